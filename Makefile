@@ -1,0 +1,49 @@
+# `make chat` opens the chat; `make test` checks everything. Both set up what they need the first time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: chat test check-slow format clean help
+
+chat: $(VENV)/.installed
+	@$(BIN)/chatlm models pull --if-missing smollm2-135m-instruct
+	@$(BIN)/chatlm
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not slow"
+
+check-slow: $(VENV)/.installed-dev
+	$(BIN)/pytest -m slow
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "chatlm needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 1; }
+
+$(VENV)/.installed: pyproject.toml hatch_build.py | $(BIN)/python
+	@echo "Installing chatlm into $(VENV); torch is large, the first time takes minutes."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml hatch_build.py | $(BIN)/python
+	@echo "Installing chatlm and its development tools into $(VENV)."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .cache dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+help:
+	@echo "make chat        set up, fetch the default model once, open the chat"
+	@echo "make test        format, lint, types, layers, tests"
+	@echo "make check-slow  the thorough checks that make test leaves out"
+	@echo "make format      let ruff rewrite what it can"

@@ -1,0 +1,10 @@
+"""`python -m chatlm` is the command `chatlm`."""
+
+from __future__ import annotations
+
+import sys
+
+from chatlm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""The command `chatlm completion`: prints the script that lets a shell complete with Tab."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+WHERE = {
+    "bash": "~/.local/share/bash-completion/completions/chatlm",
+    "zsh": '"${fpath[1]}/_chatlm"',
+    "fish": "~/.config/fish/completions/chatlm.fish",
+}
+"""Shell -> the file it reads such a script from."""
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(list(WHERE)))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print a script for completion with Tab.
+
+    Example: chatlm completion bash > ~/.local/share/bash-completion/completions/chatlm
+    """
+    root = context.find_root()
+    maker = get_completion_class(shell)
+    if maker is None:
+        raise click.UsageError(f"click has no completion for {shell}.")
+    click.echo(maker(root.command, {}, "chatlm", "_CHATLM_COMPLETE").source())
+    click.echo(f"Keep it: chatlm completion {shell} > {WHERE[shell]}", err=True)
+    click.echo("Then open a new terminal and try: chatlm ch<Tab>", err=True)

@@ -1,0 +1,122 @@
+"""The commands `chatlm config …`: what is asked and printed; the rules are in chatlm.config."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from chatlm import config, paths
+from chatlm.errors import ConfigError
+from chatlm.files import write_atomically
+from chatlm.text import dump_json, one_line
+
+NEW_FILE = "# Settings of chatlm. Every key, and what holds now: chatlm config show\n"
+
+
+def _complete_key(
+    context: click.Context, parameter: click.Parameter, start: str
+) -> list[CompletionItem]:
+    return [
+        CompletionItem(key, help=meaning)
+        for key, meaning in config.KEYS.items()
+        if key.startswith(start)
+    ]
+
+
+@click.group("config")
+def config_group() -> None:
+    """Show and change the settings.
+
+    Example: chatlm config set sampling.temperature 0.3
+    """
+
+
+@config_group.command()
+def path() -> None:
+    """Print where the settings are kept.
+
+    Example: chatlm config path
+    """
+    click.echo(paths.config_file())
+
+
+@config_group.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with what each setting does.")
+def show(as_json: bool) -> None:
+    """Show every setting, what holds now and why.
+
+    Example: chatlm config show
+    """
+    settings = config.effective()
+    if as_json:
+        click.echo(dump_json([_as_table(setting) for setting in settings]))
+        return
+    rows = [("KEY", "VALUE", "FROM")]
+    rows += [(setting.key, _shown(setting.value), setting.source) for setting in settings]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for key, value, source in rows:
+        click.echo(f"{one_line(key, 60):<{widths[0]}}  {value:<{widths[1]}}  {source}")
+
+
+@config_group.command("set")
+@click.argument("key", shell_complete=_complete_key)
+@click.argument("value")
+def set_value(key: str, value: str) -> None:
+    """Change one setting in the file; a list is written ["a", "b"].
+
+    Example: chatlm config set model smollm2-135m-instruct
+    """
+    config.set_value(key, value)
+    if variable := config.overridden_by(key):
+        click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)
+
+
+@config_group.command()
+@click.argument("key", shell_complete=_complete_key)
+def unset(key: str) -> None:
+    """Take one setting out of the file, so that the default holds.
+
+    Example: chatlm config unset sampling.temperature
+    """
+    if not config.unset(key):
+        click.echo(f"{one_line(key, 60)} is not in {paths.config_file()}", err=True)
+
+
+@config_group.command()
+def edit() -> None:
+    """Open the file in your editor ($VISUAL or $EDITOR), and check it afterwards.
+
+    Example: chatlm config edit
+    """
+    file = paths.config_file()
+    if not file.exists():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, [NEW_FILE])
+        except OSError as error:
+            raise ConfigError(
+                f"{file} cannot be made: {error.strerror}.",
+                hint="Check the folder's permissions, or set CHATLM_HOME.",
+            ) from error
+    click.edit(filename=str(file))
+    config.load()
+
+
+def _as_table(setting: config.Setting) -> dict[str, Any]:
+    return dataclasses.asdict(setting) | {"value": _plain(setting.value)}
+
+
+def _plain(value: Any) -> Any:
+    """A value of a TOML file as JSON has it; dates become text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _shown(value: Any) -> str:
+    if value is None or value in ("", (), []):
+        return "-"
+    text = value if isinstance(value, str) else json.dumps(_plain(value), ensure_ascii=False)
+    return one_line(text, 60)

@@ -1,0 +1,80 @@
+"""The command `chatlm logs`: prints the end of the log and follows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from chatlm import logs as logging_setup
+from chatlm import paths
+from chatlm.text import visible
+
+POLL_SECONDS = 0.2
+
+
+@click.command()
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="How many of the last lines.",
+)
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they come, until Ctrl-C.")
+@click.option("--path", "only_path", is_flag=True, help="Print where the log is kept.")
+def logs(lines: int, follow: bool, only_path: bool) -> None:
+    """Show the log: what failed, and where.
+
+    It never holds what was said in a chat.
+
+    Example: chatlm logs -n 20 --follow
+    """
+    newest = paths.log_file()
+    if only_path:
+        click.echo(newest)
+        return
+    kept = b"".join(_read(file) for file in _files(newest)).splitlines()
+    if not kept and not follow:
+        click.echo(f"The log is empty: {newest}", err=True)
+    for line in kept[len(kept) - min(lines, len(kept)) :]:
+        click.echo(_shown(line))
+    if follow:
+        for piece in _grown(newest):
+            click.echo(_shown(piece), nl=False)
+
+
+def _files(newest: Path) -> Iterator[Path]:
+    """The log's files, oldest first."""
+    for number in range(logging_setup.OLD_FILES, 0, -1):
+        yield newest.with_name(f"{newest.name}.{number}")
+    yield newest
+
+
+def _shown(text: bytes) -> str:
+    return visible(text.decode("utf-8", "replace"))
+
+
+def _read(file: Path, start: int = 0) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            stream.seek(start)
+            return stream.read()
+    except OSError:
+        return b""
+
+
+def _grown(file: Path) -> Iterator[bytes]:
+    """The whole lines added to the file from now on, also when it is begun anew."""
+    end = len(_read(file))
+    while True:
+        time.sleep(POLL_SECONDS)
+        if len(_read(file)) < end:
+            end = 0
+        added, newline, _ = _read(file, end).rpartition(b"\n")
+        if newline:
+            end += len(added) + 1
+            yield added + newline

@@ -1,0 +1,207 @@
+"""The commands `chatlm models …`: what is asked and printed; the work is in chatlm.models."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from chatlm import models as core
+from chatlm.models.disk import human_bytes
+from chatlm.text import dump_json, one_line
+
+_STAGES: dict[str, str] = {
+    "wait": "Waiting for another chatlm that pulls it",
+    "download": "Downloading",
+    "unpack": "Unpacking",
+    "convert": "Converting (once, about half a minute)",
+    "check": "Checking",
+}
+
+
+def _complete(
+    context: click.Context, parameter: click.Parameter, start: str
+) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in core.known_names() if name.startswith(start)]
+
+
+@click.group()
+def models() -> None:
+    """List, pull, check and remove models.
+
+    Example: chatlm models pull smollm2-135m-instruct
+    """
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_models(as_json: bool) -> None:
+    """List the models chatlm knows by name and those on this machine.
+
+    Example: chatlm models list --json
+    """
+    known = core.known()
+    if as_json:
+        click.echo(dump_json([_as_table(details) for details in known]))
+        return
+    rows = [("NAME", "KIND", "HERE", "SIZE", "SOURCE", "DESCRIPTION")]
+    rows += [
+        (
+            one_line(details.name, 48),
+            details.kind,
+            "yes" if details.installed else "no",
+            human_bytes(details.bytes),
+            one_line(details.source, 40),
+            one_line(details.description, 70),
+        )
+        for details in known
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[-1]])[:columns].rstrip())
+
+
+@models.command()
+@click.argument("name", shell_complete=_complete)
+@click.option("--force", is_flag=True, help="Fetch it again even if it is here.")
+def pull(name: str, force: bool) -> None:
+    """Fetch a model: a name of the list, ORG/NAME of the hub, or a .gguf file to convert.
+
+    Example: chatlm models pull smollm2-135m-instruct
+    """
+    with _progress() as progress:
+        location = core.pull(name, progress, force=force)
+    click.echo(f"{location.name} is ready in {location.folder}")
+
+
+@models.command()
+@click.argument("name", shell_complete=_complete)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(name: str, as_json: bool) -> None:
+    """Show what is known about one model.
+
+    Example: chatlm models show smollm2-135m-instruct
+    """
+    details = core.show(name)
+    if as_json:
+        click.echo(dump_json(_as_table(details)))
+        return
+    lines = {
+        "Name": details.name,
+        "Kind": details.kind,
+        "About": details.description,
+        "Licence": details.licence,
+        "Context": details.context_length and f"{details.context_length:,} tokens",
+        "Weights": details.parameters
+        and f"{details.parameters:,} parameters, {', '.join(details.dtypes)}",
+        "Size": human_bytes(details.bytes),
+        "Source": details.source,
+        "Pulled": details.pulled_at,
+        "Folder": details.folder or f"not here yet; fetch it with: chatlm models pull {name}",
+    }
+    for label, value in lines.items():
+        if value:
+            click.echo(f"{label:<8} {one_line(str(value), 400)}")
+
+
+@models.command()
+@click.argument("name", shell_complete=_complete)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(name: str, yes: bool) -> None:
+    """Delete a model from this machine; never a folder of your own.
+
+    Example: chatlm models remove smollm2-135m-instruct --yes
+    """
+    if not yes:
+        click.confirm(f"Delete {one_line(name, 200)} from this machine?", abort=True, err=True)
+    freed = core.remove(name)
+    click.echo(f"Removed {one_line(name, 200)}; {human_bytes(freed)} are free again.")
+
+
+@models.command()
+@click.argument("name", required=False, shell_complete=_complete)
+def verify(name: str | None) -> None:
+    """Read every byte of one model, or of all, and compare it with what was pulled.
+
+    Example: chatlm models verify smollm2-135m-instruct
+    """
+    names = [name] if name else core.installed_names()
+    damaged = 0
+    for each in names:
+        with _progress() as progress:
+            problems = core.verify(each, progress)
+        if not problems:
+            click.echo(f"{each}: good")
+            continue
+        damaged += 1
+        click.echo(f"{each}: damaged")
+        for problem in problems:
+            click.echo(f"  {problem}")
+        click.echo(f"  Repair it with: chatlm models pull --force {each}")
+    if not names:
+        click.echo("No models are here yet. See them with: chatlm models list")
+    if damaged:
+        sys.exit(1)
+
+
+def _as_table(details: core.ModelDetails) -> dict[str, Any]:
+    return asdict(details) | {"folder": str(details.folder) if details.folder else None}
+
+
+@contextmanager
+def _progress() -> Iterator[core.Progress]:
+    """A bar on a terminal, else a line for each stage and each tenth of it; both on stderr."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def draw(stage: core.Stage, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(_STAGES[stage], total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield draw
+
+
+def _lines() -> core.Progress:
+    last: tuple[str, int] | None = None
+
+    def say(stage: core.Stage, done: int, total: int | None) -> None:
+        nonlocal last
+        tenth = done * 10 // total if total else 0
+        if (stage, tenth) == last:
+            return
+        last = (stage, tenth)
+        amount = f" {human_bytes(done)} of {human_bytes(total)}" if total else ""
+        click.echo(f"{_STAGES[stage]}{amount}", err=True)
+
+    return say

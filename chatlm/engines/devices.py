@@ -1,0 +1,103 @@
+"""Where a model runs and in which number format, from what the person set and the machine has."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from chatlm.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How to load a model."""
+
+    device_map: str | dict[str, str]
+    """What transformers' `from_pretrained` takes."""
+    dtype: torch.dtype
+    quantization: Any = None
+
+
+def place(device: str, dtype: str, quantize: str) -> Placement:
+    """Resolve the settings.
+
+    Args:
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: auto, float32, bfloat16 or float16.
+        quantize: none, 8bit or 4bit.
+
+    Raises:
+        ModelError: the machine has no such device, or a package for quantized weights is missing.
+    """
+    kind = _device(device)
+    chosen = _dtype(kind, dtype)
+    return Placement(
+        # several GPUs share a model that one may not hold
+        device_map="auto" if device == "auto" and torch.cuda.device_count() > 1 else {"": kind},
+        dtype=chosen,
+        quantization=None if quantize == "none" else _quantization(quantize, chosen),
+    )
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return "cuda:0"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = wanted.partition(":")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"There is no device {wanted}: torch sees {torch.cuda.device_count()} CUDA devices",
+            hint="Use `chatlm config set device auto`, or check the driver with nvidia-smi.",
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ModelError(
+            "There is no device mps on this machine", hint="Use `chatlm config set device auto`."
+        )
+    return "cuda:0" if wanted == "cuda" else wanted
+
+
+def _dtype(device: str, wanted: str) -> torch.dtype:
+    if wanted != "auto":
+        chosen: torch.dtype = getattr(torch, wanted)
+        return chosen
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device == "mps":
+        return torch.float16
+    return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; elsewhere float32 is faster."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def _quantization(wanted: str, compute: torch.dtype) -> Any:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"{wanted} weights need the package bitsandbytes",
+            hint="Install it with `pip install 'chatlm[quantize]'`, "
+            "or use `chatlm config set quantize none`.",
+        )
+    from transformers import BitsAndBytesConfig
+
+    if wanted == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory was not enough."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )

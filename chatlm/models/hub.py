@@ -1,0 +1,155 @@
+"""Fetches a model from the Hugging Face hub; a child process does it, so that it can be stopped.
+
+The child (`chatlm.models.hub_child`) says what it finds as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from chatlm.errors import ModelError
+from chatlm.models.catalogue import HubSource
+from chatlm.models.child import last_lines, python_module, run_child
+from chatlm.models.disk import NoSpace, link_or_copy, sha256, tree_bytes
+from chatlm.models.folder import folder_problem, is_wanted
+from chatlm.models.progress import Cancelled, Progress
+
+PROBE_SECONDS = 3.0
+
+
+def hub_answers(source: HubSource, seconds: float = PROBE_SECONDS) -> bool:
+    """Whether the hub says anything about a repository in time; HF_HUB_OFFLINE=1 says no.
+
+    A refusal counts as an answer: the download that follows says what is wrong.
+    """
+    if is_offline():
+        return False
+    url = f"{endpoint()}/api/models/{source.repository}"
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.build_opener().open(url, timeout=seconds)
+        except urllib.error.HTTPError:
+            answered.set()
+        except OSError as error:
+            if "CERTIFICATE" in str(error):  # the hub library knows more certificates than Python
+                answered.set()
+        else:
+            answered.set()
+
+    threading.Thread(target=ask, name="hub-probe", daemon=True).start()
+    return answered.wait(seconds)
+
+
+def is_offline() -> bool:
+    """Whether the person told the hub library to stay away from the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def endpoint() -> str:
+    """The hub's address."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def take_from_cache(source: HubSource, made: Path) -> str | None:
+    """Link or copy a repository that is whole in the person's Hugging Face cache into `made`.
+
+    Returns:
+        The commit, or None when the cache does not have it.
+    """
+    if not (_cache() / f"models--{source.repository.replace('/', '--')}").is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(
+        source.repository, "config.json", cache_dir=_cache(), revision=source.revision
+    )
+    snapshot = Path(config).parent if isinstance(config, str) else None
+    if snapshot is None or folder_problem(snapshot):
+        return None
+    for path in snapshot.rglob("*"):
+        name = path.relative_to(snapshot)
+        if path.is_file() and is_wanted(name.as_posix()):
+            link_or_copy(path, made / name)
+    return snapshot.name
+
+
+def fetch_hub(
+    source: HubSource, partial: Path, log: Path, progress: Progress, cancelled: Cancelled
+) -> str:
+    """Download a repository's safetensors model into `partial`, keeping whole files that are there.
+
+    Args:
+        partial: the folder, which may hold an earlier interrupted download.
+        log: the file for the child's messages.
+
+    Returns:
+        The commit that was fetched.
+
+    Raises:
+        NoSpace: the disk is too full.
+        ModelError: no such repository, not allowed, no safetensors in it, no connection, or a file
+            is not what the hub says.
+    """
+    partial.mkdir(parents=True, exist_ok=True)
+    messages = log.with_suffix(".json")
+    command = python_module(
+        "chatlm.models.hub_child", source.repository, source.revision, str(partial), str(messages)
+    )
+    total: int | None = None
+
+    def tick() -> None:
+        nonlocal total
+        total = total or _message(messages, "plan").get("bytes")
+        done = tree_bytes(partial)
+        progress("download", min(done, total) if total else done, total)
+
+    status = run_child(command, log, tick=tick, cancelled=cancelled)
+    error = _message(messages, "error")
+    if error:
+        raise (NoSpace if error["no_space"] else ModelError)(error["message"], error["hint"])
+    if status != 0:
+        raise ModelError(
+            f"The download of {source.repository} failed:\n{last_lines(log, 3)}",
+            "Run the same command to go on where it stopped.",
+        )
+    plan = _message(messages, "plan")
+    _check_hashes(source, partial, plan["sha256"], progress)
+    return str(plan["commit"])
+
+
+def _check_hashes(
+    source: HubSource, folder: Path, expected: dict[str, str], progress: Progress
+) -> None:
+    for number, (name, digest) in enumerate(expected.items()):
+        progress("check", number, len(expected))
+        if sha256(folder / name) != digest:
+            (folder / name).unlink()
+            raise ModelError(
+                f"{name} from {source.repository} is not what the hub has (SHA-256 differs).",
+                "Run the same command to download that file again.",
+            )
+
+
+def _message(messages: Path, kind: str) -> dict[str, Any]:
+    """The child's message of a kind, empty when there is none (yet)."""
+    if not messages.is_file():
+        return {}
+    for line in messages.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n") and kind in (message := json.loads(line)):
+            return dict(message[kind])
+    return {}
+
+
+def _cache() -> Path:
+    if "HF_HUB_CACHE" in os.environ:
+        return Path(os.environ["HF_HUB_CACHE"]).expanduser()
+    general = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("HF_HOME", f"{general}/huggingface")).expanduser() / "hub"

@@ -1,0 +1,107 @@
+"""How the next token is chosen (5.4), as checked values; the arithmetic is in engines.samplers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chatlm.errors import UsageError
+
+RANGES: dict[str, tuple[float, float, str]] = {
+    "temperature": (0.0, 5.0, "0 always takes the likeliest token; higher is more varied"),
+    "top_k": (0, 1_000_000, "keep the k likeliest tokens; 0 keeps all"),
+    "top_p": (0.0, 1.0, "keep the likeliest tokens that together reach this probability"),
+    "min_p": (0.0, 1.0, "drop tokens below this share of the likeliest token's probability"),
+    "frequency_penalty": (-2.0, 2.0, "subtracted for each time a token was already made"),
+    "presence_penalty": (-2.0, 2.0, "subtracted once for a token that was already made"),
+    "repetition_penalty": (0.1, 10.0, "divides the score of tokens already seen; 1 is off"),
+    "max_tokens": (1, 1_000_000, "at most this many new tokens"),
+    "seed": (0, 2**63 - 1, "same seed and request, same reply"),
+}
+"""Least and greatest value of each number, and what it does in one line."""
+
+INTEGERS = frozenset({"top_k", "max_tokens", "seed"})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of one generation; None means the model's own default, else chatlm's.
+
+    Raises:
+        UsageError: a value outside its range in `RANGES`, with the range in the message.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    """Texts that end the reply and are cut from it."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high, meaning) in RANGES.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            wanted = "a whole number" if name in INTEGERS else "a number"
+            right_type = type(value) is int or (name not in INTEGERS and type(value) is float)
+            if not right_type or not low <= value <= high:
+                raise UsageError(
+                    f"{name} must be {wanted} from {low:g} to {high:g}, not {value!r}",
+                    hint=f"{name}: {meaning}.",
+                )
+        if not isinstance(self.stop, tuple) or not all(
+            isinstance(text, str) and text for text in self.stop
+        ):
+            raise UsageError(f"stop must be texts that are not empty, not {self.stop!r}")
+
+    def over(self, other: Sampling) -> Sampling:
+        """These settings, with `other`'s wherever this one says nothing."""
+        mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        said = {name: value for name, value in mine.items() if value not in (None, ())}
+        return dataclasses.replace(other, **said)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings that say something, ready for JSON."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value not in (None, ())}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Sampling:
+        """Read back what `to_dict` made, or a section of the config file.
+
+        Raises:
+            UsageError: an unknown name or a value out of range.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise UsageError(
+                f"unknown sampling setting {', '.join(unknown)}",
+                hint=f"Known: {', '.join(sorted(known))}.",
+            )
+        fixed = dict(values)
+        if isinstance(fixed.get("stop"), str):
+            fixed["stop"] = (fixed["stop"],)
+        elif isinstance(fixed.get("stop"), list):
+            fixed["stop"] = tuple(fixed["stop"])
+        return cls(**fixed)
+
+
+DEFAULTS = Sampling(
+    temperature=0.7,
+    top_k=0,
+    top_p=0.95,
+    min_p=0.0,
+    frequency_penalty=0.0,
+    presence_penalty=0.0,
+    repetition_penalty=1.0,
+    max_tokens=1024,
+)
+"""What holds where neither the person, a template, nor the model says anything."""

@@ -1,0 +1,190 @@
+"""SQLite connections, transactions and failures in words; it knows no table."""
+
+from __future__ import annotations
+
+import shlex
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from chatlm.errors import StoreError
+from chatlm.store.migrations import check_version, migrate
+
+BUSY_SECONDS = 5.0
+"""How long to wait for another process's transaction."""
+
+_ELSEWHERE = "set CHATLM_HOME to another folder, or chat without saving: chatlm --incognito"
+
+
+class Database:
+    """A database usable from any thread: readers never wait for the writer's disk.
+
+    Args:
+        path: the file, made with its folder if absent; None keeps everything in memory.
+
+    Raises:
+        StoreError: it cannot be opened, is not a database, or is from a newer chatlm.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._where = "the chat in memory" if path is None else str(path)
+        if path is not None:
+            _make_file(path)
+        self._write_lock = threading.RLock()
+        with failures_in_words(self._where):
+            self._writer = self._open(path)
+            try:
+                check_version(self._writer, self._where)
+                _use_wal(self._writer)
+                migrate(self._writer)
+                self._reader, self._read_lock = self._writer, self._write_lock
+                if path is not None:
+                    self._reader, self._read_lock = self._open(path), threading.RLock()
+                    self._reader.execute("PRAGMA query_only = ON")
+            except BaseException:
+                self._writer.close()
+                raise
+
+    def _open(self, path: Path | None) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            ":memory:" if path is None else path,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,  # transactions are begun and ended below, by hand
+            check_same_thread=False,  # the locks below keep threads apart
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")  # a deleted chat leaves no text behind
+        return connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """One consistent view of the database for the block.
+
+        Raises:
+            StoreError: SQLite failed.
+        """
+        with self._read_lock, self._transaction(self._reader, "BEGIN") as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of the block is on disk afterwards, or none of it when it raises.
+
+        Raises:
+            StoreError: SQLite failed.
+        """
+        with self._write_lock, self._transaction(self._writer, "BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(
+        self, connection: sqlite3.Connection, begin: str
+    ) -> Iterator[sqlite3.Connection]:
+        with failures_in_words(self._where):
+            try:
+                connection.execute(begin)
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+
+    def shrink_log(self) -> None:
+        """Move what the write-ahead log still holds into the database and empty the log."""
+        with self._write_lock, failures_in_words(self._where):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+    def close(self) -> None:
+        """Wait for transactions under way, then let go of the file."""
+        with self._write_lock, self._read_lock, failures_in_words(self._where):
+            self._reader.close()
+            self._writer.close()
+
+
+def _make_file(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch(mode=0o600)  # chats are private
+    except OSError as error:
+        raise StoreError(
+            f"The folder for the chats, {path.parent}, cannot be used: {error.strerror}.",
+            hint=f"Make it a writable folder, {_ELSEWHERE}.",
+        ) from error
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log; SQLite itself does not wait when another process does too."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.ProgrammingError:
+        return  # closed meanwhile, which rolled back
+
+
+@contextmanager
+def failures_in_words(where: str) -> Iterator[None]:
+    """Turn any SQLite error of the block into a `StoreError` that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _in_words(error, where) from error
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else sqlite3.SQLITE_ERROR
+
+
+def _in_words(error: sqlite3.Error, where: str) -> StoreError:
+    match _primary_code(error):
+        case sqlite3.SQLITE_FULL:
+            return StoreError(
+                f"The disk is full: {where} could not grow.",
+                hint="Free some space and try again. All that was saved before is still there.",
+            )
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return StoreError(
+                f"{where} cannot be written: the file or its folder is read-only.",
+                hint=f"Make both writable, {_ELSEWHERE}.",
+            )
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StoreError(
+                f"Another program has kept {where} locked for over {BUSY_SECONDS:g} seconds.",
+                hint="Close it (another chatlm, a backup, a database browser) and try again.",
+            )
+        case sqlite3.SQLITE_CANTOPEN:
+            return StoreError(
+                f"{where} cannot be opened.",
+                hint=f"Check that it and its folder can be read and written, {_ELSEWHERE}.",
+            )
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return StoreError(
+                f"{where} is damaged or not a chat database. chatlm changed nothing in it.",
+                hint="Save what can still be read, then move the damaged file away: "
+                f"sqlite3 {shlex.quote(where)} .recover | sqlite3 recovered.db",
+            )
+        case sqlite3.SQLITE_IOERR:
+            return StoreError(
+                f"The disk failed while {where} was read or written ({error}).",
+                hint="Check the disk and its free space, then try again.",
+            )
+        case _:
+            return StoreError(f"{where} could not be read or written ({error}).")

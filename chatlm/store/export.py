@@ -1,0 +1,133 @@
+"""Chats as Markdown for reading and as JSON lines for programs; pure functions, no database."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from chatlm.messages import Annotation, Conversation, Passage, Reply, Turn
+from chatlm.store.rows import short_title
+from chatlm.text import dump_json
+
+PassagesOf = Callable[[int], Sequence[Passage]]
+"""A turn's id to its passages, such as `Store.passages`."""
+
+AnnotationsOf = Callable[[int], Sequence[tuple[int | None, Annotation]]]
+"""A turn's id to its labels and the replies they belong to, such as `Store.annotations`."""
+
+
+def title_of(conversation: Conversation) -> str:
+    """The chat's title, else the beginning of its first message; may be empty."""
+    first = conversation.turns[0].user.content if conversation.turns else None
+    return short_title(conversation.title, first)
+
+
+def to_markdown(conversation: Conversation) -> str:
+    """A chat for reading: the replies that stand, with model and stop reason in a quiet line."""
+    title = " ".join(title_of(conversation).split()) or f"Chat {conversation.id}"
+    parts = [f"# {title}"]
+    if conversation.system:
+        parts.append("\n".join(f"> {line}".rstrip() for line in conversation.system.split("\n")))
+    for turn in conversation.turns:
+        parts += ["## You", _fences_closed(turn.user.content)]
+        if turn.reply is not None:
+            parts += ["## Assistant", _fences_closed(turn.reply.text), f"*{_quiet(turn.reply)}*"]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def to_jsonl(
+    conversations: Iterable[Conversation],
+    passages: PassagesOf = lambda _: (),
+    annotations: AnnotationsOf = lambda _: (),
+) -> Iterator[str]:
+    """Chats with everything that is kept of them, one JSON object a line."""
+    for conversation in conversations:
+        yield _line(to_dict(conversation, passages, annotations))
+
+
+def to_messages(conversations: Iterable[Conversation]) -> Iterator[str]:
+    """Chats as trainers take them: `{"messages": [{"role": …, "content": …}, …]}`, one a line."""
+    for conversation in conversations:
+        messages = [dataclasses.asdict(message) for message in conversation.messages()]
+        yield _line({"messages": messages})
+
+
+def to_dict(
+    conversation: Conversation,
+    passages: PassagesOf = lambda _: (),
+    annotations: AnnotationsOf = lambda _: (),
+) -> dict[str, Any]:
+    """A chat as plain values, ready for JSON; times in ISO 8601, UTC."""
+    return {
+        "id": conversation.id,
+        "title": conversation.title,
+        "system": conversation.system,
+        "created": conversation.created.isoformat(),
+        "updated": conversation.updated.isoformat(),
+        "turns": [
+            _turn(turn, passages(turn.id), annotations(turn.id)) for turn in conversation.turns
+        ],
+    }
+
+
+def _turn(
+    turn: Turn,
+    passages: Sequence[Passage],
+    annotations: Sequence[tuple[int | None, Annotation]],
+) -> dict[str, Any]:
+    return {
+        "id": turn.id,
+        "content": turn.user.content,
+        "created": turn.created.isoformat(),
+        "chosen": turn.reply.id if turn.reply else None,
+        "replies": [_reply(reply) for reply in turn.replies],
+        "passages": [dataclasses.asdict(passage) for passage in passages],
+        "annotations": [
+            {"reply": reply_id, **dataclasses.asdict(label)} for reply_id, label in annotations
+        ],
+    }
+
+
+def _reply(reply: Reply) -> dict[str, Any]:
+    return dataclasses.asdict(reply) | {
+        "settings": _settings(reply.settings),
+        "created": reply.created.isoformat(),
+    }
+
+
+def _settings(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _line(value: Any) -> str:
+    """One line of JSON; safe on a terminal like `dump_json`, whose layout is taken out."""
+    return " ".join(part.lstrip(" ") for part in dump_json(value).split("\n")) + "\n"
+
+
+def _quiet(reply: Reply) -> str:
+    reason = "cut off" if reply.stop_reason is None else reply.stop_reason.value.replace("_", " ")
+    facts = [reply.model, reply.adapter or "", f"stopped: {reason}"]
+    if reply.error:
+        facts.append(" ".join(reply.error.split()))
+    return " · ".join(re.sub(r"([\\`*_\[\]<>])", r"\\\1", fact) for fact in facts if fact)
+
+
+def _fences_closed(text: str) -> str:
+    """The text, with a code block that a cut-off reply left open closed again."""
+    opened = ""
+    for line in text.split("\n"):
+        fence = re.match(r" {0,3}(`{3,}|~{3,})(.*)", line)
+        if fence is None:
+            continue
+        marks, rest = fence.groups()
+        if not opened and not (marks[0] == "`" and "`" in rest):
+            opened = marks
+        elif opened and marks.startswith(opened) and not rest.strip():
+            opened = ""
+    return f"{text}\n{opened}" if opened else text

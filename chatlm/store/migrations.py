@@ -1,0 +1,144 @@
+"""The database's shape, as numbered steps that are only ever added to; it knows no chat values."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from chatlm.errors import StoreError
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE conversation (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            title TEXT NOT NULL,
+            system TEXT NOT NULL,
+            created TEXT NOT NULL,
+            updated TEXT NOT NULL
+        )""",
+        "CREATE INDEX conversation_updated ON conversation (updated DESC, id DESC)",
+        """CREATE TABLE turn (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            conversation_id INTEGER NOT NULL REFERENCES conversation ON DELETE CASCADE,
+            position INTEGER NOT NULL,
+            content TEXT NOT NULL,
+            chosen INTEGER REFERENCES reply ON DELETE SET NULL,
+            created TEXT NOT NULL,
+            UNIQUE (conversation_id, position)
+        )""",
+        "CREATE INDEX turn_chosen ON turn (chosen)",
+        """CREATE TABLE reply (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            turn_id INTEGER NOT NULL REFERENCES turn ON DELETE CASCADE,
+            version INTEGER NOT NULL,
+            text TEXT NOT NULL DEFAULT '',
+            stop_reason TEXT,
+            error TEXT,
+            model TEXT NOT NULL,
+            adapter TEXT,
+            settings TEXT NOT NULL,
+            prompt_tokens INTEGER NOT NULL DEFAULT 0,
+            cached_tokens INTEGER NOT NULL DEFAULT 0,
+            completion_tokens INTEGER NOT NULL DEFAULT 0,
+            first_token_seconds REAL,
+            decode_seconds REAL NOT NULL DEFAULT 0,
+            created TEXT NOT NULL,
+            UNIQUE (turn_id, version)
+        )""",
+        """CREATE TABLE passage (
+            id INTEGER PRIMARY KEY,
+            turn_id INTEGER NOT NULL REFERENCES turn ON DELETE CASCADE,
+            text TEXT NOT NULL,
+            source TEXT NOT NULL,
+            score REAL NOT NULL
+        )""",
+        "CREATE INDEX passage_turn ON passage (turn_id)",
+        """CREATE TABLE annotation (
+            id INTEGER PRIMARY KEY,
+            turn_id INTEGER NOT NULL REFERENCES turn ON DELETE CASCADE,
+            reply_id INTEGER REFERENCES reply ON DELETE CASCADE,
+            plugin TEXT NOT NULL,
+            name TEXT NOT NULL,
+            value TEXT NOT NULL,
+            score REAL
+        )""",
+        "CREATE INDEX annotation_turn ON annotation (turn_id)",
+        "CREATE INDEX annotation_reply ON annotation (reply_id)",
+        """CREATE VIRTUAL TABLE turn_words USING fts5 (
+            content, content='turn', content_rowid='id',
+            tokenize='unicode61 remove_diacritics 2'
+        )""",
+        """CREATE TRIGGER turn_added AFTER INSERT ON turn BEGIN
+            INSERT INTO turn_words (rowid, content) VALUES (new.id, new.content);
+        END""",
+        """CREATE TRIGGER turn_deleted AFTER DELETE ON turn BEGIN
+            INSERT INTO turn_words (turn_words, rowid, content)
+            VALUES ('delete', old.id, old.content);
+        END""",
+        """CREATE TRIGGER turn_changed AFTER UPDATE OF content ON turn BEGIN
+            INSERT INTO turn_words (turn_words, rowid, content)
+            VALUES ('delete', old.id, old.content);
+            INSERT INTO turn_words (rowid, content) VALUES (new.id, new.content);
+        END""",
+        """CREATE VIRTUAL TABLE reply_words USING fts5 (
+            text, content='reply', content_rowid='id',
+            tokenize='unicode61 remove_diacritics 2'
+        )""",
+        """CREATE TRIGGER reply_added AFTER INSERT ON reply BEGIN
+            INSERT INTO reply_words (rowid, text) VALUES (new.id, new.text);
+        END""",
+        """CREATE TRIGGER reply_deleted AFTER DELETE ON reply BEGIN
+            INSERT INTO reply_words (reply_words, rowid, text)
+            VALUES ('delete', old.id, old.text);
+        END""",
+        """CREATE TRIGGER reply_changed AFTER UPDATE OF text ON reply BEGIN
+            INSERT INTO reply_words (reply_words, rowid, text)
+            VALUES ('delete', old.id, old.text);
+            INSERT INTO reply_words (rowid, text) VALUES (new.id, new.text);
+        END""",
+    ),
+)
+
+
+def check_version(connection: sqlite3.Connection, where: str) -> None:
+    """Refuse a database that this chatlm must not touch; only reads.
+
+    Raises:
+        StoreError: a newer chatlm made it, or another program did.
+    """
+    version = _version(connection)
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"{where} was made by a newer chatlm (format {version}; this one reads up to "
+            f"{len(MIGRATIONS)}).",
+            hint="Update chatlm, or set CHATLM_HOME to another folder.",
+        )
+    if version == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise StoreError(
+            f"{where} is a database of another program.",
+            hint="Move it away, or set CHATLM_HOME to another folder.",
+        )
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the database to the newest format, each step whole or not at all.
+
+    Safe when two processes open a new database at once: the second waits, then finds it done.
+    """
+    for number, statements in enumerate(MIGRATIONS, start=1):
+        if _version(connection) >= number:
+            continue
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            if _version(connection) < number:
+                for statement in statements:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)

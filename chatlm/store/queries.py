@@ -1,0 +1,141 @@
+"""What is read inside a transaction: a chat, a turn, a reply, the list; it begins and ends none."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime
+
+from chatlm.errors import StoreError
+from chatlm.messages import Conversation, Reply, Turn
+from chatlm.store.rows import moment, short_title, to_reply, to_turns
+
+LARGEST_ID = 2**63 - 1
+
+SUMMARIES = """
+    SELECT c.id, c.title, c.updated,
+        (SELECT count(*) FROM turn t WHERE t.conversation_id = c.id) AS turns,
+        CASE c.title WHEN '' THEN
+            (SELECT substr(t.content, 1, 400) FROM turn t
+             WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1)
+        END AS first_message,
+        (SELECT NOT EXISTS (SELECT 1 FROM reply r
+                            WHERE r.id = t.chosen AND r.stop_reason IS NOT NULL)
+         FROM turn t WHERE t.conversation_id = c.id ORDER BY t.position DESC LIMIT 1
+        ) AS unfinished
+    FROM conversation c ORDER BY c.updated DESC, c.id DESC LIMIT ? OFFSET ?
+"""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One line of the list of chats."""
+
+    id: int
+    title: str
+    """The beginning of the first message where the chat has no title of its own."""
+    updated: datetime
+    turns: int
+    unfinished: bool
+    """The last turn has no reply yet, or one that was cut off with the program."""
+
+
+def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Summary]:
+    """The list of chats, last changed first; `limit` None lists all."""
+    found = db.execute(SUMMARIES, (-1 if limit is None else limit, offset))
+    return [
+        Summary(
+            id=row["id"],
+            title=short_title(row["title"], row["first_message"]),
+            updated=datetime.fromisoformat(row["updated"]),
+            turns=row["turns"],
+            unfinished=bool(row["unfinished"]),
+        )
+        for row in found
+    ]
+
+
+def conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
+    """A chat with its turns and replies, or a StoreError."""
+    row = _one(db, "SELECT * FROM conversation WHERE id = ?", conversation_id)
+    if row is None:
+        raise _no_chat(conversation_id)
+    turns = db.execute(
+        "SELECT * FROM turn WHERE conversation_id = ? ORDER BY position", (conversation_id,)
+    )
+    replies = db.execute(
+        "SELECT r.* FROM turn t JOIN reply r ON r.turn_id = t.id"
+        " WHERE t.conversation_id = ? ORDER BY t.position, r.version",
+        (conversation_id,),
+    )
+    return Conversation(
+        id=row["id"],
+        title=row["title"],
+        system=row["system"],
+        turns=to_turns(turns, replies),
+        created=datetime.fromisoformat(row["created"]),
+        updated=datetime.fromisoformat(row["updated"]),
+    )
+
+
+def turn(db: sqlite3.Connection, turn_id: int) -> Turn:
+    """A turn with its replies, or a StoreError."""
+    row = _one(db, "SELECT * FROM turn WHERE id = ?", turn_id)
+    if row is None:
+        raise _gone("turn", turn_id)
+    replies = db.execute("SELECT * FROM reply WHERE turn_id = ? ORDER BY version", (turn_id,))
+    return to_turns([row], replies)[0]
+
+
+def reply(db: sqlite3.Connection, reply_id: int) -> Reply:
+    """A reply, or a StoreError."""
+    row = _one(db, "SELECT * FROM reply WHERE id = ?", reply_id)
+    if row is None:
+        raise _gone("reply", reply_id)
+    return to_reply(row)
+
+
+def check_chat(db: sqlite3.Connection, conversation_id: int) -> None:
+    """A StoreError unless the chat is there."""
+    if _one(db, "SELECT id FROM conversation WHERE id = ?", conversation_id) is None:
+        raise _no_chat(conversation_id)
+
+
+def check_turn(db: sqlite3.Connection, turn_id: int, reply_id: int | None = None) -> None:
+    """A StoreError unless the turn is there, and the reply, where one is named, belongs to it."""
+    if _one(db, "SELECT id FROM turn WHERE id = ?", turn_id) is None:
+        raise _gone("turn", turn_id)
+    if reply_id is not None and turn_of(db, reply_id) != turn_id:
+        raise StoreError(f"turn {turn_id} has no reply {reply_id}")
+
+
+def turn_of(db: sqlite3.Connection, reply_id: int) -> int:
+    """The id of the turn a reply belongs to, or a StoreError."""
+    row = _one(db, "SELECT turn_id FROM reply WHERE id = ?", reply_id)
+    if row is None:
+        raise _gone("reply", reply_id)
+    return int(row["turn_id"])
+
+
+def touch(db: sqlite3.Connection, turn_id: int) -> None:
+    """Note that the turn's chat changed now."""
+    db.execute(
+        "UPDATE conversation SET updated = ?"
+        " WHERE id = (SELECT conversation_id FROM turn WHERE id = ?)",
+        (moment(), turn_id),
+    )
+
+
+def _one(db: sqlite3.Connection, query: str, row_id: int) -> sqlite3.Row | None:
+    if not 0 < row_id <= LARGEST_ID:
+        return None
+    row: sqlite3.Row | None = db.execute(query, (row_id,)).fetchone()
+    return row
+
+
+def _no_chat(conversation_id: int) -> StoreError:
+    return StoreError(f"no chat {conversation_id}", hint="See your chats: chatlm chats list")
+
+
+def _gone(what: str, row_id: int) -> StoreError:
+    return StoreError(f"no {what} {row_id}", hint="Its chat may have been deleted meanwhile.")

@@ -1,0 +1,156 @@
+"""Finding words in saved messages; it knows the database's word index but not `Store`.
+
+Words are looked up in the index. Scripts written without spaces have no words there, so a query
+word in one of them is looked for in the text itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
+
+from chatlm.messages import Role
+from chatlm.store.rows import short_title
+
+MOST_WORDS = 64
+"""Further words of a longer query are not looked at."""
+
+BEFORE, WIDTH = 40, 160
+"""Characters of a snippet before the first hit, and in all."""
+
+_WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+    "\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+_INDEXED = (
+    """SELECT t.conversation_id, t.id AS turn_id, NULL AS reply_id, t.content AS text, t.created
+        FROM turn_words JOIN turn t ON t.id = turn_words.rowid
+        WHERE turn_words MATCH :words AND NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.content), value) = 0)
+        ORDER BY turn_words.rowid DESC LIMIT :limit""",
+    """SELECT t.conversation_id, t.id AS turn_id, r.id AS reply_id, r.text, r.created
+        FROM reply_words JOIN reply r ON r.id = reply_words.rowid JOIN turn t ON t.id = r.turn_id
+        WHERE reply_words MATCH :words AND NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0)
+        ORDER BY reply_words.rowid DESC LIMIT :limit""",
+)
+_SCANNED = (
+    """SELECT t.conversation_id, t.id AS turn_id, NULL AS reply_id, t.content AS text, t.created
+        FROM turn t WHERE NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.content), value) = 0)
+        ORDER BY t.id DESC LIMIT :limit""",
+    """SELECT t.conversation_id, t.id AS turn_id, r.id AS reply_id, r.text, r.created
+        FROM reply r JOIN turn t ON t.id = r.turn_id WHERE NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0)
+        ORDER BY r.id DESC LIMIT :limit""",
+)
+_TITLE = """SELECT c.title, (
+        SELECT substr(t.content, 1, 400) FROM turn t
+        WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1) AS first_message
+    FROM conversation c WHERE c.id = ?"""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One message or reply that holds the words looked for."""
+
+    conversation_id: int
+    title: str
+    turn_id: int
+    role: Role
+    snippet: str
+    """The text around the first hit, on one line."""
+    spans: list[tuple[int, int]]
+    """Start and end of each hit in `snippet`."""
+    reply_id: int | None = None
+    """Which version of the reply; None for the user's message."""
+
+
+def search(db: sqlite3.Connection, query: str, limit: int) -> list[Hit]:
+    """Messages and replies with every word of the query, newest first; any text is a query."""
+    words = [word for word in query.replace("\0", " ").split() if any(map(str.isalnum, word))]
+    words = list(dict.fromkeys(words))[:MOST_WORDS]
+    scanned = [word for word in words if _WITHOUT_SPACES.search(word)]
+    indexed = [word for word in words if word not in scanned]
+    if not words or limit < 1:
+        return []
+    arguments = {
+        "words": " ".join('"' + word.replace('"', '""') + '"' for word in indexed) + "*",
+        "scanned": json.dumps([re.sub("[A-Z]+", _lower, word) for word in scanned]),
+        "limit": limit,
+    }
+    sources = _INDEXED if indexed else _SCANNED
+    found = [row for source in sources for row in db.execute(source, arguments)]
+    found.sort(key=itemgetter("created", "turn_id"), reverse=True)
+    pattern = _pattern(indexed, scanned)
+    return [_hit(db, row, pattern) for row in found[:limit]]
+
+
+def _lower(match: re.Match[str]) -> str:
+    return match[0].lower()
+
+
+def _hit(db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str]) -> Hit:
+    snippet, spans = _snippet(row["text"], pattern)
+    title = db.execute(_TITLE, (row["conversation_id"],)).fetchone()
+    return Hit(
+        conversation_id=row["conversation_id"],
+        title=short_title(*title),
+        turn_id=row["turn_id"],
+        role="user" if row["reply_id"] is None else "assistant",
+        snippet=snippet,
+        spans=spans,
+        reply_id=row["reply_id"],
+    )
+
+
+def _pattern(indexed: list[str], scanned: list[str]) -> re.Pattern[str]:
+    """Matches in folded text what the index or the scan found; the last indexed word is open."""
+    choices = [re.escape(_fold(word)[0]) for word in scanned]
+    for number, word in enumerate(indexed, start=1):
+        parts = re.findall(r"[^\W_]+", _fold(word)[0])
+        end = r"[^\W_]*" if number == len(indexed) else r"(?![^\W_])"
+        choices.append(r"(?<![^\W_])" + r"[\W_]+".join(parts) + end)
+    return re.compile("|".join(choices))
+
+
+def _snippet(text: str, pattern: re.Pattern[str]) -> tuple[str, list[tuple[int, int]]]:
+    """A window of the text on one line, and where the pattern matches in it."""
+    folded, places = _fold(text)
+    spans = [
+        (places[match.start()], places[match.end() - 1] + 1) for match in pattern.finditer(folded)
+    ]
+    start = max(spans[0][0] - BEFORE, 0) if spans else 0
+    window = re.sub(r"\s", " ", text[start : start + WIDTH])
+    before, after = "…" * (start > 0), "…" * (start + WIDTH < len(text))
+    shift = len(before) - start
+    inside = [
+        (left + shift, min(right, start + WIDTH) + shift)
+        for left, right in spans
+        if left < start + WIDTH
+    ]
+    return before + window + after, inside
+
+
+def _fold(text: str) -> tuple[str, list[int] | range]:
+    """The text without case and accents, and where each of its characters stood."""
+    if text.isascii():
+        return text.lower(), range(len(text))
+    kept = [(place, _fold_character(c)) for place, c in enumerate(text) if not _is_accent(c)]
+    return "".join(c for _, c in kept), [place for place, _ in kept]
+
+
+def _is_accent(character: str) -> bool:
+    return "\u0300" <= character <= "\u036f"
+
+
+@lru_cache(maxsize=4096)
+def _fold_character(character: str) -> str:
+    parts = unicodedata.normalize("NFD", character)
+    return (parts[0] if all(map(_is_accent, parts[1:])) else character).lower()[0]

