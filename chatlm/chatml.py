@@ -73,7 +73,7 @@ ALPACA_STOP = "### Instruction:"
 
 
 def alpaca(messages: Sequence[Message]) -> list[Span]:
-    """Alpaca: an introduction (or the system prompt), then `### Instruction:` and `### Response:`."""
+    """Alpaca: an introduction or the system prompt, `### Instruction:`, `### Response:`."""
     spans: list[Span] = []
     if not messages or messages[0].role != "system":
         spans.append(Span(_ALPACA_INTRO))
@@ -118,9 +118,7 @@ def vicuna(end: str) -> Render:
     return render
 
 
-def template(
-    apply: Callable[[list[dict[str, str]], bool], str], controls: Iterable[str]
-) -> Render:
+def template(apply: Callable[[list[dict[str, str]], bool], str], controls: Iterable[str]) -> Render:
     """The model's own chat template, with contents kept out of its sight.
 
     The template gets an unguessable stand-in for each content. What it makes is cut at the

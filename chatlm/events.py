@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chatlm.messages import Annotation, Message, Passage, Reply, StopReason, Turn, Usage
 
@@ -37,7 +37,7 @@ class Delta:
     text: str
     held: str = ""
     """Text withheld so far because it may become a stop string; kept if the reply ends here."""
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     """What the generation has cost so far."""
 
 

@@ -49,6 +49,6 @@ def user_plugins() -> Path:
 
 
 def shipped(name: str) -> Path:
-    """A folder that comes with chatlm, such as `prompts`: inside an installed wheel, else the checkout."""
+    """A folder that comes with chatlm, such as `prompts`: inside a wheel, else the checkout."""
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name

@@ -34,7 +34,7 @@ class Fault:
 
 
 class PluginHost:
-    """The loaded plugins. A hook implementation that raises is noted as a `Fault`, and the others go on.
+    """The loaded plugins; one that raises in a hook is noted as a `Fault`, and the others go on.
 
     Args:
         plugins: `(name, module or object)` pairs to register, the last of them called first.

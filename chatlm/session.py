@@ -163,9 +163,9 @@ class ChatSession:
             )
         else:
             self.store.journal(reply.id, reply.text)
-        yield ReplyStarted(turn.id, reply)
         growing = _Growing(self.store, reply, settings)
         try:
+            yield ReplyStarted(turn.id, reply)
             with closing(engine.stream(request)) as events:
                 for event in events:
                     problem = growing.take(event) if isinstance(event, Delta | Finished) else None
@@ -189,7 +189,7 @@ class ChatSession:
         yield from self._finish(turn)
 
     def _request(self, turn: Turn, engine: Engine, reply: Reply | None) -> Request:
-        """The messages by the first plugin that makes them, else the core's; then all adjustments."""
+        """Messages by the first plugin that makes them, else the core's; then all adjustments."""
         conversation = self.store.conversation(self._id)
         made = self.plugins.first("build_messages", Message, conversation=conversation, turn=turn)
         messages = made or default_messages(conversation, turn, self.store.passages(turn.id))

@@ -1,4 +1,4 @@
-"""When a text or a token sequence ends (5.3.3): matching that never leaks a stop and never loses text."""
+"""When a text or a token sequence ends (5.3.3): no stop is ever leaked and no text ever lost."""
 
 from __future__ import annotations
 

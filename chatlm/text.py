@@ -43,14 +43,14 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str, width: int) -> str:
-    """`visible` text on one line, cut to `width` characters with an ellipsis; for titles and lists."""
+    """`visible` text on one line, cut to `width` characters with an ellipsis; for titles."""
     line = " ".join(visible(text).split())
     line = "".join(c for c in line if not unicodedata.combining(c))
     return line if len(line) <= width else line[: max(width - 1, 0)].rstrip() + "…"
 
 
 def dump_json(value: Any) -> str:
-    """JSON for people's terminals: readable Unicode, but no character that `visible` would replace."""
+    """JSON for people's terminals: readable Unicode, no character that `visible` replaces."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
     unsafe = {code: f"\\u{code:04x}" for code in _SAFE if 0x7F <= code < 0x10000}
     unsafe |= {

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests import models
+
+if TYPE_CHECKING:
+    from chatlm.engines.local import LocalEngine
 
 
 @pytest.fixture
@@ -12,4 +20,39 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty chatlm home that vanishes after the test."""
     folder = tmp_path / "home"
     monkeypatch.setenv("CHATLM_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Path:
+    """The real default model's folder, pulled once."""
+    return models.default_model()
+
+
+@pytest.fixture
+def chat_home(home: Path, default_model: Path) -> Path:
+    """An empty home that has the real default model."""
+    models.lend(home, default_model)
+    return home
+
+
+@pytest.fixture(scope="session")
+def engine(default_model: Path) -> Iterator[LocalEngine]:
+    """The real default model, loaded once, in the number format that fits this machine."""
+    from chatlm.engines.devices import place
+    from chatlm.engines.local import LocalEngine
+
+    loaded = LocalEngine("default", default_model, place("cpu", "auto", "none"))
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Data for development that is not part of the project."""
+    folder = Path(
+        os.environ.get("CHATLM_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")
+    )
+    if not folder.is_dir():
+        pytest.skip(f"needs development data in {folder} (CHATLM_SHARED_DATA names another folder)")
     return folder

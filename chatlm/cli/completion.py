@@ -19,7 +19,7 @@ WHERE = {
 def completion(context: click.Context, shell: str) -> None:
     """Print a script for completion with Tab.
 
-    Example: chatlm completion bash > ~/.local/share/bash-completion/completions/chatlm
+    Example: chatlm completion fish > ~/.config/fish/completions/chatlm.fish
     """
     root = context.find_root()
     maker = get_completion_class(shell)

@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
         if name not in self.list_commands(ctx) and not ctx.resilient_parsing:
             from difflib import get_close_matches
 
-            near = get_close_matches(name, self.list_commands(ctx), 1)
+            near = get_close_matches(name, self.list_commands(ctx), 1, cutoff=0.7)
             ctx.fail(
                 f"There is no command {name!r}. "
                 + (f"Did you mean {near[0]}?" if near else 'To ask a question: chatlm ask "…"')

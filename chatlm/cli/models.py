@@ -4,49 +4,41 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from chatlm import models as core
+from chatlm import models
+from chatlm.cli.progress import progress_bars
 from chatlm.models.disk import human_bytes
 from chatlm.text import dump_json, one_line
 
-_STAGES: dict[str, str] = {
-    "wait": "Waiting for another chatlm that pulls it",
-    "download": "Downloading",
-    "unpack": "Unpacking",
-    "convert": "Converting (once, about half a minute)",
-    "check": "Checking",
-}
 
-
-def _complete(
+def complete_model(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in core.known_names() if name.startswith(start)]
+    """The known models whose names begin like this."""
+    return [CompletionItem(name) for name in models.known_names() if name.startswith(start)]
 
 
-@click.group()
-def models() -> None:
+@click.group("models")
+def models_group() -> None:
     """List, pull, check and remove models.
 
     Example: chatlm models pull smollm2-135m-instruct
     """
 
 
-@models.command("list")
+@models_group.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_models(as_json: bool) -> None:
     """List the models chatlm knows by name and those on this machine.
 
     Example: chatlm models list --json
     """
-    known = core.known()
+    known = models.known()
     if as_json:
         click.echo(dump_json([_as_table(details) for details in known]))
         return
@@ -69,28 +61,28 @@ def list_models(as_json: bool) -> None:
         click.echo("  ".join([*cells, row[-1]])[:columns].rstrip())
 
 
-@models.command()
-@click.argument("name", shell_complete=_complete)
+@models_group.command()
+@click.argument("name", shell_complete=complete_model)
 @click.option("--force", is_flag=True, help="Fetch it again even if it is here.")
 def pull(name: str, force: bool) -> None:
     """Fetch a model: a name of the list, ORG/NAME of the hub, or a .gguf file to convert.
 
     Example: chatlm models pull smollm2-135m-instruct
     """
-    with _progress() as progress:
-        location = core.pull(name, progress, force=force)
+    with progress_bars() as progress:
+        location = models.pull(name, progress, force=force)
     click.echo(f"{location.name} is ready in {location.folder}")
 
 
-@models.command()
-@click.argument("name", shell_complete=_complete)
+@models_group.command()
+@click.argument("name", shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(name: str, as_json: bool) -> None:
     """Show what is known about one model.
 
     Example: chatlm models show smollm2-135m-instruct
     """
-    details = core.show(name)
+    details = models.show(name)
     if as_json:
         click.echo(dump_json(_as_table(details)))
         return
@@ -112,8 +104,8 @@ def show(name: str, as_json: bool) -> None:
             click.echo(f"{label:<8} {one_line(str(value), 400)}")
 
 
-@models.command()
-@click.argument("name", shell_complete=_complete)
+@models_group.command()
+@click.argument("name", shell_complete=complete_model)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(name: str, yes: bool) -> None:
     """Delete a model from this machine; never a folder of your own.
@@ -122,22 +114,22 @@ def remove(name: str, yes: bool) -> None:
     """
     if not yes:
         click.confirm(f"Delete {one_line(name, 200)} from this machine?", abort=True, err=True)
-    freed = core.remove(name)
+    freed = models.remove(name)
     click.echo(f"Removed {one_line(name, 200)}; {human_bytes(freed)} are free again.")
 
 
-@models.command()
-@click.argument("name", required=False, shell_complete=_complete)
+@models_group.command()
+@click.argument("name", required=False, shell_complete=complete_model)
 def verify(name: str | None) -> None:
     """Read every byte of one model, or of all, and compare it with what was pulled.
 
     Example: chatlm models verify smollm2-135m-instruct
     """
-    names = [name] if name else core.installed_names()
+    names = [name] if name else models.installed_names()
     damaged = 0
     for each in names:
-        with _progress() as progress:
-            problems = core.verify(each, progress)
+        with progress_bars() as progress:
+            problems = models.verify(each, progress)
         if not problems:
             click.echo(f"{each}: good")
             continue
@@ -149,59 +141,8 @@ def verify(name: str | None) -> None:
     if not names:
         click.echo("No models are here yet. See them with: chatlm models list")
     if damaged:
-        sys.exit(1)
+        raise click.exceptions.Exit(1)
 
 
-def _as_table(details: core.ModelDetails) -> dict[str, Any]:
+def _as_table(details: models.ModelDetails) -> dict[str, Any]:
     return asdict(details) | {"folder": str(details.folder) if details.folder else None}
-
-
-@contextmanager
-def _progress() -> Iterator[core.Progress]:
-    """A bar on a terminal, else a line for each stage and each tenth of it; both on stderr."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def draw(stage: core.Stage, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(_STAGES[stage], total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield draw
-
-
-def _lines() -> core.Progress:
-    last: tuple[str, int] | None = None
-
-    def say(stage: core.Stage, done: int, total: int | None) -> None:
-        nonlocal last
-        tenth = done * 10 // total if total else 0
-        if (stage, tenth) == last:
-            return
-        last = (stage, tenth)
-        amount = f" {human_bytes(done)} of {human_bytes(total)}" if total else ""
-        click.echo(f"{_STAGES[stage]}{amount}", err=True)
-
-    return say

@@ -66,8 +66,7 @@ def fit(
         ids = prompt(low)
     if len(ids) >= limit:
         raise ContextTooLong(
-            f"Your message and the system prompt take {len(ids)} tokens; "
-            f"the context holds {limit}",
+            f"Your message and the system prompt take {len(ids)} tokens; the context holds {limit}",
             hint="Shorten the message, or raise the limit with `chatlm config set context`.",
         )
     return Fit(ids, tuple(message for turn in turns[:low] for message in turn))

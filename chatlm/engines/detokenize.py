@@ -35,7 +35,7 @@ class Detokenizer:
         return text.rstrip("\ufffd")
 
     def flush(self) -> str:
-        """What the waiting tokens say when nothing more comes; an incomplete character is dropped."""
+        """What the waiting tokens say at the very end; an incomplete character is dropped."""
         text = self.peek([])
         self._waiting.clear()
         return text

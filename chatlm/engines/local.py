@@ -21,7 +21,7 @@ from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
 from chatlm.engines.tokens import PromptTokenizer
 from chatlm.errors import EngineError, OutOfMemoryError
-from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
+from chatlm.events import EngineEvent, Fitted, Prefill
 from chatlm.generation import EngineInfo, Request
 from chatlm.messages import Message, StopReason, Usage
 from chatlm.sampling import DEFAULTS, Sampling

@@ -47,7 +47,7 @@ class KeyValues:
         """How many of the ids were read in blocks; the others were added one by one."""
 
     def keep(self, prompt: Sequence[int]) -> int:
-        """Forget what `prompt` does not begin with or was not read in its blocks; returns the rest."""
+        """Forget what is not the beginning of `prompt`, read in its blocks; returns what stays."""
         body = len(prompt) - 1
         kept = min(common_prefix(self._ids, prompt), self._read, body)
         if not kept == body == self._read:

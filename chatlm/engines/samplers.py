@@ -1,4 +1,4 @@
-"""The arithmetic of choosing a token (5.4), as pure functions over logits of shape (vocabulary,)."""
+"""The arithmetic of choosing a token (5.4): pure functions over logits, shape (vocabulary,)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from chatlm.sampling import Sampling
 
 
 def penalized(
-    logits: Tensor, made: Tensor, seen: Tensor, *, frequency: float, presence: float, repetition: float
+    logits: Tensor,
+    made: Tensor,
+    seen: Tensor,
+    *,
+    frequency: float,
+    presence: float,
+    repetition: float,
 ) -> Tensor:
     """Logits lowered for tokens that came before (5.4.4).
 
@@ -43,7 +49,7 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """The fewest likeliest tokens whose probabilities reach p stay, at least one; the rest is -inf."""
+    """All but the fewest likeliest tokens whose probabilities reach p set to -inf."""
     if p >= 1.0:
         return logits
     ordered, order = torch.sort(logits, descending=True)

@@ -1,4 +1,4 @@
-"""An engine that says what it was told to, a word a token; for tests of everything above engines."""
+"""An engine that says what it was told to, a word a token; for tests of all that uses one."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class PromptTokenizer:
         if not tokenizer.is_fast:
             raise ModelError(
                 "This model's tokenizer has no tokenizer.json",
-                hint="Save it once with transformers' AutoTokenizer.save_pretrained, then try again.",
+                hint="Save it with AutoTokenizer.save_pretrained of transformers, then try again.",
             )
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
@@ -99,7 +99,7 @@ class PromptTokenizer:
 
     @property
     def stop_texts(self) -> tuple[str, ...]:
-        """What the model writes when it goes on with the other side's part in a plain-text format."""
+        """What a model writes that goes on with the user's part, in a format of plain text."""
         heads = {"alpaca": (chatml.ALPACA_STOP,), "vicuna": (chatml.VICUNA_STOP,)}
         if self.format == "chatml" and "<|im_end|>" not in self._ids:
             return ("<|im_end|>", "<|im_start|>")
@@ -111,9 +111,7 @@ class PromptTokenizer:
         if self.format != "chatml":
             return []
         ends = ("<|im_end|>", "<|im_start|>")
-        return [
-            [self._ids[text]] if text in self._ids else self.encode_text(text) for text in ends
-        ]
+        return [[self._ids[text]] if text in self._ids else self.encode_text(text) for text in ends]
 
     def spans(self, messages: Sequence[Message]) -> list[Span]:
         """The prompt, with what is control and what is whose content."""

@@ -200,7 +200,7 @@ def test_known_lists_the_catalogue_first(home: Path) -> None:
 def test_finding_a_model_imports_nothing_heavy(home: Path) -> None:
     put(home, DEFAULT, DEFAULT)
     code = (
-        "import sys; from chatlm import models; from chatlm.cli.models import models as group\n"
+        "import sys; from chatlm import models; from chatlm.cli.models import models_group\n"
         f"models.find({DEFAULT!r}); models.known()\n"
         "heavy = {'torch', 'transformers', 'huggingface_hub', 'gguf', 'textual', 'numpy', 'rich'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"

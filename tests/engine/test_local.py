@@ -1,0 +1,263 @@
+"""The real default model: it answers, stops for every reason, and a seed always means the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatlm.engines.devices import place
+from chatlm.engines.local import LocalEngine
+from chatlm.engines.prefix import KeyValues
+from chatlm.engines.stopping import EndTokenStoppingCriteria
+from chatlm.errors import ContextTooLong, EngineError, ModelError, OutOfMemoryError
+from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
+from chatlm.generation import Request
+from chatlm.messages import Message, StopReason
+from chatlm.sampling import Sampling
+
+CAPITAL = (Message("user", "What is the capital of France?"),)
+STORY = (Message("user", "Write a long story about a lighthouse."),)
+GREEDY = Sampling(temperature=0.0, max_tokens=40)
+
+
+def run(engine: LocalEngine, request: Request) -> tuple[str, Finished, list[EngineEvent]]:
+    events = list(engine.stream(request))
+    assert isinstance(events[0], Fitted)
+    assert isinstance(events[-1], Finished)
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    return text, events[-1], events
+
+
+def forget(engine: LocalEngine) -> None:
+    engine._prefixes.clear()
+
+
+def test_it_answers_and_ends_its_turn(engine: LocalEngine) -> None:
+    text, end, events = run(engine, Request(CAPITAL, GREEDY))
+    assert "Paris" in text
+    assert "<|im_end|>" not in text
+    assert end.stop_reason is StopReason.END
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert end.usage.completion_tokens == len(deltas)
+    assert end.usage.prompt_tokens == engine.count_tokens(CAPITAL)
+    assert end.usage.first_token_seconds is not None
+    assert end.usage.first_token_seconds > 0
+    assert (end.usage.tokens_per_second or 0) > 0
+
+
+def test_length(engine: LocalEngine) -> None:
+    limited = dataclasses.replace(GREEDY, max_tokens=7)
+    _, end, _ = run(engine, Request(STORY, limited))
+    assert (end.stop_reason, end.usage.completion_tokens) == (StopReason.LENGTH, 7)
+
+
+def test_stop_string_is_cut_and_named(engine: LocalEngine) -> None:
+    whole, _, _ = run(engine, Request(STORY, GREEDY))
+    stop = whole[20:29]
+    text, end, events = run(engine, Request(STORY, dataclasses.replace(GREEDY, stop=(stop,))))
+    assert text == whole[: whole.index(stop)]
+    assert (end.stop_reason, end.stop) == (StopReason.STOP_STRING, stop)
+    shown = ""
+    for event in events:
+        if isinstance(event, Delta):
+            shown += event.text
+            assert whole.startswith(shown + event.held)
+
+
+def test_half_a_stop_string_at_the_end_is_not_lost(engine: LocalEngine) -> None:
+    whole, _, _ = run(engine, Request(STORY, GREEDY))
+    never = (whole[-4:] + "\0never",)
+    text, end, _ = run(engine, Request(STORY, dataclasses.replace(GREEDY, stop=never)))
+    assert (text, end.stop_reason) == (whole, StopReason.LENGTH)
+
+
+def test_criterion_like_in_transformers(engine: LocalEngine) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def after_five(input_ids: torch.Tensor, scores: torch.Tensor) -> bool:
+        seen.append(tuple(scores.shape))
+        return input_ids.shape[1] >= prompt + 5
+
+    prompt = engine.count_tokens(STORY)
+    _, end, _ = run(engine, Request(STORY, GREEDY, criteria=(after_five,)))
+    assert (end.stop_reason, end.stop) == (StopReason.CRITERION, "after_five")
+    assert end.usage.completion_tokens == 5
+    assert set(seen) == {(1, 49152)}
+
+
+def test_processor_sees_ids_and_changes_logits(engine: LocalEngine) -> None:
+    only = engine.tokens.encode_text(" yes")[0]
+
+    def always_yes(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        out = torch.full_like(scores, float("-inf"))
+        out[0, only] = 0.0
+        return out
+
+    limited = dataclasses.replace(GREEDY, max_tokens=3)
+    text, _, _ = run(engine, Request(CAPITAL, limited, processors=(always_yes,)))
+    assert text == " yes yes yes"
+
+
+def test_end_token_sequences(engine: LocalEngine) -> None:
+    criterion = EndTokenStoppingCriteria([(5, 6, 7), (9,)])
+    rows = torch.tensor([[1, 5, 6, 7], [5, 6, 7, 1], [0, 0, 0, 9]])
+    assert criterion(rows, None).tolist() == [True, False, True]
+    assert criterion.ending([5, 6, 7]) == (5, 6, 7)
+    assert criterion.pending([1, 5, 6]) == 2
+    assert EndTokenStoppingCriteria([])(rows, None).tolist() == [False] * 3
+    with pytest.raises(ValueError, match="at least one"):
+        EndTokenStoppingCriteria([()])
+
+
+def test_closing_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
+    with closing(engine.stream(Request(STORY, GREEDY))) as events:
+        for event in events:
+            if isinstance(event, Delta) and event.usage.completion_tokens == 3:
+                break
+    assert not engine._lock.locked()
+    text, _, _ = run(engine, Request(CAPITAL, GREEDY))
+    assert "Paris" in text
+
+
+def test_going_on_from_a_prefix(engine: LocalEngine) -> None:
+    whole, _, _ = run(engine, Request(STORY, GREEDY))
+    half = whole[: whole.index(" ", len(whole) // 2)]
+    rest, _, _ = run(engine, Request((*STORY, Message("assistant", half)), GREEDY))
+    assert rest.startswith(whole[len(half) : len(half) + 10])
+
+
+def test_context_full(default_model: Path) -> None:
+    small = LocalEngine("small", default_model, place("cpu", "auto", "none"), context=64)
+    prompt = small.count_tokens(STORY)
+    _, end, _ = run(small, Request(STORY, dataclasses.replace(GREEDY, max_tokens=500)))
+    assert end.stop_reason is StopReason.CONTEXT_FULL
+    assert end.usage.completion_tokens == 64 - prompt
+
+    old = (Message("user", "Old words. " * 12), Message("assistant", "Old reply."))
+    pinned = Message("system", "Be brief.")
+    short = dataclasses.replace(GREEDY, max_tokens=4)
+    _, _, events = run(small, Request((pinned, *old, *CAPITAL), short))
+    fitted = events[0]
+    assert isinstance(fitted, Fitted)
+    assert fitted.left_out == old
+    assert fitted.prompt_tokens == small.count_tokens((pinned, *CAPITAL))
+
+    with pytest.raises(ContextTooLong, match="64") as error:
+        run(small, Request((Message("user", "many words " * 100),), GREEDY))
+    assert "Shorten" in error.value.hint
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_same_seed_same_text_whatever_was_said_before(
+    engine: LocalEngine, temperature: float
+) -> None:
+    sampling = Sampling(temperature=temperature, seed=7, max_tokens=40)
+    forget(engine)
+    first, _, _ = run(engine, Request(STORY, sampling))
+    again, _, _ = run(engine, Request(STORY, sampling))
+    assert again == first
+    longer = (*STORY, Message("assistant", first), Message("user", "And then?"))
+    list(engine.read_ahead(Request(longer[:2])))
+    warm, _, events = run(engine, Request(longer, sampling))
+    forget(engine)
+    cold, _, _ = run(engine, Request(longer, sampling))
+    assert warm == cold
+    if temperature:
+        other, _, _ = run(engine, Request(STORY, dataclasses.replace(sampling, seed=8)))
+        assert other != first
+
+
+def test_a_reused_prefix_gives_the_same_logits(engine: LocalEngine) -> None:
+    ids = engine.tokens.encode([Message("user", "A few words about the sea. " * 80)])
+    longer = ids + engine.tokens.encode([Message("user", "And about the wind. " * 30)])
+    fresh = KeyValues(engine._model)
+    list(fresh.read(longer))
+    expected = fresh.extend(longer[-1:])
+
+    reused = KeyValues(engine._model)
+    list(reused.read(ids))
+    for token in (1, 2, 3):
+        reused.extend([token])
+    kept = reused.keep(longer)
+    assert kept >= 256
+    assert list(reused.read(longer))[-1] == len(longer) - 1
+    assert torch.equal(reused.extend(longer[-1:]), expected)
+
+
+def test_the_same_prompt_is_not_read_again(engine: LocalEngine) -> None:
+    forget(engine)
+    run(engine, Request(CAPITAL, GREEDY))
+    _, end, events = run(engine, Request(CAPITAL, GREEDY))
+    assert end.usage.cached_tokens == end.usage.prompt_tokens - 1
+    assert [e.done for e in events if isinstance(e, Prefill)] == [end.usage.prompt_tokens]
+
+
+def test_reading_ahead_changes_only_when(engine: LocalEngine) -> None:
+    history = (Message("user", "Tell me about rivers. " * 60), Message("assistant", "They flow."))
+    request = Request((*history, Message("user", "Where?")), GREEDY)
+    forget(engine)
+    text, _, _ = run(engine, request)
+    forget(engine)
+    progress = list(engine.read_ahead(Request(history)))
+    assert progress[-1].done == progress[-1].total - 1
+    ahead, end, _ = run(engine, request)
+    assert ahead == text
+    assert end.usage.cached_tokens >= 256
+
+
+def test_memory_error_says_what_to_do_and_the_engine_goes_on(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._model, "forward", full)
+        with pytest.raises(OutOfMemoryError, match="cpu is full") as error:
+            run(engine, Request(CAPITAL, GREEDY))
+        assert "config set context" in error.value.hint
+    assert "Paris" in run(engine, Request(CAPITAL, GREEDY))[0]
+
+
+def test_an_unknown_adapter_is_refused(engine: LocalEngine) -> None:
+    with pytest.raises(EngineError, match="poet"):
+        run(engine, Request(CAPITAL, GREEDY, adapter="poet"))
+
+
+def test_alpaca_and_vicuna_formats_stop_where_the_user_would_speak(default_model: Path) -> None:
+    for prompt_format in ("alpaca", "vicuna", "chatml"):
+        engine = LocalEngine(
+            "default", default_model, place("cpu", "auto", "none"), prompt_format=prompt_format
+        )
+        text, _, _ = run(engine, Request(CAPITAL, GREEDY))
+        assert "Paris" in text, prompt_format
+        assert engine.info.prompt_format == prompt_format
+
+
+def test_folder_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
+    with pytest.raises(ModelError, match="cannot be loaded") as error:
+        LocalEngine("broken", tmp_path, place("cpu", "auto", "none"))
+    assert "verify" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("device", "quantize", "hint"),
+    [("cuda:7", "none", "device auto"), ("mps", "none", "device auto")],
+)
+def test_placement_that_this_machine_cannot_give(device: str, quantize: str, hint: str) -> None:
+    with pytest.raises(ModelError, match="no device") as error:
+        place(device, "auto", quantize)
+    assert hint in error.value.hint
+
+
+def test_quantized_weights_without_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match="bitsandbytes") as error:
+        place("cpu", "auto", "4bit")
+    assert "chatlm[quantize]" in error.value.hint

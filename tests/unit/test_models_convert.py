@@ -1,0 +1,278 @@
+"""Converting a GGUF file: the same numbers, the right tokens, once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatlm import models
+from chatlm.errors import ModelError
+from chatlm.models import convert as convert_module
+from chatlm.models.convert import PRE_TOKENIZERS, correct_tokenizer
+from chatlm.models.disk import NoSpace
+from chatlm.models.manifest import Origin, write_manifest
+from chatlm.models.progress import never, silent
+from tests.models import tiny_model, write_folder
+
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 characters that byte-level BPE writes bytes with, in byte order."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(b) if b in plain else chr(next(others)) for b in range(256)]
+
+
+def write_tiny_llama(path: Path, pre: str = "smollm", architecture: str = "llama") -> Path:
+    """A random two-layer Llama with a byte-level vocabulary and one merge, two spaces."""
+    import numpy as np
+    from gguf import GGUFWriter
+
+    hidden, layers, heads, inner = 16, 2, 2, 32
+    tokens = [*CONTROL, *byte_alphabet(), "ĠĠ"]
+    writer = GGUFWriter(path, architecture)
+    writer.add_name("tiny")
+    writer.add_context_length(128)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(hidden // heads)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * len(CONTROL) + [1] * (len(tokens) - len(CONTROL)))
+    writer.add_token_merges(["Ġ Ġ"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(TEMPLATE)
+    random = np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> None:
+        scale = 1.0 if len(shape) == 1 else 0.3
+        values = random.normal(size=shape).astype(np.float32) * scale
+        writer.add_tensor(f"{name}.weight", values)
+
+    weight("token_embd", len(tokens), hidden)
+    weight("output_norm", hidden)
+    for layer in range(layers):
+        for norm in ("attn_norm", "ffn_norm"):
+            weight(f"blk.{layer}.{norm}", hidden)
+        for matrix in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            weight(f"blk.{layer}.{matrix}", hidden, hidden)
+        weight(f"blk.{layer}.ffn_gate", inner, hidden)
+        weight(f"blk.{layer}.ffn_up", inner, hidden)
+        weight(f"blk.{layer}.ffn_down", hidden, inner)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("gguf") / "Tiny Llama.gguf")
+
+
+@pytest.fixture(scope="module")
+def converted(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, converted by `ensure`, in a home of its own."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHATLM_HOME", str(home))
+        with pytest.raises(ModelError, match="not on this machine"):
+            models.find(str(gguf))
+        return models.ensure(str(gguf)).folder
+
+
+def test_the_folder_has_all_that_a_model_needs(converted: Path) -> None:
+    names = {path.name for path in converted.iterdir()}
+    assert names == {
+        "chat_template.jinja",
+        "chatlm-model.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert (converted / "chat_template.jinja").read_text() == TEMPLATE
+    generation = json.loads((converted / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == 2
+    config = json.loads((converted / "config.json").read_text())
+    assert (config["tie_word_embeddings"], config["dtype"]) == (True, "bfloat16")
+    tokenizer = json.loads((converted / "tokenizer_config.json").read_text())
+    assert tokenizer["model_max_length"] == 128
+
+
+def test_it_is_found_by_path_and_by_name_without_hashing_again(
+    converted: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> str:
+        raise AssertionError("the file was hashed")
+
+    monkeypatch.setenv("CHATLM_HOME", str(converted.parents[1]))
+    monkeypatch.setattr("chatlm.models.target.sha256", refuse)
+    location = models.find(str(gguf))
+    assert location.folder == converted
+    assert location.kind == "chat"
+    assert location.name.startswith("Tiny-Llama-")
+    assert models.find(location.name) == models.ensure(str(gguf)) == location
+    assert models.show(location.name).source == f"gguf {gguf}"
+
+
+def test_a_copy_is_known_by_its_content_and_a_changed_file_is_new(
+    converted: Path, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATLM_HOME", str(converted.parents[1]))
+    copy = tmp_path / gguf.name
+    copy.write_bytes(gguf.read_bytes())
+    assert models.find(str(copy)).folder == converted
+    copy.write_bytes(gguf.read_bytes() + b"more")
+    with pytest.raises(ModelError, match="not on this machine"):
+        models.find(str(copy))
+
+
+def test_a_damaged_conversion_is_repaired_by_its_name(
+    converted: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATLM_HOME", str(converted.parents[1]))
+    name = models.find(str(gguf)).name
+    (converted / "config.json").unlink()
+    with pytest.raises(ModelError, match="damaged") as caught:
+        models.find(name)
+    assert caught.value.hint.endswith(f"chatlm models pull --force {name}")
+    assert models.pull(name, force=True).folder == converted
+    assert models.verify(name) == []
+
+
+def test_a_conversion_whose_file_is_gone_cannot_be_repaired(home: Path) -> None:
+    folder = write_folder(home / "models" / "gone-12345678", tiny_model())
+    write_manifest(folder, "gone-12345678", "chat", Origin("gguf", "/nowhere/gone.gguf", "12"))
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match="cannot be fetched again") as caught:
+        models.pull("gone-12345678")
+    assert caught.value.hint == "Remove it with: chatlm models remove gone-12345678"
+    assert models.remove("gone-12345678")
+    assert not folder.exists()
+
+
+def test_logits_are_those_of_the_gguf(converted: Path, gguf: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.arange(3, 63).unsqueeze(0)
+    with torch.inference_mode():
+        ours = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float32)(ids).logits
+        theirs = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )(ids).logits
+    p, q = torch.log_softmax(theirs, -1), torch.log_softmax(ours, -1)
+    divergence = (p.exp() * (p - q)).sum(-1).mean()
+    assert 0 <= divergence < 1e-3
+    assert theirs.std() > 0.1  # the numbers say something
+
+
+def test_two_spaces_are_one_token_and_digits_are_single(converted: Path) -> None:
+    tokenizer = load_tokenizer(converted)
+    assert tokenizer.encode("a  1").tokens == ["a", "ĠĠ", "1"]
+    assert tokenizer.encode("x12").tokens == ["x", "1", "2"]
+    for text in ("a  1", "  ", "é 日本\n\t", "it's  12  3"):
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_control_tokens_are_special(converted: Path) -> None:
+    table = json.loads((converted / "tokenizer.json").read_text())
+    assert [t["content"] for t in table["added_tokens"] if t["special"]] == CONTROL
+
+
+def load_tokenizer(folder: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("pre", [*PRE_TOKENIZERS])
+def test_each_pre_tokenizer_of_the_table_is_understood(
+    pre: str, converted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes((converted / "tokenizer.json").read_bytes())
+    correct_tokenizer(path, pre)
+    tokens = load_tokenizer(tmp_path).encode("a  1").tokens
+    # where digits stand alone the spaces are together; else the second belongs to the digit
+    assert tokens == (["a", "Ġ", "Ġ", "1"] if pre == "gpt-2" else ["a", "ĠĠ", "1"])
+
+
+def test_llama_3_words_stay_whole_and_other_names_change_nothing(
+    converted: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    original = json.loads((converted / "tokenizer.json").read_text())
+    path.write_text(json.dumps(original))
+    for pre in ("qwen2", None):
+        correct_tokenizer(path, pre)
+        assert json.loads(path.read_text()) == original
+    correct_tokenizer(path, "llama-bpe")
+    changed = json.loads(path.read_text())
+    assert changed["model"].pop("ignore_merges") is True
+    original["model"].pop("ignore_merges")
+    assert changed == original
+
+
+def test_an_unknown_architecture_is_a_clear_error_and_leaves_nothing(
+    home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    strange = write_tiny_llama(tmp_path / "strange.gguf", architecture="strange")
+    with pytest.raises(ModelError, match=r"strange\.gguf could not be converted") as caught:
+        models.pull(str(strange))
+    assert "strange" in caught.value.message.partition("converted:")[2]
+    files = [p.name for p in (home / "models").rglob("*") if p.is_file()]
+    assert files == ["lock"]
+    assert capfd.readouterr() == ("", "")  # the libraries' bars and warnings stay in the child
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "reason"),
+    [
+        ("echo NOT ENOUGH; exit 3", NoSpace, "NOT ENOUGH"),
+        ("echo 'I/O error: No space left on device (os error 28)'; exit 1", NoSpace, "filled up"),
+        ("kill -9 $$", ModelError, "memory was full"),
+        ("echo Traceback; echo 'ValueError: odd'; exit 1", ModelError, "ValueError: odd"),
+    ],
+)
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_how_a_conversion_ends_badly(
+    script: str,
+    error: type[ModelError],
+    reason: str,
+    gguf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(convert_module, "python_module", lambda *_: ["sh", "-c", script])
+    with pytest.raises(error, match=reason):
+        convert_module.convert(gguf, tmp_path / "made", tmp_path, silent, never)
+
+
+def test_too_little_room_is_seen_before_writing(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(NoSpace, match="to convert Tiny Llama"):
+        convert_module.convert_here(gguf, tmp_path / "made")
+    assert not (tmp_path / "made").exists()

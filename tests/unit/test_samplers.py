@@ -1,0 +1,113 @@
+"""Sampling arithmetic against numbers worked out by hand, among them the book's (5.4)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from chatlm.engines.samplers import Sampler, min_p, penalized, tempered, top_k, top_p
+from chatlm.sampling import Sampling
+
+BOOK = torch.tensor([4.0, 2.0, 0.0])
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("temperature", "probabilities"),
+    [(0.5, [0.982, 0.018, 0.000]), (1.0, [0.867, 0.117, 0.016]), (2.0, [0.665, 0.245, 0.090])],
+)
+def test_temperature_as_in_the_book(temperature: float, probabilities: list[float]) -> None:
+    got = torch.softmax(tempered(BOOK, temperature), dim=-1)
+    assert got.tolist() == pytest.approx(probabilities, abs=0.0006)
+
+
+def test_temperature_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        tempered(BOOK, 0.0)
+
+
+def test_frequency_and_presence_penalties() -> None:
+    made = torch.tensor([3.0, 1.0, 0.0])
+    got = penalized(BOOK, made, made > 0, frequency=0.5, presence=0.25, repetition=1.0)
+    assert got.tolist() == [4 - 3 * 0.5 - 0.25, 2 - 0.5 - 0.25, 0.0]
+
+
+def test_repetition_penalty_lowers_positive_and_negative_logits() -> None:
+    logits = torch.tensor([2.0, -2.0, 2.0])
+    seen = torch.tensor([True, True, False])
+    got = penalized(logits, torch.zeros(3), seen, frequency=0, presence=0, repetition=2.0)
+    assert got.tolist() == [1.0, -4.0, 2.0]
+
+
+def test_top_k() -> None:
+    assert top_k(BOOK, 2).tolist() == [4.0, 2.0, -INF]
+    assert top_k(BOOK, 0).tolist() == BOOK.tolist()
+    assert top_k(BOOK, 99).tolist() == BOOK.tolist()
+
+
+def test_top_p_keeps_the_fewest_that_reach_it() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.2]))
+    kept = [torch.isfinite(top_p(logits, p)).tolist() for p in (0.0, 0.5, 0.6, 0.9, 1.0)]
+    assert kept == [
+        [True, False, False],
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+        [True, True, True],
+    ]
+
+
+def test_min_p_is_relative_to_the_likeliest() -> None:
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.2]))
+    assert torch.isfinite(min_p(logits, 0.5)).tolist() == [True, True, False]
+    assert torch.isfinite(min_p(logits, 0.0)).tolist() == [True, True, True]
+
+
+def sampler(prompt: list[int] | None = None, **settings: float | int) -> Sampler:
+    sampling = Sampling.from_dict(settings)
+    return Sampler(sampling, torch.tensor(prompt or [], dtype=torch.long), 3, torch.device("cpu"))
+
+
+def test_zero_temperature_takes_the_likeliest() -> None:
+    assert [sampler(temperature=0.0)(BOOK) for _ in range(5)] == [0] * 5
+
+
+def test_a_seed_repeats_and_another_differs() -> None:
+    def draws(seed: int) -> list[int]:
+        chosen = sampler(temperature=2.0, seed=seed)
+        return [chosen(BOOK) for _ in range(60)]
+
+    assert draws(1) == draws(1)
+    assert draws(1) != draws(2)
+
+
+def test_draws_follow_the_probabilities() -> None:
+    chosen = sampler(temperature=1.0, seed=11)
+    share = sum(chosen(BOOK) == 0 for _ in range(4000)) / 4000
+    assert share == pytest.approx(math.exp(4) / (math.exp(4) + math.exp(2) + 1), abs=0.02)
+
+
+def test_penalties_count_the_reply_and_repetition_the_prompt_too() -> None:
+    chosen = sampler(temperature=0.0, presence_penalty=2.0, frequency_penalty=1.0)
+    assert [chosen(BOOK) for _ in range(3)] == [0, 1, 0]
+    assert sampler([0], temperature=0.0, repetition_penalty=4.0)(BOOK) == 1
+    assert sampler([0], temperature=0.0, frequency_penalty=2.0)(BOOK) == 0
+
+
+finite = st.floats(-30, 30, allow_nan=False, width=32)
+
+
+@given(st.lists(finite, min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 50))
+def test_filters_always_leave_the_likeliest(values: list[float], p: float, k: int) -> None:
+    logits = torch.tensor(values)
+    best = int(torch.argmax(logits))
+    filters: list[Tensor] = [top_k(logits, k), top_p(logits, p), min_p(logits, p)]
+    for out in filters:
+        kept = torch.isfinite(out)
+        assert kept[best] or out[kept].max() == logits.max()
+        assert torch.equal(out[kept], logits[kept])

@@ -1,0 +1,355 @@
+"""A turn from start to end over a real store, with an engine that says what it was told to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatlm import session as session_module
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import EngineError, StoreError, UsageError
+from chatlm.events import (
+    Delta,
+    Finished,
+    MessageAnnotated,
+    Notice,
+    PassagesFound,
+    Prefill,
+    ReplyStarted,
+    SessionEvent,
+    TurnFinished,
+    TurnStarted,
+)
+from chatlm.generation import Engine, Request
+from chatlm.hookspecs import hookimpl
+from chatlm.messages import Annotation, Conversation, Message, Passage, StopReason, Turn
+from chatlm.plugins import PluginHost
+from chatlm.sampling import Sampling
+from chatlm.session import ChatSession
+from chatlm.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "chats.db")
+
+
+def chat(store: Store, engine: Engine, **more: Any) -> ChatSession:
+    return ChatSession(store, lambda: engine, **more)
+
+
+def newest(session: ChatSession) -> Turn:
+    assert session.conversation is not None
+    return session.conversation.turns[-1]
+
+
+def reply_text(session: ChatSession) -> str:
+    reply = newest(session).reply
+    assert reply is not None
+    return reply.text
+
+
+def kinds(events: Sequence[SessionEvent]) -> list[str]:
+    """Names of the events' classes, runs of one class once."""
+    names = [type(event).__name__ for event in events]
+    return [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
+
+
+def stop_after(session: ChatSession, words: int, send: str = "Hi") -> None:
+    with closing(session.send(send)) as events:
+        deltas = (event for event in events if isinstance(event, Delta))
+        for _ in range(words):
+            next(deltas)
+
+
+def test_a_turn_is_reported_in_order_and_stored(store: Store) -> None:
+    session = chat(store, ScriptedEngine("Hello you."), system="Be kind.")
+    events = list(session.send("Hi"))
+    assert kinds(events) == [
+        "TurnStarted", "ReplyStarted", "Fitted", "Prefill", "Delta", "Finished", "TurnFinished",
+    ]  # fmt: skip
+    turn = newest(session)
+    assert turn.user == Message("user", "Hi")
+    assert turn.reply is not None
+    assert turn.reply.text == "Hello you."
+    assert turn.reply.stop_reason is StopReason.END
+    assert turn.reply.model == "scripted"
+    assert turn.reply.usage.completion_tokens == 2
+    assert isinstance(json.loads(turn.reply.settings)["seed"], int)
+    assert session.conversation is not None
+    assert session.conversation.system == "Be kind."
+
+
+def test_the_message_is_on_disk_before_the_engine_is_asked_for(store: Store) -> None:
+    seen: list[str] = []
+
+    def loading() -> Engine:
+        seen.extend(turn.user.content for turn in store.conversation(1).turns)
+        raise EngineError("no model")
+
+    with pytest.raises(EngineError):
+        list(ChatSession(store, loading).send("Precious"))
+    assert seen == ["Precious"]
+    session = chat(store, ScriptedEngine("Now."), conversation_id=1)
+    list(session.regenerate())
+    assert reply_text(session) == "Now."
+
+
+def test_history_and_system_prompt_reach_the_engine(store: Store) -> None:
+    engine = ScriptedEngine("One.", "Two.")
+    session = chat(store, engine, system="Be kind.", sampling=Sampling(temperature=0.3, seed=5))
+    list(session.send("First"))
+    list(session.send("Second"))
+    assert [(m.role, m.content) for m in engine.requests[1].messages] == [
+        ("system", "Be kind."),
+        ("user", "First"),
+        ("assistant", "One."),
+        ("user", "Second"),
+    ]
+    assert engine.requests[1].sampling.temperature == 0.3
+    assert engine.requests[1].sampling.seed == 5
+
+
+@pytest.mark.parametrize("blank", ["", "  \n"])
+def test_a_blank_message_is_refused_and_makes_no_chat(store: Store, blank: str) -> None:
+    with pytest.raises(UsageError):
+        list(chat(store, ScriptedEngine()).send(blank))
+    assert store.conversations() == []
+
+
+def test_closing_keeps_what_was_said_and_continuing_goes_on_from_it(store: Store) -> None:
+    engine = ScriptedEngine("one two three four", " three four")
+    session = chat(store, engine)
+    stop_after(session, words=2)
+    reply = newest(session).reply
+    assert reply is not None
+    assert (reply.text, reply.stop_reason) == ("one two", StopReason.CANCELLED)
+
+    events = list(session.continue_reply())
+    started = next(event for event in events if isinstance(event, ReplyStarted))
+    assert started.reply.text == "one two"
+    assert engine.requests[1].messages[-1] == Message("assistant", "one two")
+    after = newest(session)
+    assert len(after.replies) == 1
+    assert after.reply is not None
+    assert (after.reply.text, after.reply.stop_reason) == ("one two three four", StopReason.END)
+    assert after.reply.usage.completion_tokens == 4
+
+
+def test_text_withheld_for_a_stop_string_is_kept_when_stopped(store: Store) -> None:
+    class Holding(ScriptedEngine):
+        def stream(self, request: Request) -> Any:
+            yield Delta("sure", held=" EN")
+
+    session = chat(store, Holding())
+    stop_after(session, words=1)
+    assert reply_text(session) == "sure EN"
+
+
+def test_stopped_before_the_first_word(store: Store) -> None:
+    session = chat(store, ScriptedEngine("never seen", "Second."))
+    with closing(session.send("Hi")) as events:
+        next(event for event in events if isinstance(event, Prefill))
+    reply = newest(session).reply
+    assert reply is not None
+    assert (reply.text, reply.stop_reason) == ("", StopReason.CANCELLED)
+    list(session.continue_reply())
+    assert reply_text(session) == "Second."
+    assert len(newest(session).replies) == 1
+
+
+def test_a_complete_reply_is_not_continued(store: Store) -> None:
+    session = chat(store, ScriptedEngine("Done."))
+    list(session.send("Hi"))
+    with pytest.raises(UsageError, match="complete"):
+        list(session.continue_reply())
+
+
+def test_regenerating_keeps_both_versions(store: Store) -> None:
+    engine = ScriptedEngine("First.", "Second.")
+    session = chat(store, engine)
+    list(session.send("Hi"))
+    list(session.regenerate())
+    turn = newest(session)
+    assert [reply.text for reply in turn.replies] == ["First.", "Second."]
+    assert reply_text(session) == "Second."
+    assert engine.requests[1].messages == engine.requests[0].messages
+    seeds = [json.loads(reply.settings)["seed"] for reply in turn.replies]
+    assert seeds[0] != seeds[1]
+
+
+def test_nothing_to_regenerate(store: Store) -> None:
+    with pytest.raises(UsageError, match="no message"):
+        list(chat(store, ScriptedEngine()).regenerate())
+
+
+@pytest.mark.parametrize("failure", [EngineError("The model broke", "Try again."), KeyError("x")])
+def test_a_failing_engine_leaves_the_chat_usable(store: Store, failure: Exception) -> None:
+    session = chat(store, ScriptedEngine(failure, "Better."))
+    with pytest.raises(EngineError):
+        list(session.send("Hi"))
+    reply = newest(session).reply
+    assert reply is not None
+    assert reply.stop_reason is StopReason.ERROR
+    assert reply.error
+    list(session.send("Again"))
+    assert reply_text(session) == "Better."
+
+
+def test_the_reply_is_journalled_while_it_grows(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "JOURNAL_SECONDS", 0.0)
+    session = chat(store, ScriptedEngine("one two three"))
+    events = session.send("Hi")
+    for event in events:
+        if isinstance(event, Delta) and event.text == " two":
+            break
+    with Store(tmp_path / "chats.db") as other:
+        reply = other.conversation(1).turns[0].reply
+    assert reply is not None
+    assert (reply.text, reply.stop_reason) == ("one two", None)
+    events.close()
+
+
+def test_a_full_disk_is_told_once_and_the_reply_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("The disk is full", "Free some space.")
+
+    monkeypatch.setattr(session_module, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr(store, "journal", full)
+    session = chat(store, ScriptedEngine("one two three"))
+    events = list(session.send("Hi"))
+    assert [e.text for e in events if isinstance(e, Delta)] == ["one", " two", " three"]
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert len(notices) == 1
+    assert "disk is full" in notices[0]
+    assert reply_text(session) == "one two three"
+
+
+class Helper:
+    """A plugin that uses every hook of a turn."""
+
+    def __init__(self) -> None:
+        self.finished: list[str] = []
+
+    @hookimpl
+    def annotate_message(self, message: Message) -> list[Annotation]:
+        return [Annotation("helper", "length", str(len(message.content)))]
+
+    @hookimpl
+    def retrieve_passages(self, message: Message) -> list[Passage]:
+        return [Passage("The sky is blue.", "sky.md", 0.9)]
+
+    @hookimpl
+    def adjust_request(self, request: Request, engine: Engine) -> Request:
+        sampling = dataclasses.replace(request.sampling, temperature=0.1)
+        return dataclasses.replace(request, sampling=sampling)
+
+    @hookimpl
+    def turn_finished(self, turn: Turn) -> None:
+        assert turn.reply is not None
+        self.finished.append(turn.reply.text)
+
+
+def test_hooks_of_a_turn(store: Store) -> None:
+    engine, helper = ScriptedEngine("Blue."), Helper()
+    session = chat(store, engine, plugins=PluginHost([("helper", helper)]))
+    events = list(session.send("Which colour?"))
+    assert [e.role for e in events if isinstance(e, MessageAnnotated)] == ["user", "assistant"]
+    found = next(event for event in events if isinstance(event, PassagesFound))
+    assert found.passages[0].source == "sky.md"
+    asked = engine.requests[0].messages[-1].content
+    assert "[1] sky.md\nThe sky is blue." in asked
+    assert asked.endswith("Which colour?")
+    assert engine.requests[0].sampling.temperature == 0.1
+    assert helper.finished == ["Blue."]
+    turn = newest(session)
+    assert turn.user.content == "Which colour?"
+    assert [p.source for p in store.passages(turn.id)] == ["sky.md"]
+    assert len(store.annotations(turn.id)) == 2
+
+
+class Builder:
+    @hookimpl
+    def build_messages(self, conversation: Conversation, turn: Turn) -> list[Message]:
+        return [Message("user", turn.user.content.upper())]
+
+
+def test_a_plugin_may_build_the_messages(store: Store) -> None:
+    engine = ScriptedEngine("Ok.")
+    list(chat(store, engine, plugins=PluginHost([("b", Builder())])).send("loud"))
+    assert engine.requests[0].messages == (Message("user", "LOUD"),)
+
+
+class Broken:
+    """Raises or returns nonsense in every hook."""
+
+    @hookimpl
+    def annotate_message(self) -> None:
+        raise RuntimeError("no mood")
+
+    @hookimpl
+    def retrieve_passages(self) -> list[int]:
+        return [1]
+
+    @hookimpl
+    def build_messages(self) -> str:
+        return "not messages"
+
+    @hookimpl
+    def adjust_request(self) -> str:
+        return "not a request"
+
+    @hookimpl
+    def turn_finished(self) -> None:
+        raise SystemError("late")
+
+
+def test_a_broken_plugin_takes_nothing_down(store: Store) -> None:
+    plugins = PluginHost([("helper", Helper()), ("broken", Broken())])
+    session = chat(store, ScriptedEngine("Still here."), plugins=plugins)
+    events = list(session.send("Hi"))
+    assert isinstance(events[0], TurnStarted)
+    assert isinstance(events[-1], TurnFinished)
+    assert reply_text(session) == "Still here."
+    told = " ".join(event.text for event in events if isinstance(event, Notice))
+    for hook in ("annotate_message", "retrieve_passages", "build_messages", "adjust_request"):
+        assert f"broken failed in {hook}" in told
+    assert "turn_finished: SystemError: late" in told
+    assert any(isinstance(e, PassagesFound) for e in events)
+
+
+def test_an_incognito_chat_touches_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    session = chat(Store(None), ScriptedEngine("Secret."))
+    list(session.send("Hi"))
+    assert reply_text(session) == "Secret."
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_reading_ahead_stores_nothing(store: Store) -> None:
+    engine = ScriptedEngine("Hello.")
+    session = chat(store, engine)
+    assert list(session.read_ahead()) == []
+    list(session.send("Hi"))
+    before = session.conversation
+    assert len(list(session.read_ahead())) == 1
+    assert session.conversation == before
+
+
+def test_finished_is_stored_before_it_is_reported(store: Store) -> None:
+    session = chat(store, ScriptedEngine("Done."))
+    for event in session.send("Hi"):
+        if isinstance(event, Finished):
+            reply = newest(session).reply
+            assert reply is not None
+            assert reply.stop_reason is StopReason.END
