@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: chat test check-slow format clean help
 
 chat: $(VENV)/.installed
-	@$(BIN)/chatlm models pull --if-missing smollm2-135m-instruct
+	@$(BIN)/chatlm models pull smollm2-135m-instruct
 	@$(BIN)/chatlm
 
 test: $(VENV)/.installed-dev

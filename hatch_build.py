@@ -1,4 +1,4 @@
-"""Puts `prompts/` and `indices/` inside the package of a standard wheel; an editable one reads the checkout."""
+"""Puts `prompts/` and `indices/` inside a standard wheel; an editable one reads the checkout."""
 
 from typing import Any
 

@@ -36,7 +36,7 @@ from chatlm.messages import (
     Usage,
 )
 from chatlm.plugins import PluginHost
-from chatlm.sampling import Sampling
+from chatlm.sampling import DEFAULTS, Sampling
 from chatlm.store import Store
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,12 @@ class ChatSession:
         yield from self._answer(turn)
 
     def regenerate(self) -> Events:
-        """Answer the newest turn once more; the earlier replies stay as its versions."""
-        return self._answer(self._newest_turn())
+        """Answer the newest turn once more; the earlier replies stay as its versions.
+
+        A model that by default always takes the likeliest token would only repeat itself, so it
+        draws freely here, unless the person set the temperature.
+        """
+        return self._answer(self._newest_turn(), again=True)
 
     def continue_reply(self) -> Events:
         """Go on with the newest reply from its own end.
@@ -151,10 +155,17 @@ class ChatSession:
             raise UsageError("This chat has no message yet", hint="Type one first.")
         return conversation.turns[-1]
 
-    def _answer(self, turn: Turn, reply: Reply | None = None) -> Events:
-        """Make a new reply to the turn, or go on with `reply`."""
+    def _answer(self, turn: Turn, reply: Reply | None = None, *, again: bool = False) -> Events:
+        """Make a new reply to the turn, or go on with `reply`; `again` if there was one before."""
         engine = self.engine()
         request = self._request(turn, engine, reply)
+        sampling = request.sampling
+        if again and engine.info.defaults.temperature == 0:
+            sampling = sampling.over(Sampling(temperature=DEFAULTS.temperature))
+        sampling = sampling.over(engine.info.defaults)
+        if sampling.seed is None:
+            sampling = dataclasses.replace(sampling, seed=secrets.randbelow(2**31))
+        request = dataclasses.replace(request, sampling=sampling)
         yield from self._notices()
         settings = json.dumps(request.sampling.to_dict())
         if reply is None:
@@ -202,10 +213,7 @@ class ChatSession:
             turn=turn,
             engine=engine,
         )
-        sampling = request.sampling.over(engine.info.defaults)
-        if sampling.seed is None:
-            sampling = dataclasses.replace(sampling, seed=secrets.randbelow(2**31))
-        return dataclasses.replace(request, sampling=sampling)
+        return request
 
     @property
     def _id(self) -> int:

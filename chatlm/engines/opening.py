@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from chatlm.config import Config
 from chatlm.generation import Engine, EngineOpener
 from chatlm.plugins import PluginHost
+from chatlm.sampling import Sampling
 
 if TYPE_CHECKING:
     from chatlm.models.progress import Progress
@@ -35,8 +36,10 @@ def open_engine(config: Config, plugins: PluginHost, progress: Progress) -> Engi
 
 def _open_local(name: str, config: Config, progress: Progress) -> Engine:
     from chatlm.models import ensure
+    from chatlm.models.catalogue import catalogue
 
     location = ensure(name, progress)
+    entry = catalogue().get(location.name)
     from chatlm.engines.devices import place
     from chatlm.engines.local import LocalEngine
 
@@ -46,4 +49,5 @@ def _open_local(name: str, config: Config, progress: Progress) -> Engine:
         place(config.device, config.dtype, config.quantize),
         prompt_format=config.prompt_format,
         context=config.context,
+        suits=entry.sampling if entry else Sampling(),
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
+
+from chatlm.sampling import Sampling
 
 Kind = Literal["chat", "embedder"]
 
@@ -59,6 +61,8 @@ class CatalogueEntry:
     """About what the ready model takes on disk."""
     sources: tuple[Source, ...]
     """Tried in order."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """What suits the model, where the person sets nothing."""
 
 
 @cache
@@ -70,7 +74,8 @@ def catalogue() -> dict[str, CatalogueEntry]:
 
 def _entry(table: dict[str, Any]) -> CatalogueEntry:
     sources = tuple(_source(source) for source in table["sources"])
-    return CatalogueEntry(**{**table, "sources": sources})
+    sampling = Sampling.from_dict(table.get("sampling", {}))
+    return CatalogueEntry(**{**table, "sources": sources, "sampling": sampling})
 
 
 def _source(table: dict[str, Any]) -> Source:

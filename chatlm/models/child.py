@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,18 @@ def run_child(
             _end(process)
     tick()
     return process.returncode
+
+
+def end_with_parent() -> None:
+    """In a helper process: end soon after the pull's own process died without a word."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def last_lines(log: Path, count: int = 12) -> str:

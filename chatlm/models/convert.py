@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.errors import ModelError
-from chatlm.models.child import last_lines, python_module, run_child, was_killed
+from chatlm.models.child import end_with_parent, last_lines, python_module, run_child, was_killed
 from chatlm.models.disk import FREE_SOME_SPACE, NoSpace, no_space, require_space
 from chatlm.models.progress import Cancelled, Progress
 
@@ -127,6 +127,7 @@ def pre_tokenizer_name(gguf: Path) -> str | None:
 
 def main() -> None:
     """Convert argv[1] into the folder argv[2]; the last line printed is the reason of a failure."""
+    end_with_parent()
     try:
         convert_here(Path(sys.argv[1]), Path(sys.argv[2]))
     except NoSpace as error:

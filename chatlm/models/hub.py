@@ -44,8 +44,10 @@ def hub_answers(source: HubSource, seconds: float = PROBE_SECONDS) -> bool:
         else:
             answered.set()
 
-    threading.Thread(target=ask, name="hub-probe", daemon=True).start()
-    return answered.wait(seconds)
+    probe = threading.Thread(target=ask, name="hub-probe", daemon=True)
+    probe.start()
+    probe.join(seconds)
+    return answered.is_set()
 
 
 def is_offline() -> bool:

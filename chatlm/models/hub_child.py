@@ -7,14 +7,12 @@ sha256}} and, when it fails, {"error": {message, hint, no_space}}, one JSON obje
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 from chatlm.errors import ModelError
+from chatlm.models.child import end_with_parent
 from chatlm.models.disk import NoSpace, disk_full_is_clear, require_space, tree_bytes
 from chatlm.models.folder import PICKLED, is_wanted
 from chatlm.models.hub import endpoint
@@ -23,7 +21,7 @@ from chatlm.models.hub import endpoint
 def main() -> None:
     """Download as the arguments say."""
     repository, revision, folder, messages = sys.argv[1:5]
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     with Path(messages).open("w", encoding="utf-8", buffering=1) as file:
 
         def tell(kind: str, **content: Any) -> None:
@@ -114,12 +112,6 @@ def _require_safetensors(repository: str, names: list[str], wanted: list[str]) -
             f"Download one from {endpoint()}/{repository} and run: chatlm models pull FILE.gguf",
         )
     raise ModelError(f"{repository} has no *.safetensors weights.", "Choose another model.")
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 if __name__ == "__main__":

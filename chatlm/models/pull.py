@@ -13,7 +13,7 @@ from chatlm.models.disk import NoSpace, disk_full_is_clear, require_space
 from chatlm.models.folder import check_folder, folder_kind
 from chatlm.models.hub import PROBE_SECONDS, fetch_hub, hub_answers, is_offline, take_from_cache
 from chatlm.models.local import ModelLocation, own_folder, place_of
-from chatlm.models.manifest import Origin, write_manifest
+from chatlm.models.manifest import Origin, read_manifest, write_manifest
 from chatlm.models.progress import Cancelled, Progress, PullCancelled, never, silent
 from chatlm.models.staging import clean_abandoned, commit, forget_partial, locked, partial, staged
 from chatlm.models.target import (
@@ -64,6 +64,8 @@ def pull(
 def _pull(target: Target, progress: Progress, cancelled: Cancelled, force: bool) -> ModelLocation:
     if not force and (location := _whole(target)):
         return location
+    if isinstance(target, InstalledTarget):
+        target = _made_from(target)
     folder_name = target.folder_name
     clean_abandoned()
     with locked(folder_name, progress, cancelled):
@@ -76,6 +78,7 @@ def _pull(target: Target, progress: Progress, cancelled: Cancelled, force: bool)
                 check_folder(made)
                 write_manifest(made, target.name, kind, origin, progress, cancelled)
                 folder = commit(made, folder_name)
+            forget_partial(folder_name)  # of a hub that failed before another source worked
         except NoSpace:
             forget_partial(folder_name)
             raise
@@ -89,8 +92,26 @@ def _whole(target: Target) -> ModelLocation | None:
         return None
 
 
+def _made_from(target: InstalledTarget) -> GgufTarget:
+    """The GGUF file that an installed model was converted from, to convert it once more."""
+    manifest = read_manifest(paths.models_dir() / target.folder_name)
+    if manifest and manifest.origin.type == "gguf" and Path(manifest.origin.where).is_file():
+        again = resolve(manifest.origin.where)
+        if isinstance(again, GgufTarget) and again.name == target.name:
+            return again
+    where = f", which came from {manifest.origin}," if manifest else ""
+    raise ModelError(
+        f"The model {target.name}{where} cannot be fetched again.",
+        f"Remove it with: chatlm models remove {target.name}",
+    )
+
+
 def _make(
-    target: Target, made: Path, work: Path, progress: Progress, cancelled: Cancelled
+    target: CatalogueTarget | HubTarget | GgufTarget,
+    made: Path,
+    work: Path,
+    progress: Progress,
+    cancelled: Cancelled,
 ) -> tuple[Kind, Origin]:
     match target:
         case CatalogueTarget(entry):
@@ -102,11 +123,6 @@ def _make(
         case GgufTarget(path):
             convert(path, made, work, progress, cancelled)
             return folder_kind(made), target.origin
-        case InstalledTarget(name):
-            raise ModelError(
-                f"chatlm cannot fetch {name} again by this name.",
-                f"See where it came from with: chatlm models show {name}",
-            )
 
 
 def _from_sources(

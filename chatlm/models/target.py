@@ -80,11 +80,8 @@ class InstalledTarget:
     """The name of a model that is in the models folder already, such as a converted GGUF."""
 
     name: str
-
-    @property
-    def folder_name(self) -> str:
-        """Its folder below the models folder."""
-        return self.name
+    folder_name: str
+    """Its folder below the models folder."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +113,9 @@ def resolve(name: str) -> Target | FolderTarget:
     hub_id = _HUB_ID.fullmatch(name)
     if hub_id:
         return HubTarget(hub_id["repository"], hub_id["revision"])
-    if name in installed_names():
-        return InstalledTarget(name)
+    folder = _installed_folders().get(name)
+    if folder:
+        return InstalledTarget(name, folder.name)
     if name.startswith(("/", ".", "~")):
         raise ModelError(f"There is no model folder {path}.", "Check the path.")
     raise ModelError(f"There is no model called {name!r}.", _suggestion(name))
@@ -136,9 +134,7 @@ def installed_manifests() -> list[tuple[Path, Manifest]]:
 
 def installed_names() -> list[str]:
     """The names of the models in the models folder; the folder's where the manifest is damaged."""
-    names = {folder: manifest.name for folder, manifest in installed_manifests()}
-    folders = sorted(manifest.parent for manifest in paths.models_dir().glob(f"[!.]*/{FILE}"))
-    return [names.get(folder, folder.name) for folder in folders]
+    return list(_installed_folders())
 
 
 def known_names() -> list[str]:
@@ -150,6 +146,12 @@ def file_stamp(path: Path) -> str:
     """Size and time of a file; a file that keeps both is taken to be unchanged."""
     status = path.stat()
     return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _installed_folders() -> dict[str, Path]:
+    names = {folder: manifest.name for folder, manifest in installed_manifests()}
+    folders = sorted(manifest.parent for manifest in paths.models_dir().glob(f"[!.]*/{FILE}"))
+    return {names.get(folder, folder.name): folder for folder in folders}
 
 
 def _gguf(path: Path) -> GgufTarget:
@@ -173,7 +175,7 @@ def _gguf(path: Path) -> GgufTarget:
 
 
 def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name.lower(), known_names(), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), known_names(), n=3, cutoff=0.4)
     if close:
         return f"Did you mean {' or '.join(close)}? All names: chatlm models list"
     return "See the names with: chatlm models list; or give org/name, a folder or a .gguf file."

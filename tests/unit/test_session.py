@@ -184,6 +184,18 @@ def test_regenerating_keeps_both_versions(store: Store) -> None:
     assert seeds[0] != seeds[1]
 
 
+def test_regenerating_a_greedy_reply_draws_freely(store: Store) -> None:
+    engine = ScriptedEngine("First.", "Second.", "Third.")
+    greedy = dataclasses.replace(engine.info.defaults, temperature=0.0)
+    engine.info = dataclasses.replace(engine.info, defaults=greedy)
+    session = chat(store, engine)
+    list(session.send("Hi"))
+    list(session.regenerate())
+    session.sampling = Sampling(temperature=0.0)
+    list(session.regenerate())
+    assert [r.sampling.temperature for r in engine.requests] == [0.0, 0.7, 0.0]
+
+
 def test_nothing_to_regenerate(store: Store) -> None:
     with pytest.raises(UsageError, match="no message"):
         list(chat(store, ScriptedEngine()).regenerate())

