@@ -136,8 +136,7 @@ class LocalEngine:
         yield Fitted(total, limit, prompt.left_out, cached)
         for done in keys.read(prompt.ids):
             yield Prefill(done, total)
-        logits = keys.extend(prompt.ids[-1:])
-        yield Prefill(total, total)
+        logits = keys.logits
         go_on = bool(request.messages) and request.messages[-1].role == "assistant"
         decoding = Decoding(
             prompt=prompt.ids,

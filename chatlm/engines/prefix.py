@@ -1,8 +1,8 @@
 """Keys and values of prompts already read, kept so that the next turn need not read them again.
 
 Arithmetic in bfloat16 depends on how many tokens are read at once. So that a seed gives the same
-reply whatever was said before, prompts are read in blocks at fixed positions, only whole blocks
-are reused, and the last token is always read alone: every number is the one a fresh start gives.
+reply whatever was said before, prompts are read in blocks at fixed positions, and only whole
+blocks are reused: every number is the one a fresh start gives.
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ MOST_CACHES = 4
 """Caches kept at once, one an adapter; the least recently used goes first."""
 
 
-def block_size(device: torch.device) -> int:
-    """Tokens read at once; between two blocks a reply can be stopped."""
-    return 128 if device.type == "cpu" else 512
+def block_ends(tokens: int, device: str) -> list[int]:
+    """Where the blocks of a prompt end: large ones for speed, small ones behind for little loss.
+
+    Args:
+        tokens: length of the prompt.
+        device: type of the torch device.
+    """
+    large, small = (256, 64) if device == "cpu" else (1024, 128)
+    whole = tokens - tokens % large
+    ends = [*range(large, whole + 1, large), *range(whole + small, tokens, small)]
+    return ends if whole == tokens else [*ends, tokens]
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -37,43 +45,54 @@ class KeyValues:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._block = block_size(model.device)
         self._start_over()
 
     def _start_over(self) -> None:
         self._cache = DynamicCache(config=self._model.config)
         self._ids: list[int] = []
-        self._read = 0
-        """How many of the ids were read in blocks; the others were added one by one."""
+        self._ends: list[int] = []
+        """Where the blocks end that were read; ids behind the last one were added one by one."""
+        self._logits: Tensor | None = None
+        """What the last block gave."""
 
     def keep(self, prompt: Sequence[int]) -> int:
         """Forget what is not the beginning of `prompt`, read in its blocks; returns what stays."""
-        body = len(prompt) - 1
-        kept = min(common_prefix(self._ids, prompt), self._read, body)
-        if not kept == body == self._read:
-            kept -= kept % self._block
+        common = common_prefix(self._ids, prompt)
+        wanted = self._wanted(prompt)
+        same = [old == new <= common for old, new in zip(self._ends, wanted, strict=False)]
+        blocks = same.index(False) if False in same else len(same)
+        if blocks == len(wanted) != len(self._ends):
+            blocks -= 1  # the last block gives the logits that choose the first new token
+        kept = wanted[blocks - 1] if blocks else 0
         if drop := len(self._ids) - kept:
             try:
                 self._cache.crop(-drop)
             except (RuntimeError, NotImplementedError):  # a sliding window that has moved on
                 self._start_over()
                 return 0
-            del self._ids[kept:]
-        self._read = kept
+        del self._ids[kept:], self._ends[blocks:]
         return kept
 
     def read(self, prompt: Sequence[int]) -> Iterator[int]:
-        """Read what `keep` left unread of the prompt, all but its last token, block by block.
+        """Read what `keep` left unread of the prompt, block by block.
 
         Yields:
             How many tokens of the prompt are read.
         """
-        body = len(prompt) - 1
-        while self._read < body:
-            end = min(self._read - self._read % self._block + self._block, body)
-            self.extend(prompt[self._read : end])
-            self._read = end
+        for end in self._wanted(prompt)[len(self._ends) :]:
+            self._logits = self.extend(prompt[len(self._ids) : end])
+            self._ends.append(end)
             yield end
+
+    def _wanted(self, prompt: Sequence[int]) -> list[int]:
+        return block_ends(len(prompt), self._model.device.type)
+
+    @property
+    def logits(self) -> Tensor:
+        """After the last token of the prompt that was read: (vocabulary,)."""
+        if self._logits is None:
+            raise RuntimeError("no prompt was read")
+        return self._logits
 
     def extend(self, ids: Sequence[int]) -> Tensor:
         """Add tokens; returns the logits after the last: (vocabulary,)."""

@@ -12,7 +12,7 @@ import torch
 
 from chatlm.engines.devices import place
 from chatlm.engines.local import LocalEngine
-from chatlm.engines.prefix import KeyValues
+from chatlm.engines.prefix import KeyValues, block_ends
 from chatlm.engines.stopping import EndTokenStoppingCriteria
 from chatlm.errors import ContextTooLong, EngineError, ModelError, OutOfMemoryError
 from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
@@ -177,7 +177,6 @@ def test_a_reused_prefix_gives_the_same_logits(engine: LocalEngine) -> None:
     longer = ids + engine.tokens.encode([Message("user", "And about the wind. " * 30)])
     fresh = KeyValues(engine._model)
     list(fresh.read(longer))
-    expected = fresh.extend(longer[-1:])
 
     reused = KeyValues(engine._model)
     list(reused.read(ids))
@@ -185,16 +184,16 @@ def test_a_reused_prefix_gives_the_same_logits(engine: LocalEngine) -> None:
         reused.extend([token])
     kept = reused.keep(longer)
     assert kept >= 256
-    assert list(reused.read(longer))[-1] == len(longer) - 1
-    assert torch.equal(reused.extend(longer[-1:]), expected)
+    assert list(reused.read(longer))[-1] == len(longer)
+    assert torch.equal(reused.logits, fresh.logits)
 
 
 def test_the_same_prompt_is_not_read_again(engine: LocalEngine) -> None:
     forget(engine)
     run(engine, Request(CAPITAL, GREEDY))
     _, end, events = run(engine, Request(CAPITAL, GREEDY))
-    assert end.usage.cached_tokens == end.usage.prompt_tokens - 1
-    assert [e.done for e in events if isinstance(e, Prefill)] == [end.usage.prompt_tokens]
+    assert end.usage.cached_tokens == end.usage.prompt_tokens
+    assert not [event for event in events if isinstance(event, Prefill)]
 
 
 def test_reading_ahead_changes_only_when(engine: LocalEngine) -> None:
@@ -204,7 +203,7 @@ def test_reading_ahead_changes_only_when(engine: LocalEngine) -> None:
     text, _, _ = run(engine, request)
     forget(engine)
     progress = list(engine.read_ahead(Request(history)))
-    assert progress[-1].done == progress[-1].total - 1
+    assert progress[-1].done == progress[-1].total
     ahead, end, _ = run(engine, request)
     assert ahead == text
     assert end.usage.cached_tokens >= 256
@@ -261,3 +260,13 @@ def test_quantized_weights_without_their_package(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ModelError, match="bitsandbytes") as error:
         place("cpu", "auto", "4bit")
     assert "chatlm[quantize]" in error.value.hint
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 64, 65, 256, 300, 512, 700])
+def test_blocks_end_in_order_and_at_the_last_token(tokens: int) -> None:
+    ends = block_ends(tokens, "cpu")
+    assert ends[-1] == tokens
+    assert ends == sorted(set(ends))
+    longer = block_ends(tokens + 1, "cpu")
+    whole = [end for end in ends if end % 256 == 0]
+    assert longer[: len(whole)] == whole

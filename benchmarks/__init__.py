@@ -1,0 +1,1 @@
+"""What chatlm is measured against, side by side in one run."""
