@@ -1,0 +1,187 @@
+"""`chatlm ask` as a person and a script use it, with the real default model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatlm.messages import StopReason
+from chatlm.store import Store
+
+STORY = "Write a long story about a lighthouse."
+
+
+def ask(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "chatlm", "ask", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, **environment},
+    )
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "chatlm", "ask", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_json_answer(chat_home: Path) -> None:
+    done = ask("--json", "What is the capital of France?")
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    assert "Paris" in answer["text"]
+    assert answer["stop_reason"] == "end"
+    assert answer["usage"]["completion_tokens"] > 3
+    assert isinstance(answer["seed"], int)
+    with Store(chat_home / "chats.db") as store:
+        reply = store.conversation(answer["chat"]).turns[0].reply
+    assert reply is not None
+    assert reply.text == answer["text"]
+
+
+def test_a_seed_gives_the_same_text_in_another_process(chat_home: Path) -> None:
+    arguments = ("--json", "--no-save", "--temperature", "1", "--max-tokens", "25", "--seed")
+    texts = [json.loads(ask(*arguments, seed, STORY).stdout)["text"] for seed in ("3", "3", "4")]
+    assert texts[0] == texts[1] != texts[2]
+    assert not (chat_home / "chats.db").exists()
+
+
+def test_question_and_pipe_and_saved_chat(chat_home: Path) -> None:
+    first = ask("--max-tokens", "5", "Repeat this:", stdin="The cat sat.\n")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.strip()
+    assert "max_tokens" in first.stderr
+    second = ask("--max-tokens", "5", "--chat", "1", "And again.")
+    assert second.returncode == 0, second.stderr
+    with Store(chat_home / "chats.db") as store:
+        turns = store.conversation(1).turns
+    assert [turn.user.content for turn in turns] == ["Repeat this:\n\nThe cat sat.", "And again."]
+
+
+def test_stop_string_and_system_prompt(chat_home: Path) -> None:
+    done = ask(
+        "--json", "--stop", "Paris", "--system", "Be brief.", "What is the capital of France?"
+    )
+    answer = json.loads(done.stdout)
+    assert answer["stop_reason"] == "stop_string"
+    assert answer["stop"] == "Paris"
+    assert "Paris" not in answer["text"]
+    with Store(chat_home / "chats.db") as store:
+        assert store.conversation(1).system == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "no question"),
+        (("--temperature", "9", "Hi"), "temperature must be a number from 0 to 5"),
+        (("--top-p", "2", "Hi"), "top_p must be"),
+        (("--max-tokens", "0", "Hi"), "max_tokens must be a whole number from 1"),
+        (("--chat", "77", "Hi"), "77"),
+        (("--chat", "1", "--no-save", "Hi"), "--no-save"),
+        (("--model", "smollm2-135m-instrukt", "Hi"), "smollm2-135m-instruct"),
+    ],
+)
+def test_a_mistake_is_told_without_traceback(
+    home: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = ask(*arguments)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_ctrl_c_keeps_what_was_said(chat_home: Path) -> None:
+    process = start("--max-tokens", "900", STORY)
+    assert process.stdout is not None
+    said = process.stdout.read(40)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "kept in chat 1" in errors
+    assert "Traceback" not in errors
+    with Store(chat_home / "chats.db") as store:
+        reply = store.conversation(1).turns[0].reply
+    assert reply is not None
+    assert reply.stop_reason is StopReason.CANCELLED
+    assert reply.text.startswith((said + rest).strip())
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(chat_home: Path) -> None:
+    process = start("--max-tokens", "900", STORY)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.wait(timeout=60)
+    assert "Traceback" not in errors
+    with Store(chat_home / "chats.db") as store:
+        reply = store.conversation(1).turns[0].reply
+    assert reply is not None
+    assert reply.text
+
+
+def test_kill_loses_at_most_the_last_second(chat_home: Path) -> None:
+    process = start("--max-tokens", "900", STORY)
+    assert process.stdout is not None
+    said = process.stdout.read(60)
+    time.sleep(1.0)
+    process.kill()
+    process.wait(timeout=60)
+    process.communicate()
+    with Store(chat_home / "chats.db") as store:
+        turn = store.conversation(1).turns[0]
+        assert turn.user.content == STORY
+        reply = turn.reply
+        assert reply is not None
+        assert reply.stop_reason is None
+        assert reply.can_continue
+        assert reply.text.startswith(said)
+
+
+OFFLINE = """
+import socket, sys
+def forbid(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        sys.stderr.write(f"NETWORK {event} {arguments}\\n")
+        raise OSError("no network in this test")
+sys.addaudithook(forbid)
+from chatlm.cli import main
+sys.exit(main(["ask", "--json", "What is the capital of France?"]))
+"""
+
+
+def test_a_local_model_needs_no_network(chat_home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "NETWORK" not in done.stderr
+    assert "Paris" in json.loads(done.stdout)["text"]
+
+
+def test_hostile_output_is_shown_never_executed(chat_home: Path) -> None:
+    done = ask("--max-tokens", "8", "--no-save", "Say \x1b]52;c;cHduZWQ=\x07 and \x9b31m now")
+    assert done.returncode == 0
+    assert not set(done.stdout + done.stderr) & {"\x1b", "\x07", "\x9b"}
