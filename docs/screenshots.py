@@ -54,7 +54,7 @@ async def take(engine: Engine, size: tuple[int, int]) -> None:
         await picture(pilot, "chat")
         await pilot.press("ctrl+n", *LONG_QUESTION, "enter")
         while (chat.status.used or 0) < 100:
-            await pilot.pause(0.02)
+            await asyncio.sleep(0.02)
         await pilot.press("escape")
         await until_idle(pilot, chat)
         await picture(pilot, "stopped")
@@ -64,7 +64,7 @@ async def until_idle(pilot: Pilot[None], chat: LiveChat) -> None:
     """Wait for the reply to end."""
     await pilot.pause(0.1)
     while chat.busy:
-        await pilot.pause(0.05)
+        await asyncio.sleep(0.1)
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +88,9 @@ def _quantization(wanted: str, compute: torch.dtype) -> Any:
         )
     from transformers import BitsAndBytesConfig
 
+    # it has something to say at each matrix product, in the middle of the screen
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="bitsandbytes")
     if wanted == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

@@ -1,0 +1,83 @@
+"""Runs one turn in a worker thread: pulls its events, posts messages, touches no widget."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+from textual.message import Message
+
+from chatlm.errors import Cancelled, ChatlmError, EngineError
+from chatlm.events import Delta, Finished, Fitted, Notice, Prefill, ReplyStarted, TurnStarted
+from chatlm.messages import Usage
+from chatlm.session import Events
+from chatlm.tui.messages import TextGathered, TurnEnded, TurnProgressed
+
+log = logging.getLogger(__name__)
+
+UPDATES_PER_SECOND = 30
+"""More than this no eye sees, and each costs a layout."""
+
+
+def answer(
+    begin: Callable[[], Events], stop: threading.Event, post: Callable[[Message], object]
+) -> None:
+    """Begin a turn and pull its events to their end, or until `stop` is set.
+
+    The last message posted is always `TurnEnded`.
+
+    The generator is closed in this thread, so the reply is stored when `TurnEnded` is posted.
+    """
+    gathered = _Gathered(post)
+    error: ChatlmError | None = None
+    try:
+        with closing(begin()) as events:
+            for event in events:
+                if isinstance(event, Delta):
+                    gathered.add(event)
+                elif isinstance(event, TurnStarted | ReplyStarted | Fitted | Prefill | Notice):
+                    gathered.flush()
+                    post(TurnProgressed(event))
+                elif isinstance(event, Finished):
+                    gathered.flush()
+                if stop.is_set():
+                    break
+    except Cancelled:
+        log.info("turn stopped before the reply began")
+    except ChatlmError as problem:
+        log.error("turn failed: %s", problem)
+        error = problem
+    except Exception as problem:  # a bug must not take the chat away
+        log.exception("turn failed")
+        error = EngineError(
+            f"Something went wrong: {type(problem).__name__}: {problem}",
+            hint="What was said is kept. `chatlm logs` has the details.",
+        )
+    gathered.flush()
+    post(TurnEnded(error))
+
+
+class _Gathered:
+    """Joins deltas, so that the screen gets at most `UPDATES_PER_SECOND` messages."""
+
+    def __init__(self, post: Callable[[Message], object]) -> None:
+        self._post = post
+        self._pieces: list[str] = []
+        self._usage = Usage()
+        self._posted_at = 0.0
+
+    def add(self, delta: Delta) -> None:
+        self._pieces.append(delta.text)
+        self._usage = delta.usage
+        if time.monotonic() - self._posted_at >= 1 / UPDATES_PER_SECOND:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._pieces:
+            return
+        self._post(TextGathered("".join(self._pieces), self._usage))
+        self._pieces.clear()
+        self._posted_at = time.monotonic()

@@ -1,0 +1,157 @@
+"""The program on the screen: owns engine, theme and the way out, and knows no turn."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar
+
+from textual import on
+from textual.app import App
+from textual.binding import BindingType
+from textual.reactive import reactive
+
+from chatlm.config import Config
+from chatlm.plugins import PluginHost
+from chatlm.session import ChatSession
+from chatlm.store import Store
+from chatlm.text import one_line
+from chatlm.tui import keys
+from chatlm.tui.chat_screen import ChatScreen
+from chatlm.tui.loading import EngineLoader, EngineState, Loading, OpenEngine
+from chatlm.tui.messages import EngineChanged
+
+log = logging.getLogger(__name__)
+
+QUIT_SECONDS = 3.0
+"""How long the way out waits for a running reply to be stored."""
+
+TITLE_WIDTH = 80
+KEEP_TITLE = "\x1b[22;2t"
+GIVE_TITLE_BACK = "\x1b[23;2t"
+
+
+class ChatApp(App[None]):
+    """chatlm in a terminal.
+
+    Args:
+        store: the saved chats.
+        open_engine: opens the engine; runs in a thread of its own.
+        plugins: whose hooks the sessions call.
+        config: the person's settings.
+        incognito: begin with a chat that is not saved.
+        conversation_id: open this chat at once.
+        clock: seconds that only grow; tests give a still one.
+    """
+
+    TITLE = "chatlm"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [*keys.APP]
+
+    engine_state: reactive[EngineState] = reactive[EngineState](Loading())
+
+    def __init__(
+        self,
+        store: Store,
+        open_engine: OpenEngine,
+        *,
+        plugins: PluginHost | None = None,
+        config: Config | None = None,
+        incognito: bool = False,
+        conversation_id: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self.plugins = plugins or PluginHost()
+        self.config = config or Config()
+        self.clock = clock
+        self.engine = EngineLoader(
+            open_engine, lambda state: self.post_message(EngineChanged(state))
+        )
+        self.chat_screen = ChatScreen(
+            self, store, incognito=incognito, conversation_id=conversation_id
+        )
+
+    def on_mount(self) -> None:
+        """Draw first, load then."""
+        if self.config.theme in self.available_themes:
+            self.theme = self.config.theme
+        else:
+            known = ", ".join(sorted(self.available_themes))
+            self.notify(
+                f"There is no theme {self.config.theme!r}. There are: {known}.",
+                severity="warning",
+                markup=False,
+            )
+        self._tell_terminal(KEEP_TITLE)
+        self.push_screen(self.chat_screen)
+        self._leave_on_signals()
+        self.load_engine()
+
+    def load_engine(self) -> None:
+        """Load the engine in a thread; after a failure, once more."""
+        self.engine_state = Loading()
+        self.engine.start()
+
+    def session(
+        self, store: Store, conversation_id: int | None, stop: threading.Event
+    ) -> ChatSession:
+        """A session for one turn of a chat; setting `stop` ends its wait for the engine."""
+        return ChatSession(
+            store,
+            partial(self.engine.wait, stop),
+            plugins=self.plugins,
+            sampling=self.config.sampling,
+            system=self.config.system,
+            conversation_id=conversation_id,
+        )
+
+    @on(EngineChanged)
+    def _show_engine(self, message: EngineChanged) -> None:
+        self.engine_state = message.state
+
+    def on_unmount(self) -> None:
+        """Whatever closes the screen, no thread goes on."""
+        self.engine.abandon()
+        self.chat_screen.chat.stop()
+
+    async def action_quit(self) -> None:
+        """Store what is being said, then leave."""
+        self.chat_screen.chat.stop()
+        deadline = time.monotonic() + QUIT_SECONDS
+        while self.chat_screen.chat.busy and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self._tell_terminal(GIVE_TITLE_BACK)
+        self.exit()
+
+    def watch_sub_title(self, title: str) -> None:
+        """Name the chat in the terminal's title."""
+        self._tell_terminal(f"\x1b]2;{one_line(f'{title} · {self.TITLE}', TITLE_WIDTH)}\x07")
+
+    def _tell_terminal(self, sequence: str) -> None:
+        if self._driver is not None and not self.is_headless:
+            self._driver.write(sequence)
+
+    def _leave_on_signals(self) -> None:
+        """A closed terminal or a polite kill stores the running reply too."""
+        if self.is_headless or sys.platform == "win32":
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: self.call_next(self.action_quit))
+        signal.signal(signal.SIGHUP, self._hang_up)
+
+    def _hang_up(self, number: int, frame: object) -> None:
+        """End without Textual: with no terminal its writer waits for ever and its reader spins."""
+        from textual.drivers.linux_driver import LinuxDriver
+
+        if isinstance(self._driver, LinuxDriver):
+            self._driver.exit_event.set()
+        self.chat_screen.chat.stop_and_wait(QUIT_SECONDS)
+        os._exit(128 + number)

@@ -1,0 +1,245 @@
+"""The chat on the screen with its session: one turn at a time runs in a worker and is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual import on, work
+from textual.message import Message
+from textual.reactive import reactive
+
+from chatlm.errors import ChatlmError, StoreError, UsageError
+from chatlm.events import Notice, TurnStarted
+from chatlm.messages import Turn
+from chatlm.session import ChatSession, Events
+from chatlm.store import Store
+from chatlm.tui import keys
+from chatlm.tui.answering import answer
+from chatlm.tui.live_turn import LiveTurn, OpenChat
+from chatlm.tui.loading import EngineState, Failed, Loading, Ready
+from chatlm.tui.messages import TextGathered, TurnEnded, TurnProgressed
+from chatlm.tui.widgets.chat_view import ChatView
+from chatlm.tui.widgets.composer import Composer
+from chatlm.tui.widgets.status_bar import Status
+
+if TYPE_CHECKING:
+    from chatlm.tui.app import ChatApp
+
+
+class LiveChat(ChatView):
+    """A turn that was begun goes on while another chat is shown; an incognito chat ends there.
+
+    Args:
+        app: gives the sessions and the engine's state.
+        store: the saved chats; an incognito chat has a store of its own.
+    """
+
+    status: reactive[Status] = reactive(Status())
+    """Of the chat that is shown."""
+
+    @dataclass
+    class Changed(Message):
+        """A chat is new or changed, another one is shown, or a turn began or ended."""
+
+    def __init__(self, app: ChatApp, store: Store) -> None:
+        super().__init__(app.config.model, app.clock)
+        self._owner = app
+        self._saved = store
+        self._chat = OpenChat(store)
+        self._live: LiveTurn | None = None
+
+    def on_mount(self) -> None:
+        """Follow the engine."""
+        self.watch(self._owner, "engine_state", self._engine_changed)
+
+    @property
+    def current(self) -> int | None:
+        """Id of the saved chat that is shown."""
+        return self._saved_id(self._chat)
+
+    @property
+    def answering(self) -> int | None:
+        """Id of the saved chat that a turn is running for."""
+        return self._saved_id(self._live.chat) if self._live else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn is running."""
+        return self._live is not None
+
+    async def begin(self, *, incognito: bool = False) -> None:
+        """Show a new chat; it is stored with its first message, an incognito one in memory."""
+        await self._switch(OpenChat(Store(None) if incognito else self._saved))
+
+    async def open(self, conversation_id: int) -> bool:
+        """Show a saved chat; False when it cannot be read, which the person is told."""
+        live = self._live
+        if live is not None and self.answering == conversation_id:
+            chat = live.chat
+        else:
+            chat = OpenChat(self._saved, conversation_id)
+        try:
+            conversation = self._saved.conversation(conversation_id)
+        except StoreError as error:
+            await self.tell(error)
+            return False
+        await self._switch(chat, conversation.title, conversation.turns)
+        return True
+
+    def stop(self) -> bool:
+        """Ask the running turn to stop; False when there is none."""
+        if self._live is not None:
+            self._live.stop.set()
+        return self._live is not None
+
+    def stop_and_wait(self, seconds: float) -> None:
+        """Stop the running turn and wait until it is stored; needs no working screen."""
+        if self._live is not None:
+            self._live.stop.set()
+            self._live.done.wait(seconds)
+
+    def continue_reply(self) -> None:
+        """Go on with a reply that was cut short."""
+        self._start(ChatSession.continue_reply)
+
+    def regenerate(self) -> None:
+        """Answer the newest message once more, or try again to load a model that failed."""
+        if self.newest is None and isinstance(self._owner.engine_state, Failed):
+            self._owner.load_engine()
+        else:
+            self._start(ChatSession.regenerate)
+
+    @on(Composer.Sent)
+    def _send(self, event: Composer.Sent) -> None:
+        event.stop()
+        if self._start(lambda session: session.send(event.text), sent=event.text):
+            self.composer.clear()
+
+    def _start(self, begin: Callable[[ChatSession], Events], sent: str = "") -> bool:
+        """Run a turn of the shown chat in the worker; False, and a word why, while one runs."""
+        if self._live is not None:
+            where = "" if self._live.chat is self._chat else " in another chat"
+            stop = keys.name(keys.STOP)
+            self.notify(f"A reply is being written{where}. {stop} stops it.", markup=False)
+            return False
+        if isinstance(self._owner.engine_state, Failed):
+            self._owner.load_engine()
+        chat = self._chat
+        live = self._live = LiveTurn(chat, sent=sent)
+        if not sent and (view := self.newest):
+            live.view, live.turn = view, view.turn
+        loading = isinstance(self._owner.engine_state, Loading)
+        live.say("waiting for the model" if loading else "…")
+        session = self._owner.session(chat.store, chat.conversation_id, live.stop)
+        self._work(partial(begin, session), live)
+        return True
+
+    @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
+    def _work(self, begin: Callable[[], Events], live: LiveTurn) -> None:
+        try:
+            answer(begin, live.stop, self.post_message)
+        finally:
+            live.done.set()
+
+    @on(TurnProgressed)
+    async def _progress(self, message: TurnProgressed) -> None:
+        live = self._live
+        if live is None:
+            return
+        match message.event:
+            case TurnStarted(conversation_id=conversation_id, turn=turn):
+                live.turn, live.sent = turn, ""
+                live.chat.conversation_id = conversation_id
+                if live.chat is self._chat:
+                    await live.attach(await self.add(turn))
+                self.post_message(self.Changed())
+            case Notice(text=text):
+                await self.tell(text)
+            case step:
+                await live.progress(step)
+        self._follow(live)
+
+    @on(TextGathered)
+    async def _grow(self, message: TextGathered) -> None:
+        if self._live is not None:
+            await self._live.grow(message)
+            self._follow(self._live)
+
+    @on(TurnEnded)
+    async def _end(self, message: TurnEnded) -> None:
+        live = self._live
+        if live is None:
+            return
+        if live.sent:
+            self.composer.put_back(live.sent)
+        if live.chat is self._chat:
+            await self._show_stored(live)
+        if message.error is not None:
+            await self._tell_error(message.error, live)
+        self._live = None
+        if live.chat is not self._chat:
+            self._let_go(live.chat)
+        self.post_message(self.Changed())
+
+    async def _show_stored(self, live: LiveTurn) -> None:
+        """Replace what was streamed by what is stored."""
+        if live.view is None or live.turn is None:
+            return
+        try:
+            turn = live.chat.store.turn(live.turn.id)
+        except StoreError as error:
+            await self.tell(error)
+            return
+        await live.view.finish(turn)
+        self.status = Status.after(turn, self.status.used)
+
+    async def _switch(self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()) -> None:
+        """Show a chat in place of the one before."""
+        before, self._chat, live = self._chat, chat, self._live
+        if live is not None and live.chat is before:
+            live.view = None
+        if before is not chat:
+            self._let_go(before)
+        await self.show(title, turns, incognito=chat.store is not self._saved)
+        self.status = Status.after(turns[-1]) if turns else Status()
+        if live is not None and live.chat is chat and (view := self.newest):
+            await live.attach(view)
+            self._follow(live)
+        self.post_message(self.Changed())
+
+    def _let_go(self, chat: OpenChat) -> None:
+        """An incognito chat ends when it is left, and its reply with it."""
+        if chat.store is self._saved:
+            return
+        if self._live is not None and self._live.chat is chat:
+            self._live.stop.set()
+        else:
+            chat.store.close()
+
+    def _follow(self, live: LiveTurn) -> None:
+        if live.chat is self._chat:
+            self.status = live.status
+
+    def _saved_id(self, chat: OpenChat) -> int | None:
+        return chat.conversation_id if chat.store is self._saved else None
+
+    async def _tell_error(self, error: ChatlmError, live: LiveTurn) -> None:
+        """In the transcript too, unless it stands there already or belongs to another chat."""
+        state = self._owner.engine_state
+        if isinstance(state, Failed) and state.error is error:
+            return  # the banner says it
+        reply = live.view.turn.reply if live.view else None
+        below = reply is not None and reply.error == str(error)
+        if below or live.chat is not self._chat or isinstance(error, UsageError):
+            self.toast(error)
+        else:
+            await self.tell(error)
+
+    async def _engine_changed(self, state: EngineState) -> None:
+        self.show_engine(state)
+        if isinstance(state, Ready):
+            for note in state.info.notes:
+                await self.tell(note)

@@ -1,0 +1,79 @@
+"""The running turn as the screen's thread sees it; it lives on while its chat is not shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from dataclasses import dataclass, field
+
+from chatlm.events import Fitted, Prefill, ReplyStarted
+from chatlm.messages import Reply, Turn
+from chatlm.store import Store
+from chatlm.tui import keys, labels
+from chatlm.tui.messages import TextGathered
+from chatlm.tui.widgets.status_bar import Status
+from chatlm.tui.widgets.turn_view import TurnView
+
+
+@dataclass
+class OpenChat:
+    """A chat that is shown or answering; `conversation_id` comes with its first message."""
+
+    store: Store
+    conversation_id: int | None = None
+
+
+@dataclass
+class LiveTurn:
+    """What a worker is busy with. The worker knows `stop` and `done` only."""
+
+    chat: OpenChat
+    sent: str = ""
+    """The message, until it is stored; goes back to the composer if it cannot be."""
+    turn: Turn | None = None
+    reply: Reply | None = None
+    """The reply that grows, with its text so far."""
+    view: TurnView | None = None
+    """Where it is drawn; None while its chat is not shown."""
+    line: str = ""
+    status: Status = field(default_factory=Status)
+    stop: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+    """Set by the worker when all is stored."""
+
+    async def attach(self, view: TurnView) -> None:
+        """Draw into `view` from now on."""
+        self.view = view
+        if self.reply is not None:
+            await view.begin(self.reply)
+        view.say(self.line)
+
+    def say(self, line: str) -> None:
+        """Show what is being done."""
+        self.line = line
+        if self.view is not None:
+            self.view.say(line)
+
+    async def progress(self, event: ReplyStarted | Fitted | Prefill) -> None:
+        """Take a step of the generation."""
+        match event:
+            case ReplyStarted(reply=reply):
+                self.reply = reply
+                if self.view is not None:
+                    await self.view.begin(reply)
+            case Fitted(prompt_tokens=used):
+                self.status = Status(used=used, reason="reading")
+                self.say("reading your message")
+            case Prefill(done=done, total=total) if done < total:
+                self.say(f"reading {done:,} of {total:,} tokens")
+
+    async def grow(self, gathered: TextGathered) -> None:
+        """Take new text."""
+        if self.reply is not None:
+            self.reply = dataclasses.replace(self.reply, text=self.reply.text + gathered.text)
+        if self.view is not None:
+            await self.view.grow(gathered.text)
+        usage = gathered.usage
+        self.say(f"{labels.growing(usage)} · {keys.name(keys.STOP)} stops")
+        used = usage.prompt_tokens + usage.completion_tokens
+        self.status = Status(used=used, speed=labels.speed(usage), reason="writing")

@@ -1,0 +1,113 @@
+"""Title, transcript, banner and composer of one chat; knows no session and no thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.widgets import Static
+
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.messages import Turn
+from chatlm.text import one_line, visible
+from chatlm.tui.loading import EngineState
+from chatlm.tui.widgets.banner import Banner
+from chatlm.tui.widgets.composer import Composer
+from chatlm.tui.widgets.transcript import Transcript
+from chatlm.tui.widgets.turn_view import TurnView
+from chatlm.tui.widgets.welcome import Suggestion
+
+TITLE_WIDTH = 120
+NEW_CHAT = "New chat"
+
+
+class ChatView(Vertical):
+    """Everything but the list and the status bar.
+
+    Args:
+        model: the model's name, for the banner.
+        clock: seconds that only grow, such as `time.monotonic`.
+    """
+
+    DEFAULT_CSS = """
+    ChatView {
+        & > #title {
+            height: 1;
+            padding: 0 3;
+            color: $text-muted;
+            text-overflow: ellipsis;
+            text-wrap: nowrap;
+        }
+        &.-incognito > #title { color: $text-warning; }
+        & > Composer { margin: 0 1; }
+    }
+    """
+
+    def __init__(self, model: str, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._model = model
+        self._clock = clock
+
+    def compose(self) -> ComposeResult:
+        """From top to bottom."""
+        yield Static(id="title", markup=False)
+        yield Transcript()
+        yield Banner(self._model, self._clock)
+        yield Composer()
+
+    @property
+    def composer(self) -> Composer:
+        """Where the person writes."""
+        return self.query_one(Composer)
+
+    @property
+    def newest(self) -> TurnView | None:
+        """The view of the chat's last turn."""
+        return self.query_one(Transcript).newest
+
+    async def show(self, title: str, turns: Sequence[Turn], *, incognito: bool) -> None:
+        """Replace what is shown by a chat; the title falls back to the first message."""
+        self.set_class(incognito, "-incognito")
+        self.composer.set_class(incognito, "-incognito")
+        self._show_title(title or (turns[0].user.content if turns else NEW_CHAT))
+        await self.query_one(Transcript).show(turns)
+
+    async def add(self, turn: Turn) -> TurnView:
+        """Draw a new turn at the end."""
+        if turn.position == 0:
+            self._show_title(turn.user.content)
+        return await self.query_one(Transcript).add(turn)
+
+    async def tell(self, problem: ChatlmError | str) -> None:
+        """Say something in the transcript and in a toast."""
+        error = isinstance(problem, ChatlmError)
+        await self.query_one(Transcript).add_notice(str(problem), error=error)
+        self.toast(problem)
+
+    def toast(self, problem: ChatlmError | str) -> None:
+        """Say something for a moment."""
+        error = isinstance(problem, ChatlmError) and not isinstance(problem, UsageError)
+        self.notify(visible(str(problem)), severity="error" if error else "warning", markup=False)
+
+    def show_engine(self, state: EngineState) -> None:
+        """Say that the model is loading, or why it is not there."""
+        self.query_one(Banner).state = state
+
+    def turn_page(self, pages: int) -> None:
+        """Scroll the transcript by -1 or 1 pages."""
+        transcript = self.query_one(Transcript)
+        (transcript.scroll_page_down if pages > 0 else transcript.scroll_page_up)(animate=False)
+
+    @on(Suggestion.Taken)
+    def _use_suggestion(self, event: Suggestion.Taken) -> None:
+        event.stop()
+        self.composer.put_back(event.text)
+        self.composer.focus()
+
+    def _show_title(self, title: str) -> None:
+        incognito = self.has_class("-incognito")
+        mark = "incognito, nothing is saved · " if incognito else ""
+        self.query_one("#title", Static).update(mark + one_line(title, TITLE_WIDTH))
+        self.app.sub_title = "incognito chat" if incognito else title

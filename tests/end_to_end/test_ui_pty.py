@@ -1,0 +1,195 @@
+"""The whole program in a real terminal with the real default model."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pexpect
+import pyte
+import pytest
+
+STORY = "Write a long story about a lighthouse."
+CTRL_G, CTRL_L, CTRL_Q, ESCAPE, ENTER = "\x07", "\x0c", "\x11", "\x1b", "\r"
+PATIENCE = 120.0
+
+KEYBOARD_MODES = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-z]")
+"""Private sequences that pyte would print as text."""
+
+
+class Terminal:
+    """chatlm in a pseudo-terminal, and what its screen shows."""
+
+    def __init__(self, home: Path, columns: int = 110, lines: int = 30) -> None:
+        self.screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self.screen)
+        environment = {**os.environ, "CHATLM_HOME": str(home), "TERM": "xterm-256color"}
+        self.process = pexpect.spawn(
+            sys.executable,
+            ["-m", "chatlm"],
+            env=environment,
+            dimensions=(lines, columns),
+            timeout=None,
+        )
+
+    def type(self, text: str) -> None:
+        self.process.send(text)
+
+    def shown(self) -> str:
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def wait_for(self, condition: Callable[[str], object]) -> str:
+        """Read what the program draws until `condition` holds for the screen's text."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition(self.shown()):
+            assert time.monotonic() < deadline, f"this never came; the screen:\n{self.shown()}"
+            try:
+                drawn = self.process.read_nonblocking(65536, timeout=0.1)
+            except pexpect.TIMEOUT:
+                continue
+            except pexpect.EOF:
+                raise AssertionError(f"chatlm ended; the screen:\n{self.shown()}") from None
+            self._stream.feed(KEYBOARD_MODES.sub(b"", drawn))
+        return self.shown()
+
+    def wait_to_end(self) -> int | None:
+        """Read to the end of the program; its exit code, None if a signal ended it."""
+        self.process.expect(pexpect.EOF, timeout=30)
+        self.process.wait()
+        code = self.process.exitstatus
+        return None if code is None else int(code)
+
+
+@pytest.fixture
+def open_chatlm(chat_home: Path) -> Iterator[Callable[[], Terminal]]:
+    """Opens chatlm on one home, as often as wanted; none outlives the test."""
+    opened: list[Terminal] = []
+
+    def open_it() -> Terminal:
+        opened.append(Terminal(chat_home))
+        return opened[-1]
+
+    yield open_it
+    for terminal in opened:
+        terminal.process.close(force=True)
+
+
+def has(*texts: str) -> Callable[[str], bool]:
+    return lambda shown: all(text in shown for text in texts)
+
+
+def tokens(shown: str) -> int:
+    """How many tokens the line below the reply says were made."""
+    found = re.search(r"(\d+) tokens?\b", shown)
+    return int(found.group(1)) if found else 0
+
+
+def ask_for_a_story(terminal: Terminal) -> None:
+    """Type while the model loads, and see the reply grow."""
+    terminal.wait_for(has("Write a message"))
+    terminal.type(STORY)
+    terminal.wait_for(lambda shown: shown.count(STORY) == 1)
+    terminal.type(ENTER)
+    early = tokens(terminal.wait_for(lambda shown: "esc stops" in shown and tokens(shown)))
+    terminal.wait_for(lambda shown: tokens(shown) >= early + 5)
+
+
+def test_ask_stop_continue_quit_and_find_it_again(open_chatlm: Callable[[], Terminal]) -> None:
+    terminal = open_chatlm()
+    ask_for_a_story(terminal)
+    terminal.type(ESCAPE)
+    stopped = terminal.wait_for(has("stopped", "continue with ctrl+g"))
+    made = tokens(stopped)
+    time.sleep(0.5)
+    settled = terminal.wait_for(has("· stopped"))  # the status bar, drawn last
+    assert tokens(settled) == made, "not a token after it was stopped"
+
+    terminal.type(CTRL_G)
+    terminal.wait_for(lambda shown: "esc stops" in shown and tokens(shown) >= 5)
+    terminal.type(ESCAPE)
+    last = terminal.wait_for(has("stopped", "continue with ctrl+g"))
+    assert tokens(last) > made
+    opening = reply_words(last)
+    terminal.type(CTRL_Q)
+    assert terminal.wait_to_end() == 0
+
+    again = open_chatlm()
+    again.wait_for(has("Today", STORY[:20]))
+    again.type(CTRL_L)
+    again.type(ENTER)
+    found = again.wait_for(has("stopped", "continue with ctrl+g"))
+    assert reply_words(found) == opening
+    again.type(CTRL_Q)
+    assert again.wait_to_end() == 0
+
+
+def test_a_killed_chat_opens_with_its_half_reply_and_goes_on(
+    open_chatlm: Callable[[], Terminal],
+) -> None:
+    terminal = open_chatlm()
+    ask_for_a_story(terminal)
+    made = tokens(terminal.wait_for(lambda shown: tokens(shown) >= 25))
+    terminal.process.kill(signal.SIGKILL)
+    terminal.wait_to_end()
+
+    again = open_chatlm()
+    again.wait_for(has("◐", STORY[:20]))
+    again.type(CTRL_L)
+    again.type(ENTER)
+    found = again.wait_for(has("cut off when chatlm closed", "continue with ctrl+g"))
+    kept = reply_words(found)
+    assert len(kept) >= 5, f"of {made} tokens at most the last second may be lost: {kept}"
+    again.type(CTRL_G)
+    grown = again.wait_for(lambda shown: "esc stops" in shown and tokens(shown) >= 5)
+    assert reply_words(grown)[: len(kept) - 1] == kept[:-1]
+    again.type(CTRL_Q)
+    assert again.wait_to_end() == 0
+
+
+def test_a_polite_kill_keeps_the_reply(open_chatlm: Callable[[], Terminal]) -> None:
+    terminal = open_chatlm()
+    ask_for_a_story(terminal)
+    terminal.process.kill(signal.SIGTERM)
+    assert terminal.wait_to_end() == 0
+    find_the_stopped_reply(open_chatlm)
+
+
+def test_a_closed_terminal_keeps_the_reply(open_chatlm: Callable[[], Terminal]) -> None:
+    terminal = open_chatlm()
+    ask_for_a_story(terminal)
+    terminal.process.ptyproc.fileobj.close()
+    terminal.process.wait()
+    assert terminal.process.exitstatus == 128 + signal.SIGHUP
+    find_the_stopped_reply(open_chatlm)
+
+
+def test_quitting_does_not_wait_for_the_model(open_chatlm: Callable[[], Terminal]) -> None:
+    terminal = open_chatlm()
+    terminal.wait_for(has("Loading"))
+    started = time.monotonic()
+    terminal.type(CTRL_Q)
+    assert terminal.wait_to_end() == 0
+    assert time.monotonic() - started < 3
+
+
+def find_the_stopped_reply(open_chatlm: Callable[[], Terminal]) -> None:
+    again = open_chatlm()
+    again.wait_for(has("Today", STORY[:20]))
+    again.type(CTRL_L)
+    again.type(ENTER)
+    again.wait_for(has("stopped", "continue with ctrl+g"))
+
+
+def reply_words(shown: str) -> list[str]:
+    """The first words of the reply on the screen: between the message and the line below it."""
+    chat = [line[34:].strip(" ▌") for line in shown.splitlines()]
+    start = max(at for at, line in enumerate(chat) if line == STORY) + 1
+    end = min(
+        at for at, line in enumerate(chat) if at >= start and re.search(r"tokens? |cut", line)
+    )
+    return " ".join(chat[start:end]).split()[:12]

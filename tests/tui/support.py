@@ -1,0 +1,195 @@
+"""What the UI tests share: engines that stand still on command, apps, and waiting for a state."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+
+from textual.geometry import Region
+from textual.pilot import Pilot
+from textual.widget import Widget
+
+from chatlm.config import Config
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
+from chatlm.generation import EngineInfo, Request
+from chatlm.messages import Message, StopReason, Usage
+from chatlm.sampling import DEFAULTS
+from chatlm.store import Store
+from chatlm.tui.answering import UPDATES_PER_SECOND
+from chatlm.tui.app import ChatApp
+from chatlm.tui.live_chat import LiveChat
+from chatlm.tui.loading import OpenEngine
+from chatlm.tui.widgets.chat_list import ChatList
+from chatlm.tui.widgets.transcript import NoticeLine
+from chatlm.tui.widgets.turn_view import TurnView
+
+PATIENCE = 20.0
+
+
+class StillEngine:
+    """Says fixed pieces at a speed that is always reported as 20 tokens/s, and may stand still.
+
+    Args:
+        pieces: one a token.
+        stand_after: after so many tokens only empty ones come until `go` is set.
+        reason: how each stream ends.
+        left_out: messages it says did not fit.
+    """
+
+    def __init__(
+        self,
+        *pieces: str,
+        stand_after: int | None = None,
+        reason: StopReason = StopReason.END,
+        left_out: tuple[Message, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self.go = threading.Event()
+        self.requests: list[Request] = []
+        self.closed = False
+        self._pieces = pieces
+        self._stand_after = stand_after
+        self._reason = reason
+        self._left_out = left_out
+        self.info = EngineInfo(
+            "smollm2-135m-instruct", "cpu", "bfloat16", 8192, "template", DEFAULTS, notes
+        )
+
+    def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
+        self.requests.append(request)
+        yield Fitted(12, 8192, self._left_out)
+        usage = Usage(12)
+        for made, piece in enumerate(self._pieces, start=1):
+            time.sleep(2 / UPDATES_PER_SECOND)  # so that each token is shown by itself
+            usage = Usage(12, 0, made, 0.25, (made - 1) / 20)
+            yield Delta(piece, usage=usage)
+            while made == self._stand_after and not self.go.wait(0.02):
+                yield Delta("", usage=usage)
+        yield Finished(self._reason, usage)
+
+    def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
+        yield from ()
+
+    def count_tokens(self, messages: Iterable[Message]) -> int:
+        return sum(len(message.content.split()) for message in messages)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def opens(engine: ScriptedEngine | StillEngine) -> OpenEngine:
+    """An `open_engine` that has nothing to wait for."""
+    return lambda report: engine
+
+
+def make_app(
+    engine: ScriptedEngine | StillEngine | None = None,
+    store: Store | None = None,
+    *,
+    open_engine: OpenEngine | None = None,
+    incognito: bool = False,
+    conversation_id: int | None = None,
+    theme: str = "textual-dark",
+) -> ChatApp:
+    """The app with a store in memory and a clock that stands still."""
+    return ChatApp(
+        store or Store(None),
+        open_engine or opens(engine or ScriptedEngine()),
+        config=Config(theme=theme),
+        incognito=incognito,
+        conversation_id=conversation_id,
+        clock=lambda: 0.0,
+    )
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], object]) -> None:
+    """Let the app work until `condition` holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "this state never came"
+        await pilot.pause(0.01)
+    await pilot.pause()
+
+
+async def say(pilot: Pilot[None], text: str) -> None:
+    """Type a message and send it."""
+    chat_of(pilot).composer.text = text
+    await pilot.press("enter")
+    await pilot.pause()
+
+
+async def idle(pilot: Pilot[None]) -> None:
+    """Wait for the running turn to end."""
+    await until(pilot, lambda: not chat_of(pilot).busy)
+
+
+def app_of(pilot: Pilot[None]) -> ChatApp:
+    app = pilot.app
+    assert isinstance(app, ChatApp)
+    return app
+
+
+def chat_of(pilot: Pilot[None]) -> LiveChat:
+    return app_of(pilot).chat_screen.chat
+
+
+def newest(pilot: Pilot[None]) -> TurnView:
+    view = chat_of(pilot).newest
+    assert view is not None
+    return view
+
+
+def line(pilot: Pilot[None]) -> str:
+    """The quiet line below the newest turn."""
+    return plain(newest(pilot).query_one(".line"))
+
+
+def notices(pilot: Pilot[None]) -> list[str]:
+    return [plain(widget) for widget in chat_of(pilot).query(NoticeLine)]
+
+
+def toasts(pilot: Pilot[None]) -> list[str]:
+    return [notification.message for notification in pilot.app._notifications]
+
+
+def chats_of(pilot: Pilot[None]) -> ChatList:
+    return app_of(pilot).chat_screen.query_one(ChatList)
+
+
+def rows(pilot: Pilot[None]) -> list[str]:
+    """The chat list as text, headings too."""
+    return [str(option.prompt).strip() for option in chats_of(pilot).options]
+
+
+def plain(widget: Widget) -> str:
+    """What a widget and all in it draw, without blanks at the ends of lines."""
+    lines = [text.strip(" ▌") for part in parts(widget) for text in drawn(part)]
+    return "\n".join(text for text in lines if text)
+
+
+def parts(widget: Widget) -> list[Widget]:
+    """A widget and all in it."""
+    return [widget, *widget.walk_children(Widget)]
+
+
+def drawn(widget: Widget) -> list[str]:
+    """The lines a widget draws, as text."""
+    region = Region(0, 0, widget.size.width, widget.size.height)
+    return [strip.text for strip in widget.render_lines(region)]
+
+
+def everything_drawn(pilot: Pilot[None]) -> str:
+    """The text of every widget on the screen."""
+    return "\n".join(text for widget in parts(pilot.app.screen) for text in drawn(widget))
+
+
+def hostile_texts(shared_data: Path) -> list[str]:
+    """Texts made to break programs, and all kinds of forged control tokens."""
+    folder = shared_data / "security"
+    naughty = json.loads((folder / "blns.json").read_text(encoding="utf-8"))
+    tokens = (folder / "special_tokens.jsonl").read_text(encoding="utf-8")
+    return [*naughty, *(json.loads(row)["text"] for row in tokens.splitlines() if row)]

@@ -1,0 +1,188 @@
+"""The parts that need no screen: labels, the status line, the turn's worker, the loader."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from textual.message import Message
+
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import Cancelled, ModelError
+from chatlm.events import Delta, Finished, SessionEvent
+from chatlm.messages import Message as Said
+from chatlm.messages import Reply, StopReason, Turn, Usage
+from chatlm.tui import labels
+from chatlm.tui.answering import UPDATES_PER_SECOND, answer
+from chatlm.tui.loading import EngineLoader, EngineState, Failed, Loading, Ready
+from chatlm.tui.messages import TextGathered, TurnEnded
+from chatlm.tui.opening import STAGES, words
+from chatlm.tui.widgets.status_bar import Status, status_line
+from tests.tui.support import StillEngine
+
+
+def turn_with(*replies: Reply) -> Turn:
+    return Turn(1, 0, Said("user", "Hello"), replies)
+
+
+def test_every_end_has_a_label() -> None:
+    assert set(labels.STOP_LABELS) == {*StopReason, None}
+    for reason in (*StopReason, None):
+        line = labels.ended(turn_with(Reply(1, 1, "x", reason)))
+        assert (line == "") is (reason is StopReason.END)
+
+
+def test_the_line_below_a_reply() -> None:
+    usage = Usage(10, 0, 1204, 0.5, 38.5)
+    end = Reply(2, 2, "x", StopReason.END, usage=usage)
+    first = Reply(1, 1, "y", StopReason.CANCELLED, usage=Usage(10, 0, 1))
+    assert labels.ended(turn_with(first)) == "stopped · 1 token"
+    assert labels.ended(turn_with(first, end)) == "version 2 of 2 · 1,204 tokens · 31.2 tokens/s"
+    assert labels.ended(turn_with()) == "not answered"
+
+
+READY = Ready(StillEngine().info)
+
+
+def test_the_status_line_at_80_columns_says_all() -> None:
+    status = Status(312, "31.2 tokens/s", "stopped")
+    line = status_line("m", READY, status, 78)
+    assert line.split("  ")[0] == "smollm2-135m-instruct · cpu bfloat16"
+    assert line.endswith("ctx 312/8,192 · 31.2 tokens/s · stopped")
+    assert status_line("m", Loading(), Status(), 30) == "m · loading".ljust(30)
+    assert "not loaded" in status_line("m", Failed(ModelError("no")), Status(), 30)
+
+
+@given(st.integers(0, 130), st.text(max_size=80), st.sampled_from([READY, Loading()]))
+def test_the_status_line_fits_any_width(width: int, model: str, engine: EngineState) -> None:
+    status = Status(10**6, "99.9 tokens/s", reason="stopped")
+    assert cell_len(status_line(model, engine, status, width)) == width
+
+
+def test_the_most_important_parts_stay() -> None:
+    status = Status(312, "31.2 tokens/s", "stopped")
+    assert status_line("m", READY, status, 40).split() == ["smollm2-135m-instruct", "stopped"]
+
+
+def fast(count: int, then: Callable[[], None] = lambda: None) -> Generator[SessionEvent]:
+    for number in range(count):
+        yield Delta(f"{number} ", usage=Usage(1, 0, number + 1))
+        time.sleep(0.0005)
+    then()
+    yield Finished(StopReason.END, Usage(1, 0, count))
+
+
+def test_tokens_are_gathered() -> None:
+    posted: list[Message] = []
+    started = time.monotonic()
+    answer(lambda: fast(600), threading.Event(), posted.append)
+    seconds = time.monotonic() - started
+    grown = [message for message in posted if isinstance(message, TextGathered)]
+    assert "".join(message.text for message in grown) == "".join(f"{n} " for n in range(600))
+    assert len(grown) <= seconds * UPDATES_PER_SECOND + 2
+    assert grown[-1].usage.completion_tokens == 600
+    assert isinstance(posted[-1], TurnEnded)
+
+
+def test_stopping_closes_the_turn_in_its_own_thread() -> None:
+    closed_in: list[threading.Thread] = []
+    stop = threading.Event()
+    pulled: list[int] = []
+
+    def endless() -> Generator[SessionEvent]:
+        try:
+            while True:
+                pulled.append(1)
+                yield Delta("x ", usage=Usage(1, 0, len(pulled)))
+        finally:
+            closed_in.append(threading.current_thread())
+
+    posted: list[Message] = []
+    worker = threading.Thread(target=answer, args=(endless, stop, posted.append))
+    worker.start()
+    stop.set()
+    worker.join(5)
+    assert not worker.is_alive()
+    assert closed_in == [worker]
+    assert isinstance(posted[-1], TurnEnded)
+
+
+def test_an_error_in_the_turn_becomes_a_message() -> None:
+    def broken() -> None:
+        raise ValueError("odd")
+
+    posted: list[Message] = []
+    answer(lambda: fast(1, broken), threading.Event(), posted.append)
+    ended = posted[-1]
+    assert isinstance(ended, TurnEnded)
+    assert ended.error is not None
+    assert "ValueError: odd" in ended.error.message
+
+
+def test_the_loader_opens_once_and_all_wait_for_it() -> None:
+    states: list[EngineState] = []
+    engine = ScriptedEngine()
+
+    def open_engine(report: Callable[[str], None]) -> ScriptedEngine:
+        report("reading")
+        return engine
+
+    loader = EngineLoader(open_engine, states.append)
+    threading.Timer(0.1, loader.load).start()
+    assert loader.wait(threading.Event()) is engine
+    deadline = time.monotonic() + 5
+    while len(states) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert states == [Loading("reading"), Ready(engine.info)]
+    loader.close()
+    assert engine.closed
+
+
+def test_waiting_for_the_engine_can_be_given_up() -> None:
+    loader = EngineLoader(lambda report: ScriptedEngine(), lambda state: None)
+    stop = threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    with pytest.raises(Cancelled):
+        loader.wait(stop)
+
+
+def test_a_load_that_is_abandoned_ends_at_its_next_step() -> None:
+    reached: list[str] = []
+
+    def open_engine(report: Callable[[str], None]) -> ScriptedEngine:
+        report("first")
+        loader.abandon()
+        report("second")
+        reached.append("too far")
+        return ScriptedEngine()
+
+    loader = EngineLoader(open_engine, lambda state: None)
+    loader.load()
+    assert reached == []
+
+
+def test_any_failure_to_load_becomes_an_error_with_a_hint() -> None:
+    states: list[EngineState] = []
+
+    def open_engine(report: Callable[[str], None]) -> ScriptedEngine:
+        raise OSError("disk")
+
+    loader = EngineLoader(open_engine, states.append)
+    loader.load()
+    (state,) = states
+    assert isinstance(state, Failed)
+    assert "OSError: disk" in state.error.message
+    assert state.error.hint
+    with pytest.raises(ModelError):
+        loader.wait(threading.Event())
+
+
+def test_progress_in_words() -> None:
+    assert words("download", 1, 4) == "downloading 25 %"
+    assert words("download", 1, None) == "downloading"
+    assert set(STAGES) == {"wait", "download", "unpack", "convert", "check"}

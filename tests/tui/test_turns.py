@@ -1,0 +1,269 @@
+"""A message from the composer to a stored, shown reply, and every way it may end."""
+
+from __future__ import annotations
+
+import threading
+
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import EngineError, StoreError
+from chatlm.messages import Message, StopReason, Turn
+from chatlm.store import Store
+from chatlm.tui.loading import Failed
+from chatlm.tui.widgets.banner import Banner
+from tests.tui.support import (
+    StillEngine,
+    app_of,
+    chat_of,
+    idle,
+    line,
+    make_app,
+    newest,
+    notices,
+    plain,
+    say,
+    toasts,
+    until,
+)
+
+
+async def test_a_typed_message_is_answered_and_stored() -> None:
+    store = Store(None)
+    app = make_app(ScriptedEngine("Paris, of course."), store)
+    async with app.run_test() as pilot:
+        await pilot.press(*"Where?", "enter")
+        await idle(pilot)
+        assert "Paris, of course." in plain(newest(pilot))
+        assert line(pilot).startswith("3 tokens")
+        assert chat_of(pilot).composer.text == ""
+    (turn,) = store.conversation(1).turns
+    assert turn.user.content == "Where?"
+    assert turn.reply is not None
+    assert (turn.reply.text, turn.reply.stop_reason) == ("Paris, of course.", StopReason.END)
+
+
+async def test_the_reply_is_seen_while_it_grows() -> None:
+    engine = StillEngine("One ", "two ", "three", stand_after=2)
+    async with make_app(engine).run_test() as pilot:
+        await say(pilot, "Count")
+        await until(pilot, lambda: "One two" in plain(newest(pilot)))
+        assert line(pilot) == "writing · 2 tokens · 20.0 tokens/s · esc stops"
+        assert chat_of(pilot).status.used == 14
+        engine.go.set()
+        await idle(pilot)
+        assert "One two three" in plain(newest(pilot))
+
+
+async def test_escape_stops_keeps_the_text_and_it_can_go_on() -> None:
+    store, engine = Store(None), StillEngine("Once ", "upon ", "a time", stand_after=1)
+    async with make_app(engine, store).run_test() as pilot:
+        await say(pilot, "A story")
+        await until(pilot, lambda: "Once" in plain(newest(pilot)))
+        await pilot.press("escape")
+        await idle(pilot)
+        assert line(pilot) == "stopped · 1 token · continue with ctrl+g"
+        kept = store.conversation(1).turns[0].reply
+        assert kept is not None
+        assert (kept.text, kept.stop_reason) == ("Once ", StopReason.CANCELLED)
+
+        engine.go.set()
+        await pilot.press("ctrl+g")
+        await idle(pilot)
+        assert engine.requests[1].messages[-1] == Message("assistant", "Once ")
+        assert "Once Once upon a time" in plain(newest(pilot))
+        assert "continue" not in line(pilot)
+    whole = store.conversation(1).turns[0].reply
+    assert whole is not None
+    assert (whole.text, whole.version) == ("Once Once upon a time", 1)
+
+
+async def test_continue_and_stop_work_with_the_mouse() -> None:
+    engine = StillEngine("Half", reason=StopReason.LENGTH)
+    async with make_app(engine).run_test() as pilot:
+        await say(pilot, "A story")
+        await idle(pilot)
+        text = line(pilot)
+        assert text.startswith("reached the length limit")
+        at = text.index("continue") + newest(pilot).query_one(".line").styles.padding.left
+        await pilot.click(newest(pilot).query_one(".line"), offset=(at + 2, 0))
+        await until(pilot, lambda: len(engine.requests) == 2)
+        await idle(pilot)
+
+
+async def test_regenerate_makes_another_version() -> None:
+    store = Store(None)
+    async with make_app(ScriptedEngine("First.", "Second."), store).run_test() as pilot:
+        await say(pilot, "Pick")
+        await idle(pilot)
+        await pilot.press("ctrl+r")
+        await idle(pilot)
+        assert "Second." in plain(newest(pilot))
+        assert "First." not in plain(newest(pilot))
+        assert line(pilot).startswith("version 2 of 2")
+    assert [reply.text for reply in store.conversation(1).turns[0].replies] == ["First.", "Second."]
+
+
+async def test_a_complete_reply_is_not_continued_and_an_empty_chat_not_answered() -> None:
+    engine = ScriptedEngine("Done.")
+    async with make_app(engine).run_test() as pilot:
+        await pilot.press("ctrl+g")
+        await idle(pilot)
+        await say(pilot, "Hello")
+        await idle(pilot)
+        await pilot.press("ctrl+g")
+        await idle(pilot)
+        assert [text.splitlines()[0] for text in toasts(pilot)] == [
+            "This chat has no message yet",
+            "The last reply is complete",
+        ]
+        assert len(engine.requests) == 1
+        assert line(pilot).startswith("1 token")
+
+
+async def test_a_failed_generation_is_told_and_leaves_the_chat_usable() -> None:
+    broken = EngineError("The model broke.", hint="Try a smaller one.")
+    async with make_app(ScriptedEngine(broken, "Better.")).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        assert toasts(pilot) == ["The model broke.\nTry a smaller one."]
+        assert line(pilot).startswith("failed")
+        assert "The model broke." in line(pilot)
+        assert "continue with ctrl+g" in line(pilot)
+        await say(pilot, "Again")
+        await idle(pilot)
+        assert "Better." in plain(newest(pilot))
+
+
+async def test_an_unexpected_error_is_told_too() -> None:
+    async with make_app(ScriptedEngine(ValueError("odd"))).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        assert "chatlm logs" in toasts(pilot)[0]
+        assert "ValueError: odd" in toasts(pilot)[0]
+
+
+class FullStore(Store):
+    """A store whose disk is full."""
+
+    def add_turn(self, conversation_id: int, content: str) -> Turn:
+        raise StoreError("The disk is full", hint="Free some space.")
+
+
+async def test_a_message_that_cannot_be_stored_goes_back_to_the_composer() -> None:
+    async with make_app(ScriptedEngine("Hi."), FullStore(None)).run_test() as pilot:
+        await say(pilot, "Keep me")
+        await idle(pilot)
+        assert chat_of(pilot).composer.text == "Keep me"
+        assert chat_of(pilot).newest is None
+        assert notices(pilot) == ["The disk is full\nFree some space."]
+
+
+async def test_notices_of_the_session_are_shown() -> None:
+    engine = StillEngine("Hi.", left_out=(Message("user", "old"), Message("assistant", "older")))
+    async with make_app(engine).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        assert len(notices(pilot)) == 1
+        assert "the oldest turn of this chat did not fit" in notices(pilot)[0].replace("\n", " ")
+        assert toasts(pilot)
+
+
+async def test_a_second_message_waits_in_the_composer() -> None:
+    engine = StillEngine("One ", "two", stand_after=1)
+    async with make_app(engine).run_test() as pilot:
+        await say(pilot, "First")
+        await until(pilot, lambda: "One" in plain(newest(pilot)))
+        await say(pilot, "Second")
+        assert chat_of(pilot).composer.text == "Second"
+        assert toasts(pilot) == ["A reply is being written. esc stops it."]
+        engine.go.set()
+        await idle(pilot)
+        assert chat_of(pilot).composer.text == "Second"
+        assert len(engine.requests) == 1
+
+
+async def test_the_app_is_usable_while_the_model_loads() -> None:
+    store, ready = Store(None), threading.Event()
+    other = store.create_conversation("Another chat")
+    store.add_turn(other.id, "An old question")
+    engine = ScriptedEngine("Here I am.")
+
+    def slow(report: object) -> ScriptedEngine:
+        assert ready.wait(20)
+        return engine
+
+    app = make_app(store=store, open_engine=slow)
+    async with app.run_test() as pilot:
+        assert plain(pilot.app.screen.query_one(Banner)).startswith("Loading smollm2")
+        await pilot.press(*"Hello", "enter")
+        await until(pilot, lambda: chat_of(pilot).newest)
+        assert line(pilot) == "waiting for the model"
+        assert store.conversation(2).turns[0].user.content == "Hello"
+
+        assert await chat_of(pilot).open(other.id)
+        await until(pilot, lambda: "An old question" in plain(newest(pilot)))
+        assert await chat_of(pilot).open(2)
+        await until(pilot, lambda: line(pilot) == "waiting for the model")
+
+        ready.set()
+        await idle(pilot)
+        assert "Here I am." in plain(newest(pilot))
+
+
+async def test_escape_ends_the_wait_for_the_model() -> None:
+    ready, engine = threading.Event(), ScriptedEngine("Now.")
+
+    def slow(report: object) -> ScriptedEngine:
+        assert ready.wait(20)
+        return engine
+
+    async with make_app(open_engine=slow).run_test() as pilot:
+        await say(pilot, "Hello")
+        await until(pilot, lambda: chat_of(pilot).newest)
+        await pilot.press("escape")
+        await idle(pilot)
+        assert line(pilot) == "not answered · answer with ctrl+r"
+        assert notices(pilot) == []
+        ready.set()
+        await pilot.press("ctrl+r")
+        await idle(pilot)
+        assert "Now." in plain(newest(pilot))
+
+
+async def test_a_model_that_is_missing_is_told_and_can_be_tried_again() -> None:
+    attempts: list[int] = []
+    missing = EngineError("There is no model here.", hint="chatlm models pull smollm2")
+
+    def twice(report: object) -> ScriptedEngine:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise missing
+        return ScriptedEngine("Found.")
+
+    async with make_app(open_engine=twice).run_test() as pilot:
+        await until(pilot, lambda: isinstance(app_of(pilot).engine_state, Failed))
+        banner = plain(pilot.app.screen.query_one(Banner))
+        assert "There is no model here." in banner
+        assert "chatlm models pull smollm2" in banner
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: len(attempts) == 2)
+        await say(pilot, "Hello")
+        await idle(pilot)
+        assert "Found." in plain(newest(pilot))
+
+
+async def test_notes_of_the_engine_are_shown() -> None:
+    engine = StillEngine(notes=("This model has no chat template; ChatML is used.",))
+    async with make_app(engine).run_test() as pilot:
+        await until(pilot, lambda: notices(pilot))
+        assert "ChatML is used." in notices(pilot)[0]
+
+
+async def test_quitting_stores_what_was_said() -> None:
+    store, engine = Store(None), StillEngine("Half ", "of it", stand_after=1)
+    async with make_app(engine, store).run_test() as pilot:
+        await say(pilot, "Hello")
+        await until(pilot, lambda: "Half" in plain(newest(pilot)))
+        await pilot.press("ctrl+q")
+    reply = store.conversation(1).turns[0].reply
+    assert reply is not None
+    assert (reply.text, reply.stop_reason) == ("Half ", StopReason.CANCELLED)
