@@ -190,11 +190,12 @@ class ChatSession:
             raise
         except Exception as error:  # a plugin's processor or the model itself broke
             log.exception("generation failed")
-            growing.fail(error)
-            raise EngineError(
+            told = EngineError(
                 f"The reply failed: {type(error).__name__}: {error}",
                 hint="What was said is kept. `chatlm logs` has the details.",
-            ) from error
+            )
+            growing.fail(told)
+            raise told from error
         finally:
             growing.close()
         yield from self._finish(turn)

@@ -25,6 +25,8 @@ class ScriptedEngine:
     def __init__(self, *replies: str | StopReason | Exception, delay: float = 0.0) -> None:
         self.requests: list[Request] = []
         """Every request it got, for assertions."""
+        self.read: list[Request] = []
+        """Every request it was asked to read ahead."""
         self.closed = False
         self._replies = deque(replies)
         self._delay = delay
@@ -69,6 +71,7 @@ class ScriptedEngine:
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """See `Engine.read_ahead`."""
+        self.read.append(request)
         prompt = self.count_tokens(request.messages)
         yield Prefill(prompt, prompt)
 

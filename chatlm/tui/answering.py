@@ -13,7 +13,7 @@ from textual.message import Message
 from chatlm.errors import Cancelled, ChatlmError, EngineError
 from chatlm.events import Delta, Finished, Fitted, Notice, Prefill, ReplyStarted, TurnStarted
 from chatlm.messages import Usage
-from chatlm.session import Events
+from chatlm.session import ChatSession, Events
 from chatlm.tui.messages import TextGathered, TurnEnded, TurnProgressed
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,17 @@ def answer(
         )
     gathered.flush()
     post(TurnEnded(error))
+
+
+def read_ahead(session: ChatSession, stop: threading.Event) -> None:
+    """Let the model read the chat while the person reads and types, until `stop` is set."""
+    try:
+        with closing(session.read_ahead()) as steps:
+            for _ in steps:
+                if stop.is_set():
+                    break
+    except ChatlmError as problem:  # the next turn will say it, if it still holds
+        log.info("did not read ahead: %s", problem)
 
 
 class _Gathered:

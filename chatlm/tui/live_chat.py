@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from chatlm.messages import Turn
 from chatlm.session import ChatSession, Events
 from chatlm.store import Store
 from chatlm.tui import keys
-from chatlm.tui.answering import answer
+from chatlm.tui.answering import answer, read_ahead
 from chatlm.tui.live_turn import LiveTurn, OpenChat
 from chatlm.tui.loading import EngineState, Failed, Loading, Ready
 from chatlm.tui.messages import TextGathered, TurnEnded, TurnProgressed
@@ -50,6 +51,8 @@ class LiveChat(ChatView):
         self._saved = store
         self._chat = OpenChat(store)
         self._live: LiveTurn | None = None
+        self._ahead = threading.Event()
+        """Set to end the reading ahead that goes on, if any."""
 
     def on_mount(self) -> None:
         """Follow the engine."""
@@ -97,6 +100,7 @@ class LiveChat(ChatView):
 
     def stop_and_wait(self, seconds: float) -> None:
         """Stop the running turn and wait until it is stored; needs no working screen."""
+        self._ahead.set()
         if self._live is not None:
             self._live.stop.set()
             self._live.done.wait(seconds)
@@ -127,6 +131,7 @@ class LiveChat(ChatView):
             return False
         if isinstance(self._owner.engine_state, Failed):
             self._owner.load_engine()
+        self._ahead.set()
         chat = self._chat
         live = self._live = LiveTurn(chat, sent=sent)
         if not sent and (view := self.newest):
@@ -143,6 +148,19 @@ class LiveChat(ChatView):
             answer(begin, live.stop, self.post_message)
         finally:
             live.done.set()
+
+    def _read_ahead(self) -> None:
+        """Use the time until the next message, if the model is there and free."""
+        self._ahead.set()
+        chat, ready = self._chat, isinstance(self._owner.engine_state, Ready)
+        if ready and self._live is None and chat.conversation_id is not None:
+            self._ahead = threading.Event()
+            session = self._owner.session(chat.store, chat.conversation_id, self._ahead)
+            self._read(session, self._ahead)
+
+    @work(thread=True, group="ahead", exit_on_error=False)
+    def _read(self, session: ChatSession, stop: threading.Event) -> None:
+        read_ahead(session, stop)
 
     @on(TurnProgressed)
     async def _progress(self, message: TurnProgressed) -> None:
@@ -182,6 +200,7 @@ class LiveChat(ChatView):
         self._live = None
         if live.chat is not self._chat:
             self._let_go(live.chat)
+        self._read_ahead()
         self.post_message(self.Changed())
 
     async def _show_stored(self, live: LiveTurn) -> None:
@@ -208,6 +227,7 @@ class LiveChat(ChatView):
         if live is not None and live.chat is chat and (view := self.newest):
             await live.attach(view)
             self._follow(live)
+        self._read_ahead()
         self.post_message(self.Changed())
 
     def _let_go(self, chat: OpenChat) -> None:
@@ -241,5 +261,6 @@ class LiveChat(ChatView):
     async def _engine_changed(self, state: EngineState) -> None:
         self.show_engine(state)
         if isinstance(state, Ready):
+            self._read_ahead()
             for note in state.info.notes:
                 await self.tell(note)

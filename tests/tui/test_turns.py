@@ -267,3 +267,15 @@ async def test_quitting_stores_what_was_said() -> None:
     reply = store.conversation(1).turns[0].reply
     assert reply is not None
     assert (reply.text, reply.stop_reason) == ("Half ", StopReason.CANCELLED)
+
+
+async def test_the_model_reads_the_chat_while_the_person_reads_the_reply() -> None:
+    engine = ScriptedEngine("Hello.", "Again.")
+    async with make_app(engine).run_test() as pilot:
+        await say(pilot, "Hi")
+        await idle(pilot)
+        await until(pilot, lambda: len(engine.read) == 1)
+        assert engine.read[0].messages == (Message("user", "Hi"), Message("assistant", "Hello."))
+        await say(pilot, "And?")
+        await idle(pilot)
+        assert "Again." in plain(newest(pilot))
