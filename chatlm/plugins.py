@@ -6,12 +6,14 @@ import importlib.metadata
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pluggy
 
-from chatlm import hookspecs
+from chatlm import hookspecs, paths
+from chatlm.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,21 @@ class Fault:
     def __str__(self) -> str:
         end = " It is left out until chatlm restarts." if self.left_out else ""
         return f"The plugin {self.plugin} failed in {self.hook}: {self.error}.{end}"
+
+
+@contextmanager
+def loaded(config: Config) -> Iterator[PluginHost]:
+    """The installed plugins, told when chatlm is ready and when it is about to exit."""
+    host = PluginHost()
+    host.load_entry_points(config.disabled_plugins)
+    context = hookspecs.Context(config, paths.data_dir())
+    for _ in host.each("startup", context=context):
+        pass
+    try:
+        yield host
+    finally:
+        for _ in host.each("shutdown"):
+            pass
 
 
 class PluginHost:

@@ -84,13 +84,11 @@ def ask(
     config = settings.load()
     if model is not None:
         config = dataclasses.replace(config, model=settings.checked("model", model, "--model"))
-    from chatlm.plugins import PluginHost
+    from chatlm.plugins import loaded
     from chatlm.session import ChatSession
     from chatlm.store import Store
 
-    plugins = PluginHost()
-    plugins.load_entry_points(config.disabled_plugins)
-    with Store(None if no_save else paths.database()) as store:
+    with loaded(config) as plugins, Store(None if no_save else paths.database()) as store:
         session = ChatSession(
             store,
             lambda: _load(config, plugins),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from chatlm.config import Config
+    from chatlm.store import Store
 
 LOAD_SECONDS = 0.5
 """How long the way out waits for a model that is still loading."""
@@ -22,17 +23,14 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
         conversation_id: open this chat at once.
 
     Raises:
-        StoreError: the saved chats cannot be opened.
+        StoreError: the saved chats cannot be opened; an incognito chat does without them.
     """
-    from chatlm import paths
-    from chatlm.plugins import PluginHost
-    from chatlm.store import Store
+    from chatlm.plugins import loaded
     from chatlm.tui.app import ChatApp
     from chatlm.tui.opening import opener
 
-    plugins = PluginHost()
-    plugins.load_entry_points(config.disabled_plugins)
-    with Store(paths.database()) as store:
+    store, notes = _open_store(incognito)
+    with loaded(config) as plugins, store:
         app = ChatApp(
             store,
             opener(config, plugins),
@@ -40,9 +38,24 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
             config=config,
             incognito=incognito,
             conversation_id=conversation_id,
+            notes=notes,
         )
         app.run()
     if not app.engine.abandon(LOAD_SECONDS):
         logging.shutdown()
         os._exit(app.return_code or 0)  # an interpreter that ends under an import may crash
     app.engine.close()
+
+
+def _open_store(incognito: bool) -> tuple[Store, tuple[str, ...]]:
+    """The saved chats, and what the person must know about them."""
+    from chatlm import paths
+    from chatlm.errors import StoreError
+    from chatlm.store import Store
+
+    try:
+        return Store(paths.database()), ()
+    except StoreError as error:
+        if not incognito:
+            raise
+        return Store(None), (f"Nothing of this run is saved. {error}",)

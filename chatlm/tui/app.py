@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from chatlm.config import Config
 from chatlm.plugins import PluginHost
 from chatlm.session import ChatSession
 from chatlm.store import Store
-from chatlm.text import one_line
+from chatlm.text import one_line, visible
 from chatlm.tui import keys
 from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.loading import EngineLoader, EngineState, Loading, OpenEngine
@@ -48,6 +48,7 @@ class ChatApp(App[None]):
         config: the person's settings.
         incognito: begin with a chat that is not saved.
         conversation_id: open this chat at once.
+        notes: what the person must know at once.
         clock: seconds that only grow; tests give a still one.
     """
 
@@ -66,12 +67,14 @@ class ChatApp(App[None]):
         config: Config | None = None,
         incognito: bool = False,
         conversation_id: int | None = None,
+        notes: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self.plugins = plugins or PluginHost()
         self.config = config or Config()
         self.clock = clock
+        self._notes = notes
         self.engine = EngineLoader(
             open_engine, lambda state: self.post_message(EngineChanged(state))
         )
@@ -92,6 +95,8 @@ class ChatApp(App[None]):
             )
         self._tell_terminal(KEEP_TITLE)
         self.push_screen(self.chat_screen)
+        for note in self._notes:
+            self.notify(visible(note), severity="warning", markup=False, timeout=15)
         self._leave_on_signals()
         self.load_engine()
 

@@ -93,7 +93,8 @@ class LiveChat(ChatView):
         return True
 
     def stop(self) -> bool:
-        """Ask the running turn to stop; False when there is none."""
+        """Ask the running turn to stop, and any reading ahead; False when there is no turn."""
+        self._ahead.set()
         if self._live is not None:
             self._live.stop.set()
         return self._live is not None

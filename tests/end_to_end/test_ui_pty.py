@@ -25,13 +25,13 @@ KEYBOARD_MODES = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-z]")
 class Terminal:
     """chatlm in a pseudo-terminal, and what its screen shows."""
 
-    def __init__(self, home: Path, columns: int = 110, lines: int = 30) -> None:
+    def __init__(self, home: Path, *arguments: str, columns: int = 110, lines: int = 30) -> None:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         environment = {**os.environ, "CHATLM_HOME": str(home), "TERM": "xterm-256color"}
         self.process = pexpect.spawn(
             sys.executable,
-            ["-m", "chatlm"],
+            ["-m", "chatlm", *arguments],
             env=environment,
             dimensions=(lines, columns),
             timeout=None,
@@ -193,3 +193,20 @@ def reply_words(shown: str) -> list[str]:
         at for at, line in enumerate(chat) if at >= start and re.search(r"tokens? |cut", line)
     )
     return " ".join(chat[start:end]).split()[:12]
+
+
+def test_incognito_works_without_the_saved_chats(chat_home: Path) -> None:
+    (chat_home / "chats.db").write_text("no database at all, and longer than a header " * 30)
+    broken = Terminal(chat_home)
+    assert broken.wait_to_end() == 1
+    private = Terminal(chat_home, "--incognito")
+    try:
+        private.wait_for(lambda shown: "Nothing of this run is saved" in shown)
+        private.wait_for(lambda shown: "bfloat16" in shown or "float32" in shown)
+        private.type("What is the capital of France?" + ENTER)
+        private.wait_for(lambda shown: "Paris" in shown)
+        private.type(CTRL_Q)
+        assert private.wait_to_end() == 0
+    finally:
+        private.process.terminate(force=True)
+    assert (chat_home / "chats.db").read_text().startswith("no database at all")

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from chatlm.hookspecs import hookimpl
+from chatlm.config import Config
+from chatlm.hookspecs import Context, hookimpl
 from chatlm.messages import Annotation, Message
-from chatlm.plugins import MOST_FAILURES, PluginHost
+from chatlm.plugins import MOST_FAILURES, PluginHost, loaded
 
 CALL: dict[str, Any] = {"conversation": None, "message": Message("user", "Hi")}
 
@@ -83,6 +84,31 @@ def test_a_plugin_that_cannot_be_called_is_refused_alone(plugin: object) -> None
     assert fault.plugin == "bad"
     assert fault.left_out
     assert labels(host) == ["good"]
+
+
+class Lifetime:
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    @hookimpl
+    def startup(self, context: Context) -> None:
+        self.seen.append(f"startup {context.config.model} {context.data_dir.name}")
+
+    @hookimpl
+    def shutdown(self) -> None:
+        self.seen.append("shutdown")
+
+
+def test_startup_and_shutdown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    life = Lifetime()
+
+    def load(host: PluginHost, disabled: tuple[str, ...]) -> None:
+        host.register("life", life)
+
+    monkeypatch.setattr(PluginHost, "load_entry_points", load)
+    with loaded(Config(model="m")):
+        assert life.seen == ["startup m home"]
+    assert life.seen == ["startup m home", "shutdown"]
 
 
 def test_entry_points_are_loaded_and_a_broken_import_is_a_fault(
