@@ -1,0 +1,71 @@
+"""Checks that take minutes; `make check-slow` runs them."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from chatlm.engines.local import LocalEngine
+from chatlm.events import Delta
+from chatlm.generation import Request
+from chatlm.messages import Message
+from chatlm.sampling import Sampling
+from chatlm.store import Store
+
+pytestmark = pytest.mark.slow
+
+
+def test_killed_at_any_moment_the_chats_are_whole(chat_home: Path) -> None:
+    moments = random.Random(5)
+    for number in range(1, 13):
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "chatlm",
+                "ask",
+                "--max-tokens",
+                "900",
+                f"Story {number}, long.",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        said = process.stdout.read(moments.randint(1, 120))
+        time.sleep(1.0)
+        process.kill()
+        process.communicate()
+        with Store(chat_home / "chats.db") as store:
+            assert len(store.conversations()) == number
+            reply = store.conversation(number).turns[0].reply
+        assert reply is not None
+        assert reply.stop_reason is None
+        assert reply.text.startswith(said)
+    with sqlite3.connect(chat_home / "chats.db") as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_nine_turns_are_the_same_with_and_without_reuse(engine: LocalEngine) -> None:
+    sampling = Sampling(temperature=0.8, seed=3, max_tokens=80)
+
+    def reply(messages: tuple[Message, ...]) -> str:
+        events = engine.stream(Request(messages, sampling))
+        return "".join(event.text for event in events if isinstance(event, Delta))
+
+    messages: tuple[Message, ...] = ()
+    for number in range(9):
+        messages = (*messages, Message("user", f"Tell me fact {number} about the sea."))
+        warm = reply(messages)
+        engine._prefixes.clear()
+        assert reply(messages) == warm
+        messages = (*messages, Message("assistant", warm))
+        list(engine.read_ahead(Request(messages)))
