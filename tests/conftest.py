@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,10 @@ from tests import models
 
 if TYPE_CHECKING:
     from chatlm.engines.local import LocalEngine
+
+# A shell starts background jobs with Ctrl-C ignored, and every program started from here would
+# inherit that; the tests that press it need it to work.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
