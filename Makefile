@@ -23,18 +23,19 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(BIN)/python:
+$(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "chatlm needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 1; }
+	@touch $@
 
-$(VENV)/.installed: pyproject.toml hatch_build.py | $(BIN)/python
+$(VENV)/.installed: pyproject.toml hatch_build.py | $(VENV)/.made
 	@echo "Installing chatlm into $(VENV); torch is large, the first time takes minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml hatch_build.py | $(BIN)/python
+$(VENV)/.installed-dev: pyproject.toml hatch_build.py | $(VENV)/.made
 	@echo "Installing chatlm and its development tools into $(VENV)."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.installed

@@ -17,6 +17,9 @@ from chatlm.config import Config
 
 log = logging.getLogger(__name__)
 
+_ANY = (Exception, SystemExit)
+"""What a plugin may raise without taking chatlm along."""
+
 MOST_FAILURES = 3
 """After this many failures in a row a plugin is left out until restart."""
 
@@ -74,9 +77,9 @@ class PluginHost:
                 for impl in caller.get_hookimpls():
                     if impl.plugin is plugin and (impl.wrapper or impl.hookwrapper):
                         raise TypeError(f"{caller.name} is a wrapper; chatlm calls each hook alone")
-        except Exception as error:  # whatever a stranger's plugin does, only it is lost
+        except _ANY as error:  # whatever a stranger's plugin does, only it is lost
             self._note(name, "registration", error, left_out=True)
-            if self._manager.has_plugin(name):
+            if self._manager.get_plugin(name) is plugin:
                 self._manager.unregister(name=name)
 
     def load_entry_points(self, disabled: Iterable[str] = ()) -> None:
@@ -87,7 +90,7 @@ class PluginHost:
                 continue
             try:
                 plugin = entry.load()
-            except Exception as error:  # an import may fail in any way
+            except _ANY as error:  # an import may fail in any way
                 self._note(entry.name, "import", error, left_out=True)
             else:
                 self.register(entry.name, plugin)
@@ -148,7 +151,7 @@ class PluginHost:
             return
         try:
             result = impl.function(*(arguments[argument] for argument in impl.argnames))
-        except Exception as error:  # the chat goes on without it
+        except _ANY as error:  # the chat goes on without it
             self._failures[name] += 1
             self._note(name, hook, error, left_out=self._failures[name] >= MOST_FAILURES)
             return
@@ -160,7 +163,7 @@ class PluginHost:
         error = TypeError(f"returned {type(got).__name__}, not {wanted}")
         self._note(plugin, hook, error, left_out=False)
 
-    def _note(self, plugin: str, hook: str, error: Exception, *, left_out: bool) -> None:
+    def _note(self, plugin: str, hook: str, error: BaseException, *, left_out: bool) -> None:
         log.error("plugin %s failed in %s", plugin, hook, exc_info=error)
         text = f"{type(error).__name__}: {error}".rstrip(".")
         self._faults.append(Fault(plugin, hook, text, left_out))

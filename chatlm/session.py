@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from chatlm.errors import ChatlmError, EngineError, StoreError, UsageError
 from chatlm.events import (
@@ -97,11 +97,9 @@ class ChatSession:
         """
         if not text.strip():
             raise UsageError("There is nothing to send", hint="Type a message first.")
-        if self.conversation_id is None:
-            self.conversation_id = self.store.create_conversation(system=self.system).id
-        turn = self.store.add_turn(self.conversation_id, text)
-        yield TurnStarted(self.conversation_id, turn)
-        conversation = self.store.conversation(self.conversation_id)
+        turn = self._store_message(text)
+        yield TurnStarted(self._id, turn)
+        conversation = self.store.conversation(self._id)
         labels = self._annotate(conversation, turn, None, turn.user)
         if labels:
             yield MessageAnnotated("user", labels)
@@ -148,6 +146,20 @@ class ChatSession:
         request = Request(conversation.messages(), sampling=self.sampling)
         with closing(engine.read_ahead(request)) as events:
             yield from events
+
+    def _store_message(self, text: str) -> Turn:
+        """Store the message as a turn; a new chat is stored with it, or not at all."""
+        if self.conversation_id is not None:
+            return self.store.add_turn(self.conversation_id, text)
+        fresh = self.store.create_conversation(system=self.system).id
+        try:
+            turn = self.store.add_turn(fresh, text)
+        except StoreError:
+            with suppress(StoreError):
+                self.store.delete(fresh)
+            raise
+        self.conversation_id = fresh
+        return turn
 
     def _newest_turn(self) -> Turn:
         conversation = self.conversation
@@ -198,6 +210,8 @@ class ChatSession:
             raise told from error
         finally:
             growing.close()
+            if not growing.ended:
+                self._finish_unseen(turn)
         yield from self._finish(turn)
 
     def _request(self, turn: Turn, engine: Engine, reply: Reply | None) -> Request:
@@ -236,6 +250,14 @@ class ChatSession:
         yield from self._notices()
         yield TurnFinished(turn)
 
+    def _finish_unseen(self, turn: Turn) -> None:
+        """The same for a reply that was stopped or failed, when nobody listens any more."""
+        try:
+            for _ in self._finish(turn):
+                pass
+        except ChatlmError as error:
+            log.error("turn not finished: %s", error)
+
     def _annotate(
         self, conversation: Conversation, turn: Turn, reply_id: int | None, message: Message
     ) -> tuple[Annotation, ...]:
@@ -265,12 +287,15 @@ class _Growing:
         self._error: str | None = None
         self._saved_at = time.monotonic()
         self._trouble = False
+        self._stored = False
+        self.ended = False
+        """Whether the engine came to its own end."""
 
     def take(self, event: Delta | Finished) -> str | None:
         """Add what the event brings; returns a sentence for the person when saving fails."""
         self._usage = event.usage
         if isinstance(event, Finished):
-            self._reason, self._held = event.stop_reason, ""
+            self._reason, self._held, self.ended = event.stop_reason, "", True
             return self._save(self._finish)
         self._text += event.text
         self._held = event.held
@@ -284,12 +309,18 @@ class _Growing:
         self._reason, self._error = StopReason.ERROR, str(error)
 
     def close(self) -> None:
-        """Store the reply as it is, if `Finished` has not done so already."""
-        if self._reason in (StopReason.CANCELLED, StopReason.ERROR):
+        """Store the reply as it is, if that has not been done or did not work."""
+        if not self._stored:
             self._save(self._finish)
 
     def _finish(self) -> None:
-        before = self._reply.usage
+        before, reason, error = self._reply.usage, self._reason, self._error
+        settings = self._settings
+        if error and self._reply.stop_reason and not self._usage.completion_tokens:
+            # it could not be gone on with, and is what it was
+            reason, error = self._reply.stop_reason, self._reply.error
+            settings = self._reply.settings
+            self._usage = dataclasses.replace(before, completion_tokens=0, decode_seconds=0.0)
         usage = dataclasses.replace(
             self._usage,
             completion_tokens=before.completion_tokens + self._usage.completion_tokens,
@@ -298,11 +329,12 @@ class _Growing:
         self._store.finish_reply(
             self._reply.id,
             text=self._text + self._held,
-            stop_reason=self._reason,
+            stop_reason=reason,
             usage=usage,
-            settings=self._settings,
-            error=self._error,
+            settings=settings,
+            error=error,
         )
+        self._stored = True
 
     def _save(self, write: Callable[[], object]) -> str | None:
         """Write; a failure is told once, and the reply goes on without being saved."""

@@ -112,12 +112,14 @@ def ask(
             _say_ending(turn.reply if turn else None, None if no_save else session)
         if answer.interrupted:
             sys.exit(INTERRUPTED)
+        if turn is None or turn.reply is None or turn.reply.stop_reason is None:
+            sys.exit(1)  # the answer was given, but could not be kept
 
 
 def _question(words: tuple[str, ...]) -> str:
     """What stands on the command line, then what comes from a pipe."""
     parts = [" ".join(words)]
-    if not sys.stdin.isatty():
+    if sys.stdin is not None and not sys.stdin.isatty():
         parts.append(sys.stdin.buffer.read().decode("utf-8", errors="replace").strip())
     question = "\n\n".join(part for part in parts if part.strip())
     if not question:
@@ -154,7 +156,9 @@ class _Answer:
 
     echo: bool
     turn: Turn | None = None
+    text: str = ""
     stop: str | None = None
+    reason: StopReason = StopReason.CANCELLED
     interrupted: bool = False
     notices: list[str] = dataclasses.field(default_factory=list)
     _open_line: bool = False
@@ -163,12 +167,14 @@ class _Answer:
         match event:
             case TurnStarted(turn=turn):
                 self.turn = turn
-            case Delta(text=text) if self.echo and text:
-                click.echo(visible(text), nl=False)
-                sys.stdout.flush()
-                self._open_line = not text.endswith("\n")
-            case Finished(stop=stop):
-                self.stop = stop
+            case Delta(text=text):
+                self.text += text
+                if self.echo and text:
+                    click.echo(visible(text), nl=False)
+                    sys.stdout.flush()
+                    self._open_line = not text.endswith("\n")
+            case Finished(stop=stop, stop_reason=reason):
+                self.stop, self.reason = stop, reason
             case Notice(text=text):
                 self.notices.append(text)
                 self.end_line()
@@ -188,8 +194,8 @@ def _as_json(turn: Turn, answer: _Answer, saved: Any) -> dict[str, Any]:
     if reply:
         usage["tokens_per_second"] = reply.usage.tokens_per_second
     return {
-        "text": reply.text if reply else "",
-        "stop_reason": reply.stop_reason if reply else StopReason.CANCELLED,
+        "text": reply.text if reply and reply.stop_reason else answer.text,
+        "stop_reason": (reply and reply.stop_reason) or answer.reason,
         "stop": answer.stop,
         "seed": sampling.get("seed"),
         "model": reply.model if reply else None,

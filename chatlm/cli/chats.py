@@ -103,7 +103,11 @@ def show(chat_id: int, as_json: bool) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown(text, hyperlinks=False))
+    markdown = Markdown(text, hyperlinks=False)
+    for token in markdown.parsed:
+        for child in token.children or ():
+            child.content = visible(child.content)  # Markdown reads &#x202e; as the character
+    Console().print(markdown)
 
 
 @chats.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -20,12 +21,14 @@ from chatlm.engines.prefix import PrefixCache
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
 from chatlm.engines.tokens import PromptTokenizer
-from chatlm.errors import EngineError, OutOfMemoryError
+from chatlm.errors import EngineError, OutOfMemoryError, UsageError
 from chatlm.events import EngineEvent, Fitted, Prefill
 from chatlm.generation import EngineInfo, Request
 from chatlm.messages import Message, StopReason, Usage
 from chatlm.sampling import DEFAULTS, Sampling
 from chatlm.stopping import StopText
+
+log = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -59,7 +62,8 @@ class LocalEngine:
         ends = end if isinstance(end, list) else [end] if end is not None else []
         self.tokens = PromptTokenizer(load_tokenizer(name, folder), prompt_format, ends)
         self._end = EndTokenStoppingCriteria(
-            [*([number] for number in ends), *self.tokens.end_sequences]
+            [[number] for number in {*ends, self.tokens.end_id} if number is not None]
+            + self.tokens.end_sequences
         )
         self._prefixes = PrefixCache(self._model)
         self._lock = threading.Lock()
@@ -121,7 +125,8 @@ class LocalEngine:
 
     def _fit(self, request: Request) -> Fit:
         limit = self.info.context_length
-        reserve = min(request.sampling.max_tokens or limit, limit // 4)
+        sampling = request.sampling.over(self.info.defaults)
+        reserve = min(sampling.max_tokens or limit, limit // 4)
         return fit(request.messages, self.tokens.encode, limit=limit, reserve=reserve)
 
     def _generate(self, request: Request) -> Iterator[EngineEvent]:
@@ -156,7 +161,7 @@ class LocalEngine:
 
 def _devices(model: Any) -> str:
     spread = getattr(model, "hf_device_map", None) or {"": model.device}
-    names = {torch.device(d).type if d == "cpu" else str(torch.device(d)) for d in spread.values()}
+    names = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in spread.values()}
     return "+".join(sorted(names))
 
 
@@ -167,14 +172,13 @@ def _dtype_name(model: Any, placement: Placement) -> str:
 
 
 def _model_defaults(model: Any) -> Sampling:
-    """What the model's own generation config says, where it is in range."""
-    config = model.generation_config
+    """What the model's own generation config says, where chatlm can do it."""
+    config, out = model.generation_config, Sampling()
     if config.do_sample is False and config.temperature is None:
-        return Sampling()
-    return Sampling(
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        min_p=config.min_p,
-        repetition_penalty=config.repetition_penalty,
-    )
+        return out
+    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+        try:
+            out = Sampling.from_dict({name: getattr(config, name)}).over(out)
+        except UsageError as error:
+            log.warning("%s: left out: %s", model.name_or_path, error.message)
+    return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chatlm.config import Config
+from chatlm.errors import ChatlmError, ModelError
 from chatlm.generation import Engine, EngineOpener
 from chatlm.plugins import PluginHost
 from chatlm.sampling import Sampling
@@ -30,7 +31,15 @@ def open_engine(config: Config, plugins: PluginHost, progress: Progress) -> Engi
         pass
     scheme, colon, rest = config.model.partition(":")
     if colon and scheme in schemes:
-        return schemes[scheme](rest)
+        try:
+            return schemes[scheme](rest)
+        except ChatlmError:
+            raise
+        except Exception as error:  # a plugin may fail in any way
+            raise ModelError(
+                f"The plugin for {scheme}: cannot open {rest}: {type(error).__name__}: {error}",
+                hint="`chatlm logs` may have more; `chatlm config set model` names another.",
+            ) from error
     return _open_local(rest if scheme == "local" and colon else config.model, config, progress)
 
 

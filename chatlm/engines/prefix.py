@@ -70,6 +70,8 @@ class KeyValues:
             except (RuntimeError, NotImplementedError):  # a sliding window that has moved on
                 self._start_over()
                 return 0
+        if blocks < len(self._ends):
+            self._logits = None
         del self._ids[kept:], self._ends[blocks:]
         return kept
 

@@ -46,7 +46,9 @@ class PromptTokenizer:
         written = {text for text in self._ids if text in own}
         end_texts = {text for text, number in self._ids.items() if number in set(end_ids)}
         self.controls: dict[str, int] = {
-            text: self._ids[text] for text in specials | written | end_texts
+            text: self._ids[text]
+            for text in specials | written | end_texts
+            if len(text.strip()) > 1  # a line end, say, is text even where it is an added token
         }
         """Every control token's text and id; ids that no content is ever encoded to."""
         self._guarded = re.compile(
@@ -96,6 +98,12 @@ class PromptTokenizer:
         if self.format == "template":
             return []
         return [i for i in self._tokenizer.encode("") if i != self._tokenizer.eos_token_id]
+
+    @property
+    def end_id(self) -> int | None:
+        """The tokenizer's own end-of-sequence token."""
+        end: int | None = self._tokenizer.eos_token_id
+        return end
 
     @property
     def stop_texts(self) -> tuple[str, ...]:

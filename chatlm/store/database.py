@@ -150,6 +150,10 @@ def failures_in_words(where: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _in_words(error, where) from error
+    except OverflowError as error:
+        raise StoreError(
+            "There is no chat with so large a number.", "See the saved chats: chatlm chats list"
+        ) from error
 
 
 def _primary_code(error: sqlite3.Error) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
         logging.shutdown()
         os._exit(app.return_code or 0)  # an interpreter that ends under an import may crash
     app.engine.close()
+    if app.return_code:
+        sys.exit(app.return_code)
 
 
 def _open_store(incognito: bool) -> tuple[Store, tuple[str, ...]]:

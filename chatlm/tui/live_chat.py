@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from textual.reactive import reactive
 
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.events import Notice, TurnStarted
-from chatlm.messages import Turn
+from chatlm.messages import Reply, Turn
 from chatlm.session import ChatSession, Events
 from chatlm.store import Store
 from chatlm.tui import keys
@@ -53,6 +55,8 @@ class LiveChat(ChatView):
         self._live: LiveTurn | None = None
         self._ahead = threading.Event()
         """Set to end the reading ahead that goes on, if any."""
+        self._drawing = asyncio.Lock()
+        """Held while a turn is drawn or the chat is switched: both come from pumps of their own."""
 
     def on_mount(self) -> None:
         """Follow the engine."""
@@ -75,10 +79,15 @@ class LiveChat(ChatView):
 
     async def begin(self, *, incognito: bool = False) -> None:
         """Show a new chat; it is stored with its first message, an incognito one in memory."""
-        await self._switch(OpenChat(Store(None) if incognito else self._saved))
+        async with self._drawing:
+            await self._switch(OpenChat(Store(None) if incognito else self._saved))
 
     async def open(self, conversation_id: int) -> bool:
         """Show a saved chat; False when it cannot be read, which the person is told."""
+        async with self._drawing:
+            return await self._open(conversation_id)
+
+    async def _open(self, conversation_id: int) -> bool:
         live = self._live
         if live is not None and self.answering == conversation_id:
             chat = live.chat
@@ -165,9 +174,11 @@ class LiveChat(ChatView):
 
     @on(TurnProgressed)
     async def _progress(self, message: TurnProgressed) -> None:
-        live = self._live
-        if live is None:
-            return
+        async with self._drawing:
+            if self._live is not None:
+                await self._draw(self._live, message)
+
+    async def _draw(self, live: LiveTurn, message: TurnProgressed) -> None:
         match message.event:
             case TurnStarted(conversation_id=conversation_id, turn=turn):
                 live.turn, live.sent = turn, ""
@@ -183,15 +194,18 @@ class LiveChat(ChatView):
 
     @on(TextGathered)
     async def _grow(self, message: TextGathered) -> None:
-        if self._live is not None:
-            await self._live.grow(message)
-            self._follow(self._live)
+        async with self._drawing:
+            if self._live is not None:
+                await self._live.grow(message)
+                self._follow(self._live)
 
     @on(TurnEnded)
     async def _end(self, message: TurnEnded) -> None:
-        live = self._live
-        if live is None:
-            return
+        async with self._drawing:
+            if self._live is not None:
+                await self._end_turn(self._live, message)
+
+    async def _end_turn(self, live: LiveTurn, message: TurnEnded) -> None:
         if live.sent:
             self.composer.put_back(live.sent)
         if live.chat is self._chat:
@@ -205,7 +219,7 @@ class LiveChat(ChatView):
         self.post_message(self.Changed())
 
     async def _show_stored(self, live: LiveTurn) -> None:
-        """Replace what was streamed by what is stored."""
+        """Replace what was streamed by what is stored, unless it could not all be stored."""
         if live.view is None or live.turn is None:
             return
         try:
@@ -213,6 +227,7 @@ class LiveChat(ChatView):
         except StoreError as error:
             await self.tell(error)
             return
+        turn = _with_text(turn, live.reply)
         await live.view.finish(turn)
         self.status = Status.after(turn, self.status.used)
 
@@ -265,3 +280,17 @@ class LiveChat(ChatView):
             self._read_ahead()
             for note in state.info.notes:
                 await self.tell(note)
+
+
+def _with_text(turn: Turn, seen: Reply | None) -> Turn:
+    """The stored turn, with the text that was seen where only its beginning is on disk."""
+    replies = tuple(
+        dataclasses.replace(reply, text=seen.text)
+        if seen
+        and reply.id == seen.id
+        and len(reply.text) < len(seen.text)
+        and seen.text.startswith(reply.text)
+        else reply
+        for reply in turn.replies
+    )
+    return dataclasses.replace(turn, replies=replies)

@@ -120,6 +120,13 @@ def test_a_role_token_that_is_not_marked_special_cannot_be_forged_either() -> No
     assert tokens.decode(ids[1:]) == "a<|user|>b"
 
 
+def test_a_line_end_that_is_an_added_token_stays_text() -> None:
+    line_end = AddedToken("\n", special=False, normalized=False)
+    tokens = PromptTokenizer(word_tokenizer(line_end, PLAIN, template=f"{TEMPLATE}\n"), "auto", [])
+    text = "line 1\nline 2\n\nline 3"
+    assert tokens.decode(tokens.encode_text(text)) == text
+
+
 def test_a_model_without_template_is_spoken_to_in_chatml_and_says_so() -> None:
     tokens = PromptTokenizer(word_tokenizer(), "auto", [])
     assert tokens.format == "chatml"

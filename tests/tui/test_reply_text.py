@@ -159,3 +159,14 @@ async def test_hostile_texts_stream_harmlessly(shared_data: Path) -> None:
         await pilot.pause()
         assert UNSAFE.search(everything_drawn(pilot)) is None
         assert "␛]0;owned␇⟨U+202E⟩⟨9B⟩" in plain(newest(pilot)).replace("\n", "")
+
+
+async def test_direction_overrides_written_as_entities_are_shown() -> None:
+    text = "start &#x202E;txt.exe &rlm; [a&#x2066;b](https://example.org) &#27;[31m end"
+    async with make_app(ScriptedEngine(text)).run_test() as pilot:
+        await say(pilot, "Go")
+        await idle(pilot)
+        drawn = everything_drawn(pilot)
+        assert "start" in drawn
+        assert not UNSAFE.search(drawn.replace("\n", ""))
+        assert "⟨U+202E⟩" in drawn

@@ -279,3 +279,35 @@ async def test_the_model_reads_the_chat_while_the_person_reads_the_reply() -> No
         await say(pilot, "And?")
         await idle(pilot)
         assert "Again." in plain(newest(pilot))
+
+
+async def test_switching_chats_at_any_moment_of_a_turn_harms_nothing() -> None:
+    store = Store(None)
+    app = make_app(ScriptedEngine(*["one two three four"] * 8, delay=0.01), store)
+    async with app.run_test() as pilot:
+        for pause in range(8):
+            await pilot.press(*"Hi", "enter")
+            for _ in range(pause):
+                await pilot.pause(0.01)
+            await pilot.press("ctrl+n")
+            await until(pilot, lambda: not chat_of(pilot).busy)
+        assert await chat_of(pilot).open(1)
+        await until(pilot, lambda: "one two three four" in plain(newest(pilot)))
+    assert app.return_code in (None, 0)
+    replies = [store.conversation(chat.id).turns[0].reply for chat in store.conversations()]
+    assert len(replies) == 8
+    assert {reply.text for reply in replies if reply} == {"one two three four"}
+
+
+async def test_what_could_not_be_stored_stays_on_the_screen() -> None:
+    store = Store(None)
+
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("The disk is full", "Free some space.")
+
+    store.journal = store.finish_reply = full  # type: ignore[method-assign, assignment]
+    async with make_app(ScriptedEngine("Precious words."), store).run_test() as pilot:
+        await say(pilot, "Hi")
+        await idle(pilot)
+        assert "Precious words." in plain(newest(pilot))
+        assert "not being saved" in " ".join(notices(pilot))

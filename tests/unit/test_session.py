@@ -326,6 +326,55 @@ class Broken:
         raise SystemError("late")
 
 
+def test_hooks_see_a_stopped_reply_too(store: Store) -> None:
+    helper = Helper()
+    session = chat(store, ScriptedEngine("one two three"), plugins=PluginHost([("h", helper)]))
+    stop_after(session, words=2)
+    assert helper.finished == ["one two"]
+    assert len(store.annotations(newest(session).id)) == 2
+
+
+def test_a_save_that_failed_at_the_end_is_tried_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, failures = store.finish_reply, iter([True])
+
+    def locked_once(*arguments: Any, **more: Any) -> Any:
+        if next(failures, False):
+            raise StoreError("The chats are locked", "Try again.")
+        return whole(*arguments, **more)
+
+    monkeypatch.setattr(store, "finish_reply", locked_once)
+    session = chat(store, ScriptedEngine("one two"))
+    list(session.send("Hi"))
+    reply = newest(session).reply
+    assert reply is not None
+    assert (reply.text, reply.stop_reason) == ("one two", StopReason.END)
+
+
+def test_a_reply_that_cannot_go_on_stays_what_it_was(store: Store) -> None:
+    session = chat(store, ScriptedEngine("one two three", EngineError("no room")))
+    stop_after(session, words=2)
+    before = newest(session).reply
+    with pytest.raises(EngineError):
+        list(session.continue_reply())
+    assert newest(session).reply == before
+
+
+def test_a_message_that_cannot_be_stored_leaves_no_empty_chat(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("The disk is full", "Free some space.")
+
+    monkeypatch.setattr(store, "add_turn", full)
+    session = chat(store, ScriptedEngine())
+    with pytest.raises(StoreError):
+        list(session.send("Hi"))
+    assert store.conversations() == []
+    assert session.conversation_id is None
+
+
 def test_a_broken_plugin_takes_nothing_down(store: Store) -> None:
     plugins = PluginHost([("helper", Helper()), ("broken", Broken())])
     session = chat(store, ScriptedEngine("Still here."), plugins=plugins)

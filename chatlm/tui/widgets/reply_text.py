@@ -79,6 +79,7 @@ def parser() -> MarkdownIt:
     """The Markdown that replies are read as."""
     markdown = MarkdownIt("gfm-like", {"html": False}).disable("image")
     markdown.core.ruler.push("keep_line_ends", _keep_line_ends)
+    markdown.core.ruler.push("keep_visible", _keep_visible)
     markdown.validateLink = is_web_address  # type: ignore[method-assign]  # markdown-it's own way
     return markdown
 
@@ -98,6 +99,13 @@ def _keep_line_ends(state: StateCore) -> None:
         for child in token.children or ():
             if child.type == "softbreak":
                 child.type = "hardbreak"
+
+
+def _keep_visible(state: StateCore) -> None:
+    """Markdown reads `&#x202e;` as the character, after the text was made safe to draw."""
+    for token in state.tokens:
+        for child in token.children or ():
+            child.content = visible(child.content)
 
 
 def _browser_has_a_window() -> bool:
