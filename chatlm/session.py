@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import secrets
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 
@@ -25,24 +24,20 @@ from chatlm.events import (
     TurnStarted,
 )
 from chatlm.generation import Engine, Request
+from chatlm.growing import GrowingReply
 from chatlm.messages import (
     Annotation,
     Conversation,
     Message,
     Passage,
     Reply,
-    StopReason,
     Turn,
-    Usage,
 )
 from chatlm.plugins import PluginHost
 from chatlm.sampling import DEFAULTS, Sampling
 from chatlm.store import Store
 
 log = logging.getLogger(__name__)
-
-JOURNAL_SECONDS = 0.5
-"""How much of a growing reply a killed program may lose."""
 
 Events = Generator[SessionEvent, None, None]
 
@@ -186,7 +181,7 @@ class ChatSession:
             )
         else:
             self.store.journal(reply.id, reply.text)
-        growing = _Growing(self.store, reply, settings)
+        growing = GrowingReply(self.store, reply, settings)
         try:
             yield ReplyStarted(turn.id, reply)
             with closing(engine.stream(request)) as events:
@@ -271,81 +266,6 @@ class ChatSession:
     def _notices(self) -> Iterator[Notice]:
         for fault in self.plugins.take_faults():
             yield Notice(str(fault))
-
-
-class _Growing:
-    """Keeps a growing reply on disk, and closes it once, whatever ends it."""
-
-    def __init__(self, store: Store, reply: Reply, settings: str) -> None:
-        self._store = store
-        self._reply = reply
-        self._settings = settings
-        self._text = reply.text
-        self._held = ""
-        self._usage = Usage()
-        self._reason = StopReason.CANCELLED
-        self._error: str | None = None
-        self._saved_at = time.monotonic()
-        self._trouble = False
-        self._stored = False
-        self.ended = False
-        """Whether the engine came to its own end."""
-
-    def take(self, event: Delta | Finished) -> str | None:
-        """Add what the event brings; returns a sentence for the person when saving fails."""
-        self._usage = event.usage
-        if isinstance(event, Finished):
-            self._reason, self._held, self.ended = event.stop_reason, "", True
-            return self._save(self._finish)
-        self._text += event.text
-        self._held = event.held
-        if time.monotonic() - self._saved_at < JOURNAL_SECONDS:
-            return None
-        self._saved_at = time.monotonic()
-        return self._save(lambda: self._store.journal(self._reply.id, self._text + self._held))
-
-    def fail(self, error: Exception) -> None:
-        """Remember what ended the reply."""
-        self._reason, self._error = StopReason.ERROR, str(error)
-
-    def close(self) -> None:
-        """Store the reply as it is, if that has not been done or did not work."""
-        if not self._stored:
-            self._save(self._finish)
-
-    def _finish(self) -> None:
-        before, reason, error = self._reply.usage, self._reason, self._error
-        settings = self._settings
-        if error and self._reply.stop_reason and not self._usage.completion_tokens:
-            # it could not be gone on with, and is what it was
-            reason, error = self._reply.stop_reason, self._reply.error
-            settings = self._reply.settings
-            self._usage = dataclasses.replace(before, completion_tokens=0, decode_seconds=0.0)
-        usage = dataclasses.replace(
-            self._usage,
-            completion_tokens=before.completion_tokens + self._usage.completion_tokens,
-            decode_seconds=before.decode_seconds + self._usage.decode_seconds,
-        )
-        self._store.finish_reply(
-            self._reply.id,
-            text=self._text + self._held,
-            stop_reason=reason,
-            usage=usage,
-            settings=settings,
-            error=error,
-        )
-        self._stored = True
-
-    def _save(self, write: Callable[[], object]) -> str | None:
-        """Write; a failure is told once, and the reply goes on without being saved."""
-        try:
-            write()
-        except StoreError as error:
-            log.error("reply not saved: %s", error)
-            first, self._trouble = not self._trouble, True
-            return f"The reply is not being saved. {error}" if first else None
-        self._trouble = False
-        return None
 
 
 def default_messages(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chatlm import session as session_module
+from chatlm import growing
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError, UsageError
 from chatlm.events import (
@@ -217,7 +217,7 @@ def test_a_failing_engine_leaves_the_chat_usable(store: Store, failure: Exceptio
 def test_the_reply_is_journalled_while_it_grows(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr(growing, "JOURNAL_SECONDS", 0.0)
     session = chat(store, ScriptedEngine("one two three"))
     events = session.send("Hi")
     for event in events:
@@ -236,7 +236,7 @@ def test_a_full_disk_is_told_once_and_the_reply_goes_on(
     def full(*_: object, **__: object) -> None:
         raise StoreError("The disk is full", "Free some space.")
 
-    monkeypatch.setattr(session_module, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr(growing, "JOURNAL_SECONDS", 0.0)
     monkeypatch.setattr(store, "journal", full)
     session = chat(store, ScriptedEngine("one two three"))
     events = list(session.send("Hi"))
