@@ -19,9 +19,6 @@ from chatlm.store import Store
 
 pytestmark = pytest.mark.usefixtures("home")
 
-SHARED = Path(
-    os.environ.get("CHATLM_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data")
-)
 ESCAPES = "\x1b]52;c;aGk=\x07 \x1b[2J \x9b31m \u202egpj.exe \r\x00 [bold]x[/bold]"
 
 
@@ -68,16 +65,11 @@ def obeyed(text: str) -> set[str]:
     return controls | (set(text) & {*"\u202e\u2066\u200f\u2028"})
 
 
-def hostile_strings() -> list[str]:
-    tokens, naughty = (
-        SHARED / "security" / "special_tokens.jsonl",
-        SHARED / "security" / "blns.json",
-    )
-    if not tokens.exists():
-        pytest.skip(f"{tokens} is not here; set CHATLM_SHARED_DATA to the folder that has it")
-    lines = tokens.read_text(encoding="utf-8").splitlines()
+def hostile_strings(shared_data: Path) -> list[str]:
+    folder = shared_data / "security"
+    lines = (folder / "special_tokens.jsonl").read_text(encoding="utf-8").splitlines()
     strings = [json.loads(line)["text"] for line in lines if line]
-    return [*strings, *json.loads(naughty.read_text(encoding="utf-8"))]
+    return [*strings, *json.loads((folder / "blns.json").read_text(encoding="utf-8"))]
 
 
 def test_an_empty_list_says_how_to_begin() -> None:
@@ -214,8 +206,8 @@ def test_escapes_are_shown_and_never_sent_to_the_terminal() -> None:
     assert (back["title"], back["turns"][0]["replies"][0]["text"]) == (ESCAPES, ESCAPES)
 
 
-def test_hostile_strings_come_back_and_are_never_obeyed() -> None:
-    strings = hostile_strings()
+def test_hostile_strings_come_back_and_are_never_obeyed(shared_data: Path) -> None:
+    strings = hostile_strings(shared_data)
     assert len(strings) > 550
     ids = [save((text, text), title=text, system=text) for text in strings]
     for arguments in (("list",), ("export", "--all"), ("search", "--limit", "500", "a")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import unicodedata
 from pathlib import Path
@@ -14,9 +13,6 @@ from hypothesis import strategies as st
 
 from chatlm.text import dump_json, one_line, visible
 
-SHARED = Path(
-    os.environ.get("CHATLM_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data")
-)
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 DIRECTION = {
     *"\u061c\u200e\u200f",
@@ -96,11 +92,8 @@ def joined(value: object) -> object:
     return value
 
 
-def test_the_list_of_naughty_strings() -> None:
-    source = SHARED / "security" / "blns.json"
-    if not source.exists():
-        pytest.skip(f"{source} is not here; set CHATLM_SHARED_DATA to the folder that has it")
-    strings = json.loads(source.read_text(encoding="utf-8"))
+def test_the_list_of_naughty_strings(shared_data: Path) -> None:
+    strings = json.loads((shared_data / "security" / "blns.json").read_text(encoding="utf-8"))
     assert len(strings) > 500
     for text in strings:
         assert not dangerous(visible(text))
