@@ -11,7 +11,6 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from chatlm.messages import Message
 
@@ -30,24 +29,76 @@ Render = Callable[[Sequence[Message]], list[Span]]
 """Writes messages; a last message of the assistant stays open, else a new reply is opened."""
 
 
-def joined(messages: Iterable[Message]) -> list[Message]:
-    """The messages, with neighbours of one role made one, as templates want roles to alternate."""
-    out: list[Message] = []
-    for message in messages:
-        if out and out[-1].role == message.role:
-            text = f"{out[-1].content}\n\n{message.content}"
-            out[-1] = Message(message.role, text)
+Group = tuple[int, ...]
+"""Indices of neighbouring messages that are written as one, in the role of the last."""
+
+
+def grouped(messages: Sequence[Message]) -> list[Group]:
+    """Neighbours of one role made one, as templates want roles to alternate."""
+    groups: list[Group] = []
+    for index, message in enumerate(messages):
+        if groups and messages[index - 1].role == message.role:
+            groups[-1] = (*groups[-1], index)
         else:
-            out.append(message)
-    return out
+            groups.append((index,))
+    return groups
 
 
-def without_system_role(messages: Sequence[Message]) -> list[Message]:
-    """The messages, with the system prompt at the head of the first user message."""
-    if len(messages) < 2 or messages[0].role != "system" or messages[1].role != "user":
-        return list(messages)
-    first = Message("user", f"{messages[0].content}\n\n{messages[1].content}")
-    return [first, *messages[2:]]
+def without_system_role(groups: Sequence[Group], messages: Sequence[Message]) -> list[Group]:
+    """The groups, with the system prompt at the head of the first user message."""
+    roles = [messages[group[-1]].role for group in groups[:2]]
+    if roles != ["system", "user"]:
+        return list(groups)
+    return [groups[0] + groups[1], *groups[2:]]
+
+
+def write(render: Render, messages: Sequence[Message], groups: Sequence[Group]) -> list[Span]:
+    """Render each group as one message, its contents a blank line apart; the spans of contents
+    keep the indices of `messages`."""
+    whole = [
+        Message(messages[group[-1]].role, "\n\n".join(messages[i].content for i in group))
+        for group in groups
+    ]
+    spans: list[Span] = []
+    for span in render(whole):
+        if span.message is None:
+            spans.append(span)
+            continue
+        for place, index in enumerate(groups[span.message]):
+            if place:
+                spans.append(Span("\n\n"))
+            spans.append(Span(messages[index].content, message=index))
+    return spans
+
+
+def owners(spans: Sequence[Span]) -> list[int | None]:
+    """For each span the message that it is there for; None for what opens the reply.
+
+    What stands between two contents goes to the later one, but for the first control token with
+    the blanks behind it, which end the earlier one.
+    """
+    owned: list[int | None] = []
+    earlier: int | None = None
+    for index, span in enumerate(spans):
+        if span.message is None:
+            continue
+        between = spans[len(owned) : index]
+        ending = 0 if earlier is None else _ending(between)
+        owned += [earlier] * ending + [span.message] * (len(between) - ending + 1)
+        earlier = span.message
+    rest = spans[len(owned) :]
+    ending = 0 if earlier is None else _ending(rest)
+    return owned + [earlier] * ending + [None] * (len(rest) - ending)
+
+
+def _ending(between: Sequence[Span]) -> int:
+    """How many of the spans behind a content end its message."""
+    for index, span in enumerate(between):
+        if span.control:
+            behind = between[index + 1 : index + 2]
+            blank = any(not span.control and span.text.isspace() for span in behind)
+            return index + 1 + blank
+    return 0
 
 
 def chatml(messages: Sequence[Message]) -> list[Span]:
@@ -149,17 +200,18 @@ def template(apply: Callable[[list[dict[str, str]], bool], str], controls: Itera
             else:
                 parts = tokens.split(piece)
                 spans += [Span(part, control=bool(n % 2)) for n, part in enumerate(parts)]
-        return [span for span in spans if span.text]
+        return [span for span in spans if span.text or span.message is not None]
 
     return render
 
 
-def runs(spans: Iterable[Span]) -> list[Span]:
-    """The spans with neighbouring plain ones joined, as a tokenizer merges across their borders."""
-    out: list[Any] = []
+def runs(spans: Iterable[Span]) -> list[list[Span]]:
+    """The spans with neighbouring plain ones put together, as a tokenizer merges across their
+    borders; a control span stands alone."""
+    out: list[list[Span]] = []
     for span in spans:
-        if out and not span.control and not out[-1].control:
-            out[-1] = Span(out[-1].text + span.text)
+        if out and not span.control and not out[-1][-1].control:
+            out[-1].append(span)
         else:
-            out.append(span)
+            out.append([span])
     return out

@@ -27,6 +27,9 @@ class Config:
     context: int | None = None
     prompt_format: str = "auto"
     theme: str = "textual-dark"
+    reduced_motion: bool = False
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Keys the person chose, by the name of what they do."""
     sampling: Sampling = field(default_factory=Sampling)
     disabled_plugins: tuple[str, ...] = ()
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -73,6 +76,10 @@ def _is_context(value: Any) -> bool:
     return type(value) is int and 64 <= value <= 100_000_000
 
 
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_name, value))
 
@@ -109,6 +116,7 @@ _RULES: dict[str, _Rule] = {
         *_one_of("auto", "chatml", "template", "alpaca", "vicuna"),
     ),
     "theme": _Rule("the screen's colours, a Textual theme", "a name", _is_name),
+    "reduced_motion": _Rule("no blinking and no smooth scrolling", "true or false", _is_bool),
     "disabled_plugins": _Rule("plugins to leave out", "a list of names", _are_names),
 }
 
@@ -138,11 +146,14 @@ def load(path: Path | None = None) -> Config:
         for key, value in said.items()
         if key.startswith("sampling.")
     }
+    chosen = {
+        key.removeprefix("keys."): value for key, value in said.items() if key.startswith("keys.")
+    }
     values = {key: value for key, value in said.items() if "." not in key}
     if "disabled_plugins" in values:
         values["disabled_plugins"] = tuple(values["disabled_plugins"])
     plugins = document.get("plugins", {})
-    return Config(**values, sampling=Sampling.from_dict(sampling), plugins=plugins)
+    return Config(**values, keys=chosen, sampling=Sampling.from_dict(sampling), plugins=plugins)
 
 
 def effective(path: Path | None = None) -> list[Setting]:
@@ -161,6 +172,10 @@ def effective(path: Path | None = None) -> list[Setting]:
         owner: Any = config.sampling if key.startswith("sampling.") else config
         value = getattr(owner, key.removeprefix("sampling."))
         settings.append(Setting(key, value, source, meaning))
+    settings += [
+        Setting(f"keys.{name}", value, "config.toml", "the key for it")
+        for name, value in config.keys.items()
+    ]
     for name, section in config.plugins.items():
         settings += [
             Setting(f"plugins.{name}.{key}", value, "config.toml", f"of the plugin {name}")
@@ -204,6 +219,13 @@ def checked(key: str, value: Any, where: str) -> Any:
     """
     if key.startswith("plugins.") and key.count(".") > 1:
         return value
+    if key.startswith("keys."):
+        if not _is_name(value):
+            raise ConfigError(
+                f"{where}: {key} must be a key, not {value!r}.",
+                hint="Write it as in the help screen, such as ctrl+r; several with commas between.",
+            )
+        return value
     if key not in KEYS:
         raise ConfigError(f"{where}: there is no setting {key!r}.", hint=_nearest(key))
     if key.startswith("sampling."):
@@ -242,8 +264,8 @@ def _from_file(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The document's settings by their full key, checked; plugins' sections are left out."""
     said: dict[str, Any] = {}
     for key, value in document.items():
-        if key == "sampling" and isinstance(value, dict):
-            said |= {f"sampling.{name}": setting for name, setting in value.items()}
+        if key in ("sampling", "keys") and isinstance(value, dict):
+            said |= {f"{key}.{name}": setting for name, setting in value.items()}
         elif key == "plugins" and isinstance(value, dict):
             for name, section in value.items():
                 if not isinstance(section, dict):
@@ -251,7 +273,7 @@ def _from_file(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
                         f"{path}: plugins.{name} must be a section, not {section!r}.",
                         hint=f"Write [plugins.{name}] and the plugin's settings below it.",
                     )
-        elif key in ("sampling", "plugins"):
+        elif key in ("sampling", "keys", "plugins"):
             raise ConfigError(f"{path}: {key} must be a section, not {value!r}.")
         else:
             said[key] = value
@@ -269,7 +291,8 @@ def _from_environment() -> dict[str, Any]:
 def _from_text(key: str, text: str) -> Any:
     """A typed value as the key's type: TOML where the key holds no text, else as it is."""
     lists = key in ("disabled_plugins", "sampling.stop")
-    if key in _RULES and key != "context" and not lists:
+    as_toml = lists or key in ("context", "reduced_motion")
+    if key.startswith("keys.") or (key in _RULES and not as_toml):
         return text
     try:
         document = tomllib.loads(f"value = {text}")

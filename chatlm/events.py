@@ -20,6 +20,8 @@ class Fitted:
     """The oldest messages, which did not fit."""
     cached_tokens: int = 0
     """How many of the prompt's tokens need no reading, since the turn before left them."""
+    prompt_hash: str = ""
+    """See `Prompt.hash`."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+import dataclasses
+import hashlib
+import struct
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -47,6 +50,85 @@ class EngineInfo:
     """What a request that leaves a setting open gets."""
     notes: tuple[str, ...] = ()
     """What the person should know, such as a fallback that was taken."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the libraries that compute, by name."""
+    suggested: Sampling = field(default_factory=Sampling)
+    """The part of `defaults` that the model itself asks for."""
+
+
+@dataclass(frozen=True)
+class PromptToken:
+    """One token of a prompt."""
+
+    id: int
+    text: str
+    """The piece of the prompt it covers; empty for a further token of one character."""
+    control: bool = False
+    """Whether it is one of the model's control tokens, which only the format puts in."""
+    message: int | None = None
+    """Index, in the request's messages, of the content it stands in; None for the format's own."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a request becomes: the very tokens that the model reads."""
+
+    tokens: tuple[PromptToken, ...]
+    costs: tuple[int, ...]
+    """Tokens that each of the request's messages takes with the format around it; those that were
+    left out too."""
+    left_out: tuple[int, ...]
+    """Indices of the messages that do not fit."""
+    limit: int
+    """Tokens that prompt and reply may have together."""
+    reserve: int
+    """Tokens of `limit` that are kept for the reply."""
+    hash: str
+    """See `prompt_hash`."""
+
+
+def prompt_hash(ids: Sequence[int]) -> str:
+    """SHA-256 of a prompt's token ids, four bytes each, the lowest first; in hex."""
+    return hashlib.sha256(struct.pack(f"<{len(ids)}I", *ids)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made a reply, as far as it can be written down."""
+
+    messages: tuple[Message, ...]
+    """The request's, before any were left out."""
+    sampling: Sampling
+    """Every value that held, and the seed."""
+    model: str
+    adapter: str | None = None
+    prompt_format: str = ""
+    device: str = ""
+    dtype: str = ""
+    context_length: int = 0
+    prompt_hash: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """chatlm's and those of the libraries that computed, by name."""
+    added: tuple[str, ...] = ()
+    """Names of the logits processors and stopping criteria of plugins; a replay lacks them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return dataclasses.asdict(self) | {"sampling": self.sampling.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
+        """Read back what `to_dict` made; a key that is not known is passed over.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        kept = {name: value for name, value in values.items() if name in known}
+        messages = tuple(Message(**message) for message in kept.pop("messages"))
+        sampling = Sampling.from_dict(kept.pop("sampling"))
+        kept["added"] = tuple(kept.get("added", ()))
+        return cls(messages=messages, sampling=sampling, **kept)
 
 
 class Engine(Protocol):
@@ -73,6 +155,14 @@ class Engine(Protocol):
         """Read the request's prompt without answering, so that a later one like it starts sooner.
 
         Pulled and closed like `stream`; changes no result, only when it comes.
+        """
+        ...
+
+    def preview(self, request: Request) -> Prompt:
+        """The prompt that `stream` would read; waits for no stream and may run beside one.
+
+        Raises:
+            ContextTooLong, ModelError: as `stream`.
         """
         ...
 

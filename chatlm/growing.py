@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from chatlm.errors import StoreError
 from chatlm.events import Delta, Finished
+from chatlm.generation import Provenance
 from chatlm.messages import Reply, StopReason, Usage
 from chatlm.store import Store
 
@@ -37,23 +38,36 @@ class GrowingReply:
         self._reason = StopReason.CANCELLED
         self._error: str | None = None
         self._saved_at = time.monotonic()
+        self._begun = False
         self._trouble = False
         self._stored = False
+        self.made_by: Provenance | None = None
+        """What makes the reply, to be stored with it."""
         self.ended = False
         """Whether the engine came to its own end."""
 
     def take(self, event: Delta | Finished) -> str | None:
-        """Add what the event brings; returns a sentence for the person when saving fails."""
+        """Add what the event brings; returns a sentence for the person when saving fails.
+
+        The first token waits for no disk.
+        """
         self._usage = event.usage
         if isinstance(event, Finished):
             self._reason, self._held, self.ended = event.stop_reason, "", True
-            return self._save(self._finish)
+            return self._save(self._finish) or self._keep_making()
         self._text += event.text
         self._held = event.held
-        if time.monotonic() - self._saved_at < JOURNAL_SECONDS:
+        first, self._begun = not self._begun, True
+        if first:
+            self._saved_at = time.monotonic()
+        if first or time.monotonic() - self._saved_at < JOURNAL_SECONDS:
             return None
         self._saved_at = time.monotonic()
-        return self._save(lambda: self._store.journal(self._reply.id, self._text + self._held))
+        journal = self._store.journal
+        return (
+            self._save(lambda: journal(self._reply.id, self._text + self._held))
+            or self._keep_making()
+        )
 
     def fail(self, error: Exception) -> None:
         """Remember what ended the reply."""
@@ -63,6 +77,7 @@ class GrowingReply:
         """Store the reply as it is, if that has not been done or did not work."""
         if not self._stored:
             self._save(self._finish)
+        self._keep_making()
 
     def _finish(self) -> None:
         before, reason, error = self._reply.usage, self._reason, self._error
@@ -70,7 +85,7 @@ class GrowingReply:
         if error and self._reply.stop_reason and not self._usage.completion_tokens:
             # it could not be gone on with, and is what it was
             reason, error = self._reply.stop_reason, self._reply.error
-            settings = self._reply.settings
+            settings, self.made_by = self._reply.settings, None
             self._usage = dataclasses.replace(before, completion_tokens=0, decode_seconds=0.0)
         usage = dataclasses.replace(
             self._usage,
@@ -86,6 +101,19 @@ class GrowingReply:
             error=error,
         )
         self._stored = True
+
+    def _keep_making(self) -> str | None:
+        """Store `made_by`, tried once, when the reply itself can be stored."""
+        made_by = self.made_by
+        if made_by is None or self._trouble:
+            return None
+        self.made_by = None
+        try:
+            self._store.save_provenance(self._reply.id, made_by)
+        except StoreError as error:
+            log.error("provenance not saved: %s", error)
+            return f"What makes this reply is not kept, so it cannot be replayed. {error}"
+        return None
 
     def _save(self, write: Callable[[], object]) -> str | None:
         """Write; a failure is told once, and the reply goes on without being saved."""

@@ -7,12 +7,30 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
+from chatlm.sampling import Sampling
+
 Role = Literal["system", "user", "assistant"]
+
+SUMMARY_HEAD = "Earlier in this chat, in short: "
+"""What the model reads before the summary of a turn."""
 
 
 def now() -> datetime:
     """The present moment, in UTC."""
     return datetime.now(UTC)
+
+
+class Standing(StrEnum):
+    """How a turn takes part in what the model reads."""
+
+    AUTO = "auto"
+    """Read as long as it fits the context."""
+    PINNED = "pinned"
+    """Read always; other turns leave before it."""
+    DROPPED = "dropped"
+    """Not read."""
+    SUMMARISED = "summarised"
+    """`Turn.summary` is read in its place."""
 
 
 class StopReason(StrEnum):
@@ -45,6 +63,8 @@ class Message:
 
     role: Role
     content: str
+    pinned: bool = False
+    """Stays in the prompt when others have to leave."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,9 @@ class Turn:
     chosen: int | None = None
     """Id of the reply that stands in the history; None takes the newest."""
     created: datetime = field(default_factory=now)
+    standing: Standing = Standing.AUTO
+    summary: str = ""
+    """Kept whether or not it stands for the turn."""
 
     @property
     def reply(self) -> Reply | None:
@@ -133,6 +156,18 @@ class Turn:
             if reply.id == self.chosen:
                 return reply
         return self.replies[-1] if self.replies else None
+
+    def messages(self) -> tuple[Message, ...]:
+        """The turn as the model reads it; none for a dropped one."""
+        if self.standing is Standing.DROPPED:
+            return ()
+        if self.standing is Standing.SUMMARISED and self.summary:
+            return (Message("user", f"{SUMMARY_HEAD}{self.summary}"),)
+        pinned = self.standing is Standing.PINNED
+        user = Message(self.user.role, self.user.content, pinned)
+        if self.reply is None or not self.reply.text:
+            return (user,)
+        return (user, Message("assistant", self.reply.text, pinned))
 
 
 @dataclass(frozen=True)
@@ -145,16 +180,18 @@ class Conversation:
     turns: tuple[Turn, ...] = ()
     created: datetime = field(default_factory=now)
     updated: datetime = field(default_factory=now)
+    sampling: Sampling = field(default_factory=Sampling)
+    """What the person set for this chat."""
+    pinned: bool = False
+    """Listed first."""
+    forked_from: int | None = None
+    """The chat this one began as a copy of, while that exists."""
 
     def messages(self, before: int | None = None) -> tuple[Message, ...]:
-        """The conversation as the model reads it: system prompt, then each turn's two messages.
+        """The conversation as the model reads it: system prompt, then each turn's messages.
 
         Args:
             before: leave out the turns from this position on.
         """
-        out = [Message("system", self.system)] if self.system else []
-        for turn in self.turns[:before]:
-            out.append(turn.user)
-            if turn.reply is not None and turn.reply.text:
-                out.append(Message("assistant", turn.reply.text))
-        return tuple(out)
+        head = (Message("system", self.system),) if self.system else ()
+        return head + tuple(m for turn in self.turns[:before] for m in turn.messages())

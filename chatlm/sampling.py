@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,3 +105,32 @@ DEFAULTS = Sampling(
     max_tokens=1024,
 )
 """What holds where neither the person, a template, nor the model says anything."""
+
+
+@dataclass(frozen=True)
+class Effective:
+    """One setting as it holds."""
+
+    name: str
+    value: Any
+    """None, or () for `stop`, where nobody says anything."""
+    source: str
+    """Who says so; empty where nobody does."""
+
+
+def explained(layers: Sequence[tuple[str, Sampling]]) -> list[Effective]:
+    """Each setting's value, and where it comes from.
+
+    Args:
+        layers: who says what, the one that counts most first, such as
+            `("this chat", …), ("config", …), ("model", …), ("default", DEFAULTS)`.
+    """
+    out = []
+    for field in dataclasses.fields(Sampling):
+        said = [
+            Effective(field.name, value, source)
+            for source, sampling in layers
+            if (value := getattr(sampling, field.name)) not in (None, ())
+        ]
+        out.append(said[0] if said else Effective(field.name, field.default, ""))
+    return out

@@ -1,49 +1,37 @@
-"""One conversation and one turn of it from start to end; knows no screen and makes no thread."""
+"""One chat that goes on: all that is done to it; knows no screen and makes no thread."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
-import secrets
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 
-from chatlm.errors import ChatlmError, EngineError, StoreError, UsageError
-from chatlm.events import (
-    Delta,
-    Finished,
-    Fitted,
-    MessageAnnotated,
-    Notice,
-    PassagesFound,
-    Prefill,
-    ReplyStarted,
-    SessionEvent,
-    TurnFinished,
-    TurnStarted,
-)
-from chatlm.generation import Engine, Request
-from chatlm.growing import GrowingReply
-from chatlm.messages import (
-    Annotation,
-    Conversation,
-    Message,
-    Passage,
-    Reply,
-    Turn,
-)
+from chatlm import asides, asking, titles
+from chatlm.errors import StoreError, UsageError
+from chatlm.events import Prefill
+from chatlm.generation import Engine, Prompt, Request
+from chatlm.measuring import Measure, measure
+from chatlm.messages import Conversation, Message, Passage, Standing, Turn
 from chatlm.plugins import PluginHost
-from chatlm.sampling import DEFAULTS, Sampling
+from chatlm.replying import Events, Replying
+from chatlm.sampling import Sampling
 from chatlm.store import Store
 
-log = logging.getLogger(__name__)
 
-Events = Generator[SessionEvent, None, None]
+@dataclass(frozen=True)
+class Preview:
+    """What would be sent."""
+
+    request: Request
+    prompt: Prompt
+    passages: tuple[Passage, ...]
+    """What was found for the message."""
 
 
 class ChatSession:
-    """A chat that goes on: `send`, `regenerate` and `continue_reply` are pulled for their events.
+    """A chat that goes on: `send`, `edit`, `regenerate` and `continue_reply` are pulled for their
+    events.
 
     Closing a generator cancels the turn: what was said so far is kept with stop reason
     `cancelled`. Everything is stored before it is reported.
@@ -53,8 +41,11 @@ class ChatSession:
         engine: gives the loaded engine; may wait for it, and is called only after the user's
             message is stored.
         plugins: whose hooks are called.
-        sampling: the person's settings; what they leave open is the model's.
+        sampling: the person's settings for all chats; what they leave open is the model's.
+        asked: settings of this session only; they go before the chat's own, as these do before
+            `sampling`.
         system: the system prompt of a new conversation.
+        own_sampling: what the person set for a new conversation alone.
         conversation_id: the conversation to go on with; None begins one at the first message.
     """
 
@@ -65,14 +56,18 @@ class ChatSession:
         *,
         plugins: PluginHost | None = None,
         sampling: Sampling | None = None,
+        asked: Sampling | None = None,
         system: str = "",
+        own_sampling: Sampling | None = None,
         conversation_id: int | None = None,
     ) -> None:
         self.store = store
         self.engine = engine
         self.plugins = plugins or PluginHost()
         self.sampling = sampling or Sampling()
+        self.asked = asked or Sampling()
         self.system = system
+        self.own_sampling = own_sampling or Sampling()
         self.conversation_id = conversation_id
 
     @property
@@ -90,23 +85,39 @@ class ChatSession:
             StoreError: the message could not be stored; nothing was changed.
             EngineError: the generation failed; the message and what was said are stored.
         """
-        if not text.strip():
-            raise UsageError("There is nothing to send", hint="Type a message first.")
+        _check_text(text)
         turn = self._store_message(text)
-        yield TurnStarted(self._id, turn)
-        conversation = self.store.conversation(self._id)
-        labels = self._annotate(conversation, turn, None, turn.user)
-        if labels:
-            yield MessageAnnotated("user", labels)
-        yield from self._notices()
-        passages = self.plugins.gather(
-            "retrieve_passages", Passage, conversation=conversation, message=turn.user
-        )
-        if passages:
-            self.store.save_passages(turn.id, passages)
-            yield PassagesFound(tuple(passages))
-        yield from self._notices()
-        yield from self._answer(turn)
+        yield from self._replying.begin(turn)
+
+    def edit(self, position: int, text: str) -> Events:
+        """Ask again from an earlier turn, with another message, in a fork of the chat.
+
+        The session goes on in the fork; nothing of the original changes.
+
+        Args:
+            position: of the turn whose message is changed, 0 for the first.
+            text: the message in its place.
+
+        Raises:
+            UsageError: the text is blank, or there is no such turn.
+            StoreError: the fork or the message could not be stored; nothing was changed.
+            EngineError: the generation failed; the message and what was said are stored.
+        """
+        _check_text(text)
+        original = self._id
+        turns = len(self.store.conversation(original).turns)
+        if not 0 <= position < turns:
+            raise UsageError(
+                f"There is no message {position + 1} in this chat", hint=f"It has {turns}."
+            )
+        fork = self.store.fork(original, position).id
+        try:
+            turn = self.store.add_turn(fork, text)
+        except StoreError:
+            self._forget(fork)
+            raise
+        self.conversation_id = fork
+        yield from self._replying.begin(turn)
 
     def regenerate(self) -> Events:
         """Answer the newest turn once more; the earlier replies stay as its versions.
@@ -114,7 +125,7 @@ class ChatSession:
         A model that by default always takes the likeliest token would only repeat itself, so it
         draws freely here, unless the person set the temperature.
         """
-        return self._answer(self._newest_turn(), again=True)
+        return self._replying.answer(self._newest_turn(), again=True)
 
     def continue_reply(self) -> Events:
         """Go on with the newest reply from its own end.
@@ -127,7 +138,7 @@ class ChatSession:
             raise UsageError(
                 "The last reply is complete", hint="Regenerate it, or ask for more in a message."
             )
-        return self._answer(turn, turn.reply)
+        return self._replying.answer(turn, turn.reply)
 
     def read_ahead(self) -> Generator[Prefill, None, None]:
         """Let the model read the chat so far while the person reads and types.
@@ -138,23 +149,100 @@ class ChatSession:
         if conversation is None or not conversation.turns:
             return
         engine = self.engine()
-        request = Request(conversation.messages(), sampling=self.sampling)
+        request = Request(conversation.messages(), self._settings(conversation))
         with closing(engine.read_ahead(request)) as events:
             yield from events
+
+    def preview(self, text: str) -> Preview:
+        """What would be sent if `text` were sent now, by the way of `send`; nothing is stored.
+
+        A blank text shows what is sent for the newest turn.
+
+        Raises:
+            UsageError: the text is blank and there is no turn yet.
+            ContextTooLong, ModelError: as `send`.
+        """
+        engine = self.engine()
+        if text.strip():
+            chat = self._conversation_or_new()
+            turn = Turn(0, len(chat.turns), Message("user", text))
+            chat = dataclasses.replace(chat, turns=(*chat.turns, turn))
+            passages = asking.passages_for(chat, turn, self.plugins)
+        else:
+            turn = self._newest_turn()
+            chat = self.store.conversation(self._id)
+            passages = self.store.passages(turn.id)
+        request = asking.turn_request(
+            chat,
+            turn,
+            passages,
+            engine=engine,
+            plugins=self.plugins,
+            sampling=self._settings(chat),
+        )
+        return Preview(request, engine.preview(request), tuple(passages))
+
+    def measure(self) -> Measure:
+        """How much of the context each turn takes, plugins left aside; see `measuring.measure`."""
+        chat = self._conversation_or_new()
+        return measure(chat, self.engine(), self._settings(chat))
+
+    def summarise(self, turn_id: int) -> Generator[str, None, None]:
+        """Let the model say in short what a turn was about; at the end that stands for the turn.
+
+        Closing it early changes nothing.
+
+        Raises:
+            UsageError: the turn has no reply.
+            EngineError: the generation failed, or nothing was said.
+            StoreError: there is no such turn, or it could not be stored.
+        """
+        summary = ""
+        with closing(asides.summary(self.engine(), self.store.turn(turn_id))) as pieces:
+            for piece in pieces:
+                summary += piece
+                yield piece
+        self.store.set_standing(turn_id, Standing.SUMMARISED, summary.strip())
+
+    def suggest_title(self) -> str:
+        """A title from the chat's first message, without the model; empty for an empty chat."""
+        turns = self._conversation_or_new().turns
+        return titles.suggested(turns[0].user.content) if turns else ""
+
+    def name_by_model(self) -> Generator[str, None, None]:
+        """Let the model suggest a title from the first message; nothing is stored.
+
+        Yields:
+            pieces; `titles.tidied` makes a title of them all.
+
+        Raises:
+            UsageError: the chat has no message yet.
+            EngineError: the generation failed, or nothing was said.
+        """
+        self._newest_turn()
+        first = self._conversation_or_new().turns[0]
+        return asides.title(self.engine(), first.user.content)
 
     def _store_message(self, text: str) -> Turn:
         """Store the message as a turn; a new chat is stored with it, or not at all."""
         if self.conversation_id is not None:
             return self.store.add_turn(self.conversation_id, text)
-        fresh = self.store.create_conversation(system=self.system).id
+        fresh = self.store.create_conversation(system=self.system, sampling=self.own_sampling).id
         try:
             turn = self.store.add_turn(fresh, text)
         except StoreError:
-            with suppress(StoreError):
-                self.store.delete(fresh)
+            self._forget(fresh)
             raise
         self.conversation_id = fresh
         return turn
+
+    def _forget(self, conversation_id: int) -> None:
+        """Remove a chat that was made for a message which then could not be stored."""
+        with suppress(StoreError):
+            self.store.delete(conversation_id)
+
+    def _conversation_or_new(self) -> Conversation:
+        return self.conversation or Conversation(0, system=self.system, sampling=self.own_sampling)
 
     def _newest_turn(self) -> Turn:
         conversation = self.conversation
@@ -162,128 +250,20 @@ class ChatSession:
             raise UsageError("This chat has no message yet", hint="Type one first.")
         return conversation.turns[-1]
 
-    def _answer(self, turn: Turn, reply: Reply | None = None, *, again: bool = False) -> Events:
-        """Make a new reply to the turn, or go on with `reply`; `again` if there was one before."""
-        engine = self.engine()
-        request = self._request(turn, engine, reply)
-        sampling = request.sampling
-        if again and engine.info.defaults.temperature == 0:
-            sampling = sampling.over(Sampling(temperature=DEFAULTS.temperature))
-        sampling = sampling.over(engine.info.defaults)
-        if sampling.seed is None:
-            sampling = dataclasses.replace(sampling, seed=secrets.randbelow(2**31))
-        request = dataclasses.replace(request, sampling=sampling)
-        yield from self._notices()
-        settings = json.dumps(request.sampling.to_dict())
-        if reply is None:
-            reply = self.store.start_reply(
-                turn.id, model=engine.info.model, adapter=request.adapter, settings=settings
-            )
-        else:
-            self.store.journal(reply.id, reply.text)
-        growing = GrowingReply(self.store, reply, settings)
-        try:
-            yield ReplyStarted(turn.id, reply)
-            with closing(engine.stream(request)) as events:
-                for event in events:
-                    problem = growing.take(event) if isinstance(event, Delta | Finished) else None
-                    if problem is not None:
-                        yield Notice(problem)
-                    if isinstance(event, Fitted) and event.left_out:
-                        yield Notice(_left_out(event))
-                    yield event
-        except ChatlmError as error:
-            growing.fail(error)
-            raise
-        except Exception as error:  # a plugin's processor or the model itself broke
-            log.exception("generation failed")
-            told = EngineError(
-                f"The reply failed: {type(error).__name__}: {error}",
-                hint="What was said is kept. `chatlm logs` has the details.",
-            )
-            growing.fail(told)
-            raise told from error
-        finally:
-            growing.close()
-            if not growing.ended:
-                self._finish_unseen(turn)
-        yield from self._finish(turn)
-
-    def _request(self, turn: Turn, engine: Engine, reply: Reply | None) -> Request:
-        """Messages by the first plugin that makes them, else the core's; then all adjustments."""
-        conversation = self.store.conversation(self._id)
-        made = self.plugins.first("build_messages", Message, conversation=conversation, turn=turn)
-        messages = made or default_messages(conversation, turn, self.store.passages(turn.id))
-        if reply is not None and reply.text:
-            messages = [*messages, Message("assistant", reply.text)]
-        request: Request = self.plugins.fold(
-            "adjust_request",
-            "request",
-            Request(tuple(messages), sampling=self.sampling),
-            turn=turn,
-            engine=engine,
-        )
-        return request
-
     @property
     def _id(self) -> int:
         if self.conversation_id is None:
             raise UsageError("This chat has no message yet", hint="Type one first.")
         return self.conversation_id
 
-    def _finish(self, turn: Turn) -> Iterator[SessionEvent]:
-        """Label the stored reply and tell the plugins."""
-        conversation = self.store.conversation(self._id)
-        turn = self.store.turn(turn.id)
-        if turn.reply is not None and turn.reply.text:
-            message = Message("assistant", turn.reply.text)
-            labels = self._annotate(conversation, turn, turn.reply.id, message)
-            if labels:
-                yield MessageAnnotated("assistant", labels)
-        for _ in self.plugins.each("turn_finished", conversation=conversation, turn=turn):
-            pass
-        yield from self._notices()
-        yield TurnFinished(turn)
+    @property
+    def _replying(self) -> Replying:
+        return Replying(self.store, self.engine, self.plugins, self._settings, self._id)
 
-    def _finish_unseen(self, turn: Turn) -> None:
-        """The same for a reply that was stopped or failed, when nobody listens any more."""
-        try:
-            for _ in self._finish(turn):
-                pass
-        except ChatlmError as error:
-            log.error("turn not finished: %s", error)
-
-    def _annotate(
-        self, conversation: Conversation, turn: Turn, reply_id: int | None, message: Message
-    ) -> tuple[Annotation, ...]:
-        labels = self.plugins.gather(
-            "annotate_message", Annotation, conversation=conversation, message=message
-        )
-        if labels:
-            self.store.annotate(turn.id, reply_id, labels)
-        return tuple(labels)
-
-    def _notices(self) -> Iterator[Notice]:
-        for fault in self.plugins.take_faults():
-            yield Notice(str(fault))
+    def _settings(self, conversation: Conversation) -> Sampling:
+        return self.asked.over(conversation.sampling).over(self.sampling)
 
 
-def default_messages(
-    conversation: Conversation, turn: Turn, passages: Sequence[Passage]
-) -> list[Message]:
-    """History, then the user's message; passages stand inside that message, so that the tokens of
-    the earlier conversation stay the same and need not be read again."""
-    history = list(conversation.messages(before=turn.position))
-    if not passages:
-        return [*history, turn.user]
-    numbered = "\n\n".join(
-        f"[{number}] {passage.source}\n{passage.text}"
-        for number, passage in enumerate(passages, start=1)
-    )
-    return [*history, Message("user", f"Sources:\n\n{numbered}\n\n{turn.user.content}")]
-
-
-def _left_out(event: Fitted) -> str:
-    turns = sum(message.role == "user" for message in event.left_out)
-    what = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
-    return f"The context holds {event.limit} tokens: {what} of this chat did not fit any more."
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise UsageError("There is nothing to send", hint="Type a message first.")

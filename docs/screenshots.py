@@ -38,7 +38,7 @@ async def picture(pilot: Pilot[None], name: str) -> None:
 async def take(engine: Engine, size: tuple[int, int]) -> None:
     """All pictures of one size."""
     settings = replace(config.Config(), sampling=Sampling(seed=7, max_tokens=200))
-    app = ChatApp(Store(None), lambda report: engine, config=settings)
+    app = ChatApp(Store(None), lambda model, report: engine, config=settings)
     async with app.run_test(size=size) as pilot:
         chat = app.chat_screen.chat
         chat.composer.cursor_blink = False

@@ -21,7 +21,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "ask": ("chatlm.cli.ask:ask", "Ask one question and print the answer."),
-    "chats": ("chatlm.cli.chats:chats", "List, show, search, export and delete saved chats."),
+    "chats": ("chatlm.cli.chats:chats", "List, search, change, export and import saved chats."),
     "models": ("chatlm.cli.models:models_group", "List, pull, check and remove models."),
     "config": ("chatlm.cli.config:config_group", "Show and change the settings."),
     "logs": ("chatlm.cli.logs:logs", "Show the log: what failed, and where."),

@@ -91,9 +91,10 @@ def ask(
     with loaded(config) as plugins, Store(None if no_save else paths.database()) as store:
         session = ChatSession(
             store,
-            lambda: _load(config, plugins),
+            lambda: load_engine(config, plugins),
             plugins=plugins,
-            sampling=wanted.over(config.sampling),
+            sampling=config.sampling,
+            asked=wanted,
             system=config.system if system is None else system,
             conversation_id=chat_id,
         )
@@ -127,7 +128,8 @@ def _question(words: tuple[str, ...]) -> str:
     return question
 
 
-def _load(config: settings.Config, plugins: Any) -> Any:
+def load_engine(config: settings.Config, plugins: Any) -> Any:
+    """Open the engine that the config names; on stderr stands what is being done."""
     with _waiting(f"Loading {config.model} …"), progress_bars() as progress:
         from chatlm.engines.opening import open_engine
 

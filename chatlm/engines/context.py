@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chatlm.errors import ContextTooLong
+from chatlm.generation import EngineInfo, Request
 from chatlm.messages import Message
 
 
@@ -14,59 +15,84 @@ class Fit:
     """A prompt that fits."""
 
     ids: list[int]
-    left_out: tuple[Message, ...]
+    kept: tuple[int, ...]
+    """Indices of the messages that are in it, in order."""
+    left_out: tuple[int, ...]
+    """Indices of the others, in order."""
 
 
-def turns_of(messages: Sequence[Message]) -> list[tuple[Message, ...]]:
-    """The messages after the system prompt, cut before each user message."""
-    turns: list[tuple[Message, ...]] = []
-    for message in messages:
+def reserve_of(request: Request, info: EngineInfo) -> int:
+    """Tokens to keep free for the reply: what it may take, but no more than a quarter."""
+    limit = info.context_length
+    return min(request.sampling.over(info.defaults).max_tokens or limit, limit // 4)
+
+
+def turns_of(messages: Sequence[Message]) -> list[list[int]]:
+    """Indices of the messages behind the system prompt, cut before each user message."""
+    turns: list[list[int]] = []
+    for index, message in enumerate(messages):
+        if index == 0 and message.role == "system":
+            continue
         if message.role == "user" or not turns:
-            turns.append((message,))
+            turns.append([index])
         else:
-            turns[-1] = (*turns[-1], message)
+            turns[-1].append(index)
     return turns
 
 
 def fit(
     messages: Sequence[Message],
-    encode: Callable[[Sequence[Message]], list[int]],
+    encode: Callable[[Sequence[int]], list[int]],
     *,
     limit: int,
     reserve: int,
 ) -> Fit:
-    """The prompt with as many of the newest turns as leave `reserve` tokens for the reply.
+    """The prompt with as many turns as leave `reserve` tokens for the reply.
 
-    The system prompt and the newest turn always stay; whole turns leave, oldest first.
+    The system prompt, the newest turn and pinned ones always stay; other turns leave whole, the
+    oldest first. A turn is pinned when one of its messages is.
 
     Args:
         messages: system prompt first, if any.
-        encode: ids of messages; more messages never take fewer tokens.
+        encode: ids of the messages with these indices; more messages never take fewer tokens.
         limit: tokens that prompt and reply may have together.
-        reserve: tokens to keep free for the reply; less is kept where only the newest turn is left.
+        reserve: tokens to keep free for the reply; less is kept where no more turns may leave.
 
     Raises:
-        ContextTooLong: system prompt and newest turn leave no room for a single new token.
+        ContextTooLong: what has to stay leaves no room for a single new token.
     """
-    head = tuple(messages[:1]) if messages and messages[0].role == "system" else ()
-    turns = turns_of(messages[len(head) :])
+    turns = turns_of(messages)
+    loose = [turn for turn in turns[:-1] if not any(messages[index].pinned for index in turn)]
 
-    def prompt(dropped: int) -> list[int]:
-        return encode([*head, *(message for turn in turns[dropped:] for message in turn)])
+    def without(oldest: int) -> tuple[list[int], list[int]]:
+        left = {index for turn in loose[:oldest] for index in turn}
+        kept = [index for index in range(len(messages)) if index not in left]
+        return kept, encode(kept)
 
-    low, high = 0, max(len(turns) - 1, 0)
-    ids = prompt(0)
+    kept, ids = without(0)
     if len(ids) > limit - reserve:
-        while low < high:
-            middle = (low + high) // 2
-            if len(prompt(middle)) <= limit - reserve:
-                high = middle
+        low, high, step = 1, len(loose), 1
+        while low < high:  # in growing steps from the newest, as most of a long chat does not fit
+            middle = max(high - step, low)
+            if len(without(middle)[1]) <= limit - reserve:
+                high, step = middle, step * 2
             else:
-                low = middle + 1
-        ids = prompt(low)
+                low, step = middle + 1, max((high - middle - 1) // 2, 1)
+        kept, ids = without(high)
     if len(ids) >= limit:
-        raise ContextTooLong(
-            f"Your message and the system prompt take {len(ids)} tokens; the context holds {limit}",
+        raise _too_long(len(ids), limit, len(turns) - len(loose) - 1)
+    return Fit(ids, tuple(kept), tuple(sorted(set(range(len(messages))) - set(kept))))
+
+
+def _too_long(tokens: int, limit: int, pinned: int) -> ContextTooLong:
+    if pinned < 1:
+        return ContextTooLong(
+            f"Your message and the system prompt take {tokens} tokens; the context holds {limit}",
             hint="Shorten the message, or raise the limit with `chatlm config set context`.",
         )
-    return Fit(ids, tuple(message for turn in turns[:low] for message in turn))
+    turns = "the pinned turn" if pinned == 1 else f"{pinned} pinned turns"
+    return ContextTooLong(
+        f"Your message, the system prompt and {turns} take {tokens} tokens; "
+        f"the context holds {limit}",
+        hint="Select a pinned turn and press p to unpin it, or shorten the message.",
+    )

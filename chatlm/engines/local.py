@@ -8,22 +8,24 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from chatlm.engines.context import Fit, fit
+from chatlm.engines.context import Fit, fit, reserve_of
 from chatlm.engines.decode import Decoding
 from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.loading import load_model, load_tokenizer
 from chatlm.engines.prefix import PrefixCache
+from chatlm.engines.preview import costs, read_out
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
 from chatlm.engines.tokens import PromptTokenizer
 from chatlm.errors import EngineError, OutOfMemoryError, UsageError
 from chatlm.events import EngineEvent, Fitted, Prefill
-from chatlm.generation import EngineInfo, Request
+from chatlm.generation import EngineInfo, Prompt, Request, prompt_hash
 from chatlm.messages import Message, StopReason, Usage
 from chatlm.sampling import DEFAULTS, Sampling
 from chatlm.stopping import StopText
@@ -67,6 +69,7 @@ class LocalEngine:
         )
         self._prefixes = PrefixCache(self._model)
         self._lock = threading.Lock()
+        suggested = (suits or Sampling()).over(_model_defaults(self._model))
         text_config = self._model.config.get_text_config()
         longest = getattr(text_config, "max_position_embeddings", None) or 2048
         self.info = EngineInfo(
@@ -75,8 +78,28 @@ class LocalEngine:
             dtype=_dtype_name(self._model, placement),
             context_length=min(longest, context or longest),
             prompt_format=self.tokens.format,
-            defaults=(suits or Sampling()).over(_model_defaults(self._model)).over(DEFAULTS),
+            defaults=suggested.over(DEFAULTS),
+            suggested=suggested,
             notes=tuple(self.tokens.notes),
+            versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        )
+
+    def preview(self, request: Request) -> Prompt:
+        """See `Engine.preview`."""
+        prompt = self._fit(request)
+        kept = [request.messages[index] for index in prompt.kept]
+        return Prompt(
+            tokens=tuple(
+                dataclasses.replace(token, message=prompt.kept[token.message])
+                if token.message is not None
+                else token
+                for token in read_out(self.tokens, kept)
+            ),
+            costs=costs(self.tokens, request.messages),
+            left_out=prompt.left_out,
+            limit=self.info.context_length,
+            reserve=reserve_of(request, self.info),
+            hash=prompt_hash(prompt.ids),
         )
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
@@ -124,10 +147,13 @@ class LocalEngine:
             ) from error
 
     def _fit(self, request: Request) -> Fit:
-        limit = self.info.context_length
-        sampling = request.sampling.over(self.info.defaults)
-        reserve = min(sampling.max_tokens or limit, limit // 4)
-        return fit(request.messages, self.tokens.encode, limit=limit, reserve=reserve)
+        messages = request.messages
+        return fit(
+            messages,
+            lambda kept: self.tokens.encode([messages[index] for index in kept]),
+            limit=self.info.context_length,
+            reserve=reserve_of(request, self.info),
+        )
 
     def _generate(self, request: Request) -> Iterator[EngineEvent]:
         started = time.perf_counter()
@@ -138,7 +164,8 @@ class LocalEngine:
         cached = keys.keep(prompt.ids)
         total, limit = len(prompt.ids), self.info.context_length
         most = sampling.max_tokens or limit
-        yield Fitted(total, limit, prompt.left_out, cached)
+        left_out = tuple(request.messages[index] for index in prompt.left_out)
+        yield Fitted(total, limit, left_out, cached, prompt_hash(prompt.ids))
         for done in keys.read(prompt.ids):
             yield Prefill(done, total)
         logits = keys.logits

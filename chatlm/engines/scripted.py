@@ -4,13 +4,49 @@ from __future__ import annotations
 
 import re
 import time
+import zlib
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 
+from chatlm.engines.context import fit, reserve_of
 from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
-from chatlm.generation import EngineInfo, Request
+from chatlm.generation import EngineInfo, Prompt, PromptToken, Request, prompt_hash
 from chatlm.messages import Message, StopReason, Usage
 from chatlm.sampling import DEFAULTS
+
+_WORDS = re.compile(r"\s*\S+\s*\Z|\s*\S+|\s+")
+
+
+def in_words(request: Request, info: EngineInfo) -> Prompt:
+    """The prompt of an engine whose tokens are words, with two control tokens a message."""
+    written = [_written(message, index) for index, message in enumerate(request.messages)]
+
+    def encode(indices: Sequence[int]) -> list[int]:
+        return [token.id for index in indices for token in written[index]]
+
+    limit, reserve = info.context_length, reserve_of(request, info)
+    fitted = fit(request.messages, encode, limit=limit, reserve=reserve)
+    return Prompt(
+        tokens=tuple(token for index in fitted.kept for token in written[index]),
+        costs=tuple(len(tokens) for tokens in written),
+        left_out=fitted.left_out,
+        limit=limit,
+        reserve=reserve,
+        hash=prompt_hash(fitted.ids),
+    )
+
+
+def _written(message: Message, index: int) -> list[PromptToken]:
+    begin, end = f"<{message.role}>", f"</{message.role}>"
+    return [
+        PromptToken(_id(begin), begin, control=True),
+        *(PromptToken(_id(word), word, message=index) for word in _WORDS.findall(message.content)),
+        PromptToken(_id(end), end, control=True),
+    ]
+
+
+def _id(text: str) -> int:
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
 
 
 class ScriptedEngine:
@@ -20,9 +56,12 @@ class ScriptedEngine:
         replies: what to say, in order; a StopReason or an exception instead of a text ends the
             stream with it.
         delay: seconds before each token.
+        context: tokens that prompt and reply may have together.
     """
 
-    def __init__(self, *replies: str | StopReason | Exception, delay: float = 0.0) -> None:
+    def __init__(
+        self, *replies: str | StopReason | Exception, delay: float = 0.0, context: int = 4096
+    ) -> None:
         self.requests: list[Request] = []
         """Every request it got, for assertions."""
         self.read: list[Request] = []
@@ -34,7 +73,7 @@ class ScriptedEngine:
             model="scripted",
             device="cpu",
             dtype="none",
-            context_length=4096,
+            context_length=context,
             prompt_format="chatml",
             defaults=DEFAULTS,
         )
@@ -47,25 +86,27 @@ class ScriptedEngine:
         """See `Engine.stream`."""
         self.requests.append(request)
         reply = self._replies.popleft() if self._replies else "Nothing is left in the script."
-        prompt = self.count_tokens(request.messages)
         started = time.perf_counter()
-        yield Fitted(prompt_tokens=prompt, limit=self.info.context_length)
-        yield Prefill(prompt, prompt)
+        prompt = self.preview(request)
+        left_out = tuple(request.messages[index] for index in prompt.left_out)
+        total = len(prompt.tokens)
+        yield Fitted(total, prompt.limit, left_out, prompt_hash=prompt.hash)
+        yield Prefill(total, total)
         if isinstance(reply, Exception):
             raise reply
-        usage = Usage(prompt_tokens=prompt)
+        usage = Usage(prompt_tokens=total)
         if isinstance(reply, StopReason):
             yield Finished(reply, usage)
             return
         limit = request.sampling.max_tokens or DEFAULTS.max_tokens or 0
         first = 0.0
-        words = re.findall(r"\s*\S+\s*$|\s*\S+|\s+", reply)
+        words = _WORDS.findall(reply)
         for made, word in enumerate(words[:limit], start=1):
             if self._delay:
                 time.sleep(self._delay)
             at = time.perf_counter()
             first = first or at
-            usage = Usage(prompt, 0, made, first - started, at - first)
+            usage = Usage(total, 0, made, first - started, at - first)
             yield Delta(word, usage=usage)
         yield Finished(StopReason.LENGTH if len(words) > limit else StopReason.END, usage)
 
@@ -75,9 +116,13 @@ class ScriptedEngine:
         prompt = self.count_tokens(request.messages)
         yield Prefill(prompt, prompt)
 
+    def preview(self, request: Request) -> Prompt:
+        """See `Engine.preview`."""
+        return in_words(request, self.info)
+
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """Words, and two for each message's frame."""
-        return sum(len(message.content.split()) + 2 for message in messages)
+        return sum(len(_written(message, 0)) for message in messages)
 
     def close(self) -> None:
         """Remember that it was closed."""

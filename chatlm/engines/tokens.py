@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -15,6 +18,21 @@ from chatlm.errors import ModelError
 from chatlm.messages import Message
 
 FORMATS = ("auto", "template", "chatml", "alpaca", "vicuna")
+
+MOST_REMEMBERED = 2048
+"""Texts whose tokens are kept; a chat's messages are encoded again and again."""
+
+LONGEST_REMEMBERED = 8_000
+"""Characters of such a text."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens of a plain text."""
+
+    ids: array[int]
+    ends: array[int]
+    """Up to where the text is covered, in characters, once each token is there; never falls."""
 
 
 class PromptTokenizer:
@@ -56,7 +74,12 @@ class PromptTokenizer:
             or r"(?!)"
         )
         self._render = self._renderer()
-        self._begin = self._beginning()
+        self.begin = self._beginning()
+        """Ids that stand before everything the format writes."""
+        # set once: a tokenizer that other threads are using refuses to be changed
+        self._backend.encode_special_tokens = True
+        self._backend.post_processor = None  # it may take the blanks out of the tokens' offsets
+        self._remembered = lru_cache(MOST_REMEMBERED)(self._encoded)
 
     def _resolve(self, wanted: str) -> str:
         has_template = bool(self._tokenizer.chat_template)
@@ -123,12 +146,13 @@ class PromptTokenizer:
 
     def spans(self, messages: Sequence[Message]) -> list[Span]:
         """The prompt, with what is control and what is whose content."""
-        messages = chatml.joined(messages)
+        groups = chatml.grouped(messages)
         try:
-            return self._render(messages)
+            return chatml.write(self._render, messages, groups)
         except jinja2.TemplateError:
             try:  # some templates refuse a system role
-                return self._render(chatml.without_system_role(messages))
+                groups = chatml.without_system_role(groups, messages)
+                return chatml.write(self._render, messages, groups)
             except jinja2.TemplateError as error:
                 raise ModelError(
                     f"The model's chat template refuses this conversation: {error}",
@@ -137,25 +161,47 @@ class PromptTokenizer:
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the whole prompt; control ids stand only where the format put them."""
-        ids = list(self._begin)
+        ids = list(self.begin)
         for run in chatml.runs(self.spans(messages)):
-            if run.control and run.text in self._ids:
-                ids.append(self._ids[run.text])
-            else:
-                ids.extend(self.encode_text(run.text))
+            ids += self.encode_run(run).ids
         return ids
+
+    def encode_run(self, run: Sequence[Span]) -> Encoded:
+        """Tokens of one of `chatml.runs`."""
+        text = "".join(span.text for span in run)
+        if self.is_control(run[0]):
+            return Encoded(array("I", [self._ids[text]]), array("I", [len(text)]))
+        return self.encoded(text)
+
+    def is_control(self, span: Span) -> bool:
+        """Whether the span is a control token, and the model has it."""
+        return span.control and span.text in self._ids
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text, in which no control token can appear whatever the text says."""
-        self._backend.encode_special_tokens = True
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
-        forbidden = self.controls.values()
-        if not set(ids).isdisjoint(forbidden):  # added tokens that are not marked special
-            ids = []
-            for part in self._broken(text):
-                ids += self._backend.encode(part, add_special_tokens=False).ids
-            ids = [number for number in ids if number not in forbidden]
-        return ids
+        return list(self.encoded(text).ids)
+
+    def encoded(self, text: str) -> Encoded:
+        """Tokens of plain text, like `encode_text`."""
+        if len(text) > LONGEST_REMEMBERED:
+            return self._encoded(text)
+        return self._remembered(text)
+
+    def _encoded(self, text: str) -> Encoded:
+        forbidden = set(self.controls.values())
+        whole = self._backend.encode(text, add_special_tokens=False)
+        if forbidden.isdisjoint(whole.ids):
+            return _covering(zip(whole.ids, (end for _, end in whole.offsets), strict=True))
+        tokens, start = [], 0
+        for part in self._broken(text):  # added tokens that are not marked special
+            piece = self._backend.encode(part, add_special_tokens=False)
+            tokens += [
+                (number, start + end)
+                for number, (_, end) in zip(piece.ids, piece.offsets, strict=True)
+                if number not in forbidden
+            ]
+            start += len(part)
+        return _covering(tokens)
 
     def _broken(self, text: str) -> Iterator[str]:
         """The text in pieces, cut inside every control token's name."""
@@ -172,3 +218,14 @@ class PromptTokenizer:
     def detokenizer(self, context: Sequence[int] = ()) -> Detokenizer:
         """A fresh stream of text; `context` are ids that stand before."""
         return Detokenizer(self._backend, list(context))
+
+
+def _covering(tokens: Iterable[tuple[int, int]]) -> Encoded:
+    """From ids, each with where it ends."""
+    ids, ends = array("I"), array("I")
+    covered = 0
+    for number, end in tokens:
+        covered = max(covered, end)
+        ids.append(number)
+        ends.append(covered)
+    return Encoded(ids, ends)

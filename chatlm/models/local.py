@@ -84,6 +84,19 @@ def find(name: str) -> ModelLocation:
     return location
 
 
+def is_here(name: str) -> bool:
+    """Whether a model can be used without fetching it.
+
+    Raises:
+        ModelError: there cannot be such a model, or it is damaged.
+    """
+    target = resolve(name)
+    if isinstance(target, FolderTarget):
+        own_folder(target.path)
+        return True
+    return place_of(target) is not None
+
+
 def own_folder(folder: Path) -> ModelLocation:
     """The location of a folder of the person's own, once it is known to hold a whole model."""
     manifest = read_manifest(folder)

@@ -1,22 +1,22 @@
-"""Chats as Markdown for reading and as JSON lines for programs; pure functions, no database."""
+"""Chats as text for people, programs and models; pure functions, no database."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from chatlm.errors import UsageError
+from chatlm.generation import Provenance
 from chatlm.messages import Annotation, Conversation, Passage, Reply, Turn
+from chatlm.store.lookups import AnnotationsOf, PassagesOf, ProvenanceOf
 from chatlm.store.rows import short_title
 from chatlm.text import dump_json
 
-PassagesOf = Callable[[int], Sequence[Passage]]
-"""A turn's id to its passages, such as `Store.passages`."""
-
-AnnotationsOf = Callable[[int], Sequence[tuple[int | None, Annotation]]]
-"""A turn's id to its labels and the replies they belong to, such as `Store.annotations`."""
+START, END = "<|im_start|>", "<|im_end|>"
+"""ChatML's control tokens, as text."""
 
 
 def title_of(conversation: Conversation) -> str:
@@ -42,23 +42,46 @@ def to_jsonl(
     conversations: Iterable[Conversation],
     passages: PassagesOf = lambda _: (),
     annotations: AnnotationsOf = lambda _: (),
+    provenance: ProvenanceOf = lambda _: None,
 ) -> Iterator[str]:
     """Chats with everything that is kept of them, one JSON object a line."""
     for conversation in conversations:
-        yield _line(to_dict(conversation, passages, annotations))
+        yield _line(to_dict(conversation, passages, annotations, provenance))
 
 
 def to_messages(conversations: Iterable[Conversation]) -> Iterator[str]:
-    """Chats as trainers take them: `{"messages": [{"role": …, "content": …}, …]}`, one a line."""
+    """Chats as the model reads them and trainers take them, one JSON object a line:
+    `{"messages": [{"role": …, "content": …}, …]}`."""
     for conversation in conversations:
-        messages = [dataclasses.asdict(message) for message in conversation.messages()]
+        messages = [{"role": m.role, "content": m.content} for m in conversation.messages()]
         yield _line({"messages": messages})
+
+
+def to_chatml(conversations: Iterable[Conversation]) -> Iterator[str]:
+    """Chats as the model reads them, in ChatML text; an empty line between two chats.
+
+    Raises:
+        UsageError: a message holds `<|im_start|>` or `<|im_end|>`. The text would then say that
+            somebody spoke who did not, and ChatML knows no way to quote.
+    """
+    for number, conversation in enumerate(conversations):
+        for place, message in enumerate(conversation.messages(), start=1):
+            for token in (START, END):
+                if token in message.content:
+                    raise UsageError(
+                        f"Message {place} ({message.role}) of chat {conversation.id} holds "
+                        f"{token}, which ChatML text cannot tell from its own.",
+                        hint="The formats messages and jsonl keep any text.",
+                    )
+        pieces = [f"{START}{m.role}\n{m.content}{END}\n" for m in conversation.messages()]
+        yield "\n" * (number > 0) + "".join(pieces)
 
 
 def to_dict(
     conversation: Conversation,
     passages: PassagesOf = lambda _: (),
     annotations: AnnotationsOf = lambda _: (),
+    provenance: ProvenanceOf = lambda _: None,
 ) -> dict[str, Any]:
     """A chat as plain values, ready for JSON; times in ISO 8601, UTC."""
     return {
@@ -67,8 +90,13 @@ def to_dict(
         "system": conversation.system,
         "created": conversation.created.isoformat(),
         "updated": conversation.updated.isoformat(),
+        "sampling": conversation.sampling.to_dict(),
+        "pinned": conversation.pinned,
+        "forked_from": conversation.forked_from,
         "turns": [
-            _turn(turn, passages(turn.id), annotations(turn.id)) for turn in conversation.turns
+            _turn(turn, passages(turn.id), annotations(turn.id))
+            | {"replies": [_reply(reply, provenance(reply.id)) for reply in turn.replies]}
+            for turn in conversation.turns
         ],
     }
 
@@ -82,8 +110,9 @@ def _turn(
         "id": turn.id,
         "content": turn.user.content,
         "created": turn.created.isoformat(),
+        "standing": turn.standing.value,
+        "summary": turn.summary,
         "chosen": turn.reply.id if turn.reply else None,
-        "replies": [_reply(reply) for reply in turn.replies],
         "passages": [dataclasses.asdict(passage) for passage in passages],
         "annotations": [
             {"reply": reply_id, **dataclasses.asdict(label)} for reply_id, label in annotations
@@ -91,18 +120,21 @@ def _turn(
     }
 
 
-def _reply(reply: Reply) -> dict[str, Any]:
+def _reply(reply: Reply, provenance: Provenance | None) -> dict[str, Any]:
     return dataclasses.asdict(reply) | {
         "settings": _settings(reply.settings),
         "created": reply.created.isoformat(),
+        "provenance": provenance and provenance.to_dict(),
     }
 
 
-def _settings(text: str) -> Any:
+def _settings(text: str) -> dict[str, Any] | str:
+    """The settings as values; as the text it is where it is something else."""
     try:
-        return json.loads(text)
+        values = json.loads(text)
     except ValueError:
         return text
+    return values if isinstance(values, dict) else text
 
 
 def _line(value: Any) -> str:

@@ -96,6 +96,61 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             INSERT INTO reply_words (rowid, text) VALUES (new.id, new.text);
         END""",
     ),
+    (
+        "ALTER TABLE conversation ADD COLUMN sampling TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE conversation ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE conversation ADD COLUMN trashed TEXT",
+        """ALTER TABLE conversation ADD COLUMN forked_from INTEGER
+            REFERENCES conversation ON DELETE SET NULL""",
+        "DROP INDEX conversation_updated",
+        """CREATE INDEX conversation_listed ON conversation (pinned DESC, updated DESC, id DESC)
+            WHERE trashed IS NULL""",
+        """CREATE INDEX conversation_trashed ON conversation (trashed)
+            WHERE trashed IS NOT NULL""",
+        "CREATE INDEX conversation_forked ON conversation (forked_from)",
+        "CREATE INDEX conversation_created ON conversation (created)",
+        "ALTER TABLE turn ADD COLUMN standing TEXT NOT NULL DEFAULT 'auto'",
+        "ALTER TABLE turn ADD COLUMN summary TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX turn_created ON turn (created DESC, id DESC)",
+        "CREATE INDEX turn_first ON turn (substr(content, 1, 64)) WHERE position = 0",
+        """CREATE TABLE provenance (
+            reply_id INTEGER PRIMARY KEY REFERENCES reply ON DELETE CASCADE,
+            content BLOB NOT NULL
+        )""",
+        """CREATE TABLE draft (
+            conversation_id INTEGER UNIQUE REFERENCES conversation ON DELETE CASCADE,
+            text TEXT NOT NULL
+        )""",
+        "DROP TABLE turn_words",
+        """CREATE VIRTUAL TABLE turn_words USING fts5 (
+            content, content='turn', content_rowid='id',
+            tokenize='unicode61 remove_diacritics 2', prefix='1 2'
+        )""",
+        "INSERT INTO turn_words (turn_words) VALUES ('rebuild')",
+        "DROP TABLE reply_words",
+        """CREATE VIRTUAL TABLE reply_words USING fts5 (
+            text, content='reply', content_rowid='id',
+            tokenize='unicode61 remove_diacritics 2', prefix='1 2'
+        )""",
+        "INSERT INTO reply_words (reply_words) VALUES ('rebuild')",
+        """CREATE VIRTUAL TABLE title_words USING fts5 (
+            title, content='conversation', content_rowid='id',
+            tokenize='unicode61 remove_diacritics 2', prefix='1 2'
+        )""",
+        "INSERT INTO title_words (title_words) VALUES ('rebuild')",
+        """CREATE TRIGGER title_added AFTER INSERT ON conversation BEGIN
+            INSERT INTO title_words (rowid, title) VALUES (new.id, new.title);
+        END""",
+        """CREATE TRIGGER title_deleted AFTER DELETE ON conversation BEGIN
+            INSERT INTO title_words (title_words, rowid, title)
+            VALUES ('delete', old.id, old.title);
+        END""",
+        """CREATE TRIGGER title_changed AFTER UPDATE OF title ON conversation BEGIN
+            INSERT INTO title_words (title_words, rowid, title)
+            VALUES ('delete', old.id, old.title);
+            INSERT INTO title_words (rowid, title) VALUES (new.id, new.title);
+        END""",
+    ),
 )
 
 

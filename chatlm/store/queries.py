@@ -8,12 +8,12 @@ from datetime import datetime
 
 from chatlm.errors import StoreError
 from chatlm.messages import Conversation, Reply, Turn
-from chatlm.store.rows import moment, short_title, to_reply, to_turns
+from chatlm.store.rows import moment, short_title, to_conversation, to_reply, to_turns
 
 LARGEST_ID = 2**63 - 1
 
 SUMMARIES = """
-    SELECT c.id, c.title, c.updated,
+    SELECT c.id, c.title, c.updated, c.pinned,
         (SELECT count(*) FROM turn t WHERE t.conversation_id = c.id) AS turns,
         CASE c.title WHEN '' THEN
             (SELECT substr(t.content, 1, 400) FROM turn t
@@ -23,7 +23,13 @@ SUMMARIES = """
                             WHERE r.id = t.chosen AND r.stop_reason IS NOT NULL)
          FROM turn t WHERE t.conversation_id = c.id ORDER BY t.position DESC LIMIT 1
         ) AS unfinished
-    FROM conversation c ORDER BY c.updated DESC, c.id DESC LIMIT ? OFFSET ?
+    FROM conversation c WHERE c.trashed IS NULL
+    ORDER BY c.pinned DESC, c.updated DESC, c.id DESC LIMIT ? OFFSET ?
+"""
+
+SENT = """
+    SELECT t.content FROM turn t JOIN conversation c ON c.id = t.conversation_id
+    WHERE c.trashed IS NULL ORDER BY t.created DESC, t.id DESC
 """
 
 
@@ -38,10 +44,11 @@ class Summary:
     turns: int
     unfinished: bool
     """The last turn has no reply yet, or one that was cut off with the program."""
+    pinned: bool = False
 
 
 def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Summary]:
-    """The list of chats, last changed first; `limit` None lists all."""
+    """The list of chats, the pinned ones first, then last changed first; `limit` None lists all."""
     found = db.execute(SUMMARIES, (-1 if limit is None else limit, offset))
     return [
         Summary(
@@ -50,6 +57,7 @@ def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Su
             updated=datetime.fromisoformat(row["updated"]),
             turns=row["turns"],
             unfinished=bool(row["unfinished"]),
+            pinned=bool(row["pinned"]),
         )
         for row in found
     ]
@@ -57,9 +65,8 @@ def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Su
 
 def conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
     """A chat with its turns and replies, or a StoreError."""
-    row = _one(db, "SELECT * FROM conversation WHERE id = ?", conversation_id)
-    if row is None:
-        raise _no_chat(conversation_id)
+    check_chat(db, conversation_id)
+    row = db.execute("SELECT * FROM conversation WHERE id = ?", (conversation_id,)).fetchone()
     turns = db.execute(
         "SELECT * FROM turn WHERE conversation_id = ? ORDER BY position", (conversation_id,)
     )
@@ -68,14 +75,7 @@ def conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
         " WHERE t.conversation_id = ? ORDER BY t.position, r.version",
         (conversation_id,),
     )
-    return Conversation(
-        id=row["id"],
-        title=row["title"],
-        system=row["system"],
-        turns=to_turns(turns, replies),
-        created=datetime.fromisoformat(row["created"]),
-        updated=datetime.fromisoformat(row["updated"]),
-    )
+    return to_conversation(row, to_turns(turns, replies))
 
 
 def turn(db: sqlite3.Connection, turn_id: int) -> Turn:
@@ -96,9 +96,20 @@ def reply(db: sqlite3.Connection, reply_id: int) -> Reply:
 
 
 def check_chat(db: sqlite3.Connection, conversation_id: int) -> None:
-    """A StoreError unless the chat is there."""
-    if _one(db, "SELECT id FROM conversation WHERE id = ?", conversation_id) is None:
-        raise _no_chat(conversation_id)
+    """A StoreError unless the chat is there and not in the trash."""
+    if is_trashed(db, conversation_id):
+        raise StoreError(
+            f"chat {conversation_id} was deleted",
+            hint=f"Bring it back: chatlm chats restore {conversation_id}",
+        )
+
+
+def is_trashed(db: sqlite3.Connection, conversation_id: int) -> bool:
+    """Whether a chat is in the trash; a StoreError where there is no such chat."""
+    row = _one(db, "SELECT trashed FROM conversation WHERE id = ?", conversation_id)
+    if row is None:
+        raise StoreError(f"no chat {conversation_id}", hint="See your chats: chatlm chats list")
+    return row["trashed"] is not None
 
 
 def check_turn(db: sqlite3.Connection, turn_id: int, reply_id: int | None = None) -> None:
@@ -117,6 +128,12 @@ def turn_of(db: sqlite3.Connection, reply_id: int) -> int:
     return int(row["turn_id"])
 
 
+def fork_titles(db: sqlite3.Connection) -> set[str]:
+    """The titles of chats that look like those of forks."""
+    found = db.execute("SELECT title FROM conversation WHERE title GLOB '* (fork*)'")
+    return {row["title"] for row in found}
+
+
 def touch(db: sqlite3.Connection, turn_id: int) -> None:
     """Note that the turn's chat changed now."""
     db.execute(
@@ -130,6 +147,7 @@ def forget_deleted_words(db: sqlite3.Connection) -> None:
     """Write the word index anew; until then it holds deleted words, only marked as such."""
     db.execute("INSERT INTO turn_words (turn_words) VALUES ('optimize')")
     db.execute("INSERT INTO reply_words (reply_words) VALUES ('optimize')")
+    db.execute("INSERT INTO title_words (title_words) VALUES ('optimize')")
 
 
 def _one(db: sqlite3.Connection, query: str, row_id: int) -> sqlite3.Row | None:
@@ -137,10 +155,6 @@ def _one(db: sqlite3.Connection, query: str, row_id: int) -> sqlite3.Row | None:
         return None
     row: sqlite3.Row | None = db.execute(query, (row_id,)).fetchone()
     return row
-
-
-def _no_chat(conversation_id: int) -> StoreError:
-    return StoreError(f"no chat {conversation_id}", hint="See your chats: chatlm chats list")
 
 
 def _gone(what: str, row_id: int) -> StoreError:

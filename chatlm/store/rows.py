@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
+import zlib
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 
-from chatlm.messages import Annotation, Message, Passage, Reply, StopReason, Turn, Usage, now
+from chatlm.errors import StoreError, UsageError
+from chatlm.generation import Provenance
+from chatlm.messages import (
+    Annotation,
+    Conversation,
+    Message,
+    Passage,
+    Reply,
+    Standing,
+    StopReason,
+    Turn,
+    Usage,
+    now,
+)
+from chatlm.sampling import Sampling
 
 
 def storable(text: str) -> str:
@@ -24,9 +40,38 @@ def finite(score: float | None) -> float | None:
     return None if score is None or not math.isfinite(score) else float(score)
 
 
+def maybe(text: str | None) -> str | None:
+    """`storable` text, or None for none."""
+    return None if text is None else storable(text)
+
+
+def stamp(time: datetime) -> str:
+    """The time in UTC, as text whose order is the order of time."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
+
+
 def moment() -> str:
-    """Now, as text whose order is the order of time."""
-    return now().isoformat(timespec="microseconds")
+    """The stamp of now."""
+    return stamp(now())
+
+
+def to_conversation(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
+    """One row of `conversation`, with its turns, or a StoreError."""
+    try:
+        sampling = Sampling.from_dict(json.loads(row["sampling"]))
+    except (ValueError, TypeError, UsageError) as error:
+        raise StoreError(f"The sampling settings of chat {row['id']} are damaged.") from error
+    return Conversation(
+        id=row["id"],
+        title=row["title"],
+        system=row["system"],
+        turns=turns,
+        created=datetime.fromisoformat(row["created"]),
+        updated=datetime.fromisoformat(row["updated"]),
+        sampling=sampling,
+        pinned=bool(row["pinned"]),
+        forked_from=row["forked_from"],
+    )
 
 
 def to_reply(row: sqlite3.Row) -> Reply:
@@ -65,6 +110,8 @@ def to_turns(turns: Iterable[sqlite3.Row], replies: Iterable[sqlite3.Row]) -> tu
             replies=tuple(versions.get(row["id"], ())),
             chosen=row["chosen"],
             created=datetime.fromisoformat(row["created"]),
+            standing=Standing(row["standing"]),
+            summary=row["summary"],
         )
         for row in turns
     )
@@ -78,6 +125,24 @@ def to_passage(row: sqlite3.Row) -> Passage:
 def to_annotation(row: sqlite3.Row) -> tuple[int | None, Annotation]:
     """One row of `annotation`: the reply it labels, or None for the user's message."""
     return row["reply_id"], Annotation(row["plugin"], row["name"], row["value"], row["score"])
+
+
+def from_sampling(sampling: Sampling) -> str:
+    """The settings as `to_conversation` reads them."""
+    return json.dumps(sampling.to_dict())
+
+
+def from_provenance(provenance: Provenance) -> bytes:
+    """What made a reply, as compressed JSON: it repeats much of the chat."""
+    return zlib.compress(json.dumps(provenance.to_dict()).encode())
+
+
+def to_provenance(content: bytes) -> Provenance | None:
+    """Read back what `from_provenance` made; None when it is damaged."""
+    try:
+        return Provenance.from_dict(json.loads(zlib.decompress(content)))
+    except (zlib.error, ValueError, TypeError, LookupError, UsageError):
+        return None
 
 
 def short_title(title: str, first_message: str | None) -> str:

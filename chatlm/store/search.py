@@ -1,4 +1,4 @@
-"""Finding words in saved messages; it knows the database's word index but not `Store`.
+"""Finding words in titles and saved messages; it knows the database's word index but not `Store`.
 
 Words are looked up in the index. Scripts written without spaces have no words there, so a query
 word in one of them is looked for in the text itself.
@@ -29,24 +29,46 @@ _WITHOUT_SPACES = re.compile(
 )
 
 _INDEXED = (
-    """SELECT t.conversation_id, t.id AS turn_id, NULL AS reply_id, t.content AS text, t.created
+    """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
+        c.updated AS time
+        FROM title_words JOIN conversation c ON c.id = title_words.rowid
+        WHERE title_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
+        ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",
+    """SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.content AS text,
+        t.created AS time
         FROM turn_words JOIN turn t ON t.id = turn_words.rowid
-        WHERE turn_words MATCH :words AND NOT EXISTS (
+        JOIN conversation c ON c.id = t.conversation_id
+        WHERE turn_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.content), value) = 0)
         ORDER BY turn_words.rowid DESC LIMIT :limit""",
-    """SELECT t.conversation_id, t.id AS turn_id, r.id AS reply_id, r.text, r.created
+    """SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
+        r.created AS time
         FROM reply_words JOIN reply r ON r.id = reply_words.rowid JOIN turn t ON t.id = r.turn_id
-        WHERE reply_words MATCH :words AND NOT EXISTS (
+        JOIN conversation c ON c.id = t.conversation_id
+        WHERE reply_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0)
         ORDER BY reply_words.rowid DESC LIMIT :limit""",
 )
 _SCANNED = (
-    """SELECT t.conversation_id, t.id AS turn_id, NULL AS reply_id, t.content AS text, t.created
-        FROM turn t WHERE NOT EXISTS (
+    """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
+        c.updated AS time
+        FROM conversation c
+        WHERE c.trashed IS NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
+        ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",
+    """SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.content AS text,
+        t.created AS time
+        FROM turn t
+        JOIN conversation c ON c.id = t.conversation_id
+        WHERE c.trashed IS NULL AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.content), value) = 0)
         ORDER BY t.id DESC LIMIT :limit""",
-    """SELECT t.conversation_id, t.id AS turn_id, r.id AS reply_id, r.text, r.created
-        FROM reply r JOIN turn t ON t.id = r.turn_id WHERE NOT EXISTS (
+    """SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
+        r.created AS time
+        FROM reply r JOIN turn t ON t.id = r.turn_id
+        JOIN conversation c ON c.id = t.conversation_id
+        WHERE c.trashed IS NULL AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0)
         ORDER BY r.id DESC LIMIT :limit""",
 )
@@ -58,22 +80,27 @@ _TITLE = """SELECT c.title, (
 
 @dataclass(frozen=True)
 class Hit:
-    """One message or reply that holds the words looked for."""
+    """One title, message or reply that holds the words looked for."""
 
     conversation_id: int
     title: str
-    turn_id: int
-    role: Role
+    turn_id: int | None
+    """None for the chat's title."""
+    role: Role | None
+    """Who says it; None for the chat's title."""
     snippet: str
     """The text around the first hit, on one line."""
     spans: list[tuple[int, int]]
     """Start and end of each hit in `snippet`."""
     reply_id: int | None = None
-    """Which version of the reply; None for the user's message."""
+    """Which version of the reply; None for the user's message and for the title."""
 
 
 def search(db: sqlite3.Connection, query: str, limit: int) -> list[Hit]:
-    """Messages and replies with every word of the query, newest first; any text is a query."""
+    """Titles, then messages and replies with every word of the query, each newest first.
+
+    Any text is a query.
+    """
     words = [word for word in query.replace("\0", " ").split() if any(map(str.isalnum, word))]
     words = list(dict.fromkeys(words))[:MOST_WORDS]
     scanned = [word for word in words if _WITHOUT_SPACES.search(word)]
@@ -85,11 +112,12 @@ def search(db: sqlite3.Connection, query: str, limit: int) -> list[Hit]:
         "scanned": json.dumps([re.sub("[A-Z]+", _lower, word) for word in scanned]),
         "limit": limit,
     }
-    sources = _INDEXED if indexed else _SCANNED
-    found = [row for source in sources for row in db.execute(source, arguments)]
-    found.sort(key=itemgetter("created", "turn_id"), reverse=True)
+    in_title, *in_text = _INDEXED if indexed else _SCANNED
+    titles = db.execute(in_title, arguments).fetchall()
+    texts = [row for source in in_text for row in db.execute(source, arguments)]
+    texts.sort(key=itemgetter("time", "turn_id"), reverse=True)
     pattern = _pattern(indexed, scanned)
-    return [_hit(db, row, pattern) for row in found[:limit]]
+    return [_hit(db, row, pattern) for row in [*titles, *texts][:limit]]
 
 
 def _lower(match: re.Match[str]) -> str:
@@ -99,11 +127,12 @@ def _lower(match: re.Match[str]) -> str:
 def _hit(db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str]) -> Hit:
     snippet, spans = _snippet(row["text"], pattern)
     title = db.execute(_TITLE, (row["conversation_id"],)).fetchone()
+    speaker: Role = "user" if row["reply_id"] is None else "assistant"
     return Hit(
         conversation_id=row["conversation_id"],
         title=short_title(*title),
         turn_id=row["turn_id"],
-        role="user" if row["reply_id"] is None else "assistant",
+        role=None if row["turn_id"] is None else speaker,
         snippet=snippet,
         spans=spans,
         reply_id=row["reply_id"],

@@ -13,7 +13,8 @@ from textual.message import Message
 from chatlm.errors import Cancelled, ChatlmError, EngineError
 from chatlm.events import Delta, Finished, Fitted, Notice, Prefill, ReplyStarted, TurnStarted
 from chatlm.messages import Usage
-from chatlm.session import ChatSession, Events
+from chatlm.replying import Events
+from chatlm.session import ChatSession
 from chatlm.tui.messages import TextGathered, TurnEnded, TurnProgressed
 
 log = logging.getLogger(__name__)

@@ -10,28 +10,38 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import ClassVar
 
 from textual import on
 from textual.app import App
 from textual.binding import BindingType
+from textual.message import Message
 from textual.reactive import reactive
 
 from chatlm.config import Config
+from chatlm.errors import ChatlmError, StoreError, UsageError
+from chatlm.messages import now
 from chatlm.plugins import PluginHost
 from chatlm.session import ChatSession
 from chatlm.store import Store
 from chatlm.text import one_line, visible
-from chatlm.tui import keys
+from chatlm.tui import commands
 from chatlm.tui.chat_screen import ChatScreen
+from chatlm.tui.live_turn import OpenChat
 from chatlm.tui.loading import EngineLoader, EngineState, Loading, OpenEngine
 from chatlm.tui.messages import EngineChanged
+from chatlm.tui.settings_screen import SettingsScreen
+from chatlm.tui.widgets.theme_picker import ThemePicker
 
 log = logging.getLogger(__name__)
 
 QUIT_SECONDS = 3.0
 """How long the way out waits for a running reply to be stored."""
+
+KEPT_IN_TRASH = timedelta(days=7)
+"""How long a deleted chat can be brought back."""
 
 TITLE_WIDTH = 80
 KEEP_TITLE = "\x1b[22;2t"
@@ -43,7 +53,7 @@ class ChatApp(App[None]):
 
     Args:
         store: the saved chats.
-        open_engine: opens the engine; runs in a thread of its own.
+        open_engine: opens a model; runs in a thread of its own.
         plugins: whose hooks the sessions call.
         config: the person's settings.
         incognito: begin with a chat that is not saved.
@@ -54,9 +64,9 @@ class ChatApp(App[None]):
 
     TITLE = "chatlm"
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar[list[BindingType]] = [*keys.APP]
+    BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.APP, priority=True)]
 
-    engine_state: reactive[EngineState] = reactive[EngineState](Loading())
+    engine_state: reactive[EngineState] = reactive[EngineState](Loading(""))
 
     def __init__(
         self,
@@ -74,7 +84,9 @@ class ChatApp(App[None]):
         self.plugins = plugins or PluginHost()
         self.config = config or Config()
         self.clock = clock
-        self._notes = notes
+        self.open_engine = open_engine
+        self._notes = [*notes, *commands.choose_keys(self.config.keys)]
+        self.set_keymap(commands.chosen_keys())
         self.engine = EngineLoader(
             open_engine, lambda state: self.post_message(EngineChanged(state))
         )
@@ -84,43 +96,83 @@ class ChatApp(App[None]):
 
     def on_mount(self) -> None:
         """Draw first, load then."""
-        if self.config.theme in self.available_themes:
-            self.theme = self.config.theme
-        else:
-            known = ", ".join(sorted(self.available_themes))
-            self.notify(
-                f"There is no theme {self.config.theme!r}. There are: {known}.",
-                severity="warning",
-                markup=False,
-            )
+        self._choose_look()
         self._tell_terminal(KEEP_TITLE)
         self.push_screen(self.chat_screen)
         for note in self._notes:
             self.notify(visible(note), severity="warning", markup=False, timeout=15)
         self._leave_on_signals()
-        self.load_engine()
+        self.load_engine(self.config.model)
+        self.run_worker(self._empty_trash, thread=True, group="trash")
 
-    def load_engine(self) -> None:
-        """Load the engine in a thread; after a failure, once more."""
-        self.engine_state = Loading()
-        self.engine.start()
+    def _choose_look(self) -> None:
+        self.use_motion(reduced=self.config.reduced_motion)
+        try:
+            self.use_theme(self.config.theme)
+        except UsageError as error:
+            self.notify(visible(str(error)), severity="warning", markup=False)
 
-    def session(
-        self, store: Store, conversation_id: int | None, stop: threading.Event
-    ) -> ChatSession:
+    def _empty_trash(self) -> None:
+        try:
+            self.chat_screen.chat.saved.empty_trash(now() - KEPT_IN_TRASH)
+        except StoreError as error:
+            log.error("trash not emptied: %s", error)
+
+    def use_theme(self, name: str) -> None:
+        """Change the colours.
+
+        Raises:
+            UsageError: there is no such theme.
+        """
+        if name not in self.available_themes:
+            known = ", ".join(sorted(self.available_themes))
+            raise UsageError(f"There is no theme {name!r}", hint=f"There are: {known}.")
+        self.theme = name
+
+    @property
+    def reduced_motion(self) -> bool:
+        """Whether the screen keeps still but for what is written."""
+        return self.animation_level == "none"
+
+    def use_motion(self, *, reduced: bool) -> None:
+        """Let the screen keep still: no blinking, no smooth scrolling."""
+        self.animation_level = "none" if reduced else "full"
+        self.chat_screen.chat.composer.cursor_blink = not reduced
+
+    def load_engine(self, model: str = "") -> None:
+        """Load a model in a thread, in place of the one before; after a failure, once more."""
+        model = model or self.engine_state.model
+        self.engine_state = Loading(model)
+        self.engine.start(model)
+
+    def session(self, chat: OpenChat, stop: threading.Event) -> ChatSession:
         """A session for one turn of a chat; setting `stop` ends its wait for the engine."""
         return ChatSession(
-            store,
+            chat.store,
             partial(self.engine.wait, stop),
             plugins=self.plugins,
             sampling=self.config.sampling,
-            system=self.config.system,
-            conversation_id=conversation_id,
+            system=chat.system,
+            own_sampling=chat.sampling,
+            conversation_id=chat.conversation_id,
         )
 
     @on(EngineChanged)
     def _show_engine(self, message: EngineChanged) -> None:
         self.engine_state = message.state
+
+    @on(SettingsScreen.SamplingChanged)
+    @on(SettingsScreen.SystemChanged)
+    @on(SettingsScreen.SamplingKept)
+    @on(SettingsScreen.SystemKept)
+    @on(SettingsScreen.ModelWanted)
+    @on(ThemePicker.ThemeChosen)
+    @on(ThemePicker.MotionChosen)
+    def _take_settings(self, message: Message) -> None:
+        try:
+            self.chat_screen.settings.took(message)
+        except ChatlmError as error:
+            self.chat_screen.chat.toast(error)
 
     def on_unmount(self) -> None:
         """Whatever closes the screen, no thread goes on."""

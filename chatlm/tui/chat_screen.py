@@ -1,7 +1,8 @@
-"""The screen of the chat: the keys, the list beside it and the status bar; knows no session."""
+"""The screen of the chat: list, chat and status bar, and the way from a command to what does it."""
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, on
@@ -10,14 +11,20 @@ from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
 
-from chatlm.errors import StoreError
+from chatlm.errors import ChatlmError
 from chatlm.messages import now
 from chatlm.store import Store
-from chatlm.tui import keys
-from chatlm.tui.help_screen import HelpScreen
+from chatlm.tui import commands
+from chatlm.tui.chat_actions import ChatActions
+from chatlm.tui.insight import Insight, Measured, fill
 from chatlm.tui.live_chat import LiveChat
 from chatlm.tui.loading import EngineState
+from chatlm.tui.settings_actions import SettingsActions
+from chatlm.tui.turn_actions import TurnActions
 from chatlm.tui.widgets.chat_list import ChatList
+from chatlm.tui.widgets.chats_panel import ChatsPanel
+from chatlm.tui.widgets.composer import Composer
+from chatlm.tui.widgets.ruler import Ruler
 from chatlm.tui.widgets.status_bar import Status, StatusBar
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ class ChatScreen(Screen[None]):
         conversation_id: open this chat at once.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [*keys.CHAT]
+    BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.CHAT, priority=True)]
     CSS_PATH = "chatlm.tcss"
     AUTO_FOCUS = "#composer"
 
@@ -50,92 +57,129 @@ class ChatScreen(Screen[None]):
         conversation_id: int | None = None,
     ) -> None:
         super().__init__()
-        self._owner = app
+        self.owner = app
         self._incognito = incognito
         self._conversation_id = conversation_id
         self._list_wanted: bool | None = None
         """What the person chose; None leaves it to the width."""
         self.chat = LiveChat(app, store)
-        self._chats = ChatList(store, now)
-        self._bar = StatusBar(app.config.model)
+        self.chats = ChatsPanel(store, now)
+        self.insight = Insight(self)
+        self.settings = SettingsActions(self)
+        self._bar = StatusBar()
+        self.actions = (ChatActions(self), TurnActions(self), self.settings)
 
     def compose(self) -> ComposeResult:
         """List, chat, status bar."""
         with Horizontal():
-            yield self._chats
+            yield self.chats
             yield self.chat
         yield self._bar
 
     async def on_mount(self) -> None:
         """Show the first chat and follow what changes."""
-        self.watch(self._owner, "engine_state", self._show_engine)
+        self.watch(self.owner, "engine_state", self._show_engine)
         self.watch(self.chat, "status", self._show_status)
         await self.chat.begin(incognito=self._incognito)
         if self._conversation_id is not None and not self._incognito:
             await self.chat.open(self._conversation_id)
-        for fault in self._owner.plugins.take_faults():
+        for fault in self.owner.plugins.take_faults():
             await self.chat.tell(str(fault))
 
     def on_resize(self, event: events.Resize) -> None:
         """Give the list's room to the text when there is little."""
         if self._list_wanted is None:
-            self._chats.display = event.size.width >= LIST_FROM_WIDTH
+            self.chats.display = event.size.width >= LIST_FROM_WIDTH
 
-    def action_stop(self) -> None:
-        """Stop the running reply; with none, go back to the composer."""
-        if not self.chat.stop():
-            self.set_focus(self.chat.composer)
+    async def action_command(self, name: str, argument: str = "") -> None:
+        """Run a command; what it cannot do is told."""
+        method = f"do_{name.replace('-', '_')}"
+        run = next(getattr(actions, method) for actions in self.actions if hasattr(actions, method))
+        try:
+            result = run(argument)
+            if inspect.isawaitable(result):
+                await result
+        except ChatlmError as error:
+            self.chat.toast(error)
 
-    def action_continue_reply(self) -> None:
-        """Go on with a reply that was cut short."""
-        self.chat.continue_reply()
-
-    def action_regenerate(self) -> None:
-        """Answer the newest message once more."""
-        self.chat.regenerate()
-
-    async def action_new_chat(self) -> None:
-        """Begin a chat."""
-        await self.chat.begin()
+    def action_begin(self, name: str) -> None:
+        """Write a slash command into the composer, for its argument to be typed."""
+        self.chat.composer.begin_command(commands.ALL[name])
         self.set_focus(self.chat.composer)
 
-    async def action_new_incognito(self) -> None:
-        """Begin a chat that is not saved."""
-        await self.chat.begin(incognito=True)
-        self.set_focus(self.chat.composer)
-
-    def action_chats(self) -> None:
-        """Show the list and go to it; from the list, hide it."""
-        chats = self._chats
-        self._list_wanted = chats.display = not (chats.display and chats.has_focus)
-        self.set_focus(chats if chats.display else self.chat.composer)
-
-    def action_scroll_transcript(self, pages: int) -> None:
+    def action_turn_page(self, pages: int) -> None:
         """Turn the transcript's pages while the composer has the keys."""
         self.chat.turn_page(pages)
 
-    def action_help(self) -> None:
-        """Show every key."""
-        self.app.push_screen(HelpScreen())
+    def action_next_region(self) -> None:
+        """Go round: composer, newest turn, list of chats where it is shown."""
+        newest = self.chat.newest
+        if self.chat.composer.has_focus and newest is not None:
+            newest.focus()
+        elif not self.chats.has_focus_within and self.chats.display:
+            self.chats.enter()
+        else:
+            self.chat.composer.focus()
+
+    def toggle_list(self) -> None:
+        """Show the list and go to it; from the list, hide it."""
+        shown, inside = self.chats.display, self.chats.has_focus_within
+        self._list_wanted = self.chats.display = not (shown and inside)
+        if self.chats.display:
+            self.chats.enter()
+        else:
+            self.set_focus(self.chat.composer)
+
+    def show_list(self) -> None:
+        """Show the list."""
+        self._list_wanted = self.chats.display = True
+
+    @on(Composer.Commanded)
+    async def _run_typed(self, event: Composer.Commanded) -> None:
+        event.stop()
+        await self.action_command(event.name, event.argument)
 
     @on(ChatList.ChatOpened)
     async def _open(self, event: ChatList.ChatOpened) -> None:
         """Show the chat; on a small screen the list makes room for it."""
-        if not await self.chat.open(event.conversation_id):
+        event.stop()
+        if not await self.chat.open(event.conversation_id, event.turn_id):
             return
         if self.size.width < LIST_FROM_WIDTH:
-            self._list_wanted = self._chats.display = False
-        self.set_focus(self.chat.composer)
+            self._list_wanted = self.chats.display = False
+        if event.turn_id is None:
+            self.set_focus(self.chat.composer)
 
+    @on(ChatList.ChatDeleted)
+    async def _leave_deleted(self, event: ChatList.ChatDeleted) -> None:
+        event.stop()
+        if event.conversation_id == self.chat.current:
+            await self.chat.begin()
+
+    @on(ChatList.ChatsChanged)
     @on(LiveChat.Changed)
-    def _reload_list(self) -> None:
+    def _follow_changes(self) -> None:
         try:
-            self._chats.reload(self.chat.current, self.chat.answering)
-        except StoreError as error:
-            self.notify(str(error), severity="error", markup=False)
+            self.chats.reload(self.chat.current, self.chat.answering)
+            self.chat.name_again()
+        except ChatlmError as error:
+            self.chat.toast(error)
+        self.insight.measure()
+
+    @on(Measured)
+    def _show_measure(self, event: Measured) -> None:
+        if event.measure is None:
+            self.chat.show_fill(None)
+        else:
+            self.chat.show_fill(fill(event.measure), event.measure.outside)
+
+    @on(Ruler.Clicked)
+    async def _show_context(self) -> None:
+        await self.action_command("context")
 
     def _show_engine(self, state: EngineState) -> None:
         self._bar.engine = state
+        self.insight.measure()
 
     def _show_status(self, status: Status) -> None:
         self._bar.status = status

@@ -1,57 +1,59 @@
-"""All keys, from the bindings themselves."""
+"""All keys and commands, from the table that they come from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
-from textual import events
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm.tui import keys
+from chatlm.tui import commands
+from chatlm.tui.card import Card
+from chatlm.tui.commands import Command
+
+PARTS = (
+    ("Writing", commands.COMPOSER),
+    ("Anywhere", (*commands.CHAT, *commands.APP)),
+    ("On a turn, which Tab or a click selects", (*commands.TURN, *commands.WALK)),
+    ("In the list of chats", commands.LIST),
+)
+FOOT = 'config.toml can change a key: in [keys], for example regenerate = "ctrl+y".'
 
 
-class HelpScreen(ModalScreen[None]):
-    """A card over the chat; any key or click closes it."""
+class HelpScreen(Card[None]):
+    """A card over the chat; the arrows scroll."""
 
     DEFAULT_CSS = """
-    HelpScreen {
-        align: center middle;
-
-        & > VerticalScroll {
-            width: 56;
-            max-width: 100%;
-            height: auto;
-            max-height: 100%;
-            padding: 1 2;
-            border: round $primary;
-            border-title-color: $text-primary;
-            background: $surface;
-        }
-    }
+    HelpScreen > .card { width: 80; }
     """
 
+    CARD_TITLE = "Keys and commands"
+
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f1,enter", "dismiss", "Close", show=False)
+        Binding("escape", "dismiss", "close"),
+        Binding("f1,enter,question_mark,q", "dismiss", "close", show=False),
     ]
 
-    def compose(self) -> ComposeResult:
-        """One line a key."""
-        lines = [
-            Content.assemble(
-                (f"{keys.name(binding):<11}", "bold $text-primary"), binding.description
-            )
-            for binding in (*keys.COMPOSER, *keys.CHAT, *keys.APP)
-        ]
-        with VerticalScroll() as card:
-            card.border_title = "Keys"
-            yield Static(Content("\n").join(lines))
+    def body(self) -> Iterable[Widget]:
+        """A part for each place where keys are heard."""
+        parts = [_part(head, commands.now(group)) for head, group in PARTS]
+        with VerticalScroll():
+            yield Static(Content("\n\n").join([*parts, Content.styled(FOOT, "$text-muted")]))
 
-    def on_click(self, event: events.Click) -> None:
-        """A click closes it too."""
-        event.stop()
-        self.dismiss()
+
+def _part(head: str, group: Iterable[Command]) -> Content:
+    lines = [Content.styled(head, "bold")]
+    for command in group:
+        typed = f"/{command.name} {command.argument}".rstrip() if command.typed else ""
+        lines.append(
+            Content.assemble(
+                (f"{commands.key_name(command.key):<10}", "bold $text-primary"),
+                (f"{typed:<19} ", "$text-primary"),
+                command.help,
+            )
+        )
+    return Content("\n").join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatlm.messages import Reply, StopReason, Turn, Usage
+from chatlm.messages import Reply, Standing, StopReason, Turn, Usage
 
 STOP_LABELS: dict[StopReason | None, str] = {
     StopReason.END: "complete",
@@ -32,25 +32,47 @@ def speed(usage: Usage) -> str:
 
 def growing(usage: Usage) -> str:
     """The line below a reply that is being written."""
-    return _joined("writing", count(usage.completion_tokens, "token"), speed(usage))
+    return joined("writing", count(usage.completion_tokens, "token"), speed(usage))
 
 
-def ended(turn: Turn) -> str:
-    """The line below a turn that nothing is working on: why it ended, its version, its cost."""
-    reply = turn.reply
+def reading(turn: Turn, *, outside: bool) -> str:
+    """How the model reads the turn, where that is not as it stands; else empty.
+
+    Args:
+        turn: the turn as stored.
+        outside: whether it no longer fits the context.
+    """
+    if turn.standing is Standing.DROPPED:
+        return "not read: you left it out"
+    if outside:
+        return "not read: the context is full"
+    if turn.standing is Standing.PINNED:
+        return "pinned: always read"
+    if turn.standing is Standing.SUMMARISED and turn.summary:
+        return "its summary is read instead"
+    return ""
+
+
+def ended(reply: Reply | None) -> str:
+    """Why a reply that nothing is working on ended; empty when it is complete."""
     if reply is None:
         return "not answered"
-    label = "" if reply.stop_reason is StopReason.END else STOP_LABELS[reply.stop_reason]
-    tokens = reply.usage.completion_tokens
-    cost = (count(tokens, "token"), speed(reply.usage)) if tokens else ()
-    return _joined(label, _version(reply, turn), *cost)
+    return "" if reply.stop_reason is StopReason.END else STOP_LABELS[reply.stop_reason]
 
 
-def _version(reply: Reply, turn: Turn) -> str:
-    if len(turn.replies) < 2:
+def version(turn: Turn) -> str:
+    """Which of the turn's replies stands in the history; empty when there is one at most."""
+    if turn.reply is None or len(turn.replies) < 2:
         return ""
-    return f"version {reply.version} of {len(turn.replies)}"
+    return f"version {turn.reply.version} of {len(turn.replies)}"
 
 
-def _joined(*parts: str) -> str:
+def cost(reply: Reply | None) -> str:
+    """Tokens and speed of a reply; empty when it has none."""
+    tokens = reply.usage.completion_tokens if reply else 0
+    return joined(count(tokens, "token"), speed(reply.usage)) if reply and tokens else ""
+
+
+def joined(*parts: str) -> str:
+    """The parts that are not empty, with dots between."""
     return " · ".join(part for part in parts if part)

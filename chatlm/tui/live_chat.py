@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import on, work
-from textual.message import Message
 from textual.reactive import reactive
 
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.events import Notice, TurnStarted
 from chatlm.messages import Reply, Turn
-from chatlm.session import ChatSession, Events
+from chatlm.replying import Events
+from chatlm.session import ChatSession
 from chatlm.store import Store
-from chatlm.tui import keys
+from chatlm.tui import commands
 from chatlm.tui.answering import answer, read_ahead
 from chatlm.tui.live_turn import LiveTurn, OpenChat
 from chatlm.tui.loading import EngineState, Failed, Loading, Ready
 from chatlm.tui.messages import TextGathered, TurnEnded, TurnProgressed
-from chatlm.tui.widgets.chat_view import ChatView
+from chatlm.tui.shown_chat import ShownChat
 from chatlm.tui.widgets.composer import Composer
 from chatlm.tui.widgets.status_bar import Status
+from chatlm.tui.widgets.transcript import Transcript
 
 if TYPE_CHECKING:
     from chatlm.tui.app import ChatApp
 
 
-class LiveChat(ChatView):
+class LiveChat(ShownChat):
     """A turn that was begun goes on while another chat is shown; an incognito chat ends there.
 
     Args:
@@ -43,29 +42,15 @@ class LiveChat(ChatView):
     status: reactive[Status] = reactive(Status())
     """Of the chat that is shown."""
 
-    @dataclass
-    class Changed(Message):
-        """A chat is new or changed, another one is shown, or a turn began or ended."""
-
     def __init__(self, app: ChatApp, store: Store) -> None:
-        super().__init__(app.config.model, app.clock)
-        self._owner = app
-        self._saved = store
-        self._chat = OpenChat(store)
+        super().__init__(app, store)
         self._live: LiveTurn | None = None
         self._ahead = threading.Event()
         """Set to end the reading ahead that goes on, if any."""
-        self._drawing = asyncio.Lock()
-        """Held while a turn is drawn or the chat is switched: both come from pumps of their own."""
 
     def on_mount(self) -> None:
         """Follow the engine."""
         self.watch(self._owner, "engine_state", self._engine_changed)
-
-    @property
-    def current(self) -> int | None:
-        """Id of the saved chat that is shown."""
-        return self._saved_id(self._chat)
 
     @property
     def answering(self) -> int | None:
@@ -79,27 +64,64 @@ class LiveChat(ChatView):
 
     async def begin(self, *, incognito: bool = False) -> None:
         """Show a new chat; it is stored with its first message, an incognito one in memory."""
+        store = Store(None) if incognito else self.saved
         async with self._drawing:
-            await self._switch(OpenChat(Store(None) if incognito else self._saved))
+            await self._switch(OpenChat(store, system=self._owner.config.system))
 
-    async def open(self, conversation_id: int) -> bool:
-        """Show a saved chat; False when it cannot be read, which the person is told."""
+    async def open(self, conversation_id: int, turn_id: int | None = None) -> bool:
+        """Show a saved chat, at a turn if one is named; False when it cannot be read, which the
+        person is told."""
         async with self._drawing:
-            return await self._open(conversation_id)
+            if not await self._open(self.saved, conversation_id):
+                return False
+        if turn_id is not None:
+            await self.query_one(Transcript).reveal(turn_id)
+        return True
 
-    async def _open(self, conversation_id: int) -> bool:
+    async def fork(self, turns: int) -> None:
+        """Show a copy of the first `turns` turns of the shown chat, as a chat of its own."""
+        if self.conversation_id is None:
+            raise UsageError("This chat has no message yet", hint="Type one first.")
+        fork = self.store.fork(self.conversation_id, turns)
+        async with self._drawing:
+            await self._open(self.store, fork.id)
+
+    async def _open(self, store: Store, conversation_id: int) -> bool:
         live = self._live
-        if live is not None and self.answering == conversation_id:
-            chat = live.chat
+        if live is not None and live.chat.store is store:
+            same = live.chat.conversation_id == conversation_id
         else:
-            chat = OpenChat(self._saved, conversation_id)
+            same = False
+        chat = live.chat if live is not None and same else OpenChat(store, conversation_id)
         try:
-            conversation = self._saved.conversation(conversation_id)
+            conversation = store.conversation(conversation_id)
         except StoreError as error:
             await self.tell(error)
             return False
         await self._switch(chat, conversation.title, conversation.turns)
         return True
+
+    def session(self, stop: threading.Event) -> ChatSession:
+        """A session of the shown chat; setting `stop` ends its wait for the engine."""
+        return self._owner.session(self._chat, stop)
+
+    def pause(self) -> None:
+        """Leave the model to something else, until `resume`.
+
+        Raises:
+            UsageError: a turn is running.
+        """
+        self.refuse_while_busy()
+        self._ahead.set()
+
+    def resume(self) -> None:
+        """Use the model again while nothing else does."""
+        self._read_ahead()
+
+    async def redraw(self, turn_id: int | None = None) -> None:
+        """See `ShownChat.redraw`; what was changed is read ahead."""
+        await super().redraw(turn_id)
+        self.resume()
 
     def stop(self) -> bool:
         """Ask the running turn to stop, and any reading ahead; False when there is no turn."""
@@ -126,30 +148,45 @@ class LiveChat(ChatView):
         else:
             self._start(ChatSession.regenerate)
 
+    def refuse_while_busy(self) -> None:
+        """Some things wait until the reply is written.
+
+        Raises:
+            UsageError: a turn is running.
+        """
+        if self._live is not None:
+            where = "" if self._live.chat is self._chat else " in another chat"
+            stop = commands.key_of("stop")
+            raise UsageError(f"A reply is being written{where}", hint=f"{stop} stops it.")
+
     @on(Composer.Sent)
     def _send(self, event: Composer.Sent) -> None:
         event.stop()
-        if self._start(lambda session: session.send(event.text), sent=event.text):
-            self.composer.clear()
+        text, position = event.text, event.edit
+        if position is None:
+            sent = self._start(lambda session: session.send(text), sent=text)
+        else:
+            sent = self._start(lambda session: session.edit(position, text), sent=text)
+        if sent:
+            self.composer.sent(event)
+            self.keep_draft()
 
     def _start(self, begin: Callable[[ChatSession], Events], sent: str = "") -> bool:
         """Run a turn of the shown chat in the worker; False, and a word why, while one runs."""
-        if self._live is not None:
-            where = "" if self._live.chat is self._chat else " in another chat"
-            stop = keys.name(keys.STOP)
-            self.notify(f"A reply is being written{where}. {stop} stops it.", markup=False)
+        try:
+            self.refuse_while_busy()
+        except UsageError as error:
+            self.toast(error)
             return False
         if isinstance(self._owner.engine_state, Failed):
             self._owner.load_engine()
         self._ahead.set()
-        chat = self._chat
-        live = self._live = LiveTurn(chat, sent=sent)
+        live = self._live = LiveTurn(self._chat, sent=sent)
         if not sent and (view := self.newest):
             live.view, live.turn = view, view.turn
         loading = isinstance(self._owner.engine_state, Loading)
         live.say("waiting for the model" if loading else "…")
-        session = self._owner.session(chat.store, chat.conversation_id, live.stop)
-        self._work(partial(begin, session), live)
+        self._work(partial(begin, self._owner.session(self._chat, live.stop)), live)
         return True
 
     @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
@@ -165,8 +202,7 @@ class LiveChat(ChatView):
         chat, ready = self._chat, isinstance(self._owner.engine_state, Ready)
         if ready and self._live is None and chat.conversation_id is not None:
             self._ahead = threading.Event()
-            session = self._owner.session(chat.store, chat.conversation_id, self._ahead)
-            self._read(session, self._ahead)
+            self._read(self._owner.session(chat, self._ahead), self._ahead)
 
     @work(thread=True, group="ahead", exit_on_error=False)
     def _read(self, session: ChatSession, stop: threading.Event) -> None:
@@ -182,15 +218,24 @@ class LiveChat(ChatView):
         match message.event:
             case TurnStarted(conversation_id=conversation_id, turn=turn):
                 live.turn, live.sent = turn, ""
-                live.chat.conversation_id = conversation_id
-                if live.chat is self._chat:
+                if live.chat.conversation_id not in (None, conversation_id):
+                    await self._follow_fork(live, conversation_id)
+                elif live.chat is self._chat:
                     await live.attach(await self.add(turn))
-                self.post_message(self.Changed())
+                live.chat.conversation_id = conversation_id
+                self.changed()
             case Notice(text=text):
                 await self.tell(text)
             case step:
                 await live.progress(step)
         self._follow(live)
+
+    async def _follow_fork(self, live: LiveTurn, conversation_id: int) -> None:
+        """An edited message is answered in a fork: show that, if the chat it came from is shown."""
+        shown = live.chat is self._chat
+        live.chat = OpenChat(live.chat.store, conversation_id)
+        if shown:
+            await self._open(live.chat.store, conversation_id)
 
     @on(TextGathered)
     async def _grow(self, message: TextGathered) -> None:
@@ -213,10 +258,10 @@ class LiveChat(ChatView):
         if message.error is not None:
             await self._tell_error(message.error, live)
         self._live = None
-        if live.chat is not self._chat:
+        if live.chat.store is not self._chat.store:
             self._let_go(live.chat)
         self._read_ahead()
-        self.post_message(self.Changed())
+        self.changed()
 
     async def _show_stored(self, live: LiveTurn) -> None:
         """Replace what was streamed by what is stored, unless it could not all be stored."""
@@ -233,22 +278,24 @@ class LiveChat(ChatView):
 
     async def _switch(self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()) -> None:
         """Show a chat in place of the one before."""
+        self.keep_draft()
         before, self._chat, live = self._chat, chat, self._live
         if live is not None and live.chat is before:
             live.view = None
-        if before is not chat:
+        if before.store is not chat.store:
             self._let_go(before)
-        await self.show(title, turns, incognito=chat.store is not self._saved)
+        await self.show(title, turns, incognito=chat.store is not self.saved)
         self.status = Status.after(turns[-1]) if turns else Status()
         if live is not None and live.chat is chat and (view := self.newest):
             await live.attach(view)
             self._follow(live)
+        self.take_draft()
         self._read_ahead()
-        self.post_message(self.Changed())
+        self.changed()
 
     def _let_go(self, chat: OpenChat) -> None:
         """An incognito chat ends when it is left, and its reply with it."""
-        if chat.store is self._saved:
+        if chat.store is self.saved:
             return
         if self._live is not None and self._live.chat is chat:
             self._live.stop.set()
@@ -258,9 +305,6 @@ class LiveChat(ChatView):
     def _follow(self, live: LiveTurn) -> None:
         if live.chat is self._chat:
             self.status = live.status
-
-    def _saved_id(self, chat: OpenChat) -> int | None:
-        return chat.conversation_id if chat.store is self._saved else None
 
     async def _tell_error(self, error: ChatlmError, live: LiveTurn) -> None:
         """In the transcript too, unless it stands there already or belongs to another chat."""
@@ -278,6 +322,7 @@ class LiveChat(ChatView):
         self.show_engine(state)
         if isinstance(state, Ready):
             self._read_ahead()
+            self.composer.recount()
             for note in state.info.notes:
                 await self.tell(note)
 

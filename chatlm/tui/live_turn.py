@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from chatlm.events import Fitted, Prefill, ReplyStarted
 from chatlm.messages import Reply, Turn
+from chatlm.sampling import Sampling
 from chatlm.store import Store
-from chatlm.tui import keys, labels
+from chatlm.tui import commands, labels
 from chatlm.tui.messages import TextGathered
 from chatlm.tui.widgets.status_bar import Status
 from chatlm.tui.widgets.turn_view import TurnView
@@ -21,6 +22,10 @@ class OpenChat:
 
     store: Store
     conversation_id: int | None = None
+    system: str = ""
+    """The system prompt that a new one will have."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """What the person set for a new one."""
 
 
 @dataclass
@@ -74,6 +79,6 @@ class LiveTurn:
         if self.view is not None:
             await self.view.grow(gathered.text)
         usage = gathered.usage
-        self.say(f"{labels.growing(usage)} · {keys.name(keys.STOP)} stops")
+        self.say(f"{labels.growing(usage)} · {commands.key_of('stop')} stops")
         used = usage.prompt_tokens + usage.completion_tokens
         self.status = Status(used=used, speed=labels.speed(usage), reason="writing")

@@ -9,19 +9,21 @@ from dataclasses import dataclass
 
 from chatlm.errors import Cancelled, ChatlmError, ModelError
 from chatlm.generation import Engine, EngineInfo
+from chatlm.messages import Message
 
 log = logging.getLogger(__name__)
 
-OpenEngine = Callable[[Callable[[str], None]], Engine]
-"""Opens the engine; is given a function to call with a few words on what it is doing."""
+OpenEngine = Callable[[str, Callable[[str], None]], Engine]
+"""Opens a model by its name; calls the function with a few words on what it is doing."""
 
 POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Loading:
-    """The engine is on its way."""
+    """The model is on its way."""
 
+    model: str
     stage: str = ""
     """A few words on what is being done."""
 
@@ -32,11 +34,17 @@ class Ready:
 
     info: EngineInfo
 
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.info.model
+
 
 @dataclass(frozen=True)
 class Failed:
-    """The engine could not be opened."""
+    """The model could not be opened."""
 
+    model: str
     error: ChatlmError
 
 
@@ -44,7 +52,7 @@ EngineState = Loading | Ready | Failed
 
 
 class EngineLoader:
-    """Holds the one engine of the program.
+    """Holds the one engine of the program, which may be changed for another.
 
     Args:
         open_engine: does the work.
@@ -54,43 +62,34 @@ class EngineLoader:
     def __init__(self, open_engine: OpenEngine, changed: Callable[[EngineState], object]) -> None:
         self._open = open_engine
         self._changed = changed
-        self._settled = threading.Event()
-        self._abandoned = threading.Event()
+        self._load = _Load("")
         self._thread = threading.Thread()
         self._engine: Engine | None = None
-        self._error: ChatlmError | None = None
 
-    def start(self) -> None:
-        """Load in a thread of its own; after a failure, once more.
+    @property
+    def engine(self) -> Engine | None:
+        """The engine, while it is there."""
+        return self._engine if self._load.settled.is_set() else None
+
+    def count_tokens(self, text: str) -> int | None:
+        """What a user's message costs; None while no model is there."""
+        engine = self.engine
+        return engine.count_tokens([Message("user", text)]) if engine else None
+
+    def start(self, model: str) -> None:
+        """Load a model in a thread of its own, in place of the one before.
 
         A daemon thread, since a library that is being imported cannot be interrupted, and nobody
-        should wait for it on the way out.
+        should wait for it on the way out. A load that goes on ends at its next step, and the next
+        one begins then.
         """
-        self._settled.clear()
-        self._error = None
-        self._thread = threading.Thread(target=self.load, name="chatlm-engine", daemon=True)
+        self._load.abandoned.set()
+        load, before = _Load(model), self._thread
+        self._load = load
+        self._thread = threading.Thread(
+            target=lambda: self._run(load, before), name="chatlm-engine", daemon=True
+        )
         self._thread.start()
-
-    def load(self) -> None:
-        """Open the engine and report how it went."""
-        try:
-            self._engine = self._open(self._report)
-        except Cancelled as error:
-            self._fail(error)
-        except ChatlmError as error:
-            log.error("engine not opened: %s", error)
-            self._fail(error)
-        except Exception as error:  # libraries below may fail in any way
-            log.exception("engine not opened")
-            self._fail(
-                ModelError(
-                    f"The model could not be loaded: {type(error).__name__}: {error}",
-                    hint="`chatlm logs` has the details.",
-                )
-            )
-        else:
-            self._settled.set()
-            self._changed(Ready(self._engine.info))
 
     def wait(self, stop: threading.Event) -> Engine:
         """The engine, as soon as it is there.
@@ -99,11 +98,11 @@ class EngineLoader:
             Cancelled: `stop` was set first.
             ChatlmError: it could not be opened.
         """
-        while not self._settled.wait(POLL_SECONDS):
+        while not self._load.settled.wait(POLL_SECONDS):
             if stop.is_set():
                 raise Cancelled("Stopped before the model was ready.")
         if self._engine is None:
-            raise self._error or ModelError("No model is loaded.", hint="Start chatlm again.")
+            raise self._load.error or ModelError("No model is loaded.", hint="Start chatlm again.")
         return self._engine
 
     def abandon(self, seconds: float = 0.0) -> bool:
@@ -112,22 +111,57 @@ class EngineLoader:
         Returns:
             Whether the thread has ended within `seconds`.
         """
-        self._abandoned.set()
+        self._load.abandoned.set()
         if self._thread.is_alive():
             self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def close(self) -> None:
         """Free the engine, if there is one."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _run(self, load: _Load, before: threading.Thread) -> None:
+        """Open the engine and report how it went; two models at once may not fit the memory."""
+        if before.is_alive():
+            before.join()
+        if load.abandoned.is_set():
+            return
+        self.close()
+
+        def report(stage: str) -> None:
+            if load.abandoned.is_set():
+                raise Cancelled("Another model was chosen, or chatlm is closing.")
+            self._changed(Loading(load.model, stage))
+
+        try:
+            self._engine = self._open(load.model, report)
+        except Cancelled as error:
+            load.error = error
+        except ChatlmError as error:
+            log.error("engine not opened: %s", error)
+            load.error = error
+        except Exception as error:  # libraries below may fail in any way
+            log.exception("engine not opened")
+            load.error = ModelError(
+                f"The model could not be loaded: {type(error).__name__}: {error}",
+                hint="`chatlm logs` has the details.",
+            )
+        load.settled.set()
+        if load is not self._load:
+            return
         if self._engine is not None:
-            self._engine.close()
+            self._changed(Ready(self._engine.info))
+        elif load.error is not None:
+            self._changed(Failed(load.model, load.error))
 
-    def _report(self, stage: str) -> None:
-        if self._abandoned.is_set():
-            raise Cancelled("chatlm is closing.")
-        self._changed(Loading(stage))
 
-    def _fail(self, error: ChatlmError) -> None:
-        self._error = error
-        self._settled.set()
-        self._changed(Failed(error))
+class _Load:
+    """One attempt to open a model."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.settled = threading.Event()
+        self.abandoned = threading.Event()
+        self.error: ChatlmError | None = None

@@ -1,7 +1,8 @@
-"""Opens the engine that the config names, and puts its progress into words."""
+"""Opens an engine by its model's name, and puts the progress into words."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from chatlm.config import Config
@@ -20,17 +21,17 @@ STAGES: dict[Stage, str] = {
 
 
 def opener(config: Config, plugins: PluginHost) -> OpenEngine:
-    """A function that opens the config's engine, for a worker thread."""
+    """A function that opens any model with the config's other settings, for a thread."""
 
-    def open_config_engine(report: Callable[[str], None]) -> Engine:
+    def open_model(model: str, report: Callable[[str], None]) -> Engine:
         from chatlm.engines.opening import open_engine
 
         def progress(stage: Stage, done: int, total: int | None) -> None:
             report(words(stage, done, total))
 
-        return open_engine(config, plugins, progress)
+        return open_engine(dataclasses.replace(config, model=model), plugins, progress)
 
-    return open_config_engine
+    return open_model
 
 
 def words(stage: Stage, done: int, total: int | None) -> str:

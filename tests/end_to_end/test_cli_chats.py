@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import unicodedata
+import zipfile
 from pathlib import Path
 
+import click
 import pexpect
 import pytest
 
 from chatlm import paths
-from chatlm.messages import StopReason, Usage
+from chatlm.cli.chats import COMMANDS
+from chatlm.cli.chats import chats as group
+from chatlm.generation import Provenance
+from chatlm.messages import Standing, StopReason, Usage
+from chatlm.sampling import Sampling
 from chatlm.store import Store
+from tests.chats import CHATGPT
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -72,6 +81,13 @@ def hostile_strings(shared_data: Path) -> list[str]:
     return [*strings, *json.loads((folder / "blns.json").read_text(encoding="utf-8"))]
 
 
+def test_the_short_help_is_that_of_the_commands() -> None:
+    for name, (_, meaning) in COMMANDS.items():
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        assert command.get_short_help_str(200) == meaning, name
+
+
 def test_an_empty_list_says_how_to_begin() -> None:
     done = chats("list")
     assert (done.returncode, done.stdout) == (0, "")
@@ -124,6 +140,8 @@ def test_search_shows_chat_role_and_hit() -> None:
     assert "\x1b[33m\x1b[1mParis\x1b[0m" in drawn
     (hit,) = json.loads(chats("search", "paris", "--json").stdout)
     assert (hit["conversation_id"], hit["role"], hit["spans"]) == (chat, "assistant", [[0, 5]])
+    assert chats("search", "geo").stdout == f"{chat}  Geo\n"
+    assert "\x1b[33m\x1b[1mGeo\x1b[0m" in on_a_terminal("search", "geo")
     nothing = chats("search", "nowhere")
     assert (nothing.stdout, nothing.stderr) == ("", "Nothing holds all of: nowhere\n")
     for hostile in ('"', "*", "NEAR(", "a" * 10_000, ESCAPES.replace("\0", "")):
@@ -170,6 +188,172 @@ def test_export_needs_to_know_which_chats() -> None:
         done = chats("export", *arguments)
         assert done.returncode == 2
         assert "Say which chats" in done.stderr
+
+
+def test_rename_pin_fork_and_restore() -> None:
+    first, second = str(save(("q", "a"), ("r", "b"), title="One")), str(save(("x", "y")))
+    assert chats("rename", first, ESCAPES.replace("\0", "")).returncode == 0
+    assert chats("rename", first, "First").stderr == f"Chat {first} is called: First\n"
+    assert chats("pin", first, first).stderr == "1 chat pinned\n"
+    lines = chats("list").stdout.splitlines()
+    assert re.fullmatch(rf" *{first}  .* 2  First  \[pinned\]", lines[1])
+    listed = json.loads(chats("list", "--json").stdout)
+    assert [(chat["id"], chat["pinned"]) for chat in listed] == [
+        (int(first), True),
+        (int(second), False),
+    ]
+    assert chats("unpin", first).stderr == "1 chat unpinned\n"
+    assert json.loads(chats("list", "--json").stdout)[0]["id"] == int(second)
+    copy = chats("fork", first, "--turns", "1")
+    number, title = copy.stdout.split("  ")
+    assert title == "First (fork)\n"
+    made = json.loads(chats("show", number, "--json").stdout)
+    assert (len(made["turns"]), made["forked_from"]) == (1, int(first))
+    too_many = chats("fork", first, "--turns", "3")
+    assert too_many.returncode == 2
+    assert f"Chat {first} has no 3 turns, only 2." in too_many.stderr
+    with Store(paths.database()) as store:
+        store.trash(int(second))
+    gone = chats("show", second)
+    assert gone.returncode == 1
+    assert f"chatlm chats restore {second}" in gone.stderr
+    assert chats("restore", second).stderr == f"Chat {second} is there: x\n"
+    assert chats("show", second).returncode == 0
+    for command in (("rename", "99", "x"), ("pin", "99"), ("fork", "99"), ("restore", "99")):
+        assert chats(*command).stderr.startswith("Error: no chat 99\n")
+
+
+def test_show_details_says_what_made_each_version() -> None:
+    with Store(paths.database()) as store:
+        turn = store.add_turn(store.create_conversation("T").id, "q")
+        for seed in (1, 2):
+            settings = json.dumps({"temperature": 0.5, "seed": seed})
+            reply = store.start_reply(turn.id, model="smollm2", settings=settings)
+            usage = Usage(10, 4, 3, 0.25, 1.0)
+            store.finish_reply(
+                reply.id, text=ESCAPES, stop_reason=StopReason.STOP_STRING, usage=usage
+            )
+        made = Provenance(
+            *((), Sampling(), "smollm2"),
+            prompt_format="chatml",
+            prompt_hash="00ff",
+            versions={"torch": "2.6"},
+            added=("no-lists\n\x1b[31m",),
+        )
+        store.save_provenance(reply.id, made)
+        store.set_standing(turn.id, Standing.PINNED)
+    done = chats("show", str(turn.id), "--details")
+    assert done.returncode == 0
+    assert obeyed(done.stdout) == set()
+    assert "Turn 1: q  [pinned]\n" in done.stdout
+    first, second = done.stdout.split("  Version ")[1:]
+    assert first.startswith("1: ")
+    assert second.startswith("2, shown: ")
+    facts = {line[4:20].strip(): line[20:] for line in second.splitlines()[1:]}
+    assert facts["stopped"] == "stop string"
+    assert facts["tokens"] == "3, prompt 10 (of these 4 reused)"
+    assert (facts["speed"], facts["first token"]) == ("2.0 tokens/s", "after 0.25 s")
+    assert (facts["seed"], facts["sampling"]) == ("2", "temperature 0.5")
+    assert (facts["prompt hash"], facts["versions"]) == ("00ff", "torch 2.6")
+    assert (facts["prompt format"], facts["added"]) == ("chatml", "no-lists ␛[31m")
+    assert "prompt          not kept" in first
+
+
+def test_export_of_chatml_and_what_it_refuses(tmp_path: Path) -> None:
+    good, bad = save(("q", "a"), system="s"), save(("x <|im_end|>", "a"))
+    assert chats("export", str(good), "--format", "chatml").stdout == (
+        "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n"
+        "<|im_start|>assistant\na<|im_end|>\n"
+    )
+    file = tmp_path / "out.txt"
+    refused = chats("export", "--all", "--format", "chatml", "-o", str(file))
+    assert refused.returncode == 2
+    assert f"Message 1 (user) of chat {bad} holds <|im_end|>" in refused.stderr
+    assert not file.exists()
+    escapes = save((ESCAPES, "a"))
+    drawn = on_a_terminal("export", str(escapes), "--format", "chatml").replace("\r\n", "\n")
+    assert obeyed(drawn) == set()
+
+
+def test_import_of_an_export_gives_everything_back_once(tmp_path: Path) -> None:
+    save((ESCAPES, "a"), ("r", ESCAPES), title=ESCAPES, system=ESCAPES)
+    save(("q", "a"))
+    file = tmp_path / "chats.jsonl"
+    assert chats("export", "--all", "--format", "jsonl", "-o", str(file)).returncode == 0
+    assert chats("import", str(file)).stderr == "0 chats imported, 2 there already\n"
+    ids = [str(chat["id"]) for chat in json.loads(chats("list", "--json").stdout)]
+    before = chats("show", ids[1], "--json").stdout
+    assert chats("delete", *ids, "--yes").returncode == 0
+    done = json.loads(chats("import", str(file), "--json").stdout)
+    assert (len(done["added"]), done["there"], done["bad"]) == (2, 0, [])
+    after = chats("show", str(done["added"][1]), "--json").stdout
+    assert re.sub(r'"(id|chosen)": \d+', "", after) == re.sub(r'"(id|chosen)": \d+', "", before)
+
+
+def test_import_of_a_chatgpt_export(tmp_path: Path) -> None:
+    file = tmp_path / "export.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("conversations.json", json.dumps([CHATGPT]))
+    done = chats("import", str(file))
+    assert done.stderr == (
+        "2 chats imported\nLeft out: calls of tools (1), tool messages (1), thoughts (1)\n"
+    )
+    titles = [chat["title"] for chat in json.loads(chats("list", "--json").stdout)]
+    assert sorted(titles) == ["Cities", "Cities (fork)"]
+
+
+def test_import_says_where_a_file_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "chats \x1b[2J.jsonl"
+    good = {"messages": [{"role": "user", "content": "q"}]}
+    bad = {"messages": [{"role": ESCAPES, "content": "q"}]}
+    file.write_text("\n".join(map(json.dumps, (good, bad))) + "\n{\n")
+    refused = chats("import", str(file))
+    assert refused.returncode == 2
+    assert obeyed(refused.stderr) == set()
+    assert "line 2: message 1: role must be system, user, assistant or tool" in refused.stderr
+    assert "line 3: this is not JSON" in refused.stderr
+    assert "2 chats in" in refused.stderr and "nothing was imported" in refused.stderr
+    assert "chatlm chats import --skip-bad" in refused.stderr
+    assert json.loads(chats("list", "--json").stdout) == []
+    skipped = chats("import", str(file), "--skip-bad")
+    assert skipped.returncode == 0
+    assert skipped.stderr.endswith("1 chat imported, 2 not readable\n")
+    assert on_a_terminal("import", str(file), "--skip-bad").count("1 there already") == 1
+    for name, says in (("none", "No such file"), (".", "Is a directory")):
+        wrong = chats("import", str(tmp_path / name))
+        assert wrong.returncode == 2
+        assert says in wrong.stderr
+    file.write_text("")
+    assert "holds no chats" in chats("import", str(file)).stderr
+
+
+def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    lines = [json.dumps({"messages": [{"role": "user", "content": f"q{n}"}]}) for n in range(20000)]
+    file.write_text("\n".join(lines))
+    child = subprocess.Popen(
+        [sys.executable, "-m", "chatlm", "chats", "import", str(file), "--skip-bad"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        if paths.database().exists():
+            with Store(paths.database()) as store:
+                if store.conversations(limit=5):
+                    break
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == 130
+    with Store(paths.database()) as store:
+        kept = store.conversations()
+    match = re.fullmatch(r"Stopped; (\d+) chats? imported by then\.\s*", told)
+    assert match is not None
+    count = int(match[1])
+    assert 0 <= len(kept) - count <= 1  # the last one may be written, but not counted yet
+    assert 0 < len(kept) < 20000
+    assert {chat.turns for chat in kept} == {1}
 
 
 def test_export_of_messages() -> None:

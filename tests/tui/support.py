@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 
 from textual.geometry import Region
@@ -13,9 +13,9 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from chatlm.config import Config
-from chatlm.engines.scripted import ScriptedEngine
+from chatlm.engines.scripted import ScriptedEngine, in_words
 from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
-from chatlm.generation import EngineInfo, Request
+from chatlm.generation import EngineInfo, Prompt, Request
 from chatlm.messages import Message, StopReason, Usage
 from chatlm.sampling import DEFAULTS
 from chatlm.store import Store
@@ -23,8 +23,8 @@ from chatlm.tui.answering import UPDATES_PER_SECOND
 from chatlm.tui.app import ChatApp
 from chatlm.tui.live_chat import LiveChat
 from chatlm.tui.loading import OpenEngine
+from chatlm.tui.widgets.between_turns import NoticeLine
 from chatlm.tui.widgets.chat_list import ChatList
-from chatlm.tui.widgets.transcript import NoticeLine
 from chatlm.tui.widgets.turn_view import TurnView
 
 PATIENCE = 20.0
@@ -74,6 +74,9 @@ class StillEngine:
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         yield from ()
 
+    def preview(self, request: Request) -> Prompt:
+        return in_words(request, self.info)
+
     def count_tokens(self, messages: Iterable[Message]) -> int:
         return sum(len(message.content.split()) for message in messages)
 
@@ -83,7 +86,7 @@ class StillEngine:
 
 def opens(engine: ScriptedEngine | StillEngine) -> OpenEngine:
     """An `open_engine` that has nothing to wait for."""
-    return lambda report: engine
+    return lambda model, report: engine
 
 
 def make_app(
@@ -94,12 +97,13 @@ def make_app(
     incognito: bool = False,
     conversation_id: int | None = None,
     theme: str = "textual-dark",
+    keys: Mapping[str, str] | None = None,
 ) -> ChatApp:
     """The app with a store in memory and a clock that stands still."""
     return ChatApp(
         store or Store(None),
         open_engine or opens(engine or ScriptedEngine()),
-        config=Config(theme=theme),
+        config=Config(theme=theme, keys=keys or {}),
         incognito=incognito,
         conversation_id=conversation_id,
         clock=lambda: 0.0,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
+from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.messages import StopReason, Usage
 from chatlm.store import Store
-from chatlm.tui.widgets.chat_list import PAGE, day_group
-from chatlm.tui.widgets.transcript import PAGE as TURNS
-from chatlm.tui.widgets.transcript import Earlier, Transcript
+from chatlm.tui.widgets.between_turns import Earlier
+from chatlm.tui.widgets.chat_list import PAGE
+from chatlm.tui.widgets.chats_panel import ChatsPanel
+from chatlm.tui.widgets.hit_list import HitList
+from chatlm.tui.widgets.transcript import Transcript
+from chatlm.tui.widgets.turn_column import PAGE as TURNS
 from chatlm.tui.widgets.turn_view import TurnView
 from chatlm.tui.widgets.welcome import Suggestion, Welcome
 from tests.tui.support import (
@@ -52,6 +54,10 @@ def add_reply(store: Store, turn_id: int, text: str, *, finished: bool = True) -
         store.journal(reply.id, text)
 
 
+def panel_of(pilot: Pilot[None]) -> ChatsPanel:
+    return app_of(pilot).chat_screen.query_one(ChatsPanel)
+
+
 async def test_the_list_is_newest_first_and_enter_opens() -> None:
     async with make_app(store=store_with("Old", "New")).run_test(size=WIDE) as pilot:
         await pilot.pause()
@@ -60,13 +66,13 @@ async def test_the_list_is_newest_first_and_enter_opens() -> None:
         await until(pilot, lambda: chat_of(pilot).newest)
         assert "About Old" in plain(newest(pilot))
         assert app_of(pilot).focused is chat_of(pilot).composer
-        assert chats_of(pilot).display
+        assert panel_of(pilot).display
 
 
 async def test_a_click_opens_a_chat() -> None:
     async with make_app(store=store_with("Old", "New")).run_test(size=WIDE) as pilot:
         await pilot.pause()
-        await pilot.click(chats_of(pilot), offset=(4, 2))
+        await pilot.click(chats_of(pilot), offset=(4, 1))
         await until(pilot, lambda: chat_of(pilot).newest)
         assert "About New" in plain(newest(pilot))
 
@@ -74,15 +80,15 @@ async def test_a_click_opens_a_chat() -> None:
 async def test_the_list_hides_below_100_columns_and_comes_with_its_key() -> None:
     async with make_app(store=store_with("One")).run_test(size=(99, 24)) as pilot:
         await pilot.pause()
-        assert not chats_of(pilot).display
+        assert not panel_of(pilot).display
         await pilot.press("ctrl+l")
-        assert chats_of(pilot).display
+        assert panel_of(pilot).display
         assert app_of(pilot).focused is chats_of(pilot)
         await pilot.press("enter")
         await until(pilot, lambda: chat_of(pilot).newest)
-        assert not chats_of(pilot).display
+        assert not panel_of(pilot).display
         await pilot.press("ctrl+l", "ctrl+l")
-        assert not chats_of(pilot).display
+        assert not panel_of(pilot).display
         assert app_of(pilot).focused is chat_of(pilot).composer
 
 
@@ -92,6 +98,20 @@ async def test_escape_goes_from_the_list_to_the_composer() -> None:
         assert app_of(pilot).focused is chats_of(pilot)
         await pilot.press("escape")
         assert app_of(pilot).focused is chat_of(pilot).composer
+
+
+async def test_escape_in_the_search_goes_back_to_the_list_and_stops_no_reply() -> None:
+    engine = StillEngine("One ", "two", stand_after=1)
+    async with make_app(engine, store_with("Old")).run_test(size=WIDE) as pilot:
+        await say(pilot, "Count")
+        await until(pilot, lambda: "One" in plain(newest(pilot)))
+        panel_of(pilot).search("old")
+        await until(pilot, lambda: app_of(pilot).focused is panel_of(pilot).query_one(HitList))
+        await pilot.press("escape")
+        assert app_of(pilot).focused is chats_of(pilot)
+        assert chat_of(pilot).busy
+        engine.go.set()
+        await idle(pilot)
 
 
 async def test_a_new_chat_comes_into_the_list_when_it_has_a_message() -> None:
@@ -104,28 +124,14 @@ async def test_a_new_chat_comes_into_the_list_when_it_has_a_message() -> None:
         assert rows(pilot) == ["Today", "Hello there", "Old"]
 
 
-async def test_ten_thousand_chats_are_read_a_page_at_a_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    read: list[int | None] = []
-    store = store_with(*(f"Chat {number}" for number in range(2 * PAGE + 20)))
-    whole = store.conversations
-
-    def counted(limit: int | None = None, offset: int = 0) -> list[object]:
-        read.append(limit)
-        return list(whole(limit=limit, offset=offset))
-
-    monkeypatch.setattr(store, "conversations", counted)
+async def test_a_long_list_is_read_a_page_at_a_time_and_to_its_end_on_demand() -> None:
+    store = store_with(*(f"Chat {number}" for number in range(3 * PAGE)))
     async with make_app(store=store).run_test(size=WIDE) as pilot:
         await pilot.pause()
-        assert chats_of(pilot).option_count == PAGE + 1
-        assert set(read) == {PAGE}
+        assert len(rows(pilot)) < 2 * PAGE
         await pilot.press("ctrl+l", "end")
-        await until(pilot, lambda: chats_of(pilot).option_count == 2 * PAGE + 1)
-        await pilot.press("end")
-        await until(pilot, lambda: chats_of(pilot).option_count == 2 * PAGE + 21)
-        await pilot.press("end")
         await pilot.pause()
+        assert len(rows(pilot)) == 3 * PAGE + 1
         assert rows(pilot)[-1] == "Chat 0"
 
 
@@ -247,8 +253,8 @@ async def test_a_long_chat_opens_with_its_end_and_draws_more_above() -> None:
         assert 0 <= first.region.y <= 6, "what was read stays in its place"
         await pilot.pause()
         transcript.scroll_home(animate=False)
-        await until(pilot, lambda: len(chat_of(pilot).query(TurnView)) == 2 * TURNS + 5)
-        assert not chat_of(pilot).query(Earlier)
+        await until(pilot, lambda: not chat_of(pilot).query_one(Earlier).display)
+        assert "Question 0" in plain(chat_of(pilot).query(TurnView).first())
 
 
 async def test_the_transcript_follows_until_the_person_scrolls_up() -> None:
@@ -297,11 +303,3 @@ async def test_small_and_odd_terminals(size: tuple[int, int]) -> None:
         await pilot.resize_terminal(size[0] // 2 + 10, size[1] // 2 + 3)
         await pilot.press("pageup", "pagedown")
         assert "Hi." in plain(newest(pilot))
-
-
-def test_days() -> None:
-    noon = datetime.now().astimezone().replace(hour=12)
-    assert day_group(noon.astimezone(UTC), noon) == "Today"
-    assert day_group(noon + timedelta(hours=2), noon) == "Today"
-    assert day_group(noon - timedelta(hours=13), noon) == "Yesterday"
-    assert day_group(noon - timedelta(days=2), noon) == "Earlier"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from textual import events
@@ -11,11 +12,13 @@ from textual.widgets import OptionList, TextArea
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store import Store
-from chatlm.tui import keys
+from chatlm.tui import commands
+from chatlm.tui.commands import Command
 from chatlm.tui.help_screen import HelpScreen
-from tests.tui.support import app_of, chat_of, idle, make_app, newest, plain, until
+from tests.tui.support import app_of, chat_of, idle, make_app, newest, plain, toasts, until
 
-ALL = [*keys.COMPOSER, *keys.CHAT, *keys.APP]
+EVERYWHERE = [*commands.CHAT, *commands.APP]
+KEYED = [command for command in (*commands.COMPOSER, *EVERYWHERE) if command.key]
 
 
 def keys_of(bindings: object) -> set[str]:
@@ -28,34 +31,88 @@ def keys_of(bindings: object) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("binding", [*keys.CHAT, *keys.APP], ids=keys.name)
-def test_no_key_is_taken_by_the_widgets_that_have_the_focus(binding: Binding) -> None:
-    mine = set(binding.key.split(","))
+def name_of(command: Command) -> str:
+    return command.name
+
+
+@pytest.mark.parametrize("command", [c for c in EVERYWHERE if c.key], ids=name_of)
+def test_no_key_is_taken_by_the_widgets_that_have_the_focus(command: Command) -> None:
+    mine = set(command.key.split(","))
     assert not mine & (keys_of(TextArea.BINDINGS) | keys_of(OptionList.BINDINGS))
 
 
-@pytest.mark.parametrize("binding", ALL, ids=keys.name)
-def test_ordinary_terminals_can_send_each_key(binding: Binding) -> None:
-    first = binding.key.split(",")[0]
+@pytest.mark.parametrize("command", KEYED, ids=name_of)
+def test_ordinary_terminals_can_send_each_key(command: Command) -> None:
+    first = command.key.split(",")[0]
     plain_keys = {"enter", "escape", "pageup", "pagedown", "f1"}
-    taken = set("bcsz")  # tmux, interrupt, flow control, suspend
+    taken = set("bcz")  # tmux, interrupt, suspend
     letter = re.fullmatch(r"ctrl\+([a-z])", first)
     assert first in plain_keys or (letter is not None and letter.group(1) not in taken | set("im"))
 
 
 async def test_each_key_of_the_help_works_on_the_screen() -> None:
-    async with make_app().run_test() as pilot:
+    async with make_app().run_test(size=(100, 80)) as pilot:
         await pilot.pause()
         active = pilot.app.screen.active_bindings
-        for binding in ALL:
-            for key in binding.key.split(","):
-                assert active[key].binding.action == binding.action
+        for command in KEYED:
+            for key in command.key.split(","):
+                assert active[key].binding.id == command.name
         await pilot.press("f1")
         card = plain(pilot.app.screen)
-        for binding in ALL:
-            assert re.search(rf"{re.escape(keys.name(binding))} +{binding.description}", card)
+        for command in commands.ALL.values():
+            key, typed = commands.key_name(command.key), f"/{command.name}" * command.typed
+            words = rf"{re.escape(key)} *{re.escape(typed)}.* +{re.escape(command.help)}"
+            assert re.search(words, card), command.name
         await pilot.press("f1")
         assert not isinstance(pilot.app.screen, HelpScreen)
+
+
+def test_every_command_does_something() -> None:
+    """A key, a slash command and a palette entry all end in a `do_` method."""
+    screen = make_app().chat_screen
+    for command in (*commands.CHAT, *commands.TURN):
+        method = f"do_{command.name.replace('-', '_')}"
+        found = [actions for actions in screen.actions if hasattr(actions, method)]
+        assert len(found) == 1, command.name
+        assert (getattr(found[0], method).__doc__ or "").strip()
+
+
+async def test_the_person_can_choose_keys() -> None:
+    engine = ScriptedEngine("One.", "Two.")
+    app = make_app(engine, keys={"regenerate": "ctrl+y", "send": "ctrl+o", "settings": "ctrl+e"})
+    async with app.run_test() as pilot:
+        await pilot.press(*"Hi", "enter", "ctrl+o")
+        await until(pilot, lambda: len(engine.requests) == 1)
+        await idle(pilot)
+        await pilot.press("ctrl+y")
+        await until(pilot, lambda: len(engine.requests) == 2)
+        await idle(pilot)
+        await pilot.press("ctrl+r")
+        await pilot.pause()
+        assert len(engine.requests) == 2
+        assert engine.requests[0].messages[-1].content.startswith("Hi")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "complaint"),
+    [
+        ("regenerat", "ctrl+y", "Did you mean regenerate?"),
+        ("regenerate", "ctrl+g", "ctrl+g is the key for continue"),
+        ("copy", "e", "e is the key for edit"),
+    ],
+)
+async def test_a_key_that_cannot_be_chosen_is_told(name: str, key: str, complaint: str) -> None:
+    async with make_app(keys={name: key}).run_test() as pilot:
+        await pilot.pause()
+        assert any(complaint in toast for toast in toasts(pilot))
+        assert commands.ALL["regenerate"].key == "ctrl+r"
+
+
+def test_two_commands_can_swap_their_keys() -> None:
+    assert commands.choose_keys({"regenerate": "ctrl+g", "continue": "ctrl+r"}) == []
+    assert commands.key_of("continue") == "ctrl+r"
+    assert commands.choose_keys({}) == []
+    assert commands.key_of("continue") == "ctrl+g"
 
 
 async def test_keys_act_in_the_order_they_were_typed() -> None:
@@ -111,14 +168,57 @@ async def test_pasted_lines_stay_together_and_show_what_they_hide() -> None:
         assert chat_of(pilot).composer.text == "one\ntwo\nthree ␛[31m⟨U+202E⟩"
 
 
-async def test_the_draft_stays_while_a_reply_streams_and_when_the_chat_changes() -> None:
+async def test_the_draft_stays_while_a_reply_streams_and_waits_for_its_chat() -> None:
     async with make_app(ScriptedEngine("word " * 30, delay=0.005)).run_test() as pilot:
+        chat = chat_of(pilot)
         await pilot.press(*"Hello", "enter", *"next")
         await idle(pilot)
         assert "word" in plain(newest(pilot))
-        assert chat_of(pilot).composer.text == "next"
+        assert chat.composer.text == "next"
+        answered = chat.current
+        assert answered is not None
         await pilot.press("ctrl+n")
-        assert chat_of(pilot).composer.text == "next"
+        assert chat.composer.text == ""
+        await chat.open(answered)
+        assert chat.composer.text == "next"
+
+
+async def test_two_messages_typed_at_once_are_not_lost() -> None:
+    engine = ScriptedEngine("Hi.")
+    async with make_app(engine).run_test() as pilot:
+        await pilot.pause()
+        for key in [*"one", "enter", *"two", "enter"]:
+            pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: engine.requests)
+        await idle(pilot)
+        assert engine.requests[0].messages[-1].content == "one"
+        assert chat_of(pilot).composer.text == "two"
+
+
+async def test_up_brings_back_what_was_sent() -> None:
+    async with make_app(ScriptedEngine("Hi.")).run_test() as pilot:
+        for text in ("one", "two"):
+            await pilot.press(*text, "enter")
+            await idle(pilot)
+        await pilot.press(*"three", "up", "up")
+        assert chat_of(pilot).composer.text == "one"
+        await pilot.press("down", "down")
+        assert chat_of(pilot).composer.text == "three"
+
+
+async def test_an_attached_file_reaches_the_model(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("The answer is 42.\n")
+    engine = ScriptedEngine("Hi.")
+    async with make_app(engine).run_test() as pilot:
+        composer = chat_of(pilot).composer
+        await pilot.press(*f"/attach {tmp_path}/no", "enter")
+        await until(pilot, lambda: "tokens" in (composer.border_subtitle or ""))
+        await pilot.press(*"?", "enter")
+        await until(pilot, lambda: engine.requests)
+        await idle(pilot)
+        sent = engine.requests[0].messages[-1].content
+        assert sent.endswith("notes.txt\n```\nThe answer is 42.\n```")
+        assert composer.text == ""
 
 
 async def test_page_keys_scroll_the_transcript_from_the_composer() -> None:

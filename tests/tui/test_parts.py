@@ -33,17 +33,18 @@ def turn_with(*replies: Reply) -> Turn:
 def test_every_end_has_a_label() -> None:
     assert set(labels.STOP_LABELS) == {*StopReason, None}
     for reason in (*StopReason, None):
-        line = labels.ended(turn_with(Reply(1, 1, "x", reason)))
+        line = labels.ended(Reply(1, 1, "x", reason))
         assert (line == "") is (reason is StopReason.END)
 
 
-def test_the_line_below_a_reply() -> None:
-    usage = Usage(10, 0, 1204, 0.5, 38.5)
-    end = Reply(2, 2, "x", StopReason.END, usage=usage)
+def test_the_parts_of_the_line_below_a_reply() -> None:
+    end = Reply(2, 2, "x", StopReason.END, usage=Usage(10, 0, 1204, 0.5, 38.5))
     first = Reply(1, 1, "y", StopReason.CANCELLED, usage=Usage(10, 0, 1))
-    assert labels.ended(turn_with(first)) == "stopped · 1 token"
-    assert labels.ended(turn_with(first, end)) == "version 2 of 2 · 1,204 tokens · 31.2 tokens/s"
-    assert labels.ended(turn_with()) == "not answered"
+    assert (labels.ended(None), labels.ended(first)) == ("not answered", "stopped")
+    assert labels.version(turn_with(first, end)) == "version 2 of 2"
+    assert labels.version(turn_with(first)) == labels.version(turn_with()) == ""
+    assert labels.cost(end) == "1,204 tokens · 31.2 tokens/s"
+    assert (labels.cost(first), labels.cost(None)) == ("1 token", "")
 
 
 READY = Ready(StillEngine().info)
@@ -51,22 +52,22 @@ READY = Ready(StillEngine().info)
 
 def test_the_status_line_at_80_columns_says_all() -> None:
     status = Status(312, "31.2 tokens/s", "stopped")
-    line = status_line("m", READY, status, 78)
+    line = status_line(READY, status, 78)
     assert line.split("  ")[0] == "smollm2-135m-instruct · cpu bfloat16"
     assert line.endswith("ctx 312/8,192 · 31.2 tokens/s · stopped")
-    assert status_line("m", Loading(), Status(), 30) == "m · loading".ljust(30)
-    assert "not loaded" in status_line("m", Failed(ModelError("no")), Status(), 30)
+    assert status_line(Loading("m"), Status(), 30) == "m · loading".ljust(30)
+    assert "not loaded" in status_line(Failed("m", ModelError("no")), Status(), 30)
 
 
-@given(st.integers(0, 130), st.text(max_size=80), st.sampled_from([READY, Loading()]))
-def test_the_status_line_fits_any_width(width: int, model: str, engine: EngineState) -> None:
+@given(st.integers(0, 130), st.one_of(st.just(READY), st.builds(Loading, st.text(max_size=80))))
+def test_the_status_line_fits_any_width(width: int, engine: EngineState) -> None:
     status = Status(10**6, "99.9 tokens/s", reason="stopped")
-    assert cell_len(status_line(model, engine, status, width)) == width
+    assert cell_len(status_line(engine, status, width)) == width
 
 
 def test_the_most_important_parts_stay() -> None:
     status = Status(312, "31.2 tokens/s", "stopped")
-    assert status_line("m", READY, status, 40).split() == ["smollm2-135m-instruct", "stopped"]
+    assert status_line(READY, status, 40).split() == ["smollm2-135m-instruct", "stopped"]
 
 
 def fast(count: int, then: Callable[[], None] = lambda: None) -> Generator[SessionEvent]:
@@ -128,23 +129,23 @@ def test_the_loader_opens_once_and_all_wait_for_it() -> None:
     states: list[EngineState] = []
     engine = ScriptedEngine()
 
-    def open_engine(report: Callable[[str], None]) -> ScriptedEngine:
+    def open_engine(model: str, report: Callable[[str], None]) -> ScriptedEngine:
         report("reading")
         return engine
 
     loader = EngineLoader(open_engine, states.append)
-    threading.Timer(0.1, loader.load).start()
+    threading.Timer(0.1, lambda: loader.start("m")).start()
     assert loader.wait(threading.Event()) is engine
     deadline = time.monotonic() + 5
     while len(states) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert states == [Loading("reading"), Ready(engine.info)]
+    assert states == [Loading("m", "reading"), Ready(engine.info)]
     loader.close()
     assert engine.closed
 
 
 def test_waiting_for_the_engine_can_be_given_up() -> None:
-    loader = EngineLoader(lambda report: ScriptedEngine(), lambda state: None)
+    loader = EngineLoader(lambda model, report: ScriptedEngine(), lambda state: None)
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
     with pytest.raises(Cancelled):
@@ -154,7 +155,7 @@ def test_waiting_for_the_engine_can_be_given_up() -> None:
 def test_a_load_that_is_abandoned_ends_at_its_next_step() -> None:
     reached: list[str] = []
 
-    def open_engine(report: Callable[[str], None]) -> ScriptedEngine:
+    def open_engine(model: str, report: Callable[[str], None]) -> ScriptedEngine:
         report("first")
         loader.abandon()
         report("second")
@@ -162,18 +163,20 @@ def test_a_load_that_is_abandoned_ends_at_its_next_step() -> None:
         return ScriptedEngine()
 
     loader = EngineLoader(open_engine, lambda state: None)
-    loader.load()
+    loader.start("m")
+    assert loader.abandon(5)
     assert reached == []
 
 
 def test_any_failure_to_load_becomes_an_error_with_a_hint() -> None:
     states: list[EngineState] = []
 
-    def open_engine(report: Callable[[str], None]) -> ScriptedEngine:
+    def open_engine(model: str, report: Callable[[str], None]) -> ScriptedEngine:
         raise OSError("disk")
 
     loader = EngineLoader(open_engine, states.append)
-    loader.load()
+    loader.start("m")
+    assert loader.abandon(5)
     (state,) = states
     assert isinstance(state, Failed)
     assert "OSError: disk" in state.error.message

@@ -7,12 +7,12 @@ import webbrowser
 from pathlib import Path
 
 import pytest
-from textual.widgets import Markdown
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.messages import StopReason, Usage
 from chatlm.store import Store
-from chatlm.tui.widgets.reply_text import ReplyText, is_web_address, parser
+from chatlm.tui.dialect import is_web_address, parser
+from chatlm.tui.widgets.reply_text import ReplyText
 from tests.tui.support import (
     chat_of,
     everything_drawn,
@@ -117,8 +117,8 @@ async def test_a_clicked_link_opens_or_says_why_not(monkeypatch: pytest.MonkeyPa
         await until(pilot, lambda: opened)
         assert opened == ["https://example.com"]
         monkeypatch.setattr(webbrowser, "get", lambda: webbrowser.GenericBrowser("lynx"))
-        view.post_message(Markdown.LinkClicked(view, "https://example.org"))
-        view.post_message(Markdown.LinkClicked(view, "file:///etc/passwd"))
+        view.action_link("https://example.org")
+        view.action_link("file:///etc/passwd")
         await until(pilot, lambda: len(pilot.app._notifications) == 2)
         assert opened == ["https://example.com"]
 

@@ -13,7 +13,7 @@ from chatlm.errors import ModelError
 from chatlm.messages import StopReason, Usage
 from chatlm.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.loading import Failed, Loading, Ready
+from chatlm.tui.loading import Failed, Ready
 from tests.tui.support import StillEngine, app_of, chat_of, idle, line, make_app, say, until
 
 SnapCompare = Callable[..., bool]
@@ -85,14 +85,14 @@ def test_finished_in_other_themes(compare: Callable[[ChatApp, Steps], bool], the
 def test_loading(compare: Callable[[ChatApp, Steps], bool]) -> None:
     """A quiet line above the composer; the status bar says it too; what is typed is there."""
 
-    def endless(report: Callable[[str], None]) -> ScriptedEngine:
+    def endless(model: str, report: Callable[[str], None]) -> ScriptedEngine:
         while True:
             report("downloading 42 %")
             time.sleep(0.02)
 
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.press(*"I can type")
-        await until(pilot, lambda: app_of(pilot).engine_state != Loading())
+        await until(pilot, lambda: "42 %" in str(app_of(pilot).engine_state))
 
     app = make_app(open_engine=endless)
     assert compare(app, steps)
@@ -152,7 +152,7 @@ def test_failed_reply(compare: Callable[[ChatApp, Steps], bool]) -> None:
 def test_model_missing(compare: Callable[[ChatApp, Steps], bool]) -> None:
     """What is wrong, the command that helps, and the key that tries again."""
 
-    def missing(report: Callable[[str], None]) -> ScriptedEngine:
+    def missing(model: str, report: Callable[[str], None]) -> ScriptedEngine:
         raise ModelError(
             "There is no model smollm2-135m-instruct on this machine",
             hint="`chatlm models pull smollm2-135m-instruct` fetches it.",

@@ -174,7 +174,7 @@ async def test_a_second_message_waits_in_the_composer() -> None:
         await until(pilot, lambda: "One" in plain(newest(pilot)))
         await say(pilot, "Second")
         assert chat_of(pilot).composer.text == "Second"
-        assert toasts(pilot) == ["A reply is being written. esc stops it."]
+        assert toasts(pilot) == ["A reply is being written\nesc stops it."]
         engine.go.set()
         await idle(pilot)
         assert chat_of(pilot).composer.text == "Second"
@@ -187,7 +187,7 @@ async def test_the_app_is_usable_while_the_model_loads() -> None:
     store.add_turn(other.id, "An old question")
     engine = ScriptedEngine("Here I am.")
 
-    def slow(report: object) -> ScriptedEngine:
+    def slow(model: str, report: object) -> ScriptedEngine:
         assert ready.wait(20)
         return engine
 
@@ -212,7 +212,7 @@ async def test_the_app_is_usable_while_the_model_loads() -> None:
 async def test_escape_ends_the_wait_for_the_model() -> None:
     ready, engine = threading.Event(), ScriptedEngine("Now.")
 
-    def slow(report: object) -> ScriptedEngine:
+    def slow(model: str, report: object) -> ScriptedEngine:
         assert ready.wait(20)
         return engine
 
@@ -233,7 +233,7 @@ async def test_a_model_that_is_missing_is_told_and_can_be_tried_again() -> None:
     attempts: list[int] = []
     missing = EngineError("There is no model here.", hint="chatlm models pull smollm2")
 
-    def twice(report: object) -> ScriptedEngine:
+    def twice(model: str, report: object) -> ScriptedEngine:
         attempts.append(1)
         if len(attempts) == 1:
             raise missing

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chatlm import chatml
 from chatlm.chatml import Span
-from chatlm.messages import Message
+from chatlm.messages import Message, Role
 
 USER = Message("user", "Hi")
 REPLY = Message("assistant", "Hello")
@@ -73,26 +74,71 @@ def test_template_sees_no_content() -> None:
     assert render([USER, REPLY])[-1] == Span("Hello", message=1)
 
 
-@pytest.mark.parametrize("roles", [["user", "user", "assistant", "user"], ["user"], []])
-def test_joined_makes_roles_alternate(roles: list[str]) -> None:
-    messages = [Message("assistant" if r == "assistant" else "user", r) for r in roles]
-    out = chatml.joined(messages)
-    assert all(a.role != b.role for a, b in pairwise(out))
-    assert "\n\n".join(m.content for m in out) == "\n\n".join(m.content for m in messages)
+ROLES = st.lists(st.sampled_from(["user", "assistant"]), max_size=6)
+
+
+@given(ROLES)
+def test_grouped_messages_alternate_and_keep_their_indices(roles: list[Role]) -> None:
+    messages = [Message(role, f"{number} says {role}") for number, role in enumerate(roles)]
+    groups = chatml.grouped(messages)
+    assert [index for group in groups for index in group] == list(range(len(messages)))
+    spoken = [messages[group[0]].role for group in groups]
+    assert all(a != b for a, b in pairwise(spoken))
+    spans = chatml.write(chatml.chatml, messages, groups)
+    for index, message in enumerate(messages):
+        assert [span.text for span in spans if span.message == index] == [message.content]
+
+
+def test_messages_of_one_role_are_written_as_one() -> None:
+    messages = [SYSTEM, USER, Message("user", "Still there?"), REPLY]
+    spans = chatml.write(chatml.chatml, messages, chatml.grouped(messages))
+    assert "<|im_start|>user\nHi\n\nStill there?<|im_end|>" in text(spans)
 
 
 def test_system_prompt_can_move_into_the_first_message() -> None:
-    assert chatml.without_system_role([SYSTEM, USER, REPLY]) == [
-        Message("user", "Be brief.\n\nHi"),
-        REPLY,
-    ]
-    assert chatml.without_system_role([USER]) == [USER]
+    messages = [SYSTEM, USER, REPLY]
+    groups = chatml.without_system_role(chatml.grouped(messages), messages)
+    assert groups == [(0, 1), (2,)]
+    spans = chatml.write(chatml.chatml, messages, groups)
+    assert text(spans).startswith("<|im_start|>user\nBe brief.\n\nHi<|im_end|>")
+    assert [span.message for span in spans if span.message is not None] == [0, 1, 2]
+    assert chatml.without_system_role([(0,)], [USER]) == [(0,)]
 
 
 def test_runs_join_plain_neighbours_only() -> None:
     spans = [Span("<a>", control=True), Span("x"), Span("y", message=0), Span("<b>", control=True)]
-    assert chatml.runs(spans) == [
-        Span("<a>", control=True),
-        Span("xy"),
-        Span("<b>", control=True),
+    assert chatml.runs(spans) == [[spans[0]], spans[1:3], [spans[3]]]
+
+
+def owned(spans: list[Span]) -> list[str]:
+    """The prompt's text by the message it is there for, what opens the reply last."""
+    owners = chatml.owners(spans)
+    assert len(owners) == len(spans)
+    numbers = sorted({number for number in owners if number is not None})
+    return [
+        "".join(span.text for span, owner in zip(spans, owners, strict=True) if owner == number)
+        for number in [*numbers, None]
+    ]
+
+
+def test_a_message_owns_what_the_format_writes_around_it() -> None:
+    assert owned(chatml.chatml([SYSTEM, USER, REPLY, USER])) == [
+        "<|im_start|>system\nBe brief.<|im_end|>\n",
+        "<|im_start|>user\nHi<|im_end|>\n",
+        "<|im_start|>assistant\nHello<|im_end|>\n",
+        "<|im_start|>user\nHi<|im_end|>\n",
+        "<|im_start|>assistant\n",
+    ]
+    assert owned(chatml.chatml([USER, REPLY]))[-2:] == ["<|im_start|>assistant\nHello", ""]
+    assert owned(chatml.alpaca([SYSTEM, USER])) == [
+        "Be brief.",
+        "\n\n### Instruction:\nHi",
+        "\n\n### Response:\n",
+    ]
+    assert owned(chatml.vicuna("</s>")([SYSTEM, USER, REPLY, USER])) == [
+        "Be brief.",
+        " USER: Hi",
+        " ASSISTANT: Hello</s>",
+        " USER: Hi",
+        " ASSISTANT:",
     ]

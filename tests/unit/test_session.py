@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+import chatlm
 from chatlm import growing
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError, UsageError
 from chatlm.events import (
     Delta,
     Finished,
+    Fitted,
     MessageAnnotated,
     Notice,
     PassagesFound,
@@ -237,14 +239,22 @@ def test_a_full_disk_is_told_once_and_the_reply_goes_on(
         raise StoreError("The disk is full", "Free some space.")
 
     monkeypatch.setattr(growing, "JOURNAL_SECONDS", 0.0)
-    monkeypatch.setattr(store, "journal", full)
+    for name in ("journal", "finish_reply", "save_provenance"):
+        monkeypatch.setattr(store, name, full)
     session = chat(store, ScriptedEngine("one two three"))
-    events = list(session.send("Hi"))
+    events = []
+    for event in session.send("Hi"):
+        events.append(event)
+        if isinstance(event, Finished):
+            monkeypatch.undo()
     assert [e.text for e in events if isinstance(e, Delta)] == ["one", " two", " three"]
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert len(notices) == 1
     assert "disk is full" in notices[0]
-    assert reply_text(session) == "one two three"
+    reply = newest(session).reply
+    assert reply is not None
+    assert reply.text == "one two three"
+    assert store.provenance(reply.id) is not None
 
 
 class Helper:
@@ -356,9 +366,12 @@ def test_a_reply_that_cannot_go_on_stays_what_it_was(store: Store) -> None:
     session = chat(store, ScriptedEngine("one two three", EngineError("no room")))
     stop_after(session, words=2)
     before = newest(session).reply
+    assert before is not None
+    made_by = store.provenance(before.id)
     with pytest.raises(EngineError):
         list(session.continue_reply())
     assert newest(session).reply == before
+    assert store.provenance(before.id) == made_by is not None
 
 
 def test_a_message_that_cannot_be_stored_leaves_no_empty_chat(
@@ -414,3 +427,163 @@ def test_finished_is_stored_before_it_is_reported(store: Store) -> None:
             reply = newest(session).reply
             assert reply is not None
             assert reply.stop_reason is StopReason.END
+
+
+def test_the_chats_own_settings_go_before_those_for_all(store: Store) -> None:
+    engine = ScriptedEngine()
+    session = chat(store, engine, sampling=Sampling(temperature=0.3, top_k=5, seed=1))
+    list(session.send("Hi"))
+    assert session.conversation_id is not None
+    store.set_sampling(session.conversation_id, Sampling(temperature=0.9))
+    list(session.send("Again"))
+    session.asked = Sampling(temperature=0.1)
+    list(session.send("Once"))
+    list(session.read_ahead())
+    asked = [request.sampling for request in (*engine.requests, *engine.read)]
+    assert [sampling.temperature for sampling in asked] == [0.3, 0.9, 0.1, 0.1]
+    assert {sampling.top_k for sampling in asked} == {5}
+
+
+def louder(ids: Any, scores: Any) -> Any:
+    return scores
+
+
+class Adds:
+    """A plugin with a processor and a criterion."""
+
+    @hookimpl
+    def adjust_request(self, request: Request) -> Request:
+        return dataclasses.replace(request, processors=(louder,), criteria=(Adds.enough,))
+
+    @staticmethod
+    def enough(ids: Any, scores: Any) -> bool:
+        return False
+
+
+def test_what_makes_a_reply_is_kept(store: Store) -> None:
+    engine = ScriptedEngine("Hello you.")
+    engine.info = dataclasses.replace(engine.info, versions={"torch": "2"})
+    session = chat(store, engine, plugins=PluginHost([("adds", Adds())]), system="Be kind.")
+    list(session.send("Hi"))
+    reply = newest(session).reply
+    assert reply is not None
+    made_by = store.provenance(reply.id)
+    assert made_by is not None
+    request = engine.requests[0]
+    assert (made_by.messages, made_by.sampling) == (request.messages, request.sampling)
+    assert made_by.sampling.seed is not None
+    assert None not in dataclasses.astuple(made_by.sampling)
+    assert (made_by.model, made_by.dtype, made_by.context_length) == ("scripted", "none", 4096)
+    assert made_by.prompt_hash == engine.preview(request).hash
+    assert made_by.versions == {"chatlm": chatlm.__version__, "torch": "2"}
+    assert made_by.added == ("louder", "enough")
+
+
+@pytest.mark.parametrize("until", [Fitted, Delta])
+def test_it_is_kept_of_a_reply_that_is_stopped(store: Store, until: type) -> None:
+    session = chat(store, ScriptedEngine("one two"))
+    with closing(session.send("Hi")) as events:
+        next(event for event in events if isinstance(event, until))
+    reply = newest(session).reply
+    assert reply is not None
+    assert store.provenance(reply.id) is not None
+
+
+def test_the_first_token_waits_for_no_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing, "JOURNAL_SECONDS", 0.0)
+    written: list[str] = []
+    for name in ("save_provenance", "journal"):
+        monkeypatch.setattr(store, name, lambda *_, name=name: written.append(name))
+    session = chat(store, ScriptedEngine("one two three"))
+    with closing(session.send("Hi")) as events:
+        deltas = (event for event in events if isinstance(event, Delta))
+        next(deltas)
+        assert written == []
+        next(deltas)
+        assert written == ["journal", "save_provenance"]
+        next(deltas)
+        assert written == ["journal", "save_provenance", "journal"]
+
+
+def test_a_reply_that_goes_on_keeps_from_where(store: Store) -> None:
+    session = chat(store, ScriptedEngine("one two three", " four"))
+    stop_after(session, words=2)
+    list(session.continue_reply())
+    reply = newest(session).reply
+    assert reply is not None
+    made_by = store.provenance(reply.id)
+    assert made_by is not None
+    assert made_by.messages[-1] == Message("assistant", "one two")
+
+
+def test_a_reply_whose_making_cannot_be_kept_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("The disk is full", "Free some space.")
+
+    monkeypatch.setattr(store, "save_provenance", full)
+    session = chat(store, ScriptedEngine("Still here."))
+    told = [event.text for event in session.send("Hi") if isinstance(event, Notice)]
+    assert len(told) == 1
+    assert "cannot be replayed" in told[0]
+    assert "disk is full" in told[0]
+    assert reply_text(session) == "Still here."
+
+
+def everything(store: Store) -> list[Conversation]:
+    return [store.conversation(summary.id) for summary in store.conversations()]
+
+
+def test_editing_goes_on_in_a_fork(store: Store) -> None:
+    engine = ScriptedEngine("One.", "Two.", "Other.")
+    session = chat(store, engine)
+    list(session.send("First"))
+    list(session.send("Second"))
+    original = session.conversation
+    assert original is not None
+    events = list(session.edit(1, "Another"))
+    fork = session.conversation
+    assert isinstance(events[0], TurnStarted)
+    assert fork is not None
+    assert events[0].conversation_id == fork.id != original.id
+    assert fork.forked_from == original.id
+    assert [turn.user.content for turn in fork.turns] == ["First", "Another"]
+    assert [m.content for m in engine.requests[2].messages] == ["First", "One.", "Another"]
+    assert store.conversation(original.id) == original
+
+
+def test_the_first_message_can_be_edited(store: Store) -> None:
+    session = chat(store, ScriptedEngine("One.", "Other."), system="Be kind.")
+    list(session.send("First"))
+    list(session.edit(0, "Another"))
+    assert session.conversation is not None
+    assert [turn.user.content for turn in session.conversation.turns] == ["Another"]
+    assert session.conversation.system == "Be kind."
+
+
+@pytest.mark.parametrize(("position", "text"), [(0, "  "), (1, "x"), (-1, "x")])
+def test_an_edit_that_makes_no_sense_changes_nothing(
+    store: Store, position: int, text: str
+) -> None:
+    session = chat(store, ScriptedEngine("One."))
+    list(session.send("First"))
+    before = everything(store)
+    with pytest.raises(UsageError):
+        list(session.edit(position, text))
+    assert (everything(store), session.conversation_id) == (before, before[0].id)
+
+
+def test_an_edit_that_cannot_be_stored_leaves_no_fork(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("The disk is full", "Free some space.")
+
+    session = chat(store, ScriptedEngine("One."))
+    list(session.send("First"))
+    before = everything(store)
+    monkeypatch.setattr(store, "add_turn", full)
+    with pytest.raises(StoreError):
+        list(session.edit(0, "Another"))
+    assert (everything(store), session.conversation_id) == (before, before[0].id)

@@ -33,7 +33,7 @@ def finish(store: Store, reply_id: int, text: str = "yes") -> None:
 def check_words(path: Path) -> None:
     """The word index holds exactly the words of the messages, and the database is whole."""
     db = sqlite3.connect(path)
-    for table in ("turn_words", "reply_words"):
+    for table in ("turn_words", "reply_words", "title_words"):
         db.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)")
     assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert db.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -219,7 +219,7 @@ def test_the_word_index_follows_every_change(steps: list[tuple[str, str]]) -> No
                     store.journal(reply.id, text)
                 case _:
                     finish(store, reply.id, text)
-        for name in ("turn_words", "reply_words"):
+        for name in ("turn_words", "reply_words", "title_words"):
             with store._database.writing() as db:
                 db.execute(f"INSERT INTO {name} ({name}, rank) VALUES ('integrity-check', 1)")
         store.delete(chat.id)
@@ -300,7 +300,7 @@ def test_listing_ten_thousand_chats_reads_only_what_it_shows(tmp_path: Path) -> 
         with store._database.reading() as db:
             db.set_progress_handler(None, 0)
         everything = store.conversations()
-    assert "SCAN c USING INDEX conversation_updated" in plan
+    assert "SCAN c USING INDEX conversation_listed" in plan
     assert not [line for line in plan if "TEMP B-TREE" in line or line.startswith("SCAN t")]
     assert not [line for line in plan if line.startswith("SCAN r")]
     assert steps < 100

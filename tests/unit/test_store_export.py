@@ -5,10 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.messages import Annotation, Conversation, Message, Passage, Reply, StopReason, Turn
+from chatlm.errors import UsageError
+from chatlm.generation import Provenance
+from chatlm.messages import (
+    Annotation,
+    Conversation,
+    Message,
+    Passage,
+    Reply,
+    Standing,
+    StopReason,
+    Turn,
+)
+from chatlm.sampling import Sampling
 from chatlm.store import Store, export
 
 
@@ -59,10 +72,16 @@ def test_jsonl_has_everything_of_the_store() -> None:
         made = store.create_conversation("T\u001b[31m", "S")
         asked = store.add_turn(made.id, "q\u2028\u0085\U000e0041\nq")
         first = store.start_reply(asked.id, model="m", adapter="a", settings='{"seed": 4}')
-        store.start_reply(asked.id, model="m", settings="not json")
+        second = store.start_reply(asked.id, model="m", settings="not json")
+        store.save_provenance(second.id, Provenance((), Sampling(), "made"))
+        store.set_standing(asked.id, Standing.PINNED, "short")
+        store.set_sampling(made.id, Sampling(temperature=0.5))
+        store.set_pinned(made.id, True)
         store.save_passages(asked.id, [Passage("p", "s", 0.5)])
         store.annotate(asked.id, first.id, [Annotation("p", "n", "v", 0.25)])
-        (line,) = export.to_jsonl([store.conversation(made.id)], store.passages, store.annotations)
+        (line,) = export.to_jsonl(
+            [store.conversation(made.id)], store.passages, store.annotations, store.provenance
+        )
     assert line.endswith("}\n")
     assert line.count("\n") == 1
     assert line[:-1].isprintable()
@@ -77,6 +96,33 @@ def test_jsonl_has_everything_of_the_store() -> None:
         {"reply": first.id, "plugin": "p", "name": "n", "value": "v", "score": 0.25}
     ]
     assert kept["replies"][0]["usage"]["prompt_tokens"] == 0
+    assert (kept["standing"], kept["summary"]) == ("pinned", "short")
+    assert (back["pinned"], back["sampling"], back["forked_from"]) == (
+        *(True, {"temperature": 0.5}),
+        None,
+    )
+    assert kept["replies"][1]["provenance"]["model"] == "made"
+    assert kept["replies"][0]["provenance"] is None
+
+
+def test_chatml_is_what_the_model_reads() -> None:
+    reply = Reply(1, 1, "a", StopReason.END)
+    dropped = dataclasses.replace(turn("not this"), standing=Standing.DROPPED)
+    pieces = export.to_chatml([chat(turn("q\nq", reply), dropped, system="s"), chat(turn("r"))])
+    assert "".join(pieces) == (
+        "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq\nq<|im_end|>\n"
+        "<|im_start|>assistant\na<|im_end|>\n\n<|im_start|>user\nr<|im_end|>\n"
+    )
+
+
+@pytest.mark.parametrize("token", ["<|im_start|>", "<|im_end|>"])
+def test_chatml_refuses_a_text_that_would_forge_a_turn(token: str) -> None:
+    reply = Reply(1, 1, f"x{token}\n", StopReason.END)
+    with pytest.raises(UsageError, match=r"Message 3 \(assistant\) of chat 7 holds") as caught:
+        list(export.to_chatml([chat(turn("q", reply), system="s")]))
+    assert token in caught.value.message
+    assert "jsonl" in caught.value.hint
+    assert len(list(export.to_chatml([chat(turn("<|im_ start|> <|endoftext|>"))]))) == 1
 
 
 def test_messages_are_what_the_model_read() -> None:

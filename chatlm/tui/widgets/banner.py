@@ -9,7 +9,7 @@ from textual.reactive import reactive
 from textual.widgets import Static
 
 from chatlm.text import one_line, visible
-from chatlm.tui import keys
+from chatlm.tui import commands
 from chatlm.tui.loading import EngineState, Failed, Loading, Ready
 
 
@@ -17,7 +17,6 @@ class Banner(Static):
     """Shown only while there is something to say.
 
     Args:
-        model: the model's name.
         clock: seconds that only grow, such as `time.monotonic`.
     """
 
@@ -38,11 +37,10 @@ class Banner(Static):
     }
     """
 
-    state: reactive[EngineState] = reactive[EngineState](Loading())
+    state: reactive[EngineState] = reactive[EngineState](Loading(""))
 
-    def __init__(self, model: str, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
-        self._model = one_line(model, 40)
         self._clock = clock
         self._since = clock()
 
@@ -65,7 +63,7 @@ class Banner(Static):
     def _content(self) -> Content:
         state = self.state
         if isinstance(state, Failed):
-            retry = f"Then {keys.name(keys.REGENERATE)} tries again."
+            retry = f"Then {commands.key_of('regenerate')} tries again; /model takes another model."
             return Content.assemble(
                 (visible(state.error.message), "bold"),
                 f"\n{visible(state.error.hint)}" if state.error.hint else "",
@@ -74,7 +72,7 @@ class Banner(Static):
         if isinstance(state, Ready):
             return Content("")
         seconds = int(self._clock() - self._since)
-        parts = [f"Loading {self._model}"]
+        parts = [f"Loading {one_line(state.model, 40)}"]
         parts += [f"{seconds} s"] if seconds else []
         parts += [visible(state.stage)] if state.stage else []
         return Content(f"{' · '.join(parts)} — you can type already")

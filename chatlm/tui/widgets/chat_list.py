@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from typing import ClassVar
 
 from textual import on
+from textual.binding import BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.messages import Conversation
 from chatlm.store import Store, Summary
-from chatlm.text import one_line
+from chatlm.store.export import title_of
+from chatlm.text import one_line, visible
+from chatlm.tui import commands
+from chatlm.tui.prompt_screen import PromptScreen
+from chatlm.tui.widgets import chat_rows
+from chatlm.tui.widgets.row_list import RowList, keys, nearest_enabled
 
 PAGE = 100
 """Chats that are read at once."""
 NEAR_END = 10
+"""Rows below what is seen that should be there already."""
+
+TOAST_SECONDS = 8
 
 
-class ChatList(OptionList):
-    """Enter or a click opens a chat.
+class ChatList(RowList):
+    """Enter or a click opens a chat; the keys of `commands.LIST` change the highlighted one.
+
+    Its methods for that take any saved chat, and tell the person when something cannot be done.
 
     Args:
         store: where the chats are.
@@ -29,70 +45,136 @@ class ChatList(OptionList):
     """
 
     DEFAULT_CSS = """
-    ChatList {
-        width: 32;
-        max-width: 50%;
-        height: 1fr;
-        border: none;
-        padding: 1 0 0 1;
-        text-wrap: nowrap;
-        text-overflow: ellipsis;
-        background: $foreground 4%;
-        scrollbar-size-vertical: 1;
-
-        &:focus { border: none; background: $foreground 7%; }
-        & > .option-list--option { padding: 0; }
-        & > .option-list--option-disabled { color: $text-muted; }
-        & > .option-list--option-highlighted { background: $foreground 10%; }
-        &:focus > .option-list--option-highlighted { background: $primary; }
-    }
+    ChatList { text-wrap: nowrap; text-overflow: ellipsis; }
     """
+
+    BINDINGS: ClassVar[list[BindingType]] = keys(commands.LIST)
 
     @dataclass
     class ChatOpened(Message):
-        """The person chose this chat."""
+        """The person chose this chat, at this turn where one was looked for."""
 
         conversation_id: int
+        turn_id: int | None = None
+
+    @dataclass
+    class ChatDeleted(Message):
+        """The chat that was on the screen is deleted."""
+
+        conversation_id: int
+
+    @dataclass
+    class ChatsChanged(Message):
+        """A chat was renamed, pinned, deleted or brought back; the list shows it already."""
 
     def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
         super().__init__(id="chats", markup=False)
         self._store = store
         self._now = now
-        self._read = 0
+        self._read: set[int] = set()
+        self._more = False
+        """Whether the store has chats after those that were read."""
         self._group = ""
         self._current: int | None = None
         self._answering: int | None = None
+        self._deleted: list[tuple[int, str]] = []
+        """Ids and titles, the last deleted at the end."""
 
     def reload(self, current: int | None, answering: int | None) -> None:
         """Read the chats again, and mark the one on the screen and the one that is answering.
 
+        What is highlighted and seen stays in place, unless another chat came on the screen.
+
         Raises:
             StoreError: the chats cannot be read.
         """
-        chats = self._store.conversations(limit=max(self._read, PAGE))
-        kept = self.highlighted_option
+        keep = self.in_use or current == self._current
         self._current, self._answering = current, answering
-        self._read, self._group = 0, ""
-        self.clear_options()
-        self._append(chats)
-        if not chats:
-            self.add_option(Option("No chats yet", disabled=True))
-        wanted = kept.id if kept is not None and self.has_focus else str(current)
-        ids = [option.id for option in self.options]
-        if wanted in ids:
-            self.highlighted = ids.index(wanted)
+        self._reload(keep=keep)
 
-    def on_focus(self) -> None:
-        """Have something for Enter to open."""
-        if self.highlighted is None:
-            self.action_first()
+    def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
+        """Give a chat a title; None asks for it, an empty one takes the title away."""
+        with self._told():
+            if title is None:
+                self._ask_title(self._store.conversation(conversation_id))
+            else:
+                self._store.rename(conversation_id, title)
+                self._changed()
+
+    def pin_chat(self, conversation_id: int) -> None:
+        """Keep a chat at the top, or no longer."""
+        with self._told():
+            chat = self._store.conversation(conversation_id)
+            self._store.set_pinned(conversation_id, not chat.pinned)
+            self._changed()
+            done = "Unpinned" if chat.pinned else "Pinned"
+            self.notify(f"{done} “{_named(chat)}”.", markup=False)
+
+    def delete_chat(self, conversation_id: int) -> None:
+        """Delete a chat, unless it is being answered; `undo_delete` brings it back."""
+        with self._told():
+            if conversation_id == self._answering:
+                stop = commands.key_of("stop")
+                raise UsageError(
+                    "This chat is being answered and cannot be deleted.",
+                    hint=f"Stop the reply first, with {stop}.",
+                )
+            title = _named(self._store.conversation(conversation_id))
+            self._store.trash(conversation_id)
+            self._deleted.append((conversation_id, title))
+            self._changed()
+            undo = commands.key_of("list-undo") if self.in_use else "/undo"
+            self.notify(
+                f"Deleted “{title}”. {undo} brings it back.", markup=False, timeout=TOAST_SECONDS
+            )
+            if conversation_id == self._current:
+                self.post_message(self.ChatDeleted(conversation_id))
+
+    def undo_delete(self) -> None:
+        """Bring back the chat that was deleted last; once more, the one before."""
+        with self._told():
+            if not self._deleted:
+                raise UsageError("There is no deleted chat to bring back.")
+            conversation_id, title = self._deleted.pop()
+            self._store.restore(conversation_id)
+            self._changed(conversation_id)
+            self.notify(f"“{title}” is back.", markup=False)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done is offered."""
+        if action in ("select", "rename", "pin", "delete"):
+            return self._chosen is not None
+        return bool(self._deleted) if action == "undo" else True
+
+    def action_rename(self) -> None:
+        """Ask for the highlighted chat's title."""
+        if self._chosen is not None:
+            self.rename_chat(self._chosen)
+
+    def action_pin(self) -> None:
+        """Pin or unpin the highlighted chat."""
+        if self._chosen is not None:
+            self.pin_chat(self._chosen)
+
+    def action_delete(self) -> None:
+        """Delete the highlighted chat."""
+        if self._chosen is not None:
+            self.delete_chat(self._chosen)
+
+    def action_undo(self) -> None:
+        """Bring back what was deleted last."""
+        self.undo_delete()
+
+    def action_last(self) -> None:
+        """Read all chats and go to the oldest."""
+        self._read_on(None)
+        super().action_last()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Read the next page before the end is reached."""
         super().watch_scroll_y(old_value, new_value)
-        more = self._read and self._read % PAGE == 0
-        if more and new_value + self.size.height > self.virtual_size.height - NEAR_END:
-            self._append(self._store.conversations(limit=PAGE, offset=self._read))
+        if new_value + self.size.height > self.virtual_size.height - NEAR_END:
+            self._read_on(PAGE)
 
     @on(OptionList.OptionSelected)
     def _open(self, event: OptionList.OptionSelected) -> None:
@@ -100,32 +182,95 @@ class ChatList(OptionList):
         if event.option.id is not None:
             self.post_message(self.ChatOpened(int(event.option.id)))
 
-    def _append(self, chats: list[Summary]) -> None:
-        self._read += len(chats)
+    @property
+    def _chosen(self) -> int | None:
+        """Id of the highlighted chat."""
+        option = self.highlighted_option
+        return None if option is None or option.id is None else int(option.id)
+
+    def _ask_title(self, chat: Conversation) -> None:
+        before = title_of(chat)
+
+        def rename(title: str | None) -> None:
+            if title is not None and title != before:
+                self.rename_chat(chat.id, title.strip())
+
+        self.app.push_screen(
+            PromptScreen(
+                "Rename this chat",
+                before,
+                hint="Left empty, the chat is called by its first message.",
+                suggest=partial(chat_rows.suggested_title, chat),
+            ),
+            rename,
+        )
+
+    def _changed(self, wanted: int | None = None) -> None:
+        self._reload(wanted)
+        self.post_message(self.ChatsChanged())
+
+    def _reload(self, wanted: int | None = None, *, keep: bool = True) -> None:
+        """Read the chats again, and stay at the row where the highlighted one is gone.
+
+        Args:
+            wanted: the chat to highlight; None stays with what was highlighted while the person
+                is in the list, and else takes the one on the screen.
+            keep: leave what is seen where it is.
+        """
+        if wanted is None:
+            wanted = self._chosen if self.in_use else self._current
+        row, seen = self.highlighted or 0, self.scroll_offset.y
+        limit = PAGE + max(row, seen + self.size.height)
+        chats = self._store.conversations(limit=limit)
+        self._read, self._more, self._group = set(), False, ""
+        self.clear_options()
+        self._append(chats, limit)
+        if not chats:
+            self.add_option(Option(chat_rows.NO_CHATS, disabled=True))
+        if wanted in self._read:
+            self.highlighted = self.get_option_index(str(wanted))
+        elif self.in_use:
+            self.highlighted = nearest_enabled(self.options, row)
+        if keep:
+            self.scroll_to(y=seen, animate=False, immediate=True)
+        if self.in_use:
+            self.scroll_to_highlight()
+        self.refresh_bindings()
+
+    def _read_on(self, limit: int | None) -> None:
+        """Read further chats, None all, if there are more."""
+        if self._more:
+            with self._told():
+                self._append(self._store.conversations(limit, len(self._read)), limit)
+
+    def _append(self, chats: Sequence[Summary], asked: int | None) -> None:
+        """Add rows; another program may have shifted the pages, so that chats come again."""
+        self._more = len(chats) == asked
         options = []
         for chat in chats:
-            group = day_group(chat.updated, self._now())
+            if chat.id in self._read:
+                continue
+            self._read.add(chat.id)
+            group = chat_rows.group(chat, self._now())
             if group != self._group:
                 blank = "\n" if self._group else ""
                 options.append(Option(Content(f"{blank}{group}"), disabled=True))
                 self._group = group
-            options.append(Option(self._row(chat), id=str(chat.id)))
+            row = chat_rows.row(chat, current=self._current, answering=self._answering)
+            options.append(Option(row, id=str(chat.id)))
         self.add_options(options)
 
-    def _row(self, chat: Summary) -> Content:
-        title = one_line(chat.title, 60) or "Untitled"
-        if chat.id == self._answering:
-            mark = ("● ", "$text-primary")
-        elif chat.unfinished:
-            mark = ("◐ ", "$text-warning")
-        else:
-            mark = ("  ", "")
-        return Content.assemble(mark, (title, "bold" if chat.id == self._current else ""))
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell the person what went wrong in the block."""
+        try:
+            yield
+        except ChatlmError as error:
+            mistake = isinstance(error, UsageError)
+            self.notify(
+                visible(str(error)), severity="warning" if mistake else "error", markup=False
+            )
 
 
-def day_group(when: datetime, now: datetime) -> str:
-    """The heading a chat stands under, by the person's own calendar day."""
-    days = (now.astimezone().date() - when.astimezone().date()).days
-    if days <= 0:
-        return "Today"
-    return "Yesterday" if days == 1 else "Earlier"
+def _named(chat: Conversation) -> str:
+    return one_line(title_of(chat), 40) or chat_rows.UNTITLED

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from textual import on
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
 from chatlm.errors import ChatlmError, UsageError
@@ -15,6 +15,7 @@ from chatlm.text import one_line, visible
 from chatlm.tui.loading import EngineState
 from chatlm.tui.widgets.banner import Banner
 from chatlm.tui.widgets.composer import Composer
+from chatlm.tui.widgets.ruler import Fill, Ruler
 from chatlm.tui.widgets.transcript import Transcript
 from chatlm.tui.widgets.turn_view import TurnView
 from chatlm.tui.widgets.welcome import Suggestion
@@ -27,40 +28,38 @@ class ChatView(Vertical):
     """Everything but the list and the status bar.
 
     Args:
-        model: the model's name, for the banner.
         clock: seconds that only grow, such as `time.monotonic`.
+        composer: where the person writes.
     """
 
     DEFAULT_CSS = """
     ChatView {
-        & > #title {
-            height: 1;
-            padding: 0 3;
+        & > #head { height: 1; padding: 0 3; }
+        & #title {
+            width: 1fr;
             color: $text-muted;
             text-overflow: ellipsis;
             text-wrap: nowrap;
         }
-        &.-incognito > #title { color: $text-warning; }
+        & Ruler { width: 40%; max-width: 44; margin: 0 0 0 2; }
+        &.-incognito #title { color: $text-warning; }
         & > Composer { margin: 0 1; }
     }
     """
 
-    def __init__(self, model: str, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], composer: Composer) -> None:
         super().__init__()
-        self._model = model
         self._clock = clock
+        self.composer = composer
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""
-        yield Static(id="title", markup=False)
+        with Horizontal(id="head"):
+            yield Static(id="title", markup=False)
+            yield Ruler()
         yield Transcript()
-        yield Banner(self._model, self._clock)
-        yield Composer()
-
-    @property
-    def composer(self) -> Composer:
-        """Where the person writes."""
-        return self.query_one(Composer)
+        yield Banner(self._clock)
+        yield self.composer
 
     @property
     def newest(self) -> TurnView | None:
@@ -71,13 +70,13 @@ class ChatView(Vertical):
         """Replace what is shown by a chat; the title falls back to the first message."""
         self.set_class(incognito, "-incognito")
         self.composer.set_class(incognito, "-incognito")
-        self._show_title(title or (turns[0].user.content if turns else NEW_CHAT))
+        self.show_title(title or (turns[0].user.content if turns else NEW_CHAT))
         await self.query_one(Transcript).show(turns)
 
     async def add(self, turn: Turn) -> TurnView:
         """Draw a new turn at the end."""
         if turn.position == 0:
-            self._show_title(turn.user.content)
+            self.show_title(turn.user.content)
         return await self.query_one(Transcript).add(turn)
 
     async def tell(self, problem: ChatlmError | str) -> None:
@@ -95,6 +94,11 @@ class ChatView(Vertical):
         """Say that the model is loading, or why it is not there."""
         self.query_one(Banner).state = state
 
+    def show_fill(self, fill: Fill | None, outside: Collection[int] = ()) -> None:
+        """Say how full the context is, and mark the turns that no longer fit, by their ids."""
+        self.query_one(Ruler).fill = fill
+        self.query_one(Transcript).mark(outside)
+
     def turn_page(self, pages: int) -> None:
         """Scroll the transcript by -1 or 1 pages."""
         transcript = self.query_one(Transcript)
@@ -106,7 +110,8 @@ class ChatView(Vertical):
         self.composer.put_back(event.text)
         self.composer.focus()
 
-    def _show_title(self, title: str) -> None:
+    def show_title(self, title: str) -> None:
+        """Name the chat above the transcript and in the terminal's title."""
         incognito = self.has_class("-incognito")
         mark = "incognito, nothing is saved · " if incognito else ""
         self.query_one("#title", Static).update(mark + one_line(title, TITLE_WIDTH))

@@ -1,29 +1,48 @@
-"""Where the person writes; grows with the text and knows nothing of what happens to it."""
+"""Where the person writes; knows nothing of what becomes of a message or a command."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
 
-from textual import events
-from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.document._document import Location
 from textual.message import Message
-from textual.widgets import TextArea
 
-from chatlm.text import visible
-from chatlm.tui import keys
-
-ACTIONS = {
-    key: binding.action
-    for binding in (*TextArea.BINDINGS, *keys.COMPOSER)
-    if isinstance(binding, Binding)
-    for key in binding.key.split(",")
-}
-"""What the composer does itself for each key; ours come last and win."""
+from chatlm.errors import UsageError
+from chatlm.text import one_line, visible
+from chatlm.tui import commands, slash
+from chatlm.tui.attachments import Count
+from chatlm.tui.commands import Command
+from chatlm.tui.completion import Completer
+from chatlm.tui.drafts import Draft, clean
+from chatlm.tui.history import History
+from chatlm.tui.widgets.attaching_area import AttachingArea
 
 
-class Composer(TextArea):
-    """A text area that sends with Enter and keeps its text until it is told that all went well."""
+@dataclass(frozen=True)
+class Aside:
+    """Something else that is being written; `before` waits for it and comes back."""
+
+    title: str
+    before: Draft
+    edit: int | None = None
+    """Which message is being changed; None while it is a command."""
+
+
+class Composer(AttachingArea):
+    """Sends with Enter and keeps its text until it is told that all went well.
+
+    Args:
+        typed: the slash commands; None for all that can be typed.
+        history: the messages sent before, newest first.
+        count_tokens: what a text costs, None while no model is there; called in a thread.
+        values: completes the arguments of commands, by the command's name. Paths are completed
+            without it.
+        folder: where paths start; None for the working directory.
+    """
 
     DEFAULT_CSS = """
     Composer {
@@ -40,49 +59,227 @@ class Composer(TextArea):
         &:focus { border: round $primary; }
         &.-incognito { border: round $warning 60%; }
         &.-incognito:focus { border: round $warning; }
+        &.-editing, &.-editing:focus { border: round $accent; border-title-color: $text-accent; }
         & .text-area--placeholder { color: $text-muted; }
     }
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [*keys.COMPOSER]
-
     @dataclass
     class Sent(Message):
-        """The person wants this text, which is not blank, to be sent."""
+        """The person wants this text, which is not blank, to be sent; `sent` says that it was."""
 
         text: str
+        draft: Draft
+        """As it stood here."""
+        aside: Aside | None = None
 
-    def __init__(self) -> None:
+        @property
+        def edit(self) -> int | None:
+            """What `begin_edit` was given: which message it replaces."""
+            return self.aside.edit if self.aside else None
+
+    @dataclass
+    class Commanded(Message):
+        """The person typed a command; nothing of it is left in the composer."""
+
+        name: str
+        argument: str
+
+    @dataclass
+    class Drafted(Message):
+        """What is typed has changed; `state` has it."""
+
+    def __init__(
+        self,
+        typed: Sequence[Command] | None = None,
+        *,
+        history: Callable[[], Sequence[str]] = tuple,
+        count_tokens: Count = lambda text: None,
+        values: Mapping[str, Completer] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        every = [command for command in commands.ALL.values() if command.typed]
         super().__init__(
-            id="composer", placeholder="Write a message", highlight_cursor_line=False, compact=False
+            every if typed is None else typed,
+            values or {},
+            folder or Path.cwd(),
+            count_tokens,
+            id="composer",
+            placeholder="Write a message, / for commands, @ for files",
         )
+        self._earlier = History(history)
+        self._recalled: tuple[str, Location] | None = None
+        """Text and cursor as the last step through the history left them."""
+        self._aside: Aside | None = None
+        self._sent: Composer.Sent | None = None
+        """The message that is on its way, or the last one that was."""
+        self._kept = ""
+        """The state that was known last."""
+
+    def message(self) -> str:
+        """What Enter would send now: pastes unfolded, files put in.
+
+        Raises:
+            UsageError: a file cannot be attached, or a command is typed.
+        """
+        meaning = self._meaning()
+        if not isinstance(meaning, str):
+            raise UsageError("What is typed is a command", hint=slash.AS_MESSAGE)
+        return self.with_files(meaning)
 
     def action_send(self) -> None:
-        """Post the text, unless it is blank."""
-        if self.text.strip():
-            self.post_message(self.Sent(self.text))
+        """Post the message or the command, unless nothing is typed."""
+        self.close_completion()
+        if not self.text.strip():
+            return
+        try:
+            meaning = self._meaning()
+            if isinstance(meaning, str):
+                self._post(self.with_files(meaning))
+            else:
+                self._run(*meaning)
+        except UsageError as error:
+            self.notify(visible(str(error)), severity="warning", markup=False)
+
+    def sent(self, message: Sent) -> None:
+        """The message is on its way: forget it, and keep what was typed since."""
+        whole, posted = self.draft, message.draft.text
+        since = whole.text.removeprefix(posted) if whole.text.startswith(posted) else ""
+        before = message.aside.before if message.aside else Draft()
+        self._sent = message
+        self._earlier.leave()
+        self._set_aside(None)
+        self.show(before + Draft.of(since, whole.pastes))
+
+    def put_back(self, text: str) -> None:
+        """Show a text again that could not be sent, before what was typed since."""
+        typed, back = self.draft, Draft(clean(text))
+        if self._sent is not None and self._sent.text == text:
+            back = self._sent.draft
+            if self._sent.aside is not None:
+                self._set_aside(dataclasses.replace(self._sent.aside, before=typed))
+                typed = Draft()
+        self.show(back + Draft("\n") + typed if typed.text else back)
+
+    def state(self) -> str:
+        """Everything that was typed, to be kept; empty when there is nothing."""
+        return self._waiting.dump()
+
+    def restore(self, state: str) -> None:
+        """Show what `state` gave, in place of what stands here; any other string as a text."""
+        self._set_aside(None)
+        self._sent = None
+        self._earlier.leave()
+        self.show(Draft.load(state))
+        self._kept = self.state()
+
+    @property
+    def editing(self) -> bool:
+        """Whether a message or a command is being written for which the draft waits."""
+        return self._aside is not None
+
+    def begin_edit(self, text: str, title: str, edit: int) -> None:
+        """Let the person change a message that was sent; what was being written waits.
+
+        Args:
+            text: the message.
+            title: shown in the border, such as `editing message 3`.
+            edit: which message it is; `Sent` has it again.
+        """
+        self._set_aside(Aside(title, self._waiting, edit))
+        self.show(Draft(clean(text)))
+
+    def begin_command(self, command: Command) -> None:
+        """Let the person type a command's argument; what was being written waits."""
+        self._set_aside(Aside(f"/{command.name} {command.argument}", self._waiting))
+        self.show(Draft(f"/{command.name} "))
+        self.look()
+
+    def end_edit(self) -> bool:
+        """Leave the message or the command, and go on with the draft; False when there is none."""
+        aside = self._aside
+        if aside is not None:
+            self._set_aside(None)
+            self.show(aside.before)
+        return aside is not None
+
+    @property
+    def takes_commands(self) -> bool:
+        """A message that is edited is one, whatever it begins with."""
+        return self._aside is None or self._aside.edit is None
 
     def action_newline(self) -> None:
         """Begin a new line at the cursor."""
         self.insert("\n")
         self.scroll_cursor_visible()
 
-    def put_back(self, text: str) -> None:
-        """Show a text again that could not be sent, before what was typed since."""
-        typed = self.text
-        self.text = f"{text}\n{typed}" if typed else text
+    def action_cursor_up(self, select: bool = False) -> None:
+        """Move up, or from the first line to the message before."""
+        first = self.navigator.is_first_wrapped_line(self.cursor_location)
+        if select or not self._recall(1, at_edge=first):
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        """Move down, or from the last line to the message after."""
+        last = self.navigator.is_last_wrapped_line(self.cursor_location)
+        if select or not self._recall(-1, at_edge=last):
+            super().action_cursor_down(select)
+
+    def show(self, draft: Draft) -> None:
+        """Put a draft in place of what stands here."""
+        super().show(draft)
+        self.close_completion()
+        self.describe()
+
+    def notes(self) -> list[str]:
+        """The keys that leave an edit and unfold a paste, and what files cost."""
+        keys = commands.key_of
+        does = "runs it" if self.takes_commands else "asks again in a fork"
+        aside = f"{keys('send')} {does} · {keys('stop')} leaves it"
+        unfold = f"{keys('unfold')} unfolds"
+        return [aside] * self.editing + super().notes() + [unfold] * self.has_folds
+
+    def paused(self) -> None:
+        """Say that there is something to keep."""
+        super().paused()
+        state = self.state()
+        if state != self._kept:
+            self._kept = state
+            self.post_message(self.Drafted())
+
+    def _meaning(self) -> tuple[Command, str] | str:
+        return slash.parse(self.text, self._commands) if self.takes_commands else self.text
+
+    def _post(self, text: str) -> None:
+        """What is typed while the message is looked at comes behind it."""
+        message = self.Sent(text, self.draft, self._aside)
         self.move_cursor(self.document.end)
+        self.post_message(message)
 
-    async def _on_key(self, event: events.Key) -> None:
-        """Act at once; a binding that bubbles up to the app would act after keys typed later."""
-        action = ACTIONS.get(event.key)
-        if action is not None and await self.app.run_action(action, self):
-            event.stop()
-            event.prevent_default()
+    def _run(self, command: Command, argument: str) -> None:
+        argument = self.unfold(argument)
+        if not self.end_edit():
+            self.show(Draft())
+        self.post_message(self.Commanded(command.name, argument))
 
-    async def _on_paste(self, event: events.Paste) -> None:
-        """Control characters in a pasted text are made visible: what is seen is what is sent."""
-        event.prevent_default()
-        event.stop()
-        self.insert(visible(event.text.replace("\r\n", "\n").replace("\r", "\n")))
-        self.scroll_cursor_visible()
+    @property
+    def _waiting(self) -> Draft:
+        """The draft, whether it stands here or waits."""
+        return self._aside.before if self._aside else self.draft
+
+    def _set_aside(self, aside: Aside | None) -> None:
+        self._aside = aside
+        self.set_class(aside is not None, "-editing")
+        self.border_title = Content(one_line(aside.title, 60)) if aside else None
+
+    def _recall(self, steps: int, *, at_edge: bool) -> bool:
+        """Walk on if the cursor is at the edge or where the last step left it; False if not."""
+        stands = (self.text, self.cursor_location)
+        if self.editing or not (at_edge or (self._earlier.walking and stands == self._recalled)):
+            return False
+        draft = self._earlier.step(self.draft, steps)
+        if draft is None:
+            return False
+        self.show(draft)
+        self._recalled = (self.text, self.cursor_location)
+        return True

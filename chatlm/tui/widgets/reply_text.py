@@ -2,110 +2,166 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 import webbrowser
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
-from markdown_it import MarkdownIt
-from markdown_it.rules_core import StateCore
-from textual import on
-from textual.widgets import Markdown
-from textual.widgets.markdown import MarkdownStream
+from textual.content import Content
+from textual.geometry import Region, Size
+from textual.selection import Selection
+from textual.strip import Strip
+from textual.style import Style
+from textual.timer import Timer
+from textual.visual import Visual
+from textual.widget import Widget
 
 from chatlm.text import one_line, visible
+from chatlm.tui.dialect import is_web_address
+from chatlm.tui.markdown import GrowingMarkdown
+from chatlm.tui.pieces import Line, blank
+
+DRAW_SHARE = 0.1
+"""Of the time while a reply grows, how much may go into reading and breaking its lines."""
 
 
-class ReplyText(Markdown):
-    """Markdown without HTML, images or links to anything but the web; line ends are kept."""
+class ReplyText(Widget):
+    """Markdown without HTML, images or links to anything but the web; line ends are kept.
+
+    One widget however long the reply: only lines that are seen are drawn, and text that is added
+    costs what its own block costs.
+    """
 
     DEFAULT_CSS = """
     ReplyText {
+        width: 1fr;
+        min-width: 12;
+        height: auto;
         padding: 0 1 0 2;
-        background: transparent;
-
-        & > MarkdownBlock:last-child { margin-bottom: 0; }
-        MarkdownH1, MarkdownH2, MarkdownH3, MarkdownH4, MarkdownH5, MarkdownH6 {
-            content-align: left middle;
-            text-align: left;
-            color: $text-primary;
-            text-style: bold;
-            border: none;
-            padding: 0;
-            margin: 0 0 1 0;
-        }
-        & > MarkdownFence:last-child { margin-bottom: 1; }
-        MarkdownFence { margin: 0 0 1 0; background: $foreground 6%; }
-        MarkdownFence > Label { padding: 0 1; }
-        MarkdownBlockQuote { margin: 0 0 1 0; background: transparent; }
+        text-wrap: nowrap;
+        text-overflow: clip;
     }
     """
 
     def __init__(self, text: str = "") -> None:
-        super().__init__(visible(text), parser_factory=parser, open_links=False)
-        self._stream: MarkdownStream | None = None
+        super().__init__()
+        self._markdown = GrowingMarkdown(visible(text))
+        self._lines: list[Line] = []
+        self._starts: list[int] = []
+        """Index of each block's first line."""
+        self._laid_out_at = 0
+        """Width of the lines."""
+        self._undrawn: list[str] = []
+        self._timer: Timer | None = None
+        self._due = 0.0
 
     async def begin(self, text: str) -> None:
         """Start to stream after the `text` that is there already; once, on an empty widget."""
-        await self.append(visible(text))
-        self._stream = Markdown.get_stream(self)
-        await asyncio.sleep(0)  # stopping a stream whose task never ran raises CancelledError
+        await self.show(text)
 
     async def grow(self, text: str) -> None:
         """Add to the end, drawn when there is time."""
-        if self._stream is not None:
-            await self._stream.write(visible(text))
+        self._undrawn.append(visible(text))
+        wait = self._due - time.perf_counter()
+        if wait <= 0:
+            self._draw()
+        elif self._timer is None:
+            self._timer = self.set_timer(wait, self._draw)
+
+    async def show(self, text: str) -> None:
+        """Show a whole text in place of what is there, streamed or not."""
+        await self.end()
+        self._markdown = GrowingMarkdown(visible(text))
+        self._changed(0)
 
     async def end(self) -> None:
         """Stop streaming; what was added is drawn when this returns."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.stop()
+        if self._undrawn:
+            self._draw()
 
-    @on(Markdown.LinkClicked)
-    def open_link(self, event: Markdown.LinkClicked) -> None:
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """As many lines as the text takes at `width`."""
+        self._lay_out(width)
+        return len(self._lines)
+
+    def render_line(self, y: int) -> Strip:
+        """Draw one line; it keeps its strip until it looks different."""
+        width = self.content_size.width
+        self._lay_out(width)  # Textual asks for the height at widths that it does not use too
+        if y >= len(self._lines):
+            return Strip.blank(width, self.visual_style.rich_style)
+        line, selection = self._lines[y], self.text_selection
+        span = selection.get_span(y) if selection else None
+        if span is not None:
+            chosen = Style.from_styles(self.screen.get_component_styles("screen--selection"))
+            end = len(line.content) if span[1] == -1 else span[1]
+            return self._strip(line.content.stylize(chosen, span[0], end), y)
+        if line.strip is None:
+            line.strip = self._strip(line.content, y)
+        return line.strip
+
+    def _strip(self, content: Content, y: int) -> Strip:
+        width, style = self.content_size.width, self.visual_style
+        strip, *_ = Visual.to_strips(
+            self, content, width, 1, style, apply_selection=False, pad=True
+        )
+        return strip.apply_offsets(0, y)
+
+    def get_selection(self, selection: Selection) -> tuple[str, str]:
+        """The selected part of what is drawn."""
+        return selection.extract("\n".join(line.content.plain for line in self._lines)), "\n"
+
+    def notify_style_update(self) -> None:
+        """Other colours: draw every line anew."""
+        super().notify_style_update()
+        for line in self._lines:
+            line.strip = None
+
+    def action_link(self, address: str) -> None:
         """Open a web address in the person's browser, and say which."""
-        event.stop()
-        address = one_line(event.href, 200)
-        if not is_web_address(event.href):
+        shown = one_line(unquote(address), 200)
+        if not is_web_address(address):
             return
         if _browser_has_a_window():
-            self.app.open_url(event.href)
-            self.notify(address, title="Opened in your browser", markup=False)
+            self.app.open_url(address)
+            self.notify(shown, title="Opened in your browser", markup=False)
         else:
-            self.notify(address, title="No browser window here", markup=False)
+            self.notify(shown, title="No browser window here", markup=False)
 
+    def _draw(self) -> None:
+        """Draw what was added, and the sooner again the less that cost."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        started = time.perf_counter()
+        text = "".join(self._undrawn)
+        self._undrawn.clear()
+        self._changed(self._markdown.append(text))
+        ended = time.perf_counter()
+        self._due = ended + (ended - started) / DRAW_SHARE
 
-def parser() -> MarkdownIt:
-    """The Markdown that replies are read as."""
-    markdown = MarkdownIt("gfm-like", {"html": False}).disable("image")
-    markdown.core.ruler.push("keep_line_ends", _keep_line_ends)
-    markdown.core.ruler.push("keep_visible", _keep_visible)
-    markdown.validateLink = is_web_address  # type: ignore[method-assign]  # markdown-it's own way
-    return markdown
+    def _changed(self, block: int) -> None:
+        """Break the lines anew from this block on, and draw those that differ."""
+        before = self._lines
+        kept = self._starts[block] if block < len(self._starts) else len(before)
+        self._lines, self._starts = before[:kept], self._starts[:block]
+        self._lay_out(self._laid_out_at)
+        if len(self._lines) != len(before):
+            self.refresh(layout=True)
+            return
+        pairs = enumerate(zip(before, self._lines, strict=True))
+        first = next((y for y, (old, new) in pairs if old is not new), len(before))
+        self.refresh(Region(0, first, self._laid_out_at, len(before) - first))
 
-
-def is_web_address(url: str) -> bool:
-    """Whether the link leads to the web: http or https, with a host."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
-
-
-def _keep_line_ends(state: StateCore) -> None:
-    """Models end lines of verse or addresses with one newline and mean it."""
-    for token in state.tokens:
-        for child in token.children or ():
-            if child.type == "softbreak":
-                child.type = "hardbreak"
-
-
-def _keep_visible(state: StateCore) -> None:
-    """Markdown reads `&#x202e;` as the character, after the text was made safe to draw."""
-    for token in state.tokens:
-        for child in token.children or ():
-            child.content = visible(child.content)
+    def _lay_out(self, width: int) -> None:
+        """Break the lines of blocks that have none, or all when the width is another."""
+        if width != self._laid_out_at:
+            self._laid_out_at, self._lines, self._starts = width, [], []
+        for block in self._markdown.blocks[len(self._starts) :] if width else ():
+            self._starts.append(len(self._lines))
+            if len(self._starts) > 1 and not block.joined:
+                self._lines += blank().lines(width)
+            for piece in block.pieces:
+                self._lines += piece.lines(width)
 
 
 def _browser_has_a_window() -> bool:

@@ -46,20 +46,16 @@ class StatusBar(Widget):
     """
 
     status: reactive[Status] = reactive(Status())
-    engine: reactive[EngineState] = reactive[EngineState](Loading())
-
-    def __init__(self, model: str) -> None:
-        super().__init__()
-        self._model = model
+    engine: reactive[EngineState] = reactive[EngineState](Loading(""))
 
     def render(self) -> Content:
         """The line, exactly as wide as the bar."""
-        return Content(status_line(self._model, self.engine, self.status, self.content_size.width))
+        return Content(status_line(self.engine, self.status, self.content_size.width))
 
 
-def status_line(model: str, engine: EngineState, status: Status, width: int) -> str:
+def status_line(engine: EngineState, status: Status, width: int) -> str:
     """The bar's text in `width` cells: model at the left, numbers at the right."""
-    left, right = _parts(model, engine, status)
+    left, right = _parts(engine, status)
     while len(left) + len(right) > 1 and _width(left) + _width(right) + 2 > width:
         least = max([*left, *right])
         (left if least in left else right).remove(least)
@@ -68,14 +64,14 @@ def status_line(model: str, engine: EngineState, status: Status, width: int) -> 
 
 
 def _parts(
-    model: str, engine: EngineState, status: Status
+    engine: EngineState, status: Status
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """`(rank, text)` of both sides; rank 0 is dropped last."""
-    left = [(0, one_line(model, 60))]
+    left = [(0, one_line(engine.model, 60))]
     context = ""
     match engine:
         case Ready(info):
-            left = [(0, one_line(info.model, 60)), (4, f"{info.device} {info.dtype}")]
+            left.append((4, f"{info.device} {info.dtype}"))
             used = "" if status.used is None else f"{status.used:,}/"
             context = f"ctx {used}{info.context_length:,}"
         case Loading():

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.style import Style
 from textual.widgets import Static
 
-from chatlm.messages import Reply, Turn
+from chatlm.messages import Reply, Standing, Turn
 from chatlm.text import visible
-from chatlm.tui import keys, labels
+from chatlm.tui import clipboard, commands, labels
+from chatlm.tui.dialect import code_blocks
 from chatlm.tui.widgets.reply_text import ReplyText
 
+HINTS = (
+    (("copy",), "copy"),
+    (("edit",), "edit"),
+    (("previous-version", "next-version"), "versions"),
+    (("details",), "details"),
+    (("xray",), "prompt"),
+    (("turn-help",), "all keys"),
+)
+"""Commands that the selected turn names below it, and a word for each."""
 
-class TurnView(Vertical):
+
+class TurnView(Vertical, can_focus=True):
     """Shows a stored turn, and lets its reply grow between `begin` and `finish`.
+
+    The keys of a turn run commands of the screen, which asks the transcript for the selected turn.
 
     Args:
         turn: the turn as stored.
@@ -26,6 +42,7 @@ class TurnView(Vertical):
     TurnView {
         height: auto;
         margin: 0 0 1 0;
+        border-left: blank;
 
         & > .user {
             height: auto;
@@ -40,77 +57,187 @@ class TurnView(Vertical):
             padding: 0 1 0 2;
             color: $text-muted;
         }
+        & > .summary {
+            height: auto;
+            margin: 1 1 1 2;
+            padding: 0 1;
+            border-left: outer $foreground 30%;
+        }
+        &:focus {
+            margin: 0;
+            border-left: outer $accent;
+            background: $foreground 4%;
+        }
+        &.-outside > .user, &.-outside > ReplyText { opacity: 60%; }
     }
     """
+
+    BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.TURN)]
 
     def __init__(self, turn: Turn, *, newest: bool = False) -> None:
         super().__init__()
         self.turn = turn
+        self.text = turn.reply.text if turn.reply else ""
+        """The reply as the model wrote it, up to now."""
         self._newest = newest
-        self._live = False
+        self._outside = False
+        self._said: str | None = None
+        """What is happening to the reply; None when nothing is."""
+        self._code = -1
+        """Index of the code block that was copied last."""
 
     def compose(self) -> ComposeResult:
         """The message, the reply if there is one, the line."""
         yield Static(Content(visible(self.turn.user.content)), classes="user")
-        if self.turn.reply is not None and self.turn.reply.text:
-            yield ReplyText(self.turn.reply.text)
-        yield Static(self._line(), classes="line")
+        if self.text:
+            yield ReplyText(self.text)
+        if self._summary:
+            yield self._summary_block()
+        yield Static(self._below(), classes="line")
+        self._show_reading()
+
+    def watch_has_focus(self, has_focus: bool) -> None:
+        """Name the keys while they are heard here."""
+        super().watch_has_focus(has_focus)
+        self._draw_line()
 
     async def begin(self, reply: Reply) -> None:
         """Show `reply` in place of the one before, ready to grow."""
-        self._live = True
+        self._said = ""
+        self.text = reply.text
         await self._remove_reply()
-        text = ReplyText()
-        await self.mount(text, before=self.query_one(".line"))
-        await text.begin(reply.text)
+        view = ReplyText()
+        await self.mount(view, before=self.query_one(".line"))
+        await view.begin(reply.text)
 
     async def grow(self, text: str) -> None:
         """Add to the reply that was begun."""
-        for reply in self.query(ReplyText):
-            await reply.grow(text)
+        self.text += text
+        for view in self.query(ReplyText):
+            await view.grow(text)
 
     async def finish(self, turn: Turn) -> None:
         """Show the turn as it is stored now."""
-        self._live = False
+        streamed, self._said = self._said is not None, None
+        shown, self.text = self.text, turn.reply.text if turn.reply else ""
         self.turn = turn
-        replies = self.query(ReplyText)
-        for view in replies:
-            await view.end()
-        reply = turn.reply
-        if reply is None or not reply.text:
+        views = self.query(ReplyText)
+        if not self.text:
             await self._remove_reply()
-        elif not replies:
-            await self.mount(ReplyText(reply.text), before=self.query_one(".line"))
-        else:
-            await replies.first().update(visible(reply.text))
-        self.query_one(".line", Static).update(self._line())
+        elif not views:
+            await self.mount(ReplyText(self.text), before=self.query_one(".line"))
+        elif streamed or shown != self.text:
+            await views.first().show(self.text)
+        await self.query(".summary").remove()
+        if self._summary:
+            await self.mount(self._summary_block(), before=self.query_one(".line"))
+        self._show_reading()
 
     async def detach(self) -> None:
         """Stop drawing a reply that goes on, since its chat leaves the screen."""
-        for reply in self.query(ReplyText):
-            await reply.end()
+        for view in self.query(ReplyText):
+            await view.end()
 
     def say(self, text: str) -> None:
         """Show what is happening to the reply in the line below it."""
-        self._live = True
-        self.query_one(".line", Static).update(Content(visible(text)))
+        self._said = text
+        self._draw_line()
 
     def set_newest(self, newest: bool) -> None:
         """Offer, or no longer offer, to go on with this turn."""
         self._newest = newest
-        if not self._live:
-            self.query_one(".line", Static).update(self._line())
+        self._draw_line()
+
+    def mark(self, outside: bool) -> None:
+        """Say whether the turn no longer fits the context."""
+        if outside != self._outside:
+            self._outside = outside
+            self._show_reading()
+
+    def version(self, step: int) -> Reply | None:
+        """The version before (-1) or after (1) the one that is shown; None at the ends."""
+        replies = self.turn.replies
+        if self._said is not None or self.turn.reply is None:
+            return None
+        at = replies.index(self.turn.reply) + step
+        return replies[at] if 0 <= at < len(replies) else None
+
+    def code_blocks(self) -> list[str]:
+        """The code in the reply, as the model wrote it."""
+        return code_blocks(self.text)
+
+    def copy(self) -> None:
+        """Copy the reply."""
+        if self.text:
+            clipboard.copy(self.app, self.text, "the reply")
+        else:
+            self.notify("There is no reply to copy.", severity="warning", markup=False)
+
+    def copy_code(self) -> None:
+        """Copy a code block of the reply; each time the next one, and after the last the first."""
+        blocks = self.code_blocks()
+        if not blocks:
+            self.notify("There is no code block to copy.", severity="warning", markup=False)
+            return
+        self._code = (self._code + 1) % len(blocks)
+        which = f" {self._code + 1} of {len(blocks)}" if len(blocks) > 1 else ""
+        clipboard.copy(self.app, blocks[self._code], f"code block{which}")
+
+    @property
+    def _summary(self) -> str:
+        """What is read in place of the turn; empty for none."""
+        return self.turn.summary if self.turn.standing is Standing.SUMMARISED else ""
+
+    def _summary_block(self) -> Static:
+        words = Content.assemble(("Summary  ", "bold"), visible(self._summary))
+        return Static(words, classes="summary")
+
+    def _show_reading(self) -> None:
+        dropped = self.turn.standing is Standing.DROPPED
+        self.set_class(self._outside or dropped or bool(self._summary), "-outside")
+        self._draw_line()
+
+    def _draw_line(self) -> None:
+        for line in self.query(".line").results(Static):
+            line.update(self._below())
+
+    def _below(self) -> Content:
+        line = self._line() if self._said is None else Content(visible(self._said))
+        return Content.assemble(line, "\n", self._hint()) if self.has_focus else line
 
     def _line(self) -> Content:
-        parts = [Content(visible(labels.ended(self.turn)))]
         reply = self.turn.reply
+        parts = [
+            Content(labels.reading(self.turn, outside=self._outside)),
+            Content(labels.ended(reply)),
+            self._versions(),
+            Content(labels.cost(reply)),
+        ]
         if self._newest and reply is None:
-            parts.append(_offer("answer", keys.REGENERATE.action, keys.name(keys.REGENERATE)))
+            parts.append(_offer("answer", "regenerate"))
         elif self._newest and reply is not None and reply.can_continue:
-            parts.append(_offer("continue", keys.CONTINUE.action, keys.name(keys.CONTINUE)))
+            parts.append(_offer("continue", "continue"))
+        line = Content(" · ").join(part for part in parts if part)
         if reply is not None and reply.error:
-            parts.append(Content.assemble("\n", (visible(reply.error), "$text-error")))
-        return Content.assemble(*parts)
+            return Content.assemble(line, "\n", (visible(reply.error), "$text-error"))
+        return line
+
+    def _versions(self) -> Content:
+        text = labels.version(self.turn)
+        if not text:
+            return Content()
+        before = _clickable("←", "previous-version") if self.version(-1) else Content("←")
+        after = _clickable("→", "next-version") if self.version(1) else Content("→")
+        return Content.assemble(text, " ", before, " ", after)
+
+    def _hint(self) -> Content:
+        hints = []
+        for names, word in HINTS:
+            if word == "versions" and len(self.turn.replies) < 2:
+                continue
+            keys = "".join(commands.key_of(name) for name in names)
+            hints.append(Content.assemble((keys, "$text-accent"), f" {word}"))
+        return Content(" · ").join(hints)
 
     async def _remove_reply(self) -> None:
         for view in self.query(ReplyText):
@@ -118,7 +245,10 @@ class TurnView(Vertical):
             await view.remove()
 
 
-def _offer(word: str, action: str, key: str) -> Content:
+def _offer(word: str, command: str) -> Content:
     """A word that can be clicked, and the key that does the same."""
-    click = Style.from_meta({"@click": f"screen.{action}"})
-    return Content.assemble(" · ", (word, click), f" with {key}")
+    return Content.assemble(_clickable(word, command), f" with {commands.key_of(command)}")
+
+
+def _clickable(text: str, command: str) -> Content:
+    return Content.styled(text, Style.from_meta({"@click": f"screen.command('{command}')"}))

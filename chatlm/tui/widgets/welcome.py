@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from chatlm.tui import keys
+from chatlm.tui import commands
 
 SUGGESTIONS = (
     "What is the capital of France?",
@@ -22,13 +22,14 @@ SUGGESTIONS = (
 )
 
 KEYS = (
-    (keys.SEND, "send"),
-    (keys.NEWLINE, "new line"),
-    (keys.STOP, "stop a reply"),
-    (keys.CHATS, "your chats"),
-    (keys.NEW_CHAT, "new chat"),
-    (keys.HELP, "all keys"),
+    ("send", "send"),
+    ("newline", "new line"),
+    ("stop", "stop a reply"),
+    ("chats", "your chats"),
+    ("new", "new chat"),
+    ("help", "all keys"),
 )
+"""Commands to know from the start, and a word for each."""
 
 
 class Suggestion(Static, can_focus=True):
@@ -76,7 +77,7 @@ class Welcome(Vertical):
         height: auto;
         width: 100%;
         max-width: 72;
-        padding: 0 1 0 2;
+        padding: 0 1 0 3;
 
         & > .name { color: $text-primary; text-style: bold; }
         & > .what { margin: 0 0 1 0; }
@@ -101,8 +102,8 @@ class Welcome(Vertical):
 def _key_table() -> Content:
     """Two columns of keys."""
     cells = [
-        Content.assemble((f"{keys.name(binding):<8}", "$text"), f"{what:<18}")
-        for binding, what in KEYS
+        Content.assemble((f"{commands.key_of(name):<8}", "$text"), f"{what:<18}")
+        for name, what in KEYS
     ]
     rows = [Content("").join(cells[at : at + 2]) for at in range(0, len(cells), 2)]
     return Content("\n").join(rows)

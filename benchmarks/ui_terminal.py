@@ -1,0 +1,168 @@
+"""A program in a pseudo-terminal: what is typed and what it draws, with the time of each.
+
+What was drawn is only kept while the program runs, and read afterwards: a terminal emulator in
+Python would take a core away from the program that is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pexpect
+import pyte
+
+COLUMNS, LINES = 120, 40
+
+FRAME = b"\x1b[?2026h"
+"""Begins a synchronized update; a program that is told that these work draws each frame in one."""
+ASKS_FOR_FRAMES = b"\x1b[?2026$p"
+FRAMES_WORK = "\x1b[?2026;2$y"
+
+NOT_FOR_PYTE = re.compile(
+    rb"\x1b\[[<>=?][0-9;]*[a-z]|\x1b\[\?[0-9;]*\$p|\x1b[P_^].*?\x1b\\\\", re.DOTALL
+)
+"""Sequences that pyte would print as text."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key that was pressed at a time, and the text that the composer must show because of it."""
+
+    at: float
+    shows: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process has used up to now."""
+
+    at: float
+    cpu: float
+    """Seconds, of all its threads."""
+    memory: int
+    """Bytes that are in RAM."""
+
+
+class Terminal:
+    """Starts `command`; times are of `time.perf_counter`.
+
+    Args:
+        command: the program and its arguments.
+        environment: variables beside the present ones.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.keys: list[Key] = []
+        self._drawn: list[tuple[float, bytes]] = []
+        self.started = time.perf_counter()
+        variables = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+        self._process = pexpect.spawn(
+            command[0],
+            list(command[1:]),
+            env={**variables, **environment},
+            dimensions=(LINES, COLUMNS),
+            timeout=None,
+        )
+        self._process.delaybeforesend = None
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def type(self, text: str) -> None:
+        """Send text or control characters."""
+        self._process.send(text)
+
+    def press(self, key: str, shows: str) -> None:
+        """Press a key whose effect is looked for afterwards."""
+        self.keys.append(Key(time.perf_counter(), shows))
+        self._process.send(key)
+
+    def wait_for(self, *texts: bytes, seconds: float = 120.0) -> None:
+        """Wait until all texts were drawn, each in one go.
+
+        Raises:
+            TimeoutError: they were not, in so many seconds.
+        """
+        deadline = time.perf_counter() + seconds
+        while not all(any(text in piece for _, piece in list(self._drawn)) for text in texts):
+            if time.perf_counter() > deadline or not self._reader.is_alive():
+                raise TimeoutError(f"{texts} never came; the screen:\n" + self.last_screen())
+            time.sleep(0.05)
+
+    def usage(self) -> Usage:
+        """CPU time and memory of the process, as Linux counts them."""
+        folder = Path("/proc") / str(self._process.pid)
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        pages = int((folder / "statm").read_text().split()[1])
+        return Usage(time.perf_counter(), cpu, pages * os.sysconf("SC_PAGE_SIZE"))
+
+    def close(self) -> None:
+        """End the program, if it has not ended."""
+        self._process.close(force=True)
+        self._reader.join(5)
+
+    def frames(self, start: float, end: float) -> int:
+        """Frames that were drawn between two times."""
+        return sum(piece.count(FRAME) for at, piece in self._drawn if start <= at < end)
+
+    def screens(self) -> Iterator[tuple[float, str]]:
+        """What the screen showed after each piece that was drawn, and when."""
+        screen = pyte.Screen(COLUMNS, LINES)
+        stream = pyte.ByteStream(screen)
+        for at, piece in self._drawn:
+            stream.feed(NOT_FOR_PYTE.sub(b"", piece))
+            yield at, "\n".join(screen.display)
+
+    def last_screen(self) -> str:
+        """What the screen shows now."""
+        return next(reversed([shown for _, shown in self.screens()]), "")
+
+    def _read(self) -> None:
+        while True:
+            try:
+                piece = os.read(self._process.child_fd, 65536)
+                if ASKS_FOR_FRAMES in piece:
+                    self._process.send(FRAMES_WORK)
+            except OSError:  # the program ended
+                return
+            self._drawn.append((time.perf_counter(), piece))
+
+
+def latencies(
+    terminal: Terminal, counts: Callable[[str], bool] = lambda shown: True
+) -> list[float]:
+    """Seconds from each key to the screen that shows it.
+
+    Args:
+        terminal: a run that has ended.
+        counts: whether a key that is seen on this screen is one to count.
+    """
+    waiting = iter(terminal.keys)
+    key = next(waiting, None)
+    found: list[float] = []
+    for at, shown in terminal.screens():
+        while key is not None and at >= key.at and key.shows in shown:
+            if counts(shown):
+                found.append(at - key.at)
+            key = next(waiting, None)
+    if key is not None:
+        raise TimeoutError(f"{key.shows!r} was typed and never drawn")
+    return found
+
+
+def first_shown(terminal: Terminal, condition: Callable[[str], object]) -> float:
+    """Seconds from the start until the screen was so.
+
+    Raises:
+        TimeoutError: it never was.
+    """
+    for at, shown in terminal.screens():
+        if condition(shown):
+            return at - terminal.started
+    raise TimeoutError("the screen was never so")

@@ -1,0 +1,100 @@
+"""What the model is asked for a turn, plugins included; stores nothing and runs no model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import chatlm
+from chatlm.events import Fitted
+from chatlm.generation import Engine, EngineInfo, Provenance, Request
+from chatlm.messages import Conversation, Message, Passage, Turn
+from chatlm.plugins import PluginHost
+from chatlm.sampling import DEFAULTS, Sampling
+
+
+def turn_request(
+    conversation: Conversation,
+    turn: Turn,
+    passages: Sequence[Passage],
+    *,
+    engine: Engine,
+    plugins: PluginHost,
+    sampling: Sampling,
+    so_far: str = "",
+    again: bool = False,
+) -> Request:
+    """Messages by the first plugin that makes them, else the core's; then all adjustments.
+
+    Args:
+        conversation: the chat, the turn included.
+        turn: the one to answer.
+        passages: what was found for it.
+        engine: will carry it out.
+        plugins: whose hooks are called.
+        sampling: the person's settings, as they hold for the chat.
+        so_far: the reply's beginning, to be gone on with.
+        again: whether there was another reply before; a model that by default always takes the
+            likeliest token would only repeat it, so it draws freely, unless the person set the
+            temperature.
+
+    Returns:
+        with no setting left open but the seed.
+    """
+    made = plugins.first("build_messages", Message, conversation=conversation, turn=turn)
+    messages = made or default_messages(conversation, turn, passages)
+    if so_far:
+        messages = [*messages, Message("assistant", so_far)]
+    request: Request = plugins.fold(
+        "adjust_request",
+        "request",
+        Request(tuple(messages), sampling=sampling),
+        turn=turn,
+        engine=engine,
+    )
+    settings, defaults = request.sampling, engine.info.defaults
+    if again and defaults.temperature == 0:
+        settings = settings.over(Sampling(temperature=DEFAULTS.temperature))
+    return dataclasses.replace(request, sampling=settings.over(defaults))
+
+
+def passages_for(conversation: Conversation, turn: Turn, plugins: PluginHost) -> list[Passage]:
+    """What all plugins find for the turn's message."""
+    return plugins.gather(
+        "retrieve_passages", Passage, conversation=conversation, message=turn.user
+    )
+
+
+def default_messages(
+    conversation: Conversation, turn: Turn, passages: Sequence[Passage]
+) -> list[Message]:
+    """History, then the user's message; passages stand inside that message, so that the tokens of
+    the earlier conversation stay the same and need not be read again."""
+    history = list(conversation.messages(before=turn.position))
+    if not passages:
+        return [*history, turn.user]
+    numbered = "\n\n".join(
+        f"[{number}] {passage.source}\n{passage.text}"
+        for number, passage in enumerate(passages, start=1)
+    )
+    return [*history, Message("user", f"Sources:\n\n{numbered}\n\n{turn.user.content}")]
+
+
+def provenance(request: Request, info: EngineInfo, fitted: Fitted) -> Provenance:
+    """What makes the reply to a request that has begun."""
+    return Provenance(
+        messages=request.messages,
+        sampling=request.sampling,
+        model=info.model,
+        adapter=request.adapter,
+        prompt_format=info.prompt_format,
+        device=info.device,
+        dtype=info.dtype,
+        context_length=info.context_length,
+        prompt_hash=fitted.prompt_hash,
+        versions={"chatlm": chatlm.__version__, **info.versions},
+        added=tuple(
+            getattr(added, "__name__", type(added).__name__)
+            for added in (*request.processors, *request.criteria)
+        ),
+    )

@@ -1,0 +1,149 @@
+"""`chatlm chats export` and `import`: chats to files and back; the work is in chatlm.store."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from chatlm.cli.chats import complete_chat, counted, open_store
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.files import write_atomically
+from chatlm.store.importing import FORMATS, Format
+from chatlm.store.intake import Import, import_file
+from chatlm.store.outgoing import FORMS, Form, exported
+from chatlm.text import dump_json, one_line, visible
+
+
+@click.command("export")
+@click.argument("chat_ids", metavar="[ID]...", nargs=-1, type=int, shell_complete=complete_chat)
+@click.option("--all", "everything", is_flag=True, help="All chats.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMS),
+    default="markdown",
+    show_default=True,
+    help="markdown is for reading, with control characters made visible; jsonl keeps all there "
+    "is, character by character; messages is what trainers take; chatml is the text that models "
+    "read.",
+)
+@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+def export_chats(
+    chat_ids: tuple[int, ...], everything: bool, form: Form, output: Path | None, force: bool
+) -> None:
+    """Write chats to a file, or to the output.
+
+    Example: chatlm chats export --all --format jsonl -o chats.jsonl
+    """
+    if everything == bool(chat_ids):
+        raise UsageError(
+            "Say which chats: their ids, or --all.", hint="See the ids: chatlm chats list"
+        )
+    if output is not None and output.exists() and not (force and output.is_file()):
+        raise UsageError(
+            f"{output} exists already." if output.is_file() else f"{output} is not a plain file.",
+            hint="Give another name, or replace a file with --force.",
+        )
+    with open_store() as store:
+        ids = [chat.id for chat in store.conversations()] if everything else chat_ids
+        pieces = exported(store, ids, form)
+        if output is None:
+            safe = visible if sys.stdout.isatty() else str
+            for piece in pieces:
+                click.echo(safe(piece), nl=False)
+            return
+        try:
+            write_atomically(output, pieces)
+        except OSError as error:
+            raise UsageError(
+                f"{output} cannot be written: {error.strerror}.",
+                hint="Check the folder, its permissions and the free space.",
+            ) from error
+    click.echo(f"{counted(len(ids))} written to {output}", err=True)
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="auto",
+    show_default=True,
+    help="chatlm is its own jsonl; messages is one list of messages a line; chatgpt is the ZIP "
+    "file that ChatGPT sends, or conversations.json in it; auto finds out.",
+)
+@click.option("--skip-bad", is_flag=True, help="Import the others where a chat cannot be read.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def import_chats(file: Path, form: Format, skip_bad: bool, as_json: bool) -> None:
+    """Read chats from a file. What is there already is not taken twice.
+
+    Ctrl-C stops between two chats; the same command goes on from there.
+
+    Example: chatlm chats import conversations.json
+    """
+    state = Import()
+    with open_store() as store:
+        try:
+            with _bar() as draw:
+                for state in import_file(store, file, form, skip_bad=skip_bad):
+                    draw(state)
+        except (ChatlmError, KeyboardInterrupt):
+            if state.added:
+                click.echo(f"Stopped; {counted(len(state.added))} imported by then.", err=True)
+            raise
+    if as_json:
+        told = asdict(state) | {"left_out": dict(state.left_out)}
+        click.echo(
+            dump_json({n: told[n] for n in ("added", "there", "left_out", "bad", "bad_count")})
+        )
+    _say(state, file, skip_bad)
+
+
+def _say(state: Import, file: Path, skip_bad: bool) -> None:
+    for bad in state.bad:
+        click.echo(visible(f"{file.name}, {bad.place}: ") + one_line(bad.problem, 300), err=True)
+    if state.bad_count > len(state.bad):
+        click.echo(f"… and {state.bad_count - len(state.bad)} more", err=True)
+    if state.bad_count and not skip_bad:
+        raise UsageError(
+            f"{counted(state.bad_count)} in {file} cannot be read; nothing was imported.",
+            hint=f"Import the others: chatlm chats import --skip-bad {shlex.quote(str(file))}",
+        )
+    if not (state.added or state.there):
+        raise UsageError(
+            f"{file} holds no chats.", hint="See what can be read: chatlm chats import --help"
+        )
+    skipped = f", {state.bad_count} not readable" if state.bad_count else ""
+    there = f", {state.there} there already" if state.there else ""
+    click.echo(f"{counted(len(state.added))} imported{there}{skipped}", err=True)
+    if state.left_out:
+        parts = ", ".join(f"{what} ({number})" for what, number in state.left_out.most_common())
+        click.echo(visible(f"Left out: {parts}"), err=True)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Import], None]]:
+    """A bar for the file as it is read, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (TextColumn("{task.description:<9}"), BarColumn(20), TaskProgressColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("")
+
+        def draw(state: Import) -> None:
+            what = "Checking" if state.checking else "Importing"
+            bars.update(task, description=what, completed=state.done, total=state.total)
+
+        yield draw

@@ -1,0 +1,62 @@
+"""Reads a prompt out: each token's text and whose it is, and each message's cost; runs no model."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+
+from chatlm import chatml
+from chatlm.chatml import Span
+from chatlm.engines.tokens import Encoded, PromptTokenizer
+from chatlm.generation import PromptToken
+from chatlm.messages import Message
+
+
+def read_out(tokenizer: PromptTokenizer, messages: Sequence[Message]) -> Iterator[PromptToken]:
+    """The tokens whose ids `PromptTokenizer.encode` gives; their texts joined are the prompt's.
+
+    A token that reaches over a border belongs to where it begins.
+    """
+    for number in tokenizer.begin:
+        yield PromptToken(number, tokenizer.decode([number]), control=True)
+    for run in chatml.runs(tokenizer.spans(messages)):
+        encoded = tokenizer.encode_run(run)
+        text = "".join(span.text for span in run)
+        control = tokenizer.is_control(run[0])
+        start = 0
+        for span, places in zip(run, _places(run, encoded), strict=True):
+            for place in places:
+                end = len(text) if place == len(encoded.ids) - 1 else encoded.ends[place]
+                yield PromptToken(encoded.ids[place], text[start:end], control, span.message)
+                start = end
+
+
+def costs(tokenizer: PromptTokenizer, messages: Sequence[Message]) -> tuple[int, ...]:
+    """Tokens that each message takes, with what the format writes for it."""
+    spans = tokenizer.spans(messages)
+    owners = iter(chatml.owners(spans))
+    counted = [0] * len(messages)
+    for run in chatml.runs(spans):
+        for places in _places(run, tokenizer.encode_run(run)):
+            owner = next(owners)
+            if owner is not None:
+                counted[owner] += len(places)
+    return tuple(counted)
+
+
+def _places(run: Sequence[Span], encoded: Encoded) -> Iterator[range]:
+    """For each span of a run, the places of the tokens that begin in it."""
+    first = border = 0
+    for span in run:
+        border += len(span.text)
+        behind = _beginning_before(border, encoded)
+        yield range(first, behind)
+        first = behind
+
+
+def _beginning_before(border: int, encoded: Encoded) -> int:
+    """How many tokens begin before that character; a character's further tokens begin with it."""
+    if border == 0:
+        return 0
+    reaching = bisect_left(encoded.ends, border) + 1
+    return min(max(reaching, bisect_right(encoded.ends, border)), len(encoded.ids))

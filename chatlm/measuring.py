@@ -1,0 +1,80 @@
+"""How much of the context a chat takes, turn by turn; knows no screen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chatlm.errors import ContextTooLong
+from chatlm.generation import Engine, Request
+from chatlm.messages import Conversation, Message
+from chatlm.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A chat in tokens."""
+
+    costs: Mapping[int, int]
+    """Turn id to what the turn takes as it stands: 0 for a dropped one, its summary's tokens for a
+    summarised one; those that do not fit have theirs too."""
+    outside: frozenset[int]
+    """Ids of the turns that would be read, but do not fit."""
+    system: int
+    """What the system prompt takes."""
+    used: int
+    """All that is read; more than `limit` when what must stay does not fit."""
+    limit: int
+    """What prompt and reply may take together."""
+    reserve: int
+    """What is kept of it for the reply."""
+
+
+def measure(conversation: Conversation, engine: Engine, sampling: Sampling) -> Measure:
+    """Measure a chat as it would be read now; plugins are not asked.
+
+    Args:
+        conversation: the chat; without turns, its system prompt is measured.
+        engine: counts.
+        sampling: the person's settings for it; they say how long a reply may be.
+
+    Raises:
+        ContextTooLong: the newest message and the system prompt alone do not fit.
+        ModelError: the model's format refuses the chat.
+    """
+    head = int(bool(conversation.system))
+    turns = [turn.id for turn in conversation.turns for _ in turn.messages()]
+    messages = conversation.messages()
+    if not turns:
+        messages += (Message("user", ""),)  # some formats refuse a system prompt by itself
+    request = Request(messages, sampling)
+    try:
+        prompt = engine.preview(request)
+        used, left_out = len(prompt.tokens), prompt.left_out
+    except ContextTooLong:
+        loose = tuple(dataclasses.replace(message, pinned=False) for message in messages)
+        prompt = engine.preview(dataclasses.replace(request, messages=loose))
+        stays = _staying(messages, turns, head)
+        used = sum(cost for cost, stay in zip(prompt.costs, stays, strict=True) if stay)
+        left_out = tuple(index for index, stay in enumerate(stays) if not stay)
+    costs = {turn.id: 0 for turn in conversation.turns}
+    for turn_id, cost in zip(turns, prompt.costs[head:], strict=False):
+        costs[turn_id] += cost
+    return Measure(
+        costs=costs,
+        outside=frozenset(turns[index - head] for index in left_out),
+        system=prompt.costs[0] if head else 0,
+        used=used,
+        limit=prompt.limit,
+        reserve=prompt.reserve,
+    )
+
+
+def _staying(messages: tuple[Message, ...], turns: list[int], head: int) -> list[bool]:
+    """Which messages are never left out: the system prompt, pinned turns and the newest."""
+    newest = turns[-1] if turns else None
+    return [
+        index < head or message.pinned or turns[index - head] == newest
+        for index, message in enumerate(messages)
+    ]

@@ -1,0 +1,164 @@
+"""One turn from its stored message to its stored reply; knows no screen and makes no thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import secrets
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from chatlm import asking
+from chatlm.errors import ChatlmError, EngineError
+from chatlm.events import (
+    Delta,
+    Finished,
+    Fitted,
+    MessageAnnotated,
+    Notice,
+    PassagesFound,
+    ReplyStarted,
+    SessionEvent,
+    TurnFinished,
+    TurnStarted,
+)
+from chatlm.generation import Engine
+from chatlm.growing import GrowingReply
+from chatlm.messages import Annotation, Conversation, Message, Reply, Turn
+from chatlm.plugins import PluginHost
+from chatlm.sampling import Sampling
+from chatlm.store import Store
+
+log = logging.getLogger(__name__)
+
+Events = Generator[SessionEvent, None, None]
+
+
+@dataclass(frozen=True)
+class Replying:
+    """Answers turns of one chat; closing a generator cancels the reply and keeps what was said."""
+
+    store: Store
+    engine: Callable[[], Engine]
+    """Gives the loaded engine; may wait for it."""
+    plugins: PluginHost
+    sampling: Callable[[Conversation], Sampling]
+    """The person's settings, as they hold for the chat."""
+    conversation_id: int
+
+    def begin(self, turn: Turn) -> Events:
+        """Report a message that is stored, label it, find passages for it and answer it."""
+        yield TurnStarted(self.conversation_id, turn)
+        conversation = self._conversation()
+        labels = self._annotate(conversation, turn, None, turn.user)
+        if labels:
+            yield MessageAnnotated("user", labels)
+        yield from self._notices()
+        passages = asking.passages_for(conversation, turn, self.plugins)
+        if passages:
+            self.store.save_passages(turn.id, passages)
+            yield PassagesFound(tuple(passages))
+        yield from self._notices()
+        yield from self.answer(turn)
+
+    def answer(self, turn: Turn, reply: Reply | None = None, *, again: bool = False) -> Events:
+        """Make a new reply to the turn, or go on with `reply`; `again` if there was one before."""
+        engine = self.engine()
+        conversation = self._conversation()
+        request = asking.turn_request(
+            conversation,
+            turn,
+            self.store.passages(turn.id),
+            engine=engine,
+            plugins=self.plugins,
+            sampling=self.sampling(conversation),
+            so_far=reply.text if reply else "",
+            again=again,
+        )
+        if request.sampling.seed is None:
+            sampling = dataclasses.replace(request.sampling, seed=secrets.randbelow(2**31))
+            request = dataclasses.replace(request, sampling=sampling)
+        yield from self._notices()
+        settings = json.dumps(request.sampling.to_dict())
+        if reply is None:
+            reply = self.store.start_reply(
+                turn.id, model=engine.info.model, adapter=request.adapter, settings=settings
+            )
+        else:
+            self.store.journal(reply.id, reply.text)
+        growing = GrowingReply(self.store, reply, settings)
+        try:
+            yield ReplyStarted(turn.id, reply)
+            with closing(engine.stream(request)) as events:
+                for event in events:
+                    problem = growing.take(event) if isinstance(event, Delta | Finished) else None
+                    if problem is not None:
+                        yield Notice(problem)
+                    if isinstance(event, Fitted):
+                        growing.made_by = asking.provenance(request, engine.info, event)
+                        if event.left_out:
+                            yield Notice(_left_out(event))
+                    yield event
+        except ChatlmError as error:
+            growing.fail(error)
+            raise
+        except Exception as error:  # a plugin's processor or the model itself broke
+            log.exception("generation failed")
+            told = EngineError(
+                f"The reply failed: {type(error).__name__}: {error}",
+                hint="What was said is kept. `chatlm logs` has the details.",
+            )
+            growing.fail(told)
+            raise told from error
+        finally:
+            growing.close()
+            if not growing.ended:
+                self._finish_unseen(turn)
+        yield from self._finish(turn)
+
+    def _finish(self, turn: Turn) -> Iterator[SessionEvent]:
+        """Label the stored reply and tell the plugins."""
+        conversation = self._conversation()
+        turn = self.store.turn(turn.id)
+        if turn.reply is not None and turn.reply.text:
+            message = Message("assistant", turn.reply.text)
+            labels = self._annotate(conversation, turn, turn.reply.id, message)
+            if labels:
+                yield MessageAnnotated("assistant", labels)
+        for _ in self.plugins.each("turn_finished", conversation=conversation, turn=turn):
+            pass
+        yield from self._notices()
+        yield TurnFinished(turn)
+
+    def _finish_unseen(self, turn: Turn) -> None:
+        """The same for a reply that was stopped or failed, when nobody listens any more."""
+        try:
+            for _ in self._finish(turn):
+                pass
+        except ChatlmError as error:
+            log.error("turn not finished: %s", error)
+
+    def _annotate(
+        self, conversation: Conversation, turn: Turn, reply_id: int | None, message: Message
+    ) -> tuple[Annotation, ...]:
+        labels = self.plugins.gather(
+            "annotate_message", Annotation, conversation=conversation, message=message
+        )
+        if labels:
+            self.store.annotate(turn.id, reply_id, labels)
+        return tuple(labels)
+
+    def _notices(self) -> Iterator[Notice]:
+        for fault in self.plugins.take_faults():
+            yield Notice(str(fault))
+
+    def _conversation(self) -> Conversation:
+        return self.store.conversation(self.conversation_id)
+
+
+def _left_out(event: Fitted) -> str:
+    turns = sum(message.role == "user" for message in event.left_out)
+    what = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
+    return f"The context holds {event.limit} tokens: {what} of this chat did not fit any more."

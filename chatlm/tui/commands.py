@@ -1,0 +1,202 @@
+"""Everything a person can do on the screen, in one table: keys, slash commands, palette and help.
+
+Only keys that ordinary terminals send, over ssh and inside tmux too: control with a letter, no
+function key but F1, nothing that the text area needs for editing. The keys of the chat have
+priority: others bubble up from the focused widget, and would act after a key that was typed later.
+The keys of a turn and of the chat list are plain letters, since nothing is typed there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from textual.binding import Binding
+
+
+@dataclass(frozen=True)
+class Command:
+    """One thing to do, however it is asked for."""
+
+    name: str
+    """As a slash command and in the config's key map."""
+    help: str
+    key: str = ""
+    """Textual's names, several joined by commas; empty for none."""
+    argument: str = ""
+    """What may follow the slash command, such as `FILE`; in brackets when it may be left out."""
+    action: str = ""
+    """Textual action; empty runs `action_command(name)` of the screen."""
+    typed: bool = True
+    """Whether it is a slash command and stands in the palette."""
+
+    @property
+    def title(self) -> str:
+        """The name as words."""
+        return self.name.replace("-", " ").capitalize()
+
+    @property
+    def needs_argument(self) -> bool:
+        """Whether it cannot be run by its name alone."""
+        return bool(self.argument) and not self.argument.startswith("[")
+
+
+COMPOSER = (
+    Command("send", "send the message", "enter", action="send", typed=False),
+    Command("newline", "new line", "ctrl+j,shift+enter,alt+enter", action="newline", typed=False),
+    Command("unfold", "show a folded paste in full", "ctrl+f", action="unfold", typed=False),
+    Command("page-up", "scroll up", "pageup", action="screen.turn_page(-1)", typed=False),
+    Command("page-down", "scroll down", "pagedown", action="screen.turn_page(1)", typed=False),
+)
+"""While writing."""
+
+CHAT = (
+    Command("stop", "stop the reply", "escape", typed=False),
+    Command("continue", "go on with the reply", "ctrl+g"),
+    Command("regenerate", "answer once more, as a new version", "ctrl+r"),
+    Command("new", "new chat", "ctrl+n"),
+    Command("incognito", "new incognito chat, nothing saved", "ctrl+t"),
+    Command("chats", "chat list: show, focus, hide", "ctrl+l"),
+    Command("search", "search all chats", "ctrl+s", "[WORDS]"),
+    Command("palette", "everything there is to do", "ctrl+p", typed=False),
+    Command("settings", "sampling, system prompt, look", "ctrl+o"),
+    Command("model", "talk to another model", argument="[NAME]"),
+    Command("system", "edit the system prompt of this chat"),
+    Command("context", "what fits the model's context"),
+    Command("attach", "put a text file into the message", argument="FILE"),
+    Command("rename", "give this chat a title", argument="[TITLE]"),
+    Command("pin-chat", "keep this chat on top of the list"),
+    Command("delete", "delete this chat; undo brings it back"),
+    Command("undo", "bring back the chat that was deleted last"),
+    Command("export", "write this chat to a file", argument="[FILE]"),
+    Command("import", "read chats from a file", argument="FILE"),
+    Command("copy-chat", "copy the whole chat as Markdown"),
+    Command("theme", "change the colours", argument="[NAME]"),
+    Command("preview", "the exact prompt, if this were sent now", argument="[TEXT]"),
+    Command("help", "all keys and commands", "f1"),
+)
+"""Anywhere in the chat."""
+
+APP = (Command("quit", "quit", "ctrl+q", action="app.quit"),)
+"""Everywhere, over the chat's other screens too."""
+
+TURN = (
+    Command("copy", "copy the reply", "c"),
+    Command("copy-code", "copy a code block; again takes the next", "b"),
+    Command("previous-version", "show the version before", "left"),
+    Command("next-version", "show the next version", "right"),
+    Command("edit", "change the message, ask again in a fork", "e"),
+    Command("fork", "new chat that goes on from here", "f"),
+    Command("details", "what made this reply, and what it cost", "i"),
+    Command("xray", "the exact prompt of this reply", "x"),
+    Command("replay", "make this reply again and compare", "r", "[MODEL]"),
+    Command("pin", "keep this turn in the context", "p"),
+    Command("drop", "leave this turn out of the context", "d"),
+    Command("summarise", "let a summary stand for this turn", "s"),
+)
+"""On the selected turn; typed as slash commands they take the newest one."""
+
+WALK = (
+    Command("turn-before", "select the turn before", "up,k", action="walk(-1)", typed=False),
+    Command("turn-after", "select the turn after", "down,j", action="walk(1)", typed=False),
+    Command(
+        "first-turn", "select the first turn that is drawn", "home", action="first", typed=False
+    ),
+    Command("last-turn", "select the last turn, and follow", "end", action="last", typed=False),
+    Command("turn-help", "all keys", "question_mark", "", "screen.command('help')", typed=False),
+)
+"""From turn to turn, while one is selected."""
+
+LIST = (
+    Command("list-rename", "rename", "r", action="rename", typed=False),
+    Command("list-pin", "pin or unpin", "p", action="pin", typed=False),
+    Command("list-delete", "delete", "d,delete", action="delete", typed=False),
+    Command("list-undo", "bring back what was deleted", "u", action="undo", typed=False),
+    Command("list-search", "search", "slash", action="search", typed=False),
+)
+"""In the chat list."""
+
+_DEFAULTS = {c.name: c for c in (*COMPOSER, *CHAT, *APP, *TURN, *WALK, *LIST)}
+
+ALL: dict[str, Command] = dict(_DEFAULTS)
+"""Every command by its name, with the keys that hold in this program: see `choose_keys`."""
+
+
+def choose_keys(keys: Mapping[str, str]) -> list[str]:
+    """Give commands the keys that the person chose, and all others their own again.
+
+    Args:
+        keys: command names to keys, as in the config.
+
+    Returns:
+        What could not be done, in words: a name that does not exist, a key that is taken.
+    """
+    ALL.update(_DEFAULTS)
+    problems = []
+    for name, key in keys.items():
+        if name in ALL:
+            pressed = ",".join(part.strip() for part in key.split(","))
+            ALL[name] = dataclasses.replace(ALL[name], key=pressed)
+            continue
+        near = get_close_matches(name, ALL, 1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        problems.append(f"config.toml: there is no key for {name!r}.{meant}")
+    for name in keys.keys() & ALL.keys():
+        if other := _taken(name):
+            problems.append(
+                f"config.toml: {keys[name]} is the key for {other}, and cannot be {name}."
+            )
+            ALL[name] = _DEFAULTS[name]
+    return problems
+
+
+def chosen_keys() -> dict[str, str]:
+    """The keys that differ from chatlm's own, as Textual's key map."""
+    return {name: c.key for name, c in ALL.items() if c.key != _DEFAULTS[name].key}
+
+
+def _taken(name: str) -> str:
+    """Which other command would hear one of this one's keys at the same place; empty for none."""
+    everywhere = {command.name for command in (*CHAT, *APP)}
+    for group in (COMPOSER, (*TURN, *WALK), LIST):
+        heard = everywhere | {command.name for command in group}
+        for other in heard - {name} if name in heard else ():
+            if not set(ALL[other].key.split(",")).isdisjoint(ALL[name].key.split(",")):
+                return other
+    return ""
+
+
+def now(commands: Iterable[Command]) -> list[Command]:
+    """The commands with the keys that hold in this program."""
+    return [ALL[command.name] for command in commands]
+
+
+def bindings(commands: Iterable[Command], *, priority: bool = False) -> list[Binding]:
+    """The commands' own keys; each binding has the command's name as its id, for the key map."""
+    return [
+        Binding(
+            command.key,
+            command.action or f"screen.command('{command.name}')",
+            command.help,
+            show=False,
+            priority=priority,
+            id=command.name,
+        )
+        for command in commands
+        if command.key
+    ]
+
+
+def key_of(name: str) -> str:
+    """The key that runs the command now, as people write it; empty for none."""
+    return key_name(ALL[name].key)
+
+
+def key_name(keys: str) -> str:
+    """The first of the keys as people write it."""
+    words = {"escape": "esc", "pageup": "page up", "pagedown": "page down", "slash": "/"}
+    words |= {"question_mark": "?", "left": "←", "right": "→", "up": "↑", "down": "↓"}
+    first = keys.split(",")[0]
+    return words.get(first, first)

@@ -1,0 +1,146 @@
+"""Opens the screens that look into what the model reads; what takes time runs in threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.generation import Engine, Request
+from chatlm.measuring import Measure
+from chatlm.messages import Reply, Turn
+from chatlm.replay import replay
+from chatlm.session import ChatSession
+from chatlm.tui.context_screen import ContextScreen, Ledger
+from chatlm.tui.loading import Ready
+from chatlm.tui.replay_screen import ReplayScreen
+from chatlm.tui.summary_screen import SummaryScreen
+from chatlm.tui.widgets.ruler import Fill
+from chatlm.tui.xray import Xray
+from chatlm.tui.xray_screen import XrayScreen
+
+if TYPE_CHECKING:
+    from chatlm.tui.chat_screen import ChatScreen
+
+
+@dataclass
+class Measured(Message):
+    """What the shown chat takes of the context; None when it cannot be said."""
+
+    measure: Measure | None
+
+
+class Insight:
+    """Each of these is a screen over the chat, given what it needs and no more.
+
+    Args:
+        screen: whose chat is looked at.
+    """
+
+    def __init__(self, screen: ChatScreen) -> None:
+        self._screen = screen
+        self._chat = screen.chat
+
+    def measure(self) -> None:
+        """Measure the chat, if the model is there; the screen gets a `Measured`."""
+        if isinstance(self._screen.owner.engine_state, Ready):
+            job = partial(self._measure, self._session())
+            self._screen.run_worker(job, thread=True, exclusive=True, group="measure")
+
+    def context(self) -> None:
+        """Every turn's cost, and how it takes part."""
+        self._chat.pause()
+        session = self._session()
+
+        def ledger() -> Ledger:
+            chat, measure = self._chat.conversation, session.measure()
+            return Ledger(chat.system, chat.turns, measure.costs, measure.outside, fill(measure))
+
+        async def leave(turn_id: int | None) -> None:
+            await self._chat.redraw(turn_id)
+
+        self._screen.app.push_screen(
+            ContextScreen(ledger, session.store.set_standing, session.summarise), leave
+        )
+
+    def prompt_of(self, turn: Turn, reply: Reply) -> None:
+        """The exact prompt that made a reply."""
+        store = self._chat.store
+        made = store.provenance(reply.id)
+        if made is None:
+            raise UsageError(
+                "What this reply was made from was not kept", hint="Of a new one it will be."
+            )
+        request = Request(made.messages, made.sampling, made.adapter)
+
+        def read() -> Xray:
+            prompt, passages = self._engine().preview(request), tuple(store.passages(turn.id))
+            return Xray(prompt, request, turn.user.content, passages, made.prompt_hash)
+
+        self._screen.app.push_screen(XrayScreen(read))
+
+    def prompt_to_be(self, text: str) -> None:
+        """The exact prompt, if `text` were sent now; blank takes the newest message."""
+        session = self._session()
+        turns = self._chat.conversation.turns
+        words = text if text.strip() or not turns else turns[-1].user.content
+
+        def read() -> Xray:
+            seen = session.preview(text)
+            return Xray(seen.prompt, seen.request, words, seen.passages)
+
+        self._screen.app.push_screen(XrayScreen(read))
+
+    def summary(self, turn: Turn) -> None:
+        """Have the model write a turn's summary, which stands for it then."""
+        self._chat.pause()
+        session = self._session()
+
+        async def leave(_: None) -> None:
+            await self._chat.redraw()
+
+        self._screen.app.push_screen(SummaryScreen(lambda: session.summarise(turn.id)), leave)
+
+    def replay(self, reply: Reply, model: str) -> None:
+        """Make a reply again, with another model if one is named, and compare."""
+        self._chat.pause()
+        store = self._chat.store
+
+        def again() -> Generator[object, None, None]:
+            if not model:
+                yield from replay(store, self._engine(), reply.id)
+                return
+            with closing(self._screen.owner.open_engine(model, lambda _: None)) as engine:
+                yield from replay(store, engine, reply.id)
+
+        self._screen.app.push_screen(ReplayScreen(reply.text, again), lambda _: self._chat.resume())
+
+    def _measure(self, session: ChatSession) -> None:
+        try:
+            measure = session.measure()
+        except ChatlmError:  # the next message will say it, if it still holds
+            measure = None
+        self._screen.post_message(Measured(measure))
+
+    def _session(self) -> ChatSession:
+        return self._chat.session(threading.Event())
+
+    def _engine(self) -> Engine:
+        return self._screen.owner.engine.wait(threading.Event())
+
+
+def fill(measure: Measure) -> Fill:
+    """What the ruler draws."""
+    return Fill(
+        system=measure.system,
+        turns=measure.used - measure.system,
+        reserve=measure.reserve,
+        limit=measure.limit,
+        outside=len(measure.outside),
+    )

@@ -1,0 +1,97 @@
+"""A card that asks for one line of text; it knows nothing of what the text is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from chatlm.text import visible
+from chatlm.tui.card import Card
+from chatlm.tui.widgets.line_input import LineInput, on_one_line
+
+
+class PromptScreen(Card[str | None]):
+    """Returns the line, or None when the person left.
+
+    A start text that was not changed comes back as it was given, control characters and all.
+
+    Args:
+        title: what is asked for, in the card's border.
+        text: what the line holds at first; the first letter typed replaces it.
+        hint: what the person should know, below the line.
+        placeholder: stands in an empty line.
+        suggest: makes a text to fill in when the person asks for it; called in a thread, and may
+            raise a `ChatlmError`.
+    """
+
+    DEFAULT_CSS = """
+    PromptScreen {
+        & > .card { width: 64; height: auto; padding: 1 2; }
+        & .hint { height: auto; margin: 1 0 0 0; }
+        & Hints { margin: 1 0 0 0; }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "accept", "accept", priority=True),
+        Binding("tab", "suggest", "suggest", priority=True),
+        Binding("escape", "leave", "leave", priority=True),
+    ]
+
+    def __init__(
+        self,
+        title: str,
+        text: str = "",
+        hint: str = "",
+        placeholder: str = "",
+        suggest: Callable[[], str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.CARD_TITLE = title
+        self._text = text
+        self._hint = hint
+        self._placeholder = placeholder
+        self._maker = suggest
+
+    def body(self) -> Iterable[Widget]:
+        """The line, and what to know about it."""
+        yield LineInput(self._text, self._placeholder)
+        if self._hint:
+            yield Static(Content(visible(self._hint)), classes="hint")
+
+    @property
+    def _line(self) -> LineInput:
+        return self.query_one(LineInput)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """There is not always something to suggest."""
+        return action != "suggest" or self._maker is not None
+
+    def action_accept(self) -> None:
+        """Return the line."""
+        line = self._line.value
+        self.dismiss(self._text if line == on_one_line(self._text) else line)
+
+    def action_leave(self) -> None:
+        """Return None."""
+        self.dismiss(None)
+
+    def action_suggest(self) -> None:
+        """Fill in what is suggested."""
+        if self._maker is not None:
+            self.work(partial(_only, self._maker))
+
+    def came(self, value: object) -> None:
+        """Show the suggestion."""
+        self._line.value = str(value)
+        self._line.action_end()
+
+
+def _only(make: Callable[[], str]) -> Generator[object, None, None]:
+    yield make()

@@ -1,0 +1,119 @@
+"""The commands that change how the chat is answered and looks; draws nothing itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from chatlm import config, models
+from chatlm.errors import ModelError
+from chatlm.messages import Message
+from chatlm.sampling import DEFAULTS, Sampling
+from chatlm.tui.loading import Ready
+from chatlm.tui.model_screen import ModelScreen
+from chatlm.tui.settings_screen import CONFIG, Section, SettingsScreen
+from chatlm.tui.widgets.theme_picker import ThemePicker
+
+if TYPE_CHECKING:
+    from chatlm.tui.chat_screen import ChatScreen
+
+
+class SettingsActions:
+    """Each `do_NAME` is the command of that name; `took` is told what the settings screen posts.
+
+    Args:
+        screen: whose chat it is.
+    """
+
+    def __init__(self, screen: ChatScreen) -> None:
+        self._screen = screen
+        self._chat = screen.chat
+        self._owner = screen.owner
+
+    def do_settings(self, _: str) -> None:
+        """Sampling, system prompt, look."""
+        self._show("sampling")
+
+    def do_system(self, _: str) -> None:
+        """Edit the system prompt."""
+        self._show("system")
+
+    def do_theme(self, name: str) -> None:
+        """Change the colours, now and from now on."""
+        if name.strip():
+            self._use_theme(name.strip())
+        else:
+            self._show("look")
+
+    def do_model(self, name: str) -> None:
+        """Talk to another model; the chat goes on with it."""
+        self._chat.refuse_while_busy()
+        if name.strip():
+            if not models.is_here(name.strip()):
+                raise ModelError(
+                    f"The model {name.strip()} is not on this machine yet",
+                    hint="/model without a name shows what there is, and fetches it.",
+                )
+            self._use_model(name.strip())
+        else:
+            current = self._owner.engine_state.model
+            screen = ModelScreen(models.known(), current, models.is_here)
+            self._owner.push_screen(screen, self._use_model)
+
+    def took(self, message: object) -> None:
+        """Let what the person set hold from now on.
+
+        Raises:
+            ChatlmError: it could not be stored.
+        """
+        match message:
+            case SettingsScreen.SamplingChanged(sampling=sampling):
+                self._chat.set_sampling(sampling)
+            case SettingsScreen.SystemChanged(system=system):
+                self._chat.set_system(system)
+            case SettingsScreen.SamplingKept(sampling=sampling):
+                self._owner.config = dataclasses.replace(self._owner.config, sampling=sampling)
+            case SettingsScreen.SystemKept(system=system):
+                self._owner.config = dataclasses.replace(self._owner.config, system=system)
+            case SettingsScreen.ModelWanted():
+                self.do_model("")
+            case ThemePicker.ThemeChosen(theme=theme):
+                self._use_theme(theme)
+            case ThemePicker.MotionChosen(reduced=reduced):
+                self._owner.use_motion(reduced=reduced)
+                config.set_value("reduced_motion", str(reduced).lower())
+
+    def _show(self, section: Section) -> None:
+        chat, state = self._chat.conversation, self._owner.engine_state
+        engine = self._owner.engine.engine
+        info = state.info if isinstance(state, Ready) else None
+        below = [
+            (CONFIG, self._owner.config.sampling),
+            ("model", info.suggested if info else Sampling()),
+            ("default", DEFAULTS),
+        ]
+
+        def count_tokens(text: str) -> int:
+            return engine.count_tokens([Message("system", text)]) if engine else 0
+
+        self._owner.push_screen(
+            SettingsScreen(
+                chat.sampling,
+                below,
+                chat.system,
+                info=info,
+                count_tokens=count_tokens if engine else None,
+                reduced_motion=self._owner.reduced_motion,
+                section=section,
+            )
+        )
+
+    def _use_theme(self, name: str) -> None:
+        self._owner.use_theme(name)
+        config.set_value("theme", name)
+
+    def _use_model(self, name: str | None) -> None:
+        if name and name != self._owner.engine_state.model:
+            self._chat.stop()
+            self._owner.load_engine(name)
+            self._screen.set_focus(self._chat.composer)

@@ -1,0 +1,200 @@
+"""The saved chats beside the one on the screen: a search box, the list or what was found, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.message import Message
+from textual.timer import Timer
+
+from chatlm.errors import StoreError
+from chatlm.store import Hit, Store
+from chatlm.text import visible
+from chatlm.tui.widgets.chat_list import ChatList
+from chatlm.tui.widgets.hints import Hints
+from chatlm.tui.widgets.hit_list import HitList
+from chatlm.tui.widgets.search_box import SearchBox
+
+PAUSE = 0.15
+"""Seconds without a key before a search begins."""
+
+
+@dataclass
+class Found(Message):
+    """A search has ended."""
+
+    words: str
+    hits: Sequence[Hit] = ()
+    error: StoreError | None = None
+
+
+class ChatsPanel(Vertical):
+    """What is typed into the box is looked for in all chats; an empty box shows the list of them.
+
+    Args:
+        store: where the chats are.
+        now: the present moment, for the headings.
+    """
+
+    DEFAULT_CSS = """
+    ChatsPanel {
+        width: 32;
+        max-width: 50%;
+        height: 1fr;
+        background: $foreground 4%;
+
+        &:focus-within { background: $foreground 7%; }
+        & > SearchBox { margin: 0 0 1 0; }
+        & > Hints { padding: 1 1 0 1; min-height: 3; visibility: hidden; }
+        &:focus-within > Hints { visibility: visible; }
+        &.-searching > ChatList { display: none; }
+        &.-searching > HitList { display: block; }
+    }
+    """
+
+    ChatOpened: TypeAlias = ChatList.ChatOpened
+    ChatDeleted: TypeAlias = ChatList.ChatDeleted
+    ChatsChanged: TypeAlias = ChatList.ChatsChanged
+
+    def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
+        super().__init__(id="chats-panel")
+        self.chats = ChatList(store, now)
+        self._store = store
+        self._box = SearchBox()
+        self._hits = HitList()
+        self._pause: Timer | None = None
+        self._looking = False
+        """Whether a search is running; the next one waits for its end."""
+        self._shown = ""
+        """The words whose hits are shown."""
+        self._go_on = False
+        """Whether the person wants to be among the hits as soon as they are there."""
+
+    def compose(self) -> ComposeResult:
+        """Box, list, hits, keys."""
+        yield self._box
+        yield self.chats
+        yield self._hits
+        yield Hints()
+
+    def reload(self, current: int | None, answering: int | None) -> None:
+        """Read the chats again; see `ChatList.reload`.
+
+        Raises:
+            StoreError: the chats cannot be read.
+        """
+        self.chats.reload(current, answering)
+        if self._words:
+            self._look()
+
+    def enter(self) -> None:
+        """Give the keys to the list, or to what was found, or to the box when that is nothing."""
+        if not self.has_class("-searching"):
+            self.screen.set_focus(self.chats)
+        else:
+            self.screen.set_focus(self._hits if self._hits.hits else self._box)
+
+    def search(self, words: str = "") -> None:
+        """Look for words, and go to what is found; without words, let the person type them."""
+        with self.prevent(SearchBox.Changed):
+            self._box.value = words
+        self.screen.set_focus(self._box)
+        self._go_on = bool(self._words)
+        if self._go_on:
+            self._look()
+        else:
+            self._show_list()
+
+    def leave_search(self) -> bool:
+        """From the box or the hits go back to the list; False when the person is in neither."""
+        if self.screen.focused not in (self._box, self._hits):
+            return False
+        self._box.value = ""
+        self._show_list()
+        self.enter()
+        return True
+
+    def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
+        """See `ChatList.rename_chat`."""
+        self.chats.rename_chat(conversation_id, title)
+
+    def pin_chat(self, conversation_id: int) -> None:
+        """See `ChatList.pin_chat`."""
+        self.chats.pin_chat(conversation_id)
+
+    def delete_chat(self, conversation_id: int) -> None:
+        """See `ChatList.delete_chat`."""
+        self.chats.delete_chat(conversation_id)
+
+    def undo_delete(self) -> None:
+        """See `ChatList.undo_delete`."""
+        self.chats.undo_delete()
+
+    @property
+    def _words(self) -> str:
+        return self._box.value.strip()
+
+    @on(SearchBox.Changed)
+    def _typed(self, event: SearchBox.Changed) -> None:
+        event.stop()
+        self._go_on = False
+        if self._words:
+            self._look_soon()
+        else:
+            self._show_list()
+
+    @on(SearchBox.Submitted)
+    def _go(self, event: SearchBox.Submitted) -> None:
+        event.stop()
+        if self._words in ("", self._shown):
+            self.enter()
+        else:
+            self._go_on = True
+
+    @on(SearchBox.Left)
+    def _leave(self, event: SearchBox.Left) -> None:
+        event.stop()
+        self.leave_search()
+
+    def _look_soon(self) -> None:
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(PAUSE, self._look)
+
+    def _look(self) -> None:
+        """Search for what stands in the box now, after the search that is running."""
+        if self._looking:
+            self._look_soon()
+        elif self._words:
+            self._looking = True
+            self._search(self._words)
+
+    @work(thread=True, group="search", exit_on_error=False)
+    def _search(self, words: str) -> None:
+        try:
+            self.post_message(Found(words, self._store.search(words)))
+        except StoreError as error:
+            self.post_message(Found(words, error=error))
+
+    @on(Found)
+    def _show_found(self, event: Found) -> None:
+        self._looking = False
+        if event.error is not None:
+            self.notify(visible(str(event.error)), severity="error", markup=False)
+        elif event.words == self._words:
+            self._shown = event.words
+            self._hits.show(event.hits, event.words)
+            self.add_class("-searching")
+            if self._go_on and event.hits:
+                self.enter()
+            self._go_on = False
+
+    def _show_list(self) -> None:
+        self._shown = ""
+        self.remove_class("-searching")

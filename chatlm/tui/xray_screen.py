@@ -1,0 +1,205 @@
+"""The exact tokens of a prompt, coloured by whose they are, and what each part costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from chatlm.generation import PromptToken
+from chatlm.text import visible
+from chatlm.tui.card import Card
+from chatlm.tui.clipboard import copy
+from chatlm.tui.labels import count
+from chatlm.tui.pulling import once
+from chatlm.tui.widgets.flow import Flow
+from chatlm.tui.xray import Kind, Proof, Xray, parts, proof, shares
+
+STYLES: dict[Kind, str] = {
+    Kind.CONTROL: "bold $foreground on $primary-muted",
+    Kind.FORMAT: "$foreground 60%",
+    Kind.SYSTEM: "$text-primary",
+    Kind.USER: "bold $foreground",
+    Kind.ASSISTANT: "$text-success",
+    Kind.PASSAGE: "italic $text-accent",
+    Kind.ADDED: "underline $text-error",
+}
+"""Apart in shape as well as in colour, for who sees none."""
+
+QUIET = "$foreground 55%"
+HASH_SHOWN = 12
+
+
+class XrayScreen(Card[None]):
+    """A prompt as the model reads it.
+
+    Args:
+        read: makes the prompt; runs in a thread, since plugins may take their time with it.
+
+    Raises:
+        ChatlmError: by `read`; it is shown.
+    """
+
+    DEFAULT_CSS = """
+    XrayScreen {
+        & #head, & #proof { height: auto; }
+        & #head { color: $text-muted; }
+        & #legend { margin: 0 0 1 0; }
+        & #proof { margin: 1 0 0 0; }
+        & VerticalScroll { height: 1fr; }
+    }
+    """
+
+    CARD_TITLE = "Prompt x-ray"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("t", "borders", "token borders"),
+        Binding("i", "ids", "ids"),
+        Binding("c", "copy_text", "copy text"),
+        Binding("d,upper_c", "copy_ids", "copy ids"),
+        Binding("escape,q,x", "dismiss", "close"),
+    ]
+
+    def __init__(self, read: Callable[[], Xray]) -> None:
+        super().__init__()
+        self._read = read
+        self._xray: Xray | None = None
+        self._kinds: list[Kind] = []
+        self._borders = False
+        self._ids = False
+
+    def body(self) -> Iterable[Widget]:
+        """What it is, the legend, the tokens, the proof."""
+        yield Static("Building the prompt …", id="head")
+        yield Flow(id="legend")
+        with VerticalScroll():
+            yield Static(id="tokens")
+        yield Static(id="proof")
+
+    def on_mount(self) -> None:
+        """Have the prompt made."""
+
+        self.work(lambda: once(self._read))
+
+    def came(self, value: object) -> None:
+        """Show the prompt."""
+        if not isinstance(value, Xray):
+            return
+        self._xray = value
+        self._kinds = parts(value.prompt, value.request, value.user_text, value.passages)
+        self.query_one("#head", Static).update(Content(head(value)))
+        self.query_one("#legend", Flow).fill(legend(self._kinds))
+        self.query_one("#proof", Static).update(proven(proof(value.prompt, self._kinds)))
+        self._draw()
+        self.query_one(VerticalScroll).focus()
+
+    def ended(self) -> None:
+        """With no prompt there is nothing to look at."""
+        if self._xray is None:
+            self.query_one("#head", Static).update("There is no prompt to show.")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Without a prompt there is only the way out."""
+        return action == "dismiss" or self._xray is not None
+
+    def action_borders(self) -> None:
+        """Show or hide where each token ends."""
+        self._borders = not self._borders
+        self._draw()
+
+    def action_ids(self) -> None:
+        """Show or hide each token's id."""
+        self._ids = not self._ids
+        self._draw()
+
+    def action_copy_text(self) -> None:
+        """Copy the prompt as text, control tokens by their names."""
+        if self._xray is not None:
+            text = "".join(token.text for token in self._xray.prompt.tokens)
+            copy(self.app, text, "the prompt")
+
+    def action_copy_ids(self) -> None:
+        """Copy the ids as a JSON list."""
+        if self._xray is not None:
+            ids = [token.id for token in self._xray.prompt.tokens]
+            copy(self.app, json.dumps(ids), count(len(ids), "token id"))
+
+    def _draw(self) -> None:
+        if self._xray is not None:
+            drawn = tokens(
+                self._xray.prompt.tokens, self._kinds, borders=self._borders, ids=self._ids
+            )
+            self.query_one("#tokens", Static).update(drawn)
+
+
+def head(xray: Xray) -> str:
+    """How long the prompt is, whether all fits, and whether it is what was sent."""
+    prompt = xray.prompt
+    told = [
+        f"{len(prompt.tokens):,} of {count(prompt.limit, 'token')}",
+        f"{prompt.reserve:,} kept for the reply",
+    ]
+    if prompt.left_out:
+        told.append(f"{count(len(prompt.left_out), 'message')} left out")
+    told.append(f"hash {prompt.hash[:HASH_SHOWN]}")
+    line = " · ".join(told)
+    if not xray.sent_hash:
+        return line
+    if xray.sent_hash == prompt.hash:
+        return f"{line}\nThis is the very prompt that was sent."
+    return (
+        f"{line}\nNot the prompt that was sent ({xray.sent_hash[:HASH_SHOWN]}): "
+        "the model, its format or its context is another one now."
+    )
+
+
+def legend(kinds: list[Kind]) -> list[Content]:
+    """Each kind in its own look, with its tokens and their share."""
+    return [
+        Content.assemble((kind.value, STYLES[kind]), f" {number:,} ({number / len(kinds):.0%})")
+        for kind, number in shares(kinds).items()
+    ]
+
+
+def proven(result: Proof) -> Content:
+    """That no text poses as the format; or, loudly, that one does."""
+    if result.forged:
+        text = f"{count(result.forged, 'control token')} inside the texts: one of them can pose as"
+        return Content.assemble((f"✗ {text} another's turn. Please report this.", "$text-error"))
+    yours = f"✓ {count(result.yours, 'token')} of your text, none is a control token"
+    others = f" (nor any of {result.others:,} others)" if result.others else ""
+    return Content.assemble((yours + others, "$text-success"))
+
+
+def tokens(
+    prompt: Iterable[PromptToken], kinds: Iterable[Kind], *, borders: bool, ids: bool
+) -> Content:
+    """The tokens one after the other; a line end is drawn as ↵ before it ends the line.
+
+    Args:
+        prompt: the tokens.
+        kinds: theirs.
+        borders: draw a line after each; else neighbours of one kind flow together.
+        ids: draw each one's id after it, and the line too.
+    """
+    drawn: list[tuple[str, str]] = []
+    for token, kind in zip(prompt, kinds, strict=True):
+        style = STYLES[kind]
+        text = visible(token.text).replace("\n", "↵\n")
+        line_ends = text.endswith("\n")
+        if kind is Kind.CONTROL:
+            text = f" {text} "
+        elif not text and (borders or ids):
+            text = "…"
+        drawn.append((text.removesuffix("\n"), style))
+        if borders or ids:
+            drawn.append((f" {token.id}│" if ids else "│", QUIET))
+        if line_ends:
+            drawn.append(("\n", ""))
+    return Content.assemble(*drawn)

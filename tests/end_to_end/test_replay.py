@@ -1,0 +1,144 @@
+"""`chatlm chats replay` with the real model: one seed says one thing, and what differs shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatlm import paths
+from chatlm.engines.local import LocalEngine
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.messages import Reply
+from chatlm.replay import Replayed, replay
+from chatlm.sampling import Sampling
+from chatlm.session import ChatSession
+from chatlm.store import Store
+
+QUESTION = "Name a colour and say why you like it."
+
+
+def chatlm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "chatlm", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+    )
+
+
+def ask(*more: str) -> None:
+    done = chatlm("ask", "--temperature", "1", "--max-tokens", "12", *more, QUESTION)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def store(chat_home: Path) -> Store:
+    """The home's chats, with one that has a reply."""
+    ask("--seed", "5")
+    return Store(paths.database())
+
+
+def change(store: Store, **sampling: float) -> Reply:
+    """Let the newest reply look as if it had been made with these settings."""
+    reply = store.conversation(1).turns[-1].reply
+    assert reply is not None
+    made_by = store.provenance(reply.id)
+    assert made_by is not None
+    settings = Sampling(**sampling).over(made_by.sampling)  # type: ignore[arg-type]
+    store.save_provenance(reply.id, dataclasses.replace(made_by, sampling=settings))
+    return reply
+
+
+def test_the_same_seed_says_the_same(store: Store) -> None:
+    ask("--chat", "1")
+    for which in ((), ("--turn", "1", "--version", "1")):
+        done = chatlm("chats", "replay", "1", *which)
+        assert (done.returncode, done.stdout) == (0, "The same, 12 tokens.\n"), done.stderr
+
+
+def test_another_seed_shows_what_differs(store: Store) -> None:
+    reply = change(store, seed=6)
+    done = chatlm("chats", "replay", "1")
+    assert done.returncode == 1, done.stderr
+    assert "[-" in done.stdout
+    assert "{+" in done.stdout
+    done = chatlm("chats", "replay", "1", "--json")
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["same"], told["same_prompt"]) == (False, True)
+    assert told["original"]["text"] == reply.text
+    pieces = told["differences"]
+    assert "".join(p["text"] for p in pieces if p["kind"] != "added") == reply.text
+    replay_text = "".join(p["text"] for p in pieces if p["kind"] != "removed")
+    assert replay_text == told["replay"]["text"] != reply.text
+    assert told["made_by"]["sampling"]["seed"] == 6
+    assert told["notes"] == []
+
+
+def test_another_format_is_noted(store: Store) -> None:
+    assert chatlm("config", "set", "prompt_format", "alpaca").returncode == 0
+    done = chatlm("chats", "replay", "1")
+    assert "prompt format: template then, alpaca now" in done.stderr
+    assert "reads other tokens" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("9",), "no chat 9"),
+        (("1", "--turn", "3"), "no turn 3 with a reply"),
+        (("1", "--version", "2"), "no version 2"),
+        (("2",), "no reply"),
+        (("3",), "was not kept"),
+        (("1", "--model", "no/such-model"), "HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_what_cannot_be_replayed_is_trouble(
+    home: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with Store(paths.database()) as store:
+        list(ChatSession(store, lambda: ScriptedEngine("Hello.")).send("Hi"))
+        store.add_turn(store.create_conversation().id, "Unanswered")
+        turn = store.add_turn(store.create_conversation().id, "Answered long ago")
+        store.start_reply(turn.id, model="smollm2-135m-instruct")
+    done = chatlm("chats", "replay", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_chat_of_many_kinds_of_replies(engine: LocalEngine) -> None:
+    """Stopped, continued, regenerated and left-out turns all come out the same."""
+    with Store(None) as store:
+        settings = Sampling(temperature=0.8, max_tokens=10)
+        session = ChatSession(store, lambda: engine, system="Be brief.", sampling=settings)
+        list(session.send(QUESTION))
+        list(session.regenerate())
+        events = session.send("And another 🌈?")
+        for event in events:
+            if getattr(event, "usage", None) and event.usage.completion_tokens == 4:  # type: ignore[union-attr]
+                break
+        events.close()
+        stopped = store.conversation(1).turns[1].reply
+        assert stopped is not None
+        assert replayed(store, engine, stopped).same
+        list(session.continue_reply())
+        replies = [reply for turn in store.conversation(1).turns for reply in turn.replies]
+        assert len(replies) == 3
+        for reply in replies:
+            again = replayed(store, engine, reply)
+            assert (again.same, again.same_prompt, again.notes) == (True, True, ())
+
+
+def replayed(store: Store, engine: LocalEngine, reply: Reply) -> Replayed:
+    *_, last = replay(store, engine, reply.id)
+    assert isinstance(last, Replayed)
+    return last

@@ -1,0 +1,96 @@
+"""What the tests of the cards share: an app that shows one, and prompts to look at."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from textual.app import App
+from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widgets import Input, TextArea
+
+from chatlm.generation import Prompt, PromptToken, Request, prompt_hash
+from chatlm.messages import Message
+from chatlm.tui.widgets.hints import Hints
+from tests.tui.support import PATIENCE, plain
+
+SnapCompare = Callable[..., bool]
+Steps = Callable[[Pilot[None]], Awaitable[None]]
+
+both_sizes = pytest.mark.parametrize("size", [(80, 24), (160, 48)], ids=["80x24", "160x48"])
+
+
+class CardApp(App[None]):
+    """Shows one card, and remembers what it gave."""
+
+    ENABLE_COMMAND_PALETTE = False
+
+    def __init__(self, card: Screen[Any], theme: str = "textual-dark") -> None:
+        super().__init__()
+        self.card = card
+        self.wanted_theme = theme
+        self.given: list[Any] = []
+
+    def on_mount(self) -> None:
+        self.theme = self.wanted_theme
+        self.push_screen(self.card, self.given.append)
+
+
+async def settled(pilot: Pilot[None], condition: Callable[[], object]) -> None:
+    """Let the app work until `condition` holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "this state never came"
+        await pilot.pause(0.01)
+    await pilot.pause()
+
+
+def still(steps: Steps) -> Steps:
+    """The steps, with every cursor standing still before and after."""
+
+    async def run(pilot: Pilot[None]) -> None:
+        await pilot.pause()
+        for field in pilot.app.screen.query(Input):
+            field.cursor_blink = False
+        for area in pilot.app.screen.query(TextArea):
+            area.cursor_blink = False
+        await steps(pilot)
+        await pilot.pause()
+
+    return run
+
+
+def hint(pilot: Pilot[None]) -> str:
+    """The line of keys."""
+    return plain(pilot.app.screen.query_one(Hints))
+
+
+def prompt_of(messages: Sequence[Message], forged: int | None = None) -> Prompt:
+    """A prompt in ChatML whose tokens are words; the id of the message whose first token poses as a
+    control token may be given."""
+    tokens: list[PromptToken] = []
+
+    def words(text: str, message: int | None = None) -> None:
+        for word in re.findall(r" ?\w+|\W", text):
+            posing = message is not None and message == forged and tokens[-1].message is None
+            tokens.append(PromptToken(len(tokens) * 37 % 49152, word, posing, message))
+
+    for number, message in enumerate(messages):
+        tokens.append(PromptToken(1, "<|im_start|>", control=True))
+        words(f"{message.role}\n")
+        words(message.content, number)
+        tokens.append(PromptToken(2, "<|im_end|>", control=True))
+        words("\n")
+    tokens.append(PromptToken(1, "<|im_start|>", control=True))
+    words("assistant\n")
+    ids = [token.id for token in tokens]
+    return Prompt(tuple(tokens), (10,) * len(messages), (), 8192, 1024, prompt_hash(ids))
+
+
+def request_of(*messages: tuple[str, str]) -> Request:
+    """A request of `(role, content)`."""
+    return Request(tuple(Message(role, content) for role, content in messages))  # type: ignore[arg-type]

@@ -1,0 +1,118 @@
+"""An app that has a composer and nothing else, and notes what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from textual import events, on
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.geometry import Region
+from textual.pilot import Pilot
+from textual.widgets import Button, Static
+
+from chatlm.tui.commands import Command
+from chatlm.tui.widgets.completion_list import CompletionList
+from chatlm.tui.widgets.composer import Composer
+
+COMMANDS = (
+    Command("new", "new chat", "ctrl+n"),
+    Command("fork", "new chat that goes on from here"),
+    Command("attach", "put a text file into the message", argument="FILE"),
+    Command("theme", "change the colours", argument="[NAME]"),
+    Command("next-version", "show the next version"),
+)
+
+
+class ComposerApp(App[None]):
+    """Keeps what the composer posts."""
+
+    CSS = "Static { height: 1fr; } Composer { margin: 0 1; } Button { height: 1; }"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("tab", "app.focus_next")]
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        history: Callable[[], Sequence[str]] = tuple,
+        count_tokens: Callable[[str], int | None] = lambda text: len(text.split()),
+        values: Mapping[str, Callable[[str], Sequence[str]]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.posted: list[Composer.Sent | Composer.Commanded] = []
+        self.drafted: list[str] = []
+        self.composer = Composer(
+            COMMANDS,
+            history=history,
+            count_tokens=count_tokens,
+            values=values or {"theme": lambda typed: ["dracula", "nord", "textual-dark"]},
+            folder=folder,
+        )
+        self.composer.cursor_blink = False
+
+    def compose(self) -> ComposeResult:
+        with Vertical():
+            yield Static("The transcript would be here.\n" * 60)
+            yield self.composer
+            yield Button("other")
+
+    def on_mount(self) -> None:
+        self.composer.focus()
+
+    @on(Composer.Sent)
+    @on(Composer.Commanded)
+    def _note(self, event: Composer.Sent | Composer.Commanded) -> None:
+        self.posted.append(event)
+
+    @on(Composer.Drafted)
+    def _draft(self) -> None:
+        self.drafted.append(self.composer.state())
+
+    @property
+    def sent(self) -> list[str]:
+        return [event.text for event in self.posted if isinstance(event, Composer.Sent)]
+
+    @property
+    def commanded(self) -> list[tuple[str, str]]:
+        return [
+            (event.name, event.argument)
+            for event in self.posted
+            if isinstance(event, Composer.Commanded)
+        ]
+
+    @property
+    def offered(self) -> list[str]:
+        """The labels in the list; empty while it is closed."""
+        completion = self.query_one(CompletionList).completion
+        return [candidate.label for candidate in completion.candidates] if completion else []
+
+    @property
+    def subtitle(self) -> str:
+        return self.composer.border_subtitle or ""
+
+
+def whole(app: ComposerApp) -> str:
+    """What composer and list draw, borders too."""
+    drawn = []
+    for widget in (app.composer, app.query_one(CompletionList)):
+        region = Region(0, 0, *widget.outer_size)
+        drawn += [strip.text for strip in widget.render_lines(region)]
+    return "\n".join(drawn)
+
+
+async def type_keys(pilot: Pilot[None], text: str, *more: str) -> None:
+    """Type a text, then press the keys in `more`."""
+    names = {" ": "space", "\n": "ctrl+j", "/": "slash", "@": "at", "_": "underscore"}
+    names |= {".": "full_stop", '"': "quotation_mark", "-": "minus"}
+    await pilot.press(*(names.get(character, character) for character in text), *more)
+    await pilot.pause()
+
+
+def burst(pilot: Pilot[None], *keys: str) -> None:
+    """Many keys at once, as after a moment in which the screen was busy."""
+    for key in keys:
+        pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))

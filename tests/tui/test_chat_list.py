@@ -1,0 +1,457 @@
+"""The panel of saved chats by itself: groups, pages, what is done with a chat, hostile titles."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from textual.app import App, ComposeResult
+from textual.message import Message
+from textual.widgets import Input
+
+from chatlm.messages import Conversation, StopReason, Usage
+from chatlm.store import Store, Summary
+from chatlm.tui.prompt_screen import PromptScreen
+from chatlm.tui.widgets.chat_list import PAGE, ChatList
+from chatlm.tui.widgets.chat_rows import ANSWERING, PINNED, UNFINISHED, day_group, suggested_title
+from chatlm.tui.widgets.chats_panel import ChatsPanel
+from chatlm.tui.widgets.hints import Hints
+from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
+
+NOON = datetime(
+    2020, 10, 15, 12, tzinfo=UTC
+)  # a Thursday; what the tests make is of today at least
+SIZE = (80, 24)
+
+
+class PanelApp(App[None]):
+    """Nothing but the panel, and what it posts."""
+
+    ENABLE_COMMAND_PALETTE = False
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.panel = ChatsPanel(store, lambda: NOON)
+        self.posted: list[Message] = []
+
+    def compose(self) -> ComposeResult:
+        yield self.panel
+
+    def on_mount(self) -> None:
+        self.panel.reload(None, None)
+        self.panel.enter()
+
+    def on_chat_list_chat_opened(self, message: ChatList.ChatOpened) -> None:
+        self.posted.append(message)
+
+    def on_chat_list_chat_deleted(self, message: ChatList.ChatDeleted) -> None:
+        self.posted.append(message)
+
+    def on_chat_list_chats_changed(self, message: ChatList.ChatsChanged) -> None:
+        self.posted.append(message)
+
+
+def store_with(*titles: str) -> Store:
+    """A chat for each title, the first one the newest."""
+    store = Store(None)
+    for title in reversed(titles):
+        chat(store, title)
+    return store
+
+
+def chat(store: Store, title: str, said: str = "", reply: str = "Yes.") -> int:
+    made = store.create_conversation(title)
+    turn = store.add_turn(made.id, said or f"About {title}")
+    started = store.start_reply(turn.id, model="m")
+    if reply:
+        store.finish_reply(started.id, text=reply, stop_reason=StopReason.END, usage=Usage())
+    return made.id
+
+
+def rows(app: PanelApp) -> list[str]:
+    return [str(option.prompt).strip() for option in app.panel.chats.options]
+
+
+def highlighted(app: PanelApp) -> str:
+    option = app.panel.chats.highlighted_option
+    return "" if option is None else str(option.prompt).strip()
+
+
+def toasts(app: PanelApp) -> list[str]:
+    return [notification.message for notification in app._notifications]
+
+
+def hints(app: PanelApp) -> str:
+    return str(app.query_one(Hints).content)
+
+
+# --- what is shown ------------------------------------------------------------------------
+
+
+def test_days_weeks_and_months() -> None:
+    noon = NOON.astimezone().replace(hour=12)
+
+    def ago(**time: float) -> str:
+        return day_group(noon - timedelta(**time), noon)
+
+    assert ago(hours=12) == ago(hours=-48) == "Today"
+    assert ago(hours=13) == ago(days=1, hours=12) == "Yesterday"
+    assert ago(days=2) == ago(days=3) == "This week"
+    assert ago(days=4) == ago(days=14) == "October 2020"
+    assert ago(days=15) == "September 2020"
+    assert ago(days=365) == "October 2019"
+    monday = noon - timedelta(days=3)
+    assert day_group(monday - timedelta(days=1), monday) == "Yesterday"
+    assert day_group(monday - timedelta(days=2), monday) == "October 2020"
+
+
+async def test_groups_with_the_pinned_ones_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_with("A", "B", "C", "D", "E")
+    store.set_pinned(2, True)
+    moved(monkeypatch, store, days=[0, 1, 2, 30])
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE):
+        assert rows(app) == [
+            "Pinned", f"{PINNED} D",
+            "Today", "A",
+            "Yesterday", "B",
+            "This week", "C",
+            "September 2020", "E",
+        ]  # fmt: skip
+
+
+def moved(monkeypatch: pytest.MonkeyPatch, store: Store, days: list[int]) -> None:
+    """Let the chats that are not pinned be so many days old."""
+    whole = store.conversations
+
+    def aged(limit: int | None = None, offset: int = 0) -> list[Summary]:
+        chats, ages = whole(limit, offset), iter(days)
+        return [
+            dataclasses.replace(
+                each, updated=NOON - timedelta(days=0 if each.pinned else next(ages))
+            )
+            for each in chats
+        ]
+
+    monkeypatch.setattr(store, "conversations", aged)
+
+
+async def test_marks_say_what_a_chat_is() -> None:
+    store = store_with("Running", "On screen", "Plain")
+    chat(store, "Cut off", reply="")
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        app.panel.reload(2, 3)
+        await pilot.pause()
+        assert rows(app)[1:] == [
+            f"{UNFINISHED} Cut off",
+            f"{ANSWERING} Running",
+            "On screen",
+            "Plain",
+        ]
+        bold = [
+            strip.text.strip()
+            for y in range(SIZE[1])
+            for strip in [app.panel.chats.render_line(y)]
+            if any(part.style and part.style.bold for part in strip if part.text.strip())
+        ]
+        assert bold == ["On screen"]
+
+
+async def test_without_chats_it_says_what_will_be_here() -> None:
+    app = PanelApp(Store(None))
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("enter", "r", "p", "d", "u", "end", "up")
+        await until(pilot, lambda: "No chats yet" in plain(app.panel.chats))
+        assert app.posted == []
+        assert toasts(app) == []
+
+
+async def test_hints_offer_what_can_be_done() -> None:
+    app = PanelApp(store_with("One", "Two"))
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: "r rename" in hints(app))
+        for hint in ("enter open", "p pin", "d delete", "/ search"):
+            assert hint in hints(app)
+        assert "undo" not in hints(app)
+        await pilot.press("d")
+        await until(pilot, lambda: "u undo" in hints(app))
+        app.set_focus(None)
+        await until(pilot, lambda: app.query_one(Hints).visible is False)
+
+
+# --- pages --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ten_thousand() -> Iterator[Store]:
+    store = Store(None)
+    with store._database.writing() as db:
+        rows = [
+            (f"Chat {number}", (NOON - timedelta(hours=number)).isoformat())
+            for number in range(10_000)
+        ]
+        db.executemany(
+            "INSERT INTO conversation (title, system, created, updated) VALUES (?1, '', ?2, ?2)",
+            rows,
+        )
+        db.execute(
+            "INSERT INTO turn (conversation_id, position, content, created)"
+            " SELECT id, 0, 'Hello ' || id, created FROM conversation"
+        )
+    yield store
+    store.close()
+
+
+async def test_ten_thousand_chats_open_at_once(ten_thousand: Store) -> None:
+    app = PanelApp(ten_thousand)
+    async with app.run_test(size=SIZE) as pilot:
+        chats = app.panel.chats
+        assert chats.option_count < 2 * PAGE
+        fastest = min(timed_reload(app) for _ in range(5))
+        assert fastest < 0.05
+        await pilot.press("end")
+        assert highlighted(app) == f"{UNFINISHED} Chat 9999"
+        assert len([row for row in chats.options if row.id]) == 10_000
+        app.panel.reload(None, None)
+        assert highlighted(app) == f"{UNFINISHED} Chat 9999"
+        await pilot.press("home")
+        app.panel.reload(None, None)
+        assert chats.option_count < 2 * PAGE, "what nobody looks at is not read"
+
+
+def timed_reload(app: PanelApp) -> float:
+    began = time.perf_counter()
+    app.panel.reload(None, None)
+    return time.perf_counter() - began
+
+
+async def test_scrolling_reads_on_until_the_end(ten_thousand: Store) -> None:
+    app = PanelApp(ten_thousand)
+    async with app.run_test(size=SIZE) as pilot:
+        chats = app.panel.chats
+        for _ in range(4):
+            before = chats.option_count
+            chats.scroll_end(animate=False, immediate=True)
+            await pilot.pause()
+            assert chats.option_count > before
+        titles = [str(row.prompt)[2:] for row in chats.options if row.id]
+        assert titles == [f"Chat {number}" for number in range(len(titles))]
+
+
+async def test_a_chat_that_comes_while_pages_are_read_is_no_trouble() -> None:
+    store = store_with(*(f"Chat {number}" for number in range(PAGE + 50)))
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        app.panel.chats.highlighted = None
+        chat(store, "From another program")
+        await pilot.press("end")
+        assert highlighted(app) == f"Chat {PAGE + 49}"
+        assert len([row for row in app.panel.chats.options if row.id]) == PAGE + 50
+
+
+async def test_a_reload_leaves_things_where_they_are() -> None:
+    store = store_with(*(f"Chat {number}" for number in range(60)))
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        app.panel.reload(60, None)
+        app.set_focus(None)
+        await pilot.pause()
+        app.panel.chats.scroll_to(y=25, animate=False, immediate=True)
+        chat(store, "New")
+        app.panel.reload(60, None)
+        await pilot.pause()
+        assert app.panel.chats.scroll_offset.y == 25
+        assert highlighted(app) == "Chat 0"
+        app.panel.reload(5, None)
+        await pilot.pause()
+        assert highlighted(app) == "Chat 55"
+        assert "Chat 55" in "\n".join(drawn(app.panel.chats))
+
+
+# --- what is done with a chat -------------------------------------------------------------
+
+
+async def test_enter_and_a_click_open_a_right_click_only_goes_there() -> None:
+    app = PanelApp(store_with("New", "Old"))
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("down", "enter")
+        await pilot.click(app.panel.chats, offset=(4, 1))
+        await pilot.click(app.panel.chats, offset=(4, 2), button=3)
+        await pilot.pause()
+        assert app.posted == [ChatList.ChatOpened(1), ChatList.ChatOpened(2)]
+        assert highlighted(app) == "Old"
+
+
+async def test_rename() -> None:
+    store = store_with("New", "Old")
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("down", "r")
+        await until(pilot, lambda: isinstance(app.screen, PromptScreen))
+        assert app.screen.query_one(Input).value == "Old"
+        await pilot.press(*"Tax [b]", "enter")
+        await until(pilot, lambda: not isinstance(app.screen, PromptScreen))
+        assert rows(app) == ["Today", "New", "Tax [b]"]
+        assert highlighted(app) == "Tax [b]"
+        assert store.conversation(1).title == "Tax [b]"
+        assert app.posted == [ChatList.ChatsChanged()]
+
+
+async def test_rename_left_or_unchanged_changes_nothing_and_empty_takes_the_title() -> None:
+    store = Store(None)
+    for title in ("", "A title"):
+        chat(store, title, said="First words")
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("r", *"x", "escape", "down", "r", "enter")
+        await pilot.pause()
+        assert [store.conversation(each).title for each in (1, 2)] == ["", "A title"]
+        assert app.posted == []
+        await pilot.press("up", "r", "delete", "enter")
+        await until(pilot, lambda: rows(app) == ["Today", "First words", "First words"])
+        assert store.conversation(2).title == ""
+
+
+async def test_rename_suggests_a_title() -> None:
+    store = Store(None)
+    chat(store, "", said="How do I prune roses? They are wild.")
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("r", "tab")
+        await until(pilot, lambda: app.screen.query_one(Input).value == "How do I prune roses")
+        await pilot.press("enter")
+        await until(pilot, lambda: rows(app) == ["Today", "How do I prune roses"])
+
+
+@pytest.mark.parametrize(
+    ("said", "reply", "title"),
+    [
+        ("What is it?\nTell me.", "It is a thing.", "What is it"),
+        ("Write v1.2 of the plan", "", "Write v1.2 of the plan"),
+        ("Hello", "\n## **Pruning** roses ##\n\nCut.", "Pruning** roses"),
+        ("word " * 30, "", "word word word word word word word word word"),
+        ("x" * 99, "", "x" * 48),
+        ("庭の水。次の文。", "", "庭の水"),
+        ("   \n ", "", ""),
+        ("?!", "", "?"),
+    ],
+)
+def test_suggested_titles(said: str, reply: str, title: str) -> None:
+    store = Store(None)
+    assert suggested_title(store.conversation(chat(store, "", said, reply))) == title
+
+
+def test_a_chat_without_turns_suggests_nothing() -> None:
+    assert suggested_title(Conversation(1)) == ""
+
+
+async def test_pin_and_unpin() -> None:
+    app = PanelApp(store_with("New", "Old"))
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("down", "p")
+        assert rows(app) == ["Pinned", f"{PINNED} Old", "Today", "New"]
+        assert highlighted(app) == f"{PINNED} Old"
+        await pilot.press("p")
+        assert rows(app) == ["Today", "New", "Old"]
+        assert toasts(app) == ["Pinned “Old”.", "Unpinned “Old”."]
+
+
+async def test_delete_and_undo_several_times() -> None:
+    store = store_with("A", "B", "C")
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("down", "d")
+        assert (rows(app), highlighted(app)) == (["Today", "A", "C"], "C")
+        await pilot.press("delete")
+        assert (rows(app), highlighted(app)) == (["Today", "A"], "A")
+        assert toasts(app)[0] == "Deleted “B”. u brings it back."
+        await pilot.press("u")
+        assert (rows(app), highlighted(app)) == (["Today", "A", "C"], "C")
+        await pilot.press("u")
+        assert (rows(app), highlighted(app)) == (["Today", "A", "B", "C"], "B")
+        await pilot.press("u")
+        assert rows(app) == ["Today", "A", "B", "C"]
+        assert store.search("About") != []
+
+
+async def test_deleting_the_chat_on_the_screen_is_told() -> None:
+    app = PanelApp(store_with("A", "B"))
+    async with app.run_test(size=SIZE) as pilot:
+        app.panel.reload(1, None)
+        await pilot.press("d", "d")
+        await until(pilot, lambda: len(app.posted) == 3)
+        assert app.posted.count(ChatList.ChatDeleted(1)) == 1
+        assert "No chats yet" in rows(app)[0]
+
+
+async def test_a_chat_that_is_being_answered_cannot_be_deleted() -> None:
+    app = PanelApp(store_with("A"))
+    async with app.run_test(size=SIZE) as pilot:
+        app.panel.reload(1, 1)
+        await pilot.press("d")
+        assert rows(app) == ["Today", f"{ANSWERING} A"]
+        assert "is being answered" in toasts(app)[0]
+        assert "esc" in toasts(app)[0]
+
+
+async def test_slash_commands_do_the_same() -> None:
+    store = store_with("A", "B")
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        app.set_focus(None)
+        app.panel.undo_delete()
+        app.panel.rename_chat(1, "Z")
+        app.panel.pin_chat(1)
+        assert rows(app) == ["Pinned", f"{PINNED} Z", "Today", "A"]
+        app.panel.delete_chat(1)
+        assert rows(app) == ["Today", "A"]
+        app.panel.undo_delete()
+        assert rows(app) == ["Pinned", f"{PINNED} Z", "Today", "A"]
+        app.panel.rename_chat(2)
+        await until(pilot, lambda: isinstance(app.screen, PromptScreen))
+        assert toasts(app)[0] == "There is no deleted chat to bring back."
+        assert "Deleted “Z”. /undo brings it back." in toasts(app)
+
+
+async def test_a_chat_that_is_gone_is_told() -> None:
+    store = store_with("A", "B")
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        store.delete(2)
+        await pilot.press("p", "r", "d")
+        await pilot.pause()
+        assert len(toasts(app)) == 3
+        assert all("no chat 2" in toast for toast in toasts(app))
+
+
+# --- hostile texts ------------------------------------------------------------------------
+
+
+async def test_hostile_titles_are_drawn_safely(shared_data: Path) -> None:
+    texts = [text for text in hostile_texts(shared_data) if text.strip()]
+    store = store_with(*texts)
+    app = PanelApp(store)
+    async with app.run_test(size=(40, 60)) as pilot:
+        chats = app.panel.chats
+        await pilot.press("end")
+        assert chats.option_count > len(texts)
+        assert chats.virtual_size.height == len(texts) + 1, "one line a title"
+        for top in range(0, len(texts), 50):
+            chats.scroll_to(y=top, animate=False, immediate=True)
+            await pilot.pause()
+            assert_safe(everything_drawn(pilot))
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(app.screen, PromptScreen))
+        assert_safe(everything_drawn(pilot))
+        await pilot.press("escape", "d", "u", "p")
+        assert_safe("".join(toasts(app)))
+
+
+def assert_safe(text: str) -> None:
+    assert not [c for c in text if (ord(c) < 0x20 and c != "\n") or 0x7F <= ord(c) < 0xA0]
+    assert not set(text) & set("\u202e\u2066\u200f\ufeff")

@@ -1,0 +1,314 @@
+"""The panel's search box and what it finds: debounced, newest words win, hits open their turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Input
+
+from chatlm.errors import StoreError
+from chatlm.store import Hit, Store
+from chatlm.tui.widgets.chat_list import ChatList
+from chatlm.tui.widgets.hit_list import FOUND, HitList
+from chatlm.tui.widgets.search_box import SearchBox
+from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
+from tests.tui.test_chat_list import SIZE, PanelApp, assert_safe, chat, store_with, toasts
+
+
+def garden() -> Store:
+    """Three chats; the first says `water` twice, the second has it in its title."""
+    store = Store(None)
+    chat(store, "Plants", said="What do tomatoes need?", reply="Sun, and water every day.")
+    store.add_turn(1, "How much water?")
+    chat(store, "Watering [b]cans", said="Which one?", reply="The red one.")
+    chat(store, "Roses", said="When to prune?", reply="In March.")
+    return store
+
+
+def found(app: PanelApp) -> list[str]:
+    return [str(option.prompt).strip() for option in app.query_one(HitList).options]
+
+
+def focused(app: PanelApp) -> Widget | None:
+    return app.focused
+
+
+def showing_hits(app: PanelApp) -> bool:
+    return app.query_one(HitList).display and bool(found(app))
+
+
+async def test_hits_have_titles_first_then_who_said_it() -> None:
+    app = PanelApp(garden())
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("slash", *"water")
+        await until(pilot, lambda: showing_hits(app))
+        assert found(app) == [
+            "Titles",
+            "Watering [b]cans",
+            "Messages",
+            "Plants\nyou How much water?",
+            "reply Sun, and water every day.",
+        ]
+        assert not app.panel.chats.display
+        assert app.focused is app.query_one(SearchBox)
+        assert "Roses" not in everything_drawn(pilot)
+
+
+async def test_the_words_are_marked_where_they_are() -> None:
+    app = PanelApp(garden())
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("slash", *"mUch wat")
+        await until(pilot, lambda: showing_hits(app))
+        prompt = app.query_one(HitList).options[1].prompt
+        assert isinstance(prompt, Content)
+        marked = [
+            str(prompt)[span.start : span.end] for span in prompt.spans if span.style == FOUND
+        ]
+        assert marked == ["much", "water"]
+
+
+async def test_a_hit_opens_its_chat_at_its_turn() -> None:
+    app = PanelApp(garden())
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("slash", *"water", "enter")
+        await until(pilot, lambda: app.focused is app.query_one(HitList))
+        await pilot.press("enter", "down", "enter", "down", "enter")
+        await until(pilot, lambda: len(app.posted) == 3)
+        assert app.posted == [
+            ChatList.ChatOpened(2, None),
+            ChatList.ChatOpened(1, 2),
+            ChatList.ChatOpened(1, 1),
+        ]
+        await pilot.click(app.query_one(HitList), offset=(3, 1))
+        await until(pilot, lambda: len(app.posted) == 4)
+        assert app.posted[3] == ChatList.ChatOpened(2, None)
+
+
+async def test_keys_lead_from_the_list_to_the_box_to_the_hits_and_back() -> None:
+    app = PanelApp(garden())
+    async with app.run_test(size=SIZE) as pilot:
+        box, hits = app.query_one(SearchBox), app.query_one(HitList)
+        await pilot.press("up")
+        assert focused(app) is box
+        await pilot.press("down")
+        assert focused(app) is app.panel.chats
+        await pilot.press("slash", *"water")
+        await until(pilot, lambda: showing_hits(app))
+        await pilot.press("down")
+        await until(pilot, lambda: focused(app) is hits)
+        await pilot.press("up")
+        assert focused(app) is box
+        await pilot.press("down")
+        await until(pilot, lambda: focused(app) is hits)
+        await pilot.press("slash")
+        assert focused(app) is box
+        await pilot.press("escape")
+        await until(pilot, lambda: focused(app) is app.panel.chats)
+        assert box.value == ""
+        assert app.panel.chats.display
+        assert not hits.display
+
+
+async def test_escape_leaves_the_hits_too_and_nothing_else() -> None:
+    app = PanelApp(garden())
+    async with app.run_test(size=SIZE) as pilot:
+        assert not app.panel.leave_search()
+        app.panel.search("water")
+        await until(pilot, lambda: app.focused is app.query_one(HitList))
+        assert app.panel.leave_search()
+        assert app.focused is app.panel.chats
+        assert app.query_one(SearchBox).value == ""
+        assert not app.panel.leave_search()
+
+
+async def test_search_without_words_waits_for_them() -> None:
+    app = PanelApp(garden())
+    async with app.run_test(size=SIZE) as pilot:
+        app.panel.search("water")
+        await until(pilot, lambda: showing_hits(app))
+        app.panel.search()
+        await pilot.pause()
+        assert app.focused is app.query_one(SearchBox)
+        assert app.panel.chats.display
+
+
+async def test_nothing_found_is_told_and_enter_stays() -> None:
+    app = PanelApp(garden())
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("slash", *"xylo [b]", "enter")
+        await until(pilot, lambda: showing_hits(app))
+        assert "No chat says “xylo [b]”." in found(app)[0]
+        await pilot.press("enter", "down")
+        await pilot.pause()
+        assert app.focused is app.query_one(SearchBox)
+        assert app.posted == []
+
+
+async def test_one_search_for_what_is_typed_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = garden()
+    asked: list[str] = []
+
+    def search(words: str) -> list[Hit]:
+        asked.append(words)
+        return []
+
+    monkeypatch.setattr(store, "search", search)
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("slash", *"tomato")
+        await until(pilot, lambda: showing_hits(app))
+        assert asked == ["tomato"]
+
+
+async def test_the_newest_words_win_and_one_search_runs_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = garden()
+    whole, go, running = store.search, threading.Event(), []
+
+    def slow(words: str) -> list[Hit]:
+        running.append(words)
+        if words == "water":
+            assert go.wait(10)
+        return whole(words)
+
+    monkeypatch.setattr(store, "search", slow)
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("slash", *"water")
+        await until(pilot, lambda: running)
+        app.query_one(SearchBox).value = "prune"
+        await pilot.pause(0.4)
+        assert running == ["water"]
+        go.set()
+        await until(pilot, lambda: showing_hits(app))
+        assert running == ["water", "prune"]
+        assert found(app) == ["Messages", "Roses\nyou When to prune?"]
+
+
+async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = garden()
+    whole, go = store.search, threading.Event()
+    begun = threading.Event()
+
+    def slow(words: str) -> list[Hit]:
+        begun.set()
+        assert go.wait(10)
+        return whole(words)
+
+    monkeypatch.setattr(store, "search", slow)
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("slash", *"water", "enter")
+        await until(pilot, begun.is_set)
+        await pilot.press("escape")
+        go.set()
+        await pilot.pause(0.3)
+        assert not app.query_one(HitList).display
+        assert app.focused is app.panel.chats
+
+
+async def test_a_search_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = garden()
+
+    def broken(words: str) -> list[Hit]:
+        raise StoreError("The disk failed.", hint="Check it.")
+
+    monkeypatch.setattr(store, "search", broken)
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        app.panel.search("water")
+        await until(pilot, lambda: toasts(app))
+        assert toasts(app) == ["The disk failed.\nCheck it."]
+
+
+async def test_hits_follow_what_changes_in_the_chats() -> None:
+    store = garden()
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        app.panel.search("water")
+        await until(pilot, lambda: app.focused is app.query_one(HitList))
+        await pilot.press("down")
+        before = app.query_one(HitList).highlighted
+        app.panel.reload(None, None)
+        await pilot.pause(0.3)
+        assert app.query_one(HitList).highlighted == before
+        store.rename(1, "Vegetables")
+        app.panel.reload(None, None)
+        await until(pilot, lambda: "Vegetables\nyou How much water?" in found(app))
+
+
+async def test_a_long_message_shows_the_words_that_were_found() -> None:
+    store = Store(None)
+    chat(store, "Long", said="before " * 90 + "needle " + "after " * 90)
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        app.panel.search("needle")
+        await until(pilot, lambda: showing_hits(app))
+        assert "needle" in plain(app.query_one(HitList))
+        said = found(app)[1].split("\n")[1]
+        assert said.startswith("you …")
+        assert said.endswith("…")
+        assert len(said) < 80
+
+
+async def test_typing_at_once_after_the_search_key_is_not_taken_for_commands() -> None:
+    store = store_with("d", "u", "p")
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        for key in ("slash", *"dpur"):
+            app.simulate_key(key)
+        await until(pilot, lambda: app.query_one(SearchBox).value == "dpur")
+        assert [each.title for each in store.conversations()] == ["d", "u", "p"]
+
+
+async def test_hostile_texts_are_looked_for_and_found_safely(shared_data: Path) -> None:
+    texts = [text for text in hostile_texts(shared_data) if text.strip()]
+    store = Store(None)
+    for number, text in enumerate(texts):
+        chat(store, text, said=f"needle{number} {text}")
+    app = PanelApp(store)
+    async with app.run_test(size=(40, 60)) as pilot:
+        for number, text in enumerate(texts):
+            hits = store.search(f"needle{number}")
+            app.query_one(HitList).show(hits, text)
+            assert f"needle{number}" in str(app.query_one(HitList).options[1].prompt)
+            app.query_one(HitList).show([], text)
+        for text in texts[::10]:
+            with app.panel.prevent(Input.Changed):
+                app.query_one(SearchBox).value = text
+            assert_safe(app.query_one(SearchBox).value)
+        app.panel.search("needle")
+        await until(pilot, lambda: showing_hits(app))
+        hits_list = app.query_one(HitList)
+        for top in range(0, hits_list.virtual_size.height, 50):
+            hits_list.scroll_to(y=top, animate=False, immediate=True)
+            await pilot.pause()
+            assert_safe("\n".join(drawn(hits_list)))
+
+
+async def test_ten_thousand_chats_are_searched_without_waiting(tmp_path: Path) -> None:
+    store = Store(tmp_path / "chats.db")
+    app = PanelApp(store)
+    with store._database.writing() as db:
+        db.executemany(
+            "INSERT INTO conversation (title, system, created, updated) VALUES (?, '', ?2, ?2)",
+            [(f"Chat {number}", "2026-10-01T00:00:00+00:00") for number in range(10_000)],
+        )
+        db.execute(
+            "INSERT INTO turn (conversation_id, position, content, created)"
+            " SELECT id, 0, 'Some words about a garden and number ' || id, created"
+            " FROM conversation"
+        )
+    async with app.run_test(size=SIZE) as pilot:
+        began = time.monotonic()
+        app.panel.search("garden 77")
+        assert time.monotonic() - began < 0.1, "the screen does not wait for the search"
+        await until(pilot, lambda: showing_hits(app))
+        assert "number 77" in "".join(found(app))
+    store.close()

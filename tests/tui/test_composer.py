@@ -1,0 +1,615 @@
+"""The composer by itself: what is typed, pasted, completed and recalled, and what is posted."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from textual import events
+from textual.geometry import Offset
+from textual.widgets import Button
+
+from chatlm.errors import UsageError
+from chatlm.text import visible
+from chatlm.tui.drafts import drawn
+from chatlm.tui.widgets.completion_list import CompletionList
+from chatlm.tui.widgets.composer import Composer
+from tests.tui.composing import COMMANDS, ComposerApp, burst, type_keys, whole
+from tests.tui.support import hostile_texts, toasts, until
+
+LINES = "".join(f"line {number}\n" for number in range(120))
+MORE = "x\n" * 20
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "notes.txt").write_text("one two\n")
+    (tmp_path / "my notes.txt").write_text("three\n")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "main.py").write_text("print()\n")
+    return tmp_path
+
+
+@pytest.fixture
+def app(folder: Path) -> ComposerApp:
+    return ComposerApp(folder)
+
+
+def last_sent(app: ComposerApp) -> Composer.Sent:
+    message = app.posted[-1]
+    assert isinstance(message, Composer.Sent)
+    return message
+
+
+# --- sending ------------------------------------------------------------------------------
+
+
+async def test_what_is_typed_after_enter_stays_when_the_message_is_sent(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        burst(pilot, *"one", "left", "enter", *"two")
+        await until(pilot, lambda: app.sent)
+        assert app.sent == ["one"]
+        app.composer.sent(last_sent(app))
+        assert app.composer.text == "two"
+
+
+async def test_a_second_message_typed_at_once_is_not_lost_with_the_first(
+    app: ComposerApp,
+) -> None:
+    async with app.run_test() as pilot:
+        burst(pilot, *"one", "enter", *"two", "enter")
+        await until(pilot, lambda: len(app.sent) == 2)
+        first = app.posted[0]
+        assert isinstance(first, Composer.Sent)
+        app.composer.sent(first)  # the second is refused, since a reply is being written
+        assert app.composer.text == "two"
+
+
+async def test_a_message_that_is_refused_stays(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "one", "enter")
+        assert app.sent == ["one"]
+        assert app.composer.text == "one"
+
+
+async def test_a_message_that_failed_comes_back_as_it_stood(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "see @notes.txt ")
+        app.composer.paste(LINES)
+        stood = app.composer.text
+        await pilot.press("enter")
+        await until(pilot, lambda: app.sent)
+        app.composer.sent(last_sent(app))
+        assert app.composer.text == ""
+        app.composer.paste(MORE)
+        app.composer.put_back(app.sent[0])
+        assert drawn(app.composer.text) == f"{drawn(stood)}\n[pasted 2: 20 lines]"
+        words = f"see notes.txt {LINES}\n{MORE}".rstrip()
+        assert app.composer.message() == f"{words}\n\nnotes.txt\n```\none two\n```"
+        app.composer.restore("")
+        app.composer.put_back("foreign\x1b[31m")
+        assert app.composer.text == "foreign␛[31m"
+
+
+# --- history ------------------------------------------------------------------------------
+
+
+async def test_up_and_down_walk_the_history_and_keep_the_draft(folder: Path) -> None:
+    reads = []
+
+    def history() -> Sequence[str]:
+        reads.append(1)
+        return ["two\nlines", "first"]
+
+    app = ComposerApp(folder, history=history)
+    async with app.run_test() as pilot:
+        composer = app.composer
+        await type_keys(pilot, "draft")
+        composer.paste(LINES)
+        draft = composer.text
+        await pilot.press("up")
+        assert composer.text == "two\nlines"
+        await pilot.press("up")
+        assert composer.text == "first"
+        await pilot.press("up")
+        assert composer.text == "first"
+        await pilot.press("down", "down")
+        assert composer.text == draft
+        assert composer.message() == f"draft{LINES}"
+        await pilot.press("down")
+        assert composer.text == draft
+        assert len(reads) == 1
+
+
+async def test_within_a_message_up_and_down_move_the_cursor(folder: Path) -> None:
+    app = ComposerApp(folder, history=lambda: ["two\nlines", "first"])
+    async with app.run_test() as pilot:
+        composer = app.composer
+        await type_keys(pilot, "a\nb", "up")
+        assert (composer.text, composer.cursor_location) == ("a\nb", (0, 1))
+        await pilot.press("up")
+        assert composer.text == "two\nlines"
+        await pilot.press("x", "up")  # changed: now the cursor has to leave it first
+        assert (composer.text, composer.cursor_location[0]) == ("two\nlinesx", 0)
+        await pilot.press("up", "down")
+        assert composer.text == "two\nlinesx"
+        await pilot.press("shift+up")
+        assert composer.text == "two\nlinesx"
+
+
+async def test_a_long_first_line_is_climbed_before_the_history(folder: Path) -> None:
+    app = ComposerApp(folder, history=lambda: ["old"])
+    async with app.run_test(size=(40, 20)) as pilot:
+        app.composer.text = "word " * 30
+        app.composer.move_cursor(app.composer.document.end)
+        await pilot.press("up")
+        assert app.composer.text != "old"
+        await pilot.press(*["up"] * 5)
+        assert app.composer.text == "old"
+
+
+# --- folded pastes ------------------------------------------------------------------------
+
+
+async def test_a_large_paste_is_one_line_and_sent_whole(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "before ")
+        pilot.app.post_message(events.Paste(LINES.replace("\n", "\r\n")))
+        await until(pilot, lambda: len(app.composer.text) > 8)
+        await type_keys(pilot, " after")
+        assert drawn(app.composer.text) == "before [pasted 1: 120 lines] after"
+        assert "before [pasted 1: 120 lines] after" in whole(app)
+        assert app.subtitle == "ctrl+f unfolds"
+        await pilot.press("enter")
+        assert app.sent == [f"before {LINES} after"]
+
+
+async def test_one_key_removes_a_folded_paste_and_undo_brings_it_back(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        composer = app.composer
+        for key, where in (("backspace", (0, 99)), ("delete", (0, 1)), ("ctrl+w", (0, 99))):
+            composer.restore("")
+            await type_keys(pilot, "a")
+            composer.paste(LINES)
+            composer.move_cursor(where)
+            await pilot.press(key)
+            assert composer.text == "a"
+            assert composer.message() == "a"
+            await pilot.press("ctrl+z")
+            assert composer.message() == f"a{LINES}"
+
+
+async def test_the_cursor_steps_over_a_folded_paste(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        composer = app.composer
+        await type_keys(pilot, "a")
+        composer.paste(LINES)
+        await type_keys(pilot, "b", "left", "left")
+        assert composer.cursor_location == (0, 1)
+        await pilot.press("right")
+        assert composer.cursor_location == (0, len(composer.text) - 1)
+        await pilot.press("left", "shift+right", "x")
+        assert composer.text == "axb"
+        await pilot.press("ctrl+z")
+        composer.move_cursor((0, 0))
+        await pilot.click(composer, offset=Offset(8, 1))  # into the middle of the placeholder
+        await type_keys(pilot, "c")
+        assert composer.message() in (f"ac{LINES}b", f"a{LINES}cb")
+
+
+async def test_a_folded_paste_is_unfolded_with_a_key(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        app.composer.paste(LINES)
+        app.composer.paste("x" * 2000)
+        assert len(app.composer.text) < 100
+        app.composer.move_cursor((0, 0))
+        await pilot.press("ctrl+f")
+        assert app.composer.text.startswith(LINES)
+        assert "[pasted 2: 2,000 characters]" in drawn(app.composer.text)
+        await pilot.press("ctrl+f", "ctrl+f")
+        assert app.composer.text == LINES + "x" * 2000
+
+
+async def test_what_is_cut_or_copied_is_unfolded(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        app.composer.paste(LINES)
+        for key in ("ctrl+c", "ctrl+x"):
+            await pilot.press("f7", key)
+            assert app.clipboard == LINES
+        assert app.composer.text == ""
+        await pilot.press("ctrl+v")
+        assert drawn(app.composer.text) == "[pasted 2: 120 lines]"
+        assert app.composer.message() == LINES
+
+
+async def test_a_typed_placeholder_is_text(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        app.composer.paste(LINES)
+        await pilot.press("backspace")
+        pilot.app.post_message(
+            events.Paste("[pasted 1: 120 lines] \ufdd0pasted 1: 120 lines\ufdd1")
+        )
+        await until(pilot, lambda: app.composer.text)
+        assert app.composer.message() == "[pasted 1: 120 lines] \ufffdpasted 1: 120 lines\ufffd"
+        await pilot.press("backspace")
+        assert app.composer.text.endswith("120 lines")
+
+
+# --- files --------------------------------------------------------------------------------
+
+
+async def test_a_file_is_completed_counted_and_sent(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "Sum up @no")
+        assert app.offered == ["notes.txt", "my notes.txt"]
+        await type_keys(pilot, "", "tab")
+        assert app.composer.text == "Sum up @notes.txt "
+        await until(pilot, lambda: app.subtitle)
+        assert app.subtitle == "notes.txt · 5 tokens"
+        await type_keys(pilot, "please", "enter")
+        assert app.sent == ["Sum up notes.txt please\n\nnotes.txt\n```\none two\n```"]
+
+
+async def test_enter_on_an_offered_file_takes_it_and_on_a_complete_one_sends(
+    app: ComposerApp,
+) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "@no", "enter")
+        assert (app.composer.text, app.sent) == ("@notes.txt ", [])
+        await type_keys(pilot, "@src", "enter")
+        assert app.offered == ["src/main.py"]
+        await type_keys(pilot, "main.py")
+        await pilot.press("enter")
+        assert len(app.sent) == 1
+        assert "src/main.py\n```\nprint()\n```" in app.sent[0]
+
+
+async def test_enter_sends_when_no_offered_file_begins_with_the_word(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "Hello @otes")
+        assert app.offered == ["my notes.txt", "notes.txt"]
+        await pilot.press("enter")
+        assert app.sent == ["Hello @otes"]
+
+
+async def test_words_with_an_at_that_are_no_files_stay(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "me@example.com and @someone", "enter")
+        assert app.sent == ["me@example.com and @someone"]
+
+
+async def test_without_a_model_characters_are_counted_until_it_comes(folder: Path) -> None:
+    ready = threading.Event()
+    app = ComposerApp(folder, count_tokens=lambda text: 7 if ready.is_set() else None)
+    async with app.run_test() as pilot:
+        app.composer.attach("notes.txt")
+        await until(pilot, lambda: app.subtitle)
+        assert app.subtitle == "notes.txt · 25 characters"
+        ready.set()
+        app.composer.recount()
+        await until(pilot, lambda: "tokens" in app.subtitle)
+        assert app.subtitle == "notes.txt · 7 tokens"
+
+
+async def test_counting_happens_in_a_thread_and_once_a_file(folder: Path) -> None:
+    threads: list[threading.Thread] = []
+
+    def count(text: str) -> int:
+        threads.append(threading.current_thread())
+        return 1
+
+    app = ComposerApp(folder, count_tokens=count)
+    async with app.run_test() as pilot:
+        app.composer.attach("notes.txt")
+        await until(pilot, lambda: app.subtitle)
+        await type_keys(pilot, "more words")
+        await pilot.pause(0.8)
+        assert len(threads) == 1
+        assert threads[0] is not threading.main_thread()
+
+
+async def test_why_a_file_is_not_sent_is_said_and_the_message_stays(
+    app: ComposerApp, folder: Path
+) -> None:
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "see @photo.jpg", "escape", "enter")
+        assert app.sent == []
+        assert app.composer.text == "see @photo.jpg"
+        assert toasts(pilot) == ["photo.jpg is not a text in UTF-8"]
+        app.composer.restore("")
+        app.composer.attach("notes.txt")
+        await until(pilot, lambda: app.subtitle)
+        (folder / "notes.txt").unlink()
+        await pilot.press("enter")
+        assert app.sent == []
+        assert toasts(pilot)[-1] == "notes.txt does not exist\nCheck the path."
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("gone", "gone does not exist"),
+        ("src", "src is not a file"),
+        ("a\0b", "a␀b does not exist"),
+    ],
+)
+async def test_attach_says_what_is_wrong(app: ComposerApp, path: str, error: str) -> None:
+    async with app.run_test():
+        with pytest.raises(UsageError, match=error):
+            app.composer.attach(path)
+        assert app.composer.text == ""
+
+
+# --- commands -----------------------------------------------------------------------------
+
+
+async def test_a_command_is_completed_and_run(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "/f")
+        assert app.offered == ["/fork"]
+        await pilot.press("enter")
+        assert (app.commanded, app.composer.text) == ([("fork", "")], "")
+        await type_keys(pilot, "/t", "tab")
+        assert app.composer.text == "/theme "
+        assert app.offered == ["dracula", "nord", "textual-dark"]
+        await pilot.press("down", "down", "enter")
+        assert app.commanded[1:] == [("theme", "nord")]
+        assert app.sent == []
+
+
+async def test_keys_that_come_all_at_once_do_the_same(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        burst(pilot, "/", "f", "enter", *"hi", "enter")
+        await until(pilot, lambda: app.sent)
+        assert app.commanded == [("fork", "")]
+        assert app.sent == ["hi"]
+
+
+async def test_an_argument_that_may_be_left_out_may_be_left_out(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "/theme", "enter")
+        assert app.commanded == [("theme", "")]
+        await type_keys(pilot, "/th", "enter", "enter")
+        assert app.commanded == [("theme", "")] * 2
+        await type_keys(pilot, "/attach", "enter")
+        assert app.offered == ["my notes.txt", "notes.txt", "src/"]
+        await type_keys(pilot, "src", "enter", "down", "enter")
+        assert app.commanded[2:] == [("attach", "src/main.py")]
+
+
+async def test_arrows_choose_and_escape_closes(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "/ne")
+        assert app.offered == ["/new", "/next-version"]
+        await pilot.press("down", "tab")
+        assert app.composer.text == "/next-version"
+        app.composer.restore("")
+        await type_keys(pilot, "/ne", "escape")
+        assert app.offered == []
+        assert not app.composer.close_completion()
+        await pilot.press("backspace")
+        assert app.offered
+        assert app.composer.close_completion()
+        assert app.composer.text == "/n"
+
+
+async def test_an_unknown_command_says_what_to_do_and_stays(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "/forc it", "enter")
+        assert toasts(pilot) == [
+            "There is no command /forc\nDid you mean /fork? Two slashes send it as a message."
+        ]
+        assert app.composer.text == "/forc it"
+        assert app.posted == []
+        await pilot.press("ctrl+a")
+        await type_keys(pilot, "/", "enter")
+        assert app.sent == ["/forc it"]
+
+
+async def test_tab_moves_the_focus_when_nothing_is_completed(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "hello", "tab")
+        assert app.query_one(Button).has_focus
+        app.composer.focus()
+        await type_keys(pilot, " @no")
+        await pilot.press("tab")
+        assert app.composer.has_focus
+
+
+async def test_a_click_takes_what_is_offered(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "/ne")
+        await pilot.click(CompletionList, offset=Offset(4, 1))
+        await pilot.pause()
+        assert app.composer.text == "/next-version"
+        assert app.composer.has_focus
+
+
+async def test_the_list_closes_when_the_cursor_or_the_focus_leaves(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "x @no")
+        assert app.offered
+        await pilot.press("home")
+        assert app.offered == []
+        await pilot.press("end")
+        assert app.offered == []
+        await pilot.press("backspace")
+        assert app.offered
+        app.query_one(Button).focus()
+        await pilot.pause()
+        assert app.offered == []
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
+async def test_the_list_stands_right_above_the_composer(
+    app: ComposerApp, size: tuple[int, int], folder: Path
+) -> None:
+    for number in range(30):
+        (folder / f"file-{number}.txt").touch()
+    async with app.run_test(size=size) as pilot:
+        top = app.composer.region.y
+        await type_keys(pilot, "@")
+        region = app.query_one(CompletionList).region
+        assert region.height == 8
+        assert region.bottom == app.composer.region.y == top
+        await type_keys(pilot, "file-11")
+        region = app.query_one(CompletionList).region
+        assert (region.height, region.bottom) == (1, top)
+
+
+# --- drafts and editing -------------------------------------------------------------------
+
+
+async def test_the_draft_is_told_after_a_pause_and_comes_back(
+    app: ComposerApp, folder: Path
+) -> None:
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "half a mess")
+        app.composer.paste(LINES)
+        assert app.drafted == []
+        await until(pilot, lambda: app.drafted)
+        assert len(app.drafted) == 1
+    state = app.drafted[0]
+    again = ComposerApp(folder)
+    async with again.run_test() as pilot:
+        again.composer.restore(state)
+        assert again.composer.message() == f"half a mess{LINES}"
+        assert again.composer.state() == state
+        await pilot.pause(0.7)
+        assert again.drafted == []
+        again.composer.restore('{"text": "broken')
+        assert again.composer.text == '{"text": "broken'
+        again.composer.restore("")
+        assert again.composer.state() == ""
+
+
+async def test_editing_keeps_the_draft_and_says_which_message(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        composer = app.composer
+        await type_keys(pilot, "draft")
+        composer.begin_edit("/old message", "editing message 3", 2)
+        assert composer.editing
+        assert composer.border_title == "editing message 3"
+        assert app.subtitle == "enter asks again in a fork · esc leaves it"
+        assert json.loads(composer.state())["text"] == "draft"
+        await type_keys(pilot, "!", "enter")
+        assert (last_sent(app).text, last_sent(app).edit) == ("/old message!", 2)
+        assert composer.editing
+        composer.sent(last_sent(app))
+        assert not composer.editing
+        assert (composer.text, composer.border_title, app.subtitle) == ("draft", None, "")
+        await pilot.press("enter")
+        assert last_sent(app).edit is None
+
+
+async def test_an_edit_can_be_left_or_comes_back_when_it_failed(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        composer = app.composer
+        assert not composer.end_edit()
+        await type_keys(pilot, "draft")
+        composer.begin_edit("old", "editing message 3", 2)
+        composer.begin_edit("older", "editing message 1", 0)
+        assert composer.end_edit()
+        assert composer.text == "draft"
+        composer.begin_edit("old", "editing message 3", 2)
+        await type_keys(pilot, "er", "enter")
+        composer.sent(last_sent(app))
+        composer.put_back("older")
+        assert (composer.editing, composer.text) == (True, "older")
+        assert composer.end_edit()
+        assert composer.text == "draft"
+
+
+async def test_a_command_can_be_begun_over_a_draft(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        composer = app.composer
+        await type_keys(pilot, "see ")
+        composer.begin_command(COMMANDS[2])
+        assert (composer.text, composer.border_title) == ("/attach ", "/attach FILE")
+        assert app.subtitle == "enter runs it · esc leaves it"
+        assert app.offered == ["my notes.txt", "notes.txt", "src/"]
+        await pilot.press("down", "down", "enter")
+        assert app.commanded == [("attach", "notes.txt")]
+        assert (composer.text, composer.editing) == ("see ", False)
+        composer.attach("notes.txt")
+        assert composer.text == "see @notes.txt "
+        composer.begin_command(COMMANDS[2])
+        assert composer.end_edit()
+        assert composer.text == "see @notes.txt "
+
+
+async def test_another_chat_ends_the_editing(app: ComposerApp) -> None:
+    async with app.run_test() as pilot:
+        composer = app.composer
+        composer.begin_edit("old", "editing message 3", 2)
+        await type_keys(pilot, "er", "enter")
+        composer.restore("")
+        composer.put_back("older")
+        assert (composer.editing, composer.text) == (False, "older")
+
+
+# --- hostile and fast ---------------------------------------------------------------------
+
+
+async def test_hostile_texts_can_be_pasted_typed_and_recalled(
+    folder: Path, shared_data: Path
+) -> None:
+    texts = hostile_texts(shared_data)
+    app = ComposerApp(folder, history=lambda: texts)
+    async with app.run_test() as pilot:
+        for text in texts:
+            app.composer.restore("")
+            app.composer.paste(f">{text}")
+            shown = visible(text.replace("\r\n", "\n").replace("\r", "\n"))
+            assert app.composer.message() == f">{shown}"
+        for text in texts:
+            app.composer.begin_edit(text, text, 0)
+            assert app.composer.message() == visible(text)
+        app.composer.end_edit()
+        app.composer.restore("")
+        for text in texts[:150]:
+            await pilot.press("up")
+            assert app.composer.text == visible(text)
+        for text in ("/[bold]x[/]", "@[red]", "/attach [@click=app.quit]x[/]"):
+            app.composer.restore("")
+            for character in text:
+                await app.composer._on_key(events.Key("x", character))
+            await pilot.press("enter")
+        assert not set(whole(app)) & {"\x1b", "\x9b", "\u202e", "\ufdd0", "\ufdd1"}
+
+
+async def test_hostile_file_names_are_offered_and_attached(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    (tmp_path / "a\x1b]0;owned\x07\u202e.txt").write_text("inside")
+    app = ComposerApp(tmp_path)
+    async with app.run_test() as pilot:
+        await type_keys(pilot, "@a")
+        assert "\x1b" not in whole(app)
+        await pilot.press("tab")
+        await until(pilot, lambda: app.subtitle)
+        assert "\x1b" not in whole(app)
+        await pilot.press("enter")
+        assert app.sent[0].endswith("\n```\ninside\n```")
+        assert "\x1b" not in app.sent[0]
+
+
+async def test_typing_in_a_long_message_is_quick(app: ComposerApp) -> None:
+    async with app.run_test(size=(120, 40)) as pilot:
+        composer = app.composer
+        composer.text = "\n".join(["(The quick brown fox jumps over the lazy dog."] * 2000)
+        composer.move_cursor((1000, 0))
+        await pilot.pause()
+        seconds = []
+        for character in "(hello @there /you) left" * 2:
+            start = time.perf_counter()
+            await composer._on_key(events.Key(character, character))
+            whole(app)
+            seconds.append(time.perf_counter() - start)
+            await pilot.pause()
+        assert sorted(seconds)[len(seconds) // 2] < 0.02

@@ -1,0 +1,191 @@
+"""The replay screen makes a reply again, says whether it is the same, and shows what is not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+
+import pytest
+from textual.pilot import Pilot
+
+from chatlm.errors import UsageError
+from chatlm.events import Delta, Fitted, Prefill
+from chatlm.generation import Provenance
+from chatlm.messages import Message, Reply, StopReason, Usage
+from chatlm.replay import Piece, Replayed, ReplayStarted, differences
+from chatlm.sampling import Sampling
+from chatlm.tui.replay_screen import ReplayScreen, drawn, marked, verdict
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
+from tests.tui.support import plain
+
+THEN = "The capital of France is Paris. It stands on the Seine.\n\n- one\n- two"
+NOW = "The capital of France is Paris. It lies on the river Seine.\n\n- one\n- two"
+MADE_BY = Provenance((Message("user", "Hello"),), Sampling(seed=1), "m")
+NOTES = ("model: smollm2-135m-instruct then, another now", "torch: 2.6.0 then, 2.7.0 now")
+
+
+def replayed(text: str, original: str = THEN, notes: tuple[str, ...] = ()) -> Replayed:
+    reply = Reply(1, 1, original)
+    usage = Usage(20, 0, 24, 0.2, 2.0)
+    return Replayed(reply, MADE_BY, text, StopReason.END, usage, text == original, True, notes)
+
+
+class Again:
+    """Says a text word by word, and may stand still after the sixth until `go` is set."""
+
+    def __init__(self, text: str, *, stands: bool = False, so_far: str = "") -> None:
+        self.text = text
+        self.so_far = so_far
+        self.go = threading.Event()
+        if not stands:
+            self.go.set()
+        self.runs = 0
+
+    def __call__(self) -> Generator[object, None, None]:
+        self.runs += 1
+        yield ReplayStarted(Reply(1, 1, THEN), MADE_BY, self.so_far)
+        yield Fitted(20, 8192)
+        yield Prefill(20, 20)
+        rest = self.text.removeprefix(self.so_far)
+        for made, word in enumerate(rest.split(" "), start=1):
+            yield Delta(word if made == 1 else f" {word}", usage=Usage(20, 0, made))
+            while made == 6 and not self.go.wait(0.02):
+                yield Delta("", usage=Usage(20, 0, made))
+        yield replayed(self.text, notes=NOTES)
+
+
+def seen(pilot: Pilot[None]) -> str:
+    return plain(pilot.app.screen)
+
+
+async def test_the_same_is_said_in_words() -> None:
+    async with CardApp(ReplayScreen(THEN, Again(THEN))).run_test() as pilot:
+        await settled(pilot, lambda: "✓ The same, 24 tokens." in seen(pilot))
+        assert "[-" not in seen(pilot) and "{+" not in seen(pilot)
+        assert "It stands on the Seine." in seen(pilot)
+
+
+async def test_the_difference_has_marks_and_notes() -> None:
+    async with CardApp(ReplayScreen(THEN, Again(NOW))).run_test(size=(120, 24)) as pilot:
+        await settled(
+            pilot, lambda: "✗ Different: −1 +2 words. Now complete, 24 tokens." in seen(pilot)
+        )
+        assert "It [-stands-] {+lies+} on the {+river+} Seine." in seen(pilot)
+        for note in NOTES:
+            assert note in seen(pilot)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+async def test_both_are_shown_while_it_writes(width: int) -> None:
+    again = Again(NOW, stands=True)
+    async with CardApp(ReplayScreen(THEN, again)).run_test(size=(width, 24)) as pilot:
+        await settled(pilot, lambda: "Writing: 6 tokens" in seen(pilot))
+        then, now = (plain(pilot.app.screen.query_one(name)) for name in ("#then", "#now"))
+        assert then.splitlines()[0] == "Then" and "It stands" in then
+        assert now == "Now\nThe capital of France is Paris."
+        side_by_side = pilot.app.screen.query_one("#now").region.x > 10
+        assert side_by_side is (width == 120)
+        assert hint(pilot) == "esc stop"
+        again.go.set()
+        await settled(pilot, lambda: "✗ Different" in seen(pilot))
+        assert hint(pilot) == "r again · c copy the difference · esc close"
+
+
+async def test_a_continued_reply_begins_with_what_it_had() -> None:
+    again = Again(NOW, stands=True, so_far="The capital of France ")
+    async with CardApp(ReplayScreen(THEN, again)).run_test() as pilot:
+        await settled(pilot, lambda: "Writing: 6 tokens" in seen(pilot))
+        now = plain(pilot.app.screen.query_one("#now"))
+        assert now == "Now\nThe capital of France is Paris. It lies on the"
+
+
+async def test_escape_stops_then_closes() -> None:
+    app = CardApp(ReplayScreen(THEN, Again(NOW, stands=True)))
+    async with app.run_test() as pilot:
+        await settled(pilot, lambda: "Writing: 6" in seen(pilot))
+        await pilot.press("escape")
+        await settled(pilot, lambda: "Not finished: nothing to compare." in seen(pilot))
+        assert hint(pilot) == "r again · esc close"
+        assert app.given == []
+        await pilot.press("escape")
+        await settled(pilot, lambda: app.given == [None])
+
+
+async def test_again_runs_once_more() -> None:
+    again = Again(NOW)
+    async with CardApp(ReplayScreen(THEN, again)).run_test() as pilot:
+        await settled(pilot, lambda: "✗ Different" in seen(pilot))
+        again.text = THEN
+        await pilot.press("r")
+        await settled(pilot, lambda: "✓ The same" in seen(pilot))
+        assert again.runs == 2
+
+
+async def test_copies_the_difference_as_text() -> None:
+    """With the original characters, whatever is drawn of them."""
+    async with CardApp(ReplayScreen("a \x1b[2Jb", Again("a c"))).run_test() as pilot:
+        await settled(pilot, lambda: "✗ Different" in seen(pilot))
+        await pilot.press("c")
+        assert pilot.app.clipboard == marked(differences(THEN, "a c"))
+
+
+async def test_what_was_not_kept_cannot_be_made_again() -> None:
+    def broken() -> Generator[object, None, None]:
+        raise UsageError("What made this reply was not kept", hint="Regenerate it.")
+        yield
+
+    async with CardApp(ReplayScreen(THEN, broken)).run_test() as pilot:
+        await settled(pilot, lambda: "Regenerate it." in seen(pilot))
+        assert "Not finished: nothing to compare." in seen(pilot)
+
+
+def test_marks_leave_blanks_outside_and_controls_drawn_harmless() -> None:
+    pieces = [
+        Piece("same", "a "),
+        Piece("removed", "b\n"),
+        Piece("added", "\x1b[2J "),
+        Piece("added", "\n"),
+    ]
+    assert marked(pieces) == "a [-b-]\n{+\x1b[2J+} {+\n+}"
+    assert drawn(pieces).plain == "a [-b-]\n{+␛[2J+} {+\n+}"
+
+
+def test_two_empty_replies_are_the_same() -> None:
+    assert verdict(replayed("", original=""), []).plain == "✓ The same, 24 tokens."
+
+
+@both_sizes
+@pytest.mark.parametrize("theme", ["textual-dark", "textual-light"])
+def test_picture_of_a_difference(
+    snap_compare: SnapCompare, size: tuple[int, int], theme: str
+) -> None:
+    """Removed and added apart in colour and in marks; above them what is not as it was."""
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await settled(pilot, lambda: "✗ Different" in seen(pilot))
+
+    app = CardApp(ReplayScreen(THEN, Again(NOW)), theme)
+    assert snap_compare(app, terminal_size=size, run_before=still(steps))
+
+
+@both_sizes
+def test_picture_while_it_writes(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    """The original and what there is of the replay."""
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await settled(pilot, lambda: "Writing: 6 tokens" in seen(pilot))
+
+    app = CardApp(ReplayScreen(THEN, Again(NOW, stands=True)))
+    assert snap_compare(app, terminal_size=size, run_before=still(steps))
+
+
+@both_sizes
+def test_picture_of_the_same(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    """One line says it."""
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await settled(pilot, lambda: "✓ The same" in seen(pilot))
+
+    assert snap_compare(
+        CardApp(ReplayScreen(THEN, Again(THEN))), terminal_size=size, run_before=still(steps)
+    )

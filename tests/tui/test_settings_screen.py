@@ -1,0 +1,351 @@
+"""The settings screen says what holds and why, takes what is right at once, and nothing else."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.message import Message
+from textual.pilot import Pilot
+from textual.widget import Widget
+from textual.widgets import Button, Input, OptionList, TextArea
+
+from chatlm import config, paths
+from chatlm.generation import EngineInfo
+from chatlm.sampling import DEFAULTS, RANGES, Sampling
+from chatlm.tui.settings_screen import CONFIG, Section, SettingsScreen
+from chatlm.tui.widgets.sampling_form import SamplingForm, SettingRow, parsed, written
+from chatlm.tui.widgets.theme_picker import ThemePicker
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
+from tests.tui.support import plain
+
+INFO = EngineInfo(
+    "smollm2-135m-instruct",
+    "cpu",
+    "bfloat16",
+    8192,
+    "template",
+    DEFAULTS,
+    ("Chat templates can be hostile: \x1b[2J",),
+)
+LAYERS = [
+    (CONFIG, Sampling(max_tokens=300)),
+    ("model", Sampling(temperature=0.0, frequency_penalty=0.3)),
+    ("default", DEFAULTS),
+]
+
+
+class SettingsApp(CardApp):
+    """Remembers what the screen posted."""
+
+    def __init__(self, card: SettingsScreen, theme: str = "textual-dark") -> None:
+        super().__init__(card, theme)
+        self.heard: list[Message] = []
+
+    def _hear(self, message: Message) -> None:
+        self.heard.append(message)
+
+    on_settings_screen_sampling_changed = _hear
+    on_settings_screen_system_changed = _hear
+    on_settings_screen_sampling_kept = _hear
+    on_settings_screen_system_kept = _hear
+    on_settings_screen_model_wanted = _hear
+    on_theme_picker_theme_chosen = _hear
+    on_theme_picker_motion_chosen = _hear
+
+
+def app(
+    sampling: Sampling | None = None,
+    section: Section = "sampling",
+    *,
+    info: EngineInfo | None = INFO,
+    theme: str = "textual-dark",
+) -> SettingsApp:
+    card = SettingsScreen(
+        sampling or Sampling(),
+        LAYERS,
+        "Be brief.",
+        info=info,
+        count_tokens=(lambda text: len(text.split()) + 4) if info else None,
+        section=section,
+    )
+    return SettingsApp(card, theme)
+
+
+def row(pilot: Pilot[None], name: str) -> str:
+    """The row as words; the field's placeholder counts, since it is what holds."""
+    return " ".join(plain(pilot.app.screen.query_one(f"#row-{name}", SettingRow)).split())
+
+
+async def ready(pilot: Pilot[None]) -> None:
+    await settled(pilot, lambda: isinstance(pilot.app.focused, Input))
+
+
+async def test_each_value_says_where_it_comes_from() -> None:
+    host = app(Sampling(top_p=0.5, stop=("###", "\n\nUser:")))
+    async with host.run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        assert "0.5" in row(pilot, "top_p") and "this chat" in row(pilot, "top_p")
+        assert "300" in row(pilot, "max_tokens") and CONFIG in row(pilot, "max_tokens")
+        assert "model" in row(pilot, "temperature")
+        assert "0.1 to 10" in row(pilot, "repetition_penalty")
+        assert "default" in row(pilot, "repetition_penalty")
+        assert "another each time" in row(pilot, "seed")
+        assert '"###", "\\n\\nUser:"' in row(pilot, "stop")
+
+
+async def type_into(pilot: Pilot[None], name: str, text: str) -> None:
+    field = pilot.app.screen.query_one(f"#{name}", Input)
+    field.focus()
+    await pilot.press("end", *["backspace"] * len(field.value), *text)
+    await pilot.pause()
+
+
+async def test_a_right_value_counts_at_once() -> None:
+    host = app()
+    async with host.run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        await type_into(pilot, "temperature", "1.25")
+        assert host.heard[-1] == SettingsScreen.SamplingChanged(Sampling(temperature=1.25))
+        assert "this chat" in row(pilot, "temperature")
+
+
+@pytest.mark.parametrize(
+    "name, text, told, counted",
+    [
+        ("temperature", "9", "temperature must be a number from 0 to 5, not 9.0", None),
+        ("temperature", "warm", "temperature must be a number from 0 to 5, not 'warm'", None),
+        ("temperature", "nan", "temperature must be a number from 0 to 5, not nan", None),
+        ("top_k", "1.5", "top_k must be a whole number from 0", 1),
+        ("max_tokens", "0", "max_tokens must be a whole number from 1", None),
+        ("seed", "-1", "seed must be a whole number from 0", None),
+        ("stop", '"a', "stop must be written as", ()),
+        ("stop", '"a", 3', "stop must be texts", ("a",)),
+    ],
+)
+async def test_a_wrong_value_is_marked_and_not_taken(
+    name: str, text: str, told: str, counted: Any
+) -> None:
+    """What counts is the last value that was right while typing, if there was one."""
+    host = app()
+    async with host.run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        await type_into(pilot, name, text)
+        await settled(pilot, lambda: told in plain(host.screen))
+        assert "✗" in row(pilot, name)
+        assert getattr(host.card.query_one(SamplingForm).sampling, name) == counted
+        assert len(host.heard) == (counted not in (None, ()))
+        await type_into(pilot, name, "")
+        await settled(pilot, lambda: "✗" not in plain(host.screen))
+
+
+async def test_a_right_value_that_becomes_wrong_stays_what_it_was() -> None:
+    """`2`, then `25`: what counts is 2, and the mark says that 25 does not."""
+    host = app()
+    async with host.run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        await type_into(pilot, "temperature", "25")
+        assert host.heard == [SettingsScreen.SamplingChanged(Sampling(temperature=2.0))]
+        assert "✗ 0 to 5" in row(pilot, "temperature")
+
+
+@pytest.mark.parametrize("way", ["key", "click", "all"])
+async def test_reset_goes_back_to_the_layer_below(way: str) -> None:
+    host = app(Sampling(temperature=1.5))
+    async with host.run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        assert "× reset" in row(pilot, "temperature")
+        if way == "key":
+            await pilot.press("ctrl+r")
+        elif way == "click":
+            await pilot.click("#row-temperature .reset", offset=(2, 0))
+        else:
+            await pilot.click("#reset")
+        await settled(pilot, lambda: "model" in row(pilot, "temperature"))
+        assert host.heard == [SettingsScreen.SamplingChanged(Sampling())]
+
+
+async def test_arrows_and_tab_reach_every_field() -> None:
+    async with app().run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        met = []
+        for _ in (*RANGES, "stop"):
+            assert pilot.app.focused is not None
+            met.append(pilot.app.focused.id)
+            await pilot.press("down")
+        assert met == [*RANGES, "stop"]
+        met = []
+        for _ in range(2):
+            assert pilot.app.focused is not None
+            met.append(pilot.app.focused.id)
+            await pilot.press("tab")
+        assert met == ["reset", "keep-sampling"]
+
+
+async def test_keep_as_my_default_writes_the_config_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATLM_HOME", str(tmp_path))
+    mine = Sampling(temperature=0.4, stop=("###", 'a "b" \\ ü'))
+    host = app(mine)
+    async with host.run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        await pilot.click("#keep-sampling")
+        await settled(pilot, lambda: host.heard)
+        assert config.load().sampling == mine
+        assert host.heard == [SettingsScreen.SamplingKept(mine.over(Sampling(max_tokens=300)))]
+        await pilot.press("ctrl+r")
+        host.screen.query_one("#temperature", Input).value = ""
+        await settled(pilot, lambda: CONFIG in row(pilot, "temperature"))
+
+
+async def test_a_config_that_cannot_be_written_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATLM_HOME", str(tmp_path))
+    paths.config_file().parent.mkdir(parents=True, exist_ok=True)
+    paths.config_file().write_text("not = = toml")
+    host = app(Sampling(temperature=0.4))
+    async with host.run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        await pilot.click("#keep-sampling")
+        await settled(pilot, lambda: "config.toml" in plain(host.screen))
+        assert host.heard == []
+
+
+async def test_system_prompt_is_taken_after_typing_with_its_cost() -> None:
+    host = app(section="system")
+    async with host.run_test(size=(110, 40)) as pilot:
+        await settled(pilot, lambda: "6 tokens, read before" in plain(host.screen))
+        await pilot.press("end", *" Be kind.")
+        await settled(pilot, lambda: "8 tokens, read before" in plain(host.screen))
+        assert host.heard == [SettingsScreen.SystemChanged("Be brief. Be kind.")]
+
+
+async def test_what_was_typed_last_counts_on_the_way_out() -> None:
+    host = app(section="system")
+    async with host.run_test(size=(110, 40)) as pilot:
+        await settled(pilot, lambda: isinstance(host.focused, TextArea))
+        await pilot.press("end", "!", "escape")
+        await settled(pilot, lambda: host.given == [None])
+        assert host.heard == [SettingsScreen.SystemChanged("Be brief.!")]
+
+
+async def test_system_prompt_can_be_my_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHATLM_HOME", str(tmp_path))
+    host = app(section="system")
+    async with host.run_test(size=(110, 40)) as pilot:
+        await settled(pilot, lambda: isinstance(host.focused, TextArea))
+        await pilot.press("end", "enter", *'"Kind"')
+        await pilot.click("#keep-system")
+        await settled(pilot, lambda: len(host.heard) == 2)
+        assert config.load().system == 'Be brief.\n"Kind"'
+
+
+async def test_no_model_no_cost() -> None:
+    async with app(section="system", info=None).run_test(size=(110, 40)) as pilot:
+        await settled(pilot, lambda: "known once the model is loaded" in plain(pilot.app.screen))
+
+
+async def test_a_theme_is_tried_and_put_back() -> None:
+    host = app(section="look")
+    async with host.run_test(size=(110, 40)) as pilot:
+        await settled(pilot, lambda: isinstance(host.focused, OptionList))
+        await pilot.press("down")
+        await settled(pilot, lambda: host.theme == "textual-light")
+        await pilot.press("escape")
+        await settled(pilot, lambda: host.given == [None])
+        assert host.theme == "textual-dark" and host.heard == []
+
+
+async def test_a_theme_is_chosen() -> None:
+    host = app(section="look")
+    async with host.run_test(size=(110, 40)) as pilot:
+        await settled(pilot, lambda: isinstance(host.focused, OptionList))
+        assert "enter take this theme" in hint(pilot)
+        await pilot.press("down", "enter")
+        await settled(pilot, lambda: "textual-light · in use" in plain(host.screen))
+        await pilot.press("escape")
+        await settled(pilot, lambda: host.given == [None])
+        assert host.theme == "textual-light"
+        assert host.heard == [ThemePicker.ThemeChosen("textual-light")]
+
+
+async def test_reduced_motion_is_told_in_words() -> None:
+    host = app(section="look")
+    async with host.run_test(size=(110, 40)) as pilot:
+        await settled(pilot, lambda: "Reduced motion: off" in plain(host.screen))
+        await pilot.press("tab", "enter")
+        await settled(pilot, lambda: "Reduced motion: on" in plain(host.screen))
+        assert host.heard == [ThemePicker.MotionChosen(True)]
+
+
+async def test_model_section_tells_and_leads_on() -> None:
+    host = app(section="model")
+    async with host.run_test(size=(110, 40)) as pilot:
+        await settled(pilot, lambda: isinstance(host.focused, Button))
+        text = plain(host.screen)
+        for word in ("smollm2-135m-instruct", "cpu, bfloat16", "8,192 tokens", "hostile: ␛[2J"):
+            assert word in text
+        await pilot.press("enter")
+        await settled(pilot, lambda: host.heard == [SettingsScreen.ModelWanted()])
+
+
+async def test_sections_follow_one_another() -> None:
+    host = app()
+    async with host.run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        for kind in (TextArea, OptionList, Button, Input):
+            await pilot.press("ctrl+t")
+            await settled(pilot, partial(_focused, host, kind))
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("temperature", 0.0),
+        ("top_k", 40),
+        ("seed", 2**63 - 1),
+        ("min_p", 0.05),
+        ("stop", ("a", "\n")),
+    ],
+)
+def test_written_values_are_read_back(name: str, value: Any) -> None:
+    assert parsed(name, written(name, value)) == value
+
+
+def test_one_stop_text_needs_no_quotes() -> None:
+    assert parsed("stop", " User:") == (" User:",)
+    assert parsed("stop", "") == ()
+
+
+@both_sizes
+@pytest.mark.parametrize("section", ["sampling", "system", "look", "model"])
+def test_picture(snap_compare: SnapCompare, size: tuple[int, int], section: Section) -> None:
+    """Each section as it opens."""
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await settled(pilot, lambda: pilot.app.focused is not None)
+
+    host = app(Sampling(temperature=0.9, stop=("###",)), section)
+    assert snap_compare(host, terminal_size=size, run_before=still(steps))
+
+
+@both_sizes
+def test_picture_of_a_wrong_value(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    """Marked beside the field, explained below."""
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await ready(pilot)
+        await pilot.press("down", "down", "9")
+
+    host = app(Sampling(temperature=0.9), theme="textual-light")
+    assert snap_compare(host, terminal_size=size, run_before=still(steps))
+
+
+def _focused(host: SettingsApp, kind: type[Widget]) -> bool:
+    return isinstance(host.focused, kind)

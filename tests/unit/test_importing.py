@@ -1,0 +1,377 @@
+"""Files of chats are read, or it is told where they are wrong; nothing breaks the reader."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatlm.errors import UsageError
+from chatlm.messages import Standing, StopReason, now
+from chatlm.store import export
+from chatlm.store.importing import Bad, Format, Read, pieces, read
+from chatlm.store.importing.own import read_own
+from chatlm.store.importing.reading import _read
+from tests.chats import CHATGPT, conversations
+
+MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+TIME = "2026-01-02T03:04:05+00:00"
+OWN: dict[str, Any] = {
+    "id": 1,
+    "title": "T",
+    "system": "",
+    "created": TIME,
+    "updated": TIME,
+    "turns": [
+        {
+            "content": "q",
+            "created": TIME,
+            "chosen": 7,
+            "replies": [
+                {"id": 7, "text": "a", "model": "m", "created": TIME, "stop_reason": "end"}
+            ],
+        }
+    ],
+}
+
+
+def write(path: Path, *values: Any) -> Path:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+def found(path: Path, form: Format = "auto") -> list[Read | Bad]:
+    return [item for item, _, _ in read(path, form)]
+
+
+def one(path: Path, value: Any) -> Read:
+    (item,) = found(write(path, value))
+    assert isinstance(item, Read), item
+    return item
+
+
+def problem(path: Path, value: Any) -> str:
+    (item,) = found(write(path, value))
+    assert isinstance(item, Bad)
+    return item.problem
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "chats.jsonl"
+
+
+@given(conversations())
+def test_an_export_that_is_read_and_exported_again_is_the_same(made: Read) -> None:
+    def exported(chat: Read) -> str:
+        (line,) = export.to_jsonl(
+            [chat.conversation],
+            lambda turn: chat.passages.get(turn, ()),
+            lambda turn: chat.annotations.get(turn, ()),
+            chat.provenance.get,
+        )
+        return line
+
+    first = json.loads(exported(made))
+    again = read_own(first)
+    assert without_ids(json.loads(exported(again))) == without_ids(first)
+    assert dataclasses.replace(again.conversation, id=made.conversation.id, turns=()) == (
+        dataclasses.replace(made.conversation, turns=())
+    )
+
+
+def without_ids(chat: dict[str, Any]) -> dict[str, Any]:
+    """The chat with each id as the place of what it names."""
+    chat = json.loads(json.dumps(chat))
+    chat["id"] = chat["forked_from"] = None
+    for number, turn in enumerate(chat["turns"]):
+        places = {reply["id"]: place for place, reply in enumerate(turn["replies"])}
+        turn["id"] = number
+        turn["chosen"] = None if turn["chosen"] is None else places[turn["chosen"]]
+        for reply in turn["replies"]:
+            reply["id"] = places[reply["id"]]
+        for label in turn["annotations"]:
+            label["reply"] = None if label["reply"] is None else places[label["reply"]]
+    return chat
+
+
+def test_an_export_of_an_earlier_chatlm_lacks_what_was_not_kept_then(path: Path) -> None:
+    chat = one(path, OWN)
+    (turn,) = chat.conversation.turns
+    assert (turn.standing, turn.summary) == (Standing.AUTO, "")
+    assert turn.reply is not None
+    assert (turn.reply.text, turn.reply.stop_reason, turn.reply.settings) == (
+        *("a", StopReason.END),
+        "{}",
+    )
+    assert chat.provenance == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"title": 5}, "the chat: title must be text, not 5"),
+        ({"created": "yesterday"}, "the chat: created must be a time such as"),
+        ({"created": "0001-01-01T00:00:00+14:00"}, "the chat: created must be a time such as"),
+        ({"turns": {}}, "the chat: turns must be a list, not an object"),
+        ({"turns": [7]}, "turn 1: must be an object, not 7"),
+        ({"sampling": {"temperature": 99}}, "sampling: temperature must be a number from 0 to 5"),
+        ({"sampling": {"top_k": "x"}}, "sampling: top_k must be a whole number"),
+        ({"pinned": 1}, "the chat: pinned must be true or false, not 1"),
+    ],
+)
+def test_what_is_wrong_with_a_chat_is_named(path: Path, change: dict[str, Any], says: str) -> None:
+    assert problem(path, OWN | change).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"content": None}, "turn 1: content must be text, not null"),
+        ({"chosen": 8}, "turn 1: chosen is none of the turn's replies"),
+        ({"chosen": []}, "turn 1: chosen must be a whole number from 0, not a list"),
+        ({"standing": "lost"}, "turn 1: standing must be one of auto, pinned"),
+        ({"replies": [{}]}, "turn 1, reply 1: text is missing"),
+        ({"annotations": [{"reply": 9}]}, "turn 1, annotation 1: reply is none of the turn's"),
+        (
+            {"passages": [{"text": "t", "source": "s", "score": 10**400}]},
+            "turn 1, passage 1: score",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_turn_is_named(path: Path, change: dict[str, Any], says: str) -> None:
+    assert problem(path, OWN | {"turns": [OWN["turns"][0] | change]}).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"id": 2**63}, "turn 1, reply 1: id must be a whole number from 0, not such a number"),
+        ({"stop_reason": "tired"}, "turn 1, reply 1: stop_reason must be one of end,"),
+        ({"usage": {"prompt_tokens": -1}}, "turn 1, reply 1, usage: prompt_tokens must be"),
+        ({"usage": {"first_token_seconds": float("nan")}}, "turn 1, reply 1, usage: first_token"),
+        ({"settings": 5}, "turn 1, reply 1, settings: must be an object, not 5"),
+        ({"provenance": {"model": 5}}, "turn 1, reply 1, provenance: model must be text"),
+        (
+            {"provenance": {"model": "m", "messages": [{"role": "tool"}]}},
+            "turn 1, reply 1, provenance, message 1: role must be one of system, user, assistant",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_reply_is_named(path: Path, change: dict[str, Any], says: str) -> None:
+    turn = OWN["turns"][0]
+    bad = turn | {"replies": [turn["replies"][0] | change]}
+    assert problem(path, OWN | {"turns": [bad]}).startswith(says)
+
+
+def test_two_replies_with_one_id(path: Path) -> None:
+    turn = OWN["turns"][0]
+    twice = turn | {"replies": turn["replies"] * 2}
+    assert problem(path, OWN | {"turns": [twice]}) == "turn 1: two replies have one id"
+
+
+def test_messages_become_turns_with_one_reply_each(path: Path) -> None:
+    said = [
+        ("developer", "Be"),
+        ("system", "brief."),
+        ("user", "one"),
+        ("assistant", "1"),
+        ("tool", "42"),
+        ("assistant", "and more"),
+        ("user", "two"),
+        ("system", "later"),
+        ("user", "three"),
+        ("assistant", None),
+    ]
+    chat = one(path, {"messages": [{"role": role, "content": text} for role, text in said]})
+    conversation = chat.conversation
+    assert conversation.system == "Be\n\nbrief."
+    assert [turn.user.content for turn in conversation.turns] == ["one", "two", "three"]
+    assert [turn.reply and turn.reply.text for turn in conversation.turns] == [
+        *("1\n\nand more", None, None)
+    ]
+    assert chat.left_out == {
+        "tool messages": 1,
+        "later system messages": 1,
+        "assistant messages without text": 1,
+    }
+    assert not chat.timed
+    assert len({turn.id for turn in conversation.turns}) == 3
+
+
+def test_content_in_parts(path: Path) -> None:
+    parts = [{"type": "text", "text": "look"}, {"type": "image_url"}, "here"]
+    chat = one(path, {"messages": [{"role": "user", "content": parts}]})
+    assert chat.conversation.turns[0].user.content == "look\n\nhere"
+    assert chat.left_out == {"parts of type image_url": 1}
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        ([], "the chat: no user message"),
+        ([{"role": "assistant", "content": "a"}], "the chat: no user message"),
+        ([{"content": "a"}], "message 1: role is missing"),
+        ([{"role": "robot", "content": "a"}], "message 1: role must be system, user"),
+        ([{"role": "user", "content": 5}], "message 1: content must be a list, not 5"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "message 1, part: text is missing"),
+        ("hello", "the chat: messages must be a list, not 'hello'"),
+    ],
+)
+def test_what_is_wrong_with_messages_is_named(path: Path, messages: Any, says: str) -> None:
+    assert problem(path, {"messages": messages}).startswith(says)
+
+
+def test_bad_lines_are_named_and_the_others_read(path: Path) -> None:
+    deep = "[" * 100_000
+    lines = [
+        json.dumps(MESSAGES),
+        '{"messages": [}',
+        "",
+        '{"a": ' + deep,
+        '{"x": 1}',
+        "5",
+        json.dumps(OWN),
+        '{"a": ' + "9" * 5000 + "}",
+    ]
+    path.write_bytes("\n".join(lines).encode() + b'\n{"messages": "\xff"}\n' + b"\r\n")
+    items = found(path)
+    assert [type(item) for item in items] == [Read, Bad, Bad, Bad, Bad, Read, Bad, Bad]
+    bad = {item.place: item.problem for item in items if isinstance(item, Bad)}
+    assert bad["line 2"] == "this is not JSON: Expecting value at character 15"
+    assert bad["line 4"].startswith("this JSON is nested too deeply")
+    assert (
+        bad["line 5"]
+        == bad["line 6"]
+        == ("this is no chat: it has neither turns nor messages nor a mapping")
+    )
+    assert bad["line 8"].startswith("this JSON is nested too deeply or holds too long a number")
+    assert bad["line 9"] == "this is not UTF-8 text"
+
+
+def test_a_format_that_is_named_holds_for_every_chat(path: Path) -> None:
+    write(path, MESSAGES, OWN)
+    good, bad = found(path, "messages")
+    assert isinstance(good, Read)
+    assert bad == Bad("line 2", "the chat: no user message")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_list_and_objects_over_several_lines(path: Path, mark: str) -> None:
+    path.write_text(mark + json.dumps([MESSAGES, OWN], indent=2))
+    assert [type(item) for item in found(path)] == [Read, Read]
+    path.write_text(mark + json.dumps(OWN, indent=2) + "\n" + json.dumps(MESSAGES, indent=2))
+    assert [type(item) for item in found(path)] == [Read, Read]
+    path.write_text(mark + json.dumps(MESSAGES) + "\n")
+    assert [type(item) for item in found(path)] == [Read]
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("[]", []),
+        ("", []),
+        ("\n\n", []),
+        ('[{"messages": [', [Bad]),
+        ("[1 2]", [Bad, Bad]),
+        ("[1", [Bad, Bad]),
+        ("[1,", [Bad, Bad]),
+        ("[1] 2", [Bad, Bad]),
+        ("[" * 100_000, [Bad]),
+        ('["' + "x" * 200_000, [Bad]),
+    ],
+)
+def test_broken_lists(path: Path, text: str, kinds: list[type]) -> None:
+    path.write_text(text)
+    assert [type(item) for item in found(path)] == kinds
+
+
+def test_a_list_is_read_in_pieces_and_says_how_far_it_is(path: Path) -> None:
+    long = {"messages": [{"role": "user", "content": "é" * 100_000}]}
+    path.write_text(json.dumps([long] * 20, ensure_ascii=False))
+    done = [(now, total) for item, now, total in read(path) if isinstance(item, Read)]
+    assert len(done) == 20
+    assert {total for _, total in done} == {path.stat().st_size}
+    assert done[0][0] < done[-1][0] == path.stat().st_size
+    assert done[0][0] < path.stat().st_size / 5
+
+
+def test_a_chat_that_is_too_large_is_skipped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "LARGEST", 1000)
+    large = {"messages": [{"role": "user", "content": "x" * 3000}]}
+    write(path, MESSAGES, large, MESSAGES)
+    assert [type(item) for item in found(path)] == [Read, Bad, Read]
+    monkeypatch.setattr(pieces, "CHUNK", 100)
+    path.write_text(json.dumps([MESSAGES, large]))
+    good, bad = found(path)
+    assert isinstance(good, Read)
+    assert isinstance(bad, Bad)
+    assert bad.problem.startswith("this chat is larger than")
+
+
+def test_a_zip_file_with_its_parts_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "export.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("user.json", "{}")
+        for number in (1, 0):
+            chats = [{"messages": [{"role": "user", "content": f"{number}.{n}"}]} for n in (0, 1)]
+            archive.writestr(f"conversations-00{number}.json", json.dumps([*chats, 5]))
+    items = found(path)
+    said = [i.conversation.turns[0].user.content for i in items if isinstance(i, Read)]
+    assert said == ["0.0", "0.1", "1.0", "1.1"]
+    assert [i.place for i in items if isinstance(i, Bad)] == [
+        "conversations-000.json, chat 3",
+        "conversations-001.json, chat 3",
+    ]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        found(tmp_path / "none")
+    with pytest.raises(UsageError, match="Is a directory"):
+        found(tmp_path)
+    empty, broken = tmp_path / "empty.zip", tmp_path / "broken.zip"
+    with zipfile.ZipFile(empty, "w") as archive:
+        archive.writestr("other.json", "[]")
+    with pytest.raises(UsageError, match="without chats"):
+        found(empty)
+    with zipfile.ZipFile(broken, "w") as archive:
+        archive.writestr("conversations.json", json.dumps([MESSAGES] * 50))
+    content = bytearray(broken.read_bytes())
+    content[200:210] = b"x" * 10
+    broken.write_bytes(content)
+    with pytest.raises(UsageError, match="cannot be read") as caught:
+        found(broken)
+    assert "Unpack it" in caught.value.hint
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(["turns", "messages", "mapping"]), JSON, st.data())
+def test_no_json_breaks_the_reader(key: str, value: Any, data: st.DataObject) -> None:
+    """A chat in which any one part was replaced is read or called bad."""
+    whole: Any = {"turns": OWN, "messages": MESSAGES, "mapping": CHATGPT}[key]
+    chat = json.loads(json.dumps(whole))
+    part = chat
+    while True:
+        places = list(part) if isinstance(part, dict) else list(range(len(part)))
+        place = data.draw(st.sampled_from(places))
+        if not isinstance(part[place], dict | list) or not part[place] or data.draw(st.booleans()):
+            part[place] = value
+            break
+        part = part[place]
+    piece = pieces.Piece(pieces.Value(chat), "line 1", 0, 0)
+    assert isinstance(_read(piece, "auto", now()), Read | Bad)

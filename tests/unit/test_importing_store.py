@@ -1,0 +1,141 @@
+"""The chats of a file come into a store once, whole, and in spite of what goes wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from chatlm.errors import StoreError
+from chatlm.messages import StopReason, Usage
+from chatlm.store import Store, export
+from chatlm.store.importing import Read
+from chatlm.store.intake import MOST_BAD, Import, import_file
+from tests.chats import CHATGPT, conversations
+
+HELLO = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "chats.jsonl"
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with Store(None) as opened:
+        yield opened
+
+
+def write(path: Path, *values: Any) -> Path:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+def take(store: Store, path: Path, skip_bad: bool = False) -> Import:
+    state = Import()
+    for state in import_file(store, path, skip_bad=skip_bad):
+        assert 0 < state.done <= state.total
+    return state
+
+
+def exported(store: Store) -> list[str]:
+    chats = [store.conversation(chat.id) for chat in store.conversations()]
+    return list(export.to_jsonl(chats, store.passages, store.annotations, store.provenance))
+
+
+@given(conversations())
+def test_a_chat_comes_out_of_one_store_and_into_another_the_same(made: Read) -> None:
+    with Store(None) as first, Store(None) as second:
+        chat = first.add_conversation(
+            made.conversation,
+            lambda turn: made.passages.get(turn, ()),
+            lambda turn: made.annotations.get(turn, ()),
+            made.provenance.get,
+        )
+        again = second.add_conversation(chat, first.passages, first.annotations, first.provenance)
+        assert again == chat
+        assert exported(second) == exported(first)
+        assert second.find_same(chat, timed=True) == again.id
+
+
+def test_the_same_file_twice_adds_nothing(store: Store, path: Path) -> None:
+    write(path, CHATGPT, HELLO, HELLO)
+    state = take(store, path)
+    assert (len(state.added), state.there, state.bad_count) == (3, 1, 0)
+    chat, fork, hello = (store.conversation(chat_id) for chat_id in state.added)
+    assert (fork.forked_from, chat.forked_from) == (chat.id, None)
+    assert state.left_out == {"calls of tools": 1, "tool messages": 1, "thoughts": 1}
+    assert take(store, path).there == 4
+    assert len(store.conversations()) == 3
+    store.delete(fork.id)
+    (back,) = take(store, path).added
+    assert store.conversation(back).forked_from == chat.id
+    store.trash(hello.id)
+    assert len(take(store, path).added) == 1
+
+
+def test_a_chat_that_went_on_here_is_there_and_one_that_went_on_elsewhere_is_new(
+    store: Store, path: Path
+) -> None:
+    (chat_id,) = take(store, write(path, HELLO)).added
+    turn = store.add_turn(chat_id, "more")
+    store.finish_reply(
+        store.start_reply(turn.id, model="m").id,
+        text="yes",
+        stop_reason=StopReason.END,
+        usage=Usage(),
+    )
+    first = store.conversation(chat_id).turns[0]
+    store.start_reply(first.id, model="m")
+    assert take(store, path).there == 1
+    longer = {"messages": [*HELLO["messages"], {"role": "user", "content": "other"}]}
+    other = {"messages": [HELLO["messages"][0], {"role": "assistant", "content": "b"}]}
+    system = {"messages": [{"role": "system", "content": "s"}, *HELLO["messages"]]}
+    assert len(take(store, write(path, longer, other, system)).added) == 3
+
+
+def test_one_bad_chat_keeps_all_out_unless_it_may_be_skipped(store: Store, path: Path) -> None:
+    write(path, HELLO, {}, CHATGPT)
+    state = take(store, path)
+    assert (state.added, state.bad_count, state.bad[0].place) == ([], 1, "line 2")
+    assert store.conversations() == []
+    state = take(store, path, skip_bad=True)
+    assert (len(state.added), state.bad_count) == (3, 1)
+    many = take(store, write(path, *[{}] * 50))
+    assert (len(many.bad), many.bad_count) == (MOST_BAD, 50)
+
+
+def test_an_import_that_is_given_up_leaves_whole_chats_and_goes_on_later(
+    store: Store, path: Path
+) -> None:
+    chats = [{"messages": [{"role": "user", "content": f"q{n}"}]} for n in range(10)]
+    write(path, *chats)
+    checked = 0
+    for state in import_file(store, path):
+        checked += state.checking
+        if len(state.added) == 4:
+            break
+    assert checked == 10
+    assert len(store.conversations()) == 4
+    state = take(store, path)
+    assert (len(state.added), state.there) == (6, 4)
+    assert len(store.conversations()) == 10
+
+
+def test_a_store_that_fails_leaves_the_chats_before(store: Store, path: Path) -> None:
+    with store._database.writing() as db:
+        db.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON reply WHEN new.text = 'bad'"
+            " BEGIN SELECT raise(ABORT, 'refused'); END"
+        )
+    bad = {"messages": [*HELLO["messages"], {"role": "user", "content": "r"}]}
+    bad["messages"] += [{"role": "assistant", "content": "bad"}]
+    with pytest.raises(StoreError, match="refused"):
+        take(store, write(path, HELLO, bad))
+    (chat,) = store.conversations()
+    assert chat.turns == 1

@@ -1,0 +1,112 @@
+"""What leaves a context that is too small, and the words an engine of words says it would read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatlm.engines.context import fit, turns_of
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import ContextTooLong
+from chatlm.events import Fitted
+from chatlm.generation import Request, prompt_hash
+from chatlm.messages import Message, Role
+from chatlm.sampling import Sampling
+
+SYSTEM = Message("system", "Be brief.")
+
+
+def message(role: Role, size: int, pinned: bool) -> Message:
+    return Message(role, "x" * size, pinned)
+
+
+sizes = st.integers(min_value=0, max_value=9)
+chats = st.tuples(
+    st.lists(st.builds(message, st.just("system"), sizes, st.just(False)), max_size=1),
+    st.lists(
+        st.builds(message, st.sampled_from(["user", "assistant"]), sizes, st.booleans()),
+        max_size=9,
+    ),
+).map(lambda parts: (*parts[0], *parts[1]))
+
+
+@given(chats, st.integers(min_value=1, max_value=60), st.integers(min_value=0, max_value=15))
+def test_only_what_must_leaves_oldest_first(
+    messages: tuple[Message, ...], limit: int, reserve: int
+) -> None:
+    def size(turns: Sequence[Sequence[int]]) -> int:
+        return sum(len(messages[index].content) + 1 for turn in turns for index in turn)
+
+    def encode(kept: Sequence[int]) -> list[int]:
+        return [index for index in kept for _ in range(len(messages[index].content) + 1)]
+
+    turns = turns_of(messages)
+    head = [[0]] if messages and messages[0].role == "system" else []
+    loose = [turn for turn in turns[:-1] if not any(messages[i].pinned for i in turn)]
+    must = [*head, *(turn for turn in turns if turn not in loose)]
+    try:
+        fitted = fit(messages, encode, limit=limit, reserve=reserve)
+    except ContextTooLong as error:
+        assert size(must) >= limit
+        pinned = any(turn not in loose for turn in turns[:-1])
+        assert ("pinned" in str(error)) == pinned
+        assert ("unpin" in error.hint) == pinned
+        return
+    assert size(must) < limit
+    assert fitted.ids == encode(fitted.kept)
+    assert len(fitted.ids) < limit
+    assert sorted([*fitted.kept, *fitted.left_out]) == list(range(len(messages)))
+    assert list(fitted.kept) == sorted(fitted.kept)
+    left = [turn for turn in loose if turn[0] in fitted.left_out]
+    assert list(fitted.left_out) == [index for turn in left for index in turn]
+    assert left == loose[: len(left)]
+    if len(left) < len(loose):
+        assert len(fitted.ids) <= limit - reserve
+    if left:
+        assert len(fitted.ids) + size(left[-1:]) > limit - reserve
+
+
+def chat(*sizes: int, pinned: int | None = None) -> tuple[Message, ...]:
+    """A system prompt and turns of one message with so many words each."""
+    turns = [Message("user", "word " * size, index == pinned) for index, size in enumerate(sizes)]
+    return (SYSTEM, *turns)
+
+
+def test_words_and_frames_are_the_prompt() -> None:
+    engine = ScriptedEngine()
+    request = Request((SYSTEM, Message("user", "  Hi there,\n friend ")))
+    prompt = engine.preview(request)
+    assert "".join(token.text for token in prompt.tokens) == (
+        "<system>Be brief.</system><user>  Hi there,\n friend </user>"
+    )
+    assert [token.message for token in prompt.tokens if not token.control] == [0, 0, 1, 1, 1]
+    assert prompt.costs == (4, 5)
+    assert sum(prompt.costs) == len(prompt.tokens) == engine.count_tokens(request.messages)
+    assert prompt.hash == prompt_hash([token.id for token in prompt.tokens])
+    fitted = next(iter(engine.stream(request)))
+    assert isinstance(fitted, Fitted)
+    assert (fitted.prompt_tokens, fitted.prompt_hash) == (len(prompt.tokens), prompt.hash)
+
+
+def test_a_pinned_turn_stays_where_others_leave() -> None:
+    engine = ScriptedEngine(context=40)
+    request = Request(chat(10, 10, 10, pinned=0), Sampling(max_tokens=5))
+    prompt = engine.preview(request)
+    assert prompt.left_out == (2,)
+    assert (prompt.limit, prompt.reserve) == (40, 5)
+    assert prompt.costs == (4, 12, 12, 12)
+    fitted = next(iter(engine.stream(request)))
+    assert isinstance(fitted, Fitted)
+    assert fitted.left_out == (request.messages[2],)
+    assert {token.message for token in prompt.tokens} == {None, 0, 1, 3}
+
+
+def test_too_much_pinned_says_how_to_unpin() -> None:
+    engine = ScriptedEngine(context=30)
+    with pytest.raises(
+        ContextTooLong, match="the pinned turn take 33 tokens; the context holds 30"
+    ):
+        engine.preview(Request(chat(20, 1, 5, pinned=0)))

@@ -1,0 +1,204 @@
+"""A replay carries out what was kept, goes as far as the reply did, and says what differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import EngineError, StoreError, UsageError
+from chatlm.events import Delta, Finished
+from chatlm.generation import Request
+from chatlm.messages import Message, Reply, StopReason
+from chatlm.replay import Piece, Replayed, ReplayStarted, differences, replay
+from chatlm.sampling import Sampling
+from chatlm.session import ChatSession
+from chatlm.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "chats.db")
+
+
+def chat(store: Store, engine: Any) -> ChatSession:
+    return ChatSession(store, lambda: engine, system="Be kind.", sampling=Sampling(seed=3))
+
+
+def said(store: Store, *replies: str | StopReason | Exception) -> Reply:
+    """The reply of a chat with an engine that says these."""
+    session = chat(store, ScriptedEngine(*replies))
+    list(session.send("Hi"))
+    return newest(store)
+
+
+def newest(store: Store) -> Reply:
+    reply = store.conversation(1).turns[-1].reply
+    assert reply is not None
+    return reply
+
+
+def replayed(store: Store, engine: Any, reply: Reply, **more: Any) -> Replayed:
+    before = store.conversation(1)
+    events = list(replay(store, engine, reply.id, **more))
+    assert isinstance(events[0], ReplayStarted)
+    assert events[0].original == reply
+    last = events[-1]
+    assert isinstance(last, Replayed)
+    assert store.conversation(1) == before
+    return last
+
+
+def test_the_kept_request_gives_the_same(store: Store) -> None:
+    reply, engine = said(store, "Hello you."), ScriptedEngine("Hello you.")
+    again = replayed(store, engine, reply)
+    assert (again.same, again.same_prompt, again.notes) == (True, True, ())
+    assert (again.text, again.stop_reason) == ("Hello you.", StopReason.END)
+    assert again.usage.completion_tokens == 2
+    request = engine.requests[0]
+    assert request.messages == (Message("system", "Be kind."), Message("user", "Hi"))
+    assert (request.sampling.seed, request.adapter) == (3, None)
+    assert request.sampling == again.provenance.sampling
+
+
+def test_another_text_is_not_the_same(store: Store) -> None:
+    again = replayed(store, ScriptedEngine("Hello they."), said(store, "Hello you."))
+    assert (again.same, again.same_prompt) == (False, True)
+    assert again.text == "Hello they."
+
+
+def test_what_differs_is_said(store: Store) -> None:
+    reply = said(store, "Hello.")
+    made_by = store.provenance(reply.id)
+    assert made_by is not None
+    store.save_provenance(
+        reply.id,
+        dataclasses.replace(made_by, prompt_hash="00", added=("louder",), dtype="int8"),
+    )
+    engine = ScriptedEngine("Hello.", context=100)
+    engine.info = dataclasses.replace(engine.info, model="other", versions={"torch": "9"})
+    again = replayed(store, engine, reply, adapter="poet")
+    assert again.same
+    assert not again.same_prompt
+    assert again.notes == (
+        "model: scripted then, other now",
+        "adapter: none then, poet now",
+        "number format: int8 then, none now",
+        "context: 4096 then, 100 now",
+        "torch: none then, 9 now",
+        "prompt: the model reads other tokens than then",
+        "louder: a plugin added it then; a replay goes without",
+    )
+    assert engine.requests[0].adapter == "poet"
+
+
+def stopped(store: Store, text: str, words: int) -> Reply:
+    session = chat(store, ScriptedEngine(text))
+    with closing(session.send("Hi")) as events:
+        deltas = (event for event in events if isinstance(event, Delta))
+        for _ in range(words):
+            next(deltas)
+    return newest(store)
+
+
+def test_a_stopped_reply_is_compared_as_far_as_it_goes(store: Store) -> None:
+    reply = stopped(store, "one two three four", words=2)
+    engine = ScriptedEngine("one two and on", "one too many", "one")
+    again = replayed(store, engine, reply)
+    assert (again.text, again.same, again.stop_reason) == ("one two", True, StopReason.CANCELLED)
+    again = replayed(store, engine, reply)
+    assert (again.text, again.same) == ("one too", False)
+    again = replayed(store, engine, reply)
+    assert (again.text, again.same, again.stop_reason) == ("one", False, StopReason.END)
+
+
+def test_text_that_was_held_back_counts(store: Store) -> None:
+    class Holding(ScriptedEngine):
+        def stream(self, request: Request) -> Any:
+            yield Delta("sure", held=" EN")
+            yield Delta(" END of it")
+            yield Finished(StopReason.END, again.usage)
+
+    again = replayed(store, ScriptedEngine("x"), said(store, "x"))
+    session = ChatSession(store, Holding, conversation_id=1)
+    with closing(session.send("Hi")) as events:
+        next(event for event in events if isinstance(event, Delta))
+    reply = newest(store)
+    assert reply.text == "sure EN"
+    with pytest.raises(UsageError, match="not kept"):
+        list(replay(store, Holding(), reply.id))  # it never said that the prompt fits
+    store.save_provenance(reply.id, again.provenance)
+    assert replayed(store, Holding(), reply).same
+
+
+def test_a_continued_reply_goes_on_from_where_it_did(store: Store) -> None:
+    stopped(store, "one two three", words=2)
+    list(ChatSession(store, lambda: ScriptedEngine(" four"), conversation_id=1).continue_reply())
+    engine = ScriptedEngine(" four")
+    again = replayed(store, engine, newest(store))
+    assert (again.text, again.same) == ("one two four", True)
+    assert engine.requests[0].messages[-1] == Message("assistant", "one two")
+    started = next(replay(store, ScriptedEngine(), newest(store).id))
+    assert isinstance(started, ReplayStarted)
+    assert started.so_far == "one two"
+
+
+def test_a_failed_reply_is_replayed_as_far_as_it_goes(store: Store) -> None:
+    session = chat(store, ScriptedEngine(EngineError("broken")))
+    with pytest.raises(EngineError):
+        list(session.send("Hi"))
+    again = replayed(store, ScriptedEngine("Fine."), newest(store))
+    assert (again.text, again.same) == ("", True)
+    with pytest.raises(EngineError, match="broken"):
+        list(replay(store, ScriptedEngine(EngineError("broken")), newest(store).id))
+
+
+def test_a_reply_of_which_nothing_is_known(store: Store) -> None:
+    turn = store.add_turn(store.create_conversation().id, "Hi")
+    reply = store.start_reply(turn.id, model="old")
+    with pytest.raises(UsageError, match="not kept") as error:
+        list(replay(store, ScriptedEngine(), reply.id))
+    assert "Regenerate" in error.value.hint
+    with pytest.raises(StoreError):
+        list(replay(store, ScriptedEngine(), 99))
+
+
+def test_differences_are_told_word_by_word() -> None:
+    assert differences("The cat sat.\nIt slept.", "The dog sat.\nIt slept well.") == [
+        Piece("same", "The "),
+        Piece("removed", "cat "),
+        Piece("added", "dog "),
+        Piece("same", "sat.\nIt "),
+        Piece("removed", "slept."),
+        Piece("added", "slept well."),
+    ]
+    assert differences("same", "same") == [Piece("same", "same")]
+    assert differences("", "") == []
+    assert differences("", "new") == [Piece("added", "new")]
+
+
+words = st.lists(st.sampled_from(["a ", "b", " ", "\n", "c d ", "é"]), max_size=30).map("".join)
+
+
+@given(words, words)
+def test_differences_make_one_of_the_other(before: str, after: str) -> None:
+    pieces = differences(before, after)
+    assert "".join(piece.text for piece in pieces if piece.kind != "added") == before
+    assert "".join(piece.text for piece in pieces if piece.kind != "removed") == after
+    assert all(piece.text for piece in pieces)
+
+
+@pytest.mark.parametrize("words", [2, 40, 5000])
+def test_differences_of_long_replies_come_at_once(words: int) -> None:
+    before = " ".join(f"w{index % words}" for index in range(5000))
+    after = " ".join(f"w{index * 7 % words}" for index in range(5000))
+    started = time.perf_counter()
+    assert differences(before, after)
+    assert time.perf_counter() - started < 2

@@ -1,0 +1,204 @@
+"""What a session tells of a chat beside its turns: previews, measures, summaries, titles."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import ContextTooLong, EngineError, UsageError
+from chatlm.events import PassagesFound
+from chatlm.generation import Engine, Request
+from chatlm.hookspecs import hookimpl
+from chatlm.messages import SUMMARY_HEAD, Conversation, Message, Passage, Standing, StopReason, Turn
+from chatlm.plugins import PluginHost
+from chatlm.sampling import DEFAULTS, Sampling, explained
+from chatlm.session import ChatSession
+from chatlm.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "chats.db")
+
+
+def chat(store: Store, engine: Engine, **more: Any) -> ChatSession:
+    return ChatSession(store, lambda: engine, **more)
+
+
+def talk(session: ChatSession, *messages: str) -> Conversation:
+    for message in messages:
+        list(session.send(message))
+    assert session.conversation is not None
+    return session.conversation
+
+
+class Helper:
+    @hookimpl
+    def retrieve_passages(self, conversation: Conversation, message: Message) -> list[Passage]:
+        assert conversation.turns[-1].user == message
+        return [Passage("The sky is blue.", "sky.md", 0.9)]
+
+    @hookimpl
+    def adjust_request(self, request: Request) -> Request:
+        sampling = dataclasses.replace(request.sampling, temperature=0.1)
+        return dataclasses.replace(request, sampling=sampling)
+
+
+@pytest.mark.parametrize("earlier", [(), ("First",)])
+def test_the_preview_is_what_is_sent_then(store: Store, earlier: tuple[str, ...]) -> None:
+    engine = ScriptedEngine(*["A reply."] * 3)
+    plugins = PluginHost([("helper", Helper())])
+    session = chat(store, engine, plugins=plugins, system="Be kind.", sampling=Sampling(seed=4))
+    if earlier:
+        talk(session, *earlier)
+    before = [store.conversation(summary.id) for summary in store.conversations()]
+    preview = session.preview("Which colour?")
+    assert [store.conversation(summary.id) for summary in store.conversations()] == before
+    events = list(session.send("Which colour?"))
+    assert preview.request == engine.requests[-1]
+    assert preview.request.sampling.temperature == 0.1
+    assert preview.prompt == engine.preview(engine.requests[-1])
+    assert PassagesFound(preview.passages) in events
+
+
+def test_a_blank_preview_is_of_the_newest_turn(store: Store) -> None:
+    engine = ScriptedEngine("One.", "Two.")
+    session = chat(
+        store, engine, plugins=PluginHost([("helper", Helper())]), sampling=Sampling(seed=4)
+    )
+    with pytest.raises(UsageError, match="no message"):
+        session.preview(" ")
+    talk(session, "First", "Second")
+    preview = session.preview("")
+    assert preview.request == engine.requests[1]
+    assert [passage.source for passage in preview.passages] == ["sky.md"]
+
+
+def test_measure_counts_each_turn_as_it_stands(store: Store) -> None:
+    engine = ScriptedEngine(*["one two three"] * 4)
+    session = chat(store, engine, system="Be kind.", sampling=Sampling(max_tokens=10))
+    assert session.measure().costs == {}
+    assert session.measure().system == 4
+    turns = talk(session, "a b", "c d e f", "g", "h").turns
+    store.set_standing(turns[1].id, Standing.DROPPED)
+    store.set_standing(turns[2].id, Standing.SUMMARISED, "short")
+    measure = session.measure()
+    summary = len(f"{SUMMARY_HEAD}short".split()) + 2
+    assert measure.costs == {
+        turns[0].id: 4 + 5,
+        turns[1].id: 0,
+        turns[2].id: summary,
+        turns[3].id: 3 + 5,
+    }
+    assert measure.used == measure.system + sum(measure.costs.values())
+    assert (measure.outside, measure.limit, measure.reserve) == (frozenset(), 4096, 10)
+
+
+def test_measure_tells_what_does_not_fit(store: Store) -> None:
+    engine = ScriptedEngine(*["one two three"] * 4, context=40)
+    session = chat(store, engine, system="Be kind.", sampling=Sampling(max_tokens=5))
+    turns = talk(session, *["a b c"] * 4).turns
+    assert session.measure().outside == {turns[0].id}
+    store.set_standing(turns[0].id, Standing.PINNED)
+    measure = session.measure()
+    assert measure.outside == {turns[1].id}
+    assert measure.used == 4 + 3 * 10
+
+
+def test_measure_works_where_too_much_is_pinned(store: Store) -> None:
+    engine = ScriptedEngine(*["one two three"] * 4, context=40)
+    session = chat(store, engine, system="Be kind.")
+    turns = talk(session, *["a b c"] * 4).turns
+    for turn in turns[1:3]:
+        store.set_standing(turn.id, Standing.PINNED)
+    store.set_standing(turns[3].id, Standing.SUMMARISED, "word " * 15)
+    measure = session.measure()
+    assert measure.outside == {turns[0].id}
+    assert measure.used == 4 + sum(measure.costs[turn.id] for turn in turns[1:]) > measure.limit
+    talk_too_long = chat(store, ScriptedEngine(context=10), conversation_id=session.conversation_id)
+    with pytest.raises(ContextTooLong):
+        talk_too_long.measure()
+
+
+def summarised(session: ChatSession, turn: Turn) -> str:
+    return "".join(session.summarise(turn.id))
+
+
+def test_a_summary_stands_for_its_turn(store: Store) -> None:
+    engine = ScriptedEngine("Blue, because of scattering.", "\nThe sky is blue. ", "Ok.")
+    session = chat(store, engine)
+    turn = talk(session, "Why is the sky blue?").turns[0]
+    assert summarised(session, turn).strip() == "The sky is blue."
+    turn = store.turn(turn.id)
+    assert (turn.standing, turn.summary) == (Standing.SUMMARISED, "The sky is blue.")
+    asked = engine.requests[1]
+    assert "Why is the sky blue?" in asked.messages[-1].content
+    assert "scattering" in asked.messages[-1].content
+    assert asked.sampling.stop == ("\n\n",)
+    talk(session, "Next")
+    assert engine.requests[2].messages[0].content == f"{SUMMARY_HEAD}The sky is blue."
+
+
+def test_a_summary_that_is_given_up_or_blank_changes_nothing(store: Store) -> None:
+    engine = ScriptedEngine("Blue.", "The sky is blue.", " \n", StopReason.END, "")
+    session = chat(store, engine)
+    turn = talk(session, "Why is the sky blue?").turns[0]
+    with closing(session.summarise(turn.id)) as pieces:
+        next(pieces)
+    assert store.turn(turn.id) == turn
+    for _ in range(3):
+        with pytest.raises(EngineError, match="said nothing"):
+            summarised(session, turn)
+    assert store.turn(turn.id) == turn
+
+
+def test_a_turn_without_reply_has_no_summary(store: Store) -> None:
+    session = chat(store, ScriptedEngine(StopReason.CANCELLED))
+    turn = talk(session, "Hi").turns[0]
+    with pytest.raises(UsageError, match="no reply"):
+        summarised(session, turn)
+
+
+def test_a_summary_of_a_turn_longer_than_the_context(store: Store) -> None:
+    talker = ScriptedEngine("word " * 900, context=4096)
+    session = chat(store, talker)
+    turn = talk(session, f"begin {'of it ' * 800} end").turns[0]
+    narrow = ScriptedEngine("Many words.", context=200)
+    session.engine = lambda: narrow
+    assert summarised(session, turn) == "Many words."
+    asked = narrow.requests[0].messages
+    assert narrow.count_tokens(asked) <= 200 - 96
+    assert "User: begin" in asked[-1].content
+    assert "end\n\nAssistant: word" in asked[-1].content
+
+
+def test_titles(store: Store) -> None:
+    engine = ScriptedEngine("Fine.", ' "Egg Boiling"')
+    session = chat(store, engine)
+    assert session.suggest_title() == ""
+    with pytest.raises(UsageError, match="no message"):
+        list(session.name_by_model())
+    before = talk(session, "Hi! How do I boil an egg?")
+    assert session.suggest_title() == "How do I boil an egg"
+    assert "".join(session.name_by_model()) == ' "Egg Boiling"'
+    assert engine.requests[1].messages[-1] == Message("assistant", "Title:")
+    assert session.conversation == before
+
+
+def test_where_each_setting_comes_from() -> None:
+    here, config = Sampling(temperature=0.2), Sampling(temperature=0.5, stop=("END",))
+    layers = [("this chat", here), ("config", config), ("default", DEFAULTS)]
+    found = {one.name: (one.value, one.source) for one in explained(layers)}
+    assert list(found) == [field.name for field in dataclasses.fields(Sampling)]
+    assert found["temperature"] == (0.2, "this chat")
+    assert found["stop"] == (("END",), "config")
+    assert found["top_p"] == (0.95, "default")
+    assert found["seed"] == (None, "")
+    assert {one.name: one.value for one in explained([])}["stop"] == ()
+    merged = here.over(config).over(DEFAULTS)
+    assert {name: value for name, (value, _) in found.items()} == dataclasses.asdict(merged)
