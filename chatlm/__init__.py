@@ -63,7 +63,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        value: Any = _version()
+        from chatlm.version import version
+
+        value: Any = version()
     elif name in _WHERE:
         from importlib import import_module
 
@@ -76,12 +78,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("chatlm")
-    except PackageNotFoundError:
-        return "0+checkout"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import chatlm
 from chatlm.events import Fitted
 from chatlm.generation import Engine, EngineInfo, Provenance, Request
 from chatlm.messages import Conversation, Message, Passage, Turn
 from chatlm.plugins import PluginHost
 from chatlm.sampling import DEFAULTS, Sampling
+from chatlm.version import version
 
 
 def turn_request(
@@ -83,7 +83,7 @@ def default_messages(
 def provenance(request: Request, info: EngineInfo, fitted: Fitted) -> Provenance:
     """What makes the reply to a request that has begun."""
     return Provenance(
-        messages=request.messages,
+        messages=tuple(_kept(request.messages, fitted.left_out)),
         sampling=request.sampling,
         model=info.model,
         adapter=request.adapter,
@@ -92,9 +92,19 @@ def provenance(request: Request, info: EngineInfo, fitted: Fitted) -> Provenance
         dtype=info.dtype,
         context_length=info.context_length,
         prompt_hash=fitted.prompt_hash,
-        versions={"chatlm": chatlm.__version__, **info.versions},
+        versions={"chatlm": version(), **info.versions},
         added=tuple(
             getattr(added, "__name__", type(added).__name__)
             for added in (*request.processors, *request.criteria)
         ),
     )
+
+
+def _kept(messages: Sequence[Message], left_out: Sequence[Message]) -> Iterator[Message]:
+    """The messages without those that were left out, which come in the same order."""
+    gone = list(left_out)
+    for message in messages:
+        if gone and message == gone[0]:
+            del gone[0]
+        else:
+            yield message

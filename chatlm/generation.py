@@ -97,7 +97,7 @@ class Provenance:
     """What made a reply, as far as it can be written down."""
 
     messages: tuple[Message, ...]
-    """The request's, before any were left out."""
+    """The request's, without those that did not fit."""
     sampling: Sampling
     """Every value that held, and the seed."""
     model: str

@@ -124,7 +124,7 @@ def _told(events: Iterator[ReplayEvent]) -> Iterator[ReplayEvent]:
                 case Prefill(done=done, total=total):
                     _draw(f"Reading the prompt: {done} of {total} tokens")
                 case Delta(usage=usage):
-                    _draw(f"Making the reply again: {usage.completion_tokens} tokens")
+                    _draw(f"Making the reply again: {_tokens(usage.completion_tokens)}")
             yield event
     finally:
         _draw("")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from chatlm.errors import ContextTooLong
 from chatlm.generation import EngineInfo, Request
@@ -43,6 +44,7 @@ def turns_of(messages: Sequence[Message]) -> list[list[int]]:
 def fit(
     messages: Sequence[Message],
     encode: Callable[[Sequence[int]], list[int]],
+    costs: Callable[[], Sequence[int]],
     *,
     limit: int,
     reserve: int,
@@ -55,6 +57,7 @@ def fit(
     Args:
         messages: system prompt first, if any.
         encode: ids of the messages with these indices; more messages never take fewer tokens.
+        costs: about how many tokens each message takes; asked for when not all fit.
         limit: tokens that prompt and reply may have together.
         reserve: tokens to keep free for the reply; less is kept where no more turns may leave.
 
@@ -69,19 +72,26 @@ def fit(
         kept = [index for index in range(len(messages)) if index not in left]
         return kept, encode(kept)
 
+    room = limit - reserve
     kept, ids = without(0)
-    if len(ids) > limit - reserve:
-        low, high, step = 1, len(loose), 1
-        while low < high:  # in growing steps from the newest, as most of a long chat does not fit
-            middle = max(high - step, low)
-            if len(without(middle)[1]) <= limit - reserve:
-                high, step = middle, step * 2
-            else:
-                low, step = middle + 1, max((high - middle - 1) // 2, 1)
-        kept, ids = without(high)
+    if len(ids) > room:
+        leaving = _enough(loose, costs(), len(ids) - room)
+        kept, ids = without(leaving)
+        while len(ids) > room and leaving < len(loose):
+            leaving += 1
+            kept, ids = without(leaving)
+        while leaving > 1 and len((more := without(leaving - 1))[1]) <= room:
+            leaving -= 1
+            kept, ids = more
     if len(ids) >= limit:
         raise _too_long(len(ids), limit, len(turns) - len(loose) - 1)
     return Fit(ids, tuple(kept), tuple(sorted(set(range(len(messages))) - set(kept))))
+
+
+def _enough(turns: Sequence[Sequence[int]], costs: Sequence[int], tokens: int) -> int:
+    """How many of the turns, from the first, take so many tokens; all, if they take fewer."""
+    taken = accumulate(sum(costs[index] for index in turn) for turn in turns)
+    return next((count for count, so_far in enumerate(taken, 1) if so_far >= tokens), len(turns))
 
 
 def _too_long(tokens: int, limit: int, pinned: int) -> ContextTooLong:

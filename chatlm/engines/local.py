@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -86,16 +86,11 @@ class LocalEngine:
 
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`."""
-        prompt = self._fit(request)
-        kept = [request.messages[index] for index in prompt.kept]
+        counted = costs(self.tokens, request.messages)
+        prompt = self._fit(request, lambda: counted)
         return Prompt(
-            tokens=tuple(
-                dataclasses.replace(token, message=prompt.kept[token.message])
-                if token.message is not None
-                else token
-                for token in read_out(self.tokens, kept)
-            ),
-            costs=costs(self.tokens, request.messages),
+            tokens=tuple(read_out(self.tokens, request.messages, prompt.kept)),
+            costs=counted,
             left_out=prompt.left_out,
             limit=self.info.context_length,
             reserve=reserve_of(request, self.info),
@@ -126,7 +121,7 @@ class LocalEngine:
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """See `Engine.read_ahead`."""
         with self._lock, self._memory_errors():
-            prompt = self._fit(request)
+            prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
             keys = self._prefixes.take(request.adapter)
             keys.keep(prompt.ids)
             for done in keys.read(prompt.ids):
@@ -146,11 +141,12 @@ class LocalEngine:
                 "or choose a smaller model.",
             ) from error
 
-    def _fit(self, request: Request) -> Fit:
+    def _fit(self, request: Request, costs: Callable[[], Sequence[int]]) -> Fit:
         messages = request.messages
         return fit(
             messages,
             lambda kept: self.tokens.encode([messages[index] for index in kept]),
+            costs,
             limit=self.info.context_length,
             reserve=reserve_of(request, self.info),
         )
@@ -159,7 +155,7 @@ class LocalEngine:
         started = time.perf_counter()
         sampling = request.sampling.over(self.info.defaults)
         request = dataclasses.replace(request, sampling=sampling)
-        prompt = self._fit(request)
+        prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
         keys = self._prefixes.take(request.adapter)
         cached = keys.keep(prompt.ids)
         total, limit = len(prompt.ids), self.info.context_length

@@ -12,22 +12,31 @@ from chatlm.generation import PromptToken
 from chatlm.messages import Message
 
 
-def read_out(tokenizer: PromptTokenizer, messages: Sequence[Message]) -> Iterator[PromptToken]:
+def read_out(
+    tokenizer: PromptTokenizer, messages: Sequence[Message], kept: Sequence[int]
+) -> Iterator[PromptToken]:
     """The tokens whose ids `PromptTokenizer.encode` gives; their texts joined are the prompt's.
 
     A token that reaches over a border belongs to where it begins.
+
+    Args:
+        tokenizer: of the model.
+        messages: the request's.
+        kept: indices of those that are in the prompt, in order.
     """
     for number in tokenizer.begin:
         yield PromptToken(number, tokenizer.decode([number]), control=True)
-    for run in chatml.runs(tokenizer.spans(messages)):
+    controls = set(tokenizer.controls.values())
+    for run in chatml.runs(tokenizer.spans([messages[index] for index in kept])):
         encoded = tokenizer.encode_run(run)
         text = "".join(span.text for span in run)
-        control = tokenizer.is_control(run[0])
         start = 0
         for span, places in zip(run, _places(run, encoded), strict=True):
+            message = None if span.message is None else kept[span.message]
             for place in places:
                 end = len(text) if place == len(encoded.ids) - 1 else encoded.ends[place]
-                yield PromptToken(encoded.ids[place], text[start:end], control, span.message)
+                number = encoded.ids[place]
+                yield PromptToken(number, text[start:end], number in controls, message)
                 start = end
 
 

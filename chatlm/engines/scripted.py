@@ -24,11 +24,12 @@ def in_words(request: Request, info: EngineInfo) -> Prompt:
     def encode(indices: Sequence[int]) -> list[int]:
         return [token.id for index in indices for token in written[index]]
 
+    costs = tuple(len(tokens) for tokens in written)
     limit, reserve = info.context_length, reserve_of(request, info)
-    fitted = fit(request.messages, encode, limit=limit, reserve=reserve)
+    fitted = fit(request.messages, encode, lambda: costs, limit=limit, reserve=reserve)
     return Prompt(
         tokens=tuple(token for index in fitted.kept for token in written[index]),
-        costs=tuple(len(tokens) for tokens in written),
+        costs=costs,
         left_out=fitted.left_out,
         limit=limit,
         reserve=reserve,

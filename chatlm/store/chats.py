@@ -88,16 +88,17 @@ class Chats(Opened):
 
         Args:
             conversation_id: the chat to copy.
-            turns: how many of its turns, from the first; None takes all.
+            turns: how many of its turns, from the first; None takes all. With none of them, a
+                chat that was named after its first message is named after its own.
         """
         with self._database.writing() as db:
             original = queries.conversation(db, conversation_id)
-            first = original.turns[0].user.content if original.turns else None
-            title = short_title(original.title, first)
+            copied = original.turns[:turns]
+            title = short_title(original.title, copied[0].user.content if copied else None)
             copy = dataclasses.replace(
                 original,
                 title=copying.fork_title(title, queries.fork_titles(db)) if title else "",
-                turns=original.turns[:turns],
+                turns=copied,
                 created=now(),
                 updated=now(),
                 pinned=False,

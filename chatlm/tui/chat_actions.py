@@ -47,10 +47,12 @@ class ChatActions:
     def do_continue(self, _: str) -> None:
         """Go on with a reply that was cut short."""
         self._chat.continue_reply()
+        self._screen.set_focus(self._chat.composer)
 
     def do_regenerate(self, _: str) -> None:
         """Answer the newest message once more."""
         self._chat.regenerate()
+        self._screen.set_focus(self._chat.composer)
 
     async def do_new(self, _: str) -> None:
         """Begin a chat."""

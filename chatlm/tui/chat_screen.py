@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, on
+from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal
@@ -14,7 +16,7 @@ from textual.screen import Screen
 from chatlm.errors import ChatlmError
 from chatlm.messages import now
 from chatlm.store import Store
-from chatlm.tui import commands
+from chatlm.tui import clipboard, commands
 from chatlm.tui.chat_actions import ChatActions
 from chatlm.tui.insight import Insight, Measured, fill
 from chatlm.tui.live_chat import LiveChat
@@ -44,7 +46,10 @@ class ChatScreen(Screen[None]):
         conversation_id: open this chat at once.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.CHAT, priority=True)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *commands.bindings(commands.CHAT, priority=True),
+        *commands.bindings(commands.REGIONS),
+    ]
     CSS_PATH = "chatlm.tcss"
     AUTO_FOCUS = "#composer"
 
@@ -102,6 +107,13 @@ class ChatScreen(Screen[None]):
         except ChatlmError as error:
             self.chat.toast(error)
 
+    def action_copy_text(self) -> None:
+        """Copy what is selected with the mouse, to the system's clipboard too."""
+        text = self.get_selected_text()
+        if text is None:
+            raise SkipAction
+        clipboard.copy(self.app, text, "the selection")
+
     def action_begin(self, name: str) -> None:
         """Write a slash command into the composer, for its argument to be typed."""
         self.chat.composer.begin_command(commands.ALL[name])
@@ -111,15 +123,15 @@ class ChatScreen(Screen[None]):
         """Turn the transcript's pages while the composer has the keys."""
         self.chat.turn_page(pages)
 
-    def action_next_region(self) -> None:
+    def action_next_region(self, step: int) -> None:
         """Go round: composer, newest turn, list of chats where it is shown."""
-        newest = self.chat.newest
-        if self.chat.composer.has_focus and newest is not None:
-            newest.focus()
-        elif not self.chats.has_focus_within and self.chats.display:
-            self.chats.enter()
-        else:
-            self.chat.composer.focus()
+        ring: list[Callable[[], object]] = [self.chat.composer.focus]
+        if self.chat.newest is not None:
+            ring.append(self.chat.newest.focus)
+        if self.chats.display:
+            ring.append(self.chats.enter)
+        here = 0 if self.chat.composer.has_focus else -1 if self.chats.has_focus_within else 1
+        ring[(here + step) % len(ring)]()
 
     def toggle_list(self) -> None:
         """Show the list and go to it; from the list, hide it."""
@@ -183,3 +195,5 @@ class ChatScreen(Screen[None]):
 
     def _show_status(self, status: Status) -> None:
         self._bar.status = status
+        if status.used is not None:
+            self.chat.show_used(status.used)

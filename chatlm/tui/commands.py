@@ -79,6 +79,16 @@ CHAT = (
 )
 """Anywhere in the chat."""
 
+REGIONS = (
+    Command(
+        "next-region", "on: message, turns, chats", "tab", action="next_region(1)", typed=False
+    ),
+    Command(
+        "region-before", "back the same way", "shift+tab", action="next_region(-1)", typed=False
+    ),
+)
+"""Round the screen; the widgets hear these keys first."""
+
 APP = (Command("quit", "quit", "ctrl+q", action="app.quit"),)
 """Everywhere, over the chat's other screens too."""
 
@@ -118,7 +128,7 @@ LIST = (
 )
 """In the chat list."""
 
-_DEFAULTS = {c.name: c for c in (*COMPOSER, *CHAT, *APP, *TURN, *WALK, *LIST)}
+_DEFAULTS = {c.name: c for c in (*COMPOSER, *CHAT, *REGIONS, *APP, *TURN, *WALK, *LIST)}
 
 ALL: dict[str, Command] = dict(_DEFAULTS)
 """Every command by its name, with the keys that hold in this program: see `choose_keys`."""
@@ -159,7 +169,7 @@ def chosen_keys() -> dict[str, str]:
 
 def _taken(name: str) -> str:
     """Which other command would hear one of this one's keys at the same place; empty for none."""
-    everywhere = {command.name for command in (*CHAT, *APP)}
+    everywhere = {command.name for command in (*CHAT, *REGIONS, *APP)}
     for group in (COMPOSER, (*TURN, *WALK), LIST):
         heard = everywhere | {command.name for command in group}
         for other in heard - {name} if name in heard else ():

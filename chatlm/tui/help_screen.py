@@ -17,7 +17,7 @@ from chatlm.tui.commands import Command
 
 PARTS = (
     ("Writing", commands.COMPOSER),
-    ("Anywhere", (*commands.CHAT, *commands.APP)),
+    ("Anywhere", (*commands.REGIONS, *commands.CHAT, *commands.APP)),
     ("On a turn, which Tab or a click selects", (*commands.TURN, *commands.WALK)),
     ("In the list of chats", commands.LIST),
 )

@@ -39,7 +39,7 @@ class LiveChat(ShownChat):
         store: the saved chats; an incognito chat has a store of its own.
     """
 
-    status: reactive[Status] = reactive(Status())
+    status: reactive[Status] = reactive(Status(), repaint=False)
     """Of the chat that is shown."""
 
     def __init__(self, app: ChatApp, store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -129,6 +130,7 @@ class EngineLoader:
         if load.abandoned.is_set():
             return
         self.close()
+        gc.unfreeze()
 
         def report(stage: str) -> None:
             if load.abandoned.is_set():
@@ -148,6 +150,7 @@ class EngineLoader:
                 f"The model could not be loaded: {type(error).__name__}: {error}",
                 hint="`chatlm logs` has the details.",
             )
+        gc.freeze()  # of what libraries keep for ever, each collection would look at all again
         load.settled.set()
         if load is not self._load:
             return

@@ -105,14 +105,14 @@ class ShownChat(ChatView):
         reply = view.version(step)
         if reply is not None:
             async with self._drawing:
-                await view.finish(self.store.choose(view.turn.id, reply.id))
+                await self.query_one(Transcript).change(self.store.choose(view.turn.id, reply.id))
             self.changed()
 
     async def set_standing(self, view: TurnView, standing: Standing) -> None:
         """Let the turn take part in what the model reads in another way."""
         self.refuse_while_busy()
         async with self._drawing:
-            await view.finish(self.store.set_standing(view.turn.id, standing))
+            await self.query_one(Transcript).change(self.store.set_standing(view.turn.id, standing))
         self.changed()
 
     def changed(self) -> None:

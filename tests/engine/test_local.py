@@ -18,7 +18,7 @@ from chatlm.errors import ContextTooLong, EngineError, ModelError, OutOfMemoryEr
 from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
 from chatlm.generation import Request
 from chatlm.messages import Message, StopReason
-from chatlm.sampling import Sampling
+from chatlm.sampling import DEFAULTS, Sampling
 
 CAPITAL = (Message("user", "What is the capital of France?"),)
 STORY = (Message("user", "Write a long story about a lighthouse."),)
@@ -221,6 +221,15 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
             run(engine, Request(CAPITAL, GREEDY))
         assert "config set context" in error.value.hint
     assert "Paris" in run(engine, Request(CAPITAL, GREEDY))[0]
+
+
+def test_it_tells_what_it_computes_with_and_what_the_model_asks_for(default_model: Path) -> None:
+    suits = Sampling(temperature=0.3)
+    info = LocalEngine("default", default_model, place("cpu", "auto", "none"), suits=suits).info
+    assert info.versions["torch"] == torch.__version__
+    assert set(info.versions) == {"torch", "transformers", "tokenizers"}
+    assert info.suggested == suits
+    assert info.defaults == suits.over(DEFAULTS)
 
 
 def test_an_unknown_adapter_is_refused(engine: LocalEngine) -> None:

@@ -17,12 +17,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from chatlm.chatml import Span
+from chatlm.engines import preview
 from chatlm.engines.local import LocalEngine
-from chatlm.engines.preview import costs, read_out
+from chatlm.engines.preview import costs
 from chatlm.engines.tokens import PromptTokenizer
 from chatlm.errors import ContextTooLong
 from chatlm.events import Delta, Fitted
-from chatlm.generation import Prompt, Request, prompt_hash
+from chatlm.generation import Prompt, PromptToken, Request, prompt_hash
 from chatlm.messages import Message
 from chatlm.sampling import Sampling
 
@@ -45,6 +46,10 @@ def tokens(request: pytest.FixtureRequest, default_model: Path) -> PromptTokeniz
     return PromptTokenizer(AutoTokenizer.from_pretrained(default_model), request.param, [2])
 
 
+def read_out(tokens: PromptTokenizer, messages: Sequence[Message]) -> list[PromptToken]:
+    return list(preview.read_out(tokens, messages, range(len(messages))))
+
+
 def chat(texts: Sequence[str]) -> list[Message]:
     """A system prompt, then turns, with two messages of one role among them."""
     roles = ["system", "user", "assistant", "user", "user", "assistant"]
@@ -53,7 +58,7 @@ def chat(texts: Sequence[str]) -> list[Message]:
 
 def check(tokens: PromptTokenizer, messages: Sequence[Message]) -> None:
     """The read-out has the prompt's ids and text, and says of each token whose it is."""
-    out = list(read_out(tokens, messages))
+    out = read_out(tokens, messages)
     begin = "".join(tokens.decode([number]) for number in tokens.begin)
     spans = [Span(begin, control=True), *tokens.spans(messages)]
     assert [token.id for token in out] == tokens.encode(messages)
@@ -117,7 +122,7 @@ def small_tokenizer(**parts: Any) -> PreTrainedTokenizerFast:
 def test_a_normalizer_that_adds_and_drops_characters() -> None:
     normalizer = normalizers.Sequence([normalizers.Prepend("__"), normalizers.Strip()])
     tokens = PromptTokenizer(small_tokenizer(normalizer=normalizer), "alpaca", [])
-    out = list(read_out(tokens, [Message("system", "  Be brief. "), Message("user", "Hi ")]))
+    out = read_out(tokens, [Message("system", "  Be brief. "), Message("user", "Hi ")])
     assert "".join(token.text for token in out).startswith("  Be brief. \n\n### Instruction:\nHi ")
     assert out[0].message == 0
 
@@ -128,7 +133,7 @@ def test_a_role_token_that_is_not_marked_special() -> None:
     raw.chat_template = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
     tokens = PromptTokenizer(raw, "auto", [])
     messages = [Message("user", "a<|user|>bé<|user|>")]
-    out = list(read_out(tokens, messages))
+    out = read_out(tokens, messages)
     assert [token.id for token in out] == tokens.encode(messages)
     assert [token.control for token in out] == [True] + [False] * (len(out) - 1)
     assert "".join(token.text for token in out[1:]) == messages[0].content
@@ -141,7 +146,7 @@ def test_a_system_prompt_in_the_first_message_keeps_its_index() -> None:
         "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
     )
     tokens = PromptTokenizer(raw, "auto", [])
-    out = list(read_out(tokens, [Message("system", "Be brief."), Message("user", "Hi")]))
+    out = read_out(tokens, [Message("system", "Be brief."), Message("user", "Hi")])
     assert "".join(token.text for token in out if token.message == 0) == "Be brief."
     assert "".join(token.text for token in out if token.message == 1) == "Hi"
 

@@ -54,7 +54,7 @@ def test_the_status_line_at_80_columns_says_all() -> None:
     status = Status(312, "31.2 tokens/s", "stopped")
     line = status_line(READY, status, 78)
     assert line.split("  ")[0] == "smollm2-135m-instruct · cpu bfloat16"
-    assert line.endswith("ctx 312/8,192 · 31.2 tokens/s · stopped")
+    assert line.endswith("  31.2 tokens/s · stopped")
     assert status_line(Loading("m"), Status(), 30) == "m · loading".ljust(30)
     assert "not loaded" in status_line(Failed("m", ModelError("no")), Status(), 30)
 

@@ -338,6 +338,7 @@ async def test_a_new_turn_comes_to_the_end_wherever_the_person_was() -> None:
         await settled(pilot, app)
         await app.transcript.reveal(5)
         await pilot.pause()
+        assert app.transcript.query_one(Between).display
         view = await app.transcript.add(Turn(99, 99, Message("user", "New?")))
         await pilot.pause()
         assert app.transcript.newest is view

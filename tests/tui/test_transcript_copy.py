@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 import time
 from datetime import UTC, datetime
@@ -127,10 +128,8 @@ async def test_a_selection_with_the_mouse_is_copied_as_it_is_drawn() -> None:
 
 def test_the_tools_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {"tmux", "xsel", "wl-copy"}
-    monkeypatch.setattr(
-        clipboard.shutil, "which", lambda name: f"/bin/{name}" if name in installed else None
-    )
-    monkeypatch.setattr(clipboard.sys, "platform", "linux")
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in installed else None)
+    monkeypatch.setattr(sys, "platform", "linux")
     for name in ("TMUX", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     assert list(clipboard.tools()) == []
@@ -142,7 +141,7 @@ def test_the_tools_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) ->
     ]
     monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
     assert ["wl-copy"] in clipboard.tools()
-    monkeypatch.setattr(clipboard.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert [tool for tool in clipboard.tools() if tool[0] != "tmux"] == []
 
 

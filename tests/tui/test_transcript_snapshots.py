@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from textual.pilot import Pilot
@@ -108,6 +109,17 @@ def test_scrolled_away_in_a_long_chat(compare: Callable[[BoardApp, Steps], bool]
     assert compare(app, steps)
 
 
+@pytest.fixture
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same clock everywhere, since the details show the person's own time."""
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("utc")
 @both_sizes
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "older"])
 def test_details(compare: Callable[[BoardApp, Steps], bool], kept: bool) -> None:

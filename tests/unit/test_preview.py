@@ -33,9 +33,14 @@ chats = st.tuples(
 ).map(lambda parts: (*parts[0], *parts[1]))
 
 
-@given(chats, st.integers(min_value=1, max_value=60), st.integers(min_value=0, max_value=15))
+@given(
+    chats,
+    st.integers(min_value=1, max_value=60),
+    st.integers(min_value=0, max_value=15),
+    st.sampled_from([0, 1, 3]),
+)
 def test_only_what_must_leaves_oldest_first(
-    messages: tuple[Message, ...], limit: int, reserve: int
+    messages: tuple[Message, ...], limit: int, reserve: int, wrong: int
 ) -> None:
     def size(turns: Sequence[Sequence[int]]) -> int:
         return sum(len(messages[index].content) + 1 for turn in turns for index in turn)
@@ -43,12 +48,15 @@ def test_only_what_must_leaves_oldest_first(
     def encode(kept: Sequence[int]) -> list[int]:
         return [index for index in kept for _ in range(len(messages[index].content) + 1)]
 
+    def estimate() -> list[int]:
+        return [wrong * (len(message.content) + 1) for message in messages]
+
     turns = turns_of(messages)
     head = [[0]] if messages and messages[0].role == "system" else []
     loose = [turn for turn in turns[:-1] if not any(messages[i].pinned for i in turn)]
     must = [*head, *(turn for turn in turns if turn not in loose)]
     try:
-        fitted = fit(messages, encode, limit=limit, reserve=reserve)
+        fitted = fit(messages, encode, estimate, limit=limit, reserve=reserve)
     except ContextTooLong as error:
         assert size(must) >= limit
         pinned = any(turn not in loose for turn in turns[:-1])

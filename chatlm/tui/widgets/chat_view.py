@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 
 from textual import on
@@ -98,6 +99,12 @@ class ChatView(Vertical):
         """Say how full the context is, and mark the turns that no longer fit, by their ids."""
         self.query_one(Ruler).fill = fill
         self.query_one(Transcript).mark(outside)
+
+    def show_used(self, used: int) -> None:
+        """Let the ruler follow a turn that is running."""
+        ruler = self.query_one(Ruler)
+        if ruler.fill is not None:
+            ruler.fill = dataclasses.replace(ruler.fill, turns=max(used - ruler.fill.system, 0))
 
     def turn_page(self, pages: int) -> None:
         """Scroll the transcript by -1 or 1 pages."""

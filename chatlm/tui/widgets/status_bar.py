@@ -20,7 +20,7 @@ class Status:
     """What the newest turn of the chat has to say; empty texts and None are left out."""
 
     used: int | None = None
-    """Tokens of the context that the newest turn took."""
+    """Tokens of the context that the newest turn took; the ruler shows them."""
     speed: str = ""
     reason: str = ""
     """Why the last reply stopped, or what it is doing."""
@@ -68,17 +68,14 @@ def _parts(
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """`(rank, text)` of both sides; rank 0 is dropped last."""
     left = [(0, one_line(engine.model, 60))]
-    context = ""
     match engine:
         case Ready(info):
-            left.append((4, f"{info.device} {info.dtype}"))
-            used = "" if status.used is None else f"{status.used:,}/"
-            context = f"ctx {used}{info.context_length:,}"
+            left.append((3, f"{info.device} {info.dtype}"))
         case Loading():
             left.append((1, "loading"))
         case Failed():
             left.append((1, "not loaded"))
-    right = [(3, context), (2, status.speed), (1, status.reason)]
+    right = [(2, status.speed), (1, status.reason)]
     return left, [part for part in right if part[1]]
 
 

@@ -181,7 +181,8 @@ class Transcript(VerticalScroll, can_focus=False):
         if new_value < 1 <= old_value:
             self.call_next(self.draw_earlier)
         elif new_value > old_value and self._column.between.display:
-            reached = self._column.between.region.overlaps(self.content_region)
+            marker = self._column.between.virtual_region
+            reached = marker.y < new_value + self.content_region.height
             if reached or new_value >= self.max_scroll_y:
                 self.call_next(self.draw_between if reached else self.follow)
 
@@ -206,14 +207,15 @@ class Transcript(VerticalScroll, can_focus=False):
 
     def _above(self, view: TurnView) -> int:
         """Rows that the view begins above what is seen; negative below its first row."""
-        return self.content_region.y - view.region.y
+        return round(self.scroll_y) - view.virtual_region.y
 
     def _below(self, view: TurnView) -> int:
         """Rows that the view ends below what is seen; negative above its last row.
 
         A turn that is not the newest may have `Newer` over the last row.
         """
-        return view.region.bottom - self.content_region.bottom + (view is not self.newest)
+        last = round(self.scroll_y) + self.content_region.height - (view is not self.newest)
+        return view.virtual_region.bottom - last
 
     def _bring(self, view: TurnView, end: bool) -> None:
         above, below = self._above(view), self._below(view)
@@ -268,17 +270,19 @@ class Transcript(VerticalScroll, can_focus=False):
         That is the first beginning of a turn that is seen, or else the end of the one that is.
         """
         self.release_anchor()
-        window = self.content_region
-        seen = [view for view in self._column.views if view.region.overlaps(window)]
-        began = [view for view in seen if view.region.y >= window.y]
+        height = self.content_region.height
+        seen = [
+            view for view in self._column.views if -height < self._above(view) < view.size.height
+        ]
+        began = [view for view in seen if self._above(view) <= 0]
         view, end = (began or seen or self._column.views)[0], not began
-        return partial(self._put, view, view.region.bottom if end else view.region.y, end)
+        return partial(self._put, view, self._below(view) if end else -self._above(view), end)
 
     def _put(self, view: TurnView, row: int, end: bool) -> None:
-        """Scroll until a view begins, or ends, at this row of the screen."""
-        rows = (view.region.bottom if end else view.region.y) - row
+        """Scroll until a view begins so many rows below the first, or ends below the last."""
+        rows = (self._below(view) if end else -self._above(view)) - row
         if rows:
-            self.scroll_to(y=self.scroll_y + rows, animate=False, immediate=True)
+            self.scroll_relative(y=rows, animate=False, immediate=True)
         if self.scroll_y >= self.max_scroll_y:
             self.anchor()
 

@@ -96,6 +96,8 @@ class TurnColumn(Vertical):
 
     async def draw(self, turn_id: int) -> TurnView | None:
         """Draw a turn, and those around it where it is not drawn yet; None for an unknown one."""
+        if self.newest is not None and self.newest.turn.id == turn_id:
+            await self.draw_end()
         for at, turn in enumerate(self._all_but_newest()):
             if turn.id == turn_id and all(view.turn.id != turn_id for view in self.views):
                 await self._draw_around(at)

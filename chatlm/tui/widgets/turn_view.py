@@ -198,8 +198,10 @@ class TurnView(Vertical, can_focus=True):
         self._draw_line()
 
     def _draw_line(self) -> None:
+        below = self._below()
         for line in self.query(".line").results(Static):
-            line.update(self._below())
+            width, height = line.content_size
+            line.update(below, layout=not width or len(below.wrap(width)) != height)
 
     def _below(self) -> Content:
         line = self._line() if self._said is None else Content(visible(self._said))

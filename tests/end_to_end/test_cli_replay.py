@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,11 @@ def ask(*more: str) -> None:
 
 
 @pytest.fixture
-def store(chat_home: Path) -> Store:
+def store(chat_home: Path) -> Iterator[Store]:
     """The home's chats, with one that has a reply."""
     ask("--seed", "5")
-    return Store(paths.database())
+    with Store(paths.database()) as store:
+        yield store
 
 
 def change(store: Store, **sampling: float) -> Reply:

@@ -1,0 +1,82 @@
+"""The whole program in a real terminal: what is typed goes in, what is drawn is read back."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pexpect
+import pyte
+
+CTRL_G, CTRL_L, CTRL_Q, ESCAPE, ENTER = "\x07", "\x0c", "\x11", "\x1b", "\r"
+CTRL_R, CTRL_S, CTRL_T, CTRL_N, TAB = "\x12", "\x13", "\x14", "\x0e", "\t"
+LEFT, RIGHT, UP = "\x1b[D", "\x1b[C", "\x1b[A"
+PATIENCE = 120.0
+
+KEYBOARD_MODES = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-z]")
+"""Private sequences that pyte would print as text."""
+
+
+class Terminal:
+    """chatlm in a pseudo-terminal, and what its screen shows."""
+
+    def __init__(
+        self,
+        home: Path,
+        *arguments: str,
+        columns: int = 110,
+        lines: int = 30,
+        folder: Path | None = None,
+    ) -> None:
+        self.screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self.screen)
+        environment = {**os.environ, "CHATLM_HOME": str(home), "TERM": "xterm-256color"}
+        self.process = pexpect.spawn(
+            sys.executable,
+            ["-m", "chatlm", *arguments],
+            env=environment,
+            cwd=folder,
+            dimensions=(lines, columns),
+            timeout=None,
+        )
+
+    def type(self, text: str) -> None:
+        self.process.send(text)
+
+    def shown(self) -> str:
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def wait_for(self, condition: Callable[[str], object]) -> str:
+        """Read what the program draws until `condition` holds for the screen's text."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition(self.shown()):
+            assert time.monotonic() < deadline, f"this never came; the screen:\n{self.shown()}"
+            try:
+                drawn = self.process.read_nonblocking(65536, timeout=0.1)
+            except pexpect.TIMEOUT:
+                continue
+            except pexpect.EOF:
+                raise AssertionError(f"chatlm ended; the screen:\n{self.shown()}") from None
+            self._stream.feed(KEYBOARD_MODES.sub(b"", drawn))
+        return self.shown()
+
+    def wait_to_end(self) -> int | None:
+        """Read to the end of the program; its exit code, None if a signal ended it."""
+        self.process.expect(pexpect.EOF, timeout=30)
+        self.process.wait()
+        code = self.process.exitstatus
+        return None if code is None else int(code)
+
+
+def has(*texts: str) -> Callable[[str], bool]:
+    return lambda shown: all(text in shown for text in texts)
+
+
+def tokens(shown: str) -> int:
+    """How many tokens the line below the reply says were made."""
+    found = re.search(r"(\d+) tokens?\b", shown)
+    return int(found.group(1)) if found else 0
