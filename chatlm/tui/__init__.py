@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chatlm.config import Config
     from chatlm.store import Store
+
+FULL_COLLECTION = 1000
+"""Collections of newer objects between two of all objects, in which the screen stands still."""
 
 LOAD_SECONDS = 0.5
 """How long the way out waits for a model that is still loading."""
@@ -30,6 +34,7 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
     from chatlm.tui.app import ChatApp
     from chatlm.tui.opening import opener
 
+    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION)
     store, notes = _open_store(incognito)
     with loaded(config) as plugins, store:
         app = ChatApp(

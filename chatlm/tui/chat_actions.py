@@ -37,7 +37,9 @@ class ChatActions:
     def do_stop(self, _: str) -> None:
         """Close what is open, else stop the reply, else go back to the composer."""
         composer = self._chat.composer
-        if composer.close_completion() or self._list.leave_search():
+        if composer.close_completion():
+            return
+        if self._list.has_focus_within and self._list.leave_search():
             return
         if composer.has_focus and composer.editing:
             composer.end_edit()

@@ -123,8 +123,9 @@ def search(terminal: Terminal) -> None:
     terminal.wait_for(lambda shown: len(re.findall("lighthouse", shown)) >= 2)
     terminal.type(ENTER)
     terminal.type(ENTER)
-    terminal.wait_for(has(f"▌ {STORY}"))
+    terminal.wait_for(has(f"▌ {STORY}", "c copy"))
     terminal.type(ESCAPE)
+    terminal.wait_for(lambda shown: "c copy" not in shown)
 
 
 def export(terminal: Terminal, folder: Path) -> None:
@@ -152,7 +153,7 @@ def check_what_is_stored(home: Path) -> None:
 def reopen(home: Path, folder: Path) -> None:
     again = Terminal(home, columns=120, lines=36, folder=folder)
     try:
-        again.wait_for(has("Today", "(fork)", STORY[:15]))
+        again.wait_for(has("Today", STORY[:15]))
         again.type(CTRL_L)
         again.type(ENTER)
         again.wait_for(has(f"▌ {POEM}", "continue with ctrl+g"))

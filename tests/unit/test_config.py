@@ -68,7 +68,7 @@ def test_every_key_is_read(file: Path) -> None:
 
 
 def test_the_keys_are_those_of_config_and_sampling() -> None:
-    own = {field.name for field in dataclasses.fields(config.Config)} - {"sampling", "plugins"}
+    own = {field.name for field in dataclasses.fields(config.Config)} - {"sampling", "plugins", "keys"}
     sampling = {f"sampling.{field.name}" for field in dataclasses.fields(Sampling)}
     assert set(config.KEYS) == own | sampling
     assert {f"sampling.{name}" for name in RANGES} < set(config.KEYS)
@@ -289,3 +289,20 @@ def test_write_atomically_replaces_whole_files(tmp_path: Path) -> None:
         files.write_atomically(path, broken())
     assert path.read_bytes() == "a\r\né".encode()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_keys_of_the_screen_can_be_chosen(home: Path) -> None:
+    config.set_value("keys.regenerate", "ctrl+y")
+    assert config.load().keys == {"regenerate": "ctrl+y"}
+    assert ("keys.regenerate", "ctrl+y", "config.toml") in [
+        (setting.key, setting.value, setting.source) for setting in config.effective()
+    ]
+    with pytest.raises(ConfigError, match=r"keys\.stop must be a key, not 3"):
+        config.checked("keys.stop", 3, "config.toml")
+
+
+def test_reduced_motion_is_true_or_false(home: Path) -> None:
+    config.set_value("reduced_motion", "true")
+    assert config.load().reduced_motion is True
+    with pytest.raises(ConfigError, match="reduced_motion must be true or false"):
+        config.set_value("reduced_motion", "maybe")
