@@ -118,7 +118,9 @@ def test_forks_have_titles_that_tell_them_apart(store: Store) -> None:
     untitled = store.create_conversation()
     assert store.fork(untitled.id).title == ""
     store.add_turn(untitled.id, "What is\nthis?")
-    assert store.fork(untitled.id, 0).title == "What is this? (fork)"
+    assert store.fork(untitled.id, 1).title == "What is this? (fork)"
+    assert store.fork(untitled.id, 0).title == "", "to be named after its own first message"
+    assert store.fork(chat.id, 0).title == "Cities (fork 4)"
 
 
 def test_a_chat_from_elsewhere_comes_in_as_it_is(store: Store) -> None:

@@ -25,9 +25,12 @@ KEYS = (
     ("send", "send"),
     ("newline", "new line"),
     ("stop", "stop a reply"),
-    ("chats", "your chats"),
+    ("next-region", "select a turn"),
     ("new", "new chat"),
+    ("chats", "your chats"),
+    ("palette", "all commands"),
     ("help", "all keys"),
+    ("quit", "quit"),
 )
 """Commands to know from the start, and a word for each."""
 
