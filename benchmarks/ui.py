@@ -42,6 +42,7 @@ def type_for(terminal: Terminal, seconds: float, seed: int) -> None:
     while time.perf_counter() < end:
         text = "".join(letters.choices("bcdfghjkmnpqrtvwxz", k=3))
         terminal.type(CLEAR)
+        time.sleep(0.5)
         terminal.type(text)
         time.sleep(0.5)
         for _ in range(BURST):
@@ -92,7 +93,7 @@ def streaming(program: Program, what: str, seconds: float, seed: int) -> dict[st
         terminal.type(program.question)
         time.sleep(0.5)
         terminal.type(program.send)
-        time.sleep(SETTLE_SECONDS)
+        terminal.wait_for(program.answering)
         first = terminal.usage()
         type_for(terminal, seconds, seed)
         last = terminal.usage()
@@ -110,6 +111,8 @@ def streaming(program: Program, what: str, seconds: float, seed: int) -> dict[st
 
 
 def _keys(seconds: Sequence[float], what: str) -> dict[str, float]:
+    if not seconds:
+        raise SystemExit(f"{what}: no key was ever drawn")
     ordered = sorted(1000 * value for value in seconds)
     at_95 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
     return {
@@ -140,6 +143,8 @@ def main() -> None:
         real = chatlm(folder / "real")
         steady = chatlm_with_a_steady_model(folder / "steady", options.rate)
         peers = [PEERS[name](folder / name, path, url) for name, path in _pairs(options.peer)]
+        for program in (real, steady, *peers):
+            start(program)  # from here on its files are in the system's cache
         for seed in range(options.rounds):
             for program in (steady, *peers):
                 rows = found.setdefault(program.name, {})

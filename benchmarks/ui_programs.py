@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import ui_engine
+from benchmarks.ui_server import MODEL as MODEL_OF_THE_SERVER
 from chatlm import models
 
 MODEL = "smollm2-135m-instruct"
@@ -24,8 +28,10 @@ class Program:
     """What its screen shows when it can be typed into."""
     ready: Sequence[bytes]
     """What it has drawn when it has settled."""
-    writing: str
-    """What its screen shows while a reply grows; empty for anything."""
+    answering: bytes
+    """What it draws when a reply has begun."""
+    writing: str = ""
+    """What its screen shows while a reply grows, if it says so."""
     question: str = "Write a very long story about a lighthouse, with many chapters."
     send: str = "\r"
 
@@ -56,8 +62,52 @@ def _chatlm(home: Path, model: str, ready: bytes, environment: Mapping[str, str]
         environment={"CHATLM_HOME": str(home), **environment},
         composer="Write a message",
         ready=[b"rite a message", ready],
+        answering=b"esc stops",
         writing="esc stops",
     )
 
 
-PEERS: dict[str, Callable[[Path, str, str], Program]] = {}
+def oterm(home: Path, path: str, url: str) -> Program:
+    """oterm with one chat, without its splash screen; it speaks to an Ollama server."""
+    data = home / "oterm"
+    data.mkdir(parents=True)
+    (data / "config.json").write_text('{"splash-screen": false}')
+    environment = {"XDG_DATA_HOME": str(home), "OLLAMA_URL": url}
+    subprocess.run([path, "--upgrade"], env={**os.environ, **environment}, check=True)
+    with sqlite3.connect(data / "store.db") as chats:
+        chats.execute("INSERT INTO chat (name, model) VALUES ('Chat', ?)", [MODEL_OF_THE_SERVER])
+    chats.close()
+    return Program(
+        name="oterm",
+        command=[path],
+        environment=environment,
+        composer="❯",
+        ready=[b"submit"],
+        answering=b"lamp",
+    )
+
+
+def elia(home: Path, path: str, url: str) -> Program:
+    """elia, which speaks to an OpenAI server."""
+    (home / "elia").mkdir(parents=True)
+    (home / "elia" / "config.toml").write_text(
+        f'default_model = "server"\n\n[[models]]\nid = "server"\n'
+        f'name = "openai/{MODEL_OF_THE_SERVER}"\napi_base = "{url}"\napi_key = "none"\n'
+    )
+    return Program(
+        name="elia",
+        command=[path],
+        environment={
+            "XDG_CONFIG_HOME": str(home),
+            "XDG_DATA_HOME": str(home),
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # it would ask the internet for prices
+        },
+        composer="Enter your message",
+        ready=[b"Send message"],
+        answering=b"lamp",
+        send="\n",
+    )
+
+
+PEERS: dict[str, Callable[[Path, str, str], Program]] = {"oterm": oterm, "elia": elia}
+"""By name: sets a peer up in a folder, for the program at a path and the server at an address."""

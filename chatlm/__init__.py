@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatlm.errors import ChatlmError
+    from chatlm.errors import ChatlmError, UsageError
+    from chatlm.files import write_atomically
     from chatlm.generation import Engine, EngineInfo, Request
-    from chatlm.hookspecs import hookimpl
+    from chatlm.hookspecs import Commands, Context, hookimpl
     from chatlm.messages import (
         Annotation,
         Conversation,
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
         StopReason,
         Turn,
     )
+    from chatlm.paths import data_dir, shipped
+    from chatlm.plugins.settings import own_settings
     from chatlm.sampling import Sampling
     from chatlm.session import ChatSession
     from chatlm.store import Store
+    from chatlm.templates import Rendered, TemplateRenderer
+    from chatlm.text import dump_json, one_line, visible
 
     __version__: str
 
@@ -27,37 +32,61 @@ _WHERE = {
     "Annotation": "chatlm.messages",
     "ChatSession": "chatlm.session",
     "ChatlmError": "chatlm.errors",
+    "Commands": "chatlm.hookspecs",
+    "Context": "chatlm.hookspecs",
     "Conversation": "chatlm.messages",
     "Engine": "chatlm.generation",
     "EngineInfo": "chatlm.generation",
     "Message": "chatlm.messages",
     "Passage": "chatlm.messages",
+    "Rendered": "chatlm.templates",
     "Reply": "chatlm.messages",
     "Request": "chatlm.generation",
     "Sampling": "chatlm.sampling",
     "StopReason": "chatlm.messages",
     "Store": "chatlm.store",
+    "TemplateRenderer": "chatlm.templates",
     "Turn": "chatlm.messages",
+    "UsageError": "chatlm.errors",
+    "data_dir": "chatlm.paths",
+    "dump_json": "chatlm.text",
     "hookimpl": "chatlm.hookspecs",
+    "one_line": "chatlm.text",
+    "own_settings": "chatlm.plugins.settings",
+    "shipped": "chatlm.paths",
+    "visible": "chatlm.text",
+    "write_atomically": "chatlm.files",
 }
 
 __all__ = [
     "Annotation",
     "ChatSession",
     "ChatlmError",
+    "Commands",
+    "Context",
     "Conversation",
     "Engine",
     "EngineInfo",
     "Message",
     "Passage",
+    "Rendered",
     "Reply",
     "Request",
     "Sampling",
     "StopReason",
     "Store",
+    "TemplateRenderer",
     "Turn",
+    "UsageError",
     "__version__",
+    "data_dir",
+    "dump_json",
     "hookimpl",
+    "one_line",
+    "own_settings",
+    "shipped",
+    "visible",
+    "write_atomically",
 ]
 
 

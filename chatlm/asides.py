@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 
 from chatlm.errors import EngineError, UsageError
@@ -11,13 +11,15 @@ from chatlm.generation import Engine, Request
 from chatlm.messages import Message, Turn
 from chatlm.sampling import Sampling
 
-SUMMARY = Sampling(temperature=0.2, top_k=0, top_p=0.95, seed=0, max_tokens=96, stop=("\n\n",))
-TITLE = Sampling(temperature=0.2, top_k=0, top_p=0.95, seed=0, max_tokens=20, stop=("\n",))
+LONGEST = 96
+"""Tokens of a summary."""
 
-Pieces = Generator[str, None, None]
+SUMMARY = Sampling(temperature=0.2, top_k=0, top_p=0.95, seed=0, max_tokens=LONGEST, stop=("\n\n",))
+
+_TASK = "Summarise this exchange in one or two short sentences of plain text."
 
 
-def summary(engine: Engine, turn: Turn) -> Pieces:
+def summary(engine: Engine, turn: Turn) -> Generator[str, None, None]:
     """One or two sentences that may stand for a turn.
 
     Yields:
@@ -27,53 +29,11 @@ def summary(engine: Engine, turn: Turn) -> Pieces:
         UsageError: the turn has no reply.
         EngineError: the generation failed, or nothing was said.
     """
-    reply = turn.reply
-    if reply is None or not reply.text.strip():
+    if turn.reply is None or not turn.reply.text.strip():
         raise UsageError("This turn has no reply yet", hint="Let the model answer it first.")
-    question, answer = turn.user.content, reply.text
-    task = "Summarise this exchange in one or two short sentences of plain text."
-
-    def messages(longest: int) -> tuple[Message, ...]:
-        said = f"User: {_excerpt(question, longest)}\n\nAssistant: {_excerpt(answer, longest)}"
-        return (
-            Message("system", f"{task} Answer with nothing else."),
-            Message("user", f"{said}\n\n{task}"),
-        )
-
-    return _asked(engine, messages, max(len(question), len(answer)), SUMMARY)
-
-
-def title(engine: Engine, message: str) -> Pieces:
-    """A title for a chat that begins with the message; `chatlm.titles.tidied` takes the pieces
-    joined.
-
-    Yields:
-        pieces of the text, as they are made.
-
-    Raises:
-        EngineError: the generation failed, or nothing was said.
-    """
-
-    def messages(longest: int) -> tuple[Message, ...]:
-        return (
-            Message("system", "You give each text a title of two to five words."),
-            Message("user", "Text: How long do I boil an egg so that the yolk stays soft?"),
-            Message("assistant", "Title: Boiling Soft Eggs"),
-            Message("user", "Text: Tell me about the moons of Jupiter."),
-            Message("assistant", "Title: The Moons of Jupiter"),
-            Message("user", f"Text: {_excerpt(message, longest)}"),
-            Message("assistant", "Title:"),
-        )
-
-    return _asked(engine, messages, len(message), TITLE)
-
-
-def _asked(
-    engine: Engine, messages: Callable[[int], tuple[Message, ...]], longest: int, sampling: Sampling
-) -> Pieces:
-    asked = _that_fit(engine, messages, longest, sampling.max_tokens or 0)
+    messages = _that_fit(engine, turn.user.content, turn.reply.text)
     said = False
-    with closing(engine.stream(Request(asked, sampling))) as events:
+    with closing(engine.stream(Request(messages, SUMMARY))) as events:
         for event in events:
             if isinstance(event, Delta) and event.text:
                 said = said or not event.text.isspace()
@@ -82,15 +42,21 @@ def _asked(
         raise EngineError("The model said nothing", hint="Try again, or with another model.")
 
 
-def _that_fit(
-    engine: Engine, messages: Callable[[int], tuple[Message, ...]], longest: int, reserve: int
-) -> tuple[Message, ...]:
-    """The messages with excerpts short enough to leave `reserve` tokens of the context."""
-    made = messages(longest)
-    while longest > 1 and engine.count_tokens(made) + reserve > engine.info.context_length:
+def _that_fit(engine: Engine, question: str, answer: str) -> tuple[Message, ...]:
+    """What is asked, with excerpts short enough to leave room for the summary."""
+    longest = max(len(question), len(answer))
+    messages = _asked(question, answer)
+    while longest > 1 and engine.count_tokens(messages) + LONGEST > engine.info.context_length:
         longest //= 2
-        made = messages(longest)
-    return made
+        messages = _asked(_excerpt(question, longest), _excerpt(answer, longest))
+    return messages
+
+
+def _asked(question: str, answer: str) -> tuple[Message, ...]:
+    return (
+        Message("system", f"{_TASK} Answer with nothing else."),
+        Message("user", f"User: {question}\n\nAssistant: {answer}\n\n{_TASK}"),
+    )
 
 
 def _excerpt(text: str, longest: int) -> str:

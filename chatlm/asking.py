@@ -24,7 +24,7 @@ def turn_request(
     so_far: str = "",
     again: bool = False,
 ) -> Request:
-    """Messages by the first plugin that makes them, else the core's; then all adjustments.
+    """The turn's messages, then all adjustments.
 
     Args:
         conversation: the chat, the turn included.
@@ -41,8 +41,7 @@ def turn_request(
     Returns:
         with no setting left open but the seed.
     """
-    made = plugins.first("build_messages", Message, conversation=conversation, turn=turn)
-    messages = made or default_messages(conversation, turn, passages)
+    messages = turn_messages(conversation, turn, passages, plugins)
     if so_far:
         messages = [*messages, Message("assistant", so_far)]
     request: Request = plugins.fold(
@@ -63,6 +62,14 @@ def passages_for(conversation: Conversation, turn: Turn, plugins: PluginHost) ->
     return plugins.gather(
         "retrieve_passages", Passage, conversation=conversation, message=turn.user
     )
+
+
+def turn_messages(
+    conversation: Conversation, turn: Turn, passages: Sequence[Passage], plugins: PluginHost
+) -> list[Message]:
+    """Messages by the first plugin that makes them, else the core's."""
+    made = plugins.first("build_messages", Message, conversation=conversation, turn=turn)
+    return made or default_messages(conversation, turn, passages)
 
 
 def default_messages(

@@ -51,7 +51,7 @@ class OutOfMemoryError(EngineError):
 
 
 class ContextTooLong(EngineError):
-    """The newest message alone does not fit the model's context."""
+    """What must stay in the prompt does not fit the model's context."""
 
 
 class Cancelled(ChatlmError):

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all; it does not know what is in it."""
+"""Paths that people type, and writing a file whole or not at all; not what is in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+
+
+def expanded(path: str) -> Path:
+    """The path with `~` and `~NAME` filled in, or as it is where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def write_atomically(path: Path, pieces: Iterable[str]) -> None:

@@ -38,6 +38,7 @@ class EngineInfo:
     """What the screen says about a loaded model."""
 
     model: str
+    """Given again, it opens the same model."""
     device: str
     """cpu, cuda:0, mps, …, or several joined by +."""
     dtype: str

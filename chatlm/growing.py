@@ -80,25 +80,20 @@ class GrowingReply:
         self._keep_making()
 
     def _finish(self) -> None:
-        before, reason, error = self._reply.usage, self._reason, self._error
-        settings = self._settings
-        if error and self._reply.stop_reason and not self._usage.completion_tokens:
-            # it could not be gone on with, and is what it was
-            reason, error = self._reply.stop_reason, self._reply.error
-            settings, self.made_by = self._reply.settings, None
-            self._usage = dataclasses.replace(before, completion_tokens=0, decode_seconds=0.0)
-        usage = dataclasses.replace(
-            self._usage,
-            completion_tokens=before.completion_tokens + self._usage.completion_tokens,
-            decode_seconds=before.decode_seconds + self._usage.decode_seconds,
-        )
+        before, text = self._reply, self._text + self._held
+        if before.stop_reason and not self.ended and text == before.text:
+            # it was not gone on with, and is what it was
+            reason, error, self.made_by = before.stop_reason, before.error, None
+            settings, usage = before.settings, before.usage
+        else:
+            reason, error, settings = self._reason, self._error, self._settings
+            usage = dataclasses.replace(
+                self._usage,
+                completion_tokens=before.usage.completion_tokens + self._usage.completion_tokens,
+                decode_seconds=before.usage.decode_seconds + self._usage.decode_seconds,
+            )
         self._store.finish_reply(
-            self._reply.id,
-            text=self._text + self._held,
-            stop_reason=reason,
-            usage=usage,
-            settings=settings,
-            error=error,
+            before.id, text=text, stop_reason=reason, usage=usage, settings=settings, error=error
         )
         self._stored = True
 

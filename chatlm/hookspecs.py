@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
 from chatlm.generation import Engine, EngineOpener, Request
 from chatlm.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.templates import TemplateRenderer
 
 if TYPE_CHECKING:
+    import click
+
     from chatlm.config import Config
 
 hookspec = pluggy.HookspecMarker("chatlm")
 hookimpl = pluggy.HookimplMarker("chatlm")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,37 @@ class Context:
 
     config: Config
     data_dir: Path
+    own: Any = None
+    """The plugin's settings, see `settings`."""
+
+    def settings(self, kind: type[T]) -> T:
+        """What holds for the plugin, checked.
+
+        Args:
+            kind: the plugin's class `Settings`.
+
+        Raises:
+            TypeError: it is another class.
+        """
+        if not isinstance(self.own, kind):
+            raise TypeError(f"{kind.__name__} is not the plugin's class Settings")
+        return self.own
+
+
+class Commands(Protocol):
+    """The command line as a plugin sees it: a click group that takes commands."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command that is here already."""
+
+    def add_lazy(self, name: str, where: str, help: str) -> None:
+        """Add a command that is imported when it is run: best for one with much behind it.
+
+        Args:
+            name: as it is typed.
+            where: `module:attribute` of a `click.Command`.
+            help: what it does, in one line.
+        """
 
 
 @hookspec
@@ -38,8 +75,18 @@ def shutdown() -> None:
 
 
 @hookspec
+def register_commands(cli: Commands) -> None:
+    """Add commands to `chatlm`; called without `startup`, and only when one may be needed."""
+
+
+@hookspec
 def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
     """Offer engines: `register("openai", opener)` makes `openai:NAME` a model."""
+
+
+@hookspec
+def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
+    """Offer templates: `register("translate", render)` makes `chatlm ask -t translate` work."""
 
 
 @hookspec

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from chatlm.errors import ContextTooLong
+from chatlm.errors import ContextTooLong, ModelError
 from chatlm.generation import Engine, Request
 from chatlm.messages import Conversation, Message
 from chatlm.sampling import Sampling
@@ -22,7 +22,7 @@ class Measure:
     outside: frozenset[int]
     """Ids of the turns that would be read, but do not fit."""
     system: int
-    """What the system prompt takes."""
+    """What the system prompt takes; without one, what the model's format puts in its place."""
     used: int
     """All that is read; more than `limit` when what must stay does not fit."""
     limit: int
@@ -44,6 +44,7 @@ def measure(conversation: Conversation, engine: Engine, sampling: Sampling) -> M
         ModelError: the model's format refuses the chat.
     """
     head = int(bool(conversation.system))
+    own = 0 if head else own_system(engine)
     turns = [turn.id for turn in conversation.turns for _ in turn.messages()]
     messages = conversation.messages()
     if not turns:
@@ -57,18 +58,31 @@ def measure(conversation: Conversation, engine: Engine, sampling: Sampling) -> M
         prompt = engine.preview(dataclasses.replace(request, messages=loose))
         stays = _staying(messages, turns, head)
         used = sum(cost for cost, stay in zip(prompt.costs, stays, strict=True) if stay)
+        used += 0 if stays[0] else own
         left_out = tuple(index for index, stay in enumerate(stays) if not stay)
     costs = {turn.id: 0 for turn in conversation.turns}
     for turn_id, cost in zip(turns, prompt.costs[head:], strict=False):
         costs[turn_id] += cost
+    for turn_id in turns[:1]:
+        costs[turn_id] -= own  # it stands before the first message, whichever that is
     return Measure(
         costs=costs,
         outside=frozenset(turns[index - head] for index in left_out),
-        system=prompt.costs[0] if head else 0,
+        system=prompt.costs[0] if head else own,
         used=used,
         limit=prompt.limit,
         reserve=prompt.reserve,
     )
+
+
+def own_system(engine: Engine) -> int:
+    """Tokens of the system prompt that the model's format writes by itself where none is given."""
+    asked = Message("user", "")
+    try:
+        given = engine.preview(Request((Message("system", ""), asked)))
+        return engine.preview(Request((asked,))).costs[0] - given.costs[1]
+    except ModelError:  # a format that takes no system prompt has none of its own
+        return 0
 
 
 def _staying(messages: tuple[Message, ...], turns: list[int], head: int) -> list[bool]:

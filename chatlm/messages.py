@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from chatlm.sampling import Sampling
 
@@ -126,6 +127,15 @@ class Reply:
     """JSON of the sampling that made it, with the seed that was used."""
     usage: Usage = field(default_factory=Usage)
     created: datetime = field(default_factory=now)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """`settings` as plain values; empty where they cannot be read."""
+        try:
+            values = json.loads(self.settings)
+        except ValueError:
+            return {}
+        return values if isinstance(values, dict) else {}
 
     @property
     def can_continue(self) -> bool:

@@ -25,6 +25,13 @@ RANGES: dict[str, tuple[float, float, str]] = {
 INTEGERS = frozenset({"top_k", "max_tokens", "seed"})
 
 
+def told(value: object) -> str:
+    """A number as people write it, such as 0.5, 9 or 1,000,000; anything else as Python does."""
+    if type(value) is float:
+        return f"{value:.15g}"
+    return f"{value:,}" if type(value) is int else repr(value)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Settings of one generation; None means the model's own default, else chatlm's.
@@ -54,7 +61,7 @@ class Sampling:
             right_type = type(value) is int or (name not in INTEGERS and type(value) is float)
             if not right_type or not low <= value <= high:
                 raise UsageError(
-                    f"{name} must be {wanted} from {low:g} to {high:g}, not {value!r}",
+                    f"{name} must be {wanted} from {told(low)} to {told(high)}, not {told(value)}",
                     hint=f"{name}: {meaning}.",
                 )
         if not isinstance(self.stop, tuple) or not all(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
-from chatlm import asides, asking, titles
+from chatlm import asides, asking
 from chatlm.errors import StoreError, UsageError
 from chatlm.events import Prefill
 from chatlm.generation import Engine, Prompt, Request
@@ -163,15 +163,7 @@ class ChatSession:
             ContextTooLong, ModelError: as `send`.
         """
         engine = self.engine()
-        if text.strip():
-            chat = self._conversation_or_new()
-            turn = Turn(0, len(chat.turns), Message("user", text))
-            chat = dataclasses.replace(chat, turns=(*chat.turns, turn))
-            passages = asking.passages_for(chat, turn, self.plugins)
-        else:
-            turn = self._newest_turn()
-            chat = self.store.conversation(self._id)
-            passages = self.store.passages(turn.id)
+        chat, turn, passages = self._unsent(text)
         request = asking.turn_request(
             chat,
             turn,
@@ -181,6 +173,18 @@ class ChatSession:
             sampling=self._settings(chat),
         )
         return Preview(request, engine.preview(request), tuple(passages))
+
+    def draft(self, text: str) -> Request:
+        """The request for `text` as far as it is known without the model; nothing is stored.
+
+        What plugins adjust, and the settings that the model decides, are left open.
+
+        Raises:
+            UsageError: the text is blank and there is no turn yet.
+        """
+        chat, turn, passages = self._unsent(text)
+        messages = asking.turn_messages(chat, turn, passages, self.plugins)
+        return Request(tuple(messages), self._settings(chat))
 
     def measure(self) -> Measure:
         """How much of the context each turn takes, plugins left aside; see `measuring.measure`."""
@@ -204,25 +208,6 @@ class ChatSession:
                 yield piece
         self.store.set_standing(turn_id, Standing.SUMMARISED, summary.strip())
 
-    def suggest_title(self) -> str:
-        """A title from the chat's first message, without the model; empty for an empty chat."""
-        turns = self._conversation_or_new().turns
-        return titles.suggested(turns[0].user.content) if turns else ""
-
-    def name_by_model(self) -> Generator[str, None, None]:
-        """Let the model suggest a title from the first message; nothing is stored.
-
-        Yields:
-            pieces; `titles.tidied` makes a title of them all.
-
-        Raises:
-            UsageError: the chat has no message yet.
-            EngineError: the generation failed, or nothing was said.
-        """
-        self._newest_turn()
-        first = self._conversation_or_new().turns[0]
-        return asides.title(self.engine(), first.user.content)
-
     def _store_message(self, text: str) -> Turn:
         """Store the message as a turn; a new chat is stored with it, or not at all."""
         if self.conversation_id is not None:
@@ -243,6 +228,17 @@ class ChatSession:
 
     def _conversation_or_new(self) -> Conversation:
         return self.conversation or Conversation(0, system=self.system, sampling=self.own_sampling)
+
+    def _unsent(self, text: str) -> tuple[Conversation, Turn, list[Passage]]:
+        """The chat with a turn for `text`, and what is found for it; for a blank text the chat
+        with its newest turn."""
+        if not text.strip():
+            turn = self._newest_turn()
+            return self.store.conversation(self._id), turn, self.store.passages(turn.id)
+        chat = self._conversation_or_new()
+        turn = Turn(0, len(chat.turns), Message("user", text))
+        chat = dataclasses.replace(chat, turns=(*chat.turns, turn))
+        return chat, turn, asking.passages_for(chat, turn, self.plugins)
 
     def _newest_turn(self) -> Turn:
         conversation = self.conversation

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 
+from chatlm.messages import Conversation
+
 LONGEST = 50
 """Characters of a suggested title."""
+
+_HEADING = re.compile(r"\s*#{1,6}\s+(\S.*)")
 
 _CODE = re.compile(r"(`{3,}|~{3,}).*?(\1|\Z)", re.DOTALL)
 
@@ -25,25 +29,25 @@ _OPENING = re.compile(
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s|(?<=[。！？])|\n")
 
 
-def suggested(text: str) -> str:
-    """What a message is about, in at most `LONGEST` characters of its own.
+def suggested(chat: Conversation) -> str:
+    """What a chat's first turn is about, in at most `LONGEST` characters; empty for an empty chat.
 
-    Code beside other text and greetings are left out, then the first sentence is taken and cut
-    between words.
+    The heading that the reply begins with, else the message's first sentence, without code beside
+    other text and without greetings, cut between words.
     """
+    if not chat.turns:
+        return ""
+    turn = chat.turns[0]
+    heading = _HEADING.match(turn.reply.text) if turn.reply else None
+    return _shortened(heading[1].strip(" #*_") if heading else _sentence(turn.user.content))
+
+
+def _sentence(text: str) -> str:
     plain = _CODE.sub("\n", text).strip() or _FENCE.sub("", text).strip()
     rest = plain
     while match := _OPENING.match(rest):
         rest = rest[match.end() :]
-    sentence = _SENTENCE_END.split(rest.strip() or plain, maxsplit=1)[0]
-    return _shortened(sentence)
-
-
-def tidied(text: str) -> str:
-    """A title that a model made up, without quotes, label and full stop, on one line."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    line = re.sub(r"(?i)^[\s*#]*title\s*:", "", lines[0]) if lines else ""
-    return _shortened(line.strip(" \t*#\"'“”„‘’«»`"))
+    return _SENTENCE_END.split(rest.strip() or plain, maxsplit=1)[0]
 
 
 def _shortened(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import logging
 import os
@@ -12,7 +11,8 @@ from typing import Any
 
 import click
 
-from chatlm.cli.group import LazyGroup
+from chatlm.cli.plugin_commands import RootGroup
+from chatlm.cli.plugin_options import plugin_options, with_plugins
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import visible
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "chats": ("chatlm.cli.chats:chats", "List, search, change, export and import saved chats."),
     "models": ("chatlm.cli.models:models_group", "List, pull, check and remove models."),
     "config": ("chatlm.cli.config:config_group", "Show and change the settings."),
+    "plugins": ("chatlm.cli.plugins:plugins", "List, switch, check and begin plugins."),
     "logs": ("chatlm.cli.logs:logs", "Show the log: what failed, and where."),
     "completion": ("chatlm.cli.completion:completion", "Print a script for completion with Tab."),
 }
@@ -47,7 +48,7 @@ def _print_version(context: click.Context, parameter: click.Parameter, wanted: b
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=RootGroup,
     lazy=COMMANDS,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -62,6 +63,7 @@ def _print_version(context: click.Context, parameter: click.Parameter, wanted: b
     shell_complete=_complete_chat,
 )
 @click.option("--model", metavar="NAME", help="Chat with this model.")
+@plugin_options
 @click.option(
     "--version",
     is_flag=True,
@@ -71,7 +73,14 @@ def _print_version(context: click.Context, parameter: click.Parameter, wanted: b
     help="Print the version.",
 )
 @click.pass_context
-def cli(context: click.Context, incognito: bool, chat_id: int | None, model: str | None) -> None:
+def cli(
+    context: click.Context,
+    incognito: bool,
+    chat_id: int | None,
+    model: str | None,
+    safe_mode: bool,
+    without: tuple[str, ...],
+) -> None:
     """Chat with a language model on your own machine.
 
     Without a command the chat opens in the terminal.
@@ -82,6 +91,7 @@ def cli(context: click.Context, incognito: bool, chat_id: int | None, model: str
 
     logs.setup()
     given = {"--incognito": incognito, "--chat": chat_id is not None, "--model": model is not None}
+    given |= {"--safe-mode": safe_mode, "--without": bool(without)}
     if context.invoked_subcommand is not None:
         for option in (name for name, used in given.items() if used):
             raise UsageError(
@@ -92,22 +102,19 @@ def cli(context: click.Context, incognito: bool, chat_id: int | None, model: str
         return
     if incognito and chat_id is not None:
         raise UsageError("A saved chat cannot be opened incognito.", hint="Leave one of both out.")
-    _open_screen(incognito, chat_id, model)
+    _need_terminal()
+    from chatlm import config, tui
+
+    settings = with_plugins(config.load(model=model), safe_mode=safe_mode, without=without)
+    tui.run(settings, incognito=incognito, conversation_id=chat_id)
 
 
-def _open_screen(incognito: bool, chat_id: int | None, model: str | None) -> None:
+def _need_terminal() -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "The chat screen needs a terminal.",
             hint='In a pipe or script, ask one question: chatlm ask "…"',
         )
-    from chatlm import config, tui
-
-    settings = config.load()
-    if model is not None:
-        name = config.checked("model", model, "--model")
-        settings = dataclasses.replace(settings, model=name)
-    tui.run(settings, incognito=incognito, conversation_id=chat_id)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

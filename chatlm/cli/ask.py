@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatlm import config as settings
-from chatlm import paths
+from chatlm import config, paths
 from chatlm.cli.chats import complete_chat
 from chatlm.cli.models import complete_model
+from chatlm.cli.plugin_options import plugin_options, with_plugins
 from chatlm.cli.progress import progress_bars
+from chatlm.cli.templating import rendered, template_options
 from chatlm.errors import UsageError
 from chatlm.events import Delta, Finished, Notice, SessionEvent, TurnStarted
+from chatlm.generation import Request
 from chatlm.messages import Reply, StopReason, Turn
 from chatlm.sampling import INTEGERS, RANGES, Sampling
 from chatlm.text import dump_json, visible
+
+if TYPE_CHECKING:
+    from chatlm.session import ChatSession
 
 INTERRUPTED = 130
 
@@ -55,9 +59,12 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     shell_complete=complete_chat,
     help="Ask in this saved chat, with its history.",
 )
+@template_options
 @_sampling_options
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the reply here; can be repeated.")
 @click.option("--no-save", is_flag=True, help="Do not keep this chat.")
+@click.option("--dry-run", is_flag=True, help="Print what would be sent, and ask nothing.")
+@plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def ask(
     words: tuple[str, ...],
@@ -66,7 +73,12 @@ def ask(
     chat_id: int | None,
     stop: tuple[str, ...],
     no_save: bool,
+    dry_run: bool,
     as_json: bool,
+    template: str | None,
+    pairs: tuple[str, ...],
+    safe_mode: bool,
+    without: tuple[str, ...],
     **numbers: Any,
 ) -> None:
     """Ask one question and print the answer.
@@ -75,65 +87,87 @@ def ask(
 
     Example: cat notes.txt | chatlm ask --temperature 0 "Summarise this."
     """
-    question = _question(words)
+    typed = _typed(words)
     if chat_id is not None and no_save:
         raise UsageError("--chat asks in a saved chat, which --no-save forbids.")
     if chat_id is not None and system is not None:
         raise UsageError("A saved chat has its own system prompt; leave --system out.")
     wanted = Sampling(**numbers, stop=stop)
-    config = settings.load()
-    if model is not None:
-        config = dataclasses.replace(config, model=settings.checked("model", model, "--model"))
+    settings = with_plugins(config.load(model=model), safe_mode=safe_mode, without=without)
     from chatlm.plugins import loaded
     from chatlm.session import ChatSession
     from chatlm.store import Store
 
-    with loaded(config) as plugins, Store(None if no_save else paths.database()) as store:
-        session = ChatSession(
-            store,
-            lambda: load_engine(config, plugins),
-            plugins=plugins,
-            sampling=config.sampling,
-            asked=wanted,
-            system=config.system if system is None else system,
-            conversation_id=chat_id,
-        )
-        answer = _Answer(echo=not as_json)
-        try:
-            with closing(session.send(question)) as events:
-                for event in events:
-                    answer.take(event)
-        except KeyboardInterrupt:
-            answer.interrupted = True
-        answer.end_line()
-        turn = store.turn(answer.turn.id) if answer.turn else None
-        if as_json and turn is not None:
-            click.echo(dump_json(_as_json(turn, answer, None if no_save else session)))
-        else:
-            _say_ending(turn.reply if turn else None, None if no_save else session)
-        if answer.interrupted:
-            sys.exit(INTERRUPTED)
-        if turn is None or turn.reply is None or turn.reply.stop_reason is None:
-            sys.exit(1)  # the answer was given, but could not be kept
+    saved = not no_save and (chat_id is not None or not dry_run)
+    with loaded(settings) as plugins:
+        opening = rendered(template, pairs, typed, plugins)
+        if not opening.user.strip():
+            raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
+        if chat_id is not None and opening.system:
+            raise UsageError(
+                f"A saved chat has its own system prompt, and the template {template} another.",
+                hint="Leave --chat out.",
+            )
+        with Store(paths.database() if saved else None) as store:
+            session = ChatSession(
+                store,
+                lambda: load_engine(settings, plugins),
+                plugins=plugins,
+                sampling=settings.sampling.over(opening.sampling),
+                asked=wanted,
+                system=(opening.system or settings.system) if system is None else system,
+                conversation_id=chat_id,
+            )
+            if dry_run:
+                _say_request(session.draft(opening.user), as_json)
+            else:
+                _ask(session, opening.user, saved, as_json)
 
 
-def _question(words: tuple[str, ...]) -> str:
+def _ask(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:
+    """Ask, and print the answer as it comes or as JSON at the end."""
+    answer = _Answer(echo=not as_json)
+    try:
+        with closing(session.send(question)) as events:
+            for event in events:
+                answer.take(event)
+    except KeyboardInterrupt:
+        answer.interrupted = True
+    answer.end_line()
+    turn = session.store.turn(answer.turn.id) if answer.turn else None
+    if as_json and turn is not None:
+        click.echo(dump_json(_as_json(turn, answer, session if saved else None)))
+    else:
+        _say_ending(turn.reply if turn else None, session if saved else None)
+    if answer.interrupted:
+        sys.exit(INTERRUPTED)
+    if turn is None or turn.reply is None or turn.reply.stop_reason is None:
+        sys.exit(1)  # the answer was given, but could not be kept
+
+
+def _typed(words: tuple[str, ...]) -> str:
     """What stands on the command line, then what comes from a pipe."""
     parts = [" ".join(words)]
     if sys.stdin is not None and not sys.stdin.isatty():
         parts.append(sys.stdin.buffer.read().decode("utf-8", errors="replace").strip())
-    question = "\n\n".join(part for part in parts if part.strip())
-    if not question:
-        raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
-    return question
+    return "\n\n".join(part for part in parts if part.strip())
 
 
-def load_engine(config: settings.Config, plugins: Any) -> Any:
-    """Open the engine that the config names; on stderr stands what is being done."""
-    with _waiting(f"Loading {config.model} …"), progress_bars() as progress:
+def _say_request(request: Request, as_json: bool) -> None:
+    if as_json:
+        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        click.echo(dump_json({"messages": messages, "sampling": request.sampling.to_dict()}))
+        return
+    for message in request.messages:
+        click.echo(f"[{message.role}]\n{visible(message.content)}\n")
+
+
+def load_engine(settings: config.Config, plugins: Any) -> Any:
+    """Open the engine that the settings name; on stderr stands what is being done."""
+    with _waiting(f"Loading {settings.model} …"), progress_bars() as progress:
         from chatlm.engines.opening import open_engine
 
-        engine = open_engine(config, plugins, progress)
+        engine = open_engine(settings, plugins, progress)
     for note in engine.info.notes:
         click.echo(visible(note), err=True)
     return engine
@@ -191,7 +225,7 @@ class _Answer:
 
 def _as_json(turn: Turn, answer: _Answer, saved: Any) -> dict[str, Any]:
     reply = turn.reply
-    sampling = json.loads(reply.settings) if reply else {}
+    sampling = reply.sampling if reply else {}
     usage = dataclasses.asdict(reply.usage) if reply else {}
     if reply:
         usage["tokens_per_second"] = reply.usage.tokens_per_second

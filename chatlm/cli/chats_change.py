@@ -26,7 +26,7 @@ def rename(chat_id: int, title: str) -> None:
     """
     with open_store() as store:
         store.rename(chat_id, title)
-        name = export.title_of(store.conversation(chat_id))
+        name = store.title(chat_id)
     click.echo(f"Chat {chat_id} is called: {called(name)}", err=True)
 
 
@@ -88,27 +88,30 @@ def restore(chat_id: int) -> None:
     """
     with open_store() as store:
         store.restore(chat_id)
-        name = export.title_of(store.conversation(chat_id))
+        name = store.title(chat_id)
     click.echo(f"Chat {chat_id} is there: {called(name)}", err=True)
 
 
 @click.command()
-@click.argument(
-    "chat_ids", metavar="ID...", nargs=-1, required=True, type=int, shell_complete=complete_chat
-)
+@_several
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
     """Delete chats for good.
+
+    Those too that were deleted on the screen, and could still be restored.
 
     Example: chatlm chats delete 12 13
     """
     ids = list(dict.fromkeys(chat_ids))
     with open_store() as store:
-        titles = {chat_id: export.title_of(store.conversation(chat_id)) for chat_id in ids}
+        titles = {chat_id: store.title(chat_id) for chat_id in ids}
         if not yes:
-            for chat_id, title in titles.items():
-                click.echo(f"{chat_id}  {called(title)}", err=True)
-            click.confirm(f"Delete {counted(len(ids))} for good?", abort=True, err=True)
+            what = f"“{called(titles[ids[0]])}”"
+            if len(ids) > 1:
+                what = counted(len(ids))
+                for chat_id, title in titles.items():
+                    click.echo(f"{chat_id}  {called(title)}", err=True)
+            click.confirm(f"Delete {what} for good?", abort=True, err=True)
         for chat_id in ids:
             store.delete(chat_id)
     click.echo(f"{counted(len(ids))} deleted", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from chatlm.generation import Provenance
@@ -44,7 +43,7 @@ def _facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, str]]:
         yield "first token", f"after {usage.first_token_seconds:.2f} s"
     yield "model", reply.model or "not known"
     yield "adapter", reply.adapter or "none"
-    settings = _settings(reply.settings)
+    settings = reply.sampling
     yield "seed", str(settings.pop("seed", "not known"))
     if settings:
         yield "sampling", ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -60,11 +59,3 @@ def _facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, str]]:
         yield "versions", ", ".join(f"{name} {value}" for name, value in made.versions.items())
     if made.added:
         yield "added", ", ".join(made.added)
-
-
-def _settings(text: str) -> dict[str, object]:
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}

@@ -112,7 +112,7 @@ def _say(state: Import, file: Path, skip_bad: bool) -> None:
         click.echo(visible(f"{file.name}, {bad.place}: ") + one_line(bad.problem, 300), err=True)
     if state.bad_count > len(state.bad):
         click.echo(f"… and {state.bad_count - len(state.bad)} more", err=True)
-    if state.bad_count and not skip_bad:
+    if state.bad_count and state.readable:
         raise UsageError(
             f"{counted(state.bad_count)} in {file} cannot be read; nothing was imported.",
             hint=f"Import the others: chatlm chats import --skip-bad {shlex.quote(str(file))}",

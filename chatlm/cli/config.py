@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 from chatlm import config, paths
 from chatlm.errors import ConfigError
 from chatlm.files import write_atomically
+from chatlm.settings import KEYS
 from chatlm.text import dump_json, one_line
 
 NEW_FILE = "# Settings of chatlm. Every key, and what holds now: chatlm config show\n"
@@ -21,9 +22,7 @@ def _complete_key(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
     return [
-        CompletionItem(key, help=meaning)
-        for key, meaning in config.KEYS.items()
-        if key.startswith(start)
+        CompletionItem(key, help=meaning) for key, meaning in KEYS.items() if key.startswith(start)
     ]
 
 
@@ -51,7 +50,9 @@ def show(as_json: bool) -> None:
 
     Example: chatlm config show
     """
-    settings = config.effective()
+    from chatlm.cli.plugin_settings import with_plugins
+
+    settings = with_plugins(config.effective())
     if as_json:
         click.echo(dump_json([_as_table(setting) for setting in settings]))
         return
@@ -70,6 +71,12 @@ def set_value(key: str, value: str) -> None:
 
     Example: chatlm config set model smollm2-135m-instruct
     """
+    if key.startswith("plugins.") and key.count(".") > 1:
+        from chatlm.cli import plugin_settings
+
+        _, plugin, name = key.split(".", 2)
+        plugin_settings.set_value(plugin, name, value)
+        return
     config.set_value(key, value)
     if variable := config.overridden_by(key):
         click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)
@@ -111,7 +118,7 @@ def _as_table(setting: config.Setting) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a TOML file as JSON has it; dates become text."""
+    """A value of a TOML file or of a plugin as JSON has it; dates and paths become text."""
     return json.loads(json.dumps(value, default=str))
 
 

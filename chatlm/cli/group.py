@@ -24,6 +24,24 @@ class LazyGroup(click.Group):
         """The table's names in its order, then the others."""
         return [*self._lazy, *(name for name in sorted(self.commands) if name not in self._lazy)]
 
+    def add_lazy(self, name: str, where: str, help: str) -> None:
+        """Add a command that is imported when it is invoked.
+
+        Args:
+            name: as it is typed.
+            where: `module:attribute` of the command.
+            help: what it does, in one line.
+        """
+        self._lazy = {**self._lazy, name: (where, help)}
+
+    def short_helps(self) -> dict[str, str]:
+        """What each command does, in one line, by name; imports none of the table's."""
+        return {name: meaning for name, (_, meaning) in self._lazy.items()} | {
+            name: command.get_short_help_str()
+            for name, command in sorted(self.commands.items())
+            if name not in self._lazy and not command.hidden
+        }
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now if it is one of the table."""
         if cmd_name not in self._lazy:
@@ -34,21 +52,16 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list under `--help`, written without importing the table's commands."""
-        rows = [(name, meaning) for name, (_, meaning) in self._lazy.items()]
-        rows += [
-            (name, command.get_short_help_str())
-            for name, command in sorted(self.commands.items())
-            if name not in self._lazy and not command.hidden
-        ]
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(list(self.short_helps().items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; for an unknown one, name the nearest."""
         name = args[0]
-        if name not in self.list_commands(ctx) and not ctx.resilient_parsing:
+        here = name in self._lazy or name in self.list_commands(ctx)
+        if not here and not ctx.resilient_parsing:
             from difflib import get_close_matches
 
             near = get_close_matches(name, self.list_commands(ctx), 1, cutoff=0.7)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from chatlm import config as settings
+from chatlm import config
 from chatlm.cli.ask import load_engine
 from chatlm.cli.chats import complete_chat, open_store
 from chatlm.cli.models import complete_model
@@ -109,9 +109,9 @@ def _chosen(chat: Conversation, turn: int | None, version: int | None) -> tuple[
 
 def _made_again(store: Store, reply: Reply, model: str | None) -> Replayed:
     name = model or record(store, reply.id).model
-    config = dataclasses.replace(settings.load(), model=settings.checked("model", name, "--model"))
-    with loaded(config) as plugins:
-        engine = load_engine(config, plugins)
+    settings = config.load(model=name)
+    with loaded(settings) as plugins:
+        engine = load_engine(settings, plugins)
         with closing(replay(store, engine, reply.id)) as events:
             return next(event for event in _told(events) if isinstance(event, Replayed))
 

@@ -104,5 +104,5 @@ def _too_long(tokens: int, limit: int, pinned: int) -> ContextTooLong:
     return ContextTooLong(
         f"Your message, the system prompt and {turns} take {tokens} tokens; "
         f"the context holds {limit}",
-        hint="Select a pinned turn and press p to unpin it, or shorten the message.",
+        hint="Shorten the message, or unpin a turn.",
     )

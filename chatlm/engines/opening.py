@@ -26,21 +26,39 @@ def open_engine(config: Config, plugins: PluginHost, progress: Progress) -> Engi
         ModelError: there is no such model, or it cannot be used.
         OutOfMemoryError: the device's memory does not hold it.
     """
-    schemes: dict[str, EngineOpener] = {}
+    opener, name = _opener(config.model, plugins)
+    if opener is None:
+        return _open_local(name, config, progress)
+    try:
+        return opener(name)
+    except ChatlmError:
+        raise
+    except Exception as error:  # a plugin may fail in any way
+        raise ModelError(
+            f"The plugin for {config.model} failed to open it: {type(error).__name__}: {error}",
+            hint="`chatlm logs` may have more; `chatlm config set model` names another.",
+        ) from error
+
+
+def is_here(model: str, plugins: PluginHost) -> bool:
+    """Whether `open_engine` can open a model without fetching it; a plugin's own counts as here.
+
+    Raises:
+        ModelError: there cannot be such a model, or it is damaged.
+    """
+    from chatlm import models
+
+    opener, name = _opener(model, plugins)
+    return opener is not None or models.is_here(name)
+
+
+def _opener(model: str, plugins: PluginHost) -> tuple[EngineOpener | None, str]:
+    """What opens a model, None for a local one, and the name without the scheme."""
+    schemes: dict[str, EngineOpener | None] = {"local": None}
     for _ in plugins.each("register_engines", register=schemes.__setitem__):
         pass
-    scheme, colon, rest = config.model.partition(":")
-    if colon and scheme in schemes:
-        try:
-            return schemes[scheme](rest)
-        except ChatlmError:
-            raise
-        except Exception as error:  # a plugin may fail in any way
-            raise ModelError(
-                f"The plugin for {scheme}: cannot open {rest}: {type(error).__name__}: {error}",
-                hint="`chatlm logs` may have more; `chatlm config set model` names another.",
-            ) from error
-    return _open_local(rest if scheme == "local" and colon else config.model, config, progress)
+    scheme, colon, name = model.partition(":")
+    return (schemes[scheme], name) if colon and scheme in schemes else (None, model)
 
 
 def _open_local(name: str, config: Config, progress: Progress) -> Engine:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from chatlm import paths
 from chatlm.errors import ModelError
+from chatlm.files import expanded
 from chatlm.models.catalogue import CatalogueEntry, catalogue
 from chatlm.models.disk import sha256
 from chatlm.models.manifest import FILE, Manifest, Origin, read_manifest
@@ -105,9 +106,12 @@ def resolve(name: str) -> Target | FolderTarget:
     """
     if name in catalogue():
         return CatalogueTarget(catalogue()[name])
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        return FolderTarget(path.absolute())
+    path = expanded(name)
+    try:
+        if name and path.is_dir():
+            return FolderTarget(path.absolute())
+    except OSError as error:
+        raise ModelError(f"{name[:60]}… is no model: {error.strerror}.") from error
     if path.suffix.lower() == ".gguf":
         return _gguf(path.absolute())
     hub_id = _HUB_ID.fullmatch(name)

@@ -123,6 +123,12 @@ class Chats(Opened):
         with self._database.reading() as db:
             return queries.conversation(db, conversation_id)
 
+    def title(self, conversation_id: int) -> str:
+        """What a chat is called, even one in the trash: its title, else the beginning of its first
+        message; may be empty."""
+        with self._database.reading() as db:
+            return queries.title(db, conversation_id)
+
     def rename(self, conversation_id: int, title: str) -> None:
         """Give a chat a title; an empty one brings back the first message's beginning."""
         self._set(conversation_id, "UPDATE conversation SET title = ? WHERE id = ?", title)
@@ -147,7 +153,7 @@ class Chats(Opened):
     def restore(self, conversation_id: int) -> None:
         """Take a chat out of the trash; one that is not there stays as it is."""
         with self._database.writing() as db:
-            queries.is_trashed(db, conversation_id)
+            queries.check_chat(db, conversation_id, trashed=True)
             db.execute("UPDATE conversation SET trashed = NULL WHERE id = ?", (conversation_id,))
 
     def empty_trash(self, before: datetime | None = None) -> int:
@@ -170,7 +176,7 @@ class Chats(Opened):
     def delete(self, conversation_id: int) -> None:
         """Remove a chat with all that belongs to it, for good, whether in the trash or not."""
         with self._database.writing() as db:
-            queries.is_trashed(db, conversation_id)
+            queries.check_chat(db, conversation_id, trashed=True)
             db.execute("DELETE FROM conversation WHERE id = ?", (conversation_id,))
             queries.forget_deleted_words(db)
         self._database.shrink_log()  # the log may still hold the deleted text
@@ -188,7 +194,7 @@ class Chats(Opened):
         """Keep what is typed in a chat, or in the new chat (None), until it is empty."""
         with self._database.writing() as db:
             if conversation_id is not None:
-                queries.is_trashed(db, conversation_id)
+                queries.check_chat(db, conversation_id, trashed=True)
             db.execute("DELETE FROM draft WHERE conversation_id IS ?", (conversation_id,))
             if text:
                 db.execute(

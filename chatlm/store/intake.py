@@ -34,6 +34,8 @@ class Import:
     """The first chats that cannot be read."""
     bad_count: int = 0
     """How many there are in all; where it is not 0 and none may be left out, nothing is added."""
+    readable: int = 0
+    """How many chats the file was found to hold when it was looked through."""
 
 
 def import_file(
@@ -61,6 +63,7 @@ def import_file(
         state.checking = True
         for found, state.done, state.total in read(path, form):
             _note_bad(state, found)
+            state.readable += isinstance(found, Read)
             yield state
         if state.bad_count:
             return

@@ -27,6 +27,12 @@ SUMMARIES = """
     ORDER BY c.pinned DESC, c.updated DESC, c.id DESC LIMIT ? OFFSET ?
 """
 
+TITLE = """
+    SELECT c.title, (SELECT substr(t.content, 1, 400) FROM turn t
+                     WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1)
+    FROM conversation c WHERE c.id = ?
+"""
+
 SENT = """
     SELECT t.content FROM turn t JOIN conversation c ON c.id = t.conversation_id
     WHERE c.trashed IS NULL ORDER BY t.created DESC, t.id DESC
@@ -63,6 +69,14 @@ def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Su
     ]
 
 
+def title(db: sqlite3.Connection, conversation_id: int) -> str:
+    """The chat's title, else the beginning of its first message; in the trash too."""
+    row = _one(db, TITLE, conversation_id)
+    if row is None:
+        raise _no_chat(conversation_id)
+    return short_title(*row)
+
+
 def conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
     """A chat with its turns and replies, or a StoreError."""
     check_chat(db, conversation_id)
@@ -95,21 +109,16 @@ def reply(db: sqlite3.Connection, reply_id: int) -> Reply:
     return to_reply(row)
 
 
-def check_chat(db: sqlite3.Connection, conversation_id: int) -> None:
-    """A StoreError unless the chat is there and not in the trash."""
-    if is_trashed(db, conversation_id):
+def check_chat(db: sqlite3.Connection, conversation_id: int, *, trashed: bool = False) -> None:
+    """A StoreError unless the chat is there; one in the trash counts only with `trashed`."""
+    row = _one(db, "SELECT trashed FROM conversation WHERE id = ?", conversation_id)
+    if row is None:
+        raise _no_chat(conversation_id)
+    if row["trashed"] is not None and not trashed:
         raise StoreError(
             f"chat {conversation_id} was deleted",
             hint=f"Bring it back: chatlm chats restore {conversation_id}",
         )
-
-
-def is_trashed(db: sqlite3.Connection, conversation_id: int) -> bool:
-    """Whether a chat is in the trash; a StoreError where there is no such chat."""
-    row = _one(db, "SELECT trashed FROM conversation WHERE id = ?", conversation_id)
-    if row is None:
-        raise StoreError(f"no chat {conversation_id}", hint="See your chats: chatlm chats list")
-    return row["trashed"] is not None
 
 
 def check_turn(db: sqlite3.Connection, turn_id: int, reply_id: int | None = None) -> None:
@@ -155,6 +164,10 @@ def _one(db: sqlite3.Connection, query: str, row_id: int) -> sqlite3.Row | None:
         return None
     row: sqlite3.Row | None = db.execute(query, (row_id,)).fetchone()
     return row
+
+
+def _no_chat(conversation_id: int) -> StoreError:
+    return StoreError(f"no chat {conversation_id}", hint="See your chats: chatlm chats list")
 
 
 def _gone(what: str, row_id: int) -> StoreError:

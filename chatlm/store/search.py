@@ -15,7 +15,7 @@ from functools import lru_cache
 from operator import itemgetter
 
 from chatlm.messages import Role
-from chatlm.store.rows import short_title
+from chatlm.store.queries import title
 
 MOST_WORDS = 64
 """Further words of a longer query are not looked at."""
@@ -72,10 +72,6 @@ _SCANNED = (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0)
         ORDER BY r.id DESC LIMIT :limit""",
 )
-_TITLE = """SELECT c.title, (
-        SELECT substr(t.content, 1, 400) FROM turn t
-        WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1) AS first_message
-    FROM conversation c WHERE c.id = ?"""
 
 
 @dataclass(frozen=True)
@@ -126,11 +122,10 @@ def _lower(match: re.Match[str]) -> str:
 
 def _hit(db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str]) -> Hit:
     snippet, spans = _snippet(row["text"], pattern)
-    title = db.execute(_TITLE, (row["conversation_id"],)).fetchone()
     speaker: Role = "user" if row["reply_id"] is None else "assistant"
     return Hit(
         conversation_id=row["conversation_id"],
-        title=short_title(*title),
+        title=title(db, row["conversation_id"]),
         turn_id=row["turn_id"],
         role=None if row["turn_id"] is None else speaker,
         snippet=snippet,

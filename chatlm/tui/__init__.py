@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from chatlm.config import Config
     from chatlm.store import Store
 
+FRAMES = "120"
+"""A second, at most: a key that comes just after a frame is seen in the next one."""
+
 FULL_COLLECTION = 1000
 """Collections of newer objects between two of all objects, in which the screen stands still."""
 
@@ -30,6 +33,7 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
     Raises:
         StoreError: the saved chats cannot be opened; an incognito chat does without them.
     """
+    os.environ.setdefault("TEXTUAL_FPS", FRAMES)  # Textual reads it when it is imported
     from chatlm.plugins import loaded
     from chatlm.tui.app import ChatApp
     from chatlm.tui.opening import opener

@@ -21,7 +21,8 @@ from textual.message import Message
 from textual.reactive import reactive
 
 from chatlm.config import Config
-from chatlm.errors import ChatlmError, StoreError, UsageError
+from chatlm.engines.opening import is_here
+from chatlm.errors import ChatlmError, ModelError, StoreError, UsageError
 from chatlm.messages import now
 from chatlm.plugins import PluginHost
 from chatlm.session import ChatSession
@@ -139,6 +140,18 @@ class ChatApp(App[None]):
         self.animation_level = "none" if reduced else "full"
         self.chat_screen.chat.composer.cursor_blink = not reduced
 
+    def check_model(self, model: str) -> None:
+        """Nothing is fetched before the person was asked.
+
+        Raises:
+            ModelError: the model cannot be used at once, or there is none of that name.
+        """
+        if not is_here(model, self.plugins):
+            raise ModelError(
+                f"The model {model} is not on this machine yet",
+                hint="/model without a name shows what there is, and fetches it.",
+            )
+
     def load_engine(self, model: str = "") -> None:
         """Load a model in a thread, in place of the one before; after a failure, once more."""
         model = model or self.engine_state.model
@@ -180,10 +193,13 @@ class ChatApp(App[None]):
         self.chat_screen.chat.stop()
 
     async def action_quit(self) -> None:
-        """Store what is being said, then leave."""
+        """Store what is being said and typed, then leave."""
         self.chat_screen.chat.stop()
         deadline = time.monotonic() + QUIT_SECONDS
         while self.chat_screen.chat.busy and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self.chat_screen.chat.keep_draft()
+        while self.chat_screen.chat.drafts.saving and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         self._tell_terminal(GIVE_TITLE_BACK)
         self.exit()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from chatlm import models
+from chatlm.models.catalogue import catalogue
 from chatlm.tui.completion import Completer
 
 if TYPE_CHECKING:
@@ -16,9 +17,16 @@ def arguments(app: ChatApp) -> Mapping[str, Completer]:
     """By the command's name; paths need none."""
     return {
         "theme": lambda typed: _like(typed, app.available_themes),
-        "model": lambda typed: _like(typed, models.installed_names()),
-        "replay": lambda typed: _like(typed, models.installed_names()),
+        "model": lambda typed: _like(typed, _chat_models()),
+        "replay": lambda typed: _like(typed, _chat_models()),
     }
+
+
+def _chat_models() -> list[str]:
+    """Those that are here; an embedder cannot chat."""
+    entries = catalogue()
+    names = models.installed_names()
+    return [name for name in names if name not in entries or entries[name].kind == "chat"]
 
 
 def _like(typed: str, names: Iterable[str]) -> list[str]:

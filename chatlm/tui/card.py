@@ -62,6 +62,8 @@ class Card(ModalScreen[ScreenResultType]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (64, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-low"), (18, "-high")]
         self._halt: threading.Event | None = None
         """Set to end the work that goes on; None when nothing does."""
 
@@ -109,6 +111,10 @@ class Card(ModalScreen[ScreenResultType]):
         line = self.query_one(".problem", Static)
         line.set_class(error is not None, "-shown")
         line.update(Content(visible(str(error)) if error else ""))
+
+    def on_screen_resume(self) -> None:
+        """Nothing covers what is looked at now."""
+        self.app.clear_notifications()
 
     def on_unmount(self) -> None:
         """A card that is gone works no more."""

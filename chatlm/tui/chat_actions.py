@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from textual.command import CommandPalette
 
-from chatlm.errors import UsageError
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.files import expanded
 from chatlm.messages import Conversation
 from chatlm.store import export
 from chatlm.store.outgoing import ENDINGS
@@ -77,6 +77,7 @@ class ChatActions:
 
     def do_palette(self, _: str) -> None:
         """Everything there is to do."""
+        self._screen.app.clear_notifications()
         self._screen.app.push_screen(
             CommandPalette(providers=[ChatCommands], placeholder="What would you like to do?")
         )
@@ -126,7 +127,7 @@ class ChatActions:
         """Read chats from a file."""
         if not file.strip():
             raise UsageError("Which file?", hint="Write /import and a path.")
-        path, store = Path(file.strip()).expanduser(), self._chat.saved
+        path, store = expanded(file.strip()), self._chat.saved
         screen = ImportScreen(lambda: transfer.read(store, path))
         self._screen.app.push_screen(screen, lambda _: self._chat.changed())
 
@@ -147,12 +148,16 @@ class ChatActions:
         await self._screen.owner.action_quit()
 
     def _export(self, file: str | None) -> None:
-        if file:
-            self._write(Path(file.strip()).expanduser())
-
-    def _write(self, path: Path) -> None:
-        transfer.write(self._chat.store, self._conversation(), path)
-        self._chat.notify(visible(f"Written to {path}"), markup=False)
+        """Write the chat; what goes wrong is told, since the question is closed by then."""
+        if not file:
+            return
+        path = expanded(file.strip())
+        try:
+            transfer.write(self._chat.store, self._conversation(), path)
+        except ChatlmError as error:
+            self._chat.toast(error)
+        else:
+            self._chat.notify(visible(f"Written to {path}"), markup=False)
 
     def _conversation(self) -> Conversation:
         if self._chat.conversation_id is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,7 +14,7 @@ from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
 
-from chatlm.errors import ChatlmError
+from chatlm.errors import ChatlmError, UsageError
 from chatlm.messages import now
 from chatlm.store import Store
 from chatlm.tui import clipboard, commands
@@ -28,9 +29,13 @@ from chatlm.tui.widgets.chats_panel import ChatsPanel
 from chatlm.tui.widgets.composer import Composer
 from chatlm.tui.widgets.ruler import Ruler
 from chatlm.tui.widgets.status_bar import Status, StatusBar
+from chatlm.tui.widgets.turn_view import TurnView
+from chatlm.tui.widgets.welcome import Suggestion
 
 if TYPE_CHECKING:
     from chatlm.tui.app import ChatApp
+
+log = logging.getLogger(__name__)
 
 LIST_FROM_WIDTH = 100
 """With fewer columns the list is hidden, since the text needs them."""
@@ -85,11 +90,16 @@ class ChatScreen(Screen[None]):
         """Show the first chat and follow what changes."""
         self.watch(self.owner, "engine_state", self._show_engine)
         self.watch(self.chat, "status", self._show_status)
+        self.watch(self, "focused", self._show_hint)
         await self.chat.begin(incognito=self._incognito)
         if self._conversation_id is not None and not self._incognito:
             await self.chat.open(self._conversation_id)
         for fault in self.owner.plugins.take_faults():
             await self.chat.tell(str(fault))
+
+    def on_unmount(self) -> None:
+        """No thread waits on."""
+        self.insight.close()
 
     def on_resize(self, event: events.Resize) -> None:
         """Give the list's room to the text when there is little."""
@@ -106,6 +116,10 @@ class ChatScreen(Screen[None]):
                 await result
         except ChatlmError as error:
             self.chat.toast(error)
+        except Exception as error:  # a bug must not take the chat away
+            log.exception("command %s failed", name)
+            told = f"Something went wrong: {type(error).__name__}: {error}"
+            self.chat.toast(UsageError(told, hint="`chatlm logs` has the details."))
 
     def action_copy_text(self) -> None:
         """Copy what is selected with the mouse, to the system's clipboard too."""
@@ -128,6 +142,8 @@ class ChatScreen(Screen[None]):
         ring: list[Callable[[], object]] = [self.chat.composer.focus]
         if self.chat.newest is not None:
             ring.append(self.chat.newest.focus)
+        elif suggestions := self.chat.query(Suggestion):
+            ring.append(suggestions.first().focus)
         if self.chats.display:
             ring.append(self.chats.enter)
         here = 0 if self.chat.composer.has_focus else -1 if self.chats.has_focus_within else 1
@@ -138,7 +154,7 @@ class ChatScreen(Screen[None]):
         shown, inside = self.chats.display, self.chats.has_focus_within
         self._list_wanted = self.chats.display = not (shown and inside)
         if self.chats.display:
-            self.chats.enter()
+            self.chats.list_again()
         else:
             self.set_focus(self.chat.composer)
 
@@ -155,12 +171,11 @@ class ChatScreen(Screen[None]):
     async def _open(self, event: ChatList.ChatOpened) -> None:
         """Show the chat; on a small screen the list makes room for it."""
         event.stop()
-        if not await self.chat.open(event.conversation_id, event.turn_id):
-            return
-        if self.size.width < LIST_FROM_WIDTH:
-            self._list_wanted = self.chats.display = False
         if event.turn_id is None:
-            self.set_focus(self.chat.composer)
+            self.set_focus(self.chat.composer)  # first: letters that follow are no keys of the list
+        opened = await self.chat.open(event.conversation_id, event.turn_id)
+        if opened and self.size.width < LIST_FROM_WIDTH:
+            self._list_wanted = self.chats.display = False
 
     @on(ChatList.ChatDeleted)
     async def _leave_deleted(self, event: ChatList.ChatDeleted) -> None:
@@ -173,13 +188,16 @@ class ChatScreen(Screen[None]):
     def _follow_changes(self) -> None:
         try:
             self.chats.reload(self.chat.current, self.chat.answering)
-            self.chat.name_again()
         except ChatlmError as error:
             self.chat.toast(error)
+        self.chat.name_again()
+        self._show_hint()
         self.insight.measure()
 
     @on(Measured)
     def _show_measure(self, event: Measured) -> None:
+        if event.conversation_id != self.chat.conversation_id:
+            return  # of a chat that was shown before
         if event.measure is None:
             self.chat.show_fill(None)
         else:
@@ -192,6 +210,10 @@ class ChatScreen(Screen[None]):
     def _show_engine(self, state: EngineState) -> None:
         self._bar.engine = state
         self.insight.measure()
+
+    def _show_hint(self) -> None:
+        focused = self.focused
+        self._bar.hint = focused.hint if isinstance(focused, TurnView) else None
 
     def _show_status(self, status: Status) -> None:
         self._bar.status = status

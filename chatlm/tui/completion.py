@@ -52,7 +52,9 @@ class Completion:
     typed: str
     candidates: tuple[Candidate, ...]
     sure: bool
-    """Whether something was typed of a name and the first candidate begins with it."""
+    """Whether Enter takes the first candidate: something was typed of a name, which begins with it.
+
+    Never so for an argument, which may be a new name."""
 
 
 def complete(
@@ -165,7 +167,7 @@ def _argument(
     for value in found:
         opened = value.endswith("/")
         candidates.append(Candidate(value, visible(value), sends=not opened, goes_on=opened))
-    return _completion(match.start(2), typed, typed, candidates)
+    return _completion(match.start(2), typed, "", candidates)
 
 
 def _files(match: re.Match[str], folder: Path) -> Completion | None:

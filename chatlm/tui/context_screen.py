@@ -226,6 +226,8 @@ def rows(ledger: Ledger, width: int) -> list[Option]:
     """The system prompt, then each turn, in lines of `width` cells; a turn's id is its index."""
     most = max([ledger.fill.system, *ledger.costs.values(), 1])
     words = f"System prompt: {ledger.system}" if ledger.system else "No system prompt"
+    if not ledger.system and ledger.fill.system:
+        words = "System prompt: none of yours; the model's own template adds its own"
     drawn = [Option(_row("", words, ledger.fill.system, most, ("always read", ""), width))]
     for index, turn in enumerate(ledger.turns):
         number, cost = f"{turn.position + 1}", ledger.costs.get(turn.id, 0)

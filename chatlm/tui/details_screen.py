@@ -67,7 +67,7 @@ class DetailsScreen(Card[None]):
         """One scrolling text."""
         parts = [("Reply", self._about_reply()), ("Cost", cost(self._reply.usage))]
         if self._provenance is None:
-            parts += [("Made by", self._about_model()), ("Sampling", _plain(settings(self._reply)))]
+            parts += [("Made by", self._about_model()), ("Sampling", _plain(self._reply.sampling))]
         else:
             parts += made_by(self._provenance)
         text = Content("\n\n").join(_part(head, rows) for head, rows in parts)
@@ -99,7 +99,7 @@ class DetailsScreen(Card[None]):
     def _values(self) -> dict[str, Any]:
         reply, provenance = self._reply, self._provenance
         values = dataclasses.asdict(reply) | {
-            "settings": settings(reply),
+            "settings": reply.sampling,
             "created": reply.created.isoformat(),
             "tokens_per_second": reply.usage.tokens_per_second,
             "provenance": provenance and _without(provenance.to_dict(), "messages"),
@@ -137,15 +137,6 @@ def made_by(provenance: Provenance) -> list[tuple[str, Rows]]:
     sampling = _plain(provenance.sampling.to_dict())
     versions = tuple(provenance.versions.items())
     return [("Made by", model), ("Sampling", sampling), ("Prompt", prompt), ("Versions", versions)]
-
-
-def settings(reply: Reply) -> dict[str, Any]:
-    """The sampling that was stored with the reply itself; empty where it cannot be read."""
-    try:
-        values = json.loads(reply.settings)
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def local_time(when: datetime) -> str:

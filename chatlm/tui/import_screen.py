@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import ProgressBar, Static
 
+from chatlm.errors import ChatlmError
 from chatlm.store.intake import Import
 from chatlm.text import visible
 from chatlm.tui.card import Card
@@ -32,13 +33,14 @@ class ImportScreen(Card[None]):
     CARD_TITLE = "Import"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "stop"),
-        Binding("enter,q", "leave", "close", show=False),
+        Binding("escape", "stop", "stop"),
+        Binding("escape,enter,q", "dismiss", "close"),
     ]
 
     def __init__(self, read: Callable[[], Generator[Import, None, None]]) -> None:
         super().__init__()
         self._read = read
+        self._stored = False
 
     def body(self) -> Iterable[Widget]:
         """Bar and words."""
@@ -52,10 +54,21 @@ class ImportScreen(Card[None]):
     def came(self, value: object) -> None:
         """Show how far it is."""
         if isinstance(value, Import):
+            self._stored = bool(value.added)
             self.query_one(ProgressBar).update(total=value.total, progress=value.done)
             self.query_one("#said", Static).update(Content(visible(said(value))))
 
-    def action_leave(self) -> None:
+    def complain(self, error: ChatlmError | None) -> None:
+        """Of a failed import only the chats that were stored are told."""
+        super().complain(error)
+        self.query_one(ProgressBar).display = error is None
+        self.query_one("#said").display = error is None or self._stored
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Stop what goes on, close what has ended."""
+        return self.working == (action == "stop")
+
+    def action_stop(self) -> None:
         """Stop, and close."""
         self.halt()
         self.dismiss()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Generator
 from contextlib import closing
@@ -28,12 +29,16 @@ from chatlm.tui.xray_screen import XrayScreen
 if TYPE_CHECKING:
     from chatlm.tui.chat_screen import ChatScreen
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class Measured(Message):
     """What the shown chat takes of the context; None when it cannot be said."""
 
     measure: Measure | None
+    conversation_id: int | None
+    """Which chat that is."""
 
 
 class Insight:
@@ -46,6 +51,12 @@ class Insight:
     def __init__(self, screen: ChatScreen) -> None:
         self._screen = screen
         self._chat = screen.chat
+        self._closing = threading.Event()
+        """Ends all waiting for the model."""
+
+    def close(self) -> None:
+        """Let no thread wait for the model any longer."""
+        self._closing.set()
 
     def measure(self) -> None:
         """Measure the chat, if the model is there; the screen gets a `Measured`."""
@@ -83,19 +94,25 @@ class Insight:
             prompt, passages = self._engine().preview(request), tuple(store.passages(turn.id))
             return Xray(prompt, request, turn.user.content, passages, made.prompt_hash)
 
-        self._screen.app.push_screen(XrayScreen(read))
+        self._screen.app.push_screen(XrayScreen(read, "What was read for this reply"))
 
     def prompt_to_be(self, text: str) -> None:
         """The exact prompt, if `text` were sent now; blank takes the newest message."""
         session = self._session()
         turns = self._chat.conversation.turns
-        words = text if text.strip() or not turns else turns[-1].user.content
+        again = bool(turns) and not text.strip()
+        words = turns[-1].user.content if again else text
+        title = (
+            "What is read for your newest message"
+            if again
+            else "What would be read if this were sent now"
+        )
 
         def read() -> Xray:
             seen = session.preview(text)
             return Xray(seen.prompt, seen.request, words, seen.passages)
 
-        self._screen.app.push_screen(XrayScreen(read))
+        self._screen.app.push_screen(XrayScreen(read, title))
 
     def summary(self, turn: Turn) -> None:
         """Have the model write a turn's summary, which stands for it then."""
@@ -122,17 +139,20 @@ class Insight:
         self._screen.app.push_screen(ReplayScreen(reply.text, again), lambda _: self._chat.resume())
 
     def _measure(self, session: ChatSession) -> None:
+        measure = None
         try:
             measure = session.measure()
-        except ChatlmError:  # the next message will say it, if it still holds
-            measure = None
-        self._screen.post_message(Measured(measure))
+        except ChatlmError as error:  # the next message will say it, if it still holds
+            log.info("chat not measured: %s", error)
+        except Exception:  # a bug must not take the chat away
+            log.exception("chat not measured")
+        self._screen.post_message(Measured(measure, session.conversation_id))
 
     def _session(self) -> ChatSession:
-        return self._chat.session(threading.Event())
+        return self._chat.session(self._closing)
 
     def _engine(self) -> Engine:
-        return self._screen.owner.engine.wait(threading.Event())
+        return self._screen.owner.engine.wait(self._closing)
 
 
 def fill(measure: Measure) -> Fill:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +12,7 @@ from textual.reactive import reactive
 
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.events import Notice, TurnStarted
-from chatlm.messages import Reply, Turn
+from chatlm.messages import Turn
 from chatlm.replying import Events
 from chatlm.session import ChatSession
 from chatlm.store import Store
@@ -79,9 +78,16 @@ class LiveChat(ShownChat):
         return True
 
     async def fork(self, turns: int) -> None:
-        """Show a copy of the first `turns` turns of the shown chat, as a chat of its own."""
+        """Show a copy of the first `turns` turns of the shown chat, as a chat of its own.
+
+        Raises:
+            UsageError: there is no turn, or the reply of the last one is being written.
+        """
         if self.conversation_id is None:
             raise UsageError("This chat has no message yet", hint="Type one first.")
+        live = self._live
+        if live and live.chat is self._chat and live.turn and live.turn.position < turns:
+            self.refuse_while_busy()
         fork = self.store.fork(self.conversation_id, turns)
         async with self._drawing:
             await self._open(self.store, fork.id)
@@ -131,11 +137,16 @@ class LiveChat(ShownChat):
         return self._live is not None
 
     def stop_and_wait(self, seconds: float) -> None:
-        """Stop the running turn and wait until it is stored; needs no working screen."""
+        """Store what is typed, stop the running turn and wait until it is stored too.
+
+        Needs no working screen.
+        """
+        self.keep_draft()
         self._ahead.set()
         if self._live is not None:
             self._live.stop.set()
             self._live.done.wait(seconds)
+        self.drafts.wait(seconds)
 
     def continue_reply(self) -> None:
         """Go on with a reply that was cut short."""
@@ -268,11 +279,10 @@ class LiveChat(ShownChat):
         if live.view is None or live.turn is None:
             return
         try:
-            turn = live.chat.store.turn(live.turn.id)
+            turn = live.with_seen(live.chat.store.turn(live.turn.id))
         except StoreError as error:
             await self.tell(error)
-            return
-        turn = _with_text(turn, live.reply)
+            turn = live.unstored(live.turn)
         await live.view.finish(turn)
         self.status = Status.after(turn, self.status.used)
 
@@ -280,6 +290,7 @@ class LiveChat(ShownChat):
         """Show a chat in place of the one before."""
         self.keep_draft()
         before, self._chat, live = self._chat, chat, self._live
+        self.take_draft()  # at once: what is typed from now on is meant for this chat
         if live is not None and live.chat is before:
             live.view = None
         if before.store is not chat.store:
@@ -289,7 +300,6 @@ class LiveChat(ShownChat):
         if live is not None and live.chat is chat and (view := self.newest):
             await live.attach(view)
             self._follow(live)
-        self.take_draft()
         self._read_ahead()
         self.changed()
 
@@ -325,17 +335,3 @@ class LiveChat(ShownChat):
             self.composer.recount()
             for note in state.info.notes:
                 await self.tell(note)
-
-
-def _with_text(turn: Turn, seen: Reply | None) -> Turn:
-    """The stored turn, with the text that was seen where only its beginning is on disk."""
-    replies = tuple(
-        dataclasses.replace(reply, text=seen.text)
-        if seen
-        and reply.id == seen.id
-        and len(reply.text) < len(seen.text)
-        and seen.text.startswith(reply.text)
-        else reply
-        for reply in turn.replies
-    )
-    return dataclasses.replace(turn, replies=replies)

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 
 from chatlm.events import Fitted, Prefill, ReplyStarted
-from chatlm.messages import Reply, Turn
+from chatlm.messages import Reply, StopReason, Turn
 from chatlm.sampling import Sampling
 from chatlm.store import Store
 from chatlm.tui import commands, labels
@@ -82,3 +82,25 @@ class LiveTurn:
         self.say(f"{labels.growing(usage)} · {commands.key_of('stop')} stops")
         used = usage.prompt_tokens + usage.completion_tokens
         self.status = Status(used=used, speed=labels.speed(usage), reason="writing")
+
+    def with_seen(self, stored: Turn) -> Turn:
+        """The stored turn, with the text that was seen where only its beginning is on disk."""
+        seen = self.reply
+        replies = tuple(
+            dataclasses.replace(reply, text=seen.text)
+            if seen
+            and reply.id == seen.id
+            and len(reply.text) < len(seen.text)
+            and seen.text.startswith(reply.text)
+            else reply
+            for reply in stored.replies
+        )
+        return dataclasses.replace(stored, replies=replies)
+
+    def unstored(self, turn: Turn) -> Turn:
+        """The turn as it was seen, when it cannot be read from the store."""
+        if self.reply is None:
+            return turn
+        reply = dataclasses.replace(self.reply, stop_reason=StopReason.ERROR)
+        others = tuple(other for other in turn.replies if other.id != reply.id)
+        return dataclasses.replace(turn, replies=(*others, reply), chosen=reply.id)

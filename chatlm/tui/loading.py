@@ -128,6 +128,8 @@ class EngineLoader:
         if before.is_alive():
             before.join()
         if load.abandoned.is_set():
+            load.error = Cancelled("Another model was chosen, or chatlm is closing.")
+            load.settled.set()
             return
         self.close()
         gc.unfreeze()

@@ -20,12 +20,13 @@ from chatlm.models.disk import human_bytes
 from chatlm.text import one_line
 from chatlm.tui.card import Card
 from chatlm.tui.pulling import once
+from chatlm.tui.widgets.line_input import VisibleInput
 
 NAME, SIZE, HERE = 26, 11, 10
 """Widths of the columns before the description, in cells."""
 
 
-class FilterInput(Input):
+class FilterInput(VisibleInput):
     """What is typed narrows the list; Enter takes the model that is marked in it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "talk to it")]
@@ -35,7 +36,7 @@ class ModelScreen(Card[str | None]):
     """Gives the name of the chosen model, or None; nothing is fetched before the size was said.
 
     Args:
-        models: those to show, in this order.
+        models: those to show, in this order; one that cannot chat is left out.
         current: the name of the one in use.
         is_here: whether a model that is not among `models` can be used without fetching it; runs
             in a thread, since it may read a large file. Raises a `ChatlmError` where there is no
@@ -76,7 +77,7 @@ class ModelScreen(Card[str | None]):
         self, models: Sequence[ModelDetails], current: str, is_here: Callable[[str], bool]
     ) -> None:
         super().__init__()
-        self._models = {details.name: details for details in models}
+        self._models = {each.name: each for each in models if each.kind == "chat"}
         self._current = current
         self._is_here = is_here
         self._asked = ""

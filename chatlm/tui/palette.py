@@ -38,7 +38,8 @@ def _typed() -> list[Command]:
 
 
 def _shown(command: Command) -> Content:
-    key = commands.key_name(command.key)
     return Content.assemble(
-        (f"{command.title:<18}", "bold"), command.help, (f"  {key}" if key else "", "$text-primary")
+        (f"{command.title:<18}", "bold"),
+        (f"{commands.key_name(command.key):<8}", "$text-primary"),
+        command.help,
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import ClassVar
 
+from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widget import Widget
@@ -14,6 +15,22 @@ from textual.widgets import Static
 from chatlm.text import visible
 from chatlm.tui.card import Card
 from chatlm.tui.widgets.line_input import LineInput, on_one_line
+
+ACTIONS = {"enter": "accept", "tab": "suggest", "escape": "leave"}
+
+
+class PromptLine(LineInput):
+    """Hears the card's keys in their turn; those that come after the end count no more."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(key, f"screen.{action}", action) for key, action in ACTIONS.items()
+    ]
+
+    async def _on_key(self, event: events.Key) -> None:
+        """Act at once; a binding would act before or after letters that are still on their way."""
+        over, action = not self.screen.is_current, ACTIONS.get(event.key)
+        if over or (action and await self.app.run_action(action, self.screen)):
+            event.stop().prevent_default()
 
 
 class PromptScreen(Card[str | None]):
@@ -38,12 +55,6 @@ class PromptScreen(Card[str | None]):
     }
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "accept", "accept", priority=True),
-        Binding("tab", "suggest", "suggest", priority=True),
-        Binding("escape", "leave", "leave", priority=True),
-    ]
-
     def __init__(
         self,
         title: str,
@@ -61,13 +72,13 @@ class PromptScreen(Card[str | None]):
 
     def body(self) -> Iterable[Widget]:
         """The line, and what to know about it."""
-        yield LineInput(self._text, self._placeholder)
+        yield PromptLine(self._text, self._placeholder)
         if self._hint:
             yield Static(Content(visible(self._hint)), classes="hint")
 
     @property
-    def _line(self) -> LineInput:
-        return self.query_one(LineInput)
+    def _line(self) -> PromptLine:
+        return self.query_one(PromptLine)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """There is not always something to suggest."""

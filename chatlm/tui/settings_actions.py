@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING
 
 from chatlm import config, models
-from chatlm.errors import ModelError
+from chatlm.engines.opening import is_here
+from chatlm.measuring import own_system
 from chatlm.messages import Message
 from chatlm.sampling import DEFAULTS, Sampling
 from chatlm.tui.loading import Ready
@@ -49,15 +51,12 @@ class SettingsActions:
         """Talk to another model; the chat goes on with it."""
         self._chat.refuse_while_busy()
         if name.strip():
-            if not models.is_here(name.strip()):
-                raise ModelError(
-                    f"The model {name.strip()} is not on this machine yet",
-                    hint="/model without a name shows what there is, and fetches it.",
-                )
+            self._owner.check_model(name.strip())
             self._use_model(name.strip())
         else:
             current = self._owner.engine_state.model
-            screen = ModelScreen(models.known(), current, models.is_here)
+            here = partial(is_here, plugins=self._owner.plugins)
+            screen = ModelScreen(models.known(), current, here)
             self._owner.push_screen(screen, self._use_model)
 
     def took(self, message: object) -> None:
@@ -94,7 +93,9 @@ class SettingsActions:
         ]
 
         def count_tokens(text: str) -> int:
-            return engine.count_tokens([Message("system", text)]) if engine else 0
+            if engine is None:
+                return 0
+            return engine.count_tokens([Message("system", text)]) if text else own_system(engine)
 
         self._owner.push_screen(
             SettingsScreen(

@@ -27,6 +27,7 @@ from chatlm.tui.labels import count
 from chatlm.tui.pulling import once
 from chatlm.tui.widgets.sampling_form import Layers, SamplingForm
 from chatlm.tui.widgets.theme_picker import ThemePicker
+from chatlm.tui.widgets.visible_area import VisibleArea, on_lines
 
 CONFIG = "config"
 """The layer that "keep as my default" writes."""
@@ -48,8 +49,8 @@ class SettingsScreen(Card[None]):
         layers: what holds below it, the strongest first; the person's own is named `CONFIG`.
         system: this chat's system prompt.
         info: the loaded model; None while there is none.
-        count_tokens: what a text costs as a system prompt; runs in a thread. None while there is
-            no model.
+        count_tokens: what a text costs as a system prompt, and for an empty one what the model's
+            format writes in its place; runs in a thread. None while there is no model.
         reduced_motion: whether the screen keeps still now.
         section: the one to begin with.
     """
@@ -70,6 +71,21 @@ class SettingsScreen(Card[None]):
         & TextArea:focus { border: none; background: $foreground 12%; }
         & #cost { height: 2; color: $text-muted; }
         & #info { height: 1fr; }
+        &.-narrow Tab { padding: 0 1 0 0; }
+        &.-narrow SettingRow {
+            layout: grid;
+            grid-size: 4 2;
+            grid-columns: 12 8 1fr 7;
+            grid-rows: 1;
+            height: 2;
+            & > .name, & > Input, & > .range { width: 1fr; column-span: 2; }
+            & > .source { margin: 0; }
+        }
+        &.-low {
+            & TabPane { padding: 0; }
+            & Tabs { height: 1; }
+            & Underline { display: none; }
+        }
     }
     """
 
@@ -138,7 +154,7 @@ class SettingsScreen(Card[None]):
                 yield Static(id="meaning")
                 yield _buttons(("reset", "Reset all"), ("keep-sampling", "Keep as my default"))
             with TabPane("System prompt", id="system"):
-                yield TextArea(self._system, placeholder="No system prompt")
+                yield VisibleArea(self._system, "No system prompt")
                 yield Static(id="cost")
                 yield _buttons(("keep-system", "Keep as my default"))
             with TabPane("Look", id="look"):
@@ -155,8 +171,7 @@ class SettingsScreen(Card[None]):
     def came(self, value: object) -> None:
         """Show what the system prompt costs."""
         if isinstance(value, int):
-            line = f"{count(value, 'token')}, read before every message of this chat"
-            self.query_one("#cost", Static).update(line)
+            self.query_one("#cost", Static).update(cost(self._system, value))
 
     def action_next_section(self) -> None:
         """Go to the first field of the next section."""
@@ -177,8 +192,10 @@ class SettingsScreen(Card[None]):
         return action != "reset_focused" or isinstance(self.focused, Input)
 
     def action_leave(self) -> None:
-        """Take what was typed last, put the colours back that were only tried, close."""
+        """Take what was typed last, say what is not taken, put tried colours back, close."""
         self._take_system()
+        for told in self._form.untaken():
+            self.notify(visible(told), severity="warning", markup=False)
         self.query_one(ThemePicker).restore()
         self.dismiss(None)
 
@@ -215,8 +232,9 @@ class SettingsScreen(Card[None]):
                 self.post_message(self.ModelWanted())
 
     def _take_system(self) -> None:
-        text = self.query_one(TextArea).text
-        if text != self._system:
+        """Take what was typed; a prompt that was only looked at stays as it is."""
+        text = self.query_one(VisibleArea).text
+        if text != on_lines(self._system):
             self._system = text
             self._weigh(text)
             self.post_message(self.SystemChanged(text))
@@ -263,6 +281,15 @@ class SettingsScreen(Card[None]):
         fields = list(pane.query("Input, TextArea, OptionList, Button")) if pane else []
         if fields:
             fields[0].focus()
+
+
+def cost(system: str, tokens: int) -> str:
+    """What a system prompt takes, or what the model's format writes where there is none."""
+    if system:
+        return f"{count(tokens, 'token')}, read before every message of this chat"
+    if tokens:
+        return f"None of yours; the model's own template adds its own ({count(tokens, 'token')})"
+    return "None: the model reads your messages alone"
 
 
 def about(info: EngineInfo | None) -> Content:

@@ -15,6 +15,7 @@ from chatlm.messages import Conversation, Standing
 from chatlm.sampling import Sampling
 from chatlm.store import Store, export
 from chatlm.tui.arguments import arguments
+from chatlm.tui.draft_keeper import DraftKeeper
 from chatlm.tui.live_turn import OpenChat
 from chatlm.tui.widgets.chat_view import NEW_CHAT, ChatView
 from chatlm.tui.widgets.composer import Composer
@@ -45,6 +46,9 @@ class ShownChat(ChatView):
         self._owner = app
         self.saved = store
         self._chat = OpenChat(store)
+        self.drafts = DraftKeeper()
+        self._draft: tuple[int | None, str] = (None, "")
+        """Of which chat, and what, was saved or shown last."""
         self._drawing = asyncio.Lock()
         """Held while a turn is drawn or the chat is switched: both come from pumps of their own."""
 
@@ -120,33 +124,48 @@ class ShownChat(ChatView):
         self.post_message(self.Changed())
 
     async def redraw(self, turn_id: int | None = None) -> None:
-        """Show the chat as it is stored now, and go to a turn if one is named."""
+        """Show the chat as it is stored now, and go to a turn if one is named; a chat that cannot
+        be read is told."""
+        try:
+            turns = self.conversation.turns
+        except StoreError as error:
+            self.toast(error)
+            return
         async with self._drawing:
-            for turn in self.conversation.turns:
+            for turn in turns:
                 await self.query_one(Transcript).change(turn)
         if turn_id is not None:
             await self.query_one(Transcript).reveal(turn_id)
         self.changed()
 
     def name_again(self) -> None:
-        """Show the chat's title as it is now."""
-        self.show_title(export.title_of(self.conversation) or NEW_CHAT)
+        """Show the chat's title as it is now; a chat that is gone keeps the one it had."""
+        with suppress(StoreError):
+            self.show_title(export.title_of(self.conversation) or NEW_CHAT)
 
     def refuse_while_busy(self) -> None:
         """See `LiveChat`."""
         raise NotImplementedError
 
     def keep_draft(self) -> None:
-        """Save what stands in the composer with its chat."""
-        with suppress(StoreError):  # typing must go on; sending will say what is wrong
-            self.store.save_draft(self.conversation_id, self.composer.state())
+        """Save what stands in the composer with its chat, if that changed."""
+        kept, now = self._draft, (self.conversation_id, self.composer.state())
+        if now == kept:
+            return
+        self.drafts.keep(self.store, *now)
+        if kept[0] is None and now[0] is not None:
+            self.drafts.keep(self.store, None, "")  # the new chat has become this one
+        self._draft = now
 
     def take_draft(self) -> None:
         """Show what was typed in this chat before."""
+        draft = ""
         try:
-            self.composer.restore(self.store.draft(self.conversation_id))
+            draft = self.drafts.draft(self.store, self.conversation_id)
         except StoreError as error:
             self.toast(error)
+        self.composer.restore(draft)
+        self._draft = (self.conversation_id, self.composer.state())
 
     @on(Composer.Drafted)
     def _drafted(self, event: Composer.Drafted) -> None:

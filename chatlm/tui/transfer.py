@@ -14,6 +14,7 @@ from chatlm.store.intake import Import, import_file
 from chatlm.store.outgoing import ENDINGS, exported
 
 LONGEST_NAME = 60
+HOLD_CHATS = "Chats are read from chatlm's .jsonl, lists of messages, and ChatGPT's export."
 
 
 def file_name(chat: Conversation) -> str:
@@ -39,9 +40,9 @@ def write(store: Store, chat: Conversation, path: Path) -> None:
             f"The ending of {path.name} names no format",
             hint=f"End it in {', '.join(ENDINGS)}.",
         )
-    if path.exists():
-        raise UsageError(f"{path} exists already", hint="Give another name.")
     try:
+        if path.exists():
+            raise UsageError(f"{path} exists already", hint="Give another name.")
         write_atomically(path, exported(store, [chat.id], ENDINGS[max(endings, key=len)]))
     except OSError as error:
         raise UsageError(
@@ -62,9 +63,10 @@ def read(store: Store, path: Path) -> Generator[Import, None, None]:
         yield state
     if state.bad_count:
         first = state.bad[0]
+        others = "`chatlm chats import --skip-bad` takes the others."
         raise UsageError(
             f"{path.name}, {first.place}: {first.problem}; nothing was imported",
-            hint="`chatlm chats import --skip-bad` takes the others.",
+            hint=others if state.readable else HOLD_CHATS,
         )
     if not state.added and not state.there:
-        raise UsageError(f"{path.name} holds no chats")
+        raise UsageError(f"{path.name} holds no chats", hint=HOLD_CHATS)

@@ -12,6 +12,14 @@ from chatlm.tui.widgets.turn_view import TurnView
 if TYPE_CHECKING:
     from chatlm.tui.chat_screen import ChatScreen
 
+STANDINGS = {
+    Standing.AUTO: "read as long as it fits",
+    Standing.PINNED: "always read",
+    Standing.DROPPED: "not read any more",
+    Standing.SUMMARISED: "its summary is read in its place",
+}
+"""What is said when a turn's standing changes."""
+
 
 class TurnActions:
     """Each `do_NAME` is the command of that name; it takes what was typed after it.
@@ -71,7 +79,10 @@ class TurnActions:
 
     def do_replay(self, model: str) -> None:
         """Make the reply again and compare."""
-        self._insight.replay(self._reply(), model.strip())
+        reply, model = self._reply(), model.strip()
+        if model:
+            self._screen.owner.check_model(model)
+        self._insight.replay(reply, model)
 
     async def do_pin(self, _: str) -> None:
         """Keep the turn in the context, or no longer."""
@@ -94,6 +105,7 @@ class TurnActions:
         view = self._view()
         now = Standing.AUTO if view.turn.standing is standing else standing
         await self._chat.set_standing(view, now)
+        self._chat.notify(f"Message {view.turn.position + 1}: {STANDINGS[now]}.", markup=False)
 
     def _view(self) -> TurnView:
         view = self._chat.selected

@@ -41,6 +41,7 @@ class XrayScreen(Card[None]):
 
     Args:
         read: makes the prompt; runs in a thread, since plugins may take their time with it.
+        title: what prompt it is, in the card's border.
 
     Raises:
         ChatlmError: by `read`; it is shown.
@@ -53,10 +54,10 @@ class XrayScreen(Card[None]):
         & #legend { margin: 0 0 1 0; }
         & #proof { margin: 1 0 0 0; }
         & VerticalScroll { height: 1fr; }
+        &.-low #legend { display: none; }
+        &.-low #proof { margin: 0; }
     }
     """
-
-    CARD_TITLE = "Prompt x-ray"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("t", "borders", "token borders"),
@@ -66,8 +67,9 @@ class XrayScreen(Card[None]):
         Binding("escape,q,x", "dismiss", "close"),
     ]
 
-    def __init__(self, read: Callable[[], Xray]) -> None:
+    def __init__(self, read: Callable[[], Xray], title: str = "Prompt x-ray") -> None:
         super().__init__()
+        self.CARD_TITLE = title
         self._read = read
         self._xray: Xray | None = None
         self._kinds: list[Kind] = []

@@ -159,6 +159,10 @@ def test_delete_asks_and_deletes_all_or_none() -> None:
     assert len(json.loads(chats("list", "--json").stdout)) == 3
     assert chats("delete", ids[0], ids[0], ids[1], "--yes").stderr == "2 chats deleted\n"
     assert [chat["title"] for chat in json.loads(chats("list", "--json").stdout)] == ["T2"]
+    with Store(paths.database()) as store:
+        store.trash(int(ids[2]))
+    assert "Delete “T2” for good?" in chats("delete", ids[2], answer="y\n").stderr
+    assert chats("restore", ids[2]).stderr.startswith(f"Error: no chat {ids[2]}\n")
 
 
 def test_export_to_a_file_never_overwrites_unasked(tmp_path: Path) -> None:
@@ -325,6 +329,18 @@ def test_import_says_where_a_file_is_wrong(tmp_path: Path) -> None:
         assert says in wrong.stderr
     file.write_text("")
     assert "holds no chats" in chats("import", str(file)).stderr
+    file.write_text("Dear diary,\nnothing happened.\n")
+    diary = chats("import", str(file))
+    assert "holds no chats" in diary.stderr and "--skip-bad" not in diary.stderr
+
+
+@pytest.mark.parametrize("name", ["out.md", "OUT.CHATML"])
+def test_an_export_for_reading_cannot_be_imported(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("# Cities\n\nWhat is the capital of France?\n")
+    refused = chats("import", str(tmp_path / name))
+    assert refused.returncode == 2
+    assert "for reading only" in refused.stderr and ".jsonl" in refused.stderr
+    assert "line" not in refused.stderr
 
 
 def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:

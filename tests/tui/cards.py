@@ -64,6 +64,11 @@ def still(steps: Steps) -> Steps:
     return run
 
 
+def everything_visible(pilot: Pilot[None]) -> str:
+    """The screen's lines as the terminal shows them, nothing that is cut off or covered."""
+    return "\n".join(strip.text for strip in pilot.app.screen._compositor.render_strips())
+
+
 def hint(pilot: Pilot[None]) -> str:
     """The line of keys."""
     return plain(pilot.app.screen.query_one(Hints))

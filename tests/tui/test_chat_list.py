@@ -13,11 +13,11 @@ from textual.app import App, ComposeResult
 from textual.message import Message
 from textual.widgets import Input
 
-from chatlm.messages import Conversation, StopReason, Usage
+from chatlm.messages import StopReason, Usage
 from chatlm.store import Store, Summary
 from chatlm.tui.prompt_screen import PromptScreen
 from chatlm.tui.widgets.chat_list import PAGE, ChatList
-from chatlm.tui.widgets.chat_rows import ANSWERING, PINNED, UNFINISHED, day_group, suggested_title
+from chatlm.tui.widgets.chat_rows import ANSWERING, PINNED, UNFINISHED, day_group
 from chatlm.tui.widgets.chats_panel import ChatsPanel
 from chatlm.tui.widgets.hints import Hints
 from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
@@ -328,28 +328,6 @@ async def test_rename_suggests_a_title() -> None:
         await until(pilot, lambda: rows(app) == ["Today", "How do I prune roses"])
 
 
-@pytest.mark.parametrize(
-    ("said", "reply", "title"),
-    [
-        ("What is it?\nTell me.", "It is a thing.", "What is it"),
-        ("Write v1.2 of the plan", "", "Write v1.2 of the plan"),
-        ("Hello", "\n## **Pruning** roses ##\n\nCut.", "Pruning** roses"),
-        ("word " * 30, "", "word word word word word word word word word"),
-        ("x" * 99, "", "x" * 48),
-        ("庭の水。次の文。", "", "庭の水"),
-        ("   \n ", "", ""),
-        ("?!", "", "?"),
-    ],
-)
-def test_suggested_titles(said: str, reply: str, title: str) -> None:
-    store = Store(None)
-    assert suggested_title(store.conversation(chat(store, "", said, reply))) == title
-
-
-def test_a_chat_without_turns_suggests_nothing() -> None:
-    assert suggested_title(Conversation(1)) == ""
-
-
 async def test_pin_and_unpin() -> None:
     app = PanelApp(store_with("New", "Old"))
     async with app.run_test(size=SIZE) as pilot:
@@ -412,10 +390,12 @@ async def test_slash_commands_do_the_same() -> None:
         assert rows(app) == ["Today", "A"]
         app.panel.undo_delete()
         assert rows(app) == ["Pinned", f"{PINNED} Z", "Today", "A"]
-        app.panel.rename_chat(2)
-        await until(pilot, lambda: isinstance(app.screen, PromptScreen))
+        await pilot.pause()
         assert toasts(app)[0] == "There is no deleted chat to bring back."
         assert "Deleted “Z”. /undo brings it back." in toasts(app)
+        app.panel.rename_chat(2)
+        await until(pilot, lambda: isinstance(app.screen, PromptScreen))
+        assert toasts(app) == [], "nothing covers what is asked"
 
 
 async def test_a_chat_that_is_gone_is_told() -> None:

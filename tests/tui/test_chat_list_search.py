@@ -14,6 +14,7 @@ from textual.widgets import Input
 from chatlm.errors import StoreError
 from chatlm.store import Hit, Store
 from chatlm.tui.widgets.chat_list import ChatList
+from chatlm.tui.widgets.hints import Hints
 from chatlm.tui.widgets.hit_list import FOUND, HitList
 from chatlm.tui.widgets.search_box import SearchBox
 from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
@@ -112,6 +113,17 @@ async def test_keys_lead_from_the_list_to_the_box_to_the_hits_and_back() -> None
         assert box.value == ""
         assert app.panel.chats.display
         assert not hits.display
+
+
+async def test_the_box_says_where_down_leads() -> None:
+    app = PanelApp(garden())
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("slash")
+        keys = app.panel.query_one(Hints)
+        await until(pilot, lambda: "↓ to the chats" in plain(keys))
+        await pilot.press(*"water")
+        await until(pilot, lambda: "↓ to the hits" in plain(keys))
+        assert "to the chats" not in plain(keys)
 
 
 async def test_escape_leaves_the_hits_too_and_nothing_else() -> None:

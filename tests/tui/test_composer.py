@@ -370,6 +370,19 @@ async def test_keys_that_come_all_at_once_do_the_same(app: ComposerApp) -> None:
         assert app.sent == ["hi"]
 
 
+@pytest.mark.parametrize("typed, name", [("/attach note", "attach"), ("/theme nor", "theme")])
+async def test_enter_takes_an_argument_as_it_is_typed(
+    app: ComposerApp, typed: str, name: str
+) -> None:
+    """A file that is to be written may be called like the beginning of another."""
+    async with app.run_test() as pilot:
+        await type_keys(pilot, typed)
+        assert len(app.offered) > 0
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.commanded == [(name, typed.split()[1])]
+
+
 async def test_an_argument_that_may_be_left_out_may_be_left_out(app: ComposerApp) -> None:
     async with app.run_test() as pilot:
         await type_keys(pilot, "/theme", "enter")
@@ -378,7 +391,7 @@ async def test_an_argument_that_may_be_left_out_may_be_left_out(app: ComposerApp
         assert app.commanded == [("theme", "")] * 2
         await type_keys(pilot, "/attach", "enter")
         assert app.offered == ["my notes.txt", "notes.txt", "src/"]
-        await type_keys(pilot, "src", "enter", "down", "enter")
+        await type_keys(pilot, "src", "tab", "down", "enter")
         assert app.commanded[2:] == [("attach", "src/main.py")]
 
 

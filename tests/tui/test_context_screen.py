@@ -279,6 +279,15 @@ def test_picture_of_a_summary(snap_compare: SnapCompare, size: tuple[int, int]) 
     assert snap_compare(CardApp(chat.screen()), terminal_size=size, run_before=still(steps))
 
 
+@pytest.mark.parametrize(
+    "tokens, told", [(21, "none of yours; the model's own template"), (0, "No system prompt")]
+)
+def test_no_system_prompt_of_the_persons_own(tokens: int, told: str) -> None:
+    ledger = Ledger("", (), {}, frozenset(), Fill(tokens, 0, 50, 8192))
+    first = str(rows(ledger, 120)[0].prompt)
+    assert told in first and f"{tokens}  always read" in first
+
+
 @both_sizes
 def test_picture_of_an_empty_chat(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
     """It says what will stand there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,13 @@ async def test_all_are_listed_with_size_and_whether_they_are_here() -> None:
         assert big.split()[:5] == ["qwen3-0.6b", "1.2", "GB", "not", "here"]
         assert tuned.split() == ["tuned", "200.0", "kB", "here"]
         assert hint(pilot) == "enter talk to it · esc close"
+
+
+async def test_what_cannot_chat_is_no_choice() -> None:
+    embedder = dataclasses.replace(details("minilm", "", 90, here=True), kind="embedder")
+    async with CardApp(ModelScreen((embedder, *MODELS), "tuned", Asked())).run_test() as pilot:
+        await settled(pilot, lambda: len(rows(pilot)) == 3)
+        assert "minilm" not in "".join(rows(pilot))
 
 
 async def test_typing_filters_name_and_description() -> None:

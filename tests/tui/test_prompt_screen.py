@@ -13,6 +13,7 @@ from textual.widgets import Input
 from chatlm.errors import StoreError
 from chatlm.tui.prompt_screen import PromptScreen
 from chatlm.tui.widgets.hints import Hints
+from tests.tui.composing import burst
 from tests.tui.support import everything_drawn, hostile_texts, until
 
 SIZE = (80, 24)
@@ -50,6 +51,19 @@ async def test_typing_replaces_the_start_text_and_enter_accepts() -> None:
         await pilot.press(*"New", "enter")
         await pilot.pause()
         assert app.answers == ["New"]
+
+
+@pytest.mark.parametrize("last, answer", [("enter", "Newest"), ("escape", None)])
+async def test_keys_that_come_all_at_once_count_in_their_order(
+    last: str, answer: str | None
+) -> None:
+    app = Asking(PromptScreen("Title", "Old"))
+    async with app.run_test(size=SIZE) as pilot:
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        burst(pilot, *"Newest", last, *"more", last)
+        await until(pilot, lambda: app.answers)
+        await pilot.pause()
+        assert app.answers == [answer]
 
 
 async def test_escape_leaves() -> None:

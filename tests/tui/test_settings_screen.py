@@ -18,8 +18,16 @@ from chatlm.sampling import DEFAULTS, RANGES, Sampling
 from chatlm.tui.settings_screen import CONFIG, Section, SettingsScreen
 from chatlm.tui.widgets.sampling_form import SamplingForm, SettingRow, parsed, written
 from chatlm.tui.widgets.theme_picker import ThemePicker
-from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
-from tests.tui.support import plain
+from tests.tui.cards import (
+    CardApp,
+    SnapCompare,
+    both_sizes,
+    everything_visible,
+    hint,
+    settled,
+    still,
+)
+from tests.tui.support import plain, toasts
 
 INFO = EngineInfo(
     "smollm2-135m-instruct",
@@ -115,10 +123,10 @@ async def test_a_right_value_counts_at_once() -> None:
 @pytest.mark.parametrize(
     "name, text, told, counted",
     [
-        ("temperature", "9", "temperature must be a number from 0 to 5, not 9.0", None),
+        ("temperature", "9", "temperature must be a number from 0 to 5, not 9", None),
         ("temperature", "warm", "temperature must be a number from 0 to 5, not 'warm'", None),
         ("temperature", "nan", "temperature must be a number from 0 to 5, not nan", None),
-        ("top_k", "1.5", "top_k must be a whole number from 0", 1),
+        ("top_k", "1.5", "top_k must be a whole number from 0 to 1,000,000", 1),
         ("max_tokens", "0", "max_tokens must be a whole number from 1", None),
         ("seed", "-1", "seed must be a whole number from 0", None),
         ("stop", '"a', "stop must be written as", ()),
@@ -139,6 +147,29 @@ async def test_a_wrong_value_is_marked_and_not_taken(
         assert len(host.heard) == (counted not in (None, ()))
         await type_into(pilot, name, "")
         await settled(pilot, lambda: "✗" not in plain(host.screen))
+
+
+async def test_a_wrong_value_is_told_on_the_way_out() -> None:
+    host = app()
+    async with host.run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        await type_into(pilot, "temperature", "9")
+        await type_into(pilot, "max_tokens", "0")
+        await pilot.press("escape")
+        await settled(pilot, lambda: host.given == [None])
+        assert toasts(pilot) == [
+            "temperature stays 0; it must be a number from 0 to 5, not 9",
+            "max_tokens stays 300; it must be a whole number from 1 to 1,000,000, not 0",
+        ]
+
+
+async def test_in_a_small_terminal_every_part_is_there() -> None:
+    host = app(Sampling(temperature=0.9))
+    async with host.run_test(size=(40, 12)) as pilot:
+        await ready(pilot)
+        drawn = everything_visible(pilot)
+        for part in ("Model", "temperature", "0.9", "this chat", "0 to 5", "× reset", "esc close"):
+            assert part in drawn
 
 
 async def test_a_right_value_that_becomes_wrong_stays_what_it_was() -> None:
@@ -244,6 +275,16 @@ async def test_system_prompt_can_be_my_default(
         await pilot.click("#keep-system")
         await settled(pilot, lambda: len(host.heard) == 2)
         assert config.load().system == 'Be brief.\n"Kind"'
+
+
+@pytest.mark.parametrize(
+    "own, told",
+    [(21, "None of yours; the model's own template adds its own (21 tokens)"), (0, "None: the")],
+)
+async def test_no_system_prompt_of_the_persons_own(own: int, told: str) -> None:
+    card = SettingsScreen(Sampling(), LAYERS, "", count_tokens=lambda _: own, section="system")
+    async with SettingsApp(card).run_test(size=(110, 40)) as pilot:
+        await settled(pilot, lambda: told in plain(pilot.app.screen))
 
 
 async def test_no_model_no_cost() -> None:

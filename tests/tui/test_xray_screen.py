@@ -22,6 +22,7 @@ from tests.tui.cards import (
     CardApp,
     SnapCompare,
     both_sizes,
+    everything_visible,
     hint,
     prompt_of,
     request_of,
@@ -246,6 +247,15 @@ async def test_eight_thousand_tokens_are_drawn_at_once() -> None:
         await pilot.press("end")
         await settled(pilot, lambda: "live there?" in whole(pilot))
         assert pilot.app.screen.query_one(VerticalScroll).max_scroll_y > 100
+
+
+async def test_in_a_small_terminal_tokens_proof_and_keys_are_there() -> None:
+    card = XrayScreen(xray, "What was read for this reply")
+    async with CardApp(card).run_test(size=(40, 12)) as pilot:
+        await shown(pilot)
+        drawn = everything_visible(pilot)
+        for part in ("What was read for this reply", "<|im_start|>", "none is a", "esc close"):
+            assert part in drawn
 
 
 def test_the_core_s_own_frame_is_known() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm import config, files, paths
+from chatlm import config, files, paths, settings
 from chatlm.errors import ConfigError
 from chatlm.sampling import RANGES, Sampling
 
@@ -68,10 +68,15 @@ def test_every_key_is_read(file: Path) -> None:
 
 
 def test_the_keys_are_those_of_config_and_sampling() -> None:
-    own = {field.name for field in dataclasses.fields(config.Config)} - {"sampling", "plugins", "keys"}
+    own = {field.name for field in dataclasses.fields(config.Config)} - {
+        "sampling",
+        "plugins",
+        "keys",
+        "safe_mode",
+    }
     sampling = {f"sampling.{field.name}" for field in dataclasses.fields(Sampling)}
-    assert set(config.KEYS) == own | sampling
-    assert {f"sampling.{name}" for name in RANGES} < set(config.KEYS)
+    assert set(settings.KEYS) == own | sampling
+    assert {f"sampling.{name}" for name in RANGES} < set(settings.KEYS)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +145,7 @@ def test_the_environment_wins_and_is_checked(file: Path, monkeypatch: pytest.Mon
     assert sources["model"] == ("other", "environment CHATLM_MODEL")
     assert sources["device"] == ("cpu", "config.toml")
     assert sources["dtype"] == ("auto", "default")
-    assert list(sources) == list(config.KEYS)
+    assert list(sources) == list(settings.KEYS)
     assert all(setting.help for setting in config.effective())
     monkeypatch.setenv("CHATLM_DEVICE", "gpu")
     with pytest.raises(ConfigError, match="environment CHATLM_DEVICE: device must be"):
@@ -213,6 +218,8 @@ def test_set_makes_a_private_file(file: Path) -> None:
     [
         ("modl", "x"),
         ("plugins.x", "1"),
+        ("keys.", "ctrl+y"),
+        ("keys.copy.code", "ctrl+y"),
         ("sampling.top_p", "2"),
         ("sampling.top_p", "0.5\nmodel = 1"),
         ("context", "many"),
@@ -298,7 +305,7 @@ def test_keys_of_the_screen_can_be_chosen(home: Path) -> None:
         (setting.key, setting.value, setting.source) for setting in config.effective()
     ]
     with pytest.raises(ConfigError, match=r"keys\.stop must be a key, not 3"):
-        config.checked("keys.stop", 3, "config.toml")
+        settings.checked("keys.stop", 3, "config.toml")
 
 
 def test_reduced_motion_is_true_or_false(home: Path) -> None:

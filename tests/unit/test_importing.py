@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,8 @@ def test_an_export_of_an_earlier_chatlm_lacks_what_was_not_kept_then(path: Path)
         ({"title": 5}, "the chat: title must be text, not 5"),
         ({"created": "yesterday"}, "the chat: created must be a time such as"),
         ({"created": "0001-01-01T00:00:00+14:00"}, "the chat: created must be a time such as"),
+        ({"updated": "0001-01-01T00:00:00+00:00"}, "the chat: updated must be a time such as"),
+        ({"updated": "9999-12-31T23:00:00+00:00"}, "the chat: updated must be a time such as"),
         ({"turns": {}}, "the chat: turns must be a list, not an object"),
         ({"turns": [7]}, "turn 1: must be an object, not 7"),
         ({"sampling": {"temperature": 99}}, "sampling: temperature must be a number from 0 to 5"),
@@ -331,24 +334,30 @@ def test_a_zip_file_with_its_parts_in_order(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_zip_file_that_is_damaged(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "broken.zip"
+    chats = [[{"role": "user", "content": str(random.Random(n).random())}] for n in range(500)]
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("conversations.json", json.dumps([{"messages": chat} for chat in chats]))
+    content = bytearray(path.read_bytes())
+    content[2000:2050] = b"x" * 50
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="cannot be read") as caught:
+        found(path)
+    assert "Unpack it" in caught.value.hint
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         found(tmp_path / "none")
     with pytest.raises(UsageError, match="Is a directory"):
         found(tmp_path)
-    empty, broken = tmp_path / "empty.zip", tmp_path / "broken.zip"
+    empty = tmp_path / "empty.zip"
     with zipfile.ZipFile(empty, "w") as archive:
         archive.writestr("other.json", "[]")
     with pytest.raises(UsageError, match="without chats"):
         found(empty)
-    with zipfile.ZipFile(broken, "w") as archive:
-        archive.writestr("conversations.json", json.dumps([MESSAGES] * 50))
-    content = bytearray(broken.read_bytes())
-    content[200:210] = b"x" * 10
-    broken.write_bytes(content)
-    with pytest.raises(UsageError, match="cannot be read") as caught:
-        found(broken)
-    assert "Unpack it" in caught.value.hint
 
 
 JSON = st.recursive(

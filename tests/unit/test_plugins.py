@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,8 +15,8 @@ import pytest
 
 from chatlm.config import Config
 from chatlm.hookspecs import Context, hookimpl
-from chatlm.messages import Annotation, Message
-from chatlm.plugins import MOST_FAILURES, PluginHost, loaded
+from chatlm.messages import Annotation, Message, Passage
+from chatlm.plugins import MOST_FAILURES, PluginHost, crashes, find, load_all, loaded
 
 CALL: dict[str, Any] = {"conversation": None, "message": Message("user", "Hi")}
 
@@ -64,7 +68,10 @@ def test_a_failure_is_named_and_the_others_go_on() -> None:
     host = PluginHost([("a", Labels("a")), ("bad", Raises()), ("c", Labels("c"))])
     assert labels(host) == ["c", "a"]
     (fault,) = host.take_faults()
-    assert str(fault) == "The plugin bad failed in annotate_message: ValueError: bad day."
+    assert str(fault) == (
+        "The plugin bad failed in annotate_message: ValueError: bad day. "
+        "More: chatlm logs. Without it: chatlm plugins disable bad"
+    )
     assert host.take_faults() == []
 
 
@@ -99,33 +106,225 @@ class Lifetime:
         self.seen.append("shutdown")
 
 
+def loose(home: Path, name: str, text: str) -> None:
+    folder = home / "plugins"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.py").write_text(text)
+
+
 def test_startup_and_shutdown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     life = Lifetime()
-
-    def load(host: PluginHost, disabled: tuple[str, ...]) -> None:
-        host.register("life", life)
-
-    monkeypatch.setattr(PluginHost, "load_entry_points", load)
+    module = ModuleType("life_module")
+    vars(module)["plugin"] = life
+    monkeypatch.setitem(sys.modules, "life_module", module)
+    loose(home, "life", "from life_module import plugin\nstartup = plugin.startup\n"
+          "shutdown = plugin.shutdown\n")  # fmt: skip
     with loaded(Config(model="m")):
         assert life.seen == ["startup m home"]
     assert life.seen == ["startup m home", "shutdown"]
 
 
-def test_entry_points_are_loaded_and_a_broken_import_is_a_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    info = tmp_path / "demo-1.0.dist-info"
-    info.mkdir()
+@pytest.fixture
+def installed(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package with one good plugin, one that cannot be imported, one to switch off."""
+    info = tmp_path / "site" / "demo-1.0.dist-info"
+    info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[chatlm]\ngood = good_plugin\nbroken = broken_plugin\noff = never_imported\n"
+        "a.b = good_plugin\n"
     )
-    (tmp_path / "broken_plugin.py").write_text("raise ImportError('no such thing')\n")
+    (info.parent / "broken_plugin.py").write_text("raise ImportError('no such thing')\n")
     module = ModuleType("good_plugin")
     vars(module)["annotate_message"] = Labels("good").annotate_message
     monkeypatch.setitem(sys.modules, "good_plugin", module)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(info.parent)
+
+
+@pytest.mark.usefixtures("installed")
+def test_plugins_are_listed_without_importing_any() -> None:
+    found = {one.name: one for one in find() if one.source == "demo"}
+    assert set(found) == {"good", "broken", "off", "a.b"}
+    assert found["good"].version == "1.0"
+    assert "begins with a letter" in found["a.b"].problem
+    assert "broken_plugin" not in sys.modules
+
+
+@pytest.mark.usefixtures("installed")
+def test_packages_and_files_are_loaded_and_a_broken_import_is_a_fault(home: Path) -> None:
+    text = "import chatlm\n@chatlm.hookimpl\ndef annotate_message():\n    return [chatlm."
+    loose(home, "mine", text + "Annotation('mine', 'label', 'mine')]\n")
+    loose(home, "good", "raise RuntimeError('never imported')\n")
+    loose(home, "_part", "raise RuntimeError('never imported')\n")
     host = PluginHost()
-    host.load_entry_points(disabled=["off"])
-    assert [fault.plugin for fault in host.take_faults()] == ["broken"]
+    load_all(host, Config(disabled_plugins=("off", "templates")))
+    faults = {fault.plugin: fault for fault in host.take_faults()}
+    assert set(faults) == {"broken", "good", "a.b"}
+    assert faults["broken"].error == "ImportError: no such thing"
+    assert "taken by the plugin of demo" in faults["good"].error
+    assert labels(host) == ["mine", "good"]
+
+
+def test_safe_mode_loads_nothing(home: Path) -> None:
+    loose(home, "bad", "raise RuntimeError\n")
+    with loaded(Config(safe_mode=True)) as host:
+        assert host.names == []
+        assert host.take_faults() == []
+
+
+class Moody:
+    """Fails in one hook, never in the other."""
+
+    @hookimpl
+    def annotate_message(self) -> None:
+        raise ValueError("again")
+
+    @hookimpl
+    def retrieve_passages(self) -> None: ...
+
+
+def test_failures_are_counted_for_each_hook() -> None:
+    host = PluginHost([("moody", Moody())])
+    for _ in range(MOST_FAILURES):
+        labels(host)
+        host.gather("retrieve_passages", Passage, **CALL)
+    assert host.is_left_out("moody")
+
+
+class Returns:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    @hookimpl
+    def annotate_message(self) -> Any:
+        return self.value
+
+
+class EvilList(list[Annotation]):
+    def __iter__(self) -> Any:
+        raise OSError("gone")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("text", "returned str, not a list of Annotation"),
+        ([1], "returned int, not Annotation"),
+        ([Annotation("p", "n", 3)], "value = int 3, not a text"),  # type: ignore[arg-type]
+        ([Annotation("p", "n", "v", "high")], "not a number or nothing"),  # type: ignore[arg-type]
+        (EvilList([Annotation("p", "n", "v")]), "OSError: gone"),
+        (iter([]), "returned list_iterator, not a list of Annotation"),
+    ],
+)
+def test_garbage_is_refused_and_counted(value: Any, said: str) -> None:
+    host = PluginHost([("good", Labels("good")), ("bad", Returns(value))])
     assert labels(host) == ["good"]
+    assert said in host.take_faults()[0].error
+    labels(host), labels(host)
+    assert host.is_left_out("bad")
+
+
+class Sleeps:
+    @hookimpl
+    def annotate_message(self) -> list[Annotation]:
+        time.sleep(0.05)
+        return [Annotation("sleeps", "label", "late")]
+
+
+def test_a_slow_hook_is_reported_with_its_time_and_its_result_used() -> None:
+    host = PluginHost([("sleeps", Sleeps())], slow_after=0.01)
+    assert labels(host) == ["late"]
+    (fault,) = host.take_faults()
+    assert re.search(r"it took 0\.\d s, and all else waited", fault.error)
+    assert not fault.left_out
+
+
+class Interrupted:
+    @hookimpl
+    def annotate_message(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_ends_the_program_but_only_in_the_main_thread() -> None:
+    host = PluginHost([("stops", Interrupted())])
+    with pytest.raises(KeyboardInterrupt):
+        labels(host)
+    thread = threading.Thread(target=labels, args=[host])
+    thread.start()
+    thread.join()
+    assert host.take_faults()[0].error == "KeyboardInterrupt"
+
+
+class Nothing:
+    """Forgot the marks."""
+
+
+@pytest.mark.parametrize(
+    ("plugin", "said"),
+    [
+        (Misspelt(), "there is no hook anotate_message; did you mean annotate_message?"),
+        (WrongArgument(), "annotate_message has no argument mesage; it has conversation, message"),
+        (Nothing(), "implements no hook"),
+        (Labels, "it is a class"),
+        (None, "implements no hook"),
+    ],
+)
+def test_what_is_refused_is_said_with_the_way_out(plugin: Any, said: str) -> None:
+    host = PluginHost([("bad", plugin)])
+    (fault,) = host.take_faults()
+    assert said in fault.error
+    assert "chatlm plugins disable bad" in str(fault)
+
+
+class Early:
+    @hookimpl(tryfirst=True)
+    def annotate_message(self) -> list[Annotation]:
+        return [Annotation("early", "label", "early")]
+
+
+def test_declared_order_goes_before_the_order_of_loading() -> None:
+    host = PluginHost([("early", Early()), ("a", Labels("a")), ("b", Labels("b"))])
+    assert labels(host) == ["early", "b", "a"]
+
+
+def test_a_crash_while_loading_leaves_the_plugin_out_until_it_is_forgiven(home: Path) -> None:
+    loose(home, "bomb", "import os\nos._exit(9)\n")
+    code = "from chatlm.config import Config; from chatlm.plugins import PluginHost, load_all\n"
+    code += "load_all(PluginHost(), Config())"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code])
+        assert done.returncode == 0
+    host = PluginHost()
+    load_all(host, Config())
+    (fault,) = (fault for fault in host.take_faults() if fault.plugin == "bomb")
+    assert "chatlm ended while it was being loaded" in str(fault)
+    assert "Try it again: chatlm plugins enable bomb" in str(fault)
+    assert crashes.forgive("bomb")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+
+
+def test_a_crash_in_startup_is_noticed_too(home: Path) -> None:
+    text = "import chatlm, os\n@chatlm.hookimpl\ndef startup():\n    os._exit(9)\n"
+    loose(home, "bomb", text)
+    code = "from chatlm.plugins import loaded; from chatlm.config import Config\n"
+    code += "with loaded(Config()): pass"
+    codes = [subprocess.run([sys.executable, "-c", code]).returncode for _ in range(2)]
+    assert codes == [9, 0]
+
+
+def test_a_plugin_that_another_process_loads_now_is_no_crash(home: Path) -> None:
+    text = "import time\nprint('loading', flush=True)\ntime.sleep(30)\n"
+    loose(home, "slow", text)
+    code = "from chatlm.plugins import loaded; from chatlm.config import Config\n"
+    code += "with loaded(Config()): pass"
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    with crashes.watched("slow") as safe:
+        assert safe
+    other.kill()
+    other.wait()
+    other.stdout.close()
+    with crashes.watched("slow") as safe:
+        assert not safe

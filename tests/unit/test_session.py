@@ -374,6 +374,22 @@ def test_a_reply_that_cannot_go_on_stays_what_it_was(store: Store) -> None:
     assert store.provenance(before.id) == made_by is not None
 
 
+def test_a_reply_that_is_stopped_before_it_goes_on_stays_what_it_was(store: Store) -> None:
+    session = chat(store, ScriptedEngine("one two three", "more"), asked=Sampling(max_tokens=2))
+    list(session.send("Hi"))
+    before = newest(session).reply
+    assert before is not None
+    assert before.stop_reason is StopReason.LENGTH
+    made_by = store.provenance(before.id)
+    with closing(session.continue_reply()) as events:
+        next(event for event in events if isinstance(event, Fitted))
+        growing = newest(session).reply
+        assert growing is not None
+        assert growing.stop_reason is None
+    assert newest(session).reply == before
+    assert store.provenance(before.id) == made_by is not None
+
+
 def test_a_message_that_cannot_be_stored_leaves_no_empty_chat(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a session tells of a chat beside its turns: previews, measures, summaries, titles."""
+"""What a session tells of a chat beside its turns: previews, measures, summaries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ContextTooLong, EngineError, UsageError
 from chatlm.events import PassagesFound
-from chatlm.generation import Engine, Request
+from chatlm.generation import Engine, Prompt, PromptToken, Request
 from chatlm.hookspecs import hookimpl
 from chatlm.messages import SUMMARY_HEAD, Conversation, Message, Passage, Standing, StopReason, Turn
 from chatlm.plugins import PluginHost
@@ -99,6 +99,26 @@ def test_measure_counts_each_turn_as_it_stands(store: Store) -> None:
     assert (measure.outside, measure.limit, measure.reserve) == (frozenset(), 4096, 10)
 
 
+def test_measure_tells_the_system_prompt_of_the_models_own_format(store: Store) -> None:
+    """A format that writes five tokens before a first message that is none of the system."""
+
+    class Opinionated(ScriptedEngine):
+        def preview(self, request: Request) -> Prompt:
+            prompt = super().preview(request)
+            if request.messages[0].role == "system":
+                return prompt
+            own = tuple(PromptToken(number, "own") for number in range(5))
+            costs = (prompt.costs[0] + len(own), *prompt.costs[1:])
+            return dataclasses.replace(prompt, tokens=own + prompt.tokens, costs=costs)
+
+    session = chat(store, Opinionated("one two three"))
+    assert session.measure().system == 5
+    turns = talk(session, "a b").turns
+    measure = session.measure()
+    assert (measure.system, measure.costs) == (5, {turns[0].id: 4 + 5})
+    assert measure.used == 5 + 4 + 5
+
+
 def test_measure_tells_what_does_not_fit(store: Store) -> None:
     engine = ScriptedEngine(*["one two three"] * 4, context=40)
     session = chat(store, engine, system="Be kind.", sampling=Sampling(max_tokens=5))
@@ -175,19 +195,6 @@ def test_a_summary_of_a_turn_longer_than_the_context(store: Store) -> None:
     assert narrow.count_tokens(asked) <= 200 - 96
     assert "User: begin" in asked[-1].content
     assert "end\n\nAssistant: word" in asked[-1].content
-
-
-def test_titles(store: Store) -> None:
-    engine = ScriptedEngine("Fine.", ' "Egg Boiling"')
-    session = chat(store, engine)
-    assert session.suggest_title() == ""
-    with pytest.raises(UsageError, match="no message"):
-        list(session.name_by_model())
-    before = talk(session, "Hi! How do I boil an egg?")
-    assert session.suggest_title() == "How do I boil an egg"
-    assert "".join(session.name_by_model()) == ' "Egg Boiling"'
-    assert engine.requests[1].messages[-1] == Message("assistant", "Title:")
-    assert session.conversation == before
 
 
 def test_where_each_setting_comes_from() -> None:

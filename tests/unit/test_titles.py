@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.titles import LONGEST, suggested, tidied
+from chatlm.messages import Conversation, Message, Reply, Turn
+from chatlm.titles import LONGEST, suggested
+
+
+def chat(message: str, reply: str = "") -> Conversation:
+    turn = Turn(1, 0, Message("user", message), (Reply(1, 1, reply),))
+    return Conversation(1, turns=(turn,))
 
 
 @pytest.mark.parametrize(
@@ -31,26 +37,29 @@ from chatlm.titles import LONGEST, suggested, tidied
         ("x" * 60, "X" + "x" * 48 + "…"),
     ],
 )
-def test_suggested(message: str, title: str) -> None:
-    assert suggested(message) == title
+def test_of_the_message(message: str, title: str) -> None:
+    assert suggested(chat(message)) == title
+    assert suggested(chat(message, "It depends.\n\n# On what")) == title
 
 
 @pytest.mark.parametrize(
-    ("text", "title"),
+    ("reply", "title"),
     [
-        (' "Boiling Eggs." ', "Boiling Eggs"),
-        ("\n**Title: the moons**\nof Jupiter", "The moons"),
-        ("“Reisen”", "Reisen"),
-        ("", ""),
+        ("\n## **Pruning** roses ##\n\nCut.", "Pruning** roses"),
+        (f"# {'word ' * 30}", "Word word word word word word word word word…"),
     ],
 )
-def test_tidied(text: str, title: str) -> None:
-    assert tidied(text) == title
+def test_of_the_heading_that_the_reply_begins_with(reply: str, title: str) -> None:
+    assert suggested(chat("Hello", reply)) == title
 
 
-@given(st.text(max_size=200))
-def test_any_text_gives_a_short_line(text: str) -> None:
-    for title in (suggested(text), tidied(text)):
-        assert len(title) <= LONGEST + 2  # some letters are two in upper case
-        assert "\n" not in title
-        assert title == title.strip()
+def test_of_an_empty_chat() -> None:
+    assert suggested(Conversation(1)) == ""
+
+
+@given(st.text(max_size=200), st.text(max_size=200))
+def test_any_text_gives_a_short_line(message: str, reply: str) -> None:
+    title = suggested(chat(message, reply))
+    assert len(title) <= LONGEST + 2  # some letters are two in upper case
+    assert "\n" not in title
+    assert title == title.strip()

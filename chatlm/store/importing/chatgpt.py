@@ -11,7 +11,7 @@ from typing import Any
 
 from chatlm.messages import Conversation, Message, Reply, StopReason, Turn
 from chatlm.store.copying import fork_title
-from chatlm.store.importing.values import Fields, Read
+from chatlm.store.importing.values import Fields, Read, showable
 from chatlm.store.rows import short_title
 
 MOST_FORKS = 20
@@ -221,6 +221,6 @@ def _turns(way: Iterable[_Ask], ids: Iterator[int], default: datetime) -> tuple[
 def _time(fields: Fields, name: str) -> datetime | None:
     seconds = fields.number(name)
     try:
-        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+        return None if seconds is None else showable(datetime.fromtimestamp(seconds, UTC))
     except (ValueError, OverflowError, OSError):
         raise fields.bad(f"{name} is no time") from None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,15 @@ CHUNK = 2**16
 _MEMBER = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
 """The chats in the ZIP file that ChatGPT sends, in one part or several."""
 _BLANK = re.compile(r"\s*")
+_BAD_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+)
+"""What reading a ZIP file raises that is cut short, changed, encrypted or packed in another way."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ def pieces(path: Path) -> Iterator[Piece]:
                 with archive.open(info) as member:
                     yield from _of_file(member, done, total, before)
                 done += info.file_size
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except _BAD_ZIP as error:
         raise UsageError(
             f"{path} is a ZIP file that cannot be read: {error}.",
             hint="Unpack it, then import the conversations.json in it.",

@@ -29,6 +29,10 @@ _TELLING = {"turns": "chatlm", "messages": "messages", "mapping": "chatgpt"}
 """The key that only a chat of this format has -> the format."""
 
 
+FOR_READING = (".md", ".chatml")
+"""Endings of exports from which no chat can be made again."""
+
+
 @dataclass(frozen=True)
 class Bad:
     """A chat that cannot be read."""
@@ -48,6 +52,11 @@ def read(path: Path, form: Format = "auto") -> Iterator[tuple[Read | Bad, int, i
     Raises:
         UsageError: the file cannot be read at all.
     """
+    if path.suffix.lower() in FOR_READING:
+        raise UsageError(
+            f"{path} cannot be imported: {path.suffix.lower()} is a format for reading only.",
+            hint="Export the chats as .jsonl, which keeps all there is.",
+        )
     time = now()
     try:
         for piece in pieces(path):

@@ -38,6 +38,17 @@ class Read:
     """What a chat of chatlm has no place for, in the plural, and how many there were."""
 
 
+def showable(time: datetime) -> datetime:
+    """The time itself.
+
+    Raises:
+        ValueError: it is so near an end of the calendar that some clocks on earth cannot show it.
+    """
+    if not 1 < time.year < 9999:
+        raise ValueError("out of range")
+    return time
+
+
 class Fields:
     """A JSON object.
 
@@ -101,7 +112,7 @@ class Fields:
         text = self.text(name)
         try:
             time = datetime.fromisoformat(text)
-            return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+            return showable((time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC))
         except (ValueError, OverflowError):
             raise self._wrong(name, "a time such as 2026-01-31T12:00:00+00:00") from None
 

@@ -22,7 +22,7 @@ from chatlm.tui.drafts import clean
 from chatlm.tui.widgets.completing_area import CompletingArea
 
 PAUSE = 0.5
-"""Seconds after the last change until what was typed is looked at as a whole."""
+"""Seconds after a change, at most, until what is typed is looked at as a whole."""
 
 Costs = Mapping[Attachment, Cost | UsageError]
 
@@ -93,7 +93,7 @@ class AttachingArea(CompletingArea):
         whole = self.unfold(attachments.name_in_words(text, files))
         return "\n\n".join([whole.rstrip(), *blocks]) if blocks else whole
 
-    def paused(self) -> None:
+    def look_over(self) -> None:
         """Look at what was typed as a whole."""
         if "@" in self.text:
             self._count(self.text, self._costs)
@@ -111,14 +111,17 @@ class AttachingArea(CompletingArea):
 
     def _take(self, candidate: Candidate, *, sends: bool = False) -> None:
         super()._take(candidate, sends=sends)
-        self.paused()
+        self.look_over()
 
     @on(TextArea.Changed)
     def _changed(self) -> None:
         self.describe()
-        if self._pause is not None:
-            self._pause.stop()
-        self._pause = self.set_timer(PAUSE, self.paused)
+        if self._pause is None:
+            self._pause = self.set_timer(PAUSE, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._pause = None
+        self.look_over()
 
     @work(thread=True, exclusive=True, group="files", exit_on_error=False)
     def _count(self, text: str, known: Costs) -> None:

@@ -75,4 +75,4 @@ class Newer(Static):
     """
 
     def __init__(self) -> None:
-        super().__init__("↓ newer below")
+        super().__init__("↓ more below")

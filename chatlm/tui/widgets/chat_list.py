@@ -21,6 +21,7 @@ from chatlm.messages import Conversation
 from chatlm.store import Store, Summary
 from chatlm.store.export import title_of
 from chatlm.text import one_line, visible
+from chatlm.titles import suggested
 from chatlm.tui import commands
 from chatlm.tui.prompt_screen import PromptScreen
 from chatlm.tui.widgets import chat_rows
@@ -200,7 +201,7 @@ class ChatList(RowList):
                 "Rename this chat",
                 before,
                 hint="Left empty, the chat is called by its first message.",
-                suggest=partial(chat_rows.suggested_title, chat),
+                suggest=partial(suggested, chat),
             ),
             rename,
         )

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 
 from textual.content import Content
 
-from chatlm.messages import Conversation
 from chatlm.store import Summary
 from chatlm.text import one_line
 
@@ -15,10 +14,10 @@ UNTITLED = "Untitled"
 
 NO_CHATS = Content("No chats yet.\n\nWhat you write to the model\nis kept here.")
 
-PINNED, UNFINISHED, ANSWERING = "▪", "◐", "●"
+_FORK = re.compile(r"(.*) \((fork(?: \d+)?)\)")
+"""A fork's title; the row has room for its beginning only, so the word goes there."""
 
-TITLE_WIDTH = 48
-"""Characters of a suggested title at most."""
+PINNED, UNFINISHED, ANSWERING = "▪", "◐", "●"
 
 
 def row(chat: Summary, *, current: int | None, answering: int | None) -> Content:
@@ -37,7 +36,7 @@ def row(chat: Summary, *, current: int | None, answering: int | None) -> Content
         mark, colour = PINNED, "$text-primary"
     else:
         mark, colour = " ", ""
-    title = one_line(chat.title, 60) or UNTITLED
+    title = _FORK.sub(r"\2 · \1", one_line(chat.title, 60)) or UNTITLED
     return Content.assemble((f"{mark} ", colour), (title, "bold" if chat.id == current else ""))
 
 
@@ -56,24 +55,3 @@ def day_group(when: datetime, now: datetime) -> str:
     if day >= today - timedelta(days=today.weekday()):
         return "This week"
     return day.strftime("%B %Y")
-
-
-def suggested_title(chat: Conversation) -> str:
-    """What the first turn is about: the reply's own heading, else the message's first sentence."""
-    if not chat.turns:
-        return ""
-    turn = chat.turns[0]
-    heading = re.match(r"\s*#{1,6}\s+(\S.*)", turn.reply.text) if turn.reply else None
-    if heading:
-        return _short(heading[1].strip(" #*_"))
-    sentence = re.match(r"\s*(.+?)(?:[.?!:]\s|[。？！\n]|[.?!:]*\s*$)", turn.user.content)
-    return _short(sentence[1] if sentence else "")
-
-
-def _short(text: str) -> str:
-    """The first words of a text, without one that is cut."""
-    line = " ".join(text.split())
-    if len(line) <= TITLE_WIDTH:
-        return line
-    words = line[: TITLE_WIDTH + 1].rpartition(" ")[0]
-    return words or line[:TITLE_WIDTH]

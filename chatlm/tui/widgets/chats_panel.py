@@ -115,10 +115,14 @@ class ChatsPanel(Vertical):
         """From the box or the hits go back to the list; False when the person is in neither."""
         if self.screen.focused not in (self._box, self._hits):
             return False
+        self.list_again()
+        return True
+
+    def list_again(self) -> None:
+        """Forget what was looked for, and give the keys to the list."""
         self._box.value = ""
         self._show_list()
         self.enter()
-        return True
 
     def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
         """See `ChatList.rename_chat`."""

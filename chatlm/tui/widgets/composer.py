@@ -239,9 +239,9 @@ class Composer(AttachingArea):
         unfold = f"{keys('unfold')} unfolds"
         return [aside] * self.editing + super().notes() + [unfold] * self.has_folds
 
-    def paused(self) -> None:
+    def look_over(self) -> None:
         """Say that there is something to keep."""
-        super().paused()
+        super().look_over()
         state = self.state()
         if state != self._kept:
             self._kept = state

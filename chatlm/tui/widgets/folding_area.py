@@ -84,6 +84,13 @@ class FoldingArea(TextArea):
             edit = Edit(edit.text, top, bottom, edit.maintain_selection_offset)
         return super().edit(edit)
 
+    def _refresh_size(self) -> None:
+        """Undo takes lines away before it moves the cursor, which a new height then looks for."""
+        here = self.clamp_visitable(self.cursor_location)
+        if here != self.cursor_location:
+            self.selection = Selection.cursor(here)
+        super()._refresh_size()
+
     def validate_selection(self, selection: Selection) -> Selection:
         """Let both ends step over placeholders."""
         return Selection(

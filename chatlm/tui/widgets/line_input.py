@@ -7,8 +7,16 @@ from textual.widgets import Input
 from chatlm.text import visible
 
 
-class LineInput(Input):
+class VisibleInput(Input):
     """An input that is safe with any text, whether typed, pasted or set: what is seen is kept."""
+
+    def validate_value(self, value: str) -> str:
+        """Whatever way the text came."""
+        return on_one_line(value)
+
+
+class LineInput(VisibleInput):
+    """One in a card's colours, without a border."""
 
     DEFAULT_CSS = """
     LineInput {
@@ -21,10 +29,6 @@ class LineInput(Input):
         & > .input--placeholder { color: $text-muted; }
     }
     """
-
-    def validate_value(self, value: str) -> str:
-        """Whatever way the text came."""
-        return on_one_line(value)
 
 
 def on_one_line(text: str) -> str:

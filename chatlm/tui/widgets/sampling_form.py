@@ -19,7 +19,8 @@ from textual.widgets import Input, Static
 
 from chatlm.errors import UsageError
 from chatlm.sampling import INTEGERS, RANGES, Sampling, explained
-from chatlm.text import one_line, visible
+from chatlm.text import dump_json, one_line, visible
+from chatlm.tui.widgets.line_input import VisibleInput
 
 NAMES = (*RANGES, "stop")
 THIS_CHAT = "this chat"
@@ -68,7 +69,7 @@ class SettingRow(Horizontal):
     def __init__(self, name: str, value: Any) -> None:
         super().__init__(id=f"row-{name}")
         self.setting = name
-        self.field = Input(written(name, value), compact=True, id=name)
+        self.field = VisibleInput(written(name, value), compact=True, id=name)
 
     def compose(self) -> ComposeResult:
         """All on one line."""
@@ -145,6 +146,18 @@ class SamplingForm(VerticalScroll):
             own = getattr(self.sampling, row.setting) not in (None, ())
             row.show(each.value, each.source, own=own)
 
+    def untaken(self) -> list[str]:
+        """For each field whose text is not taken, what holds instead and why."""
+        told = []
+        for row in self.query(SettingRow):
+            try:
+                parsed(row.setting, row.field.value)
+            except UsageError as error:
+                own = written(row.setting, getattr(self.sampling, row.setting))
+                reason = error.message.removeprefix(f"{row.setting} ")
+                told.append(f"{row.setting} stays {own or row.field.placeholder}; it {reason}")
+        return told
+
     def reset(self, names: Iterable[str] = NAMES) -> None:
         """Empty these fields."""
         for name in names:
@@ -208,7 +221,7 @@ def written(name: str, value: Any) -> str:
     if value in (None, ()):
         return ""
     if name == "stop":
-        return ", ".join(json.dumps(text, ensure_ascii=False) for text in value)
+        return ", ".join(dump_json(text) for text in value)
     return f"{value:d}" if name in INTEGERS else f"{value:g}"
 
 

@@ -48,8 +48,13 @@ class StatusBar(Widget):
     status: reactive[Status] = reactive(Status())
     engine: reactive[EngineState] = reactive[EngineState](Loading(""))
 
+    hint: reactive[Content | None] = reactive[Content | None](None)
+    """Keys of what is selected, shown in place of all else."""
+
     def render(self) -> Content:
         """The line, exactly as wide as the bar."""
+        if self.hint is not None:
+            return self.hint.truncate(self.content_size.width, ellipsis=True)
         return Content(status_line(self.engine, self.status, self.content_size.width))
 
 

@@ -64,7 +64,6 @@ class TurnView(Vertical, can_focus=True):
             border-left: outer $foreground 30%;
         }
         &:focus {
-            margin: 0;
             border-left: outer $accent;
             background: $foreground 4%;
         }
@@ -204,25 +203,29 @@ class TurnView(Vertical, can_focus=True):
             line.update(below, layout=not width or len(below.wrap(width)) != height)
 
     def _below(self) -> Content:
-        line = self._line() if self._said is None else Content(visible(self._said))
-        return Content.assemble(line, "\n", self._hint()) if self.has_focus else line
+        return self._line() if self._said is None else Content(visible(self._said))
 
     def _line(self) -> Content:
         reply = self.turn.reply
         parts = [
             Content(labels.reading(self.turn, outside=self._outside)),
             Content(labels.ended(reply)),
+            self._offer(),
             self._versions(),
             Content(labels.cost(reply)),
         ]
-        if self._newest and reply is None:
-            parts.append(_offer("answer", "regenerate"))
-        elif self._newest and reply is not None and reply.can_continue:
-            parts.append(_offer("continue", "continue"))
         line = Content(" · ").join(part for part in parts if part)
         if reply is not None and reply.error:
             return Content.assemble(line, "\n", (visible(reply.error), "$text-error"))
         return line
+
+    def _offer(self) -> Content:
+        """How to go on, where that is possible."""
+        reply = self.turn.reply
+        if not self._newest or (reply is not None and not reply.can_continue):
+            return Content()
+        word, command = ("answer", "regenerate") if reply is None else ("continue", "continue")
+        return Content.assemble(_clickable(word, command), f" with {commands.key_of(command)}")
 
     def _versions(self) -> Content:
         text = labels.version(self.turn)
@@ -232,7 +235,9 @@ class TurnView(Vertical, can_focus=True):
         after = _clickable("→", "next-version") if self.version(1) else Content("→")
         return Content.assemble(text, " ", before, " ", after)
 
-    def _hint(self) -> Content:
+    @property
+    def hint(self) -> Content:
+        """The keys that act on the turn while it is selected."""
         hints = []
         for names, word in HINTS:
             if word == "versions" and len(self.turn.replies) < 2:
@@ -245,11 +250,6 @@ class TurnView(Vertical, can_focus=True):
         for view in self.query(ReplyText):
             await view.end()
             await view.remove()
-
-
-def _offer(word: str, command: str) -> Content:
-    """A word that can be clicked, and the key that does the same."""
-    return Content.assemble(_clickable(word, command), f" with {commands.key_of(command)}")
 
 
 def _clickable(text: str, command: str) -> Content:

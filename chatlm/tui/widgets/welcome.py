@@ -25,7 +25,7 @@ KEYS = (
     ("send", "send"),
     ("newline", "new line"),
     ("stop", "stop a reply"),
-    ("next-region", "select a turn"),
+    ("next-region", "go to a turn"),
     ("new", "new chat"),
     ("chats", "your chats"),
     ("palette", "all commands"),
@@ -50,7 +50,11 @@ class Suggestion(Static, can_focus=True):
     Suggestion:focus { background: $primary 25%; }
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "take", "Use", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "take", "Use", show=False),
+        Binding("down", "app.focus_next", "Next", show=False),
+        Binding("up", "app.focus_previous", "Previous", show=False),
+    ]
 
     @dataclass
     class Taken(Message):

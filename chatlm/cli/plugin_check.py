@@ -1,0 +1,80 @@
+"""Tries a plugin in a process of its own and says, step by step, how it behaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatlm.errors import UsageError
+from chatlm.plugins.discovery import find
+
+IMPORT_SECONDS = 0.5
+"""How long a plugin may take to be imported, chatlm itself left aside."""
+
+CALL_SECONDS = 5.0
+"""How long one hook may take with a short message."""
+
+WHOLE_SECONDS = 60.0
+"""After this the plugin's process is ended."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried."""
+
+    what: str
+    good: bool
+    text: str
+
+
+def check(target: str) -> list[Finding]:
+    """Try a plugin; nothing it does reaches this process or the person's data.
+
+    Args:
+        target: a plugin's name, a .py file, or the folder of a project with a pyproject.toml.
+
+    Raises:
+        UsageError: there is nothing like that.
+    """
+    with tempfile.TemporaryDirectory(prefix="chatlm-check-") as home:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "chatlm.cli.plugin_check_child", *_resolved(target)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "CHATLM_HOME": home},
+        )
+        try:
+            out, _ = child.communicate(timeout=WHOLE_SECONDS)
+            ending = f"it ended the process, with code {child.returncode}"
+        except subprocess.TimeoutExpired:
+            child.kill()
+            out, _ = child.communicate()
+            ending = f"it did not come back within {WHOLE_SECONDS:g} s"
+    lines = [json.loads(line) for line in out.decode("utf-8", "replace").splitlines()]
+    findings = [Finding(**line) for line in lines if "good" in line]
+    if not lines or lines[-1] != {"done": True}:
+        begun = [line["begin"] for line in lines if "begin" in line]
+        findings.append(Finding(begun[-1] if begun else "import", False, ending))
+    return findings
+
+
+def _resolved(target: str) -> list[str]:
+    """How the process is told: kind and value, a folder to import from after them if need be."""
+    path = Path(target)
+    if path.is_file() and path.suffix == ".py":
+        return ["file", str(path.resolve())]
+    if (path / "pyproject.toml").is_file():
+        return ["project", str(path.resolve())]
+    for found in find():
+        if found.name == target and not found.problem:
+            return ["file", found.source] if found.entry is None else ["name", target]
+    raise UsageError(
+        f"There is no plugin, .py file or project's folder {target!r}.",
+        hint="See the plugins that are here: chatlm plugins list",
+    )

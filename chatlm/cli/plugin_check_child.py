@@ -1,0 +1,198 @@
+"""The process in which `check` tries a plugin: prints one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+from chatlm import hookspecs, paths
+from chatlm.cli.plugin_check import CALL_SECONDS, IMPORT_SECONDS
+from chatlm.config import Config
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import ChatlmError
+from chatlm.generation import Request
+from chatlm.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.plugins.discovery import GROUP, Found, find
+from chatlm.plugins.host import PluginHost
+
+_MESSAGE = Message("user", "What is a turn in chatlm?")
+_TURN = Turn(1, 0, _MESSAGE)
+_CHAT = Conversation(1, "A chat", turns=(_TURN,))
+
+
+class _Broken:
+    """Raises whatever is done with it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError("chatlm plugins check gave this on purpose")
+
+
+class _Group:
+    """Takes commands, so that nothing of the command line is imported for it."""
+
+    def add_command(self, cmd: Any, name: str | None = None) -> None:
+        cmd.get_short_help_str()
+
+    def add_lazy(self, name: str, where: str, help: str) -> None:
+        if ":" not in where:
+            raise ValueError(f"{where} is not module:attribute")
+
+
+def _say(**line: Any) -> None:
+    _OUT.write(json.dumps(line) + "\n")
+    _OUT.flush()
+
+
+def _tell(what: str, problem: str, fine: str) -> bool:
+    _say(what=what, good=not problem, text=problem or fine)
+    return not problem
+
+
+def main(kind: str, target: str) -> None:
+    """Try one plugin.
+
+    Args:
+        kind: `file`, `project` or `name`.
+        target: the path or name.
+    """
+    found = _found(kind, target)
+    host = PluginHost(slow_after=CALL_SECONDS)
+    _say(begin="import")
+    started = time.perf_counter()
+    here = host.load(found)
+    seconds = time.perf_counter() - started
+    faults = host.take_faults()
+    late = f"it took {seconds:.2f} s of {IMPORT_SECONDS:g} s" if seconds > IMPORT_SECONDS else ""
+    before = [fault for fault in faults if fault.hook == "import"]
+    _tell("import", before[0].error if before else late, f"{seconds * 1000:.0f} ms")
+    if not here:
+        rest = [fault for fault in faults if fault.hook != "import"]
+        for fault in rest:
+            _tell(fault.hook, fault.error, "")
+        return
+    hooks = host.hooks_of(found.name)
+    _tell("registration", "", f"hooks: {', '.join(hooks)}")
+    own = host.settings(found.name, {})
+    wrong = host.take_faults()
+    kind_of = host.settings_class(found.name)
+    named = ", ".join(kind_of.__dataclass_fields__) if kind_of else "it has none"  # type: ignore[attr-defined]
+    if not _tell("settings", wrong[0].error if wrong else "", named):
+        return
+    calls = _calls(host, own)
+    for hook in (hook for hook in calls if hook in hooks):
+        _try(host, hook, *calls[hook])
+
+
+def _try(host: PluginHost, hook: str, good: Callable[[], Any], bad: Callable[[], Any]) -> None:
+    """Call a hook as a chat does, then with what makes it raise, then as a chat does again."""
+    _say(begin=hook)
+    for call, say in ((good, True), (bad, False), (good, True)):
+        if not _in_time(call):
+            _tell(hook, f"it did not come back within {CALL_SECONDS:g} s", "")
+            _say(done=True)
+            os._exit(0)  # nothing else ends the thread it hangs in
+        faults = host.take_faults()
+        if faults and say:
+            _tell(hook, faults[0].error, "")
+            return
+    _tell(hook, "", "answers, and does so after a failure too")
+
+
+def _in_time(call: Callable[[], Any]) -> bool:
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(CALL_SECONDS)
+    return not thread.is_alive()
+
+
+def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """For each hook a call that a chat could make, and one with arguments that raise."""
+    engine, broken = ScriptedEngine("Good."), _Broken()
+    request = Request((_MESSAGE,))
+    context = hookspecs.Context(Config(), paths.data_dir(), own)
+    message = {"conversation": _CHAT, "message": _MESSAGE}
+    no_message = {"conversation": broken, "message": broken}
+    turn = {"conversation": _CHAT, "turn": _TURN}
+    no_turn = {"conversation": broken, "turn": broken}
+
+    def register(name: str, opener: Any) -> None:
+        if not isinstance(name, str) or not callable(opener):
+            raise TypeError("register takes a name and a function")
+
+    def each(hook: str, **arguments: Any) -> Callable[[], Any]:
+        return lambda: list(host.each(hook, **arguments))
+
+    def gather(hook: str, kind: type, arguments: dict[str, Any]) -> Callable[[], Any]:
+        return lambda: host.gather(hook, kind, **arguments)
+
+    def fold(turn: Any, engine: Any) -> Callable[[], Any]:
+        return lambda: host.fold("adjust_request", "request", request, turn=turn, engine=engine)
+
+    def twice(
+        hook: str, kind: type, good: dict[str, Any], bad: dict[str, Any]
+    ) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        return gather(hook, kind, good), gather(hook, kind, bad)
+
+    return {
+        "startup": (each("startup", context=context), each("startup", context=broken)),
+        "register_commands": (
+            each("register_commands", cli=_Group()),
+            each("register_commands", cli=broken),
+        ),
+        "register_engines": (
+            each("register_engines", register=register),
+            each("register_engines", register=broken),
+        ),
+        "register_templates": (
+            each("register_templates", register=register),
+            each("register_templates", register=broken),
+        ),
+        "annotate_message": twice("annotate_message", Annotation, message, no_message),
+        "retrieve_passages": twice("retrieve_passages", Passage, message, no_message),
+        "build_messages": twice("build_messages", Message, turn, no_turn),
+        "adjust_request": (fold(_TURN, engine), fold(broken, broken)),
+        "turn_finished": (
+            each("turn_finished", **turn),
+            each("turn_finished", **no_turn),
+        ),
+        "shutdown": (each("shutdown"), each("shutdown")),
+    }
+
+
+def _found(kind: str, target: str) -> Found:
+    if kind == "file":
+        return Found(Path(target).stem, target)
+    if kind == "name":
+        return next(found for found in find() if found.name == target and not found.problem)
+    return _of_project(Path(target))
+
+
+def _of_project(folder: Path) -> Found:
+    """The plugin that a project declares, from its source folder, installed or not."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = project.get("project", {}).get("entry-points", {}).get(GROUP, {})
+    if not declared:
+        raise ChatlmError(f'pyproject.toml has no [project.entry-points."{GROUP}"]')
+    name, value = next(iter(declared.items()))
+    sys.path[:0] = [str(folder), str(folder / "src")]
+    return Found(name, str(folder), entry=EntryPoint(name, value, GROUP))
+
+
+if __name__ == "__main__":
+    _OUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a plugin prints must not stand between the lines
+    try:
+        main(*sys.argv[1:])
+    except (ChatlmError, OSError, tomllib.TOMLDecodeError) as error:
+        _tell("project", str(error), "")
+    _say(done=True)
+    _OUT.flush()
+    os._exit(0)  # a plugin's threads and exit handlers must not hold it up

@@ -1,0 +1,167 @@
+"""The commands that plugins add: listed without importing a plugin as long as nothing changed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from chatlm.cli import command_cache
+from chatlm.cli.command_cache import Known
+from chatlm.cli.group import LazyGroup
+from chatlm.errors import ChatlmError, ConfigError
+from chatlm.text import one_line, visible
+
+
+class PluginGroup(LazyGroup):
+    """What one plugin's hook gets to add its commands to; a wrong one is refused at once.
+
+    Args:
+        name: the plugin's.
+        taken: whose each name is that it cannot have.
+    """
+
+    def __init__(self, name: str, taken: Mapping[str, str]) -> None:
+        super().__init__(name, lazy={})
+        self._taken = taken
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """See `hookspecs.Commands`."""
+        if not isinstance(cmd, click.Command):
+            raise TypeError(f"add_command got {type(cmd).__name__}, not a click command")
+        self._check_name(name or cmd.name)
+        super().add_command(cmd, name)
+
+    def add_lazy(self, name: str, where: str, help: str) -> None:
+        """See `hookspecs.Commands`."""
+        if not all(isinstance(text, str) for text in (name, where, help)) or ":" not in where:
+            raise TypeError("add_lazy takes a name, module:attribute and a line of help")
+        self._check_name(name)
+        super().add_lazy(name, where, help)
+
+    def _check_name(self, name: str | None) -> None:
+        if not name or name.startswith("-") or name.split() != [name]:
+            raise ValueError(f"{name!r} cannot be a command's name")
+        if name in self._taken:
+            raise ValueError(f"the command {name} is there already, from {self._taken[name]}")
+
+
+class RootGroup(LazyGroup):
+    """`chatlm` itself: its own commands first; plugins are asked only for others.
+
+    A plugin that fails here costs one line on stderr, never the command line.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._known: dict[str, Known] | None = None
+        self._loaded: dict[str, click.Command | None] = {}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command; for a plugin's, that plugin is loaded now."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in self._from_plugins(ctx):
+            return own
+        if cmd_name not in self._loaded:
+            self._loaded[cmd_name] = self._load(ctx, cmd_name)
+        return self._loaded[cmd_name]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """chatlm's commands, then the plugins'."""
+        return [*super().list_commands(ctx), *self._from_plugins(ctx)]
+
+    def short_helps(self) -> dict[str, str]:
+        """What each command does, in one line, by name."""
+        others = self._from_plugins(click.get_current_context())
+        return super().short_helps() | {
+            name: one_line(known.help, 80) for name, known in others.items()
+        }
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what a plugin's own raises is told as that plugin's."""
+        try:
+            return super().invoke(ctx)
+        except (ChatlmError, click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            name = ctx.invoked_subcommand or ""
+            if name not in self._loaded:
+                raise
+            raise _broken(self._from_plugins(ctx)[name].plugin, name, error) from error
+
+    def _from_plugins(self, ctx: click.Context) -> dict[str, Known]:
+        if self._known is None:
+            self._known = command_cache.read()
+        if self._known is None:
+            before = set(sys.modules)
+            groups, whole = self._ask(ctx, None)
+            self._known = {
+                name: Known(plugin, meaning)
+                for plugin, group in groups.items()
+                for name, meaning in group.short_helps().items()
+            }
+            if whole:
+                command_cache.write(self._known, set(sys.modules) - before)
+        return self._known
+
+    def _load(self, ctx: click.Context, name: str) -> click.Command | None:
+        plugin = self._from_plugins(ctx)[name].plugin
+        groups, _ = self._ask(ctx, plugin)
+        if plugin not in groups:
+            return None
+        try:
+            return groups[plugin].get_command(ctx, name)
+        except Exception as error:
+            raise _broken(plugin, name, error) from error
+
+    def _ask(self, ctx: click.Context, only: str | None) -> tuple[dict[str, PluginGroup], bool]:
+        """Load one plugin, or all, and let each add its commands.
+
+        Returns:
+            the plugins' groups, and whether nothing failed.
+        """
+        from chatlm import config, logs
+        from chatlm.plugins import PluginHost, load_all
+
+        logs.setup()
+        try:
+            settings = config.load()
+        except ConfigError as error:
+            _tell(ctx, f"{error.message} Commands of plugins are left out. {error.hint}")
+            return {}, False
+        host = PluginHost()
+        load_all(host, settings, None if only is None else [only])
+        taken = dict.fromkeys(super().short_helps(), "chatlm")
+        groups: dict[str, PluginGroup] = {}
+
+        def arguments(plugin: str) -> Mapping[str, Any]:
+            groups[plugin] = PluginGroup(plugin, taken)
+            return {"cli": groups[plugin]}
+
+        added: dict[str, PluginGroup] = {}
+        for plugin in host.offer("register_commands", arguments):
+            taken |= dict.fromkeys(groups[plugin].short_helps(), plugin)
+            added[plugin] = groups[plugin]
+        faults = host.take_faults()
+        for fault in faults:
+            _tell(ctx, str(fault))
+        return added, not faults
+
+
+def _broken(plugin: str, command: str, error: Exception) -> ChatlmError:
+    import logging
+
+    logging.getLogger(__name__).error("plugin %s failed in %s", plugin, command, exc_info=error)
+    return ChatlmError(
+        f"The plugin {plugin} failed in its command {command}: "
+        + one_line(f"{type(error).__name__}: {error}", 300),
+        hint=f"More: chatlm logs. Without it: chatlm plugins disable {plugin}",
+    )
+
+
+def _tell(ctx: click.Context, text: str) -> None:
+    """One line on stderr; none while a shell completes a command."""
+    if not ctx.resilient_parsing:
+        click.echo(visible(text), err=True)

@@ -1,0 +1,169 @@
+"""The commands `chatlm plugins …`: what is asked and printed; the rules are in chatlm.plugins."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from chatlm import config, paths, tomlfile
+from chatlm.cli.plugin_options import check_name, complete_plugin
+from chatlm.plugins import PluginHost, find, load_all
+from chatlm.plugins.crashes import crashed, forgive
+from chatlm.plugins.lifetime import recalled, remember
+from chatlm.text import dump_json, one_line, visible
+
+
+@dataclass(frozen=True)
+class Row:
+    """One plugin in the list."""
+
+    name: str
+    version: str | None
+    """None for a loose file."""
+    source: str
+    status: str
+    """`on`, `off` (switched off), `failing` (on, but failed when it was used last), `failed` (it
+    cannot be loaded) or `crashed` (chatlm ended while it was loaded; left out until enabled)."""
+    error: str | None
+
+
+@click.group()
+def plugins() -> None:
+    """List, switch, check and begin plugins.
+
+    Example: chatlm plugins list
+    """
+
+
+@plugins.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_plugins(as_json: bool) -> None:
+    """List every plugin, where it comes from, and what is wrong with it.
+
+    Example: chatlm plugins list --json
+    """
+    rows = _rows(config.load())
+    if as_json:
+        click.echo(dump_json([dataclasses.asdict(row) for row in rows]))
+        return
+    if not rows:
+        click.echo(f"No plugins. Put one into {paths.user_plugins()} or begin one:")
+        click.echo("chatlm plugins new NAME")
+        return
+    table = [("NAME", "VERSION", "STATUS", "SOURCE")]
+    table += [(one_line(r.name, 30), r.version or "-", r.status, r.source) for r in rows]
+    widths = [max(len(line[column]) for line in table) for column in range(3)]
+    for line, row in zip(table, [None, *rows], strict=True):
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        click.echo(visible("  ".join([*cells, line[3]])))
+        if row and row.error:
+            click.echo(visible(f"  {row.error}"))
+
+
+@plugins.command()
+@click.argument("name", shell_complete=complete_plugin)
+def enable(name: str) -> None:
+    """Load a plugin again that was switched off, or left out after a crash.
+
+    Example: chatlm plugins enable emotion
+    """
+    check_name(name)
+    disabled = config.load().disabled_plugins
+    was = forgive(name) or name in disabled
+    if name in disabled:
+        _write([other for other in disabled if other != name])
+    click.echo(f"{name} is on." if was else f"{name} was on already.")
+
+
+@plugins.command()
+@click.argument("name", shell_complete=complete_plugin)
+def disable(name: str) -> None:
+    """Load a plugin no more, until it is enabled.
+
+    Example: chatlm plugins disable emotion
+    """
+    check_name(name)
+    disabled = config.load().disabled_plugins
+    if name not in disabled:
+        _write([*disabled, name])
+    click.echo(f"{name} is off. On again: chatlm plugins enable {name}")
+
+
+@plugins.command()
+@click.argument("what", metavar="PATH|NAME", shell_complete=complete_plugin)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(what: str, as_json: bool) -> None:
+    """Try a plugin in a process of its own: imports, hooks, settings, failures, time.
+
+    Takes a name from the list, a .py file or a project's folder.
+
+    Example: chatlm plugins check ./chatlm-demo
+    """
+    from chatlm.cli.plugin_check import check as checked
+
+    findings = checked(what)
+    if as_json:
+        click.echo(dump_json([dataclasses.asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            mark = "ok  " if finding.good else "BAD "
+            click.echo(visible(f"{mark} {finding.what}: {finding.text}"))
+    if not all(finding.good for finding in findings):
+        sys.exit(1)
+
+
+@plugins.command()
+@click.argument("name")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    metavar="FOLDER",
+    help="Where the project's folder is made.",
+)
+def new(name: str, into: Path) -> None:
+    """Begin a plugin: a project with code, settings, a test and a README.
+
+    Example: chatlm plugins new demo
+    """
+    from chatlm.plugins.project import begin
+
+    folder = begin(name, into)
+    click.echo(visible(f"{folder} is made. Next:"))
+    click.echo(visible(f"  cd {folder}"))
+    click.echo("  pip install -e . && pytest")
+    click.echo(f"  chatlm plugins check {name}")
+
+
+def _rows(settings: config.Config) -> list[Row]:
+    """Every plugin, each loaded now if it is on; earlier faults are remembered ones."""
+    found = find()
+    host = PluginHost()
+    load_all(host, settings)
+    for name in host.names:
+        host.settings(name, settings.plugins.get(name, {}))
+    remember(host)
+    faults = recalled() | host.last_faults
+    taken = {one.name for one in found if not one.problem}
+    rows = []
+    for one in found:
+        fault = faults.get(one.name)
+        status, error = "on", None
+        if one.problem:
+            status, error = "failed", one.problem
+        elif one.name in settings.disabled_plugins:
+            status = "off"
+        elif fault and one.name in taken:
+            status, error = "failing", f"{fault.hook}: {fault.error}"
+            if one.name not in host.names or host.is_left_out(one.name):
+                status = "crashed" if crashed(one.name) else "failed"
+        rows.append(Row(one.name, one.version or None, one.source, status, error))
+    return rows
+
+
+def _write(disabled: list[str]) -> None:
+    tomlfile.change(paths.config_file(), ["disabled_plugins"], disabled)

@@ -1,0 +1,97 @@
+"""What a plugin has to keep to: the names and arguments of hooks, and the types of results."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import pluggy
+
+from chatlm import hookspecs
+from chatlm.plugins.values import describe, fits, hints_of
+from chatlm.text import one_line
+
+
+def check_names(manager: pluggy.PluginManager, plugin: Any) -> None:
+    """See that each hook of a plugin exists and has the arguments that are asked for.
+
+    Raises:
+        TypeError: one does not; the message names what there is.
+    """
+    if inspect.isclass(plugin):
+        raise TypeError("it is a class; the entry point must name an object of it")
+    known = _arguments()
+    for attribute in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, attribute)
+        if options is None:
+            continue
+        hook = options["specname"] or attribute
+        if hook not in known:
+            near = get_close_matches(hook, known, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise TypeError(f"there is no hook {hook}{meant}")
+        for argument in inspect.signature(getattr(plugin, attribute)).parameters:
+            if argument not in known[hook]:
+                has = ", ".join(known[hook]) or "none"
+                raise TypeError(f"{hook} has no argument {argument}; it has {has}")
+
+
+def check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
+    """See that a registered plugin has hooks, and that each can be called alone.
+
+    Raises:
+        TypeError: it has none, or one is a wrapper or async.
+    """
+    callers = manager.get_hookcallers(plugin) or ()
+    if not callers:
+        raise TypeError("it implements no hook; mark its functions with @chatlm.hookimpl")
+    for caller in callers:
+        for impl in caller.get_hookimpls():
+            if impl.plugin is not plugin:
+                continue
+            if impl.wrapper or impl.hookwrapper:
+                raise TypeError(f"{caller.name} is a wrapper; chatlm calls each hook alone")
+            if inspect.iscoroutinefunction(impl.function):
+                raise TypeError(f"{caller.name} is async; chatlm calls plain functions")
+
+
+def one(kind: type) -> Callable[[Any], Any]:
+    """A function that gives a result back if it is a `kind`, and raises TypeError if not."""
+
+    def accept(result: Any) -> Any:
+        if not isinstance(result, kind):
+            raise TypeError(f"returned {type(result).__name__}, not {kind.__name__}")
+        for name, hint in hints_of(kind).items():
+            if not fits(value := getattr(result, name), hint):
+                got = f"{type(value).__name__} {one_line(repr(value), 60)}"
+                raise TypeError(
+                    f"returned {kind.__name__} with {name} = {got}, not {describe(hint)}"
+                )
+        return result
+
+    return accept
+
+
+def list_of(kind: type) -> Callable[[Any], list[Any]]:
+    """A function that gives a result back as a list if it has only `kind`s; raises as `one`."""
+    accept_one = one(kind)
+
+    def accept(result: Any) -> list[Any]:
+        if not isinstance(result, list | tuple):
+            raise TypeError(f"returned {type(result).__name__}, not a list of {kind.__name__}")
+        return [accept_one(value) for value in result]
+
+    return accept
+
+
+@functools.cache
+def _arguments() -> dict[str, list[str]]:
+    """The arguments of each hook, by its name."""
+    return {
+        name: list(inspect.signature(value).parameters)
+        for name, value in vars(hookspecs).items()
+        if hasattr(value, "chatlm_spec")
+    }

@@ -1,0 +1,25 @@
+"""What a template makes, as a value; it knows no file format and no template language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from chatlm.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A template with its gaps filled."""
+
+    system: str = ""
+    """The system prompt; empty where the template has none."""
+    user: str = ""
+    """The user's message; empty where the person still has to write it."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """What holds where the person says nothing."""
+
+
+TemplateRenderer = Callable[[Mapping[str, str], str], Rendered]
+"""`(values, typed) -> rendered`: `values` of the variables by name, and what the person typed or
+piped in. Raises UsageError for a name that is unknown or a value that is missing or wrong."""

@@ -1,0 +1,1 @@
+"""Prompt templates: named prompts in YAML files, with variables; a plugin of chatlm."""

@@ -1,0 +1,254 @@
+"""The commands `chatlm templates …`: what is asked and printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chatlm import UsageError, dump_json, one_line, visible, write_atomically
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from chatlm import Rendered
+    from chatlm_templates.reading import TemplateFault
+    from chatlm_templates.template import Template, Variable
+
+
+STARTER = Path(__file__).with_name("starter.yaml")
+"""What a new template begins with."""
+
+
+def complete_template(
+    context: click.Context, parameter: click.Parameter, start: str
+) -> list[CompletionItem]:
+    """The names of templates that begin so."""
+    from click.shell_completion import CompletionItem
+
+    from chatlm_templates.library import files
+
+    return [CompletionItem(name) for name in files() if name.startswith(start)]
+
+
+_name = click.argument("name", shell_complete=complete_template)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def templates() -> None:
+    """List, show, make, check and try prompt templates.
+
+    Example: chatlm templates show translate
+    """
+
+
+@templates.command("list")
+@_json
+def list_templates(as_json: bool) -> None:
+    """List the templates.
+
+    Example: chatlm templates list
+    """
+    from chatlm_templates import library
+
+    found = library.load()
+    if as_json:
+        click.echo(dump_json([_as_table(template) for template in found.templates.values()]))
+    else:
+        width = max((len(name) for name in found.templates), default=0)
+        for name, template in found.templates.items():
+            own = "  (yours)" if library.is_own(library.path_of(name)) else ""
+            click.echo(f"{name:<{width}}  {one_line(template.description, 90)}{own}".rstrip())
+    for problem in found.faults:
+        _tell(problem)
+
+
+@templates.command()
+@_name
+@_json
+def show(name: str, as_json: bool) -> None:
+    """Show one template: what it is for, its variables, and its file.
+
+    Example: chatlm templates show insurance-claim
+    """
+    from chatlm_templates import library
+
+    template = library.named(name)
+    if as_json:
+        click.echo(dump_json(_as_table(template)))
+        return
+    path = library.path_of(name)
+    click.echo(f"{name}: {one_line(template.description, 200)}")
+    for variable in template.variables.values():
+        click.echo(f"  -v {_described(variable, template)}")
+    if sampling := template.sampling.to_dict():
+        click.echo("Sampling: " + ", ".join(f"{key} {value}" for key, value in sampling.items()))
+    for hint in ("model", "adapter", "index"):
+        if value := getattr(template, hint):
+            click.echo(f"Meant for {hint} {one_line(value, 80)}")
+    click.echo(visible(f"{path}\n\n{path.read_text(encoding='utf-8')}").rstrip())
+
+
+@templates.command()
+@click.argument("name")
+@click.option(
+    "--from",
+    "other",
+    metavar="TEMPLATE",
+    shell_complete=complete_template,
+    help="Begin with a copy of this one.",
+)
+def new(name: str, other: str | None) -> None:
+    """Make a template of your own and print its file.
+
+    Example: chatlm templates new my-review --from explain
+    """
+    from chatlm_templates import library, reading
+
+    if not reading.may_be_called(name):
+        raise UsageError(f"A template cannot be called {name!r}.", hint=f"{reading.NAMES}.")
+    path = library.own_folder() / f"{name}.yaml"
+    if path.exists():
+        raise UsageError(
+            f"{path} is there already.", hint=f"Change it: chatlm templates edit {name}"
+        )
+    _copy(library.path_of(other) if other else STARTER, path)
+    click.echo(visible(str(path)))
+
+
+@templates.command()
+@_name
+def edit(name: str) -> None:
+    """Open a template in your editor ($VISUAL or $EDITOR), and check it afterwards.
+
+    Of a template that comes with chatlm a copy is made, which then is used in its place.
+
+    Example: chatlm templates edit translate
+    """
+    from chatlm_templates import library
+    from chatlm_templates.reading import read
+
+    path = library.path_of(name)
+    if not library.is_own(path):
+        path, original = library.own_folder() / path.name, path
+        _copy(original, path)
+    click.edit(filename=str(path))
+    read(path)
+
+
+@templates.command()
+@_name
+@click.argument("words", nargs=-1, metavar="[TEXT]")
+@click.option("-v", "--variable", "pairs", multiple=True, metavar="NAME=TEXT", help="Fill a gap.")
+@_json
+def render(name: str, words: tuple[str, ...], pairs: tuple[str, ...], as_json: bool) -> None:
+    """Print what the model would read.
+
+    Example: chatlm templates render translate -v language=French "Good morning"
+    """
+    from chatlm_templates import library, rendering
+
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"-v {pair!r} has no =.", hint="Write it so: -v NAME=TEXT")
+        values[key.strip()] = value
+    rendered = rendering.render(library.named(name), values, " ".join(words))
+    if as_json:
+        click.echo(dump_json(_messages(rendered)))
+        return
+    for message in _messages(rendered):
+        click.echo(f"[{message['role']}]\n{visible(message['content'])}\n")
+
+
+@templates.command()
+@click.argument("which", nargs=-1, metavar="[NAME|FILE]...", shell_complete=complete_template)
+@_json
+def check(which: tuple[str, ...], as_json: bool) -> None:
+    """Check all templates, or some; the exit code is 1 when one is wrong.
+
+    Example: chatlm templates check my-review
+    """
+    from chatlm_templates import library
+    from chatlm_templates.reading import TemplateFault, read
+
+    paths = [_path(word) for word in which] or list(library.files().values())
+    faults = []
+    for path in paths:
+        try:
+            read(path)
+        except TemplateFault as fault:
+            faults.append(fault)
+    if as_json:
+        click.echo(dump_json([_fault_table(path, faults) for path in paths]))
+    else:
+        for problem in faults:
+            _tell(problem)
+        right = len(paths) - len(faults)
+        click.echo(f"{right} of {len(paths)} templates can be used.")
+    if faults:
+        raise click.exceptions.Exit(1)
+
+
+def _path(word: str) -> Path:
+    from chatlm_templates import library
+
+    return Path(word) if word.endswith(".yaml") else library.path_of(word)
+
+
+def _copy(original: Path, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, [original.read_text(encoding="utf-8")])
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be made: {error.strerror}.",
+            hint="Check the folder's permissions, or set CHATLM_HOME.",
+        ) from error
+
+
+def _described(variable: Variable, template: Template) -> str:
+    kind = "|".join(variable.choices) or variable.type
+    notes = [] if variable.required else [f"default {variable.default}"]
+    if variable.default is None and not variable.required:
+        notes = ["may be left out"]
+    if variable.name == template.input:
+        notes.append("takes what is typed or piped")
+    end = f" ({'; '.join(notes)})" if notes else ""
+    return one_line(f"{variable.name}=<{kind}>  {variable.description}{end}", 200)
+
+
+def _as_table(template: Template) -> dict[str, Any]:
+    import dataclasses
+
+    from chatlm_templates import library
+
+    path = library.path_of(template.name)
+    return dataclasses.asdict(template) | {
+        "sampling": template.sampling.to_dict(),
+        "variables": [dataclasses.asdict(v) for v in template.variables.values()],
+        "own": library.is_own(path),
+        "path": str(path),
+    }
+
+
+def _messages(rendered: Rendered) -> list[dict[str, str]]:
+    both = (("system", rendered.system), ("user", rendered.user))
+    return [{"role": role, "content": content} for role, content in both if content]
+
+
+def _fault_table(path: Path, faults: list[TemplateFault]) -> dict[str, Any]:
+    found = next((fault for fault in faults if fault.path == path), None)
+    return {
+        "name": path.stem,
+        "path": str(path),
+        "line": found.line or None if found else None,
+        "error": found.what if found else None,
+    }
+
+
+def _tell(fault: TemplateFault) -> None:
+    click.echo(visible(fault.message), err=True)

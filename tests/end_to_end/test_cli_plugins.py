@@ -1,0 +1,244 @@
+"""`chatlm plugins` and the commands of plugins, as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import site
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLUGIN = '''\
+from dataclasses import dataclass
+
+import click
+
+from chatlm import hookimpl
+
+
+@dataclass(frozen=True)
+class Settings:
+    k: int = 4
+
+
+@click.command()
+def greet():
+    """Say hello."""
+    click.echo("hello")
+
+
+@click.command()
+def boom():
+    """Break."""
+    raise LookupError("no such thing")
+
+
+@hookimpl
+def register_commands(cli):
+    cli.add_command(greet)
+    cli.add_command(boom)
+    cli.add_lazy("later", "no_such_module:command", "Never works.")
+'''
+
+
+@pytest.fixture
+def folder(home: Path) -> Path:
+    plugins = home / "plugins"
+    plugins.mkdir(parents=True)
+    return plugins
+
+
+def chatlm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "chatlm", *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | environment,
+        timeout=120,
+    )
+
+
+def listed() -> dict[str, dict[str, Any]]:
+    rows = json.loads(chatlm("plugins", "list", "--json").stdout)
+    assert all(set(row) == {"name", "version", "source", "status", "error"} for row in rows)
+    return {row["name"]: row for row in rows}
+
+
+def test_commands_of_plugins_stand_in_the_help_and_run(folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN)
+    for _ in range(2):  # asked, then remembered
+        shown = chatlm("--help")
+        assert "greet" in shown.stdout
+        assert "Say hello." in shown.stdout
+        assert "Never works." in shown.stdout
+        assert shown.stderr == ""
+    assert chatlm("greet").stdout == "hello\n"
+    broken = chatlm("boom")
+    assert broken.returncode == 1
+    assert "The plugin mine failed in its command boom: LookupError: no such thing" in (
+        broken.stderr
+    )
+    assert "Traceback" not in broken.stderr
+    assert "failed in its command later" in chatlm("later").stderr
+    assert "Did you mean greet?" in chatlm("great").stderr
+    (folder / "mine.py").write_text(PLUGIN.replace("Say hello.", "Say hello to all."))
+    assert "Say hello to all." in chatlm("--help").stdout
+    assert chatlm("plugins", "disable", "mine").returncode == 0
+    assert "greet" not in chatlm("--help").stdout
+
+
+def test_chatlms_own_commands_import_no_plugin(folder: Path) -> None:
+    (folder / "mine.py").write_text("raise RuntimeError('imported')\n")
+    for arguments in (["models", "list"], ["logs"], ["--version"]):
+        assert "imported" not in chatlm(*arguments).stderr
+    assert "RuntimeError: imported" in chatlm("--help").stderr
+    assert "RuntimeError: imported" in chatlm("--help").stderr
+
+
+def test_a_command_cannot_take_the_place_of_chatlms_own(folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN.replace("def greet", "def ask").replace("greet", "ask"))
+    shown = chatlm("--help")
+    assert "Ask one question" in shown.stdout
+    assert "the command ask is there already, from chatlm" in shown.stderr
+
+
+def test_list_enable_disable(folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN)
+    (folder / "bad.py").write_text("import no_such_thing\n")
+    rows = listed()
+    assert (rows["mine"]["status"], rows["mine"]["error"]) == ("on", None)
+    assert rows["mine"]["source"] == str(folder / "mine.py")
+    assert rows["bad"]["status"] == "failed"
+    assert "no_such_thing" in rows["bad"]["error"]
+    assert "bad is off" in chatlm("plugins", "disable", "bad").stdout
+    assert listed()["bad"] == rows["bad"] | {"status": "off", "error": None}
+    assert "bad is on" in chatlm("plugins", "enable", "bad").stdout
+    assert "was on already" in chatlm("plugins", "enable", "bad").stdout
+    wrong = chatlm("plugins", "disable", "mien")
+    assert (wrong.returncode, "Did you mean mine?" in wrong.stderr) == (2, True)
+    assert "mine" in chatlm("plugins", "list").stdout
+
+
+def test_a_crash_is_told_and_forgiven(folder: Path) -> None:
+    (folder / "bomb.py").write_text("import os\nos._exit(9)\n")
+    assert chatlm("--help").returncode == 9
+    shown = chatlm("--help")
+    assert shown.returncode == 0
+    assert "Try it again: chatlm plugins enable bomb" in shown.stderr
+    assert listed()["bomb"]["status"] == "crashed"
+    (folder / "bomb.py").write_text(PLUGIN)
+    assert listed()["bomb"]["status"] == "crashed"
+    assert "bomb is on" in chatlm("plugins", "enable", "bomb").stdout
+    assert listed()["bomb"]["status"] == "on"
+
+
+def test_settings_of_a_plugin_are_shown_and_checked(home: Path, folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN)
+    line = next(x for x in chatlm("config", "show").stdout.splitlines() if "plugins.mine.k" in x)
+    assert line.split() == ["plugins.mine.k", "4", "default"]
+    assert chatlm("config", "set", "plugins.mine.k", "9").returncode == 0
+    assert "[plugins.mine]\nk = 9\n" in (home / "config.toml").read_text()
+    wrong = chatlm("config", "set", "plugins.mine.k", "many")
+    assert wrong.returncode == 2
+    assert "plugins.mine.k must be a whole number, not 'many'" in wrong.stderr
+    assert "has no setting 'kk'" in chatlm("config", "set", "plugins.mine.kk", "1").stderr
+    assert "Did you mean mine?" in chatlm("config", "set", "plugins.mien.k", "1").stderr
+    assert "CHATLM_MINE_K" in chatlm("config", "show", CHATLM_MINE_K="3").stdout
+    (home / "config.toml").write_text("[plugins.mine]\nk = 'x'\n")
+    assert listed()["mine"]["status"] == "failed"
+    assert "plugins.mine.k must be a whole number" in listed()["mine"]["error"]
+
+
+def test_check_says_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN)
+    good = chatlm("plugins", "check", "mine")
+    assert good.returncode == 0, good.stdout
+    hangs = tmp_path / "hangs.py"
+    hangs.write_text(
+        "import chatlm, time\nprint('noise')\n@chatlm.hookimpl\ndef turn_finished():\n"
+        "    time.sleep(99)\n"
+    )
+    dies = tmp_path / "dies.py"
+    dies.write_text("import os\nos._exit(7)\n")
+    slow = tmp_path / "slow.py"
+    slow.write_text(
+        "import chatlm, time\ntime.sleep(0.7)\n@chatlm.hookimpl\ndef turn_finished(): ...\n"
+    )
+    for file, said in (
+        (hangs, "turn_finished: it did not come back within 5 s"),
+        (dies, "import: it ended the process, with code 7"),
+        (slow, "import: it took 0.7"),
+    ):
+        done = chatlm("plugins", "check", str(file))
+        assert done.returncode == 1
+        assert said in done.stdout
+    assert chatlm("plugins", "check", "nothing").returncode == 2
+
+
+def test_a_new_project_installs_passes_its_tests_and_is_a_plugin(
+    home: Path, tmp_path: Path
+) -> None:
+    made = chatlm("plugins", "new", "demo", "--into", str(tmp_path))
+    assert made.returncode == 0, made.stderr
+    project = tmp_path / "chatlm-demo"
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    purelib = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    lines = [f"import site; site.addsitedir({folder!r})\n" for folder in site.getsitepackages()]
+    (Path(purelib) / "host.pth").write_text("".join(lines))
+    install = [python, "-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "-e", "."]
+    subprocess.run(install, cwd=project, check=True, timeout=120)
+    tests = [python, "-m", "pytest", "-q"]
+    done = subprocess.run(tests, cwd=project, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout
+
+    def run(*arguments: str) -> str:
+        return subprocess.run(
+            [python, "-m", "chatlm", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120,
+        ).stdout  # fmt: skip
+
+    assert "BAD" not in run("plugins", "check", "demo")
+    (row,) = (r for r in json.loads(run("plugins", "list", "--json")) if r["name"] == "demo")
+    assert (row["version"], row["source"], row["status"]) == ("0.1.0", "chatlm-demo", "on")
+    assert run("demo", "one two three") == "3\n"
+    assert chatlm("plugins", "check", str(project)).returncode == 0
+    again = chatlm("plugins", "new", "demo", "--into", str(tmp_path))
+    assert (again.returncode, "cannot be made" in again.stderr) == (2, True)
+    assert "cannot be a plugin's name" in chatlm("plugins", "new", "1x").stderr
+
+
+def test_help_with_plugins_is_as_fast_as_without(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = (
+        "from chatlm.cli import plugin_commands as p; p.RootGroup._from_plugins = lambda *_: {};"
+    )
+    run = "from chatlm.cli import main; main(['--help'])"
+
+    def seconds(code: str) -> float:
+        """Of the processor, which others on the machine do not change as they do the clock."""
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        return (after.children_user + after.children_system) - (
+            before.children_user + before.children_system
+        )
+
+    (folder / "mine.py").write_text(PLUGIN)
+    seconds(run)
+    both = [(seconds(alone + run), seconds(run)) for _ in range(9)]
+    without, with_them = (min(times) for times in zip(*both, strict=True))
+    with capsys.disabled():
+        print(f" --help: {without * 1000:.0f} ms alone, {with_them * 1000:.0f} ms", end="")
+    assert with_them - without < 0.05

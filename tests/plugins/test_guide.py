@@ -1,0 +1,82 @@
+"""The plugin guide is true: every hook stands in it as it is, and all of its code runs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from chatlm import hookspecs
+from chatlm.plugins import PluginHost
+from chatlm.testing import scripted_chat
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+EXAMPLES = [code for language, file, code in BLOCKS if language == "python" and not file]
+
+
+def hooks() -> dict[str, str]:
+    """Every hook with its signature as it is written."""
+    return {
+        name: f"{name}{inspect.signature(value)}".replace("'", "")
+        for name, value in vars(hookspecs).items()
+        if hasattr(value, "chatlm_spec")
+    }
+
+
+def test_each_hook_is_a_heading_with_its_signature() -> None:
+    headings = re.findall(r"^### `(.+)`$", GUIDE, re.MULTILINE)
+    assert headings == list(hooks().values())
+
+
+def test_each_hook_has_an_example() -> None:
+    for name in hooks():
+        assert any(f"def {name}(" in code for code in EXAMPLES), name
+
+
+@pytest.mark.parametrize("code", EXAMPLES)
+def test_each_example_is_a_plugin_that_works(code: str, tmp_path: Path) -> None:
+    module = ModuleType("example")
+    exec(compile(code, "docs/plugins.md", "exec"), vars(module))
+    with scripted_chat(module, "It is so.", "Yes.", data_dir=tmp_path) as chat:
+        chat.say("What is chatlm?")
+        chat.say("! Alone")
+        for name in ("register_engines", "register_templates"):
+            offered: dict[str, object] = {}
+            list(chat.plugins.each(name, register=offered.__setitem__))
+            assert all(map(callable, offered.values()))
+    assert chat.faults == []
+
+
+def test_the_tutorials_project_passes_its_tests(tmp_path: Path) -> None:
+    for _, file, code in BLOCKS:
+        if file:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "CHATLM_HOME": str(tmp_path / "home")},
+    )
+    assert "3 passed" in done.stdout, done.stdout
+    check = subprocess.run(
+        [sys.executable, "-m", "chatlm", "plugins", "check", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert check.returncode == 0, check.stdout
+
+
+def test_what_the_guide_says_of_time_is_so() -> None:
+    slow = inspect.signature(PluginHost).parameters["slow_after"].default
+    assert f"a hook takes over {slow:g} seconds" in GUIDE

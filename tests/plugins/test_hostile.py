@@ -1,0 +1,93 @@
+"""A folder of plugins that do everything wrong: the chat answers, and each fault is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOSTILE = Path(__file__).parent / "hostile"
+
+SLOW = (
+    "from chatlm.plugins import PluginHost; import sys; from chatlm.cli import main\n"
+    "PluginHost.__init__.__kwdefaults__['slow_after'] = 0.3\n"
+    "sys.exit(main(sys.argv[1:]))"
+)
+"""chatlm with little patience, so that the test need not wait ten seconds."""
+
+SAID = {
+    "asynchronous": ("failed", "turn_finished is async"),
+    "bad_settings": ("failed", "Settings.where needs a default"),
+    "exits_at_import": ("failed", "SystemExit: 3"),
+    "garbage": ("failing", "returned Annotation with value = object"),
+    "heavy": ("failing", "it imports torch when it is loaded"),
+    "raises_at_import": ("failed", "RuntimeError: no licence found"),
+    "raises_in_hooks": ("failing", "shutdown: NotEvenAnException: it cannot say what"),
+    "sleeps": ("failing", "retrieve_passages: it took "),
+    "wraps": ("failed", "build_messages is a wrapper"),
+    "wrong_name": ("failed", "did you mean annotate_message?"),
+    "wrong_signature": ("failed", "annotate_message has no argument mesage"),
+}
+
+
+def chatlm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SLOW, *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=240,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
+@pytest.fixture
+def hostile_home(chat_home: Path) -> Path:
+    shutil.copytree(HOSTILE, chat_home / "plugins", ignore=shutil.ignore_patterns("__pycache__"))
+    return chat_home
+
+
+def test_every_hostile_plugin_is_expected() -> None:
+    assert set(SAID) == {file.stem for file in HOSTILE.glob("*.py")}
+
+
+def test_the_chat_answers_among_them_and_the_list_names_each_fault(hostile_home: Path) -> None:
+    asked = chatlm("ask", "--json", "--max-tokens", "8", "--temperature", "0", "Say hello.")
+    assert asked.returncode == 0, asked.stderr
+    answer = json.loads(asked.stdout)
+    assert answer["text"]
+    assert answer["stop_reason"] in ("end", "length")
+    assert "Traceback" not in asked.stderr
+    assert "\x1b" not in asked.stderr
+    listed = {row["name"]: row for row in json.loads(chatlm("plugins", "list", "--json").stdout)}
+    for name, (status, said) in SAID.items():
+        row = listed[name]
+        assert (row["status"], said in row["error"]) == (status, True), row
+
+
+def test_safe_mode_and_without_leave_them_alone(hostile_home: Path) -> None:
+    ask = ["ask", "--max-tokens", "4", "Say hello."]
+    safe = chatlm(*ask, "--safe-mode")
+    assert safe.returncode == 0
+    assert "The plugin" not in safe.stderr
+    most = [option for name in SAID if name != "sleeps" for option in ("--without", name)]
+    spared = chatlm(*ask, *most)
+    assert spared.returncode == 0
+    assert "The plugin sleeps failed in retrieve_passages: it took" in spared.stderr
+    assert spared.stderr.count("The plugin") == 1
+    assert "Did you mean sleeps?" in chatlm(*ask, "--without", "sleep").stderr
+
+
+def test_the_command_line_works_among_them(hostile_home: Path) -> None:
+    shown = chatlm("--help")
+    assert shown.returncode == 0
+    assert "Ask one question" in shown.stdout
+    lines = [line for line in shown.stderr.splitlines() if line.startswith("The plugin ")]
+    assert len(lines) == len(shown.stderr.splitlines())
+    assert any("raises_in_hooks failed in register_commands: SystemExit: 5" in x for x in lines)
+    assert all("chatlm plugins disable" in line or "tell its author" in line for line in lines)

@@ -1,0 +1,124 @@
+"""`chatlm templates …` and `chatlm ask -t` as a person and a script use them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatlm.store import Store
+from chatlm_templates.template import PARTS
+
+
+def chatlm(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "chatlm", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, **more},
+    )
+
+
+def test_the_shipped_set_is_checked(home: Path) -> None:
+    done = chatlm("templates", "check", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {"assistant", "insurance-claim", "translate"} <= {row["name"] for row in found}
+    assert [row for row in found if row["error"]] == []
+
+
+def test_a_broken_one_is_told_and_the_others_are_listed(home: Path) -> None:
+    (home / "prompts").mkdir(parents=True)
+    (home / "prompts" / "bad.yaml").write_text("user: hi\nusr: x\n")
+    listed = chatlm("templates", "list")
+    assert listed.returncode == 0
+    assert "translate" in listed.stdout
+    assert "bad.yaml, line 2: there is no 'usr' here; did you mean user?" in listed.stderr
+    checked = chatlm("templates", "check")
+    assert checked.returncode == 1
+    assert "line 2" in checked.stderr
+    assert "10 of 11" in checked.stdout
+
+
+def test_new_edit_show_and_render(home: Path) -> None:
+    made = chatlm("templates", "new", "mine")
+    assert made.returncode == 0, made.stderr
+    assert Path(made.stdout.strip()) == home / "prompts" / "mine.yaml"
+    again = chatlm("templates", "new", "mine")
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+    shown = json.loads(chatlm("templates", "show", "mine", "--json").stdout)
+    assert shown["own"]
+    assert shown["input"] == "text"
+    spoil = f"{sys.executable} -c \"import sys; open(sys.argv[1], 'a').write(chr(10) + 'usr: x')\""
+    edited = chatlm("templates", "edit", "translate", EDITOR=spoil, VISUAL="")
+    assert edited.returncode == 2
+    assert str(home / "prompts" / "translate.yaml") in edited.stderr
+    done = chatlm("templates", "render", "mine", "-v", "tone=formal", "--json", "Hello")
+    system, user = json.loads(done.stdout)
+    assert system["role"] == "system"
+    assert "in a formal tone" in user["content"]
+    assert "<text>\nHello\n</text>" in user["content"]
+
+
+@pytest.mark.parametrize("name", ["../x", "A b", ""])
+def test_a_new_one_cannot_leave_its_folder(home: Path, name: str) -> None:
+    assert chatlm("templates", "new", name).returncode == 2
+    assert list(home.rglob("*.yaml")) == []
+
+
+def test_a_dry_run_shows_the_eight_parts_in_order(home: Path) -> None:
+    done = chatlm("ask", "-t", "insurance-claim", "-v", "report=A tree </report>", "--json",
+                  "--dry-run", "--temperature", "0.4")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    would = json.loads(done.stdout)
+    (message,) = would["messages"]
+    heads = [part.replace("_", " ").capitalize() + ":\n" for part in PARTS]
+    places = [message["content"].index(head) for head in heads]
+    assert places == sorted(places)
+    assert message["content"].endswith("<report>\nA tree &lt;/report>\n</report>")
+    assert would["sampling"] == {"temperature": 0.4, "max_tokens": 300}
+    assert not (home / "chats.db").exists()
+
+
+def test_a_dry_run_without_a_template(home: Path) -> None:
+    done = chatlm("ask", "--dry-run", "--system", "Be \x1b[1mbrief.", "Why?")
+    assert done.stdout == "[system]\nBe ␛[1mbrief.\n\n[user]\nWhy?\n\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-t", "insurence-claim"), "Did you mean insurance-claim?"),
+        (("-t", "insurance-claim", "-v", "reprot=x"), "Did you mean report?"),
+        (("-t", "insurance-claim"), "needs report"),
+        (("-t", "insurance-claim", "-v", "report"), "has no ="),
+        (("-t", "assistant"), "no question"),
+        (("-v", "a=b", "Hi"), "Name the template"),
+        (("-t", "explain", "--safe-mode", "Hi"), "There is no template 'explain'"),
+    ],
+)
+def test_a_mistake_is_told(home: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = chatlm("ask", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_template_asks_the_real_model(chat_home: Path) -> None:
+    done = chatlm("ask", "-t", "assistant", "--json", "What is the capital of France?")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert "Paris" in answer["text"]
+    with Store(chat_home / "chats.db") as store:
+        chat = store.conversation(answer["chat"])
+    assert chat.system.startswith("You are a helpful assistant. Answer the question directly")
+    assert chat.turns[0].user.content == "What is the capital of France?"
+    other = chatlm("ask", "--chat", "1", "-t", "assistant", "Hi")
+    assert "has its own system prompt" in other.stderr

@@ -1,0 +1,294 @@
+"""Texts made to break programs, through the whole program: drawn harmlessly, kept as they were."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from textual import events
+from textual.pilot import Pilot
+
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import ModelError
+from chatlm.store import Store
+from chatlm.text import visible
+from chatlm.tui import commands
+from chatlm.tui.drafts import clean
+from chatlm.tui.import_screen import ImportScreen
+from chatlm.tui.widgets.chat_list import ChatList
+from tests.tui.support import (
+    app_of,
+    chat_of,
+    hostile_texts,
+    idle,
+    make_app,
+    newest,
+    plain,
+    say,
+    toasts,
+    until,
+)
+
+ESCAPES = (
+    "\x1b]52;c;cHduZWQ=\x07",  # sets the clipboard
+    "\x1b]0;pwned\x07\x1b]2;pwned\x1b\\",  # names the window
+    "\x1b[2J\x1b[H\x1b[31mred\x9b2J",  # clears the screen, with either kind of CSI
+    "\x1bPq#0;2;0;0;0\x1b\\ \x90q\x9c",  # a picture
+    "\x1b]8;;javascript:alert(1)\x07click\x1b]8;;\x07",
+    "before\x1b[201~/quit\r\x1b[200~after",  # ends a bracketed paste
+    "\x1b[6n\x1b[c\x1b[?1049l\x05\x08\x08\x08\x7f",  # asks the terminal, which would answer
+    "one\rtwo\r\nthree\x0b\x0c\x85\u2028four\x00",
+    "\u202eevil\u2066\u200f \ufeff \U000e0041",
+)
+MARKUP = (
+    "[@click=app.quit]press[/] [@click=screen.command('delete')]me[/]",
+    "[/] [/bold] [bold [red]] [$primary on $error] \\[b]",
+    "[link=file:///etc/passwd]x[/link] [on red]          [/]",
+    "<a href='javascript:alert(1)'>x</a> [x](javascript:alert(1)) [y](file:///etc/passwd)",
+    "[z](https://example.com/'+app.quit()+' \"t\") ![i](https://example.com/i.png)",
+    "{{ 7*7 }} ${HOME} $(reboot) `reboot` %s %n \\x1b[2J /quit @/no/such/file",
+)
+COMBINING = "Z\u0335\u0321" * 40 + "a" + "\u0301" * 500
+WIDE = "👩‍👩‍👧‍👦" * 50 + "漢" * 200 + "\ufdd0pasted 1: 3 lines\ufdd1"
+
+OUR_ACTION = re.compile(
+    r"screen\.(command|reset)\('[a-z_-]+'\)|app\.simulate_key\('[a-z_+]+'\)|link\(['\"]https?://.*\)",
+    re.DOTALL,
+)
+UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+@pytest.fixture(scope="module")
+def texts(shared_data: Path) -> list[str]:
+    """Every text once."""
+    ours = [*ESCAPES, *MARKUP, COMBINING, WIDE]
+    return [text for text in dict.fromkeys([*ours, *hostile_texts(shared_data)]) if text.strip()]
+
+
+def some(texts: list[str]) -> list[str]:
+    """Our own texts, the forged control tokens at the end, and a part of those between."""
+    return [*texts[:17], *texts[17:-12:50], *texts[-12:]]
+
+
+async def check(pilot: Pilot[None]) -> str:
+    """What is on the screen; no character of it acts on a terminal, and no text on chatlm."""
+    await pilot.pause()
+    screen = pilot.app.screen
+    strips = screen._compositor.render_strips(screen.size)
+    assert [strip.cell_length for strip in strips] == [screen.size.width] * screen.size.height
+    for segment in (segment for strip in strips for segment in strip):
+        assert not UNSAFE.search(segment.text), repr(segment.text)
+        if segment.style is not None:
+            assert segment.style.link is None
+            action = segment.style.meta.get("@click", "link('https://example.com')")
+            assert OUR_ACTION.fullmatch(str(action)), action
+    return "\n".join(strip.text for strip in strips)
+
+
+def joined(text: str) -> str:
+    """Without blanks and the bar beside a message: lines are broken, tabs are drawn as spaces."""
+    return re.sub(r"[\s▌]+", "", text)
+
+
+def kept(text: str) -> str:
+    """The text as UTF-8 can hold it."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
+async def test_as_messages_and_replies_of_real_turns(
+    texts: list[str], size: tuple[int, int]
+) -> None:
+    store, engine = Store(None), ScriptedEngine(context=1_000_000)
+    async with make_app(engine, store).run_test(size=size) as pilot:
+        for number, text in enumerate(texts if size == (80, 24) else some(texts)):
+            if number % 8 == 0:
+                await pilot.press("ctrl+n")
+            engine.queue(text)
+            await say(pilot, f" {text}")  # a blank before, so that none is a command
+            await idle(pilot)
+            shown = await check(pilot)
+            view = newest(pilot)
+            assert view.turn.reply is not None, toasts(pilot)
+            asked, said = view.turn.user.content, view.turn.reply.text
+            assert asked == engine.requests[-1].messages[-1].content
+            assert asked.startswith(f" {clean(kept(text))}")  # files it names stand behind it
+            assert said == kept(text)
+            if len(visible(asked)) < 300 and size == (80, 24):
+                assert joined(visible(asked)) in joined(shown)
+            view.copy()
+            assert pilot.app.clipboard == said
+            pilot.app.clear_notifications()
+        assert len(engine.requests) == number + 1
+
+
+async def test_as_titles(texts: list[str]) -> None:
+    store = Store(None)
+    ids = [store.create_conversation(title=text).id for text in texts]
+    for conversation_id, text in zip(ids, texts, strict=True):
+        store.add_turn(conversation_id, text)
+    async with make_app(store=store).run_test(size=(120, 30)) as pilot:
+        await pilot.press("ctrl+l", "end")
+        listed = app_of(pilot).chat_screen.query_one(ChatList)
+        assert len(listed.options) == len(ids) + 1, "one heading"
+        while listed.scroll_y > 0:
+            await check(pilot)
+            await pilot.press("pageup")
+        for conversation_id, text in list(zip(ids, texts, strict=True))[::7]:
+            await chat_of(pilot).open(conversation_id)
+            await check(pilot)
+            assert store.conversation(conversation_id).title == kept(text)
+        for text in some(texts)[::2]:
+            words = text.split()[0][:20]
+            await app_of(pilot).chat_screen.action_command("search", words)
+            await pilot.pause(0.05)
+            await check(pilot)
+            await pilot.press("escape")
+        for conversation_id, text in list(zip(ids, texts, strict=True))[:17]:
+            await chat_of(pilot).open(conversation_id)
+            await app_of(pilot).chat_screen.action_command("rename")
+            await check(pilot)
+            await pilot.press("enter")
+            await app_of(pilot).chat_screen.action_command("delete")
+            await check(pilot)
+            await app_of(pilot).chat_screen.action_command("undo")
+            await check(pilot)
+            assert store.conversation(conversation_id).title == kept(text)
+
+
+async def test_as_names_and_contents_of_files(texts: list[str], tmp_path: Path) -> None:
+    store, engine = Store(None), ScriptedEngine(context=1_000_000)
+    async with make_app(engine, store).run_test(size=(80, 24)) as pilot:
+        for number, text in enumerate(some(texts)):
+            content = kept(text).replace("\0", "")
+            name = kept(re.sub(r"[/\0]", "_", text)).encode()[:60].decode("utf-8", "ignore")
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            (folder / f"{name}.txt").write_text(content, encoding="utf-8", newline="")
+            await pilot.press("ctrl+n")
+            await app_of(pilot).chat_screen.action_command("attach", f"{folder}/{name}.txt")
+            await check(pilot)
+            assert not toasts(pilot)
+            await pilot.press("enter")
+            await idle(pilot)
+            await check(pilot)
+            asked = newest(pilot).turn.user.content
+            plain_ends = content.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+            assert plain_ends.removesuffix("\n") in asked
+            assert asked == engine.requests[-1].messages[-1].content
+
+
+async def test_as_pasted_blocks(texts: list[str]) -> None:
+    store, engine = Store(None), ScriptedEngine(context=10_000_000)
+    async with make_app(engine, store).run_test(size=(80, 24)) as pilot:
+        for number, once in enumerate(some(texts)):
+            text = "\n".join([once] * 13) if number % 2 else once
+            await pilot.press("ctrl+n")
+            pilot.app.post_message(events.Paste(f" {text}"))
+            await check(pilot)
+            await pilot.press("enter")
+            await idle(pilot)
+            await check(pilot)
+            plain_ends = kept(text).replace("\r\n", "\n").replace("\r", "\n")
+            assert engine.requests[-1].messages[-1].content.startswith(f" {clean(plain_ends)}")
+
+
+async def test_as_system_prompts(texts: list[str]) -> None:
+    store = Store(None)
+    async with make_app(ScriptedEngine(context=1_000_000), store).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        for text in some(texts)[::2]:
+            chat_of(pilot).set_system(text)
+            for command in ("system", "context", "preview"):
+                await app_of(pilot).chat_screen.action_command(command, "x")
+                await pilot.pause()
+                await check(pilot)
+                await pilot.press("escape")
+                await pilot.pause()
+                assert pilot.app.screen is app_of(pilot).chat_screen
+            assert store.conversation(1).system == kept(text)
+
+
+async def test_as_imported_chats(texts: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": text},
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": text},
+            ]
+        }
+        for text in texts
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    store = Store(None)
+    async with make_app(store=store).run_test(size=(120, 30)) as pilot:
+        await app_of(pilot).chat_screen.action_command("import", str(file))
+        await until(pilot, lambda: f"{len(texts)} chats imported" in plain(pilot.app.screen))
+        assert isinstance(pilot.app.screen, ImportScreen)
+        await check(pilot)
+        await pilot.press("escape")
+        chats = {
+            chat.turns[0].user.content: chat
+            for chat in map(store.conversation, (chat.id for chat in store.conversations()))
+        }
+        for text in some(texts):
+            chat = chats[kept(text)]
+            assert chat.system == kept(text)
+            assert chat.turns[0].reply is not None
+            assert chat.turns[0].reply.text == kept(text)
+            await chat_of(pilot).open(chat.id)
+            await check(pilot)
+            await app_of(pilot).chat_screen.action_command("copy-chat")
+            assert joined(kept(text)) in joined(pilot.app.clipboard)
+
+
+async def test_as_names_of_models_and_adapters(texts: list[str]) -> None:
+    store = Store(None)
+    chat = store.create_conversation()
+    for text in some(texts):
+        turn = store.add_turn(chat.id, "Hello")
+        reply = store.start_reply(turn.id, model=text, adapter=text, settings=json.dumps(text))
+        store.journal(reply.id, "Hi.")
+    async with make_app(store=store, conversation_id=chat.id).run_test() as pilot:
+        for turn in store.conversation(chat.id).turns:
+            view = await chat_of(pilot).query_one("Transcript").reveal(turn.id)
+            assert view is not None
+            await app_of(pilot).chat_screen.action_command("details")
+            await check(pilot)
+            await pilot.press("escape")
+        for text in some(texts):
+            await app_of(pilot).chat_screen.action_command("model", text)
+            await check(pilot)
+            pilot.app.clear_notifications()
+
+
+async def test_as_what_a_failure_says(texts: list[str]) -> None:
+    said: list[str] = []
+
+    def fails(model: str, report: object) -> ScriptedEngine:
+        raise ModelError(said[-1], hint=said[-1])
+
+    said.append("first")
+    async with make_app(open_engine=fails).run_test() as pilot:
+        for text in some(texts):
+            said.append(text)
+            app_of(pilot).load_engine(text)
+            await until(pilot, lambda: plain(chat_of(pilot).query_one("Banner")))
+            await check(pilot)
+            await chat_of(pilot).tell(text)
+            await chat_of(pilot).tell(ModelError(text, hint=text))
+            await check(pilot)
+            pilot.app.clear_notifications()
+
+
+def test_every_click_that_is_drawn_is_one_of_ours(texts: Iterable[str]) -> None:
+    assert all(OUR_ACTION.fullmatch(f"screen.command('{name}')") for name in commands.ALL)
+    assert not any(OUR_ACTION.search(action) for action in ("app.quit", "link('file:///x')"))
