@@ -19,6 +19,7 @@ from chatlm.tui import commands
 from chatlm.tui.drafts import clean
 from chatlm.tui.import_screen import ImportScreen
 from chatlm.tui.widgets.chat_list import ChatList
+from chatlm.tui.widgets.transcript import Transcript
 from tests.tui.support import (
     app_of,
     chat_of,
@@ -259,7 +260,7 @@ async def test_as_names_of_models_and_adapters(texts: list[str]) -> None:
         store.journal(reply.id, "Hi.")
     async with make_app(store=store, conversation_id=chat.id).run_test() as pilot:
         for turn in store.conversation(chat.id).turns:
-            view = await chat_of(pilot).query_one("Transcript").reveal(turn.id)
+            view = await chat_of(pilot).query_one(Transcript).reveal(turn.id)
             assert view is not None
             await app_of(pilot).chat_screen.action_command("details")
             await check(pilot)
