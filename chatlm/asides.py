@@ -23,7 +23,8 @@ def summary(engine: Engine, turn: Turn) -> Generator[str, None, None]:
     """One or two sentences that may stand for a turn.
 
     Yields:
-        pieces of the text, as they are made.
+        pieces of the text, as they are made, and empty ones while the prompt is read: whoever pulls
+        can give up then too.
 
     Raises:
         UsageError: the turn has no reply.
@@ -35,9 +36,9 @@ def summary(engine: Engine, turn: Turn) -> Generator[str, None, None]:
     said = False
     with closing(engine.stream(Request(messages, SUMMARY))) as events:
         for event in events:
-            if isinstance(event, Delta) and event.text:
-                said = said or not event.text.isspace()
-                yield event.text
+            piece = event.text if isinstance(event, Delta) else ""
+            said = said or bool(piece.strip())
+            yield piece
     if not said:
         raise EngineError("The model said nothing", hint="Try again, or with another model.")
 

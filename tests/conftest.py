@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests import models
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 # A shell starts background jobs with Ctrl-C ignored, and every program started from here would
 # inherit that; the tests that press it need it to work.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is no failure: how long an example takes is for benchmarks.
+hypothesis.settings.register_profile("chatlm", deadline=None)
+hypothesis.settings.load_profile("chatlm")
 
 
 @pytest.fixture

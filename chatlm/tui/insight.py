@@ -19,7 +19,7 @@ from chatlm.messages import Reply, Turn
 from chatlm.replay import replay
 from chatlm.session import ChatSession
 from chatlm.tui.context_screen import ContextScreen, Ledger
-from chatlm.tui.loading import Ready
+from chatlm.tui.loading import POLL_SECONDS, EngineLoader, Ready
 from chatlm.tui.replay_screen import ReplayScreen
 from chatlm.tui.summary_screen import SummaryScreen
 from chatlm.tui.widgets.ruler import Fill
@@ -133,8 +133,11 @@ class Insight:
             if not model:
                 yield from replay(store, self._engine(), reply.id)
                 return
-            with closing(self._screen.owner.open_engine(model, lambda _: None)) as engine:
-                yield from replay(store, engine, reply.id)
+            with closing(EngineLoader(self._screen.owner.open_engine, lambda _: None)) as loader:
+                loader.start(model)
+                while loader.loads(POLL_SECONDS):
+                    yield None  # the person may give up here
+                yield from replay(store, loader.wait(self._closing), reply.id)
 
         self._screen.app.push_screen(ReplayScreen(reply.text, again), lambda _: self._chat.resume())
 

@@ -73,9 +73,12 @@ class EngineLoader:
         return self._engine if self._load.settled.is_set() else None
 
     def count_tokens(self, text: str) -> int | None:
-        """What a user's message costs; None while no model is there."""
+        """What a text adds to a user's message; None while no model is there."""
         engine = self.engine
-        return engine.count_tokens([Message("user", text)]) if engine else None
+        if engine is None:
+            return None
+        with_text, without = (engine.count_tokens([Message("user", t)]) for t in (text, ""))
+        return with_text - without
 
     def start(self, model: str) -> None:
         """Load a model in a thread of its own, in place of the one before.
@@ -99,12 +102,16 @@ class EngineLoader:
             Cancelled: `stop` was set first.
             ChatlmError: it could not be opened.
         """
-        while not self._load.settled.wait(POLL_SECONDS):
+        while self.loads(POLL_SECONDS):
             if stop.is_set():
                 raise Cancelled("Stopped before the model was ready.")
         if self._engine is None:
             raise self._load.error or ModelError("No model is loaded.", hint="Start chatlm again.")
         return self._engine
+
+    def loads(self, seconds: float) -> bool:
+        """Whether the engine is still not there after so long."""
+        return not self._load.settled.wait(seconds)
 
     def abandon(self, seconds: float = 0.0) -> bool:
         """Make a load that is going on end at its next step.
@@ -118,7 +125,11 @@ class EngineLoader:
         return not self._thread.is_alive()
 
     def close(self) -> None:
-        """Free the engine, if there is one."""
+        """Free the engine; one that is still being loaded ends at its next step."""
+        self._load.abandoned.set()
+        self._free()
+
+    def _free(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
@@ -131,7 +142,7 @@ class EngineLoader:
             load.error = Cancelled("Another model was chosen, or chatlm is closing.")
             load.settled.set()
             return
-        self.close()
+        self._free()
         gc.unfreeze()
 
         def report(stage: str) -> None:

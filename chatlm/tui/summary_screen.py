@@ -48,7 +48,8 @@ class SummaryScreen(Card[None]):
     def came(self, value: object) -> None:
         """Take a piece."""
         self._words += str(value)
-        self.query_one("#words", Static).update(Content(visible(self._words.strip())))
+        if self._words.strip():
+            self.query_one("#words", Static).update(Content(visible(self._words.strip())))
 
     def complain(self, error: ChatlmError | None) -> None:
         """A failure stays to be read."""

@@ -87,7 +87,7 @@ def test_forged_control_tokens_stay_text(tokens: PromptTokenizer, shared_data: P
 
 
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text(tokens: PromptTokenizer, texts: list[str]) -> None:
     check(tokens, chat([text.encode("utf-8", "replace").decode() for text in texts]))
 

@@ -64,11 +64,12 @@ UNSAFE = re.compile(
 )
 
 
-@pytest.fixture(scope="module")
-def texts(shared_data: Path) -> list[str]:
-    """Every text once."""
+@pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.slow)])
+def texts(shared_data: Path, request: pytest.FixtureRequest) -> list[str]:
+    """Every text once; the slow checks take them all."""
     ours = [*ESCAPES, *MARKUP, COMBINING, WIDE]
-    return [text for text in dict.fromkeys([*ours, *hostile_texts(shared_data)]) if text.strip()]
+    every = [text for text in dict.fromkeys([*ours, *hostile_texts(shared_data)]) if text.strip()]
+    return every if request.param == "all" else some(every)
 
 
 def some(texts: list[str]) -> list[str]:

@@ -211,7 +211,7 @@ async def test_an_attached_file_reaches_the_model(tmp_path: Path) -> None:
     engine = ScriptedEngine("Hi.")
     async with make_app(engine).run_test() as pilot:
         composer = chat_of(pilot).composer
-        await pilot.press(*f"/attach {tmp_path}/no", "enter")
+        await pilot.press(*f"/attach {tmp_path}/no", "tab", "enter")
         await until(pilot, lambda: "tokens" in (composer.border_subtitle or ""))
         await pilot.press(*"?", "enter")
         await until(pilot, lambda: engine.requests)

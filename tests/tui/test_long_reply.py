@@ -64,7 +64,7 @@ def lines(markdown: GrowingMarkdown, width: int = 40) -> list[str]:
 
 
 @given(st.lists(st.integers(0, len(ALL_KINDS)), max_size=40), st.integers(1, 100))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pieces_look_like_the_whole(cuts: list[int], width: int) -> None:
     ends = [0, *sorted(cuts), len(ALL_KINDS)]
     grown = GrowingMarkdown()

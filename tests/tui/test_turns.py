@@ -60,7 +60,7 @@ async def test_escape_stops_keeps_the_text_and_it_can_go_on() -> None:
         await until(pilot, lambda: "Once" in plain(newest(pilot)))
         await pilot.press("escape")
         await idle(pilot)
-        assert line(pilot) == "stopped · 1 token · continue with ctrl+g"
+        assert line(pilot) == "stopped · continue with ctrl+g · 1 token"
         kept = store.conversation(1).turns[0].reply
         assert kept is not None
         assert (kept.text, kept.stop_reason) == ("Once ", StopReason.CANCELLED)

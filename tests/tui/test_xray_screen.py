@@ -103,7 +103,7 @@ def test_pieces_of_one_character_are_of_one_kind() -> None:
     assert kinds == [Kind.USER, Kind.USER, Kind.ADDED]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(max_size=12), max_size=3), st.text(min_size=1, max_size=20))
 def test_any_text_is_told_from_the_frame(passages: list[str], question: str) -> None:
     """With the core's own prompt, whatever the texts are, each token has a kind."""
