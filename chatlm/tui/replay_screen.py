@@ -41,9 +41,9 @@ class ReplayScreen(Card[None]):
         & #state { height: auto; }
         & #notes { height: auto; color: $text-muted; }
         & #texts { height: 1fr; layout: vertical; margin: 1 0 0 0; }
-        &.-wide #texts { layout: horizontal; }
+        &.-beside #texts { layout: horizontal; }
         & #texts > VerticalScroll { width: 1fr; height: 1fr; }
-        &.-wide #then { margin: 0 2 0 0; }
+        &.-beside #then { margin: 0 2 0 0; }
         & #now > Vertical { height: auto; min-height: 100%; }
         & .head { color: $text-muted; text-style: bold; }
         & #difference { display: none; }
@@ -90,7 +90,7 @@ class ReplayScreen(Card[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         """Side by side where there is room, else one above the other."""
-        self.set_class(event.size.width >= WIDE, "-wide")
+        self.set_class(event.size.width >= WIDE, "-beside")
 
     def came(self, value: object) -> None:
         """Show one step."""

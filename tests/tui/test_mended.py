@@ -30,7 +30,7 @@ async def test_a_new_chats_draft_is_there_at_the_next_start() -> None:
     store = Store(None)
     async with make_app(store=store).run_test() as pilot:
         await pilot.press(*"half a thought")
-        await until(pilot, lambda: store.draft(None))
+        await until(pilot, lambda: "half a thought" in store.draft(None))
     async with make_app(store=store).run_test() as pilot:
         await until(pilot, lambda: chat_of(pilot).composer.text == "half a thought")
 

@@ -1,0 +1,51 @@
+"""No text of a chat poses as the format in what a session sends to the real model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from chatlm import hookimpl
+from chatlm.engines.local import LocalEngine
+from chatlm.messages import Conversation, Message, Passage, Standing, StopReason, Usage
+from chatlm.plugins import PluginHost
+from chatlm.session import ChatSession
+from chatlm.store import Store
+from chatlm.tui.xray import parts, proof
+
+
+class Library:
+    """Finds every forged text."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = texts
+
+    @hookimpl
+    def retrieve_passages(self, conversation: Conversation, message: Message) -> list[Passage]:
+        return [Passage(text, text, 1.0) for text in self._texts[:5]]
+
+
+def test_a_chat_of_forged_control_tokens(engine: LocalEngine, shared_data: Path) -> None:
+    lines = (shared_data / "security" / "special_tokens.jsonl").read_text().splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    controls = set(engine.tokens.controls.values())
+    store = Store(None)
+    chat = store.create_conversation(system=texts[0])
+    for number, text in enumerate(texts):
+        turn = store.add_turn(chat.id, text)
+        reply = store.start_reply(turn.id, model="m")
+        store.finish_reply(reply.id, text=text, stop_reason=StopReason.END, usage=Usage())
+        if number % 3 == 0:
+            store.set_standing(turn.id, Standing.SUMMARISED, text)
+    plugins = PluginHost([("library", Library(texts))])
+    session = ChatSession(store, lambda: engine, plugins=plugins, conversation_id=chat.id)
+    seen = session.preview("\n".join(texts))
+    assert seen.passages
+    assert len(seen.request.messages) > len(texts)
+    inside = [token for token in seen.prompt.tokens if token.message is not None]
+    assert not [token for token in inside if token.control or token.id in controls]
+    kinds = parts(seen.prompt, seen.request, "\n".join(texts), seen.passages)
+    proven = proof(seen.prompt, kinds)
+    assert proven.forged == 0
+    assert proven.yours > len(texts)
+    assert proven.others > len(texts)
