@@ -35,10 +35,12 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
     """
     os.environ.setdefault("TEXTUAL_FPS", FRAMES)  # Textual reads it when it is imported
     from chatlm.plugins import loaded
+    from chatlm.tui import pasting
     from chatlm.tui.app import ChatApp
     from chatlm.tui.opening import opener
 
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION)
+    pasting.install()
     store, notes = _open_store(incognito)
     with loaded(config) as plugins, store:
         app = ChatApp(

@@ -13,6 +13,7 @@ import pytest
 
 from chatlm.messages import Standing, StopReason, Usage
 from chatlm.store import Store
+from chatlm.text import visible
 from tests.end_to_end.terminal import (
     CTRL_L,
     CTRL_Q,
@@ -35,7 +36,7 @@ SEQUENCES = (
 )
 HOSTILE = "".join(SEQUENCES)
 PAYLOAD = re.compile(
-    rb"\x1b\](?!2;|22;|52;c;T3VycyB)|\x1b[P_^X]|\xc2[\x80-\x9f]|\x05"
+    rb"\x1b\](?!2;|22;|52;c;T3VycyA)|\x1b[P_^X]|\xc2[\x80-\x9f]|\x05"
     rb"|\x1b\[(?:3J|33;44;5m|21t|6n|c)"
 )
 """What the program never writes itself: of OSC it has the window's title, the shape of the pointer,
@@ -104,12 +105,12 @@ def test_no_sequence_of_a_text_reaches_the_terminal(
     terminal.type("@file")
     terminal.wait_for(has("file␛]52"))
     terminal.type(TAB)
-    terminal.type(f"\x1b[200~Paste {HOSTILE}\x1b[201~")
+    terminal.type(f"\x1b[200~Paste {HOSTILE}\x1b/quit\r\x1b\x11\x1b[201~")
     terminal.wait_for(has("Paste"))
     terminal.type(ENTER)
     terminal.wait_for(has("Content"))
     terminal.type(ESCAPE)
-    terminal.wait_for(has("continue with ctrl+g"))
+    terminal.wait_for(has("with ctrl+"))  # continue or answer
     terminal.type(CTRL_Q)
     assert terminal.wait_to_end() == 0
 
@@ -119,6 +120,7 @@ def test_no_sequence_of_a_text_reaches_the_terminal(
         assert store.conversation(chat.id).title == f"Title {HOSTILE}"
         sent = store.conversation(2).turns[0].user.content
         assert f"Content {HOSTILE}" in sent, "a file is sent as it is"
+        assert f"Paste {visible(HOSTILE)}␛/quit\n␛␑" in sent, "of a paste what is seen is sent"
 
 
 def test_a_sudden_end_loses_a_second_at_most(
