@@ -8,7 +8,7 @@ from datetime import datetime
 
 from chatlm.errors import StoreError
 from chatlm.messages import Conversation, Reply, Turn
-from chatlm.store.rows import moment, short_title, to_conversation, to_reply, to_turns
+from chatlm.store.rows import moment, short_title, to_conversation, to_reply, to_time, to_turns
 
 LARGEST_ID = 2**63 - 1
 
@@ -60,7 +60,7 @@ def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Su
         Summary(
             id=row["id"],
             title=short_title(row["title"], row["first_message"]),
-            updated=datetime.fromisoformat(row["updated"]),
+            updated=to_time(row["updated"]),
             turns=row["turns"],
             unfinished=bool(row["unfinished"]),
             pinned=bool(row["pinned"]),

@@ -55,6 +55,17 @@ def moment() -> str:
     return stamp(now())
 
 
+def to_time(text: str) -> datetime:
+    """A time as it is stored, or a StoreError."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise StoreError(
+            f"A time among the saved chats is damaged: {text!r}.",
+            hint="Another program wrote to the database; a backup has the right one.",
+        ) from error
+
+
 def to_conversation(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
     """One row of `conversation`, with its turns, or a StoreError."""
     try:
@@ -66,8 +77,8 @@ def to_conversation(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
         title=row["title"],
         system=row["system"],
         turns=turns,
-        created=datetime.fromisoformat(row["created"]),
-        updated=datetime.fromisoformat(row["updated"]),
+        created=to_time(row["created"]),
+        updated=to_time(row["updated"]),
         sampling=sampling,
         pinned=bool(row["pinned"]),
         forked_from=row["forked_from"],
@@ -93,7 +104,7 @@ def to_reply(row: sqlite3.Row) -> Reply:
             first_token_seconds=row["first_token_seconds"],
             decode_seconds=row["decode_seconds"],
         ),
-        created=datetime.fromisoformat(row["created"]),
+        created=to_time(row["created"]),
     )
 
 
@@ -109,7 +120,7 @@ def to_turns(turns: Iterable[sqlite3.Row], replies: Iterable[sqlite3.Row]) -> tu
             user=Message("user", row["content"]),
             replies=tuple(versions.get(row["id"], ())),
             chosen=row["chosen"],
-            created=datetime.fromisoformat(row["created"]),
+            created=to_time(row["created"]),
             standing=Standing(row["standing"]),
             summary=row["summary"],
         )

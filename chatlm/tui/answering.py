@@ -10,11 +10,12 @@ from contextlib import closing
 
 from textual.message import Message
 
-from chatlm.errors import Cancelled, ChatlmError, EngineError
+from chatlm.errors import ChatlmError
 from chatlm.events import Delta, Finished, Fitted, Notice, Prefill, ReplyStarted, TurnStarted
 from chatlm.messages import Usage
 from chatlm.replying import Events
 from chatlm.session import ChatSession
+from chatlm.tui.failures import told
 from chatlm.tui.messages import TextGathered, TurnEnded, TurnProgressed
 
 log = logging.getLogger(__name__)
@@ -46,17 +47,8 @@ def answer(
                     gathered.flush()
                 if stop.is_set():
                     break
-    except Cancelled:
-        log.info("turn stopped before the reply began")
-    except ChatlmError as problem:
-        log.error("turn failed: %s", problem)
-        error = problem
-    except Exception as problem:  # a bug must not take the chat away
-        log.exception("turn failed")
-        error = EngineError(
-            f"Something went wrong: {type(problem).__name__}: {problem}",
-            hint="What was said is kept. `chatlm logs` has the details.",
-        )
+    except Exception as problem:
+        error = told(problem, "turn")
     gathered.flush()
     post(TurnEnded(error))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,11 +13,12 @@ from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
 
-from chatlm.errors import ChatlmError, UsageError
+from chatlm.errors import ChatlmError
 from chatlm.messages import now
 from chatlm.store import Store
 from chatlm.tui import clipboard, commands
 from chatlm.tui.chat_actions import ChatActions
+from chatlm.tui.failures import told
 from chatlm.tui.insight import Insight, Measured, fill
 from chatlm.tui.live_chat import LiveChat
 from chatlm.tui.loading import EngineState
@@ -34,8 +34,6 @@ from chatlm.tui.widgets.welcome import Suggestion
 
 if TYPE_CHECKING:
     from chatlm.tui.app import ChatApp
-
-log = logging.getLogger(__name__)
 
 LIST_FROM_WIDTH = 100
 """With fewer columns the list is hidden, since the text needs them."""
@@ -116,10 +114,10 @@ class ChatScreen(Screen[None]):
                 await result
         except ChatlmError as error:
             self.chat.toast(error)
-        except Exception as error:  # a bug must not take the chat away
-            log.exception("command %s failed", name)
-            told = f"Something went wrong: {type(error).__name__}: {error}"
-            self.chat.toast(UsageError(told, hint="`chatlm logs` has the details."))
+        except Exception as problem:
+            failure = told(problem, f"command {name}")
+            if failure is not None:
+                self.chat.toast(failure)
 
     def action_copy_text(self) -> None:
         """Copy what is selected with the mouse, to the system's clipboard too."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
-from chatlm.errors import Cancelled, ChatlmError, EngineError
+from chatlm.errors import ChatlmError
 from chatlm.tui.answering import UPDATES_PER_SECOND
-
-log = logging.getLogger(__name__)
+from chatlm.tui.failures import told
 
 Begin = Callable[[], Generator[object, None, None]]
 """Makes the generator, in the thread that pulls it."""
@@ -58,17 +56,8 @@ def pull(begin: Begin, stop: threading.Event, post: Callable[[Message], object])
                     post(Pulled(tuple(waiting), stop))
                     waiting.clear()
                     posted_at = time.monotonic()
-    except Cancelled:
-        log.info("stopped before it began")
-    except ChatlmError as problem:
-        log.error("failed: %s", problem)
-        error = problem
-    except Exception as problem:  # a bug must not take the screen away
-        log.exception("failed")
-        error = EngineError(
-            f"Something went wrong: {type(problem).__name__}: {problem}",
-            hint="`chatlm logs` has the details.",
-        )
+    except Exception as problem:
+        error = told(problem, "work on a card")
     if waiting:
         post(Pulled(tuple(waiting), stop))
     post(PullEnded(error, stop))
