@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chatlm.errors import ChatlmError, UsageError
+    from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
     from chatlm.generation import Engine, EngineInfo, Request
     from chatlm.hookspecs import Commands, Context, hookimpl
@@ -38,16 +39,21 @@ _WHERE = {
     "Engine": "chatlm.generation",
     "EngineInfo": "chatlm.generation",
     "Message": "chatlm.messages",
+    "Panel": "chatlm.extending",
     "Passage": "chatlm.messages",
+    "PluginScreen": "chatlm.extending",
     "Rendered": "chatlm.templates",
     "Reply": "chatlm.messages",
     "Request": "chatlm.generation",
     "Sampling": "chatlm.sampling",
+    "SlashCommand": "chatlm.extending",
     "StopReason": "chatlm.messages",
     "Store": "chatlm.store",
     "TemplateRenderer": "chatlm.templates",
     "Turn": "chatlm.messages",
+    "Ui": "chatlm.extending",
     "UsageError": "chatlm.errors",
+    "Work": "chatlm.extending",
     "data_dir": "chatlm.paths",
     "dump_json": "chatlm.text",
     "hookimpl": "chatlm.hookspecs",
@@ -68,16 +74,21 @@ __all__ = [
     "Engine",
     "EngineInfo",
     "Message",
+    "Panel",
     "Passage",
+    "PluginScreen",
     "Rendered",
     "Reply",
     "Request",
     "Sampling",
+    "SlashCommand",
     "StopReason",
     "Store",
     "TemplateRenderer",
     "Turn",
+    "Ui",
     "UsageError",
+    "Work",
     "__version__",
     "data_dir",
     "dump_json",

@@ -57,11 +57,16 @@ def turn_request(
     return dataclasses.replace(request, sampling=settings.over(defaults))
 
 
+def message_for(conversation: Conversation, text: str, plugins: PluginHost) -> str:
+    """What is sent for the words that were typed: what the first plugin makes of them, if any."""
+    made = plugins.first_text("write_message", conversation=conversation, text=text)
+    return made if made and made.strip() else text
+
+
 def passages_for(conversation: Conversation, turn: Turn, plugins: PluginHost) -> list[Passage]:
-    """What all plugins find for the turn's message."""
-    return plugins.gather(
-        "retrieve_passages", Passage, conversation=conversation, message=turn.user
-    )
+    """What all plugins find for the turn's message, or for the words it was made from."""
+    asked = Message("user", turn.typed) if turn.typed else turn.user
+    return plugins.gather("retrieve_passages", Passage, conversation=conversation, message=asked)
 
 
 def turn_messages(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
+from chatlm.extending import Panel, PluginScreen, SlashCommand
 from chatlm.generation import Engine, EngineOpener, Request
 from chatlm.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.templates import TemplateRenderer
@@ -87,6 +88,29 @@ def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
 @hookspec
 def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
     """Offer templates: `register("translate", render)` makes `chatlm ask -t translate` work."""
+
+
+@hookspec
+def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
+    """Offer commands on the screen; called when the screen starts, in its thread."""
+
+
+@hookspec
+def register_panels(register: Callable[[Panel], None]) -> None:
+    """Offer panels beside the transcript; called when the screen starts, in its thread."""
+
+
+@hookspec
+def register_screens(register: Callable[[PluginScreen], None]) -> None:
+    """Offer whole screens; called when the screen starts, in its thread."""
+
+
+@hookspec(firstresult=True)
+def write_message(conversation: Conversation, text: str) -> str | None:
+    """Make the message of what the person typed; the first plugin that returns one decides.
+
+    The typed words are kept beside it, shown, searched for passages and offered to edit.
+    """
 
 
 @hookspec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -11,6 +12,9 @@ from typing import Any, Literal
 from chatlm.sampling import Sampling
 
 Role = Literal["system", "user", "assistant"]
+
+Kept = Mapping[str, Mapping[str, Any]]
+"""Plain values, as JSON has them, by plugin and name."""
 
 SUMMARY_HEAD = "Earlier in this chat, in short: "
 """What the model reads before the summary of a turn."""
@@ -158,6 +162,8 @@ class Turn:
     standing: Standing = Standing.AUTO
     summary: str = ""
     """Kept whether or not it stands for the turn."""
+    typed: str = ""
+    """What the person typed, where a plugin made the message of it; else empty."""
 
     @property
     def reply(self) -> Reply | None:
@@ -196,6 +202,10 @@ class Conversation:
     """Listed first."""
     forked_from: int | None = None
     """The chat this one began as a copy of, while that exists."""
+    kept: Kept = field(default_factory=dict)
+    """What plugins keep with the chat."""
+    without: frozenset[str] = frozenset()
+    """Plugins that the person switched off in this chat."""
 
     def messages(self, before: int | None = None) -> tuple[Message, ...]:
         """The conversation as the model reads it: system prompt, then each turn's messages.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from chatlm.errors import StoreError, UsageError
 from chatlm.events import Prefill
 from chatlm.generation import Engine, Prompt, Request
 from chatlm.measuring import Measure, measure
-from chatlm.messages import Conversation, Message, Passage, Standing, Turn
+from chatlm.messages import Conversation, Kept, Message, Passage, Standing, Turn
 from chatlm.plugins import PluginHost
 from chatlm.replying import Events, Replying
 from chatlm.sampling import Sampling
@@ -46,6 +46,8 @@ class ChatSession:
             `sampling`.
         system: the system prompt of a new conversation.
         own_sampling: what the person set for a new conversation alone.
+        kept: what plugins keep with a new conversation.
+        without: plugins that are switched off in a new conversation.
         conversation_id: the conversation to go on with; None begins one at the first message.
     """
 
@@ -59,6 +61,8 @@ class ChatSession:
         asked: Sampling | None = None,
         system: str = "",
         own_sampling: Sampling | None = None,
+        kept: Kept | None = None,
+        without: Iterable[str] = (),
         conversation_id: int | None = None,
     ) -> None:
         self.store = store
@@ -68,6 +72,8 @@ class ChatSession:
         self.asked = asked or Sampling()
         self.system = system
         self.own_sampling = own_sampling or Sampling()
+        self.kept = kept or {}
+        self.without = frozenset(without)
         self.conversation_id = conversation_id
 
     @property
@@ -112,7 +118,7 @@ class ChatSession:
             )
         fork = self.store.fork(original, position).id
         try:
-            turn = self.store.add_turn(fork, text)
+            turn = self._add_turn(fork, text)
         except StoreError:
             self._forget(fork)
             raise
@@ -211,15 +217,23 @@ class ChatSession:
     def _store_message(self, text: str) -> Turn:
         """Store the message as a turn; a new chat is stored with it, or not at all."""
         if self.conversation_id is not None:
-            return self.store.add_turn(self.conversation_id, text)
-        fresh = self.store.create_conversation(system=self.system, sampling=self.own_sampling).id
+            return self._add_turn(self.conversation_id, text)
+        new = self._conversation_or_new()
+        fresh = self.store.create_conversation(
+            system=new.system, sampling=new.sampling, kept=new.kept, without=new.without
+        ).id
         try:
-            turn = self.store.add_turn(fresh, text)
+            turn = self._add_turn(fresh, text)
         except StoreError:
             self._forget(fresh)
             raise
         self.conversation_id = fresh
         return turn
+
+    def _add_turn(self, conversation_id: int, text: str) -> Turn:
+        chat = self.store.conversation(conversation_id)
+        message = asking.message_for(chat, text, self.plugins)
+        return self.store.add_turn(conversation_id, message, text if message != text else "")
 
     def _forget(self, conversation_id: int) -> None:
         """Remove a chat that was made for a message which then could not be stored."""
@@ -227,7 +241,13 @@ class ChatSession:
             self.store.delete(conversation_id)
 
     def _conversation_or_new(self) -> Conversation:
-        return self.conversation or Conversation(0, system=self.system, sampling=self.own_sampling)
+        return self.conversation or Conversation(
+            0,
+            system=self.system,
+            sampling=self.own_sampling,
+            kept=self.kept,
+            without=self.without,
+        )
 
     def _unsent(self, text: str) -> tuple[Conversation, Turn, list[Passage]]:
         """The chat with a turn for `text`, and what is found for it; for a blank text the chat
@@ -236,7 +256,9 @@ class ChatSession:
             turn = self._newest_turn()
             return self.store.conversation(self._id), turn, self.store.passages(turn.id)
         chat = self._conversation_or_new()
-        turn = Turn(0, len(chat.turns), Message("user", text))
+        message = asking.message_for(chat, text, self.plugins)
+        typed = text if message != text else ""
+        turn = Turn(0, len(chat.turns), Message("user", message), typed=typed)
         chat = dataclasses.replace(chat, turns=(*chat.turns, turn))
         return chat, turn, asking.passages_for(chat, turn, self.plugins)
 

@@ -75,6 +75,15 @@ def one(kind: type) -> Callable[[Any], Any]:
     return accept
 
 
+def text(result: Any) -> str:
+    """Gives a result back if it is a text; raises TypeError if not."""
+    if not fits(result, str):
+        raise TypeError(
+            f"returned {type(result).__name__} {one_line(repr(result), 60)}, not a text"
+        )
+    return str(result)
+
+
 def list_of(kind: type) -> Callable[[Any], list[Any]]:
     """A function that gives a result back as a list if it has only `kind`s; raises as `one`."""
     accept_one = one(kind)

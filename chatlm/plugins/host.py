@@ -188,6 +188,14 @@ class PluginHost:
                 return found
         return None
 
+    def first_text(self, hook: str, **arguments: Any) -> str | None:
+        """What the first implementation says that returned a text; None when none did."""
+        for impl in self._implementations(hook):
+            _, said = self._call(impl, hook, arguments, contract.text)
+            if said is not None:
+                return str(said)
+        return None
+
     def fold(self, hook: str, name: str, value: Any, **arguments: Any) -> Any:
         """Pass `value` through all implementations, each given what the one before returned."""
         accept = contract.one(type(value))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
-from chatlm.messages import Conversation, now
+from chatlm.messages import Conversation, Kept, now
 from chatlm.sampling import Sampling
 from chatlm.store import copying, queries
 from chatlm.store.lookups import AnnotationsOf, PassagesOf, ProvenanceOf
 from chatlm.store.opened import Opened
 from chatlm.store.queries import Summary
 from chatlm.store.rows import (
+    from_kept,
     from_sampling,
+    from_without,
     moment,
     short_title,
     stamp,
@@ -26,18 +30,26 @@ class Chats(Opened):
     """The list of chats, each with what is set for it, and the trash."""
 
     def create_conversation(
-        self, title: str = "", system: str = "", sampling: Sampling | None = None
+        self,
+        title: str = "",
+        system: str = "",
+        sampling: Sampling | None = None,
+        kept: Kept | None = None,
+        without: Iterable[str] = (),
     ) -> Conversation:
         """A new, empty chat."""
         time = moment()
         with self._database.writing() as db:
             row = db.execute(
-                "INSERT INTO conversation (title, system, sampling, created, updated)"
-                " VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO conversation"
+                " (title, system, sampling, kept, without, created, updated)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     storable(title),
                     storable(system),
                     from_sampling(sampling or Sampling()),
+                    from_kept(kept or {}),
+                    from_without(without),
                     time,
                     time,
                 ),
@@ -141,6 +153,31 @@ class Chats(Opened):
         """Change what the person set for a chat."""
         settings = from_sampling(sampling)
         self._set(conversation_id, "UPDATE conversation SET sampling = ? WHERE id = ?", settings)
+
+    def keep(self, conversation_id: int, plugin: str, values: Mapping[str, Any]) -> None:
+        """Keep a plugin's values with a chat, in place of those it kept before.
+
+        Args:
+            conversation_id: the chat.
+            plugin: whose they are.
+            values: plain values, as JSON has them; none to keep nothing.
+
+        Raises:
+            TypeError, ValueError: a value that JSON does not have.
+        """
+        with self._database.writing() as db:
+            kept = dict(queries.conversation(db, conversation_id).kept)
+            kept.pop(plugin, None)
+            if values:
+                kept[plugin] = values
+            db.execute(
+                "UPDATE conversation SET kept = ? WHERE id = ?", (from_kept(kept), conversation_id)
+            )
+
+    def set_without(self, conversation_id: int, plugins: Iterable[str]) -> None:
+        """Switch these plugins off in a chat, and all others on."""
+        names = from_without(plugins)
+        self._set(conversation_id, "UPDATE conversation SET without = ? WHERE id = ?", names)
 
     def set_pinned(self, conversation_id: int, pinned: bool) -> None:
         """List a chat first, or no longer."""

@@ -12,8 +12,10 @@ from chatlm.generation import Provenance
 from chatlm.messages import Annotation, Conversation, Passage, Reply, Turn
 from chatlm.store.rows import (
     finite,
+    from_kept,
     from_provenance,
     from_sampling,
+    from_without,
     maybe,
     stamp,
     storable,
@@ -45,8 +47,8 @@ def write(db: sqlite3.Connection, conversation: Conversation) -> Written:
     """Add a chat as it is, but for its ids."""
     row = db.execute(
         "INSERT INTO conversation"
-        " (title, system, created, updated, sampling, pinned, forked_from)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        " (title, system, created, updated, sampling, pinned, forked_from, kept, without)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             storable(conversation.title),
             storable(conversation.system),
@@ -55,6 +57,8 @@ def write(db: sqlite3.Connection, conversation: Conversation) -> Written:
             from_sampling(conversation.sampling),
             conversation.pinned,
             conversation.forked_from,
+            from_kept(conversation.kept),
+            from_without(conversation.without),
         ),
     )
     written = Written(row.lastrowid or 0, {}, {})
@@ -65,8 +69,8 @@ def write(db: sqlite3.Connection, conversation: Conversation) -> Written:
 
 def _write_turn(db: sqlite3.Connection, written: Written, position: int, turn: Turn) -> None:
     row = db.execute(
-        "INSERT INTO turn (conversation_id, position, content, created, standing, summary)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO turn (conversation_id, position, content, created, standing, summary, typed)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             written.id,
             position,
@@ -74,6 +78,7 @@ def _write_turn(db: sqlite3.Connection, written: Written, position: int, turn: T
             stamp(turn.created),
             turn.standing.value,
             storable(turn.summary),
+            storable(turn.typed),
         ),
     )
     turn_id = written.turns[turn.id] = row.lastrowid or 0

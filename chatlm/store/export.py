@@ -93,6 +93,8 @@ def to_dict(
         "sampling": conversation.sampling.to_dict(),
         "pinned": conversation.pinned,
         "forked_from": conversation.forked_from,
+        "kept": {name: dict(values) for name, values in conversation.kept.items()},
+        "without": sorted(conversation.without),
         "turns": [
             _turn(turn, passages(turn.id), annotations(turn.id))
             | {"replies": [_reply(reply, provenance(reply.id)) for reply in turn.replies]}
@@ -112,6 +114,7 @@ def _turn(
         "created": turn.created.isoformat(),
         "standing": turn.standing.value,
         "summary": turn.summary,
+        "typed": turn.typed,
         "chosen": turn.reply.id if turn.reply else None,
         "passages": [dataclasses.asdict(passage) for passage in passages],
         "annotations": [

@@ -151,6 +151,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             INSERT INTO title_words (rowid, title) VALUES (new.id, new.title);
         END""",
     ),
+    (
+        "ALTER TABLE conversation ADD COLUMN kept TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE conversation ADD COLUMN without TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE turn ADD COLUMN typed TEXT NOT NULL DEFAULT ''",
+        """CREATE TABLE trace (
+            turn_id INTEGER NOT NULL REFERENCES turn ON DELETE CASCADE,
+            reply_id INTEGER REFERENCES reply ON DELETE CASCADE,
+            content BLOB NOT NULL
+        )""",
+        "CREATE INDEX trace_of_turn ON trace (turn_id)",
+    ),
 )
 
 

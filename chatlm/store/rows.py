@@ -14,6 +14,7 @@ from chatlm.generation import Provenance
 from chatlm.messages import (
     Annotation,
     Conversation,
+    Kept,
     Message,
     Passage,
     Reply,
@@ -72,6 +73,11 @@ def to_conversation(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
         sampling = Sampling.from_dict(json.loads(row["sampling"]))
     except (ValueError, TypeError, UsageError) as error:
         raise StoreError(f"The sampling settings of chat {row['id']} are damaged.") from error
+    try:
+        kept = {str(name): dict(values) for name, values in json.loads(row["kept"]).items()}
+        without = frozenset(map(str, json.loads(row["without"])))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StoreError(f"What plugins keep with chat {row['id']} is damaged.") from error
     return Conversation(
         id=row["id"],
         title=row["title"],
@@ -82,6 +88,8 @@ def to_conversation(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
         sampling=sampling,
         pinned=bool(row["pinned"]),
         forked_from=row["forked_from"],
+        kept=kept,
+        without=without,
     )
 
 
@@ -123,6 +131,7 @@ def to_turns(turns: Iterable[sqlite3.Row], replies: Iterable[sqlite3.Row]) -> tu
             created=to_time(row["created"]),
             standing=Standing(row["standing"]),
             summary=row["summary"],
+            typed=row["typed"],
         )
         for row in turns
     )
@@ -141,6 +150,21 @@ def to_annotation(row: sqlite3.Row) -> tuple[int | None, Annotation]:
 def from_sampling(sampling: Sampling) -> str:
     """The settings as `to_conversation` reads them."""
     return json.dumps(sampling.to_dict())
+
+
+def from_kept(kept: Kept) -> str:
+    """What plugins keep with a chat, as `to_conversation` reads it.
+
+    Raises:
+        TypeError, ValueError: a value that JSON does not have.
+    """
+    plain = {name: dict(values) for name, values in kept.items()}
+    return json.dumps(plain, allow_nan=False)
+
+
+def from_without(without: Iterable[str]) -> str:
+    """Names of plugins, as `to_conversation` reads them."""
+    return json.dumps(sorted(without))
 
 
 def from_provenance(provenance: Provenance) -> bytes:

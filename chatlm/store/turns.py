@@ -14,15 +14,15 @@ from chatlm.store.rows import maybe, moment, storable
 class Turns(Opened):
     """What is said in the chats, and what made it."""
 
-    def add_turn(self, conversation_id: int, content: str) -> Turn:
-        """The user's next message."""
+    def add_turn(self, conversation_id: int, content: str, typed: str = "") -> Turn:
+        """The user's next message; `typed` where it was made from other words."""
         with self._database.writing() as db:
             queries.check_chat(db, conversation_id)
             row = db.execute(
-                "INSERT INTO turn (conversation_id, position, content, created)"
-                " SELECT ?1, coalesce(max(position) + 1, 0), ?2, ?3"
+                "INSERT INTO turn (conversation_id, position, content, created, typed)"
+                " SELECT ?1, coalesce(max(position) + 1, 0), ?2, ?3, ?4"
                 " FROM turn WHERE conversation_id = ?1",
-                (conversation_id, storable(content), moment()),
+                (conversation_id, storable(content), moment(), storable(typed)),
             )
             turn = queries.turn(db, row.lastrowid or 0)
             touch(db, turn.id)

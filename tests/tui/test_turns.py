@@ -144,7 +144,7 @@ async def test_an_unexpected_error_is_told_too() -> None:
 class FullStore(Store):
     """A store whose disk is full."""
 
-    def add_turn(self, conversation_id: int, content: str) -> Turn:
+    def add_turn(self, conversation_id: int, content: str, typed: str = "") -> Turn:
         raise StoreError("The disk is full", hint="Free some space.")
 
 

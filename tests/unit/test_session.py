@@ -603,3 +603,26 @@ def test_an_edit_that_cannot_be_stored_leaves_no_fork(
     with pytest.raises(StoreError):
         list(session.edit(0, "Another"))
     assert (everything(store), session.conversation_id) == (before, before[0].id)
+
+
+class Writes:
+    """A plugin that makes the message of what was typed."""
+
+    @hookimpl
+    def write_message(self, text: str) -> str:
+        return f"Translate: {text}"
+
+    @hookimpl
+    def retrieve_passages(self, message: Message) -> list[Passage]:
+        return [Passage(message.content, "dictionary", 1.0)]
+
+
+def test_a_plugin_writes_the_message_and_the_typed_words_are_kept() -> None:
+    store = Store(None)
+    engine = ScriptedEngine("Bonjour")
+    session = ChatSession(store, lambda: engine, plugins=PluginHost([("writes", Writes())]))
+    list(session.send("Hello"))
+    (turn,) = store.conversation(session.conversation_id or 0).turns
+    assert (turn.user.content, turn.typed) == ("Translate: Hello", "Hello")
+    assert store.passages(turn.id) == [Passage("Hello", "dictionary", 1.0)]
+    assert engine.requests[-1].messages[-1].content.endswith("Translate: Hello")

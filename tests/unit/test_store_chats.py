@@ -355,3 +355,24 @@ def test_forks_the_trash_and_imports_leave_the_database_whole(tmp_path: Path) ->
     db = sqlite3.connect(path)
     assert db.execute("SELECT count(*) FROM provenance").fetchone() == (4,)
     db.close()
+
+
+def test_what_plugins_keep_with_a_chat_is_stored_and_copied(store: Store) -> None:
+    chat = store.create_conversation(kept={"rag": {"index": "manual"}}, without=["mood"])
+    store.add_turn(chat.id, "Translate: Hello", "Hello")
+    store.keep(chat.id, "lora", {"adapter": "instruct", "weight": 0.5})
+    store.keep(chat.id, "rag", {})
+    store.set_without(chat.id, ["arena", "mood"])
+    for stored in (store.conversation(chat.id), store.fork(chat.id)):
+        assert stored.kept == {"lora": {"adapter": "instruct", "weight": 0.5}}
+        assert stored.without == {"arena", "mood"}
+        assert stored.turns[0].user.content == "Translate: Hello"
+        assert stored.turns[0].typed == "Hello"
+
+
+def test_a_value_json_does_not_have_is_refused_and_nothing_changes(store: Store) -> None:
+    chat = store.create_conversation(kept={"rag": {"index": "manual"}})
+    for value in (float("nan"), {1, 2}):
+        with pytest.raises((TypeError, ValueError)):
+            store.keep(chat.id, "rag", {"index": value})
+    assert store.conversation(chat.id).kept == {"rag": {"index": "manual"}}

@@ -11,6 +11,7 @@ from chatlm.generation import Provenance
 from chatlm.messages import (
     Annotation,
     Conversation,
+    Kept,
     Message,
     Passage,
     Reply,
@@ -53,6 +54,8 @@ class _Reader:
             updated=chat.time("updated"),
             sampling=_sampling(chat.inner("sampling")),
             pinned=chat.flag("pinned"),
+            kept=_kept(chat),
+            without=frozenset(chat.texts("without")),
             turns=tuple(self._turn(n, turn) for n, turn in enumerate(chat.objects("turns"))),
         )
         return Read(
@@ -89,6 +92,7 @@ class _Reader:
             created=turn.time("created"),
             standing=_one_of(Standing, turn, "standing", Standing.AUTO.value),
             summary=turn.text("summary", ""),
+            typed=turn.text("typed", ""),
         )
 
     def _reply(self, reply: Fields, version: int) -> Reply:
@@ -158,6 +162,15 @@ def _message(message: Fields) -> Message:
     if role not in roles:
         raise message.bad(f"role must be one of {', '.join(roles)}")
     return Message(roles[role], message.text("content"), message.flag("pinned"))
+
+
+def _kept(chat: Fields) -> Kept:
+    kept = chat.inner("kept")
+    try:
+        json.dumps(kept.value, allow_nan=False)
+    except ValueError:
+        raise kept.bad("a number in it is not finite") from None
+    return {plugin: kept.inner(plugin).value for plugin in kept.value}
 
 
 def _sampling(values: Fields) -> Sampling:

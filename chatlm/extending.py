@@ -1,0 +1,142 @@
+"""What a plugin may add to the screen, and the screen as a plugin sees it; knows no Textual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from chatlm.generation import Engine
+from chatlm.messages import Conversation, Turn
+from chatlm.sampling import Sampling
+
+
+class Work(Protocol):
+    """A long work of a plugin, as the screen shows it."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the person wants it to end; looked at between two steps."""
+        ...
+
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Show how far it is.
+
+        Args:
+            done: steps behind it.
+            total: steps in all; None where that is not known.
+            note: what is being done, in a few words.
+        """
+
+
+class Ui(Protocol):
+    """The chat's screen for one plugin; every method may be called in any thread but `shutdown`'s.
+
+    What a method asks for happens soon after it returned.
+    """
+
+    @property
+    def conversation(self) -> Conversation:
+        """The chat that is shown, as it is stored; id 0 before its first message."""
+        ...
+
+    @property
+    def turn(self) -> Turn | None:
+        """The selected turn, else the newest; None in an empty chat."""
+        ...
+
+    @property
+    def engine(self) -> Engine | None:
+        """The loaded model; None while there is none."""
+        ...
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """What the plugin keeps with the chat."""
+        ...
+
+    def keep(self, **values: Any) -> None:
+        """Keep values with the chat, beside the others that the plugin keeps; None forgets one.
+
+        Args:
+            values: plain values, as JSON has them.
+        """
+
+    def tell(self, text: str, *, problem: bool = False) -> None:
+        """Show a short notice over the chat."""
+
+    def write(self, text: str) -> None:
+        """Put a text into the composer, where the cursor is."""
+
+    def send(self, text: str) -> None:
+        """Send a message, as if the person had typed it; while a reply is written it is refused,
+        and the person told."""
+
+    def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
+        """Change the system prompt or the sampling of the chat; None leaves one as it is."""
+
+    def new_chat(
+        self,
+        *,
+        system: str = "",
+        sampling: Sampling | None = None,
+        kept: Mapping[str, Any] | None = None,
+        message: str = "",
+    ) -> None:
+        """Show a new chat.
+
+        Args:
+            system: its system prompt; empty for the one in the config.
+            sampling: what is set for it alone.
+            kept: what the plugin keeps with it.
+            message: sent at once; empty for none.
+        """
+
+    def open_screen(self, name: str, argument: str = "") -> None:
+        """Show a screen that a plugin registered."""
+
+    def open_panel(self, name: str) -> None:
+        """Show a panel that a plugin registered; the one that is shown is closed instead."""
+
+    def working(self, title: str) -> AbstractContextManager[Work]:
+        """Show a long work while it lasts, with a bar and a way to cancel it."""
+        ...
+
+
+@dataclass(frozen=True)
+class SlashCommand:
+    """One thing a plugin can do: a slash command, an entry in the palette and, if wanted, a key."""
+
+    name: str
+    """As it is typed, without the slash: small letters, digits and hyphens."""
+    help: str
+    """What it does, in a few words."""
+    run: Callable[[Ui, str], None]
+    """Called with what was typed after the name, in a thread of its own."""
+    argument: str = ""
+    """What may follow, such as `NAME`; in brackets when it may be left out."""
+    key: str = ""
+    """Textual's name, such as `ctrl+b`; the person may choose another in the config."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A region beside the transcript that a plugin draws."""
+
+    name: str
+    title: str
+    open: Callable[[Ui], Any]
+    """Makes its Textual widget, in the screen's thread; may import textual. A method `show(ui)` of
+    the widget is called at first and whenever the chat or the selected turn changed."""
+    key: str = ""
+    """Opens and closes it; empty for none. `/NAME` does so always."""
+
+
+@dataclass(frozen=True)
+class PluginScreen:
+    """A whole screen that a plugin draws."""
+
+    name: str
+    open: Callable[[Ui, str], Any]
+    """Makes its Textual `Screen`, in the screen's thread, from an argument; may import textual."""
