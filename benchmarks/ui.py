@@ -54,6 +54,12 @@ def type_for(terminal: Terminal, seconds: float, seed: int) -> None:
             time.sleep(KEY_SECONDS * letters.uniform(0.6, 1.4))
 
 
+def leave_no_draft(terminal: Terminal) -> None:
+    """Clear the line, or a program that keeps drafts begins the next round with it."""
+    terminal.type(CLEAR)
+    time.sleep(SETTLE_SECONDS)
+
+
 @contextmanager
 def opened(program: Program) -> Iterator[Terminal]:
     """The program, ready to be typed into; ended afterwards."""
@@ -82,7 +88,7 @@ def idle(program: Program, seconds: float, seed: int) -> dict[str, float]:
     """Key presses while nothing else happens."""
     with opened(program) as terminal:
         type_for(terminal, seconds, seed)
-        time.sleep(SETTLE_SECONDS)
+        leave_no_draft(terminal)
     return _keys(latencies(terminal), "idle")
 
 
@@ -97,7 +103,7 @@ def streaming(program: Program, what: str, seconds: float, seed: int) -> dict[st
         first = terminal.usage()
         type_for(terminal, seconds, seed)
         last = terminal.usage()
-        time.sleep(SETTLE_SECONDS)
+        leave_no_draft(terminal)
         after = terminal.usage()
     passed = last.at - first.at
     found = latencies(terminal, lambda shown: program.writing in shown)
