@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chatlm.config import load_config
+    from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
     from chatlm.errors import ChatlmError, UsageError
+    from chatlm.events import Delta
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
     from chatlm.generation import Engine, EngineInfo, Request
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
         StopReason,
         Turn,
     )
+    from chatlm.models import ModelLocation, ensure_model, find_model
+    from chatlm.models.disk import human_bytes, sync_tree
     from chatlm.paths import data_dir, shipped
     from chatlm.plugins.settings import own_settings
     from chatlm.sampling import Sampling
@@ -31,14 +36,18 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Annotation": "chatlm.messages",
+    "ChatEncoder": "chatlm.engines.learning",
     "ChatSession": "chatlm.session",
+    "ChatTokens": "chatlm.engines.learning",
     "ChatlmError": "chatlm.errors",
     "Commands": "chatlm.hookspecs",
     "Context": "chatlm.hookspecs",
     "Conversation": "chatlm.messages",
+    "Delta": "chatlm.events",
     "Engine": "chatlm.generation",
     "EngineInfo": "chatlm.generation",
     "Message": "chatlm.messages",
+    "ModelLocation": "chatlm.models",
     "Panel": "chatlm.extending",
     "Passage": "chatlm.messages",
     "PluginScreen": "chatlm.extending",
@@ -56,24 +65,35 @@ _WHERE = {
     "Work": "chatlm.extending",
     "data_dir": "chatlm.paths",
     "dump_json": "chatlm.text",
+    "ensure_model": "chatlm.models",
+    "fast_dtype": "chatlm.engines.learning",
+    "find_model": "chatlm.models",
     "hookimpl": "chatlm.hookspecs",
+    "human_bytes": "chatlm.models.disk",
+    "load_config": "chatlm.config",
+    "load_weights": "chatlm.engines.learning",
     "one_line": "chatlm.text",
     "own_settings": "chatlm.plugins.settings",
     "shipped": "chatlm.paths",
+    "sync_tree": "chatlm.models.disk",
     "visible": "chatlm.text",
     "write_atomically": "chatlm.files",
 }
 
 __all__ = [
     "Annotation",
+    "ChatEncoder",
     "ChatSession",
+    "ChatTokens",
     "ChatlmError",
     "Commands",
     "Context",
     "Conversation",
+    "Delta",
     "Engine",
     "EngineInfo",
     "Message",
+    "ModelLocation",
     "Panel",
     "Passage",
     "PluginScreen",
@@ -92,10 +112,17 @@ __all__ = [
     "__version__",
     "data_dir",
     "dump_json",
+    "ensure_model",
+    "fast_dtype",
+    "find_model",
     "hookimpl",
+    "human_bytes",
+    "load_config",
+    "load_weights",
     "one_line",
     "own_settings",
     "shipped",
+    "sync_tree",
     "visible",
     "write_atomically",
 ]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
+from chatlm.changes import name_of
+from chatlm.errors import UsageError
 from chatlm.events import Fitted
 from chatlm.generation import Engine, EngineInfo, Provenance, Request
 from chatlm.messages import Conversation, Message, Passage, Turn
-from chatlm.plugins import PluginHost
+from chatlm.plugins import TurnPlugins, contract
 from chatlm.sampling import DEFAULTS, Sampling
 from chatlm.version import version
 
@@ -19,7 +23,7 @@ def turn_request(
     passages: Sequence[Passage],
     *,
     engine: Engine,
-    plugins: PluginHost,
+    plugins: TurnPlugins,
     sampling: Sampling,
     so_far: str = "",
     again: bool = False,
@@ -42,12 +46,12 @@ def turn_request(
         with no setting left open but the seed.
     """
     messages = turn_messages(conversation, turn, passages, plugins)
-    if so_far:
-        messages = [*messages, Message("assistant", so_far)]
     request: Request = plugins.fold(
         "adjust_request",
         "request",
-        Request(tuple(messages), sampling=sampling),
+        Request(tuple(_begun(messages, so_far)), sampling=sampling),
+        partial(_adjusted, plugins),
+        conversation=conversation,
         turn=turn,
         engine=engine,
     )
@@ -57,24 +61,35 @@ def turn_request(
     return dataclasses.replace(request, sampling=settings.over(defaults))
 
 
-def message_for(conversation: Conversation, text: str, plugins: PluginHost) -> str:
-    """What is sent for the words that were typed: what the first plugin makes of them, if any."""
-    made = plugins.first_text("write_message", conversation=conversation, text=text)
-    return made if made and made.strip() else text
+def message_for(conversation: Conversation, text: str, plugins: TurnPlugins) -> str:
+    """What is sent for the words that were typed: what the first plugin makes of them, if any.
+
+    Raises:
+        UsageError: that plugin refuses them.
+    """
+    made: str | UsageError = plugins.first(
+        "write_message", text, contract.text_or_refusal, conversation=conversation, text=text
+    )
+    if isinstance(made, UsageError):
+        raise made
+    return made
 
 
-def passages_for(conversation: Conversation, turn: Turn, plugins: PluginHost) -> list[Passage]:
+def passages_for(conversation: Conversation, turn: Turn, plugins: TurnPlugins) -> list[Passage]:
     """What all plugins find for the turn's message, or for the words it was made from."""
-    asked = Message("user", turn.typed) if turn.typed else turn.user
+    asked = Message("user", turn.words)
     return plugins.gather("retrieve_passages", Passage, conversation=conversation, message=asked)
 
 
 def turn_messages(
-    conversation: Conversation, turn: Turn, passages: Sequence[Passage], plugins: PluginHost
+    conversation: Conversation, turn: Turn, passages: Sequence[Passage], plugins: TurnPlugins
 ) -> list[Message]:
     """Messages by the first plugin that makes them, else the core's."""
-    made = plugins.first("build_messages", Message, conversation=conversation, turn=turn)
-    return made or default_messages(conversation, turn, passages)
+    usual = default_messages(conversation, turn, passages)
+    made: list[Message] = plugins.first(
+        "build_messages", usual, contract.messages, conversation=conversation, turn=turn
+    )
+    return made
 
 
 def default_messages(
@@ -92,6 +107,24 @@ def default_messages(
     return [*history, Message("user", f"Sources:\n\n{numbered}\n\n{turn.user.content}")]
 
 
+def _begun(messages: list[Message], so_far: str) -> list[Message]:
+    """The messages with the beginning of a reply that is gone on with."""
+    if not so_far:
+        return messages
+    last = messages[-1]
+    if last.role == "assistant":  # a plugin began the reply
+        return [*messages[:-1], dataclasses.replace(last, content=last.content + so_far)]
+    return [*messages, Message("assistant", so_far)]
+
+
+def _adjusted(plugins: TurnPlugins, plugin: str, before: Request, result: Any) -> Request:
+    """What a plugin made of a request, with a guard around what it added."""
+    request: Request = contract.one(Request, before)(result)
+    if request.messages != before.messages:
+        contract.check_order(request.messages)
+    return plugins.guard(plugin, request)
+
+
 def provenance(request: Request, info: EngineInfo, fitted: Fitted) -> Provenance:
     """What makes the reply to a request that has begun."""
     return Provenance(
@@ -105,10 +138,7 @@ def provenance(request: Request, info: EngineInfo, fitted: Fitted) -> Provenance
         context_length=info.context_length,
         prompt_hash=fitted.prompt_hash,
         versions={"chatlm": version(), **info.versions},
-        added=tuple(
-            getattr(added, "__name__", type(added).__name__)
-            for added in (*request.processors, *request.criteria)
-        ),
+        added=tuple(map(name_of, (*request.processors, *request.criteria))),
     )
 
 

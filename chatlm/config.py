@@ -75,6 +75,10 @@ def load(path: Path | None = None, *, model: str | None = None) -> Config:
     )
 
 
+load_config = load
+"""`load`, by its public name."""
+
+
 def effective(path: Path | None = None) -> list[Setting]:
     """Every setting, its value and where the value comes from; errors as `load`."""
     path = path or paths.config_file()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -82,6 +84,7 @@ class Ui(Protocol):
         system: str = "",
         sampling: Sampling | None = None,
         kept: Mapping[str, Any] | None = None,
+        model: str = "",
         message: str = "",
     ) -> None:
         """Show a new chat.
@@ -90,6 +93,7 @@ class Ui(Protocol):
             system: its system prompt; empty for the one in the config.
             sampling: what is set for it alone.
             kept: what the plugin keeps with it.
+            model: talk to this one from now on, as `/model` does; empty for the one there is.
             message: sent at once; empty for none.
         """
 
@@ -106,37 +110,101 @@ class Ui(Protocol):
 
 @dataclass(frozen=True)
 class SlashCommand:
-    """One thing a plugin can do: a slash command, an entry in the palette and, if wanted, a key."""
+    """One thing a plugin can do: a slash command, an entry in the palette and, if wanted, a key.
+
+    Raises:
+        ValueError: a text is not what it has to be, or `run` cannot be called.
+    """
 
     name: str
     """As it is typed, without the slash: small letters, digits and hyphens."""
     help: str
     """What it does, in a few words."""
     run: Callable[[Ui, str], None]
-    """Called with what was typed after the name, in a thread of its own."""
+    """Called with what was typed after the name, in a thread of its own. A `ChatlmError` that it
+    raises is told as it is; any other exception is the plugin's failure."""
     argument: str = ""
     """What may follow, such as `NAME`; in brackets when it may be left out."""
     key: str = ""
-    """Textual's name, such as `ctrl+b`; the person may choose another in the config."""
+    """`ctrl+` or `alt+` and a letter, or `f2` to `f12`; the person may choose another in the
+    config."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_words("help", self.help)
+        _check_function("run", self.run)
+        _check_key(self.key)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A region beside the transcript that a plugin draws."""
+    """A region beside the transcript that a plugin draws.
+
+    Raises:
+        ValueError: a text is not what it has to be, or `open` cannot be called.
+    """
 
     name: str
+    """Small letters, digits and hyphens; `/NAME` opens and closes it."""
     title: str
     open: Callable[[Ui], Any]
     """Makes its Textual widget, in the screen's thread; may import textual. A method `show(ui)` of
     the widget is called at first and whenever the chat or the selected turn changed."""
     key: str = ""
-    """Opens and closes it; empty for none. `/NAME` does so always."""
+    """Opens and closes it too; as that of a `SlashCommand`."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_words("title", self.title)
+        _check_function("open", self.open)
+        _check_key(self.key)
 
 
 @dataclass(frozen=True)
 class PluginScreen:
-    """A whole screen that a plugin draws."""
+    """A whole screen that a plugin draws.
+
+    Raises:
+        ValueError: the name is not what it has to be, or `open` cannot be called.
+    """
 
     name: str
+    """Small letters, digits and hyphens."""
     open: Callable[[Ui, str], Any]
-    """Makes its Textual `Screen`, in the screen's thread, from an argument; may import textual."""
+    """Makes its Textual `Screen`, in the screen's thread, from an argument; may import textual.
+    Escape closes it, unless it means something else there."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_function("open", self.open)
+
+
+_NAME = re.compile("[a-z][a-z0-9-]{0,29}")
+_KEY = re.compile("(ctrl|alt)[+][a-z]|f([2-9]|1[0-2])")
+_SENT_BY_OTHERS = {"ctrl+h": "backspace", "ctrl+i": "tab", "ctrl+m": "enter"}
+"""What a terminal sends for keys that have names of their own."""
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"the name {name!r} must be small letters, digits and hyphens, 30 at most, "
+            "and begin with a letter"
+        )
+
+
+def _check_words(what: str, words: str) -> None:
+    if not isinstance(words, str) or not words.strip():
+        raise ValueError(f"{what} must be a few words, not {words!r}")
+
+
+def _check_function(what: str, function: Callable[..., Any]) -> None:
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise ValueError(f"{what} must be a plain function, not {function!r}")
+
+
+def _check_key(key: str) -> None:
+    if not isinstance(key, str) or (key and not _KEY.fullmatch(key)):
+        raise ValueError(f"the key {key!r} must be ctrl+ or alt+ and a letter, or f2 to f12")
+    if key in _SENT_BY_OTHERS:
+        raise ValueError(f"the key {key!r} is what terminals send for {_SENT_BY_OTHERS[key]}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
-from chatlm.extending import Panel, PluginScreen, SlashCommand
+from chatlm.errors import UsageError
+from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.generation import Engine, EngineOpener, Request
 from chatlm.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.templates import TemplateRenderer
@@ -105,11 +106,17 @@ def register_screens(register: Callable[[PluginScreen], None]) -> None:
     """Offer whole screens; called when the screen starts, in its thread."""
 
 
+@hookspec
+def screen_opened(ui: Ui) -> None:
+    """The chat is on the screen; a plugin may keep `ui` to speak to the person later."""
+
+
 @hookspec(firstresult=True)
-def write_message(conversation: Conversation, text: str) -> str | None:
+def write_message(conversation: Conversation, text: str) -> str | UsageError | None:
     """Make the message of what the person typed; the first plugin that returns one decides.
 
-    The typed words are kept beside it, shown, searched for passages and offered to edit.
+    The typed words are kept beside it, shown, searched for passages and offered to edit. A
+    `UsageError` that is returned refuses them: nothing is sent, and the person is told why.
     """
 
 
@@ -131,7 +138,9 @@ def build_messages(conversation: Conversation, turn: Turn) -> Sequence[Message] 
 
 
 @hookspec
-def adjust_request(request: Request, turn: Turn, engine: Engine) -> Request | None:
+def adjust_request(
+    request: Request, conversation: Conversation, turn: Turn, engine: Engine
+) -> Request | None:
     """Change the request just before it runs; each plugin gets what the one before it returned."""
 
 

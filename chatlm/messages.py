@@ -173,6 +173,11 @@ class Turn:
                 return reply
         return self.replies[-1] if self.replies else None
 
+    @property
+    def words(self) -> str:
+        """What the person typed for it."""
+        return self.typed or self.user.content
+
     def messages(self) -> tuple[Message, ...]:
         """The turn as the model reads it; none for a dropped one."""
         if self.standing is Standing.DROPPED:

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from chatlm import asking
-from chatlm.errors import ChatlmError, EngineError
+from chatlm.errors import ChatlmError, EngineError, StoreError
 from chatlm.events import (
     Delta,
     Finished,
@@ -27,9 +27,10 @@ from chatlm.events import (
 from chatlm.generation import Engine
 from chatlm.growing import GrowingReply
 from chatlm.messages import Annotation, Conversation, Message, Reply, Turn
-from chatlm.plugins import PluginHost
+from chatlm.plugins import TurnPlugins
 from chatlm.sampling import Sampling
 from chatlm.store import Store
+from chatlm.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Replying:
     store: Store
     engine: Callable[[], Engine]
     """Gives the loaded engine; may wait for it."""
-    plugins: PluginHost
+    plugins: TurnPlugins
+    """As the turn began with them."""
     sampling: Callable[[Conversation], Sampling]
     """The person's settings, as they hold for the chat."""
     conversation_id: int
@@ -52,14 +54,19 @@ class Replying:
         """Report a message that is stored, label it, find passages for it and answer it."""
         yield TurnStarted(self.conversation_id, turn)
         conversation = self._conversation()
-        labels = self._annotate(conversation, turn, None, turn.user)
-        if labels:
-            yield MessageAnnotated("user", labels)
-        yield from self._notices()
-        passages = asking.passages_for(conversation, turn, self.plugins)
-        if passages:
-            self.store.save_passages(turn.id, passages)
-            yield PassagesFound(tuple(passages))
+        try:
+            labels = self._annotate(conversation, turn, None, turn.user)
+            if labels:
+                yield MessageAnnotated("user", labels)
+            yield from self._notices()
+            passages = asking.passages_for(conversation, turn, self.plugins)
+            if passages:
+                self.store.save_passages(turn.id, passages)
+                yield PassagesFound(tuple(passages))
+        finally:
+            problem = self._keep_trace(turn, None)
+        if problem is not None:
+            yield problem
         yield from self._notices()
         yield from self.answer(turn)
 
@@ -100,11 +107,12 @@ class Replying:
                         growing.made_by = asking.provenance(request, engine.info, event)
                         if event.left_out:
                             yield Notice(_left_out(event))
+                    yield from self._notices()
                     yield event
         except ChatlmError as error:
             growing.fail(error)
             raise
-        except Exception as error:  # a plugin's processor or the model itself broke
+        except Exception as error:  # the model itself broke, or a plugin's engine
             log.exception("generation failed")
             told = EngineError(
                 f"The reply failed: {type(error).__name__}: {error}",
@@ -115,11 +123,11 @@ class Replying:
         finally:
             growing.close()
             if not growing.ended:
-                self._finish_unseen(turn)
-        yield from self._finish(turn)
+                self._finish_unseen(turn, reply.id)
+        yield from self._finish(turn, reply.id)
 
-    def _finish(self, turn: Turn) -> Iterator[SessionEvent]:
-        """Label the stored reply and tell the plugins."""
+    def _finish(self, turn: Turn, reply_id: int) -> Iterator[SessionEvent]:
+        """Label the stored reply, tell the plugins, and keep what they did for it."""
         conversation = self._conversation()
         turn = self.store.turn(turn.id)
         if turn.reply is not None and turn.reply.text:
@@ -129,13 +137,16 @@ class Replying:
                 yield MessageAnnotated("assistant", labels)
         for _ in self.plugins.each("turn_finished", conversation=conversation, turn=turn):
             pass
+        problem = self._keep_trace(turn, reply_id)
+        if problem is not None:
+            yield problem
         yield from self._notices()
         yield TurnFinished(turn)
 
-    def _finish_unseen(self, turn: Turn) -> None:
+    def _finish_unseen(self, turn: Turn, reply_id: int) -> None:
         """The same for a reply that was stopped or failed, when nobody listens any more."""
         try:
-            for _ in self._finish(turn):
+            for _ in self._finish(turn, reply_id):
                 pass
         except ChatlmError as error:
             log.error("turn not finished: %s", error)
@@ -149,6 +160,17 @@ class Replying:
         if labels:
             self.store.annotate(turn.id, reply_id, labels)
         return tuple(labels)
+
+    def _keep_trace(self, turn: Turn, reply_id: int | None) -> Notice | None:
+        """Store what the plugins did since the last time; gives a notice when that fails."""
+        calls = self.plugins.take_calls()
+        try:
+            if calls:
+                self.store.save_trace(turn.id, Trace(calls, reply_id))
+        except StoreError as error:
+            log.error("trace not saved: %s", error)
+            return Notice(f"What plugins did for this turn is not kept. {error}")
+        return None
 
     def _notices(self) -> Iterator[Notice]:
         for fault in self.plugins.take_faults():

@@ -8,12 +8,12 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from chatlm import asides, asking
-from chatlm.errors import StoreError, UsageError
+from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.events import Prefill
 from chatlm.generation import Engine, Prompt, Request
 from chatlm.measuring import Measure, measure
 from chatlm.messages import Conversation, Kept, Message, Passage, Standing, Turn
-from chatlm.plugins import PluginHost
+from chatlm.plugins import PluginHost, TurnPlugins
 from chatlm.replying import Events, Replying
 from chatlm.sampling import Sampling
 from chatlm.store import Store
@@ -87,13 +87,13 @@ class ChatSession:
         """Store the user's message, then answer it.
 
         Raises:
-            UsageError: the text is blank.
+            UsageError: the text is blank, or a plugin refuses it.
             StoreError: the message could not be stored; nothing was changed.
             EngineError: the generation failed; the message and what was said are stored.
         """
         _check_text(text)
-        turn = self._store_message(text)
-        yield from self._replying.begin(turn)
+        turn, plugins = self._store_message(text)
+        yield from self._replying(plugins).begin(turn)
 
     def edit(self, position: int, text: str) -> Events:
         """Ask again from an earlier turn, with another message, in a fork of the chat.
@@ -105,7 +105,7 @@ class ChatSession:
             text: the message in its place.
 
         Raises:
-            UsageError: the text is blank, or there is no such turn.
+            UsageError: the text is blank, a plugin refuses it, or there is no such turn.
             StoreError: the fork or the message could not be stored; nothing was changed.
             EngineError: the generation failed; the message and what was said are stored.
         """
@@ -118,12 +118,12 @@ class ChatSession:
             )
         fork = self.store.fork(original, position).id
         try:
-            turn = self._add_turn(fork, text)
-        except StoreError:
+            turn, plugins = self._add_turn(fork, text)
+        except ChatlmError:
             self._forget(fork)
             raise
         self.conversation_id = fork
-        yield from self._replying.begin(turn)
+        yield from self._replying(plugins).begin(turn)
 
     def regenerate(self) -> Events:
         """Answer the newest turn once more; the earlier replies stay as its versions.
@@ -131,7 +131,7 @@ class ChatSession:
         A model that by default always takes the likeliest token would only repeat itself, so it
         draws freely here, unless the person set the temperature.
         """
-        return self._replying.answer(self._newest_turn(), again=True)
+        return self._replying(self._plugins()).answer(self._newest_turn(), again=True)
 
     def continue_reply(self) -> Events:
         """Go on with the newest reply from its own end.
@@ -144,7 +144,7 @@ class ChatSession:
             raise UsageError(
                 "The last reply is complete", hint="Regenerate it, or ask for more in a message."
             )
-        return self._replying.answer(turn, turn.reply)
+        return self._replying(self._plugins()).answer(turn, turn.reply)
 
     def read_ahead(self) -> Generator[Prefill, None, None]:
         """Let the model read the chat so far while the person reads and types.
@@ -169,13 +169,14 @@ class ChatSession:
             ContextTooLong, ModelError: as `send`.
         """
         engine = self.engine()
-        chat, turn, passages = self._unsent(text)
+        plugins = self._plugins()
+        chat, turn, passages = self._unsent(text, plugins)
         request = asking.turn_request(
             chat,
             turn,
             passages,
             engine=engine,
-            plugins=self.plugins,
+            plugins=plugins,
             sampling=self._settings(chat),
         )
         return Preview(request, engine.preview(request), tuple(passages))
@@ -188,8 +189,9 @@ class ChatSession:
         Raises:
             UsageError: the text is blank and there is no turn yet.
         """
-        chat, turn, passages = self._unsent(text)
-        messages = asking.turn_messages(chat, turn, passages, self.plugins)
+        plugins = self._plugins()
+        chat, turn, passages = self._unsent(text, plugins)
+        messages = asking.turn_messages(chat, turn, passages, plugins)
         return Request(tuple(messages), self._settings(chat))
 
     def measure(self) -> Measure:
@@ -214,8 +216,12 @@ class ChatSession:
                 yield piece
         self.store.set_standing(turn_id, Standing.SUMMARISED, summary.strip())
 
-    def _store_message(self, text: str) -> Turn:
-        """Store the message as a turn; a new chat is stored with it, or not at all."""
+    def _store_message(self, text: str) -> tuple[Turn, TurnPlugins]:
+        """Store the message as a turn; a new chat is stored with it, or not at all.
+
+        Returns:
+            the turn, and the plugins that it began with.
+        """
         if self.conversation_id is not None:
             return self._add_turn(self.conversation_id, text)
         new = self._conversation_or_new()
@@ -223,17 +229,19 @@ class ChatSession:
             system=new.system, sampling=new.sampling, kept=new.kept, without=new.without
         ).id
         try:
-            turn = self._add_turn(fresh, text)
-        except StoreError:
+            begun = self._add_turn(fresh, text)
+        except ChatlmError:
             self._forget(fresh)
             raise
         self.conversation_id = fresh
-        return turn
+        return begun
 
-    def _add_turn(self, conversation_id: int, text: str) -> Turn:
+    def _add_turn(self, conversation_id: int, text: str) -> tuple[Turn, TurnPlugins]:
         chat = self.store.conversation(conversation_id)
-        message = asking.message_for(chat, text, self.plugins)
-        return self.store.add_turn(conversation_id, message, text if message != text else "")
+        plugins = self.plugins.for_turn(chat.without)
+        message = asking.message_for(chat, text, plugins)
+        typed = text if message != text else ""
+        return self.store.add_turn(conversation_id, message, typed), plugins
 
     def _forget(self, conversation_id: int) -> None:
         """Remove a chat that was made for a message which then could not be stored."""
@@ -249,18 +257,18 @@ class ChatSession:
             without=self.without,
         )
 
-    def _unsent(self, text: str) -> tuple[Conversation, Turn, list[Passage]]:
+    def _unsent(self, text: str, plugins: TurnPlugins) -> tuple[Conversation, Turn, list[Passage]]:
         """The chat with a turn for `text`, and what is found for it; for a blank text the chat
         with its newest turn."""
         if not text.strip():
             turn = self._newest_turn()
             return self.store.conversation(self._id), turn, self.store.passages(turn.id)
         chat = self._conversation_or_new()
-        message = asking.message_for(chat, text, self.plugins)
+        message = asking.message_for(chat, text, plugins)
         typed = text if message != text else ""
         turn = Turn(0, len(chat.turns), Message("user", message), typed=typed)
         chat = dataclasses.replace(chat, turns=(*chat.turns, turn))
-        return chat, turn, asking.passages_for(chat, turn, self.plugins)
+        return chat, turn, asking.passages_for(chat, turn, plugins)
 
     def _newest_turn(self) -> Turn:
         conversation = self.conversation
@@ -274,9 +282,12 @@ class ChatSession:
             raise UsageError("This chat has no message yet", hint="Type one first.")
         return self.conversation_id
 
-    @property
-    def _replying(self) -> Replying:
-        return Replying(self.store, self.engine, self.plugins, self._settings, self._id)
+    def _plugins(self) -> TurnPlugins:
+        """The plugins for a turn of the chat as it is now."""
+        return self.plugins.for_turn(self._conversation_or_new().without)
+
+    def _replying(self, plugins: TurnPlugins) -> Replying:
+        return Replying(self.store, self.engine, plugins, self._settings, self._id)
 
     def _settings(self, conversation: Conversation) -> Sampling:
         return self.asked.over(conversation.sampling).over(self.sampling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from chatlm.sampling import Sampling
 
@@ -18,6 +19,10 @@ class Rendered:
     """The user's message; empty where the person still has to write it."""
     sampling: Sampling = field(default_factory=Sampling)
     """What holds where the person says nothing."""
+    typed: str = ""
+    """The words that the plugin's `write_message` makes `user` of; empty where it has no part."""
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    """What the plugin keeps with a chat that begins so, as plain values."""
 
 
 TemplateRenderer = Callable[[Mapping[str, str], str], Rendered]

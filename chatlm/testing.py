@@ -1,11 +1,14 @@
-"""What a plugin's author tests with: a chat with a scripted model, kept in memory."""
+"""What a plugin's author tests with: a chat with a scripted model, and the screen without a
+terminal; both are kept in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chatlm import hookspecs
 from chatlm.config import Config
@@ -17,7 +20,20 @@ from chatlm.plugins import Fault, PluginHost
 from chatlm.session import ChatSession
 from chatlm.store import Store
 
-__all__ = ["ScriptedChat", "ScriptedEngine", "scripted_chat"]
+if TYPE_CHECKING:
+    from textual.pilot import Pilot
+
+    from chatlm.tui.app import ChatApp
+
+__all__ = ["ScriptedChat", "ScriptedEngine", "ScriptedScreen", "screen", "scripted_chat"]
+
+Said = str | StopReason | Exception
+
+NAME = "plugin"
+"""What the plugin is called in a test."""
+
+PATIENCE = 20.0
+"""Seconds that a command or a reply may take."""
 
 
 class ScriptedChat:
@@ -61,7 +77,7 @@ class ScriptedChat:
 @contextmanager
 def scripted_chat(
     plugin: Any,
-    *replies: str | StopReason | Exception,
+    *replies: Said,
     settings: Mapping[str, Any] | None = None,
     data_dir: Path | None = None,
 ) -> Iterator[ScriptedChat]:
@@ -76,19 +92,129 @@ def scripted_chat(
     Raises:
         ValueError: the plugin cannot be loaded, or a setting is wrong; the message says why.
     """
-    name = "plugin"
-    host = PluginHost([(name, plugin)])
-    own = host.settings(name, settings or {}) if name in host.names else None
+    config = Config(plugins={NAME: settings or {}})
+    engine = ScriptedEngine(*replies)
+    with _running(plugin, config, data_dir) as host, Store(None) as store:
+        session = ChatSession(store, lambda: engine, plugins=host)
+        yield ScriptedChat(session, engine, host)
+
+
+class ScriptedScreen:
+    """chatlm's screen with a plugin at work in it; see `screen`."""
+
+    def __init__(
+        self, app: ChatApp, pilot: Pilot[None], engine: ScriptedEngine, host: PluginHost
+    ) -> None:
+        self.app = app
+        self.pilot = pilot
+        """Textual's own, for what is not offered here: the mouse, single widgets."""
+        self.engine = engine
+        self.plugins = host
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What the plugin did wrong so far; a good test ends with none."""
+        return self.plugins.past
+
+    @property
+    def requests(self) -> list[Request]:
+        """What the model was asked, the newest last."""
+        return self.engine.requests
+
+    @property
+    def notices(self) -> list[str]:
+        """What short notices say that stand over the chat now, the newest last."""
+        return [notice.message for notice in self.app._notifications]
+
+    async def type(self, text: str) -> None:
+        """Send a message or a slash command, and wait for all that comes of it.
+
+        Raises:
+            TimeoutError: it did not end.
+        """
+        composer = self.app.chat_screen.chat.composer
+        self.app.chat_screen.set_focus(composer)
+        composer.text = text
+        await self.press("enter")
+
+    async def press(self, *keys: str) -> None:
+        """Press keys by Textual's names, such as `ctrl+b`, and wait for all that comes of them.
+
+        Raises:
+            TimeoutError: it did not end.
+        """
+        await self.pilot.press(*keys)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until no reply is written, no command of a plugin runs, and all is drawn.
+
+        Raises:
+            TimeoutError: it did not end.
+        """
+        shown = self.app.chat_screen
+        deadline = time.monotonic() + PATIENCE
+        still = 0
+        while still < 3:
+            await asyncio.sleep(0.01)
+            still = 0 if shown.chat.busy or shown.plugin_actions.busy else still + 1
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"something still runs after {PATIENCE:g} seconds")
+        await self.pilot.pause()
+
+    def text(self) -> str:
+        """All that can be read on the screen now, line by line."""
+        strips = self.app.screen._compositor.render_strips()
+        return "\n".join(strip.text.rstrip() for strip in strips)
+
+
+@asynccontextmanager
+async def screen(
+    plugin: Any,
+    *,
+    replies: Sequence[Said] = (),
+    settings: Mapping[str, Any] | None = None,
+    keys: Mapping[str, str] | None = None,
+    data_dir: Path | None = None,
+    size: tuple[int, int] = (120, 36),
+) -> AsyncIterator[ScriptedScreen]:
+    """chatlm's screen without a terminal, with one plugin and a model that says what it is told.
+
+    Args:
+        plugin: the module or object with the hooks.
+        replies: what the model says, in order; see `ScriptedEngine`.
+        settings: of the plugin, as `[plugins.NAME]` of config.toml would have them.
+        keys: of commands, as `[keys]` of config.toml would have them.
+        data_dir: what the plugin gets as chatlm's data folder.
+        size: columns and lines of the terminal.
+
+    Raises:
+        ValueError: the plugin cannot be loaded, or a setting is wrong; the message says why.
+    """
+    from chatlm.tui.app import ChatApp
+
+    config = Config(plugins={NAME: settings or {}}, keys=keys or {})
+    engine = ScriptedEngine(*replies)
+    with _running(plugin, config, data_dir) as host, Store(None) as store:
+        app = ChatApp(store, lambda model, report: engine, plugins=host, config=config)
+        async with app.run_test(size=size, notifications=True) as pilot:
+            shown = ScriptedScreen(app, pilot, engine, host)
+            await shown.settle()
+            yield shown
+            app.chat_screen.plugin_actions.close()
+            await shown.settle()
+
+
+@contextmanager
+def _running(plugin: Any, config: Config, data_dir: Path | None) -> Iterator[PluginHost]:
+    """The plugin, loaded and told that chatlm is ready, and later that it is about to exit."""
+    host = PluginHost([(NAME, plugin)])
+    own = host.settings(NAME, config.plugins[NAME]) if NAME in host.names else None
     if faults := host.take_faults():
         raise ValueError(f"{faults[0].hook}: {faults[0].error}")
-    config = Config(plugins={name: settings or {}})
     context = hookspecs.Context(config, data_dir or Path(), own)
-    engine = ScriptedEngine(*replies)
-    with Store(None) as store:
-        session = ChatSession(store, lambda: engine, plugins=host)
-        chat = ScriptedChat(session, engine, host)
-        for _ in host.each("startup", context=context):
-            pass
-        yield chat
-        for _ in host.each("shutdown"):
-            pass
+    for _ in host.each("startup", context=context):
+        pass
+    yield host
+    for _ in host.each("shutdown"):
+        pass

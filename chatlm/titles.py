@@ -39,7 +39,7 @@ def suggested(chat: Conversation) -> str:
         return ""
     turn = chat.turns[0]
     heading = _HEADING.match(turn.reply.text) if turn.reply else None
-    return _shortened(heading[1].strip(" #*_") if heading else _sentence(turn.user.content))
+    return _shortened(heading[1].strip(" #*_") if heading else _sentence(turn.words))
 
 
 def _sentence(text: str) -> str:

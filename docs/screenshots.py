@@ -31,6 +31,7 @@ from chatlm.tui.card import Card
 from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.loading import Ready
 from chatlm.tui.widgets.hit_list import HitList
+from chatlm_templates import plugin as templates_plugin
 
 IMAGES = Path(__file__).parent / "images"
 SIZES = ((80, 24), (160, 48))
@@ -55,6 +56,7 @@ LONG_CHAT = (
     "What can I cook with leeks?",
     "How do I keep cheese fresh?",
 )
+REPORT = "A tree fell on my van in Leeds last night. Nobody was hurt."
 STORY = "Write a long story about a lighthouse."
 POEM = "Write a short poem about the sea."
 STOPPED_AFTER = 60
@@ -152,6 +154,11 @@ class Camera:
         await self._pilot.press(*keys)
         await self.settle()
 
+    async def command(self, text: str) -> None:
+        """Type a slash command, and wait for what it begins."""
+        self._screen.chat.composer.text = text
+        await self.press("enter")
+
     async def find(self, words: str) -> None:
         """Search all chats, and go to what is found."""
         await self.press("ctrl+s", *words)
@@ -182,10 +189,14 @@ class Camera:
 
 @asynccontextmanager
 async def camera(
-    store: Store, engine: Engine, size: tuple[int, int], ids: dict[str, int]
+    store: Store,
+    engine: Engine,
+    size: tuple[int, int],
+    ids: dict[str, int],
+    plugins: PluginHost | None = None,
 ) -> AsyncIterator[Camera]:
     """The program with these chats, ready to be looked at."""
-    app = ChatApp(store, lambda model, report: engine, config=SETTINGS)
+    app = ChatApp(store, lambda model, report: engine, plugins=plugins, config=SETTINGS)
     async with app.run_test(size=size) as pilot:
         app.chat_screen.chat.composer.cursor_blink = False
         looking = Camera(pilot, app.chat_screen, ids)
@@ -236,6 +247,17 @@ async def full(store: Store, small: Engine, size: tuple[int, int], ids: dict[str
         await looking.take("context")
 
 
+async def templates(engine: Engine, size: tuple[int, int]) -> None:
+    """A template's form, with the prompt that comes of it."""
+    plugins = PluginHost([("templates", templates_plugin)])
+    with Store(None) as store:
+        async with camera(store, engine, size, {}, plugins) as looking:
+            await looking.command("/template")
+            await looking.press(*"insurance-claim", "enter")
+            await looking.press(*REPORT)
+            await looking.take("template")
+
+
 @contextmanager
 def opened(settings: config.Config) -> Iterator[Engine]:
     """The default model, pulled if it is not here."""
@@ -250,6 +272,7 @@ def main() -> None:
         ids = fill(store, engine, small)
         for size in SIZES:
             asyncio.run(newcomer(engine, size))
+            asyncio.run(templates(engine, size))
             asyncio.run(chats(store, engine, size, ids))
             asyncio.run(full(store, small, size, ids))
 

@@ -15,7 +15,7 @@ from chatlm.cli.chats import complete_chat
 from chatlm.cli.models import complete_model
 from chatlm.cli.plugin_options import plugin_options, with_plugins
 from chatlm.cli.progress import progress_bars
-from chatlm.cli.templating import rendered, template_options
+from chatlm.cli.templating import opening, template_options
 from chatlm.errors import UsageError
 from chatlm.events import Delta, Finished, Notice, SessionEvent, TurnStarted
 from chatlm.generation import Request
@@ -92,6 +92,11 @@ def ask(
         raise UsageError("--chat asks in a saved chat, which --no-save forbids.")
     if chat_id is not None and system is not None:
         raise UsageError("A saved chat has its own system prompt; leave --system out.")
+    if chat_id is not None and template is not None:
+        raise UsageError(
+            "A saved chat goes on as it began; -t begins a new one.",
+            hint="Leave --chat or -t out. In the chat, /template changes its template.",
+        )
     wanted = Sampling(**numbers, stop=stop)
     settings = with_plugins(config.load(model=model), safe_mode=safe_mode, without=without)
     from chatlm.plugins import loaded
@@ -100,28 +105,24 @@ def ask(
 
     saved = not no_save and (chat_id is not None or not dry_run)
     with loaded(settings) as plugins:
-        opening = rendered(template, pairs, typed, plugins)
-        if not opening.user.strip():
+        begun = opening(template, pairs, typed, plugins)
+        if not begun.question.strip():
             raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
-        if chat_id is not None and opening.system:
-            raise UsageError(
-                f"A saved chat has its own system prompt, and the template {template} another.",
-                hint="Leave --chat out.",
-            )
         with Store(paths.database() if saved else None) as store:
             session = ChatSession(
                 store,
                 lambda: load_engine(settings, plugins),
                 plugins=plugins,
-                sampling=settings.sampling.over(opening.sampling),
+                sampling=settings.sampling.over(begun.rendered.sampling),
                 asked=wanted,
-                system=(opening.system or settings.system) if system is None else system,
+                system=(begun.rendered.system or settings.system) if system is None else system,
+                kept=begun.kept,
                 conversation_id=chat_id,
             )
             if dry_run:
-                _say_request(session.draft(opening.user), as_json)
+                _say_request(session.draft(begun.question), as_json)
             else:
-                _ask(session, opening.user, saved, as_json)
+                _ask(session, begun.question, saved, as_json)
 
 
 def _ask(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:

@@ -19,7 +19,7 @@ def details(conversation: Conversation, provenance: ProvenanceOf) -> Iterator[st
     for turn in conversation.turns:
         standing = "" if turn.standing is Standing.AUTO else f"  [{turn.standing}]"
         yield ""
-        yield f"Turn {turn.position + 1}: {one_line(turn.user.content, _WIDTH)}{standing}"
+        yield f"Turn {turn.position + 1}: {one_line(turn.words, _WIDTH)}{standing}"
         if not turn.replies:
             yield "  no reply"
         for reply in turn.replies:

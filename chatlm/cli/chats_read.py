@@ -4,63 +4,83 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
+from datetime import datetime
 
 import click
 
 from chatlm.cli.chats import called, complete_chat, open_store
 from chatlm.cli.chats_details import details
-from chatlm.store import Hit, Summary, export
+from chatlm.messages import Conversation
+from chatlm.store import Hit, Store, Summary, Trashed, export
 from chatlm.text import dump_json, one_line, visible
 
 
 @click.command("list")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
+@click.option("--deleted", is_flag=True, help="Those that can be restored, instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_chats(limit: int | None, as_json: bool) -> None:
+def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
     """List the chats, pinned ones first, then last changed first.
 
     Example: chatlm chats list --limit 20
     """
     with open_store() as store:
-        summaries = store.conversations(limit)
+        chats = store.trashed(limit) if deleted else store.conversations(limit)
     if as_json:
-        click.echo(dump_json([_as_table(chat) for chat in summaries]))
-        return
-    if not summaries:
-        click.echo("No chats are saved yet. Begin one: chatlm", err=True)
-        return
-    rows = [("ID", "CHANGED", "TURNS", "TITLE")]
-    rows += [
-        (
-            str(chat.id),
-            f"{chat.updated.astimezone():%Y-%m-%d %H:%M}",
-            str(chat.turns),
-            called(chat.title) + "  [pinned]" * chat.pinned + "  [unfinished]" * chat.unfinished,
-        )
-        for chat in summaries
-    ]
+        click.echo(dump_json([_as_table(chat) for chat in chats]))
+    elif chats:
+        _print_table("DELETED" if deleted else "CHANGED", [_row(chat) for chat in chats])
+        if deleted:
+            click.echo("Bring one back: chatlm chats restore ID", err=True)
+    else:
+        nothing = "No chats are saved yet. Begin one: chatlm"
+        click.echo("No deleted chat can be restored." if deleted else nothing, err=True)
+
+
+def _row(chat: Summary | Trashed) -> tuple[str, str, str, str]:
+    """Id, time, turns, title."""
+    title = called(chat.title)
+    if isinstance(chat, Summary):
+        time = chat.updated
+        title += "  [pinned]" * chat.pinned + "  [unfinished]" * chat.unfinished
+    else:
+        time = chat.deleted
+    return str(chat.id), f"{time.astimezone():%Y-%m-%d %H:%M}", str(chat.turns), title
+
+
+def _print_table(time: str, chats: Sequence[tuple[str, str, str, str]]) -> None:
+    rows = [("ID", time, "TURNS", "TITLE"), *chats]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for number, changed, turns, title in rows:
-        click.echo(f"{number:>{widths[0]}}  {changed:<{widths[1]}}  {turns:>{widths[2]}}  {title}")
+    for number, when, turns, title in rows:
+        click.echo(f"{number:>{widths[0]}}  {when:<{widths[1]}}  {turns:>{widths[2]}}  {title}")
 
 
-def _as_table(chat: Summary) -> dict[str, object]:
-    return dataclasses.asdict(chat) | {"updated": chat.updated.isoformat()}
+def _as_table(chat: Summary | Trashed) -> dict[str, object]:
+    values = dataclasses.asdict(chat)
+    times = {key: value.isoformat() for key, value in values.items() if type(value) is datetime}
+    return values | times
 
 
 @click.command()
 @click.argument("chat_id", metavar="ID", type=int, shell_complete=complete_chat)
 @click.option("--details", "detailed", is_flag=True, help="What made each reply, and its cost.")
+@click.option("--trace", "traced", is_flag=True, help="What plugins did for each turn.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with all that is kept.")
-def show(chat_id: int, detailed: bool, as_json: bool) -> None:
+def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
     """Show one chat.
 
     Example: chatlm chats show 12 --details
     """
     with open_store() as store:
         chat = store.conversation(chat_id)
+        if traced:
+            _show_trace(chat, store, as_json)
+            return
         if as_json:
-            everything = export.to_dict(chat, store.passages, store.annotations, store.provenance)
+            everything = export.to_dict(
+                chat, store.passages, store.annotations, store.provenance, store.traces
+            )
             click.echo(dump_json(everything))
             return
         if detailed:
@@ -79,6 +99,16 @@ def show(chat_id: int, detailed: bool, as_json: bool) -> None:
         for child in token.children or ():
             child.content = visible(child.content)  # Markdown reads &#x202e; as the character
     Console().print(markdown)
+
+
+def _show_trace(chat: Conversation, store: Store, as_json: bool) -> None:
+    from chatlm.cli.chats_trace import trace_lines, trace_values
+
+    if as_json:
+        click.echo(dump_json(trace_values(chat, store.traces)))
+        return
+    for line in trace_lines(chat, store.traces):
+        click.echo(line)
 
 
 @click.command()

@@ -9,6 +9,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from chatlm.cli.plugin_check import CALL_SECONDS, IMPORT_SECONDS
 from chatlm.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ChatlmError
+from chatlm.extending import Panel, PluginScreen, SlashCommand
 from chatlm.generation import Request
 from chatlm.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.plugins import contract
 from chatlm.plugins.discovery import GROUP, Found, find
 from chatlm.plugins.host import PluginHost
 
@@ -127,14 +130,28 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
         if not isinstance(name, str) or not callable(opener):
             raise TypeError("register takes a name and a function")
 
+    def take(kind: type, thing: Any) -> None:
+        if not isinstance(thing, kind):
+            raise TypeError(f"register takes a {kind.__name__}, not {type(thing).__name__}")
+
+    def offers(hook: str, kind: type) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        return each(hook, register=partial(take, kind)), each(hook, register=broken)
+
+    def written(conversation: Any, text: Any) -> Callable[[], Any]:
+        said = {"conversation": conversation, "text": text}
+        return lambda: host.first("write_message", None, contract.text_or_refusal, **said)
+
+    def built(arguments: dict[str, Any]) -> Callable[[], Any]:
+        return lambda: host.first("build_messages", None, contract.messages, **arguments)
+
     def each(hook: str, **arguments: Any) -> Callable[[], Any]:
         return lambda: list(host.each(hook, **arguments))
 
     def gather(hook: str, kind: type, arguments: dict[str, Any]) -> Callable[[], Any]:
         return lambda: host.gather(hook, kind, **arguments)
 
-    def fold(turn: Any, engine: Any) -> Callable[[], Any]:
-        return lambda: host.fold("adjust_request", "request", request, turn=turn, engine=engine)
+    def fold(arguments: dict[str, Any], engine: Any) -> Callable[[], Any]:
+        return lambda: host.fold("adjust_request", "request", request, engine=engine, **arguments)
 
     def twice(
         hook: str, kind: type, good: dict[str, Any], bad: dict[str, Any]
@@ -155,10 +172,14 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
             each("register_templates", register=register),
             each("register_templates", register=broken),
         ),
+        "register_slash_commands": offers("register_slash_commands", SlashCommand),
+        "register_panels": offers("register_panels", Panel),
+        "register_screens": offers("register_screens", PluginScreen),
+        "write_message": (written(_CHAT, _MESSAGE.content), written(broken, broken)),
         "annotate_message": twice("annotate_message", Annotation, message, no_message),
         "retrieve_passages": twice("retrieve_passages", Passage, message, no_message),
-        "build_messages": twice("build_messages", Message, turn, no_turn),
-        "adjust_request": (fold(_TURN, engine), fold(broken, broken)),
+        "build_messages": (built(turn), built(no_turn)),
+        "adjust_request": (fold(turn, engine), fold(no_turn, broken)),
         "turn_finished": (
             each("turn_finished", **turn),
             each("turn_finished", **no_turn),

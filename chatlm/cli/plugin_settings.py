@@ -6,7 +6,7 @@ import os
 
 import click
 
-from chatlm import config, paths, tomlfile
+from chatlm import config
 from chatlm.cli.plugin_options import check_name
 from chatlm.config import Setting
 from chatlm.errors import ConfigError
@@ -46,8 +46,7 @@ def set_value(name: str, key: str, text: str) -> None:
     if kind is None:
         config.set_value(f"plugins.{name}.{key}", text)
         return
-    value = settings.checked_text(name, kind, key, text, now.plugins.get(name, {}))
-    tomlfile.change(paths.config_file(), ["plugins", name, key], value)
+    settings.save(name, kind, key, text)
     variable = settings.variable_of(name, key)
     if os.environ.get(variable):
         click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from chatlm import config, paths, tomlfile
+from chatlm import config, paths
 from chatlm.cli.plugin_options import check_name, complete_plugin
-from chatlm.plugins import PluginHost, find, load_all
-from chatlm.plugins.crashes import crashed, forgive
+from chatlm.plugins import PluginHost, load_all, switching
 from chatlm.plugins.lifetime import recalled, remember
+from chatlm.plugins.overview import Row, overview
 from chatlm.text import dump_json, one_line, visible
-
-
-@dataclass(frozen=True)
-class Row:
-    """One plugin in the list."""
-
-    name: str
-    version: str | None
-    """None for a loose file."""
-    source: str
-    status: str
-    """`on`, `off` (switched off), `failing` (on, but failed when it was used last), `failed` (it
-    cannot be loaded) or `crashed` (chatlm ended while it was loaded; left out until enabled)."""
-    error: str | None
 
 
 @click.group()
@@ -72,11 +57,8 @@ def enable(name: str) -> None:
     Example: chatlm plugins enable emotion
     """
     check_name(name)
-    disabled = config.load().disabled_plugins
-    was = forgive(name) or name in disabled
-    if name in disabled:
-        _write([other for other in disabled if other != name])
-    click.echo(f"{name} is on." if was else f"{name} was on already.")
+    was_off = switching.enable(name)
+    click.echo(f"{name} is on." if was_off else f"{name} was on already.")
 
 
 @plugins.command()
@@ -87,9 +69,7 @@ def disable(name: str) -> None:
     Example: chatlm plugins disable emotion
     """
     check_name(name)
-    disabled = config.load().disabled_plugins
-    if name not in disabled:
-        _write([*disabled, name])
+    switching.disable(name)
     click.echo(f"{name} is off. On again: chatlm plugins enable {name}")
 
 
@@ -141,29 +121,9 @@ def new(name: str, into: Path) -> None:
 
 def _rows(settings: config.Config) -> list[Row]:
     """Every plugin, each loaded now if it is on; earlier faults are remembered ones."""
-    found = find()
     host = PluginHost()
     load_all(host, settings)
     for name in host.names:
         host.settings(name, settings.plugins.get(name, {}))
     remember(host)
-    faults = recalled() | host.last_faults
-    taken = {one.name for one in found if not one.problem}
-    rows = []
-    for one in found:
-        fault = faults.get(one.name)
-        status, error = "on", None
-        if one.problem:
-            status, error = "failed", one.problem
-        elif one.name in settings.disabled_plugins:
-            status = "off"
-        elif fault and one.name in taken:
-            status, error = "failing", f"{fault.hook}: {fault.error}"
-            if one.name not in host.names or host.is_left_out(one.name):
-                status = "crashed" if crashed(one.name) else "failed"
-        rows.append(Row(one.name, one.version or None, one.source, status, error))
-    return rows
-
-
-def _write(disabled: list[str]) -> None:
-    tomlfile.change(paths.config_file(), ["disabled_plugins"], disabled)
+    return overview(host, settings.disabled_plugins, recalled() | host.last_faults)

@@ -14,6 +14,7 @@ from chatlm import config
 from chatlm.cli.ask import load_engine
 from chatlm.cli.chats import complete_chat, open_store
 from chatlm.cli.models import complete_model
+from chatlm.cli.plugin_options import plugin_options, with_plugins
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.events import Delta, Prefill
 from chatlm.messages import Conversation, Reply, Turn
@@ -51,12 +52,15 @@ TROUBLE = 2
     shell_complete=complete_model,
     help="Make it with this model, and see how that differs.",
 )
+@plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with both replies.")
 def replay_reply(
     chat_id: int,
     turn_number: int | None,
     version_number: int | None,
     model: str | None,
+    safe_mode: bool,
+    without: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Make a reply again, from all that made it, and compare.
@@ -68,7 +72,9 @@ def replay_reply(
     """
     with _trouble(), open_store() as store:
         turn, reply = _chosen(store.conversation(chat_id), turn_number, version_number)
-        replayed = _made_again(store, reply, model)
+        settings = config.load(model=model or record(store, reply.id).model)
+        settings = with_plugins(settings, safe_mode=safe_mode, without=without)
+        replayed = _made_again(store, reply, settings)
     if as_json:
         click.echo(dump_json(_as_json(chat_id, turn, replayed)))
     else:
@@ -107,9 +113,7 @@ def _chosen(chat: Conversation, turn: int | None, version: int | None) -> tuple[
     return found, found.reply if version is None else replies[0]
 
 
-def _made_again(store: Store, reply: Reply, model: str | None) -> Replayed:
-    name = model or record(store, reply.id).model
-    settings = config.load(model=name)
+def _made_again(store: Store, reply: Reply, settings: config.Config) -> Replayed:
     with loaded(settings) as plugins:
         engine = load_engine(settings, plugins)
         with closing(replay(store, engine, reply.id)) as events:
@@ -140,7 +144,7 @@ def _say(replayed: Replayed) -> None:
         click.echo(f"The same, {_tokens(replayed.usage.completion_tokens)}.")
     else:
         pieces = differences(replayed.original.text, replayed.text)
-        click.echo("".join(_marked(piece) for piece in pieces))
+        click.echo("".join(marked(piece) for piece in pieces))
     for note in replayed.notes:
         click.echo(visible(note), err=True)
 
@@ -149,7 +153,8 @@ def _tokens(count: int) -> str:
     return "1 token" if count == 1 else f"{count} tokens"
 
 
-def _marked(piece: Piece) -> str:
+def marked(piece: Piece) -> str:
+    """A part of a comparison, in marks as wdiff has them and in colours; ready for a terminal."""
     text = visible(piece.text)
     match piece.kind:
         case "removed":

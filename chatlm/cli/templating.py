@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,6 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from chatlm.errors import ChatlmError, UsageError
+from chatlm.messages import Kept
 from chatlm.templates import Rendered, TemplateRenderer
 from chatlm.text import visible
 
@@ -52,17 +54,36 @@ def template_options(command: F) -> F:
     )(command)
 
 
-def offered(plugins: PluginHost) -> dict[str, TemplateRenderer]:
-    """The templates of all plugins, by name."""
-    found: dict[str, TemplateRenderer] = {}
-    for _ in plugins.each("register_templates", register=found.__setitem__):
+@dataclass(frozen=True)
+class Opening:
+    """How a question begins."""
+
+    rendered: Rendered
+    kept: Kept = field(default_factory=dict)
+    """What the plugin that offers the template keeps with the chat."""
+
+    @property
+    def question(self) -> str:
+        """What is sent; the plugin makes the message of it where it has a part in it."""
+        return self.rendered.typed or self.rendered.user
+
+
+def offered(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
+    """The templates of all plugins by name, each with its plugin."""
+    found: dict[str, tuple[str, TemplateRenderer]] = {}
+
+    def arguments(plugin: str) -> dict[str, Any]:
+        def register(name: str, render: TemplateRenderer) -> None:
+            found[name] = plugin, render
+
+        return {"register": register}
+
+    for _ in plugins.offer("register_templates", arguments):
         pass
     return found
 
 
-def rendered(
-    template: str | None, pairs: Sequence[str], typed: str, plugins: PluginHost
-) -> Rendered:
+def opening(template: str | None, pairs: Sequence[str], typed: str, plugins: PluginHost) -> Opening:
     """What the template makes; without one, what was typed is the message.
 
     Args:
@@ -77,7 +98,7 @@ def rendered(
     if template is None:
         if pairs:
             raise UsageError("-v fills a gap of a template.", hint="Name the template: -t NAME")
-        return Rendered(user=typed)
+        return Opening(Rendered(user=typed))
     there = offered(plugins)
     if template not in there:
         for fault in plugins.take_faults():
@@ -87,8 +108,9 @@ def rendered(
             f"There is no template {template!r}.",
             hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
         )
+    plugin, render = there[template]
     try:
-        return there[template](values_of(pairs), typed)
+        rendered = render(values_of(pairs), typed)
     except ChatlmError:
         raise
     except Exception as error:  # a plugin may fail in any way
@@ -96,6 +118,7 @@ def rendered(
             f"The template {template} failed: {type(error).__name__}: {error}",
             hint="`chatlm logs` may have more.",
         ) from error
+    return Opening(rendered, {plugin: rendered.kept} if rendered.kept else {})
 
 
 def values_of(pairs: Sequence[str]) -> dict[str, str]:

@@ -21,6 +21,8 @@ class Placement:
     """What transformers' `from_pretrained` takes."""
     dtype: torch.dtype
     quantization: Any = None
+    asked: bool = False
+    """Whether the person chose `dtype`."""
 
 
 def place(device: str, dtype: str, quantize: str) -> Placement:
@@ -41,6 +43,7 @@ def place(device: str, dtype: str, quantize: str) -> Placement:
         device_map="auto" if device == "auto" and torch.cuda.device_count() > 1 else {"": kind},
         dtype=chosen,
         quantization=None if quantize == "none" else _quantization(quantize, chosen),
+        asked=dtype != "auto",
     )
 
 

@@ -1,36 +1,32 @@
-"""The engine that runs a model folder with torch and transformers, by its own decode loop."""
+"""The engine that runs a model folder by its own decode loop; how is for `ways` to choose."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from chatlm.engines.context import Fit, fit, reserve_of
 from chatlm.engines.decode import Decoding
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.loading import load_model, load_tokenizer
 from chatlm.engines.prefix import PrefixCache
 from chatlm.engines.preview import costs, read_out
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
 from chatlm.engines.tokens import PromptTokenizer
-from chatlm.errors import EngineError, OutOfMemoryError, UsageError
+from chatlm.engines.ways import Fast, load, load_tokenizer
+from chatlm.errors import EngineError, OutOfMemoryError
 from chatlm.events import EngineEvent, Fitted, Prefill
 from chatlm.generation import EngineInfo, Prompt, Request, prompt_hash
 from chatlm.messages import Message, StopReason, Usage
 from chatlm.sampling import DEFAULTS, Sampling
 from chatlm.stopping import StopText
-
-log = logging.getLogger(__name__)
 
 
 class LocalEngine:
@@ -43,6 +39,7 @@ class LocalEngine:
         prompt_format: one of `chatlm.engines.tokens.FORMATS`.
         context: at most this many tokens of context; None takes what the model has.
         suits: sampling known to suit the model, before what its own generation config says.
+        fast: number format for the fast way of running it, `auto`, or `off`.
 
     Raises:
         ModelError: the folder does not hold a model that can be used.
@@ -58,29 +55,27 @@ class LocalEngine:
         prompt_format: str = "auto",
         context: int | None = None,
         suits: Sampling | None = None,
+        fast: Fast = "auto",
     ) -> None:
-        self._model = load_model(name, folder, placement)
-        end = self._model.generation_config.eos_token_id
-        ends = end if isinstance(end, list) else [end] if end is not None else []
-        self.tokens = PromptTokenizer(load_tokenizer(name, folder), prompt_format, ends)
+        model = load(name, folder, placement, fast)
+        about = model.about
+        self.tokens = PromptTokenizer(load_tokenizer(name, folder), prompt_format, about.ends)
         self._end = EndTokenStoppingCriteria(
-            [[number] for number in {*ends, self.tokens.end_id} if number is not None]
+            [[number] for number in {*about.ends, self.tokens.end_id} if number is not None]
             + self.tokens.end_sequences
         )
-        self._prefixes = PrefixCache(self._model)
+        self._prefixes = PrefixCache(model)
         self._lock = threading.Lock()
-        suggested = (suits or Sampling()).over(_model_defaults(self._model))
-        text_config = self._model.config.get_text_config()
-        longest = getattr(text_config, "max_position_embeddings", None) or 2048
+        suggested = (suits or Sampling()).over(about.suggested)
         self.info = EngineInfo(
             model=name,
-            device=_devices(self._model),
-            dtype=_dtype_name(self._model, placement),
-            context_length=min(longest, context or longest),
+            device=about.device,
+            dtype=about.dtype,
+            context_length=min(about.context, context or about.context),
             prompt_format=self.tokens.format,
             defaults=suggested.over(DEFAULTS),
             suggested=suggested,
-            notes=tuple(self.tokens.notes),
+            notes=(*about.notes, *self.tokens.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
         )
 
@@ -104,8 +99,7 @@ class LocalEngine:
     def close(self) -> None:
         """Free the model's memory; the engine is of no use afterwards."""
         with self._lock:
-            self._prefixes.clear()
-            self._model = None
+            self._prefixes.close()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -180,28 +174,3 @@ class LocalEngine:
             started=started,
         )
         yield from decoding.run(keys, logits)
-
-
-def _devices(model: Any) -> str:
-    spread = getattr(model, "hf_device_map", None) or {"": model.device}
-    names = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in spread.values()}
-    return "+".join(sorted(names))
-
-
-def _dtype_name(model: Any, placement: Placement) -> str:
-    if placement.quantization is not None:
-        return "8bit" if placement.quantization.load_in_8bit else "4bit"
-    return str(model.dtype).removeprefix("torch.")
-
-
-def _model_defaults(model: Any) -> Sampling:
-    """What the model's own generation config says, where chatlm can do it."""
-    config, out = model.generation_config, Sampling()
-    if config.do_sample is False and config.temperature is None:
-        return out
-    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
-        try:
-            out = Sampling.from_dict({name: getattr(config, name)}).over(out)
-        except UsageError as error:
-            log.warning("%s: left out: %s", model.name_or_path, error.message)
-    return out

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from chatlm.config import Config
 from chatlm.errors import ChatlmError, ModelError
-from chatlm.generation import Engine, EngineOpener
+from chatlm.generation import Engine, EngineInfo, EngineOpener
 from chatlm.plugins import PluginHost
+from chatlm.plugins.faults import in_words, pass_on
 from chatlm.sampling import Sampling
 
 if TYPE_CHECKING:
     from chatlm.models.progress import Progress
+
+LOCAL = "local"
+"""The scheme of chatlm's own engine; a model without a scheme is one of its too."""
 
 
 def open_engine(config: Config, plugins: PluginHost, progress: Progress) -> Engine:
@@ -26,18 +32,22 @@ def open_engine(config: Config, plugins: PluginHost, progress: Progress) -> Engi
         ModelError: there is no such model, or it cannot be used.
         OutOfMemoryError: the device's memory does not hold it.
     """
-    opener, name = _opener(config.model, plugins)
-    if opener is None:
+    offer, name = _offer(config.model, plugins)
+    if offer is None:
         return _open_local(name, config, progress)
     try:
-        return opener(name)
+        engine = offer.opener(name)
+        if not isinstance(engine.info, EngineInfo):
+            raise TypeError(f"info is {type(engine.info).__name__}, not EngineInfo")
     except ChatlmError:
         raise
-    except Exception as error:  # a plugin may fail in any way
+    except BaseException as error:  # a plugin may fail in any way
+        pass_on(error)
         raise ModelError(
-            f"The plugin for {config.model} failed to open it: {type(error).__name__}: {error}",
+            f"The plugin {offer.plugin} failed to open {config.model}: {in_words(error)}",
             hint="`chatlm logs` may have more; `chatlm config set model` names another.",
         ) from error
+    return engine
 
 
 def is_here(model: str, plugins: PluginHost) -> bool:
@@ -48,17 +58,40 @@ def is_here(model: str, plugins: PluginHost) -> bool:
     """
     from chatlm import models
 
-    opener, name = _opener(model, plugins)
-    return opener is not None or models.is_here(name)
+    offer, name = _offer(model, plugins)
+    return offer is not None or models.is_here(name)
 
 
-def _opener(model: str, plugins: PluginHost) -> tuple[EngineOpener | None, str]:
+@dataclass(frozen=True)
+class _Offer:
+    plugin: str
+    opener: EngineOpener
+
+
+def _offer(model: str, plugins: PluginHost) -> tuple[_Offer | None, str]:
     """What opens a model, None for a local one, and the name without the scheme."""
-    schemes: dict[str, EngineOpener | None] = {"local": None}
-    for _ in plugins.each("register_engines", register=schemes.__setitem__):
+    offers: dict[str, _Offer] = {}
+
+    def register_for(plugin: str) -> dict[str, Any]:
+        return {"register": partial(_register, offers, plugin)}
+
+    for _ in plugins.offer("register_engines", register_for):
         pass
     scheme, colon, name = model.partition(":")
-    return (schemes[scheme], name) if colon and scheme in schemes else (None, model)
+    if colon and scheme in offers:
+        return offers[scheme], name
+    return None, name if colon and scheme == LOCAL else model
+
+
+def _register(offers: dict[str, _Offer], plugin: str, scheme: str, opener: EngineOpener) -> None:
+    """Take a plugin's engine; what is raised here is the plugin's fault."""
+    if not isinstance(scheme, str) or not scheme or ":" in scheme or not callable(opener):
+        raise TypeError("register takes a scheme, a text without a colon, and a function")
+    if scheme == LOCAL:
+        raise ChatlmError(f"{LOCAL}: is the scheme of chatlm's own models")
+    taken = offers.setdefault(scheme, _Offer(plugin, opener))
+    if taken.plugin != plugin:
+        raise ChatlmError(f"the scheme {scheme}: is taken by the plugin {taken.plugin}")
 
 
 def _open_local(name: str, config: Config, progress: Progress) -> Engine:

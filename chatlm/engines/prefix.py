@@ -8,12 +8,11 @@ blocks are reused: every number is the one a fresh start gives.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
-from transformers import DynamicCache
+
+from chatlm.engines.model import Model
 
 MOST_CACHES = 4
 """Caches kept at once, one an adapter; the least recently used goes first."""
@@ -43,12 +42,12 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 class KeyValues:
     """The keys and values of one token sequence under one model and adapter."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
         self._start_over()
 
     def _start_over(self) -> None:
-        self._cache = DynamicCache(config=self._model.config)
+        self._cache = self._model.new_cache()
         self._ids: list[int] = []
         self._ends: list[int] = []
         """Where the blocks end that were read; ids behind the last one were added one by one."""
@@ -64,12 +63,9 @@ class KeyValues:
         if blocks == len(wanted) != len(self._ends):
             blocks -= 1  # the last block gives the logits that choose the first new token
         kept = wanted[blocks - 1] if blocks else 0
-        if drop := len(self._ids) - kept:
-            try:
-                self._cache.crop(-drop)
-            except (RuntimeError, NotImplementedError):  # a sliding window that has moved on
-                self._start_over()
-                return 0
+        if len(self._ids) > kept and not self._cache.cut(kept):
+            self._start_over()
+            return 0
         if blocks < len(self._ends):
             self._logits = None
         del self._ids[kept:], self._ends[blocks:]
@@ -82,12 +78,12 @@ class KeyValues:
             How many tokens of the prompt are read.
         """
         for end in self._wanted(prompt)[len(self._ends) :]:
-            self._logits = self.extend(prompt[len(self._ids) : end])
+            self._logits = self._grown(self._cache.read, prompt[len(self._ids) : end])
             self._ends.append(end)
             yield end
 
     def _wanted(self, prompt: Sequence[int]) -> list[int]:
-        return block_ends(len(prompt), self._model.device.type)
+        return block_ends(len(prompt), self._model.device_type)
 
     @property
     def logits(self) -> Tensor:
@@ -97,33 +93,31 @@ class KeyValues:
         return self._logits
 
     def extend(self, ids: Sequence[int]) -> Tensor:
-        """Add tokens; returns the logits after the last: (vocabulary,)."""
+        """Add tokens of the reply; returns the logits after the last: (vocabulary,)."""
+        return self._grown(self._cache.extend, ids)
+
+    def _grown(self, grow: Callable[[Sequence[int]], Tensor], ids: Sequence[int]) -> Tensor:
         try:
-            with torch.inference_mode():
-                out = self._model(
-                    torch.tensor([ids], device=self._model.device),
-                    cache=self._cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
+            logits = grow(ids)
         except BaseException:  # an interrupt too leaves some layers longer than others
             self._start_over()
             raise
         self._ids.extend(ids)
-        logits: Tensor = out.logits[0, -1]
         return logits
 
 
 class PrefixCache:
     """`KeyValues` for each adapter of one model, and for the model without one."""
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Model) -> None:
+        self.model: Model | None = model
         self._held: OrderedDict[str | None, KeyValues] = OrderedDict()
 
     def take(self, adapter: str | None) -> KeyValues:
         """The adapter's keys and values, empty if it has none yet."""
-        held = self._held.get(adapter) or KeyValues(self._model)
+        if self.model is None:
+            raise RuntimeError("the model was closed")
+        held = self._held.get(adapter) or KeyValues(self.model)
         self._held[adapter] = held
         self._held.move_to_end(adapter)
         while len(self._held) > MOST_CACHES:
@@ -133,3 +127,8 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget everything; frees the memory."""
         self._held.clear()
+
+    def close(self) -> None:
+        """Forget the model too."""
+        self.clear()
+        self.model = None

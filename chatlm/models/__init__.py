@@ -17,6 +17,11 @@ from chatlm.models.progress import Cancelled, Progress, PullCancelled, Stage
 from chatlm.models.pull import ensure, pull
 from chatlm.models.target import installed_names, known_names
 
+ensure_model = ensure
+"""`ensure`, by its public name."""
+find_model = find
+"""`find`, by its public name."""
+
 __all__ = [
     "Cancelled",
     "ModelDetails",
@@ -25,7 +30,9 @@ __all__ = [
     "PullCancelled",
     "Stage",
     "ensure",
+    "ensure_model",
     "find",
+    "find_model",
     "installed",
     "installed_names",
     "is_here",

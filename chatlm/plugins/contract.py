@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
 import pluggy
 
 from chatlm import hookspecs
+from chatlm.errors import UsageError
+from chatlm.messages import Message
 from chatlm.plugins.values import describe, fits, hints_of
 from chatlm.text import one_line
 
@@ -58,14 +61,22 @@ def check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
                 raise TypeError(f"{caller.name} is async; chatlm calls plain functions")
 
 
-def one(kind: type) -> Callable[[Any], Any]:
-    """A function that gives a result back if it is a `kind`, and raises TypeError if not."""
+def one(kind: type, before: Any = None) -> Callable[[Any], Any]:
+    """A function that gives a result back if it is a `kind`, and raises TypeError if not.
+
+    Args:
+        kind: a dataclass.
+        before: one that is good; what the result has of it is not looked at again.
+    """
 
     def accept(result: Any) -> Any:
         if not isinstance(result, kind):
             raise TypeError(f"returned {type(result).__name__}, not {kind.__name__}")
         for name, hint in hints_of(kind).items():
-            if not fits(value := getattr(result, name), hint):
+            value = getattr(result, name)
+            if before is not None and value is getattr(before, name):
+                continue
+            if not fits(value, hint):
                 got = f"{type(value).__name__} {one_line(repr(value), 60)}"
                 raise TypeError(
                     f"returned {kind.__name__} with {name} = {got}, not {describe(hint)}"
@@ -76,12 +87,24 @@ def one(kind: type) -> Callable[[Any], Any]:
 
 
 def text(result: Any) -> str:
-    """Gives a result back if it is a text; raises TypeError if not."""
+    """Gives a result back if it is a text that says something.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: it is empty.
+    """
     if not fits(result, str):
         raise TypeError(
             f"returned {type(result).__name__} {one_line(repr(result), 60)}, not a text"
         )
+    if not result.strip():
+        raise ValueError("returned an empty text")
     return str(result)
+
+
+def text_or_refusal(result: Any) -> str | UsageError:
+    """Gives a result back if it is a `UsageError`, or a text; raises as `text`."""
+    return result if isinstance(result, UsageError) else text(result)
 
 
 def list_of(kind: type) -> Callable[[Any], list[Any]]:
@@ -94,6 +117,40 @@ def list_of(kind: type) -> Callable[[Any], list[Any]]:
         return [accept_one(value) for value in result]
 
     return accept
+
+
+def messages(result: Any) -> list[Message]:
+    """Gives a result back if it is messages that a model can read.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: see `check_order`.
+    """
+    accepted = list_of(Message)(result)
+    check_order(accepted)
+    return accepted
+
+
+def check_order(messages: Sequence[Message]) -> None:
+    """See that a model can answer the messages.
+
+    At most one system message begins them, the user speaks first after it, the assistant not twice
+    in a row, and the last message says something.
+
+    Raises:
+        ValueError: it cannot; the message says what is wrong.
+    """
+    spoken = messages[1:] if messages and messages[0].role == "system" else messages
+    if any(message.role == "system" for message in spoken):
+        raise ValueError("returned a system message that is not the first message")
+    if not spoken:
+        raise ValueError("returned no message of the user")
+    if spoken[0].role == "assistant":
+        raise ValueError("returned messages in which the assistant speaks before the user")
+    if any(before.role == after.role == "assistant" for before, after in pairwise(spoken)):
+        raise ValueError("returned two messages of the assistant in a row")
+    if not spoken[-1].content.strip():
+        raise ValueError("returned messages of which the last is empty")
 
 
 @functools.cache

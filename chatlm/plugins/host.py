@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pluggy
@@ -16,8 +14,10 @@ import pluggy
 from chatlm import hookspecs
 from chatlm.errors import ChatlmError
 from chatlm.plugins import contract, settings
+from chatlm.plugins.calling import Accept, Calls, Outcome
 from chatlm.plugins.discovery import Found
-from chatlm.text import one_line
+from chatlm.plugins.faults import Fault, in_words, pass_on
+from chatlm.plugins.turn import TurnPlugins
 
 log = logging.getLogger(__name__)
 
@@ -31,29 +31,7 @@ HEAVY = frozenset({"torch", "transformers", "peft", "faiss", "sentence_transform
 """What a plugin may import inside its hooks only, since every start would wait for it."""
 
 
-LOADING_STEPS = ("loading", "import", "registration", "settings")
-"""Where a plugin may fail before any hook."""
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A plugin that failed: which, where, how."""
-
-    plugin: str
-    hook: str
-    """The hook, or one of `LOADING_STEPS`."""
-    error: str
-    left_out: bool = False
-    hint: str = ""
-    """What to do; empty for what can always be done."""
-
-    def __str__(self) -> str:
-        end = " It is left out until chatlm restarts." if self.left_out else ""
-        hint = self.hint or (f"More: chatlm logs. Without it: chatlm plugins disable {self.plugin}")
-        return f"The plugin {self.plugin} failed in {self.hook}: {self.error}.{end} {hint}"
-
-
-class PluginHost:
+class PluginHost(Calls):
     """The loaded plugins; one that fails in a hook is noted as a `Fault`, and the others go on.
 
     Args:
@@ -100,7 +78,7 @@ class PluginHost:
             contract.check_hooks(self._manager, plugin)
             settings.check_schema(plugin)
         except BaseException as error:  # whatever a stranger's plugin does, only it is lost
-            _pass_on(error)
+            pass_on(error)
             if self._manager.get_plugin(name) is plugin:
                 self._manager.unregister(name=name)
             self._note(name, "registration", error, left_out=True)
@@ -116,7 +94,7 @@ class PluginHost:
         try:
             plugin = found.bring()
         except BaseException as error:  # an import may fail in any way
-            _pass_on(error)
+            pass_on(error)
             self._note(found.name, "import", error, left_out=True)
             return False
         registered = self.register(found.name, plugin)
@@ -153,103 +131,68 @@ class PluginHost:
         self._left_out.add(name)
         self._note(name, where, error, left_out=True)
 
-    def each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
-        """Call every implementation; yield `(plugin, result)` of those that returned something."""
-        for impl in self._implementations(hook):
-            _, result = self._call(impl, hook, arguments, _anything)
-            if result is not None:
-                yield impl.plugin_name, result
-
-    def offer(self, hook: str, make: Callable[[str], Mapping[str, Any]]) -> Iterator[str]:
-        """Call every implementation with arguments of its own; yield who came through.
+    def for_turn(self, without: Collection[str] = ()) -> TurnPlugins:
+        """The plugins for one turn, which remembers what each of them does.
 
         Args:
-            make: the arguments for the plugin of this name; called just before it.
+            without: those that are switched off in its chat.
         """
-        for impl in self._implementations(hook):
-            came_through, _ = self._call(impl, hook, make(impl.plugin_name), _anything)
-            if came_through:
-                yield impl.plugin_name
-
-    def gather(self, hook: str, kind: type, **arguments: Any) -> list[Any]:
-        """All values of all implementations, each checked to be a `kind`."""
-        found: list[Any] = []
-        for impl in self._implementations(hook):
-            _, values = self._call(impl, hook, arguments, contract.list_of(kind))
-            found += values or ()
-        return found
-
-    def first(self, hook: str, kind: type, **arguments: Any) -> list[Any] | None:
-        """The values of the first implementation that returned any; None when none did."""
-        for impl in self._implementations(hook):
-            _, values = self._call(impl, hook, arguments, contract.list_of(kind))
-            if values:
-                found: list[Any] = values
-                return found
-        return None
-
-    def first_text(self, hook: str, **arguments: Any) -> str | None:
-        """What the first implementation says that returned a text; None when none did."""
-        for impl in self._implementations(hook):
-            _, said = self._call(impl, hook, arguments, contract.text)
-            if said is not None:
-                return str(said)
-        return None
-
-    def fold(self, hook: str, name: str, value: Any, **arguments: Any) -> Any:
-        """Pass `value` through all implementations, each given what the one before returned."""
-        accept = contract.one(type(value))
-        for impl in self._implementations(hook):
-            _, result = self._call(impl, hook, {**arguments, name: value}, accept)
-            value = value if result is None else result
-        return value
+        return TurnPlugins(self, without)
 
     def take_faults(self) -> list[Fault]:
         """What failed since the last call."""
         faults, self._faults = self._faults, []
         return faults
 
-    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+    def implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """In pluggy's order: `tryfirst`, then the last registered first, then `trylast`."""
         caller: pluggy.HookCaller = getattr(self._manager.hook, hook)
         return list(reversed(caller.get_hookimpls()))
 
-    def _call(
+    def call(
         self,
         impl: pluggy.HookImpl,
         hook: str,
         arguments: Mapping[str, Any],
-        accept: Callable[[Any], Any],
-    ) -> tuple[bool, Any]:
-        """Call one implementation.
-
-        Args:
-            accept: gives what a result is worth, or raises TypeError.
-
-        Returns:
-            whether it came through, and the result; None too for one that is left out or failed.
-        """
+        accept: Accept,
+        before: Any = None,
+    ) -> Outcome:
+        """See `Calls.call`; a plugin that is left out is not called."""
         name = impl.plugin_name
         if name in self._left_out:
-            return False, None
+            return Outcome(called=False)
         started = time.perf_counter()
+        seconds = None
         try:
             result = impl.function(*(arguments[argument] for argument in impl.argnames))
+            seconds = time.perf_counter() - started
             accepted = None if result is None else accept(result)
         except BaseException as error:  # the chat goes on without it
-            _pass_on(error)
-            self._in_a_row[name, hook] += 1
-            if self._in_a_row[name, hook] < MOST_FAILURES:
-                self._note(name, hook, error)
-            else:
-                self.leave_out(name, hook, error)
-            return False, None
-        self._in_a_row[name, hook] = 0
-        self.came_through.add((name, hook))
-        seconds = time.perf_counter() - started
+            pass_on(error)
+            seconds = seconds or time.perf_counter() - started
+            return Outcome(seconds=seconds, fault=self.failed(name, hook, error))
+        self.went_well(name, hook, seconds)
+        return Outcome(accepted, seconds)
+
+    def failed(self, name: str, where: str, error: BaseException) -> Fault:
+        """Note that a plugin failed; after `MOST_FAILURES` in a row it is left out.
+
+        Args:
+            name: the plugin.
+            where: the hook, or another place where it was called, in a few words.
+            error: what it raised.
+        """
+        self._in_a_row[name, where] += 1
+        if self._in_a_row[name, where] >= MOST_FAILURES:
+            self._left_out.add(name)
+        return self._note(name, where, error, left_out=name in self._left_out)
+
+    def went_well(self, name: str, where: str, seconds: float = 0.0) -> None:
+        """Note that a plugin came through; one that took long is told."""
+        self._in_a_row[name, where] = 0
+        self.came_through.add((name, where))
         if seconds > self._slow_after:
-            self._note(name, hook, ChatlmError(f"it took {seconds:.1f} s, and all else waited"))
-        return True, accepted
+            self._note(name, where, ChatlmError(f"it took {seconds:.1f} s, and all else waited"))
 
     def _note(
         self,
@@ -258,31 +201,10 @@ class PluginHost:
         error: BaseException,
         *,
         left_out: bool = False,
-    ) -> None:
+    ) -> Fault:
         log.error("plugin %s failed in %s", plugin, hook, exc_info=error)
         hint = error.hint if isinstance(error, ChatlmError) else ""
-        fault = Fault(plugin, hook, _text(error), left_out, hint)
+        fault = Fault(plugin, hook, in_words(error), left_out, hint)
         self._faults.append(fault)
         self.past.append(fault)
-
-
-def _pass_on(error: BaseException) -> None:
-    """Raise what is no fault of the plugin's: Ctrl-C, which only the main thread ever gets."""
-    if isinstance(error, KeyboardInterrupt) and (
-        threading.current_thread() is threading.main_thread()
-    ):
-        raise error
-
-
-def _text(error: BaseException) -> str:
-    if isinstance(error, ChatlmError):
-        return one_line(error.message, 300).rstrip(".")
-    try:
-        said = str(error)
-    except Exception:  # a stranger's exception may not even have words
-        said = "it cannot say what"
-    return one_line(": ".join(filter(None, (type(error).__name__, said))), 300).rstrip(".")
-
-
-def _anything(result: Any) -> Any:
-    return result
+        return fault

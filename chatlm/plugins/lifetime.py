@@ -15,7 +15,8 @@ from chatlm.errors import ChatlmError
 from chatlm.files import write_atomically
 from chatlm.plugins import crashes
 from chatlm.plugins.discovery import find
-from chatlm.plugins.host import LOADING_STEPS, Fault, PluginHost
+from chatlm.plugins.faults import LOADING_STEPS, Fault
+from chatlm.plugins.host import PluginHost
 
 
 @contextmanager

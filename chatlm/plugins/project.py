@@ -44,7 +44,7 @@ from dataclasses import dataclass, field
 
 import click
 
-from chatlm import Annotation, Message, hookimpl
+from chatlm import Annotation, Message, SlashCommand, hookimpl
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,17 @@ def annotate_message(message: Message):
     return [Annotation("$name", "words", str(words))]
 
 
+def say(ui, text):
+    """Count the words of a text, on the screen."""
+    ui.tell(f"{len(text.split())} words")
+
+
+@hookimpl
+def register_slash_commands(register):
+    """Add `/$slash`."""
+    register(SlashCommand("$slash", "count the words of a text", say, argument="TEXT"))
+
+
 @click.command("$name")
 @click.argument("text")
 def command(text):
@@ -96,10 +107,12 @@ def register_commands(cli):
 _TEST = '''\
 """The plugin in a chat with a scripted model: no weights are needed."""
 
+import asyncio
+
 import pytest
 from click.testing import CliRunner
 
-from chatlm.testing import scripted_chat
+from chatlm.testing import screen, scripted_chat
 from $package import plugin
 
 
@@ -123,6 +136,16 @@ def test_a_wrong_setting_is_refused():
             pass
 
 
+def test_the_slash_command_counts():
+    async def try_it():
+        async with screen(plugin) as shown:
+            await shown.type("/$slash one two three")
+            assert "3 words" in shown.text()
+            assert shown.faults == []
+
+    asyncio.run(try_it())
+
+
 def test_the_command_counts():
     assert CliRunner().invoke(plugin.command, ["one two"]).output == "2\\n"
 '''
@@ -130,14 +153,15 @@ def test_the_command_counts():
 _README = """\
 # chatlm-$name
 
-A plugin for chatlm: it labels each message with its number of words and adds `chatlm $name`.
+A plugin for chatlm: it labels each message with its number of words, and adds the command
+`chatlm $name` and, in the chat, `/$slash`.
 
     pip install -e ".[test]"
     pytest
     chatlm plugins check $name
     chatlm $name "one two"
 
-`$package/plugin.py` has the hooks and the settings, `tests/` a chat without a real model.
+`$package/plugin.py` has the hooks and the settings, `tests/` a chat and a screen without a model.
 A setting: `chatlm config set plugins.$name.at_least 3`
 """
 
@@ -162,7 +186,7 @@ def begin(name: str, into: Path) -> Path:
         raise UsageError(
             f"There is a plugin {name} already, from {taken.source}.", hint="Take another name."
         )
-    folder = into / f"chatlm-{name}"
+    folder, slash = into / f"chatlm-{name}", name.replace("_", "-").lower()
     pieces = {
         "pyproject.toml": _PYPROJECT,
         "README.md": _README,
@@ -174,7 +198,7 @@ def begin(name: str, into: Path) -> Path:
         folder.mkdir(parents=True)
         for path, text in pieces.items():
             (folder / path).parent.mkdir(exist_ok=True)
-            written = Template(text).substitute(name=name, package=package)
+            written = Template(text).substitute(name=name, package=package, slash=slash)
             (folder / path).write_text(written, encoding="utf-8")
     except OSError as error:
         raise UsageError(

@@ -8,11 +8,12 @@ import os
 import tomllib
 import typing
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chatlm import config
+from chatlm import config, paths, tomlfile
 from chatlm.errors import ConfigError
 from chatlm.plugins.values import describe, fits, hints_of
 
@@ -92,13 +93,43 @@ def rows(name: str, kind: type, section: Mapping[str, Any]) -> list[config.Setti
     return listed
 
 
-def checked_text(name: str, kind: type, key: str, text: str, section: Mapping[str, Any]) -> Any:
-    """A typed value as config.toml holds it, checked with the others. Raises as `read`."""
-    _check_key(name, kind, key, "chatlm config set")
+def checked_text(
+    name: str,
+    kind: type,
+    key: str,
+    text: str,
+    section: Mapping[str, Any],
+    where: str = "chatlm config set",
+) -> Any:
+    """A typed value as config.toml holds it, checked with those of the others that are right.
+
+    Args:
+        name: the plugin's.
+        kind: its `Settings`.
+        key: of the setting.
+        text: as it was typed.
+        section: `[plugins.NAME]` of config.toml.
+        where: it was typed, for the message.
+
+    Raises:
+        ConfigError: as `read`.
+    """
+    _check_key(name, kind, key, where)
     value = from_text(kind, key, text)
-    _checked(name, kind, key, value, "chatlm config set")
-    read(name, kind, {**section, key: value})
+    _checked(name, kind, key, value, where)
+    read(name, kind, {**_right(name, kind, section), key: value})
     return value
+
+
+def save(name: str, kind: type, key: str, text: str) -> None:
+    """Write one setting into config.toml, all else in it stays; arguments as `checked_text`.
+
+    Raises:
+        ConfigError: as `read`, or the file cannot be read or written.
+    """
+    section = config.load().plugins.get(name, {})
+    value = checked_text(name, kind, key, text, section)
+    tomlfile.change(paths.config_file(), ["plugins", name, key], value)
 
 
 def variable_of(name: str, key: str) -> str:
@@ -117,6 +148,16 @@ def from_text(kind: type, key: str, text: str) -> Any:
     value = document["value"] if document.keys() == {"value"} and not plain else text
     is_list = typing.get_origin(hint) in (list, tuple)
     return [value] if is_list and not isinstance(value, list) else value
+
+
+def _right(name: str, kind: type, section: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be read of a section: a mistake must not keep the next one from being mended."""
+    right = {}
+    for key, value in section.items():
+        with suppress(ConfigError):
+            _checked(name, kind, key, value, "config.toml")
+            right[key] = value
+    return right
 
 
 def _keys(kind: type) -> list[str]:

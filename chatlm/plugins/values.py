@@ -7,10 +7,13 @@ import dataclasses
 import enum
 import functools
 import math
+import re
 import types
 import typing
 from pathlib import Path
 from typing import Any, Literal, Union
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _WORDS: dict[Any, str] = {
     str: "a text",
@@ -78,7 +81,7 @@ def _is_a(value: Any, kind: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and type(value) is not bool
     if kind is str:
-        return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+        return isinstance(value, str) and (value.isascii() or not _SURROGATE.search(value))
     if not isinstance(value, kind):
         return False
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):

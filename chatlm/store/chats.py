@@ -10,9 +10,9 @@ from typing import Any
 from chatlm.messages import Conversation, Kept, now
 from chatlm.sampling import Sampling
 from chatlm.store import copying, queries
-from chatlm.store.lookups import AnnotationsOf, PassagesOf, ProvenanceOf
+from chatlm.store.lookups import AnnotationsOf, PassagesOf, ProvenanceOf, TracesOf
 from chatlm.store.opened import Opened
-from chatlm.store.queries import Summary
+from chatlm.store.queries import Summary, Trashed
 from chatlm.store.rows import (
     from_kept,
     from_sampling,
@@ -62,6 +62,7 @@ class Chats(Opened):
         passages: PassagesOf = lambda _: (),
         annotations: AnnotationsOf = lambda _: (),
         provenance: ProvenanceOf = lambda _: None,
+        traces: TracesOf = lambda _: (),
     ) -> Conversation:
         """Write a whole chat that comes from elsewhere; it keeps its times and gets new ids.
 
@@ -71,15 +72,20 @@ class Chats(Opened):
             passages: those of its turns, by the ids in `conversation`.
             annotations: the labels, likewise.
             provenance: of its replies, likewise.
+            traces: what plugins did for its turns, likewise.
         """
-        found = [(turn.id, passages(turn.id), annotations(turn.id)) for turn in conversation.turns]
+        found = [
+            (turn.id, passages(turn.id), annotations(turn.id), traces(turn.id))
+            for turn in conversation.turns
+        ]
         replies = [reply.id for turn in conversation.turns for reply in turn.replies]
         made = [(reply, provenance(reply)) for reply in replies]
         with self._database.writing() as db:
             written = copying.write(db, conversation)
-            for turn, pieces, labels in found:
+            for turn, pieces, labels, done in found:
                 copying.add_passages(db, written.turns[turn], pieces)
                 copying.add_annotations(db, written.turns[turn], written.labels(labels))
+                copying.add_traces(db, written.turns[turn], written.traces(done))
             for reply, known in made:
                 if known is not None:
                     copying.keep_provenance(db, written.replies[reply], known)
@@ -106,7 +112,7 @@ class Chats(Opened):
         with self._database.writing() as db:
             original = queries.conversation(db, conversation_id)
             copied = original.turns[:turns]
-            title = short_title(original.title, copied[0].user.content if copied else None)
+            title = short_title(original.title, copied[0].words if copied else None)
             copy = dataclasses.replace(
                 original,
                 title=copying.fork_title(title, queries.fork_titles(db)) if title else "",
@@ -192,6 +198,11 @@ class Chats(Opened):
         with self._database.writing() as db:
             queries.check_chat(db, conversation_id, trashed=True)
             db.execute("UPDATE conversation SET trashed = NULL WHERE id = ?", (conversation_id,))
+
+    def trashed(self, limit: int | None = None) -> list[Trashed]:
+        """What is in the trash, the last deleted first; at most `limit` of it, None for all."""
+        with self._database.reading() as db:
+            return queries.trash(db, limit)
 
     def empty_trash(self, before: datetime | None = None) -> int:
         """Remove for good what was put into the trash before this time; None removes all.

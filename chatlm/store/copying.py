@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sqlite3
 from collections.abc import Collection, Iterable
@@ -12,6 +13,7 @@ from chatlm.generation import Provenance
 from chatlm.messages import Annotation, Conversation, Passage, Reply, Turn
 from chatlm.store.rows import (
     finite,
+    from_calls,
     from_kept,
     from_provenance,
     from_sampling,
@@ -21,6 +23,7 @@ from chatlm.store.rows import (
     storable,
     to_annotation,
 )
+from chatlm.trace import Trace
 
 Label = tuple[int | None, Annotation]
 """A label and the id of the reply it is on, None for the user's message."""
@@ -38,9 +41,17 @@ class Written:
     replies: dict[int, int]
     """The same for the replies."""
 
+    def reply(self, reply: int | None) -> int | None:
+        """The id of a reply in the database; None for none."""
+        return None if reply is None else self.replies[reply]
+
     def labels(self, labels: Iterable[Label]) -> list[Label]:
         """Labels on the values, as those on what stands in the database."""
-        return [(None if reply is None else self.replies[reply], label) for reply, label in labels]
+        return [(self.reply(reply), label) for reply, label in labels]
+
+    def traces(self, traces: Iterable[Trace]) -> list[Trace]:
+        """The same for what plugins did."""
+        return [dataclasses.replace(trace, reply=self.reply(trace.reply)) for trace in traces]
 
 
 def write(db: sqlite3.Connection, conversation: Conversation) -> Written:
@@ -148,8 +159,13 @@ def keep_provenance(db: sqlite3.Connection, reply_id: int, provenance: Provenanc
     )
 
 
+def add_traces(db: sqlite3.Connection, turn_id: int, traces: Iterable[Trace]) -> None:
+    """What plugins did for a turn."""
+    _add_traces(db, [(turn_id, trace.reply, from_calls(trace)) for trace in traces])
+
+
 def copy_belongings(db: sqlite3.Connection, written: Written) -> None:
-    """Give a copy the passages, labels and provenance of the chat it was read from."""
+    """Give a copy the passages, labels, traces and provenance of the chat it was read from."""
     for old, new in written.turns.items():
         db.execute(
             "INSERT INTO passage (turn_id, text, source, score)"
@@ -158,11 +174,17 @@ def copy_belongings(db: sqlite3.Connection, written: Written) -> None:
         )
         found = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (old,))
         add_annotations(db, new, written.labels(map(to_annotation, found)))
+        found = db.execute("SELECT * FROM trace WHERE turn_id = ? ORDER BY rowid", (old,))
+        _add_traces(db, [(new, written.reply(row["reply_id"]), row["content"]) for row in found])
     db.executemany(
         "INSERT INTO provenance (reply_id, content)"
         " SELECT ?2, content FROM provenance WHERE reply_id = ?1",
         written.replies.items(),
     )
+
+
+def _add_traces(db: sqlite3.Connection, rows: Iterable[tuple[int, int | None, bytes]]) -> None:
+    db.executemany("INSERT INTO trace (turn_id, reply_id, content) VALUES (?, ?, ?)", rows)
 
 
 def fork_title(title: str, taken: Collection[str]) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 from chatlm.errors import UsageError
 from chatlm.generation import Provenance
 from chatlm.messages import Annotation, Conversation, Passage, Reply, Turn
-from chatlm.store.lookups import AnnotationsOf, PassagesOf, ProvenanceOf
+from chatlm.store.lookups import AnnotationsOf, PassagesOf, ProvenanceOf, TracesOf
 from chatlm.store.rows import short_title
 from chatlm.text import dump_json
+from chatlm.trace import Trace
 
 START, END = "<|im_start|>", "<|im_end|>"
 """ChatML's control tokens, as text."""
@@ -21,7 +22,7 @@ START, END = "<|im_start|>", "<|im_end|>"
 
 def title_of(conversation: Conversation) -> str:
     """The chat's title, else the beginning of its first message; may be empty."""
-    first = conversation.turns[0].user.content if conversation.turns else None
+    first = conversation.turns[0].words if conversation.turns else None
     return short_title(conversation.title, first)
 
 
@@ -32,7 +33,7 @@ def to_markdown(conversation: Conversation) -> str:
     if conversation.system:
         parts.append("\n".join(f"> {line}".rstrip() for line in conversation.system.split("\n")))
     for turn in conversation.turns:
-        parts += ["## You", _fences_closed(turn.user.content)]
+        parts += ["## You", _fences_closed(turn.words)]
         if turn.reply is not None:
             parts += ["## Assistant", _fences_closed(turn.reply.text), f"*{_quiet(turn.reply)}*"]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -43,10 +44,11 @@ def to_jsonl(
     passages: PassagesOf = lambda _: (),
     annotations: AnnotationsOf = lambda _: (),
     provenance: ProvenanceOf = lambda _: None,
+    traces: TracesOf = lambda _: (),
 ) -> Iterator[str]:
     """Chats with everything that is kept of them, one JSON object a line."""
     for conversation in conversations:
-        yield _line(to_dict(conversation, passages, annotations, provenance))
+        yield _line(to_dict(conversation, passages, annotations, provenance, traces))
 
 
 def to_messages(conversations: Iterable[Conversation]) -> Iterator[str]:
@@ -82,6 +84,7 @@ def to_dict(
     passages: PassagesOf = lambda _: (),
     annotations: AnnotationsOf = lambda _: (),
     provenance: ProvenanceOf = lambda _: None,
+    traces: TracesOf = lambda _: (),
 ) -> dict[str, Any]:
     """A chat as plain values, ready for JSON; times in ISO 8601, UTC."""
     return {
@@ -96,7 +99,7 @@ def to_dict(
         "kept": {name: dict(values) for name, values in conversation.kept.items()},
         "without": sorted(conversation.without),
         "turns": [
-            _turn(turn, passages(turn.id), annotations(turn.id))
+            _turn(turn, passages(turn.id), annotations(turn.id), traces(turn.id))
             | {"replies": [_reply(reply, provenance(reply.id)) for reply in turn.replies]}
             for turn in conversation.turns
         ],
@@ -107,6 +110,7 @@ def _turn(
     turn: Turn,
     passages: Sequence[Passage],
     annotations: Sequence[tuple[int | None, Annotation]],
+    traces: Sequence[Trace],
 ) -> dict[str, Any]:
     return {
         "id": turn.id,
@@ -120,6 +124,7 @@ def _turn(
         "annotations": [
             {"reply": reply_id, **dataclasses.asdict(label)} for reply_id, label in annotations
         ],
+        "traces": [trace.to_dict() for trace in traces],
     }
 
 

@@ -8,10 +8,11 @@ from chatlm.messages import Annotation, Passage
 from chatlm.store import copying, queries, rows
 from chatlm.store.opened import Opened
 from chatlm.store.rows import storable
+from chatlm.trace import Trace
 
 
 class Found(Opened):
-    """Passages and labels."""
+    """Passages, labels, and what plugins did."""
 
     def save_passages(self, turn_id: int, passages: Iterable[Passage]) -> None:
         """Keep what was found for a turn, in order, in place of what was kept before.
@@ -47,3 +48,15 @@ class Found(Opened):
         with self._database.reading() as db:
             found = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (turn_id,))
             return [rows.to_annotation(row) for row in found]
+
+    def save_trace(self, turn_id: int, trace: Trace) -> None:
+        """Keep what plugins did for a turn, beside what they did for it before."""
+        with self._database.writing() as db:
+            queries.check_turn(db, turn_id, trace.reply)
+            copying.add_traces(db, turn_id, [trace])
+
+    def traces(self, turn_id: int) -> list[Trace]:
+        """What plugins did for a turn, in the order they did it."""
+        with self._database.reading() as db:
+            found = db.execute("SELECT * FROM trace WHERE turn_id = ? ORDER BY rowid", (turn_id,))
+            return [rows.to_trace(row) for row in found]

@@ -91,6 +91,7 @@ def _add(store: Store, found: Read, state: Import) -> None:
             lambda turn: found.passages.get(turn, ()),
             lambda turn: found.annotations.get(turn, ()),
             found.provenance.get,
+            lambda turn: found.traces.get(turn, ()),
         ).id
         state.added.append(original)
         state.left_out.update(found.left_out)

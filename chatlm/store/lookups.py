@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from chatlm.generation import Provenance
 from chatlm.messages import Annotation, Passage
+from chatlm.trace import Trace
 
 PassagesOf = Callable[[int], Sequence[Passage]]
 """A turn's id to its passages, such as `Store.passages`."""
@@ -15,3 +16,6 @@ AnnotationsOf = Callable[[int], Sequence[tuple[int | None, Annotation]]]
 
 ProvenanceOf = Callable[[int], Provenance | None]
 """A reply's id to what made it, such as `Store.provenance`."""
+
+TracesOf = Callable[[int], Sequence[Trace]]
+"""A turn's id to what plugins did for it, such as `Store.traces`."""

@@ -161,6 +161,32 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             content BLOB NOT NULL
         )""",
         "CREATE INDEX trace_of_turn ON trace (turn_id)",
+        "CREATE INDEX trace_of_reply ON trace (reply_id)",
+    ),
+    (
+        """ALTER TABLE turn ADD COLUMN words TEXT
+            GENERATED ALWAYS AS (coalesce(nullif(typed, ''), content)) VIRTUAL""",
+        "DROP TRIGGER turn_added",
+        "DROP TRIGGER turn_deleted",
+        "DROP TRIGGER turn_changed",
+        "DROP TABLE turn_words",
+        """CREATE VIRTUAL TABLE turn_words USING fts5 (
+            words, content='turn', content_rowid='id',
+            tokenize='unicode61 remove_diacritics 2'
+        )""",
+        "INSERT INTO turn_words (turn_words) VALUES ('rebuild')",
+        """CREATE TRIGGER turn_added AFTER INSERT ON turn BEGIN
+            INSERT INTO turn_words (rowid, words) VALUES (new.id, new.words);
+        END""",
+        """CREATE TRIGGER turn_deleted AFTER DELETE ON turn BEGIN
+            INSERT INTO turn_words (turn_words, rowid, words)
+            VALUES ('delete', old.id, old.words);
+        END""",
+        """CREATE TRIGGER turn_changed AFTER UPDATE OF content, typed ON turn BEGIN
+            INSERT INTO turn_words (turn_words, rowid, words)
+            VALUES ('delete', old.id, old.words);
+            INSERT INTO turn_words (rowid, words) VALUES (new.id, new.words);
+        END""",
     ),
 )
 

@@ -31,7 +31,7 @@ def exported(store: Store, ids: Iterable[int], form: Form) -> Iterator[str]:
     conversations = (store.conversation(chat_id) for chat_id in ids)
     if form == "jsonl":
         yield from export.to_jsonl(
-            conversations, store.passages, store.annotations, store.provenance
+            conversations, store.passages, store.annotations, store.provenance, store.traces
         )
     elif form == "messages":
         yield from export.to_messages(conversations)

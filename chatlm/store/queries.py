@@ -16,7 +16,7 @@ SUMMARIES = """
     SELECT c.id, c.title, c.updated, c.pinned,
         (SELECT count(*) FROM turn t WHERE t.conversation_id = c.id) AS turns,
         CASE c.title WHEN '' THEN
-            (SELECT substr(t.content, 1, 400) FROM turn t
+            (SELECT substr(t.words, 1, 400) FROM turn t
              WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1)
         END AS first_message,
         (SELECT NOT EXISTS (SELECT 1 FROM reply r
@@ -27,14 +27,24 @@ SUMMARIES = """
     ORDER BY c.pinned DESC, c.updated DESC, c.id DESC LIMIT ? OFFSET ?
 """
 
+TRASH = """
+    SELECT c.id, c.title, c.trashed,
+        (SELECT count(*) FROM turn t WHERE t.conversation_id = c.id) AS turns,
+        (SELECT substr(t.words, 1, 400) FROM turn t
+         WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1) AS first_message
+    FROM conversation c WHERE c.trashed IS NOT NULL
+    ORDER BY c.trashed DESC, c.id DESC LIMIT ?
+"""
+
 TITLE = """
-    SELECT c.title, (SELECT substr(t.content, 1, 400) FROM turn t
-                     WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1)
+    SELECT c.title,
+        (SELECT substr(t.words, 1, 400) FROM turn t
+         WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1)
     FROM conversation c WHERE c.id = ?
 """
 
 SENT = """
-    SELECT t.content FROM turn t JOIN conversation c ON c.id = t.conversation_id
+    SELECT t.words FROM turn t JOIN conversation c ON c.id = t.conversation_id
     WHERE c.trashed IS NULL ORDER BY t.created DESC, t.id DESC
 """
 
@@ -53,6 +63,17 @@ class Summary:
     pinned: bool = False
 
 
+@dataclass(frozen=True)
+class Trashed:
+    """One line of the trash."""
+
+    id: int
+    title: str
+    """As in `Summary`."""
+    deleted: datetime
+    turns: int
+
+
 def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Summary]:
     """The list of chats, the pinned ones first, then last changed first; `limit` None lists all."""
     found = db.execute(SUMMARIES, (-1 if limit is None else limit, offset))
@@ -64,6 +85,20 @@ def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Su
             turns=row["turns"],
             unfinished=bool(row["unfinished"]),
             pinned=bool(row["pinned"]),
+        )
+        for row in found
+    ]
+
+
+def trash(db: sqlite3.Connection, limit: int | None) -> list[Trashed]:
+    """What is in the trash, the last deleted first; `limit` None lists all."""
+    found = db.execute(TRASH, (-1 if limit is None else limit,))
+    return [
+        Trashed(
+            id=row["id"],
+            title=short_title(row["title"], row["first_message"]),
+            deleted=to_time(row["trashed"]),
+            turns=row["turns"],
         )
         for row in found
     ]

@@ -25,6 +25,7 @@ from chatlm.messages import (
     now,
 )
 from chatlm.sampling import Sampling
+from chatlm.trace import Trace, calls_from
 
 
 def storable(text: str) -> str:
@@ -178,6 +179,23 @@ def to_provenance(content: bytes) -> Provenance | None:
         return Provenance.from_dict(json.loads(zlib.decompress(content)))
     except (zlib.error, ValueError, TypeError, LookupError, UsageError):
         return None
+
+
+def from_calls(trace: Trace) -> bytes:
+    """What plugins did, as compressed JSON."""
+    return zlib.compress(json.dumps(trace.to_dict()["calls"]).encode())
+
+
+def to_trace(row: sqlite3.Row) -> Trace:
+    """One row of `trace`, or a StoreError."""
+    try:
+        calls = calls_from(json.loads(zlib.decompress(row["content"])))
+    except (zlib.error, ValueError, TypeError, LookupError) as error:
+        raise StoreError(
+            f"What plugins did for turn {row['turn_id']} is damaged and cannot be read.",
+            hint="The turn itself is whole.",
+        ) from error
+    return Trace(calls, row["reply_id"])
 
 
 def short_title(title: str, first_message: str | None) -> str:

@@ -35,12 +35,12 @@ _INDEXED = (
         WHERE title_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
         ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",
-    """SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.content AS text,
+    """SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.words AS text,
         t.created AS time
         FROM turn_words JOIN turn t ON t.id = turn_words.rowid
         JOIN conversation c ON c.id = t.conversation_id
         WHERE turn_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.content), value) = 0)
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.words), value) = 0)
         ORDER BY turn_words.rowid DESC LIMIT :limit""",
     """SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
         r.created AS time
@@ -57,12 +57,12 @@ _SCANNED = (
         WHERE c.trashed IS NULL AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
         ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",
-    """SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.content AS text,
+    """SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.words AS text,
         t.created AS time
         FROM turn t
         JOIN conversation c ON c.id = t.conversation_id
         WHERE c.trashed IS NULL AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.content), value) = 0)
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.words), value) = 0)
         ORDER BY t.id DESC LIMIT :limit""",
     """SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
         r.created AS time

@@ -148,7 +148,7 @@ class Turns(Opened):
         texts: dict[str, None] = {}
         with self._database.reading() as db:
             for row in db.execute(queries.SENT):
-                texts[row["content"]] = None
+                texts[row["words"]] = None
                 if len(texts) >= limit:
                     break
         return list(texts)

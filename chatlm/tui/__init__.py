@@ -53,9 +53,9 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
             notes=notes,
         )
         app.run()
-    if not app.engine.abandon(LOAD_SECONDS):
+    if not app.engine.abandon(LOAD_SECONDS) or app.chat_screen.plugin_actions.busy:
         logging.shutdown()
-        os._exit(app.return_code or 0)  # an interpreter that ends under an import may crash
+        os._exit(app.return_code or 0)  # an interpreter that ends under a thread may crash
     app.engine.close()
     if app.return_code:
         sys.exit(app.return_code)

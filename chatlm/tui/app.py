@@ -15,7 +15,6 @@ from functools import partial
 from typing import ClassVar
 
 from textual import on
-from textual.app import App
 from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
@@ -33,13 +32,15 @@ from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.live_turn import OpenChat
 from chatlm.tui.loading import EngineLoader, EngineState, Loading, OpenEngine
 from chatlm.tui.messages import EngineChanged
+from chatlm.tui.plugin_guard import GuardedApp
+from chatlm.tui.plugin_offers import Offers
 from chatlm.tui.settings_screen import SettingsScreen
 from chatlm.tui.widgets.theme_picker import ThemePicker
 
 log = logging.getLogger(__name__)
 
 QUIT_SECONDS = 3.0
-"""How long the way out waits for a running reply to be stored."""
+"""How long the way out waits for a running reply to be stored, and for commands of plugins."""
 
 KEPT_IN_TRASH = timedelta(days=7)
 """How long a deleted chat can be brought back."""
@@ -49,7 +50,7 @@ KEEP_TITLE = "\x1b[22;2t"
 GIVE_TITLE_BACK = "\x1b[23;2t"
 
 
-class ChatApp(App[None]):
+class ChatApp(GuardedApp):
     """chatlm in a terminal.
 
     Args:
@@ -86,7 +87,8 @@ class ChatApp(App[None]):
         self.config = config or Config()
         self.clock = clock
         self.open_engine = open_engine
-        self._notes = [*notes, *commands.choose_keys(self.config.keys)]
+        self.offers = Offers(self.plugins)
+        self._notes = [*notes, *self.offers.choose_keys(self.config.keys)]
         self.set_keymap(commands.chosen_keys())
         self.engine = EngineLoader(
             open_engine, lambda state: self.post_message(EngineChanged(state))
@@ -167,6 +169,8 @@ class ChatApp(App[None]):
             sampling=self.config.sampling,
             system=chat.system,
             own_sampling=chat.sampling,
+            kept=chat.kept,
+            without=chat.without,
             conversation_id=chat.conversation_id,
         )
 
@@ -193,16 +197,27 @@ class ChatApp(App[None]):
         self.chat_screen.chat.stop()
 
     async def action_quit(self) -> None:
+        """Leave, unless the person wants to stay in an incognito chat."""
+        await self.chat_screen.chat.leave(self._quit)
+
+    async def _quit(self) -> None:
         """Store what is being said and typed, then leave."""
         self.chat_screen.chat.stop()
+        self.chat_screen.plugin_actions.close()
         deadline = time.monotonic() + QUIT_SECONDS
         while self.chat_screen.chat.busy and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         self.chat_screen.chat.keep_draft()
-        while self.chat_screen.chat.drafts.saving and time.monotonic() < deadline:
+        while self.chat_screen.chat.saving and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        while self.chat_screen.plugin_actions.busy and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         self._tell_terminal(GIVE_TITLE_BACK)
         self.exit()
+
+    def action_leave_plugin(self) -> None:
+        """Close the plugin's screen that is on top."""
+        self.chat_screen.plugin_actions.regions.leave_screen()
 
     def watch_sub_title(self, title: str) -> None:
         """Name the chat in the terminal's title."""
@@ -217,7 +232,7 @@ class ChatApp(App[None]):
         if self.is_headless or sys.platform == "win32":
             return
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self.call_next(self.action_quit))
+        loop.add_signal_handler(signal.SIGTERM, lambda: self.call_next(self._quit))
         signal.signal(signal.SIGHUP, self._hang_up)
 
     def _hang_up(self, number: int, frame: object) -> None:

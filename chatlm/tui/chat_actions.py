@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from textual.command import CommandPalette
@@ -36,14 +37,14 @@ class ChatActions:
 
     def do_stop(self, _: str) -> None:
         """Close what is open, else stop the reply, else go back to the composer."""
-        composer = self._chat.composer
+        composer, plugins = self._chat.composer, self._screen.plugin_actions
         if composer.close_completion():
             return
         if self._list.has_focus_within and self._list.leave_search():
             return
         if composer.has_focus and composer.editing:
             composer.end_edit()
-        elif not self._chat.stop():
+        elif not (plugins.regions.uncover() or self._chat.stop() or plugins.stop()):
             self._screen.set_focus(composer)
 
     def do_continue(self, _: str) -> None:
@@ -58,13 +59,11 @@ class ChatActions:
 
     async def do_new(self, _: str) -> None:
         """Begin a chat."""
-        await self._chat.begin()
-        self._screen.set_focus(self._chat.composer)
+        await self._chat.leave(self._begin)
 
     async def do_incognito(self, _: str) -> None:
         """Begin a chat that is not saved."""
-        await self._chat.begin(incognito=True)
-        self._screen.set_focus(self._chat.composer)
+        await self._chat.leave(partial(self._begin, incognito=True))
 
     def do_chats(self, _: str) -> None:
         """Show the list and go to it; from the list, hide it."""
@@ -146,6 +145,10 @@ class ChatActions:
     async def do_quit(self, _: str) -> None:
         """Leave."""
         await self._screen.owner.action_quit()
+
+    async def _begin(self, *, incognito: bool = False) -> None:
+        await self._chat.begin(incognito=incognito)
+        self._screen.set_focus(self._chat.composer)
 
     def _export(self, file: str | None) -> None:
         """Write the chat; what goes wrong is told, since the question is closed by then."""

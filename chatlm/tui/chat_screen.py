@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import events, on
 from textual.actions import SkipAction
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import BindingsMap, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
+from textual.widget import Widget
 
 from chatlm.errors import ChatlmError
 from chatlm.messages import now
@@ -22,6 +24,7 @@ from chatlm.tui.failures import told
 from chatlm.tui.insight import Insight, Measured, fill
 from chatlm.tui.live_chat import LiveChat
 from chatlm.tui.loading import EngineState
+from chatlm.tui.plugin_actions import PluginActions
 from chatlm.tui.settings_actions import SettingsActions
 from chatlm.tui.turn_actions import TurnActions
 from chatlm.tui.widgets.chat_list import ChatList
@@ -29,6 +32,7 @@ from chatlm.tui.widgets.chats_panel import ChatsPanel
 from chatlm.tui.widgets.composer import Composer
 from chatlm.tui.widgets.ruler import Ruler
 from chatlm.tui.widgets.status_bar import Status, StatusBar
+from chatlm.tui.widgets.transcript import Transcript
 from chatlm.tui.widgets.turn_view import TurnView
 from chatlm.tui.widgets.welcome import Suggestion
 
@@ -65,16 +69,19 @@ class ChatScreen(Screen[None]):
         conversation_id: int | None = None,
     ) -> None:
         super().__init__()
+        theirs = commands.bindings(commands.from_plugins(), priority=True)
+        self._bindings = BindingsMap.merge([self._bindings, BindingsMap(theirs)])
         self.owner = app
         self._incognito = incognito
         self._conversation_id = conversation_id
         self._list_wanted: bool | None = None
         """What the person chose; None leaves it to the width."""
         self.chat = LiveChat(app, store)
-        self.chats = ChatsPanel(store, now)
+        self.chats = ChatsPanel(store, now, self.chat.writes)
         self.insight = Insight(self)
         self.settings = SettingsActions(self)
         self._bar = StatusBar()
+        self.plugin_actions = PluginActions(self, app.offers)
         self.actions = (ChatActions(self), TurnActions(self), self.settings)
 
     def compose(self) -> ComposeResult:
@@ -88,34 +95,47 @@ class ChatScreen(Screen[None]):
         """Show the first chat and follow what changes."""
         self.watch(self.owner, "engine_state", self._show_engine)
         self.watch(self.chat, "status", self._show_status)
-        self.watch(self, "focused", self._show_hint)
+        self.watch(self, "focused", self._show_focus)
         await self.chat.begin(incognito=self._incognito)
         if self._conversation_id is not None and not self._incognito:
             await self.chat.open(self._conversation_id)
         for fault in self.owner.plugins.take_faults():
             await self.chat.tell(str(fault))
+        self.call_after_refresh(self.plugin_actions.begin)
 
     def on_unmount(self) -> None:
         """No thread waits on."""
         self.insight.close()
+        self.plugin_actions.close()
 
     def on_resize(self, event: events.Resize) -> None:
         """Give the list's room to the text when there is little."""
         if self._list_wanted is None:
             self.chats.display = event.size.width >= LIST_FROM_WIDTH
+        self.plugin_actions.regions.resize()
 
     async def action_command(self, name: str, argument: str = "") -> None:
         """Run a command; what it cannot do is told."""
         method = f"do_{name.replace('-', '_')}"
-        run = next(getattr(actions, method) for actions in self.actions if hasattr(actions, method))
+        runs = [getattr(actions, method) for actions in self.actions if hasattr(actions, method)]
+        run = runs[0] if runs else partial(self.plugin_actions.run, name)
+        await self.attempt(partial(run, argument), f"command {name}")
+
+    async def attempt(self, do: Callable[[], Awaitable[object] | object], doing: str) -> None:
+        """Do something; what cannot be done is told.
+
+        Args:
+            do: may be async.
+            doing: what it is, for the log.
+        """
         try:
-            result = run(argument)
+            result = do()
             if inspect.isawaitable(result):
                 await result
         except ChatlmError as error:
             self.chat.toast(error)
         except Exception as problem:
-            failure = told(problem, f"command {name}")
+            failure = told(problem, doing)
             if failure is not None:
                 self.chat.toast(failure)
 
@@ -136,16 +156,27 @@ class ChatScreen(Screen[None]):
         self.chat.turn_page(pages)
 
     def action_next_region(self, step: int) -> None:
-        """Go round: composer, newest turn, list of chats where it is shown."""
-        ring: list[Callable[[], object]] = [self.chat.composer.focus]
-        if self.chat.newest is not None:
-            ring.append(self.chat.newest.focus)
-        elif suggestions := self.chat.query(Suggestion):
-            ring.append(suggestions.first().focus)
+        """Go round: composer, newest turn, a plugin's panel, list of chats; those that are seen."""
+        panel, newest = self.plugin_actions.regions.panel, self.chat.newest
+        if panel is not None and panel.walk(step):
+            return
+        transcript = self.chat.query_one(Transcript)
+        ring: list[tuple[Widget, Callable[[], object]]] = [
+            (self.chat.composer, self.chat.composer.focus)
+        ]
+        if panel is None or not panel.covers:
+            suggestions = self.chat.query(Suggestion)
+            if newest is not None:
+                ring.append((transcript, newest.focus))
+            elif suggestions:
+                ring.append((transcript, suggestions.first().focus))
+        if panel is not None:
+            ring.append((panel, partial(panel.enter, step)))
         if self.chats.display:
-            ring.append(self.chats.enter)
-        here = 0 if self.chat.composer.has_focus else -1 if self.chats.has_focus_within else 1
-        ring[(here + step) % len(ring)]()
+            ring.append((self.chats, self.chats.enter))
+        focused = [at for at, (place, _) in enumerate(ring) if _holds(place, self.focused)]
+        _, enter = ring[((focused or [0])[0] + step) % len(ring)]
+        enter()
 
     def toggle_list(self) -> None:
         """Show the list and go to it; from the list, hide it."""
@@ -167,8 +198,11 @@ class ChatScreen(Screen[None]):
 
     @on(ChatList.ChatOpened)
     async def _open(self, event: ChatList.ChatOpened) -> None:
-        """Show the chat; on a small screen the list makes room for it."""
         event.stop()
+        await self.chat.leave(partial(self._show_chat, event))
+
+    async def _show_chat(self, event: ChatList.ChatOpened) -> None:
+        """Show the chat; on a small screen the list makes room for it."""
         if event.turn_id is None:
             self.set_focus(self.chat.composer)  # first: letters that follow are no keys of the list
         opened = await self.chat.open(event.conversation_id, event.turn_id)
@@ -184,6 +218,7 @@ class ChatScreen(Screen[None]):
     @on(ChatList.ChatsChanged)
     @on(LiveChat.Changed)
     def _follow_changes(self) -> None:
+        self.plugin_actions.regions.follow()
         try:
             self.chats.reload(self.chat.current, self.chat.answering)
         except ChatlmError as error:
@@ -209,6 +244,10 @@ class ChatScreen(Screen[None]):
         self._bar.engine = state
         self.insight.measure()
 
+    def _show_focus(self) -> None:
+        self._show_hint()
+        self.plugin_actions.regions.follow(changed=False)
+
     def _show_hint(self) -> None:
         focused = self.focused
         self._bar.hint = focused.hint if isinstance(focused, TurnView) else None
@@ -217,3 +256,7 @@ class ChatScreen(Screen[None]):
         self._bar.status = status
         if status.used is not None:
             self.chat.show_used(status.used)
+
+
+def _holds(place: Widget, focused: Widget | None) -> bool:
+    return focused is not None and place in focused.ancestors_with_self

@@ -23,6 +23,7 @@ class Command:
     name: str
     """As a slash command and in the config's key map."""
     help: str
+    """What it does; for a plugin's, with that plugin's name."""
     key: str = ""
     """Textual's names, several joined by commas; empty for none."""
     argument: str = ""
@@ -63,6 +64,7 @@ CHAT = (
     Command("palette", "everything there is to do", "ctrl+p", typed=False),
     Command("settings", "sampling, system prompt, look", "ctrl+o"),
     Command("model", "talk to another model", argument="[NAME]"),
+    Command("plugins", "plugins: on or off, settings"),
     Command("system", "edit the system prompt of this chat"),
     Command("context", "what fits the model's context"),
     Command("attach", "put a text file into the message", argument="FILE"),
@@ -101,6 +103,7 @@ TURN = (
     Command("fork", "new chat that goes on from here", "f"),
     Command("details", "what made this reply, and what it cost", "i"),
     Command("xray", "the exact prompt of this reply", "x"),
+    Command("trace", "what plugins did for this turn", "t"),
     Command("replay", "make this reply again and compare", "r", "[MODEL]"),
     Command("pin", "keep this turn in the context", "p"),
     Command("drop", "leave this turn out of the context", "d"),
@@ -128,22 +131,28 @@ LIST = (
 )
 """In the chat list."""
 
-_DEFAULTS = {c.name: c for c in (*COMPOSER, *CHAT, *REGIONS, *APP, *TURN, *WALK, *LIST)}
+_OWN = {c.name: c for c in (*COMPOSER, *CHAT, *REGIONS, *APP, *TURN, *WALK, *LIST)}
 
-ALL: dict[str, Command] = dict(_DEFAULTS)
+ALL: dict[str, Command] = dict(_OWN)
 """Every command by its name, with the keys that hold in this program: see `choose_keys`."""
 
 
-def choose_keys(keys: Mapping[str, str]) -> list[str]:
-    """Give commands the keys that the person chose, and all others their own again.
+def choose_keys(keys: Mapping[str, str], added: Iterable[Command] = ()) -> list[str]:
+    """Fill the table: chatlm's own commands and others, with the keys that the person chose.
+
+    A command of a plugin gets the key it asks for only if no other has it.
 
     Args:
         keys: command names to keys, as in the config.
+        added: commands of plugins, with names that no other command has.
 
     Returns:
         What could not be done, in words: a name that does not exist, a key that is taken.
     """
-    ALL.update(_DEFAULTS)
+    wanted = {command.name: command for command in added}
+    usual = _OWN | {name: dataclasses.replace(c, key="") for name, c in wanted.items()}
+    ALL.clear()
+    ALL.update(usual)
     problems = []
     for name, key in keys.items():
         if name in ALL:
@@ -158,22 +167,36 @@ def choose_keys(keys: Mapping[str, str]) -> list[str]:
             problems.append(
                 f"config.toml: {keys[name]} is the key for {other}, and cannot be {name}."
             )
-            ALL[name] = _DEFAULTS[name]
+            ALL[name] = usual[name]
+    for name in (name for name in wanted if name not in keys):
+        ALL[name] = wanted[name]
+        if _taken(name):
+            ALL[name] = usual[name]
     return problems
 
 
 def chosen_keys() -> dict[str, str]:
-    """The keys that differ from chatlm's own, as Textual's key map."""
-    return {name: c.key for name, c in ALL.items() if c.key != _DEFAULTS[name].key}
+    """The keys of chatlm's own commands that differ from the usual, as Textual's key map."""
+    return {name: ALL[name].key for name, own in _OWN.items() if ALL[name].key != own.key}
+
+
+def from_plugins() -> list[Command]:
+    """The commands of plugins."""
+    return [command for name, command in ALL.items() if name not in _OWN]
+
+
+def own_names() -> list[str]:
+    """The names of chatlm's own commands."""
+    return list(_OWN)
 
 
 def _taken(name: str) -> str:
     """Which other command would hear one of this one's keys at the same place; empty for none."""
-    everywhere = {command.name for command in (*CHAT, *REGIONS, *APP)}
+    anywhere = {command.name for command in (*CHAT, *REGIONS, *APP, *from_plugins())}
     for group in (COMPOSER, (*TURN, *WALK), LIST):
-        heard = everywhere | {command.name for command in group}
+        heard = anywhere | {command.name for command in group}
         for other in heard - {name} if name in heard else ():
-            if not set(ALL[other].key.split(",")).isdisjoint(ALL[name].key.split(",")):
+            if set(ALL[other].key.split(",")) & set(filter(None, ALL[name].key.split(","))):
                 return other
     return ""
 

@@ -233,7 +233,7 @@ def rows(ledger: Ledger, width: int) -> list[Option]:
         number, cost = f"{turn.position + 1}", ledger.costs.get(turn.id, 0)
         told = state(turn, turn.id in ledger.outside)
         drawn.append(
-            Option(_row(number, turn.user.content, cost, most, told, width), id=str(index))
+            Option(_row(number, turn.words, cost, most, told, width), id=str(index))
         )
     if not ledger.turns:
         drawn.append(

@@ -40,7 +40,8 @@ class HelpScreen(Card[None]):
 
     def body(self) -> Iterable[Widget]:
         """A part for each place where keys are heard."""
-        parts = [_part(head, commands.now(group)) for head, group in PARTS]
+        groups = [*PARTS, ("From plugins", commands.from_plugins())]
+        parts = [_part(head, commands.now(group)) for head, group in groups if group]
         with VerticalScroll():
             yield Static(Content("\n\n").join([*parts, Content.styled(FOOT, "$text-muted")]))
 

@@ -92,7 +92,7 @@ class Insight:
 
         def read() -> Xray:
             prompt, passages = self._engine().preview(request), tuple(store.passages(turn.id))
-            return Xray(prompt, request, turn.user.content, passages, made.prompt_hash)
+            return Xray(prompt, request, turn.words, passages, made.prompt_hash)
 
         self._screen.app.push_screen(XrayScreen(read, "What was read for this reply"))
 
@@ -101,7 +101,7 @@ class Insight:
         session = self._session()
         turns = self._chat.conversation.turns
         again = bool(turns) and not text.strip()
-        words = turns[-1].user.content if again else text
+        words = turns[-1].words if again else text
         title = (
             "What is read for your newest message"
             if again

@@ -1,4 +1,4 @@
-"""The chat on the screen with its session: one turn at a time runs in a worker and is shown."""
+"""Runs one turn at a time in a worker and shows it; knows not how chats are switched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import on, work
-from textual.reactive import reactive
 
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.events import Notice, TurnStarted
@@ -16,7 +15,6 @@ from chatlm.messages import Turn
 from chatlm.replying import Events
 from chatlm.session import ChatSession
 from chatlm.store import Store
-from chatlm.tui import commands
 from chatlm.tui.answering import answer, read_ahead
 from chatlm.tui.live_turn import LiveTurn, OpenChat
 from chatlm.tui.loading import EngineState, Failed, Loading, Ready
@@ -24,7 +22,6 @@ from chatlm.tui.messages import TextGathered, TurnEnded, TurnProgressed
 from chatlm.tui.shown_chat import ShownChat
 from chatlm.tui.widgets.composer import Composer
 from chatlm.tui.widgets.status_bar import Status
-from chatlm.tui.widgets.transcript import Transcript
 
 if TYPE_CHECKING:
     from chatlm.tui.app import ChatApp
@@ -38,74 +35,14 @@ class LiveChat(ShownChat):
         store: the saved chats; an incognito chat has a store of its own.
     """
 
-    status: reactive[Status] = reactive(Status(), repaint=False)
-    """Of the chat that is shown."""
-
     def __init__(self, app: ChatApp, store: Store) -> None:
         super().__init__(app, store)
-        self._live: LiveTurn | None = None
         self._ahead = threading.Event()
         """Set to end the reading ahead that goes on, if any."""
 
     def on_mount(self) -> None:
         """Follow the engine."""
         self.watch(self._owner, "engine_state", self._engine_changed)
-
-    @property
-    def answering(self) -> int | None:
-        """Id of the saved chat that a turn is running for."""
-        return self._saved_id(self._live.chat) if self._live else None
-
-    @property
-    def busy(self) -> bool:
-        """Whether a turn is running."""
-        return self._live is not None
-
-    async def begin(self, *, incognito: bool = False) -> None:
-        """Show a new chat; it is stored with its first message, an incognito one in memory."""
-        store = Store(None) if incognito else self.saved
-        async with self._drawing:
-            await self._switch(OpenChat(store, system=self._owner.config.system))
-
-    async def open(self, conversation_id: int, turn_id: int | None = None) -> bool:
-        """Show a saved chat, at a turn if one is named; False when it cannot be read, which the
-        person is told."""
-        async with self._drawing:
-            if not await self._open(self.saved, conversation_id):
-                return False
-        if turn_id is not None:
-            await self.query_one(Transcript).reveal(turn_id)
-        return True
-
-    async def fork(self, turns: int) -> None:
-        """Show a copy of the first `turns` turns of the shown chat, as a chat of its own.
-
-        Raises:
-            UsageError: there is no turn, or the reply of the last one is being written.
-        """
-        if self.conversation_id is None:
-            raise UsageError("This chat has no message yet", hint="Type one first.")
-        live = self._live
-        if live and live.chat is self._chat and live.turn and live.turn.position < turns:
-            self.refuse_while_busy()
-        fork = self.store.fork(self.conversation_id, turns)
-        async with self._drawing:
-            await self._open(self.store, fork.id)
-
-    async def _open(self, store: Store, conversation_id: int) -> bool:
-        live = self._live
-        if live is not None and live.chat.store is store:
-            same = live.chat.conversation_id == conversation_id
-        else:
-            same = False
-        chat = live.chat if live is not None and same else OpenChat(store, conversation_id)
-        try:
-            conversation = store.conversation(conversation_id)
-        except StoreError as error:
-            await self.tell(error)
-            return False
-        await self._switch(chat, conversation.title, conversation.turns)
-        return True
 
     def session(self, stop: threading.Event) -> ChatSession:
         """A session of the shown chat; setting `stop` ends its wait for the engine."""
@@ -147,6 +84,11 @@ class LiveChat(ShownChat):
             self._live.stop.set()
             self._live.done.wait(seconds)
         self.drafts.wait(seconds)
+        self.writes.wait(seconds)
+
+    def send(self, text: str) -> bool:
+        """Send a message; False, and a word why, while a reply is written."""
+        return self._start(lambda session: session.send(text), sent=text)
 
     def continue_reply(self) -> None:
         """Go on with a reply that was cut short."""
@@ -159,23 +101,12 @@ class LiveChat(ShownChat):
         else:
             self._start(ChatSession.regenerate)
 
-    def refuse_while_busy(self) -> None:
-        """Some things wait until the reply is written.
-
-        Raises:
-            UsageError: a turn is running.
-        """
-        if self._live is not None:
-            where = "" if self._live.chat is self._chat else " in another chat"
-            stop = commands.key_of("stop")
-            raise UsageError(f"A reply is being written{where}", hint=f"{stop} stops it.")
-
     @on(Composer.Sent)
     def _send(self, event: Composer.Sent) -> None:
         event.stop()
         text, position = event.text, event.edit
         if position is None:
-            sent = self._start(lambda session: session.send(text), sent=text)
+            sent = self.send(text)
         else:
             sent = self._start(lambda session: session.edit(position, text), sent=text)
         if sent:
@@ -202,6 +133,7 @@ class LiveChat(ShownChat):
 
     @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
     def _work(self, begin: Callable[[], Events], live: LiveTurn) -> None:
+        self.writes.wait()  # what was changed before the message holds for it
         try:
             answer(begin, live.stop, self.post_message)
         finally:
@@ -287,34 +219,8 @@ class LiveChat(ShownChat):
         self.status = Status.after(turn, self.status.used)
 
     async def _switch(self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()) -> None:
-        """Show a chat in place of the one before."""
-        self.keep_draft()
-        before, self._chat, live = self._chat, chat, self._live
-        self.take_draft()  # at once: what is typed from now on is meant for this chat
-        if live is not None and live.chat is before:
-            live.view = None
-        if before.store is not chat.store:
-            self._let_go(before)
-        await self.show(title, turns, incognito=chat.store is not self.saved)
-        self.status = Status.after(turns[-1]) if turns else Status()
-        if live is not None and live.chat is chat and (view := self.newest):
-            await live.attach(view)
-            self._follow(live)
+        await super()._switch(chat, title, turns)
         self._read_ahead()
-        self.changed()
-
-    def _let_go(self, chat: OpenChat) -> None:
-        """An incognito chat ends when it is left, and its reply with it."""
-        if chat.store is self.saved:
-            return
-        if self._live is not None and self._live.chat is chat:
-            self._live.stop.set()
-        else:
-            chat.store.close()
-
-    def _follow(self, live: LiveTurn) -> None:
-        if live.chat is self._chat:
-            self.status = live.status
 
     async def _tell_error(self, error: ChatlmError, live: LiveTurn) -> None:
         """In the transcript too, unless it stands there already or belongs to another chat."""

@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 
 from chatlm.events import Fitted, Prefill, ReplyStarted
-from chatlm.messages import Reply, StopReason, Turn
+from chatlm.messages import Kept, Reply, StopReason, Turn
 from chatlm.sampling import Sampling
 from chatlm.store import Store
 from chatlm.tui import commands, labels
@@ -26,6 +26,10 @@ class OpenChat:
     """The system prompt that a new one will have."""
     sampling: Sampling = field(default_factory=Sampling)
     """What the person set for a new one."""
+    kept: Kept = field(default_factory=dict)
+    """What plugins keep with a new one."""
+    without: frozenset[str] = frozenset()
+    """Plugins that are switched off in a new one."""
 
 
 @dataclass

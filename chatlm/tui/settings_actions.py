@@ -13,6 +13,8 @@ from chatlm.messages import Message
 from chatlm.sampling import DEFAULTS, Sampling
 from chatlm.tui.loading import Ready
 from chatlm.tui.model_screen import ModelScreen
+from chatlm.tui.plugin_listing import listed
+from chatlm.tui.plugins_screen import PluginsScreen
 from chatlm.tui.settings_screen import CONFIG, Section, SettingsScreen
 from chatlm.tui.widgets.theme_picker import ThemePicker
 
@@ -46,6 +48,18 @@ class SettingsActions:
             self._use_theme(name.strip())
         else:
             self._show("look")
+
+    def do_plugins(self, _: str) -> None:
+        """Switch plugins, change their settings."""
+        running, host = self._owner.config, self._owner.plugins
+        self._owner.push_screen(
+            PluginsScreen(
+                partial(listed, host, running),
+                self._chat.conversation.without,
+                self._chat.set_without,
+                safe_mode=running.safe_mode,
+            )
+        )
 
     def do_model(self, name: str) -> None:
         """Talk to another model; the chat goes on with it."""

@@ -13,9 +13,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.message import Message
-from textual.timer import Timer
 from textual.widget import Widget
-from textual.widgets import Button, Input, Static, TabbedContent, TabPane, Tabs, TextArea
+from textual.widgets import Button, Input, Static, TabbedContent, TabPane, Tabs
 
 from chatlm import config
 from chatlm.errors import ChatlmError
@@ -26,14 +25,11 @@ from chatlm.tui.card import Card
 from chatlm.tui.labels import count
 from chatlm.tui.pulling import once
 from chatlm.tui.widgets.sampling_form import Layers, SamplingForm
+from chatlm.tui.widgets.system_editor import SystemEditor
 from chatlm.tui.widgets.theme_picker import ThemePicker
-from chatlm.tui.widgets.visible_area import VisibleArea, on_lines
 
 CONFIG = "config"
 """The layer that "keep as my default" writes."""
-
-TYPING_SECONDS = 0.4
-"""So long after the last key the system prompt is taken."""
 
 Section = Literal["sampling", "system", "look", "model"]
 
@@ -67,9 +63,7 @@ class SettingsScreen(Card[None]):
         & Button.-textual-compact:blur { background: $foreground 10%; }
         & #meaning { height: 2; color: $text-muted; }
         & #meaning.-wrong { color: $text-error; }
-        & TextArea { height: 1fr; border: none; padding: 0; background: $foreground 8%; }
-        & TextArea:focus { border: none; background: $foreground 12%; }
-        & #cost { height: 2; color: $text-muted; }
+        & .input--placeholder, & Tab { color: $text-muted; }
         & #info { height: 1fr; }
         &.-narrow Tab { padding: 0 1 0 0; }
         &.-narrow SettingRow {
@@ -139,12 +133,11 @@ class SettingsScreen(Card[None]):
     ) -> None:
         super().__init__()
         self._form = SamplingForm(sampling, layers)
-        self._system = system
+        self._editor = SystemEditor(system)
         self._info = info
         self._count_tokens = count_tokens
         self._reduced_motion = reduced_motion
         self._section = section
-        self._typing: Timer | None = None
 
     def body(self) -> Iterable[Widget]:
         """The sections."""
@@ -154,8 +147,7 @@ class SettingsScreen(Card[None]):
                 yield Static(id="meaning")
                 yield _buttons(("reset", "Reset all"), ("keep-sampling", "Keep as my default"))
             with TabPane("System prompt", id="system"):
-                yield VisibleArea(self._system, "No system prompt")
-                yield Static(id="cost")
+                yield self._editor
                 yield _buttons(("keep-system", "Keep as my default"))
             with TabPane("Look", id="look"):
                 yield ThemePicker(self._reduced_motion)
@@ -165,13 +157,13 @@ class SettingsScreen(Card[None]):
 
     def on_mount(self) -> None:
         """Begin in the section's first field."""
-        self._weigh(self._system)
+        self._weigh()
         self.call_after_refresh(self._enter_section)
 
     def came(self, value: object) -> None:
         """Show what the system prompt costs."""
         if isinstance(value, int):
-            self.query_one("#cost", Static).update(cost(self._system, value))
+            self._editor.show_cost(value)
 
     def action_next_section(self) -> None:
         """Go to the first field of the next section."""
@@ -211,12 +203,10 @@ class SettingsScreen(Card[None]):
         line.set_class(event.wrong, "-wrong")
         line.update(Content(visible(event.text)))
 
-    @on(TextArea.Changed)
-    def _typed(self, event: TextArea.Changed) -> None:
+    @on(SystemEditor.Paused)
+    def _typed(self, event: SystemEditor.Paused) -> None:
         event.stop()
-        if self._typing is not None:
-            self._typing.stop()
-        self._typing = self.set_timer(TYPING_SECONDS, self._take_system)
+        self._take_system()
 
     @on(Button.Pressed)
     def _press(self, event: Button.Pressed) -> None:
@@ -232,19 +222,15 @@ class SettingsScreen(Card[None]):
                 self.post_message(self.ModelWanted())
 
     def _take_system(self) -> None:
-        """Take what was typed; a prompt that was only looked at stays as it is."""
-        text = self.query_one(VisibleArea).text
-        if text != on_lines(self._system):
-            self._system = text
-            self._weigh(text)
-            self.post_message(self.SystemChanged(text))
+        if self._editor.take():
+            self._weigh()
+            self.post_message(self.SystemChanged(self._editor.system))
 
-    def _weigh(self, text: str) -> None:
+    def _weigh(self) -> None:
         if self._count_tokens is None:
-            told = "What it costs is known once the model is loaded."
-            self.query_one("#cost", Static).update(told)
+            self._editor.show_cost(None)
         else:
-            self.work(partial(once, partial(self._count_tokens, text)))
+            self.work(partial(once, partial(self._count_tokens, self._editor.system)))
 
     def _keep_sampling(self) -> None:
         form = self._form
@@ -260,8 +246,8 @@ class SettingsScreen(Card[None]):
 
     def _keep_system(self) -> None:
         self._take_system()
-        if self._kept({"system": self._system}):
-            self.post_message(self.SystemKept(self._system))
+        if self._kept({"system": self._editor.system}):
+            self.post_message(self.SystemKept(self._editor.system))
 
     def _kept(self, values: dict[str, str]) -> bool:
         """Whether all could be written to the config file; says how it went."""
@@ -281,15 +267,6 @@ class SettingsScreen(Card[None]):
         fields = list(pane.query("Input, TextArea, OptionList, Button")) if pane else []
         if fields:
             fields[0].focus()
-
-
-def cost(system: str, tokens: int) -> str:
-    """What a system prompt takes, or what the model's format writes where there is none."""
-    if system:
-        return f"{count(tokens, 'token')}, read before every message of this chat"
-    if tokens:
-        return f"None of yours; the model's own template adds its own ({count(tokens, 'token')})"
-    return "None: the model reads your messages alone"
 
 
 def about(info: EngineInfo | None) -> Content:

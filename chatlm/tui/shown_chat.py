@@ -1,66 +1,45 @@
-"""The chat on the screen as it is stored: versions, standings, settings, draft; runs no turn."""
+"""Which chat is on the screen, with its draft: begins, opens and leaves chats; runs no turn."""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import on
-from textual.message import Message
 
 from chatlm.errors import StoreError, UsageError
-from chatlm.messages import Conversation, Standing
-from chatlm.sampling import Sampling
-from chatlm.store import Store, export
-from chatlm.tui.arguments import arguments
+from chatlm.messages import Turn
+from chatlm.store import Store
 from chatlm.tui.draft_keeper import DraftKeeper
-from chatlm.tui.live_turn import OpenChat
-from chatlm.tui.widgets.chat_view import NEW_CHAT, ChatView
+from chatlm.tui.failures import told
+from chatlm.tui.leaving import LeavingScreen, save
+from chatlm.tui.live_turn import LiveTurn, OpenChat
+from chatlm.tui.stored_chat import StoredChat
 from chatlm.tui.widgets.composer import Composer
+from chatlm.tui.widgets.status_bar import Status
 from chatlm.tui.widgets.transcript import Transcript
-from chatlm.tui.widgets.turn_view import TurnView
 
 if TYPE_CHECKING:
     from chatlm.tui.app import ChatApp
 
+SAVE_SECONDS = 5.0
+"""How long saving an incognito chat waits for the end of its reply."""
 
-class ShownChat(ChatView):
-    """One chat, saved or incognito.
+
+class ShownChat(StoredChat):
+    """One chat at a time, saved or incognito.
 
     Args:
         app: the program it belongs to.
         store: the saved chats; an incognito chat has a store of its own.
     """
 
-    @dataclass
-    class Changed(Message):
-        """A chat is new or changed, another one is shown, or a turn began or ended."""
-
     def __init__(self, app: ChatApp, store: Store) -> None:
-        composer = Composer(
-            history=self._sent_before, count_tokens=app.engine.count_tokens, values=arguments(app)
-        )
-        super().__init__(app.clock, composer)
-        self._owner = app
-        self.saved = store
-        self._chat = OpenChat(store)
+        super().__init__(app, store)
         self.drafts = DraftKeeper()
         self._draft: tuple[int | None, str] = (None, "")
         """Of which chat, and what, was saved or shown last."""
-        self._drawing = asyncio.Lock()
-        """Held while a turn is drawn or the chat is switched: both come from pumps of their own."""
-
-    @property
-    def store(self) -> Store:
-        """Where the shown chat is kept."""
-        return self._chat.store
-
-    @property
-    def conversation_id(self) -> int | None:
-        """The shown chat's id in its store; None before its first message."""
-        return self._chat.conversation_id
 
     @property
     def current(self) -> int | None:
@@ -68,84 +47,126 @@ class ShownChat(ChatView):
         return self._saved_id(self._chat)
 
     @property
-    def incognito(self) -> bool:
-        """Whether the shown chat is in memory only."""
-        return self._chat.store is not self.saved
+    def answering(self) -> int | None:
+        """Id of the saved chat that a turn is running for."""
+        return self._saved_id(self._live.chat) if self._live else None
 
     @property
-    def selected(self) -> TurnView | None:
-        """The turn that commands are meant for."""
-        return self.query_one(Transcript).selected
+    def saving(self) -> bool:
+        """Whether something is not yet on disk, running turns aside."""
+        return self.drafts.saving or self.writes.pending
 
-    @property
-    def conversation(self) -> Conversation:
-        """The shown chat; an empty one with the settings it will have before its first message."""
-        chat = self._chat
-        if chat.conversation_id is None:
-            return Conversation(0, system=chat.system, sampling=chat.sampling)
-        return chat.store.conversation(chat.conversation_id)
-
-    def set_system(self, system: str) -> None:
-        """Give the chat another system prompt."""
-        if self._chat.conversation_id is None:
-            self._chat.system = system
-        else:
-            self.store.set_system(self._chat.conversation_id, system)
-        self.changed()
-
-    def set_sampling(self, sampling: Sampling) -> None:
-        """Give the chat its own sampling."""
-        if self._chat.conversation_id is None:
-            self._chat.sampling = sampling
-        else:
-            self.store.set_sampling(self._chat.conversation_id, sampling)
-        self.changed()
-
-    async def step_version(self, view: TurnView, step: int) -> None:
-        """Let the version before or after the one that stands take its place."""
-        if len(view.turn.replies) < 2:
-            raise UsageError("This message has only one reply", hint="Regenerate makes another.")
-        self.refuse_while_busy()
-        reply = view.version(step)
-        if reply is not None:
-            async with self._drawing:
-                await self.query_one(Transcript).change(self.store.choose(view.turn.id, reply.id))
-            self.changed()
-
-    async def set_standing(self, view: TurnView, standing: Standing) -> None:
-        """Let the turn take part in what the model reads in another way."""
-        self.refuse_while_busy()
+    async def begin(self, *, incognito: bool = False) -> None:
+        """Show a new chat; it is stored with its first message, an incognito one in memory."""
+        store = Store(None) if incognito else self.saved
         async with self._drawing:
-            await self.query_one(Transcript).change(self.store.set_standing(view.turn.id, standing))
-        self.changed()
+            await self._switch(OpenChat(store, system=self._owner.config.system))
 
-    def changed(self) -> None:
-        """Let everything that depends on the chats be drawn again."""
-        self.post_message(self.Changed())
-
-    async def redraw(self, turn_id: int | None = None) -> None:
-        """Show the chat as it is stored now, and go to a turn if one is named; a chat that cannot
-        be read is told."""
-        try:
-            turns = self.conversation.turns
-        except StoreError as error:
-            self.toast(error)
-            return
+    async def open(self, conversation_id: int, turn_id: int | None = None) -> bool:
+        """Show a saved chat, at a turn if one is named; False when it cannot be read, which the
+        person is told."""
         async with self._drawing:
-            for turn in turns:
-                await self.query_one(Transcript).change(turn)
+            if not await self._open(self.saved, conversation_id):
+                return False
         if turn_id is not None:
             await self.query_one(Transcript).reveal(turn_id)
+        return True
+
+    async def fork(self, turns: int) -> None:
+        """Show a copy of the first `turns` turns of the shown chat, as a chat of its own.
+
+        Raises:
+            UsageError: there is no turn, or the reply of the last one is being written.
+        """
+        if self.conversation_id is None:
+            raise UsageError("This chat has no message yet", hint="Type one first.")
+        live = self._live
+        if live and live.chat is self._chat and live.turn and live.turn.position < turns:
+            self.refuse_while_busy()
+        store = self.store
+        fork = await self.writes.put(partial(store.fork, self.conversation_id, turns))
+        async with self._drawing:
+            await self._open(store, fork.id)
+
+    async def leave(self, then: Callable[[], Awaitable[object]]) -> None:
+        """Do what takes the shown chat away; an incognito one with messages is asked about first.
+
+        Args:
+            then: done at once, or when the person has answered; not at all if they stay.
+        """
+        asked = isinstance(self.app.screen, LeavingScreen)
+        if self.incognito and self.conversation_id is not None and not asked:
+            self.run_worker(self._ask_and_leave(then), exit_on_error=False)
+        else:
+            await then()
+
+    async def _ask_and_leave(self, then: Callable[[], Awaitable[object]]) -> None:
+        try:
+            saves = await self.app.push_screen_wait(LeavingScreen())
+            if saves:
+                await self._save_incognito()
+            if saves is not None:
+                await then()
+        except Exception as problem:
+            if error := told(problem, "leaving a chat"):
+                self.toast(error)
+
+    async def _save_incognito(self) -> None:
+        """Copy the incognito chat to the saved ones; a reply that is written ends before."""
+        chat, live = self._chat, self._live
+        if live is not None and live.chat is chat:
+            live.stop.set()
+            await self.writes.put(partial(live.done.wait, SAVE_SECONDS))
+        if chat.conversation_id is not None:
+            draft = self.composer.state()
+            await self.writes.put(
+                partial(save, chat.store, self.saved, chat.conversation_id, draft)
+            )
+            self.notify("The chat is saved.", markup=False)
+
+    async def _open(self, store: Store, conversation_id: int) -> bool:
+        live = self._live
+        if live is not None and live.chat.store is store:
+            same = live.chat.conversation_id == conversation_id
+        else:
+            same = False
+        chat = live.chat if live is not None and same else OpenChat(store, conversation_id)
+        try:
+            conversation = store.conversation(conversation_id)
+        except StoreError as error:
+            await self.tell(error)
+            return False
+        await self._switch(chat, conversation.title, conversation.turns)
+        return True
+
+    async def _switch(self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()) -> None:
+        """Show a chat in place of the one before."""
+        self.keep_draft()
+        before, self._chat, live = self._chat, chat, self._live
+        self.take_draft()  # at once: what is typed from now on is meant for this chat
+        if live is not None and live.chat is before:
+            live.view = None
+        if before.store is not chat.store:
+            self._let_go(before)
+        await self.show(title, turns, incognito=self.incognito)
+        self.status = Status.after(turns[-1]) if turns else Status()
+        if live is not None and live.chat is chat and (view := self.newest):
+            await live.attach(view)
+            self._follow(live)
         self.changed()
 
-    def name_again(self) -> None:
-        """Show the chat's title as it is now; a chat that is gone keeps the one it had."""
-        with suppress(StoreError):
-            self.show_title(export.title_of(self.conversation) or NEW_CHAT)
+    def _let_go(self, chat: OpenChat) -> None:
+        """An incognito chat ends when it is left, and its reply with it."""
+        if chat.store is self.saved:
+            return
+        if self._live is not None and self._live.chat is chat:
+            self._live.stop.set()
+        else:
+            self.writes.put(chat.store.close)
 
-    def refuse_while_busy(self) -> None:
-        """See `LiveChat`."""
-        raise NotImplementedError
+    def _follow(self, live: LiveTurn) -> None:
+        if live.chat is self._chat:
+            self.status = live.status
 
     def keep_draft(self) -> None:
         """Save what stands in the composer with its chat, if that changed."""
@@ -171,12 +192,6 @@ class ShownChat(ChatView):
     def _drafted(self, event: Composer.Drafted) -> None:
         event.stop()
         self.keep_draft()
-
-    def _sent_before(self) -> list[str]:
-        try:
-            return self.store.sent()
-        except StoreError:  # without a history one can still write
-            return []
 
     def _saved_id(self, chat: OpenChat) -> int | None:
         return chat.conversation_id if chat.store is self.saved else None

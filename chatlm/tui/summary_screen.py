@@ -57,8 +57,8 @@ class SummaryScreen(Card[None]):
         self._failed = error is not None
 
     def ended(self) -> None:
-        """Go, unless something went wrong."""
-        if not self._failed:
+        """Go, unless something went wrong or the person has left already."""
+        if not self._failed and self.is_current:
             self.dismiss()
 
     def action_leave(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from chatlm.errors import UsageError
 from chatlm.messages import Reply, Standing
 from chatlm.tui.details_screen import DetailsScreen
+from chatlm.tui.trace_screen import TraceScreen
 from chatlm.tui.widgets.turn_view import TurnView
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class TurnActions:
         self._chat.refuse_while_busy()
         turn = self._view().turn
         title = f"editing message {turn.position + 1}"
-        self._chat.composer.begin_edit(turn.user.content, title, turn.position)
+        self._chat.composer.begin_edit(turn.words, title, turn.position)
         self._screen.set_focus(self._chat.composer)
 
     async def do_fork(self, _: str) -> None:
@@ -76,6 +77,11 @@ class TurnActions:
     def do_xray(self, _: str) -> None:
         """Show the prompt that made the reply."""
         self._insight.prompt_of(self._view().turn, self._reply())
+
+    def do_trace(self, _: str) -> None:
+        """Show what plugins did for the turn."""
+        turn = self._view().turn
+        self._screen.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
 
     def do_replay(self, model: str) -> None:
         """Make the reply again and compare."""

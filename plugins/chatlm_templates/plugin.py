@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from chatlm import hookimpl
+from chatlm import PluginScreen, hookimpl
+from chatlm_templates import PLUGIN, slash
 
 if TYPE_CHECKING:
-    from chatlm import Commands, Rendered, TemplateRenderer
+    from chatlm import (
+        Commands,
+        Conversation,
+        Rendered,
+        Request,
+        SlashCommand,
+        TemplateRenderer,
+        Turn,
+        Ui,
+        UsageError,
+    )
+
+_screens: list[Ui] = []
+"""The chat's screen, where there is one."""
 
 
 @hookimpl
@@ -31,8 +46,70 @@ def register_templates(register: Callable[[str, TemplateRenderer], None]) -> Non
         register(name, partial(_render, name))
 
 
+@hookimpl
+def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
+    """Add `/template` and what may be asked about a reply."""
+    slash.register(register)
+
+
+@hookimpl
+def register_screens(register: Callable[[PluginScreen], None]) -> None:
+    """Add the list of templates and the form of one."""
+    register(PluginScreen(slash.PICKER, _picker))
+    register(PluginScreen(slash.FORM, _form))
+
+
+@hookimpl
+def screen_opened(ui: Ui) -> None:
+    """Remember where to suggest a new start."""
+    _screens[:] = [ui]
+
+
+@hookimpl
+def write_message(conversation: Conversation, text: str) -> str | UsageError | None:
+    """What the chat's template makes of what was typed, or why it cannot."""
+    if PLUGIN not in conversation.kept:
+        return None
+    from chatlm_templates import chosen
+
+    return chosen.message(conversation, text)
+
+
+@hookimpl
+def adjust_request(request: Request, conversation: Conversation) -> Request | None:
+    """Fill what the person leaves open with what the chat's template sets."""
+    if PLUGIN not in conversation.kept:
+        return None
+    from chatlm_templates import chosen
+
+    sampling = request.sampling.over(chosen.sampling(conversation))
+    return dataclasses.replace(request, sampling=sampling)
+
+
+@hookimpl
+def turn_finished(conversation: Conversation, turn: Turn) -> None:
+    """After some exchanges, suggest to start afresh."""
+    from chatlm_templates.follow_ups import suggest
+
+    for ui in _screens:
+        suggest(ui, conversation)
+
+
 def _render(name: str, values: Mapping[str, str], typed: str) -> Rendered:
     from chatlm_templates.library import named
     from chatlm_templates.rendering import render
 
     return render(named(name), values, typed)
+
+
+def _picker(ui: Ui, argument: str) -> Any:
+    from chatlm_templates.screens.picker import Picker
+
+    return Picker(ui, argument)
+
+
+def _form(ui: Ui, argument: str) -> Any:
+    from chatlm_templates.library import named
+    from chatlm_templates.screens.form import Form
+
+    return Form(ui, named(argument))

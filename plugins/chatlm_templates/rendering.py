@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from chatlm import Rendered, UsageError
@@ -11,7 +12,38 @@ from chatlm_templates import language
 from chatlm_templates.template import PARTS, Example, Template, Value, Variable
 
 
+@dataclass(frozen=True)
+class Written:
+    """A template with its gaps filled, part by part."""
+
+    system: str
+    parts: tuple[tuple[str, str], ...]
+    """Heading and text of each part of the message, in order; free text has no heading."""
+
+    @property
+    def user(self) -> str:
+        """The whole message; empty where the person still has to write it."""
+        return "\n\n".join(f"{head}:\n{text}" if head else text for head, text in self.parts)
+
+
 def render(template: Template, given: Mapping[str, str], typed: str = "") -> Rendered:
+    """Fill the template's gaps, as one message.
+
+    Args, raised errors: as `write`.
+    """
+    written = write(template, given, typed)
+    values = dict(given)
+    spoken = values.pop(template.input, typed) if template.takes_words else ""
+    return Rendered(
+        system=written.system,
+        user=written.user,
+        sampling=template.sampling,
+        typed=spoken,
+        kept={"template": template.name, "values": values, "system": written.system},
+    )
+
+
+def write(template: Template, given: Mapping[str, str], typed: str = "") -> Written:
     """Fill the template's gaps.
 
     A value stays in its place: a text keeps to its line, a multi-line one stands in an element
@@ -38,10 +70,9 @@ def render(template: Template, given: Mapping[str, str], typed: str = "") -> Ren
     else:
         message = typed
     places = _places(template, values)
-    if template.makes_message:
-        message = _message(template, places)
-    return Rendered(
-        system=language.fill(template.system, places), user=message, sampling=template.sampling
+    parts = _parts(template, places) if template.makes_message else [("", message)]
+    return Written(
+        language.fill(template.system, places), tuple((head, text) for head, text in parts if text)
     )
 
 
@@ -50,6 +81,11 @@ def as_data(text: str) -> str:
     `&lt;`; what already looks so gets an `&amp;`, so that nothing is lost."""
     text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
     return re.sub(r"<(?=[^\W\d]|[/!?])", "&lt;", text)
+
+
+def heading(part: str) -> str:
+    """What stands above one of `PARTS`, without its colon."""
+    return part.replace("_", " ").capitalize()
 
 
 def _places(template: Template, values: Mapping[str, str]) -> dict[str, Value]:
@@ -87,21 +123,18 @@ def _place(template: Template, variable: Variable, text: str | None) -> Value:
     return as_data(value) if isinstance(value, str) else value
 
 
-def _message(template: Template, places: Mapping[str, Value]) -> str:
-    blocks = []
+def _parts(template: Template, places: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
     for part in PARTS:
-        text = (
-            _examples(template.examples)
-            if part == "examples"
-            else language.fill(getattr(template, part), places)
-        )
-        if text:
-            blocks.append(f"{part.replace('_', ' ').capitalize()}:\n{text}")
-    blocks.append(language.fill(template.user, places))
-    return "\n\n".join(block for block in blocks if block)
+        if part == "examples":
+            text = examples_text(template.examples)
+        else:
+            text = language.fill(getattr(template, part), places)
+        yield heading(part), text
+    yield "", language.fill(template.user, places)
 
 
-def _examples(examples: tuple[Example, ...]) -> str:
+def examples_text(examples: tuple[Example, ...]) -> str:
+    """The examples as the model reads them; empty for none."""
     if not examples:
         return ""
     return "\n".join(["<examples>", *map(_example, examples), "</examples>"])

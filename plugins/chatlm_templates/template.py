@@ -133,3 +133,13 @@ class Template:
     def makes_message(self) -> bool:
         """Whether it writes the user's message, and not only the system prompt."""
         return bool(self.user) or any(getattr(self, part) for part in PARTS)
+
+    @property
+    def takes_words(self) -> bool:
+        """Whether it makes the message of what the person types."""
+        return self.makes_message and bool(self.input)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person has something to fill in before the first message."""
+        return any(not self.takes_words or name != self.input for name in self.variables)

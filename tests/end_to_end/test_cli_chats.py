@@ -11,6 +11,7 @@ import sys
 import time
 import unicodedata
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -110,6 +111,27 @@ def test_list() -> None:
     listed = json.loads(chats("list", "--json").stdout)
     assert [chat["id"] for chat in listed] == [first, second]
     assert (listed[0]["turns"], listed[0]["unfinished"]) == (2, True)
+
+
+def test_list_of_what_was_deleted() -> None:
+    kept, first, second = save(("q", "a")), save(("What?", "a")), save(title=f"T {ESCAPES}")
+    assert chats("list", "--deleted").stderr == "No deleted chat can be restored.\n"
+    with Store(paths.database()) as store:
+        store.trash(first)
+        store.trash(second)
+    done = chats("list", "--deleted")
+    assert not obeyed(done.stdout)
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["ID", "DELETED", "TURNS", "TITLE"]
+    assert re.fullmatch(rf" *{second}  \d{{4}}-\d\d-\d\d \d\d:\d\d +0  T .*", lines[1])
+    assert re.fullmatch(rf" *{first}  .* 1  What\?", lines[2])
+    assert done.stderr == "Bring one back: chatlm chats restore ID\n"
+    listed = json.loads(chats("list", "--deleted", "--limit", "1", "--json").stdout)
+    assert [(chat["id"], chat["turns"]) for chat in listed] == [(second, 0)]
+    assert datetime.fromisoformat(listed[0]["deleted"]).tzinfo is not None
+    assert [chat["id"] for chat in json.loads(chats("list", "--json").stdout)] == [kept]
+    chats("restore", str(first))
+    assert len(chats("list", "--deleted").stdout.splitlines()) == 2
 
 
 def test_show_is_markdown_in_a_pipe_and_drawn_on_a_terminal() -> None:

@@ -200,7 +200,7 @@ def test_a_new_project_installs_passes_its_tests_and_is_a_plugin(
     tests = [python, "-m", "pytest", "-q"]
     done = subprocess.run(tests, cwd=project, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
-    assert "4 passed" in done.stdout
+    assert "5 passed" in done.stdout
 
     def run(*arguments: str) -> str:
         return subprocess.run(

@@ -122,7 +122,6 @@ def search(terminal: Terminal) -> None:
     terminal.type("lighthouse")
     terminal.wait_for(lambda shown: len(re.findall("lighthouse", shown)) >= 2)
     terminal.type(ENTER)
-    terminal.type(ENTER)
     terminal.wait_for(has(f"▌ {STORY}", "c copy"))
     terminal.type(ESCAPE)
     terminal.wait_for(lambda shown: "c copy" not in shown)

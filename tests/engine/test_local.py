@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,21 @@ STORY = (Message("user", "Write a long story about a lighthouse."),)
 GREEDY = Sampling(temperature=0.0, max_tokens=40)
 
 
+@pytest.fixture(scope="module", params=["fast", "transformers"])
+def either(
+    request: pytest.FixtureRequest, engine: LocalEngine, default_model: Path
+) -> Iterator[LocalEngine]:
+    """The default model, run in each of the two ways."""
+    if request.param == "fast":
+        assert "fast" in engine.info.dtype
+        yield engine
+        return
+    slow = LocalEngine("default", default_model, place("cpu", "auto", "none"), fast="off")
+    assert "fast" not in slow.info.dtype
+    yield slow
+    slow.close()
+
+
 def run(engine: LocalEngine, request: Request) -> tuple[str, Finished, list[EngineEvent]]:
     events = list(engine.stream(request))
     assert isinstance(events[0], Fitted)
@@ -37,14 +53,14 @@ def forget(engine: LocalEngine) -> None:
     engine._prefixes.clear()
 
 
-def test_it_answers_and_ends_its_turn(engine: LocalEngine) -> None:
-    text, end, events = run(engine, Request(CAPITAL, GREEDY))
+def test_it_answers_and_ends_its_turn(either: LocalEngine) -> None:
+    text, end, events = run(either, Request(CAPITAL, GREEDY))
     assert "Paris" in text
     assert "<|im_end|>" not in text
     assert end.stop_reason is StopReason.END
     deltas = [event for event in events if isinstance(event, Delta)]
     assert end.usage.completion_tokens == len(deltas)
-    assert end.usage.prompt_tokens == engine.count_tokens(CAPITAL)
+    assert end.usage.prompt_tokens == either.count_tokens(CAPITAL)
     assert end.usage.first_token_seconds is not None
     assert end.usage.first_token_seconds > 0
     assert (end.usage.tokens_per_second or 0) > 0
@@ -56,10 +72,10 @@ def test_length(engine: LocalEngine) -> None:
     assert (end.stop_reason, end.usage.completion_tokens) == (StopReason.LENGTH, 7)
 
 
-def test_stop_string_is_cut_and_named(engine: LocalEngine) -> None:
-    whole, _, _ = run(engine, Request(STORY, GREEDY))
+def test_stop_string_is_cut_and_named(either: LocalEngine) -> None:
+    whole, _, _ = run(either, Request(STORY, GREEDY))
     stop = whole[20:29]
-    text, end, events = run(engine, Request(STORY, dataclasses.replace(GREEDY, stop=(stop,))))
+    text, end, events = run(either, Request(STORY, dataclasses.replace(GREEDY, stop=(stop,))))
     assert text == whole[: whole.index(stop)]
     assert (end.stop_reason, end.stop) == (StopReason.STOP_STRING, stop)
     shown = ""
@@ -76,22 +92,22 @@ def test_half_a_stop_string_at_the_end_is_not_lost(engine: LocalEngine) -> None:
     assert (text, end.stop_reason) == (whole, StopReason.LENGTH)
 
 
-def test_criterion_like_in_transformers(engine: LocalEngine) -> None:
+def test_criterion_like_in_transformers(either: LocalEngine) -> None:
     seen: list[tuple[int, ...]] = []
 
     def after_five(input_ids: torch.Tensor, scores: torch.Tensor) -> bool:
         seen.append(tuple(scores.shape))
         return input_ids.shape[1] >= prompt + 5
 
-    prompt = engine.count_tokens(STORY)
-    _, end, _ = run(engine, Request(STORY, GREEDY, criteria=(after_five,)))
+    prompt = either.count_tokens(STORY)
+    _, end, _ = run(either, Request(STORY, GREEDY, criteria=(after_five,)))
     assert (end.stop_reason, end.stop) == (StopReason.CRITERION, "after_five")
     assert end.usage.completion_tokens == 5
     assert set(seen) == {(1, 49152)}
 
 
-def test_processor_sees_ids_and_changes_logits(engine: LocalEngine) -> None:
-    only = engine.tokens.encode_text(" yes")[0]
+def test_processor_sees_ids_and_changes_logits(either: LocalEngine) -> None:
+    only = either.tokens.encode_text(" yes")[0]
 
     def always_yes(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         out = torch.full_like(scores, float("-inf"))
@@ -99,7 +115,7 @@ def test_processor_sees_ids_and_changes_logits(engine: LocalEngine) -> None:
         return out
 
     limited = dataclasses.replace(GREEDY, max_tokens=3)
-    text, _, _ = run(engine, Request(CAPITAL, limited, processors=(always_yes,)))
+    text, _, _ = run(either, Request(CAPITAL, limited, processors=(always_yes,)))
     assert text == " yes yes yes"
 
 
@@ -114,13 +130,13 @@ def test_end_token_sequences(engine: LocalEngine) -> None:
         EndTokenStoppingCriteria([()])
 
 
-def test_closing_cancels_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
-    with closing(engine.stream(Request(STORY, GREEDY))) as events:
+def test_closing_cancels_and_leaves_the_engine_usable(either: LocalEngine) -> None:
+    with closing(either.stream(Request(STORY, GREEDY))) as events:
         for event in events:
             if isinstance(event, Delta) and event.usage.completion_tokens == 3:
                 break
-    assert not engine._lock.locked()
-    text, _, _ = run(engine, Request(CAPITAL, GREEDY))
+    assert not either._lock.locked()
+    text, _, _ = run(either, Request(CAPITAL, GREEDY))
     assert "Paris" in text
 
 
@@ -154,31 +170,33 @@ def test_context_full(default_model: Path) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_same_seed_same_text_whatever_was_said_before(
-    engine: LocalEngine, temperature: float
+    either: LocalEngine, temperature: float
 ) -> None:
     sampling = Sampling(temperature=temperature, seed=7, max_tokens=40)
-    forget(engine)
-    first, _, _ = run(engine, Request(STORY, sampling))
-    again, _, _ = run(engine, Request(STORY, sampling))
+    forget(either)
+    first, _, _ = run(either, Request(STORY, sampling))
+    again, _, _ = run(either, Request(STORY, sampling))
     assert again == first
     longer = (*STORY, Message("assistant", first), Message("user", "And then?"))
-    list(engine.read_ahead(Request(longer[:2])))
-    warm, _, _ = run(engine, Request(longer, sampling))
-    forget(engine)
-    cold, _, _ = run(engine, Request(longer, sampling))
+    list(either.read_ahead(Request(longer[:2])))
+    warm, _, _ = run(either, Request(longer, sampling))
+    forget(either)
+    cold, _, _ = run(either, Request(longer, sampling))
     assert warm == cold
     if temperature:
-        other, _, _ = run(engine, Request(STORY, dataclasses.replace(sampling, seed=8)))
+        other, _, _ = run(either, Request(STORY, dataclasses.replace(sampling, seed=8)))
         assert other != first
 
 
-def test_a_reused_prefix_gives_the_same_logits(engine: LocalEngine) -> None:
-    ids = engine.tokens.encode([Message("user", "A few words about the sea. " * 80)])
-    longer = ids + engine.tokens.encode([Message("user", "And about the wind. " * 30)])
-    fresh = KeyValues(engine._model)
+def test_a_reused_prefix_gives_the_same_logits(either: LocalEngine) -> None:
+    ids = either.tokens.encode([Message("user", "A few words about the sea. " * 80)])
+    longer = ids + either.tokens.encode([Message("user", "And about the wind. " * 30)])
+    model = either._prefixes.model
+    assert model is not None
+    fresh = KeyValues(model)
     list(fresh.read(longer))
 
-    reused = KeyValues(engine._model)
+    reused = KeyValues(model)
     list(reused.read(ids))
     for token in (1, 2, 3):
         reused.extend([token])
@@ -196,15 +214,15 @@ def test_the_same_prompt_is_not_read_again(engine: LocalEngine) -> None:
     assert not [event for event in events if isinstance(event, Prefill)]
 
 
-def test_reading_ahead_changes_only_when(engine: LocalEngine) -> None:
+def test_reading_ahead_changes_only_when(either: LocalEngine) -> None:
     history = (Message("user", "Tell me about rivers. " * 60), Message("assistant", "They flow."))
     request = Request((*history, Message("user", "Where?")), GREEDY)
-    forget(engine)
-    text, _, _ = run(engine, request)
-    forget(engine)
-    progress = list(engine.read_ahead(Request(history)))
+    forget(either)
+    text, _, _ = run(either, request)
+    forget(either)
+    progress = list(either.read_ahead(Request(history)))
     assert progress[-1].done == progress[-1].total
-    ahead, end, _ = run(engine, request)
+    ahead, end, _ = run(either, request)
     assert ahead == text
     assert end.usage.cached_tokens >= 256
 
@@ -216,7 +234,7 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._model, "forward", full)
+        patch.setattr("chatlm.engines.fast.model.prefill", full)
         with pytest.raises(OutOfMemoryError, match="cpu is full") as error:
             run(engine, Request(CAPITAL, GREEDY))
         assert "config set context" in error.value.hint

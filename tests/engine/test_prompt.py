@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from chatlm.chatml import Span
 from chatlm.engines import preview
+from chatlm.engines.fast.model import FastCache
 from chatlm.engines.local import LocalEngine
 from chatlm.engines.preview import costs
 from chatlm.engines.tokens import PromptTokenizer
@@ -156,13 +157,13 @@ def model_reads(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """The ids that are given to the model, in order."""
     engine._prefixes.clear()
     seen: list[int] = []
-    whole = engine._model.forward
+    whole = FastCache.read
 
-    def forward(ids: Any, *arguments: Any, **more: Any) -> Any:
-        seen.extend(ids[0].tolist())
-        return whole(ids, *arguments, **more)
+    def read(cache: FastCache, ids: Sequence[int]) -> Any:
+        seen.extend(ids)
+        return whole(cache, ids)
 
-    monkeypatch.setattr(engine._model, "forward", forward)
+    monkeypatch.setattr(FastCache, "read", read)
     yield seen
     engine._prefixes.clear()
 

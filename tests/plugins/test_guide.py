@@ -14,11 +14,15 @@ import pytest
 
 from chatlm import hookspecs
 from chatlm.plugins import PluginHost
-from chatlm.testing import scripted_chat
+from chatlm.testing import screen, scripted_chat
+from chatlm.tui import commands
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
-EXAMPLES = [code for language, file, code in BLOCKS if language == "python" and not file]
+PYTHON = [code for language, file, code in BLOCKS if language == "python" and not file]
+TESTS = [code for code in PYTHON if "def test_" in code]
+EXAMPLES = [code for code in PYTHON if code not in TESTS]
+ON_SCREEN = [code for code in EXAMPLES if "(ui" in code]
 
 
 def hooks() -> dict[str, str]:
@@ -28,6 +32,12 @@ def hooks() -> dict[str, str]:
         for name, value in vars(hookspecs).items()
         if hasattr(value, "chatlm_spec")
     }
+
+
+def run(code: str) -> ModuleType:
+    module = ModuleType("example")
+    exec(compile(code, "docs/plugins.md", "exec"), vars(module))
+    return module
 
 
 def test_each_hook_is_a_heading_with_its_signature() -> None:
@@ -42,8 +52,7 @@ def test_each_hook_has_an_example() -> None:
 
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_each_example_is_a_plugin_that_works(code: str, tmp_path: Path) -> None:
-    module = ModuleType("example")
-    exec(compile(code, "docs/plugins.md", "exec"), vars(module))
+    module = run(code)
     with scripted_chat(module, "It is so.", "Yes.", data_dir=tmp_path) as chat:
         chat.say("What is chatlm?")
         chat.say("! Alone")
@@ -52,6 +61,27 @@ def test_each_example_is_a_plugin_that_works(code: str, tmp_path: Path) -> None:
             list(chat.plugins.each(name, register=offered.__setitem__))
             assert all(map(callable, offered.values()))
     assert chat.faults == []
+
+
+@pytest.mark.parametrize("code", ON_SCREEN)
+async def test_each_example_with_a_screen_works_there(code: str) -> None:
+    async with screen(run(code), replies=["word " * 1000]) as shown:
+        await shown.type("Hello there")
+        for command in commands.from_plugins():
+            await shown.type(f"/{command.name} 42" if command.argument else f"/{command.name}")
+        assert shown.faults == []
+        seen = {"count": "words", "words": "there", "big": "╰─┤"}
+        for command in commands.from_plugins():
+            assert seen[command.name] in f"{shown.text()} {shown.notices}"
+        if not commands.from_plugins():
+            assert shown.notices == ["That was a long reply."]
+
+
+@pytest.mark.parametrize("code", TESTS)
+def test_each_test_passes(code: str) -> None:
+    for name, test in vars(run(code)).items():
+        if name.startswith("test_"):
+            test()
 
 
 def test_the_tutorials_project_passes_its_tests(tmp_path: Path) -> None:

@@ -23,12 +23,18 @@ SLOW = (
 SAID = {
     "asynchronous": ("failed", "turn_finished is async"),
     "bad_settings": ("failed", "Settings.where needs a default"),
+    "empty_messages": ("failing", "adjust_request: ValueError: returned no message of the user"),
     "exits_at_import": ("failed", "SystemExit: 3"),
     "garbage": ("failing", "returned Annotation with value = object"),
     "heavy": ("failing", "it imports torch when it is loaded"),
     "raises_at_import": ("failed", "RuntimeError: no licence found"),
     "raises_in_hooks": ("failing", "shutdown: NotEvenAnException: it cannot say what"),
+    "raises_in_processor": ("failing", "a logits processor: ArithmeticError: third token"),
+    "raises_in_write_message": ("failing", "write_message: UnicodeError: no such letter"),
     "sleeps": ("failing", "retrieve_passages: it took "),
+    "slow_processor": ("failing", "a logits processor: it took "),
+    "spoils_scores": ("failing", "a stopping criterion: TypeError: ask_later returned NoneType"),
+    "takes_local": ("failing", "register_engines: local: is the scheme of chatlm's own models"),
     "wraps": ("failed", "build_messages is a wrapper"),
     "wrong_name": ("failed", "did you mean annotate_message?"),
     "wrong_signature": ("failed", "annotate_message has no argument mesage"),
@@ -68,6 +74,15 @@ def test_the_chat_answers_among_them_and_the_list_names_each_fault(hostile_home:
     for name, (status, said) in SAID.items():
         row = listed[name]
         assert (row["status"], said in row["error"]) == (status, True), row
+    traces = json.loads(chatlm("chats", "show", "1", "--trace", "--json").stdout)
+    failed = {call["plugin"]: call["error"] for trace in traces for call in trace["calls"]}
+    assert failed["raises_in_processor"] == "ArithmeticError: third token"
+    shown = chatlm("chats", "show", "1", "--trace").stdout
+    assert "failed: UnicodeError: no such letter" in shown
+    assert "dawdle, " in shown
+    again = chatlm("chats", "replay", "1", "--safe-mode")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "The plugin" not in again.stderr
 
 
 def test_safe_mode_and_without_leave_them_alone(hostile_home: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_broken_one_is_told_and_the_others_are_listed(home: Path) -> None:
     checked = chatlm("templates", "check")
     assert checked.returncode == 1
     assert "line 2" in checked.stderr
-    assert "10 of 11" in checked.stdout
+    assert "15 of 16" in checked.stdout
 
 
 def test_new_edit_show_and_render(home: Path) -> None:
@@ -111,7 +111,49 @@ def test_a_mistake_is_told(home: Path, arguments: tuple[str, ...], said: str) ->
     assert "Traceback" not in done.stderr
 
 
-def test_a_template_asks_the_real_model(chat_home: Path) -> None:
+def test_a_saved_chat_takes_no_other_template(home: Path) -> None:
+    done = chatlm("ask", "--chat", "1", "-t", "assistant", "Hi")
+    assert done.returncode == 2
+    assert "-t begins a new one" in done.stderr
+
+
+def test_a_template_asks_the_real_model_and_stays_with_the_chat(chat_home: Path) -> None:
+    done = chatlm("ask", "-t", "translate", "-v", "language=French", "-v", "text=Good <b>day",
+                  "--json", "--max-tokens", "8")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["sampling"]["temperature"] == 0.2
+    number = str(answer["chat"])
+    again = chatlm("ask", "--chat", number, "--max-tokens", "8", "Two\nlines")
+    assert again.returncode == 0, again.stderr
+    with Store(chat_home / "chats.db") as store:
+        chat = store.conversation(answer["chat"])
+    assert chat.kept["templates"]["values"] == {"language": "French"}
+    first, second = chat.turns
+    assert (first.typed, second.typed) == ("Good <b>day", "Two\nlines")
+    assert first.user.content.endswith("<text>\nGood &lt;b>day\n</text>")
+    assert second.user.content.startswith("Translate this text into French.")
+    assert second.reply and second.reply.sampling["temperature"] == 0.2
+    assert "Good <b>day" in chatlm("chats", "list").stdout
+
+
+def test_a_template_that_is_gone_lets_nothing_be_sent(chat_home: Path) -> None:
+    mine = chat_home / "prompts" / "mine.yaml"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("user: 'Be kind: {{ words }}'\nvariables: {words: {}}\ninput: words\n")
+    number = str(
+        json.loads(chatlm("ask", "-t", "mine", "--json", "--max-tokens", "4", "Hi").stdout)["chat"]
+    )
+    mine.unlink()
+    done = chatlm("ask", "--chat", number, "Again")
+    assert done.returncode == 2
+    assert "Nothing was sent. There is no template 'mine'" in done.stderr
+    assert "/template off" in done.stderr
+    with Store(chat_home / "chats.db") as store:
+        assert len(store.conversation(int(number)).turns) == 1
+
+
+def test_a_template_with_only_a_system_prompt_leaves_the_message(chat_home: Path) -> None:
     done = chatlm("ask", "-t", "assistant", "--json", "What is the capital of France?")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -120,5 +162,4 @@ def test_a_template_asks_the_real_model(chat_home: Path) -> None:
         chat = store.conversation(answer["chat"])
     assert chat.system.startswith("You are a helpful assistant. Answer the question directly")
     assert chat.turns[0].user.content == "What is the capital of France?"
-    other = chatlm("ask", "--chat", "1", "-t", "assistant", "Hi")
-    assert "has its own system prompt" in other.stderr
+    assert chat.turns[0].typed == ""

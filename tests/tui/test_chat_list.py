@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 from textual.app import App, ComposeResult
 from textual.message import Message
+from textual.pilot import Pilot
 from textual.widgets import Input
 
+from chatlm.errors import StoreError
 from chatlm.messages import StopReason, Usage
 from chatlm.store import Store, Summary
 from chatlm.tui.prompt_screen import PromptScreen
@@ -20,6 +23,7 @@ from chatlm.tui.widgets.chat_list import PAGE, ChatList
 from chatlm.tui.widgets.chat_rows import ANSWERING, PINNED, UNFINISHED, day_group
 from chatlm.tui.widgets.chats_panel import ChatsPanel
 from chatlm.tui.widgets.hints import Hints
+from chatlm.tui.writes import Writes
 from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
 
 NOON = datetime(
@@ -35,7 +39,7 @@ class PanelApp(App[None]):
 
     def __init__(self, store: Store) -> None:
         super().__init__()
-        self.panel = ChatsPanel(store, lambda: NOON)
+        self.panel = ChatsPanel(store, lambda: NOON, Writes())
         self.posted: list[Message] = []
 
     def compose(self) -> ComposeResult:
@@ -83,6 +87,11 @@ def highlighted(app: PanelApp) -> str:
 
 def toasts(app: PanelApp) -> list[str]:
     return [notification.message for notification in app._notifications]
+
+
+async def shows(pilot: Pilot[None], app: PanelApp, *expected: str) -> None:
+    """Wait until the list has these rows; what is changed is stored in a thread."""
+    await until(pilot, lambda: rows(app) == list(expected))
 
 
 def hints(app: PanelApp) -> str:
@@ -296,7 +305,7 @@ async def test_rename() -> None:
         assert app.screen.query_one(Input).value == "Old"
         await pilot.press(*"Tax [b]", "enter")
         await until(pilot, lambda: not isinstance(app.screen, PromptScreen))
-        assert rows(app) == ["Today", "New", "Tax [b]"]
+        await shows(pilot, app, "Today", "New", "Tax [b]")
         assert highlighted(app) == "Tax [b]"
         assert store.conversation(1).title == "Tax [b]"
         assert app.posted == [ChatList.ChatsChanged()]
@@ -332,10 +341,10 @@ async def test_pin_and_unpin() -> None:
     app = PanelApp(store_with("New", "Old"))
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("down", "p")
-        assert rows(app) == ["Pinned", f"{PINNED} Old", "Today", "New"]
+        await shows(pilot, app, "Pinned", f"{PINNED} Old", "Today", "New")
         assert highlighted(app) == f"{PINNED} Old"
         await pilot.press("p")
-        assert rows(app) == ["Today", "New", "Old"]
+        await shows(pilot, app, "Today", "New", "Old")
         assert toasts(app) == ["Pinned “Old”.", "Unpinned “Old”."]
 
 
@@ -347,14 +356,54 @@ async def test_delete_and_undo_several_times() -> None:
         assert (rows(app), highlighted(app)) == (["Today", "A", "C"], "C")
         await pilot.press("delete")
         assert (rows(app), highlighted(app)) == (["Today", "A"], "A")
+        await until(pilot, lambda: len(toasts(app)) == 2)
         assert toasts(app)[0] == "Deleted “B”. u brings it back."
         await pilot.press("u")
-        assert (rows(app), highlighted(app)) == (["Today", "A", "C"], "C")
+        await shows(pilot, app, "Today", "A", "C")
+        assert highlighted(app) == "C"
         await pilot.press("u")
-        assert (rows(app), highlighted(app)) == (["Today", "A", "B", "C"], "B")
+        await shows(pilot, app, "Today", "A", "B", "C")
+        assert highlighted(app) == "B"
         await pilot.press("u")
         assert rows(app) == ["Today", "A", "B", "C"]
         assert store.search("About") != []
+
+
+async def test_a_locked_disk_holds_up_no_key_and_changes_come_in_order(tmp_path: Path) -> None:
+    store = Store(tmp_path / "chats.db")
+    for title in "CBA":
+        chat(store, title)
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        lock = sqlite3.connect(tmp_path / "chats.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        await pilot.press("p", "p", "p", "d", "u", "down", "d")
+        app.panel.rename_chat(3, "First")
+        assert time.monotonic() - began < 3
+        assert toasts(app) == []
+        lock.execute("ROLLBACK")
+        lock.close()
+        await shows(pilot, app, "Pinned", f"{PINNED} First", "Today", "B")
+        assert [chat.title for chat in store.conversations()] == ["First", "B"]
+    store.close()
+
+
+async def test_a_chat_that_cannot_be_deleted_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_with("A", "B")
+
+    def broken(conversation_id: int) -> None:
+        raise StoreError("The disk failed.")
+
+    monkeypatch.setattr(store, "trash", broken)
+    app = PanelApp(store)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("d")
+        await until(pilot, lambda: toasts(app) == ["The disk failed."])
+        assert rows(app) == ["Today", "A", "B"]
+        app.panel.undo_delete()
+        await until(pilot, lambda: len(toasts(app)) == 2)
+        assert toasts(app)[1] == "There is no deleted chat to bring back."
 
 
 async def test_deleting_the_chat_on_the_screen_is_told() -> None:
@@ -385,12 +434,12 @@ async def test_slash_commands_do_the_same() -> None:
         app.panel.undo_delete()
         app.panel.rename_chat(1, "Z")
         app.panel.pin_chat(1)
-        assert rows(app) == ["Pinned", f"{PINNED} Z", "Today", "A"]
+        await shows(pilot, app, "Pinned", f"{PINNED} Z", "Today", "A")
         app.panel.delete_chat(1)
         assert rows(app) == ["Today", "A"]
         app.panel.undo_delete()
-        assert rows(app) == ["Pinned", f"{PINNED} Z", "Today", "A"]
-        await pilot.pause()
+        await shows(pilot, app, "Pinned", f"{PINNED} Z", "Today", "A")
+        await until(pilot, lambda: len(toasts(app)) == 4)
         assert toasts(app)[0] == "There is no deleted chat to bring back."
         assert "Deleted “Z”. /undo brings it back." in toasts(app)
         app.panel.rename_chat(2)
@@ -404,8 +453,7 @@ async def test_a_chat_that_is_gone_is_told() -> None:
     async with app.run_test(size=SIZE) as pilot:
         store.delete(2)
         await pilot.press("p", "r", "d")
-        await pilot.pause()
-        assert len(toasts(app)) == 3
+        await until(pilot, lambda: len(toasts(app)) == 3)
         assert all("no chat 2" in toast for toast in toasts(app))
 
 

@@ -76,7 +76,7 @@ async def test_the_words_are_marked_where_they_are() -> None:
 async def test_a_hit_opens_its_chat_at_its_turn() -> None:
     app = PanelApp(garden())
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.press("slash", *"water", "enter")
+        await pilot.press("slash", *"water", "down")
         await until(pilot, lambda: app.focused is app.query_one(HitList))
         await pilot.press("enter", "down", "enter", "down", "enter")
         await until(pilot, lambda: len(app.posted) == 3)
@@ -88,6 +88,27 @@ async def test_a_hit_opens_its_chat_at_its_turn() -> None:
         await pilot.click(app.query_one(HitList), offset=(3, 1))
         await until(pilot, lambda: len(app.posted) == 4)
         assert app.posted[3] == ChatList.ChatOpened(2, None)
+
+
+async def test_enter_in_the_box_opens_the_first_hit_once_it_is_there() -> None:
+    app = PanelApp(garden())
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("slash", *"much water", "enter")
+        await until(pilot, lambda: app.posted)
+        assert app.posted == [ChatList.ChatOpened(1, 2)]
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app.posted) == 2)
+        assert app.posted[1] == ChatList.ChatOpened(1, 2)
+        assert app.focused is app.query_one(SearchBox), "the screen decides where the keys go"
+
+
+async def test_enter_opens_nothing_when_the_words_changed_meanwhile() -> None:
+    app = PanelApp(garden())
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press("slash", *"water", "enter", "s", "backspace")
+        await until(pilot, lambda: showing_hits(app))
+        await pilot.pause(0.3)
+        assert app.posted == []
 
 
 async def test_keys_lead_from_the_list_to_the_box_to_the_hits_and_back() -> None:
@@ -121,9 +142,13 @@ async def test_the_box_says_where_down_leads() -> None:
         await pilot.press("slash")
         keys = app.panel.query_one(Hints)
         await until(pilot, lambda: "↓ to the chats" in plain(keys))
+        assert "enter" not in plain(keys)
         await pilot.press(*"water")
         await until(pilot, lambda: "↓ to the hits" in plain(keys))
         assert "to the chats" not in plain(keys)
+        assert "enter open the first" in plain(keys)
+        await pilot.press(*["backspace"] * 5, "enter")
+        await until(pilot, lambda: app.focused is app.panel.chats)
 
 
 async def test_escape_leaves_the_hits_too_and_nothing_else() -> None:

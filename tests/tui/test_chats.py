@@ -12,6 +12,7 @@ from chatlm.tui.widgets.between_turns import Earlier
 from chatlm.tui.widgets.chat_list import PAGE
 from chatlm.tui.widgets.chats_panel import ChatsPanel
 from chatlm.tui.widgets.hit_list import HitList
+from chatlm.tui.widgets.status_bar import StatusBar
 from chatlm.tui.widgets.transcript import Transcript
 from chatlm.tui.widgets.turn_column import PAGE as TURNS
 from chatlm.tui.widgets.turn_view import TurnView
@@ -206,32 +207,18 @@ async def test_a_reply_goes_on_while_another_chat_is_shown() -> None:
     assert (reply.text, reply.stop_reason) == ("One two three", StopReason.END)
 
 
-async def test_an_incognito_chat_is_marked_and_leaves_nothing() -> None:
-    store = store_with("Saved")
-    async with make_app(ScriptedEngine("Secret."), store).run_test(size=WIDE) as pilot:
-        await pilot.press("ctrl+t")
-        title = plain(chat_of(pilot).query_one("#title"))
-        assert title == "incognito, nothing is saved · New chat"
-        assert chat_of(pilot).composer.has_class("-incognito")
-        await say(pilot, "Psst")
-        await idle(pilot)
-        assert "Secret." in plain(newest(pilot))
-        assert rows(pilot) == ["Today", "Saved"]
-        await pilot.press("ctrl+n")
-        assert not chat_of(pilot).composer.has_class("-incognito")
-    assert [chat.title for chat in store.conversations()] == ["Saved"]
-    assert store.search("Psst") == []
-
-
-async def test_leaving_an_incognito_chat_stops_its_reply() -> None:
-    engine = StillEngine("One ", "two ", "three", stand_after=1)
-    async with make_app(engine, incognito=True).run_test() as pilot:
-        await say(pilot, "Psst")
-        await until(pilot, lambda: "One" in plain(newest(pilot)))
-        await pilot.press("ctrl+n")
-        await idle(pilot)
-        assert chat_of(pilot).newest is None
-        assert notices(pilot) == []
+async def test_the_status_bar_is_about_the_version_that_is_shown() -> None:
+    store = store_with("One", answered=False)
+    for tokens, reason in ((11, StopReason.END), (21, StopReason.LENGTH)):
+        reply = store.start_reply(1, model="m")
+        usage = Usage(5, 0, tokens, 0.1, 1.0)
+        store.finish_reply(reply.id, text=f"{tokens}", stop_reason=reason, usage=usage)
+    async with make_app(store=store, conversation_id=1).run_test(size=WIDE) as pilot:
+        bar = app_of(pilot).chat_screen.query_one(StatusBar)
+        await until(pilot, lambda: "20.0 tokens/s" in plain(bar))
+        await pilot.press("tab", "left", "escape")
+        await until(pilot, lambda: "10.0 tokens/s" in plain(bar))
+        await until(pilot, lambda: store.turn(1).chosen == 1)
 
 
 async def test_a_long_chat_opens_with_its_end_and_draws_more_above() -> None:

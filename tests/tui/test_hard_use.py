@@ -15,7 +15,7 @@ from textual import events
 from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.errors import Cancelled
+from chatlm.errors import Cancelled, StoreError
 from chatlm.events import EngineEvent, Prefill
 from chatlm.generation import Prompt, Request
 from chatlm.messages import Message, Standing, StopReason, Usage
@@ -239,6 +239,54 @@ async def test_a_locked_database_holds_up_no_key(tmp_path: Path) -> None:
     store.close()
 
 
+async def test_a_locked_database_holds_up_no_key_of_a_turn(tmp_path: Path) -> None:
+    store = Store(tmp_path / "chats.db")
+    async with make_app(ScriptedEngine("One.", "Two.", "Three."), store).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        await pilot.press("ctrl+r")
+        await idle(pilot)
+        await pilot.press("tab")
+        lock = sqlite3.connect(tmp_path / "chats.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        pressed = time.monotonic()
+        await pilot.press("p", "d", "left")
+        assert newest(pilot).turn.standing is Standing.DROPPED
+        assert "One." in plain(newest(pilot))
+        chat_of(pilot).composer.focus()
+        await say(pilot, "More")
+        assert time.monotonic() - pressed < 3
+        lock.execute("ROLLBACK")
+        lock.close()
+        await until(pilot, lambda: newest(pilot).turn.position == 1)
+        await idle(pilot)
+        first = store.turn(1)
+        assert (first.standing, first.chosen) == (Standing.DROPPED, first.replies[0].id)
+        reply = store.turn(2).replies[0]
+        made = store.provenance(reply.id)
+        assert made is not None
+        assert [message.content for message in made.messages] == ["More"]
+    store.close()
+
+
+async def test_what_cannot_be_stored_of_a_turn_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store(None)
+
+    def broken(*_: object) -> None:
+        raise StoreError("The disk failed.")
+
+    monkeypatch.setattr(store, "set_standing", broken)
+    async with make_app(ScriptedEngine("Hi."), store).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        await pilot.press("tab", "p")
+        await until(pilot, lambda: "The disk failed." in toasts(pilot))
+        await until(pilot, lambda: newest(pilot).turn.standing is Standing.AUTO)
+        assert "pinned" not in plain(newest(pilot))
+
+
 @pytest.mark.parametrize("size", [(20, 5), (3, 2)])
 async def test_every_screen_opens_in_a_tiny_terminal(size: tuple[int, int], home: Path) -> None:
     table = "# Hi\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```\ncode\n```\n> - 漢字"
@@ -248,6 +296,7 @@ async def test_every_screen_opens_in_a_tiny_terminal(size: tuple[int, int], home
         for command in (
             *("chats", "search", "help", "palette", "settings", "system", "theme", "context"),
             *("preview", "xray", "details", "replay", "model", "rename", "export", "edit"),
+            "plugins",
         ):
             await run(pilot, command)
             await leave(pilot)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,10 +44,62 @@ def test_a_scheme_opens_the_plugins_engine() -> None:
     plugins = PluginHost([("far", far)])
     assert isinstance(open_engine(Config(model="far:a:b"), plugins, silent), ScriptedEngine)
     assert far.opened == ["a:b"]
-    with pytest.raises(ModelError, match=r"far:broken .*RuntimeError: no answer"):
+    with pytest.raises(ModelError, match=r"plugin far .*far:broken: RuntimeError: no answer"):
         open_engine(Config(model="far:broken"), plugins, silent)
     with pytest.raises(UsageError, match="no such model"):
         open_engine(Config(model="far:unknown"), plugins, silent)
+
+
+class Greedy:
+    """Wants the schemes of others."""
+
+    def __init__(self, *schemes: Any) -> None:
+        self.schemes = schemes
+
+    @hookimpl
+    def register_engines(self, register: Callable[[Any, Any], None]) -> None:
+        for scheme in self.schemes:
+            register(scheme, lambda name: ScriptedEngine())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        ("local", "local: is the scheme of chatlm's own models"),
+        ("far", "the scheme far: is taken by the plugin far"),
+        ("a:b", "register takes a scheme, a text without a colon, and a function"),
+        (7, "register takes a scheme"),
+    ],
+)
+def test_a_scheme_that_cannot_be_had_is_the_plugins_fault(
+    home: Path, scheme: Any, said: str
+) -> None:
+    far = Far()
+    plugins = PluginHost([("greedy", Greedy("mine", scheme)), ("far", far)])
+    open_engine(Config(model="far:a"), plugins, silent)
+    assert far.opened == ["a"]
+    (fault,) = plugins.take_faults()
+    assert (fault.plugin, fault.hook) == ("greedy", "register_engines")
+    assert said in fault.error
+    assert not is_here("local:smollm2-135m-instruct", plugins)
+    assert isinstance(open_engine(Config(model="mine:x"), plugins, silent), ScriptedEngine)
+
+
+class Odd:
+    """Opens no engine."""
+
+    @hookimpl
+    def register_engines(self, register: Callable[[str, Any], None]) -> None:
+        register("none", lambda name: None)
+        register("exits", sys.exit)
+
+
+@pytest.mark.parametrize("model", ["none:x", "exits:x"])
+def test_an_opener_that_gives_no_engine_is_an_error_that_names_its_plugin(model: str) -> None:
+    plugins = PluginHost([("odd", Odd())])
+    with pytest.raises(ModelError, match=f"The plugin odd failed to open {model}: "):
+        open_engine(Config(model=model), plugins, silent)
+    assert not plugins.is_left_out("odd")
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "local:smollm2-135m-instruct"])

@@ -23,6 +23,7 @@ from chatlm.messages import (
 )
 from chatlm.sampling import Sampling
 from chatlm.store.importing.values import Fields, Read
+from chatlm.trace import Call, Change, Trace
 
 Kind = TypeVar("Kind", bound=StrEnum)
 
@@ -42,6 +43,7 @@ class _Reader:
         self._passages: dict[int, list[Passage]] = {}
         self._annotations: dict[int, list[tuple[int | None, Annotation]]] = {}
         self._provenance: dict[int, Provenance] = {}
+        self._traces: dict[int, list[Trace]] = {}
         self._replies = 0
 
     def read(self) -> Read:
@@ -64,6 +66,7 @@ class _Reader:
             passages=self._passages,
             annotations=self._annotations,
             provenance=self._provenance,
+            traces=self._traces,
         )
 
     def _turn(self, number: int, turn: Fields) -> Turn:
@@ -82,6 +85,10 @@ class _Reader:
         self._annotations[number] = [
             (_reply_id(label, "reply", ids), _annotation(label))
             for label in turn.objects("annotations")
+        ]
+        self._traces[number] = [
+            Trace(tuple(map(_call, trace.objects("calls"))), _reply_id(trace, "reply", ids))
+            for trace in turn.objects("traces")
         ]
         return Turn(
             id=number,
@@ -127,6 +134,16 @@ class _Reader:
 def _annotation(label: Fields) -> Annotation:
     plugin, name, value = (label.text(field) for field in ("plugin", "name", "value"))
     return Annotation(plugin, name, value, label.number("score"))
+
+
+def _call(call: Fields) -> Call:
+    changes = tuple(
+        Change(change.text("what"), change.text("before"), change.text("after"))
+        for change in call.objects("changes")
+    )
+    seconds = call.number("seconds") or 0.0
+    plugin, hook, said, error = (call.text(field) for field in ("plugin", "hook", "said", "error"))
+    return Call(plugin, hook, seconds, said, changes, error)
 
 
 def _reply_id(fields: Fields, name: str, ids: dict[int, int]) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from chatlm.generation import Provenance
 from chatlm.messages import Annotation, Conversation, Passage
+from chatlm.trace import Trace
 
 LARGEST = 2**63 - 1
 """What the database holds in a whole number."""
@@ -34,6 +35,8 @@ class Read:
     """By turn, each with the reply it is on."""
     provenance: Mapping[int, Provenance] = field(default_factory=dict)
     """By reply."""
+    traces: Mapping[int, Sequence[Trace]] = field(default_factory=dict)
+    """What plugins did, by turn, each with the reply it is of."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """What a chat of chatlm has no place for, in the plural, and how many there were."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual import on
 from textual.binding import BindingType
@@ -20,12 +20,17 @@ from chatlm.errors import ChatlmError, UsageError
 from chatlm.messages import Conversation
 from chatlm.store import Store, Summary
 from chatlm.store.export import title_of
-from chatlm.text import one_line, visible
+from chatlm.text import visible
 from chatlm.titles import suggested
 from chatlm.tui import commands
+from chatlm.tui.chat_changes import ChatChanges
+from chatlm.tui.failures import told
 from chatlm.tui.prompt_screen import PromptScreen
 from chatlm.tui.widgets import chat_rows
 from chatlm.tui.widgets.row_list import RowList, keys, nearest_enabled
+from chatlm.tui.writes import Writes
+
+T = TypeVar("T")
 
 PAGE = 100
 """Chats that are read at once."""
@@ -38,11 +43,12 @@ TOAST_SECONDS = 8
 class ChatList(RowList):
     """Enter or a click opens a chat; the keys of `commands.LIST` change the highlighted one.
 
-    Its methods for that take any saved chat, and tell the person when something cannot be done.
+    Its methods for that take any saved chat, and tell the person how it went.
 
     Args:
         store: where the chats are.
         now: the present moment, for the headings.
+        writes: makes the changes.
     """
 
     DEFAULT_CSS = """
@@ -68,18 +74,20 @@ class ChatList(RowList):
     class ChatsChanged(Message):
         """A chat was renamed, pinned, deleted or brought back; the list shows it already."""
 
-    def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, now: Callable[[], datetime], writes: Writes) -> None:
         super().__init__(id="chats", markup=False)
         self._store = store
         self._now = now
+        self._writes = writes
+        self._changes = ChatChanges(store)
         self._read: set[int] = set()
         self._more = False
         """Whether the store has chats after those that were read."""
         self._group = ""
         self._current: int | None = None
         self._answering: int | None = None
-        self._deleted: list[tuple[int, str]] = []
-        """Ids and titles, the last deleted at the end."""
+        self._going: set[int] = set()
+        """Chats that are not listed any more, since they are about to be deleted."""
 
     def reload(self, current: int | None, answering: int | None) -> None:
         """Read the chats again, and mark the one on the screen and the one that is answering.
@@ -99,17 +107,13 @@ class ChatList(RowList):
             if title is None:
                 self._ask_title(self._store.conversation(conversation_id))
             else:
-                self._store.rename(conversation_id, title)
-                self._changed()
+                self._write(
+                    partial(self._changes.rename, conversation_id, title), lambda _: self._changed()
+                )
 
     def pin_chat(self, conversation_id: int) -> None:
         """Keep a chat at the top, or no longer."""
-        with self._told():
-            chat = self._store.conversation(conversation_id)
-            self._store.set_pinned(conversation_id, not chat.pinned)
-            self._changed()
-            done = "Unpinned" if chat.pinned else "Pinned"
-            self.notify(f"{done} “{_named(chat)}”.", markup=False)
+        self._write(partial(self._changes.toggle_pin, conversation_id), self._pinned)
 
     def delete_chat(self, conversation_id: int) -> None:
         """Delete a chat, unless it is being answered; `undo_delete` brings it back."""
@@ -120,32 +124,20 @@ class ChatList(RowList):
                     "This chat is being answered and cannot be deleted.",
                     hint=f"Stop the reply first, with {stop}.",
                 )
-            title = _named(self._store.conversation(conversation_id))
-            self._store.trash(conversation_id)
-            self._deleted.append((conversation_id, title))
-            self._changed()
-            undo = commands.key_of("list-undo") if self.in_use else "/undo"
-            self.notify(
-                f"Deleted “{title}”. {undo} brings it back.", markup=False, timeout=TOAST_SECONDS
-            )
-            if conversation_id == self._current:
-                self.post_message(self.ChatDeleted(conversation_id))
+            self._going.add(conversation_id)
+            self._reload()  # at once: the next key is meant for another chat
+            deleting = self._writes.put(partial(self._changes.delete, conversation_id))
+            self.run_worker(self._delete(conversation_id, deleting), exit_on_error=False)
 
     def undo_delete(self) -> None:
         """Bring back the chat that was deleted last; once more, the one before."""
-        with self._told():
-            if not self._deleted:
-                raise UsageError("There is no deleted chat to bring back.")
-            conversation_id, title = self._deleted.pop()
-            self._store.restore(conversation_id)
-            self._changed(conversation_id)
-            self.notify(f"“{title}” is back.", markup=False)
+        self._write(self._changes.undo, self._restored)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done is offered."""
         if action in ("select", "rename", "pin", "delete"):
             return self._chosen is not None
-        return bool(self._deleted) if action == "undo" else True
+        return bool(self._going) or self._changes.can_undo if action == "undo" else True
 
     def action_rename(self) -> None:
         """Ask for the highlighted chat's title."""
@@ -206,6 +198,38 @@ class ChatList(RowList):
             rename,
         )
 
+    def _write(self, change: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Have a change made behind those before it, and `then` show what it gave."""
+        self.run_worker(self._show(self._writes.put(change), then), exit_on_error=False)
+
+    async def _show(self, making: Awaitable[T], then: Callable[[T], None]) -> None:
+        with self._told():
+            then(await making)
+
+    def _pinned(self, done: tuple[str, bool]) -> None:
+        name, pinned = done
+        self._changed()
+        self.notify(f"{'Pinned' if pinned else 'Unpinned'} “{name}”.", markup=False)
+
+    async def _delete(self, conversation_id: int, deleting: Awaitable[str]) -> None:
+        with self._told():
+            try:
+                name = await deleting
+            finally:
+                self._going.discard(conversation_id)
+                self._changed()
+            undo = commands.key_of("list-undo") if self.in_use else "/undo"
+            self.notify(
+                f"Deleted “{name}”. {undo} brings it back.", markup=False, timeout=TOAST_SECONDS
+            )
+            if conversation_id == self._current:
+                self.post_message(self.ChatDeleted(conversation_id))
+
+    def _restored(self, done: tuple[str, int]) -> None:
+        name, conversation_id = done
+        self._changed(conversation_id)
+        self.notify(f"“{name}” is back.", markup=False)
+
     def _changed(self, wanted: int | None = None) -> None:
         self._reload(wanted)
         self.post_message(self.ChatsChanged())
@@ -249,7 +273,7 @@ class ChatList(RowList):
         self._more = len(chats) == asked
         options = []
         for chat in chats:
-            if chat.id in self._read:
+            if chat.id in self._read or chat.id in self._going:
                 continue
             self._read.add(chat.id)
             group = chat_rows.group(chat, self._now())
@@ -266,12 +290,9 @@ class ChatList(RowList):
         """Tell the person what went wrong in the block."""
         try:
             yield
-        except ChatlmError as error:
+        except Exception as problem:
+            error = problem if isinstance(problem, ChatlmError) else told(problem, "chat list")
             mistake = isinstance(error, UsageError)
             self.notify(
                 visible(str(error)), severity="warning" if mistake else "error", markup=False
             )
-
-
-def _named(chat: Conversation) -> str:
-    return one_line(title_of(chat), 40) or chat_rows.UNTITLED

@@ -44,6 +44,8 @@ class ChatView(Vertical):
         }
         & Ruler { width: 40%; max-width: 44; margin: 0 0 0 2; }
         &.-incognito #title { color: $text-warning; }
+        & > #middle { width: 100%; height: 1fr; layers: default above; }
+        & Transcript { margin: 0 2 0 0; }
         & > Composer { margin: 0 1; }
     }
     """
@@ -58,7 +60,8 @@ class ChatView(Vertical):
         with Horizontal(id="head"):
             yield Static(id="title", markup=False)
             yield Ruler()
-        yield Transcript()
+        with Horizontal(id="middle"):
+            yield Transcript()
         yield Banner(self._clock)
         yield self.composer
 
@@ -71,13 +74,13 @@ class ChatView(Vertical):
         """Replace what is shown by a chat; the title falls back to the first message."""
         self.set_class(incognito, "-incognito")
         self.composer.set_class(incognito, "-incognito")
-        self.show_title(title or (turns[0].user.content if turns else NEW_CHAT))
+        self.show_title(title or (turns[0].words if turns else NEW_CHAT))
         await self.query_one(Transcript).show(turns)
 
     async def add(self, turn: Turn) -> TurnView:
         """Draw a new turn at the end."""
         if turn.position == 0:
-            self.show_title(turn.user.content)
+            self.show_title(turn.words)
         return await self.query_one(Transcript).add(turn)
 
     async def tell(self, problem: ChatlmError | str) -> None:

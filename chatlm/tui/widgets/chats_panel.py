@@ -18,8 +18,9 @@ from chatlm.store import Hit, Store
 from chatlm.text import visible
 from chatlm.tui.widgets.chat_list import ChatList
 from chatlm.tui.widgets.hints import Hints
-from chatlm.tui.widgets.hit_list import HitList
+from chatlm.tui.widgets.hit_list import HitList, opened
 from chatlm.tui.widgets.search_box import SearchBox
+from chatlm.tui.writes import Writes
 
 PAUSE = 0.15
 """Seconds without a key before a search begins."""
@@ -40,6 +41,7 @@ class ChatsPanel(Vertical):
     Args:
         store: where the chats are.
         now: the present moment, for the headings.
+        writes: makes what is changed in them.
     """
 
     DEFAULT_CSS = """
@@ -62,9 +64,9 @@ class ChatsPanel(Vertical):
     ChatDeleted: TypeAlias = ChatList.ChatDeleted
     ChatsChanged: TypeAlias = ChatList.ChatsChanged
 
-    def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, now: Callable[[], datetime], writes: Writes) -> None:
         super().__init__(id="chats-panel")
-        self.chats = ChatList(store, now)
+        self.chats = ChatList(store, now, writes)
         self._store = store
         self._box = SearchBox()
         self._hits = HitList()
@@ -73,8 +75,8 @@ class ChatsPanel(Vertical):
         """Whether a search is running; the next one waits for its end."""
         self._shown = ""
         """The words whose hits are shown."""
-        self._go_on = False
-        """Whether the person wants to be among the hits as soon as they are there."""
+        self._go_on: Callable[[], None] | None = None
+        """What the person wants as soon as the hits are there."""
 
     def compose(self) -> ComposeResult:
         """Box, list, hits, keys."""
@@ -105,8 +107,8 @@ class ChatsPanel(Vertical):
         with self.prevent(SearchBox.Changed):
             self._box.value = words
         self.screen.set_focus(self._box)
-        self._go_on = bool(self._words)
-        if self._go_on:
+        if self._words:
+            self._go_on = self.enter
             self._look()
         else:
             self._show_list()
@@ -147,19 +149,32 @@ class ChatsPanel(Vertical):
     @on(SearchBox.Changed)
     def _typed(self, event: SearchBox.Changed) -> None:
         event.stop()
-        self._go_on = False
+        self._go_on = None
         if self._words:
             self._look_soon()
         else:
             self._show_list()
 
     @on(SearchBox.Submitted)
-    def _go(self, event: SearchBox.Submitted) -> None:
+    def _go_to_first(self, event: SearchBox.Submitted) -> None:
         event.stop()
-        if self._words in ("", self._shown):
-            self.enter()
+        self._go(self._open_first)
+
+    @on(SearchBox.Below)
+    def _go_below(self, event: SearchBox.Below) -> None:
+        event.stop()
+        self._go(self.enter)
+
+    def _go(self, go_on: Callable[[], None]) -> None:
+        """Do it now if what is below belongs to the words in the box, else when it does."""
+        if self._words == self._shown:
+            go_on()
         else:
-            self._go_on = True
+            self._go_on = go_on
+
+    def _open_first(self) -> None:
+        if self._hits.hits:
+            self.post_message(opened(self._hits.hits[0]))
 
     @on(SearchBox.Left)
     def _leave(self, event: SearchBox.Left) -> None:
@@ -195,9 +210,9 @@ class ChatsPanel(Vertical):
             self._shown = event.words
             self._hits.show(event.hits, event.words)
             self.add_class("-searching")
-            if self._go_on and event.hits:
-                self.enter()
-            self._go_on = False
+            if self._go_on is not None:
+                self._go_on()
+            self._go_on = None
 
     def _show_list(self) -> None:
         self._shown = ""

@@ -22,7 +22,7 @@ from chatlm.tui.widgets.search_box import SearchBox
 BEFORE, WIDTH = 16, 64
 """Characters of a snippet before its first hit, and in all: some three rows of the list."""
 
-FOUND = "bold underline $text-warning"
+FOUND = "bold underline $text"
 """How the words that were looked for are drawn."""
 
 SPEAKERS = {"user": "you", "assistant": "reply", "system": "system"}
@@ -69,8 +69,12 @@ class HitList(RowList):
     def _open(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         if isinstance(event.option, HitRow):
-            hit = event.option.hit
-            self.post_message(ChatList.ChatOpened(hit.conversation_id, hit.turn_id))
+            self.post_message(opened(event.option.hit))
+
+
+def opened(hit: Hit) -> ChatList.ChatOpened:
+    """What is posted to open the chat at the turn that was found."""
+    return ChatList.ChatOpened(hit.conversation_id, hit.turn_id)
 
 
 def _nothing(words: str) -> Content:
@@ -101,7 +105,7 @@ def _said(hit: Hit) -> Content:
     start, end = _window(hit.snippet, *(hit.spans[0] if hit.spans else (0, 0)))
     parts: list[str | tuple[str, str]] = []
     if hit.role is not None:
-        parts.append((f"{SPEAKERS[hit.role]} ", "$foreground-muted"))
+        parts.append((f"{SPEAKERS[hit.role]} ", "$foreground 75%"))
     parts.append("…" if start else "")
     at = start
     for left, right in hit.spans:

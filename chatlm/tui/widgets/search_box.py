@@ -12,13 +12,18 @@ from chatlm.tui.widgets.line_input import LineInput
 
 
 class SearchBox(LineInput):
-    """Enter and Down both go on to the chats or to what was found, as `Submitted`."""
+    """Enter asks for the first hit, as `Submitted`; Down for what is below, as `Below`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("down", "to_chats", "to the chats"),
+        Binding("enter", "submit", "open the first"),
+        Binding("down,enter", "to_chats", "to the chats"),
         Binding("down", "to_hits", "to the hits"),
         Binding("escape", "leave", "back", priority=True),
     ]
+
+    @dataclass
+    class Below(Message):
+        """The person wants to be among the chats, or among what was found."""
 
     @dataclass
     class Left(Message):
@@ -34,15 +39,17 @@ class SearchBox(LineInput):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Hits are shown for words only."""
         searching = bool(self.value.strip())
-        return {"to_hits": searching, "to_chats": not searching}.get(action, True)
+        if action in ("submit", "to_hits"):
+            return searching
+        return action != "to_chats" or not searching
 
-    async def action_to_chats(self) -> None:
+    def action_to_chats(self) -> None:
         """Go on to the chats."""
-        await self.action_submit()
+        self.post_message(self.Below())
 
-    async def action_to_hits(self) -> None:
+    def action_to_hits(self) -> None:
         """Go on to what was found."""
-        await self.action_submit()
+        self.post_message(self.Below())
 
     def action_leave(self) -> None:
         """Give the search up."""

@@ -87,7 +87,7 @@ class TurnView(Vertical, can_focus=True):
 
     def compose(self) -> ComposeResult:
         """The message, the reply if there is one, the line."""
-        yield Static(Content(visible(self.turn.user.content)), classes="user")
+        yield Static(self._message(), classes="user")
         if self.text:
             yield ReplyText(self.text)
         if self._summary:
@@ -187,6 +187,14 @@ class TurnView(Vertical, can_focus=True):
         """What is read in place of the turn; empty for none."""
         return self.turn.summary if self.turn.standing is Standing.SUMMARISED else ""
 
+    def _message(self) -> Content:
+        """What the person typed, and where a plugin made the message of it, how to see that."""
+        words = Content(visible(self.turn.words))
+        if not self.turn.typed:
+            return words
+        how = f"sent as a plugin wrote it · {commands.key_of('xray')} shows the whole"
+        return Content.assemble(words, "\n", (how, "$foreground 60%"))
+
     def _summary_block(self) -> Static:
         words = Content.assemble(("Summary  ", "bold"), visible(self._summary))
         return Static(words, classes="summary")
@@ -243,7 +251,7 @@ class TurnView(Vertical, can_focus=True):
             if word == "versions" and len(self.turn.replies) < 2:
                 continue
             keys = "".join(commands.key_of(name) for name in names)
-            hints.append(Content.assemble((keys, "$text-accent"), f" {word}"))
+            hints.append(Content.assemble((keys, "bold $text"), f" {word}"))
         return Content(" · ").join(hints)
 
     async def _remove_reply(self) -> None:

@@ -1,0 +1,1 @@
+"""Runs Llama-type models on the CPU without transformers: torch reads, a compiled kernel writes."""

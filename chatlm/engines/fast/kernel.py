@@ -1,0 +1,254 @@
+"""The compiled kernel as Python sees it; sizes are checked before a pointer is handed over."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from chatlm.engines.fast.compiler import NoKernel
+from chatlm.engines.fast.memory import LANES, Memory, large_pages
+from chatlm.engines.fast.shape import Shape
+from chatlm.engines.fast.weights import LayerWeights, Linear, Weights
+
+Format = Literal["bf16", "int8", "int4"]
+
+_NUMBERS = {"bf16": 0, "int8": 1, "int4": 2}
+
+_STEP = 64
+"""A packed row's numbers are followed by zeros up to a multiple of it."""
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        ("rows", c_void_p),
+        ("scales", c_void_p),
+        ("bias", c_void_p),
+        ("count", c_int64),
+        ("width", c_int64),
+        ("format", c_int64),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, _Matrix) for name in ("query_key_value", "output", "gate", "up", "down")),
+        *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("layers", "hidden", "heads", "key_heads", "head_size")),
+        ("inner", c_int64),
+        ("epsilon", c_float),
+        ("embedding", c_void_p),
+        ("layer", POINTER(_Layer)),
+        ("norm", c_void_p),
+        ("head", _Matrix),
+    )
+
+
+class _Cache(ctypes.Structure):
+    _fields_ = (
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        *((name, c_int64) for name in ("layer_stride", "head_stride", "row_stride", "length")),
+    )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A matrix as the kernel reads it."""
+
+    rows: Tensor
+    """Bytes."""
+    scales: Tensor
+    """(rows,), float32"""
+    bias: Tensor | None
+    """(rows,), float32"""
+    width: int
+    format: Format
+
+    def structure(self) -> Any:
+        """What the kernel takes; of use while this object lives."""
+        return _Matrix(
+            self.rows.data_ptr(),
+            self.scales.data_ptr(),
+            None if self.bias is None else self.bias.data_ptr(),
+            len(self.scales),
+            self.width,
+            _NUMBERS[self.format],
+        )
+
+
+class Kernel:
+    """The functions of one compiled kernel.
+
+    Args:
+        library: what `kernel_library` gives.
+        dtype: the number format it was compiled for.
+
+    Raises:
+        NoKernel: the system refuses to load it.
+    """
+
+    def __init__(self, library: Path, dtype: torch.dtype) -> None:
+        try:
+            functions = ctypes.CDLL(str(library))
+            functions.row_bytes.argtypes = (c_int64, c_int64)
+            functions.row_bytes.restype = c_int64
+            functions.pack.argtypes = (
+                c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p,
+            )  # fmt: skip
+            functions.open_decoder.argtypes = (POINTER(_Model), c_int)
+            functions.open_decoder.restype = c_void_p
+            functions.close_decoder.argtypes = (c_void_p,)
+            functions.close_decoder.restype = None
+            functions.decode.argtypes = (
+                c_void_p, POINTER(_Cache), c_int64, c_void_p, c_void_p,
+            )  # fmt: skip
+        except (OSError, AttributeError) as error:
+            raise NoKernel(f"{library} cannot be loaded: {error}") from error
+        self.functions = functions
+        self.dtype = dtype
+
+    def pack(self, parts: Sequence[Linear], form: Format) -> Packed:
+        """Matrices of the same width, one below the other, as one packed matrix.
+
+        Raises:
+            ValueError: a matrix has another width or number format.
+            MemoryError: there is no room for it.
+        """
+        columns = parts[0].weight.shape[1]
+        count = sum(part.weight.shape[0] for part in parts)
+        width = -(-columns // _STEP) * _STEP
+        size = self.functions.row_bytes(_NUMBERS[form], width)
+        rows, scales = large_pages(count * size), torch.zeros(count)
+        at = 0
+        for part in parts:
+            weight = part.weight
+            if weight.shape[1] != columns or weight.dtype != self.dtype:
+                raise ValueError("a matrix of another width or number format")
+            weight = weight.contiguous()
+            if self.functions.pack(
+                weight.data_ptr(),
+                weight.shape[0],
+                columns,
+                _NUMBERS[form],
+                width,
+                rows.data_ptr() + at * size,
+                scales.data_ptr() + at * scales.element_size(),
+            ):
+                raise MemoryError
+            at += weight.shape[0]
+        biases = [part.bias for part in parts if part.bias is not None]
+        if biases and len(biases) != len(parts):
+            raise ValueError("some matrices have a bias and some have none")
+        return Packed(rows, scales, torch.cat(biases).float() if biases else None, width, form)
+
+
+class Decoder:
+    """A model's packed weights and the threads that read them.
+
+    Args:
+        kernel: compiled for the weights' number format.
+        shape: of the model.
+        weights: of the model.
+        form: format of the packed matrices; with int4 the output matrix is int8.
+        threads: at least one.
+
+    Raises:
+        MemoryError: there is no room for them.
+    """
+
+    def __init__(
+        self, kernel: Kernel, shape: Shape, weights: Weights[Linear], form: Format, threads: int
+    ) -> None:
+        if weights.embedding.dtype != kernel.dtype or threads < 1:
+            raise ValueError("a kernel for another number format, or no thread")
+        self._shape, self._kernel = shape, kernel
+        self._embedding = weights.embedding.contiguous()
+        self._alive: list[Any] = []
+        """What the kernel points to."""
+        with ThreadPoolExecutor(threads) as pool:
+            head = pool.submit(self._packed, "int8" if form == "int4" else form, weights.head)
+            layers = list(pool.map(lambda layer: self._layer(layer, form), weights.layers))
+        model = _Model(
+            shape.layers, shape.hidden, shape.heads, shape.key_heads, shape.head_size, shape.inner,
+            shape.epsilon,
+            self._embedding.data_ptr(),
+            (_Layer * len(layers))(*layers),
+            self._floats(weights.norm),
+            head.result(),
+        )  # fmt: skip
+        handle = kernel.functions.open_decoder(ctypes.byref(model), threads)
+        if not handle:
+            raise MemoryError
+        self._handle = c_void_p(handle)
+        self._alive.append(model)
+        self.close = weakref.finalize(self, kernel.functions.close_decoder, self._handle)
+
+    def _packed(self, form: Format, *parts: Linear) -> Any:
+        packed = self._kernel.pack(parts, form)
+        self._alive.append(packed)
+        return packed.structure()
+
+    def _floats(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        self._alive.append(kept := tensor.float().contiguous())
+        return kept.data_ptr()
+
+    def _layer(self, layer: LayerWeights[Linear], form: Format) -> Any:
+        return _Layer(
+            self._packed(form, layer.query, layer.key, layer.value),
+            self._packed(form, layer.output),
+            self._packed(form, layer.gate),
+            self._packed(form, layer.up),
+            self._packed(form, layer.down),
+            self._floats(layer.attention_norm),
+            self._floats(layer.mlp_norm),
+            self._floats(layer.query_norm),
+            self._floats(layer.key_norm),
+        )
+
+    def decode(self, memory: Memory, token: int, turns: Tensor) -> Tensor:
+        """Add one token to the memory; returns the logits after it: (vocabulary,), float32.
+
+        Args:
+            memory: of this model's shape and number format.
+            token: its id.
+            turns: what `angles` gives, for at least as many positions as the memory holds then.
+        """
+        shape, length = self._shape, memory.length
+        if not 0 <= token < shape.vocabulary:
+            raise ValueError(f"there is no token {token}")
+        memory.reserve(length + 1)
+        sides = memory.sides
+        row = -(-shape.head_size // LANES) * LANES
+        if sides.shape != (2, shape.layers, shape.key_heads, memory.room, row) or (
+            sides.dtype != self._kernel.dtype or not sides.is_contiguous()
+        ):
+            raise ValueError("a memory of another model")
+        if turns.shape[0] <= length or turns.shape[1] != shape.head_size:
+            raise ValueError("angles of another model")
+        position = turns[length]
+        logits = torch.empty(shape.vocabulary)
+        cache = _Cache(
+            sides[0].data_ptr(), sides[1].data_ptr(), *sides.stride()[1:4], length
+        )  # fmt: skip
+        if self._kernel.functions.decode(
+            self._handle, ctypes.byref(cache), token, position.data_ptr(), logits.data_ptr()
+        ):
+            raise MemoryError
+        memory.length += 1
+        return logits

@@ -1,0 +1,102 @@
+"""A Llama-type model on the CPU: whole blocks are read by torch, single tokens by a decoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from chatlm.engines.fast.memory import Memory
+from chatlm.engines.fast.prefill import prefill
+from chatlm.engines.fast.shape import Shape, angles
+from chatlm.engines.fast.weights import Linear, Weights
+from chatlm.engines.model import About
+
+
+class TokenDecoder(Protocol):
+    """Reads one token at a time."""
+
+    def decode(self, memory: Memory, token: int, turns: Tensor) -> Tensor:
+        """Add one token to the memory; returns the logits after it: (vocabulary,), float32."""
+        ...
+
+
+class FastModel:
+    """See the module's sentence.
+
+    Args:
+        shape: of the model.
+        weights: of the model.
+        decoder: for the same model.
+        about: what there is to know of it.
+    """
+
+    device_type = "cpu"
+
+    def __init__(
+        self, shape: Shape, weights: Weights[Linear], decoder: TokenDecoder, about: About
+    ) -> None:
+        self.about = about
+        self.shape = shape
+        self.weights = weights
+        self.decoder = decoder
+        self._turns = torch.empty(0, shape.head_size)
+
+    def new_cache(self) -> FastCache:
+        """See `Model.new_cache`."""
+        return FastCache(self)
+
+    def turns(self, positions: int) -> Tensor:
+        """What `angles` gives for at least so many positions."""
+        if positions > len(self._turns):
+            self._turns = angles(self.shape, positions)
+        return self._turns
+
+
+class FastCache:
+    """See `Cache`."""
+
+    def __init__(self, model: FastModel) -> None:
+        self._model = model
+        self._memory = Memory(model.shape, model.weights.embedding.dtype)
+
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """See `Cache.read`."""
+        model = self._model
+        self._memory.reserve(self._memory.length + len(ids))
+        with torch.inference_mode():
+            turns = model.turns(self._memory.room)
+            return prefill(model.shape, model.weights, self._memory, ids, turns)
+
+    def extend(self, ids: Sequence[int]) -> Tensor:
+        """See `Cache.extend`."""
+        model = self._model
+        with torch.inference_mode():
+            for token in ids:
+                self._memory.reserve(self._memory.length + 1)
+                logits = model.decoder.decode(self._memory, token, model.turns(self._memory.room))
+        return logits
+
+    def cut(self, length: int) -> bool:
+        """See `Cache.cut`."""
+        self._memory.length = length
+        return True
+
+
+def generation_settings(folder: Path) -> Mapping[str, Any]:
+    """The model's generation config, or the part of its config that stands for it.
+
+    Raises:
+        ValueError: a file cannot be read.
+    """
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            values = json.loads((folder / name).read_bytes())
+            if not isinstance(values, dict):
+                raise ValueError(f"{name} holds no table")
+            return values
+    return {}

@@ -1,0 +1,77 @@
+"""Reads a block of tokens with torch, step by step as transformers does, into a `Memory`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from chatlm.engines.fast.memory import Memory
+from chatlm.engines.fast.shape import Shape
+from chatlm.engines.fast.weights import LayerWeights, Product, Weights
+
+
+def prefill(
+    shape: Shape, weights: Weights[Product], memory: Memory, ids: Sequence[int], turns: Tensor
+) -> Tensor:
+    """Add the tokens to the memory; returns the logits after the last: (vocabulary,), float32.
+
+    Args:
+        shape: of the model.
+        weights: of the model.
+        memory: what was read so far.
+        ids: at least one.
+        turns: what `angles` gives, for at least all positions the memory will hold.
+    """
+    tokens, past = len(ids), memory.length
+    memory.reserve(past + tokens)
+    dtype = weights.embedding.dtype
+    cosines, sines = turns[past : past + tokens].to(dtype).chunk(2, dim=-1)
+    turn = torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1)
+    masked = past > 0 and tokens > 1  # else torch's own mask serves, or none is needed
+    seen = torch.ones(tokens, past + tokens, dtype=torch.bool).tril(past) if masked else None
+    stream = weights.embedding[torch.tensor(ids)]
+    for number, layer in enumerate(weights.layers):
+        x = normalized(stream, layer.attention_norm, shape.epsilon)
+        queries, keys, values = (
+            _heads(project, x, shape.head_size) for project in (layer.query, layer.key, layer.value)
+        )
+        if layer.query_norm is not None and layer.key_norm is not None:
+            queries = normalized(queries, layer.query_norm, shape.epsilon)
+            keys = normalized(keys, layer.key_norm, shape.epsilon)
+        keys, values = memory.put(number, _turned(keys, *turn), values)
+        attended = scaled_dot_product_attention(
+            _turned(queries, *turn)[None],
+            keys[None],
+            values[None],
+            attn_mask=seen,
+            is_causal=tokens > 1 and not masked,
+            enable_gqa=shape.heads != shape.key_heads,
+        )[0]
+        stream = stream + layer.output(attended.transpose(0, 1).reshape(tokens, -1))
+        stream = stream + _mlp(layer, normalized(stream, layer.mlp_norm, shape.epsilon))
+    memory.length += tokens
+    return weights.head(normalized(stream[-1:], weights.norm, shape.epsilon))[0].float()
+
+
+def normalized(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """RMS norm over the last dimension, computed in float32."""
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+    return weight * wide.to(x.dtype)
+
+
+def _heads(project: Product, x: Tensor, size: int) -> Tensor:
+    """(tokens, hidden) to (heads, tokens, size)."""
+    return project(x).view(x.shape[0], -1, size).transpose(0, 1)
+
+
+def _turned(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cosines + torch.cat((-second, first), dim=-1) * sines
+
+
+def _mlp(layer: LayerWeights[Product], x: Tensor) -> Tensor:
+    return layer.down(silu(layer.gate(x)) * layer.up(x))

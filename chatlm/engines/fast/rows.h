@@ -1,0 +1,240 @@
+/* Numbers, and rows of them packed in one of three formats: how they are made and multiplied.
+
+   A row is read in steps of 64 numbers, widened to float and added to four vectors of 16, which
+   the compiler of GCC or Clang maps to what the processor has.
+
+   NUMBER_IS_FLOAT32 at compile time makes `number`, the format of the embedding, of the cache and
+   of weights that are to be packed, float instead of bfloat16. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LANES = 16, STEP = 64, GROUP = 32 };
+enum { BF16, INT8, INT4 };
+
+typedef float lanes __attribute__((vector_size(LANES * 4)));
+typedef float lanes4 __attribute__((vector_size(16)));
+
+#ifdef NUMBER_IS_FLOAT32
+typedef float number;
+#else
+typedef uint16_t number;
+#endif
+
+/* --- numbers ------------------------------------------------------------------------------- */
+
+static inline lanes load(const float *from)
+{
+    lanes out;
+    memcpy(&out, from, sizeof out);
+    return out;
+}
+
+/* Four numbers with the same sum. */
+static inline lanes4 folded(lanes v)
+{
+    union {
+        lanes whole;
+        lanes4 part[4];
+    } both = {.whole = v}; /* a copy, so that the compiler can keep `v` in a register */
+    return (both.part[0] + both.part[2]) + (both.part[1] + both.part[3]);
+}
+
+static inline float total(lanes v)
+{
+    lanes4 four = folded(v);
+    return (four[0] + four[1]) + (four[2] + four[3]);
+}
+
+static inline float from_bf16(uint16_t value)
+{
+    uint32_t wide = (uint32_t)value << 16;
+    float out;
+    memcpy(&out, &wide, sizeof out);
+    return out;
+}
+
+static inline uint16_t to_bf16(float value)
+{
+    uint32_t wide;
+    memcpy(&wide, &value, sizeof wide);
+    if (value != value)
+        return 0x7fc0;
+    return (uint16_t)((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
+}
+
+#ifdef NUMBER_IS_FLOAT32
+static inline float to_float(number value) { return value; }
+static inline number to_number(float value) { return value; }
+#else
+static inline float to_float(number value) { return from_bf16(value); }
+static inline number to_number(float value) { return to_bf16(value); }
+#endif
+
+/* e to the power of a value up to 88, within two units in the last place; loops of it vectorise. */
+static inline float exponential(float value)
+{
+    value = value < -87.0f ? -87.0f : value;
+    value = value > 88.0f ? 88.0f : value;
+    float shifted = value * 1.44269504f + 12582912.0f; /* the nearest whole power of two */
+    float power = shifted - 12582912.0f;
+    float rest = value - power * 0.693359375f + power * 2.12194440e-4f;
+    float sum = 1.9875691500e-4f;
+    sum = sum * rest + 1.3981999507e-3f;
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.0f;
+    int32_t scale = ((int32_t)power + 127) << 23;
+    float factor;
+    memcpy(&factor, &scale, sizeof factor);
+    return sum * factor;
+}
+
+/* --- formats ------------------------------------------------------------------------------- */
+
+/* A step of INT4: two groups of 32 numbers. A number of group g is `low[g] + step[g] * level`. */
+typedef struct {
+    uint16_t step[2], low[2];   /* bfloat16 */
+    uint8_t levels[STEP / 2]; /* 0 to 15: of the first group in the lower halves */
+} Int4;
+
+static int64_t step_bytes(int64_t format)
+{
+    return format == BF16 ? 2 * STEP : format == INT8 ? STEP : (int64_t)sizeof(Int4);
+}
+
+int64_t row_bytes(int64_t format, int64_t width) { return width / STEP * step_bytes(format); }
+
+static void pack_int8(const float *row, int64_t width, uint8_t *out, float *scale)
+{
+    float most = 0.0f;
+    for (int64_t i = 0; i < width; i++)
+        most = fabsf(row[i]) > most ? fabsf(row[i]) : most;
+    *scale = most > 0.0f ? most / 127.0f : 1.0f;
+    for (int64_t i = 0; i < width; i++)
+        out[i] = (uint8_t)(int8_t)rintf(row[i] / *scale);
+}
+
+static void pack_int4(const float *row, Int4 *out)
+{
+    uint8_t levels[STEP];
+    for (int g = 0; g < 2; g++, row += GROUP) {
+        float low = row[0], high = row[0];
+        for (int i = 1; i < GROUP; i++) {
+            low = row[i] < low ? row[i] : low;
+            high = row[i] > high ? row[i] : high;
+        }
+        out->low[g] = to_bf16(low), low = from_bf16(out->low[g]);
+        out->step[g] = to_bf16((high - low) / 15.0f);
+        float step = from_bf16(out->step[g]);
+        for (int i = 0; i < GROUP; i++) {
+            float level = step > 0.0f ? rintf((row[i] - low) / step) : 0.0f;
+            levels[g * GROUP + i] = (uint8_t)(level < 0.0f ? 0.0f : level > 15.0f ? 15.0f : level);
+        }
+    }
+    for (int i = 0; i < GROUP; i++)
+        out->levels[i] = (uint8_t)(levels[i] | levels[GROUP + i] << 4);
+}
+
+/* Packs (count, columns) numbers into rows of `width`; 0, or -1 without memory. */
+int pack(const number *from, int64_t count, int64_t columns, int64_t format, int64_t width,
+         uint8_t *rows, float *scales)
+{
+    float *row = calloc((size_t)width, sizeof *row);
+    if (!row)
+        return -1;
+    for (int64_t r = 0; r < count; r++, rows += row_bytes(format, width)) {
+        for (int64_t i = 0; i < columns; i++)
+            row[i] = to_float(from[r * columns + i]);
+        if (format == INT8)
+            pack_int8(row, width, rows, scales + r);
+        else if (format == INT4)
+            for (int64_t i = 0; i < width; i += STEP)
+                pack_int4(row + i, (Int4 *)(rows + row_bytes(INT4, i)));
+        else
+            for (int64_t i = 0; i < width; i++)
+                ((uint16_t *)rows)[i] = to_bf16(row[i]);
+    }
+    free(row);
+    return 0;
+}
+
+/* --- products ------------------------------------------------------------------------------ */
+
+static inline void widen_bf16(const uint8_t *from, float *to)
+{
+    for (int i = 0; i < STEP; i++)
+        to[i] = from_bf16(((const uint16_t *)from)[i]);
+}
+
+static inline void widen_int8(const uint8_t *from, float *to)
+{
+    for (int i = 0; i < STEP; i++)
+        to[i] = (int8_t)from[i];
+}
+
+static inline void widen_int4(const uint8_t *from, float *to)
+{
+    uint8_t levels[STEP]; /* apart first, so that all are widened in one loop */
+    for (int i = 0; i < GROUP; i++)
+        levels[i] = from[i] & 15;
+    for (int i = 0; i < GROUP; i++)
+        levels[GROUP + i] = from[i] >> 4;
+    widen_int8(levels, to);
+}
+
+static inline float dot_bf16(const uint8_t *row, const float *x, int64_t width)
+{
+    lanes a = {0}, b = {0}, c = {0}, d = {0};
+    for (const float *end = x + width; x < end; x += STEP, row += 2 * STEP) {
+        float wide[STEP];
+        widen_bf16(row, wide);
+        a += load(wide) * load(x);
+        b += load(wide + 16) * load(x + 16);
+        c += load(wide + 32) * load(x + 32);
+        d += load(wide + 48) * load(x + 48);
+    }
+    return total((a + b) + (c + d));
+}
+
+static inline float dot_int8(const uint8_t *row, const float *x, int64_t width)
+{
+    lanes a = {0}, b = {0}, c = {0}, d = {0};
+    for (const float *end = x + width; x < end; x += STEP, row += STEP) {
+        float wide[STEP];
+        widen_int8(row, wide);
+        a += load(wide) * load(x);
+        b += load(wide + 16) * load(x + 16);
+        c += load(wide + 32) * load(x + 32);
+        d += load(wide + 48) * load(x + 48);
+    }
+    return total((a + b) + (c + d));
+}
+
+/* `sums` holds the sum of each group of x. */
+static inline float dot_int4(const uint8_t *row, const float *x, const float *sums, int64_t width)
+{
+    lanes first = {0}, second = {0};
+    float low = 0.0f;
+    for (const float *end = x + width; x < end; x += STEP, row += sizeof(Int4), sums += 2) {
+        const Int4 *step = (const Int4 *)row;
+        float wide[STEP];
+        widen_int4(step->levels, wide);
+        first += from_bf16(step->step[0])
+                 * (load(wide) * load(x) + load(wide + 16) * load(x + 16));
+        second += from_bf16(step->step[1])
+                  * (load(wide + 32) * load(x + 32) + load(wide + 48) * load(x + 48));
+        low += from_bf16(step->low[0]) * sums[0] + from_bf16(step->low[1]) * sums[1];
+    }
+    return total(first + second) + low;
+}
+
+static inline void add_up_groups(const float *x, int64_t width, float *sums)
+{
+    for (int64_t i = 0; i < width; i += GROUP)
+        sums[i / GROUP] = total(load(x + i) + load(x + i + LANES));
+}

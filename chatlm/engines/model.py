@@ -1,0 +1,90 @@
+"""What an engine needs of a model, however it is computed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from chatlm.errors import UsageError
+from chatlm.sampling import Sampling
+
+log = logging.getLogger(__name__)
+
+
+class Cache(Protocol):
+    """The keys and values of one token sequence, growing."""
+
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """Add a block of a prompt; returns the logits after its last token: (vocabulary,)."""
+        ...
+
+    def extend(self, ids: Sequence[int]) -> Tensor:
+        """Add tokens that were just chosen, most often one; returns the logits as `read` does."""
+        ...
+
+    def cut(self, length: int) -> bool:
+        """Forget all tokens behind the first `length`; False where that cannot be done."""
+        ...
+
+
+@dataclass(frozen=True)
+class About:
+    """What there is to know of a loaded model."""
+
+    device: str
+    """cpu, cuda:0, …, or several joined by +."""
+    dtype: str
+    """The numbers it computes with, as the screen shows them."""
+    context: int
+    """Positions it was made for."""
+    ends: tuple[int, ...]
+    """Ids that end a reply."""
+    suggested: Sampling
+    """What its makers suggest."""
+    notes: tuple[str, ...] = ()
+    """What the person should know of how it was loaded."""
+
+
+class Model(Protocol):
+    """A loaded model."""
+
+    @property
+    def about(self) -> About:
+        """What it is."""
+        ...
+
+    @property
+    def device_type(self) -> str:
+        """Type of the torch device that gives the logits."""
+        ...
+
+    def new_cache(self) -> Cache:
+        """An empty one."""
+        ...
+
+
+def ends_of(value: Any) -> tuple[int, ...]:
+    """The ids of an `eos_token_id`: one, several or none."""
+    return tuple(value if isinstance(value, list) else [value] if value is not None else [])
+
+
+def suggested(name: str, generation: Mapping[str, Any]) -> Sampling:
+    """The sampling of a generation config, as far as chatlm can do it.
+
+    Args:
+        name: of the model, for the log.
+        generation: the config's values.
+    """
+    out = Sampling()
+    if generation.get("do_sample") is False and generation.get("temperature") is None:
+        return out
+    for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+        try:
+            out = Sampling.from_dict({key: generation.get(key)}).over(out)
+        except UsageError as error:
+            log.warning("%s: left out: %s", name, error.message)
+    return out

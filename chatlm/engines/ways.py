@@ -1,0 +1,115 @@
+"""Chooses how a model is run: the fast way where it can be, else with transformers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from chatlm.engines.devices import Placement, is_out_of_memory
+from chatlm.engines.fast.compiler import NoKernel
+from chatlm.engines.fast.kernel import Format
+from chatlm.engines.fast.shape import Unsuitable
+from chatlm.engines.model import About, Model, ends_of, suggested
+from chatlm.errors import OutOfMemoryError
+
+log = logging.getLogger(__name__)
+
+Fast = Literal["auto", "bf16", "int8", "int4", "off"]
+"""What the person wants: a number format for the weights that replies are written with, or none."""
+
+AUTO: Format = "int8"
+"""What auto takes; `python -m benchmarks.speed` shows what each format costs in exactness."""
+
+
+def load(name: str, folder: Path, placement: Placement, fast: Fast) -> Model:
+    """The model in a folder, run in the best way for it.
+
+    Raises:
+        ModelError: the folder does not hold a model that can be used.
+        OutOfMemoryError: the memory does not hold it.
+    """
+    notes: tuple[str, ...] = ()
+    if fast != "off" and _suits(placement, fast):
+        try:
+            return _fast_model(name, folder, placement.dtype, AUTO if fast == "auto" else fast)
+        except Unsuitable as reason:
+            log.info("%s is run with transformers: %s", name, reason)
+            if fast != "auto":
+                notes = (f"This model cannot be run with fast = {fast}: {reason}.",)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"The memory is not enough for the model {name}",
+                hint="Choose a smaller model, or `chatlm config set fast off`.",
+            ) from error
+    from chatlm.engines.transformers_model import TransformersModel
+
+    return TransformersModel(name, folder, placement, notes)
+
+
+def load_tokenizer(name: str, folder: Path) -> Any:
+    """The model's tokenizer, without transformers where its files allow.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from chatlm.engines.fast.tokenizer import PlainTokenizer
+
+    try:
+        return PlainTokenizer(folder)
+    except Unsuitable as reason:
+        log.info("the tokenizer of %s is read with transformers: %s", name, reason)
+    from chatlm.engines import loading
+
+    return loading.load_tokenizer(name, folder)
+
+
+def _suits(placement: Placement, fast: Fast) -> bool:
+    if placement.quantization is not None or placement.device_map != {"": "cpu"}:
+        return False
+    exact = placement.asked and placement.dtype is torch.float32 and fast == "auto"
+    return not exact and placement.dtype in (torch.bfloat16, torch.float32)
+
+
+def _fast_model(name: str, folder: Path, dtype: torch.dtype, form: Format) -> Model:
+    from chatlm.engines.fast.compiler import kernel_library
+    from chatlm.engines.fast.kernel import Decoder, Kernel
+    from chatlm.engines.fast.model import FastModel, TokenDecoder, generation_settings
+    from chatlm.engines.fast.plain import PlainDecoder
+    from chatlm.engines.fast.shape import read_shape
+    from chatlm.engines.fast.weights import read_weights
+
+    shape = read_shape(folder)
+    try:
+        generation = generation_settings(folder)
+    except (OSError, ValueError) as error:
+        raise Unsuitable(f"its generation config cannot be read: {error}") from error
+    weights = read_weights(folder, shape, dtype)
+    label = {"bf16": "bfloat16"}.get(form, form)
+    notes: tuple[str, ...] = ()
+    decoder: TokenDecoder
+    try:
+        kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
+        decoder = Decoder(kernel, shape, weights, form, torch.get_num_threads())
+        label = f"{label} (fast)"
+    except NoKernel as reason:
+        log.warning("no compiled kernel: %s", reason)
+        decoder = PlainDecoder(shape, weights)
+        label = "int4 (torch)"
+        notes = (
+            f"Replies are written by torch, at less than half the speed: {reason}. "
+            "With a C compiler, such as gcc or clang, chatlm compiles a faster way by itself.",
+        )
+    about = About(
+        device="cpu",
+        dtype=label,
+        context=shape.context,
+        ends=ends_of(generation.get("eos_token_id")),
+        suggested=suggested(name, generation),
+        notes=notes,
+    )
+    return FastModel(shape, weights, decoder, about)

@@ -1,0 +1,49 @@
+"""What a plugin's failure is, in words; knows no plugin and no hook."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from chatlm.errors import ChatlmError
+from chatlm.text import one_line
+
+LOADING_STEPS = ("loading", "import", "registration", "settings")
+"""Where a plugin may fail before any hook."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A plugin that failed: which, where, how."""
+
+    plugin: str
+    hook: str
+    """The hook, one of `LOADING_STEPS`, or another place where it was called."""
+    error: str
+    left_out: bool = False
+    hint: str = ""
+    """What to do; empty for what can always be done."""
+
+    def __str__(self) -> str:
+        end = " It is left out until chatlm restarts." if self.left_out else ""
+        hint = self.hint or (f"More: chatlm logs. Without it: chatlm plugins disable {self.plugin}")
+        return f"The plugin {self.plugin} failed in {self.hook}: {self.error}.{end} {hint}"
+
+
+def pass_on(error: BaseException) -> None:
+    """Raise what is no fault of a plugin's: Ctrl-C, which only the main thread ever gets."""
+    if isinstance(error, KeyboardInterrupt) and (
+        threading.current_thread() is threading.main_thread()
+    ):
+        raise error
+
+
+def in_words(error: BaseException) -> str:
+    """What a stranger's exception says, on one line, without a full stop."""
+    if isinstance(error, ChatlmError):
+        return one_line(error.message, 300).rstrip(".")
+    try:
+        said = str(error)
+    except Exception:  # a stranger's exception may not even have words
+        said = "it cannot say what"
+    return one_line(": ".join(filter(None, (type(error).__name__, said))), 300).rstrip(".")

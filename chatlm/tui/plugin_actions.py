@@ -1,0 +1,126 @@
+"""Runs the commands of plugins, each in a thread, and shows how far a long work is."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from chatlm.errors import Cancelled, ChatlmError
+from chatlm.extending import SlashCommand
+from chatlm.text import visible
+from chatlm.tui.plugin_offers import Offer, Offers
+from chatlm.tui.plugin_regions import PluginRegions
+from chatlm.tui.plugin_ui import PluginUi
+from chatlm.tui.plugin_work import ShownWork
+from chatlm.tui.widgets.work_line import WorkLine
+
+if TYPE_CHECKING:
+    from chatlm.tui.chat_screen import ChatScreen
+
+log = logging.getLogger(__name__)
+
+FAULT_SECONDS = 15.0
+"""How long a plugin's failure can be read."""
+
+
+class PluginActions:
+    """What a plugin does wrong is its fault alone, and is told.
+
+    Args:
+        screen: whose chat it is.
+        offers: what the plugins offer.
+    """
+
+    def __init__(self, screen: ChatScreen, offers: Offers) -> None:
+        self._screen = screen
+        self._plugins = screen.owner.plugins
+        self._offers = offers
+        self.regions = PluginRegions(screen, offers)
+        self._threads: list[threading.Thread] = []
+        self._lines: list[WorkLine] = []
+        self.closing = threading.Event()
+        """Set when chatlm ends, which cancels every work."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a command is running, or what broke is still on the screen."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return bool(self._threads) or self.regions.busy
+
+    def begin(self) -> None:
+        """Tell the plugins that the chat is on the screen."""
+        for _ in self._plugins.offer(
+            "screen_opened", lambda plugin: {"ui": PluginUi(plugin, self._screen)}
+        ):
+            pass
+        self.tell_faults()
+
+    def run(self, name: str, argument: str) -> None:
+        """Run a command, or show or hide a panel.
+
+        Raises:
+            UsageError: the plugin is left out.
+        """
+        if name in self._offers.panels:
+            self.regions.toggle_panel(name)
+            return
+        offer = self._offers.commands[name]
+        self._offers.refuse_left_out(offer.plugin)
+        work = partial(self._run, offer, argument)
+        thread = threading.Thread(target=work, name=f"chatlm-/{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def stop(self) -> bool:
+        """Cancel the work that was begun last; False when there is none to cancel."""
+        lines = [line for line in self._lines if not line.work.cancelled]
+        if lines:
+            lines[-1].work.cancel()
+            lines[-1].refresh()
+        return bool(lines)
+
+    def close(self) -> None:
+        """Cancel all that runs."""
+        self.closing.set()
+        self._screen.owner.release_all()
+
+    def show_work(self, work: ShownWork) -> None:
+        """Show a line for a work."""
+        self._lines.append(WorkLine(work))
+        self._screen.mount(self._lines[-1], before="StatusBar")
+
+    def end_work(self, work: ShownWork) -> None:
+        """Take the line of a work away."""
+        for line in [line for line in self._lines if line.work is work]:
+            self._lines.remove(line)
+            line.remove()
+
+    def tell_faults(self) -> None:
+        """Say what failed since the last time."""
+        for fault in self._plugins.take_faults():
+            text = visible(str(fault))
+            self._screen.chat.notify(text, severity="error", markup=False, timeout=FAULT_SECONDS)
+
+    def soon(self, do: Callable[[], Awaitable[object] | object]) -> None:
+        """Do something in the screen's thread, asked for in any."""
+        with suppress(RuntimeError):  # chatlm has ended
+            self._screen.owner.call_later(self._screen.attempt, do, "what a plugin asked for")
+
+    def _run(self, offer: Offer[SlashCommand], argument: str) -> None:
+        """Run a command, in its thread."""
+        plugin, where = offer.plugin, f"/{offer.thing.name}"
+        try:
+            offer.thing.run(PluginUi(plugin, self._screen), argument)
+        except Cancelled:
+            log.info("%s of %s: stopped", where, plugin)
+        except ChatlmError as error:
+            self.soon(partial(self._screen.chat.toast, error))
+        except BaseException as error:  # a plugin may fail in any way
+            self._plugins.failed(plugin, where, error)
+            self.soon(self.tell_faults)
+        else:
+            self._plugins.went_well(plugin, where)

@@ -1,0 +1,131 @@
+"""What is known of how an adapter came to be; written as card.json and, for people, README.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from chatlm import dump_json, one_line, visible, write_atomically
+
+CARD, README = "card.json", "README.md"
+LONGEST = 4_000_000
+"""Bytes of a card."""
+
+Way = Literal["trained", "merged", "added"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says to one prompt that was not in the training data."""
+
+    prompt: str
+    wanted: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One adapter's history."""
+
+    name: str
+    way: Way
+    base: str
+    """The model it works on."""
+    made_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    description: str = ""
+    licence: str = ""
+    """Of the data; empty where nobody said."""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """The data with its hash, the adapters that were merged, or the folder that was added."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    """Losses are cross-entropy in nats a token, on the assistant's tokens only."""
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    """Seconds and tokens of the training, and why it ended."""
+    answers: tuple[Answer, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the libraries that made it."""
+
+
+def write(card: Card, folder: Path) -> None:
+    """Put both files into an adapter's folder.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    write_atomically(folder / CARD, [dump_json(dataclasses.asdict(card)), "\n"])
+    write_atomically(folder / README, [_page(card)])
+
+
+def read(folder: Path) -> Card | None:
+    """The card of an adapter; None where there is none, or it cannot be read."""
+    try:
+        if (folder / CARD).stat().st_size > LONGEST:
+            return None
+        values = json.loads((folder / CARD).read_bytes())
+        answers = tuple(Answer(**answer) for answer in values.pop("answers", ()))
+        card = Card(answers=answers, **values)
+        texts = (card.name, card.way, card.base, card.description, card.licence, card.made_at)
+        tables = (card.source, card.settings, card.scores, card.cost, card.versions)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    right = all(isinstance(text, str) for text in texts)
+    return card if right and all(isinstance(table, dict) for table in tables) else None
+
+
+def in_short(card: Card) -> str:
+    """One line for lists."""
+    fall = card.scores.get("fall")
+    better = f", loss {fall:.0%} lower" if isinstance(fall, float) else ""
+    return one_line(card.description or f"{card.way} for {card.base}", 80) + better
+
+
+def lines(card: Card) -> list[str]:
+    """What it says, for the terminal: a title and a value in each line."""
+    rows: list[tuple[str, Any]] = [("Base", card.base), ("Made", f"{card.way}, {card.made_at}")]
+    rows += [(key.capitalize(), value) for key, value in card.source.items()]
+    rows += [("Licence", card.licence), ("Settings", card.settings), ("Scores", card.scores)]
+    rows += [("Cost", card.cost)]
+    said = [(title, _told(value)) for title, value in rows if value]
+    width = max(len(title) for title, _ in said)
+    return [f"{one_line(title, 20):<{width}}  {one_line(text, 500)}" for title, text in said]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_told(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_told, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _page(card: Card) -> str:
+    head = [
+        "---",
+        f"base_model: {json.dumps(card.base)}",
+        "library_name: peft",
+        "tags: [lora, chatlm]",
+        "---",
+        f"# {card.name}",
+        "",
+        visible(card.description) or f"A LoRA adapter for {one_line(card.base, 100)}.",
+        "",
+        "```",
+        *lines(card),
+        "```",
+    ]
+    for answer in card.answers:
+        head += ["", "## " + one_line(answer.prompt, 100), ""]
+        for title, text in (
+            ("Wanted", answer.wanted),
+            ("Before", answer.before),
+            ("After", answer.after),
+        ):
+            head += [f"**{title}:** {one_line(text, 600)}", ""]
+    return "\n".join(head).rstrip() + "\n"

@@ -1,0 +1,204 @@
+"""The commands `chatlm adapters …` that list, check, take in and give out adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chatlm import dump_json, human_bytes, one_line, visible
+from chatlm_lora.merge_command import merge
+from chatlm_lora.options import as_json_option as _json
+from chatlm_lora.options import base_model
+from chatlm_lora.options import model_option as _model
+from chatlm_lora.options import name_argument as _name
+from chatlm_lora.train_command import train
+
+if TYPE_CHECKING:
+    from chatlm_lora.card import Card
+    from chatlm_lora.library import AdapterFolder
+
+
+@click.group()
+def adapters() -> None:
+    """Add, check, train, merge and export LoRA adapters.
+
+    Example: chatlm adapters train pirate --data pirate.jsonl
+    """
+
+
+adapters.add_command(train)
+adapters.add_command(merge)
+
+
+@adapters.command("list")
+@_json
+def list_adapters(as_json: bool) -> None:
+    """List the adapters.
+
+    Example: chatlm adapters list
+    """
+    from chatlm_lora import card, library
+
+    found = [(adapter, card.read(adapter.path)) for adapter in library.adapters()]
+    if as_json:
+        click.echo(dump_json([_row(adapter, known) for adapter, known in found]))
+        return
+    if not found:
+        click.echo("There are no adapters yet. Train one: chatlm adapters train NAME --data FILE")
+    width = max((len(adapter.name) for adapter, _ in found), default=0)
+    for adapter, known in found:
+        own = "  (yours)" if adapter.own else ""
+        told = card.in_short(known) if known else ""
+        click.echo(f"{adapter.name:<{width}}  {human_bytes(adapter.bytes):>8}  {told}{own}")
+
+
+@adapters.command()
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@_model
+@click.option("--licence", default="", metavar="TEXT", help="Under which licence it is.")
+@_json
+def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool) -> None:
+    """Check a folder that peft saved, and copy it in under a name.
+
+    Example: chatlm adapters add medical ~/downloads/medical-lora
+    """
+    from chatlm_lora import keeping, library
+
+    base = base_model(model)
+    checked = keeping.add(name, folder.expanduser(), base, licence)
+    if as_json:
+        click.echo(dump_json(_row(library.located(name)) | {"warnings": list(checked.warnings)}))
+        return
+    click.echo(
+        f"Added {name}: rank {checked.config.rank}, {len(checked.modules)} modules, "
+        f"{checked.parameters:,} numbers, for {base.name}."
+    )
+    _warn(checked.warnings)
+
+
+@adapters.command()
+@_name
+@_model
+@_json
+def show(name: str, model: str | None, as_json: bool) -> None:
+    """Show what an adapter is, how it came to be, and what it changes in the model's answers.
+
+    Example: chatlm adapters show instruct
+    """
+    from chatlm_lora import card, checking, library
+
+    adapter = library.located(name)
+    known = card.read(adapter.path)
+    checked = checking.check(adapter.path, None)
+    if as_json:
+        click.echo(dump_json(_row(adapter, known) | _table(known) | checked.to_dict()))
+        return
+    config = checked.config
+    click.echo(f"{name}: {card.in_short(known) if known else 'no card'}")
+    click.echo(
+        f"Rank {config.rank}, alpha {config.alpha:g}, {len(checked.modules)} modules "
+        f"({one_line(config.targets_of(), 200)}), {checked.parameters:,} numbers, "
+        f"{human_bytes(adapter.bytes)}"
+    )
+    click.echo(visible(str(adapter.path)))
+    if known is None:
+        return
+    click.echo("\n" + "\n".join(card.lines(known)))
+    for answer in known.answers:
+        click.echo(f"\n> {one_line(answer.prompt, 400)}")
+        click.echo(f"  wanted  {one_line(answer.wanted, 400)}")
+        click.echo(f"  before  {one_line(answer.before, 400)}")
+        click.echo(f"  after   {one_line(answer.after, 400)}")
+
+
+@adapters.command()
+@_name
+@_model
+@_json
+def verify(name: str, model: str | None, as_json: bool) -> None:
+    """Check an adapter's files, and whether it changes what the model says.
+
+    The exit code is 1 when it has no effect.
+
+    Example: chatlm adapters verify instruct
+    """
+    from dataclasses import asdict
+
+    from chatlm_lora import library, verifying
+
+    effect = verifying.verify(library.located(name), base_model(model))
+    if as_json:
+        click.echo(dump_json({"name": name, "acts": effect.acts} | asdict(effect)))
+    else:
+        click.echo(f"{name}: {effect.in_words()}")
+        _warn(effect.warnings)
+    if not effect.acts:
+        raise click.exceptions.Exit(1)
+
+
+@adapters.command()
+@_name
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), metavar="FOLDER")
+@click.option("--merged", is_flag=True, help="Write the whole model with the adapter in it.")
+@_model
+def export(name: str, folder: Path, merged: bool, model: str | None) -> None:
+    """Write an adapter to a folder, as peft loads it, or the whole model with it.
+
+    Example: chatlm adapters export instruct --merged --to ~/models/instructed
+    """
+    from chatlm_lora import keeping, library
+
+    adapter = library.located(name)
+    folder = folder.expanduser()
+    if not merged:
+        keeping.give(adapter, folder)
+        click.echo(visible(f"Wrote the adapter {name} to {folder}."))
+        return
+    from chatlm_lora.exporting import export_merged
+
+    _warn(export_merged(adapter, base_model(model), folder))
+    click.echo(visible(f"Wrote the model with {name} to {folder}."))
+    click.echo(visible(f"Talk to it: chatlm --model {folder}"))
+
+
+@adapters.command()
+@_name
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(name: str, yes: bool) -> None:
+    """Delete an adapter of yours.
+
+    Example: chatlm adapters remove pirate --yes
+    """
+    from chatlm_lora import library
+
+    adapter = library.located(name)
+    size = adapter.bytes
+    if adapter.own and not yes:
+        click.confirm(f"Delete the adapter {name}?", abort=True, err=True)
+    adapter.remove()
+    click.echo(f"Removed {name}; {human_bytes(size)} are free again.")
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        click.echo(f"Note: {visible(warning)}", err=True)
+
+
+def _row(adapter: AdapterFolder, known: Card | None = None) -> dict[str, Any]:
+    return {
+        "name": adapter.name,
+        "own": adapter.own,
+        "base": known.base if known else None,
+        "description": known.description if known else "",
+        "bytes": adapter.bytes,
+        "folder": str(adapter.path),
+    }
+
+
+def _table(known: Card | None) -> dict[str, Any]:
+    import dataclasses
+
+    return {"card": dataclasses.asdict(known) if known else None}

@@ -1,0 +1,181 @@
+"""Makes one adapter of several: weighted sum, SLERP, TIES and DARE of what each of them adds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from chatlm import ModelLocation, UsageError, load_weights
+from chatlm_lora import card, checking, library
+from chatlm_lora.card import Card
+from chatlm_lora.checking import Checked, same_base
+from chatlm_lora.library import AdapterFolder
+from chatlm_lora.loading import all_memory, quiet, save
+from chatlm_lora.lora_config import HIGHEST_RANK
+
+MERGED = "merged"
+"""The result's name within peft."""
+
+_PEFT = {"linear": "cat", "slerp": "cat", "ties": "ties_svd", "dare": "dare_linear_svd"}
+"""peft's names. Its own `linear` sums A and B apart, which is not the sum of what they do."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How to merge.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    method: str
+    """linear, slerp, ties or dare."""
+    weights: tuple[float, ...]
+    """One for each adapter. For slerp they say where on the arc, by their shares."""
+    density: float = 0.5
+    """The share of the numbers that ties and dare keep."""
+    rank: int | None = None
+    """Of what ties and dare make; None for the highest of the adapters'."""
+    seed: int = 0
+    """For what dare drops."""
+
+    def __post_init__(self) -> None:
+        if self.method not in _PEFT:
+            raise UsageError(f"There is no method {self.method!r}.", hint=f"{', '.join(_PEFT)}.")
+        if not all(math.isfinite(weight) and abs(weight) <= 100 for weight in self.weights):
+            raise UsageError("A weight must be from -100 to 100.")
+        if self.method == "slerp" and (
+            len(self.weights) != 2 or min(self.weights) < 0 or not sum(self.weights)
+        ):
+            raise UsageError(
+                "SLERP goes between two adapters, with weights that are not negative.",
+                hint="Use --method linear for more.",
+            )
+        if not 0 < self.density <= 1:
+            raise UsageError(f"The density must be above 0 and at most 1, not {self.density:g}.")
+        if self.rank is not None and not 1 <= self.rank <= HIGHEST_RANK:
+            raise UsageError(f"The rank must be from 1 to {HIGHEST_RANK}, not {self.rank}.")
+
+
+def merge_adapters(
+    name: str, sources: Sequence[AdapterFolder], base: ModelLocation, mix: Mix
+) -> Card:
+    """Merge adapters of one base, and keep the result under a name.
+
+    Raises:
+        UsageError: the name is taken, or they cannot be merged; the message says why.
+        AdapterRefused: one cannot be used on the base.
+        ModelError, OutOfMemoryError: the base cannot be loaded.
+    """
+    place = library.free(name)
+    _check(sources, base, mix)
+    names = [f"source{number}" for number in range(len(sources))]
+    with quiet(), all_memory("Use a smaller base."), torch.no_grad():
+        model: Any = load_weights(base, device="cpu", dtype="float32")
+        for source, label in zip(sources, names, strict=True):
+            if isinstance(model, PeftModel):
+                model.load_adapter(str(source.path), label, local_files_only=True)
+            else:
+                model = PeftModel.from_pretrained(
+                    model, str(source.path), adapter_name=label, local_files_only=True
+                )
+        torch.manual_seed(mix.seed)
+        model.base_model.add_weighted_adapter(
+            names,
+            [1.0, 1.0] if mix.method == "slerp" else list(mix.weights),
+            MERGED,
+            combination_type=_PEFT[mix.method],
+            svd_rank=mix.rank,
+            svd_full_matrices=False,
+            density=mix.density,
+        )
+        if mix.method == "slerp":
+            _bend(model, names, mix.weights[1] / sum(mix.weights))
+        made = Card(
+            name=name,
+            way="merged",
+            base=base.name,
+            source={"adapters": [source.name for source in sources]},
+            settings=dataclasses.asdict(mix) | {"weights": list(mix.weights)},
+        )
+        with library.making(place) as new:
+            save(model, new, base, MERGED)
+            card.write(made, new)
+    return made
+
+
+def _check(sources: Sequence[AdapterFolder], base: ModelLocation, mix: Mix) -> None:
+    if len({source.name for source in sources}) < 2:
+        raise UsageError("Merging needs at least two adapters.")
+    checked = {source.name: checking.check(source.path, base) for source in sources}
+    first_name, first = next(iter(checked.items()))
+    for other_name, other in checked.items():
+        why = _unlike(first, other, mix)
+        if why:
+            raise UsageError(
+                f"{first_name} and {other_name} cannot be merged: {why}.",
+                hint="Only adapters of one base that change the same modules mix in this way.",
+            )
+    ranks = sum(each.config.rank for each in checked.values())
+    if _PEFT[mix.method] == "cat" and ranks > HIGHEST_RANK:
+        raise UsageError(f"The ranks together are {ranks}; {HIGHEST_RANK} are the most.")
+
+
+def _unlike(one: Checked, other: Checked, mix: Mix) -> str:
+    """Why two adapters do not mix; empty if they do."""
+    bases = one.config.base, other.config.base
+    if all(bases) and not same_base(*bases):
+        return f"one was trained on {bases[0]}, the other on {bases[1]}"
+    if mix.method != "linear" and one.modules != other.modules:
+        return f"{mix.method} compares the same modules, and they change different ones"
+    return ""
+
+
+def _bend(model: Any, names: Sequence[str], share: float) -> None:
+    """Turn the sums into points on the arcs between two adapters, module by module.
+
+    The point is c₁ΔW₁ + c₂ΔW₂, so it is enough to scale the halves of B that belong to each. The
+    angle between ΔW₁ and ΔW₂ follows from their factors, without making either.
+
+    Args:
+        model: with the adapters and their concatenation.
+        names: of the two.
+        share: 0 is the first adapter, 1 the second.
+    """
+    for module in model.modules():
+        if MERGED not in getattr(module, "lora_A", {}):
+            continue
+        factors = [
+            (module.lora_A[name].weight, module.lora_B[name].weight * module.scaling[name])
+            for name in names
+        ]
+        one, other = _arc(factors[0], factors[1], share)
+        rank = factors[0][0].shape[0]
+        module.lora_B[MERGED].weight[:, :rank] *= one
+        module.lora_B[MERGED].weight[:, rank : rank + factors[1][0].shape[0]] *= other
+
+
+def _arc(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], share: float
+) -> tuple[float, float]:
+    """The coefficients c₁ and c₂ of the point on the arc."""
+
+    def inner(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> float:
+        return float(((x[1].T @ y[1]) * (x[0] @ y[0].T)).sum())
+
+    lengths = math.sqrt(inner(first, first) * inner(second, second))
+    cosine = max(-1.0, min(1.0, inner(first, second) / lengths)) if lengths else 1.0
+    angle = math.acos(cosine)
+    if math.sin(angle) < 1e-4:  # side by side, where the arc is a line
+        return 1 - share, share
+    return (
+        math.sin((1 - share) * angle) / math.sin(angle),
+        math.sin(share * angle) / math.sin(angle),
+    )

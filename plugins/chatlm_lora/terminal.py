@@ -1,0 +1,124 @@
+"""A training as the terminal shows it: its curve, speed and time left; elsewhere plain lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from chatlm import one_line
+from chatlm_lora.watching import Point, Progress, Watcher, curve
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+LINES = 8
+"""Of the curve."""
+
+_BLANK = "\u2800"
+"""A Braille character without dots."""
+
+
+@contextmanager
+def watcher() -> Iterator[Watcher]:
+    """Show a training on stderr while it lasts."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        yield _Drawn(live)
+
+
+class _Drawn(Watcher):
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def changed(self, progress: Progress) -> None:
+        self._live.update(drawing(progress, self._live.console.width))
+
+
+def drawing(progress: Progress, width: int) -> Text:
+    """The curve with its scale, and below it how far the training is.
+
+    Args:
+        progress: to show.
+        width: columns of the terminal.
+    """
+    from rich.text import Text
+
+    text = Text(no_wrap=True, overflow="ellipsis")
+    losses = [loss for _, loss in [*progress.train, *progress.checks]]
+    if progress.base is not None:
+        losses.append(progress.base)
+    if progress.train:
+        low, high = min(losses), max(losses)
+        size = (max(min(width - 9, 100), 10), LINES)
+        for number, line in enumerate(_merged(progress, low, high, size)):
+            label = {0: f"{high:.3f}", LINES - 1: f"{low:.3f}"}.get(number, "")
+            text.append(f"{label:>7} ", style="dim")
+            text.append(line)
+            text.append("\n")
+    text.append(one_line(in_words(progress), max(width - 1, 20)))
+    return text
+
+
+def _merged(progress: Progress, low: float, high: float, size: tuple[int, int]) -> Iterator[Text]:
+    """The lines of both curves; a cell with a check in it has the colour of the checks."""
+    from rich.text import Text
+
+    checks: list[Point] = list(progress.checks)
+    if progress.base is not None:
+        checks.insert(0, (0, progress.base))
+    both = (curve(points, progress.steps, low, high, size) for points in (progress.train, checks))
+    for trained, checked in zip(*both, strict=True):
+        line = Text()
+        for one, other in zip(trained, checked, strict=True):
+            here = other != _BLANK
+            cell = chr(ord(one) | ord(other))
+            line.append(cell, style="bold bright_green" if here else "cyan")
+        yield line
+
+
+def in_words(progress: Progress) -> str:
+    """How far the training is, in one line."""
+    if not progress.steps:
+        return f"{progress.note} …"
+    parts = [f"step {progress.step:,} of {progress.steps:,}"]
+    if progress.train:
+        parts.append(f"loss {progress.train[-1][1]:.3f}")
+    if progress.checks:
+        held = f"held-out {progress.checks[-1][1]:.3f}"
+        parts.append(held + (f" (base {progress.base:.3f})" if progress.base is not None else ""))
+    if speed := progress.tokens_per_second:
+        parts.append(f"{speed:,.0f} tokens/s")
+    if (left := progress.seconds_left) is not None and progress.step < progress.steps:
+        parts.append(f"{_duration(left)} left")
+    return " · ".join([*parts, progress.note] if progress.note else parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{rest:02}"
+
+
+class _Lines(Watcher):
+    """A line for each new kind of work, each tenth of the steps, and each check."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, int, int] | None = None
+
+    def changed(self, progress: Progress) -> None:
+        tenth = progress.step * 10 // progress.steps if progress.steps else 0
+        now = (progress.note, tenth, len(progress.checks))
+        if now != self._last:
+            self._last = now
+            click.echo(one_line(in_words(progress), 200), err=True)

@@ -1,0 +1,165 @@
+"""The command `chatlm adapters train`: its options, and what it prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chatlm import dump_json, visible
+from chatlm_lora.options import as_json_option as _json
+from chatlm_lora.options import base_model
+from chatlm_lora.options import model_option as _model
+
+if TYPE_CHECKING:
+    from chatlm_lora.card import Card
+    from chatlm_lora.preparing import Order
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="JSON lines, or one JSON list: messages; instruction, input and output; prompt and "
+    "completion; or text and label, with --ask.",
+)
+@_model
+@click.option("--ask", default="", metavar="TEXT", help="The question about {text} to a label.")
+@click.option("--system", default="", metavar="TEXT", help="A system prompt for every example.")
+@click.option("--rank", type=int, help="Of the matrices. Default: 8")
+@click.option("--alpha", type=float, help="Strength; the effect is alpha / rank. Default: 16")
+@click.option("--dropout", type=float, help="Default: 0.05")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="MODULE",
+    help="A module to adapt, such as q_proj; may be repeated. Default: all-linear",
+)
+@click.option("--rate", type=float, help="The highest learning rate. Default: 0.0003")
+@click.option("--epochs", type=float, help="Times through the data. Default: 3")
+@click.option("--batch", type=int, help="Examples computed at once. Default: 8")
+@click.option("--accumulation", type=int, help="Batches that make one step. Default: 1")
+@click.option("--warmup", type=float, help="Share of the steps. Default: 0.05")
+@click.option("--held-out", type=float, help="Share of the data for checks. Default: 0.1")
+@click.option("--checks", type=int, help="Checks in an epoch. Default: 4")
+@click.option("--patience", type=int, help="Checks without progress before the end. Default: 3")
+@click.option("--longest", type=int, help="Tokens of an example at most. Default: 1024")
+@click.option("--seed", type=int, help="Chooses the held-out examples and their order. Default: 0")
+@click.option("--description", default="", metavar="TEXT", help="One line for the list.")
+@click.option("--licence", default="", metavar="TEXT", help="Of the data, for the card.")
+@click.option("--restart", is_flag=True, help="Forget an earlier training that was stopped.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@_json
+def train(
+    name: str,
+    data: Path,
+    model: str | None,
+    ask: str,
+    system: str,
+    description: str,
+    licence: str,
+    restart: bool,
+    dry_run: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Train an adapter on examples of what the model shall answer.
+
+    Ctrl-C ends it and keeps the best so far. After a crash the same command goes on from the last
+    checkpoint. Several GPUs: accelerate launch -m chatlm adapters train …
+
+    Example: chatlm adapters train pirate --data pirate.jsonl
+    """
+    from chatlm import load_config
+    from chatlm_lora import examples, library
+    from chatlm_lora.preparing import Order
+    from chatlm_lora.recipe import Recipe
+
+    library.free(name)
+    given = {key: value for key, value in settings.items() if value not in (None, ())}
+    recipe = Recipe(**given)
+    read = examples.read(
+        data.expanduser(), seed=recipe.seed, share=recipe.held_out, ask=ask, system=system
+    )
+    config = load_config()
+    order = Order(
+        name=name,
+        base=base_model(model),
+        data=read,
+        recipe=recipe,
+        prompt_format=config.prompt_format,
+        description=description,
+        licence=licence,
+        use_cpu=config.device == "cpu",
+    )
+    if dry_run:
+        _tell_plan(order, as_json)
+        return
+    from chatlm_lora.terminal import watcher
+    from chatlm_lora.training import train as carry_out
+
+    with watcher() as shown:
+        made = carry_out(order, shown, anew=restart)
+    if made is not None:
+        _tell(made, as_json)
+
+
+def _tell_plan(order: Order, as_json: bool) -> None:
+    import os
+
+    from chatlm_lora.preparing import prepare
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    ready = prepare(order, processes)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    plan = {
+        "name": order.name,
+        "base": order.base.name,
+        "train": len(ready.train),
+        "held_out": len(ready.held_out),
+        "repeated": order.data.repeated,
+        "too_long": ready.train.left_out + ready.held_out.left_out,
+        "tokens_an_epoch": ready.train.tokens,
+        "processes": processes,
+        "steps": ready.steps,
+        "check_every": ready.check_every,
+        "recipe": order.recipe.to_dict(),
+    }
+    if as_json:
+        click.echo(dump_json(plan))
+        return
+    click.echo(
+        f"{order.name} on {order.base.name}: {plan['train']:,} examples to train on "
+        f"({plan['tokens_an_epoch']:,} tokens), {plan['held_out']:,} held out; "
+        f"{plan['repeated']:,} repeated and {plan['too_long']:,} too long ones left out."
+    )
+    click.echo(
+        f"{plan['steps']:,} steps in {processes} process{'es' if processes > 1 else ''}, "
+        f"a check after each {plan['check_every']:,}."
+    )
+
+
+def _tell(made: Card, as_json: bool) -> None:
+    import dataclasses
+
+    if as_json:
+        click.echo(dump_json(dataclasses.asdict(made)))
+        return
+    scores, cost = made.scores, made.cost
+    before, after = scores["held_out_loss_before"], scores["held_out_loss_after"]
+    click.echo(
+        f"{made.name}: held-out loss {before:.3f} → {after:.3f} ({-scores['fall']:+.1%}), "
+        f"best at step {cost['best_step']} of {cost['steps']}, {cost['seconds']:,.0f} s."
+    )
+    if after >= before:
+        click.echo("It did not get better than the base: more data or a lower --rate may help.")
+    for answer in made.answers[:2]:
+        click.echo(visible(f"\n> {answer.prompt}\n  before: {answer.before}"))
+        click.echo(visible(f"  after:  {answer.after}"))
+    click.echo(f"\nThe whole card: chatlm adapters show {made.name}")

@@ -1,0 +1,25 @@
+"""What several commands take: an index's name, completed by the shell, and `--json`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
+def complete_index(
+    context: click.Context, parameter: click.Parameter, start: str
+) -> list[CompletionItem]:
+    """The names of indices that begin so."""
+    from click.shell_completion import CompletionItem
+
+    from chatlm_rag.folder import indices
+
+    return [CompletionItem(each.name) for each in indices() if each.name.startswith(start)]
+
+
+name_argument = click.argument("name", shell_complete=complete_index)
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,0 +1,1 @@
+"""What is read from people's files: which files there are, and the text of each."""

@@ -1,0 +1,159 @@
+"""The fields in which a person fills a template's variables, each checked as it is typed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.document._document import EditResult
+from textual.document._edit import Edit
+from textual.widget import Widget
+from textual.widgets import Checkbox, Input, Select, Static, TextArea
+
+from chatlm import UsageError, visible
+from chatlm_templates.screens import drawing
+from chatlm_templates.template import Template, Variable
+
+
+class Line(Input):
+    """One line that shows every control character: what is seen is what is kept."""
+
+    DEFAULT_CSS = """
+    Line {
+        border: none;
+        height: 1;
+        padding: 0 1;
+        background: $foreground 8%;
+
+        &:focus { border: none; background: $primary 25%; }
+        & > .input--placeholder { color: $text-muted; }
+    }
+    """
+
+    def validate_value(self, value: str) -> str:
+        """Whatever way the text came."""
+        return visible(value).replace("\n", " ").replace("\t", " ")
+
+
+class FieldLine(Line):
+    """One of the form's lines; Enter there is as good as the key that uses the template."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "use", show=False)]
+
+
+class Area(TextArea):
+    """The same on several lines; Tab goes on to the next field."""
+
+    DEFAULT_CSS = """
+    Area {
+        height: 5;
+        border: none;
+        padding: 0 1;
+        background: $foreground 8%;
+        &:focus { border: none; background: $primary 25%; }
+    }
+    """
+
+    def load_text(self, text: str) -> None:
+        """Put a text in place of what stands here."""
+        super().load_text(_lines(text))
+
+    def edit(self, edit: Edit) -> EditResult:
+        """Whatever way the text came."""
+        return super().edit(dataclasses.replace(edit, text=_lines(edit.text)))
+
+
+class Field(Vertical):
+    """A variable: what it is, where its value is typed or chosen, and what is wrong with that.
+
+    Args:
+        variable: whose value it is.
+        template: has the variable.
+        value: to begin with; None for none.
+    """
+
+    DEFAULT_CSS = """
+    Field {
+        height: auto;
+        margin: 0 0 1 0;
+        & > .name { height: auto; }
+        & > .wrong { display: none; height: auto; color: $text-error; }
+        & > .wrong.-shown { display: block; }
+        & Select { height: 1; }
+        & SelectCurrent { border: none; padding: 0 1; background: $foreground 8%; }
+        & Select:focus SelectCurrent { border: none; background: $primary 25%; }
+        & Checkbox { border: none; padding: 0 1; background: $foreground 8%; width: 1fr; }
+        & Checkbox:focus { border: none; background: $primary 25%; }
+        & Checkbox:focus > .toggle--label { background: transparent; color: $foreground; }
+    }
+    """
+
+    def __init__(self, variable: Variable, template: Template, value: str | None) -> None:
+        super().__init__()
+        self.variable = variable
+        self._template = template
+        self._control = _control(variable, value)
+
+    def compose(self) -> Iterable[Widget]:
+        """From top to bottom."""
+        yield Static(drawing.variable(self.variable, self._template), classes="name")
+        yield self._control
+        yield Static(classes="wrong")
+
+    @property
+    def text(self) -> str:
+        """The value as text; empty where none is given."""
+        match self._control:
+            case Checkbox(value=checked):
+                return "true" if checked else "false"
+            case Select(value=value):
+                return value if isinstance(value, str) else ""
+            case Input(value=text) | TextArea(text=text):
+                return text
+        return ""
+
+    def enter(self) -> None:
+        """Go to where the value is typed."""
+        self._control.focus()
+
+    def check(self) -> bool:
+        """Whether what is given can be used; what is wrong with it is said."""
+        wrong = ""
+        if self.text:
+            try:
+                self.variable.parse(self.text)
+            except UsageError as error:
+                wrong = error.message
+        self.blame(wrong)
+        return not wrong
+
+    def blame(self, wrong: str) -> None:
+        """Say what is wrong; an empty text takes it away."""
+        line = self.query_one(".wrong", Static)
+        line.set_class(bool(wrong), "-shown")
+        line.update(Content(visible(wrong)))
+
+
+def _control(variable: Variable, value: str | None) -> Widget:
+    default = "" if variable.default is None else drawing.shown(variable.default)
+    if variable.type == "boolean":
+        return Checkbox(Content("yes"), (value or default) == "true")
+    if variable.type == "choice":
+        options = [(Content(visible(choice)), choice) for choice in variable.choices]
+        chosen = value if value in variable.choices else variable.default
+        if chosen is None:
+            return Select(options, prompt="choose one")
+        return Select(options, value=str(chosen), allow_blank=False)
+    if variable.type == "multiline":
+        area = Area(value or "", placeholder=Content(visible(str(variable.default or ""))))
+        area.tab_behavior, area.highlight_cursor_line = "focus", False
+        return area
+    return FieldLine(value or "", placeholder=default)
+
+
+def _lines(text: str) -> str:
+    return visible(text.replace("\r\n", "\n").replace("\r", "\n"))

@@ -1,0 +1,181 @@
+"""The list of templates: narrowed by typing, with a look at the one that is marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from rich.cells import set_cell_size
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from chatlm import ChatlmError, Ui, UsageError, one_line
+from chatlm_templates import library, using
+from chatlm_templates.chosen import chosen
+from chatlm_templates.screens import drawing
+from chatlm_templates.screens.card import TemplateCard
+from chatlm_templates.screens.fields import Line
+from chatlm_templates.slash import FORM
+
+OFF = ""
+"""The id of the row that ends the use of a template."""
+
+NAME = 21
+"""Width of the names, in cells."""
+
+
+class Picker(TemplateCard):
+    """Enter opens the form of a template.
+
+    Args:
+        ui: the chat's screen.
+        name: the template to mark at first; empty for the one in use.
+    """
+
+    DEFAULT_CSS = """
+    Picker {
+        & Line { margin: 0 0 1 0; }
+        & OptionList {
+            height: 1fr;
+            border: none;
+            padding: 0;
+            background: $surface;
+            text-wrap: nowrap;
+            text-overflow: ellipsis;
+            & > .option-list--option-highlighted {
+                background: $primary 40%; color: $foreground; text-style: none;
+            }
+        }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "move(-1)", "up", show=False),
+        Binding("down", "move(1)", "down", show=False),
+        Binding("escape", "dismiss", "close"),
+    ]
+
+    def __init__(self, ui: Ui, name: str = "") -> None:
+        super().__init__("Templates")
+        self._ui = ui
+        choice = chosen(ui.kept)
+        self._in_use = choice.template if choice else ""
+        self._wanted = name or self._in_use
+        self._library = library.load()
+        self._own = {name for name, path in library.files().items() if library.is_own(path)}
+        self._faults = {fault.path.stem: fault for fault in self._library.faults}
+
+    def body(self) -> Iterable[Widget]:
+        """The filter, the list, the marked template."""
+        yield Filter(placeholder="Type to narrow the list")
+        with Container(classes="sides"):
+            with Vertical(classes="left"):
+                rows = OptionList(markup=False)
+                rows.can_focus = False
+                yield rows
+            with VerticalScroll(id="preview", classes="right", can_focus=False):
+                yield Static(id="marked")
+
+    def on_mount(self) -> None:
+        """Show all."""
+        self._list("")
+
+    def action_move(self, step: int) -> None:
+        """Move over the list while typing."""
+        rows = self.query_one(OptionList)
+        if step > 0:
+            rows.action_cursor_down()
+        else:
+            rows.action_cursor_up()
+
+    @on(Input.Changed)
+    def _narrow(self, event: Input.Changed) -> None:
+        event.stop()
+        self.complain(None)
+        self._list(event.value)
+
+    @on(OptionList.OptionHighlighted)
+    def _look(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        self._show(event.option_id)
+
+    @on(Input.Submitted)
+    @on(OptionList.OptionSelected)
+    def _choose(self, event: Input.Submitted | OptionList.OptionSelected) -> None:
+        event.stop()
+        option = self.query_one(OptionList).highlighted_option
+        if option is None or option.id is None:
+            return
+        try:
+            self._take(option.id)
+        except ChatlmError as error:
+            self.complain(error)
+        else:
+            self.dismiss()
+
+    def _take(self, name: str) -> None:
+        if name in self._faults:
+            raise UsageError(
+                f"{name} cannot be used.", hint=f"Mend it: chatlm templates edit {name}"
+            )
+        if name == OFF:
+            using.end(self._ui)
+        else:
+            self._ui.open_screen(FORM, name)
+
+    def _list(self, typed: str) -> None:
+        words = typed.lower().split()
+        names = sorted([*self._library.templates, *self._faults])
+        options = []
+        if self._in_use and not words:
+            off = f"No template: end {one_line(self._in_use, 30)} in this chat"
+            options.append(Option(Content.styled(off, drawing.QUIET), id=OFF))
+        for name in names:
+            row = self._row(name)
+            if all(word in row.plain.lower() for word in words):
+                options.append(Option(row, id=name))
+        rows = self.query_one(OptionList)
+        rows.set_options(options)
+        ids = [option.id for option in options]
+        rows.highlighted = (
+            ids.index(self._wanted) if self._wanted in ids and not words else 0 if ids else None
+        )
+        if not ids:
+            self._show(None)
+
+    def _row(self, name: str) -> Content:
+        style = "bold" if name == self._in_use else ""
+        if fault := self._faults.get(name):
+            said = f"line {fault.line}: {fault.what}" if fault.line else fault.what
+            about = (one_line(said, 200), "$text-error")
+        else:
+            marks = [self._library.templates[name].description]
+            if name == self._in_use:
+                marks.insert(0, "in use ·")
+            if name in self._own:
+                marks.append("(yours)")
+            about = (one_line(" ".join(marks), 200), drawing.QUIET)
+        return Content.assemble((set_cell_size(one_line(name, NAME - 1), NAME), style), about)
+
+    def _show(self, name: str | None) -> None:
+        if name is None:
+            told = Content("No template has these words. `chatlm templates new NAME` makes one.")
+        elif name == OFF:
+            told = Content("From the next message on, what you type is sent as it is.")
+        elif name in self._faults:
+            told = drawing.fault(self._faults[name])
+        else:
+            told = drawing.source(self._library.templates[name], own=name in self._own)
+        self.query_one("#marked", Static).update(told)
+        self.query_one("#preview").scroll_home(animate=False)
+
+
+class Filter(Line):
+    """Enter takes the template that is marked in the list."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "choose")]

@@ -1,0 +1,170 @@
+"""`chatlm rag …` as a person and a script use it, killed and interrupted too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import models
+
+COMMAND = [sys.executable, "-m", "chatlm", "rag"]
+
+
+@pytest.fixture
+def rag_home(home: Path) -> Path:
+    models.lend(home, models.embedder_model())
+    return home
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """So many short documents that they are embedded in several goes."""
+    path = tmp_path / "corpus.jsonl"
+    rows = ({"_id": f"d{number}", "text": f"Fact number {number}."} for number in range(800))
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def rag(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=300, **more
+    )
+
+
+def begun(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
+    """A build that has made its first vectors."""
+    process = subprocess.Popen(
+        [*COMMAND, "build", name, str(path)], stderr=subprocess.PIPE, text=True
+    )
+    partial = home / "indices" / name / "partial"
+    deadline = time.monotonic() + 300
+    while not list(partial.glob("*.npy")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def test_a_killed_build_goes_on(rag_home: Path, corpus: Path) -> None:
+    process = begun("facts", corpus, rag_home)
+    process.kill()
+    process.communicate()
+    listed = rag("list")
+    assert "facts  not finished; go on: chatlm rag update facts" in listed.stdout
+    done = rag("update", "facts", "--json")
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout)
+    assert table["passages"] == 800
+    assert 0 < table["embedded"] <= 800 - 128
+    assert not (rag_home / "indices" / "facts" / "partial").exists()
+
+
+def test_a_killed_update_leaves_the_old_index(rag_home: Path, corpus: Path) -> None:
+    small = corpus.with_name("small.txt")
+    small.write_text("Small.")
+    assert rag("build", "facts", str(small)).returncode == 0
+    process = subprocess.Popen([*COMMAND, "add", "facts", str(corpus)])
+    partial = rag_home / "indices" / "facts" / "partial"
+    while not list(partial.glob("*.npy")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    shown = rag("show", "facts")
+    assert "1 passage from 1 file" in shown.stdout
+    assert "an update was stopped" in shown.stdout
+    assert json.loads(rag("update", "facts", "--json").stdout)["passages"] == 801
+
+
+def test_ctrl_c_says_how_to_go_on(rag_home: Path, corpus: Path) -> None:
+    process = begun("facts", corpus, rag_home)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert said.endswith(
+        "Error: Stopped; what was embedded is kept.\nGo on: chatlm rag update facts\n"
+    )
+
+
+def test_from_build_to_remove(rag_home: Path, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.md").write_text("# Cats\n\nThey sleep.\n")
+    (docs / "b\x1b[1m.bin").write_bytes(bytes(100))
+    done = rag("build", "pets", str(docs))
+    assert done.returncode == 0
+    assert done.stdout == ("pets: 1 passage from 1 file. Read 2 files; embedded 1 passage.\n")
+    assert "0 %" in done.stderr
+    assert "Left out: 1\n  is binary: docs/b␛[1m.bin\n" in done.stderr
+    again = rag("build", "pets", str(docs))
+    assert again.returncode == 2
+    assert "There is an index pets already.\nBring it up to date: chatlm rag update" in again.stderr
+    (row,) = json.loads(rag("list", "--json").stdout)
+    assert (row["name"], row["passages"], row["finished"], row["own"]) == ("pets", 1, True, True)
+    table = json.loads(rag("show", "pets", "--json").stdout)
+    assert table["chunking"] == {"tokens": 200, "overlap": 40}
+    assert table["problems"][0]["reason"] == "is binary"
+    shown = rag("show", "pets").stdout
+    assert f"Source    {docs}" in shown
+    assert "all-minilm-l6-v2, 384 dimensions" in shown
+    wrong = rag("update", "pets", "--tokens", "100")
+    assert "Say so with: --rebuild" in wrong.stderr
+    anew = rag("update", "pets", "--rebuild", "--tokens", "100")
+    assert "embedded 1 passage." in anew.stdout
+    complete = {"_CHATLM_COMPLETE": "bash_complete", "COMP_CWORD": "3"}
+    words = subprocess.run(
+        ["chatlm"],
+        executable=Path(sys.executable).with_name("chatlm"),
+        env={**os.environ, **complete, "COMP_WORDS": "chatlm rag show p"},
+        capture_output=True,
+        text=True,
+    )
+    assert words.stdout == "plain,pets\n"
+    refused = rag("remove", "pets", input="n\n")
+    assert "Nothing was changed." in refused.stderr
+    removed = rag("remove", "pets", "--yes")
+    assert removed.stdout.startswith("Removed pets; ")
+    assert list((rag_home / "indices").glob("[!.]*")) == []
+    assert rag("show", "pets").returncode == 2
+    assert "There are no indices yet" in rag("list").stdout
+
+
+def test_without_the_embedder_an_update_says_so(rag_home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("Once.")
+    assert rag("build", "one", str(path)).returncode == 0
+    (rag_home / "models" / models.EMBEDDER).unlink()
+    assert rag("update", "one").returncode == 0
+    path.write_text("Twice.")
+    done = rag("update", "one")
+    assert done.returncode == 1
+    assert f"chatlm models pull {models.EMBEDDER}" in done.stderr
+
+
+def test_looking_for_changes_in_2000_files_is_quick(rag_home: Path, tmp_path: Path) -> None:
+    root = tmp_path / "many"
+    for number in range(2000):
+        path = root / f"{number % 20}" / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"Of {number % 10}.")
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    assert rag("build", "many", str(root)).returncode == 0
+    rag("list")  # the first start after an install keeps which commands there are
+    code = (
+        "import sys; from chatlm.cli import main; main(['rag', 'update', 'many']);"
+        "print(sorted({'torch', 'numpy', 'faiss', 'transformers', 'textual'} & set(sys.modules)))"
+    )
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - begin
+    assert "nothing changed, 2,000 passages from 2,000 files" in done.stdout
+    assert done.stdout.endswith("[]\n")
+    assert seconds < 3

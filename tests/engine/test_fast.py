@@ -1,0 +1,290 @@
+"""The fast way gives what transformers gives, for every architecture, format and size it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatlm.engines.fast.compiler import kernel_library
+from chatlm.engines.fast.kernel import Decoder, Format, Kernel
+from chatlm.engines.fast.memory import Memory
+from chatlm.engines.fast.model import FastCache, FastModel
+from chatlm.engines.fast.plain import PlainDecoder, int4, int8
+from chatlm.engines.fast.prefill import prefill
+from chatlm.engines.fast.shape import Unsuitable, angles, read_shape
+from chatlm.engines.fast.weights import Linear, Product, read_weights
+from chatlm.engines.model import About
+from chatlm.sampling import Sampling
+from tests.engine import tiny
+
+PROMPT, REPLY = 100, 70
+"""Tokens; together they cross the borders of the kernel's chunks."""
+
+ABOUT = About(device="cpu", dtype="", context=512, ends=(), suggested=Sampling())
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def fast_model(
+    folder: Path, dtype: torch.dtype, form: Format | None, threads: int = 2
+) -> FastModel:
+    """A model with a compiled decoder; with torch's where no format is named."""
+    shape = read_shape(folder)
+    weights = read_weights(folder, shape, dtype)
+    if form is None:
+        return FastModel(shape, weights, PlainDecoder(shape, weights), ABOUT)
+    kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
+    return FastModel(shape, weights, Decoder(kernel, shape, weights, form, threads), ABOUT)
+
+
+def ids_of(folder: Path) -> list[int]:
+    generator = torch.Generator().manual_seed(2)
+    words = read_shape(folder).vocabulary
+    return torch.randint(words, (PROMPT + REPLY,), generator=generator).tolist()
+
+
+def written(model: FastModel, ids: list[int]) -> torch.Tensor:
+    """Logits after each token behind the prompt: (REPLY, vocabulary)."""
+    cache = model.new_cache()
+    cache.read(ids[:64])
+    cache.read(ids[64:PROMPT])
+    return torch.stack([cache.extend([token]) for token in ids[PROMPT:]])
+
+
+def true_logits(folder: Path, ids: list[int], dtype: torch.dtype) -> torch.Tensor:
+    logits: torch.Tensor = tiny.reference(folder, dtype)(torch.tensor([ids])).logits
+    return logits[0, PROMPT:].float()
+
+
+def divergence(true: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean KL divergence over the rows."""
+    left, right = true.log_softmax(-1), other.log_softmax(-1)
+    return float((left.exp() * (left - right)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("variant", tiny.CONFIGS)
+def test_the_kernel_computes_what_transformers_computes(tmp_path: Path, variant: str) -> None:
+    folder = tiny.save(tmp_path, variant)
+    ids = ids_of(folder)
+    true = true_logits(folder, ids, torch.float32)
+    exact = written(fast_model(folder, torch.float32, "bf16"), ids)
+    torch.testing.assert_close(exact, true, rtol=1e-3, atol=1e-3 * float(true.std()))
+
+
+@pytest.mark.parametrize("variant", tiny.CONFIGS)
+def test_in_bfloat16_it_is_at_least_as_near_as_transformers(tmp_path: Path, variant: str) -> None:
+    folder = tiny.save(tmp_path, variant)
+    ids = ids_of(folder)
+    true = true_logits(folder, ids, torch.float32)
+    theirs = divergence(true, true_logits(folder, ids, torch.bfloat16))
+    assert divergence(true, written(fast_model(folder, torch.bfloat16, "bf16"), ids)) <= theirs
+
+
+def rounded(matrix: Linear, form: str) -> Linear:
+    """The matrix as a format keeps it, computed by torch."""
+    weight = matrix.weight.float()
+    if form == "int8":
+        step = weight.abs().amax(-1, keepdim=True) / 127
+        return Linear((weight / step).round() * step, matrix.bias)
+    rows, columns = weight.shape
+    groups = torch.nn.functional.pad(weight, (0, -columns % 64)).view(rows, -1, 32)
+    low = groups.amin(-1, keepdim=True).bfloat16().float()
+    step = ((groups.amax(-1, keepdim=True) - low) / 15).bfloat16().float()
+    level = ((groups - low) / step.clamp(min=1e-30)).round().clamp(0, 15)
+    return Linear((low + step * level).view(rows, -1)[:, :columns], matrix.bias)
+
+
+@pytest.mark.parametrize("variant", tiny.CONFIGS)
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_small_formats_round_the_weights_and_nothing_else(
+    tmp_path: Path, variant: str, form: Format
+) -> None:
+    folder = tiny.save(tmp_path, variant)
+    ids = ids_of(folder)
+    model = fast_model(folder, torch.float32, form)
+    names = ("query", "key", "value", "output", "gate", "up", "down")
+    weights = dataclasses.replace(
+        model.weights,
+        head=rounded(model.weights.head, "int8"),
+        layers=tuple(
+            dataclasses.replace(
+                layer, **{name: rounded(getattr(layer, name), form) for name in names}
+            )
+            for layer in model.weights.layers
+        ),
+    )
+    memory, turns = Memory(model.shape, torch.float32), model.turns(512)
+    expected = [prefill(model.shape, weights, memory, [token], turns) for token in ids[:80]]
+    cache = model.new_cache()
+    made = [cache.extend([token]) for token in ids[:80]]
+    spread = float(torch.stack(expected).std())
+    torch.testing.assert_close(torch.stack(made), torch.stack(expected), rtol=0, atol=0.02 * spread)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("variant", tiny.CONFIGS)
+def test_blocks_are_read_as_transformers_reads_them(
+    tmp_path: Path, variant: str, dtype: torch.dtype
+) -> None:
+    folder = tiny.save(tmp_path, variant)
+    ids = ids_of(folder)
+    whole = tiny.reference(folder, dtype)(torch.tensor([ids])).logits[0, -1].float()
+    cache = fast_model(folder, dtype, "bf16").new_cache()
+    for start in range(0, len(ids), 64):
+        logits = cache.read(ids[start : start + 64])
+    near = 1e-4 if dtype is torch.float32 else 0.05
+    assert float((logits - whole).abs().max()) < near * float(whole.abs().max())
+
+
+def test_no_number_depends_on_the_threads(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "llama grouped", vocab_size=5000)
+    ids = ids_of(folder)
+    first, *others = (
+        written(fast_model(folder, torch.bfloat16, "int8", threads), ids) for threads in (1, 2, 5)
+    )
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("pack", [int4, int8])
+def test_torchs_packed_matrices_are_within_half_a_step(
+    pack: Callable[[Linear], Product], dtype: torch.dtype
+) -> None:
+    weight, bias = torch.randn(48, 96).to(dtype), torch.randn(48).to(dtype)
+    packed = pack(Linear(weight, bias))
+    assert not isinstance(packed, Linear)
+    made = (packed(torch.eye(96, dtype=dtype)).float() - bias.float()).T
+    groups = weight.float().view(48, -1, 32 if pack is int4 else 96)
+    steps = (
+        (groups.amax(-1) - groups.amin(-1)) / 15 if pack is int4 else groups.abs().amax(-1) / 127
+    )
+    error = (made.view(groups.shape) - groups).abs().amax(-1)
+    slack = 1.01 if dtype is torch.float32 else 2.0
+    assert (error <= slack * steps / 2 + (0 if dtype is torch.float32 else 0.02)).all()
+    odd = Linear(torch.randn(47, 95).to(dtype))
+    assert pack(odd) is odd
+
+
+@pytest.mark.parametrize("variant", tiny.CONFIGS)
+def test_without_a_compiler_odd_sizes_are_computed_as_they_are(
+    tmp_path: Path, variant: str
+) -> None:
+    folder = tiny.save(tmp_path, variant, vocab_size=205, intermediate_size=81)
+    if read_shape(folder).hidden % 32 == 0:
+        pytest.skip("its sizes suit the packed form")
+    ids = ids_of(folder)
+    made = written(fast_model(folder, torch.float32, None), ids)
+    true = true_logits(folder, ids, torch.float32)
+    torch.testing.assert_close(made, true, rtol=1e-3, atol=1e-3 * float(true.std()))
+
+
+def test_a_cut_cache_goes_on_as_if_it_had_never_been_longer(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "qwen3")
+    ids = ids_of(folder)
+    model = fast_model(folder, torch.bfloat16, "int8")
+    cache = model.new_cache()
+    cache.read(ids[:64])
+    first = cache.extend(ids[64:80])
+    cache.extend([7, 8, 9])
+    assert cache.cut(64)
+    assert torch.equal(cache.extend(ids[64:80]), first)
+
+
+def test_memory_grows_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "llama")
+    shape = read_shape(folder)
+    memory = Memory(shape, torch.bfloat16)
+    keys = torch.randn(3, 5, 14).bfloat16()
+    memory.reserve(5)
+    for layer in range(shape.layers):
+        memory.put(layer, keys + layer, keys - layer)
+    memory.length = 5
+    room = memory.room
+    memory.reserve(room + 1)
+    assert memory.room > room
+    assert torch.equal(memory.sides[0, 2, :, :5, :14], keys + 2)
+    assert torch.equal(memory.sides[1, 1, :, :5, :14], keys - 1)
+    assert not memory.sides[..., 14:].any()
+    assert not memory.sides[:, :, :, 5:].any()
+
+
+def test_what_does_not_fit_together_is_refused_before_the_kernel_sees_it(tmp_path: Path) -> None:
+    model = fast_model(tiny.save(tmp_path / "a", "llama"), torch.bfloat16, "int8")
+    decoder = model.decoder
+    memory, turns = Memory(model.shape, torch.bfloat16), model.turns(600)
+    for token in (-1, 203):
+        with pytest.raises(ValueError, match="no token"):
+            decoder.decode(memory, token, turns)
+    with pytest.raises(ValueError, match="another model"):
+        decoder.decode(Memory(model.shape, torch.float32), 1, turns)
+    with pytest.raises(ValueError, match="angles"):
+        decoder.decode(memory, 1, turns[:0])
+    other = read_shape(tiny.save(tmp_path / "b", "qwen3"))
+    with pytest.raises(ValueError, match="another model"):
+        decoder.decode(Memory(other, torch.bfloat16), 1, turns)
+    assert memory.length == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "gpt2"}, "architecture gpt2"),
+        ({"hidden_act": "gelu"}, "activation is gelu"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantized"),
+        ({"model_type": "mistral", "sliding_window": 100}, "sliding window"),
+        ({"model_type": "qwen2", "layer_types": ["sliding_attention"]}, "sliding window"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "factor"),
+        ({"partial_rotary_factor": 0.5}, "a part"),
+        ({"head_dim": 7}, "do not fit"),
+        ({"head_dim": 10**9}, "size"),
+        ({"num_attention_heads": 0}, "do not fit"),
+        ({"num_key_value_heads": 2}, "do not fit"),
+        ({"hidden_size": -51}, "do not fit"),
+        ({"num_hidden_layers": "many"}, "ValueError"),
+        ({"num_hidden_layers": 4}, "no tensor"),
+        ({"vocab_size": 202}, "not \\(202"),
+        ({"tie_word_embeddings": None, "vocab_size": None}, "TypeError"),
+    ],
+)
+def test_what_it_does_not_know_is_left_to_transformers(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    folder = tiny.save(tmp_path, "llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(Unsuitable, match=reason):
+        read_weights(folder, read_shape(folder), torch.bfloat16)
+
+
+def test_prefill_says_the_same_token_by_token(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "qwen2")
+    shape = read_shape(folder)
+    weights = read_weights(folder, shape, torch.float32)
+    ids, turns = ids_of(folder), angles(shape, 512)
+    at_once, singly = Memory(shape, torch.float32), Memory(shape, torch.float32)
+    logits = prefill(shape, weights, at_once, ids, turns)
+    for token in ids:
+        last = prefill(shape, weights, singly, [token], turns)
+    torch.testing.assert_close(last, logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_cache_is_the_models_own(tmp_path: Path) -> None:
+    model = fast_model(tiny.save(tmp_path, "llama"), torch.bfloat16, "int8")
+    first, second = model.new_cache(), model.new_cache()
+    assert isinstance(first, FastCache)
+    one = first.read([1, 2, 3])
+    second.read([4, 5, 6])
+    again = model.new_cache()
+    assert torch.equal(again.read([1, 2, 3]), one)
+    assert torch.equal(first.extend([9]), again.extend([9]))

@@ -1,0 +1,268 @@
+"""Which way a model is run, what is said of it, and that no way loads what it does not need."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from chatlm.engines.devices import Placement, place
+from chatlm.engines.fast import compiler
+from chatlm.engines.fast.compiler import NoKernel, kernel_library
+from chatlm.engines.fast.kernel import Decoder, Kernel
+from chatlm.engines.fast.model import FastModel
+from chatlm.engines.fast.plain import PlainDecoder
+from chatlm.engines.fast.shape import Unsuitable
+from chatlm.engines.fast.tokenizer import PlainTokenizer
+from chatlm.engines.local import LocalEngine
+from chatlm.engines.transformers_model import TransformersModel
+from chatlm.engines.ways import Fast, load
+from chatlm.events import Delta
+from chatlm.generation import Request
+from chatlm.messages import Message
+from chatlm.sampling import Sampling
+from tests.engine import tiny
+
+CPU = Placement({"": "cpu"}, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("fast", "label"),
+    [
+        ("auto", "int8 (fast)"),
+        ("bf16", "bfloat16 (fast)"),
+        ("int8", "int8 (fast)"),
+        ("int4", "int4 (fast)"),
+        ("off", "bfloat16"),
+    ],
+)
+def test_the_way_is_named(tmp_path: Path, fast: Fast, label: str) -> None:
+    model = load("tiny", tiny.save(tmp_path, "llama"), CPU, fast)
+    assert model.about.dtype == label
+    assert isinstance(model, TransformersModel if fast == "off" else FastModel)
+    assert (model.about.device, model.about.context, model.about.notes) == ("cpu", 512, ())
+
+
+def test_numbers_that_the_person_chose_are_taken_at_their_word(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "llama")
+    asked = Placement({"": "cpu"}, torch.float32, asked=True)
+    assert load("tiny", folder, asked, "auto").about.dtype == "float32"
+    assert load("tiny", folder, asked, "int8").about.dtype == "int8 (fast)"
+    assert load("tiny", folder, place("cpu", "float16", "none"), "auto").about.dtype == "float16"
+
+
+def test_what_cannot_be_run_fast_is_run_all_the_same(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "mistral")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "sliding_window": 64}))
+    assert load("tiny", folder, CPU, "auto").about.notes == ()
+    asked = load("tiny", folder, CPU, "int8").about
+    assert asked.dtype == "bfloat16"
+    assert "sliding window" in asked.notes[0]
+
+
+@pytest.fixture
+def no_compiler(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "/nowhere/cc")
+
+
+def test_without_a_compiler_torch_writes_and_the_person_is_told(
+    default_model: Path, no_compiler: None
+) -> None:
+    engine = LocalEngine("default", default_model, CPU)
+    assert engine.info.dtype == "int4 (torch)"
+    assert "there is no C compiler (/nowhere/cc)" in engine.info.notes[0]
+    greedy = Sampling(temperature=0.0, max_tokens=20)
+    events = engine.stream(Request((Message("user", "What is the capital of France?"),), greedy))
+    assert "Paris" in "".join(event.text for event in events if isinstance(event, Delta))
+    model = engine._prefixes.model
+    assert isinstance(model, FastModel)
+    assert isinstance(model.decoder, PlainDecoder)
+    engine.close()
+
+
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho 'kernel.c:1: error: no such thing' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    with pytest.raises(NoKernel, match="error: no such thing"):
+        kernel_library(float32=False)
+    assert list((home / "kernels").iterdir()) == []
+    broken.write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(compiler, "LONGEST", 0.2)
+    with pytest.raises(NoKernel, match="took more than"):
+        kernel_library(float32=False)
+    assert list((home / "kernels").iterdir()) == []
+
+
+def test_a_library_that_cannot_be_loaded_is_no_kernel(home: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "decode.so"
+    damaged.write_bytes(b"not machine code")
+    with pytest.raises(NoKernel, match="cannot be loaded"):
+        Kernel(damaged, torch.bfloat16)
+
+
+def test_the_kernel_is_compiled_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = kernel_library(float32=False)
+    monkeypatch.setattr(subprocess, "run", None)
+    assert kernel_library(float32=False) == first
+    monkeypatch.undo()
+    monkeypatch.setenv("CHATLM_HOME", str(home))
+    other = kernel_library(float32=True)
+    assert sorted(path.name for path in (home / "kernels").iterdir()) == sorted(
+        [first.name, other.name]
+    )
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import torch
+from chatlm.engines.fast.kernel import Decoder, Kernel
+from chatlm.engines.fast.model import FastModel
+from chatlm.engines.fast.shape import read_shape
+from chatlm.engines.fast.weights import read_weights
+torch.set_num_threads(1)
+kernel = Kernel(Path(sys.argv[1]), torch.bfloat16)
+for folder in map(Path, sys.argv[2:]):
+    shape = read_shape(folder)
+    weights = read_weights(folder, shape, torch.bfloat16)
+    for form in ("bf16", "int8", "int4"):
+        decoder = Decoder(kernel, shape, weights, form, 3)
+        cache = FastModel(shape, weights, decoder, None).new_cache()
+        cache.read(list(range(60)))
+        cache.extend(list(range(10)))
+        decoder.close()
+print("done")
+"""
+
+
+def test_the_kernel_touches_no_memory_but_its_own(tmp_path: Path) -> None:
+    command = [
+        shutil.which("cc") or "cc",
+        "-std=gnu11",
+        "-g",
+        "-O1",
+        "-shared",
+        "-fPIC",
+        "-pthread",
+    ]
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    library = tmp_path / "checked.so"
+    made = subprocess.run([*command, *checks, str(compiler.SOURCES[0]), "-o", library, "-lm"])
+    runtime = subprocess.run(
+        [command[0], "-print-file-name=libasan.so"], capture_output=True, text=True
+    ).stdout.strip()
+    if made.returncode or not Path(runtime).is_absolute():
+        pytest.skip("the compiler has no sanitizers")
+    folders = [
+        tiny.save(tmp_path / variant, variant)
+        for variant in ("llama", "llama grouped", "llama biases", "qwen3")
+    ]
+    environment = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, library, *folders],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]
+
+
+def test_a_closed_decoder_leaves_no_thread(tmp_path: Path) -> None:
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():
+        pytest.skip("threads are counted in /proc")
+    model = load("tiny", tiny.save(tmp_path, "llama"), CPU, "int8")
+    assert isinstance(model, FastModel)
+    kernel = Kernel(kernel_library(float32=False), torch.bfloat16)
+    gc.collect()  # other tests' decoders
+    before = len(list(tasks.iterdir()))
+    decoder = Decoder(kernel, model.shape, model.weights, "int8", 4)
+    assert len(list(tasks.iterdir())) == before + 3
+    decoder.close()
+    assert len(list(tasks.iterdir())) == before
+
+
+CHATS = [
+    [("user", "Hi")],
+    [
+        ("system", "Be brief."),
+        ("user", "naïve café, 日本語 🏳️‍🌈"),
+        ("assistant", "Yes."),
+        ("user", "x\n\ny"),
+    ],
+    [("user", "Go on."), ("assistant", "Once upon a")],
+]
+
+
+def test_the_plain_tokenizer_writes_what_transformers_writes(default_model: Path) -> None:
+    plain, theirs = PlainTokenizer(default_model), AutoTokenizer.from_pretrained(default_model)
+    assert (plain.eos_token, plain.eos_token_id) == (theirs.eos_token, theirs.eos_token_id)
+    for text in (
+        "",
+        "Hello, world.  Two blanks",
+        "<|im_start|>user\nx<|im_end|>",
+        "日本語 🏳️‍🌈\t\n",
+    ):
+        assert plain.encode(text) == theirs.encode(text)
+    for chat in CHATS:
+        messages = [{"role": role, "content": content} for role, content in chat]
+        go_on = chat[-1][0] == "assistant"
+        arguments = {
+            "tokenize": False,
+            "add_generation_prompt": not go_on,
+            "continue_final_message": go_on,
+        }
+        assert plain.apply_chat_template(messages, **arguments) == theirs.apply_chat_template(
+            messages, **arguments
+        )
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "reason"),
+    [
+        ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}, "another class"),
+        ("tokenizer_config.json", {"add_bos_token": True}, "settings"),
+        ("tokenizer_config.json", {"bos_token": "<new>"}, "settings"),
+        ("chat_template.jinja", "{{ namespace(x=1).x }}", "calls functions"),
+        ("chat_template.jinja", "{{ messages | tojson }}", "calls functions"),
+        ("chat_template.jinja", "{% if %}", "chat template"),
+        ("tokenizer.json", "{}", "cannot be read"),
+    ],
+)
+def test_a_tokenizer_that_asks_for_more_is_left_to_transformers(
+    default_model: Path, tmp_path: Path, file: str, changes: object, reason: str
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(default_model / name, tmp_path / name)
+    if isinstance(changes, dict):
+        changes = json.dumps({**json.loads((tmp_path / file).read_text()), **changes})
+    (tmp_path / file).write_text(str(changes))
+    with pytest.raises(Unsuitable, match=reason):
+        PlainTokenizer(tmp_path)
+
+
+def test_the_default_model_answers_without_transformers(
+    default_model: Path, chat_home: Path
+) -> None:
+    script = (
+        "import sys; from chatlm.cli import main\n"
+        "try: main(['ask', '--no-save', '--max-tokens', '3', 'Hi'])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'transformers', 'peft', 'sentence_transformers', 'accelerate', 'textual'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr

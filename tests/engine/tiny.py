@@ -1,0 +1,72 @@
+"""Tiny random models of every architecture that is run the fast way, with awkward sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": 203,
+    "hidden_size": 51,
+    "intermediate_size": 77,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "head_dim": 14,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,
+}
+
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama tied": ("Llama", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "llama biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama grouped": (
+        "Llama",
+        {
+            "hidden_size": 100, "num_attention_heads": 10, "num_key_value_heads": 2,
+            "head_dim": 80, "intermediate_size": 300,
+        },
+    ),
+    "llama linear": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e4}},
+    ),
+    "llama 3": (
+        "Llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+                "rope_theta": 1e4,
+            }
+        },
+    ),
+    "mistral": ("Mistral", {"sliding_window": None, "num_key_value_heads": 1}),
+    "qwen2": ("Qwen2", {"hidden_size": 42, "num_key_value_heads": 1, "head_dim": 14}),
+    "qwen3": ("Qwen3", {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32}),
+}  # fmt: skip
+"""Architectures and variants, by name: the class and what differs from the common sizes."""
+
+
+def save(folder: Path, variant: str, **changes: Any) -> Path:
+    """Write a random model of a variant, in bfloat16, into a folder; the same each time."""
+    kind, own = CONFIGS[variant]
+    config = getattr(transformers, f"{kind}Config")(**{**_SIZES, **own, **changes})
+    torch.manual_seed(1)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).to(torch.bfloat16)
+    for name, tensor in model.named_parameters():
+        if name.endswith("norm.weight"):
+            tensor.data.uniform_(0.5, 1.5)
+        elif name.endswith("bias"):
+            tensor.data.uniform_(-0.5, 0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+def reference(folder: Path, dtype: torch.dtype) -> Any:
+    """The model in a folder as transformers runs it."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()

@@ -1,0 +1,10 @@
+"""Raises where the message is made of what was typed."""
+
+from typing import Any
+
+from chatlm import hookimpl
+
+
+@hookimpl
+def write_message(conversation: Any, text: str) -> str:
+    raise UnicodeError("no such letter")

@@ -1,0 +1,410 @@
+"""Indices made with the real embedder: whole or not at all, and nothing is done twice."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from chatlm import ChatlmError, UsageError
+from chatlm_rag import building, filling, folder, lexical, manifest, vectors
+from chatlm_rag.building import Outcome
+from chatlm_rag.chunking import Chunking
+from chatlm_rag.embedders import EmbedderRecord, check, fingerprint
+from chatlm_rag.embedding import Embedder
+from chatlm_rag.filling import BuildStopped
+from chatlm_rag.partial import EMBEDDINGS
+from chatlm_rag.passages import Passages
+from chatlm_rag.sources.folders import Source
+from tests import models
+
+LONG_AGO = 1_600_000_000
+
+TEXTS = {
+    "cats.md": "# Cats\n\nA cat sleeps most of the day.\n\n## Food\n\nIt eats fish and meat.\n",
+    "engine.txt": "The engine turns petrol into motion.\n",
+    "moon.txt": "The moon goes round the earth in a month.\n",
+}
+
+
+class Watched:
+    """A work that notes what it is told, and may be cancelled at one of its steps."""
+
+    def __init__(self, cancel_at: int = 0) -> None:
+        self.seen: list[tuple[int, int | None, str]] = []
+        self._cancel_at = cancel_at
+
+    @property
+    def cancelled(self) -> bool:
+        return bool(self._cancel_at) and len(self.seen) >= self._cancel_at
+
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        self.seen.append((done, total, note))
+
+
+@pytest.fixture
+def rag_home(home: Path) -> Path:
+    models.lend(home, models.embedder_model())
+    return home
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    return write(tmp_path / "docs", TEXTS)
+
+
+def write(root: Path, texts: dict[str, str]) -> Path:
+    """Write files that changed long ago."""
+    for name, text in texts.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    return root
+
+
+def build(root: Path, name: str = "pets", **more: Any) -> Outcome:
+    return building.build(name, (Source(str(root)),), Watched(), **more)
+
+
+def current(name: str = "pets") -> Path:
+    found = folder.located(name).current()
+    assert found
+    return found
+
+
+def embeddings(name: str = "pets") -> Any:
+    return np.load(current(name) / EMBEDDINGS)
+
+
+def sources(name: str = "pets") -> list[str]:
+    return [piece.source for piece in Passages(current(name))]
+
+
+def test_an_index_holds_what_was_read(rag_home: Path, docs: Path) -> None:
+    work = Watched()
+    done = building.build("pets", (Source(str(docs)),), work)
+    assert (done.changed, done.read, done.embedded, done.manifest.pieces) == (True, 3, 4, 4)
+    pieces = list(Passages(current()))
+    assert [(piece.source, piece.place, piece.line) for piece in pieces] == [
+        ("docs/cats.md", "Cats", 1),
+        ("docs/cats.md", "Cats > Food", 5),
+        ("docs/engine.txt", "", 1),
+        ("docs/moon.txt", "", 1),
+    ]
+    for piece in pieces:
+        record = done.manifest.file_of(piece.id)
+        assert (docs / Path(record.path).name).read_text()[piece.start : piece.end] == piece.text
+    embedder = Embedder(models.embedder_model())
+    assert np.allclose(embeddings(), embedder.embed([piece.indexed for piece in pieces]), atol=1e-5)
+    ids, _ = vectors.open(current()).search(embedder.embed_query("What does a kitten eat?"), 1)
+    assert list(ids) == [1]
+    assert lexical.open(current()).scores("petrol").argmax() == 2
+    shown = [done for done, _, _ in work.seen[1:-1]]
+    assert shown == sorted(shown)
+    assert work.seen[-1] == (1, 1, "writing the index")
+    assert manifest.read(current()) == done.manifest
+    left = sorted(path.name for path in folder.located("pets").path.iterdir())
+    assert left == ["1", "CURRENT"]
+
+
+def test_an_update_touches_only_what_changed(rag_home: Path, docs: Path) -> None:
+    build(docs)
+    before = embeddings()
+    write(docs, {"cats.md": TEXTS["cats.md"] + "\n## Age\n\nTwenty years.\n", "new.txt": "New."})
+    (docs / "engine.txt").unlink()
+    done = building.update("pets", Watched())
+    assert (done.read, done.gone, done.embedded) == (2, 1, 2)
+    assert sources() == ["docs/cats.md"] * 3 + ["docs/moon.txt", "docs/new.txt"]
+    after = embeddings()
+    assert (after[:2] == before[:2]).all()
+    assert (after[3] == before[3]).all()
+    assert current().name == "2"
+    assert [path.name for path in current().parent.glob("*/")] == ["2"]
+
+
+def test_nothing_changed_is_nothing_done(rag_home: Path, docs: Path) -> None:
+    build(docs)
+    assert not building.update("pets", Watched()).changed
+    os.utime(docs / "moon.txt", (LONG_AGO + 9, LONG_AGO + 9))
+    assert not building.update("pets", Watched()).changed
+    record = manifest.read(current()).files[-1]
+    assert record.stamp
+    assert record.stamp.mtime_ns == (LONG_AGO + 9) * 10**9
+    assert current().name == "1"
+
+
+def test_a_change_within_the_tick_of_the_clock_is_seen(rag_home: Path, docs: Path) -> None:
+    path = docs / "moon.txt"
+    path.write_text("aaaa")
+    stamp = path.stat()
+    build(docs)
+    path.write_text("bbbb")
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert building.update("pets", Watched()).read == 1
+    assert Passages(current())[-1].text == "bbbb"
+
+
+def test_a_moved_file_is_not_embedded_again(rag_home: Path, docs: Path) -> None:
+    build(docs)
+    (docs / "moon.txt").rename(docs / "a-moon.txt")
+    done = building.update("pets", Watched())
+    assert (done.read, done.gone, done.embedded) == (1, 1, 0)
+    assert sources()[0] == "docs/a-moon.txt"
+
+
+def test_like_passages_are_embedded_once(rag_home: Path, tmp_path: Path) -> None:
+    root = write(tmp_path / "same", {f"{number}.txt": "All the same." for number in range(5)})
+    assert build(root).embedded == 1
+    assert len(sources()) == 5
+    assert np.allclose(embeddings() - embeddings()[0], 0)
+
+
+def test_what_could_not_be_read_is_tried_again(rag_home: Path, docs: Path) -> None:
+    (docs / "lost.txt").symlink_to(docs / "later")
+    first = build(docs).manifest
+    assert [problem.reason for _, problem in first.problems] == ["is a link that leads nowhere"]
+    assert not building.update("pets", Watched()).changed
+    write(docs, {"later": "Here now."})
+    done = building.update("pets", Watched())
+    assert list(done.manifest.problems) == []
+    assert sources().count("docs/lost.txt") == 1
+
+
+def test_a_source_that_is_away_keeps_its_passages(
+    rag_home: Path, docs: Path, tmp_path: Path
+) -> None:
+    other = write(tmp_path / "disk", {"far.txt": "Far away."})
+    building.build("pets", (Source(str(docs)), Source(str(other))), Watched())
+    other.rename(tmp_path / "unmounted")
+    write(docs, {"new.txt": "New."})
+    done = building.update("pets", Watched())
+    assert done.missing == (str(other),)
+    assert "disk/far.txt" in sources()
+    (tmp_path / "unmounted").rename(other)
+    assert not building.update("pets", Watched()).changed
+
+
+def test_add_takes_more_and_other_patterns(rag_home: Path, docs: Path, tmp_path: Path) -> None:
+    build(docs)
+    other = write(tmp_path / "more", {"a.txt": "Something more."})
+    assert building.add("pets", (Source(str(other)),), Watched()).embedded == 1
+    assert "more/a.txt" in sources()
+    building.add("pets", (Source(str(docs), include=("*.md",)),), Watched())
+    assert set(sources()) == {"docs/cats.md", "more/a.txt"}
+    with pytest.raises(UsageError, match="No such file"):
+        building.add("pets", (Source(str(tmp_path / "nowhere")),), Watched())
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(filling, "WINDOW", 4)
+    texts = {f"{number:02}.txt": f"Number {number} of many." for number in range(20)}
+    return write(tmp_path / "many", texts)
+
+
+def test_a_stopped_build_goes_on(rag_home: Path, many: Path) -> None:
+    with pytest.raises(BuildStopped) as stopped:
+        building.build("many", (Source(str(many)),), Watched(cancel_at=6))
+    assert stopped.value.hint == "Go on: chatlm rag update many"
+    assert stopped.value.exit_code == 130
+    index = folder.located("many")
+    assert index.current() is None
+    with pytest.raises(UsageError, match="not finished"):
+        index.open(manifest.read)
+    done = building.update("many", Watched())
+    assert 0 < done.embedded < 20
+    assert done.manifest.pieces == 20
+    build(many, "whole")
+    assert np.allclose(embeddings("many"), embeddings("whole"), atol=1e-5)
+    assert sources("many") == sources("whole")
+    assert not index.partial.exists()
+
+
+def test_a_stopped_update_leaves_the_old_index(rag_home: Path, many: Path) -> None:
+    build(many, "many")
+    write(many, {f"{number:02}.txt": f"Now {number}." for number in range(20)})
+    before = sources("many")
+    with pytest.raises(BuildStopped):
+        building.update("many", Watched(cancel_at=6))
+    assert sources("many") == before
+    assert Passages(current("many"))[0].text == "Number 0 of many."
+    assert 0 < building.update("many", Watched()).embedded < 20
+    assert Passages(current("many"))[0].text == "Now 0."
+
+
+def test_a_stopped_rebuild_stays_a_rebuild(rag_home: Path, many: Path) -> None:
+    build(many, "many")
+    cut = Chunking(64, 0)
+    with pytest.raises(BuildStopped):
+        building.rebuild("many", Watched(cancel_at=6), chunking=cut)
+    done = building.update("many", Watched())
+    assert done.manifest.chunking == cut
+    assert 0 < done.embedded < 20
+
+
+def test_a_full_disk_leaves_the_old_index(
+    rag_home: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(docs)
+    write(docs, {"new.txt": "New."})
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lexical, "write", full)
+        with pytest.raises(ChatlmError, match="No space left") as failed:
+            building.update("pets", Watched())
+    assert failed.value.hint.endswith("chatlm rag update pets")
+    assert "docs/new.txt" not in sources()
+    assert building.update("pets", Watched()).embedded == 0
+    assert "docs/new.txt" in sources()
+
+
+def test_another_embedder_is_refused(rag_home: Path, docs: Path) -> None:
+    made = build(docs).manifest
+    assert made.embedder == EmbedderRecord("all-minilm-l6-v2", fingerprint(models.embedder_model()))
+    assert check("pets", made.embedder).folder.name == "all-minilm-l6-v2"
+    old = manifest.Manifest(**{**vars(made), "embedder": EmbedderRecord("all-minilm-l6-v2", "0")})
+    manifest.write(current(), old)
+    write(docs, {"new.txt": "New."})
+    with pytest.raises(ChatlmError) as refused:
+        building.update("pets", Watched())
+    assert refused.value.hint == "Make it anew: chatlm rag update pets --rebuild"
+    done = building.rebuild("pets", Watched())
+    assert done.embedded == 5
+    assert done.manifest.embedder == made.embedder
+
+
+def test_the_fingerprint_is_that_of_the_weights(tmp_path: Path) -> None:
+    one = models.write_folder(tmp_path / "one", models.tiny_model(400_000))
+    two = models.write_folder(tmp_path / "two", {**models.tiny_model(400_000), "more.json": b"{}"})
+    assert fingerprint(one) == fingerprint(two)
+    weights = two / "model.safetensors"
+    weights.write_bytes(bytes(byte ^ 1 for byte in weights.read_bytes()))
+    assert fingerprint(one) != fingerprint(two)
+
+
+def test_names_that_cannot_be_used(rag_home: Path, docs: Path, tmp_path: Path) -> None:
+    for name in ("", "A", "../x", "a/b", "-x", "x" * 65):
+        with pytest.raises(UsageError, match="cannot be called"):
+            build(docs, name)
+    build(docs)
+    with pytest.raises(UsageError, match="already") as taken:
+        build(docs)
+    assert "chatlm rag update pets" in taken.value.hint
+    with pytest.raises(UsageError) as unknown:
+        folder.located("pest")
+    assert unknown.value.hint == "Did you mean pets?"
+    empty = write(tmp_path / "empty", {"a.txt": "", "b.txt": "…"})
+    with pytest.raises(UsageError, match="nothing to index") as nothing:
+        build(empty, "none")
+    assert "empty/a.txt is empty" in nothing.value.hint
+    assert "empty/b.txt has no words" in nothing.value.hint
+    assert [index.name for index in folder.indices()] == ["pets"]
+
+
+def test_only_one_writes(rag_home: Path, docs: Path) -> None:
+    build(docs)
+    with (
+        FileLock(folder.own_root() / ".pets.lock", is_singleton=False),
+        pytest.raises(UsageError, match="Another chatlm"),
+    ):
+        building.update("pets", Watched())
+
+
+def test_what_a_dead_process_left_is_swept(rag_home: Path, docs: Path) -> None:
+    build(docs)
+    place = folder.located("pets").path
+    write(place / "new", {"passages.jsonl": "half"})
+    write(place / "2", {"passages.jsonl": "whole, but CURRENT was not written"})
+    write(docs, {"new.txt": "New."})
+    building.update("pets", Watched())
+    assert "docs/new.txt" in sources()
+    assert sorted(path.name for path in place.iterdir()) == ["2", "CURRENT"]
+
+
+def test_a_damaged_index_is_told(rag_home: Path, docs: Path) -> None:
+    build(docs)
+    (current() / manifest.FILE).write_text('{"format": 99}')
+    with pytest.raises(ChatlmError, match="format 99"):
+        folder.located("pets").open(manifest.read)
+    (current() / manifest.FILE).unlink()
+    with pytest.raises(ChatlmError, match=r"manifest\.json is missing"):
+        building.update("pets", Watched())
+
+
+def test_an_index_that_is_replaced_while_it_is_opened(rag_home: Path, docs: Path) -> None:
+    build(docs)
+    tried = []
+
+    def opener(at: Path) -> int:
+        tried.append(at.name)
+        if at.name == "1":
+            write(docs, {"new.txt": "New."})
+            building.update("pets", Watched())
+            raise RuntimeError("what FAISS raises for a file that is gone")
+        return manifest.read(at).pieces
+
+    assert folder.located("pets").open(opener) == 5
+    assert tried == ["1", "2"]
+
+
+def test_readers_are_never_disturbed(rag_home: Path, docs: Path) -> None:
+    build(docs)
+    index = folder.located("pets")
+    ended = threading.Event()
+    seen: set[int] = set()
+    faults: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            while not ended.is_set():
+                passages, found = index.open(lambda at: (Passages(at), vectors.open(at)))
+                assert len(passages) == len(found)
+                seen.add(len(list(passages)))
+                passages.close()
+        except BaseException as error:
+            faults.append(error)
+
+    held = index.open(Passages)
+    matrix = index.open(lambda at: np.load(at / EMBEDDINGS, mmap_mode="r"))
+    kept = [piece.text for piece in held]
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(6):
+        write(docs, {f"{number}.txt": f"More and more, {number} times."})
+        building.update("pets", Watched())
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert len(seen) > 1
+    assert [piece.text for piece in held] == kept
+    assert np.isfinite(matrix).all()
+
+
+def test_a_million_passages_open_at_once(tmp_path: Path) -> None:
+    import time
+
+    from chatlm_rag.passages import LINES, OFFSETS
+
+    line = b'{"text":"x","source":"s","place":"","start":0,"end":1,"title":"","line":1}\n'
+    count = 1_000_000
+    (tmp_path / LINES).write_bytes(line * count)
+    np.save(tmp_path / OFFSETS, np.arange(count + 1, dtype=np.uint64) * len(line))
+    begin = time.perf_counter()
+    passages = Passages(tmp_path)
+    assert passages[999_999].text == "x"
+    assert time.perf_counter() - begin < 0.1
+    (tmp_path / LINES).write_bytes(line)
+    with pytest.raises(ValueError, match="not as long"):
+        Passages(tmp_path)

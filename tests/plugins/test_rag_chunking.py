@@ -1,0 +1,109 @@
+"""Passages are exact, cover their document, keep to their section and fit the embedder."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from chatlm import UsageError
+from chatlm_rag.chunking import Chunker, Chunking
+from chatlm_rag.sources import markdown, plain
+from chatlm_rag.sources.document import Document, Section
+from tests.models import embedder_model
+
+
+@cache
+def chunker(tokens: int, overlap: int) -> Chunker:
+    return Chunker(embedder_model() / "tokenizer.json", Chunking(tokens, overlap))
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    loaded = Tokenizer.from_file(str(embedder_model() / "tokenizer.json"))
+    loaded.no_truncation()
+    loaded.no_padding()
+    return loaded
+
+
+def check(document: Document, tokens: int, overlap: int) -> None:
+    pieces = list(chunker(tokens, overlap).pieces(document, 7))
+    assert [piece.id for piece in pieces] == [*range(7, 7 + len(pieces))]
+    covered = [False] * len(document.text)
+    for piece in pieces:
+        assert document.text[piece.start : piece.end] == piece.text
+        assert piece.text == piece.text.strip()
+        assert any(
+            section.start <= piece.start < piece.end <= section.end for section in document.sections
+        )
+        ids = tokenizer().encode(piece.text, add_special_tokens=False).ids
+        assert len(ids) <= tokens + 8  # a cut inside a word may make a few more
+        covered[piece.start : piece.end] = [True] * len(piece.text)
+        if document.in_lines:
+            assert piece.line == document.text.count("\n", 0, piece.start) + 1
+    missed = "".join(c for c, done in zip(document.text, covered, strict=True) if not done)
+    for section in document.sections:
+        inside = covered[section.start : section.end]
+        if any(inside):
+            left = [
+                c
+                for c, done in zip(document.text[section.start : section.end], inside, strict=True)
+                if not done
+            ]
+            assert not any(map(str.isalnum, left)), missed
+
+
+WORDS = st.text(st.sampled_from("abc déß漢字é👩‍👩‍👧\n\n.#*`>- \t\r0"), max_size=400)
+
+
+@settings(max_examples=60)
+@given(WORDS, st.integers(16, 60), st.floats(0, 0.5))
+def test_text_of_any_kind(text: str, tokens: int, overlap: float) -> None:
+    data = text.encode()
+    if not data.strip():
+        return
+    check(plain.read(data, "a.txt"), tokens, int(tokens * overlap))
+    check(markdown.read(data, "a.md"), tokens, int(tokens * overlap))
+
+
+@pytest.mark.parametrize(
+    "text", ["x" * 9_000, "lorem ipsum " * 900, "a\n" * 3_000, "漢字" * 900, "👩‍👩‍👧‍👦é" * 900]
+)
+def test_long_texts(text: str) -> None:
+    check(plain.read(text.encode(), "a.txt"), 200, 40)
+
+
+def test_passages_are_of_like_length() -> None:
+    sentence = "The quick brown fox jumps over the lazy dog and runs far away today. "
+    pieces = list(chunker(200, 0).pieces(plain.read((sentence * 15).encode(), "a.txt"), 0))
+    lengths = [len(piece.text) for piece in pieces]
+    assert len(pieces) == 2
+    assert min(lengths) > 0.7 * max(lengths)
+
+
+def test_neighbours_share_what_the_overlap_says() -> None:
+    text = " ".join(f"Sentence number {number} is here." for number in range(200))
+    pieces = list(chunker(100, 30).pieces(plain.read(text.encode(), "a.txt"), 0))
+    shared = [one.end - two.start for one, two in pairwise(pieces)]
+    assert all(share > 0 for share in shared)
+    assert max(shared) < 0.4 * max(len(piece.text) for piece in pieces)
+
+
+def test_a_section_that_fits_is_one_passage() -> None:
+    document = Document(
+        "a", "One. \n\nTwo. \n\n---", (Section(0, 7, "A", "T"), Section(7, 14), Section(14, 17))
+    )
+    pieces = list(chunker(16, 4).pieces(document, 0))
+    assert [(piece.text, piece.place) for piece in pieces] == [("One.", "A"), ("Two.", "")]
+    assert pieces[0].indexed == "T\nOne."
+    assert pieces[1].indexed == "Two."
+
+
+@pytest.mark.parametrize(("tokens", "overlap"), [(15, 0), (9000, 0), (100, 51), (100, -1)])
+def test_wrong_lengths_are_refused(tokens: int, overlap: int) -> None:
+    with pytest.raises(UsageError):
+        Chunking(tokens, overlap)

@@ -1,0 +1,86 @@
+"""Measures against values worked out by hand, and the files the questions come from."""
+
+from __future__ import annotations
+
+from math import log2
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from chatlm import UsageError
+from chatlm_rag import scorecard
+from chatlm_rag.fusion import fuse
+from chatlm_rag.questions import read_judgements, read_questions
+
+
+def scores(*values: float) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
+JUDGED = {"a": 3, "b": 1, "c": 0, "d": 2}
+
+
+def test_ndcg_is_what_trec_eval_computes() -> None:
+    gained = 1 / log2(2) + 0 / log2(3) + 3 / log2(4)
+    best = 3 / log2(2) + 2 / log2(3) + 1 / log2(4)
+    assert scorecard.ndcg(["b", "c", "a", "x"], JUDGED, 10) == pytest.approx(gained / best)
+
+
+def test_ndcg_looks_no_further_than_k() -> None:
+    assert scorecard.ndcg(["x", "a"], JUDGED, 1) == 0
+    assert scorecard.ndcg(["a"], JUDGED, 1) == 1
+
+
+def test_recall_counts_only_documents_that_answer() -> None:
+    assert scorecard.recall(["c", "a", "x", "d"], JUDGED, 3) == pytest.approx(1 / 3)
+    assert scorecard.recall(["c", "a", "x", "d"], JUDGED, 4) == pytest.approx(2 / 3)
+
+
+def test_reciprocal_rank_is_that_of_the_first_answer_within_k() -> None:
+    assert scorecard.reciprocal_rank(["c", "x", "d", "a"], JUDGED, 10) == pytest.approx(1 / 3)
+    assert scorecard.reciprocal_rank(["c", "x", "d", "a"], JUDGED, 2) == 0
+
+
+def test_a_fused_score_is_1_for_what_is_best_of_both() -> None:
+    fused = fuse(scores(0.8, 0.8, -1.0), scores(4.0, 0.0, 2.0))
+    assert fused == pytest.approx([1.0, 0.8, 0.1])
+
+
+def test_without_a_word_in_common_the_meaning_alone_orders() -> None:
+    fused = fuse(scores(0.1, 0.5), scores(0.0, 0.0))
+    assert fused == pytest.approx([0.8 * 1.1 / 1.5, 0.8])
+
+
+def test_questions_and_judgements_are_read(tmp_path: Path) -> None:
+    queries, qrels = tmp_path / "queries.jsonl", tmp_path / "qrels.tsv"
+    queries.write_text('\ufeff{"_id": "1", "text": "Why?\u2028How?"}\r\n\n', encoding="utf-8")
+    qrels.write_text("query-id\tcorpus-id\tscore\r\n1\tdoc a\t2\r\n1\tb\t-1\n", encoding="utf-8")
+    assert read_questions(queries) == {"1": "Why?\u2028How?"}
+    assert read_judgements(qrels) == {"1": {"doc a": 2, "b": -1}}
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"_id": "1"}', '{"_id": 1, "text": "a"}', "7"])
+def test_a_line_that_is_no_question_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "queries.jsonl"
+    path.write_text(f'{{"_id": "0", "text": "a"}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="line 2"):
+        read_questions(path)
+
+
+@pytest.mark.parametrize("line", ["1 a 1", "1\ta\tx", "1\ta", "1\t0\ta\t1"])
+def test_a_line_that_is_no_judgement_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "qrels.tsv"
+    path.write_text(f"1\ta\t1\n{line}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="line 2"):
+        read_judgements(path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "qrels.tsv"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"qrels\.tsv"):
+        read_judgements(path)

@@ -1,0 +1,165 @@
+"""Words, wordings, confidence and reranking, each without an embedder."""
+
+from __future__ import annotations
+
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chatlm import ChatlmError, UsageError
+from chatlm_rag import abstaining, lexical
+from chatlm_rag.duplicates import Wording
+from chatlm_rag.passages import Piece
+from chatlm_rag.reranking import Reranker, configured
+from chatlm_rag.searching import Found, Standing
+
+TEXTS = ["The stop_reason of a reply.", "Stopping and stopped.", "Über Größe", "…", "reply reply"]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> lexical.Lexical:
+    lexical.write(tmp_path, TEXTS)
+    return lexical.open(tmp_path)
+
+
+def test_scores_are_bm25(words: lexical.Lexical) -> None:
+    lengths = [len(lexical.stems(text)) for text in TEXTS]
+    rarity = log(1 + (5 - 2 + 0.5) / (2 + 0.5))
+
+    def bm25(times: int, length: int) -> float:
+        return rarity * times / (times + 1.5 * (0.25 + 0.75 * length / (sum(lengths) / 5)))
+
+    scores = words.scores("reply")
+    assert scores[0] == pytest.approx(bm25(1, lengths[0]))
+    assert scores[4] == pytest.approx(bm25(2, lengths[4]))
+    assert scores[[1, 2, 3]].tolist() == [0, 0, 0]
+    assert words.rarity("repli") == pytest.approx(rarity)
+    assert words.rarity("unheard") > words.rarity("repli") > 0
+
+
+def test_words_are_found_in_other_forms_and_inside_names(words: lexical.Lexical) -> None:
+    assert (words.scores("stops") > 0).tolist() == [True, True, False, False, False]
+    assert (words.scores("REASON") > 0).tolist() == [True, False, False, False, False]
+    assert (words.scores("größe") > 0).tolist() == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("query", ["", "the of", "unheard", "…", "\ud800"])
+def test_a_query_may_have_no_known_word(words: lexical.Lexical, query: str) -> None:
+    assert words.scores(query).tolist() == [0] * 5
+
+
+def test_texts_may_have_no_words(tmp_path: Path) -> None:
+    lexical.write(tmp_path, ["…", "the"])
+    assert lexical.open(tmp_path).scores("the word").tolist() == [0, 0]
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    lexical.write(tmp_path, TEXTS)
+    files = [path for path in (tmp_path / lexical.FOLDER).iterdir() if path.suffix != ".json"]
+    assert files
+    for path in files:
+        assert np.load(path, allow_pickle=False).dtype.kind in "fiu"
+
+
+def test_wordings() -> None:
+    text = "one two three four five six seven eight nine ten eleven twelve " * 4
+    assert Wording(text).says_the_same(Wording(text.upper().replace(" ", "\n")))
+    assert Wording(text).says_the_same(Wording(text + "thirteen"))
+    assert not Wording(text).says_the_same(Wording(text + "13"))
+    assert not Wording(text).says_the_same(Wording(text + "another fourteen words " * 4))
+    assert Wording("word").says_the_same(Wording("Word"))
+    assert not Wording("word").says_the_same(Wording("other"))
+
+
+def found(text: str, cosine: float) -> Found:
+    piece = Piece(0, text, "a", "", 0, len(text))
+    return Found(piece, 1.0, Standing(cosine, 1), Standing(0.0, 1))
+
+
+def test_confidence_joins_nearness_and_the_words_that_are_there() -> None:
+    rarity = {"boiler": 3.0, "servic": 1.0}.__getitem__
+    passages = [found("The boiler.", 0.4), found("Bread.", 0.6)]
+    sure = abstaining.confidence("Boiler service", passages, rarity)
+    assert sure == pytest.approx((0.6 + 3 / 4) / 2)
+    assert abstaining.confidence("?!", passages, rarity) == 0.6
+    assert abstaining.confidence("Boiler", [], rarity) == 0
+
+
+def test_the_curve_has_what_each_threshold_does() -> None:
+    points = abstaining.curve([0.5, 0.8], [0.2, 0.6])
+    assert [(p.threshold, p.kept, p.refused) for p in points] == [
+        (0.2, 1, 0),
+        (0.5, 1, 0.5),
+        (0.6, 0.5, 0.5),
+        (0.8, 0.5, 1),
+    ]
+
+
+def test_the_threshold_keeps_19_of_20() -> None:
+    values = [number / 40 for number in range(40)]
+    threshold = abstaining.calibrate(values)
+    assert sum(value >= threshold for value in values) == 38
+
+
+def test_a_group_is_judged_by_the_threshold_of_the_others() -> None:
+    checked = abstaining.cross_validate({"a": [0.5], "b": [0.9]}, {"a": [0.1], "b": [0.6]})
+    assert (checked.kept, checked.refused) == (0.5, 0.5)
+    assert checked.threshold == pytest.approx(0.7)
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real one in form, whose weights say nothing."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("cross-encoder")
+    letters = [chr(code) for code in range(97, 123)]
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *letters,
+        *(f"##{a}" for a in letters),
+    ]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, initializer_range=1.0,
+    )  # fmt: skip
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_cross_encoder_reads_query_and_text_together(cross_encoder: Path) -> None:
+    reranker = Reranker(cross_encoder)
+    scores = reranker.scores("which one", ["a", "b", "a"])
+    assert scores.shape == (3,)
+    assert scores[0] == pytest.approx(scores[2], abs=1e-6)
+    assert scores[0] != scores[1]
+    assert reranker.scores("another query", ["a"])[0] != scores[0]
+
+
+def test_the_settings_name_the_cross_encoder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configured() is None
+    monkeypatch.setenv("CHATLM_RAG_RERANKER", str(home / "nothing"))
+    reranker = configured()
+    assert reranker is configured()
+    assert reranker
+    with pytest.raises(UsageError, match="holds no cross-encoder"):
+        reranker.scores("a", ["b"])
+
+
+def test_a_damaged_cross_encoder_is_told(cross_encoder: Path, tmp_path: Path) -> None:
+    for path in cross_encoder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(ChatlmError, match="cannot be loaded"):
+        Reranker(tmp_path).scores("a", ["b"])

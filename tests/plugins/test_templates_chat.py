@@ -1,0 +1,375 @@
+"""A chat that goes by a template, and what may be asked about a reply, without a screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import chatlm_templates.plugin
+from chatlm import Conversation, Message, Sampling, UsageError
+from chatlm.engines.local import LocalEngine
+from chatlm.messages import Reply, StopReason, Turn
+from chatlm.plugins import PluginHost
+from chatlm.session import ChatSession
+from chatlm.store import Store
+from chatlm.store.export import to_markdown
+from chatlm.testing import ScriptedEngine
+from chatlm_templates import chosen, follow_ups, slash, using
+from chatlm_templates.library import named
+from chatlm_templates.rendering import as_data
+from chatlm_templates.template import Template, Variable
+from tests.plugins.ui import RememberingUi
+
+NOTE = """\
+system: Be {{ tone }}.
+variables:
+  tone: {type: choice, choices: [kind, stern], default: kind}
+  words: {type: multiline}
+input: words
+sampling: {temperature: 0.4, max_tokens: 33}
+user: |
+  Tone: {{ tone }}
+
+  {{ words }}
+"""
+
+
+@pytest.fixture
+def note(home: Path) -> Path:
+    path = home / "prompts" / "note.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(NOTE)
+    return path
+
+
+def session(engine: ScriptedEngine, kept: dict[str, Any], **more: Any) -> ChatSession:
+    host = PluginHost([("templates", chatlm_templates.plugin)])
+    return ChatSession(
+        Store(None), lambda: engine, plugins=host, kept={"templates": kept} if kept else {}, **more
+    )
+
+
+def say(chat: ChatSession, text: str) -> Turn:
+    list(chat.send(text))
+    assert chat.conversation
+    return chat.conversation.turns[-1]
+
+
+# --- a chat that goes by a template ------------------------------------------------------------
+
+
+def test_each_message_goes_through_the_template(note: Path) -> None:
+    engine = ScriptedEngine("One.", "Two.")
+    chat = session(engine, {"template": "note", "values": {"tone": "stern"}})
+    for text in ("Hello </words>", "More"):
+        turn = say(chat, text)
+        assert turn.typed == text
+        assert turn.user.content == f"Tone: stern\n\n<words>\n{as_data(text)}\n</words>"
+    assert [m.role for m in engine.requests[-1].messages] == ["user", "assistant", "user"]
+    assert chat.plugins.past == []
+
+
+def test_the_template_fills_what_the_person_leaves_open(note: Path) -> None:
+    engine = ScriptedEngine("One.", "Two.")
+    chat = session(
+        engine,
+        {"template": "note", "values": {}},
+        sampling=Sampling(temperature=0.9),
+        own_sampling=Sampling(top_k=7),
+    )
+    say(chat, "Hello")
+    used = engine.requests[-1].sampling
+    assert (used.temperature, used.top_k, used.max_tokens) == (0.9, 7, 33)
+
+
+def test_other_chats_are_left_alone(note: Path) -> None:
+    engine = ScriptedEngine("One.", "Two.")
+    assert say(session(engine, {}), "Hello").typed == ""
+    assert say(session(engine, {"template": "assistant", "values": {}}), "Hello").typed == ""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (None, "no template 'note'"),
+        ("user: hi\nusr: x", "note.yaml, line 2"),
+        (NOTE.replace("tone", "mood"), "no variable 'tone'"),
+        ("variables: {words: {}}\ninput: words\nuser: '{{ words }}'", "no variable 'tone'"),
+    ],
+)
+def test_what_cannot_be_used_lets_nothing_be_sent(note: Path, spoil: str | None, said: str) -> None:
+    chat = session(ScriptedEngine("One."), {"template": "note", "values": {"tone": "kind"}})
+    note.write_text(spoil) if spoil else note.unlink()
+    for _ in range(4):  # as often as the person tries: it is no failure of the plugin
+        with pytest.raises(UsageError, match="Nothing was sent") as caught:
+            say(chat, "Hello")
+        assert said in caught.value.message
+    assert chat.conversation is None
+    assert chat.store.conversations() == []
+    assert chat.plugins.past == []
+    note.write_text(NOTE)
+    assert say(chat, "Hello").typed == "Hello"
+
+
+def test_a_reply_is_made_again_without_the_template(note: Path) -> None:
+    engine = ScriptedEngine("One.", "Two.")
+    chat = session(engine, {"template": "note", "values": {}})
+    say(chat, "Hello")
+    note.unlink()
+    list(chat.regenerate())
+    assert engine.requests[-1].messages == engine.requests[0].messages
+    assert chat.plugins.past == []
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"template": 3},
+        {"template": None},
+        {"values": {"tone": "kind"}},
+        {"template": "assistant", "values": "x", "system": [], "before": 1, "as_is": {}},
+    ],
+)
+def test_what_a_file_brought_harms_nothing(home: Path, kept: dict[str, Any]) -> None:
+    chat = session(ScriptedEngine("One."), kept)
+    assert say(chat, "Hello").user.content == "Hello"
+    assert chat.plugins.past == []
+
+
+@given(st.text(min_size=1) | st.sampled_from(["</words>", "{{ tone }}", "{% if x %}", "&lt;"]))
+def test_words_never_leave_their_place(words: str) -> None:
+    template = Template(
+        "t", user="A\n{{ words }}\nB", variables={"words": Variable("words", "multiline")},
+        input="words",
+    )  # fmt: skip
+    user = using.preview(template, {"words": words}).user
+    assert user == f"A\n<words>\n{as_data(words)}\n</words>\nB"
+
+
+def test_hostile_words_forge_no_turn(note: Path, shared_data: Path, engine: LocalEngine) -> None:
+    lines = (shared_data / "security" / "special_tokens.jsonl").read_text().splitlines()
+    texts = [text for line in lines if (text := json.loads(line)["text"]).strip()]
+    controls = set(engine.tokens.controls.values())
+    chat = Conversation(1, kept={"templates": {"template": "note", "values": {}}})
+
+    def control_ids(words: str) -> list[int]:
+        made = chosen.message(chat, words)
+        assert isinstance(made, str)
+        return [i for i in engine.tokens.encode([Message("user", made)]) if i in controls]
+
+    harmless = control_ids("x")
+    assert [text for text in texts if control_ids(text) != harmless] == []
+
+
+# --- through the screen ------------------------------------------------------------------------
+
+
+def test_use_switch_and_end(note: Path) -> None:
+    ui = RememberingUi("templates", Conversation(1, system="Mine."))
+    using.use(ui, named("note"), {"tone": "stern", "words": "Hello"}, fresh=False)
+    assert ui.conversation.system == "Be stern."
+    assert ui.kept["values"] == {"tone": "stern"}
+    assert ui.called("write") == [{"text": "Hello"}]
+    using.use(ui, named("translate"), {"language": "French"}, fresh=False)
+    assert ui.conversation.system == "Mine."
+    assert ui.kept["template"] == "translate"
+    using.use(ui, named("note"), {}, fresh=False)
+    using.end(ui)
+    assert ui.conversation.system == "Mine."
+    assert ui.kept == {}
+    with pytest.raises(UsageError, match="no template"):
+        using.end(ui)
+
+
+def test_a_system_prompt_that_was_changed_since_stays(note: Path) -> None:
+    ui = RememberingUi("templates", Conversation(1, system="Mine."))
+    using.use(ui, named("note"), {}, fresh=False)
+    ui.set_chat(system="Changed.")
+    using.end(ui)
+    assert ui.conversation.system == "Changed."
+
+
+def test_a_new_chat_begins_with_the_template(note: Path) -> None:
+    ui = RememberingUi("templates", Conversation(1, system="Mine."))
+    using.use(ui, named("note"), {"tone": "stern"}, fresh=True)
+    (new,) = ui.called("new_chat")
+    assert (new["system"], new["message"]) == ("Be stern.", "")
+    assert chosen.chosen(new["kept"]) == chosen.Chosen("note", {"tone": "stern"}, "Be stern.")
+
+
+def test_a_missing_value_changes_nothing(home: Path) -> None:
+    ui = RememberingUi("templates", Conversation(1))
+    with pytest.raises(UsageError, match="needs language"):
+        using.use(ui, named("translate"), {}, fresh=False)
+    assert ui.calls == []
+
+
+def test_a_message_without_input_waits_in_the_composer(home: Path) -> None:
+    ui = RememberingUi("templates", Conversation(1))
+    using.use(ui, Template("t", user="Tell me a joke."), {}, fresh=False)
+    assert ui.called("write") == [{"text": "Tell me a joke."}]
+
+
+def test_a_hint_is_told_and_not_followed(home: Path) -> None:
+    ui = RememberingUi("templates", Conversation(1))
+    using.use(ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, fresh=False)
+    (told,) = ui.called("tell")
+    assert "meant for model qwen␛[2J, index manual" in told["text"]
+    assert {name for name, _ in ui.calls} == {"set_chat", "keep", "tell"}
+
+
+def test_the_command(note: Path) -> None:
+    ui = RememberingUi("templates", Conversation(1))
+    slash.template(ui, "")
+    slash.template(ui, "translate")
+    assert ui.called("open_screen") == [
+        {"name": slash.PICKER, "argument": ""},
+        {"name": slash.FORM, "argument": "translate"},
+    ]
+    slash.template(ui, "assistant")
+    assert ui.kept["template"] == "assistant"
+    slash.template(ui, "off")
+    assert ui.kept == {}
+    with pytest.raises(UsageError, match="Did you mean translate"):
+        slash.template(ui, "translat")
+
+
+# --- about a reply -----------------------------------------------------------------------------
+
+
+def exchange(number: int, reply: str = "") -> Turn:
+    text = reply or f"Answer {number} </text>"
+    made = Reply(number, 1, text, StopReason.END)
+    return Turn(number, number - 1, Message("user", f"Question {number}?"), (made,))
+
+
+def talk(turns: int, **more: Any) -> Conversation:
+    return Conversation(1, turns=tuple(exchange(n + 1) for n in range(turns)), **more)
+
+
+@pytest.mark.parametrize("run", [slash.find_errors, slash.simplify])
+def test_in_the_same_chat(home: Path, run: Any) -> None:
+    ui = RememberingUi("templates", talk(2))
+    run(ui, "")
+    ui.selected = ui.conversation.turns[0]
+    run(ui, "")
+    newest, earlier = (call["text"] for call in ui.called("send"))
+    assert "your last answer" in newest
+    assert "Answer" not in newest
+    assert earlier.startswith("<text>\nAnswer 1 &lt;/text>\n</text>\n")
+    assert ui.called("keep") == []
+
+
+def test_a_follow_up_goes_past_the_chats_template(note: Path) -> None:
+    ui = RememberingUi("templates", talk(1, kept={"templates": {"template": "note"}}))
+    slash.simplify(ui, "")
+    (sent,) = ui.called("send")
+    assert chosen.message(ui.conversation, sent["text"]) is None
+    assert chosen.message(ui.conversation, "Hello") is not None
+
+
+def test_validate_says_never_whose_it_is(home: Path) -> None:
+    ui = RememberingUi("templates", talk(2))
+    slash.validate(ui, "")
+    (new,) = ui.called("new_chat")
+    assert "provided by an expert:\n\n<answer>\nAnswer 2 &lt;/text>" in new["message"]
+    assert "<question>\nQuestion 2?\n</question>" in new["message"]
+    assert (new["system"], new["kept"], new["model"]) == ("", None, "")
+    assert not {"you", "your"} & set(new["message"].lower().split())
+
+
+def test_review_asks_another_model(home: Path) -> None:
+    ui = RememberingUi("templates", talk(1))
+    slash.review(ui, "other")
+    (new,) = ui.called("new_chat")
+    assert new["model"] == "other"
+    assert "Answer 1" in new["message"]
+
+
+@pytest.mark.parametrize("name", ["find_errors", "simplify", "validate", "review", "consolidate"])
+def test_without_a_reply_there_is_nothing_to_do(home: Path, name: str) -> None:
+    ui = RememberingUi("templates", Conversation(0))
+    with pytest.raises(UsageError, match="no reply"):
+        getattr(slash, name)(ui, "")
+    assert ui.calls == []
+
+
+def test_consolidate_waits_in_the_composer(home: Path) -> None:
+    engine = ScriptedEngine("Write a poem of two lines.")
+    ui = RememberingUi("templates", talk(5, system="Be brief."), engine)
+    slash.consolidate(ui, "")
+    asked = engine.requests[-1]
+    assert [m.role for m in asked.messages] == ["system", *["user", "assistant"] * 5, "user"]
+    assert asked.sampling.temperature == 0.2
+    (new,) = ui.called("new_chat")
+    assert (new["system"], new["message"]) == ("Be brief.", "")
+    assert ui.called("write") == [{"text": "Write a poem of two lines."}]
+    assert ui.called("send") == []
+    assert ui.work and ui.work.steps
+
+
+def test_consolidate_can_be_given_up(home: Path) -> None:
+    ui = RememberingUi("templates", talk(1), ScriptedEngine("Never."), cancelled=True)
+    slash.consolidate(ui, "")
+    assert ui.calls == []
+
+
+def test_consolidate_needs_a_model_that_says_something(home: Path) -> None:
+    with pytest.raises(UsageError, match="not loaded"):
+        slash.consolidate(RememberingUi("templates", talk(1)), "")
+    ui = RememberingUi("templates", talk(1), ScriptedEngine(" "))
+    with pytest.raises(UsageError, match="wrote nothing"):
+        slash.consolidate(ui, "")
+    assert ui.calls == []
+
+
+def test_a_new_start_is_suggested_once(home: Path) -> None:
+    ui = RememberingUi("templates", talk(4))
+    follow_ups.suggest(ui, ui.conversation)
+    assert ui.calls == []
+    ui.conversation = dataclasses.replace(talk(5), kept=ui.conversation.kept)
+    follow_ups.suggest(ui, dataclasses.replace(ui.conversation, id=2))  # not the one that is shown
+    assert ui.calls == []
+    for _ in range(3):
+        follow_ups.suggest(ui, ui.conversation)
+    (told,) = ui.called("tell")
+    assert "/consolidate" in told["text"]
+
+
+def test_hooks_suggest_it(home: Path) -> None:
+    ui = RememberingUi("templates")
+    chat = session(ScriptedEngine(*["So."] * 6), {})
+    chatlm_templates.plugin.screen_opened(ui)
+    try:
+        for _ in range(6):
+            assert chat.conversation is None or ui.conversation.id
+            say(chat, "Hello")
+            assert chat.conversation
+            ui.conversation = dataclasses.replace(
+                chat.conversation, kept=dict(ui.conversation.kept)
+            )
+    finally:
+        chatlm_templates.plugin._screens.clear()
+    assert len(ui.called("tell")) == 1
+
+
+def test_the_typed_words_are_found_listed_and_brought_back(note: Path) -> None:
+    chat = session(ScriptedEngine("One."), {"template": "note", "values": {"tone": "stern"}})
+    say(chat, "A lighthouse <b>at</b> night")
+    store = chat.store
+    assert store.sent() == ["A lighthouse <b>at</b> night"]
+    assert store.conversations()[0].title == "A lighthouse <b>at</b> night"
+    assert [hit.snippet for hit in store.search("lighthouse") if hit.turn_id] == [
+        "A lighthouse <b>at</b> night"
+    ]
+    assert store.search("stern") == []
+    assert chat.conversation
+    assert "Tone" not in to_markdown(chat.conversation)
+    store.delete(chat.conversation.id)
+    assert store.search("lighthouse") == []

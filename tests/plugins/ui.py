@@ -1,0 +1,107 @@
+"""A screen of the chat for plugins' tests: it remembers what it was asked to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from chatlm import Conversation, Engine, Sampling, Turn
+
+
+class RememberingWork:
+    """A long work that a person may have cancelled."""
+
+    def __init__(self, cancelled: bool) -> None:
+        self.cancelled = cancelled
+        self.steps: list[tuple[int, int | None]] = []
+
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        self.steps.append((done, total))
+
+
+class RememberingUi:
+    """A `Ui` that acts on one conversation and notes every call as `(method, arguments)`.
+
+    Args:
+        plugin: whose values `kept` is about.
+        conversation: the chat that is shown.
+        engine: the loaded model.
+        cancelled: whether the person cancels every long work at once.
+    """
+
+    def __init__(
+        self,
+        plugin: str,
+        conversation: Conversation | None = None,
+        engine: Engine | None = None,
+        *,
+        cancelled: bool = False,
+    ) -> None:
+        self._plugin = plugin
+        self._cancelled = cancelled
+        self.conversation = conversation or Conversation(0)
+        self.engine = engine
+        self.selected: Turn | None = None
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.work: RememberingWork | None = None
+
+    def called(self, method: str) -> list[dict[str, Any]]:
+        """The arguments of each call of a method."""
+        return [arguments for name, arguments in self.calls if name == method]
+
+    @property
+    def turn(self) -> Turn | None:
+        turns = self.conversation.turns
+        return self.selected or (turns[-1] if turns else None)
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        return self.conversation.kept.get(self._plugin, {})
+
+    def keep(self, **values: Any) -> None:
+        self.calls.append(("keep", values))
+        kept = {k: v for k, v in {**self.kept, **values}.items() if v is not None}
+        self._change(kept={**self.conversation.kept, self._plugin: kept})
+
+    def tell(self, text: str, *, problem: bool = False) -> None:
+        self.calls.append(("tell", {"text": text, "problem": problem}))
+
+    def write(self, text: str) -> None:
+        self.calls.append(("write", {"text": text}))
+
+    def send(self, text: str) -> None:
+        self.calls.append(("send", {"text": text}))
+
+    def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
+        self.calls.append(("set_chat", {"system": system, "sampling": sampling}))
+        if system is not None:
+            self._change(system=system)
+
+    def new_chat(
+        self,
+        *,
+        system: str = "",
+        sampling: Sampling | None = None,
+        kept: Mapping[str, Any] | None = None,
+        model: str = "",
+        message: str = "",
+    ) -> None:
+        given = {"system": system, "sampling": sampling, "kept": kept, "model": model}
+        self.calls.append(("new_chat", {**given, "message": message}))
+        self.conversation = Conversation(0, system=system, kept={self._plugin: kept or {}})
+
+    def open_screen(self, name: str, argument: str = "") -> None:
+        self.calls.append(("open_screen", {"name": name, "argument": argument}))
+
+    def open_panel(self, name: str) -> None:
+        self.calls.append(("open_panel", {"name": name}))
+
+    @contextmanager
+    def working(self, title: str) -> Iterator[RememberingWork]:
+        self.work = RememberingWork(self._cancelled)
+        yield self.work
+
+    def _change(self, **values: Any) -> None:
+        self.conversation = dataclasses.replace(self.conversation, **values)

@@ -1,0 +1,142 @@
+"""A chat that is in memory only: what is left of it, and what is asked before it is left."""
+
+from __future__ import annotations
+
+import pytest
+from textual.pilot import Pilot
+
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import StoreError
+from chatlm.messages import StopReason
+from chatlm.tui.leaving import LeavingScreen
+from tests.tui.support import (
+    StillEngine,
+    chat_of,
+    idle,
+    line,
+    make_app,
+    newest,
+    notices,
+    plain,
+    rows,
+    say,
+    toasts,
+    until,
+)
+from tests.tui.test_chats import WIDE, store_with
+
+
+async def leaves(pilot: Pilot[None], key: str, answer: str) -> None:
+    """Press a key that takes an incognito chat away, and answer the question."""
+    await pilot.press(key)
+    await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+    await pilot.press(answer)
+    await until(pilot, lambda: not isinstance(pilot.app.screen, LeavingScreen))
+
+
+async def test_an_incognito_chat_is_marked_and_leaves_nothing() -> None:
+    store = store_with("Saved")
+    async with make_app(ScriptedEngine("Secret."), store).run_test(size=WIDE) as pilot:
+        await pilot.press("ctrl+t")
+        title = plain(chat_of(pilot).query_one("#title"))
+        assert title == "incognito, nothing is saved · New chat"
+        assert chat_of(pilot).composer.has_class("-incognito")
+        await say(pilot, "Psst")
+        await idle(pilot)
+        assert "Secret." in plain(newest(pilot))
+        assert rows(pilot) == ["Today", "Saved"]
+        await leaves(pilot, "ctrl+n", "enter")
+        assert not chat_of(pilot).composer.has_class("-incognito")
+    assert [chat.title for chat in store.conversations()] == ["Saved"]
+    assert store.search("Psst") == []
+
+
+async def test_leaving_an_incognito_chat_stops_its_reply() -> None:
+    engine = StillEngine("One ", "two ", "three", stand_after=1)
+    async with make_app(engine, incognito=True).run_test() as pilot:
+        await say(pilot, "Psst")
+        await until(pilot, lambda: "One" in plain(newest(pilot)))
+        await leaves(pilot, "ctrl+n", "enter")
+        await idle(pilot)
+        assert chat_of(pilot).newest is None
+        assert notices(pilot) == []
+
+
+async def test_one_may_stay_in_an_incognito_chat() -> None:
+    store = store_with("Saved")
+    app = make_app(ScriptedEngine("Secret.", "More."), store, incognito=True)
+    async with app.run_test(size=WIDE) as pilot:
+        await say(pilot, "Psst")
+        await idle(pilot)
+        for key in ("ctrl+n", "ctrl+t", "ctrl+q"):
+            await leaves(pilot, key, "escape")
+            assert "Secret." in plain(newest(pilot))
+        await pilot.press("ctrl+l", "enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+        assert "in memory only" in plain(pilot.app.screen)
+        await pilot.press("a", "k", "escape")
+        chat_of(pilot).composer.focus()
+        await say(pilot, "Go on")
+        await idle(pilot)
+        assert "More." in plain(newest(pilot))
+    assert len(store.conversations()) == 1
+
+
+async def test_an_incognito_chat_can_be_saved_when_it_is_left() -> None:
+    store = store_with("Other")
+    engine = StillEngine("One ", "two", stand_after=1)
+    async with make_app(engine, store, incognito=True).run_test(size=WIDE) as pilot:
+        engine.go.set()
+        await say(pilot, "Psst")
+        await idle(pilot)
+        await pilot.press("tab", "f")
+        await until(pilot, lambda: chat_of(pilot).conversation_id == 2)
+        engine.go.clear()
+        await say(pilot, "More")
+        await until(pilot, lambda: line(pilot).startswith("writing"))
+        chat_of(pilot).composer.text = "half a thought"
+        await pilot.press("ctrl+l", "home")
+        await leaves(pilot, "enter", "ctrl+s")
+        await until(pilot, lambda: chat_of(pilot).current == 1)
+        await until(pilot, lambda: len(rows(pilot)) == 4)
+        await idle(pilot)
+    first, fork = store.conversation(2), store.conversation(3)
+    assert (first.turns[0].user.content, fork.forked_from) == ("Psst", first.id)
+    reply = fork.turns[1].reply
+    assert reply is not None
+    assert (reply.text, reply.stop_reason) == ("One ", StopReason.CANCELLED)
+    assert store.provenance(fork.turns[0].replies[0].id) is not None
+    assert "half a thought" in store.draft(fork.id)
+
+
+async def test_saving_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_with("Other")
+
+    def broken(*_: object) -> None:
+        raise StoreError("The disk is full.")
+
+    monkeypatch.setattr(store, "add_conversation", broken)
+    async with make_app(ScriptedEngine("Secret."), store, incognito=True).run_test() as pilot:
+        await say(pilot, "Psst")
+        await idle(pilot)
+        await leaves(pilot, "ctrl+n", "ctrl+s")
+        await until(pilot, lambda: "The disk is full." in toasts(pilot))
+        assert "Secret." in plain(newest(pilot))
+
+
+async def test_quitting_twice_leaves_an_incognito_chat() -> None:
+    app = make_app(ScriptedEngine("Secret."), incognito=True)
+    async with app.run_test() as pilot:
+        await say(pilot, "Psst")
+        await idle(pilot)
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+        assert app._exit is False
+        await pilot.press("ctrl+q")
+        await until(pilot, lambda: app._exit)
+
+
+async def test_an_empty_incognito_chat_is_left_without_a_word() -> None:
+    async with make_app(incognito=True).run_test() as pilot:
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: not chat_of(pilot).incognito)
