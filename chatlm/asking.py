@@ -53,6 +53,7 @@ def turn_request(
         partial(_adjusted, plugins),
         conversation=conversation,
         turn=turn,
+        passages=passages,
         engine=engine,
     )
     settings, defaults = request.sampling, engine.info.defaults
@@ -87,7 +88,12 @@ def turn_messages(
     """Messages by the first plugin that makes them, else the core's."""
     usual = default_messages(conversation, turn, passages)
     made: list[Message] = plugins.first(
-        "build_messages", usual, contract.messages, conversation=conversation, turn=turn
+        "build_messages",
+        usual,
+        contract.messages,
+        conversation=conversation,
+        turn=turn,
+        passages=passages,
     )
     return made
 

@@ -23,6 +23,7 @@ class Config:
     device: str = "auto"
     dtype: str = "auto"
     quantize: str = "none"
+    fast: str = "auto"
     context: int | None = None
     prompt_format: str = "auto"
     theme: str = "textual-dark"

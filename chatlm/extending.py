@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from chatlm.generation import Engine
-from chatlm.messages import Conversation, Turn
+from chatlm.messages import Conversation, Passage, Turn
 from chatlm.sampling import Sampling
 
 
@@ -46,6 +46,11 @@ class Ui(Protocol):
     @property
     def turn(self) -> Turn | None:
         """The selected turn, else the newest; None in an empty chat."""
+        ...
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        """What was found for `turn`."""
         ...
 
     @property

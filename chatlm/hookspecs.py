@@ -111,6 +111,11 @@ def screen_opened(ui: Ui) -> None:
     """The chat is on the screen; a plugin may keep `ui` to speak to the person later."""
 
 
+@hookspec
+def chat_shown(ui: Ui) -> None:
+    """Another chat is on the screen, or a new one; called in the screen's thread."""
+
+
 @hookspec(firstresult=True)
 def write_message(conversation: Conversation, text: str) -> str | UsageError | None:
     """Make the message of what the person typed; the first plugin that returns one decides.
@@ -121,8 +126,13 @@ def write_message(conversation: Conversation, text: str) -> str | UsageError | N
 
 
 @hookspec
-def annotate_message(conversation: Conversation, message: Message) -> Sequence[Annotation]:
-    """Label a message: the user's before it is answered, the reply when it has ended."""
+def annotate_message(
+    conversation: Conversation, message: Message, passages: Sequence[Passage]
+) -> Sequence[Annotation]:
+    """Label a message: the user's before it is answered, the reply when it has ended.
+
+    `passages` are those that the reply was made with; none for the user's message.
+    """
     raise NotImplementedError
 
 
@@ -133,13 +143,22 @@ def retrieve_passages(conversation: Conversation, message: Message) -> Sequence[
 
 
 @hookspec(firstresult=True)
-def build_messages(conversation: Conversation, turn: Turn) -> Sequence[Message] | None:
-    """Make what the model reads; the first plugin that returns messages decides."""
+def build_messages(
+    conversation: Conversation, turn: Turn, passages: Sequence[Passage]
+) -> Sequence[Message] | None:
+    """Make what the model reads; the first plugin that returns messages decides.
+
+    `passages` are what all plugins found for the turn.
+    """
 
 
 @hookspec
 def adjust_request(
-    request: Request, conversation: Conversation, turn: Turn, engine: Engine
+    request: Request,
+    conversation: Conversation,
+    turn: Turn,
+    passages: Sequence[Passage],
+    engine: Engine,
 ) -> Request | None:
     """Change the request just before it runs; each plugin gets what the one before it returned."""
 

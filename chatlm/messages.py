@@ -81,6 +81,11 @@ class Passage:
     """Where it stands: a file, with a heading or page where known."""
     score: float
     """Relevance; higher is better, the scale is the retriever's."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What else its retriever knows of it: plain values, as JSON has them."""
+
+    def __post_init__(self) -> None:
+        json.dumps(dict(self.details), allow_nan=False)  # to fail where the value came from
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,8 @@ class Turn:
     """Kept whether or not it stands for the turn."""
     typed: str = ""
     """What the person typed, where a plugin made the message of it; else empty."""
+    annotations: tuple[tuple[int | None, Annotation], ...] = ()
+    """Labels, each with the id of the reply it is on; None for the user's message."""
 
     @property
     def reply(self) -> Reply | None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ from chatlm.events import (
 )
 from chatlm.generation import Engine
 from chatlm.growing import GrowingReply
-from chatlm.messages import Annotation, Conversation, Message, Reply, Turn
+from chatlm.messages import Annotation, Conversation, Message, Passage, Reply, Turn
 from chatlm.plugins import TurnPlugins
 from chatlm.sampling import Sampling
 from chatlm.store import Store
@@ -55,7 +55,7 @@ class Replying:
         yield TurnStarted(self.conversation_id, turn)
         conversation = self._conversation()
         try:
-            labels = self._annotate(conversation, turn, None, turn.user)
+            labels = self._annotate(conversation, turn, None, turn.user, ())
             if labels:
                 yield MessageAnnotated("user", labels)
             yield from self._notices()
@@ -128,13 +128,15 @@ class Replying:
 
     def _finish(self, turn: Turn, reply_id: int) -> Iterator[SessionEvent]:
         """Label the stored reply, tell the plugins, and keep what they did for it."""
-        conversation = self._conversation()
         turn = self.store.turn(turn.id)
         if turn.reply is not None and turn.reply.text:
             message = Message("assistant", turn.reply.text)
-            labels = self._annotate(conversation, turn, turn.reply.id, message)
+            passages = self.store.passages(turn.id)
+            labels = self._annotate(self._conversation(), turn, turn.reply.id, message, passages)
             if labels:
                 yield MessageAnnotated("assistant", labels)
+                turn = self.store.turn(turn.id)
+        conversation = self._conversation()
         for _ in self.plugins.each("turn_finished", conversation=conversation, turn=turn):
             pass
         problem = self._keep_trace(turn, reply_id)
@@ -152,10 +154,19 @@ class Replying:
             log.error("turn not finished: %s", error)
 
     def _annotate(
-        self, conversation: Conversation, turn: Turn, reply_id: int | None, message: Message
+        self,
+        conversation: Conversation,
+        turn: Turn,
+        reply_id: int | None,
+        message: Message,
+        passages: Sequence[Passage],
     ) -> tuple[Annotation, ...]:
         labels = self.plugins.gather(
-            "annotate_message", Annotation, conversation=conversation, message=message
+            "annotate_message",
+            Annotation,
+            conversation=conversation,
+            message=message,
+            passages=passages,
         )
         if labels:
             self.store.annotate(turn.id, reply_id, labels)

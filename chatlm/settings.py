@@ -71,6 +71,10 @@ _RULES: dict[str, _Rule] = {
     "quantize": _Rule(
         "load the model's weights smaller, a little less exact", *_one_of("none", "8bit", "4bit")
     ),
+    "fast": _Rule(
+        "how replies are computed on the CPU: the format of the weights, or the plain way (off)",
+        *_one_of("auto", "bf16", "int8", "int4", "off"),
+    ),
     "context": _Rule(
         "use at most this many tokens of the model's context",
         "a whole number from 64 to 100000000",

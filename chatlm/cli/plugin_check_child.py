@@ -29,6 +29,7 @@ from chatlm.plugins.host import PluginHost
 _MESSAGE = Message("user", "What is a turn in chatlm?")
 _TURN = Turn(1, 0, _MESSAGE)
 _CHAT = Conversation(1, "A chat", turns=(_TURN,))
+_PASSAGES = (Passage("A turn is a message and its answer.", "words.md", 0.9),)
 
 
 class _Broken:
@@ -121,10 +122,12 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
     engine, broken = ScriptedEngine("Good."), _Broken()
     request = Request((_MESSAGE,))
     context = hookspecs.Context(Config(), paths.data_dir(), own)
-    message = {"conversation": _CHAT, "message": _MESSAGE}
-    no_message = {"conversation": broken, "message": broken}
-    turn = {"conversation": _CHAT, "turn": _TURN}
-    no_turn = {"conversation": broken, "turn": broken}
+    asked = {"conversation": _CHAT, "message": _MESSAGE}
+    not_asked = {"conversation": broken, "message": broken}
+    message, no_message = asked | {"passages": _PASSAGES}, not_asked | {"passages": broken}
+    finished = {"conversation": _CHAT, "turn": _TURN}
+    not_finished = {"conversation": broken, "turn": broken}
+    turn, no_turn = finished | {"passages": _PASSAGES}, not_finished | {"passages": broken}
 
     def register(name: str, opener: Any) -> None:
         if not isinstance(name, str) or not callable(opener):
@@ -177,12 +180,12 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
         "register_screens": offers("register_screens", PluginScreen),
         "write_message": (written(_CHAT, _MESSAGE.content), written(broken, broken)),
         "annotate_message": twice("annotate_message", Annotation, message, no_message),
-        "retrieve_passages": twice("retrieve_passages", Passage, message, no_message),
+        "retrieve_passages": twice("retrieve_passages", Passage, asked, not_asked),
         "build_messages": (built(turn), built(no_turn)),
         "adjust_request": (fold(turn, engine), fold(no_turn, broken)),
         "turn_finished": (
-            each("turn_finished", **turn),
-            each("turn_finished", **no_turn),
+            each("turn_finished", **finished),
+            each("turn_finished", **not_finished),
         ),
         "shutdown": (each("shutdown"), each("shutdown")),
     }

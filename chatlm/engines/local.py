@@ -20,7 +20,7 @@ from chatlm.engines.preview import costs, read_out
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
 from chatlm.engines.tokens import PromptTokenizer
-from chatlm.engines.ways import Fast, load, load_tokenizer
+from chatlm.engines.ways import load, load_tokenizer
 from chatlm.errors import EngineError, OutOfMemoryError
 from chatlm.events import EngineEvent, Fitted, Prefill
 from chatlm.generation import EngineInfo, Prompt, Request, prompt_hash
@@ -39,7 +39,7 @@ class LocalEngine:
         prompt_format: one of `chatlm.engines.tokens.FORMATS`.
         context: at most this many tokens of context; None takes what the model has.
         suits: sampling known to suit the model, before what its own generation config says.
-        fast: number format for the fast way of running it, `auto`, or `off`.
+        fast: one of `chatlm.engines.ways.FORMATS`, or off.
 
     Raises:
         ModelError: the folder does not hold a model that can be used.
@@ -55,7 +55,7 @@ class LocalEngine:
         prompt_format: str = "auto",
         context: int | None = None,
         suits: Sampling | None = None,
-        fast: Fast = "auto",
+        fast: str = "auto",
     ) -> None:
         model = load(name, folder, placement, fast)
         about = model.about

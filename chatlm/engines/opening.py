@@ -110,4 +110,5 @@ def _open_local(name: str, config: Config, progress: Progress) -> Engine:
         prompt_format=config.prompt_format,
         context=config.context,
         suits=entry.sampling if entry else Sampling(),
+        fast=config.fast,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -17,24 +17,28 @@ from chatlm.errors import OutOfMemoryError
 
 log = logging.getLogger(__name__)
 
-Fast = Literal["auto", "bf16", "int8", "int4", "off"]
-"""What the person wants: a number format for the weights that replies are written with, or none."""
-
-AUTO: Format = "int8"
-"""What auto takes; `python -m benchmarks.speed` shows what each format costs in exactness."""
+FORMATS: dict[str, Format] = {"auto": "int8", "bf16": "bf16", "int8": "int8", "int4": "int4"}
+"""What the person may want, and in which format the weights are then kept to write replies with.
+`python -m benchmarks.speed` shows what each costs in exactness."""
 
 
-def load(name: str, folder: Path, placement: Placement, fast: Fast) -> Model:
+def load(name: str, folder: Path, placement: Placement, fast: str) -> Model:
     """The model in a folder, run in the best way for it.
+
+    Args:
+        name: what the person calls it.
+        folder: config.json and safetensors.
+        placement: device and number format.
+        fast: one of `FORMATS`, or off.
 
     Raises:
         ModelError: the folder does not hold a model that can be used.
         OutOfMemoryError: the memory does not hold it.
     """
     notes: tuple[str, ...] = ()
-    if fast != "off" and _suits(placement, fast):
+    if fast in FORMATS and _suits(placement, fast):
         try:
-            return _fast_model(name, folder, placement.dtype, AUTO if fast == "auto" else fast)
+            return _fast_model(name, folder, placement.dtype, FORMATS[fast])
         except Unsuitable as reason:
             log.info("%s is run with transformers: %s", name, reason)
             if fast != "auto":
@@ -68,7 +72,7 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     return loading.load_tokenizer(name, folder)
 
 
-def _suits(placement: Placement, fast: Fast) -> bool:
+def _suits(placement: Placement, fast: str) -> bool:
     if placement.quantization is not None or placement.device_map != {"": "cpu"}:
         return False
     exact = placement.asked and placement.dtype is torch.float32 and fast == "auto"

@@ -14,6 +14,7 @@ from chatlm.messages import Annotation, Conversation, Passage, Reply, Turn
 from chatlm.store.rows import (
     finite,
     from_calls,
+    from_details,
     from_kept,
     from_provenance,
     from_sampling,
@@ -129,8 +130,17 @@ def _write_reply(db: sqlite3.Connection, turn_id: int, version: int, reply: Repl
 def add_passages(db: sqlite3.Connection, turn_id: int, passages: Iterable[Passage]) -> None:
     """Passages of a turn; a score that is not finite is kept as 0."""
     db.executemany(
-        "INSERT INTO passage (turn_id, text, source, score) VALUES (?, ?, ?, ?)",
-        [(turn_id, storable(p.text), storable(p.source), finite(p.score) or 0.0) for p in passages],
+        "INSERT INTO passage (turn_id, text, source, score, details) VALUES (?, ?, ?, ?, ?)",
+        [
+            (
+                turn_id,
+                storable(p.text),
+                storable(p.source),
+                finite(p.score) or 0.0,
+                from_details(p.details),
+            )
+            for p in passages
+        ],
     )
 
 
@@ -168,8 +178,9 @@ def copy_belongings(db: sqlite3.Connection, written: Written) -> None:
     """Give a copy the passages, labels, traces and provenance of the chat it was read from."""
     for old, new in written.turns.items():
         db.execute(
-            "INSERT INTO passage (turn_id, text, source, score)"
-            " SELECT ?2, text, source, score FROM passage WHERE turn_id = ?1 ORDER BY id",
+            "INSERT INTO passage (turn_id, text, source, score, details)"
+            " SELECT ?2, text, source, score, details FROM passage"
+            " WHERE turn_id = ?1 ORDER BY id",
             (old, new),
         )
         found = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (old,))

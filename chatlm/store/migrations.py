@@ -188,6 +188,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             INSERT INTO turn_words (rowid, words) VALUES (new.id, new.words);
         END""",
     ),
+    ("ALTER TABLE passage ADD COLUMN details TEXT NOT NULL DEFAULT '{}'",),
 )
 
 

@@ -17,6 +17,8 @@ class Opened:
     """
 
     def __init__(self, path: Path | None) -> None:
+        self.on_disk = path is not None
+        """Whether what is written outlives the program."""
         self._database = Database(path)
 
     def __enter__(self) -> Self:

@@ -124,7 +124,12 @@ def conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
         " WHERE t.conversation_id = ? ORDER BY t.position, r.version",
         (conversation_id,),
     )
-    return to_conversation(row, to_turns(turns, replies))
+    labels = db.execute(
+        "SELECT a.* FROM turn t JOIN annotation a ON a.turn_id = t.id"
+        " WHERE t.conversation_id = ? ORDER BY a.id",
+        (conversation_id,),
+    )
+    return to_conversation(row, to_turns(turns, replies, labels))
 
 
 def turn(db: sqlite3.Connection, turn_id: int) -> Turn:
@@ -133,7 +138,8 @@ def turn(db: sqlite3.Connection, turn_id: int) -> Turn:
     if row is None:
         raise _gone("turn", turn_id)
     replies = db.execute("SELECT * FROM reply WHERE turn_id = ? ORDER BY version", (turn_id,))
-    return to_turns([row], replies)[0]
+    labels = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (turn_id,))
+    return to_turns([row], replies, labels)[0]
 
 
 def reply(db: sqlite3.Connection, reply_id: int) -> Reply:

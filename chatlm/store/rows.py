@@ -6,8 +6,9 @@ import json
 import math
 import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from chatlm.errors import StoreError, UsageError
 from chatlm.generation import Provenance
@@ -117,11 +118,18 @@ def to_reply(row: sqlite3.Row) -> Reply:
     )
 
 
-def to_turns(turns: Iterable[sqlite3.Row], replies: Iterable[sqlite3.Row]) -> tuple[Turn, ...]:
-    """Rows of `turn` in order, each with its rows of `reply`, in order too."""
+def to_turns(
+    turns: Iterable[sqlite3.Row],
+    replies: Iterable[sqlite3.Row],
+    annotations: Iterable[sqlite3.Row],
+) -> tuple[Turn, ...]:
+    """Rows of `turn` in order, each with its rows of `reply` and `annotation`, in order too."""
     versions: dict[int, list[Reply]] = {}
     for row in replies:
         versions.setdefault(row["turn_id"], []).append(to_reply(row))
+    labels: dict[int, list[tuple[int | None, Annotation]]] = {}
+    for row in annotations:
+        labels.setdefault(row["turn_id"], []).append(to_annotation(row))
     return tuple(
         Turn(
             id=row["id"],
@@ -133,14 +141,31 @@ def to_turns(turns: Iterable[sqlite3.Row], replies: Iterable[sqlite3.Row]) -> tu
             standing=Standing(row["standing"]),
             summary=row["summary"],
             typed=row["typed"],
+            annotations=tuple(labels.get(row["id"], ())),
         )
         for row in turns
     )
 
 
 def to_passage(row: sqlite3.Row) -> Passage:
-    """One row of `passage`."""
-    return Passage(row["text"], row["source"], row["score"])
+    """One row of `passage`, or a StoreError."""
+    try:
+        details = dict(json.loads(row["details"]))
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"A passage that was found for turn {row['turn_id']} is damaged and cannot be read.",
+            hint="The turn itself is whole.",
+        ) from error
+    return Passage(row["text"], row["source"], row["score"], details)
+
+
+def from_details(details: Mapping[str, Any]) -> str:
+    """What is known of a passage, as `to_passage` reads it.
+
+    Raises:
+        TypeError, ValueError: a value that JSON does not have.
+    """
+    return json.dumps(dict(details), allow_nan=False)
 
 
 def to_annotation(row: sqlite3.Row) -> tuple[int | None, Annotation]:

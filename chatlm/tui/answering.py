@@ -11,7 +11,16 @@ from contextlib import closing
 from textual.message import Message
 
 from chatlm.errors import ChatlmError
-from chatlm.events import Delta, Finished, Fitted, Notice, Prefill, ReplyStarted, TurnStarted
+from chatlm.events import (
+    Delta,
+    Finished,
+    Fitted,
+    MessageAnnotated,
+    Notice,
+    Prefill,
+    ReplyStarted,
+    TurnStarted,
+)
 from chatlm.messages import Usage
 from chatlm.replying import Events
 from chatlm.session import ChatSession
@@ -22,6 +31,9 @@ log = logging.getLogger(__name__)
 
 UPDATES_PER_SECOND = 30
 """More than this no eye sees, and each costs a layout."""
+
+STEPS = TurnStarted | MessageAnnotated | ReplyStarted | Fitted | Prefill | Notice
+"""What is shown as soon as it happens."""
 
 
 def answer(
@@ -40,7 +52,7 @@ def answer(
             for event in events:
                 if isinstance(event, Delta):
                     gathered.add(event)
-                elif isinstance(event, TurnStarted | ReplyStarted | Fitted | Prefill | Notice):
+                elif isinstance(event, STEPS):
                     gathered.flush()
                     post(TurnProgressed(event))
                 elif isinstance(event, Finished):

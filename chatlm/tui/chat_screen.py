@@ -157,19 +157,15 @@ class ChatScreen(Screen[None]):
 
     def action_next_region(self, step: int) -> None:
         """Go round: composer, newest turn, a plugin's panel, list of chats; those that are seen."""
-        panel, newest = self.plugin_actions.regions.panel, self.chat.newest
+        panel = self.plugin_actions.regions.panel
         if panel is not None and panel.walk(step):
             return
-        transcript = self.chat.query_one(Transcript)
         ring: list[tuple[Widget, Callable[[], object]]] = [
             (self.chat.composer, self.chat.composer.focus)
         ]
         if panel is None or not panel.covers:
-            suggestions = self.chat.query(Suggestion)
-            if newest is not None:
-                ring.append((transcript, newest.focus))
-            elif suggestions:
-                ring.append((transcript, suggestions.first().focus))
+            turns = [self.chat.newest] if self.chat.newest else [*self.chat.query(Suggestion)][:1]
+            ring += [(self.chat.query_one(Transcript), turn.focus) for turn in turns]
         if panel is not None:
             ring.append((panel, partial(panel.enter, step)))
         if self.chats.display:
@@ -226,6 +222,10 @@ class ChatScreen(Screen[None]):
         self.chat.name_again()
         self._show_hint()
         self.insight.measure()
+
+    @on(LiveChat.Switched)
+    def _tell_plugins(self) -> None:
+        self.plugin_actions.chat_shown()
 
     @on(Measured)
     def _show_measure(self, event: Measured) -> None:

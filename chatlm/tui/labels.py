@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from chatlm.messages import Reply, Standing, StopReason, Turn, Usage
+from collections.abc import Iterable
+
+from chatlm.messages import Annotation, Reply, Standing, StopReason, Turn, Usage
+from chatlm.text import one_line
 
 STOP_LABELS: dict[StopReason | None, str] = {
     StopReason.END: "complete",
@@ -67,10 +70,20 @@ def version(turn: Turn) -> str:
     return f"version {turn.reply.version} of {len(turn.replies)}"
 
 
+def badges(annotations: Iterable[Annotation]) -> str:
+    """What plugins say of a message, such as `mood calm (0.93)`; empty for nothing."""
+    return joined(*map(_badge, annotations))
+
+
 def cost(reply: Reply | None) -> str:
     """Tokens and speed of a reply; empty when it has none."""
     tokens = reply.usage.completion_tokens if reply else 0
     return joined(count(tokens, "token"), speed(reply.usage)) if reply and tokens else ""
+
+
+def _badge(label: Annotation) -> str:
+    score = "" if label.score is None else f" ({label.score:.2f})"
+    return f"{one_line(label.name, 40)} {one_line(label.value, 100)}{score}"
 
 
 def joined(*parts: str) -> str:

@@ -15,7 +15,11 @@ from chatlm.tui.card import Card
 
 
 class LeavingScreen(Card[bool | None]):
-    """Gives whether to save the chat first; None to stay in it."""
+    """Gives whether to save the chat first; None to stay in it.
+
+    Args:
+        can_save: whether there is a place to save it.
+    """
 
     DEFAULT_CSS = """
     LeavingScreen {
@@ -31,6 +35,14 @@ class LeavingScreen(Card[bool | None]):
         Binding("ctrl+s", "dismiss(True)", "save it and leave"),
         Binding("escape", "dismiss", "stay"),
     ]
+
+    def __init__(self, *, can_save: bool) -> None:
+        super().__init__()
+        self._can_save = can_save
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done is offered."""
+        return self._can_save or parameters != (True,)
 
     def body(self) -> Iterable[Widget]:
         """What is lost."""

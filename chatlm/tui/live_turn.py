@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from dataclasses import dataclass, field
 
-from chatlm.events import Fitted, Prefill, ReplyStarted
+from chatlm.events import Fitted, MessageAnnotated, Prefill, ReplyStarted
 from chatlm.messages import Kept, Reply, StopReason, Turn
 from chatlm.sampling import Sampling
 from chatlm.store import Store
@@ -63,9 +63,12 @@ class LiveTurn:
         if self.view is not None:
             self.view.say(line)
 
-    async def progress(self, event: ReplyStarted | Fitted | Prefill) -> None:
+    async def progress(self, event: MessageAnnotated | ReplyStarted | Fitted | Prefill) -> None:
         """Take a step of the generation."""
         match event:
+            case MessageAnnotated(role="user", annotations=labels):
+                if self.view is not None:
+                    self.view.label(labels)
             case ReplyStarted(reply=reply):
                 self.reply = reply
                 if self.view is not None:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from textual.message import Message
 
 from chatlm.errors import ChatlmError
-from chatlm.events import Fitted, Notice, Prefill, ReplyStarted, TurnStarted
+from chatlm.events import (
+    Fitted,
+    MessageAnnotated,
+    Notice,
+    Prefill,
+    ReplyStarted,
+    TurnStarted,
+)
 from chatlm.messages import Usage
 from chatlm.tui.loading import EngineState
 
@@ -23,7 +30,7 @@ class EngineChanged(Message):
 class TurnProgressed(Message):
     """A step of the running turn other than new text."""
 
-    event: TurnStarted | ReplyStarted | Fitted | Prefill | Notice
+    event: TurnStarted | MessageAnnotated | ReplyStarted | Fitted | Prefill | Notice
 
 
 @dataclass

@@ -42,6 +42,7 @@ class PluginActions:
         self.regions = PluginRegions(screen, offers)
         self._threads: list[threading.Thread] = []
         self._lines: list[WorkLine] = []
+        self._began = False
         self.closing = threading.Event()
         """Set when chatlm ends, which cancels every work."""
 
@@ -53,11 +54,16 @@ class PluginActions:
 
     def begin(self) -> None:
         """Tell the plugins that the chat is on the screen."""
-        for _ in self._plugins.offer(
-            "screen_opened", lambda plugin: {"ui": PluginUi(plugin, self._screen)}
-        ):
-            pass
+        self._tell_plugins("screen_opened")
+        self._tell_plugins("chat_shown")
+        self._began = True
         self.tell_faults()
+
+    def chat_shown(self) -> None:
+        """Tell the plugins that another chat is on the screen."""
+        if self._began:
+            self._tell_plugins("chat_shown")
+            self.tell_faults()
 
     def run(self, name: str, argument: str) -> None:
         """Run a command, or show or hide a panel.
@@ -109,6 +115,10 @@ class PluginActions:
         """Do something in the screen's thread, asked for in any."""
         with suppress(RuntimeError):  # chatlm has ended
             self._screen.owner.call_later(self._screen.attempt, do, "what a plugin asked for")
+
+    def _tell_plugins(self, hook: str) -> None:
+        for _ in self._plugins.offer(hook, lambda name: {"ui": PluginUi(name, self._screen)}):
+            pass
 
     def _run(self, offer: Offer[SlashCommand], argument: str) -> None:
         """Run a command, in its thread."""

@@ -35,6 +35,8 @@ class PluginForm(Card[None]):
         & #meaning { height: auto; min-height: 2; margin: 1 0 0 0; color: $text-muted; }
         & #meaning.-wrong { color: $text-error; }
         & #when { height: auto; color: $text-muted; }
+        &.-low #when { display: none; }
+        &.-low #meaning { margin: 0; min-height: 1; }
         &.-narrow FieldRow {
             layout: grid;
             grid-size: 2 2;

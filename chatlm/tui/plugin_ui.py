@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chatlm.generation import Engine
-from chatlm.messages import Conversation, Turn
+from chatlm.messages import Conversation, Passage, Turn
 from chatlm.sampling import Sampling
 from chatlm.text import one_line, visible
 from chatlm.tui.drafts import clean
@@ -48,6 +48,12 @@ class PluginUi:
         selected = self._actions.regions.selected
         chosen = [turn for turn in turns if turn.id == selected]
         return (chosen or turns or (None,))[-1]
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        """What was found for the selected turn, else for the newest."""
+        turn = self.turn
+        return self._chat.store.passages(turn.id) if turn else ()
 
     @property
     def engine(self) -> Engine | None:

@@ -66,6 +66,7 @@ class PluginsScreen(Card[None]):
             }
         }
         & #about { height: auto; max-height: 50%; margin: 1 0; }
+        &.-low #about { max-height: 30%; margin: 0; }
     }
     """
 
@@ -175,6 +176,7 @@ class PluginsScreen(Card[None]):
         one = self._chosen
         told = about(one, self._without) if one else Content(visible(how_to_begin()))
         self.query_one("#about", Static).update(told)
+        self.call_after_refresh(self.query_one(PluginList).scroll_to_highlight)
         self.refresh_bindings()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import on
+from textual.message import Message
 
 from chatlm.errors import StoreError, UsageError
 from chatlm.messages import Turn
@@ -34,6 +36,10 @@ class ShownChat(StoredChat):
         app: the program it belongs to.
         store: the saved chats; an incognito chat has a store of its own.
     """
+
+    @dataclass
+    class Switched(Message):
+        """Another chat is shown, or a new one."""
 
     def __init__(self, app: ChatApp, store: Store) -> None:
         super().__init__(app, store)
@@ -102,7 +108,7 @@ class ShownChat(StoredChat):
 
     async def _ask_and_leave(self, then: Callable[[], Awaitable[object]]) -> None:
         try:
-            saves = await self.app.push_screen_wait(LeavingScreen())
+            saves = await self.app.push_screen_wait(LeavingScreen(can_save=self.saved.on_disk))
             if saves:
                 await self._save_incognito()
             if saves is not None:
@@ -154,6 +160,7 @@ class ShownChat(StoredChat):
             await live.attach(view)
             self._follow(live)
         self.changed()
+        self.post_message(self.Switched())
 
     def _let_go(self, chat: OpenChat) -> None:
         """An incognito chat ends when it is left, and its reply with it."""

@@ -71,8 +71,10 @@ def read(folder: Path) -> Card | None:
         values = json.loads((folder / CARD).read_bytes())
         answers = tuple(Answer(**answer) for answer in values.pop("answers", ()))
         card = Card(answers=answers, **values)
-        texts = (card.name, card.way, card.base, card.description, card.licence, card.made_at)
+        texts = [card.name, card.way, card.base, card.description, card.licence, card.made_at]
+        texts += [text for answer in answers for text in dataclasses.astuple(answer)]
         tables = (card.source, card.settings, card.scores, card.cost, card.versions)
+        lines(card)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     right = all(isinstance(text, str) for text in texts)

@@ -81,9 +81,8 @@ def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool)
 
 @adapters.command()
 @_name
-@_model
 @_json
-def show(name: str, model: str | None, as_json: bool) -> None:
+def show(name: str, as_json: bool) -> None:
     """Show what an adapter is, how it came to be, and what it changes in the model's answers.
 
     Example: chatlm adapters show instruct

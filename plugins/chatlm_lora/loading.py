@@ -55,18 +55,17 @@ class Formats:
     """Whether matrices are multiplied in bfloat16."""
 
 
-def formats(use_cpu: bool) -> Formats:
-    """What trains fastest on this machine without losing the adapter's small steps.
+def formats(on_cpu: bool) -> Formats:
+    """What trains fastest without losing the adapter's small steps.
 
-    A processor is a third faster with weights in float32 that are rounded once a step than with
+    A processor is faster with weights in float32 that are rounded for each product than with
     weights in bfloat16; a GPU is not, and its memory is dear.
 
     Args:
-        use_cpu: whether a GPU is left alone.
+        on_cpu: whether the processor trains.
     """
-    mixed = fast_dtype("cpu" if use_cpu else "auto") == "bfloat16"
-    on_gpu = torch.cuda.is_available() and not use_cpu
-    return Formats("bfloat16" if mixed and on_gpu else "float32", mixed)
+    mixed = fast_dtype("cpu" if on_cpu else "auto") == "bfloat16"
+    return Formats("float32" if on_cpu or not mixed else "bfloat16", mixed)
 
 
 def targets_of(model: Any, targets: Sequence[str], base: ModelLocation) -> list[str] | str:

@@ -27,8 +27,8 @@ class Order:
     description: str = ""
     licence: str = ""
     """Of the data."""
-    use_cpu: bool = False
-    """Whether to leave a GPU alone."""
+    on_cpu: bool = False
+    """Whether the processor trains, else a GPU."""
 
     def plan(self) -> dict[str, Any]:
         """All that decides what the training does."""

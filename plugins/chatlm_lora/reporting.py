@@ -85,8 +85,6 @@ class Reporter(TrainerCallback):
         """See `TrainerCallback`."""
         self._progress.step = state.global_step
         self._progress.tokens = int(state.num_input_tokens_seen) - self._tokens
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_save = True
         if self._stop.wanted:
             self._progress.note = "stopping; the best so far is kept"
             control.should_evaluate = control.should_save = control.should_training_stop = True

@@ -77,7 +77,6 @@ def train(
     """
     from chatlm import load_config
     from chatlm_lora import examples, library
-    from chatlm_lora.preparing import Order
     from chatlm_lora.recipe import Recipe
 
     library.free(name)
@@ -86,6 +85,10 @@ def train(
     read = examples.read(
         data.expanduser(), seed=recipe.seed, share=recipe.held_out, ask=ask, system=system
     )
+    import torch
+
+    from chatlm_lora.preparing import Order
+
     config = load_config()
     order = Order(
         name=name,
@@ -95,7 +98,7 @@ def train(
         prompt_format=config.prompt_format,
         description=description,
         licence=licence,
-        use_cpu=config.device == "cpu",
+        on_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
     )
     if dry_run:
         _tell_plan(order, as_json)

@@ -55,7 +55,7 @@ def train(order: Order, watcher: Watcher, *, anew: bool = False) -> Card | None:
         ChatlmError: the disk or the memory is full, or the losses became no numbers.
     """
     place = library.free(order.name)
-    processes = PartialState(cpu=order.use_cpu)
+    processes = PartialState(cpu=order.on_cpu)
     main = processes.is_main_process
     with (
         runs.begun(order.name, order.plan(), anew=anew, main=main) as run,
@@ -92,7 +92,7 @@ class _Training:
         self._collator = Collator(self._ready.encoder.end_id)
         self._tell("loading the model")
         set_seed(order.recipe.seed)
-        self._formats = formats(order.use_cpu)
+        self._formats = formats(order.on_cpu)
         self.model: Any = self._adapted()
 
     def carry_out(self, stop: Stop) -> None:
@@ -195,7 +195,7 @@ class _Training:
             logging_steps=max(ready.steps // POINTS, 1),
             dataloader_pin_memory=torch.cuda.is_available(),
             bf16=self._formats.mixed,
-            use_cpu=self._order.use_cpu or not torch.accelerator.is_available(),
+            use_cpu=self._order.on_cpu,
             report_to="none",
             disable_tqdm=True,
         )

@@ -59,7 +59,9 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The dots of a Braille character, from the top, left and right."""
 
 
-def curve(points: Sequence[Point], steps: int, low: float, high: float, size: Point) -> list[str]:
+def curve(
+    points: Sequence[Point], steps: int, low: float, high: float, size: tuple[int, int]
+) -> list[str]:
     """Losses as lines of Braille characters, the highest first.
 
     Args:
@@ -69,7 +71,7 @@ def curve(points: Sequence[Point], steps: int, low: float, high: float, size: Po
         high: the loss at the upper edge.
         size: columns and lines.
     """
-    columns, lines = size[0], int(size[1])
+    columns, lines = size
     cells = [[0] * columns for _ in range(lines)]
     for step, loss in points:
         x = min(int(step / max(steps, 1) * columns * 2), columns * 2 - 1)

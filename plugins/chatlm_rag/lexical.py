@@ -23,6 +23,9 @@ FOLDER = "lexical"
 WORD = r"[^\W_]+"
 """A run of letters and digits: `stop_reason` is two words, and so is `don't`."""
 
+STOPPED = "en_plus"
+"""bm25s's name for the words that are passed by: English ones that bind a sentence or ask."""
+
 
 def write(folder: Path, texts: Sequence[str]) -> None:
     """Write the index of texts, in their order, into `folder/lexical`.
@@ -36,7 +39,7 @@ def write(folder: Path, texts: Sequence[str]) -> None:
     words = tokenize(
         list(texts),
         token_pattern=WORD,
-        stopwords="en",
+        stopwords=STOPPED,
         stemmer=_stemmer(),
         show_progress=False,
     )
@@ -59,13 +62,13 @@ def open(folder: Path) -> Lexical:
 
 
 def stems(text: str) -> list[str]:
-    """What a text is found by: the stems of its words, in order, without very common words."""
+    """What a text is found by: the stems of its words, in order, without `STOPPED` ones."""
     from bm25s import tokenize
 
     tokens = tokenize(
         text,
         token_pattern=WORD,
-        stopwords="en",
+        stopwords=STOPPED,
         stemmer=_stemmer(),
         return_ids=False,
         show_progress=False,

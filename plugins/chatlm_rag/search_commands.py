@@ -136,7 +136,7 @@ def _card_table(card: Scorecard) -> dict[str, Any]:
 def _drawn(name: str, card: Scorecard) -> str:
     lines = [f"{name}: {card.questions:,} questions, {card.documents:,} documents"]
     if card.missing:
-        lines.append(f"{card.missing:,} documents that answer are not in the index.")
+        lines.append(f"Not in the index, of the documents that answer: {card.missing:,}")
     lines += ["", f"{'':<11}" + "".join(f"{kind:<22}" for kind in card.figures).rstrip()]
     for measure in card.figures["fused"]:
         cells = "".join(f"{_figure(figures[measure]):<22}" for figures in card.figures.values())

@@ -28,7 +28,7 @@ among the first ten of the fused ranking."""
 
 
 @dataclass(frozen=True)
-class Standing:
+class Ranked:
     """How a piece did in one ranking."""
 
     score: float
@@ -43,9 +43,9 @@ class Found:
     piece: Piece
     score: float
     """The fused score, 0 to 1; by it found pieces are ordered. It compares them for one query."""
-    dense: Standing
+    dense: Ranked
     """Its cosine with the query, -1 to 1."""
-    lexical: Standing
+    lexical: Ranked
     """Its BM25 score; 0 when no word of the query stands in it."""
     reranked: float | None = None
     """What the cross-encoder gave it; None where it was not read. By it, if at all, the first are
@@ -157,8 +157,8 @@ class Index:
             yield Found(
                 piece=self.pieces[int(number)],
                 score=float(candidates.fused[place]),
-                dense=Standing(float(candidates.dense[place]), int(dense[place])),
-                lexical=Standing(float(candidates.lexical[place]), int(by_words[place])),
+                dense=Ranked(float(candidates.dense[place]), int(dense[place])),
+                lexical=Ranked(float(candidates.lexical[place]), int(by_words[place])),
             )
 
 

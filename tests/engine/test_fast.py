@@ -18,7 +18,7 @@ from chatlm.engines.fast.model import FastCache, FastModel
 from chatlm.engines.fast.plain import PlainDecoder, int4, int8
 from chatlm.engines.fast.prefill import prefill
 from chatlm.engines.fast.shape import Unsuitable, angles, read_shape
-from chatlm.engines.fast.weights import Linear, Product, read_weights
+from chatlm.engines.fast.weights import LayerWeights, Linear, Product, read_weights
 from chatlm.engines.model import About
 from chatlm.sampling import Sampling
 from tests.engine import tiny
@@ -113,14 +113,15 @@ def test_small_formats_round_the_weights_and_nothing_else(
     ids = ids_of(folder)
     model = fast_model(folder, torch.float32, form)
     names = ("query", "key", "value", "output", "gate", "up", "down")
+
+    def matrices(layer: LayerWeights[Linear]) -> Any:
+        return {name: rounded(getattr(layer, name), form) for name in names}
+
     weights = dataclasses.replace(
         model.weights,
         head=rounded(model.weights.head, "int8"),
         layers=tuple(
-            dataclasses.replace(
-                layer, **{name: rounded(getattr(layer, name), form) for name in names}
-            )
-            for layer in model.weights.layers
+            dataclasses.replace(layer, **matrices(layer)) for layer in model.weights.layers
         ),
     )
     memory, turns = Memory(model.shape, torch.float32), model.turns(512)

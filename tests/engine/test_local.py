@@ -234,7 +234,7 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1")
 
     with monkeypatch.context() as patch:
-        patch.setattr("chatlm.engines.fast.model.prefill", full)
+        patch.setattr("chatlm.engines.fast.model.FastCache.extend", full)
         with pytest.raises(OutOfMemoryError, match="cpu is full") as error:
             run(engine, Request(CAPITAL, GREEDY))
         assert "config set context" in error.value.hint

@@ -230,8 +230,11 @@ def test_damaged(spoil: Callable[[bytes], bytes], good: Path, base: ModelLocatio
 
 def test_larger_than_the_model(tmp_path: Path, base: ModelLocation) -> None:
     whole = sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
-    weights = {FIRST: np.zeros((RANK, whole // 8), np.float32)}
-    reason = why(adapter(tmp_path / "large", weights | {FIRST.replace("_A", "_B"): np.zeros((HIDDEN, RANK), np.float32)}), base)  # noqa: E501  # fmt: skip
+    weights = {
+        FIRST: np.zeros((RANK, whole // 8), np.float32),
+        FIRST.replace("_A", "_B"): np.zeros((HIDDEN, RANK), np.float32),
+    }
+    reason = why(adapter(tmp_path / "large", weights), base)
     assert "more than the whole model" in reason
 
 

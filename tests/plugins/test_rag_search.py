@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from chatlm import ChatlmError, UsageError
 from chatlm_rag import building, scorecard
@@ -17,6 +18,7 @@ from chatlm_rag.abstaining import THRESHOLD
 from chatlm_rag.commands import rag
 from chatlm_rag.embedding import Embedder
 from chatlm_rag.folder import located
+from chatlm_rag.reranking import Reranker
 from chatlm_rag.searching import Index
 from chatlm_rag.sources.folders import Source
 from tests import models
@@ -124,6 +126,17 @@ def test_no_more_are_found_than_wanted(index: Index) -> None:
     assert len(index.search("flat", 20)) == len(DOCUMENTS) - 1
 
 
+def test_a_reranker_has_the_last_word(index: Index) -> None:
+    class LongestFirst(Reranker):
+        def scores(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
+            return np.array([len(text) for text in texts], np.float32)
+
+    found = index.search("May I have a cat?", 3, LongestFirst(Path()))
+    lengths = sorted(map(len, DOCUMENTS.values()), reverse=True)
+    assert [each.reranked for each in found] == lengths[:3]
+    assert index.search("May I have a cat?", 3)[0].reranked is None
+
+
 @pytest.mark.parametrize("query", ["", "?!", "the", "\x00\ud800", "zzzzqqqq " * 500])
 def test_any_query_is_answered(index: Index, query: str) -> None:
     assert index.search(query)
@@ -208,7 +221,7 @@ def test_eval_draws_the_scorecard(index: Index, tmp_path: Path) -> None:
     files = judged(tmp_path, "1\theating\t1\n2\tnowhere\t1\n")
     done = chatlm_rag("eval", "flat", *files)
     assert "2 questions, 8 documents" in done.stdout
-    assert "1 documents that answer are not in the index" in done.stdout
+    assert "Not in the index, of the documents that answer: 1" in done.stdout
     assert "●" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 

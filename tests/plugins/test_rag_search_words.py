@@ -13,7 +13,7 @@ from chatlm_rag import abstaining, lexical
 from chatlm_rag.duplicates import Wording
 from chatlm_rag.passages import Piece
 from chatlm_rag.reranking import Reranker, configured
-from chatlm_rag.searching import Found, Standing
+from chatlm_rag.searching import Found, Ranked
 
 TEXTS = ["The stop_reason of a reply.", "Stopping and stopped.", "Über Größe", "…", "reply reply"]
 
@@ -75,7 +75,7 @@ def test_wordings() -> None:
 
 def found(text: str, cosine: float) -> Found:
     piece = Piece(0, text, "a", "", 0, len(text))
-    return Found(piece, 1.0, Standing(cosine, 1), Standing(0.0, 1))
+    return Found(piece, 1.0, Ranked(cosine, 1), Ranked(0.0, 1))
 
 
 def test_confidence_joins_nearness_and_the_words_that_are_there() -> None:

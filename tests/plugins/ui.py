@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from chatlm import Conversation, Engine, Sampling, Turn
+from chatlm import Conversation, Engine, Passage, Sampling, Turn
 
 
 class RememberingWork:
@@ -44,6 +44,7 @@ class RememberingUi:
         self.conversation = conversation or Conversation(0)
         self.engine = engine
         self.selected: Turn | None = None
+        self.passages: Sequence[Passage] = ()
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.work: RememberingWork | None = None
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
 from chatlm.messages import StopReason
+from chatlm.store import Store
 from chatlm.tui.leaving import LeavingScreen
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint
 from tests.tui.support import (
     StillEngine,
     chat_of,
@@ -82,8 +86,9 @@ async def test_one_may_stay_in_an_incognito_chat() -> None:
     assert len(store.conversations()) == 1
 
 
-async def test_an_incognito_chat_can_be_saved_when_it_is_left() -> None:
-    store = store_with("Other")
+async def test_an_incognito_chat_can_be_saved_when_it_is_left(tmp_path: Path) -> None:
+    store = Store(tmp_path / "chats.db")
+    store.add_turn(store.create_conversation("Other").id, "About Other")
     engine = StillEngine("One ", "two", stand_after=1)
     async with make_app(engine, store, incognito=True).run_test(size=WIDE) as pilot:
         engine.go.set()
@@ -107,10 +112,25 @@ async def test_an_incognito_chat_can_be_saved_when_it_is_left() -> None:
     assert (reply.text, reply.stop_reason) == ("One ", StopReason.CANCELLED)
     assert store.provenance(fork.turns[0].replies[0].id) is not None
     assert "half a thought" in store.draft(fork.id)
+    store.close()
 
 
-async def test_saving_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = store_with("Other")
+async def test_where_nothing_can_be_saved_it_is_not_offered() -> None:
+    app = make_app(ScriptedEngine("Secret."), incognito=True)
+    async with app.run_test() as pilot:
+        await say(pilot, "Psst")
+        await idle(pilot)
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+        assert "save" not in hint(pilot)
+        await pilot.press("ctrl+s")
+        assert isinstance(pilot.app.screen, LeavingScreen)
+
+
+async def test_saving_that_fails_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "chats.db")
 
     def broken(*_: object) -> None:
         raise StoreError("The disk is full.")
@@ -122,6 +142,7 @@ async def test_saving_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch) 
         await leaves(pilot, "ctrl+n", "ctrl+s")
         await until(pilot, lambda: "The disk is full." in toasts(pilot))
         assert "Secret." in plain(newest(pilot))
+    store.close()
 
 
 async def test_quitting_twice_leaves_an_incognito_chat() -> None:
@@ -140,3 +161,9 @@ async def test_an_empty_incognito_chat_is_left_without_a_word() -> None:
     async with make_app(incognito=True).run_test() as pilot:
         await pilot.press("ctrl+n")
         await until(pilot, lambda: not chat_of(pilot).incognito)
+
+
+@both_sizes
+def test_picture_of_the_question(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
+    """What is lost, and the three ways."""
+    assert snap_compare(CardApp(LeavingScreen(can_save=True)), terminal_size=size)

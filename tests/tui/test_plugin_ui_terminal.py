@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.end_to_end.terminal import CTRL_Q, ENTER, Terminal, has
 
-PLUGIN = '''\
+PLUGIN = """\
 from chatlm import Panel, SlashCommand, hookimpl
 
 
@@ -43,7 +43,7 @@ def register_slash_commands(register):
 @hookimpl
 def register_panels(register):
     register(Panel("broken", "Broken", opened))
-'''
+"""
 
 
 def test_a_panel_breaks_in_a_terminal_and_the_program_goes_on(chat_home: Path) -> None:

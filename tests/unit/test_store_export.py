@@ -77,7 +77,7 @@ def test_jsonl_has_everything_of_the_store() -> None:
         store.set_standing(asked.id, Standing.PINNED, "short")
         store.set_sampling(made.id, Sampling(temperature=0.5))
         store.set_pinned(made.id, True)
-        store.save_passages(asked.id, [Passage("p", "s", 0.5)])
+        store.save_passages(asked.id, [Passage("p", "s", 0.5, {"line": 3, "ranks": [1, 2]})])
         store.annotate(asked.id, first.id, [Annotation("p", "n", "v", 0.25)])
         (line,) = export.to_jsonl(
             [store.conversation(made.id)], store.passages, store.annotations, store.provenance
@@ -91,7 +91,9 @@ def test_jsonl_has_everything_of_the_store() -> None:
     assert kept["content"] == "q\u2028\u0085\U000e0041\nq"
     assert [reply["settings"] for reply in kept["replies"]] == [{"seed": 4}, "not json"]
     assert kept["chosen"] == kept["replies"][1]["id"]
-    assert kept["passages"] == [{"text": "p", "source": "s", "score": 0.5}]
+    assert kept["passages"] == [
+            {"text": "p", "source": "s", "score": 0.5, "details": {"line": 3, "ranks": [1, 2]}}
+        ]
     assert kept["annotations"] == [
         {"reply": first.id, "plugin": "p", "name": "n", "value": "v", "score": 0.25}
     ]

@@ -79,7 +79,9 @@ class _Reader:
         if len(ids) < len(replies):
             raise turn.bad("two replies have one id")
         self._passages[number] = [
-            Passage(p.text("text"), p.text("source"), p.number("score") or 0.0)
+            Passage(
+                p.text("text"), p.text("source"), p.number("score") or 0.0, _plain(p, "details")
+            )
             for p in turn.objects("passages")
         ]
         self._annotations[number] = [
@@ -182,12 +184,18 @@ def _message(message: Fields) -> Message:
 
 
 def _kept(chat: Fields) -> Kept:
-    kept = chat.inner("kept")
+    plugins = _plain(chat, "kept")
+    return {plugin: chat.inner("kept").inner(plugin).value for plugin in plugins}
+
+
+def _plain(fields: Fields, name: str) -> dict[str, Any]:
+    """An object of values that the database can hold as JSON."""
+    inner = fields.inner(name)
     try:
-        json.dumps(kept.value, allow_nan=False)
+        json.dumps(inner.value, allow_nan=False)
     except ValueError:
-        raise kept.bad("a number in it is not finite") from None
-    return {plugin: kept.inner(plugin).value for plugin in kept.value}
+        raise inner.bad("a number in it is not finite") from None
+    return inner.value
 
 
 def _sampling(values: Fields) -> Sampling:

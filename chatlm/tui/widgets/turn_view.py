@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -11,7 +13,7 @@ from textual.content import Content
 from textual.style import Style
 from textual.widgets import Static
 
-from chatlm.messages import Reply, Standing, Turn
+from chatlm.messages import Annotation, Reply, Standing, Turn
 from chatlm.text import visible
 from chatlm.tui import clipboard, commands, labels
 from chatlm.tui.dialect import code_blocks
@@ -26,6 +28,8 @@ HINTS = (
     (("turn-help",), "all keys"),
 )
 """Commands that the selected turn names below it, and a word for each."""
+
+QUIET = "$foreground 60%"
 
 
 class TurnView(Vertical, can_focus=True):
@@ -100,6 +104,12 @@ class TurnView(Vertical, can_focus=True):
         super().watch_has_focus(has_focus)
         self._draw_line()
 
+    def label(self, labels: Iterable[Annotation]) -> None:
+        """Show labels of the user's message."""
+        annotations = tuple((None, label) for label in labels)
+        self.turn = dataclasses.replace(self.turn, annotations=annotations)
+        self._draw_message()
+
     async def begin(self, reply: Reply) -> None:
         """Show `reply` in place of the one before, ready to grow."""
         self._said = ""
@@ -130,6 +140,7 @@ class TurnView(Vertical, can_focus=True):
         await self.query(".summary").remove()
         if self._summary:
             await self.mount(self._summary_block(), before=self.query_one(".line"))
+        self._draw_message()
         self._show_reading()
 
     async def detach(self) -> None:
@@ -188,12 +199,22 @@ class TurnView(Vertical, can_focus=True):
         return self.turn.summary if self.turn.standing is Standing.SUMMARISED else ""
 
     def _message(self) -> Content:
-        """What the person typed, and where a plugin made the message of it, how to see that."""
-        words = Content(visible(self.turn.words))
-        if not self.turn.typed:
-            return words
-        how = f"sent as a plugin wrote it · {commands.key_of('xray')} shows the whole"
-        return Content.assemble(words, "\n", (how, "$foreground 60%"))
+        """What the person typed; where a plugin made the message of it, how to see that; labels."""
+        lines = [Content(visible(self.turn.words))]
+        if self.turn.typed:
+            how = f"sent as a plugin wrote it · {commands.key_of('xray')} shows the whole"
+            lines.append(Content.styled(how, QUIET))
+        if badges := self._badges(None):
+            lines.append(Content.styled(badges, QUIET))
+        return Content("\n").join(lines)
+
+    def _draw_message(self) -> None:
+        for message in self.query(".user").results(Static):
+            message.update(self._message())
+
+    def _badges(self, reply: int | None) -> str:
+        """The labels of a reply, None for the user's message."""
+        return labels.badges(label for on, label in self.turn.annotations if on == reply)
 
     def _summary_block(self) -> Static:
         words = Content.assemble(("Summary  ", "bold"), visible(self._summary))
@@ -222,10 +243,12 @@ class TurnView(Vertical, can_focus=True):
             self._versions(),
             Content(labels.cost(reply)),
         ]
-        line = Content(" · ").join(part for part in parts if part)
+        lines = [Content(" · ").join(part for part in parts if part)]
+        if reply is not None and (badges := self._badges(reply.id)):
+            lines.insert(0, Content(badges))
         if reply is not None and reply.error:
-            return Content.assemble(line, "\n", (visible(reply.error), "$text-error"))
-        return line
+            lines.append(Content.styled(visible(reply.error), "$text-error"))
+        return Content("\n").join(line for line in lines if line)
 
     def _offer(self) -> Content:
         """How to go on, where that is possible."""

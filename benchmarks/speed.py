@@ -1,0 +1,245 @@
+"""How fast chatlm reads and writes beside transformers and llama.cpp, with the same weights.
+
+Run it with `python -m benchmarks.speed`. All sides are loaded in one process and take turns in each
+round, greedy, with the same ids, on the same number of threads. The floor is the time that reading
+the weights once takes, at the speed memory gave in the same round. llama.cpp needs the package
+llama-cpp-python. Nothing here is a pass or a fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from benchmarks import speed_quality
+from benchmarks.speed_quality import Quality
+from benchmarks.speed_sides import Chatlm, LlamaCpp, Prompt, Side, Timing, Transformers, no_compiler
+from chatlm import models, paths
+from chatlm.engines.fast.shape import read_shape
+from chatlm.engines.local import LocalEngine
+from chatlm.generation import Request
+from chatlm.messages import Message
+
+MODEL = "smollm2-135m-instruct"
+DOCS = [Path(__file__).parents[1] / "docs" / name for name in ("guide.md", "plugins.md")]
+QUESTION = "Write a very long story about a lighthouse, with many turns. "
+SETTLE_SECONDS = 0.2
+"""Before each reply: threads of the side before go to sleep."""
+
+CHATLM = {"int8": 8.0, "bf16": 16.0, "int4": 5.0}
+"""chatlm's formats, the default first, and the bits a weight takes."""
+SAME_BITS = {"int8": "Q8_0", "bf16": "BF16", "int4": "Q4_1"}
+
+
+@dataclass
+class Results:
+    """What was measured, by side and by the prompt's length."""
+
+    prompts: dict[int, int]
+    """Tokens that each prompt really has."""
+    weights: int
+    """Numbers that are read for a token."""
+    cache: int
+    """Bytes of keys and values that are read for each token before."""
+    bits: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, dict[int, list[Timing]]] = field(default_factory=dict)
+    bandwidth: list[float] = field(default_factory=list)
+    """Bytes a second."""
+    quality: dict[str, Quality] = field(default_factory=dict)
+
+    def speed(self, side: str, prompt: int) -> float:
+        """Median tokens a second."""
+        return statistics.median(t.tokens_per_second for t in self.timings[side][prompt])
+
+    def wait(self, side: str, prompt: int) -> float:
+        """Median seconds to the first token."""
+        return statistics.median(t.first_token for t in self.timings[side][prompt])
+
+    def floor_share(self, side: str, prompt: int) -> float:
+        """Median speed, of what reading weights, keys and values once a token would allow."""
+        size = self.weights * self.bits[side] / 8 + self.cache * self.prompts[prompt]
+        return self.speed(side, prompt) * size / statistics.median(self.bandwidth)
+
+
+def bandwidth(buffer: torch.Tensor) -> float:
+    """Bytes a second that all threads together read, the best of a few tries."""
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        buffer.sum()
+        seconds.append(time.perf_counter() - start)
+    return buffer.nbytes / min(seconds)
+
+
+def prompt_of(engine: LocalEngine, tokens: int) -> Prompt:
+    """A prompt of at most so many tokens, and nearly so many."""
+    words = " ".join(DOCS[0].read_text(encoding="utf-8").split()).split(" ")
+
+    def message(count: int) -> tuple[Message, ...]:
+        return (Message("user", " ".join(words[:count]) + " " + QUESTION),)
+
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if engine.count_tokens(message(middle)) <= tokens:
+            low = middle
+        else:
+            high = middle - 1
+    messages = message(low)
+    return Prompt(messages, [token.id for token in engine.preview(Request(messages)).tokens])
+
+
+def sides_of(folder: Path, peers: Sequence[str]) -> list[Side]:
+    """All sides, loaded."""
+    sides: list[Side] = [
+        Chatlm(f"chatlm {form}", folder, form, bits) for form, bits in CHATLM.items()
+    ]
+    with no_compiler():
+        sides.append(Chatlm("chatlm without a compiler", folder, "auto", 5.0))
+    if "transformers" in peers:
+        sides.append(Transformers(folder))
+    if "llamacpp" in peers:
+        from benchmarks import speed_gguf
+
+        files = speed_gguf.write_all(folder, paths.data_dir() / "benchmarks")
+        sides += [
+            LlamaCpp(f"llama.cpp {name}", files[name], bits)
+            for name, bits in speed_gguf.FORMATS.items()
+        ]
+    return sides
+
+
+def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: int) -> Results:
+    """Time all sides, turn by turn; a first round warms up."""
+    chatlm = next(side for side in sides if isinstance(side, Chatlm))
+    prompts = {length: prompt_of(chatlm.engine, length) for length in lengths}
+    shape = read_shape(models.ensure(MODEL).folder)
+    attention = 2 * (shape.heads + shape.key_heads) * shape.head_size
+    results = Results(
+        prompts={length: len(prompt.ids) for length, prompt in prompts.items()},
+        weights=shape.layers * shape.hidden * (attention + 3 * shape.inner)
+        + shape.vocabulary * shape.hidden,
+        cache=4 * shape.layers * shape.key_heads * shape.head_size,
+        bits={side.name: side.bits for side in sides},
+        timings={side.name: {length: [] for length in lengths} for side in sides},
+    )
+    buffer = torch.ones(64 << 20)
+    for number in range(rounds + 1):
+        results.bandwidth.append(bandwidth(buffer))
+        for length, prompt in prompts.items():
+            for side in sides:
+                time.sleep(SETTLE_SECONDS)
+                timing = side.reply(prompt, tokens)
+                if number:
+                    results.timings[side.name][length].append(timing)
+        print(f"round {number} of {rounds}", file=sys.stderr)
+    return results
+
+
+def judge(sides: Sequence[Side], folder: Path) -> dict[str, Quality]:
+    """The quality of chatlm's formats, and of torch's own bfloat16."""
+    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    mine = [side for side in sides if isinstance(side, Chatlm)]
+    texts = speed_quality.texts(mine[0].engine.tokens._tokenizer, DOCS)
+    reference = speed_quality.Reference(module, texts)
+    found = {}
+    for side in mine:
+        model = side.engine._prefixes.model
+        assert model is not None
+        found[side.name] = reference.compare(model)
+    plain = Chatlm("transformers", folder, "off", 16.0).engine._prefixes.model
+    assert plain is not None
+    return {**found, "transformers": reference.compare(plain)}
+
+
+def ratios(results: Results) -> dict[str, dict[str, dict[int, float]]]:
+    """chatlm's default beside each peer: speeds by theirs, waits by theirs."""
+    pairs = {"transformers": ("chatlm int8", "transformers")}
+    pairs["without a compiler / transformers"] = ("chatlm without a compiler", "transformers")
+    for mine, theirs in SAME_BITS.items():
+        name = "llamacpp" if mine == "int8" else f"llamacpp {theirs}"
+        pairs[name] = (f"chatlm {mine}", f"llama.cpp {theirs}")
+    known = {name: pair for name, pair in pairs.items() if pair[1] in results.timings}
+    return {
+        "decode_ratio": {
+            name: {p: results.speed(a, p) / results.speed(b, p) for p in results.prompts}
+            for name, (a, b) in known.items()
+        },
+        "first_token_ratio": {
+            name: {p: results.wait(a, p) / results.wait(b, p) for p in results.prompts}
+            for name, (a, b) in known.items()
+        },
+        "floor_share": {
+            side: {p: results.floor_share(side, p) for p in results.prompts}
+            for side in results.timings
+        },
+    }
+
+
+def report(results: Results) -> None:
+    """Medians with best and worst, by the prompt's length, then ratios."""
+    middle = statistics.median(results.bandwidth) / 1e9
+    print(f"{MODEL}, {torch.get_num_threads()} threads, memory {middle:.1f} GB/s")
+    for length, real in results.prompts.items():
+        print(
+            f"\n{f'prompt of {real} tokens':<28}{'tokens/s':>24}{'first token, ms':>24}{'floor':>8}"
+        )
+        for name, rows in results.timings.items():
+            speed = _spread([t.tokens_per_second for t in rows[length]], best=max)
+            wait = _spread([1000 * t.first_token for t in rows[length]], best=min)
+            share = f"{100 * results.floor_share(name, length):.0f} %"
+            print(f"{name:<28}{speed:>24}{wait:>24}{share:>8}")
+    print(f"\n{'against float32':<28}{'KL':>10}{'top-1':>10}{'greedy':>10}")
+    for name, quality in results.quality.items():
+        greedy = f"{quality.greedy:.1f}/{speed_quality.WRITTEN}"
+        print(f"{name:<28}{quality.divergence:>10.4f}{100 * quality.agreement:>8.1f} %{greedy:>10}")
+    for what, table in ratios(results).items():
+        if what != "floor_share":
+            print(f"\n{what.replace('_', ' '):<36}" + "".join(f"{p:>8}" for p in results.prompts))
+            for name, row in table.items():
+                print(f"{name:<36}" + "".join(f"{value:>8.2f}" for value in row.values()))
+
+
+def _spread(values: list[float], best: Any) -> str:
+    worst = max if best is min else min
+    middle = statistics.median(values)
+    digits = 0 if middle >= 100 else 1
+    return f"{middle:.{digits}f} ({best(values):.{digits}f} to {worst(values):.{digits}f})"
+
+
+def main() -> None:
+    """Measure, then print tables, or JSON with `--json`."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--peer", default="transformers", help="transformers, llamacpp, or both")
+    parser.add_argument("--prompts", default="50,512,2048", help="tokens of the prompts")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, all sides in each")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of each reply")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    peers = [peer for peer in options.peer.split(",") if peer]
+    if unknown := set(peers) - {"transformers", "llamacpp"}:
+        parser.error(f"there is no peer {sorted(unknown)[0]}")
+    lengths = [int(length) for length in options.prompts.split(",")]
+    folder = models.ensure(MODEL).folder
+    sides = sides_of(folder, peers)
+    results = measure(sides, lengths, options.rounds, options.tokens)
+    results.quality = judge(sides, folder)
+    if options.json:
+        print(json.dumps({**dataclasses.asdict(results), **ratios(results)}, indent=2))
+    else:
+        report(results)
+
+
+if __name__ == "__main__":
+    main()

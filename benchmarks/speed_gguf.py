@@ -1,0 +1,121 @@
+"""The default model's weights as GGUF files for llama.cpp, in the formats that are compared."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import torch
+
+from chatlm.engines.fast.shape import Shape, read_shape
+from chatlm.engines.fast.weights import read_weights
+
+FORMATS = {"BF16": 16.0, "Q8_0": 8.5, "Q4_1": 5.0}
+"""Bits a weight takes, scales included, by the name of the format."""
+
+
+def write_all(folder: Path, into: Path) -> dict[str, Path]:
+    """A GGUF file for each of `FORMATS`, made from a folder of the Llama architecture.
+
+    Args:
+        folder: of the model.
+        into: a folder for the files; those that are there are taken as they are.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    files = {name: into / f"{folder.name}-{name}.gguf" for name in FORMATS}
+    if not files["BF16"].exists():
+        part = files["BF16"].with_suffix(".part")
+        _write(folder, part)
+        part.rename(files["BF16"])
+    for name, file in files.items():
+        if not file.exists():
+            part = file.with_suffix(".part")
+            _requantize(files["BF16"], part, name)
+            part.rename(file)
+    return files
+
+
+def _write(folder: Path, file: Path) -> None:
+    shape = read_shape(folder)
+    weights = read_weights(folder, shape, torch.bfloat16)
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.inner)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.key_heads)
+    writer.add_rope_dimension_count(shape.head_size)
+    writer.add_rope_freq_base((1.0 / shape.frequencies[1]) ** (shape.head_size / 2))
+    writer.add_layer_norm_rms_eps(shape.epsilon)
+    writer.add_vocab_size(shape.vocabulary)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    _add_tokenizer(writer, folder, shape)
+    add = _adder(writer)
+    add("token_embd", weights.embedding)
+    add("output_norm", weights.norm)
+    for number, layer in enumerate(weights.layers):
+        for name, tensor in {
+            "attn_norm": layer.attention_norm,
+            "attn_q": _interleaved(layer.query.weight, shape.heads),
+            "attn_k": _interleaved(layer.key.weight, shape.key_heads),
+            "attn_v": layer.value.weight,
+            "attn_output": layer.output.weight,
+            "ffn_norm": layer.mlp_norm,
+            "ffn_gate": layer.gate.weight,
+            "ffn_up": layer.up.weight,
+            "ffn_down": layer.down.weight,
+        }.items():
+            add(f"blk.{number}.{name}", tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _adder(writer: gguf.GGUFWriter) -> Callable[[str, torch.Tensor], None]:
+    def add(name: str, tensor: torch.Tensor) -> None:
+        if tensor.dim() == 1:
+            writer.add_tensor(f"{name}.weight", tensor.float().numpy())
+            return
+        data = tensor.contiguous().view(torch.uint8).numpy()
+        writer.add_tensor(
+            f"{name}.weight", data, raw_shape=data.shape, raw_dtype=gguf.GGMLQuantizationType.BF16
+        )
+
+    return add
+
+
+def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows as llama.cpp turns them: neighbours in pairs, not halves."""
+    rows, columns = weight.shape
+    pairs = weight.view(heads, 2, rows // heads // 2, columns)
+    return pairs.transpose(1, 2).reshape(rows, columns)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, shape: Shape) -> None:
+    """Enough to load the file; the ids come ready from chatlm."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
+    tokens = [f"[{number}]" for number in range(shape.vocabulary)]
+    kinds = [gguf.TokenType.UNUSED] * shape.vocabulary
+    for text, number in tokenizer["model"]["vocab"].items():
+        tokens[number], kinds[number] = text, gguf.TokenType.NORMAL
+    for added in tokenizer["added_tokens"]:
+        tokens[added["id"]], kinds[added["id"]] = added["content"], gguf.TokenType.CONTROL
+    merges = tokenizer["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
+
+
+def _requantize(source: Path, file: Path, form: str) -> None:
+    llama_cpp = importlib.import_module("llama_cpp")
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{form}")
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(file).encode(), settings):
+        raise RuntimeError(f"llama.cpp could not write {file}")

@@ -1,0 +1,90 @@
+"""How near each number format stays to the same model in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chatlm.engines.model import Cache, Model
+
+PROMPTS, LENGTH, READ = 24, 100, 36
+"""Texts, tokens of each, and how many of them are read at once before single tokens follow."""
+
+WRITTEN = 32
+"""Tokens of the greedy replies that are compared."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Against float32, over the tokens that were read singly."""
+
+    divergence: float
+    """Mean KL divergence of the next token's distribution, in nats."""
+    agreement: float
+    """Share of positions whose likeliest token is the same."""
+    greedy: float
+    """How many tokens a greedy reply has in common from its beginning on, of `WRITTEN`; mean."""
+
+
+def texts(tokenizer: Any, files: Sequence[Path]) -> list[list[int]]:
+    """Ids of plain prose that the model was not tuned on: chatlm's own documentation."""
+    ids = tokenizer.encode("\n".join(file.read_text(encoding="utf-8") for file in files))
+    chunks = [ids[at : at + LENGTH] for at in range(0, len(ids) - LENGTH, LENGTH)]
+    return chunks[:: max(1, len(chunks) // PROMPTS)][:PROMPTS]
+
+
+class Reference:
+    """What float32 says to the texts.
+
+    Args:
+        module: a causal model of transformers, in float32.
+        texts: ids, `LENGTH` each.
+    """
+
+    def __init__(self, module: Any, texts: list[list[int]]) -> None:
+        self.texts = texts
+        with torch.inference_mode():
+            whole = module(torch.tensor(texts)).logits[:, READ - 1 :]
+            self.logits = whole.log_softmax(-1)
+            prompts = torch.tensor([text[:READ] for text in texts])
+            self.replies = module.generate(
+                input_ids=prompts, attention_mask=torch.ones_like(prompts),
+                max_new_tokens=WRITTEN, do_sample=False, eos_token_id=None,
+            )[:, READ:].tolist()  # fmt: skip
+
+    def compare(self, model: Model) -> Quality:
+        """Read the texts and write replies with a model."""
+        divergences, agreements, common = [], [], []
+        for text, true, reply in zip(self.texts, self.logits, self.replies, strict=True):
+            made = torch.stack(list(_singly(model.new_cache(), text))).log_softmax(-1)
+            divergences.append((true.exp() * (true - made)).sum(-1).mean())
+            agreements.append((true.argmax(-1) == made.argmax(-1)).float().mean())
+            common.append(_common(_greedy(model.new_cache(), text[:READ]), reply))
+        return Quality(
+            float(torch.stack(divergences).mean()),
+            float(torch.stack(agreements).mean()),
+            sum(common) / len(common),
+        )
+
+
+def _singly(cache: Cache, text: list[int]) -> list[Tensor]:
+    first = cache.read(text[:READ]).float()
+    return [first, *(cache.extend([token]).float() for token in text[READ:])]
+
+
+def _greedy(cache: Cache, prompt: list[int]) -> list[int]:
+    logits, reply = cache.read(prompt), []
+    for _ in range(WRITTEN):
+        reply.append(int(logits.argmax()))
+        logits = cache.extend(reply[-1:])
+    return reply
+
+
+def _common(left: list[int], right: list[int]) -> int:
+    same = [a == b for a, b in zip(left, right, strict=True)]
+    return same.index(False) if False in same else len(same)

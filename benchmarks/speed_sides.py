@@ -1,0 +1,152 @@
+"""The programs whose speed is compared, with the same weights: ids come in, tokens go out."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.generation.streamers import BaseStreamer
+
+from chatlm.engines.devices import Placement
+from chatlm.engines.local import LocalEngine
+from chatlm.events import Delta
+from chatlm.generation import Request
+from chatlm.messages import Message
+from chatlm.sampling import Sampling
+
+CPU = Placement({"": "cpu"}, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One reply."""
+
+    first_token: float
+    """Seconds from the request to the first token."""
+    tokens_per_second: float
+    """After the first token."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The same prompt for every side."""
+
+    messages: tuple[Message, ...]
+    ids: list[int]
+
+
+class Side(Protocol):
+    """One program with one number format."""
+
+    name: str
+    bits: float
+    """A weight takes so many, scales included."""
+
+    def reply(self, prompt: Prompt, tokens: int) -> Timing:
+        """Read the prompt afresh and write so many tokens, greedily."""
+        ...
+
+
+class Chatlm:
+    """chatlm's engine: prompt format, sampling, stopping and events included."""
+
+    def __init__(self, name: str, folder: Path, fast: str, bits: float) -> None:
+        self.name, self.bits = name, bits
+        self.engine = LocalEngine(name, folder, CPU, fast=fast)
+
+    def reply(self, prompt: Prompt, tokens: int) -> Timing:
+        """See `Side`."""
+        self.engine._prefixes.clear()
+        wanted = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=tokens)
+        return timed(
+            event
+            for event in self.engine.stream(Request(prompt.messages, wanted))
+            if isinstance(event, Delta)
+        )
+
+
+@contextmanager
+def no_compiler() -> Iterator[None]:
+    """chatlm finds no C compiler, and no kernel that was compiled before."""
+    kept = os.environ.get("CC")
+    os.environ["CC"] = "no-compiler"
+    try:
+        yield
+    finally:
+        os.environ.pop("CC")
+        if kept is not None:
+            os.environ["CC"] = kept
+
+
+class Transformers:
+    """`generate()`, which hands each token on as it comes."""
+
+    name = "transformers"
+    bits = 16.0
+
+    def __init__(self, folder: Path) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+
+    def reply(self, prompt: Prompt, tokens: int) -> Timing:
+        """See `Side`."""
+        ids = torch.tensor([prompt.ids])
+        clock = _Clock()
+        start = time.perf_counter()
+        with torch.inference_mode():
+            self._model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), streamer=clock,
+                max_new_tokens=tokens, do_sample=False,
+            )  # fmt: skip
+        return _timing(start, clock.times[1:])  # the first call hands back the prompt
+
+
+class _Clock(BaseStreamer):
+    """Notes when each token came."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Any) -> None:
+        """One token."""
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """No more come."""
+
+
+class LlamaCpp:
+    """llama.cpp through llama-cpp-python, with as many threads as torch."""
+
+    def __init__(self, name: str, gguf: Path, bits: float) -> None:
+        self.name, self.bits = name, bits
+        threads = torch.get_num_threads()
+        self._llama = importlib.import_module("llama_cpp").Llama(
+            str(gguf), n_ctx=4096, n_batch=512, n_threads=threads, n_threads_batch=threads,
+            flash_attn=True, verbose=False,
+        )  # fmt: skip
+
+    def reply(self, prompt: Prompt, tokens: int) -> Timing:
+        """See `Side`."""
+        self._llama.reset()
+        made = self._llama.generate(prompt.ids, temp=0.0, repeat_penalty=1.0, reset=False)
+        return timed(next(made) for _ in range(tokens))
+
+
+def timed(events: Iterator[Any]) -> Timing:
+    """Pull all and note when each came."""
+    start = time.perf_counter()
+    return _timing(start, [time.perf_counter() for _ in events])
+
+
+def _timing(start: float, times: list[float]) -> Timing:
+    if len(times) < 16:
+        raise RuntimeError(f"only {len(times)} tokens were written")
+    return Timing(times[0] - start, (len(times) - 1) / (times[-1] - times[0]))

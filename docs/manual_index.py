@@ -1,0 +1,54 @@
+"""Makes indices/manual, the index of chatlm's own manual that comes with it.
+
+Run `python docs/manual_index.py` after a change in README.md or docs/*.md; another folder may be
+named, as the test does that compares. The embedder is pulled first if it is not there yet.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from chatlm import data_dir, ensure_model
+from chatlm.models.progress import silent
+from chatlm_rag import building, folder, manifest
+from chatlm_rag.embedders import DEFAULT
+from chatlm_rag.sources.folders import Source
+
+NAME = "manual"
+ROOT = Path(__file__).parents[1]
+SOURCES = (Source("README.md"), Source("docs", ("*.md",)))
+"""Relative, so that the index says nothing of the machine it was made on."""
+
+
+class Quiet:
+    """Nobody watches."""
+
+    cancelled = False
+
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Say nothing."""
+
+
+def make(target: Path) -> None:
+    """Put a new index into a folder, in place of what is there."""
+    ensure_model(DEFAULT, silent)
+    models = data_dir() / "models"
+    with TemporaryDirectory() as home:
+        Path(home, "models").symlink_to(models)
+        os.environ["CHATLM_HOME"] = home
+        os.chdir(ROOT)
+        done = building.build(NAME, SOURCES, Quiet())
+        made = folder.own(NAME).path
+        files = tuple(replace(file, stamp=None) for file in done.manifest.files)
+        manifest.write(made / "1", replace(done.manifest, files=files, looked_ns=0))
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(made, target)
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]).absolute() if sys.argv[1:] else ROOT / "indices" / NAME)

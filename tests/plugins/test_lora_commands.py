@@ -1,0 +1,194 @@
+"""`chatlm adapters …` as a person and a script use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from chatlm import ModelLocation, UsageError
+from chatlm_lora import card, keeping, library
+from chatlm_lora.card import Answer, Card
+from chatlm_lora.commands import adapters
+from chatlm_lora.options import complete_adapter
+from chatlm_lora.terminal import drawing, in_words
+from chatlm_lora.watching import Progress, curve
+from tests.plugins.lora import adapter, matrices, tiny_base
+
+
+DEEP = "[" * 900 + "]" * 900
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> ModelLocation:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+def run(*words: str, stdin: str = "") -> Result:
+    return CliRunner().invoke(adapters, words, input=stdin)
+
+
+def right(*words: str, stdin: str = "") -> Result:
+    done = run(*words, stdin=stdin)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done
+
+
+def table(*words: str) -> Any:
+    return json.loads(right(*words, "--json").stdout)
+
+
+def test_from_a_folder_and_back(home: Path, tmp_path: Path, base: ModelLocation) -> None:
+    folder = adapter(tmp_path / "saved")
+    told = right("add", "mine", str(folder), "-m", base.name).stdout
+    assert told.startswith("Added mine: rank 4, 4 modules, 1,024 numbers")
+    assert "mine" in right("list").stdout
+    row = next(row for row in table("list") if row["name"] == "mine")
+    assert row["own"]
+    assert row["base"] == base.name
+    shown = table("show", "mine")
+    assert (shown["rank"], shown["targets"], shown["parameters"]) == (4, "o_proj, q_proj", 1024)
+    assert "Rank 4, alpha 8" in right("show", "mine").stdout
+
+    right("export", "mine", "--to", str(tmp_path / "out"))
+    again = tmp_path / "out" / library.WEIGHTS
+    assert again.read_bytes() == (folder / library.WEIGHTS).read_bytes()
+    refused = run("export", "mine", "--to", str(tmp_path / "out")).exception
+    assert isinstance(refused, UsageError)
+
+    assert run("remove", "mine", stdin="n\n").exit_code == 1
+    assert "mine" in {entry.name for entry in library.adapters()}
+    assert right("remove", "mine", "--yes").stdout.startswith("Removed mine")
+    assert "mine" not in {entry.name for entry in library.adapters()}
+
+
+def test_a_name_that_is_not_there(home: Path, tmp_path: Path, base: ModelLocation) -> None:
+    keeping.add("pirates", adapter(tmp_path / "a"), base)
+    refused = run("show", "pirats").exception
+    assert isinstance(refused, UsageError)
+    assert refused.hint == "Did you mean pirates?"
+
+
+def test_verify_says_whether_it_acts(home: Path, tmp_path: Path, base: ModelLocation) -> None:
+    keeping.add("strong", adapter(tmp_path / "a", matrices(strength=2.0)), base)
+    keeping.add("zero", adapter(tmp_path / "b", matrices(strength=0.0)), base)
+    assert right("verify", "strong", "-m", base.name).stdout.startswith("strong: acts (mean KL ")
+    found = table("verify", "strong", "-m", base.name)
+    assert found["acts"]
+    assert found["mean_kl"] > 1e-4
+    nothing = run("verify", "zero", "-m", base.name)
+    assert nothing.exit_code == 1
+    assert nothing.stdout.startswith("zero: no effect (mean KL 0)")
+    assert "All its B matrices are zero" in nothing.stderr
+
+
+def test_the_real_adapter_of_another_base_acts_and_warns(
+    chat_home: Path, shared_data: Path
+) -> None:
+    folder = shared_data / "adapters" / "smollm1_135m_medical"
+    added = right("add", "medical", str(folder))
+    assert "SmolLM-135M-Instruct" in added.stderr
+    verified = right("verify", "medical")
+    assert "medical: acts" in verified.stdout
+    assert "SmolLM-135M-Instruct" in verified.stderr
+
+
+def test_train_merge_and_export(home: Path, tmp_path: Path, base: ModelLocation) -> None:
+    rows = [{"text": f"word {n}", "label": "joy"} for n in range(16)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    words = ["--data", str(data), "-m", base.name, "--ask", "Which feeling? {text}"]
+    words += ["--epochs", "2", "--rate", "0.05", "--batch", "4", "--target", "q_proj"]
+    plan = table("train", "joy", *words, "--dry-run")
+    assert (plan["train"], plan["held_out"], plan["steps"]) == (14, 2, 8)
+    assert not (home / "adapters").exists()
+    told = right("train", "joy", *words)
+    assert "held-out loss" in told.stdout
+    assert "step 8 of 8" in told.stderr
+    made = table("train", "joy2", *words, "--seed", "5")
+    assert made["settings"]["seed"] == 5
+    assert right("merge", "both", "joy", "joy2", "-m", base.name).stdout.startswith("Merged joy")
+    assert table("show", "both")["rank"] == 16
+    whole = tmp_path / "whole"
+    told = right("export", "both", "--merged", "--to", str(whole), "-m", base.name)
+    assert f"chatlm --model {whole}" in told.stdout
+    assert (whole / "model.safetensors").is_file()
+    assert run("merge", "x", "joy", "joy2", "-w", "1").exit_code == 1
+
+
+def test_names_are_completed(home: Path, tmp_path: Path, base: ModelLocation) -> None:
+    keeping.add("pirates", adapter(tmp_path / "a"), base)
+    from click import Argument, Command, Context
+
+    context = Context(Command("show"))
+    found = complete_adapter(context, Argument(["name"]), "pirates")
+    assert [item.value for item in found] == ["pirates"]
+
+
+def test_a_hostile_card_is_shown_harmless(home: Path, tmp_path: Path, base: ModelLocation) -> None:
+    keeping.add("bad", adapter(tmp_path / "a"), base)
+    evil = "\x1b[2Jx\u202e"
+    hostile = Card(
+        "bad", "added", base.name, description=evil, licence=evil, source={evil: evil},
+        answers=(Answer(evil, evil, evil, evil),),
+    )  # fmt: skip
+    card.write(hostile, library.located("bad").path)
+    for words in (("list",), ("show", "bad"), ("list", "--json"), ("show", "bad", "--json")):
+        out = right(*words).stdout
+        assert "\x1b" not in out
+        assert "\u202e" not in out
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"name": 3}', '{"name": "a", "way": "b", "base": 4}', "[" * 100_000,
+             '{"name": "a", "way": "b", "base": "c", "scores": []}',
+             '{"name": "a", "way": "b", "base": "c", "answers": 3}',
+             f'{{"name": "a", "way": "b", "base": "c", "source": {{"x": {DEEP}}}}}',
+             '{"name": "a", "way": "b", "base": "c", "answers": '
+             '[{"prompt": 1, "wanted": 2, "before": 3, "after": 4}]}'],
+)  # fmt: skip
+def test_a_card_that_is_none(text: str, home: Path, tmp_path: Path, base: ModelLocation) -> None:
+    keeping.add("odd", adapter(tmp_path / "a"), base)
+    (library.located("odd").path / "card.json").write_text(text)
+    assert card.read(library.located("odd").path) is None
+    right("list")
+    assert "no card" in right("show", "odd").stdout
+
+
+def test_the_shipped_ones_stay(home: Path) -> None:
+    for shipped in (entry for entry in library.adapters() if not entry.own):
+        refused = run("remove", shipped.name, "--yes").exception
+        assert isinstance(refused, UsageError)
+        assert "comes with chatlm" in refused.message
+
+
+def test_the_curve_goes_down() -> None:
+    falling = [(step, 3 - step / 50) for step in range(1, 101)]
+    lines = curve(falling, 100, 1.0, 3.0, (20, 4))
+    assert [len(line) for line in lines] == [20] * 4
+    left, right_end = [line[0] for line in lines], [line[-1] for line in lines]
+    assert left[0] != "\u2800" == right_end[0]
+    assert left[-1] == "\u2800" != right_end[-1]
+    assert curve([(1, 5.0)], 0, 5.0, 5.0, (2, 2))  # one loss, no steps known
+
+
+def test_how_far_it_is_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(np.arange(100.0, 1000.0, 10.0).tolist())
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = Progress(note="loading the model")
+    assert in_words(progress) == "loading the model …"
+    progress.begin(0, 40)
+    progress.note = ""
+    progress.step, progress.tokens, progress.base = 10, 500, 3.2
+    progress.train, progress.checks = [(10, 2.5)], [(10, 2.75)]
+    assert in_words(progress) == (
+        "step 10 of 40 · loss 2.500 · held-out 2.750 (base 3.200) · 50 tokens/s · 1:00 left"
+    )
+    drawn = drawing(progress, 60).plain.splitlines()
+    assert drawn[0].startswith("  3.200")
+    assert drawn[7].startswith("  2.500")
+    assert len(drawn) == 9

@@ -1,0 +1,237 @@
+"""A training gets better, keeps the best, ends when it is told to, and goes on after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chatlm import ChatEncoder, ChatlmError, ModelLocation, UsageError
+from chatlm_lora import card, examples, library, preparing
+from chatlm_lora.batches import Chats, Collator, loss_of
+from chatlm_lora.library import WEIGHTS
+from chatlm_lora.preparing import Order
+from chatlm_lora.recipe import Recipe
+from chatlm_lora.training import TrainingStopped, train
+from chatlm_lora.watching import Progress, Watcher
+from tests.plugins.lora import tiny_base
+
+RECIPE = Recipe(rate=0.05, epochs=3, batch=4, held_out=0.25, checks=2, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> ModelLocation:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "data.jsonl"
+    rows = [{"prompt": f"Question {n}?", "completion": "yes, yes"} for n in range(32)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+class Remembering(Watcher):
+    """Keeps what it was told; Ctrl-C is pressed after a step."""
+
+    def __init__(self, press_after: int = 0) -> None:
+        self.seen: list[Progress] = []
+        self._press_after = press_after
+
+    def changed(self, progress: Progress) -> None:
+        self.seen.append(dataclasses.replace(progress, train=[*progress.train]))
+        if self._press_after and progress.step == self._press_after:
+            self._press_after = 0
+            signal.raise_signal(signal.SIGINT)
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted({progress.step for progress in self.seen if progress.steps})
+
+
+def order(base: ModelLocation, data: Path, recipe: Recipe = RECIPE, name: str = "mine") -> Order:
+    read = examples.read(data, seed=recipe.seed, share=recipe.held_out)
+    return Order(name, base, read, recipe, licence="CC0", on_cpu=True)
+
+
+def test_it_gets_better_and_plain_peft_loads_it(
+    home: Path, base: ModelLocation, data: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    watcher = Remembering()
+    wanted = order(base, data)
+    made = train(wanted, watcher)
+    assert made is not None
+    assert made.scores["fall"] > 0.3
+    assert (made.cost["ended"], made.cost["steps"]) == ("after all epochs", 18)
+    assert made.source["sha256"] == examples.read(data, seed=0, share=0.5).sha256
+    assert (made.source["train"], made.source["held_out"], made.licence) == (24, 8, "CC0")
+    assert len(made.answers) == preparing.SHOWN
+    assert watcher.steps == list(range(19))
+    assert len(watcher.seen[-1].train) == 18
+
+    folder = library.located("mine").path
+    assert card.read(folder) == dataclasses.replace(
+        made, settings={**made.settings, "targets": ["all-linear"]}
+    )
+    assert str(home) not in (folder / "adapter_config.json").read_text()
+    assert {t.dtype for t in load_file(folder / WEIGHTS).values()} == {torch.bfloat16}
+    plain = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32)
+    loaded = PeftModel.from_pretrained(plain, str(folder))
+    held_out = Chats(wanted.data.held_out, ChatEncoder(base), 1024)
+    again = loss_of(loaded, held_out, Collator(0), 4)
+    assert again == pytest.approx(made.scores["held_out_loss_after"], rel=1e-3)
+    assert list((home / "adapters").glob(".training-mine/*")) == []
+
+
+def test_the_same_seed_makes_the_same_adapter(home: Path, base: ModelLocation, data: Path) -> None:
+    for name in ("one", "two"):
+        train(order(base, data, dataclasses.replace(RECIPE, epochs=1), name), Watcher())
+    one, two = (load_file(library.located(name).path / WEIGHTS) for name in ("one", "two"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_it_ends_early_and_keeps_the_best(home: Path, base: ModelLocation, data: Path) -> None:
+    wild = dataclasses.replace(RECIPE, rate=1.0, epochs=30, patience=2, warmup=0.0)
+    made = train(order(base, data, wild), Watcher())
+    assert made is not None
+    assert made.cost["ended"].startswith("early")
+    assert made.cost["best_step"] < made.cost["steps"] < 180
+
+
+def test_ctrl_c_keeps_the_best_so_far(home: Path, base: ModelLocation, data: Path) -> None:
+    long = dataclasses.replace(RECIPE, epochs=100, patience=1000)
+    made = train(order(base, data, long), Remembering(press_after=7))
+    assert made is not None
+    assert made.cost["ended"] == "stopped by the person"
+    assert made.cost["steps"] in (7, 8)
+    assert made.scores["fall"] > 0
+    assert library.located("mine").own
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_before_the_first_step_keeps_nothing(
+    home: Path, base: ModelLocation, data: Path
+) -> None:
+    class Early(Watcher):
+        def changed(self, progress: Progress) -> None:
+            if progress.note == "answering held-out prompts":
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(TrainingStopped):
+        train(order(base, data), Early())
+    assert not (home / "adapters" / "mine").exists()
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+from chatlm import ModelLocation
+from chatlm_lora.training import train
+from chatlm_lora.watching import Watcher
+from tests.plugins.test_lora_training import LONG, order
+base = Path(sys.argv[1])
+train(order(ModelLocation(str(base), base, "chat"), Path(sys.argv[2]), LONG), Watcher())
+"""
+LONG = dataclasses.replace(RECIPE, epochs=40, patience=1000)
+
+
+def test_it_goes_on_after_a_kill(home: Path, base: ModelLocation, data: Path) -> None:
+    run = home / "adapters" / ".training-mine"
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, str(base.folder), str(data)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"CHATLM_HOME": str(home)},
+    )
+    deadline = time.monotonic() + 300
+    while not list(run.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (home / "adapters" / "mine").exists()
+    half = run / "checkpoint-100000"
+    half.mkdir()
+    (half / WEIGHTS).write_bytes(b"half")
+
+    with pytest.raises(UsageError, match="other data or settings"):
+        train(order(base, data), Watcher())
+    watcher = Remembering()
+    made = train(order(base, data, LONG), watcher)
+    assert made is not None
+    assert watcher.steps[0] >= 3  # it did not begin again
+    assert made.cost["steps"] == 240
+    assert len(watcher.seen[-1].train) == 240  # the curve has its beginning
+    assert not run.exists()
+
+
+def test_restart_forgets_what_was_stopped(home: Path, base: ModelLocation, data: Path) -> None:
+    run = home / "adapters" / ".training-mine"
+    run.mkdir(parents=True)
+    (run / "plan.json").write_text("{}")
+    short = dataclasses.replace(RECIPE, epochs=0.2)
+    with pytest.raises(UsageError, match="--restart") as refused:
+        train(order(base, data, short), Watcher())
+    assert "Start afresh" in refused.value.hint
+    assert train(order(base, data, short), Watcher(), anew=True) is not None
+
+
+def test_losses_that_are_no_numbers(
+    home: Path, base: ModelLocation, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, float("nan")])
+    monkeypatch.setattr("chatlm_lora.training.loss_of", lambda *given: next(losses))
+    with pytest.raises(ChatlmError, match="no numbers"):
+        train(order(base, data, dataclasses.replace(RECIPE, epochs=0.2)), Watcher())
+    assert not (home / "adapters" / "mine").exists()
+
+
+def test_a_name_that_is_taken_is_told_before_the_work(
+    home: Path, base: ModelLocation, data: Path
+) -> None:
+    (home / "adapters" / "mine").mkdir(parents=True)
+    with pytest.raises(UsageError, match="already"):
+        train(order(base, data), Watcher())
+
+
+def test_targets_that_are_not_there(home: Path, base: ModelLocation, data: Path) -> None:
+    odd = dataclasses.replace(RECIPE, targets=("q_proj", "query"))
+    with pytest.raises(UsageError, match="no linear module query") as refused:
+        train(order(base, data, odd), Watcher())
+    assert "q_proj" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"rank": 0}, {"rate": -1.0}, {"epochs": 0.0}, {"held_out": 1.0}, {"dropout": 1.0},
+     {"batch": 0}, {"targets": ()}, {"alpha": float("nan")}],
+)  # fmt: skip
+def test_settings_out_of_their_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Recipe(**wrong)
+
+
+def test_steps_are_shared_by_processes(base: ModelLocation, data: Path) -> None:
+    wanted = order(base, data)
+    one, four = preparing.prepare(wanted, 1), preparing.prepare(wanted, 4)
+    assert (one.steps, one.check_every) == (18, 3)
+    assert (four.steps, four.check_every) == (6, 1)
+
+
+def test_no_example_is_short_enough(base: ModelLocation, data: Path) -> None:
+    with pytest.raises(UsageError, match="at most 8 tokens"):
+        preparing.prepare(order(base, data, dataclasses.replace(RECIPE, longest=8)), 1)

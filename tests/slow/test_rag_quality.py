@@ -1,0 +1,37 @@
+"""What the retrieval has to reach on two collections, with one setting for both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chatlm_rag import building, scorecard
+from chatlm_rag.folder import located
+from chatlm_rag.questions import read_judgements, read_questions
+from chatlm_rag.searching import Index
+from chatlm_rag.sources.folders import Source
+from tests import models
+
+pytestmark = pytest.mark.slow
+
+
+class Silent:
+    cancelled = False
+
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        pass
+
+
+@pytest.mark.parametrize(("name", "least"), [("cranfield", 0.41), ("xquad_en", 0.975)])
+def test_fused_ranking(home: Path, shared_data: Path, name: str, least: float) -> None:
+    models.lend(home, models.embedder_model())
+    folder = shared_data / "retrieval" / name
+    building.build(name, (Source(str(folder / "corpus.jsonl")),), Silent())
+    card = scorecard.evaluate(
+        Index.open(located(name)),
+        read_questions(folder / "queries.jsonl"),
+        read_judgements(folder / "qrels.tsv"),
+    )
+    assert card.figures["fused"]["ndcg@10"].mean >= least
+    assert all(gain.low > 0 for gain in card.gains.values())
