@@ -37,8 +37,8 @@ QUESTION = "Write a very long story about a lighthouse, with many turns. "
 SETTLE_SECONDS = 0.2
 """Before each reply: threads of the side before go to sleep."""
 
-CHATLM = {"int8": 8.0, "bf16": 16.0, "int4": 5.0}
-"""chatlm's formats, the default first, and the bits a weight takes."""
+CHATLM = {"int8": (8.25, 8.25), "bf16": (16.0, 16.0), "int4": (5.0, 8.25)}
+"""chatlm's formats, the default first, and the bits a weight takes, in layers and output matrix."""
 SAME_BITS = {"int8": "Q8_0", "bf16": "BF16", "int4": "Q4_1"}
 
 
@@ -48,11 +48,10 @@ class Results:
 
     prompts: dict[int, int]
     """Tokens that each prompt really has."""
-    weights: int
-    """Numbers that are read for a token."""
     cache: int
     """Bytes of keys and values that are read for each token before."""
-    bits: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    """Bytes of weights that are read for a token."""
     timings: dict[str, dict[int, list[Timing]]] = field(default_factory=dict)
     bandwidth: list[float] = field(default_factory=list)
     """Bytes a second."""
@@ -68,7 +67,7 @@ class Results:
 
     def floor_share(self, side: str, prompt: int) -> float:
         """Median speed, of what reading weights, keys and values once a token would allow."""
-        size = self.weights * self.bits[side] / 8 + self.cache * self.prompts[prompt]
+        size = self.weights[side] + self.cache * self.prompts[prompt]
         return self.speed(side, prompt) * size / statistics.median(self.bandwidth)
 
 
@@ -106,17 +105,14 @@ def sides_of(folder: Path, peers: Sequence[str]) -> list[Side]:
         Chatlm(f"chatlm {form}", folder, form, bits) for form, bits in CHATLM.items()
     ]
     with no_compiler():
-        sides.append(Chatlm("chatlm without a compiler", folder, "auto", 5.0))
+        sides.append(Chatlm("chatlm without a compiler", folder, "auto", (8.0, 8.0)))
     if "transformers" in peers:
         sides.append(Transformers(folder))
     if "llamacpp" in peers:
         from benchmarks import speed_gguf
 
         files = speed_gguf.write_all(folder, paths.data_dir() / "benchmarks")
-        sides += [
-            LlamaCpp(f"llama.cpp {name}", files[name], bits)
-            for name, bits in speed_gguf.FORMATS.items()
-        ]
+        sides += [LlamaCpp(f"llama.cpp {name}", file) for name, file in files.items()]
     return sides
 
 
@@ -125,13 +121,10 @@ def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: 
     chatlm = next(side for side in sides if isinstance(side, Chatlm))
     prompts = {length: prompt_of(chatlm.engine, length) for length in lengths}
     shape = read_shape(models.ensure(MODEL).folder)
-    attention = 2 * (shape.heads + shape.key_heads) * shape.head_size
     results = Results(
         prompts={length: len(prompt.ids) for length, prompt in prompts.items()},
-        weights=shape.layers * shape.hidden * (attention + 3 * shape.inner)
-        + shape.vocabulary * shape.hidden,
         cache=4 * shape.layers * shape.key_heads * shape.head_size,
-        bits={side.name: side.bits for side in sides},
+        weights={side.name: side.bytes for side in sides},
         timings={side.name: {length: [] for length in lengths} for side in sides},
     )
     buffer = torch.ones(64 << 20)
@@ -158,7 +151,7 @@ def judge(sides: Sequence[Side], folder: Path) -> dict[str, Quality]:
         model = side.engine._prefixes.model
         assert model is not None
         found[side.name] = reference.compare(model)
-    plain = Chatlm("transformers", folder, "off", 16.0).engine._prefixes.model
+    plain = Chatlm("transformers", folder, "off", CHATLM["bf16"]).engine._prefixes.model
     assert plain is not None
     return {**found, "transformers": reference.compare(plain)}
 

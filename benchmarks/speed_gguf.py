@@ -13,8 +13,7 @@ import torch
 from chatlm.engines.fast.shape import Shape, read_shape
 from chatlm.engines.fast.weights import read_weights
 
-FORMATS = {"BF16": 16.0, "Q8_0": 8.5, "Q4_1": 5.0}
-"""Bits a weight takes, scales included, by the name of the format."""
+FORMATS = ("BF16", "Q8_0", "Q4_1")
 
 
 def write_all(folder: Path, into: Path) -> dict[str, Path]:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
 from chatlm.engines.devices import Placement
+from chatlm.engines.fast.shape import read_shape
 from chatlm.engines.local import LocalEngine
 from chatlm.events import Delta
 from chatlm.generation import Request
@@ -47,8 +48,8 @@ class Side(Protocol):
     """One program with one number format."""
 
     name: str
-    bits: float
-    """A weight takes so many, scales included."""
+    bytes: float
+    """Of weights, scales included, that are read for a token."""
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
         """Read the prompt afresh and write so many tokens, greedily."""
@@ -56,10 +57,18 @@ class Side(Protocol):
 
 
 class Chatlm:
-    """chatlm's engine: prompt format, sampling, stopping and events included."""
+    """chatlm's engine: prompt format, sampling, stopping and events included.
 
-    def __init__(self, name: str, folder: Path, fast: str, bits: float) -> None:
-        self.name, self.bits = name, bits
+    Args:
+        name: of the side.
+        folder: of the model.
+        fast: the setting.
+        bits: that a weight takes, in the layers and in the output matrix.
+    """
+
+    def __init__(self, name: str, folder: Path, fast: str, bits: tuple[float, float]) -> None:
+        layers, head = weights_of(folder)
+        self.name, self.bytes = name, (layers * bits[0] + head * bits[1]) / 8
         self.engine = LocalEngine(name, folder, CPU, fast=fast)
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
@@ -71,6 +80,14 @@ class Chatlm:
             for event in self.engine.stream(Request(prompt.messages, wanted))
             if isinstance(event, Delta)
         )
+
+
+def weights_of(folder: Path) -> tuple[int, int]:
+    """How many numbers are read for a token: of the layers, and of the output matrix."""
+    shape = read_shape(folder)
+    attention = 2 * (shape.heads + shape.key_heads) * shape.head_size
+    layers = shape.layers * shape.hidden * (attention + 3 * shape.inner)
+    return layers, shape.vocabulary * shape.hidden
 
 
 @contextmanager
@@ -90,9 +107,9 @@ class Transformers:
     """`generate()`, which hands each token on as it comes."""
 
     name = "transformers"
-    bits = 16.0
 
     def __init__(self, folder: Path) -> None:
+        self.bytes = 2.0 * sum(weights_of(folder))
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
@@ -125,8 +142,8 @@ class _Clock(BaseStreamer):
 class LlamaCpp:
     """llama.cpp through llama-cpp-python, with as many threads as torch."""
 
-    def __init__(self, name: str, gguf: Path, bits: float) -> None:
-        self.name, self.bits = name, bits
+    def __init__(self, name: str, gguf: Path) -> None:
+        self.name, self.bytes = name, float(gguf.stat().st_size)
         threads = torch.get_num_threads()
         self._llama = importlib.import_module("llama_cpp").Llama(
             str(gguf), n_ctx=4096, n_batch=512, n_threads=threads, n_threads_batch=threads,
@@ -136,7 +153,7 @@ class LlamaCpp:
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
         """See `Side`."""
         self._llama.reset()
-        made = self._llama.generate(prompt.ids, temp=0.0, repeat_penalty=1.0, reset=False)
+        made = self._llama.generate(list(prompt.ids), temp=0.0, repeat_penalty=1.0, reset=False)
         return timed(next(made) for _ in range(tokens))
 
 

@@ -25,6 +25,9 @@ SOURCES = (Source("README.md"), Source("docs", ("*.md",)))
 """Relative, so that the index says nothing of the machine it was made on."""
 
 
+READABLE = 0o644
+
+
 class Quiet:
     """Nobody watches."""
 
@@ -48,6 +51,9 @@ def make(target: Path) -> None:
         manifest.write(made / "1", replace(done.manifest, files=files, looked_ns=0))
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(made, target)
+    for path in target.rglob("*.json"):
+        path.chmod(READABLE)
+    (target / folder.CURRENT).chmod(READABLE)
 
 
 if __name__ == "__main__":

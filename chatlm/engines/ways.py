@@ -9,9 +9,13 @@ from typing import Any
 import torch
 
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.fast.compiler import NoKernel
-from chatlm.engines.fast.kernel import Format
-from chatlm.engines.fast.shape import Unsuitable
+from chatlm.engines.fast.compiler import NoKernel, kernel_library
+from chatlm.engines.fast.kernel import Decoder, Format, Kernel
+from chatlm.engines.fast.model import FastModel, TokenDecoder, generation_settings
+from chatlm.engines.fast.plain import PlainDecoder
+from chatlm.engines.fast.shape import Unsuitable, read_shape
+from chatlm.engines.fast.tokenizer import PlainTokenizer
+from chatlm.engines.fast.weights import read_weights
 from chatlm.engines.model import About, Model, ends_of, suggested
 from chatlm.errors import OutOfMemoryError
 
@@ -61,8 +65,6 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     Raises:
         ModelError: it cannot be loaded.
     """
-    from chatlm.engines.fast.tokenizer import PlainTokenizer
-
     try:
         return PlainTokenizer(folder)
     except Unsuitable as reason:
@@ -80,13 +82,6 @@ def _suits(placement: Placement, fast: str) -> bool:
 
 
 def _fast_model(name: str, folder: Path, dtype: torch.dtype, form: Format) -> Model:
-    from chatlm.engines.fast.compiler import kernel_library
-    from chatlm.engines.fast.kernel import Decoder, Kernel
-    from chatlm.engines.fast.model import FastModel, TokenDecoder, generation_settings
-    from chatlm.engines.fast.plain import PlainDecoder
-    from chatlm.engines.fast.shape import read_shape
-    from chatlm.engines.fast.weights import read_weights
-
     shape = read_shape(folder)
     try:
         generation = generation_settings(folder)
@@ -103,7 +98,7 @@ def _fast_model(name: str, folder: Path, dtype: torch.dtype, form: Format) -> Mo
     except NoKernel as reason:
         log.warning("no compiled kernel: %s", reason)
         decoder = PlainDecoder(shape, weights)
-        label = "int4 (torch)"
+        label = "int8 (torch)"
         notes = (
             f"Replies are written by torch, at less than half the speed: {reason}. "
             "With a C compiler, such as gcc or clang, chatlm compiles a faster way by itself.",

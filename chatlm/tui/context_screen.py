@@ -232,9 +232,7 @@ def rows(ledger: Ledger, width: int) -> list[Option]:
     for index, turn in enumerate(ledger.turns):
         number, cost = f"{turn.position + 1}", ledger.costs.get(turn.id, 0)
         told = state(turn, turn.id in ledger.outside)
-        drawn.append(
-            Option(_row(number, turn.words, cost, most, told, width), id=str(index))
-        )
+        drawn.append(Option(_row(number, turn.words, cost, most, told, width), id=str(index)))
     if not ledger.turns:
         drawn.append(
             Option("No turns yet: they stand here once you have said something.", disabled=True)

@@ -71,8 +71,8 @@ def version(turn: Turn) -> str:
 
 
 def badges(annotations: Iterable[Annotation]) -> str:
-    """What plugins say of a message, such as `mood calm (0.93)`; empty for nothing."""
-    return joined(*map(_badge, annotations))
+    """What plugins say of a message, each on a line such as `mood calm (0.93)`."""
+    return "\n".join(map(_badge, annotations))
 
 
 def cost(reply: Reply | None) -> str:

@@ -54,7 +54,7 @@ def drawing(progress: Progress, width: int) -> Text:
     """
     from rich.text import Text
 
-    text = Text(no_wrap=True, overflow="ellipsis")
+    text = Text()
     losses = [loss for _, loss in [*progress.train, *progress.checks]]
     if progress.base is not None:
         losses.append(progress.base)
@@ -66,7 +66,7 @@ def drawing(progress: Progress, width: int) -> Text:
             text.append(f"{label:>7} ", style="dim")
             text.append(line)
             text.append("\n")
-    text.append(one_line(in_words(progress), max(width - 1, 20)))
+    text.append(one_line(in_words(progress), 200))
     return text
 
 
@@ -83,7 +83,7 @@ def _merged(progress: Progress, low: float, high: float, size: tuple[int, int]) 
         for one, other in zip(trained, checked, strict=True):
             here = other != _BLANK
             cell = chr(ord(one) | ord(other))
-            line.append(cell, style="bold bright_green" if here else "cyan")
+            line.append(cell, style="bold bright_yellow" if here else "cyan")
         yield line
 
 
@@ -91,16 +91,16 @@ def in_words(progress: Progress) -> str:
     """How far the training is, in one line."""
     if not progress.steps:
         return f"{progress.note} …"
-    parts = [f"step {progress.step:,} of {progress.steps:,}"]
+    parts = [f"step {progress.step}/{progress.steps}"]
+    if (left := progress.seconds_left) is not None and progress.step < progress.steps:
+        parts.append(f"{_duration(left)} left")
     if progress.train:
         parts.append(f"loss {progress.train[-1][1]:.3f}")
     if progress.checks:
-        held = f"held-out {progress.checks[-1][1]:.3f}"
-        parts.append(held + (f" (base {progress.base:.3f})" if progress.base is not None else ""))
+        base = f" (base {progress.base:.3f})" if progress.base is not None else ""
+        parts.append(f"held-out {progress.checks[-1][1]:.3f}{base}")
     if speed := progress.tokens_per_second:
         parts.append(f"{speed:,.0f} tokens/s")
-    if (left := progress.seconds_left) is not None and progress.step < progress.steps:
-        parts.append(f"{_duration(left)} left")
     return " · ".join([*parts, progress.note] if progress.note else parts)
 
 

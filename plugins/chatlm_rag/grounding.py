@@ -1,21 +1,17 @@
-"""Which index a chat is about, and what it has for a question; knows no screen and no prompt."""
+"""What an index has for a question, or that it has nothing; knows no screen and no prompt."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
-from chatlm import ChatlmError, Conversation, Passage, UsageError, one_line, own_settings
+from chatlm import Annotation, ChatlmError, Passage, UsageError, own_settings
 from chatlm_rag import PLUGIN, manifest
 from chatlm_rag.abstaining import CONSIDERED, THRESHOLD
 from chatlm_rag.folder import IndexFolder, located
 from chatlm_rag.opened import opened
+from chatlm_rag.origin import Origin
 from chatlm_rag.plugin import Settings
-from chatlm_rag.prompting import INDEX
 from chatlm_rag.reranking import configured
 from chatlm_rag.searching import Found, Index
 
@@ -38,20 +34,6 @@ class Answer:
     def relevant(self) -> bool:
         """Whether it has to do with the question at all."""
         return self.confidence >= THRESHOLD
-
-
-def index_of(kept: Mapping[str, Any]) -> str:
-    """The name of the index that a chat is about, from what is kept with it; empty for none.
-
-    A chat may come from a file that somebody else wrote: what is no text is passed over.
-    """
-    name = kept.get(INDEX)
-    return name if isinstance(name, str) else ""
-
-
-def index_in(conversation: Conversation) -> str:
-    """The same, from the chat itself."""
-    return index_of(conversation.kept.get(PLUGIN, {}))
 
 
 def look_up(name: str, question: str) -> Answer:
@@ -84,6 +66,18 @@ def refusal(name: str, question: str) -> UsageError | None:
     )
 
 
+def label(name: str, question: str) -> Annotation:
+    """What is shown below a question: how much was found for it, and how sure that is.
+
+    Raises:
+        ChatlmError: see `look_up`.
+    """
+    answer = look_up(name, question)
+    count = min(len(answer.found), own_settings(PLUGIN, Settings).passages)
+    found = f"{count} from {name}" if answer.relevant else f"nothing relevant in {name}"
+    return Annotation(PLUGIN, "passages", found, answer.confidence)
+
+
 def passages(name: str, question: str) -> list[Passage]:
     """What the model is to read for a question; nothing where nothing is relevant.
 
@@ -108,22 +102,19 @@ def _looked_up(index: Index, question: str) -> Answer:
 
 def _passage(place: IndexFolder, made: manifest.Manifest, found: Found) -> Passage:
     piece = found.piece
-    where = f", {one_line(piece.place, 100)}" if piece.place else ""
-    details = {
-        INDEX: place.name,
-        "piece": piece.id,
-        "path": path_of(place, made.file_of(piece.id).path),
-        "source": piece.source,
-        "place": piece.place,
-        "line": piece.line,
-        "dense": [found.dense.rank, found.dense.score],
-        "lexical": [found.lexical.rank, found.lexical.score],
-        "reranked": found.reranked,
-        "also": [f"{each.source}:{each.line}" for each in found.also],
-    }
-    return Passage(piece.text, f"{piece.source}{where}", found.score, details)
-
-
-def path_of(place: IndexFolder, path: str) -> str:
-    """Where a file of an index is; a shipped index has paths below the folder it came in."""
-    return path if place.own else os.path.join(place.path.parents[1], Path(path))
+    path = made.file_of(piece.id).path
+    origin = Origin(
+        index=place.name,
+        piece=piece.id,
+        source=piece.source,
+        place=piece.place,
+        path=path if place.own else str(place.path.parents[1] / path),
+        line=piece.line,
+        dense_rank=found.dense.rank,
+        dense=found.dense.score,
+        lexical_rank=found.lexical.rank,
+        lexical=found.lexical.score,
+        also=tuple(f"{each.source}:{each.line}" for each in found.also),
+    )
+    where = f", {piece.place}" if piece.place else ""
+    return Passage(piece.text, f"{piece.source}{where}", found.score, origin.to_details())

@@ -31,13 +31,22 @@ def opened(name: str) -> Index:
         return _open[name][1]
 
 
+def ready(name: str) -> None:
+    """Open an index and load its embedder, so that the next question need not wait.
+
+    Raises:
+        ChatlmError: see `opened`, or the embedder cannot be loaded.
+    """
+    opened(name).search("", 1)
+
+
 def warm(name: str) -> None:
-    """Open an index and load its embedder in a thread, so that the first question need not wait."""
+    """Do that in a thread; what is wrong with the index the first question will say."""
     Thread(target=_warm, args=(name,), name="chatlm-rag-warm", daemon=True).start()
 
 
 def _warm(name: str) -> None:
     try:
-        opened(name).search("warm", 1)
-    except ChatlmError as error:  # the first question will say it
-        log.info("index %s not opened: %s", name, error)
+        ready(name)
+    except ChatlmError as error:
+        log.info("index %s is not ready: %s", name, error)

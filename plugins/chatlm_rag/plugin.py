@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from chatlm import hookimpl
+from chatlm import Annotation, Panel, PluginScreen, hookimpl
+from chatlm_rag import slash
+from chatlm_rag.kept import index_in, index_of
 
 if TYPE_CHECKING:
-    from chatlm import Commands
+    from chatlm import (
+        Commands,
+        Conversation,
+        Engine,
+        Message,
+        Passage,
+        Request,
+        SlashCommand,
+        Turn,
+        Ui,
+        UsageError,
+    )
+
+MOST_PASSAGES = 20
+
+_left_out: dict[int, int] = {}
+"""By turn, how many passages had no room in the request that is being answered."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the person can set under `[plugins.rag]`."""
 
+    passages: int = field(
+        default=3, metadata={"help": f"Passages for a question at most, 1 to {MOST_PASSAGES}."}
+    )
+    answer_anyway: bool = field(
+        default=False,
+        metadata={"help": "Let the model answer alone when nothing relevant is found."},
+    )
     reranker: Path | None = field(
         default=None,
         metadata={"help": "Folder of a cross-encoder that puts found passages in a better order."},
     )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.passages <= MOST_PASSAGES:
+            raise ValueError(f"passages must be 1 to {MOST_PASSAGES}")
 
 
 @hookimpl
@@ -30,3 +60,112 @@ def register_commands(cli: Commands) -> None:
         "chatlm_rag.commands:rag",
         "Build, search and measure indices of your documents.",
     )
+
+
+@hookimpl
+def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
+    """Add `/rag` and `/source`."""
+    slash.register(register)
+
+
+@hookimpl
+def register_panels(register: Callable[[Panel], None]) -> None:
+    """Add the sources of the selected turn."""
+    register(Panel(slash.PANEL, "Sources", _sources, key="f4"))
+
+
+@hookimpl
+def register_screens(register: Callable[[PluginScreen], None]) -> None:
+    """Add the list of indices, and the sheet for longer answers."""
+    register(PluginScreen(slash.PICKER, _picker))
+    register(PluginScreen(slash.SHEET, _sheet))
+
+
+@hookimpl
+def chat_shown(ui: Ui) -> None:
+    """Open the chat's index while the person reads and types."""
+    if name := index_of(ui.kept):
+        from chatlm_rag.opened import warm
+
+        warm(name)
+
+
+@hookimpl(tryfirst=True)
+def write_message(conversation: Conversation, text: str) -> UsageError | None:
+    """Refuse a question that the chat's index has nothing for, or that it cannot be asked."""
+    if not (name := index_in(conversation)):
+        return None
+    from chatlm_rag.grounding import refusal
+
+    return refusal(name, text)
+
+
+@hookimpl
+def annotate_message(
+    conversation: Conversation, message: Message, passages: Sequence[Passage]
+) -> list[Annotation] | None:
+    """Say what was found for a question, and which passages say what a reply says."""
+    from chatlm_rag import prompting
+
+    if message.role == "assistant" and prompting.ours(passages):
+        from chatlm_rag import citing
+
+        left_out = _left_out.pop(conversation.turns[-1].id, 0)
+        return citing.labels(message.content, passages, left_out)
+    if message.role == "user" and (name := index_in(conversation)):
+        from chatlm_rag.grounding import label
+
+        return [label(name, conversation.turns[-1].words)]
+    return None
+
+
+@hookimpl
+def retrieve_passages(conversation: Conversation, message: Message) -> list[Passage] | None:
+    """What the chat's index has for a question."""
+    if not (name := index_in(conversation)):
+        return None
+    from chatlm_rag import grounding
+
+    return grounding.passages(name, message.content)
+
+
+@hookimpl
+def build_messages(
+    conversation: Conversation, turn: Turn, passages: Sequence[Passage]
+) -> list[Message] | None:
+    """Put passages of an index into the message that asks about them."""
+    from chatlm_rag import prompting
+
+    return prompting.messages(conversation, turn, passages) if prompting.ours(passages) else None
+
+
+@hookimpl
+def adjust_request(
+    request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine
+) -> Request | None:
+    """Leave out the passages that the context has no room for."""
+    from chatlm_rag import prompting
+
+    if not prompting.ours(passages):
+        return None
+    shorter, count = prompting.fitting(request, turn, passages, engine)
+    _left_out[turn.id] = len(passages) - count
+    return shorter
+
+
+def _picker(ui: Ui, argument: str) -> Any:
+    from chatlm_rag.screens.picker import RagPicker
+
+    return RagPicker(ui)
+
+
+def _sheet(ui: Ui, argument: str) -> Any:
+    from chatlm_rag.screens.sheet import RagSheet
+
+    return RagSheet(argument)
+
+
+def _sources(ui: Ui) -> Any:
+    from chatlm_rag.screens.sources import RagSources
+
+    return RagSources(ui)

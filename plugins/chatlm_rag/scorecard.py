@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from chatlm import UsageError
+from chatlm_rag.passages import Piece
 from chatlm_rag.searching import Index
 
 if TYPE_CHECKING:
@@ -59,19 +61,21 @@ def evaluate(
     questions: Mapping[str, str],
     judgements: Mapping[str, Mapping[str, int]],
     progress: Callable[[int, int], None] | None = None,
+    document_of: Callable[[Piece], str] = attrgetter("source"),
 ) -> Scorecard:
     """Ask an index all judged questions.
 
     Args:
-        index: whose pieces have the judged documents' ids as sources.
+        index: whose pieces have the judged documents' ids.
         questions: by id.
         judgements: by question and document.
         progress: told how many questions are asked, of how many.
+        document_of: the id by which a piece is judged.
 
     Raises:
         UsageError: no question is judged, or no judged document is in the index.
     """
-    sources = [piece.source for piece in index.pieces]
+    sources = [document_of(piece) for piece in index.pieces]
     asked = _answerable(questions, judgements)
     answers = {document for name in asked for document in _answers(judgements[name])}
     missing = answers - set(sources)

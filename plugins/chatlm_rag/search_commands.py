@@ -104,7 +104,7 @@ def evaluate(name: str, queries: Path, qrels: Path, plot: Path | None, as_json: 
     if as_json:
         click.echo(dump_json(_card_table(card)))
         return
-    click.echo(_drawn(name, card))
+    click.echo(drawn(name, card))
     if plot:
         click.echo(f"Saved {visible(str(plot))}")
 
@@ -133,7 +133,8 @@ def _card_table(card: Scorecard) -> dict[str, Any]:
     return kinds | {"fused_gain": gains} | counts
 
 
-def _drawn(name: str, card: Scorecard) -> str:
+def drawn(name: str, card: Scorecard) -> str:
+    """A scorecard as lines of text, 76 columns at most."""
     lines = [f"{name}: {card.questions:,} questions, {card.documents:,} documents"]
     if card.missing:
         lines.append(f"Not in the index, of the documents that answer: {card.missing:,}")

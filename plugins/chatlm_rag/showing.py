@@ -33,7 +33,7 @@ def in_short(index: IndexFolder, found: Manifest | None) -> str:
     day = index.made_at().astimezone().strftime("%Y-%m-%d %H:%M")
     origin = f"made {day}" if index.own else "comes with chatlm"
     unfinished = "; an update was stopped" if index.partial.is_dir() else ""
-    return f"{_amount(found)}, {origin}{unfinished}"
+    return f"{amount(found)}, {origin}{unfinished}"
 
 
 def tell_all(index: IndexFolder, found: Manifest) -> None:
@@ -58,12 +58,12 @@ def tell_outcome(index: IndexFolder, done: Outcome, as_json: bool) -> None:
     for path in done.missing:
         click.echo(f"{one_line(path, 300)} is not there; what was indexed of it stays.", err=True)
     if not done.changed:
-        click.echo(f"{index.name}: nothing changed, {_amount(done.manifest)}.")
+        click.echo(f"{index.name}: nothing changed, {amount(done.manifest)}.")
         return
     gone = f", {done.gone:,} gone" if done.gone else ""
     embedded = _count(done.embedded, "passage")
     click.echo(
-        f"{index.name}: {_amount(done.manifest)}. Read {_count(done.read, 'file')}{gone}; "
+        f"{index.name}: {amount(done.manifest)}. Read {_count(done.read, 'file')}{gone}; "
         f"embedded {embedded}."
     )
     _tell_problems(done.manifest)
@@ -118,7 +118,8 @@ def _tell_problems(found: Manifest) -> None:
         click.echo(f"  {one_line(reason, 200)}: {', '.join(places[:_NAMED])}{more}", err=True)
 
 
-def _amount(found: Manifest) -> str:
+def amount(found: Manifest) -> str:
+    """How large an index is, such as `120 passages from 4 files`."""
     return f"{_count(found.pieces, 'passage')} from {_count(_files(found), 'file')}"
 
 

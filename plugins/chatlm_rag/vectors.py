@@ -33,6 +33,8 @@ _COMPARED = 4
 """How many times as many codes as wanted vectors are compared exactly."""
 _BLOCK = 65_536
 """Vectors that are read into memory at once."""
+_EQUAL = 1e-5
+"""A smaller difference of cosines is rounding."""
 _SAMPLE = 64
 """Vectors for each cell that its mean is found with."""
 
@@ -142,11 +144,15 @@ def _set_probes(
     cells: faiss.IndexIVF, matrix: NDArray[np.float32], questions: NDArray[np.float32]
 ) -> None:
     """Let searches look into the fewest cells, a power of two, that find enough."""
-    right, _ = _nearest(questions, matrix, 10)
+    _, right = _nearest(questions, matrix, 10)
+    needed = right[:, -1:] - _EQUAL  # so that of equal vectors any will do
+    opened = Vectors(matrix, cells)
     cells.nprobe = 1
     while cells.nprobe < cells.nlist:
-        _, found = cells.search(questions, _COMPARED * 10)
-        hits = [len(set(row) & set(wanted)) for row, wanted in zip(found, right, strict=True)]
-        if sum(hits) >= RECALL * right.size:
+        found = [opened.search(question, 10)[1] for question in questions]
+        hits = sum(
+            int((cosines >= least).sum()) for cosines, least in zip(found, needed, strict=True)
+        )
+        if hits >= RECALL * right.size:
             return
         cells.nprobe = min(2 * cells.nprobe, cells.nlist)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from chatlm.engines.fast.compiler import kernel_library
 from chatlm.engines.fast.kernel import Decoder, Format, Kernel
 from chatlm.engines.fast.memory import Memory
 from chatlm.engines.fast.model import FastCache, FastModel
-from chatlm.engines.fast.plain import PlainDecoder, int4, int8
+from chatlm.engines.fast.plain import Int8, PlainDecoder, int8
 from chatlm.engines.fast.prefill import prefill
 from chatlm.engines.fast.shape import Unsuitable, angles, read_shape
-from chatlm.engines.fast.weights import LayerWeights, Linear, Product, read_weights
+from chatlm.engines.fast.weights import LayerWeights, Linear, read_weights
 from chatlm.engines.model import About
 from chatlm.sampling import Sampling
 from tests.engine import tiny
@@ -93,14 +93,17 @@ def test_in_bfloat16_it_is_at_least_as_near_as_transformers(tmp_path: Path, vari
 def rounded(matrix: Linear, form: str) -> Linear:
     """The matrix as a format keeps it, computed by torch."""
     weight = matrix.weight.float()
-    if form == "int8":
-        step = weight.abs().amax(-1, keepdim=True) / 127
-        return Linear((weight / step).round() * step, matrix.bias)
     rows, columns = weight.shape
-    groups = torch.nn.functional.pad(weight, (0, -columns % 64)).view(rows, -1, 32)
-    low = groups.amin(-1, keepdim=True).bfloat16().float()
-    step = ((groups.amax(-1, keepdim=True) - low) / 15).bfloat16().float()
-    level = ((groups - low) / step.clamp(min=1e-30)).round().clamp(0, 15)
+    padded = torch.nn.functional.pad(weight, (0, -columns % 64))
+    if form == "int8":
+        groups = padded.view(rows, -1, 64)
+        step = (groups.abs().amax(-1, keepdim=True) / 127).bfloat16().float()
+        low, level = torch.zeros(()), (groups / step.clamp(min=1e-30)).round().clamp(-127, 127)
+    else:
+        groups = padded.view(rows, -1, 32)
+        low = groups.amin(-1, keepdim=True).bfloat16().float()
+        step = ((groups.amax(-1, keepdim=True) - low) / 15).bfloat16().float()
+        level = ((groups - low) / step.clamp(min=1e-30)).round().clamp(0, 15)
     return Linear((low + step * level).view(rows, -1)[:, :columns], matrix.bias)
 
 
@@ -157,23 +160,18 @@ def test_no_number_depends_on_the_threads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("pack", [int4, int8])
-def test_torchs_packed_matrices_are_within_half_a_step(
-    pack: Callable[[Linear], Product], dtype: torch.dtype
-) -> None:
+def test_torchs_packed_matrix_is_within_half_a_step(dtype: torch.dtype) -> None:
     weight, bias = torch.randn(48, 96).to(dtype), torch.randn(48).to(dtype)
-    packed = pack(Linear(weight, bias))
-    assert not isinstance(packed, Linear)
-    made = (packed(torch.eye(96, dtype=dtype)).float() - bias.float()).T
-    groups = weight.float().view(48, -1, 32 if pack is int4 else 96)
-    steps = (
-        (groups.amax(-1) - groups.amin(-1)) / 15 if pack is int4 else groups.abs().amax(-1) / 127
-    )
-    error = (made.view(groups.shape) - groups).abs().amax(-1)
-    slack = 1.01 if dtype is torch.float32 else 2.0
-    assert (error <= slack * steps / 2 + (0 if dtype is torch.float32 else 0.02)).all()
+    packed = int8(Linear(weight, bias))
+    assert isinstance(packed, Int8)
+    made = dataclasses.replace(packed, bias=None)(torch.eye(96, dtype=dtype)).float().T
+    steps = weight.float().abs().amax(-1, keepdim=True) / 127
+    slack = 1.01 if dtype is torch.float32 else 2.0  # the products are rounded too
+    assert ((made - weight.float()).abs() <= slack * steps / 2).all()
+    x = torch.randn(1, 96).to(dtype)
+    torch.testing.assert_close(packed(x), dataclasses.replace(packed, bias=None)(x) + bias)
     odd = Linear(torch.randn(47, 95).to(dtype))
-    assert pack(odd) is odd
+    assert int8(odd) is odd
 
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)

@@ -159,7 +159,9 @@ def test_number_formats_that_are_none(tmp_path: Path, base: ModelLocation) -> No
 def test_numbers_that_are_none(
     number: float, kind: type, tmp_path: Path, base: ModelLocation
 ) -> None:
-    weights = {name: numbers.astype(kind) for name, numbers in matrices().items()}
+    weights: dict[str, np.ndarray[Any, Any]] = {
+        name: numbers.astype(kind) for name, numbers in matrices().items()
+    }
     weights[FIRST][1, 2] = number
     assert "infinite or none (NaN)" in why(adapter(tmp_path / "nan", weights), base)
 
@@ -230,7 +232,7 @@ def test_damaged(spoil: Callable[[bytes], bytes], good: Path, base: ModelLocatio
 
 def test_larger_than_the_model(tmp_path: Path, base: ModelLocation) -> None:
     whole = sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
-    weights = {
+    weights: dict[str, np.ndarray[Any, Any]] = {
         FIRST: np.zeros((RANK, whole // 8), np.float32),
         FIRST.replace("_A", "_B"): np.zeros((HIDDEN, RANK), np.float32),
     }

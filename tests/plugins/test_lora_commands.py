@@ -19,7 +19,6 @@ from chatlm_lora.terminal import drawing, in_words
 from chatlm_lora.watching import Progress, curve
 from tests.plugins.lora import adapter, matrices, tiny_base
 
-
 DEEP = "[" * 900 + "]" * 900
 
 
@@ -108,7 +107,7 @@ def test_train_merge_and_export(home: Path, tmp_path: Path, base: ModelLocation)
     assert not (home / "adapters").exists()
     told = right("train", "joy", *words)
     assert "held-out loss" in told.stdout
-    assert "step 8 of 8" in told.stderr
+    assert "step 8/8" in told.stderr
     made = table("train", "joy2", *words, "--seed", "5")
     assert made["settings"]["seed"] == 5
     assert right("merge", "both", "joy", "joy2", "-m", base.name).stdout.startswith("Merged joy")
@@ -186,7 +185,7 @@ def test_how_far_it_is_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     progress.step, progress.tokens, progress.base = 10, 500, 3.2
     progress.train, progress.checks = [(10, 2.5)], [(10, 2.75)]
     assert in_words(progress) == (
-        "step 10 of 40 · loss 2.500 · held-out 2.750 (base 3.200) · 50 tokens/s · 1:00 left"
+        "step 10/40 · 0:30 left · loss 2.500 · held-out 2.750 (base 3.200) · 25 tokens/s"
     )
     drawn = drawing(progress, 60).plain.splitlines()
     assert drawn[0].startswith("  3.200")

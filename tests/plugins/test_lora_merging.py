@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def two(home: Path, tmp_path: Path, base: ModelLocation) -> list[dict[str, Tenso
 def added(name: str, base: ModelLocation) -> dict[str, Tensor]:
     """What an adapter adds to each module."""
     plain = load_weights(base, device="cpu", dtype="float32")
-    model = PeftModel.from_pretrained(plain, str(library.located(name).path))
+    model: Any = PeftModel.from_pretrained(plain, str(library.located(name).path))
     return {
         module: model.get_submodule(f"base_model.model.{module}").get_delta_weight("default")
         for module in MODULES

@@ -70,6 +70,20 @@ def test_among_many_most_of_the_nearest_are_found(
     assert len(opened) == 6000
 
 
+def test_copies_of_a_vector_make_no_search_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "FLAT_MOST", 1000)
+    matrix = np.repeat(around_centres(20), 100, axis=0)
+    opened = written(tmp_path, matrix)
+    _, cosines = opened.search(matrix[500], 10)
+    assert cosines == pytest.approx(1)
+    import faiss
+
+    cells: Any = faiss.read_index(str(tmp_path / vectors.CELLS))
+    assert cells.nprobe <= cells.nlist / 4
+
+
 def test_a_search_stays_right_while_the_files_are_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,10 +15,14 @@ import pytest
 
 from chatlm.config import Config
 from chatlm.hookspecs import Context, hookimpl
-from chatlm.messages import Annotation, Message, Passage
+from chatlm.messages import Annotation, Conversation, Message, Passage
 from chatlm.plugins import MOST_FAILURES, PluginHost, crashes, find, load_all, loaded
 
-CALL: dict[str, Any] = {"conversation": None, "message": Message("user", "Hi")}
+CALL: dict[str, Any] = {
+    "conversation": Conversation(0),
+    "message": Message("user", "Hi"),
+    "passages": (),
+}
 
 
 class Labels:

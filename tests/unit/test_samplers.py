@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chatlm.engines.samplers import Sampler, min_p, penalized, tempered, top_k, top_p
+from chatlm.engines.samplers import FEW, Sampler, min_p, penalized, tempered, top_k, top_p
 from chatlm.sampling import Sampling
 
 BOOK = torch.tensor([4.0, 2.0, 0.0])
@@ -60,6 +60,18 @@ def test_top_p_keeps_the_fewest_that_reach_it() -> None:
         [True, True, True],
         [True, True, True],
     ]
+
+
+@pytest.mark.parametrize("peak", [0.0, 8.0])
+def test_top_p_keeps_the_same_whether_few_tokens_reach_it_or_many(peak: float) -> None:
+    logits = torch.randn(3000, generator=torch.Generator().manual_seed(3))
+    logits[:9] += peak
+    ordered, order = torch.sort(torch.softmax(logits, dim=-1), descending=True)
+    wanted = order[torch.cumsum(ordered, dim=-1) - ordered < 0.9]
+    kept = torch.isfinite(top_p(logits, 0.9))
+    assert (len(wanted) > FEW) == (peak == 0.0)
+    assert sorted(wanted.tolist()) == kept.nonzero()[:, 0].tolist()
+    assert torch.equal(top_p(logits, 0.9)[kept], logits[kept])
 
 
 def test_min_p_is_relative_to_the_likeliest() -> None:

@@ -114,7 +114,7 @@ def test_passages_and_annotations(store: Store) -> None:
     turn = store.add_turn(store.create_conversation().id, "?")
     reply = store.start_reply(turn.id, model="m")
     store.save_passages(turn.id, [Passage("old", "s", 1.0)])
-    passages = [Passage("b", "b.md", 0.5), Passage("a", "a.md", 0.75)]
+    passages = [Passage("b", "b.md", 0.5, {"line": 3}), Passage("a", "a.md", 0.75)]
     store.save_passages(turn.id, passages)
     assert store.passages(turn.id) == passages
     store.save_passages(turn.id, [Passage("n", "s", float("nan"))])

@@ -64,7 +64,8 @@ def add_chat(store: Store, title: str = "", turns: int = 2) -> Conversation:
             )
         store.choose(turn.id, replies[0].id)
         store.save_provenance(replies[0].id, dataclasses.replace(PROVENANCE, model=f"m{number}"))
-        store.save_passages(turn.id, [Passage("b", "b.md", 0.5), Passage("a", "a.md", 0.75)])
+        passages = [Passage("b", "b.md", 0.5, {"n": [1]}), Passage("a", "a.md", 0.75)]
+        store.save_passages(turn.id, passages)
         store.annotate(turn.id, None, [Annotation("p", "mood", "joy")])
         store.annotate(turn.id, replies[1].id, [Annotation("p", "mood", "sad", 0.5)])
         store.set_standing(turn.id, Standing.SUMMARISED, f"summary {number}")
@@ -75,7 +76,7 @@ def without_ids(store: Store, chat: Conversation) -> list[object]:
     """A chat's turns and all that belongs to them, comparable with those of a copy."""
     return [
         (
-            dataclasses.replace(turn, id=0, chosen=None, replies=()),
+            dataclasses.replace(turn, id=0, chosen=None, replies=(), annotations=()),
             turn.reply and turn.reply.version,
             [(dataclasses.replace(r, id=0), store.provenance(r.id)) for r in turn.replies],
             store.passages(turn.id),

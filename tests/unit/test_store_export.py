@@ -92,8 +92,8 @@ def test_jsonl_has_everything_of_the_store() -> None:
     assert [reply["settings"] for reply in kept["replies"]] == [{"seed": 4}, "not json"]
     assert kept["chosen"] == kept["replies"][1]["id"]
     assert kept["passages"] == [
-            {"text": "p", "source": "s", "score": 0.5, "details": {"line": 3, "ranks": [1, 2]}}
-        ]
+        {"text": "p", "source": "s", "score": 0.5, "details": {"line": 3, "ranks": [1, 2]}}
+    ]
     assert kept["annotations"] == [
         {"reply": first.id, "plugin": "p", "name": "n", "value": "v", "score": 0.25}
     ]

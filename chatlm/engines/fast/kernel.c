@@ -18,8 +18,8 @@ enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 4000 };
 
 typedef struct {
     const uint8_t *rows;
-    const float *scales; /* one a row; INT8 only */
-    const float *bias;   /* one a row, or NULL */
+    const uint16_t *scales; /* one a step, bfloat16; INT8 only */
+    const float *bias;      /* one a row, or NULL */
     int64_t count;
     int64_t width; /* numbers in a row, a multiple of STEP: zeros stand behind the model's own */
     int64_t format;
@@ -100,7 +100,7 @@ static void multiply(const Decoder *d, const Matrix *m, int64_t piece, const flo
     int64_t size = row_bytes(m->format, m->width);
     const uint8_t *row = m->rows + from * size;
     for (int64_t r = from; r < to; r++, row += size) {
-        float sum = m->format == INT8   ? dot_int8(row, x, m->width) * m->scales[r]
+        float sum = m->format == INT8   ? dot_int8(row, m->scales + r * m->width / STEP, x, m->width)
                     : m->format == INT4 ? dot_int4(row, x, sums, m->width)
                                         : dot_bf16(row, x, m->width);
         if (m->bias)

@@ -72,7 +72,7 @@ class Packed:
     rows: Tensor
     """Bytes."""
     scales: Tensor
-    """(rows,), float32"""
+    """(rows, width / 64), bfloat16; of use with int8 only."""
     bias: Tensor | None
     """(rows,), float32"""
     width: int
@@ -132,7 +132,8 @@ class Kernel:
         count = sum(part.weight.shape[0] for part in parts)
         width = -(-columns // _STEP) * _STEP
         size = self.functions.row_bytes(_NUMBERS[form], width)
-        rows, scales = large_pages(count * size), torch.zeros(count)
+        rows = large_pages(count * size)
+        scales = torch.zeros((count, width // _STEP), dtype=torch.bfloat16)
         at = 0
         for part in parts:
             weight = part.weight
@@ -146,7 +147,7 @@ class Kernel:
                 _NUMBERS[form],
                 width,
                 rows.data_ptr() + at * size,
-                scales.data_ptr() + at * scales.element_size(),
+                scales[at:].data_ptr(),
             ):
                 raise MemoryError
             at += weight.shape[0]
@@ -196,6 +197,7 @@ class Decoder:
         self._handle = c_void_p(handle)
         self._alive.append(model)
         self.close = weakref.finalize(self, kernel.functions.close_decoder, self._handle)
+        self.close.atexit = False  # a thread may still be decoding when the program ends
 
     def _packed(self, form: Format, *parts: Linear) -> Any:
         packed = self._kernel.pack(parts, form)

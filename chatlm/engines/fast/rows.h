@@ -109,14 +109,18 @@ static int64_t step_bytes(int64_t format)
 
 int64_t row_bytes(int64_t format, int64_t width) { return width / STEP * step_bytes(format); }
 
-static void pack_int8(const float *row, int64_t width, uint8_t *out, float *scale)
+/* A step of INT8: 64 numbers from -127 to 127, times a scale (bfloat16) that stands elsewhere. */
+static void pack_int8(const float *row, uint8_t *out, uint16_t *scale)
 {
     float most = 0.0f;
-    for (int64_t i = 0; i < width; i++)
+    for (int i = 0; i < STEP; i++)
         most = fabsf(row[i]) > most ? fabsf(row[i]) : most;
-    *scale = most > 0.0f ? most / 127.0f : 1.0f;
-    for (int64_t i = 0; i < width; i++)
-        out[i] = (uint8_t)(int8_t)rintf(row[i] / *scale);
+    *scale = to_bf16(most / 127.0f);
+    float step = from_bf16(*scale);
+    for (int i = 0; i < STEP; i++) {
+        float level = step > 0.0f ? rintf(row[i] / step) : 0.0f;
+        out[i] = (uint8_t)(int8_t)(level < -127.0f ? -127.0f : level > 127.0f ? 127.0f : level);
+    }
 }
 
 static void pack_int4(const float *row, Int4 *out)
@@ -140,9 +144,10 @@ static void pack_int4(const float *row, Int4 *out)
         out->levels[i] = (uint8_t)(levels[i] | levels[GROUP + i] << 4);
 }
 
-/* Packs (count, columns) numbers into rows of `width`; 0, or -1 without memory. */
+/* Packs (count, columns) numbers into rows of `width`; `scales` is for INT8, one a step.
+   0, or -1 without memory. */
 int pack(const number *from, int64_t count, int64_t columns, int64_t format, int64_t width,
-         uint8_t *rows, float *scales)
+         uint8_t *rows, uint16_t *scales)
 {
     float *row = calloc((size_t)width, sizeof *row);
     if (!row)
@@ -151,7 +156,8 @@ int pack(const number *from, int64_t count, int64_t columns, int64_t format, int
         for (int64_t i = 0; i < columns; i++)
             row[i] = to_float(from[r * columns + i]);
         if (format == INT8)
-            pack_int8(row, width, rows, scales + r);
+            for (int64_t i = 0; i < width; i += STEP)
+                pack_int8(row + i, rows + i, scales++);
         else if (format == INT4)
             for (int64_t i = 0; i < width; i += STEP)
                 pack_int4(row + i, (Int4 *)(rows + row_bytes(INT4, i)));
@@ -201,18 +207,20 @@ static inline float dot_bf16(const uint8_t *row, const float *x, int64_t width)
     return total((a + b) + (c + d));
 }
 
-static inline float dot_int8(const uint8_t *row, const float *x, int64_t width)
+static inline float dot_int8(const uint8_t *row, const uint16_t *scale, const float *x,
+                             int64_t width)
 {
-    lanes a = {0}, b = {0}, c = {0}, d = {0};
+    lanes all = {0};
     for (const float *end = x + width; x < end; x += STEP, row += STEP) {
         float wide[STEP];
         widen_int8(row, wide);
-        a += load(wide) * load(x);
-        b += load(wide + 16) * load(x + 16);
-        c += load(wide + 32) * load(x + 32);
-        d += load(wide + 48) * load(x + 48);
+        lanes step = load(wide) * load(x);
+        step += load(wide + 16) * load(x + 16);
+        step += load(wide + 32) * load(x + 32);
+        step += load(wide + 48) * load(x + 48);
+        all += from_bf16(*scale++) * step;
     }
-    return total((a + b) + (c + d));
+    return total(all);
 }
 
 /* `sums` holds the sum of each group of x. */

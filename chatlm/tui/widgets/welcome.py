@@ -34,6 +34,10 @@ KEYS = (
 )
 """Commands to know from the start, and a word for each."""
 
+ABOUT_CHATLM = Content.assemble(
+    "Questions about chatlm itself? ", ("/rag manual", "$text"), " answers them from its guide."
+)
+
 
 class Suggestion(Static, can_focus=True):
     """A message to try; Enter or a click puts it into the composer."""
@@ -104,6 +108,8 @@ class Welcome(Vertical):
         yield from (Suggestion(text) for text in SUGGESTIONS)
         yield Static("Keys", classes="head")
         yield Static(_key_table(), classes="keys")
+        if "rag" in commands.ALL:
+            yield Static(ABOUT_CHATLM, classes="head")
 
 
 def _key_table() -> Content:

@@ -1,0 +1,28 @@
+"""The index that a chat is about, as it is kept with the chat; it opens none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from chatlm_rag import PLUGIN
+
+if TYPE_CHECKING:
+    from chatlm import Conversation
+
+INDEX = "index"
+"""Under this its name is kept with the chat."""
+
+
+def index_of(kept: Mapping[str, Any]) -> str:
+    """Its name, from what the plugin keeps with a chat; empty for none.
+
+    A chat may come from a file that somebody else wrote: what is no text is passed over.
+    """
+    name = kept.get(INDEX)
+    return name if isinstance(name, str) else ""
+
+
+def index_in(conversation: Conversation) -> str:
+    """Its name, from the chat itself; empty for none."""
+    return index_of(conversation.kept.get(PLUGIN, {}))

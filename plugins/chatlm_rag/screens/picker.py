@@ -1,0 +1,116 @@
+"""The list of indices: what there is to ask, how large it is, and how more are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from threading import Thread
+
+from rich.cells import set_cell_size
+from textual import on
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from chatlm import ChatlmError, Ui, human_bytes, one_line
+from chatlm_rag import folder, showing, using
+from chatlm_rag.folder import IndexFolder
+from chatlm_rag.kept import index_of
+from chatlm_rag.screens.card import QUIET, RagCard
+
+OFF = ""
+"""The id of the row that ends the use of an index."""
+
+MAKES = " makes an index of a file or folder, or brings it up to date."
+
+NAME = 22
+"""Width of the names, in cells."""
+
+
+class RagPicker(RagCard):
+    """Enter lets the chat be about the marked index.
+
+    Args:
+        ui: the chat's screen.
+    """
+
+    DEFAULT_CSS = """
+    RagPicker {
+        & OptionList {
+            height: 1fr;
+            border: none;
+            padding: 0;
+            background: $surface;
+            text-wrap: nowrap;
+            text-overflow: ellipsis;
+            &:focus { border: none; background-tint: $foreground 0%; }
+            &:focus > .option-list--option-highlighted {
+                background: $primary 40%; color: $foreground; text-style: none;
+            }
+        }
+        & .how { height: auto; margin: 0 0 1 0; color: $text-muted; }
+    }
+    """
+
+    def __init__(self, ui: Ui) -> None:
+        super().__init__("Ask your documents")
+        self._ui = ui
+        self._in_use = index_of(ui.kept)
+
+    def body(self) -> Iterable[Widget]:
+        """How it works, the list, how to make one."""
+        yield Static(
+            "With an index on, each message is answered from the passages that fit it best.",
+            classes="how",
+        )
+        yield OptionList(*self._options(), markup=False)
+        yield Static(
+            Content.assemble(("/rag build PATH", "bold $text"), MAKES),
+            classes="how",
+        )
+
+    def on_mount(self) -> None:
+        """Mark the one in use."""
+        rows = self.query_one(OptionList)
+        ids = [option.id for option in rows.options]
+        rows.highlighted = ids.index(self._in_use) if self._in_use in ids else 0 if ids else None
+        rows.focus()
+
+    @on(OptionList.OptionSelected)
+    def _choose(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        name = event.option_id or OFF
+        try:
+            if name == OFF:
+                using.end(self._ui)
+            else:
+                using.use(self._ui, name)
+                Thread(target=self._prepare, args=(name,), daemon=True).start()
+        except ChatlmError as error:
+            self.complain(error)
+        else:
+            self.dismiss()
+
+    def _prepare(self, name: str) -> None:
+        try:
+            using.prepare(self._ui, name)
+        except ChatlmError as error:
+            self._ui.tell(str(error), problem=True)
+
+    def _options(self) -> Iterable[Option]:
+        if self._in_use:
+            off = f"No index: the model answers alone, without {one_line(self._in_use, 30)}"
+            yield Option(Content.styled(off, QUIET), id=OFF)
+        for index in folder.indices():
+            yield Option(self._row(index), id=index.name)
+
+    def _row(self, index: IndexFolder) -> Content:
+        in_use = index.name == self._in_use
+        try:
+            found = showing.made(index)
+            about = (f"{showing.in_short(index, found)}, {human_bytes(showing.size(index))}", QUIET)
+        except ChatlmError as error:
+            about = (one_line(error.message, 200), "$text-error")
+        mark = "in use · " if in_use else ""
+        name = set_cell_size(index.name, NAME)
+        return Content.assemble((name, "bold" if in_use else ""), (mark, QUIET), about)

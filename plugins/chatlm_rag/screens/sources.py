@@ -1,0 +1,187 @@
+"""The panel of the passages that were found for the selected turn."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+
+from textual import on
+from textual.app import ComposeResult, SuspendNotSupported
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from chatlm import ChatlmError, Passage, Ui, UsageError, one_line, visible
+from chatlm_rag import editing, folder, jumping, marking
+from chatlm_rag.kept import index_of
+from chatlm_rag.origin import origin_of
+from chatlm_rag.screens.card import QUIET
+from chatlm_rag.using import HOW_TO_BUILD
+from chatlm_rag.why import fates_of
+
+
+class RagSources(Vertical):
+    """The marked passage is shown in full; Enter opens its file.
+
+    Args:
+        ui: the chat's screen.
+    """
+
+    DEFAULT_CSS = """
+    RagSources {
+        height: 1fr;
+
+        & > .head { height: auto; color: $text-muted; margin: 0 0 1 0; }
+        & > .keys { height: auto; color: $text-muted; }
+        & > .keys.-empty, & > OptionList.-empty { display: none; }
+        & > OptionList {
+            height: 1fr;
+            border: none;
+            padding: 0;
+            background: $background;
+            scrollbar-size-vertical: 1;
+            scrollbar-background: $background;
+            scrollbar-background-hover: $background;
+            scrollbar-background-active: $background;
+            scrollbar-color: $foreground 25%;
+            scrollbar-color-hover: $foreground 45%;
+            scrollbar-color-active: $foreground 45%;
+            & > .option-list--option-highlighted {
+                background: $foreground 6%; color: $foreground; text-style: none;
+            }
+            &:focus { border: none; background-tint: $foreground 0%; }
+            &:focus > .option-list--option-highlighted {
+                background: $primary 18%; color: $foreground; text-style: none;
+            }
+        }
+    }
+    """
+
+    def __init__(self, ui: Ui) -> None:
+        super().__init__()
+        self._ui = ui
+        self._passages: list[Passage] = []
+        self._question = ""
+        self._fates: Mapping[int, str] = {}
+        self._marked = -1
+        """Which passage is shown in full, from 0."""
+        self._begin: int | None = None
+
+    def compose(self) -> ComposeResult:
+        """What this is about, the passages, the keys."""
+        yield Static(classes="head")
+        yield OptionList(markup=False)
+        yield Static(
+            Content.assemble(("↑↓", "bold $text"), " choose · ", ("Enter", "bold $text"), " opens"),
+            classes="keys",
+        )
+
+    def on_mount(self) -> None:
+        """Be found by `/source`."""
+        self._begin = jumping.opened(self)
+
+    def on_unmount(self) -> None:
+        """Be found no more."""
+        jumping.closed(self)
+
+    def jump_soon(self, number: int) -> None:
+        """Go to a passage; may be called in any thread."""
+        self.call_later(self._jump, number)
+
+    def show(self, ui: Ui) -> None:
+        """Show what was found for the turn that is selected now."""
+        turn = ui.turn
+        question, fates = (turn.words, fates_of(turn)) if turn else ("", {})
+        shown = (list(ui.passages), question, fates)
+        marked = self._marked if shown[:2] == (self._passages, self._question) else 0
+        self._passages, self._question, self._fates = shown
+        empty = not self._passages
+        rows = self.query_one(OptionList)
+        rows.set_class(empty, "-empty")
+        self.query_one(".keys").set_class(empty, "-empty")
+        self.query_one(".head", Static).update(self._nothing() if empty else self._head())
+        self._marked = -1
+        rows.set_options(
+            [Option(self._row(at, full=False), id=str(at)) for at in range(len(self._passages))]
+        )
+        rows.highlighted = None if empty else marked
+        if self._begin is not None:
+            self._jump(self._begin)
+            self._begin = None
+
+    def _jump(self, number: int) -> None:
+        if 1 <= number <= len(self._passages):
+            rows = self.query_one(OptionList)
+            rows.highlighted = number - 1
+            rows.focus()
+
+    @on(OptionList.OptionHighlighted)
+    def _unfold(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        rows, before = event.option_list, self._marked
+        self._marked = event.option_index
+        for at, full in ((before, False), (self._marked, True)):
+            if 0 <= at < len(self._passages) and before != self._marked:
+                rows.replace_option_prompt_at_index(at, self._row(at, full=full))
+        rows.scroll_to_highlight()
+
+    @on(OptionList.OptionSelected)
+    def _open(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        origin = origin_of(self._passages[event.option_index])
+        try:
+            if not origin.path:
+                raise UsageError("It is not known in which file this stands.")
+            argv = editing.command(origin.path, origin.line)
+            with self.app.suspend():
+                subprocess.run(argv, check=False)
+        except SuspendNotSupported:
+            self._ui.tell("An editor cannot be opened from here.", problem=True)
+        except OSError as error:
+            self._ui.tell(f"The editor cannot be run: {error.strerror}.", problem=True)
+        except ChatlmError as error:
+            self._ui.tell(str(error), problem=True)
+
+    def _head(self) -> Content:
+        name = one_line(origin_of(self._passages[0]).index, 40)
+        count = len(self._passages)
+        passages = "1 passage" if count == 1 else f"{count} passages"
+        return Content(f"{passages} of {name} for" if name else f"{passages} for").append(
+            f" “{one_line(self._question, 60)}”"
+        )
+
+    def _nothing(self) -> Content:
+        name = index_of(self._ui.kept)
+        if name and self._question:
+            return Content(f"Nothing of {one_line(name, 64)} was read for this message.")
+        if name:
+            return Content(f"This chat asks {one_line(name, 64)}. Send a question.")
+        names = ", ".join(index.name for index in folder.indices())
+        there = f"\n\nThere are: {one_line(names, 300)}. /rag NAME asks one." if names else ""
+        return Content(f"This chat asks no index.{there}\n\n{HOW_TO_BUILD}")
+
+    def _row(self, at: int, *, full: bool) -> Content:
+        """A passage: where it stands, how it did, and its words, of which many only if `full`."""
+        passage = self._passages[at]
+        origin = origin_of(passage)
+        source, place = one_line(origin.source, 60), one_line(origin.place, 120)
+        head = Content.assemble(
+            (f"[{at + 1}] ", "bold $text-accent"),
+            (f"{source}:{origin.line}" if origin.line else source, "bold"),
+            (f"  {passage.score:.2f}", QUIET),
+        )
+        blocks = [head]
+        if fate := self._fates.get(at + 1):
+            blocks.append(Content.styled(one_line(fate, 40), QUIET))
+        if place:
+            blocks.append(Content.styled(place, "$text-primary"))
+        blocks.append(self._words(passage.text) if full else Content(one_line(passage.text, 70)))
+        return Content("\n").join([*blocks, Content()])
+
+    def _words(self, text: str) -> Content:
+        """The passage, with the words of the question marked."""
+        content = Content(visible(text))
+        for begin, end in marking.spans(visible(text), self._question):
+            content = content.stylize("bold underline", begin, end)
+        return content

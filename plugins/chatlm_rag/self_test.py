@@ -1,0 +1,120 @@
+"""Lets the model make questions from the person's own passages, and measures how they are found."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from contextlib import closing
+
+from chatlm import (
+    ChatlmError,
+    Delta,
+    Engine,
+    Message,
+    Request,
+    Sampling,
+    Ui,
+    UsageError,
+    Work,
+    one_line,
+)
+from chatlm_rag import scorecard
+from chatlm_rag.kept import index_of
+from chatlm_rag.opened import opened
+from chatlm_rag.passages import Passages, Piece
+from chatlm_rag.search_commands import drawn
+
+QUESTIONS = 20
+SHOWN = 5
+"""Questions that are shown below the scorecard."""
+
+_SHORTEST = 200
+"""Characters that a passage needs to ask about."""
+_LONGEST = 1500
+_SAMPLING = Sampling(temperature=0.2, top_k=0, top_p=0.95, seed=0, max_tokens=48, stop=("\n",))
+_TASK = "Write one short question that this text answers. Write nothing else."
+
+
+class Stopped(ChatlmError):
+    """The person gave up."""
+
+    exit_code = 130
+
+
+def run(ui: Ui) -> str:
+    """The scorecard of the chat's index as lines of text; takes minutes.
+
+    Raises:
+        ChatlmError: there is no index or no model, or the person stopped it.
+    """
+    name, engine = index_of(ui.kept), ui.engine
+    if not name:
+        raise UsageError("This chat asks no index.", hint="/rag chooses one.")
+    if engine is None:
+        raise UsageError("The model is not loaded yet.", hint="Wait until it is.")
+    index = opened(name)
+    with ui.working(f"Testing {name}") as work:
+        questions = ask(engine, sample(index.pieces), work)
+
+        def tell(done: int, total: int) -> None:
+            _go_on(work, done, total, "searching")
+
+        judgements = {asked: {number: 1} for asked, number in questions.items()}
+        card = scorecard.evaluate(
+            index,
+            {asked: asked for asked in questions},
+            judgements,
+            tell,
+            document_of=lambda piece: str(piece.id),
+        )
+    examples = [f"  {one_line(asked, 74)}" for asked in list(questions)[:SHOWN]]
+    model = one_line(engine.info.model, 40)
+    head = f"{model} made questions of passages; each is to find its own passage."
+    return "\n".join([head, "", drawn(name, card), "", "Such as", *examples])
+
+
+def sample(pieces: Passages) -> list[Piece]:
+    """Some passages that are long enough to ask about; of one index always the same."""
+    order = random.Random(0).sample(range(len(pieces)), len(pieces))  # noqa: S311 - no secret
+    long = (piece for piece in map(pieces.__getitem__, order) if len(piece.text) >= _SHORTEST)
+    return [piece for piece, _ in zip(long, range(QUESTIONS), strict=False)]
+
+
+def ask(engine: Engine, pieces: Sequence[Piece], work: Work) -> dict[str, str]:
+    """A question for each passage, with the passage's id; those that are none are left out.
+
+    Raises:
+        UsageError: there is not one.
+        ChatlmError: the model failed, or the person stopped it.
+    """
+    questions: dict[str, str] = {}
+    for done, piece in enumerate(pieces):
+        _go_on(work, done, len(pieces), "making questions")
+        content = f"{piece.indexed[:_LONGEST]}\n\n{_TASK}"
+        said = ""
+        request = Request((Message("user", content),), _SAMPLING)
+        with closing(engine.stream(request)) as events:
+            for event in events:
+                _go_on(work, done, len(pieces), "making questions")
+                said += event.text if isinstance(event, Delta) else ""
+        if question := _question(said):
+            questions[question] = str(piece.id)
+    if not questions:
+        raise UsageError(
+            "The model made no question of these documents.", hint="Try a larger model: /model"
+        )
+    return questions
+
+
+def _question(said: str) -> str:
+    """The first question in what the model said; empty where there is none."""
+    match = re.search(r"[^\n.!?:]*\?", said)
+    question = " ".join(match[0].split()) if match else ""
+    return question if len(question.split()) >= 3 else ""
+
+
+def _go_on(work: Work, done: int, total: int, what: str) -> None:
+    if work.cancelled:
+        raise Stopped("Stopped.")
+    work.at(done, total, what)

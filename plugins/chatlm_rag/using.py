@@ -1,0 +1,122 @@
+"""A chat begins or ends to be about an index, or has one made; acts through the plugin's screen."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from chatlm import Ui, UsageError, one_line
+from chatlm_rag import building, embedders, folder, manifest, showing
+from chatlm_rag.filling import BuildStopped
+from chatlm_rag.folder import IndexFolder
+from chatlm_rag.kept import INDEX, index_of
+from chatlm_rag.opened import ready
+from chatlm_rag.partial import plan_of
+from chatlm_rag.sources.folders import Source
+
+HOW_TO_BUILD = "/rag build PATH makes an index of a file or folder."
+
+
+def use(ui: Ui, name: str) -> None:
+    """Let the chat be about an index.
+
+    Raises:
+        ChatlmError: there is none of that name, or it is not finished or damaged.
+    """
+    made = folder.located(name).open(manifest.read)
+    ui.keep(**{INDEX: name})
+    ui.tell(f"This chat asks {name} from now on: {showing.amount(made)}. /rag off ends that.")
+
+
+def prepare(ui: Ui, name: str) -> None:
+    """Fetch the index's embedder if it is not here, and load it; takes seconds.
+
+    Raises:
+        ChatlmError: it cannot be had.
+    """
+    embedder = folder.located(name).open(manifest.read).embedder.name
+    with ui.working(f"Opening {name}") as work:
+        embedders.fetched(embedder, work)
+        work.at(0, None, "loading the embedder")
+        ready(name)
+
+
+def end(ui: Ui) -> None:
+    """Let the chat be about no index.
+
+    Raises:
+        UsageError: it is about none.
+    """
+    name = index_of(ui.kept)
+    if not name:
+        raise UsageError("This chat asks no index.", hint="/rag chooses one.")
+    ui.keep(**{INDEX: None})
+    ui.tell(f"This chat asks {one_line(name, 64)} no longer.")
+
+
+def build(ui: Ui, argument: str) -> None:
+    """Make an index of a file or folder, bring it up to date or go on with it; then use it.
+
+    Args:
+        ui: the chat's screen.
+        argument: the path, in quotes if it has blanks, and a name if it is to have another than
+            that of the file or folder.
+
+    Raises:
+        ChatlmError: it cannot be made, or the person stopped it.
+    """
+    path, name = _asked(argument)
+    index = folder.own(name)
+    chat = ui.conversation.id
+    try:
+        with ui.working(f"Building {name}") as work:
+            if _begun(index, path):
+                building.update(name, work)
+            else:
+                building.build(name, (Source(str(path)),), work)
+    except BuildStopped as error:
+        again = f"Go on: /rag build {shlex.quote(str(path))} {name}"
+        raise BuildStopped(error.message, hint=again if error.hint else "") from error
+    if ui.conversation.id == chat:
+        use(ui, name)
+        prepare(ui, name)
+    else:
+        ui.tell(f"{name} is ready. /rag {name} asks it.")
+
+
+def _asked(argument: str) -> tuple[Path, str]:
+    """The path and the name of the index."""
+    try:
+        words = shlex.split(argument)
+    except ValueError as error:
+        raise UsageError("A quotation mark is missing in the path.", hint=HOW_TO_BUILD) from error
+    if not 1 <= len(words) <= 2:
+        raise UsageError(
+            "Say of which file or folder, and if you like how the index is called.",
+            hint="For example: /rag build ~/notes\nA path with blanks belongs in quotes.",
+        )
+    path = Path(words[0]).expanduser().absolute()
+    name = words[1] if words[1:] else re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64]
+    if not name:
+        raise UsageError(f"{path} gives the index no name.", hint="Add one: /rag build PATH NAME")
+    return path, name
+
+
+def _begun(index: IndexFolder, path: Path) -> bool:
+    """Whether the index is there or was begun, of this very path.
+
+    Raises:
+        UsageError: it is made of something else.
+    """
+    plan = plan_of(index.partial)
+    if plan is None and index.current():
+        plan = index.open(manifest.read).plan
+    if plan is None:
+        return False
+    if str(path) not in {source.path for source in plan.sources}:
+        raise UsageError(
+            f"There is an index {index.name} of other files.",
+            hint=f"Give this one another name: /rag build {shlex.quote(str(path))} NAME",
+        )
+    return True
