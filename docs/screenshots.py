@@ -31,6 +31,7 @@ from chatlm.tui.card import Card
 from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.loading import Ready
 from chatlm.tui.widgets.hit_list import HitList
+from chatlm_rag import plugin as rag_plugin
 from chatlm_templates import plugin as templates_plugin
 
 IMAGES = Path(__file__).parent / "images"
@@ -57,6 +58,8 @@ LONG_CHAT = (
     "How do I keep cheese fresh?",
 )
 REPORT = "A tree fell on my van in Leeds last night. Nobody was hurt."
+ABOUT_CHATLM = "How do I stop a reply?"
+MANUAL = {"rag": {"index": "manual"}}
 STORY = "Write a long story about a lighthouse."
 POEM = "Write a short poem about the sea."
 STOPPED_AFTER = 60
@@ -258,6 +261,22 @@ async def templates(engine: Engine, size: tuple[int, int]) -> None:
             await looking.take("template")
 
 
+async def sources(engine: Engine, size: tuple[int, int]) -> None:
+    """A question to the manual, with what it is answered from."""
+    plugins = PluginHost([("rag", rag_plugin)])
+    with Store(None) as store:
+        asked = ChatSession(
+            store, lambda: engine, plugins=plugins, sampling=SETTINGS.sampling, kept=MANUAL
+        )
+        for _ in asked.send(ABOUT_CHATLM):
+            pass
+        ids = {"sources": asked.conversation_id or 0}
+        async with camera(store, engine, size, ids, plugins) as looking:
+            await looking.open("sources")
+            await looking.command("/source 1")
+            await looking.take("sources")
+
+
 @contextmanager
 def opened(settings: config.Config) -> Iterator[Engine]:
     """The default model, pulled if it is not here."""
@@ -273,6 +292,7 @@ def main() -> None:
         for size in SIZES:
             asyncio.run(newcomer(engine, size))
             asyncio.run(templates(engine, size))
+            asyncio.run(sources(engine, size))
             asyncio.run(chats(store, engine, size, ids))
             asyncio.run(full(store, small, size, ids))
 

@@ -26,6 +26,7 @@ TEXT = st.text(max_size=20)
 TIMES = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1), timezones=st.just(UTC))
 COUNTS = st.integers(0, 2**63 - 1)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+DETAILS = st.dictionaries(TEXT, TEXT | NUMBERS | st.none(), max_size=2)
 SAMPLINGS = st.builds(
     Sampling,
     temperature=st.none() | st.floats(0, 5),
@@ -135,7 +136,9 @@ def conversations(draw: Any) -> Read:
             summary=draw(TEXT),
         )
         turns.append(turn)
-        passages[turn.id] = draw(st.lists(st.builds(Passage, TEXT, TEXT, NUMBERS), max_size=2))
+        passages[turn.id] = draw(
+            st.lists(st.builds(Passage, TEXT, TEXT, NUMBERS, DETAILS), max_size=2)
+        )
         labels = st.builds(Annotation, TEXT, TEXT, TEXT, st.none() | NUMBERS)
         annotations[turn.id] = draw(
             st.lists(st.tuples(st.sampled_from([None, *ids]), labels), max_size=2)

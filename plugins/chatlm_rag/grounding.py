@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from chatlm import Annotation, ChatlmError, Passage, UsageError, own_settings
-from chatlm_rag import PLUGIN, manifest
+from chatlm_rag import PLUGIN
 from chatlm_rag.abstaining import CONSIDERED, THRESHOLD
-from chatlm_rag.folder import IndexFolder, located
-from chatlm_rag.opened import opened
+from chatlm_rag.opened import OpenIndex, opened
 from chatlm_rag.origin import Origin
 from chatlm_rag.plugin import Settings
 from chatlm_rag.reranking import configured
-from chatlm_rag.searching import Found, Index
+from chatlm_rag.searching import Found
 
 END = "/rag off ends the search in this chat."
 
@@ -84,25 +83,24 @@ def passages(name: str, question: str) -> list[Passage]:
     Raises:
         ChatlmError: see `look_up`.
     """
-    answer = look_up(name, question)
+    asked = opened(name)
+    answer = _looked_up(asked, question)
     if not answer.relevant:
         return []
-    place = located(name)
-    made = place.open(manifest.read)
     most = own_settings(PLUGIN, Settings).passages
-    return [_passage(place, made, each) for each in answer.found[:most]]
+    return [_passage(asked, each) for each in answer.found[:most]]
 
 
 @lru_cache(maxsize=4)
-def _looked_up(index: Index, question: str) -> Answer:
+def _looked_up(asked: OpenIndex, question: str) -> Answer:
     most = max(own_settings(PLUGIN, Settings).passages, CONSIDERED)
-    found = index.search(question, most, configured())
-    return Answer(tuple(found), index.confidence(question, found))
+    found = asked.index.search(question, most, configured())
+    return Answer(tuple(found), asked.index.confidence(question, found))
 
 
-def _passage(place: IndexFolder, made: manifest.Manifest, found: Found) -> Passage:
-    piece = found.piece
-    path = made.file_of(piece.id).path
+def _passage(asked: OpenIndex, found: Found) -> Passage:
+    place, piece = asked.place, found.piece
+    path = asked.made.file_of(piece.id).path
     origin = Origin(
         index=place.name,
         piece=piece.id,

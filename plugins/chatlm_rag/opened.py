@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
 
 from chatlm import ChatlmError
-from chatlm_rag.folder import located
+from chatlm_rag import manifest
+from chatlm_rag.folder import IndexFolder, located
+from chatlm_rag.manifest import Manifest
 from chatlm_rag.searching import Index
 
 log = logging.getLogger("chatlm.plugins.rag")
 
-_open: dict[str, tuple[Path | None, Index]] = {}
-"""By name, with the folder that counted."""
+
+@dataclass(frozen=True, eq=False)
+class OpenIndex:
+    """An index with what is said of its files."""
+
+    place: IndexFolder
+    folder: Path | None
+    """The one that counted when it was opened."""
+    index: Index
+    made: Manifest
+
+
+_open: dict[str, OpenIndex] = {}
 _lock = Lock()
 
 
-def opened(name: str) -> Index:
+def opened(name: str) -> OpenIndex:
     """The index of a name.
 
     Raises:
         ChatlmError: there is none, or it cannot be opened; see `Index.open`.
     """
     place = located(name)
-    current = place.current()
     with _lock:
-        if name not in _open or _open[name][0] != current:
-            _open[name] = (current, Index.open(place))
-        return _open[name][1]
+        while name not in _open or _open[name].folder != place.current():
+            folder = place.current()
+            _open[name] = OpenIndex(place, folder, Index.open(place), place.open(manifest.read))
+        return _open[name]
 
 
 def ready(name: str) -> None:
@@ -37,7 +51,7 @@ def ready(name: str) -> None:
     Raises:
         ChatlmError: see `opened`, or the embedder cannot be loaded.
     """
-    opened(name).search("", 1)
+    opened(name).index.search("", 1)
 
 
 def warm(name: str) -> None:

@@ -48,7 +48,7 @@ def grounded(question: str, passages: Sequence[Passage]) -> str:
     if not passages:
         return question
     numbered = "\n\n".join(
-        f"[{number}] {quoted(one_line(passage.source, _LONGEST_SOURCE))}\n{quoted(passage.text)}"
+        f"[{number}] " + quoted(f"{one_line(passage.source, _LONGEST_SOURCE)}\n{passage.text}")
         for number, passage in enumerate(passages, start=1)
     )
     return f"{OPEN}\n{numbered}\n{CLOSE}\n\n{HOW}\n\nQuestion: {question}"

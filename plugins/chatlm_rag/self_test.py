@@ -53,7 +53,7 @@ def run(ui: Ui) -> str:
         raise UsageError("This chat asks no index.", hint="/rag chooses one.")
     if engine is None:
         raise UsageError("The model is not loaded yet.", hint="Wait until it is.")
-    index = opened(name)
+    index = opened(name).index
     with ui.working(f"Testing {name}") as work:
         questions = ask(engine, sample(index.pieces), work)
 

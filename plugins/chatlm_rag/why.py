@@ -77,7 +77,7 @@ def fates_of(turn: Turn) -> dict[int, str]:
 def _others(question: str, passages: Sequence[Passage]) -> list[str]:
     """The next best, as the index ranks them now."""
     try:
-        found = opened(origin_of(passages[0]).index).search(question, len(passages) + NEXT)
+        found = opened(origin_of(passages[0]).index).index.search(question, len(passages) + NEXT)
     except ChatlmError as error:
         return [f"The others cannot be told. {one_line(error.message, 200)}"]
     taken = {origin_of(passage).piece for passage in passages}

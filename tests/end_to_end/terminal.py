@@ -35,6 +35,8 @@ class Terminal:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         environment = {**os.environ, "CHATLM_HOME": str(home), "TERM": "xterm-256color"}
+        for size in ("COLUMNS", "LINES"):  # they would go before the terminal's own
+            environment.pop(size, None)
         self.process = pexpect.spawn(
             sys.executable,
             ["-m", "chatlm", *arguments],

@@ -58,7 +58,7 @@ def test_a_killed_build_goes_on(rag_home: Path, corpus: Path) -> None:
     process.kill()
     process.communicate()
     listed = rag("list")
-    assert "facts  not finished; go on: chatlm rag update facts" in listed.stdout
+    assert "not finished; go on: chatlm rag update facts" in listed.stdout
     done = rag("update", "facts", "--json")
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)
@@ -107,7 +107,7 @@ def test_from_build_to_remove(rag_home: Path, tmp_path: Path) -> None:
     again = rag("build", "pets", str(docs))
     assert again.returncode == 2
     assert "There is an index pets already.\nBring it up to date: chatlm rag update" in again.stderr
-    (row,) = json.loads(rag("list", "--json").stdout)
+    _, row = json.loads(rag("list", "--json").stdout)  # the manual comes first
     assert (row["name"], row["passages"], row["finished"], row["own"]) == ("pets", 1, True, True)
     table = json.loads(rag("show", "pets", "--json").stdout)
     assert table["chunking"] == {"tokens": 200, "overlap": 40}

@@ -27,6 +27,7 @@ STORY = "Write a long story about a lighthouse."
 @pytest.fixture
 def open_chatlm(chat_home: Path) -> Iterator[Callable[[], Terminal]]:
     """Opens chatlm on one home, as often as wanted; none outlives the test."""
+    (chat_home / "config.toml").write_text('fast = "off"\n')  # time enough to interrupt a reply
     opened: list[Terminal] = []
 
     def open_it() -> Terminal:

@@ -308,7 +308,7 @@ def test_names_that_cannot_be_used(rag_home: Path, docs: Path, tmp_path: Path) -
         build(empty, "none")
     assert "empty/a.txt is empty" in nothing.value.hint
     assert "empty/b.txt has no words" in nothing.value.hint
-    assert [index.name for index in folder.indices()] == ["pets"]
+    assert [index.name for index in folder.indices()] == ["manual", "pets"]
 
 
 def test_only_one_writes(rag_home: Path, docs: Path) -> None:

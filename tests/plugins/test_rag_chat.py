@@ -359,7 +359,7 @@ def test_an_index_is_opened_once_and_anew_when_it_was_replaced(documents: Path) 
     building.update(NAME, RememberingWork(cancelled=False))
     second = opened.opened(NAME)
     assert second is not first
-    assert len(second.pieces) == len(first.pieces) + 1
+    assert len(second.index.pieces) == len(first.index.pieces) + 1
     (documents / "new.txt").unlink()
     building.update(NAME, RememberingWork(cancelled=False))
     assert set(DOCUMENTS) == {path.name for path in documents.iterdir()}

@@ -67,8 +67,6 @@ def test_it_is_small_and_says_nothing_of_the_machine_it_was_made_on() -> None:
     ("question", "heading"),
     [
         ("How do I stop a reply?", "Stop a reply, go on, ask again"),
-        ("How can I export a chat?", "Export and import"),
-        ("What is an incognito chat?", "While a reply is written"),
         ("How do I write a plugin?", "A plugin in an afternoon"),
     ],
 )

@@ -1,0 +1,76 @@
+"""The manual is asked in a real terminal, with the real models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import models
+from tests.end_to_end.terminal import CTRL_Q, ENTER, Terminal, has
+
+QUESTION = "How do I stop a reply?"
+HEADING = "Stop a reply, go on, ask again"
+
+
+@pytest.fixture
+def terminal(chat_home: Path) -> Iterator[Terminal]:
+    models.lend(chat_home, models.embedder_model())
+    opened = Terminal(chat_home, columns=140, lines=40)
+    yield opened
+    opened.process.close(force=True)
+
+
+def test_the_manual_answers_and_its_source_is_jumped_to_and_opened(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal.wait_for(has("Write a message", "/rag manual"))
+    terminal.type(f"/rag manual{ENTER}")
+    terminal.wait_for(has("This chat asks manual from now on"))
+    terminal.wait_for(lambda shown: "Opening manual" not in shown)
+    terminal.type(QUESTION)
+    terminal.wait_for(has(QUESTION))
+    terminal.type(ENTER)
+    shown = terminal.wait_for(has("passages 3 from manual", "tokens/s", "[1] guide.md"))
+    verdict = re.search(rf"\[1\] guide\.md, {HEADING}: ([a-z, ]+)", shown)
+    assert verdict is not None, "the reply says what stands below this heading"
+    assert verdict[1].strip() in ("supported", "says it, not cited")
+    terminal.type(f"/source 1{ENTER}")
+    terminal.wait_for(has("Sources", f"The chat > {HEADING[:12]}", "Esc stops a reply and keeps"))
+    terminal.type(CTRL_Q)
+    assert terminal.wait_to_end() == 0
+
+
+def test_enter_opens_the_file_at_the_line_and_comes_back(
+    chat_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.lend(chat_home, models.embedder_model())
+    said = tmp_path / "said"
+    editor = tmp_path / "vim"
+    editor.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {said}\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(editor))
+    terminal = Terminal(chat_home, columns=140, lines=40)
+    try:
+        terminal.wait_for(has("Write a message"))
+        terminal.type(f"/rag manual{ENTER}")
+        terminal.wait_for(has("This chat asks manual from now on"))
+        terminal.type(QUESTION)
+        terminal.wait_for(has(QUESTION))
+        terminal.type(ENTER)
+        terminal.wait_for(has("passages 3 from manual", "tokens/s"))
+        terminal.type(f"/source 1{ENTER}")
+        terminal.wait_for(has("Sources", "Esc stops a reply and keeps"))
+        terminal.type(ENTER)
+        terminal.wait_for(lambda _: said.exists() and said.read_text().count("\n") == 2)
+        line, file = said.read_text().splitlines()
+        assert Path(file).name == "guide.md"
+        text = Path(file).read_text(encoding="utf-8").split("\n")
+        assert text[int(line.removeprefix("+")) - 1] == f"### {HEADING}"
+        terminal.wait_for(has("Sources", "Esc stops a reply and keeps"))
+        terminal.type(CTRL_Q)
+        assert terminal.wait_to_end() == 0
+    finally:
+        terminal.process.close(force=True)
