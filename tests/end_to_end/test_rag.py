@@ -134,7 +134,8 @@ def test_from_build_to_remove(rag_home: Path, tmp_path: Path) -> None:
     assert removed.stdout.startswith("Removed pets; ")
     assert list((rag_home / "indices").glob("[!.]*")) == []
     assert rag("show", "pets").returncode == 2
-    assert "There are no indices yet" in rag("list").stdout
+    assert rag("list").stdout.startswith("manual ")
+    assert "pets" not in rag("list").stdout
 
 
 def test_without_the_embedder_an_update_says_so(rag_home: Path, tmp_path: Path) -> None:
