@@ -1,0 +1,1 @@
+"""The hooks by which chatlm knows the arena."""
