@@ -21,15 +21,15 @@ Bradley and Terry."""
 
 
 def truth(size: int, spread: float, seed: int) -> Numbers:
-    """Known log-strengths with mean 0.
+    """Known log-strengths with mean 0, evenly apart, in a random order.
 
     Args:
         size: contestants.
         spread: their standard deviation, in rating points.
         seed: of the draw.
     """
-    drawn = np.random.default_rng(seed).normal(size=size)
-    strengths: Numbers = (drawn - drawn.mean()) / drawn.std() * spread / POINTS
+    places = np.random.default_rng(seed).permutation(size).astype(np.float64)
+    strengths: Numbers = (places - places.mean()) / places.std() * spread / POINTS
     return strengths
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from chatlm.sampling import Sampling
     from chatlm.session import ChatSession
     from chatlm.store import Store
+    from chatlm.store.database import Database
     from chatlm.templates import Rendered, TemplateRenderer
     from chatlm.text import dump_json, one_line, visible
 
@@ -43,6 +44,7 @@ _WHERE = {
     "Commands": "chatlm.hookspecs",
     "Context": "chatlm.hookspecs",
     "Conversation": "chatlm.messages",
+    "Database": "chatlm.store.database",
     "Delta": "chatlm.events",
     "Engine": "chatlm.generation",
     "EngineInfo": "chatlm.generation",
@@ -89,6 +91,7 @@ __all__ = [
     "Commands",
     "Context",
     "Conversation",
+    "Database",
     "Delta",
     "Engine",
     "EngineInfo",
