@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from chatlm.store import Store
     from chatlm.templates import Rendered, TemplateRenderer
     from chatlm.text import dump_json, one_line, visible
+    from chatlm.tui.plugin_card import PluginCard
 
     __version__: str
 
@@ -50,6 +51,7 @@ _WHERE = {
     "ModelLocation": "chatlm.models",
     "Panel": "chatlm.extending",
     "Passage": "chatlm.messages",
+    "PluginCard": "chatlm.tui.plugin_card",
     "PluginScreen": "chatlm.extending",
     "Rendered": "chatlm.templates",
     "Reply": "chatlm.messages",
@@ -96,6 +98,7 @@ __all__ = [
     "ModelLocation",
     "Panel",
     "Passage",
+    "PluginCard",
     "PluginScreen",
     "Rendered",
     "Reply",
