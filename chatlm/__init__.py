@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from chatlm.store.database import Database
     from chatlm.templates import Rendered, TemplateRenderer
     from chatlm.text import dump_json, one_line, visible
+    from chatlm.tui.plugin_card import PluginCard
 
     __version__: str
 
@@ -52,6 +53,7 @@ _WHERE = {
     "ModelLocation": "chatlm.models",
     "Panel": "chatlm.extending",
     "Passage": "chatlm.messages",
+    "PluginCard": "chatlm.tui.plugin_card",
     "PluginScreen": "chatlm.extending",
     "Rendered": "chatlm.templates",
     "Reply": "chatlm.messages",
@@ -99,6 +101,7 @@ __all__ = [
     "ModelLocation",
     "Panel",
     "Passage",
+    "PluginCard",
     "PluginScreen",
     "Rendered",
     "Reply",

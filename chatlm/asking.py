@@ -25,6 +25,7 @@ def turn_request(
     engine: Engine,
     plugins: TurnPlugins,
     sampling: Sampling,
+    adapter: str | None = None,
     so_far: str = "",
     again: bool = False,
 ) -> Request:
@@ -37,6 +38,8 @@ def turn_request(
         engine: will carry it out.
         plugins: whose hooks are called.
         sampling: the person's settings, as they hold for the chat.
+        adapter: asked for before all that plugins would choose, "" for the model without one; None
+            leaves it to them.
         so_far: the reply's beginning, to be gone on with.
         again: whether there was another reply before; a model that by default always takes the
             likeliest token would only repeat it, so it draws freely, unless the person set the
@@ -49,7 +52,7 @@ def turn_request(
     request: Request = plugins.fold(
         "adjust_request",
         "request",
-        Request(tuple(_begun(messages, so_far)), sampling=sampling),
+        Request(tuple(_begun(messages, so_far)), sampling, adapter),
         partial(_adjusted, plugins),
         conversation=conversation,
         turn=turn,
@@ -59,7 +62,9 @@ def turn_request(
     settings, defaults = request.sampling, engine.info.defaults
     if again and defaults.temperature == 0:
         settings = settings.over(Sampling(temperature=DEFAULTS.temperature))
-    return dataclasses.replace(request, sampling=settings.over(defaults))
+    return dataclasses.replace(
+        request, sampling=settings.over(defaults), adapter=request.adapter or None
+    )
 
 
 def message_for(conversation: Conversation, text: str, plugins: TurnPlugins) -> str:

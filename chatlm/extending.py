@@ -73,6 +73,10 @@ class Ui(Protocol):
     def tell(self, text: str, *, problem: bool = False) -> None:
         """Show a short notice over the chat."""
 
+    def show_status(self, text: str) -> None:
+        """Show a few words beside the model's name in the status bar, in place of those that the
+        plugin showed there before; empty shows nothing. Chats that are shown later keep them."""
+
     def write(self, text: str) -> None:
         """Put a text into the composer, where the cursor is."""
 

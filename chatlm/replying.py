@@ -49,6 +49,8 @@ class Replying:
     sampling: Callable[[Conversation], Sampling]
     """The person's settings, as they hold for the chat."""
     conversation_id: int
+    adapter: str | None = None
+    """Used before all that plugins would choose, "" for the model without one."""
 
     def begin(self, turn: Turn) -> Events:
         """Report a message that is stored, label it, find passages for it and answer it."""
@@ -81,6 +83,7 @@ class Replying:
             engine=engine,
             plugins=self.plugins,
             sampling=self.sampling(conversation),
+            adapter=self._adapter(reply, engine),
             so_far=reply.text if reply else "",
             again=again,
         )
@@ -125,6 +128,12 @@ class Replying:
             if not growing.ended:
                 self._finish_unseen(turn, reply.id)
         yield from self._finish(turn, reply.id)
+
+    def _adapter(self, reply: Reply | None, engine: Engine) -> str | None:
+        """What is asked for: a reply is gone on with by the adapter that began it."""
+        if reply is None or reply.model != engine.info.model:
+            return self.adapter
+        return reply.adapter or ""
 
     def _finish(self, turn: Turn, reply_id: int) -> Iterator[SessionEvent]:
         """Label the stored reply, tell the plugins, and keep what they did for it."""

@@ -46,6 +46,8 @@ class ChatSession:
             `sampling`.
         system: the system prompt of a new conversation.
         own_sampling: what the person set for a new conversation alone.
+        adapter: used in this session before all that plugins would choose, "" for the model
+            without one; None leaves it to them.
         kept: what plugins keep with a new conversation.
         without: plugins that are switched off in a new conversation.
         conversation_id: the conversation to go on with; None begins one at the first message.
@@ -61,6 +63,7 @@ class ChatSession:
         asked: Sampling | None = None,
         system: str = "",
         own_sampling: Sampling | None = None,
+        adapter: str | None = None,
         kept: Kept | None = None,
         without: Iterable[str] = (),
         conversation_id: int | None = None,
@@ -72,6 +75,7 @@ class ChatSession:
         self.asked = asked or Sampling()
         self.system = system
         self.own_sampling = own_sampling or Sampling()
+        self.adapter = adapter
         self.kept = kept or {}
         self.without = frozenset(without)
         self.conversation_id = conversation_id
@@ -155,7 +159,9 @@ class ChatSession:
         if conversation is None or not conversation.turns:
             return
         engine = self.engine()
-        request = Request(conversation.messages(), self._settings(conversation))
+        last = conversation.turns[-1].reply
+        adapter = last.adapter if last else None
+        request = Request(conversation.messages(), self._settings(conversation), adapter)
         with closing(engine.read_ahead(request)) as events:
             yield from events
 
@@ -178,6 +184,7 @@ class ChatSession:
             engine=engine,
             plugins=plugins,
             sampling=self._settings(chat),
+            adapter=self.adapter,
         )
         return Preview(request, engine.preview(request), tuple(passages))
 
@@ -287,7 +294,7 @@ class ChatSession:
         return self.plugins.for_turn(self._conversation_or_new().without)
 
     def _replying(self, plugins: TurnPlugins) -> Replying:
-        return Replying(self.store, self.engine, plugins, self._settings, self._id)
+        return Replying(self.store, self.engine, plugins, self._settings, self._id, self.adapter)
 
     def _settings(self, conversation: Conversation) -> Sampling:
         return self.asked.over(conversation.sampling).over(self.sampling)

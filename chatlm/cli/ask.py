@@ -59,6 +59,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     shell_complete=complete_chat,
     help="Ask in this saved chat, with its history.",
 )
+@click.option("--adapter", metavar="NAME", help="Let this adapter answer; off for none.")
 @template_options
 @_sampling_options
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the reply here; can be repeated.")
@@ -70,6 +71,7 @@ def ask(
     words: tuple[str, ...],
     system: str | None,
     model: str | None,
+    adapter: str | None,
     chat_id: int | None,
     stop: tuple[str, ...],
     no_save: bool,
@@ -116,6 +118,7 @@ def ask(
                 sampling=settings.sampling.over(begun.rendered.sampling),
                 asked=wanted,
                 system=(begun.rendered.system or settings.system) if system is None else system,
+                adapter="" if adapter == "off" else adapter,
                 kept=begun.kept,
                 conversation_id=chat_id,
             )
@@ -236,6 +239,7 @@ def _as_json(turn: Turn, answer: _Answer, saved: Any) -> dict[str, Any]:
         "stop": answer.stop,
         "seed": sampling.get("seed"),
         "model": reply.model if reply else None,
+        "adapter": reply.adapter if reply else None,
         "sampling": sampling,
         "usage": usage,
         "chat": saved.conversation_id if saved else None,

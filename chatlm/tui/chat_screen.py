@@ -220,6 +220,7 @@ class ChatScreen(Screen[None]):
         except ChatlmError as error:
             self.chat.toast(error)
         self.chat.name_again()
+        self.plugin_actions.refresh_status()
         self._show_hint()
         self.insight.measure()
 
@@ -251,6 +252,10 @@ class ChatScreen(Screen[None]):
     def _show_hint(self) -> None:
         focused = self.focused
         self._bar.hint = focused.hint if isinstance(focused, TurnView) else None
+
+    def show_words(self, words: tuple[str, ...]) -> None:
+        """Show what plugins say beside the model's name."""
+        self._bar.words = words
 
     def _show_status(self, status: Status) -> None:
         self._bar.status = status

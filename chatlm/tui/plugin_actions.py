@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chatlm.errors import Cancelled, ChatlmError
+from chatlm.errors import Cancelled, ChatlmError, StoreError
 from chatlm.extending import SlashCommand
 from chatlm.text import visible
 from chatlm.tui.plugin_offers import Offer, Offers
@@ -42,7 +42,10 @@ class PluginActions:
         self.regions = PluginRegions(screen, offers)
         self._threads: list[threading.Thread] = []
         self._lines: list[WorkLine] = []
-        self._began = False
+        self._statuses: dict[str, str] = {}
+        """What each plugin says in the status bar."""
+        self._told: int | None = None
+        """Of which switch of the chat the plugins were told last; None before they began."""
         self.closing = threading.Event()
         """Set when chatlm ends, which cancels every work."""
 
@@ -55,15 +58,12 @@ class PluginActions:
     def begin(self) -> None:
         """Tell the plugins that the chat is on the screen."""
         self._tell_plugins("screen_opened")
-        self._tell_plugins("chat_shown")
-        self._began = True
-        self.tell_faults()
+        self._tell_shown()
 
     def chat_shown(self) -> None:
-        """Tell the plugins that another chat is on the screen."""
-        if self._began:
-            self._tell_plugins("chat_shown")
-            self.tell_faults()
+        """Tell the plugins that another chat is on the screen, once for each."""
+        if self._told not in (None, self._screen.chat.switches):
+            self._tell_shown()
 
     def run(self, name: str, argument: str) -> None:
         """Run a command, or show or hide a panel.
@@ -105,6 +105,20 @@ class PluginActions:
             self._lines.remove(line)
             line.remove()
 
+    def show_status(self, plugin: str, text: str) -> None:
+        """Let a plugin say something in the status bar."""
+        self._statuses[plugin] = text
+        self.refresh_status()
+
+    def refresh_status(self) -> None:
+        """Show what plugins say in the status bar; those that are off in the chat say nothing."""
+        said = {name: text for name, text in self._statuses.items() if text}
+        if said:
+            with suppress(StoreError):  # what cannot be read is told where it is needed
+                for name in self._screen.chat.conversation.without:
+                    said.pop(name, None)
+        self._screen.show_words(tuple(said.values()))
+
     def tell_faults(self) -> None:
         """Say what failed since the last time."""
         for fault in self._plugins.take_faults():
@@ -115,6 +129,11 @@ class PluginActions:
         """Do something in the screen's thread, asked for in any."""
         with suppress(RuntimeError):  # chatlm has ended
             self._screen.owner.call_later(self._screen.attempt, do, "what a plugin asked for")
+
+    def _tell_shown(self) -> None:
+        self._told = self._screen.chat.switches
+        self._tell_plugins("chat_shown")
+        self.tell_faults()
 
     def _tell_plugins(self, hook: str) -> None:
         for _ in self._plugins.offer(hook, lambda name: {"ui": PluginUi(name, self._screen)}):

@@ -82,6 +82,11 @@ class PluginUi:
             )
         )
 
+    def show_status(self, text: str) -> None:
+        """Show a few words in the status bar."""
+        _check(text, str)
+        self._actions.soon(partial(self._actions.show_status, self._plugin, text))
+
     def write(self, text: str) -> None:
         """Put a text into the composer."""
         self._actions.soon(partial(self._write, clean(text)))

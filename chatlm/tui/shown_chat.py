@@ -46,6 +46,8 @@ class ShownChat(StoredChat):
         self.drafts = DraftKeeper()
         self._draft: tuple[int | None, str] = (None, "")
         """Of which chat, and what, was saved or shown last."""
+        self.switches = 0
+        """How often another chat was shown."""
 
     @property
     def current(self) -> int | None:
@@ -159,6 +161,7 @@ class ShownChat(StoredChat):
         if live is not None and live.chat is chat and (view := self.newest):
             await live.attach(view)
             self._follow(live)
+        self.switches += 1
         self.changed()
         self.post_message(self.Switched())
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from chatlm import hookimpl
+from chatlm import PluginScreen, hookimpl, own_settings
+from chatlm_lora import PLUGIN, slash
+from chatlm_lora.kept import chosen
 
 if TYPE_CHECKING:
-    from chatlm import Commands
+    from chatlm import Commands, Conversation, Request, SlashCommand, Ui
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the person can set under `[plugins.lora]`."""
+
+    adapter: str = field(
+        default="", metadata={"help": "Adapter of chats that choose none; empty for the base."}
+    )
 
 
 @hookimpl
@@ -18,3 +32,38 @@ def register_commands(cli: Commands) -> None:
         "chatlm_lora.commands:adapters",
         "Add, check, train, merge and export LoRA adapters.",
     )
+
+
+@hookimpl
+def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
+    """Add `/lora` and `/base`."""
+    slash.register(register)
+
+
+@hookimpl
+def register_screens(register: Callable[[PluginScreen], None]) -> None:
+    """Add the list of adapters."""
+    register(PluginScreen(slash.PICKER, _picker))
+
+
+@hookimpl
+def chat_shown(ui: Ui) -> None:
+    """Say in the status bar which adapter the chat uses."""
+    from chatlm_lora import switching
+
+    switching.show(ui, switching.in_use(ui))
+
+
+@hookimpl
+def adjust_request(request: Request, conversation: Conversation) -> Request | None:
+    """Let the chat's adapter answer, unless another was asked for."""
+    if request.adapter is not None:
+        return None
+    name = chosen(conversation.kept.get(PLUGIN, {}), own_settings(PLUGIN, Settings).adapter)
+    return dataclasses.replace(request, adapter=name) if name else None
+
+
+def _picker(ui: Ui, argument: str) -> Any:
+    from chatlm_lora.screens.picker import LoraPicker
+
+    return LoraPicker(ui)

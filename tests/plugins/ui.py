@@ -69,6 +69,9 @@ class RememberingUi:
     def tell(self, text: str, *, problem: bool = False) -> None:
         self.calls.append(("tell", {"text": text, "problem": problem}))
 
+    def show_status(self, text: str) -> None:
+        self.calls.append(("show_status", {"text": text}))
+
     def write(self, text: str) -> None:
         self.calls.append(("write", {"text": text}))
 

@@ -56,6 +56,8 @@ def test_the_status_line_at_80_columns_says_all() -> None:
     assert line.split("  ")[0] == "smollm2-135m-instruct · cpu bfloat16"
     assert line.endswith("  31.2 tokens/s · stopped")
     assert status_line(Loading("m"), Status(), 30) == "m · loading".ljust(30)
+    words = status_line(READY, status, 78, ("adapter pirate",))
+    assert words.split("  ")[0].endswith("-instruct · adapter pirate · cpu bfloat16")
     assert "not loaded" in status_line(Failed("m", ModelError("no")), Status(), 30)
 
 

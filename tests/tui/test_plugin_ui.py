@@ -386,6 +386,23 @@ async def test_an_unknown_panel_or_screen_is_told() -> None:
         assert shown.notices == ["There is no panel none", "There is no screen none"]
 
 
+async def test_a_plugin_says_something_in_the_status_bar() -> None:
+    plugin = Plugin()
+    async with screen(plugin, size=(80, 24)) as shown:
+        plugin.ui.show_status("mood calm\x1b[2J")
+        await shown.settle()
+        assert "· mood calm␛[2J" in shown.text().splitlines()[-1]
+        shown.app.chat_screen.chat.set_without(["plugin"])
+        await shown.settle()
+        assert "mood" not in shown.text().splitlines()[-1], "it is off in this chat"
+        shown.app.chat_screen.chat.set_without([])
+        await shown.settle()
+        assert "mood calm" in shown.text().splitlines()[-1]
+        plugin.ui.show_status("")
+        await shown.settle()
+        assert "mood" not in shown.text().splitlines()[-1]
+
+
 # Long works
 
 

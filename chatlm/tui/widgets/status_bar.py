@@ -48,6 +48,9 @@ class StatusBar(Widget):
     status: reactive[Status] = reactive(Status())
     engine: reactive[EngineState] = reactive[EngineState](Loading(""))
 
+    words: reactive[tuple[str, ...]] = reactive(())
+    """What plugins say beside the model's name."""
+
     hint: reactive[Content | None] = reactive[Content | None](None)
     """Keys of what is selected, shown in place of all else."""
 
@@ -55,12 +58,14 @@ class StatusBar(Widget):
         """The line, exactly as wide as the bar."""
         if self.hint is not None:
             return self.hint.truncate(self.content_size.width, ellipsis=True)
-        return Content(status_line(self.engine, self.status, self.content_size.width))
+        return Content(status_line(self.engine, self.status, self.content_size.width, self.words))
 
 
-def status_line(engine: EngineState, status: Status, width: int) -> str:
+def status_line(
+    engine: EngineState, status: Status, width: int, words: tuple[str, ...] = ()
+) -> str:
     """The bar's text in `width` cells: model at the left, numbers at the right."""
-    left, right = _parts(engine, status)
+    left, right = _parts(engine, status, words)
     while len(left) + len(right) > 1 and _width(left) + _width(right) + 2 > width:
         least = max([*left, *right])
         (left if least in left else right).remove(least)
@@ -69,10 +74,11 @@ def status_line(engine: EngineState, status: Status, width: int) -> str:
 
 
 def _parts(
-    engine: EngineState, status: Status
+    engine: EngineState, status: Status, words: tuple[str, ...]
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """`(rank, text)` of both sides; rank 0 is dropped last."""
     left = [(0, one_line(engine.model, 60))]
+    left += [(1, one_line(word, 30)) for word in words]
     match engine:
         case Ready(info):
             left.append((3, f"{info.device} {info.dtype}"))

@@ -1,0 +1,28 @@
+"""Which adapter a chat uses, as it is kept with the chat; it reads no adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ADAPTER, LAST = "adapter", "last"
+"""Under these the adapter in use, empty for the base alone, and the one that was used last."""
+
+
+def chosen(kept: Mapping[str, Any], default: str) -> str:
+    """The adapter of a chat; empty for the base alone.
+
+    A chat may come from a file that somebody else wrote: what is no text is passed over.
+
+    Args:
+        kept: what the plugin keeps with the chat.
+        default: for a chat in which none was chosen, nor the base.
+    """
+    name = kept.get(ADAPTER)
+    return name if isinstance(name, str) else default
+
+
+def used_last(kept: Mapping[str, Any], default: str) -> str:
+    """The adapter that the chat goes back to from the base; empty where there was none."""
+    name = kept.get(LAST)
+    return name if isinstance(name, str) and name else default

@@ -1,0 +1,1 @@
+"""What this plugin draws; the only part of it that knows Textual."""

@@ -1,0 +1,191 @@
+"""The list of adapters: what there is, and what the marked one changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from rich.cells import set_cell_size
+from textual import on, work
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from chatlm import ChatlmError, PluginCard, Ui, UsageError, human_bytes, one_line
+from chatlm_lora import card, library, switching
+from chatlm_lora.library import AdapterFolder
+
+QUIET = "$foreground 60%"
+
+BASE = ""
+"""The id of the row that ends the use of an adapter."""
+
+NAME = 20
+"""Width of the names, in cells."""
+
+ANSWERS = 3
+"""So many of the card's answers are shown."""
+
+
+class LoraPicker(PluginCard):
+    """Enter lets the chat use the marked adapter.
+
+    Args:
+        ui: the chat's screen.
+    """
+
+    DEFAULT_CSS = """
+    LoraPicker {
+        & OptionList { height: auto; max-height: 40%; }
+        & .how { height: auto; margin: 0 0 1 0; color: $text-muted; }
+        & #about {
+            height: 1fr;
+            margin: 1 0 0 0;
+            border-top: solid $foreground 20%;
+        }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("v", "verify", "verify that it acts"),
+        Binding("pageup", "turn_page(-1)", "back", show=False, priority=True),
+        Binding("pagedown", "turn_page(1)", "read on", priority=True),
+    ]
+
+    def __init__(self, ui: Ui) -> None:
+        super().__init__("Adapters")
+        self._ui = ui
+        self._in_use = switching.in_use(ui)
+        self._adapters = {adapter.name: adapter for adapter in library.adapters()}
+        self._verdicts: dict[str, Content] = {}
+
+    def body(self) -> Iterable[Widget]:
+        """How it works, the list, the marked one."""
+        yield Static(
+            "An adapter changes how the model answers. Enter lets this chat use the marked one "
+            "from the next reply on; F5 in the chat switches between it and the base.",
+            classes="how",
+        )
+        yield OptionList(*self._options(), markup=False)
+        with VerticalScroll(id="about", can_focus=False):
+            yield Static()
+
+    def on_mount(self) -> None:
+        """Mark the one in use."""
+        rows = self.query_one(OptionList)
+        ids = [option.id for option in rows.options]
+        rows.highlighted = ids.index(self._in_use) if self._in_use in ids else 0
+        rows.focus()
+
+    def action_verify(self) -> None:
+        """Compare what the model says with the marked adapter and without it."""
+        if marked := self._marked():
+            self._say(marked.name, Content.styled("Verifying: loading the model …", QUIET))
+            self._verify(marked)
+
+    def action_turn_page(self, pages: int) -> None:
+        """Turn the pages of what is told of the marked one."""
+        about = self.query_one("#about", VerticalScroll)
+        (about.scroll_page_down if pages > 0 else about.scroll_page_up)(animate=False)
+
+    @work(thread=True, exclusive=True, exit_on_error=False)
+    def _verify(self, adapter: AdapterFolder) -> None:
+        from chatlm_lora import verifying
+
+        try:
+            base = switching.base_of(self._ui)
+            if base is None:
+                raise UsageError("There is no model to verify it with.")
+            effect = verifying.verify(adapter, base)
+            said = effect.in_words() + "".join(f"\n{one_line(w, 300)}" for w in effect.warnings)
+            verdict = Content.styled(
+                f"Verified: {said}", "$text-success" if effect.acts else "$text-warning"
+            )
+        except ChatlmError as error:
+            verdict = Content.styled(one_line(str(error), 400), "$text-error")
+        self.app.call_from_thread(self._say, adapter.name, verdict)
+
+    def _say(self, name: str, verdict: Content) -> None:
+        self._verdicts[name] = verdict
+        self._show()
+
+    @on(OptionList.OptionHighlighted)
+    def _look(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        self.complain(None)
+        self._show()
+        self.query_one("#about").scroll_home(animate=False)
+
+    @on(OptionList.OptionSelected)
+    def _choose(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        name = event.option_id or BASE
+        try:
+            if name != BASE:
+                switching.use(self._ui, name)
+            elif self._in_use:
+                switching.leave(self._ui)
+        except ChatlmError as error:
+            self.complain(error)
+        else:
+            self.dismiss()
+
+    def _options(self) -> Iterable[Option]:
+        yield Option(self._row("no adapter", BASE, "the base model alone"), id=BASE)
+        for name, adapter in self._adapters.items():
+            known = card.read(adapter.path)
+            told = card.in_short(known) if known else "no card"
+            own = " (yours)" if adapter.own else ""
+            about = f"{told}, {human_bytes(adapter.bytes)}{own}"
+            yield Option(self._row(one_line(name, NAME - 1), name, about), id=name)
+
+    def _row(self, shown: str, name: str, about: str) -> Content:
+        in_use = name == self._in_use
+        return Content.assemble(
+            (set_cell_size(shown, NAME), "bold" if in_use else ""),
+            ("in use · " if in_use else "", QUIET),
+            (about, QUIET),
+        )
+
+    def _marked(self) -> AdapterFolder | None:
+        option = self.query_one(OptionList).highlighted_option
+        return self._adapters.get(option.id or BASE) if option else None
+
+    def _show(self) -> None:
+        marked = self._marked()
+        told = _about(marked) if marked else _about_none(bool(self._adapters))
+        if marked and (verdict := self._verdicts.get(marked.name)):
+            told = Content.assemble(verdict, "\n\n", told)
+        self.query_one("#about Static", Static).update(told)
+
+
+def _about_none(some: bool) -> Content:
+    more = "" if some else "There are no adapters yet. "
+    return Content.assemble(
+        (more, QUIET),
+        ("chatlm adapters train NAME --data FILE", "bold"),
+        (" trains one from examples, ", QUIET),
+        ("chatlm adapters add NAME FOLDER", "bold"),
+        (" takes one that peft saved.", QUIET),
+    )
+
+
+def _about(adapter: AdapterFolder) -> Content:
+    """What its card says: answers first, since they are what a person looks for."""
+    known = card.read(adapter.path)
+    if known is None:
+        return Content.styled("Nothing is known of how it came to be: it has no card.", QUIET)
+    parts: list[tuple[str, str]] = []
+    for answer in known.answers[:ANSWERS]:
+        parts += [
+            (f"{one_line(answer.prompt, 200)}\n", "bold"),
+            ("base     ", QUIET),
+            (f"{one_line(answer.before, 300)}\n", ""),
+            ("adapter  ", QUIET),
+            (f"{one_line(answer.after, 300)}\n\n", ""),
+        ]
+    parts.append(("\n".join(card.lines(known)), QUIET))
+    return Content.assemble(*parts)

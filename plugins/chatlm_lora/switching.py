@@ -1,0 +1,80 @@
+"""A chat begins or ends to use an adapter; acts through the plugin's screen."""
+
+from __future__ import annotations
+
+from chatlm import ChatlmError, ModelLocation, Ui, UsageError, find_model, one_line, own_settings
+from chatlm_lora import PLUGIN, checking, library
+from chatlm_lora.kept import ADAPTER, LAST, chosen, used_last
+from chatlm_lora.plugin import Settings
+
+
+def in_use(ui: Ui) -> str:
+    """The adapter of the chat that is shown; empty for the base alone."""
+    return chosen(ui.kept, default())
+
+
+def default() -> str:
+    """The adapter of chats in which nothing else was chosen; empty for the base."""
+    return own_settings(PLUGIN, Settings).adapter
+
+
+def use(ui: Ui, name: str) -> None:
+    """Let the chat use an adapter from the next reply on.
+
+    Raises:
+        UsageError: there is none of that name.
+        AdapterRefused: it cannot be used with the model.
+    """
+    adapter = library.located(name)
+    checked = checking.check(adapter.path, base_of(ui))
+    ui.keep(**{ADAPTER: name, LAST: name})
+    show(ui, name)
+    key = "F5 switches between it and the base."
+    ui.tell("\n".join([f"This chat uses {name} from the next reply on. {key}", *checked.warnings]))
+
+
+def leave(ui: Ui) -> None:
+    """Let the chat use the base alone from the next reply on.
+
+    Raises:
+        UsageError: it does so already.
+    """
+    name = in_use(ui)
+    if not name:
+        raise UsageError("This chat uses no adapter.", hint="/lora chooses one.")
+    ui.keep(**{ADAPTER: "", LAST: name})
+    show(ui, "")
+    ui.tell(f"This chat uses the base alone, without {one_line(name, 64)}. F5 switches back.")
+
+
+def toggle(ui: Ui) -> bool:
+    """Go from the adapter to the base, or back to the adapter that was used last.
+
+    Returns:
+        False where none was ever used, and nothing was done.
+
+    Raises:
+        ChatlmError: the adapter cannot be used.
+    """
+    if in_use(ui):
+        leave(ui)
+    elif name := used_last(ui.kept, default()):
+        use(ui, name)
+    else:
+        return False
+    return True
+
+
+def show(ui: Ui, name: str) -> None:
+    """Say in the status bar which adapter it is; empty for the base, which needs no word."""
+    ui.show_status(f"adapter {one_line(name, 20)}" if name else "")
+
+
+def base_of(ui: Ui) -> ModelLocation | None:
+    """The model that is loaded; None while there is none, or where it is no folder here."""
+    if ui.engine is None:
+        return None
+    try:
+        return find_model(ui.engine.info.model)
+    except ChatlmError:  # it is a server's
+        return None
