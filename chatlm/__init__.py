@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatlm.config import load_config
+    from chatlm.beside import Setup, SideChat, SideChats
+    from chatlm.config import Config, load_config
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
     from chatlm.errors import ChatlmError, UsageError
-    from chatlm.events import Delta
+    from chatlm.events import Delta, Finished
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
     from chatlm.generation import Engine, EngineInfo, Request
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from chatlm.plugins.settings import own_settings
     from chatlm.sampling import Sampling
     from chatlm.session import ChatSession
+    from chatlm.sidechats import side_chats
     from chatlm.store import Store
     from chatlm.store.database import Database
     from chatlm.templates import Rendered, TemplateRenderer
@@ -43,12 +45,14 @@ _WHERE = {
     "ChatTokens": "chatlm.engines.learning",
     "ChatlmError": "chatlm.errors",
     "Commands": "chatlm.hookspecs",
+    "Config": "chatlm.config",
     "Context": "chatlm.hookspecs",
     "Conversation": "chatlm.messages",
     "Database": "chatlm.store.database",
     "Delta": "chatlm.events",
     "Engine": "chatlm.generation",
     "EngineInfo": "chatlm.generation",
+    "Finished": "chatlm.events",
     "Message": "chatlm.messages",
     "ModelLocation": "chatlm.models",
     "Panel": "chatlm.extending",
@@ -59,6 +63,9 @@ _WHERE = {
     "Reply": "chatlm.messages",
     "Request": "chatlm.generation",
     "Sampling": "chatlm.sampling",
+    "Setup": "chatlm.beside",
+    "SideChat": "chatlm.beside",
+    "SideChats": "chatlm.beside",
     "SlashCommand": "chatlm.extending",
     "StopReason": "chatlm.messages",
     "Store": "chatlm.store",
@@ -79,6 +86,7 @@ _WHERE = {
     "one_line": "chatlm.text",
     "own_settings": "chatlm.plugins.settings",
     "shipped": "chatlm.paths",
+    "side_chats": "chatlm.sidechats",
     "sync_tree": "chatlm.models.disk",
     "visible": "chatlm.text",
     "write_atomically": "chatlm.files",
@@ -91,12 +99,14 @@ __all__ = [
     "ChatTokens",
     "ChatlmError",
     "Commands",
+    "Config",
     "Context",
     "Conversation",
     "Database",
     "Delta",
     "Engine",
     "EngineInfo",
+    "Finished",
     "Message",
     "ModelLocation",
     "Panel",
@@ -107,6 +117,9 @@ __all__ = [
     "Reply",
     "Request",
     "Sampling",
+    "Setup",
+    "SideChat",
+    "SideChats",
     "SlashCommand",
     "StopReason",
     "Store",
@@ -128,6 +141,7 @@ __all__ = [
     "one_line",
     "own_settings",
     "shipped",
+    "side_chats",
     "sync_tree",
     "visible",
     "write_atomically",
