@@ -20,16 +20,24 @@ TIES = 0.2
 Bradley and Terry."""
 
 
-def truth(size: int, spread: float, seed: int) -> Numbers:
-    """Known log-strengths with mean 0, evenly apart, in a random order.
+def evenly(size: int, spread: float, seed: int) -> Numbers:
+    """Known log-strengths that are evenly apart, in a random order.
 
     Args:
         size: contestants.
-        spread: their standard deviation, in rating points.
-        seed: of the draw.
+        spread: the standard deviation of the strengths, in rating points; their mean is 0.
+        seed: of the order.
     """
-    places = np.random.default_rng(seed).permutation(size).astype(np.float64)
-    strengths: Numbers = (places - places.mean()) / places.std() * spread / POINTS
+    return _spread(np.random.default_rng(seed).permutation(size).astype(np.float64), spread)
+
+
+def normally(size: int, spread: float, seed: int) -> Numbers:
+    """Known log-strengths from a normal distribution; see `evenly`."""
+    return _spread(np.random.default_rng(seed).normal(size=size), spread)
+
+
+def _spread(values: Numbers, spread: float) -> Numbers:
+    strengths: Numbers = (values - values.mean()) / values.std() * spread / POINTS
     return strengths
 
 
@@ -75,7 +83,7 @@ def recovery(runs: int, votes: int, size: int = 8, spread: float = 200.0) -> Rec
     """Simulate arenas of random pairs and look whether the truth is found."""
     covered, ordered, correlations = [], [], []
     for run in range(runs):
-        strengths = truth(size, spread, run)
+        strengths = evenly(size, spread, run)
         found = estimate(tally(random_votes(strengths, votes, run)), seed=run)
         true = 1500 + POINTS * strengths
         covered += ((found.rating_low <= true) & (true <= found.rating_high)).tolist()
@@ -112,7 +120,7 @@ def votes_needed(strengths: Numbers, how: Pairing, width: float, seed: int, ever
 def saving(runs: int, size: int = 10, spread: float = 200.0, width: float = 150.0) -> float:
     """Part of the votes that informative pairs need less than random ones, over all runs."""
     needed = {
-        how: sum(votes_needed(truth(size, spread, run), how, width, run) for run in range(runs))
+        how: sum(votes_needed(normally(size, spread, run), how, width, run) for run in range(runs))
         for how in (Pairing.RANDOM, Pairing.INFORMATIVE)
     }
     return 1 - needed[Pairing.INFORMATIVE] / needed[Pairing.RANDOM]
@@ -120,7 +128,7 @@ def saving(runs: int, size: int = 10, spread: float = 200.0, width: float = 150.
 
 def million(votes: int = 1_000_000, size: int = 100) -> float:
     """Seconds from arrays of votes to ratings with intervals."""
-    given = random_votes(truth(size, 200.0, 0), votes, 0)
+    given = random_votes(normally(size, 200.0, 0), votes, 0)
     begun = time.perf_counter()
     estimate(tally(given))
     return time.perf_counter() - begun

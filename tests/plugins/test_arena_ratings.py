@@ -104,7 +104,7 @@ def test_who_never_lost_has_a_finite_rating() -> None:
 
 
 def test_intervals_shrink_with_votes() -> None:
-    truth = simulation.truth(5, 100, 3)
+    truth = simulation.normally(5, 100, 3)
     few, many = (estimate(tally(simulation.random_votes(truth, count, 1))) for count in (200, 3200))
     ratio = (few.rating_high - few.rating_low) / (many.rating_high - many.rating_low)
     assert 2.5 < float(ratio.mean()) < 6.5  # 4, for 16 times the votes
@@ -178,7 +178,7 @@ def test_informative_pairs_are_near_and_rare() -> None:
 
 
 def test_informative_pairs_save_votes() -> None:
-    truth = simulation.truth(8, 300, 2)
+    truth = simulation.normally(8, 300, 2)
     random, informative = (
         simulation.votes_needed(truth, how, 260, 1, every=20)
         for how in (Pairing.RANDOM, Pairing.INFORMATIVE)
@@ -201,7 +201,7 @@ def test_ratings_of_shares() -> None:
 
 
 def test_a_million_votes_are_rated_in_seconds() -> None:
-    votes = simulation.random_votes(simulation.truth(100, 200, 0), 1_000_000, 0)
+    votes = simulation.random_votes(simulation.normally(100, 200, 0), 1_000_000, 0)
     begun = time.process_time()
     board = leaderboard(votes)
     assert len(board.rows) == 100
