@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from chatlm.beside import Setup, SideChat, SideChats
     from chatlm.config import Config, load_config
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
-    from chatlm.errors import ChatlmError, UsageError
+    from chatlm.errors import ChatlmError, ModelError, UsageError
     from chatlm.events import Delta, Finished
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from chatlm.store.database import Database
     from chatlm.templates import Rendered, TemplateRenderer
     from chatlm.text import dump_json, one_line, visible
+    from chatlm.tui import run_ui
     from chatlm.tui.plugin_card import PluginCard
 
     __version__: str
@@ -54,6 +55,7 @@ _WHERE = {
     "EngineInfo": "chatlm.generation",
     "Finished": "chatlm.events",
     "Message": "chatlm.messages",
+    "ModelError": "chatlm.errors",
     "ModelLocation": "chatlm.models",
     "Panel": "chatlm.extending",
     "Passage": "chatlm.messages",
@@ -85,6 +87,7 @@ _WHERE = {
     "load_weights": "chatlm.engines.learning",
     "one_line": "chatlm.text",
     "own_settings": "chatlm.plugins.settings",
+    "run_ui": "chatlm.tui",
     "shipped": "chatlm.paths",
     "side_chats": "chatlm.sidechats",
     "sync_tree": "chatlm.models.disk",
@@ -108,6 +111,7 @@ __all__ = [
     "EngineInfo",
     "Finished",
     "Message",
+    "ModelError",
     "ModelLocation",
     "Panel",
     "Passage",
@@ -140,6 +144,7 @@ __all__ = [
     "load_weights",
     "one_line",
     "own_settings",
+    "run_ui",
     "shipped",
     "side_chats",
     "sync_tree",

@@ -61,6 +61,10 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
         sys.exit(app.return_code)
 
 
+run_ui = run
+"""`run`, by its public name."""
+
+
 def _open_store(incognito: bool) -> tuple[Store, tuple[str, ...]]:
     """The saved chats, and what the person must know about them."""
     from chatlm import paths

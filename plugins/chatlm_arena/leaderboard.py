@@ -33,7 +33,7 @@ class Row:
     rating_high: float
     games: int
     win_rate: float
-    """Won games and half the ties, of all games; 0 without games."""
+    """Won games and half the ties, of all games."""
     more: int | None = None
     """Votes that would likely separate it from the next in rank; 0 where they are apart, None
     where that is unknown or it is the last."""
@@ -51,11 +51,14 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Leaderboard:
-    """What votes say of all contestants."""
+    """What votes say of all contestants that have some."""
 
     votes: Votes
+    """Whose names are those that have votes."""
     rules: EloRules
     found: Strengths
+    unseen: tuple[str, ...] = ()
+    """The others."""
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -78,7 +81,7 @@ class Leaderboard:
                 rating_low=float(found.rating_low[at]),
                 rating_high=float(found.rating_high[at]),
                 games=count,
-                win_rate=float(won[at].sum() / count) if count else 0.0,
+                win_rate=float(won[at].sum() / count),
                 more=None if below is None else votes_to_separate(found, at, int(below)),
             )
             rows.append(row)
@@ -93,4 +96,14 @@ class Leaderboard:
 
 def leaderboard(votes: Votes, rules: EloRules | None = None) -> Leaderboard:
     """Rate all contestants from their votes, of which the order counts for Elo alone."""
-    return Leaderboard(votes, rules or EloRules(), estimate(tally(votes)))
+    seen = np.unique(np.concatenate([votes.left, votes.right]))
+    place = np.zeros(len(votes.names), dtype=np.int64)
+    place[seen] = np.arange(len(seen))
+    played = Votes(
+        tuple(votes.names[at] for at in seen.tolist()),
+        place[votes.left],
+        place[votes.right],
+        votes.score,
+    )
+    unseen = tuple(name for name in votes.names if name not in set(played.names))
+    return Leaderboard(played, rules or EloRules(), estimate(tally(played)), unseen)

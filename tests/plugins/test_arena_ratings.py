@@ -123,8 +123,8 @@ def test_leaderboard() -> None:
     assert first.name == "a"
     assert (first.games, first.win_rate, first.is_steady) == (120, 0.625, True)
     assert first.low < first.bradley_terry < first.high
-    unseen = next(row for row in board.rows if row.name == "c")
-    assert (unseen.games, unseen.win_rate, unseen.is_steady) == (0, 0.0, False)
+    assert ([row.name for row in board.rows], board.unseen) == (["a", "b"], ("c",))
+    assert leaderboard(votes_of([("a", "b", L)] * 99)).rows[0].is_steady is False
     assert list(first.to_dict()) == [
         "name", "elo", "bradley_terry", "low", "high", "games", "win_rate",
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from chatlm_arena.contestants import checked_name
 from chatlm_arena.keeping import rows
 from chatlm_arena.keeping.opened import Opened
 from chatlm_arena.records import HUMAN, Ballot, Match
-from chatlm_arena.votes import Verdict, Votes
+from chatlm_arena.votes import Numbers, Verdict, Votes
 
 _WITH_NAMES = "SELECT vote.*, l.name AS l, r.name AS r"
 
@@ -70,8 +70,7 @@ class Ballots(Opened):
             there = db.execute("SELECT id, name FROM contestant WHERE gone IS NULL ORDER BY id")
             names = {row["id"]: row["name"] for row in there}
             found = db.execute(
-                "SELECT left_id, right_id, CASE verdict WHEN 'left' THEN 2 WHEN 'right' THEN 0"
-                " ELSE 1 END" + rows.COUNTED + " ORDER BY vote.id",
+                f"SELECT left_id, right_id, {rows.HALVES}" + rows.COUNTED + " ORDER BY vote.id",
                 (judge,),
             )
             flat = np.fromiter(itertools.chain.from_iterable(found), dtype=np.int64)
@@ -90,6 +89,23 @@ class Ballots(Opened):
                 (judge,),
             )
             return [rows.to_ballot(row) for row in found]
+
+    def lengths(self, judge: str = "") -> tuple[Numbers, Numbers, Numbers]:
+        """Of the votes that count and of which the replies are kept: what the left side got, and
+        the characters of the left and of the right replies, each of shape (votes,)."""
+        side = (
+            "(SELECT sum(length(text)) FROM seat JOIN reply ON reply.id = seat.reply_id"
+            " WHERE seat.match_id = vote.match_id AND side = '{}')"
+        )
+        with self._database.reading() as db:
+            found = db.execute(
+                f"SELECT {rows.HALVES} / 2.0, {side.format('left')}, {side.format('right')}"
+                + rows.COUNTED
+                + " AND match_id IS NOT NULL",
+                (judge,),
+            )
+            table = np.array([tuple(row) for row in found], dtype=np.float64).reshape(-1, 3)
+        return table[:, 0], table[:, 1], table[:, 2]
 
     def import_votes(
         self, given: Iterable[tuple[str, str, Verdict, str]], file: str, sha256: str

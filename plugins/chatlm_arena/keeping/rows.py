@@ -10,6 +10,9 @@ from chatlm import Setup, StopReason, UsageError
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.records import Ballot, MatchReply, Side
 
+HALVES = "CASE verdict WHEN 'left' THEN 2 WHEN 'right' THEN 0 ELSE 1 END"
+"""What the left side got of a vote, in halves."""
+
 COUNTED = """
     FROM vote JOIN contestant AS l ON l.id = vote.left_id
     JOIN contestant AS r ON r.id = vote.right_id
