@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from chatlm.config import Config, load_config
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
     from chatlm.errors import ChatlmError, ModelError, UsageError
-    from chatlm.events import Delta, Finished
+    from chatlm.events import Delta, Finished, Fitted
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
     from chatlm.generation import Engine, EngineInfo, Request
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Reply,
         StopReason,
         Turn,
+        Usage,
     )
     from chatlm.models import ModelLocation, ensure_model, find_model
     from chatlm.models.disk import human_bytes, sync_tree
@@ -54,6 +55,7 @@ _WHERE = {
     "Engine": "chatlm.generation",
     "EngineInfo": "chatlm.generation",
     "Finished": "chatlm.events",
+    "Fitted": "chatlm.events",
     "Message": "chatlm.messages",
     "ModelError": "chatlm.errors",
     "ModelLocation": "chatlm.models",
@@ -74,6 +76,7 @@ _WHERE = {
     "TemplateRenderer": "chatlm.templates",
     "Turn": "chatlm.messages",
     "Ui": "chatlm.extending",
+    "Usage": "chatlm.messages",
     "UsageError": "chatlm.errors",
     "Work": "chatlm.extending",
     "data_dir": "chatlm.paths",
@@ -110,6 +113,7 @@ __all__ = [
     "Engine",
     "EngineInfo",
     "Finished",
+    "Fitted",
     "Message",
     "ModelError",
     "ModelLocation",
@@ -130,6 +134,7 @@ __all__ = [
     "TemplateRenderer",
     "Turn",
     "Ui",
+    "Usage",
     "UsageError",
     "Work",
     "__version__",

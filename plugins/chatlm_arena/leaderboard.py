@@ -10,7 +10,7 @@ import numpy as np
 from chatlm_arena.elo import EloRules, elo
 from chatlm_arena.pairing import votes_to_separate
 from chatlm_arena.strength import Strengths, estimate
-from chatlm_arena.votes import Numbers, Votes, tally, wins
+from chatlm_arena.votes import Numbers, Votes, among, tally, wins
 
 STABLE = 100
 """Games after which a rating begins to be steady (2.6.3 says 100 to 200)."""
@@ -97,13 +97,6 @@ class Leaderboard:
 def leaderboard(votes: Votes, rules: EloRules | None = None) -> Leaderboard:
     """Rate all contestants from their votes, of which the order counts for Elo alone."""
     seen = np.unique(np.concatenate([votes.left, votes.right]))
-    place = np.zeros(len(votes.names), dtype=np.int64)
-    place[seen] = np.arange(len(seen))
-    played = Votes(
-        tuple(votes.names[at] for at in seen.tolist()),
-        place[votes.left],
-        place[votes.right],
-        votes.score,
-    )
+    played = among(votes, [votes.names[at] for at in seen.tolist()])
     unseen = tuple(name for name in votes.names if name not in set(played.names))
     return Leaderboard(played, rules or EloRules(), estimate(tally(played)), unseen)

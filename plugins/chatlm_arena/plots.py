@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -21,17 +22,21 @@ LONGEST_MATRIX = 12
 
 
 def interval(row: Row, low: float, high: float, width: int) -> str:
-    """A rating as a point on its 95 % interval, `width` characters from `low` to `high`."""
+    """A rating as a point on its 95 % interval, `width` characters from `low` to `high`.
+
+    Where the interval is not known the point stands alone.
+    """
 
     def place(rating: float) -> int:
         share = (rating - low) / (high - low) if high > low else 0.5
         return min(max(round(share * (width - 1)), 0), width - 1)
 
-    begin, point, end = place(row.rating_low), place(row.rating), place(row.rating_high)
     line = [" "] * width
-    line[begin : end + 1] = "─" * (end + 1 - begin)
-    line[begin], line[end] = "├", "┤"
-    line[point] = "●"
+    if math.isfinite(row.rating_low):
+        begin, end = place(row.rating_low), place(row.rating_high)
+        line[begin : end + 1] = "─" * (end + 1 - begin)
+        line[begin], line[end] = "├", "┤"
+    line[place(row.rating)] = "●"
     return "".join(line)
 
 
@@ -43,19 +48,21 @@ def board(rows: Sequence[Row], width: int) -> Iterator[str]:
         width: columns of the terminal.
     """
     longest = max([10, *(len(one_line(row.name, NAME)) for row in rows)])
-    fixed = longest + 44
+    fixed = longest + 52
     plot = min(max(width - fixed, 0), 60)
-    low = min((row.rating_low for row in rows), default=0.0)
-    high = max((row.rating_high for row in rows), default=0.0)
+    ends = [end for row in rows for end in (row.rating_low, row.rating_high, row.rating)]
+    known = [end for end in ends if math.isfinite(end)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     head = f"     {'contestant':<{longest}}  rating   95 % interval    elo  games  wins"
     yield head
     for place, row in enumerate(rows, 1):
-        ends = f"{row.rating_low:.0f} to {row.rating_high:.0f}"
+        sure = math.isfinite(row.rating_low)
+        told = f"{row.rating_low:.0f} to {row.rating_high:.0f}" if sure else "unknown"
         drawn = f"  {interval(row, low, high, plot)}" if plot > 10 else ""
         few = "" if row.is_steady else "?"
         yield (
             f"{place:>3}{few:<1} {one_line(row.name, NAME):<{longest}}  {row.rating:6.0f}"
-            f"  {ends:^14}  {row.elo:5.0f}  {row.games:>5}  {row.win_rate:4.0%}{drawn}"
+            f"  {told:^14}  {row.elo:5.0f}  {row.games:>5}  {row.win_rate:4.0%}{drawn}"
         ).rstrip()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chatlm_arena.votes import Integers, Numbers, Tally, wins
+from chatlm_arena.votes import Integers, Numbers, Tally, games, wins
 
 POINTS = 400.0 / np.log(10.0)
 """Rating points of one unit of log-strength, as Elo has them."""
@@ -16,6 +16,10 @@ MIDDLE = 1500.0
 
 RESAMPLES = 200
 LEVEL = 0.95
+
+FEWEST = 10
+"""Games below which nothing is said of how sure a strength is: resamples of so few lie."""
+
 _TOLERANCE, _STEPS = 1e-8, 1000
 """When the iteration ends: at so small a change, or after so many steps."""
 
@@ -71,6 +75,7 @@ def strengths(cells: Tally) -> Numbers:
 def estimate(cells: Tally, *, resamples: int = RESAMPLES, seed: int = 0) -> Strengths:
     """Strengths, with the intervals in which `LEVEL` of the resamples lie.
 
+    With fewer than `FEWEST` games an interval reaches from 0 to 1, in ratings without an end.
     Votes are resampled within the tally, so a million of them cost no more than a thousand.
 
     Args:
@@ -85,13 +90,14 @@ def estimate(cells: Tally, *, resamples: int = RESAMPLES, seed: int = 0) -> Stre
     share_low, share_high = np.percentile(shares, ends, axis=0)
     rating_low, rating_high = np.percentile(ratings, ends, axis=0)
     rating = rating_of(share)
+    few = games(cells) < FEWEST
     return Strengths(
         share=share,
-        share_low=np.minimum(share_low, share),
-        share_high=np.maximum(share_high, share),
+        share_low=np.where(few, 0.0, np.minimum(share_low, share)),
+        share_high=np.where(few, 1.0, np.maximum(share_high, share)),
         rating=rating,
-        rating_low=np.minimum(rating_low, rating),
-        rating_high=np.maximum(rating_high, rating),
+        rating_low=np.where(few, -np.inf, np.minimum(rating_low, rating)),
+        rating_high=np.where(few, np.inf, np.maximum(rating_high, rating)),
         samples=ratings,
     )
 

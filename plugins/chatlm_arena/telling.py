@@ -12,6 +12,12 @@ from chatlm_arena.leaderboard import STABLE, Leaderboard
 MOST_VOTES = 100_000
 """More are not worth telling."""
 
+MOST_PAIRS = 5
+"""So many pairs, the strongest, are told about."""
+
+FEWEST_DECIDED = 20
+"""Votes below which nothing is said about what may have swayed them."""
+
 
 def sentences(found: Leaderboard, sides: Bias, length: Bias) -> Iterator[str]:
     """Each a line.
@@ -24,7 +30,8 @@ def sentences(found: Leaderboard, sides: Bias, length: Bias) -> Iterator[str]:
     rows = found.rows
     if any(not row.is_steady for row in rows):
         yield f"? Not enough votes yet: a rating is steady after {STABLE} to {2 * STABLE} games."
-    for row, below in pairwise(rows):
+    close = [(row, below) for row, below in pairwise(rows) if row.more]
+    for row, below in close[:MOST_PAIRS]:
         if row.more and row.more <= MOST_VOTES:
             pair = f"{one_line(row.name, 40)} from {one_line(below.name, 40)}"
             what = "vote" if row.more == 1 else "votes"
@@ -32,7 +39,7 @@ def sentences(found: Leaderboard, sides: Bias, length: Bias) -> Iterator[str]:
     if found.unseen:
         yield f"Without a vote yet: {one_line(', '.join(found.unseen), 200)}."
     for what, bias in (("left side", sides), ("longer reply", length)):
-        if bias.rate is not None and (ends := bias.interval):
+        if bias.decided >= FEWEST_DECIDED and bias.rate is not None and (ends := bias.interval):
             verdict = "which chance hardly explains" if bias.is_clear else "which may be chance"
             yield (
                 f"The {what} won {bias.rate:.0%} of {bias.decided:,} decided votes "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -77,6 +77,20 @@ def votes_of(rows: Iterable[tuple[str, str, Verdict]], names: Iterable[str] = ()
     )
 
 
+def among(votes: Votes, names: Sequence[str]) -> Votes:
+    """The votes between some of the contestants only.
+
+    Args:
+        votes: of all.
+        names: of those that stay, in the order that the result's `names` have.
+    """
+    there = np.array([votes.names.index(name) for name in names], dtype=np.int64)
+    kept = np.isin(votes.left, there) & np.isin(votes.right, there)
+    place = np.zeros(len(votes.names), dtype=np.int64)
+    place[there] = np.arange(len(there))
+    return Votes(tuple(names), place[votes.left[kept]], place[votes.right[kept]], votes.score[kept])
+
+
 @dataclass(frozen=True, eq=False)
 class Tally:
     """How often each two met and with which result, whichever side they were on."""
@@ -120,3 +134,10 @@ def wins(cells: Tally) -> Numbers:
     np.add.at(matrix, (cells.one, cells.other), cells.count * cells.score)
     np.add.at(matrix, (cells.other, cells.one), cells.count * (1 - cells.score))
     return matrix
+
+
+def games(cells: Tally) -> Numbers:
+    """Shape (size,): in how many votes each is."""
+    won = wins(cells)
+    out: Numbers = (won + won.T).sum(axis=1)
+    return out

@@ -98,9 +98,15 @@ def test_no_vote_is_lost_in_the_tally(given_rows: list[tuple[str, str, Verdict]]
 
 
 def test_who_never_lost_has_a_finite_rating() -> None:
-    found = estimate(tally(votes_of([("a", "b", L)] * 5 + [("b", "c", L)] * 5)))
+    found = estimate(tally(votes_of([("a", "b", L)] * 10 + [("b", "c", L)] * 10)))
     assert np.isfinite(found.rating_high).all()
     assert (np.diff(found.rating) < 0).all()
+
+
+def test_of_few_games_nothing_is_said() -> None:
+    found = estimate(tally(votes_of([("a", "b", L)] * 9)))
+    assert (found.share_low.tolist(), found.share_high.tolist()) == ([0, 0], [1, 1])
+    assert np.isinf(found.rating_low).all()
 
 
 def test_intervals_shrink_with_votes() -> None:
