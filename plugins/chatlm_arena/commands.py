@@ -14,6 +14,7 @@ from chatlm_arena.contestants_commands import contestants
 from chatlm_arena.options import as_json_option as _json
 from chatlm_arena.options import elo_options as _elo
 from chatlm_arena.options import judge_option as _judge
+from chatlm_arena.run_command import perplexity, run
 
 NO_VOTES = "There are no votes yet. Give some: chatlm arena"
 
@@ -34,6 +35,8 @@ def arena(context: click.Context) -> None:
 
 
 arena.add_command(contestants)
+arena.add_command(run)
+arena.add_command(perplexity)
 
 
 @arena.command()

@@ -100,17 +100,21 @@ class Answering:
         )
 
 
-def generate(orders: Sequence[Order]) -> Iterator[tuple[Order, MatchReply]]:
+def generate(orders: Sequence[Order]) -> Iterator[tuple[int, MatchReply]]:
     """Answer several orders, each as soon as it is complete; in which order is for this function.
 
     Orders of one model come together, so that models which do not fit side by side are loaded as
     rarely as can be.
+
+    Yields:
+        the index of an order, and the reply.
     """
-    for order in sorted(orders, key=lambda order: order.seat.chat.setup.model):
-        answering = Answering(order)
+    by_model = sorted(range(len(orders)), key=lambda at: orders[at].seat.chat.setup.model)
+    for at in by_model:
+        answering = Answering(orders[at])
         for _ in answering.run():
             pass
-        yield order, answering.reply
+        yield at, answering.reply
 
 
 def seeded(request: Request, seed: int | None) -> Request:

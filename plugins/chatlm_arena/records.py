@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from chatlm import StopReason
 from chatlm_arena.contestants import Contestant
+from chatlm_arena.votes import Verdict
 
 Side = Literal["left", "right"]
 
@@ -70,3 +71,17 @@ class Ballot:
     verdict: str
     judge: str
     match_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One attempt of a judge at a verdict."""
+
+    turned: bool
+    """Whether the right side was shown as A."""
+    attempt: int
+    """1 for the first."""
+    text: str
+    """What the judge said."""
+    verdict: Verdict | None
+    """With the sides as they are in the match; None where it said none."""

@@ -34,8 +34,8 @@ def insert_reply(
             run_id,
             item,
             reply.turn,
-            _storable(reply.prompt),
-            _storable(reply.text),
+            storable(reply.prompt),
+            storable(reply.text),
             reply.stop_reason.value,
             json.dumps(dict(reply.made_by)),
             now(),
@@ -118,7 +118,7 @@ def _dumped(setup: Setup | None) -> str | None:
     return None if setup is None else json.dumps(setup.to_dict())
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """The text without lone surrogates, which UTF-8 cannot hold."""
     return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
 

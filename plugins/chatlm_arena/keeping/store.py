@@ -6,9 +6,10 @@ from chatlm import data_dir
 from chatlm_arena.keeping.ballots import Ballots
 from chatlm_arena.keeping.contestants import Contestants
 from chatlm_arena.keeping.matches import Matches
+from chatlm_arena.keeping.runs import Runs
 
 
-class ArenaStore(Contestants, Matches, Ballots):
+class ArenaStore(Contestants, Matches, Ballots, Runs):
     """Usable from any thread.
 
     Args:
