@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from chatlm.models.disk import human_bytes, sync_tree
     from chatlm.paths import data_dir, shipped
     from chatlm.plugins.settings import own_settings
+    from chatlm.replay import differences
     from chatlm.sampling import Sampling
     from chatlm.session import ChatSession
     from chatlm.sidechats import side_chats
@@ -80,6 +81,7 @@ _WHERE = {
     "UsageError": "chatlm.errors",
     "Work": "chatlm.extending",
     "data_dir": "chatlm.paths",
+    "differences": "chatlm.replay",
     "dump_json": "chatlm.text",
     "ensure_model": "chatlm.models",
     "fast_dtype": "chatlm.engines.learning",
@@ -139,6 +141,7 @@ __all__ = [
     "Work",
     "__version__",
     "data_dir",
+    "differences",
     "dump_json",
     "ensure_model",
     "fast_dtype",

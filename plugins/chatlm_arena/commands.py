@@ -11,6 +11,7 @@ import click
 
 from chatlm import UsageError, dump_json, visible, write_atomically
 from chatlm_arena.contestants_commands import contestants
+from chatlm_arena.golden_commands import check, golden
 from chatlm_arena.options import as_json_option as _json
 from chatlm_arena.options import elo_options as _elo
 from chatlm_arena.options import judge_option as _judge
@@ -36,6 +37,8 @@ def arena(context: click.Context) -> None:
 
 arena.add_command(contestants)
 arena.add_command(run)
+arena.add_command(golden)
+arena.add_command(check)
 arena.add_command(perplexity)
 
 
@@ -127,8 +130,42 @@ def export(form: str, judge: str, path: Path | None) -> None:
     if path is None:
         sys.stdout.writelines(lines)
         return
+    _write(path, lines)
+    click.echo(f"Wrote {len(lines):,} {'example' if len(lines) == 1 else 'examples'}.")
+
+
+@arena.command()
+@_elo
+@_judge
+@click.option(
+    "--to",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("arena.html"),
+    help="The file. Default: arena.html",
+)
+def report(k: float, start: float, judge: str, path: Path) -> None:
+    """Write the ratings as one HTML page with pictures, to be read without a network.
+
+    Example: chatlm arena report --to arena.html
+    """
+    from chatlm_arena import biases, keeping, telling
+    from chatlm_arena.elo import EloRules
+    from chatlm_arena.leaderboard import leaderboard as rated
+    from chatlm_arena.page import page
+    from chatlm_arena.report import newest_run
+
+    with keeping.opened() as store:
+        found = rated(store.votes(judge), EloRules(k=k, start=start))
+        lengths, tables = store.lengths(judge), newest_run(store)
+    sides = biases.of_sides(found.votes.score)
+    said = telling.sentences(found, sides, biases.of_length(*lengths))
+    _write(path, [page(found, said, tables)])
+    click.echo(visible(f"Wrote {path}."))
+
+
+def _write(path: Path, pieces: list[str]) -> None:
     try:
-        write_atomically(path.expanduser(), lines)
+        write_atomically(path.expanduser(), pieces)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
-    click.echo(f"Wrote {len(lines):,} {'example' if len(lines) == 1 else 'examples'}.")

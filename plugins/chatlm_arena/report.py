@@ -10,6 +10,16 @@ from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.tournament import Plan
 
 
+def newest_run(store: ArenaStore) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Title and table of the newest tournament that has anything to tell; empty without one."""
+    for number, name, values in store.runs():
+        plan = Plan.from_dict(values)
+        table = run_table(store, number, plan)
+        if any(len(row) > 1 for row in table):
+            return [(f"Tournament {name}, {len(plan.prompts)} prompts", table)]
+    return []
+
+
 def run_table(store: ArenaStore, run_id: int, plan: Plan) -> list[dict[str, Any]]:
     """For each contestant its mean ROUGE and ratings, as far as there are any."""
     replies = store.run_replies(run_id)

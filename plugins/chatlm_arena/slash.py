@@ -10,7 +10,7 @@ from chatlm_arena import PLUGIN
 SCREEN, BOARD = "arena", "leaderboard"
 """The names of the plugin's screens."""
 
-ADD, RATINGS = "add", "ratings"
+ADD, RATINGS, GOLDEN = "add", "ratings", "golden"
 
 
 def arena(ui: Ui, argument: str) -> None:
@@ -26,6 +26,8 @@ def arena(ui: Ui, argument: str) -> None:
         ui.open_screen(BOARD)
     elif word == ADD:
         _add(ui, rest)
+    elif word == GOLDEN:
+        _mark(ui, rest)
     else:
         raise UsageError(
             f"/arena cannot {word}.", hint=f"/arena, /arena {ADD} NAME or /arena {RATINGS}"
@@ -53,7 +55,7 @@ def setup_of(ui: Ui) -> Setup:
 
 def register(add: Callable[[SlashCommand], None]) -> None:
     """Offer it."""
-    what = f"[{ADD} NAME|{RATINGS}]"
+    what = f"[{ADD} NAME|{RATINGS}|{GOLDEN} NAME]"
     add(SlashCommand("arena", "compare two set-ups blind", arena, what))
 
 
@@ -65,3 +67,16 @@ def _add(ui: Ui, name: str) -> None:
         count = sum(contestant.setup is not None for contestant in store.contestants())
     more = "/arena begins." if count > 1 else "One more, and /arena can begin."
     ui.tell(f"{added.name} is in the arena: {added.told}. {more}")
+
+
+def _mark(ui: Ui, name: str) -> None:
+    """Let the selected turn be a test."""
+    from chatlm_arena import keeping
+    from chatlm_arena.golden import golden_of
+
+    if ui.turn is None:
+        raise UsageError("There is no reply yet.", hint="Select a turn with Tab and mark that.")
+    golden = golden_of(name, ui.conversation, ui.turn)
+    with keeping.opened() as store:
+        store.add_golden(golden)
+    ui.tell(f"{golden.name} is a test now. Run it: chatlm arena check CONTESTANT")

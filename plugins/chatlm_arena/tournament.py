@@ -47,6 +47,18 @@ class Plan:
             "seed": self.seed,
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Read back what `to_dict` made; the contestants are without their set-ups."""
+        return cls(
+            tuple(
+                Prompt(tuple(row["turns"]), tuple(row["references"])) for row in values["prompts"]
+            ),
+            tuple(Contestant(number, name) for number, name in values["contestants"]),
+            values["max_tokens"],
+            values["seed"],
+        )
+
     @property
     def name(self) -> str:
         """Tells plans apart."""

@@ -95,6 +95,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             name TEXT NOT NULL UNIQUE,
             messages TEXT NOT NULL,
             expected TEXT NOT NULL,
+            seed INTEGER,
             created TEXT NOT NULL
         )""",
         """CREATE TRIGGER vote_kept BEFORE DELETE ON vote BEGIN

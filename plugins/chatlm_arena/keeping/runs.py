@@ -27,6 +27,12 @@ class Runs(Opened):
             )
             return row.lastrowid or 0
 
+    def runs(self) -> list[tuple[int, str, dict[str, Any]]]:
+        """Number, name and plan of every run, the newest first."""
+        with self._database.reading() as db:
+            found = db.execute("SELECT * FROM run ORDER BY id DESC")
+            return [(row["id"], row["name"], json.loads(row["plan"])) for row in found]
+
     def run_replies(self, run_id: int) -> dict[tuple[int, int, int], MatchReply]:
         """The replies of a run by prompt, contestant and turn."""
         with self._database.reading() as db:

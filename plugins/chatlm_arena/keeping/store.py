@@ -5,11 +5,12 @@ from __future__ import annotations
 from chatlm import data_dir
 from chatlm_arena.keeping.ballots import Ballots
 from chatlm_arena.keeping.contestants import Contestants
+from chatlm_arena.keeping.goldens import Goldens
 from chatlm_arena.keeping.matches import Matches
 from chatlm_arena.keeping.runs import Runs
 
 
-class ArenaStore(Contestants, Matches, Ballots, Runs):
+class ArenaStore(Contestants, Matches, Ballots, Runs, Goldens):
     """Usable from any thread.
 
     Args:
