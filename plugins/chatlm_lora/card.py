@@ -47,7 +47,8 @@ class Card:
     scores: Mapping[str, Any] = field(default_factory=dict)
     """Losses are cross-entropy in nats a token, on the assistant's tokens only."""
     cost: Mapping[str, Any] = field(default_factory=dict)
-    """Seconds and tokens of the training, and why it ended."""
+    """Seconds and tokens of the process that ended the training, which went on after `from_step`,
+    and why it ended."""
     answers: tuple[Answer, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the libraries that made it."""

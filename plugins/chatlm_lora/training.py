@@ -144,6 +144,7 @@ class _Training:
                 "tokens": progress.tokens,
                 "tokens_per_second": round(progress.tokens_per_second or 0.0, 1),
                 "steps": self._steps,
+                "from_step": progress.first,
                 "best_step": self._best_step,
                 "ended": self._ended,
             },
