@@ -41,6 +41,8 @@ class Card:
     description: str = ""
     licence: str = ""
     """Of the data; empty where nobody said."""
+    command: str = ""
+    """What was typed, the data file without its folder."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """The data with its hash, the adapters that were merged, or the folder that was added."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -73,6 +75,7 @@ def read(folder: Path) -> Card | None:
         answers = tuple(Answer(**answer) for answer in values.pop("answers", ()))
         card = Card(answers=answers, **values)
         texts = [card.name, card.way, card.base, card.description, card.licence, card.made_at]
+        texts += [card.command]
         texts += [text for answer in answers for text in dataclasses.astuple(answer)]
         tables = (card.source, card.settings, card.scores, card.cost, card.versions)
         lines(card)
@@ -92,6 +95,7 @@ def in_short(card: Card) -> str:
 def lines(card: Card) -> list[str]:
     """What it says, for the terminal: a title and a value in each line."""
     rows: list[tuple[str, Any]] = [("Base", card.base), ("Made", f"{card.way}, {card.made_at}")]
+    rows += [("Command", card.command)]
     rows += [(key.capitalize(), value) for key, value in card.source.items()]
     rows += [("Licence", card.licence), ("Settings", card.settings), ("Scores", card.scores)]
     rows += [("Cost", card.cost)]

@@ -125,6 +125,7 @@ class _Training:
             base=order.base.name,
             description=order.description,
             licence=order.licence,
+            command=order.command,
             source={
                 "data": order.data.name,
                 "sha256": order.data.sha256,
