@@ -89,7 +89,8 @@ def in_short(card: Card) -> str:
     """One line for lists."""
     fall = card.scores.get("fall")
     better = f", loss {fall:.0%} lower" if isinstance(fall, float) else ""
-    return one_line(card.description or f"{card.way} for {card.base}", 80) + better
+    about = card.description.rstrip(".") or f"{card.way} for {card.base}"
+    return one_line(about, 80) + better
 
 
 def lines(card: Card) -> list[str]:
