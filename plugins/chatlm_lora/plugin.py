@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatlm import hookimpl
 
 if TYPE_CHECKING:
-    from chatlm import Commands
+    from chatlm import ChatlmError, Commands
 
 
 @hookimpl
@@ -18,3 +19,11 @@ def register_commands(cli: Commands) -> None:
         "chatlm_lora.commands:adapters",
         "Add, check, train, merge and export LoRA adapters.",
     )
+
+
+@hookimpl
+def find_adapter(name: str, model: str) -> Path | ChatlmError:
+    """The folder of an adapter that fits the model, or why there is none."""
+    from chatlm_lora.finding import found
+
+    return found(name, model)
