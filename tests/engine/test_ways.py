@@ -148,12 +148,12 @@ for folder in map(Path, sys.argv[2:]):
     weights = read_weights(folder, shape, torch.bfloat16)
     for form in ("bf16", "int8", "int4"):
         decoder = Decoder(kernel, shape, weights, form, 3)
-        cache = FastModel(shape, weights, decoder, None).new_cache()
+        model = FastModel(shape, weights, decoder, None)
+        cache = model.new_cache()
         cache.read(list(range(60)))
         cache.extend(list(range(10)))
         for rank in (1, 7, 40):
-            adapter = AdaptedModel(FastModel(shape, weights, decoder, None), additions(weights, rank))
-            cache = adapter.new_cache()
+            cache = AdaptedModel(model, additions(weights, rank)).new_cache()
             cache.read(list(range(60)))
             cache.extend(list(range(10)))
         decoder.close()
