@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
-from chatlm.errors import UsageError
+from chatlm.errors import ChatlmError, UsageError
 from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.generation import Engine, EngineOpener, Request
 from chatlm.messages import Annotation, Conversation, Message, Passage, Turn
@@ -161,6 +161,14 @@ def adjust_request(
     engine: Engine,
 ) -> Request | None:
     """Change the request just before it runs; each plugin gets what the one before it returned."""
+
+
+@hookspec(firstresult=True)
+def find_adapter(name: str, model: str) -> Path | ChatlmError | None:
+    """Give the folder of the adapter that a request names; the first plugin that knows it decides.
+
+    A `ChatlmError` that is returned says why it cannot be used on that model.
+    """
 
 
 @hookspec

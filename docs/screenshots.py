@@ -31,6 +31,7 @@ from chatlm.tui.card import Card
 from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.loading import Ready
 from chatlm.tui.widgets.hit_list import HitList
+from chatlm_lora import plugin as lora_plugin
 from chatlm_rag import plugin as rag_plugin
 from chatlm_templates import plugin as templates_plugin
 
@@ -59,6 +60,7 @@ LONG_CHAT = (
 )
 REPORT = "A tree fell on my van in Leeds last night. Nobody was hurt."
 ABOUT_CHATLM = "How do I stop a reply?"
+TO_PIRATES = "What is the capital of Peru?"
 MANUAL = {"rag": {"index": "manual"}}
 STORY = "Write a long story about a lighthouse."
 POEM = "Write a short poem about the sea."
@@ -261,6 +263,25 @@ async def templates(engine: Engine, size: tuple[int, int]) -> None:
             await looking.take("template")
 
 
+async def adapters(engine: Engine, size: tuple[int, int]) -> None:
+    """A question without an adapter and with one, and the list of adapters."""
+    plugins = PluginHost([("lora", lora_plugin)])
+    with Store(None) as store:
+        asked = ChatSession(store, lambda: engine, plugins=plugins, sampling=SETTINGS.sampling)
+        for name in ("", "pirate"):
+            if asked.conversation_id:
+                store.keep(asked.conversation_id, "lora", {"adapter": name})
+            for _ in asked.send(TO_PIRATES):
+                pass
+        ids = {"adapters": asked.conversation_id or 0}
+        async with camera(store, engine, size, ids, plugins) as looking:
+            await looking.open("adapters")
+            await looking.take("adapters")
+            await looking.command("/lora")
+            await looking.press("down")
+            await looking.take("lora")
+
+
 async def sources(engine: Engine, size: tuple[int, int]) -> None:
     """A question to the manual, with what it is answered from."""
     plugins = PluginHost([("rag", rag_plugin)])
@@ -292,6 +313,7 @@ def main() -> None:
         for size in SIZES:
             asyncio.run(newcomer(engine, size))
             asyncio.run(templates(engine, size))
+            asyncio.run(adapters(engine, size))
             asyncio.run(sources(engine, size))
             asyncio.run(chats(store, engine, size, ids))
             asyncio.run(full(store, small, size, ids))

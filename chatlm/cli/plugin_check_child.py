@@ -144,6 +144,10 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
         said = {"conversation": conversation, "text": text}
         return lambda: host.first("write_message", None, contract.text_or_refusal, **said)
 
+    def adapter(name: Any, model: Any) -> Callable[[], Any]:
+        asked = {"name": name, "model": model}
+        return lambda: host.first("find_adapter", None, contract.folder_or_refusal, **asked)
+
     def built(arguments: dict[str, Any]) -> Callable[[], Any]:
         return lambda: host.first("build_messages", None, contract.messages, **arguments)
 
@@ -183,6 +187,7 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
         "retrieve_passages": twice("retrieve_passages", Passage, asked, not_asked),
         "build_messages": (built(turn), built(no_turn)),
         "adjust_request": (fold(turn, engine), fold(no_turn, broken)),
+        "find_adapter": (adapter("poet", "a-model"), adapter(broken, broken)),
         "turn_finished": (
             each("turn_finished", **finished),
             each("turn_finished", **not_finished),

@@ -52,6 +52,11 @@ TROUBLE = 2
     shell_complete=complete_model,
     help="Make it with this model, and see how that differs.",
 )
+@click.option(
+    "--adapter",
+    metavar="NAME|off",
+    help="Make it with this adapter, or with none; the reply's own without it.",
+)
 @plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with both replies.")
 def replay_reply(
@@ -59,6 +64,7 @@ def replay_reply(
     turn_number: int | None,
     version_number: int | None,
     model: str | None,
+    adapter: str | None,
     safe_mode: bool,
     without: tuple[str, ...],
     as_json: bool,
@@ -74,7 +80,7 @@ def replay_reply(
         turn, reply = _chosen(store.conversation(chat_id), turn_number, version_number)
         settings = config.load(model=model or record(store, reply.id).model)
         settings = with_plugins(settings, safe_mode=safe_mode, without=without)
-        replayed = _made_again(store, reply, settings)
+        replayed = _made_again(store, reply, settings, "" if adapter == "off" else adapter)
     if as_json:
         click.echo(dump_json(_as_json(chat_id, turn, replayed)))
     else:
@@ -113,10 +119,12 @@ def _chosen(chat: Conversation, turn: int | None, version: int | None) -> tuple[
     return found, found.reply if version is None else replies[0]
 
 
-def _made_again(store: Store, reply: Reply, settings: config.Config) -> Replayed:
+def _made_again(
+    store: Store, reply: Reply, settings: config.Config, adapter: str | None
+) -> Replayed:
     with loaded(settings) as plugins:
         engine = load_engine(settings, plugins)
-        with closing(replay(store, engine, reply.id)) as events:
+        with closing(replay(store, engine, reply.id, adapter=adapter)) as events:
             return next(event for event in _told(events) if isinstance(event, Replayed))
 
 

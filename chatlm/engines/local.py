@@ -12,16 +12,17 @@ from pathlib import Path
 
 import torch
 
+from chatlm.engines.adapters import Adapters, FindAdapter, no_adapter
 from chatlm.engines.context import Fit, fit, reserve_of
 from chatlm.engines.decode import Decoding
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.prefix import PrefixCache
+from chatlm.engines.prefix import KeyValues, PrefixCache
 from chatlm.engines.preview import costs, read_out
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
 from chatlm.engines.tokens import PromptTokenizer
 from chatlm.engines.ways import load, load_tokenizer
-from chatlm.errors import EngineError, OutOfMemoryError
+from chatlm.errors import OutOfMemoryError
 from chatlm.events import EngineEvent, Fitted, Prefill
 from chatlm.generation import EngineInfo, Prompt, Request, prompt_hash
 from chatlm.messages import Message, StopReason, Usage
@@ -40,6 +41,7 @@ class LocalEngine:
         context: at most this many tokens of context; None takes what the model has.
         suits: sampling known to suit the model, before what its own generation config says.
         fast: one of `chatlm.engines.ways.FORMATS`, or off.
+        find_adapter: finds the adapters that requests name.
 
     Raises:
         ModelError: the folder does not hold a model that can be used.
@@ -56,6 +58,7 @@ class LocalEngine:
         context: int | None = None,
         suits: Sampling | None = None,
         fast: str = "auto",
+        find_adapter: FindAdapter = no_adapter,
     ) -> None:
         model = load(name, folder, placement, fast)
         about = model.about
@@ -64,7 +67,8 @@ class LocalEngine:
             [[number] for number in {*about.ends, self.tokens.end_id} if number is not None]
             + self.tokens.end_sequences
         )
-        self._prefixes = PrefixCache(model)
+        self._adapters = Adapters(model, find_adapter)
+        self._prefixes = PrefixCache()
         self._lock = threading.Lock()
         suggested = (suits or Sampling()).over(about.suggested)
         self.info = EngineInfo(
@@ -99,16 +103,13 @@ class LocalEngine:
     def close(self) -> None:
         """Free the model's memory; the engine is of no use afterwards."""
         with self._lock:
-            self._prefixes.close()
+            self._prefixes.clear()
+            self._adapters.close()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """See `Engine.stream`."""
-        if request.adapter is not None:
-            raise EngineError(
-                f"No adapter {request.adapter} is loaded", hint="Go on without an adapter."
-            )
         with self._lock, self._memory_errors():
             yield from self._generate(request)
 
@@ -116,7 +117,7 @@ class LocalEngine:
         """See `Engine.read_ahead`."""
         with self._lock, self._memory_errors():
             prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
-            keys = self._prefixes.take(request.adapter)
+            keys = self._keys(request.adapter)
             keys.keep(prompt.ids)
             for done in keys.read(prompt.ids):
                 yield Prefill(done, len(prompt.ids))
@@ -145,12 +146,15 @@ class LocalEngine:
             reserve=reserve_of(request, self.info),
         )
 
+    def _keys(self, adapter: str | None) -> KeyValues:
+        return self._prefixes.take(adapter, self._adapters.take(adapter))
+
     def _generate(self, request: Request) -> Iterator[EngineEvent]:
         started = time.perf_counter()
         sampling = request.sampling.over(self.info.defaults)
         request = dataclasses.replace(request, sampling=sampling)
         prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
-        keys = self._prefixes.take(request.adapter)
+        keys = self._keys(request.adapter)
         cached = keys.keep(prompt.ids)
         total, limit = len(prompt.ids), self.info.context_length
         most = sampling.max_tokens or limit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -49,13 +50,8 @@ class About:
     """What the person should know of how it was loaded."""
 
 
-class Model(Protocol):
-    """A loaded model."""
-
-    @property
-    def about(self) -> About:
-        """What it is."""
-        ...
+class Reader(Protocol):
+    """What reads tokens: a loaded model, with an adapter or without."""
 
     @property
     def device_type(self) -> str:
@@ -65,6 +61,39 @@ class Model(Protocol):
     def new_cache(self) -> Cache:
         """An empty one."""
         ...
+
+
+class Adapted(Reader, Protocol):
+    """A model with an adapter."""
+
+    def close(self) -> None:
+        """Free the adapter's memory; its caches are of no use afterwards."""
+        ...
+
+
+class Model(Reader, Protocol):
+    """A loaded model."""
+
+    @property
+    def about(self) -> About:
+        """What it is."""
+        ...
+
+    def adapted(self, folder: Path) -> Adapted:
+        """The model with an adapter, without a copy of its weights.
+
+        Args:
+            folder: of the adapter, as peft writes it.
+
+        Raises:
+            Unsuitable: the adapter is more than this way of running the model can do.
+            ValueError: it is damaged, or does not fit the model.
+        """
+        ...
+
+
+class Unsuitable(Exception):
+    """A way of running models cannot do what is asked for; the message says why."""
 
 
 def ends_of(value: Any) -> tuple[int, ...]:

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm.config import Config
-from chatlm.errors import ChatlmError, ModelError
+from chatlm.errors import ChatlmError, EngineError, ModelError
 from chatlm.generation import Engine, EngineInfo, EngineOpener
-from chatlm.plugins import PluginHost
+from chatlm.plugins import PluginHost, contract
 from chatlm.plugins.faults import in_words, pass_on
 from chatlm.sampling import Sampling
 
@@ -36,7 +37,7 @@ def open_engine(config: Config, plugins: PluginHost, progress: Progress) -> Engi
     """
     offer, name = _offer(config.model, plugins)
     if offer is None:
-        return _open_local(name, config, progress)
+        return _open_local(name, config, plugins, progress)
     try:
         engine = offer.opener(name)
         if not isinstance(engine.info, EngineInfo):
@@ -110,7 +111,7 @@ def _register(offers: dict[str, _Offer], plugin: str, scheme: str, opener: Engin
         raise ChatlmError(f"the scheme {scheme}: is taken by the plugin {taken.plugin}")
 
 
-def _open_local(name: str, config: Config, progress: Progress) -> Engine:
+def _open_local(name: str, config: Config, plugins: PluginHost, progress: Progress) -> Engine:
     from chatlm.models import ensure
     from chatlm.models.catalogue import catalogue
 
@@ -127,4 +128,17 @@ def _open_local(name: str, config: Config, progress: Progress) -> Engine:
         context=config.context,
         suits=entry.sampling if entry else Sampling(),
         fast=config.fast,
+        find_adapter=partial(_find_adapter, plugins, location.name),
+    )
+
+
+def _find_adapter(plugins: PluginHost, model: str, name: str) -> Path:
+    """The folder of an adapter for a model, from the first plugin that knows it."""
+    accept = contract.folder_or_refusal
+    found = plugins.first("find_adapter", None, accept, name=name, model=model)
+    if isinstance(found, Path):
+        return found
+    raise found or EngineError(
+        f"There is no adapter {name}",
+        hint="Go on without it, or see whether its plugin is on: chatlm plugins list",
     )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from chatlm.engines.model import Model
+from chatlm.engines.model import Reader
 
 MOST_CACHES = 4
 """Caches kept at once, one an adapter; the least recently used goes first."""
@@ -42,12 +42,12 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 class KeyValues:
     """The keys and values of one token sequence under one model and adapter."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Reader) -> None:
+        self.model = model
         self._start_over()
 
     def _start_over(self) -> None:
-        self._cache = self._model.new_cache()
+        self._cache = self.model.new_cache()
         self._ids: list[int] = []
         self._ends: list[int] = []
         """Where the blocks end that were read; ids behind the last one were added one by one."""
@@ -83,7 +83,7 @@ class KeyValues:
             yield end
 
     def _wanted(self, prompt: Sequence[int]) -> list[int]:
-        return block_ends(len(prompt), self._model.device_type)
+        return block_ends(len(prompt), self.model.device_type)
 
     @property
     def logits(self) -> Tensor:
@@ -109,15 +109,19 @@ class KeyValues:
 class PrefixCache:
     """`KeyValues` for each adapter of one model, and for the model without one."""
 
-    def __init__(self, model: Model) -> None:
-        self.model: Model | None = model
+    def __init__(self) -> None:
         self._held: OrderedDict[str | None, KeyValues] = OrderedDict()
 
-    def take(self, adapter: str | None) -> KeyValues:
-        """The adapter's keys and values, empty if it has none yet."""
-        if self.model is None:
-            raise RuntimeError("the model was closed")
-        held = self._held.get(adapter) or KeyValues(self.model)
+    def take(self, adapter: str | None, model: Reader) -> KeyValues:
+        """The adapter's keys and values, empty if it has none yet.
+
+        Args:
+            adapter: its name; None without one.
+            model: with the adapter; those that another one of this name made are forgotten.
+        """
+        held = self._held.get(adapter)
+        if held is None or held.model is not model:
+            held = KeyValues(model)
         self._held[adapter] = held
         self._held.move_to_end(adapter)
         while len(self._held) > MOST_CACHES:
@@ -127,8 +131,3 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget everything; frees the memory."""
         self._held.clear()
-
-    def close(self) -> None:
-        """Forget the model too."""
-        self.clear()
-        self.model = None

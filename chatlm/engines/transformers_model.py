@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from chatlm.engines.devices import Placement
 from chatlm.engines.loading import load_model
 from chatlm.engines.model import About, ends_of, suggested
+from chatlm.engines.peft_adapters import PeftAdapters
 
 
 class TransformersModel:
@@ -45,21 +46,52 @@ class TransformersModel:
             notes=notes,
         )
 
+        self.adapters = PeftAdapters(self.module)
+
     def new_cache(self) -> TransformersCache:
-        """See `Model.new_cache`."""
-        return TransformersCache(self.module)
+        """See `Reader.new_cache`."""
+        return TransformersCache(self)
+
+    def adapted(self, folder: Path) -> AdaptedModel:
+        """See `Model.adapted`."""
+        return AdaptedModel(self, self.adapters.add(folder))
+
+
+class AdaptedModel:
+    """A model with one of its adapters.
+
+    Args:
+        model: that has it.
+        name: that `PeftAdapters.add` gave the adapter.
+    """
+
+    def __init__(self, model: TransformersModel, name: str) -> None:
+        self._model = model
+        self._name = name
+        self.device_type = model.device_type
+
+    def new_cache(self) -> TransformersCache:
+        """See `Reader.new_cache`."""
+        return TransformersCache(self._model, self._name)
+
+    def close(self) -> None:
+        """See `Adapted.close`."""
+        self._model.adapters.remove(self._name)
 
 
 class TransformersCache:
     """See `Cache`."""
 
-    def __init__(self, module: Any) -> None:
-        self._module = module
-        self._cache = DynamicCache(config=module.config)
+    def __init__(self, model: TransformersModel, adapter: str | None = None) -> None:
+        self._module = model.module
+        self._adapters = model.adapters
+        self._adapter = adapter
+        self._cache = DynamicCache(config=self._module.config)
         self._length = 0
 
     def read(self, ids: Sequence[int]) -> Tensor:
         """See `Cache.read`."""
+        self._adapters.activate(self._adapter)
         with torch.inference_mode():
             out = self._module(
                 torch.tensor([ids], device=self._module.device),

@@ -13,10 +13,10 @@ from chatlm.engines.fast.compiler import NoKernel, kernel_library
 from chatlm.engines.fast.kernel import Decoder, Format, Kernel
 from chatlm.engines.fast.model import FastModel, TokenDecoder, generation_settings
 from chatlm.engines.fast.plain import PlainDecoder
-from chatlm.engines.fast.shape import Unsuitable, read_shape
+from chatlm.engines.fast.shape import read_shape
 from chatlm.engines.fast.tokenizer import PlainTokenizer
 from chatlm.engines.fast.weights import read_weights
-from chatlm.engines.model import About, Model, ends_of, suggested
+from chatlm.engines.model import About, Model, Unsuitable, ends_of, suggested
 from chatlm.errors import OutOfMemoryError
 
 log = logging.getLogger(__name__)

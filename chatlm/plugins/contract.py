@@ -7,12 +7,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from chatlm import hookspecs
-from chatlm.errors import UsageError
+from chatlm.errors import ChatlmError, UsageError
 from chatlm.messages import Message
 from chatlm.plugins.values import describe, fits, hints_of
 from chatlm.text import one_line
@@ -105,6 +106,22 @@ def text(result: Any) -> str:
 def text_or_refusal(result: Any) -> str | UsageError:
     """Gives a result back if it is a `UsageError`, or a text; raises as `text`."""
     return result if isinstance(result, UsageError) else text(result)
+
+
+def folder_or_refusal(result: Any) -> Path | ChatlmError:
+    """Gives a result back if it is a `ChatlmError`, or the path of a folder.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: there is no such folder.
+    """
+    if isinstance(result, ChatlmError):
+        return result
+    if not isinstance(result, Path):
+        raise TypeError(f"returned {type(result).__name__}, not a path")
+    if not result.is_dir():
+        raise ValueError(f"returned {result}, which is no folder")
+    return result
 
 
 def list_of(kind: type) -> Callable[[Any], list[Any]]:

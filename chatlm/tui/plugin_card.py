@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -18,9 +16,10 @@ from chatlm.text import visible
 
 
 class PluginCard(ModalScreen[None]):
-    """A title in the border, `body`, a line for what went wrong, and the keys; escape closes it.
+    """A title in the border, `body`, a line for what went wrong, and the keys.
 
-    A subclass gives `body`, and its size by `& > .card` in its CSS.
+    A subclass gives `body`, its `BINDINGS` in the order in which their keys shall stand at the
+    foot, the one for escape last, and its size by `& > .card` in its CSS.
 
     Args:
         title: stands in the border.
@@ -68,8 +67,6 @@ class PluginCard(ModalScreen[None]):
         }
     }
     """
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "close")]
 
     def __init__(self, title: str) -> None:
         super().__init__()

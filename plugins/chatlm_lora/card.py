@@ -41,13 +41,16 @@ class Card:
     description: str = ""
     licence: str = ""
     """Of the data; empty where nobody said."""
+    command: str = ""
+    """What was typed, the data file without its folder."""
     source: Mapping[str, Any] = field(default_factory=dict)
     """The data with its hash, the adapters that were merged, or the folder that was added."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
     """Losses are cross-entropy in nats a token, on the assistant's tokens only."""
     cost: Mapping[str, Any] = field(default_factory=dict)
-    """Seconds and tokens of the training, and why it ended."""
+    """Seconds and tokens of the process that ended the training, which went on after `from_step`,
+    and why it ended."""
     answers: tuple[Answer, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the libraries that made it."""
@@ -72,6 +75,7 @@ def read(folder: Path) -> Card | None:
         answers = tuple(Answer(**answer) for answer in values.pop("answers", ()))
         card = Card(answers=answers, **values)
         texts = [card.name, card.way, card.base, card.description, card.licence, card.made_at]
+        texts += [card.command]
         texts += [text for answer in answers for text in dataclasses.astuple(answer)]
         tables = (card.source, card.settings, card.scores, card.cost, card.versions)
         lines(card)
@@ -85,12 +89,14 @@ def in_short(card: Card) -> str:
     """One line for lists."""
     fall = card.scores.get("fall")
     better = f", loss {fall:.0%} lower" if isinstance(fall, float) else ""
-    return one_line(card.description or f"{card.way} for {card.base}", 80) + better
+    about = card.description.rstrip(".") or f"{card.way} for {card.base}"
+    return one_line(about, 80) + better
 
 
 def lines(card: Card) -> list[str]:
     """What it says, for the terminal: a title and a value in each line."""
     rows: list[tuple[str, Any]] = [("Base", card.base), ("Made", f"{card.way}, {card.made_at}")]
+    rows += [("Command", card.command)]
     rows += [(key.capitalize(), value) for key, value in card.source.items()]
     rows += [("Licence", card.licence), ("Settings", card.settings), ("Scores", card.scores)]
     rows += [("Cost", card.cost)]

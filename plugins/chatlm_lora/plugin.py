@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm import PluginScreen, hookimpl, own_settings
@@ -12,7 +13,7 @@ from chatlm_lora import PLUGIN, slash
 from chatlm_lora.kept import chosen
 
 if TYPE_CHECKING:
-    from chatlm import Commands, Conversation, Request, SlashCommand, Ui
+    from chatlm import ChatlmError, Commands, Conversation, Request, SlashCommand, Ui
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,14 @@ def adjust_request(request: Request, conversation: Conversation) -> Request | No
         return None
     name = chosen(conversation.kept.get(PLUGIN, {}), own_settings(PLUGIN, Settings).adapter)
     return dataclasses.replace(request, adapter=name) if name else None
+
+
+@hookimpl(trylast=True)
+def find_adapter(name: str, model: str) -> Path | ChatlmError:
+    """The folder of an adapter that fits the model, or why there is none."""
+    from chatlm_lora.finding import found
+
+    return found(name, model)
 
 
 def _picker(ui: Ui, argument: str) -> Any:

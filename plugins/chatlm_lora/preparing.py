@@ -27,6 +27,8 @@ class Order:
     description: str = ""
     licence: str = ""
     """Of the data."""
+    command: str = ""
+    """What the person typed, for the card."""
     on_cpu: bool = False
     """Whether the processor trains, else a GPU."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chatlm import ChatlmError, ModelLocation, Ui, UsageError, find_model, one_line, own_settings
-from chatlm_lora import PLUGIN, checking, library
+from chatlm_lora import PLUGIN, finding, library
 from chatlm_lora.kept import ADAPTER, LAST, chosen, used_last
 from chatlm_lora.plugin import Settings
 
@@ -26,7 +26,7 @@ def use(ui: Ui, name: str) -> None:
         AdapterRefused: it cannot be used with the model.
     """
     adapter = library.located(name)
-    checked = checking.check(adapter.path, base_of(ui))
+    checked = finding.checked(adapter, base_of(ui))
     ui.keep(**{ADAPTER: name, LAST: name})
     show(ui, name)
     key = "F5 switches between it and the base."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from chatlm import dump_json, visible
 from chatlm_lora.options import as_json_option as _json
@@ -55,7 +57,10 @@ if TYPE_CHECKING:
 @click.option("--restart", is_flag=True, help="Forget an earlier training that was stopped.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @_json
+@click.pass_context
 def train(
+    context: click.Context,
+    /,
     name: str,
     data: Path,
     model: str | None,
@@ -98,6 +103,7 @@ def train(
         prompt_format=config.prompt_format,
         description=description,
         licence=licence,
+        command=_typed(context, name, data),
         on_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
     )
     if dry_run:
@@ -110,6 +116,20 @@ def train(
         made = carry_out(order, shown, anew=restart)
     if made is not None:
         _tell(made, as_json)
+
+
+def _typed(context: click.Context, name: str, data: Path) -> str:
+    """The command again, without what only says how it is carried out or told."""
+    words = ["chatlm", "adapters", "train", name, "--data", data.name]
+    passed_over = {"name", "data", "restart", "dry_run", "as_json"}
+    for option in context.command.params:
+        key = option.name or ""
+        given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
+        if given and key not in passed_over:
+            value = context.params[key]
+            for each in value if option.multiple else [value]:
+                words += [max(option.opts, key=len), str(each)]
+    return shlex.join(words)
 
 
 def _tell_plan(order: Order, as_json: bool) -> None:

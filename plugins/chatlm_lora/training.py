@@ -125,6 +125,7 @@ class _Training:
             base=order.base.name,
             description=order.description,
             licence=order.licence,
+            command=order.command,
             source={
                 "data": order.data.name,
                 "sha256": order.data.sha256,
@@ -144,6 +145,7 @@ class _Training:
                 "tokens": progress.tokens,
                 "tokens_per_second": round(progress.tokens_per_second or 0.0, 1),
                 "steps": self._steps,
+                "from_step": progress.first,
                 "best_step": self._best_step,
                 "ended": self._ended,
             },

@@ -26,12 +26,13 @@ class Progress:
     """The held-out loss without the adapter."""
     note: str = ""
     """What is being done besides the steps."""
-    _first: int = 0
+    first: int = 0
+    """The step that this process began after."""
     _since: float = 0.0
 
     def begin(self, step: int, steps: int) -> None:
         """The training begins, or goes on after `step`."""
-        self.step, self._first, self.steps, self._since = step, step, steps, time.monotonic()
+        self.step, self.first, self.steps, self._since = step, step, steps, time.monotonic()
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -42,7 +43,7 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         """About how long it will take, early stopping aside; None before the first step."""
-        done = self.step - self._first
+        done = self.step - self.first
         if not done:
             return None
         return (time.monotonic() - self._since) / done * (self.steps - self.step)

@@ -24,8 +24,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("chatlm-*.whl"))
 
 
-def test_wheel_holds_the_shipped_folders_and_no_weights(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
+def test_wheel_holds_the_shipped_folders_and_no_weights_but_small_adapters(wheel: Path) -> None:
+    files = zipfile.ZipFile(wheel).infolist()
+    names = [file.filename for file in files]
     for folder in ("prompts", "indices"):
         shipped = [
             p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in str(p)
@@ -36,7 +37,11 @@ def test_wheel_holds_the_shipped_folders_and_no_weights(wheel: Path) -> None:
     for needed in ("chatlm/tui/chatlm.tcss", "chatlm/models/catalogue.toml", "chatlm/py.typed"):
         assert needed in names
     assert not [name for name in names if name.startswith("tests") or name.endswith(".gguf")]
-    assert wheel.stat().st_size < 2_000_000
+    weights = [file for file in files if file.filename.endswith(".safetensors")]
+    assert {file.filename.split("/")[2] for file in weights} == {"instruct", "pirate"}
+    assert all(file.filename.startswith("chatlm_lora/adapters/") for file in weights)
+    assert all(file.file_size <= 2_000_000 for file in weights)
+    assert wheel.stat().st_size < 6_000_000
 
 
 def test_an_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from chatlm.engines.fast.memory import Memory
 from chatlm.engines.fast.model import FastCache, FastModel
 from chatlm.engines.fast.plain import Int8, PlainDecoder, int8
 from chatlm.engines.fast.prefill import prefill
-from chatlm.engines.fast.shape import Unsuitable, angles, read_shape
+from chatlm.engines.fast.shape import angles, read_shape
 from chatlm.engines.fast.weights import LayerWeights, Linear, read_weights
-from chatlm.engines.model import About
+from chatlm.engines.model import About, Unsuitable
 from chatlm.sampling import Sampling
 from tests.engine import tiny
 

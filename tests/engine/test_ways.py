@@ -19,9 +19,9 @@ from chatlm.engines.fast.compiler import NoKernel, kernel_library
 from chatlm.engines.fast.kernel import Decoder, Kernel
 from chatlm.engines.fast.model import FastModel
 from chatlm.engines.fast.plain import PlainDecoder
-from chatlm.engines.fast.shape import Unsuitable
 from chatlm.engines.fast.tokenizer import PlainTokenizer
 from chatlm.engines.local import LocalEngine
+from chatlm.engines.model import Unsuitable
 from chatlm.engines.transformers_model import TransformersModel
 from chatlm.engines.ways import load
 from chatlm.events import Delta
@@ -82,7 +82,7 @@ def test_without_a_compiler_torch_writes_and_the_person_is_told(
     greedy = Sampling(temperature=0.0, max_tokens=20)
     events = engine.stream(Request((Message("user", "What is the capital of France?"),), greedy))
     assert "Paris" in "".join(event.text for event in events if isinstance(event, Delta))
-    model = engine._prefixes.model
+    model = engine._adapters.model
     assert isinstance(model, FastModel)
     assert isinstance(model.decoder, PlainDecoder)
     engine.close()
@@ -129,9 +129,18 @@ import sys
 from pathlib import Path
 import torch
 from chatlm.engines.fast.kernel import Decoder, Kernel
-from chatlm.engines.fast.model import FastModel
+from chatlm.engines.fast.low_rank import LowRank
+from chatlm.engines.fast.model import AdaptedModel, FastModel
 from chatlm.engines.fast.shape import read_shape
 from chatlm.engines.fast.weights import read_weights
+def additions(weights, rank):
+    names = ("query", "key", "value", "output", "gate", "up", "down")
+    sizes = [[getattr(layer, name).weight.shape for name in names] for layer in weights.layers]
+    return tuple(
+        {name: LowRank(torch.randn(rank, width).bfloat16(), torch.randn(rows, rank).bfloat16(), 0.1)
+         for name, (rows, width) in zip(names, layer)}
+        for layer in sizes
+    )
 torch.set_num_threads(1)
 kernel = Kernel(Path(sys.argv[1]), torch.bfloat16)
 for folder in map(Path, sys.argv[2:]):
@@ -139,9 +148,14 @@ for folder in map(Path, sys.argv[2:]):
     weights = read_weights(folder, shape, torch.bfloat16)
     for form in ("bf16", "int8", "int4"):
         decoder = Decoder(kernel, shape, weights, form, 3)
-        cache = FastModel(shape, weights, decoder, None).new_cache()
+        model = FastModel(shape, weights, decoder, None)
+        cache = model.new_cache()
         cache.read(list(range(60)))
         cache.extend(list(range(10)))
+        for rank in (1, 7, 40):
+            cache = AdaptedModel(model, additions(weights, rank)).new_cache()
+            cache.read(list(range(60)))
+            cache.extend(list(range(10)))
         decoder.close()
 print("done")
 """

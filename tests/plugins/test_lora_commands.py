@@ -110,6 +110,10 @@ def test_train_merge_and_export(home: Path, tmp_path: Path, base: ModelLocation)
     assert "step 8/8" in told.stderr
     made = table("train", "joy2", *words, "--seed", "5")
     assert made["settings"]["seed"] == 5
+    assert made["command"] == (
+        f"chatlm adapters train joy2 --data data.jsonl --model {base.name} "
+        "--ask 'Which feeling? {text}' --target q_proj --rate 0.05 --epochs 2.0 --batch 4 --seed 5"
+    )
     assert right("merge", "both", "joy", "joy2", "-m", base.name).stdout.startswith("Merged joy")
     assert table("show", "both")["rank"] == 16
     whole = tmp_path / "whole"

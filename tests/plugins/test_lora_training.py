@@ -174,7 +174,7 @@ def test_it_goes_on_after_a_kill(home: Path, base: ModelLocation, data: Path) ->
     made = train(order(base, data, LONG), watcher)
     assert made is not None
     assert watcher.steps[0] >= 3  # it did not begin again
-    assert made.cost["steps"] == 240
+    assert (made.cost["steps"], made.cost["from_step"]) == (240, watcher.steps[0])
     assert len(watcher.seen[-1].train) == 240  # the curve has its beginning
     assert not run.exists()
 

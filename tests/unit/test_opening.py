@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 from chatlm.config import Config
 from chatlm.engines.opening import is_here, open_engine
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.errors import ModelError, UsageError
-from chatlm.generation import Engine
+from chatlm.errors import EngineError, ModelError, UsageError
+from chatlm.generation import Engine, Request
 from chatlm.hookspecs import hookimpl
+from chatlm.messages import Message
 from chatlm.models.progress import silent
 from chatlm.plugins import PluginHost
 
@@ -100,6 +102,47 @@ def test_an_opener_that_gives_no_engine_is_an_error_that_names_its_plugin(model:
     with pytest.raises(ModelError, match=f"The plugin odd failed to open {model}: "):
         open_engine(Config(model=model), plugins, silent)
     assert not plugins.is_left_out("odd")
+
+
+class Finder:
+    """Knows adapters by what it was told to answer."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, str]] = []
+
+    @hookimpl
+    def find_adapter(self, name: str, model: str) -> Any:
+        self.asked.append((name, model))
+        return self.answers.get(name)
+
+
+def test_find_adapter_is_asked_until_a_plugin_knows_it(chat_home: Path) -> None:
+    first, second = Finder(mine=chat_home), Finder(mine=Path("never"), other=chat_home / "models")
+    plugins = PluginHost([("second", second), ("first", first)])
+    engine: Any = open_engine(Config(model="smollm2-135m-instruct"), plugins, silent)
+    find = engine._adapters._find
+    assert (find("mine"), find("other")) == (chat_home, chat_home / "models")
+    assert second.asked == [("other", "smollm2-135m-instruct")]
+    with pytest.raises(EngineError, match="There is no adapter poet") as error:
+        find("poet")
+    assert "plugins list" in error.value.hint
+    engine.close()
+
+
+def test_find_adapter_may_say_why_not_and_may_be_wrong(chat_home: Path) -> None:
+    finder = Finder(odd=UsageError("It is for another model"), text="a text", gone=Path("nowhere"))
+    plugins = PluginHost([("finder", finder)])
+    engine: Any = open_engine(Config(model="smollm2-135m-instruct"), plugins, silent)
+    request = Request((Message("user", "Hello"),), adapter="odd")
+    with pytest.raises(UsageError, match="for another model"):
+        list(engine.stream(request))
+    for name, said in (("text", "returned str, not a path"), ("gone", "which is no folder")):
+        with pytest.raises(EngineError, match=f"There is no adapter {name}"):
+            list(engine.stream(dataclasses.replace(request, adapter=name)))
+        (fault,) = plugins.take_faults()
+        assert (fault.plugin, fault.hook, said in fault.error) == ("finder", "find_adapter", True)
+    engine.close()
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "local:smollm2-135m-instruct"])

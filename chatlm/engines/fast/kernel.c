@@ -6,6 +6,7 @@
    the next phase. So a thread that comes late or runs on a slow core holds no other up by more than
    its piece, and no number depends on how many threads there are. */
 
+#include "low_rank.h"
 #include "rows.h"
 
 #include <pthread.h>
@@ -49,8 +50,9 @@ typedef struct {
 /* What a thread needs for itself. */
 typedef struct {
     float *vector, *attended, *sums, *query, *scores, *rows;
+    float *low; /* what the adapter's lower halves give: (additions of a phase, most_rank) */
     unsigned job;
-    int64_t phase; /* `vector`, `attended` and `sums` are prepared for it */
+    int64_t phase; /* all of these that it needs are prepared for it */
 } Scratch;
 
 typedef struct {
@@ -65,6 +67,9 @@ typedef struct {
     float *stream, *projected, *gate, *up;
     float *partial; /* what the chunks of the cache gave: (heads, chunks, row + 2) */
     int64_t partial_room;
+    const Addition *adapter; /* (layers, TARGETS), or NULL */
+    float *low;              /* of all threads */
+    int64_t most_rank, low_room;
     float *memory;
     Scratch *scratch;
     pthread_mutex_t lock;
@@ -75,10 +80,6 @@ typedef struct {
 } Decoder;
 
 /* --- steps --------------------------------------------------------------------------------- */
-
-static int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 
 /* Rows of a piece of a matrix: few enough to share the work well, whole cache lines of results. */
 static int64_t piece_rows(const Decoder *d, const Matrix *m)
@@ -107,6 +108,15 @@ static void multiply(const Decoder *d, const Matrix *m, int64_t piece, const flo
             sum += m->bias[r];
         y[r] = add ? y[r] + sum : sum;
     }
+}
+
+/* What the adapter adds to the same rows, one addition or several. */
+static void adapt(const Decoder *d, const Matrix *m, int64_t piece, const Addition *additions,
+                  int64_t count, const float *low, float *y)
+{
+    int64_t from = piece * piece_rows(d, m), to = lesser(from + piece_rows(d, m), m->count);
+    for (int64_t i = 0; i < count; i++)
+        project_up(&additions[i], low + i * d->most_rank, from, to, y);
 }
 
 static void normalize(const float *x, const float *weight, int64_t size, float epsilon, float *out)
@@ -241,11 +251,16 @@ static void gather(const Decoder *d, float *out)
     }
 }
 
-static void mlp(const Decoder *d, const Layer *layer, int64_t piece, const Scratch *s)
+static void mlp(const Decoder *d, const Layer *layer, int64_t piece, const Addition *additions,
+                const Scratch *s)
 {
     int64_t rows = piece_rows(d, &layer->gate), from = piece * rows;
     multiply(d, &layer->gate, piece, s->vector, s->sums, d->gate, false);
     multiply(d, &layer->up, piece, s->vector, s->sums, d->up, false);
+    if (additions) {
+        adapt(d, &layer->gate, piece, additions, 1, s->low, d->gate);
+        adapt(d, &layer->up, piece, additions + 1, 1, s->low + d->most_rank, d->up);
+    }
     for (int64_t i = from; i < lesser(from + rows, d->model.inner); i++)
         d->gate[i] = d->gate[i] / (1.0f + exponential(-d->gate[i])) * d->up[i];
 }
@@ -272,6 +287,21 @@ static const Matrix *matrix_of(const Model *m, int64_t phase)
     }
 }
 
+enum { TARGETS = 7 }; /* matrices of a layer that an adapter may change, in the phases' order */
+enum { MOST_AT_ONCE = 3 }; /* of them in one phase */
+
+/* What the adapter adds in a phase; writes to how many matrices. */
+static const Addition *additions_of(const Decoder *d, int64_t phase, int64_t *count)
+{
+    static const int64_t first[PHASES] = {[PROJECT] = 0, [OUTPUT] = 3, [MLP] = 4, [DOWN] = 6};
+    static const int64_t counts[PHASES] = {[PROJECT] = 3, [OUTPUT] = 1, [MLP] = 2, [DOWN] = 1};
+    *count = 0;
+    if (!d->adapter || phase == head_of(&d->model))
+        return NULL;
+    *count = counts[phase % PHASES];
+    return d->adapter + phase / PHASES * TARGETS + first[phase % PHASES];
+}
+
 /* What a thread computes for itself before its first piece of a phase; returns the input. */
 static const float *prepared(const Decoder *d, int64_t phase, Scratch *s)
 {
@@ -291,6 +321,10 @@ static const float *prepared(const Decoder *d, int64_t phase, Scratch *s)
                   m->hidden, m->epsilon, s->vector);
     if (matrix && matrix->format == INT4)
         add_up_groups(input, matrix->width, s->sums);
+    int64_t count;
+    const Addition *additions = additions_of(d, phase, &count);
+    for (int64_t i = 0; i < count; i++)
+        project_down(&additions[i], input, s->low + i * d->most_rank);
     return input;
 }
 
@@ -299,16 +333,20 @@ static void do_piece(const Decoder *d, int64_t phase, int64_t piece, Scratch *s)
     const Model *m = &d->model;
     const Matrix *matrix = matrix_of(m, phase);
     const float *input = prepared(d, phase, s);
-    if (phase == head_of(m))
+    int64_t count;
+    const Addition *additions = additions_of(d, phase, &count);
+    if (phase == head_of(m)) {
         multiply(d, matrix, piece, input, s->sums, d->logits, false);
-    else if (phase % PHASES == PROJECT)
-        multiply(d, matrix, piece, input, s->sums, d->projected, false);
-    else if (phase % PHASES == ATTEND)
+    } else if (phase % PHASES == ATTEND) {
         attend(d, phase / PHASES, piece, s);
-    else if (phase % PHASES == MLP)
-        mlp(d, &m->layer[phase / PHASES], piece, s);
-    else
-        multiply(d, matrix, piece, input, s->sums, d->stream, true);
+    } else if (phase % PHASES == MLP) {
+        mlp(d, &m->layer[phase / PHASES], piece, additions, s);
+    } else {
+        bool projects = phase % PHASES == PROJECT;
+        float *y = projects ? d->projected : d->stream;
+        multiply(d, matrix, piece, input, s->sums, y, !projects);
+        adapt(d, matrix, piece, additions, count, s->low, y);
+    }
 }
 
 /* --- threads ------------------------------------------------------------------------------- */
@@ -411,7 +449,8 @@ void close_decoder(Decoder *d)
         pthread_join(d->helpers[i], NULL);
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->wake);
-    free(d->memory), free(d->partial), free(d->scratch), free(d->helpers), free(d);
+    free(d->memory), free(d->partial), free(d->low);
+    free(d->scratch), free(d->helpers), free(d);
 }
 
 static float *take(float **memory, int64_t count)
@@ -477,20 +516,43 @@ Decoder *open_decoder(const Model *model, int threads)
     return NULL;
 }
 
+/* Memory for at least so many floats in the place of what was there. */
+static bool make_room(float **place, int64_t *room, int64_t wanted)
+{
+    if (wanted <= *room)
+        return true;
+    float *larger = realloc(*place, (size_t)(2 * wanted) * sizeof *larger);
+    if (!larger)
+        return false;
+    *place = larger, *room = 2 * wanted;
+    return true;
+}
+
+/* Takes up an adapter, which must outlive its use. */
+static bool take_up(Decoder *d, const Addition *adapter)
+{
+    d->adapter = adapter, d->most_rank = 0;
+    for (int64_t i = 0; adapter && i < d->model.layers * TARGETS; i++)
+        d->most_rank = greater(d->most_rank, adapter[i].rank);
+    int64_t own = MOST_AT_ONCE * d->most_rank;
+    if (!make_room(&d->low, &d->low_room, d->threads * own))
+        return false;
+    for (int i = 0; i < d->threads; i++)
+        d->scratch[i].low = d->low + i * own;
+    return true;
+}
+
 /* Adds a token's keys and values to the cache at its length and writes the logits of what follows.
 
-   `rotation` holds the cosines, then the sines, of the position's angles: head_size / 2 each.
-   0, or -1 without memory, when nothing was done. */
-int decode(Decoder *d, const Cache *cache, int64_t token, const float *rotation, float *logits)
+   `adapter` is NULL for none. `rotation` holds the cosines, then the sines, of the position's
+   angles: head_size / 2 each. 0, or -1 without memory, when nothing was done. */
+int decode(Decoder *d, const Cache *cache, const Addition *adapter, int64_t token,
+           const float *rotation, float *logits)
 {
     int64_t hidden = d->model.hidden, chunks = cache->length / CHUNK + 1;
     int64_t room = d->model.heads * chunks * (cache->row_stride + 2);
-    if (room > d->partial_room) {
-        float *larger = realloc(d->partial, (size_t)(2 * room) * sizeof *larger);
-        if (!larger)
-            return -1;
-        d->partial = larger, d->partial_room = 2 * room;
-    }
+    if (!make_room(&d->partial, &d->partial_room, room) || !take_up(d, adapter))
+        return -1;
     d->cache = *cache, d->chunks = chunks, d->token = token;
     d->rotation = rotation, d->logits = logits;
     for (int64_t i = 0; i < hidden; i++)

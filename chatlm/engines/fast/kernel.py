@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.fast.compiler import NoKernel
+from chatlm.engines.fast.low_rank import Additions
 from chatlm.engines.fast.memory import LANES, Memory, large_pages
+from chatlm.engines.fast.packed_adapter import Addition, PackedAdapter
 from chatlm.engines.fast.shape import Shape
 from chatlm.engines.fast.weights import LayerWeights, Linear, Weights
 
@@ -114,7 +116,7 @@ class Kernel:
             functions.close_decoder.argtypes = (c_void_p,)
             functions.close_decoder.restype = None
             functions.decode.argtypes = (
-                c_void_p, POINTER(_Cache), c_int64, c_void_p, c_void_p,
+                c_void_p, POINTER(_Cache), POINTER(Addition), c_int64, c_void_p, c_void_p,
             )  # fmt: skip
         except (OSError, AttributeError) as error:
             raise NoKernel(f"{library} cannot be loaded: {error}") from error
@@ -223,13 +225,20 @@ class Decoder:
             self._floats(layer.key_norm),
         )
 
-    def decode(self, memory: Memory, token: int, turns: Tensor) -> Tensor:
+    def packed(self, additions: Additions) -> PackedAdapter:
+        """See `TokenDecoder.packed`."""
+        return PackedAdapter(self._shape, additions, self._kernel.dtype)
+
+    def decode(
+        self, memory: Memory, token: int, turns: Tensor, adapter: PackedAdapter | None = None
+    ) -> Tensor:
         """Add one token to the memory; returns the logits after it: (vocabulary,), float32.
 
         Args:
             memory: of this model's shape and number format.
             token: its id.
             turns: what `angles` gives, for at least as many positions as the memory holds then.
+            adapter: that `packed` gave, if one acts.
         """
         shape, length = self._shape, memory.length
         if not 0 <= token < shape.vocabulary:
@@ -249,7 +258,12 @@ class Decoder:
             sides[0].data_ptr(), sides[1].data_ptr(), *sides.stride()[1:4], length
         )  # fmt: skip
         if self._kernel.functions.decode(
-            self._handle, ctypes.byref(cache), token, position.data_ptr(), logits.data_ptr()
+            self._handle,
+            ctypes.byref(cache),
+            None if adapter is None else adapter.structure,
+            token,
+            position.data_ptr(),
+            logits.data_ptr(),
         ):
             raise MemoryError
         memory.length += 1

@@ -10,17 +10,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from chatlm.engines.fast.low_rank import Additions, adapted, read_additions
 from chatlm.engines.fast.memory import Memory
 from chatlm.engines.fast.prefill import prefill
 from chatlm.engines.fast.shape import Shape, angles
-from chatlm.engines.fast.weights import Linear, Weights
+from chatlm.engines.fast.weights import Linear, Product, Weights
 from chatlm.engines.model import About
 
 
 class TokenDecoder(Protocol):
     """Reads one token at a time."""
 
-    def decode(self, memory: Memory, token: int, turns: Tensor) -> Tensor:
+    def packed(self, additions: Additions) -> Any:
+        """An adapter as `decode` takes it."""
+        ...
+
+    def decode(self, memory: Memory, token: int, turns: Tensor, adapter: Any = None) -> Tensor:
         """Add one token to the memory; returns the logits after it: (vocabulary,), float32."""
         ...
 
@@ -47,8 +52,12 @@ class FastModel:
         self._turns = torch.empty(0, shape.head_size)
 
     def new_cache(self) -> FastCache:
-        """See `Model.new_cache`."""
-        return FastCache(self)
+        """See `Reader.new_cache`."""
+        return FastCache(self, self.weights)
+
+    def adapted(self, folder: Path) -> AdaptedModel:
+        """See `Model.adapted`."""
+        return AdaptedModel(self, read_additions(folder, self.weights))
 
     def turns(self, positions: int) -> Tensor:
         """What `angles` gives for at least so many positions."""
@@ -57,11 +66,42 @@ class FastModel:
         return self._turns
 
 
-class FastCache:
-    """See `Cache`."""
+class AdaptedModel:
+    """A model with an adapter beside its weights, which stay as they are.
 
-    def __init__(self, model: FastModel) -> None:
+    Args:
+        model: without it.
+        additions: the adapter.
+    """
+
+    device_type = "cpu"
+
+    def __init__(self, model: FastModel, additions: Additions) -> None:
         self._model = model
+        self._weights = adapted(model.weights, additions)
+        self._packed = model.decoder.packed(additions)
+
+    def new_cache(self) -> FastCache:
+        """See `Reader.new_cache`."""
+        return FastCache(self._model, self._weights, self._packed)
+
+    def close(self) -> None:
+        """See `Adapted.close`."""
+
+
+class FastCache:
+    """See `Cache`.
+
+    Args:
+        model: whose tokens it reads.
+        weights: of the model, with an adapter or without.
+        packed: the adapter as the model's decoder takes it.
+    """
+
+    def __init__(self, model: FastModel, weights: Weights[Any], packed: Any = None) -> None:
+        self._model = model
+        self._weights: Weights[Product] = weights
+        self._packed = packed
         self._memory = Memory(model.shape, model.weights.embedding.dtype)
 
     def read(self, ids: Sequence[int]) -> Tensor:
@@ -70,7 +110,7 @@ class FastCache:
         self._memory.reserve(self._memory.length + len(ids))
         with torch.inference_mode():
             turns = model.turns(self._memory.room)
-            return prefill(model.shape, model.weights, self._memory, ids, turns)
+            return prefill(model.shape, self._weights, self._memory, ids, turns)
 
     def extend(self, ids: Sequence[int]) -> Tensor:
         """See `Cache.extend`."""
@@ -78,7 +118,8 @@ class FastCache:
         with torch.inference_mode():
             for token in ids:
                 self._memory.reserve(self._memory.length + 1)
-                logits = model.decoder.decode(self._memory, token, model.turns(self._memory.room))
+                turns = model.turns(self._memory.room)
+                logits = model.decoder.decode(self._memory, token, turns, self._packed)
         return logits
 
     def cut(self, length: int) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chatlm.engines.fast.low_rank import Additions, adapted
 from chatlm.engines.fast.memory import Memory
 from chatlm.engines.fast.prefill import prefill
 from chatlm.engines.fast.shape import Shape
@@ -55,9 +56,15 @@ class PlainDecoder:
             head=int8(weights.head),
         )
 
-    def decode(self, memory: Memory, token: int, turns: Tensor) -> Tensor:
+    def packed(self, additions: Additions) -> Weights[Product]:
+        """See `TokenDecoder.packed`."""
+        return adapted(self._weights, additions)
+
+    def decode(
+        self, memory: Memory, token: int, turns: Tensor, adapter: Weights[Product] | None = None
+    ) -> Tensor:
         """See `TokenDecoder.decode`."""
-        return prefill(self._shape, self._weights, memory, [token], turns)
+        return prefill(self._shape, adapter or self._weights, memory, [token], turns)
 
 
 def _packed(layer: LayerWeights[Linear]) -> LayerWeights[Product]:

@@ -6,6 +6,8 @@
    NUMBER_IS_FLOAT32 at compile time makes `number`, the format of the embedding, of the cache and
    of weights that are to be packed, float instead of bfloat16. */
 
+#pragma once
+
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -22,6 +24,10 @@ typedef float number;
 #else
 typedef uint16_t number;
 #endif
+
+static int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 
 /* --- numbers ------------------------------------------------------------------------------- */
 

@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatlm.engines.model import Unsuitable
+
 LARGEST_HEAD = 1024
 """Numbers that one attention head may have."""
-
-
-class Unsuitable(Exception):
-    """This package cannot run the model; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from chatlm.engines.fast.shape import Unsuitable
+from chatlm.engines.model import Unsuitable
 
 _PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Those that take tokenizer.json as it is; others of transformers change it."""

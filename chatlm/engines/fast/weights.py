@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from chatlm.engines.fast.shape import Shape, Unsuitable
+from chatlm.engines.fast.shape import Shape
+from chatlm.engines.model import Unsuitable
 
 _NUMBERS = (torch.bfloat16, torch.float16, torch.float32)
 

@@ -53,6 +53,7 @@ class LoraPicker(PluginCard):
         Binding("v", "verify", "verify that it acts"),
         Binding("pageup", "turn_page(-1)", "back", show=False, priority=True),
         Binding("pagedown", "turn_page(1)", "read on", priority=True),
+        Binding("escape", "dismiss", "close"),
     ]
 
     def __init__(self, ui: Ui) -> None:

@@ -1,38 +1,20 @@
-"""What both screens share: a framed card over the chat with its keys at the foot."""
+"""What both screens share: a card of two sides, list or form and preview."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.content import Content
-from textual.screen import ModalScreen
-from textual.widget import Widget
-from textual.widgets import Footer, Static
 
-from chatlm import ChatlmError, visible
+from chatlm import PluginCard
 
 
-class TemplateCard(ModalScreen[None]):
-    """A title in the border, `body`, a line for what went wrong, and the keys."""
+class TemplateCard(PluginCard):
+    """Two sides beside each other, one above the other where it is narrow."""
 
     DEFAULT_CSS = """
     TemplateCard {
-        align: center middle;
-
-        & > .card {
-            width: 150;
-            max-width: 100%;
-            height: 44;
-            max-height: 100%;
-            padding: 0 1;
-            border: round $primary;
-            border-title-color: $text-primary;
-            background: $surface;
-        }
+        & > .card { width: 150; height: 44; }
         & .sides { height: 1fr; layout: horizontal; }
         & .sides > .left { width: 5fr; height: 1fr; }
         & .sides > .right {
@@ -52,21 +34,6 @@ class TemplateCard(ModalScreen[None]):
             border-left: none;
             border-top: hkey $foreground 20%;
         }
-        & .problem { display: none; height: auto; color: $text-error; }
-        & .problem.-shown { display: block; }
-        & Footer { background: $surface; margin: 0; }
-        & FooterKey { background: $surface; }
-        & FooterKey .footer-key--key { background: $surface; }
-        & FooterKey .footer-key--description { background: $surface; color: $text-muted; }
-        & * {
-            scrollbar-size-vertical: 1;
-            scrollbar-background: $surface;
-            scrollbar-background-hover: $surface;
-            scrollbar-background-active: $surface;
-            scrollbar-color: $foreground 25%;
-            scrollbar-color-hover: $foreground 45%;
-            scrollbar-color-active: $foreground 45%;
-        }
     }
     """
 
@@ -76,21 +43,8 @@ class TemplateCard(ModalScreen[None]):
     ]
 
     def __init__(self, title: str) -> None:
-        super().__init__()
+        super().__init__(title)
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
-        self._title = title
-
-    def body(self) -> Iterable[Widget]:
-        """The widgets between title and keys."""
-        raise NotImplementedError
-
-    def compose(self) -> ComposeResult:
-        """The card."""
-        with Vertical(classes="card") as card:
-            card.border_title = Content(self._title)
-            yield from self.body()
-            yield Static(classes="problem", id="problem")
-            yield Footer(show_command_palette=False, compact=True)
 
     def action_turn_page(self, pages: int) -> None:
         """Turn the pages of what is looked at, while the keys go elsewhere."""
@@ -99,9 +53,3 @@ class TemplateCard(ModalScreen[None]):
             preview.scroll_page_down(animate=False)
         else:
             preview.scroll_page_up(animate=False)
-
-    def complain(self, error: ChatlmError | None) -> None:
-        """Say what went wrong and what to do; None takes it away."""
-        line = self.query_one("#problem", Static)
-        line.set_class(error is not None, "-shown")
-        line.update(Content(visible(str(error)) if error else ""))

@@ -1,0 +1,79 @@
+"""One epoch of training on the plugin's own examples: by chatlm, and by a plain loop over peft."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import chatlm_lora
+from chatlm import models
+from chatlm_lora import examples
+from chatlm_lora.preparing import Order
+from chatlm_lora.recipe import Recipe
+from chatlm_lora.training import train
+from chatlm_lora.watching import Progress, Watcher
+
+DATA = Path(chatlm_lora.__file__).parent / "data" / "pirate.jsonl"
+RECIPE = Recipe(epochs=1, checks=1, dropout=0.0)
+
+
+class _Speed(Watcher):
+    """Notes the speed of the training alone, without what is measured before and after."""
+
+    tokens_per_second = 0.0
+
+    def changed(self, progress: Progress) -> None:
+        """See `Watcher`."""
+        if progress.step and not progress.note:
+            self.tokens_per_second = progress.tokens_per_second or 0.0
+
+
+def chatlm_training(model: str) -> float:
+    """Tokens a second of `chatlm adapters train`, checks and checkpoints included."""
+    base = models.ensure(model)
+    data = examples.read(DATA, seed=0, share=RECIPE.held_out)
+    order = Order(name="speed", base=base, data=data, recipe=RECIPE, on_cpu=True)
+    speed = _Speed()
+    with tempfile.TemporaryDirectory() as home:
+        before = os.environ.get("CHATLM_HOME")
+        os.environ["CHATLM_HOME"] = home
+        try:
+            train(order, speed, anew=True)
+        finally:
+            if before is None:
+                del os.environ["CHATLM_HOME"]
+            else:
+                os.environ["CHATLM_HOME"] = before
+    return speed.tokens_per_second
+
+
+def peft_training(model: str) -> float:
+    """Tokens a second of the loop in peft's documentation, the model as it is kept."""
+    base = models.ensure(model)
+    data = examples.read(DATA, seed=0, share=RECIPE.held_out)
+    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    plain = AutoModelForCausalLM.from_pretrained(base.folder)
+    settings = LoraConfig(
+        r=RECIPE.rank, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    adapted = get_peft_model(plain, settings).train()
+    steps = torch.optim.AdamW(adapted.parameters(), lr=RECIPE.rate)
+    chats = [[{"role": m.role, "content": m.content} for m in chat] for chat in data.train]
+    start, tokens = time.perf_counter(), 0
+    for at in range(0, len(chats), RECIPE.batch):
+        batch: Any = tokenizer.apply_chat_template(
+            chats[at : at + RECIPE.batch], padding=True, return_tensors="pt", return_dict=True
+        )
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        adapted(**batch, labels=labels).loss.backward()
+        steps.step()
+        steps.zero_grad()
+        tokens += int(batch["attention_mask"].sum())
+    return tokens / (time.perf_counter() - start)

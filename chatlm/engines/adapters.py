@@ -1,0 +1,123 @@
+"""A model's adapters, each loaded when it is first asked for, and again when its files changed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatlm.engines.model import Adapted, Model, Reader, Unsuitable
+from chatlm.errors import EngineError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""An adapter's files, as peft names them; weights in any other form are not read."""
+
+_PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
+
+FindAdapter = Callable[[str], Path]
+"""The folder of an adapter by its name; raises a `ChatlmError` where there is none to use."""
+MOST_ADAPTERS = 8
+"""Adapters kept loaded; the least recently used goes first."""
+
+Stamp = tuple[tuple[int, int, int], ...]
+
+
+def no_adapter(name: str) -> Path:
+    """A `FindAdapter` that finds none."""
+    raise EngineError(f"There is no adapter {name}", hint="Go on without an adapter.")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    folder: Path
+    stamp: Stamp
+    model: Adapted
+
+
+class Adapters:
+    """See the module's sentence.
+
+    Args:
+        model: that they work on.
+        find: finds them.
+    """
+
+    def __init__(self, model: Model, find: FindAdapter) -> None:
+        self.model: Model | None = model
+        self._find = find
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+
+    def take(self, name: str | None) -> Reader:
+        """The model with an adapter, or without one.
+
+        Args:
+            name: of the adapter; None for none.
+
+        Raises:
+            ChatlmError: there is no such adapter, or it cannot be used on this model.
+        """
+        if self.model is None:
+            raise RuntimeError("the model was closed")
+        if name is None:
+            return self.model
+        folder = self._find(name)
+        held = self._loaded.get(name)
+        if held is None or (held.folder, held.stamp) != (folder, _stamp(name, folder)):
+            self._forget(name)
+            held = self._load(name, folder, self.model)
+        self._loaded[name] = held
+        self._loaded.move_to_end(name)
+        while len(self._loaded) > MOST_ADAPTERS:
+            self._forget(next(iter(self._loaded)))
+        return held.model
+
+    def close(self) -> None:
+        """Forget them and the model."""
+        for name in list(self._loaded):
+            self._forget(name)
+        self.model = None
+
+    def _load(self, name: str, folder: Path, model: Model) -> _Loaded:
+        stamp = _stamp(name, folder)
+        try:
+            return _Loaded(folder, stamp, model.adapted(folder))
+        except Unsuitable as reason:
+            raise EngineError(
+                f"The adapter {name} cannot be run the fast way: {reason}",
+                hint="`chatlm config set fast off` runs it with transformers, more slowly.",
+            ) from reason
+        except ValueError as error:
+            raise _unusable(name, str(error)) from error
+
+    def _forget(self, name: str) -> None:
+        held = self._loaded.pop(name, None)
+        if held is not None:
+            held.model.close()
+
+
+def check_beginning(value: object) -> None:
+    """See that a training began in a way, an adapter's `init_lora_weights`, that left the model
+    as it was.
+
+    Raises:
+        Unsuitable: it did not, so that the adapter needs another model than this one.
+    """
+    if not any(value is known or value == known for known in _PLAIN_BEGINNINGS):
+        raise Unsuitable(f"it was begun by {value}, which changes the model")
+
+
+def _stamp(name: str, folder: Path) -> Stamp:
+    """What changes when the files do."""
+    try:
+        facts = [(folder / file).stat() for file in (CONFIG, WEIGHTS)]
+    except OSError as error:
+        raise _unusable(name, f"{error.filename}: {error.strerror}") from error
+    return tuple((fact.st_mtime_ns, fact.st_size, fact.st_ino) for fact in facts)
+
+
+def _unusable(name: str, reason: str) -> EngineError:
+    return EngineError(
+        f"The adapter {name} cannot be used: {reason}",
+        hint="Go on without it, or put a whole one in its place.",
+    )

@@ -1,0 +1,45 @@
+"""LoRA adapters with random numbers, made by peft for a model in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def save(
+    folder: Path, model: Path, *, seed: int = 1, strength: float = 0.02, **settings: Any
+) -> Path:
+    """Write an adapter that acts; the same each time.
+
+    Args:
+        folder: for it.
+        model: whose layers it changes.
+        seed: of its numbers.
+        strength: standard deviation of the numbers in B.
+        settings: of peft's `LoraConfig`.
+    """
+    given: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": list(ALL)}
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **{**given, **settings}))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in adapted.named_parameters():
+            if "lora_" in name:
+                spread = strength if "lora_B" in name or "embedding_A" in name else 0.1
+                tensor.copy_(spread * torch.randn(tensor.shape, generator=generator))
+    adapted.save_pretrained(str(folder))
+    return folder
+
+
+def reference(model: Path, adapter: Path | None, dtype: torch.dtype = torch.float32) -> Any:
+    """The model with an adapter as peft runs it."""
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    if adapter is None:
+        return base
+    return PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False).eval()

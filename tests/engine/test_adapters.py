@@ -1,0 +1,360 @@
+"""Adapters in the engine: what peft computes, switched within a chat, and refused with a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatlm.engines import adapters as engine_adapters
+from chatlm.engines.devices import Placement, place
+from chatlm.engines.fast.model import FastModel
+from chatlm.engines.local import LocalEngine
+from chatlm.engines.model import Reader, Unsuitable
+from chatlm.engines.ways import load
+from chatlm.errors import EngineError
+from chatlm.generation import Request
+from chatlm.messages import Message
+from chatlm.sampling import Sampling
+from tests.engine import adapter_files, tiny
+from tests.engine.test_fast import fast_model, ids_of
+
+EXACT = Placement({"": "cpu"}, torch.float32)
+GREEDY = Sampling(temperature=0.0, max_tokens=8)
+QUESTION = Message("user", "Name three animals that live in the sea.")
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "all matrices": {"r": 5},
+    "some, of many ranks": {
+        "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"],
+        "r": 3,
+        "rank_pattern": {"down_proj": 20, "layers.1.self_attn.q_proj": 1},
+        "alpha_pattern": {r"layers.[01].mlp.up_proj": 40, "v_proj": 1},
+    },
+    "scaled by the root of the rank": {"target_modules": ["k_proj", "o_proj"], "use_rslora": True},
+    "one layer": {"target_modules": ["gate_proj"], "layers_to_transform": [1], "r": 17},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def folders(default_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two adapters of the default model, by name."""
+    root = tmp_path_factory.mktemp("adapters")
+    some: dict[str, Any] = {
+        "r": 16,
+        "use_rslora": True,
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
+    }
+    return {
+        "poet": adapter_files.save(root / "poet", default_model),
+        "pirate": adapter_files.save(root / "pirate", default_model, seed=2, **some),
+    }
+
+
+def finder(root: Path) -> Callable[[str], Path]:
+    return lambda name: root / name
+
+
+def opened(model: Path, fast: str, find: Callable[[str], Path]) -> LocalEngine:
+    return LocalEngine("default", model, place("cpu", "auto", "none"), fast=fast, find_adapter=find)
+
+
+@pytest.fixture(scope="module", params=["auto", "off"])
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(way: str, default_model: Path, folders: dict[str, Path]) -> Iterator[LocalEngine]:
+    """The default model with its adapters, run in each of the two ways."""
+    engine = opened(default_model, way, folders.__getitem__)
+    yield engine
+    engine.close()
+
+
+def logits_of(engine: LocalEngine, adapter: str | None, *messages: Message) -> torch.Tensor:
+    """What each token of a reply was chosen from: (tokens, vocabulary)."""
+    seen: list[torch.Tensor] = []
+
+    def look(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        seen.append(scores[0].clone())
+        return scores
+
+    for _ in engine.stream(Request(messages, GREEDY, adapter, processors=(look,))):
+        pass
+    return torch.stack(seen)
+
+
+def read(reader: Reader, ids: list[int], prompt: int) -> torch.Tensor:
+    """Logits after each token behind the prompt, which is read in two blocks."""
+    cache = reader.new_cache()
+    cache.read(ids[: prompt // 2])
+    cache.read(ids[prompt // 2 : prompt])
+    return torch.stack([cache.extend([token]) for token in ids[prompt:]]).float()
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
+@pytest.mark.parametrize("variant", ["llama", "llama grouped", "llama biases", "qwen2", "qwen3"])
+@pytest.mark.parametrize("form", ["bf16", None], ids=["kernel", "torch"])
+def test_an_adapter_adds_what_peft_adds(
+    tmp_path: Path, variant: str, settings: dict[str, Any], form: Any
+) -> None:
+    folder = tiny.save(tmp_path / "model", variant, vocab_size=205, intermediate_size=81)
+    if form is None and variant not in ("llama", "llama biases"):
+        pytest.skip("torch's packed matrices are rounded; odd sizes stay as they are")
+    saved = adapter_files.save(tmp_path / "adapter", folder, strength=0.5, **settings)
+    ids = ids_of(folder)
+    true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
+    plain = adapter_files.reference(folder, None)(torch.tensor([ids])).logits[0, 100:]
+    spread = float(true.std())
+    assert float((true - plain).abs().max()) > 0.1 * spread
+    model = fast_model(folder, torch.float32, form)
+    for reader, expected in ((model.adapted(saved), true), (model, plain)):
+        torch.testing.assert_close(read(reader, ids, 100), expected, rtol=0, atol=2e-3 * spread)
+
+
+def test_on_the_real_model_every_way_computes_what_peft_computes(
+    default_model: Path, folders: dict[str, Path]
+) -> None:
+    ids = torch.randint(1000, 40_000, (80,), generator=torch.Generator().manual_seed(0)).tolist()
+    models = [load("default", default_model, EXACT, fast) for fast in ("bf16", "off")]
+    assert isinstance(models[0], FastModel)
+    for folder in folders.values():
+        true = adapter_files.reference(default_model, folder)(torch.tensor([ids])).logits[0, 64:]
+        for model in models:
+            made = read(model.adapted(folder), ids, 64)
+            assert float((made - true).abs().max()) < 5e-4  # of logits that spread over 3
+
+
+def divergence(true: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean KL divergence over the rows."""
+    left, right = true.log_softmax(-1), other.log_softmax(-1)
+    return float((left.exp() * (left - right)).sum(-1).mean())
+
+
+def test_small_formats_change_little_beside_what_the_adapter_changes(
+    default_model: Path, folders: dict[str, Path], way: str, engine: LocalEngine
+) -> None:
+    if way == "off":
+        pytest.skip("it rounds no weights")
+    text = "The keeper climbed the stairs every evening, lit the lamp and wrote down what he saw. "
+    ids = engine.tokens.encode([Message("user", text * 6)])
+    model = engine._adapters.model
+    assert model is not None
+    for folder in folders.values():
+        true, plain = (
+            adapter_files.reference(default_model, one)(torch.tensor([ids])).logits[0, 64:]
+            for one in (folder, None)
+        )
+        made = read(model.adapted(folder), ids, 64)
+        assert divergence(true, made) < 0.02
+        assert divergence(true, plain) > 10 * divergence(true, made)
+
+
+def test_in_one_chat_each_switch_gives_what_a_fresh_engine_gives(
+    way: str, engine: LocalEngine, default_model: Path, folders: dict[str, Path]
+) -> None:
+    chat = [QUESTION]
+    made = []
+    for adapter in (None, "poet", "pirate", None):
+        logits = logits_of(engine, adapter, *chat)
+        fresh = opened(default_model, way, folders.__getitem__)
+        assert torch.equal(logits, logits_of(fresh, adapter, *chat)), adapter
+        fresh.close()
+        said = engine.tokens.decode(logits.argmax(-1).tolist())
+        chat += [Message("assistant", said), QUESTION]
+        made.append(logits_of(engine, adapter, QUESTION))
+    assert torch.equal(made[0], made[3])
+    assert not torch.equal(made[0][0], made[1][0])
+    assert not torch.equal(made[1][0], made[2][0])
+
+
+def test_a_model_that_had_adapters_is_itself_without(
+    engine: LocalEngine, default_model: Path, way: str
+) -> None:
+    logits_of(engine, "poet", QUESTION)
+    untouched = LocalEngine("default", default_model, place("cpu", "auto", "none"), fast=way)
+    assert torch.equal(logits_of(engine, None, QUESTION), logits_of(untouched, None, QUESTION))
+    untouched.close()
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def test_two_hundred_switches_are_quick_and_keep_no_memory(engine: LocalEngine) -> None:
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("memory is counted in /proc")
+    sampling = dataclasses.replace(GREEDY, max_tokens=1)
+
+    def switch(adapter: str | None) -> float:
+        started = time.perf_counter()
+        for _ in engine.stream(Request((QUESTION,), sampling, adapter)):
+            pass
+        return time.perf_counter() - started
+
+    ring = (None, "poet", "pirate")
+    for number in range(30):
+        switch(ring[number % 3])
+    before = resident()
+    seconds = [switch(ring[number % 3]) for number in range(200)]
+    assert resident() - before < 20e6
+    assert statistics.median(seconds) < 0.05
+
+
+def test_a_changed_adapter_is_loaded_anew(
+    way: str, default_model: Path, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folders["poet"], tmp_path / "mine")
+    engine = opened(default_model, way, finder(tmp_path))
+    first = logits_of(engine, "mine", QUESTION)
+    assert torch.equal(logits_of(engine, "mine", QUESTION), first)
+    for file in folders["pirate"].iterdir():
+        shutil.copy(file, tmp_path / "new")
+        (tmp_path / "new").replace(tmp_path / "mine" / file.name)
+    changed = logits_of(engine, "mine", QUESTION)
+    assert not torch.equal(changed, first)
+    fresh = opened(default_model, way, finder(tmp_path))
+    assert torch.equal(changed, logits_of(fresh, "mine", QUESTION))
+    shutil.rmtree(tmp_path / "mine")
+    with pytest.raises(EngineError, match="The adapter mine cannot be used"):
+        logits_of(engine, "mine", QUESTION)
+    assert torch.equal(logits_of(engine, None, QUESTION), logits_of(fresh, None, QUESTION))
+
+
+def test_only_so_many_adapters_stay_loaded(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {name: logits_of(engine, name, QUESTION) for name in ("poet", "pirate")}
+    monkeypatch.setattr(engine_adapters, "MOST_ADAPTERS", 1)
+    for name in ("poet", "pirate", "poet"):
+        assert torch.equal(logits_of(engine, name, QUESTION), kept[name])
+        assert list(engine._adapters._loaded) == [name]
+
+
+def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
+    """A copy of an adapter whose config says something else."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+def refused(model: Path, way: str, root: Path) -> EngineError:
+    """What is said when an adapter `bad` is asked for; the engine must go on without it."""
+    engine = opened(model, way, finder(root))
+    before = logits_of(engine, None, QUESTION)
+    with pytest.raises(EngineError) as refusal:
+        logits_of(engine, "bad", QUESTION)
+    engine._prefixes.clear()
+    assert torch.equal(logits_of(engine, None, QUESTION), before)
+    engine.close()
+    return refusal.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"bias": "all"}, "biases"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"init_lora_weights": "pissa"}, "pissa"),
+    ],
+)
+def test_more_than_plain_lora_is_left_to_transformers(
+    default_model: Path, folders: dict[str, Path], tmp_path: Path, changes: Any, said: str
+) -> None:
+    spoiled(folders["poet"], tmp_path / "bad", **changes)
+    error = refused(default_model, "auto", tmp_path)
+    assert said in error.message
+    assert "chatlm config set fast off" in error.hint
+
+
+def test_other_matrices_than_those_of_layers_are_left_to_transformers(
+    tmp_path: Path, default_model: Path
+) -> None:
+    folder = tiny.save(tmp_path / "model", "llama")
+    for number, target in enumerate(("lm_head", "embed_tokens")):
+        place = tmp_path / str(number)
+        saved = adapter_files.save(place, folder, target_modules=[target], strength=0.5)
+        with pytest.raises(Unsuitable, match=f"it changes .*{target}"):
+            fast_model(folder, torch.float32, "bf16").adapted(saved)
+        ids = ids_of(folder)
+        true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
+        made = read(load("tiny", folder, EXACT, "off").adapted(saved), ids, 100)
+        torch.testing.assert_close(made, true, rtol=0, atol=2e-3 * float(true.std()))
+
+
+def test_transformers_runs_dora(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path / "model", "llama")
+    saved = adapter_files.save(tmp_path / "dora", folder, use_dora=True, strength=0.5)
+    ids = ids_of(folder)
+    true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
+    model = load("tiny", folder, EXACT, "off")
+    plain = read(model, ids, 100)
+    made = read(model.adapted(saved), ids, 100)
+    torch.testing.assert_close(made, true, rtol=0, atol=2e-3 * float(true.std()))
+    assert torch.equal(read(model, ids, 100), plain)
+
+
+def cut_short(folder: Path) -> None:
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def pickled(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+
+
+def of_another_rank(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = folder / "adapter_model.safetensors"
+    tensors = {
+        name: tensor[:, :1].contiguous() if "lora_B" in name else tensor
+        for name, tensor in load_file(weights).items()
+    }
+    save_file(tensors, weights)
+
+
+def without_a_config(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("[]")
+
+
+@pytest.mark.parametrize("spoil", [cut_short, pickled, of_another_rank, without_a_config])
+def test_a_damaged_adapter_is_refused_and_the_model_goes_on(
+    way: str,
+    default_model: Path,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+) -> None:
+    shutil.copytree(folders["poet"], tmp_path / "bad")
+    spoil(tmp_path / "bad")
+    assert "The adapter bad cannot be used: " in refused(default_model, way, tmp_path).message
+
+
+def test_an_adapter_of_another_model_is_refused(
+    way: str, default_model: Path, tmp_path: Path
+) -> None:
+    other = tiny.save(tmp_path / "model", "llama")
+    adapter_files.save(tmp_path / "bad", other)
+    assert "The adapter bad cannot be used: " in refused(default_model, way, tmp_path).message

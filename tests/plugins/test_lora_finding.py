@@ -1,0 +1,55 @@
+"""`find_adapter` of the adapters' plugin: the folder, checked once, or why there is none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from chatlm import ChatlmError, ModelLocation
+from chatlm_lora import checking, keeping, plugin
+from chatlm_lora.library import WEIGHTS, own_root
+from tests.plugins.lora import adapter, tiny_base
+
+
+@pytest.fixture
+def base(tmp_path: Path, home: Path) -> ModelLocation:
+    base = tiny_base(tmp_path / "base")
+    keeping.add("poet", adapter(tmp_path / "saved"), base)
+    return base
+
+
+def refusal(name: str, base: ModelLocation) -> str:
+    found = plugin.find_adapter(name, base.name)
+    assert isinstance(found, ChatlmError)
+    return str(found)
+
+
+def test_a_good_adapter_is_found_and_checked_once(
+    base: ModelLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+    check = checking.check
+
+    def counted(folder: Path, on: ModelLocation | None) -> checking.Checked:
+        checked.append(folder)
+        return check(folder, on)
+
+    monkeypatch.setattr(checking, "check", counted)
+    for _ in range(3):
+        assert plugin.find_adapter("poet", base.name) == own_root() / "poet"
+    assert len(checked) == 1
+
+
+def test_why_not(base: ModelLocation, tmp_path: Path) -> None:
+    assert "Did you mean poet?" in refusal("poe", base)
+    assert "no-such-model" in str(plugin.find_adapter("poet", "no-such-model"))
+    assert plugin.find_adapter("poet", base.name) == own_root() / "poet"
+    weights = own_root() / "poet" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-4])
+    assert "is cut short" in refusal("poet", base)
+    weights.unlink()
+    assert f"it has no {WEIGHTS}" in refusal("poet", base)
+    shutil.rmtree(own_root() / "poet")
+    assert "There is no adapter" in refusal("poet", base)
