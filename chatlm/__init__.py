@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatlm.config import load_config
+    from chatlm.beside import Setup, SideChat, SideChats
+    from chatlm.config import Config, load_config
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
-    from chatlm.errors import ChatlmError, UsageError
-    from chatlm.events import Delta
+    from chatlm.errors import ChatlmError, ModelError, UsageError
+    from chatlm.events import Delta, Finished, Fitted
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
     from chatlm.generation import Engine, EngineInfo, Request
@@ -21,16 +22,21 @@ if TYPE_CHECKING:
         Reply,
         StopReason,
         Turn,
+        Usage,
     )
     from chatlm.models import ModelLocation, ensure_model, find_model
     from chatlm.models.disk import human_bytes, sync_tree
     from chatlm.paths import data_dir, shipped
     from chatlm.plugins.settings import own_settings
+    from chatlm.replay import differences
     from chatlm.sampling import Sampling
     from chatlm.session import ChatSession
+    from chatlm.sidechats import side_chats
     from chatlm.store import Store
+    from chatlm.store.database import Database
     from chatlm.templates import Rendered, TemplateRenderer
     from chatlm.text import dump_json, one_line, visible
+    from chatlm.tui import run_ui
     from chatlm.tui.plugin_card import PluginCard
 
     __version__: str
@@ -42,12 +48,17 @@ _WHERE = {
     "ChatTokens": "chatlm.engines.learning",
     "ChatlmError": "chatlm.errors",
     "Commands": "chatlm.hookspecs",
+    "Config": "chatlm.config",
     "Context": "chatlm.hookspecs",
     "Conversation": "chatlm.messages",
+    "Database": "chatlm.store.database",
     "Delta": "chatlm.events",
     "Engine": "chatlm.generation",
     "EngineInfo": "chatlm.generation",
+    "Finished": "chatlm.events",
+    "Fitted": "chatlm.events",
     "Message": "chatlm.messages",
+    "ModelError": "chatlm.errors",
     "ModelLocation": "chatlm.models",
     "Panel": "chatlm.extending",
     "Passage": "chatlm.messages",
@@ -57,15 +68,20 @@ _WHERE = {
     "Reply": "chatlm.messages",
     "Request": "chatlm.generation",
     "Sampling": "chatlm.sampling",
+    "Setup": "chatlm.beside",
+    "SideChat": "chatlm.beside",
+    "SideChats": "chatlm.beside",
     "SlashCommand": "chatlm.extending",
     "StopReason": "chatlm.messages",
     "Store": "chatlm.store",
     "TemplateRenderer": "chatlm.templates",
     "Turn": "chatlm.messages",
     "Ui": "chatlm.extending",
+    "Usage": "chatlm.messages",
     "UsageError": "chatlm.errors",
     "Work": "chatlm.extending",
     "data_dir": "chatlm.paths",
+    "differences": "chatlm.replay",
     "dump_json": "chatlm.text",
     "ensure_model": "chatlm.models",
     "fast_dtype": "chatlm.engines.learning",
@@ -76,7 +92,9 @@ _WHERE = {
     "load_weights": "chatlm.engines.learning",
     "one_line": "chatlm.text",
     "own_settings": "chatlm.plugins.settings",
+    "run_ui": "chatlm.tui",
     "shipped": "chatlm.paths",
+    "side_chats": "chatlm.sidechats",
     "sync_tree": "chatlm.models.disk",
     "visible": "chatlm.text",
     "write_atomically": "chatlm.files",
@@ -89,12 +107,17 @@ __all__ = [
     "ChatTokens",
     "ChatlmError",
     "Commands",
+    "Config",
     "Context",
     "Conversation",
+    "Database",
     "Delta",
     "Engine",
     "EngineInfo",
+    "Finished",
+    "Fitted",
     "Message",
+    "ModelError",
     "ModelLocation",
     "Panel",
     "Passage",
@@ -104,16 +127,21 @@ __all__ = [
     "Reply",
     "Request",
     "Sampling",
+    "Setup",
+    "SideChat",
+    "SideChats",
     "SlashCommand",
     "StopReason",
     "Store",
     "TemplateRenderer",
     "Turn",
     "Ui",
+    "Usage",
     "UsageError",
     "Work",
     "__version__",
     "data_dir",
+    "differences",
     "dump_json",
     "ensure_model",
     "fast_dtype",
@@ -124,7 +152,9 @@ __all__ = [
     "load_weights",
     "one_line",
     "own_settings",
+    "run_ui",
     "shipped",
+    "side_chats",
     "sync_tree",
     "visible",
     "write_atomically",

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from chatlm.beside import SideChats
 from chatlm.generation import Engine
 from chatlm.messages import Conversation, Passage, Turn
 from chatlm.sampling import Sampling
@@ -111,6 +112,14 @@ class Ui(Protocol):
 
     def open_panel(self, name: str) -> None:
         """Show a panel that a plugin registered; the one that is shown is closed instead."""
+
+    def side_chats(self, report: Callable[[str], None]) -> SideChats:
+        """Chats beside this one, which share its model where they need the same.
+
+        Args:
+            report: told in a few words which model is being loaded.
+        """
+        ...
 
     def working(self, title: str) -> AbstractContextManager[Work]:
         """Show a long work while it lasts, with a bar and a way to cancel it."""

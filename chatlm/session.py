@@ -12,7 +12,16 @@ from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.events import Prefill
 from chatlm.generation import Engine, Prompt, Request
 from chatlm.measuring import Measure, measure
-from chatlm.messages import Conversation, Kept, Message, Passage, Standing, Turn
+from chatlm.messages import (
+    Conversation,
+    Kept,
+    Message,
+    Passage,
+    Standing,
+    StopReason,
+    Turn,
+    Usage,
+)
 from chatlm.plugins import PluginHost, TurnPlugins
 from chatlm.replying import Events, Replying
 from chatlm.sampling import Sampling
@@ -149,6 +158,18 @@ class ChatSession:
                 "The last reply is complete", hint="Regenerate it, or ask for more in a message."
             )
         return self._replying(self._plugins()).answer(turn, turn.reply)
+
+    def add(self, text: str, reply: str) -> None:
+        """Store a message with a reply that was made elsewhere; nobody is asked for one.
+
+        Raises:
+            UsageError: the text is blank, or a plugin refuses it.
+            StoreError: they could not be stored.
+        """
+        _check_text(text)
+        turn, _ = self._store_message(text)
+        made = self.store.start_reply(turn.id, model="")
+        self.store.finish_reply(made.id, text=reply, stop_reason=StopReason.END, usage=Usage())
 
     def read_ahead(self) -> Generator[Prefill, None, None]:
         """Let the model read the chat so far while the person reads and types.

@@ -15,7 +15,7 @@ from chatlm.cli.chats import complete_chat
 from chatlm.cli.models import complete_model
 from chatlm.cli.plugin_options import plugin_options, with_plugins
 from chatlm.cli.progress import progress_bars
-from chatlm.cli.templating import opening, template_options
+from chatlm.cli.templating import begun, template_options
 from chatlm.errors import UsageError
 from chatlm.events import Delta, Finished, Notice, SessionEvent, TurnStarted
 from chatlm.generation import Request
@@ -107,25 +107,25 @@ def ask(
 
     saved = not no_save and (chat_id is not None or not dry_run)
     with loaded(settings) as plugins:
-        begun = opening(template, pairs, typed, plugins)
-        if not begun.question.strip():
+        opening = begun(template, pairs, typed, plugins)
+        if not opening.question.strip():
             raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
         with Store(paths.database() if saved else None) as store:
             session = ChatSession(
                 store,
                 lambda: load_engine(settings, plugins),
                 plugins=plugins,
-                sampling=settings.sampling.over(begun.rendered.sampling),
+                sampling=settings.sampling.over(opening.rendered.sampling),
                 asked=wanted,
-                system=(begun.rendered.system or settings.system) if system is None else system,
+                system=(opening.rendered.system or settings.system) if system is None else system,
                 adapter="" if adapter == "off" else adapter,
-                kept=begun.kept,
+                kept=opening.kept,
                 conversation_id=chat_id,
             )
             if dry_run:
-                _say_request(session.draft(begun.question), as_json)
+                _say_request(session.draft(opening.question), as_json)
             else:
-                _ask(session, begun.question, saved, as_json)
+                _ask(session, opening.question, saved, as_json)
 
 
 def _ask(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:

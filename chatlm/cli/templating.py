@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from chatlm.beginning import Opening, offered, opening
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.messages import Kept
-from chatlm.templates import Rendered, TemplateRenderer
 from chatlm.text import visible
 
 if TYPE_CHECKING:
@@ -54,40 +51,11 @@ def template_options(command: F) -> F:
     )(command)
 
 
-@dataclass(frozen=True)
-class Opening:
-    """How a question begins."""
-
-    rendered: Rendered
-    kept: Kept = field(default_factory=dict)
-    """What the plugin that offers the template keeps with the chat."""
-
-    @property
-    def question(self) -> str:
-        """What is sent; the plugin makes the message of it where it has a part in it."""
-        return self.rendered.typed or self.rendered.user
-
-
-def offered(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
-    """The templates of all plugins by name, each with its plugin."""
-    found: dict[str, tuple[str, TemplateRenderer]] = {}
-
-    def arguments(plugin: str) -> dict[str, Any]:
-        def register(name: str, render: TemplateRenderer) -> None:
-            found[name] = plugin, render
-
-        return {"register": register}
-
-    for _ in plugins.offer("register_templates", arguments):
-        pass
-    return found
-
-
-def opening(template: str | None, pairs: Sequence[str], typed: str, plugins: PluginHost) -> Opening:
-    """What the template makes; without one, what was typed is the message.
+def begun(template: str | None, pairs: Sequence[str], typed: str, plugins: PluginHost) -> Opening:
+    """What the options make of what was typed.
 
     Args:
-        template: its name.
+        template: its name; None for none.
         pairs: `NAME=TEXT` for its variables.
         typed: what the person typed or piped in.
         plugins: offer templates.
@@ -95,30 +63,14 @@ def opening(template: str | None, pairs: Sequence[str], typed: str, plugins: Plu
     Raises:
         UsageError: there is no such template, or the values do not fit it.
     """
-    if template is None:
-        if pairs:
-            raise UsageError("-v fills a gap of a template.", hint="Name the template: -t NAME")
-        return Opening(Rendered(user=typed))
-    there = offered(plugins)
-    if template not in there:
+    if template is None and pairs:
+        raise UsageError("-v fills a gap of a template.", hint="Name the template: -t NAME")
+    try:
+        return opening(template or "", values_of(pairs), typed, plugins)
+    except UsageError:
         for fault in plugins.take_faults():
             click.echo(visible(str(fault)), err=True)
-        near = get_close_matches(template, there, 1)
-        raise UsageError(
-            f"There is no template {template!r}.",
-            hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
-        )
-    plugin, render = there[template]
-    try:
-        rendered = render(values_of(pairs), typed)
-    except ChatlmError:
         raise
-    except Exception as error:  # a plugin may fail in any way
-        raise UsageError(
-            f"The template {template} failed: {type(error).__name__}: {error}",
-            hint="`chatlm logs` may have more.",
-        ) from error
-    return Opening(rendered, {plugin: rendered.kept} if rendered.kept else {})
 
 
 def values_of(pairs: Sequence[str]) -> dict[str, str]:

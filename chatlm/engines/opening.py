@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ from chatlm.plugins.faults import in_words, pass_on
 from chatlm.sampling import Sampling
 
 if TYPE_CHECKING:
-    from chatlm.models.progress import Progress
+    from chatlm.models.progress import Progress, Stage
 
 LOCAL = "local"
 """The scheme of chatlm's own engine; a model without a scheme is one of its too."""
@@ -49,6 +51,20 @@ def open_engine(config: Config, plugins: PluginHost, progress: Progress) -> Engi
             hint="`chatlm logs` may have more; `chatlm config set model` names another.",
         ) from error
     return engine
+
+
+def opener(config: Config, plugins: PluginHost) -> Callable[[str, Callable[[str], None]], Engine]:
+    """A function that opens any model with the config's other settings, and says how far it is."""
+
+    def open_model(model: str, report: Callable[[str], None]) -> Engine:
+        from chatlm.models.progress import in_words
+
+        def progress(stage: Stage, done: int, total: int | None) -> None:
+            report(in_words(stage, done, total))
+
+        return open_engine(dataclasses.replace(config, model=model), plugins, progress)
+
+    return open_model
 
 
 def is_here(model: str, plugins: PluginHost) -> bool:

@@ -14,6 +14,20 @@ Cancelled = Callable[[], bool]
 """True once the person wants to stop."""
 
 
+STAGES: dict[Stage, str] = {
+    "wait": "waiting for another chatlm that fetches it",
+    "download": "downloading",
+    "unpack": "unpacking",
+    "convert": "converting, only this once",
+    "check": "checking",
+}
+
+
+def in_words(stage: Stage, done: int, total: int | None) -> str:
+    """What is being done, with the share that is done where it is known."""
+    return f"{STAGES[stage]} {done * 100 // total} %" if total else STAGES[stage]
+
+
 class Progress(Protocol):
     """Called often, from the thread that runs the job."""
 

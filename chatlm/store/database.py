@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chatlm.errors import StoreError
-from chatlm.store.migrations import check_version, migrate
+from chatlm.store import migrations as chats
+from chatlm.store.migrations import Migrations, check_version, migrate
 
 BUSY_SECONDS = 5.0
 """How long to wait for another process's transaction."""
@@ -24,12 +25,14 @@ class Database:
 
     Args:
         path: the file, made with its folder if absent; None keeps everything in memory.
+        migrations: make its tables; None makes those of the chats.
 
     Raises:
         StoreError: it cannot be opened, is not a database, or is from a newer chatlm.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, migrations: Migrations | None = None) -> None:
+        migrations = chats.MIGRATIONS if migrations is None else migrations
         self._where = "the chat in memory" if path is None else str(path)
         if path is not None:
             _make_file(path)
@@ -37,9 +40,9 @@ class Database:
         with failures_in_words(self._where):
             self._writer = self._open(path)
             try:
-                check_version(self._writer, self._where)
+                check_version(self._writer, migrations, self._where)
                 _use_wal(self._writer)
-                migrate(self._writer)
+                migrate(self._writer, migrations)
                 self._reader, self._read_lock = self._writer, self._write_lock
                 if path is not None:
                     self._reader, self._read_lock = self._open(path), threading.RLock()
@@ -114,10 +117,10 @@ def _make_file(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            path.touch(mode=0o600)  # chats are private
+            path.touch(mode=0o600)  # what is said is private
     except OSError as error:
         raise StoreError(
-            f"The folder for the chats, {path.parent}, cannot be used: {error.strerror}.",
+            f"The folder {path.parent} for {path.name} cannot be used: {error.strerror}.",
             hint=f"Make it a writable folder, {_ELSEWHERE}.",
         ) from error
 
@@ -185,7 +188,7 @@ def _in_words(error: sqlite3.Error, where: str) -> StoreError:
             )
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StoreError(
-                f"{where} is damaged or not a chat database. chatlm changed nothing in it.",
+                f"{where} is damaged or not a database of chatlm. chatlm changed nothing in it.",
                 hint="Save what can still be read, then move the damaged file away: "
                 f"sqlite3 {shlex.quote(where)} .recover | sqlite3 recovered.db",
             )

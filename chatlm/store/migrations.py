@@ -6,7 +6,10 @@ import sqlite3
 
 from chatlm.errors import StoreError
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
+Migrations = tuple[tuple[str, ...], ...]
+"""The statements of each step, the oldest step first."""
+
+MIGRATIONS: Migrations = (
     (
         """CREATE TABLE conversation (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -192,17 +195,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 
-def check_version(connection: sqlite3.Connection, where: str) -> None:
+def check_version(connection: sqlite3.Connection, migrations: Migrations, where: str) -> None:
     """Refuse a database that this chatlm must not touch; only reads.
 
     Raises:
         StoreError: a newer chatlm made it, or another program did.
     """
     version = _version(connection)
-    if version > len(MIGRATIONS):
+    if version > len(migrations):
         raise StoreError(
             f"{where} was made by a newer chatlm (format {version}; this one reads up to "
-            f"{len(MIGRATIONS)}).",
+            f"{len(migrations)}).",
             hint="Update chatlm, or set CHATLM_HOME to another folder.",
         )
     if version == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
@@ -212,12 +215,12 @@ def check_version(connection: sqlite3.Connection, where: str) -> None:
         )
 
 
-def migrate(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection, migrations: Migrations) -> None:
     """Bring the database to the newest format, each step whole or not at all.
 
     Safe when two processes open a new database at once: the second waits, then finds it done.
     """
-    for number, statements in enumerate(MIGRATIONS, start=1):
+    for number, statements in enumerate(migrations, start=1):
         if _version(connection) >= number:
             continue
         try:

@@ -34,10 +34,10 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
         StoreError: the saved chats cannot be opened; an incognito chat does without them.
     """
     os.environ.setdefault("TEXTUAL_FPS", FRAMES)  # Textual reads it when it is imported
+    from chatlm.engines.opening import opener
     from chatlm.plugins import loaded
     from chatlm.tui import pasting
     from chatlm.tui.app import ChatApp
-    from chatlm.tui.opening import opener
 
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION)
     pasting.install()
@@ -59,6 +59,10 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
     app.engine.close()
     if app.return_code:
         sys.exit(app.return_code)
+
+
+run_ui = run
+"""`run`, by its public name."""
 
 
 def _open_store(incognito: bool) -> tuple[Store, tuple[str, ...]]:

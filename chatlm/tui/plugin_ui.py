@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chatlm.generation import Engine
 from chatlm.messages import Conversation, Passage, Turn
 from chatlm.sampling import Sampling
+from chatlm.sidechats import OwnSideChats
 from chatlm.text import one_line, visible
 from chatlm.tui.drafts import clean
 from chatlm.tui.plugin_work import ShownWork
@@ -128,6 +129,13 @@ class PluginUi:
     def open_panel(self, name: str) -> None:
         """Show a plugin's panel, or close it."""
         self._actions.soon(partial(self._actions.regions.toggle_panel, name))
+
+    def side_chats(self, report: Callable[[str], None]) -> OwnSideChats:
+        """Chats beside this one."""
+        owner = self._screen.owner
+        return OwnSideChats(
+            owner.config, owner.plugins, owner.open_engine, report, lambda: owner.engine.engine
+        )
 
     @contextmanager
     def working(self, title: str) -> Iterator[ShownWork]:

@@ -450,5 +450,5 @@ def test_a_broken_database_is_said_with_what_to_do(home: Path) -> None:
     (home / "chats.db").write_bytes(b"not a database" * 100)
     done = chats("list")
     assert done.returncode == 1
-    assert "damaged or not a chat database" in done.stderr
+    assert "damaged or not a database of chatlm" in done.stderr
     assert ".recover" in done.stderr

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from chatlm import Conversation, Engine, Passage, Sampling, Turn
+from chatlm import Config, Conversation, Engine, Passage, Sampling, Turn
+from chatlm.plugins import PluginHost
+from chatlm.sidechats import OwnSideChats
 
 
 class RememberingWork:
@@ -106,6 +108,13 @@ class RememberingUi:
     def working(self, title: str) -> Iterator[RememberingWork]:
         self.work = RememberingWork(self._cancelled)
         yield self.work
+
+    def side_chats(self, report: Callable[[str], None]) -> OwnSideChats:
+        def opened(model: str, report: Callable[[str], None]) -> Engine:
+            assert self.engine is not None
+            return self.engine
+
+        return OwnSideChats(Config(), PluginHost(), opened, report)
 
     def _change(self, **values: Any) -> None:
         self.conversation = dataclasses.replace(self.conversation, **values)

@@ -17,11 +17,11 @@ from chatlm.errors import Cancelled, ModelError
 from chatlm.events import Delta, Finished, SessionEvent
 from chatlm.messages import Message as Said
 from chatlm.messages import Reply, StopReason, Turn, Usage
+from chatlm.models.progress import STAGES, in_words
 from chatlm.tui import labels
 from chatlm.tui.answering import UPDATES_PER_SECOND, answer
 from chatlm.tui.loading import EngineLoader, EngineState, Failed, Loading, Ready
 from chatlm.tui.messages import TextGathered, TurnEnded
-from chatlm.tui.opening import STAGES, words
 from chatlm.tui.widgets.status_bar import Status, status_line
 from tests.tui.support import StillEngine
 
@@ -190,6 +190,6 @@ def test_any_failure_to_load_becomes_an_error_with_a_hint() -> None:
 
 
 def test_progress_in_words() -> None:
-    assert words("download", 1, 4) == "downloading 25 %"
-    assert words("download", 1, None) == "downloading"
+    assert in_words("download", 1, 4) == "downloading 25 %"
+    assert in_words("download", 1, None) == "downloading"
     assert set(STAGES) == {"wait", "download", "unpack", "convert", "check"}

@@ -81,7 +81,7 @@ def test_a_lock_held_for_long_by_another_program(
 @pytest.mark.parametrize("content", [b"this is no database at all" * 50, b"\0" * 4096])
 def test_a_file_that_is_no_database_stays_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="damaged or not a chat database") as caught:
+    with pytest.raises(StoreError, match="damaged or not a database of chatlm") as caught:
         Store(path)
     assert ".recover" in caught.value.hint
     assert path.read_bytes() == content

@@ -1,0 +1,149 @@
+"""How well the arena's ratings find known strengths, and how many votes its pairing saves.
+
+Run it: python -m benchmarks.arena
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from chatlm_arena.pairing import Pairing, next_pair
+from chatlm_arena.strength import POINTS, estimate
+from chatlm_arena.votes import Integers, Numbers, Votes, tally
+
+TIES = 0.2
+"""Part of what the weaker of two gets that comes from ties; so the expected score stays that of
+Bradley and Terry."""
+
+
+def evenly(size: int, spread: float, seed: int) -> Numbers:
+    """Known log-strengths that are evenly apart, in a random order.
+
+    Args:
+        size: contestants.
+        spread: the standard deviation of the strengths, in rating points; their mean is 0.
+        seed: of the order.
+    """
+    return _spread(np.random.default_rng(seed).permutation(size).astype(np.float64), spread)
+
+
+def normally(size: int, spread: float, seed: int) -> Numbers:
+    """Known log-strengths from a normal distribution; see `evenly`."""
+    return _spread(np.random.default_rng(seed).normal(size=size), spread)
+
+
+def _spread(values: Numbers, spread: float) -> Numbers:
+    strengths: Numbers = (values - values.mean()) / values.std() * spread / POINTS
+    return strengths
+
+
+def vote(strengths: Numbers, one: int, other: int, draw: np.random.Generator) -> float:
+    """What `one` gets from `other` when they meet."""
+    left, right = np.array([one]), np.array([other])
+    return float(_scores(strengths, left, right, draw)[0])
+
+
+def random_votes(strengths: Numbers, count: int, seed: int) -> Votes:
+    """Votes of random pairs."""
+    draw, size = np.random.default_rng(seed), len(strengths)
+    left = draw.integers(0, size, count)
+    right = (left + draw.integers(1, size, count)) % size
+    score = _scores(strengths, left, right, draw)
+    return Votes(tuple(map(str, range(size))), left, right, score)
+
+
+def _scores(
+    strengths: Numbers, left: Integers, right: Integers, draw: np.random.Generator
+) -> Numbers:
+    chance = 1 / (1 + np.exp(strengths[right] - strengths[left]))
+    half_ties = TIES * np.minimum(chance, 1 - chance)
+    drawn = draw.random(len(left))
+    wins = drawn < chance - half_ties
+    scores: Numbers = np.where(wins, 1.0, np.where(drawn < chance + half_ties, 0.5, 0.0))
+    return scores
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What came of many simulations."""
+
+    covered: float
+    """Part of all 95 % intervals that hold the true strength."""
+    ordered: float
+    """Part of the simulations in which the ratings have exactly the true order."""
+    correlation: float
+    """Mean rank correlation (Spearman) of the ratings with the truth."""
+
+
+def recovery(runs: int, votes: int, size: int = 8, spread: float = 200.0) -> Recovery:
+    """Simulate arenas of random pairs and look whether the truth is found."""
+    covered, ordered, correlations = [], [], []
+    for run in range(runs):
+        strengths = evenly(size, spread, run)
+        found = estimate(tally(random_votes(strengths, votes, run)), seed=run)
+        true = 1500 + POINTS * strengths
+        covered += ((found.rating_low <= true) & (true <= found.rating_high)).tolist()
+        ranks = np.argsort(np.argsort(true)), np.argsort(np.argsort(found.rating))
+        ordered.append(bool((ranks[0] == ranks[1]).all()))
+        correlations.append(float(np.corrcoef(*ranks)[0, 1]))
+    return Recovery(float(np.mean(covered)), float(np.mean(ordered)), float(np.mean(correlations)))
+
+
+def widths(strengths: Numbers, how: Pairing, seed: int, every: int) -> Iterator[tuple[int, float]]:
+    """After each `every` votes their number and the width of the widest interval."""
+    draw, size = np.random.default_rng(seed), len(strengths)
+    names = tuple(map(str, range(size)))
+    left: list[int] = []
+    right: list[int] = []
+    score: list[float] = []
+    while True:
+        cells = tally(Votes(names, *(np.array(c) for c in (left, right, score)))) if left else None
+        if cells is not None and len(left) % every == 0:
+            found = estimate(cells, seed=seed)
+            yield len(left), float((found.rating_high - found.rating_low).max())
+        empty = Votes(names, np.array([], int), np.array([], int), np.array([]))
+        one, other = next_pair(cells or tally(empty), how, draw)
+        left.append(one)
+        right.append(other)
+        score.append(vote(strengths, one, other, draw))
+
+
+def votes_needed(strengths: Numbers, how: Pairing, width: float, seed: int, every: int = 20) -> int:
+    """Votes until no interval is wider than `width` rating points."""
+    return next(n for n, widest in widths(strengths, how, seed, every) if widest <= width)
+
+
+def saving(runs: int, size: int = 10, spread: float = 200.0, width: float = 150.0) -> float:
+    """Part of the votes that informative pairs need less than random ones, over all runs."""
+    needed = {
+        how: sum(votes_needed(normally(size, spread, run), how, width, run) for run in range(runs))
+        for how in (Pairing.RANDOM, Pairing.INFORMATIVE)
+    }
+    return 1 - needed[Pairing.INFORMATIVE] / needed[Pairing.RANDOM]
+
+
+def million(votes: int = 1_000_000, size: int = 100) -> float:
+    """Seconds from arrays of votes to ratings with intervals."""
+    given = random_votes(normally(size, 200.0, 0), votes, 0)
+    begun = time.perf_counter()
+    estimate(tally(given))
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    """Print everything."""
+    found = recovery(200, 2000)
+    print(f"8 contestants, 2,000 votes, 200 runs: intervals hold the truth {found.covered:.1%}, "
+          f"exact order {found.ordered:.1%}, rank correlation {found.correlation:.3f}")  # fmt: skip
+    for spread in (150.0, 200.0, 250.0):
+        print(f"10 contestants, spread {spread:.0f} points: informative pairs need "
+              f"{saving(8, spread=spread):.0%} fewer votes than random ones")  # fmt: skip
+    print(f"1,000,000 votes, 100 contestants: {million():.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""How a chat begins by a template, which a plugin offers; stores nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.messages import Kept
+from chatlm.plugins import PluginHost
+from chatlm.templates import Rendered, TemplateRenderer
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a question begins."""
+
+    rendered: Rendered
+    kept: Kept = field(default_factory=dict)
+    """What the plugin that offers the template keeps with the chat."""
+
+    @property
+    def question(self) -> str:
+        """What is sent; the plugin makes the message of it where it has a part in it."""
+        return self.rendered.typed or self.rendered.user
+
+
+def offered(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
+    """The templates of all plugins by name, each with its plugin."""
+    found: dict[str, tuple[str, TemplateRenderer]] = {}
+
+    def arguments(plugin: str) -> dict[str, Any]:
+        def register(name: str, render: TemplateRenderer) -> None:
+            found[name] = plugin, render
+
+        return {"register": register}
+
+    for _ in plugins.offer("register_templates", arguments):
+        pass
+    return found
+
+
+def opening(template: str, values: Mapping[str, str], typed: str, plugins: PluginHost) -> Opening:
+    """What the template makes.
+
+    Args:
+        template: its name; empty for none, so that what was typed is the message.
+        values: texts of its variables, by name.
+        typed: what the person typed or piped in.
+        plugins: offer templates.
+
+    Raises:
+        UsageError: there is no such template, or the values do not fit it.
+    """
+    if not template:
+        return Opening(Rendered(user=typed))
+    there = offered(plugins)
+    if template not in there:
+        near = get_close_matches(template, there, 1)
+        raise UsageError(
+            f"There is no template {template!r}.",
+            hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
+        )
+    plugin, render = there[template]
+    try:
+        rendered = render(values, typed)
+    except ChatlmError:
+        raise
+    except Exception as error:  # a plugin may fail in any way
+        raise UsageError(
+            f"The template {template} failed: {type(error).__name__}: {error}",
+            hint="`chatlm logs` may have more.",
+        ) from error
+    return Opening(rendered, {plugin: rendered.kept} if rendered.kept else {})

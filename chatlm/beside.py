@@ -1,0 +1,108 @@
+"""Chats beside the person's own, as a plugin sees them: what answers them, and what is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from chatlm.events import EngineEvent
+from chatlm.generation import Engine, Request
+from chatlm.messages import Kept
+from chatlm.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that decides how a chat is answered."""
+
+    model: str = ""
+    """As `--model` takes it; empty for the one in the config."""
+    adapter: str = ""
+    """Empty for none."""
+    template: str = ""
+    """The name of a template that the chat goes by; empty for none."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Of the template's variables, by name."""
+    system: str = ""
+    """The system prompt; empty for the template's own, else none."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """Goes before what the template sets; what both leave open is the model's."""
+    kept: Kept = field(default_factory=dict)
+    """What plugins keep with the chat."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parts that say something, ready for JSON."""
+        values = dataclasses.asdict(self) | {"sampling": self.sampling.to_dict()}
+        return {name: value for name, value in values.items() if value}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Setup:
+        """Read back what `to_dict` made; a key that is not known is passed over.
+
+        Raises:
+            UsageError: a sampling value is out of its range.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        kept = {name: value for name, value in values.items() if name in known}
+        kept["sampling"] = Sampling.from_dict(kept.get("sampling", {}))
+        return cls(**kept)
+
+
+class SideChat(Protocol):
+    """One chat that is kept in memory alone; not for two threads at once."""
+
+    @property
+    def setup(self) -> Setup:
+        """What answers it."""
+        ...
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded model; loads it first where it is not there.
+
+        Raises:
+            ModelError, OutOfMemoryError: it cannot be loaded.
+        """
+        ...
+
+    def request(self, text: str) -> Request:
+        """What is sent for the next message, after all plugins had their say.
+
+        Returns:
+            with no setting left open but perhaps the seed.
+
+        Raises:
+            UsageError: there is no such template, or a plugin refuses the message.
+            ContextTooLong, ModelError: as `Engine.stream`.
+        """
+        ...
+
+    def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
+        """Generate, as `Engine.stream`."""
+        ...
+
+    def add(self, text: str, reply: str) -> None:
+        """Let a message and its reply stand in the chat."""
+
+
+class SideChats(Protocol):
+    """Begins chats; the models that they share stay loaded until it is closed."""
+
+    def begin(self, setup: Setup) -> SideChat:
+        """A new chat; loads nothing yet."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Free the models that were loaded for it."""

@@ -1,0 +1,139 @@
+"""Golden chats: replies that are right, and whether a contestant still gives them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatlm import Conversation, SideChats, StopReason, Turn, UsageError, one_line
+from chatlm_arena import overlap
+from chatlm_arena.contestants import Contestant, checked_name
+from chatlm_arena.generating import Order, Seat, generate
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A chat up to a message, and the reply that is right."""
+
+    name: str
+    before: tuple[tuple[str, str], ...]
+    """Each earlier message with its reply."""
+    prompt: str
+    expected: str
+    seed: int | None = None
+    """With which the reply was made."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        messages = [text for pair in self.before for text in pair]
+        return {
+            "name": self.name,
+            "messages": [*messages, self.prompt],
+            "expected": self.expected,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Golden:
+        """Read back what `to_dict` made.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        messages, expected = values.get("messages"), values.get("expected")
+        seed = values.get("seed")
+        texts = isinstance(messages, list) and all(isinstance(text, str) for text in messages)
+        if not texts or not messages or not len(messages) % 2 or not isinstance(expected, str):
+            raise ValueError("it has no odd number of messages and an expected reply")
+        if seed is not None and type(seed) is not int:
+            raise ValueError("its seed is no whole number")
+        pairs = tuple(zip(messages[:-1:2], messages[1::2], strict=True))
+        return cls(checked_name(str(values.get("name", ""))), pairs, messages[-1], expected, seed)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A golden chat that was asked again."""
+
+    golden: Golden
+    said: str
+    similarity: float
+    """ROUGE-L of the reply against the expected one; 1 where they are the same."""
+
+    def passes(self, least: float) -> bool:
+        """Whether the reply is similar enough; with 1 it has to be the very same."""
+        return self.said == self.golden.expected or (least < 1 and self.similarity >= least)
+
+
+def golden_of(name: str, conversation: Conversation, turn: Turn) -> Golden:
+    """A turn of a chat as a golden one, with what was said before it.
+
+    Raises:
+        UsageError: the name cannot be used, or the turn has no whole reply.
+    """
+    reply = turn.reply
+    if reply is None or reply.stop_reason in (None, StopReason.CANCELLED, StopReason.ERROR):
+        raise UsageError("This turn has no whole reply.", hint="Let the model answer it first.")
+    before = [
+        (earlier.words, earlier.reply.text)
+        for earlier in conversation.turns
+        if earlier.position < turn.position and earlier.messages() and earlier.reply
+    ]
+    seed = reply.sampling.get("seed")
+    return Golden(
+        checked_name(name),
+        tuple(before),
+        turn.words,
+        reply.text,
+        seed if type(seed) is int else None,
+    )
+
+
+def read(path: Path) -> list[Golden]:
+    """Golden chats from a file that `chatlm arena golden list --json` printed.
+
+    Raises:
+        UsageError: it cannot be read, or holds something else.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not JSON: {error}") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UsageError(f"{path} is no list of golden chats.")
+    found = []
+    for number, row in enumerate(rows, 1):
+        try:
+            found.append(Golden.from_dict(row))
+        except ValueError as error:
+            raise UsageError(f"{path}, entry {number}: {error}.") from None
+    return found
+
+
+def check(chats: SideChats, contestant: Contestant, goldens: Iterable[Golden]) -> Iterator[Checked]:
+    """Ask a contestant every golden chat again.
+
+    Args:
+        chats: in which it answers.
+        contestant: one with a set-up.
+        goldens: what it is asked.
+
+    Raises:
+        UsageError: only its votes are known, so that it cannot answer.
+    """
+    if contestant.setup is None:
+        raise UsageError(f"{one_line(contestant.name, 60)} cannot play: only its votes are known.")
+    for golden in goldens:
+        chat = chats.begin(contestant.setup)
+        for message, reply in golden.before:
+            chat.add(message, reply)
+        order = Order(Seat(contestant, chat), golden.prompt, len(golden.before), golden.seed or 0)
+        for _, made in generate([order]):
+            same = made.text == golden.expected
+            score = 1.0 if same else overlap.rouge(made.text, golden.expected)["rougeL"]
+            yield Checked(golden, made.text, score)

@@ -1,0 +1,101 @@
+"""Which two should meet next, and how many more votes tell two apart; pure functions."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+import numpy as np
+
+from chatlm_arena.strength import POINTS, Strengths, strengths
+from chatlm_arena.votes import Numbers, Tally, wins
+
+SURE = 1.959963984540054
+"""Standard errors on either side of a 95 % interval."""
+
+_FAINT = 0.02
+"""Information that every pair is taken to have, so that those who never met can be compared."""
+
+
+class Pairing(StrEnum):
+    """How the next two are chosen."""
+
+    RANDOM = "random"
+    ROUND_ROBIN = "round-robin"
+    """The pair with the fewest votes."""
+    INFORMATIVE = "informative"
+    """The pair whose vote shrinks the intervals most."""
+
+
+def next_pair(cells: Tally, how: Pairing, draw: np.random.Generator) -> tuple[int, int]:
+    """Two different contestants, one < other; of pairs that are as good chance decides.
+
+    Raises:
+        ValueError: there are fewer than two.
+    """
+    if cells.size < 2:
+        raise ValueError("a match needs two contestants")
+    one, other = np.triu_indices(cells.size, 1)
+    if how is Pairing.RANDOM:
+        value = np.zeros(len(one))
+    elif how is Pairing.ROUND_ROBIN:
+        won = wins(cells)
+        value = -(won + won.T)[one, other]
+    else:
+        value = gains(cells)[one, other]
+    best = np.flatnonzero(value >= value.max() - 1e-12)
+    at = int(draw.choice(best))
+    return int(one[at]), int(other[at])
+
+
+def gains(cells: Tally) -> Numbers:
+    """What one more vote of each pair takes off the intervals, of which wide ones count more.
+
+    It is the change of the summed cubes of the variances of all log-strengths, to first order.
+
+    Returns:
+        shape (contestants, contestants), symmetric, with zeros on the diagonal.
+    """
+    each = _information(strengths(cells))
+    won = wins(cells)
+    weight = each * (won + won.T) + _FAINT / cells.size
+    np.fill_diagonal(weight, 0.0)
+    laplacian = np.diag(weight.sum(axis=1)) - weight
+    covariance = np.linalg.pinv(laplacian, hermitian=True).astype(np.float64)
+    squares = (covariance * np.diag(covariance) ** 2) @ covariance
+    gained = each * _spread(squares) / (1 + each * _spread(covariance))
+    np.fill_diagonal(gained, 0.0)
+    out: Numbers = gained
+    return out
+
+
+def votes_to_separate(found: Strengths, one: int, other: int) -> int | None:
+    """How many more votes between two would likely tell them apart at 95 %.
+
+    Returns:
+        0 where they are apart already; None where no number of votes would likely do, since
+        nothing sets them apart so far.
+    """
+    difference = float(found.rating[one] - found.rating[other]) / POINTS
+    samples = (found.samples[:, one] - found.samples[:, other]) / POINTS
+    if abs(difference) < 1e-6:
+        return None
+    wanted: float = (SURE / difference) ** 2
+    variance = float(samples.var())
+    known = 1.0 / variance if variance > 0 else 0.0
+    each = float(_information(found.share)[one, other])
+    return max(0, math.ceil((wanted - known) / each))
+
+
+def _information(share: Numbers) -> Numbers:
+    """What one vote of each pair tells of the difference of their log-strengths."""
+    chance = share[:, np.newaxis] / (share[:, np.newaxis] + share)
+    out: Numbers = chance * (1 - chance)
+    return out
+
+
+def _spread(matrix: Numbers) -> Numbers:
+    """For each i and j the value of the quadratic form at the difference of their unit vectors."""
+    diagonal = np.diag(matrix)
+    out: Numbers = diagonal[:, np.newaxis] + diagonal - 2 * matrix
+    return out

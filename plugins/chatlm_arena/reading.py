@@ -1,0 +1,126 @@
+"""Reads votes from files that other programs wrote: CSV, and JSON lines as LMArena has them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from chatlm import UsageError, one_line
+from chatlm_arena.contestants import LONGEST_NAME
+from chatlm_arena.votes import Verdict
+
+Row = tuple[str, str, Verdict, str]
+"""Left, right, verdict, judge."""
+
+IMPORTED = "imported"
+"""The judge of votes that do not name one."""
+
+WINNERS = {
+    "left": Verdict.LEFT,
+    "right": Verdict.RIGHT,
+    "tie": Verdict.TIE,
+    "both_bad": Verdict.BOTH_BAD,
+    "model_a": Verdict.LEFT,
+    "model_b": Verdict.RIGHT,
+    "tie (bothbad)": Verdict.BOTH_BAD,
+    "bothbad": Verdict.BOTH_BAD,
+}
+"""What files call a verdict."""
+
+FORMS = (
+    "It is CSV with the columns left,right,winner, of which the winner is left, right or tie; or "
+    "JSON lines with model_a, model_b and winner, as LMArena has them."
+)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """The votes of a file, as they stand in it.
+
+    Raises:
+        UsageError: it cannot be read, or a line is wrong, which is named.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from _csv(file, path) if path.suffix.lower() == ".csv" else _jsonl(file, path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 (byte {error.start}).", hint=FORMS) from None
+    except csv.Error as error:
+        raise UsageError(f"{path} is not CSV: {error}.", hint=FORMS) from error
+
+
+def _csv(file: TextIO, path: Path) -> Iterator[Row]:
+    table = csv.reader(file, strict=True)
+    head = [name.strip() for name in next(table, [])]
+    missing = {"left", "right", "winner"} - set(head)
+    if missing:
+        raise UsageError(f"{path} has no column {', '.join(sorted(missing))}.", hint=FORMS)
+    left, right, winner = (head.index(name) for name in ("left", "right", "winner"))
+    for row in table:
+        if row:
+            if len(row) != len(head):
+                _wrong(path, table.line_num, f"has {len(row)} values, not {len(head)}")
+            verdict = _verdict(row[winner], path, table.line_num)
+            yield (*_pair(row[left], row[right], path, table.line_num), verdict, IMPORTED)
+
+
+def _jsonl(file: TextIO, path: Path) -> Iterator[Row]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{path}, line {number}: not JSON: {error}", hint=FORMS) from None
+        if not isinstance(row, dict):
+            _wrong(path, number, "is not a JSON object")
+        verdict = _verdict(row.get("winner"), path, number)
+        judge = row.get("judge")
+        named = isinstance(judge, str) and judge.strip()
+        yield (
+            *_pair(row.get("model_a"), row.get("model_b"), path, number),
+            verdict,
+            one_line(str(judge), LONGEST_NAME) if named else IMPORTED,
+        )
+
+
+def _pair(left: Any, right: Any, path: Path, number: int) -> tuple[str, str]:
+    names = []
+    for name in (left, right):
+        if not isinstance(name, str) or not name.strip():
+            _wrong(path, number, "does not name both contestants")
+        if name.strip() != one_line(name, LONGEST_NAME):
+            _wrong(path, number, f"has a name that is no line of at most {LONGEST_NAME} characters")
+        names.append(name.strip())
+    if names[0] == names[1]:
+        _wrong(path, number, f"lets {one_line(names[0], 40)} play against itself")
+    return names[0], names[1]
+
+
+def _verdict(winner: Any, path: Path, number: int) -> Verdict:
+    found = WINNERS.get(winner.strip().lower()) if isinstance(winner, str) else None
+    if found is None:
+        _wrong(path, number, f"has the winner {one_line(repr(winner), 60)}")
+    return found
+
+
+def _wrong(path: Path, number: int, what: str) -> NoReturn:
+    raise UsageError(f"{path}, line {number}: it {what}.", hint=FORMS)

@@ -1,0 +1,1 @@
+"""What the arena shows: the match, and the ratings."""

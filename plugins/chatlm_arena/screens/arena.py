@@ -1,0 +1,298 @@
+"""The arena: one message, two answers side by side, a vote, and who it was."""
+
+from __future__ import annotations
+
+import random
+from enum import Enum
+from threading import Thread
+from typing import ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.content import Content
+from textual.message import Message
+from textual.screen import Screen
+from textual.widgets import Footer, Input, Static
+
+from chatlm import ChatlmError, Ui, own_settings, visible
+from chatlm_arena import PLUGIN, keeping
+from chatlm_arena.elo import EloRules
+from chatlm_arena.playing import SIDES
+from chatlm_arena.records import Side
+from chatlm_arena.screens.pane import ArenaPane
+from chatlm_arena.screens.work import Answered, ArenaWork, Said
+from chatlm_arena.settings import Settings
+from chatlm_arena.slash import BOARD
+from chatlm_arena.votes import Verdict
+
+WIDE_FROM = 100
+"""Columns from which on the sides stand beside each other."""
+
+
+class State(Enum):
+    """What the person can do now."""
+
+    ASK = "ask"
+    """Type the message of a new match."""
+    ANSWERS = "answers"
+    """Read along, or stop both."""
+    VOTE = "vote"
+    MORE = "more"
+    """Type another message to the same two."""
+    REVEALED = "revealed"
+
+
+SAID = {
+    State.ASK: "Type a message that both shall answer.",
+    State.ANSWERS: "They answer one after the other; chance decides who is first.",
+    State.VOTE: "Which answer is better? The names come after your vote.",
+    State.MORE: "Type what both shall answer next.",
+    State.REVEALED: "Enter begins the next match.",
+}
+
+ALLOWED = {
+    "vote": (State.VOTE,),
+    "skip": (State.VOTE,),
+    "again": (State.VOTE,),
+    "more": (State.VOTE,),
+    "next": (State.REVEALED,),
+    "undo": (State.VOTE, State.REVEALED),
+    "ratings": (State.VOTE, State.REVEALED),
+}
+"""The actions that not every state has."""
+
+
+class ArenaScreen(Screen[None]):
+    """Keys vote; typing is for messages alone.
+
+    Args:
+        ui: the chat's screen.
+        draw: chance; None takes the system's.
+    """
+
+    DEFAULT_CSS = """
+    ArenaScreen {
+        & #told { height: auto; padding: 0 1; color: $text-muted; }
+        & #told.-problem { color: $text-error; }
+        & #sides { height: 1fr; layout: horizontal; }
+        &.-narrow #sides { layout: vertical; }
+        & Input { margin: 0; border: round $foreground 30%; background: $background; }
+        & Input:focus { border: round $primary; }
+        & Footer { background: $background; }
+        & FooterKey { background: $background; }
+        & FooterKey .footer-key--key { background: $background; }
+        & FooterKey .footer-key--description { background: $background; color: $text-muted; }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("l,1", "vote('left')", "left", key_display="l"),
+        Binding("r,2", "vote('right')", "right", key_display="r"),
+        Binding("t", "vote('tie')", "tie"),
+        Binding("b", "vote('both_bad')", "both bad"),
+        Binding("s", "skip", "skip"),
+        Binding("a", "again", "again"),
+        Binding("m", "more", "more"),
+        Binding("enter,n", "next", "next match", key_display="⏎"),
+        Binding("u", "undo", "undo"),
+        Binding("f", "ratings", "ratings"),
+        Binding("escape", "leave", "close"),
+    ]
+
+    def __init__(self, ui: Ui, draw: random.Random | None = None) -> None:
+        super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE_FROM, "-wide")]
+        self._ui = ui
+        settings = own_settings(PLUGIN, Settings)
+        self._rules = EloRules(k=settings.k)
+        self._store = keeping.opened()
+        self._chats = ui.side_chats(self._loading)
+        self._work = ArenaWork(
+            self._store, self._chats, settings, self.post_message, draw or random.SystemRandom()
+        )
+        self.state = State.ASK
+
+    class Loading(Message):
+        """A model is being loaded."""
+
+        def __init__(self, words: str) -> None:
+            super().__init__()
+            self.words = words
+
+    def compose(self) -> ComposeResult:
+        """What to do, both sides, the message, the keys."""
+        yield Static(id="told")
+        with Container(id="sides"):
+            yield ArenaPane("Left", id="left")
+            yield ArenaPane("Right", id="right")
+        yield Input(placeholder="A message to both", id="message")
+        yield Footer(show_command_palette=False, compact=True)
+
+    def on_mount(self) -> None:
+        """Wait for a message."""
+        self._go(State.ASK)
+
+    def on_unmount(self) -> None:
+        """Free the models that are not the chat's."""
+        self._work.stop.set()
+        self._close()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Show the keys that do something now."""
+        return self.state in ALLOWED.get(action, tuple(State))
+
+    def action_vote(self, verdict: str) -> None:
+        """Keep the verdict and tell who was who."""
+        play = self._work.play
+        if play is None:
+            return
+        try:
+            revealed = play.vote(Verdict(verdict), self._rules)
+        except ChatlmError as error:
+            self._complain(error)
+            return
+        for side, who in zip(SIDES, revealed, strict=True):
+            self._pane(side).reveal(who, won=verdict == side)
+        self._go(State.REVEALED)
+
+    def action_skip(self) -> None:
+        """Begin another match without a vote."""
+        self.action_next()
+
+    def action_again(self) -> None:
+        """Let both answer once more."""
+        self._go(State.ANSWERS)
+        self._answer(None)
+
+    def action_more(self) -> None:
+        """Type another message to the same two."""
+        self._go(State.MORE)
+
+    def action_next(self) -> None:
+        """Begin another match."""
+        self._work.play = None
+        for side in SIDES:
+            self._pane(side).clear()
+        self._go(State.ASK)
+
+    def action_undo(self) -> None:
+        """Take the newest vote back."""
+        try:
+            ballot = self._store.undo_vote()
+        except ChatlmError as error:
+            self._complain(error)
+            return
+        if self.state is State.REVEALED:
+            self.action_next()
+        self._say(f"Taken back: {ballot.left} against {ballot.right}, {_words(ballot.verdict)}.")
+
+    def action_ratings(self) -> None:
+        """Show the ratings."""
+        self._ui.open_screen(BOARD)
+
+    def action_leave(self) -> None:
+        """Stop both; with nothing to stop, go back to the vote or close the arena."""
+        if self.state is State.ANSWERS:
+            self._work.stop.set()
+        elif self.state is State.MORE:
+            self._go(State.VOTE)
+        else:
+            self.dismiss()
+
+    @on(Input.Submitted)
+    def _send(self, event: Input.Submitted) -> None:
+        event.stop()
+        text = event.value.strip()
+        if not text:
+            return
+        event.input.clear()
+        for side in SIDES:
+            self._pane(side).ask(text)
+        self._go(State.ANSWERS)
+        self._answer(text)
+
+    @on(Said)
+    def _show(self, event: Said) -> None:
+        event.stop()
+        spoke = event.spoke
+        pane, other = self._pane(spoke.side), self._pane(_other(spoke.side))
+        pane.say(spoke.text, ended=spoke.ended)
+        if not spoke.text and not spoke.ended:
+            self._say(SAID[State.ANSWERS])
+            if not other.has_text:
+                other.wait()
+
+    @on(Answered)
+    def _end(self, event: Answered) -> None:
+        event.stop()
+        for side in SIDES:
+            self._pane(side).stop()
+        play = self._work.play
+        if play is None:
+            self.action_next()
+        elif play.can_vote:
+            self._go(State.VOTE)
+        else:
+            self._go(State.VOTE)
+            self._say("Stopped before both had answered: a lets both answer again, s skips.")
+        if event.error is not None:
+            self._complain(event.error)
+
+    @on(Loading)
+    def _tell_loading(self, event: Loading) -> None:
+        event.stop()
+        self._say(event.words)
+
+    @work(thread=True, exclusive=True, group="arena", exit_on_error=False)
+    def _answer(self, text: str | None) -> None:
+        if text is None:
+            self._work.again()
+        else:
+            self._work.send(text)
+
+    def _loading(self, words: str) -> None:
+        self.post_message(self.Loading(words))
+
+    def _close(self) -> None:
+        """In a thread, since a reply that is being written ends first."""
+
+        def close() -> None:
+            self._chats.__exit__(None, None, None)
+            self._store.__exit__(None, None, None)
+
+        Thread(target=close, daemon=True).start()
+
+    def _go(self, state: State) -> None:
+        self.state = state
+        self._say(SAID[state])
+        field = self.query_one(Input)
+        typing = state in (State.ASK, State.MORE)
+        field.disabled = not typing
+        if typing:
+            field.focus()
+        else:
+            self.query_one(ArenaPane).focus()
+        self.refresh_bindings()
+
+    def _pane(self, side: Side) -> ArenaPane:
+        return self.query_one(f"#{side}", ArenaPane)
+
+    def _say(self, text: str, *, problem: bool = False) -> None:
+        told = self.query_one("#told", Static)
+        told.set_class(problem, "-problem")
+        told.update(Content(visible(text)))
+
+    def _complain(self, error: ChatlmError) -> None:
+        self._say(str(error), problem=True)
+
+
+def _other(side: Side) -> Side:
+    return "right" if side == "left" else "left"
+
+
+def _words(verdict: str) -> str:
+    return {"left": "left was better", "right": "right was better", "tie": "a tie"}.get(
+        verdict, "both bad"
+    )

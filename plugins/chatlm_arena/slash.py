@@ -1,0 +1,82 @@
+"""The commands that this plugin adds to the screen; they know no Textual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chatlm import Setup, SlashCommand, Ui, UsageError
+from chatlm_arena import PLUGIN
+
+SCREEN, BOARD = "arena", "leaderboard"
+"""The names of the plugin's screens."""
+
+ADD, RATINGS, GOLDEN = "add", "ratings", "golden"
+
+
+def arena(ui: Ui, argument: str) -> None:
+    """Open the arena or the ratings, or let the chat's set-up enter it.
+
+    Raises:
+        ChatlmError: it cannot be done.
+    """
+    word, _, rest = argument.strip().partition(" ")
+    if not word:
+        ui.open_screen(SCREEN)
+    elif word == RATINGS:
+        ui.open_screen(BOARD)
+    elif word == ADD:
+        _add(ui, rest)
+    elif word == GOLDEN:
+        _mark(ui, rest)
+    else:
+        raise UsageError(
+            f"/arena cannot {word}.", hint=f"/arena, /arena {ADD} NAME or /arena {RATINGS}"
+        )
+
+
+def setup_of(ui: Ui) -> Setup:
+    """What answers the chat that is shown.
+
+    Raises:
+        UsageError: no model is loaded.
+    """
+    if ui.engine is None:
+        raise UsageError("There is no model yet.", hint="Wait until it is loaded.")
+    chat = ui.conversation
+    newest = chat.turns[-1].reply if chat.turns else None
+    return Setup(
+        model=ui.engine.info.model,
+        adapter=(newest.adapter if newest else None) or "",
+        system=chat.system,
+        sampling=chat.sampling,
+        kept={name: values for name, values in chat.kept.items() if name != PLUGIN},
+    )
+
+
+def register(add: Callable[[SlashCommand], None]) -> None:
+    """Offer it."""
+    what = f"[{ADD} NAME|{RATINGS}|{GOLDEN} NAME]"
+    add(SlashCommand("arena", "compare two set-ups blind", arena, what))
+
+
+def _add(ui: Ui, name: str) -> None:
+    from chatlm_arena import keeping
+
+    with keeping.opened() as store:
+        added = store.add_contestant(name, setup_of(ui))
+        count = sum(contestant.setup is not None for contestant in store.contestants())
+    more = "/arena begins." if count > 1 else "One more, and /arena can begin."
+    ui.tell(f"{added.name} is in the arena: {added.told}. {more}")
+
+
+def _mark(ui: Ui, name: str) -> None:
+    """Let the selected turn be a test."""
+    from chatlm_arena import keeping
+    from chatlm_arena.golden import golden_of
+
+    if ui.turn is None:
+        raise UsageError("There is no reply yet.", hint="Select a turn with Tab and mark that.")
+    golden = golden_of(name, ui.conversation, ui.turn)
+    with keeping.opened() as store:
+        store.add_golden(golden)
+    ui.tell(f"{golden.name} is a test now. Run it: chatlm arena check CONTESTANT")

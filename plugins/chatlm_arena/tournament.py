@@ -1,0 +1,229 @@
+"""A tournament: every contestant answers every prompt, and judges compare the answers in pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from chatlm import Sampling, Setup, SideChats, StopReason
+from chatlm_arena import judging
+from chatlm_arena.contestants import Contestant
+from chatlm_arena.generating import Order, Seat, generate
+from chatlm_arena.keeping import ArenaStore
+from chatlm_arena.prompts import Prompt
+from chatlm_arena.records import Match, MatchReply
+from chatlm_arena.votes import Verdict
+
+BATCH = 16
+"""So many replies are wanted at once."""
+
+PANEL = "panel"
+"""The judge of votes that several models decided together."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides what a tournament does; the same plan goes on where it was stopped."""
+
+    prompts: tuple[Prompt, ...]
+    contestants: tuple[Contestant, ...]
+    max_tokens: int | None = None
+    """Of a reply, where a contestant says nothing."""
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "prompts": [dataclasses.asdict(prompt) for prompt in self.prompts],
+            "contestants": [[c.id, c.name] for c in self.contestants],
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Read back what `to_dict` made; the contestants are without their set-ups."""
+        return cls(
+            tuple(
+                Prompt(tuple(row["turns"]), tuple(row["references"])) for row in values["prompts"]
+            ),
+            tuple(Contestant(number, name) for number, name in values["contestants"]),
+            values["max_tokens"],
+            values["seed"],
+        )
+
+    @property
+    def name(self) -> str:
+        """Tells plans apart."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:10]
+
+    @property
+    def replies(self) -> int:
+        """How many are made in all."""
+        return len(self.contestants) * sum(len(prompt.turns) for prompt in self.prompts)
+
+
+@dataclass
+class Verdicts:
+    """What came of the judging."""
+
+    votes: int = 0
+    """Matches with a verdict, those from before included."""
+    undecided: int = 0
+    """Matches for which a judge gave none."""
+    disagreements: int = 0
+    """Verdicts that changed with the order of the answers, and so were ties."""
+    retries: int = 0
+    """Times a judge had to be asked again."""
+
+
+@dataclass
+class Tournament:
+    """What is done is stored at once, and not done again.
+
+    Args:
+        store: keeps everything.
+        chats: in which contestants and judges answer.
+        plan: what to do.
+    """
+
+    store: ArenaStore
+    chats: SideChats
+    plan: Plan
+    verdicts: Verdicts = field(default_factory=Verdicts)
+
+    def __post_init__(self) -> None:
+        self.run_id = self.store.begin_run(self.plan.name, self.plan.to_dict())
+
+    def answer(self) -> Generator[int, None, None]:
+        """Let all contestants answer all prompts, turn by turn; yields how many are done."""
+        done = self.store.run_replies(self.run_id)
+        yield len(done)
+        for turn in range(max(len(prompt.turns) for prompt in self.plan.prompts)):
+            todo = [
+                (item, contestant)
+                for contestant in sorted(self.plan.contestants, key=_model)
+                for item, prompt in enumerate(self.plan.prompts)
+                if turn < len(prompt.turns) and (item, contestant.id, turn) not in done
+            ]
+            for first in range(0, len(todo), BATCH):
+                batch = todo[first : first + BATCH]
+                orders = [self._order(*each, turn, done) for each in batch]
+                for at, reply in generate(orders):
+                    item, contestant = batch[at]
+                    kept = self.store.add_run_reply(self.run_id, item, reply)
+                    done[item, contestant.id, turn] = kept
+                    yield len(done)
+
+    def matches(self) -> list[Match]:
+        """All pairs of all prompts with their replies, seated by chance; stored if they are new."""
+        done = self.store.run_replies(self.run_id)
+        found = []
+        for item, prompt in enumerate(self.plan.prompts):
+            for one, other in combinations(self.plan.contestants, 2):
+                turned = self._drawn(item, one.id, other.id) % 2
+                left, right = (other, one) if turned else (one, other)
+                match = self.store.add_match(left, right, run_id=self.run_id, item=item)
+                sides = [
+                    tuple(done[item, contestant.id, turn] for turn in range(len(prompt.turns)))
+                    for contestant in (left, right)
+                ]
+                self.store.seat(match, sides[0], sides[1])
+                found.append(Match(match.id, left, right, sides[0], sides[1]))
+        return found
+
+    def judge(self, judges: Mapping[str, Setup]) -> Iterator[int]:
+        """Let models judge all matches; several decide by majority. Yields how many are done.
+
+        Args:
+            judges: set-ups by the name that their votes have.
+        """
+        name = next(iter(judges)) if len(judges) == 1 else PANEL
+        for number, match in enumerate(self.matches()):
+            yield number
+            if self.store.has_vote(match, name):
+                self.verdicts.votes += 1
+                continue
+            verdict = judging.majority(
+                [self._verdict(match, judge, setup) for judge, setup in judges.items()]
+            )
+            if verdict is None:
+                self.verdicts.undecided += 1
+            else:
+                self.store.vote(match, verdict, name)
+                self.verdicts.votes += 1
+
+    def rate(self, judges: Mapping[str, Setup]) -> Iterator[int]:
+        """Let models rate every contestant's answers to every prompt; yields how many are done."""
+        done = self.store.run_replies(self.run_id)
+        marked = self.store.marks(self.run_id)
+        count = 0
+        for item, prompt in enumerate(self.plan.prompts):
+            for contestant in self.plan.contestants:
+                replies = [done[item, contestant.id, at] for at in range(len(prompt.turns))]
+                for judge, setup in judges.items():
+                    for criterion in judging.CRITERIA:
+                        yield count
+                        count += 1
+                        if (replies[-1].id, judge, criterion) not in marked:
+                            chat = self.chats.begin(setup)
+                            value, said = judging.rate(chat, replies, criterion, self.plan.seed)
+                            self.store.mark(replies[-1], judge, criterion, value, said)
+
+    def _verdict(self, match: Match, judge: str, setup: Setup) -> Verdict | None:
+        said = self.store.judgements(match, judge)
+        if not said:
+            said = judging.compare(
+                self.chats.begin(setup), match.left_replies, match.right_replies, self.plan.seed
+            )
+            self.store.add_judgements(match, judge, said)
+        verdict = judging.decided(said)
+        self.verdicts.retries += sum(one.attempt > 1 for one in said)
+        found = {one.verdict for one in said if one.verdict is not None}
+        self.verdicts.disagreements += verdict is not None and len(found) > 1
+        return verdict
+
+    def _order(
+        self,
+        item: int,
+        contestant: Contestant,
+        turn: int,
+        done: Mapping[tuple[int, int, int], MatchReply],
+    ) -> Order:
+        """A chat in which the turns before were said, and the next message."""
+        chat = self.chats.begin(with_limit(contestant.setup or Setup(), self.plan.max_tokens))
+        for before in range(turn):
+            said = done[item, contestant.id, before]
+            if said.stop_reason is not StopReason.ERROR and said.text.strip():
+                chat.add(said.prompt, said.text)
+        text = self.plan.prompts[item].turns[turn]
+        return Order(Seat(contestant, chat), text, turn, self._drawn(item, turn))
+
+    def _drawn(self, *of: int) -> int:
+        """A random number that is always the same for the plan and what it is for."""
+        return int(np.random.default_rng([self.plan.seed, *of]).integers(2**31))
+
+
+def _model(contestant: Contestant) -> str:
+    return contestant.setup.model if contestant.setup else ""
+
+
+def with_limit(setup: Setup, max_tokens: int | None) -> Setup:
+    """The set-up with a longest reply where it says nothing."""
+    return dataclasses.replace(setup, sampling=setup.sampling.over(Sampling(max_tokens=max_tokens)))
+
+
+def judges_of(names: Sequence[str], contestants: Sequence[Contestant]) -> dict[str, Setup]:
+    """Judges by name: models, or with `panel` every different model of the contestants."""
+    models = [name for name in names if name != PANEL]
+    if PANEL in names:
+        models += [c.setup.model for c in contestants if c.setup is not None]
+    return {model or "model": Setup(model=model) for model in dict.fromkeys(models)}

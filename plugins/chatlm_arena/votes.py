@@ -1,0 +1,143 @@
+"""Votes as arrays, and how often each two met; knows no rating, file or screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.float64]
+
+
+class Verdict(StrEnum):
+    """Which of two replies is the better one."""
+
+    LEFT = "left"
+    RIGHT = "right"
+    TIE = "tie"
+    BOTH_BAD = "both_bad"
+    """Counts as a tie."""
+
+    @property
+    def mirrored(self) -> Verdict:
+        """The same verdict with the sides changed."""
+        return _MIRRORED.get(self, self)
+
+
+_MIRRORED = {Verdict.LEFT: Verdict.RIGHT, Verdict.RIGHT: Verdict.LEFT}
+
+SCORES: Mapping[Verdict, float] = {
+    Verdict.LEFT: 1.0,
+    Verdict.RIGHT: 0.0,
+    Verdict.TIE: 0.5,
+    Verdict.BOTH_BAD: 0.5,
+}
+"""What the left side gets; the right side gets the rest of 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """Votes in the order in which they were given."""
+
+    names: tuple[str, ...]
+    """Of the contestants; those without a vote too."""
+    left: Integers
+    """Shape (votes,): indices into `names`."""
+    right: Integers
+    score: Numbers
+    """What the left side got: 1, 0.5 or 0."""
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+def votes_of(rows: Iterable[tuple[str, str, Verdict]], names: Iterable[str] = ()) -> Votes:
+    """Votes from rows of left, right and verdict.
+
+    Args:
+        rows: in their order.
+        names: contestants that are in whether or not they have a vote; others are added as they
+            come.
+    """
+    index = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    left, right, score = [], [], []
+    for one, other, verdict in rows:
+        left.append(index.setdefault(one, len(index)))
+        right.append(index.setdefault(other, len(index)))
+        score.append(SCORES[verdict])
+    return Votes(
+        tuple(index),
+        np.array(left, dtype=np.int64),
+        np.array(right, dtype=np.int64),
+        np.array(score, dtype=np.float64),
+    )
+
+
+def among(votes: Votes, names: Sequence[str]) -> Votes:
+    """The votes between some of the contestants only.
+
+    Args:
+        votes: of all.
+        names: of those that stay, in the order that the result's `names` have.
+    """
+    there = np.array([votes.names.index(name) for name in names], dtype=np.int64)
+    kept = np.isin(votes.left, there) & np.isin(votes.right, there)
+    place = np.zeros(len(votes.names), dtype=np.int64)
+    place[there] = np.arange(len(there))
+    return Votes(tuple(names), place[votes.left[kept]], place[votes.right[kept]], votes.score[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """How often each two met and with which result, whichever side they were on."""
+
+    one: Integers
+    """Shape (cells,): indices of contestants."""
+    other: Integers
+    """Always greater than `one`."""
+    score: Numbers
+    """What `one` got: 1, 0.5 or 0; each (one, other, score) is there once."""
+    count: Numbers
+    """Votes of each cell, above 0."""
+    size: int
+    """Contestants."""
+
+    @property
+    def total(self) -> int:
+        """All votes."""
+        return int(self.count.sum())
+
+
+def tally(votes: Votes) -> Tally:
+    """Count the votes of each pair and result; a vote between a contestant and itself is none."""
+    size = len(votes.names)
+    swap = votes.left > votes.right
+    one, other = np.where(swap, votes.right, votes.left), np.where(swap, votes.left, votes.right)
+    halves = np.rint(2 * np.where(swap, 1 - votes.score, votes.score)).astype(np.int64)
+    cells, count = np.unique(((one * size + other) * 3 + halves)[one != other], return_counts=True)
+    return Tally(
+        one=cells // 3 // size,
+        other=cells // 3 % size,
+        score=(cells % 3) / 2,
+        count=count.astype(np.float64),
+        size=size,
+    )
+
+
+def wins(cells: Tally) -> Numbers:
+    """Shape (size, size): what the row got from the column, a tie as half a win."""
+    matrix = np.zeros((cells.size, cells.size))
+    np.add.at(matrix, (cells.one, cells.other), cells.count * cells.score)
+    np.add.at(matrix, (cells.other, cells.one), cells.count * (1 - cells.score))
+    return matrix
+
+
+def games(cells: Tally) -> Numbers:
+    """Shape (size,): in how many votes each is."""
+    won = wins(cells)
+    out: Numbers = (won + won.T).sum(axis=1)
+    return out

@@ -1,0 +1,108 @@
+"""The arena in a real terminal with the real default model: votes outlive quitting and kill -9."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from chatlm import Sampling, Setup
+from chatlm_arena import keeping
+from tests.end_to_end.terminal import CTRL_Q, ENTER, ESCAPE, Terminal, has
+from tests.plugins.arena import chatlm
+
+QUESTION = "Name a colour."
+ASK, VOTE = has("Type a message that both shall answer"), has("Which answer is better?")
+REVEALED = has("Enter begins the next match", "Elo", "hot", "cold")
+
+
+@pytest.fixture
+def open_arena(chat_home: Path) -> Iterator[Callable[[], Terminal]]:
+    """Opens the arena on one home with two contestants, as often as wanted."""
+    with keeping.opened() as store:
+        for name, temperature in (("hot", 1.5), ("cold", 0.0)):
+            sampling = Sampling(temperature=temperature, max_tokens=12)
+            store.add_contestant(name, Setup(sampling=sampling))
+    opened: list[Terminal] = []
+
+    def open_it() -> Terminal:
+        opened.append(Terminal(chat_home, "arena"))
+        return opened[-1]
+
+    yield open_it
+    for terminal in opened:
+        terminal.process.close(force=True)
+
+
+def play(terminal: Terminal, key: str) -> None:
+    """One match from its message to its vote."""
+    terminal.wait_for(ASK)
+    terminal.type(QUESTION)
+    terminal.wait_for(has(QUESTION))
+    terminal.type(ENTER)
+    seen = terminal.wait_for(VOTE)
+    assert "temperature" not in seen
+    assert "Elo" not in seen
+    terminal.type(key)
+    terminal.wait_for(REVEALED)
+
+
+def games() -> dict[str, int]:
+    """From the leaderboard on the command line, in a process of its own."""
+    done = chatlm("arena", "leaderboard", "--json")
+    assert done.returncode == 0, done.stderr
+    return {row["name"]: row["games"] for row in json.loads(done.stdout)}
+
+
+def test_five_matches_undo_quit_and_the_leaderboard(open_arena: Callable[[], Terminal]) -> None:
+    terminal = open_arena()
+    for key in "lrtbl":
+        play(terminal, key)
+        terminal.type(ENTER)
+    terminal.wait_for(ASK)
+    terminal.type(ESCAPE)
+    terminal.wait_for(has("Write a message"))
+    terminal.type("/arena ratings" + ENTER)
+    terminal.wait_for(has("Ratings", "hot", "cold", "Not enough votes yet"))
+    terminal.type(ESCAPE)
+    terminal.wait_for(lambda shown: "Not enough votes" not in shown)
+    terminal.type("/arena" + ENTER)
+    play(terminal, "r")
+    terminal.type("u")
+    terminal.wait_for(has("Taken back", "right was better"))
+    terminal.type(CTRL_Q)
+    assert terminal.wait_to_end() == 0
+    assert games() == {"hot": 5, "cold": 5}
+
+    again = open_arena()
+    again.wait_for(ASK)
+    play(again, "t")
+    again.type("f")
+    again.wait_for(has("Ratings", "unknown"))
+    again.type(CTRL_Q)
+    assert again.wait_to_end() == 0
+    assert games() == {"hot": 6, "cold": 6}
+
+
+def test_kill_9_in_a_match_loses_no_vote(open_arena: Callable[[], Terminal]) -> None:
+    terminal = open_arena()
+    play(terminal, "l")
+    terminal.process.kill(signal.SIGKILL)
+    assert terminal.wait_to_end() is None
+    assert games() == {"hot": 1, "cold": 1}
+
+    terminal = open_arena()
+    play(terminal, "t")
+    terminal.type(ENTER)
+    terminal.wait_for(ASK)
+    terminal.type(QUESTION)
+    terminal.wait_for(has(QUESTION))
+    terminal.type(ENTER)
+    terminal.wait_for(lambda shown: not ASK(shown))
+    terminal.process.kill(signal.SIGKILL)
+    assert terminal.wait_to_end() is None
+    assert games() == {"hot": 2, "cold": 2}
+    assert open_arena().wait_for(ASK)

@@ -1,0 +1,113 @@
+"""Golden chats: marked in the chat, asked again, with an exit code for CI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import chatlm_arena.plugin
+from chatlm import Conversation, Reply, Sampling, Setup, StopReason, Turn, UsageError
+from chatlm.config import Config
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.messages import Message
+from chatlm.plugins import PluginHost
+from chatlm.sidechats import OwnSideChats
+from chatlm.testing import screen
+from chatlm_arena import golden, keeping
+from chatlm_arena.contestants import Contestant
+from chatlm_arena.golden import Golden
+from tests.plugins.arena import chatlm
+
+
+def chat(*pairs: tuple[str, str], reason: StopReason | None = StopReason.END) -> Conversation:
+    turns = []
+    for position, (message, said) in enumerate(pairs):
+        reply = Reply(position + 1, 1, said, reason, settings='{"seed": 7}')
+        turns.append(Turn(position + 1, position, Message("user", message), (reply,)))
+    return Conversation(1, turns=tuple(turns))
+
+
+def test_a_turn_with_what_was_said_before() -> None:
+    whole = chat(("One?", "1."), ("Two?", "2."), ("Three?", "3."))
+    marked = golden.golden_of("count", whole, whole.turns[1])
+    assert marked == Golden("count", (("One?", "1."),), "Two?", "2.", 7)
+    assert Golden.from_dict(marked.to_dict()) == marked
+
+
+@pytest.mark.parametrize("reason", [None, StopReason.CANCELLED, StopReason.ERROR])
+def test_only_a_whole_reply_is_golden(reason: StopReason | None) -> None:
+    half = chat(("One?", "1"), reason=reason)
+    with pytest.raises(UsageError, match="no whole reply"):
+        golden.golden_of("x", half, half.turns[0])
+
+
+def test_asked_again() -> None:
+    engine = ScriptedEngine("2.", "two it is")
+    chats = OwnSideChats(Config(), PluginHost(), lambda m, r: engine, lambda w: None)
+    one = Golden("a", (("One?", "1."),), "Two?", "2.", 7)
+    same, other = golden.check(chats, Contestant(1, "x", Setup()), [one, one])
+    assert same.passes(1)
+    assert not other.passes(1)
+    assert other.passes(0)
+    assert [m.content for m in engine.requests[0].messages] == ["One?", "1.", "Two?"]
+    assert engine.requests[0].sampling.seed == 7
+    with pytest.raises(UsageError, match="cannot play"):
+        list(golden.check(chats, Contestant(1, "x"), [one]))
+
+
+async def test_marked_in_the_chat(home: Path) -> None:
+    async with screen(chatlm_arena.plugin, replies=["Paris."]) as shown:
+        await shown.type("/arena golden early")
+        await shown.type("What is the capital of France?")
+        await shown.type("/arena golden capital")
+        await shown.type("/arena golden capital")
+        assert any("There is no reply yet" in notice for notice in shown.notices)
+        assert any("capital already" in notice for notice in shown.notices)
+        assert shown.faults == []
+    with keeping.opened() as store:
+        (kept,) = store.goldens()
+        assert (kept.prompt, kept.expected) == ("What is the capital of France?", "Paris.")
+        store.remove_golden("capital")
+        with pytest.raises(UsageError, match="no golden chat"):
+            store.remove_golden("capital")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "no list of golden chats"),
+        ('[{"name": "x", "messages": ["a", "b"], "expected": "c"}]', "entry 1: it has no odd"),
+        ('[{"name": "x", "messages": ["a"], "expected": "c", "seed": "1"}]', "seed is no whole"),
+        ('[{"name": "", "messages": ["a"], "expected": "c"}]', "cannot be called"),
+    ],
+)
+def test_a_wrong_file_is_told(tmp_path: Path, content: str, what: str) -> None:
+    path = tmp_path / "golden.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=what):
+        golden.read(path)
+
+
+def test_exit_codes_with_the_real_model(chat_home: Path, tmp_path: Path) -> None:
+    with keeping.opened() as store:
+        store.add_contestant("cold", Setup(sampling=Sampling(temperature=0.0, max_tokens=8)))
+        store.add_golden(Golden("colours", (), "Name three colours.", "?", None))
+    empty = tmp_path / "none.json"
+    empty.write_text("[]")
+    assert chatlm("arena", "check", "cold", "--file", str(empty)).returncode == 2
+    first = chatlm("arena", "check", "cold", "--json", OMP_NUM_THREADS="1")
+    assert first.returncode == 1, first.stderr
+    (row,) = json.loads(first.stdout)
+    assert (row["passes"], row["expected"]) == (False, "?")
+    right = Golden("colours", (), "Name three colours.", row["said"], None)
+    path = tmp_path / "golden.json"
+    path.write_text(json.dumps([right.to_dict()]))
+    again = chatlm("arena", "check", "cold", "--file", str(path), OMP_NUM_THREADS="1")
+    assert (again.returncode, again.stdout) == (0, "1 of 1 are as they should be.\n")
+    assert "colours: Name three colours. → ?" in chatlm("arena", "golden", "list").stdout
+    wrong = chatlm("arena", "check", "cold", OMP_NUM_THREADS="1")
+    assert "[-?-]" in wrong.stdout
+    assert "0 of 1 are as they should be." in wrong.stdout

@@ -1,0 +1,243 @@
+"""A blind match without a screen: who plays, what is sent, what is kept, what is hidden."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from chatlm import ChatlmError, Sampling, Setup, StopReason, UsageError
+from chatlm.config import Config
+from chatlm.engines.local import LocalEngine
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import EngineError
+from chatlm.generation import Engine
+from chatlm.plugins import PluginHost
+from chatlm.sidechats import OwnSideChats
+from chatlm_arena.contestants import Contestant
+from chatlm_arena.elo import EloRules
+from chatlm_arena.generating import Order, Seat, generate
+from chatlm_arena.keeping import ArenaStore
+from chatlm_arena.masking import MASK, masked, words_of
+from chatlm_arena.pairing import Pairing
+from chatlm_arena.playing import Play, Spoke, choose
+from chatlm_arena.records import Side
+from chatlm_arena.votes import Verdict
+from tests.plugins.arena import COLD, HOT, played, two
+
+
+@pytest.fixture
+def store() -> Iterator[ArenaStore]:
+    with ArenaStore(None) as opened:
+        yield opened
+
+
+def chats(engine: Engine) -> OwnSideChats:
+    return OwnSideChats(Config(), PluginHost(), lambda m, r: engine, lambda w: None)
+
+
+def play(store: ArenaStore, engine: Engine, *, same_seed: bool = False, seed: int = 0) -> Play:
+    if not store.contestants():
+        two(store)
+    left, right = store.contestants()[:2]
+    draw = random.Random(seed)
+    return Play(store, chats(engine), left, right, same_seed=same_seed, draw=draw)
+
+
+def run(events: Iterator[Spoke]) -> dict[Side, str]:
+    return {event.side: event.text for event in events if event.ended}
+
+
+def test_both_answer_and_a_vote_reveals_them(store: ArenaStore) -> None:
+    engine = ScriptedEngine("One two.", "Three.")
+    match = play(store, engine)
+    assert not match.can_vote
+    with pytest.raises(UsageError, match="Both have to answer"):
+        match.vote(Verdict.LEFT, EloRules())
+    said = run(match.send("Count."))
+    assert sorted(said.values()) == ["One two.", "Three."]
+    left, right = match.vote(Verdict.LEFT, EloRules())
+    assert (left.name, left.before, left.after) == ("hot", 1500, 1516)
+    assert (right.name, right.before, right.after) == ("cold", 1500, 1484)
+    assert left.told == "the model in use, temperature 1.3, max_tokens 24"
+    kept = store.match(1)
+    assert {reply.text for reply in (*kept.left_replies, *kept.right_replies)} == set(said.values())
+    made_by = kept.right_replies[0].made_by
+    assert made_by["model"] == "scripted"
+    assert made_by["sampling"]["temperature"] == 0.0
+    with pytest.raises(UsageError, match="a vote already"):
+        match.vote(Verdict.LEFT, EloRules())
+
+
+def test_each_side_goes_on_in_its_own_chat(store: ArenaStore) -> None:
+    engine = ScriptedEngine("a", "b", "c", "d")
+    match = play(store, engine)
+    said = run(match.send("First?"))
+    run(match.send("Second?"))
+    later = {tuple(m.content for m in request.messages) for request in engine.requests[2:]}
+    assert later == {("First?", text, "Second?") for text in said.values()}
+    assert match.turn == 1
+    with pytest.raises(UsageError, match="nothing to send"):
+        run(match.send("  "))
+
+
+def test_again_takes_the_place_of_what_was_said(store: ArenaStore) -> None:
+    engine = ScriptedEngine("a", "b", "c", "d")
+    match = play(store, engine)
+    run(match.send("Hello?"))
+    said = run(match.again())
+    assert set(said.values()) == {"c", "d"}
+    kept = store.match(1)
+    assert [r.text for r in kept.left_replies] == [said["left"]]
+    assert [len(request.messages) for request in engine.requests] == [1, 1, 1, 1]
+
+
+def test_who_answers_first_is_left_to_chance(store: ArenaStore) -> None:
+    first: Counter[Side] = Counter()
+    for seed in range(40):
+        match = play(store, ScriptedEngine("a", "b"), seed=seed)
+        first[next(event.side for event in match.send("Hello?") if event.ended)] += 1
+    assert min(first.values()) >= 8
+
+
+def test_the_same_seed_on_both_sides(store: ArenaStore) -> None:
+    for same in (True, False):
+        engine = ScriptedEngine("a", "b")
+        match = play(store, engine, same_seed=same)
+        run(match.send("Hello?"))
+        one, other = (request.sampling.seed for request in engine.requests)
+        assert (one == other) is same
+        assert one is not None
+
+
+def test_a_seed_of_its_own_stays(store: ArenaStore) -> None:
+    store.add_contestant("one", Setup(sampling=Sampling(seed=7)))
+    store.add_contestant("other", Setup(sampling=Sampling(seed=7)))
+    engine = ScriptedEngine("a", "b")
+    match = play(store, engine)
+    run(match.send("Hello?"))
+    assert [request.sampling.seed for request in engine.requests] == [7, 7]
+
+
+def test_stopped_both_sides_keep_what_they_said(store: ArenaStore) -> None:
+    match = play(store, ScriptedEngine("one two three", "four"))
+    with closing(match.send("Hello?")) as events:
+        for event in events:
+            if event.text.startswith("one two"):
+                break
+    assert not match.can_vote
+    kept = store.match(1)
+    (reply,) = kept.left_replies + kept.right_replies
+    assert reply.text.startswith("one two")
+    assert reply.stop_reason is StopReason.CANCELLED
+    with pytest.raises(UsageError, match="answer first"):
+        run(match.send("More?"))
+
+
+def test_a_failure_is_the_reply(store: ArenaStore) -> None:
+    match = play(store, ScriptedEngine(EngineError("It broke."), "fine"))
+    assert sorted(run(match.send("Hello?")).values()) == ["It broke.", "fine"]
+    assert match.can_vote
+    kept = store.match(1)
+    reasons = {r.stop_reason for r in (*kept.left_replies, *kept.right_replies)}
+    assert reasons == {StopReason.ERROR, StopReason.END}
+
+
+def test_pairs_have_random_sides_and_can_play(store: ArenaStore) -> None:
+    two(store)
+    store.import_votes([("hot", "known", Verdict.LEFT, "x")], "f", "0")
+    draw = random.Random(1)
+    pairs = {tuple(c.name for c in choose(store, how, draw)) for how in Pairing for _ in range(20)}
+    assert pairs == {("hot", "cold"), ("cold", "hot")}
+
+
+def test_one_contestant_is_not_enough(store: ArenaStore) -> None:
+    store.add_contestant("alone", HOT)
+    with pytest.raises(UsageError, match="two contestants") as caught:
+        choose(store, Pairing.RANDOM, random.Random(0))
+    assert "/arena add" in caught.value.hint
+
+
+def test_the_rarest_pair_plays_next(store: ArenaStore) -> None:
+    hot, cold = two(store)
+    store.add_contestant("new", COLD)
+    played(store, hot, cold, Verdict.LEFT)
+    for _ in range(5):
+        pair = {c.name for c in choose(store, Pairing.ROUND_ROBIN, random.Random(0))}
+        assert "new" in pair
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("I am SmolLM2, made with care.", f"I am {MASK}, made with care."),
+        ("smollm2-135M-instruct here", f"{MASK} here"),
+        ("My Pirate Voice says arr", f"My {MASK} says arr"),
+        ("ahot is no name, hot is", f"ahot is no name, {MASK} is"),
+        ("", ""),
+    ],
+)
+def test_names_are_hidden_in_replies(text: str, hidden: str) -> None:
+    words = words_of(
+        [
+            Contestant(1, "hot", Setup(model="smollm2-135m-instruct", adapter="pirate-voice")),
+            Contestant(2, "it"),
+        ]
+    )
+    assert masked(text, words) == hidden
+
+
+def test_orders_of_one_model_come_together(store: ArenaStore) -> None:
+    opened: list[str] = []
+
+    def opens(model: str, report: object) -> Engine:
+        opened.append(model)
+        return ScriptedEngine("x", "y")
+
+    with OwnSideChats(Config(), PluginHost(), opens, lambda w: None) as side:
+        orders = []
+        for number, model in enumerate(("b", "a", "b")):
+            contestant = store.add_contestant(str(number), Setup(model=model))
+            seat = Seat(contestant, side.begin(Setup(model=model)))
+            orders.append(Order(seat, "Hello?", 0))
+        assert [at for at, _ in generate(orders)] == [1, 0, 2]
+    assert opened == ["a", "b"]
+
+
+def test_with_the_real_model_and_one_seed_equal_set_ups_say_the_same(
+    store: ArenaStore, engine: LocalEngine
+) -> None:
+    setup = Setup(sampling=Sampling(temperature=1.0, max_tokens=12))
+    store.add_contestant("one", setup)
+    store.add_contestant("other", setup)
+
+    class Borrowed:
+        def __getattr__(self, name: str) -> object:
+            return getattr(engine, name)
+
+        def close(self) -> None:
+            """The session's engine stays open."""
+
+    borrowed: Engine = Borrowed()  # type: ignore[assignment]
+    match = play(store, borrowed, same_seed=True)
+    said = run(match.send("Name three colours."))
+    assert said["left"] == said["right"] != ""
+    kept = store.match(1).left_replies[0]
+    assert kept.tokens == 12
+    assert kept.seconds
+    assert kept.stop_reason is StopReason.LENGTH
+
+
+def test_what_cannot_be_loaded_is_told(store: ArenaStore, tmp_path: Path) -> None:
+    two(store)
+
+    def fails(model: str, report: object) -> Engine:
+        raise ChatlmError("no such model")
+
+    side = OwnSideChats(Config(), PluginHost(), fails, lambda w: None)
+    match = Play(store, side, *store.contestants(), same_seed=True, draw=random.Random(0))
+    assert set(run(match.send("Hello?")).values()) == {"no such model"}

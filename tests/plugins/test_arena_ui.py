@@ -1,0 +1,274 @@
+"""The arena on the screen: a message, two answers, a vote, who it was."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, Static
+
+import chatlm_arena.plugin
+from chatlm import Conversation, Reply, Sampling, Setup, Turn, UsageError
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.messages import Message
+from chatlm.testing import ScriptedScreen, screen
+from chatlm_arena import keeping, slash
+from chatlm_arena.screens.arena import ArenaScreen, State
+from chatlm_arena.screens.board import BoardScreen
+from chatlm_arena.screens.pane import ArenaPane
+from chatlm_arena.votes import Verdict
+from tests.plugins.arena import played, two
+from tests.plugins.ui import RememberingUi
+from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
+from tests.tui.support import StillEngine, plain
+
+SIDE_NAMES = ("left", "right")
+
+
+@pytest.fixture
+def pair(home: Path) -> None:
+    with keeping.opened() as store:
+        two(store)
+
+
+def arena(*pieces: str, stand_after: int | None = None) -> tuple[CardApp, ArenaScreen, StillEngine]:
+    engine = StillEngine(*pieces, stand_after=stand_after)
+    shown = ArenaScreen(RememberingUi("arena", engine=engine), random.Random(3))
+    return CardApp(shown), shown, engine
+
+
+async def ask(pilot: Pilot[None], shown: ArenaScreen, text: str, then: State = State.VOTE) -> None:
+    await settled(pilot, lambda: shown.query(Input))
+    shown.query_one(Input).value = text
+    await pilot.press("enter")
+    await settled(pilot, lambda: shown.state is then)
+
+
+def side(shown: ArenaScreen, name: str) -> str:
+    return plain(shown.query_one(f"#{name} #said", Static))
+
+
+def told(shown: ArenaScreen) -> str:
+    return plain(shown.query_one("#told", Static))
+
+
+async def test_a_match(pair: None) -> None:
+    app, shown, engine = arena("I", " am", " hot", " or", " cold.")
+    async with app.run_test(size=(120, 30)) as pilot:
+        await ask(pilot, shown, "Who are you?")
+        seen = everything_visible(pilot)
+        assert "I am ▒▒▒ or ▒▒▒." in side(shown, "left")
+        assert "temperature" not in seen
+        assert "/s" not in seen
+        assert "Elo" not in seen
+        await pilot.press("l")
+        await settled(pilot, lambda: shown.state is State.REVEALED)
+        seen = everything_visible(pilot)
+        names = [str(shown.query_one(f"#{name}", ArenaPane).border_title) for name in SIDE_NAMES]
+        assert sorted(names) == ["cold", "hot"]
+        assert "Elo 1500 → 1516 (+16)" in seen
+        assert "Elo 1500 → 1484 (-16)" in seen
+        assert "20 tokens" not in seen
+        await pilot.press("enter")
+        await settled(pilot, lambda: shown.state is State.ASK)
+        assert side(shown, "left") == ""
+    with keeping.opened() as store:
+        (ballot,) = store.ballots()
+        assert (ballot.left, ballot.verdict) == (names[0], "left")
+        assert len(engine.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "verdict"),
+    [("l", "left"), ("1", "left"), ("r", "right"), ("2", "right"), ("t", "tie"), ("b", "both_bad")],
+)
+async def test_one_key_votes(pair: None, key: str, verdict: str) -> None:
+    app, shown, _ = arena("Hi.")
+    async with app.run_test() as pilot:
+        await ask(pilot, shown, "Hello?")
+        await pilot.press(key)
+        await settled(pilot, lambda: shown.state is State.REVEALED)
+    with keeping.opened() as store:
+        assert [ballot.verdict for ballot in store.ballots()] == [verdict]
+
+
+async def test_a_skipped_match_has_no_vote(pair: None) -> None:
+    app, shown, _ = arena("Hi.")
+    async with app.run_test() as pilot:
+        await ask(pilot, shown, "Hello?")
+        await pilot.press("s")
+        await settled(pilot, lambda: shown.state is State.ASK)
+    with keeping.opened() as store:
+        assert store.ballots() == []
+        assert store.match(1).left_replies[0].text == "Hi."
+
+
+async def test_undo(pair: None) -> None:
+    app, shown, _ = arena("Hi.")
+    async with app.run_test() as pilot:
+        await ask(pilot, shown, "Hello?")
+        await pilot.press("u")
+        await settled(pilot, lambda: "There is no vote to undo." in told(shown))
+        await pilot.press("t")
+        await settled(pilot, lambda: shown.state is State.REVEALED)
+        await pilot.press("u")
+        await settled(pilot, lambda: "Taken back" in told(shown))
+        assert shown.state is State.ASK
+    with keeping.opened() as store:
+        assert store.ballots() == []
+
+
+async def test_a_second_message_and_again(pair: None) -> None:
+    app, shown, engine = arena("Fine.")
+    async with app.run_test() as pilot:
+        await ask(pilot, shown, "How are you?")
+        await pilot.press("a")
+        await settled(pilot, lambda: shown.state is State.VOTE and len(engine.requests) == 4)
+        await pilot.press("m")
+        await settled(pilot, lambda: shown.state is State.MORE)
+        await pilot.press("escape")
+        await settled(pilot, lambda: shown.state is State.VOTE)
+        await pilot.press("m")
+        await ask(pilot, shown, "And now?")
+        assert side(shown, "right").split() == [
+            "How",
+            "are",
+            "you?",
+            "Fine.",
+            "And",
+            "now?",
+            "Fine.",
+        ]
+        assert [len(request.messages) for request in engine.requests] == [1, 1, 1, 1, 3, 3]
+
+
+async def test_escape_stops_both(pair: None) -> None:
+    app, shown, engine = arena("one", " two", " three", stand_after=2)
+    async with app.run_test() as pilot:
+        await ask(pilot, shown, "Count.", State.ANSWERS)
+        await settled(pilot, lambda: "one two" in side(shown, "left") + side(shown, "right"))
+        await pilot.press("escape")
+        await settled(pilot, lambda: shown.state is State.VOTE)
+        assert "Stopped before both had answered" in told(shown)
+        await pilot.press("l")
+        await settled(pilot, lambda: "Both have to answer first" in told(shown))
+        engine.go.set()
+        await pilot.press("a")
+        await settled(pilot, lambda: "one two three" in side(shown, "left"))
+        await settled(pilot, lambda: shown.state is State.VOTE)
+        await pilot.press("r")
+        await settled(pilot, lambda: shown.state is State.REVEALED)
+
+
+async def test_without_contestants_it_says_how_to_add_them(home: Path) -> None:
+    app, shown, _ = arena("Hi.")
+    async with app.run_test() as pilot:
+        await settled(pilot, lambda: shown.query(Input))
+        shown.query_one(Input).value = "Hello?"
+        await pilot.press("enter")
+        await settled(pilot, lambda: "/arena add NAME" in told(shown))
+        assert shown.state is State.ASK
+
+
+async def test_hostile_text_is_only_drawn(pair: None) -> None:
+    app, shown, _ = arena("\x1b[31m[b]bold[/b]\x07", "\x9b2J")
+    async with app.run_test(size=(120, 30)) as pilot:
+        await ask(pilot, shown, "[red]x[/red]\x1b]0;t\x07")
+        assert "␛[31m[b]bold[/b]␇⟨9B⟩2J" in side(shown, "left")
+        assert "[red]x[/red]" in side(shown, "left")
+
+
+async def test_in_the_chat(home: Path) -> None:
+    async with screen(chatlm_arena.plugin, replies=["a", "b"]) as shown:
+        await shown.type("/arena add one")
+        assert any("One more, and /arena can begin" in notice for notice in shown.notices)
+        await shown.type("/arena add two")
+        await shown.type("/arena add two")
+        assert any("two already" in notice for notice in shown.notices)
+        await shown.type("/arena fly")
+        await shown.type("/arena")
+        await on_top(shown, ArenaScreen)
+        arena_screen: Any = shown.app.screen
+        await ask(shown.pilot, arena_screen, "Hello?")
+        await shown.press("l")
+        await settled(shown.pilot, lambda: arena_screen.state is State.REVEALED)
+        await shown.press("f")
+        await on_top(shown, BoardScreen)
+        await settled(shown.pilot, lambda: "unknown" in shown.text())
+        await shown.press("escape")
+        await shown.press("escape")
+        assert shown.app.screen is shown.app.chat_screen
+        assert shown.faults == []
+
+
+async def on_top(shown: ScriptedScreen, kind: type[Any]) -> None:
+    await settled(shown.pilot, lambda: isinstance(shown.app.screen, kind))
+
+
+def test_the_chats_set_up_enters_the_arena(home: Path) -> None:
+    reply = Reply(1, 1, "Arr.", adapter="pirate")
+    chat = Conversation(
+        1,
+        system="Be brief.",
+        turns=(Turn(1, 0, Message("user", "Hi"), (reply,)),),
+        sampling=Sampling(temperature=0.2),
+        kept={"rag": {"index": "notes"}, "arena": {"x": 1}},
+    )
+    ui = RememberingUi("arena", chat, ScriptedEngine())
+    slash.arena(ui, "add mine")
+    with keeping.opened() as store:
+        assert store.contestant("mine").setup == Setup(
+            model="scripted",
+            adapter="pirate",
+            system="Be brief.",
+            sampling=Sampling(temperature=0.2),
+            kept={"rag": {"index": "notes"}},
+        )
+    with pytest.raises(UsageError, match="no model yet"):
+        slash.arena(RememberingUi("arena"), "add other")
+
+
+@both_sizes
+def test_picture_of_a_vote(pair: None, size: tuple[int, int], snap_compare: SnapCompare) -> None:
+    """Look at: both answers with the names hidden, nothing about who or how fast, the keys."""
+    app, shown, _ = arena("Grey", " is", " what", " hot", " ash", " looks", " like.")
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await ask(pilot, shown, "Name a colour, and say what has it.")
+
+    assert snap_compare(app, terminal_size=size, run_before=still(steps))
+
+
+@both_sizes
+def test_picture_of_who_it_was(
+    pair: None, size: tuple[int, int], snap_compare: SnapCompare
+) -> None:
+    """Look at: the winner's green frame, both names, set-ups, rating changes and times."""
+    app, shown, _ = arena("Grey", " is", " what", " ash", " looks", " like.")
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await ask(pilot, shown, "Name a colour, and say what has it.")
+        await pilot.press("r")
+        await settled(pilot, lambda: shown.state is State.REVEALED)
+
+    assert snap_compare(app, terminal_size=size, run_before=still(steps))
+
+
+@both_sizes
+def test_picture_of_the_ratings(
+    pair: None, size: tuple[int, int], snap_compare: SnapCompare
+) -> None:
+    """Look at: the table in one line a contestant, intervals where there is room, sentences."""
+    with keeping.opened() as store:
+        hot, cold = store.contestants()
+        for number in range(40):
+            played(store, hot, cold, Verdict.LEFT if number % 3 else Verdict.RIGHT)
+    board = BoardScreen()
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await settled(pilot, lambda: "hot" in plain(board.query_one("#ratings", Static)))
+
+    assert snap_compare(CardApp(board), terminal_size=size, run_before=still(steps))

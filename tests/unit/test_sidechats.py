@@ -1,0 +1,141 @@
+"""Chats beside the person's own: what is sent in them, and which models they load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+
+import pytest
+
+from chatlm import Conversation, Engine, Rendered, Sampling, Setup, UsageError, hookimpl
+from chatlm.config import Config
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import ModelError, OutOfMemoryError
+from chatlm.events import Delta
+from chatlm.plugins import PluginHost
+from chatlm.sidechats import OwnSideChats
+from chatlm.templates import TemplateRenderer
+
+SHOUT = Setup(
+    model="a",
+    adapter="pirate",
+    template="shout",
+    values={"mark": "!"},
+    sampling=Sampling(temperature=0.1),
+    kept={"other": {"index": "notes"}},
+)
+
+
+class Shouting:
+    """Offers a template that makes each message loud."""
+
+    seen: Conversation | None = None
+
+    @hookimpl
+    def register_templates(self, register: Callable[[str, TemplateRenderer], None]) -> None:
+        register("shout", self._render)
+
+    @hookimpl
+    def write_message(self, conversation: Conversation, text: str) -> str | UsageError | None:
+        self.seen = conversation
+        mark = conversation.kept.get("shouting", {}).get("mark")
+        if text == "refuse":
+            return UsageError("Not that.")
+        return f"{text.upper()}{mark}" if mark else None
+
+    def _render(self, values: Mapping[str, str], typed: str) -> Rendered:
+        return Rendered(
+            system="Shout.",
+            user=typed.upper() + values["mark"],
+            typed=typed,
+            sampling=Sampling(temperature=0.9, top_k=7),
+            kept=dict(values),
+        )
+
+
+def chats(*engines: Engine, plugin: object = None, model: str = "a") -> OwnSideChats:
+    left = list(engines)
+    host = PluginHost([("shouting", plugin)] if plugin else [])
+    return OwnSideChats(Config(model=model), host, lambda m, r: left.pop(0), lambda words: None)
+
+
+def test_a_set_up_survives_as_plain_values() -> None:
+    assert Setup.from_dict(SHOUT.to_dict()) == SHOUT
+    assert Setup.from_dict({"model": "m", "from the future": 1}) == Setup(model="m")
+    assert Setup().to_dict() == {}
+
+
+def test_the_whole_set_up_is_in_the_request() -> None:
+    plugin, engine = Shouting(), ScriptedEngine()
+    with chats(engine, plugin=plugin) as side:
+        request = side.begin(SHOUT).request("hello")
+    assert [message.content for message in request.messages] == ["Shout.", "HELLO!"]
+    assert request.adapter == "pirate"
+    assert (request.sampling.temperature, request.sampling.top_k) == (0.1, 7)
+    assert request.sampling.top_p == engine.info.defaults.top_p
+    assert plugin.seen is not None
+    assert plugin.seen.kept == {"shouting": {"mark": "!"}, "other": {"index": "notes"}}
+
+
+def test_a_reply_that_is_added_stands_in_the_chat() -> None:
+    with chats(ScriptedEngine("One."), plugin=Shouting()) as side:
+        chat = side.begin(SHOUT)
+        with closing(chat.stream(chat.request("first"))) as events:
+            said = "".join(event.text for event in events if isinstance(event, Delta))
+        chat.add("first", said)
+        texts = [message.content for message in chat.request("second").messages]
+    assert texts == ["Shout.", "FIRST!", "One.", "SECOND!"]
+
+
+def test_without_an_adapter_none_is_used_whatever_plugins_say() -> None:
+    with chats(ScriptedEngine()) as side:
+        assert side.begin(Setup()).request("hello").adapter is None
+
+
+def test_what_is_wrong_is_said() -> None:
+    with chats(ScriptedEngine(), plugin=Shouting()) as side:
+        with pytest.raises(UsageError, match="no template 'shot'") as caught:
+            side.begin(Setup(template="shot")).request("hello")
+        assert "shout" in caught.value.hint
+        with pytest.raises(UsageError, match="Not that"):
+            side.begin(Setup()).request("refuse")
+
+
+def test_one_model_is_loaded_once_and_freed_at_the_end() -> None:
+    engine, shared = ScriptedEngine(), ScriptedEngine()
+    with OwnSideChats(
+        Config(model="scripted"), PluginHost(), lambda m, r: engine, lambda w: None, lambda: shared
+    ) as side:
+        assert side.begin(Setup()).engine is shared
+        assert side.begin(Setup(model="b")).engine is side.begin(Setup(model="b")).engine is engine
+    assert engine.closed
+    assert not shared.closed
+
+
+def test_models_that_do_not_fit_together_take_turns() -> None:
+    engines: list[ScriptedEngine] = []
+    said: list[str] = []
+
+    def opened(model: str, report: Callable[[str], None]) -> ScriptedEngine:
+        if any(not engine.closed for engine in engines):
+            raise OutOfMemoryError("full")
+        engines.append(ScriptedEngine())
+        return engines[-1]
+
+    with OwnSideChats(Config(), PluginHost(), opened, said.append) as side:
+        one, other = side.begin(Setup(model="one")), side.begin(Setup(model="other"))
+        first = one.engine
+        assert other.engine is engines[1]
+        assert engines[0].closed
+        assert one.engine is not first
+    assert all(engine.closed for engine in engines)
+    assert "other: has no room beside one; they take turns" in said
+
+
+def test_a_model_that_cannot_be_had_is_told() -> None:
+    def opened(model: str, report: Callable[[str], None]) -> Engine:
+        raise ModelError(f"no {model}")
+
+    side = OwnSideChats(Config(), PluginHost(), opened, lambda w: None)
+    with side, pytest.raises(ModelError, match="no x"):
+        side.begin(Setup(model="x")).request("hello")
