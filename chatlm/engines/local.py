@@ -25,6 +25,7 @@ from chatlm.errors import EngineError, OutOfMemoryError
 from chatlm.events import EngineEvent, Fitted, Prefill
 from chatlm.generation import EngineInfo, Prompt, Request, prompt_hash
 from chatlm.messages import Message, StopReason, Usage
+from chatlm.models.folder import count_weights
 from chatlm.sampling import DEFAULTS, Sampling
 from chatlm.stopping import StopText
 
@@ -77,6 +78,7 @@ class LocalEngine:
             suggested=suggested,
             notes=(*about.notes, *self.tokens.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            weights=count_weights(folder),
         )
 
     def preview(self, request: Request) -> Prompt:
