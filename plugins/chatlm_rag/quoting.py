@@ -27,7 +27,7 @@ SMALL = 500_000_000
 MOST = 2
 """Statements that are quoted at most."""
 
-NEAR = 0.8
+NEAR = 0.9
 """The second is quoted only if it fits at least so well, as a part of how well the first does."""
 
 
@@ -39,7 +39,7 @@ class Quote:
     """The passage's, from 1."""
     text: str
     fit: float
-    """How well it fits the question, about 0 to 1."""
+    """How well it fits the question, about 0 to 1; a third of it is how well its passage does."""
 
 
 def answered(request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine) -> Request:
@@ -58,7 +58,8 @@ def answered(request: Request, turn: Turn, passages: Sequence[Passage], engine: 
     if begun or turn.replies or turn.typed or not passages or not _wanted(engine):
         return request
     try:
-        index = opened(origin_of(passages[0]).index).index
+        name = next(filter(None, (origin_of(passage).index for passage in passages)))
+        index = opened(name).index
     except ChatlmError:  # it was there when the question was asked
         return request
     found = quotes(index, turn.words, passages)
@@ -82,7 +83,10 @@ def quotes(index: Index, question: str, passages: Sequence[Passage]) -> list[Quo
     ]
     fits = index.fits(question, [text for _, text in said])
     ranked = sorted(
-        (Quote(number, text, float(fit)) for (number, text), fit in zip(said, fits, strict=True)),
+        (
+            Quote(number, text, (2 * float(fit) + passages[number - 1].score) / 3)
+            for (number, text), fit in zip(said, fits, strict=True)
+        ),
         key=lambda quote: -quote.fit,
     )
     kept: list[tuple[Wording, Quote]] = []

@@ -13,7 +13,7 @@ LONGEST = 400
 
 _FENCE = re.compile(r"\s*(```|~~~)")
 _HEADING = re.compile(r"#{1,6}\s")
-_ITEM = re.compile(r"(?:[-*+•]|\d{1,3}[.)])\s+")
+_ITEM = re.compile(r"\A(?:[-*+•]|\d{1,3}[.)])\s+")
 _ROW = re.compile(r"\|")
 _RULE = re.compile(r"[\s|:=*_-]*")
 _ONLY_A_LINK = re.compile(r"\[[^\]]*\]\([^)]*\)")
