@@ -173,7 +173,7 @@ def main() -> None:
     model = SentenceTransformer(str(model_folder), local_files_only=True)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
-        lend(model_folder, Path(home))
+        lend(Path(home), model_folder)
         indices = []
         for name in COLLECTIONS:
             found[name], index = compare(options.data, name, model)
@@ -216,11 +216,12 @@ def _vectors(collection: str) -> Any:
     return np.load(folder / EMBEDDINGS)
 
 
-def lend(model: Path, home: Path) -> None:
-    """Let an empty home have the model, for indices that nobody keeps."""
+def lend(home: Path, *models: Path) -> None:
+    """Let an empty home have models, for indices that nobody keeps."""
     os.environ["CHATLM_HOME"] = str(home)
     (home / "models").mkdir()
-    (home / "models" / model.name).symlink_to(model, target_is_directory=True)
+    for model in models:
+        (home / "models" / model.name).symlink_to(model, target_is_directory=True)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main() -> None:
     topic = options.data / "single_topic"
     model = ensure_model(EMBEDDER).folder
     with tempfile.TemporaryDirectory() as home:
-        lend(model, Path(home))
+        lend(Path(home), model)
         index = build(topic / "documents.csv", Path(home))
         answerable: Grouped = {}
         for kind in ANSWERABLE:

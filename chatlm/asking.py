@@ -122,10 +122,15 @@ def _begun(messages: list[Message], so_far: str) -> list[Message]:
     """The messages with the beginning of a reply that is gone on with."""
     if not so_far:
         return messages
-    last = messages[-1]
-    if last.role == "assistant":  # a plugin began the reply
-        return [*messages[:-1], dataclasses.replace(last, content=last.content + so_far)]
+    if messages[-1].role == "assistant":  # a plugin began the reply, which holds that beginning
+        messages = messages[:-1]
     return [*messages, Message("assistant", so_far)]
+
+
+def beginning(request: Request) -> str:
+    """What the plugins let a new reply begin with."""
+    last = request.messages[-1]
+    return last.content if last.role == "assistant" else ""
 
 
 def _adjusted(plugins: TurnPlugins, plugin: str, before: Request, result: Any) -> Request:
@@ -133,6 +138,8 @@ def _adjusted(plugins: TurnPlugins, plugin: str, before: Request, result: Any) -
     request: Request = contract.one(Request, before)(result)
     if request.messages != before.messages:
         contract.check_order(request.messages)
+    if request.complete and not beginning(request):
+        raise ValueError("returned a complete request without a reply")
     return plugins.guard(plugin, request)
 
 

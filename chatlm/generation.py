@@ -31,6 +31,8 @@ class Request:
     adapter: str | None = None
     processors: tuple[LogitsProcessor, ...] = ()
     criteria: tuple[StoppingCriterion, ...] = ()
+    complete: bool = False
+    """Whether that last message of the assistant is the whole reply; then no engine is asked."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class EngineInfo:
     """Of the libraries that compute, by name."""
     suggested: Sampling = field(default_factory=Sampling)
     """The part of `defaults` that the model itself asks for."""
+    weights: int | None = None
+    """How many numbers the model has learned; None where that is not known."""
 
 
 @dataclass(frozen=True)

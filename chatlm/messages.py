@@ -131,6 +131,7 @@ class Reply:
     """None while it grows; a stored reply that still says None was cut off with the program."""
     error: str | None = None
     model: str = ""
+    """Empty where no model wrote it, or it is not known which."""
     adapter: str | None = None
     settings: str = "{}"
     """JSON of the sampling that made it, with the seed that was used."""

@@ -14,6 +14,7 @@ from chatlm import asking
 from chatlm.errors import ChatlmError, EngineError, StoreError
 from chatlm.events import (
     Delta,
+    EngineEvent,
     Finished,
     Fitted,
     MessageAnnotated,
@@ -24,9 +25,18 @@ from chatlm.events import (
     TurnFinished,
     TurnStarted,
 )
-from chatlm.generation import Engine
+from chatlm.generation import Engine, Request
 from chatlm.growing import GrowingReply
-from chatlm.messages import Annotation, Conversation, Message, Passage, Reply, Turn
+from chatlm.messages import (
+    Annotation,
+    Conversation,
+    Message,
+    Passage,
+    Reply,
+    StopReason,
+    Turn,
+    Usage,
+)
 from chatlm.plugins import TurnPlugins
 from chatlm.sampling import Sampling
 from chatlm.store import Store
@@ -94,14 +104,17 @@ class Replying:
         settings = json.dumps(request.sampling.to_dict())
         if reply is None:
             reply = self.store.start_reply(
-                turn.id, model=engine.info.model, adapter=request.adapter, settings=settings
+                turn.id,
+                model="" if request.complete else engine.info.model,
+                adapter=request.adapter,
+                settings=settings,
             )
         else:
             self.store.journal(reply.id, reply.text)
         growing = GrowingReply(self.store, reply, settings)
         try:
             yield ReplyStarted(turn.id, reply)
-            with closing(engine.stream(request)) as events:
+            with closing(_events(engine, request, reply.text)) as events:
                 for event in events:
                     problem = growing.take(event) if isinstance(event, Delta | Finished) else None
                     if problem is not None:
@@ -198,6 +211,17 @@ class Replying:
 
     def _conversation(self) -> Conversation:
         return self.store.conversation(self.conversation_id)
+
+
+def _events(engine: Engine, request: Request, so_far: str) -> Generator[EngineEvent, None, None]:
+    """What plugins let a new reply begin with, then what the engine says, if it is asked."""
+    if not so_far and (beginning := asking.beginning(request)):
+        yield Delta(beginning, "", Usage())
+    if request.complete:
+        yield Finished(StopReason.END, Usage())
+        return
+    with closing(engine.stream(request)) as events:
+        yield from events
 
 
 def _left_out(event: Fitted) -> str:

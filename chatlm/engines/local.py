@@ -26,6 +26,7 @@ from chatlm.errors import OutOfMemoryError
 from chatlm.events import EngineEvent, Fitted, Prefill
 from chatlm.generation import EngineInfo, Prompt, Request, prompt_hash
 from chatlm.messages import Message, StopReason, Usage
+from chatlm.models.folder import count_weights
 from chatlm.sampling import DEFAULTS, Sampling
 from chatlm.stopping import StopText
 
@@ -81,6 +82,7 @@ class LocalEngine:
             suggested=suggested,
             notes=(*about.notes, *self.tokens.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            weights=count_weights(folder),
         )
 
     def preview(self, request: Request) -> Prompt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,12 @@ def safetensors_header(path: Path) -> dict[str, Any] | None:
     except (KeyError, TypeError, IndexError):
         return None
     return header if 8 + length + end == size else None
+
+
+def count_weights(folder: Path) -> int:
+    """How many numbers the safetensors files of a model folder hold."""
+    headers = (safetensors_header(path) or {} for path in folder.glob("*.safetensors"))
+    return sum(prod(tensor["shape"]) for header in headers for tensor in header.values())
 
 
 def _is_whole(path: Path) -> bool:

@@ -76,9 +76,12 @@ def badges(annotations: Iterable[Annotation]) -> str:
 
 
 def cost(reply: Reply | None) -> str:
-    """Tokens and speed of a reply; empty when it has none."""
-    tokens = reply.usage.completion_tokens if reply else 0
-    return joined(count(tokens, "token"), speed(reply.usage)) if reply and tokens else ""
+    """The adapter, tokens and speed of a reply, as far as there are any."""
+    if reply is None:
+        return ""
+    adapter = f"adapter {one_line(reply.adapter, 20)}" if reply.adapter else ""
+    tokens = reply.usage.completion_tokens
+    return joined(adapter, *([count(tokens, "token"), speed(reply.usage)] if tokens else []))
 
 
 def _badge(label: Annotation) -> str:

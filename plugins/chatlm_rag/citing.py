@@ -23,6 +23,9 @@ SUPPORTED = 0.6
 NONE = "none says this"
 """The label of a reply that no passage supports."""
 
+QUOTED = Annotation(PLUGIN, "answer", "quoted; /regenerate lets the model write one")
+"""The label of a reply that no model wrote."""
+
 LEFT_OUT = "not read"
 """The name of the label for passages that did not fit."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from chatlm import Annotation, Panel, PluginScreen, hookimpl
 from chatlm_rag import slash
@@ -37,6 +37,10 @@ class Settings:
 
     passages: int = field(
         default=3, metadata={"help": f"Passages for a question at most, 1 to {MOST_PASSAGES}."}
+    )
+    answer: Literal["auto", "quote", "model"] = field(
+        default="auto",
+        metadata={"help": "Quote the documents, or let the model write; auto: by its size."},
     )
     answer_anyway: bool = field(
         default=False,
@@ -110,8 +114,11 @@ def annotate_message(
     if message.role == "assistant" and prompting.ours(passages):
         from chatlm_rag import citing
 
-        left_out = _left_out.pop(conversation.turns[-1].id, 0)
-        return citing.labels(message.content, passages, left_out)
+        turn = conversation.turns[-1]
+        left_out = _left_out.pop(turn.id, 0)
+        labels = citing.labels(message.content, passages, left_out)
+        quoted = turn.reply is not None and not turn.reply.model
+        return [citing.QUOTED, *labels] if quoted else labels
     if message.role == "user" and (name := index_in(conversation)):
         from chatlm_rag.grounding import label
 
@@ -143,14 +150,14 @@ def build_messages(
 def adjust_request(
     request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine
 ) -> Request | None:
-    """Leave out the passages that the context has no room for."""
-    from chatlm_rag import prompting
+    """Leave out the passages that the context has no room for, or answer with quotations."""
+    from chatlm_rag import prompting, quoting
 
     if not prompting.ours(passages):
         return None
     shorter, count = prompting.fitting(request, turn, passages, engine)
     _left_out[turn.id] = len(passages) - count
-    return shorter
+    return quoting.answered(shorter, turn, passages[:count], engine)
 
 
 def _picker(ui: Ui, argument: str) -> Any:

@@ -45,13 +45,16 @@ def messages(conversation: Conversation, turn: Turn, passages: Sequence[Passage]
 
 def grounded(question: str, passages: Sequence[Passage]) -> str:
     """The message that asks a question about passages; the question itself without any."""
-    if not passages:
-        return question
+    return f"{block(passages)}\n\n{HOW}\n\nQuestion: {question}" if passages else question
+
+
+def block(passages: Sequence[Passage]) -> str:
+    """Numbered passages between the tags."""
     numbered = "\n\n".join(
         f"[{number}] " + quoted(f"{one_line(passage.source, _LONGEST_SOURCE)}\n{passage.text}")
         for number, passage in enumerate(passages, start=1)
     )
-    return f"{OPEN}\n{numbered}\n{CLOSE}\n\n{HOW}\n\nQuestion: {question}"
+    return f"{OPEN}\n{numbered}\n{CLOSE}"
 
 
 def quoted(text: str) -> str:

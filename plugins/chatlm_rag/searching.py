@@ -135,6 +135,22 @@ class Index:
         """
         return abstaining.confidence(query, found, self._lexical.rarity)
 
+    def fits(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """How well each text answers a query, about 0 to 1: the mean of its cosine with the query
+        and of how much of the query's words stands in it, rare ones counting more.
+
+        Raises:
+            ChatlmError: the embedder cannot be loaded.
+        """
+        import numpy as np
+
+        cosines = self.embedder.embed(texts) @ self.embedder.embed_query(query)
+        asked = {stem: self._lexical.rarity(stem) for stem in lexical.stems(query)}
+        there = (set(lexical.stems(text)) for text in texts)
+        covered = np.array([sum(asked[stem] for stem in asked.keys() & each) for each in there])
+        fits = (cosines + covered / (sum(asked.values()) or 1)) / 2
+        return fits.astype(np.float32)
+
     def candidates(self, query: str, depth: int = DEPTH) -> Candidates:
         """The best by each kind, with the scores of both kinds; see `search`."""
         import numpy as np

@@ -226,12 +226,18 @@ def test_a_reply_is_gone_on_with_by_what_began_it() -> None:
 # --- the list ------------------------------------------------------------------------------------
 
 
+async def listed(pilot: Pilot[None]) -> None:
+    """Wait until the list is there, with one of its rows marked."""
+    await settled(pilot, lambda: "no adapter" in everything_visible(pilot))
+
+
 async def test_the_list_says_why_one_cannot_be_chosen(shelf: Path) -> None:
     adapter(
         shelf / "bad", {**matrices(), "base_model.model.x.lora_A.weight": matrices().popitem()[1]}
     )
     ui = RememberingUi("lora")
     async with CardApp(LoraPicker(ui)).run_test(size=(100, 30)) as pilot:
+        await listed(pilot)
         rows = pilot.app.screen.query_one(OptionList)
         assert [option.id for option in rows.options] == ["", "bad", "pirate", "terse"]
         await pilot.press("down", "enter")
@@ -252,6 +258,7 @@ async def test_the_list_verifies_what_is_marked(
     engine.info = replace(engine.info, model=str(base.folder))
     ui = RememberingUi("lora", engine=engine)
     async with CardApp(LoraPicker(ui)).run_test(size=(110, 30)) as pilot:
+        await listed(pilot)
         await pilot.press("down", "v")
         await settled(pilot, lambda: "Verified: acts (mean KL" in everything_visible(pilot))
         await pilot.press("down", "down", "v")

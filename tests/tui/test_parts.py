@@ -45,6 +45,8 @@ def test_the_parts_of_the_line_below_a_reply() -> None:
     assert labels.version(turn_with(first)) == labels.version(turn_with()) == ""
     assert labels.cost(end) == "1,204 tokens · 31.2 tokens/s"
     assert (labels.cost(first), labels.cost(None)) == ("1 token", "")
+    adapted = Reply(3, 3, "z", StopReason.END, adapter="pirate", usage=Usage(10, 0, 1))
+    assert labels.cost(adapted) == "adapter pirate · 1 token"
 
 
 READY = Ready(StillEngine().info)

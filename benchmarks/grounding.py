@@ -1,0 +1,222 @@
+"""How to have questions answered from documents: what is put before the model, or quotations.
+
+Run it with `python -m benchmarks.grounding`; `--data` names the folder with the collections. Each
+way answers newcomers' questions from the shipped index of the manual, and questions of xquad_en,
+with the passages that the chat would give. A reply is right when it holds what an answer must
+hold; its citations are good when it has some and each is supported by its passage; it repeats
+itself when it says a sentence of four words or more twice. Nothing here is a pass or a fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from benchmarks.retrieval import EMBEDDER, lend, silent
+from chatlm import Delta, Engine, Message, Passage, Request, Sampling, ensure_model
+from chatlm.config import load
+from chatlm.engines.opening import open_engine
+from chatlm.models.progress import silent as silent_pull
+from chatlm.plugins import PluginHost
+from chatlm_rag import building, citing, grounding, prompting, quoting
+from chatlm_rag.opened import opened
+from chatlm_rag.questions import read_questions
+from chatlm_rag.searching import Index
+from chatlm_rag.sources.folders import Source
+
+MANUAL = {
+    "How do I stop a reply?": r"\bEsc\b",
+    "How do I go on with a reply that I stopped?": "Ctrl-G",
+    "How do I get another answer to the same message?": "Ctrl-R",
+    "How do I begin a new line in a message?": "Ctrl-J|Shift-Enter|Alt-Enter",
+    "How do I put a file into my message?": "@|/attach",
+    "How do I search all my chats?": "Ctrl-S|chats search|/search",
+    "How long is a deleted chat kept?": "7 days",
+    "In which file are my chats stored?": r"chats\.db|SQLite",
+    "How do I change the theme?": "/theme",
+    "How do I fetch a larger model?": "models pull|/model",
+    "Which key shows all keys?": r"\bF1\b",
+    "How do I export a chat?": "/export|chats export",
+    "Can I import my chats from ChatGPT?": r"/import|ZIP|conversations\.json|import from ChatGPT",
+    "How do I switch a plugin off?": "Space|disable|/plugins",
+    "What is an incognito chat?": "memory|nothing saved|no disk",
+    "How do I see the exact prompt of a reply?": "`x`|x-ray|/preview|/xray",
+    "How do I train an adapter?": "adapters train",
+    "How do I make an index of my notes?": "rag build",
+    "How do I ask a question from the shell?": "chatlm ask",
+    "How do I copy a code block?": "`b`|/copy-code",
+    "Which version of Python does chatlm need?": r"3\.11",
+    "How do I see which plugin changed my message?": "/trace|`t`",
+    "What happens when a chat outgrows the context?": "oldest|left out|greyed",
+    "How do I give a chat a system prompt?": "/system",
+}
+"""Questions about chatlm, and a pattern of what an answer must hold."""
+
+SAMPLING = Sampling(seed=0, max_tokens=120)
+
+Asked = Sequence[tuple[str, str]]
+"""Questions, each with the pattern of its answer."""
+
+Way = Callable[[Index, str, Sequence[Passage]], tuple[Message, ...] | str]
+"""From a question and its passages to what the model reads, or to the reply itself."""
+
+
+def passages_with_orders(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
+    """What the chat gives a model: whole passages, how to use them, the question."""
+    return (Message("user", prompting.grounded(question, found)),)
+
+
+def passages_only(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
+    """Whole passages and the question."""
+    return (Message("user", f"{prompting.block(found)}\n\n{question}"),)
+
+
+def question_first(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
+    """The question before and after the passages."""
+    return (
+        Message("user", f"{question}\n\n{prompting.block(found)}\n\nAnswer from these: {question}"),
+    )
+
+
+def one_passage(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
+    """The best passage alone, how to use it, the question."""
+    return passages_with_orders(index, question, found[:1])
+
+
+def statements(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
+    """The statements that fit best, how to use them, the question."""
+    return passages_with_orders(index, question, chosen(index, question, found))
+
+
+def statements_only(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
+    """The statements that fit best, and the question."""
+    return passages_only(index, question, chosen(index, question, found))
+
+
+def after_an_example(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message, ...]:
+    """The same, behind an example of how it is done."""
+    pets = Passage("Cats are allowed in the flat. Dogs need the owner's consent.", "lease.md", 1)
+    boiler = Passage("The boiler is serviced each October.", "lease.md", 1)
+    example = f"{prompting.block([pets, boiler])}\n\nWhen is the boiler serviced?"
+    return (
+        Message("user", example),
+        Message("assistant", "The boiler is serviced each October [2]."),
+        *statements_only(index, question, found),
+    )
+
+
+def quotations(index: Index, question: str, found: Sequence[Passage]) -> str:
+    """What the chat does with a small model, which writes nothing here."""
+    return quoting.written(quoting.quotes(index, question, found))
+
+
+WAYS: dict[str, Way] = {
+    "passages, instruction": passages_with_orders,
+    "passages": passages_only,
+    "question on both sides": question_first,
+    "one passage, instruction": one_passage,
+    "statements, instruction": statements,
+    "statements": statements_only,
+    "statements, one example": after_an_example,
+    "quotations": quotations,
+}
+
+
+def chosen(index: Index, question: str, found: Sequence[Passage]) -> list[Passage]:
+    """The statements that would be quoted, as passages."""
+    return [
+        dataclasses.replace(found[quote.number - 1], text=quote.text)
+        for quote in quoting.quotes(index, question, found)
+    ]
+
+
+def said(engine: Engine, messages: tuple[Message, ...]) -> str:
+    """What the model replies."""
+    with closing(engine.stream(Request(messages, SAMPLING))) as events:
+        return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def measure(engine: Engine, name: str, way: Way, asked: Asked) -> dict[str, float]:
+    """How often the replies are right, cite well and repeat themselves, each 0 to 1."""
+    right = cited = repeated = 0
+    started = time.perf_counter()
+    for question, pattern in asked:
+        found = grounding.passages(name, question)
+        made = way(opened(name).index, question, found)
+        reply = made if isinstance(made, str) else said(engine, made)
+        right += bool(re.search(pattern, reply))
+        verdicts = [each for each in citing.check(reply, found) if each.cited]
+        cited += bool(verdicts) and all(each.supported for each in verdicts)
+        repeated += repeats(reply)
+    count = len(asked)
+    return {
+        "right": right / count,
+        "good citations": cited / count,
+        "repeats itself": repeated / count,
+        "seconds": (time.perf_counter() - started) / count,
+    }
+
+
+def repeats(reply: str) -> bool:
+    """Whether a sentence of four words or more is said twice."""
+    words = (tuple(re.findall(r"\w+", part.lower())) for part in re.split(r"[.!?]\s|\n", reply))
+    long = [each for each in words if len(each) >= 4]
+    return len(long) > len(set(long))
+
+
+def xquad(data: Path, count: int) -> list[tuple[str, str]]:
+    """Some of its questions, with a pattern of their answers; an index `xquad` is made."""
+    building.build("xquad", (Source(str(data / "corpus.jsonl")),), silent)
+    answers = json.loads((data / "answers.json").read_text(encoding="utf-8"))
+    questions = read_questions(data / "queries.jsonl")
+    step = max(len(questions) // count, 1)
+    return [
+        (questions[name], "|".join(map(re.escape, answers[name])))
+        for name in list(questions)[::step][:count]
+    ]
+
+
+def main() -> None:
+    """Measure, print tables, or JSON with `--json`."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/retrieval"))
+    parser.add_argument("--questions", type=int, default=24, help="questions of xquad_en (24)")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), metavar="WAY")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    settings = load()
+    folders = ensure_model(settings.model).folder, ensure_model(EMBEDDER).folder
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as home:
+        lend(Path(home), *folders)
+        sets: dict[str, Asked] = {
+            "manual": list(MANUAL.items()),
+            "xquad": xquad(options.data / "xquad_en", options.questions),
+        }
+        with closing(open_engine(settings, PluginHost(), silent_pull)) as engine:
+            for name, asked in sets.items():
+                found[name] = {}
+                for way in options.ways:
+                    found[name][way] = measure(engine, name, WAYS[way], asked)
+                    print(f"{name}, {way}: done", file=sys.stderr)
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, rows in found.items():
+        print(f"\n{name}, {len(sets[name])} questions")
+        columns = list(next(iter(rows.values())))
+        print(f"  {'':<28}" + "".join(f"{column:>16}" for column in columns))
+        for way, row in rows.items():
+            print(f"  {way:<28}" + "".join(f"{row[column]:>16.2f}" for column in columns))
+
+
+if __name__ == "__main__":
+    main()
