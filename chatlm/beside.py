@@ -95,6 +95,11 @@ class SideChats(Protocol):
         """A new chat; loads nothing yet."""
         ...
 
+    @property
+    def taking_turns(self) -> bool:
+        """Whether models do not fit side by side, so that each is freed for the next."""
+        ...
+
     def __enter__(self) -> Self:
         """Itself."""
         ...

@@ -48,6 +48,8 @@ class OwnSideChats:
         self._loaded = loaded
         self._engines: dict[str, Engine] = {}
         self._lock = threading.RLock()
+        self.taking_turns = False
+        """Whether models do not fit side by side."""
 
     def begin(self, setup: Setup) -> OwnSideChat:
         """A new chat."""
@@ -74,6 +76,7 @@ class OwnSideChats:
         except OutOfMemoryError:
             if not self._engines:
                 raise
+            self.taking_turns = True
             report(f"has no room beside {', '.join(self._engines)}; they take turns")
             self._free()
             return self._open(name, report)

@@ -7,15 +7,18 @@ asked once, and stay in memory.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 from textual.pilot import Pilot
 
-from chatlm import config
+from chatlm import Setup, config
 from chatlm.engines.opening import open_engine
 from chatlm.events import Delta
 from chatlm.generation import Engine
@@ -31,6 +34,8 @@ from chatlm.tui.card import Card
 from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.loading import Ready
 from chatlm.tui.widgets.hit_list import HitList
+from chatlm_arena import keeping
+from chatlm_arena import plugin as arena_plugin
 from chatlm_lora import plugin as lora_plugin
 from chatlm_rag import plugin as rag_plugin
 from chatlm_templates import plugin as templates_plugin
@@ -60,6 +65,7 @@ LONG_CHAT = (
 )
 REPORT = "A tree fell on my van in Leeds last night. Nobody was hurt."
 ABOUT_CHATLM = "How do I stop a reply?"
+TO_BOTH = "Name three colours."
 TO_PIRATES = "What is the capital of Peru?"
 MANUAL = {"rag": {"index": "manual"}}
 STORY = "Write a long story about a lighthouse."
@@ -298,6 +304,24 @@ async def sources(engine: Engine, size: tuple[int, int]) -> None:
             await looking.take("sources")
 
 
+async def arena(engine: Engine, size: tuple[int, int]) -> None:
+    """A match before the vote, between the model and its adapter."""
+    plugins = PluginHost([("arena", arena_plugin)])
+    with (
+        tempfile.TemporaryDirectory() as home,
+        patch.dict(os.environ, {"CHATLM_HOME": home}),
+        keeping.opened() as entrants,
+        Store(None) as store,
+    ):
+        for adapter in ("", "instruct"):
+            setup = Setup(engine.info.model, adapter, sampling=SETTINGS.sampling)
+            entrants.add_contestant(adapter or "base", setup)
+        async with camera(store, engine, size, {}, plugins) as looking:
+            await looking.command("/arena")
+            await looking.press(*TO_BOTH, "enter")
+            await looking.take("arena")
+
+
 @contextmanager
 def opened(settings: config.Config) -> Iterator[Engine]:
     """The default model, pulled if it is not here."""
@@ -315,6 +339,7 @@ def main() -> None:
             asyncio.run(templates(engine, size))
             asyncio.run(adapters(engine, size))
             asyncio.run(sources(engine, size))
+            asyncio.run(arena(engine, size))
             asyncio.run(chats(store, engine, size, ids))
             asyncio.run(full(store, small, size, ids))
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import get_args
 
 import numpy as np
 
-from chatlm import SideChats, StopReason, UsageError
+from chatlm import ChatlmError, SideChats, StopReason, UsageError
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.elo import EloRules, elo
 from chatlm_arena.generating import Answering, Order, Seat
@@ -114,7 +115,7 @@ class Play:
         return self.turn >= 0 and all(len(said) == self.turn + 1 for said in self._said.values())
 
     def send(self, text: str) -> Generator[Spoke, None, None]:
-        """Let both answer a message, one after the other, in an order that chance decides.
+        """Let both answer a message; who begins is for chance to decide.
 
         Closing it stops both; what was said is kept.
 
@@ -159,24 +160,44 @@ class Play:
         return left, right
 
     def _answer(self) -> Generator[Spoke, None, None]:
+        """Two models speak together, token by token; one model answers for both in turn."""
         seed = self._draw.randrange(LARGEST_SEED)
         order = list(SIDES)
         self._draw.shuffle(order)
-        for side in order:
-            wanted = Order(
-                self._seats[side],
-                self._prompt,
-                self.turn,
-                seed if self._same_seed else self._draw.randrange(LARGEST_SEED),
-            )
-            answering = Answering(wanted)
-            try:
-                with closing(answering.run()) as texts:
-                    for text in texts:
-                        yield Spoke(side, masked(text, self._words))
-            finally:
-                self._keep(side, answering.reply)
-            yield Spoke(side, masked(answering.reply.text, self._words), ended=True)
+        speaking = [
+            self._one(side, seed if self._same_seed else self._draw.randrange(LARGEST_SEED))
+            for side in order
+        ]
+        with ExitStack() as both:
+            for one in speaking:
+                both.enter_context(closing(one))
+            if self._have_a_model_each():
+                yield from _in_turns(speaking)
+            else:
+                yield from chain.from_iterable(speaking)
+
+    def _have_a_model_each(self) -> bool:
+        """Whether both sides can speak at once; loads the models that it takes."""
+        left, right = (self._seats[side].chat for side in SIDES)
+        if left.setup.model == right.setup.model:
+            return False
+        try:
+            different = left.engine is not right.engine
+        except ChatlmError:
+            return False  # the side itself will tell
+        return different and not self._chats.taking_turns
+
+    def _one(self, side: Side, seed: int) -> Generator[Spoke, None, None]:
+        """One side's reply, kept when it ends or is stopped."""
+        answering = Answering(Order(self._seats[side], self._prompt, self.turn, seed))
+        yield Spoke(side, "")
+        try:
+            with closing(answering.run()) as texts:
+                for text in texts:
+                    yield Spoke(side, masked(text, self._words))
+        finally:
+            self._keep(side, answering.reply)
+        yield Spoke(side, masked(answering.reply.text, self._words), ended=True)
 
     def _keep(self, side: Side, reply: MatchReply) -> None:
         """A reply that was stopped before it began is none."""
@@ -193,6 +214,17 @@ class Play:
             tokens=sum(reply.tokens or 0 for reply in said),
             seconds=sum(reply.seconds or 0.0 for reply in said),
         )
+
+
+def _in_turns(streams: Sequence[Iterator[Spoke]]) -> Iterator[Spoke]:
+    """One item of each stream after the other, until all have ended."""
+    left = list(streams)
+    while left:
+        for stream in list(left):
+            try:
+                yield next(stream)
+            except StopIteration:
+                left.remove(stream)
 
 
 def _ratings(store: ArenaStore, rules: EloRules) -> dict[str, float]:

@@ -50,7 +50,7 @@ _contestants = click.option(
     help="Who compares the answers: you; a model; several, of which the majority decides;"
     " or panel, all models of the contestants.",
 )
-@click.option("--likert", is_flag=True, help="Let the models rate each answer too, from -2 to 2.")
+@click.option("--likert", is_flag=True, help="Have each answer rated too, from -2 to 2.")
 @click.option("--most", type=click.IntRange(1), metavar="N", help="Take the first N prompts only.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Of a reply, unless a contestant says.")
 @click.option("--seed", type=int, default=0, help="Of all that is left to chance. Default: 0")
@@ -86,7 +86,7 @@ def run(
             tournament = Tournament(store, chats, plan)
             _watch("Answers", tournament.answer(), plan.replies)
             if judges == ("human",):
-                _vote_by_hand(tournament)
+                _judge_by_hand(tournament, likert)
             else:
                 models = judges_of(judges, playing)
                 pairs = len(asked) * len(playing) * (len(playing) - 1) // 2
@@ -210,15 +210,15 @@ def _watch(label: str, steps: Iterator[int], total: int) -> None:
             _say(f"{label} {tenth * 10} %")
 
 
-def _vote_by_hand(tournament: Tournament) -> None:
-    """Show each match without names and ask for a verdict."""
+def _judge_by_hand(tournament: Tournament, likert: bool) -> None:
+    """Show each match without names, and ask for a verdict and perhaps for ratings."""
     from chatlm_arena.records import HUMAN
     from chatlm_arena.votes import Verdict
 
     if not sys.stdin.isatty():
         raise UsageError(
             "To judge yourself you need a terminal.",
-            hint="The answers are stored; or name a model.",
+            hint="The answers are stored. Or name a model as the judge.",
         )
     store = tournament.store
     todo = [match for match in tournament.matches() if not store.has_vote(match, HUMAN)]
@@ -229,9 +229,24 @@ def _vote_by_hand(tournament: Tournament) -> None:
             key = click.prompt("l left, r right, t tie, b both bad, s skip, q quit", default="s")
         if key == "q":
             break
+        if likert:
+            _rate_by_hand(tournament, match)
         if key in KEYS:
             store.vote(match, Verdict(KEYS[key]))
             tournament.verdicts.votes += 1
+
+
+def _rate_by_hand(tournament: Tournament, match: Match) -> None:
+    """Ask for the ratings of both sides, except those that were given in another match."""
+    from chatlm_arena.judging import CRITERIA
+    from chatlm_arena.records import HUMAN
+
+    given = tournament.store.marks(tournament.run_id)
+    for side, replies in (("left", match.left_replies), ("right", match.right_replies)):
+        for criterion in CRITERIA:
+            if (replies[-1].id, HUMAN, criterion) not in given:
+                value = click.prompt(f"{side}: {criterion}, -2 to 2", type=click.IntRange(-2, 2))
+                tournament.store.mark(replies[-1], HUMAN, criterion, value, str(value))
 
 
 def _blind(match: Match, title: str) -> str:

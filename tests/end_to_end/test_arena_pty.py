@@ -14,6 +14,7 @@ import pytest
 
 from chatlm import Sampling, Setup
 from chatlm_arena import keeping
+from chatlm_arena.judging import CRITERIA
 from tests.end_to_end.terminal import CTRL_Q, ENTER, ESCAPE, Terminal, has
 from tests.plugins.arena import chatlm
 
@@ -121,7 +122,7 @@ def test_a_tournament_goes_on_after_kill_9_and_a_person_judges(
 ) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(f'{{"prompt": "Say {n}."}}\n' for n in ("one", "two", "three")))
-    command = ["arena", "run", "--prompts", str(path), "--judge", "human"]
+    command = ["arena", "run", "--prompts", str(path), "--judge", "human", "--likert"]
     running = subprocess.Popen(
         [sys.executable, "-m", "chatlm", *command],
         stderr=subprocess.PIPE,
@@ -142,7 +143,12 @@ def test_a_tournament_goes_on_after_kill_9_and_a_person_judges(
     for number in (1, 2, 3):
         judging.wait_for(has(f"Match {number} of 3", "LEFT", "RIGHT"))
         judging.type("lts"[number - 1] + ENTER)
-    judging.wait_for(has("2 matches have a verdict"))
+        for side in ("left", "right"):
+            for criterion in CRITERIA:
+                judging.wait_for(has(f"{side}: {criterion}, -2 to 2:"))
+                judging.type("1" + ENTER)
+                judging.wait_for(has(f"{side}: {criterion}, -2 to 2: 1"))
+    judging.wait_for(has("2 matches have a verdict", "factual accuracy 1.00"))
     assert judging.wait_to_end() == 0
     assert replies(chat_home)[: len(before)] == before
     assert len(replies(chat_home)) == 6

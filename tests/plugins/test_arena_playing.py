@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from chatlm import ChatlmError, Sampling, Setup, StopReason, UsageError
 from chatlm.config import Config
 from chatlm.engines.local import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.errors import EngineError
+from chatlm.errors import EngineError, OutOfMemoryError
 from chatlm.generation import Engine
 from chatlm.plugins import PluginHost
 from chatlm.sidechats import OwnSideChats
@@ -241,3 +241,47 @@ def test_what_cannot_be_loaded_is_told(store: ArenaStore, tmp_path: Path) -> Non
     side = OwnSideChats(Config(), PluginHost(), fails, lambda w: None)
     match = Play(store, side, *store.contestants(), same_seed=True, draw=random.Random(0))
     assert set(run(match.send("Hello?")).values()) == {"no such model"}
+
+
+def two_models(store: ArenaStore, opens: Callable[[str], Engine]) -> Play:
+    for name in ("one", "other"):
+        store.add_contestant(name, Setup(model=name))
+    side = OwnSideChats(Config(), PluginHost(), lambda m, r: opens(m), lambda w: None)
+    left, right = store.contestants()
+    return Play(store, side, left, right, same_seed=True, draw=random.Random(0))
+
+
+def test_two_models_speak_together(store: ArenaStore) -> None:
+    engines = {name: ScriptedEngine("a b c d e f") for name in ("one", "other")}
+    match = two_models(store, engines.__getitem__)
+    order = [event.side for event in match.send("Hello?") if event.text and not event.ended]
+    assert order[:6] in (["left", "right"] * 3, ["right", "left"] * 3)
+    assert match.can_vote
+
+
+def test_two_models_that_do_not_fit_speak_one_after_the_other(store: ArenaStore) -> None:
+    there: list[ScriptedEngine] = []
+
+    def opens(model: str) -> Engine:
+        if any(not engine.closed for engine in there):
+            raise OutOfMemoryError("full")
+        there.append(ScriptedEngine("a b c", "a b c"))
+        return there[-1]
+
+    match = two_models(store, opens)
+    order = [event.side for event in match.send("Hello?") if event.text and not event.ended]
+    assert len(set(order[:4])) == len(set(order[4:])) == 1
+    assert match.can_vote
+
+
+def test_stopped_in_the_middle_two_models_keep_both_replies(store: ArenaStore) -> None:
+    engines = {name: ScriptedEngine("a b c d e f") for name in ("one", "other")}
+    match = two_models(store, engines.__getitem__)
+    with closing(match.send("Hello?")) as events:
+        for event in events:
+            if event.text.startswith("a b c"):
+                break
+    kept = store.match(1)
+    reasons = [r.stop_reason for r in (*kept.left_replies, *kept.right_replies)]
+    assert reasons == [StopReason.CANCELLED] * 2
+    assert match.can_vote

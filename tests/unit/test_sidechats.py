@@ -125,8 +125,10 @@ def test_models_that_do_not_fit_together_take_turns() -> None:
     with OwnSideChats(Config(), PluginHost(), opened, said.append) as side:
         one, other = side.begin(Setup(model="one")), side.begin(Setup(model="other"))
         first = one.engine
+        assert not side.taking_turns
         assert other.engine is engines[1]
         assert engines[0].closed
+        assert side.taking_turns
         assert one.engine is not first
     assert all(engine.closed for engine in engines)
     assert "other: has no room beside one; they take turns" in said
