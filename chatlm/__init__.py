@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from chatlm.beside import Setup, SideChat, SideChats
     from chatlm.config import Config, load_config
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
-    from chatlm.errors import ChatlmError, ModelError, UsageError
+    from chatlm.errors import ChatlmError, ContextTooLong, ModelError, UsageError
     from chatlm.events import Delta, Finished, Fitted
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
@@ -50,6 +50,7 @@ _WHERE = {
     "Commands": "chatlm.hookspecs",
     "Config": "chatlm.config",
     "Context": "chatlm.hookspecs",
+    "ContextTooLong": "chatlm.errors",
     "Conversation": "chatlm.messages",
     "Database": "chatlm.store.database",
     "Delta": "chatlm.events",
@@ -109,6 +110,7 @@ __all__ = [
     "Commands",
     "Config",
     "Context",
+    "ContextTooLong",
     "Conversation",
     "Database",
     "Delta",

@@ -7,7 +7,6 @@ asked once, and stay in memory.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -304,12 +303,13 @@ async def sources(engine: Engine, size: tuple[int, int]) -> None:
             await looking.take("sources")
 
 
-async def arena(engine: Engine, size: tuple[int, int]) -> None:
+async def arena(size: tuple[int, int]) -> None:
     """A match before the vote, between the model and its adapter."""
-    plugins = PluginHost([("arena", arena_plugin)])
+    plugins = PluginHost([("lora", lora_plugin), ("arena", arena_plugin)])
     with (
+        closing(open_engine(SETTINGS, plugins, silent)) as engine,
         tempfile.TemporaryDirectory() as home,
-        patch.dict(os.environ, {"CHATLM_HOME": home}),
+        patch("chatlm_arena.keeping.store.data_dir", lambda: Path(home)),
         keeping.opened() as entrants,
         Store(None) as store,
     ):
@@ -339,7 +339,7 @@ def main() -> None:
             asyncio.run(templates(engine, size))
             asyncio.run(adapters(engine, size))
             asyncio.run(sources(engine, size))
-            asyncio.run(arena(engine, size))
+            asyncio.run(arena(size))
             asyncio.run(chats(store, engine, size, ids))
             asyncio.run(full(store, small, size, ids))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from chatlm import (
     ChatlmError,
+    ContextTooLong,
     Delta,
     Finished,
     Fitted,
@@ -17,6 +18,7 @@ from chatlm import (
     SideChat,
     StopReason,
     Usage,
+    UsageError,
 )
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.records import MatchReply
@@ -44,7 +46,7 @@ class Order:
 class Answering:
     """One reply as it grows; `reply` may be read at any time.
 
-    What the contestant refuses or fails at is its reply, with the stop reason `error`.
+    What the contestant refuses, or has no room for, is its reply, with the stop reason `error`.
 
     Args:
         order: what is wanted.
@@ -64,6 +66,9 @@ class Answering:
 
         Yields:
             the whole text so far.
+
+        Raises:
+            ChatlmError: the set-up does not work, such as a model or adapter that is not there.
         """
         order, chat = self._order, self._order.seat.chat
         try:
@@ -80,10 +85,13 @@ class Answering:
                         case Finished():
                             self._reason, self._usage = event.stop_reason, event.usage
                     yield self._text
-        except ChatlmError as error:
+        except (UsageError, ContextTooLong) as error:
             self._reason = StopReason.ERROR
             self._text = self._text or str(error)
             yield self._text
+        except ChatlmError:
+            self._reason = StopReason.ERROR
+            raise
 
     @property
     def reply(self) -> MatchReply:
@@ -108,6 +116,9 @@ def generate(orders: Sequence[Order]) -> Iterator[tuple[int, MatchReply]]:
 
     Yields:
         the index of an order, and the reply.
+
+    Raises:
+        ChatlmError: as `Answering.run`; what was yielded before stands.
     """
     by_model = sorted(range(len(orders)), key=lambda at: orders[at].seat.chat.setup.model)
     for at in by_model:

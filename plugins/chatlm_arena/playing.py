@@ -121,6 +121,7 @@ class Play:
 
         Raises:
             UsageError: the text is blank, or the newest message is not answered by both.
+            ChatlmError: a contestant's set-up does not work.
         """
         if not text.strip():
             raise UsageError("There is nothing to send", hint="Type a message first.")
@@ -200,8 +201,8 @@ class Play:
         yield Spoke(side, masked(answering.reply.text, self._words), ended=True)
 
     def _keep(self, side: Side, reply: MatchReply) -> None:
-        """A reply that was stopped before it began is none."""
-        if reply.text or reply.stop_reason is not StopReason.CANCELLED:
+        """A reply that was stopped or failed before it began is none."""
+        if reply.text or reply.stop_reason not in (StopReason.CANCELLED, StopReason.ERROR):
             self._said[side].append(self._store.add_reply(self._match, side, reply))
 
     def _revealed(self, side: Side, before: float, after: float) -> Revealed:

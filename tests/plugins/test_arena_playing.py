@@ -14,7 +14,7 @@ from chatlm import ChatlmError, Sampling, Setup, StopReason, UsageError
 from chatlm.config import Config
 from chatlm.engines.local import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.errors import EngineError, OutOfMemoryError
+from chatlm.errors import ContextTooLong, EngineError, OutOfMemoryError
 from chatlm.generation import Engine
 from chatlm.plugins import PluginHost
 from chatlm.sidechats import OwnSideChats
@@ -138,13 +138,23 @@ def test_stopped_both_sides_keep_what_they_said(store: ArenaStore) -> None:
         run(match.send("More?"))
 
 
-def test_a_failure_is_the_reply(store: ArenaStore) -> None:
-    match = play(store, ScriptedEngine(EngineError("It broke."), "fine"))
-    assert sorted(run(match.send("Hello?")).values()) == ["It broke.", "fine"]
+def test_what_has_no_room_is_a_reply(store: ArenaStore) -> None:
+    match = play(store, ScriptedEngine(ContextTooLong("Too long."), "fine"))
+    assert sorted(run(match.send("Hello?")).values()) == ["Too long.", "fine"]
     assert match.can_vote
     kept = store.match(1)
     reasons = {r.stop_reason for r in (*kept.left_replies, *kept.right_replies)}
     assert reasons == {StopReason.ERROR, StopReason.END}
+
+
+def test_a_failure_is_told_and_no_vote_can_be_given(store: ArenaStore) -> None:
+    match = play(store, ScriptedEngine(EngineError("It broke."), "fine", "fine"))
+    with pytest.raises(EngineError, match="It broke"):
+        run(match.send("Hello?"))
+    assert not match.can_vote
+    assert store.match(1).left_replies == store.match(1).right_replies == ()
+    run(match.again())
+    assert match.can_vote
 
 
 def test_pairs_have_random_sides_and_can_play(store: ArenaStore) -> None:
@@ -240,7 +250,8 @@ def test_what_cannot_be_loaded_is_told(store: ArenaStore, tmp_path: Path) -> Non
 
     side = OwnSideChats(Config(), PluginHost(), fails, lambda w: None)
     match = Play(store, side, *store.contestants(), same_seed=True, draw=random.Random(0))
-    assert set(run(match.send("Hello?")).values()) == {"no such model"}
+    with pytest.raises(ChatlmError, match="no such model"):
+        run(match.send("Hello?"))
 
 
 def two_models(store: ArenaStore, opens: Callable[[str], Engine]) -> Play:

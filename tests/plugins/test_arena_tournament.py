@@ -13,6 +13,7 @@ from chatlm import Message, Request, Sampling, Setup, StopReason, UsageError
 from chatlm.config import Config
 from chatlm.engines.local import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import EngineError
 from chatlm.events import Delta, EngineEvent, Finished
 from chatlm.generation import Engine
 from chatlm.messages import Usage
@@ -108,6 +109,15 @@ def test_what_is_done_is_not_done_again(store: ArenaStore) -> None:
     assert len(engine.requests) == asked
     assert last.verdicts.votes == 2
     assert len(store.ballots()) == 2
+
+
+def test_a_set_up_that_does_not_work_stops_the_run(store: ArenaStore) -> None:
+    engine = ScriptedEngine("one", EngineError("no such adapter"), *["x"] * 9)
+    run, _ = tournament(store, engine)
+    with pytest.raises(EngineError, match="no such adapter"):
+        list(run.answer())
+    again, _ = tournament(store, engine)
+    assert list(again.answer()) == [1, 2, 3, 4, 5, 6]
 
 
 def test_another_plan_is_another_run(store: ArenaStore) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from enum import Enum
 from threading import Thread
 from typing import ClassVar
 
@@ -22,6 +21,7 @@ from chatlm_arena.elo import EloRules
 from chatlm_arena.playing import SIDES
 from chatlm_arena.records import Side
 from chatlm_arena.screens.pane import ArenaPane
+from chatlm_arena.screens.states import ALLOWED, NEED_ANSWERS, SAID, State
 from chatlm_arena.screens.work import Answered, ArenaWork, Said, Voted
 from chatlm_arena.settings import Settings
 from chatlm_arena.slash import BOARD
@@ -29,42 +29,6 @@ from chatlm_arena.votes import Verdict
 
 WIDE_FROM = 100
 """Columns from which on the sides stand beside each other."""
-
-
-class State(Enum):
-    """What the person can do now."""
-
-    ASK = "ask"
-    """Type the message of a new match."""
-    ANSWERS = "answers"
-    """Read along, or stop both."""
-    VOTE = "vote"
-    COUNT = "count"
-    """Wait a moment for what the vote changes."""
-    MORE = "more"
-    """Type another message to the same two."""
-    REVEALED = "revealed"
-
-
-SAID = {
-    State.ASK: "Type a message that both shall answer.",
-    State.ANSWERS: "They answer; one model speaks for both in turn, and chance decides who begins.",
-    State.VOTE: "Which answer is better? The names come after your vote.",
-    State.COUNT: "Counting …",
-    State.MORE: "Type what both shall answer next.",
-    State.REVEALED: "Enter begins the next match.",
-}
-
-ALLOWED = {
-    "vote": (State.VOTE,),
-    "skip": (State.VOTE,),
-    "again": (State.VOTE,),
-    "more": (State.VOTE,),
-    "next": (State.REVEALED,),
-    "undo": (State.VOTE, State.REVEALED),
-    "ratings": (State.VOTE, State.REVEALED),
-}
-"""The actions that not every state has."""
 
 
 class ArenaScreen(Screen[None]):
@@ -144,6 +108,9 @@ class ArenaScreen(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Show the keys that do something now."""
+        play = self._work.play
+        if action in NEED_ANSWERS and play is not None and not play.can_vote:
+            return False
         return self.state in ALLOWED.get(action, tuple(State))
 
     def action_vote(self, verdict: str) -> None:
