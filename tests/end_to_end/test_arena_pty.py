@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,3 +109,41 @@ def test_kill_9_in_a_match_loses_no_vote(open_arena: Callable[[], Terminal]) -> 
     assert terminal.wait_to_end() is None
     assert games() == {"hot": 2, "cold": 2}
     assert open_arena().wait_for(ASK)
+
+
+def replies(home: Path) -> list[tuple[int, str]]:
+    with sqlite3.connect(home / "arena.db") as db:
+        return db.execute("SELECT id, text FROM reply WHERE run_id IS NOT NULL").fetchall()
+
+
+def test_a_tournament_goes_on_after_kill_9_and_a_person_judges(
+    open_arena: Callable[[], Terminal], chat_home: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(f'{{"prompt": "Say {n}."}}\n' for n in ("one", "two", "three")))
+    command = ["arena", "run", "--prompts", str(path), "--judge", "human"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "chatlm", *command],
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    assert running.stderr is not None
+    for line in running.stderr:
+        if "Answers 1" in line or "Answers 3" in line:
+            break
+    running.kill()
+    running.wait()
+    running.stderr.close()
+    before = replies(chat_home)
+    assert before
+
+    judging = Terminal(chat_home, *command)
+    for number in (1, 2, 3):
+        judging.wait_for(has(f"Match {number} of 3", "LEFT", "RIGHT"))
+        judging.type("lts"[number - 1] + ENTER)
+    judging.wait_for(has("2 matches have a verdict"))
+    assert judging.wait_to_end() == 0
+    assert replies(chat_home)[: len(before)] == before
+    assert len(replies(chat_home)) == 6
+    assert games() == {"hot": 2, "cold": 2}

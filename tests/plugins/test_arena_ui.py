@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
+from textual.widgets._footer import FooterKey
 
 import chatlm_arena.plugin
 from chatlm import Conversation, Reply, Sampling, Setup, Turn, UsageError
@@ -270,5 +271,6 @@ def test_picture_of_the_ratings(
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "hot" in plain(board.query_one("#ratings", Static)))
+        await settled(pilot, lambda: board.query(FooterKey))
 
     assert snap_compare(CardApp(board), terminal_size=size, run_before=still(steps))

@@ -22,7 +22,7 @@ from chatlm_arena.elo import EloRules
 from chatlm_arena.playing import SIDES
 from chatlm_arena.records import Side
 from chatlm_arena.screens.pane import ArenaPane
-from chatlm_arena.screens.work import Answered, ArenaWork, Said
+from chatlm_arena.screens.work import Answered, ArenaWork, Said, Voted
 from chatlm_arena.settings import Settings
 from chatlm_arena.slash import BOARD
 from chatlm_arena.votes import Verdict
@@ -39,6 +39,8 @@ class State(Enum):
     ANSWERS = "answers"
     """Read along, or stop both."""
     VOTE = "vote"
+    COUNT = "count"
+    """Wait a moment for what the vote changes."""
     MORE = "more"
     """Type another message to the same two."""
     REVEALED = "revealed"
@@ -48,6 +50,7 @@ SAID = {
     State.ASK: "Type a message that both shall answer.",
     State.ANSWERS: "They answer one after the other; chance decides who is first.",
     State.VOTE: "Which answer is better? The names come after your vote.",
+    State.COUNT: "Counting …",
     State.MORE: "Type what both shall answer next.",
     State.REVEALED: "Enter begins the next match.",
 }
@@ -145,17 +148,8 @@ class ArenaScreen(Screen[None]):
 
     def action_vote(self, verdict: str) -> None:
         """Keep the verdict and tell who was who."""
-        play = self._work.play
-        if play is None:
-            return
-        try:
-            revealed = play.vote(Verdict(verdict), self._rules)
-        except ChatlmError as error:
-            self._complain(error)
-            return
-        for side, who in zip(SIDES, revealed, strict=True):
-            self._pane(side).reveal(who, won=verdict == side)
-        self._go(State.REVEALED)
+        self._go(State.COUNT)
+        self._vote(Verdict(verdict))
 
     def action_skip(self) -> None:
         """Begin another match without a vote."""
@@ -240,6 +234,17 @@ class ArenaScreen(Screen[None]):
         if event.error is not None:
             self._complain(event.error)
 
+    @on(Voted)
+    def _reveal(self, event: Voted) -> None:
+        event.stop()
+        if event.error is not None:
+            self._go(State.VOTE)
+            self._complain(event.error)
+            return
+        for side, who in zip(SIDES, event.revealed, strict=True):
+            self._pane(side).reveal(who, won=event.verdict == side)
+        self._go(State.REVEALED)
+
     @on(Loading)
     def _tell_loading(self, event: Loading) -> None:
         event.stop()
@@ -251,6 +256,10 @@ class ArenaScreen(Screen[None]):
             self._work.again()
         else:
             self._work.send(text)
+
+    @work(thread=True, exclusive=True, group="arena", exit_on_error=False)
+    def _vote(self, verdict: Verdict) -> None:
+        self._work.vote(verdict, self._rules)
 
     def _loading(self, words: str) -> None:
         self.post_message(self.Loading(words))

@@ -12,10 +12,12 @@ from threading import Event
 from textual.message import Message
 
 from chatlm import ChatlmError, SideChats
+from chatlm_arena.elo import EloRules
 from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.pairing import Pairing
-from chatlm_arena.playing import Play, Spoke, choose
+from chatlm_arena.playing import Play, Revealed, Spoke, choose
 from chatlm_arena.settings import Settings
+from chatlm_arena.votes import Verdict
 
 SECONDS_BETWEEN = 1 / 30
 """Between two reports of a growing reply."""
@@ -34,6 +36,16 @@ class Answered(Message):
 
     error: ChatlmError | None = None
     """What went wrong."""
+
+
+@dataclass
+class Voted(Message):
+    """A vote is kept, or could not be."""
+
+    verdict: Verdict
+    revealed: tuple[Revealed, ...] = ()
+    """Left and right."""
+    error: ChatlmError | None = None
 
 
 Report = Callable[[Message], object]
@@ -75,6 +87,14 @@ class ArenaWork:
     def again(self) -> None:
         """Let both answer once more."""
         self._pull(lambda: self._begun().again())
+
+    def vote(self, verdict: Verdict, rules: EloRules) -> None:
+        """Keep a verdict on the match."""
+        try:
+            if self.play is not None:
+                self._report(Voted(verdict, self.play.vote(verdict, rules)))
+        except ChatlmError as error:
+            self._report(Voted(verdict, error=error))
 
     def _begun(self) -> Play:
         if self.play is None:
