@@ -40,8 +40,7 @@ def rag(ui: Ui, argument: str) -> None:
     else:
         from chatlm_rag import using
 
-        using.use(ui, word)
-        using.prepare(ui, word)
+        using.choose(ui, word)
 
 
 def source(ui: Ui, argument: str) -> None:

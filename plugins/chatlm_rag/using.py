@@ -18,6 +18,19 @@ from chatlm_rag.sources.folders import Source
 HOW_TO_BUILD = "/rag build PATH makes an index of a file or folder."
 
 
+def choose(ui: Ui, name: str) -> None:
+    """Let the chat be about an index; one that is not finished is finished first.
+
+    Raises:
+        ChatlmError: see `go_on`, `use` and `prepare`.
+    """
+    if folder.located(name).current() is None:
+        go_on(ui, name)
+    else:
+        use(ui, name)
+        prepare(ui, name)
+
+
 def use(ui: Ui, name: str) -> None:
     """Let the chat be about an index.
 
@@ -27,6 +40,22 @@ def use(ui: Ui, name: str) -> None:
     made = folder.located(name).open(manifest.read)
     ui.keep(**{INDEX: name})
     ui.tell(f"This chat asks {name} from now on: {showing.amount(made)}. /rag off ends that.")
+
+
+def go_on(ui: Ui, name: str) -> None:
+    """Finish an index whose first build was stopped, then let the chat ask it.
+
+    Raises:
+        ChatlmError: it cannot be made, or the person stopped it again.
+    """
+    chat = ui.conversation.id
+    try:
+        with ui.working(f"Building {name}") as work:
+            building.update(name, work)
+    except BuildStopped as error:
+        again = f"Go on: /rag {name}"
+        raise BuildStopped(error.message, hint=again if error.hint else "") from error
+    _built(ui, name, chat)
 
 
 def prepare(ui: Ui, name: str) -> None:
@@ -78,6 +107,11 @@ def build(ui: Ui, argument: str) -> None:
     except BuildStopped as error:
         again = f"Go on: /rag build {shlex.quote(str(path))} {name}"
         raise BuildStopped(error.message, hint=again if error.hint else "") from error
+    _built(ui, name, chat)
+
+
+def _built(ui: Ui, name: str, chat: int) -> None:
+    """Let the chat ask an index that is ready now, if it is still the one that is shown."""
     if ui.conversation.id == chat:
         use(ui, name)
         prepare(ui, name)

@@ -247,10 +247,13 @@ def test_a_build_that_is_cancelled_says_how_to_go_on(documents: Path) -> None:
     ui = remembering(Conversation(1), cancelled=True)
     with pytest.raises(BuildStopped):
         slash.rag(ui, f"build {documents} later")
+    with pytest.raises(BuildStopped, match="/rag later"):
+        slash.rag(ui, "later")
     assert ui.kept == {}
-    go_on = remembering(Conversation(1))
-    slash.rag(go_on, f"build {documents} later")
-    assert go_on.kept == {"index": "later"}
+    for words in ("later", f"build {documents} later"):
+        go_on = remembering(Conversation(1))
+        slash.rag(go_on, words)
+        assert go_on.kept == {"index": "later"}
     shutil.rmtree(located("later").path)
 
 

@@ -309,7 +309,7 @@ async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
         await settled(pilot, lambda: rows(pilot))
         bad, unfinished, *others = rows(pilot)
         assert "The index bad cannot be read: manifest.json is not what it was." in bad
-        assert "not finished; go on: chatlm rag update half" in unfinished
+        assert "not finished; Enter goes on" in unfinished
         assert not any("evil" in other for other in others)
         await pilot.press("enter")
         assert "chatlm rag remove bad" in plain(pilot.app.screen.query_one("#problem", Static))

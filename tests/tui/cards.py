@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 from textual.app import App
 from textual.pilot import Pilot
 from textual.screen import Screen
-from textual.widgets import Input, TextArea
+from textual.widgets import Footer, Input, TextArea
+from textual.widgets._footer import FooterKey
 
 from chatlm.generation import Prompt, PromptToken, Request, prompt_hash
 from chatlm.messages import Message
@@ -50,7 +52,7 @@ async def settled(pilot: Pilot[None], condition: Callable[[], object]) -> None:
 
 
 def still(steps: Steps) -> Steps:
-    """The steps, with every cursor standing still before and after."""
+    """The steps, with every cursor standing still and all keys at the foot."""
 
     async def run(pilot: Pilot[None]) -> None:
         await pilot.pause()
@@ -59,6 +61,8 @@ def still(steps: Steps) -> Steps:
         for area in pilot.app.screen.query(TextArea):
             area.cursor_blink = False
         await steps(pilot)
+        for footer in pilot.app.screen.query(Footer):
+            await settled(pilot, partial(footer.query, FooterKey))
         await pilot.pause()
 
     return run

@@ -421,7 +421,7 @@ async def test_a_work_is_shown_and_can_be_cancelled() -> None:
     async with screen(Plugin(command(run)), size=(100, 24)) as shown:
         shown.app.chat_screen.chat.composer.text = "/try"
         await shown.pilot.press("enter")
-        await until(shown.pilot, lambda: "of 2,000" in shown.text())
+        await until(shown.pilot, lambda: " %  file" in shown.text())
         line = next(line for line in shown.text().splitlines() if "Indexing" in line)
         assert "━━━" in line
         assert "file ␛" in line

@@ -46,6 +46,6 @@ class WorkLine(Widget):
         return [
             ("━" * full, "$primary"),
             ("━" * (BAR_WIDTH - full), "$foreground 20%"),
-            f"  {stand.done:,} of {stand.total:,}  ",
+            f"  {100 * stand.share:.0f} %  ",
             (stand.note, "$text-muted"),
         ]

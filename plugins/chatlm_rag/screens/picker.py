@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from threading import Thread
 
 from rich.cells import set_cell_size
@@ -83,17 +83,22 @@ class RagPicker(RagCard):
         try:
             if name == OFF:
                 using.end(self._ui)
+            elif folder.located(name).current() is None:
+                self._begin(using.go_on, name)
             else:
                 using.use(self._ui, name)
-                Thread(target=self._prepare, args=(name,), daemon=True).start()
+                self._begin(using.prepare, name)
         except ChatlmError as error:
             self.complain(error)
         else:
             self.dismiss()
 
-    def _prepare(self, name: str) -> None:
+    def _begin(self, work: Callable[[Ui, str], None], name: str) -> None:
+        Thread(target=self._do, args=(work, name), daemon=True).start()
+
+    def _do(self, work: Callable[[Ui, str], None], name: str) -> None:
         try:
-            using.prepare(self._ui, name)
+            work(self._ui, name)
         except ChatlmError as error:
             self._ui.tell(str(error), problem=True)
 
@@ -108,7 +113,9 @@ class RagPicker(RagCard):
         in_use = index.name == self._in_use
         try:
             found = showing.made(index)
-            about = (f"{showing.in_short(index, found)}, {human_bytes(showing.size(index))}", QUIET)
+            size = human_bytes(showing.size(index))
+            made = showing.in_short(index, found) if found else "not finished; Enter goes on"
+            about = (f"{made}, {size}", QUIET)
         except ChatlmError as error:
             about = (one_line(error.message, 200), "$text-error")
         mark = "in use · " if in_use else ""
