@@ -14,6 +14,7 @@ from chatlm.config import Config
 from chatlm.errors import OutOfMemoryError
 from chatlm.events import EngineEvent
 from chatlm.generation import Engine, Request
+from chatlm.models.memory import has_room
 from chatlm.plugins import PluginHost
 from chatlm.session import ChatSession
 from chatlm.store import Store
@@ -70,16 +71,21 @@ class OwnSideChats:
         def report(words: str) -> None:
             self._report(f"{name}: {words}")
 
+        if self._engines and not has_room(name):
+            self._make_room(report)
         report("loading")
         try:
             return self._open(name, report)
         except OutOfMemoryError:
             if not self._engines:
                 raise
-            self.taking_turns = True
-            report(f"has no room beside {', '.join(self._engines)}; they take turns")
-            self._free()
+            self._make_room(report)
             return self._open(name, report)
+
+    def _make_room(self, report: Callable[[str], None]) -> None:
+        self.taking_turns = True
+        report(f"has no room beside {', '.join(self._engines)}; they take turns")
+        self._free()
 
     def _free(self) -> None:
         while self._engines:

@@ -100,7 +100,12 @@ def run(
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--prompt", default="", metavar="TEXT", help="The message that the text answers.")
+@click.option(
+    "--prompt",
+    default="Go on.",
+    metavar="TEXT",
+    help="The message that the text answers. Default: Go on.",
+)
 @_contestants
 @_json
 def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> None:
@@ -123,7 +128,7 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     with side_chats(load_config(), _say) as chats:
         for contestant in playing:
             if contestant.setup is not None:
-                found = overlap.surprise(chats.begin(contestant.setup), prompt or "Go on.", text)
+                found = overlap.surprise(chats.begin(contestant.setup), prompt, text)
                 rows.append(
                     {
                         "name": contestant.name,

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
-from textual.widgets._footer import FooterKey
 
 import chatlm_arena.plugin
 from chatlm import Conversation, Reply, Sampling, Setup, Turn, UsageError
@@ -184,6 +183,21 @@ async def test_hostile_text_is_only_drawn(pair: None) -> None:
         assert "[red]x[/red]" in side(shown, "left")
 
 
+async def test_hostile_names_are_only_drawn(home: Path) -> None:
+    names = ("[/] [red]x", "[b]y[/b]]")
+    with keeping.opened() as store:
+        for name in names:
+            store.add_contestant(name, Setup(system="[/bad] [red]"))
+    app, shown, _ = arena("Hi.")
+    async with app.run_test(size=(120, 30)) as pilot:
+        await ask(pilot, shown, "Who?")
+        await pilot.press("l")
+        await settled(pilot, lambda: shown.state is State.REVEALED)
+        seen = everything_visible(pilot)
+        assert all(name in seen for name in names)
+        assert "system “[/bad] [red]”" in seen
+
+
 async def test_in_the_chat(home: Path) -> None:
     async with screen(chatlm_arena.plugin, replies=["a", "b"]) as shown:
         await shown.type("/arena add one")
@@ -273,6 +287,5 @@ def test_picture_of_the_ratings(
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "hot" in plain(board.query_one("#ratings", Static)))
-        await settled(pilot, lambda: board.query(FooterKey))
 
     assert snap_compare(CardApp(board), terminal_size=size, run_before=still(steps))

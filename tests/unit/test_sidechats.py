@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,11 @@ from chatlm.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ModelError, OutOfMemoryError
 from chatlm.events import Delta
+from chatlm.models import memory
 from chatlm.plugins import PluginHost
 from chatlm.sidechats import OwnSideChats
 from chatlm.templates import TemplateRenderer
+from tests.models import tiny_model, write_folder
 
 SHOUT = Setup(
     model="a",
@@ -132,6 +135,35 @@ def test_models_that_do_not_fit_together_take_turns() -> None:
         assert one.engine is not first
     assert all(engine.closed for engine in engines)
     assert "other: has no room beside one; they take turns" in said
+
+
+def test_a_model_that_will_not_fit_is_not_loaded_beside_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = [ScriptedEngine(), ScriptedEngine()]
+    folder = write_folder(tmp_path / "big", tiny_model(100_000))
+    told = tmp_path / "meminfo"
+    monkeypatch.setattr(memory, "MEMORY", told)
+    with chats(*engines) as side:
+        assert side.begin(Setup(model=str(folder))).engine is engines[0]
+        told.write_text("MemTotal: 999 kB\nMemAvailable:   100 kB\n")
+        assert not memory.has_room(str(folder))
+        again = tmp_path / "again"
+        folder.rename(again)
+        assert side.begin(Setup(model=str(again))).engine is engines[1]
+        assert engines[0].closed
+        assert side.taking_turns
+
+
+def test_where_nothing_is_known_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    folder = write_folder(tmp_path / "big", tiny_model(100_000))
+    monkeypatch.setattr(memory, "MEMORY", tmp_path / "meminfo")
+    assert memory.has_room(str(folder))
+    (tmp_path / "meminfo").write_text("MemAvailable: 120 kB\n")
+    assert memory.has_room(str(folder))
+    assert memory.has_room("nobody:knows")
 
 
 def test_a_model_that_cannot_be_had_is_told() -> None:

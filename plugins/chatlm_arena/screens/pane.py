@@ -95,7 +95,7 @@ class ArenaPane(VerticalScroll):
         """Tell who it was, and what the vote did."""
         self.set_class(won, "-won")
         change = who.after - who.before
-        self.border_title = one_line(who.name, 40)
+        self.border_title = Content(one_line(who.name, 40))
         speed = f", {who.tokens / who.seconds:.0f}/s" if who.seconds else ""
         self.border_subtitle = Content(
             f"Elo {who.before:.0f} → {who.after:.0f} ({change:+.0f}) · "
