@@ -15,12 +15,16 @@ def open_screen() -> None:
 
     Raises:
         UsageError: there is no terminal.
+        StoreError: the arena cannot be opened.
     """
+    from chatlm_arena import keeping
+
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "The arena needs a terminal.",
             hint="In a pipe or script: chatlm arena leaderboard, chatlm arena run",
         )
+    keeping.check()
     _wanted.append(True)
     run_ui(load_config())
 

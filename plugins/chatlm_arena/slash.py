@@ -19,11 +19,12 @@ def arena(ui: Ui, argument: str) -> None:
     Raises:
         ChatlmError: it cannot be done.
     """
+    from chatlm_arena import keeping
+
     word, _, rest = argument.strip().partition(" ")
-    if not word:
-        ui.open_screen(SCREEN)
-    elif word == RATINGS:
-        ui.open_screen(BOARD)
+    if word in ("", RATINGS):
+        keeping.check()
+        ui.open_screen(BOARD if word else SCREEN)
     elif word == ADD:
         _add(ui, rest)
     elif word == GOLDEN:

@@ -225,6 +225,17 @@ async def on_top(shown: ScriptedScreen, kind: type[Any]) -> None:
     await settled(shown.pilot, lambda: isinstance(shown.app.screen, kind))
 
 
+async def test_a_damaged_arena_is_told(home: Path) -> None:
+    home.mkdir()
+    (home / "arena.db").write_text("no database" * 100)
+    async with screen(chatlm_arena.plugin) as shown:
+        for command in ("/arena", "/arena ratings", "/arena add x"):
+            await shown.type(command)
+            assert any("damaged" in notice for notice in shown.notices)
+            assert shown.app.screen is shown.app.chat_screen
+        assert shown.faults == []
+
+
 def test_the_chats_set_up_enters_the_arena(home: Path) -> None:
     reply = Reply(1, 1, "Arr.", adapter="pirate")
     chat = Conversation(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from chatlm_arena.keeping.store import ArenaStore, opened
+from chatlm_arena.keeping.store import ArenaStore, check, opened
 
-__all__ = ["ArenaStore", "opened"]
+__all__ = ["ArenaStore", "check", "opened"]

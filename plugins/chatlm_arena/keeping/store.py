@@ -24,3 +24,13 @@ class ArenaStore(Contestants, Matches, Ballots, Runs, Goldens):
 def opened() -> ArenaStore:
     """The person's own arena."""
     return ArenaStore(data_dir() / "arena.db")
+
+
+def check() -> None:
+    """See that the person's own arena can be opened, before a screen depends on it.
+
+    Raises:
+        StoreError: it cannot.
+    """
+    with opened():
+        pass
