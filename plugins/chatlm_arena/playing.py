@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain
-from typing import get_args
 
 import numpy as np
 
@@ -18,10 +17,8 @@ from chatlm_arena.generating import Answering, Order, Seat
 from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.masking import masked, words_of
 from chatlm_arena.pairing import Pairing, next_pair
-from chatlm_arena.records import HUMAN, MatchReply, Side
+from chatlm_arena.records import HUMAN, SIDES, MatchReply, Side
 from chatlm_arena.votes import Verdict, among, tally
-
-SIDES: tuple[Side, ...] = get_args(Side)
 
 LARGEST_SEED = 2**31
 

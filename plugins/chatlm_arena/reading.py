@@ -11,10 +11,8 @@ from typing import Any, NoReturn, TextIO
 
 from chatlm import UsageError, one_line
 from chatlm_arena.contestants import LONGEST_NAME
+from chatlm_arena.records import Exchanges, ImportedVote
 from chatlm_arena.votes import Verdict
-
-Row = tuple[str, str, Verdict, str]
-"""Left, right, verdict, judge."""
 
 IMPORTED = "imported"
 """The judge of votes that do not name one."""
@@ -50,7 +48,7 @@ def sha256(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def rows(path: Path) -> Iterator[Row]:
+def rows(path: Path) -> Iterator[ImportedVote]:
     """The votes of a file, as they stand in it.
 
     Raises:
@@ -67,7 +65,7 @@ def rows(path: Path) -> Iterator[Row]:
         raise UsageError(f"{path} is not CSV: {error}.", hint=FORMS) from error
 
 
-def _csv(file: TextIO, path: Path) -> Iterator[Row]:
+def _csv(file: TextIO, path: Path) -> Iterator[ImportedVote]:
     table = csv.reader(file, strict=True)
     head = [name.strip() for name in next(table, [])]
     missing = {"left", "right", "winner"} - set(head)
@@ -79,10 +77,11 @@ def _csv(file: TextIO, path: Path) -> Iterator[Row]:
             if len(row) != len(head):
                 _wrong(path, table.line_num, f"has {len(row)} values, not {len(head)}")
             verdict = _verdict(row[winner], path, table.line_num)
-            yield (*_pair(row[left], row[right], path, table.line_num), verdict, IMPORTED)
+            names = _pair(row[left], row[right], path, table.line_num)
+            yield ImportedVote(*names, verdict, IMPORTED)
 
 
-def _jsonl(file: TextIO, path: Path) -> Iterator[Row]:
+def _jsonl(file: TextIO, path: Path) -> Iterator[ImportedVote]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
@@ -95,11 +94,33 @@ def _jsonl(file: TextIO, path: Path) -> Iterator[Row]:
         verdict = _verdict(row.get("winner"), path, number)
         judge = row.get("judge")
         named = isinstance(judge, str) and judge.strip()
-        yield (
+        yield ImportedVote(
             *_pair(row.get("model_a"), row.get("model_b"), path, number),
             verdict,
             one_line(str(judge), LONGEST_NAME) if named else IMPORTED,
+            _chats(row.get("conversation_a"), row.get("conversation_b")),
         )
+
+
+def _chats(left: Any, right: Any) -> tuple[Exchanges, Exchanges] | None:
+    """Both chats, if they are texts and ask the same; others are passed over, their vote is not."""
+    one, other = _exchanges(left), _exchanges(right)
+    if not one or [asked for asked, _ in one] != [asked for asked, _ in other]:
+        return None
+    return one, other
+
+
+def _exchanges(chat: Any) -> Exchanges:
+    rows = chat if isinstance(chat, list) else []
+    texts = []
+    for number, row in enumerate(rows):
+        role = ("user", "assistant")[number % 2]
+        if not isinstance(row, dict) or row.get("role") != role:
+            return ()
+        if not isinstance(text := row.get("content"), str):
+            return ()
+        texts.append(text)
+    return tuple(zip(texts[::2], texts[1::2], strict=True)) if len(texts) % 2 == 0 else ()
 
 
 def _pair(left: Any, right: Any, path: Path, number: int) -> tuple[str, str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from chatlm import StopReason
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.votes import Verdict
 
 Side = Literal["left", "right"]
+SIDES: tuple[Side, ...] = get_args(Side)
 
 HUMAN = "human"
 """The judge of votes that a person gave."""
@@ -85,3 +86,19 @@ class Judgement:
     """What the judge said."""
     verdict: Verdict | None
     """With the sides as they are in the match; None where it said none."""
+
+
+Exchanges = tuple[tuple[str, str], ...]
+"""Each message of a chat with its reply."""
+
+
+class ImportedVote(NamedTuple):
+    """A vote from a file that another program wrote."""
+
+    left: str
+    """The contestant's name."""
+    right: str
+    verdict: Verdict
+    judge: str
+    chats: tuple[Exchanges, Exchanges] | None = None
+    """What both sides said to the same messages; None where the file has no chats."""

@@ -25,7 +25,7 @@ from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.masking import MASK, masked, words_of
 from chatlm_arena.pairing import Pairing
 from chatlm_arena.playing import Play, Spoke, choose
-from chatlm_arena.records import Side
+from chatlm_arena.records import ImportedVote, Side
 from chatlm_arena.votes import Verdict
 from tests.plugins.arena import COLD, HOT, played, two
 
@@ -159,7 +159,7 @@ def test_a_failure_is_told_and_no_vote_can_be_given(store: ArenaStore) -> None:
 
 def test_pairs_have_random_sides_and_can_play(store: ArenaStore) -> None:
     two(store)
-    store.import_votes([("hot", "known", Verdict.LEFT, "x")], "f", "0")
+    store.import_votes([ImportedVote("hot", "known", Verdict.LEFT, "x")], "f", "0")
     draw = random.Random(1)
     pairs = {tuple(c.name for c in choose(store, how, draw)) for how in Pairing for _ in range(20)}
     assert pairs == {("hot", "cold"), ("cold", "hot")}

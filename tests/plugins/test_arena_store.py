@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from chatlm import ChatlmError, Setup, UsageError
 from chatlm_arena import reading, writing
 from chatlm_arena.keeping import ArenaStore
+from chatlm_arena.records import ImportedVote
 from chatlm_arena.votes import Verdict
 from tests.plugins.arena import COLD, HOT, played, reply_of, two
 
@@ -125,7 +127,7 @@ def test_votes_cannot_be_changed(store: ArenaStore, tmp_path: Path, change: str)
 def test_lengths(store: ArenaStore) -> None:
     hot, cold = two(store)
     played(store, hot, cold, L)
-    store.import_votes([("hot", "cold", R, "someone")], "x", "0")
+    store.import_votes([ImportedVote("hot", "cold", R, "human")], "x", "0")
     score, left, right = store.lengths()
     assert (score.tolist(), left.tolist(), right.tolist()) == ([1.0], [26.0], [5.0])
 
@@ -184,9 +186,39 @@ def test_lmarena_lines(tmp_path: Path) -> None:
         '{"model_a": "x", "model_b": "y", "winner": "tie (bothbad)"}\n'
     )
     assert list(reading.rows(path)) == [
-        ("x", "y", Verdict.RIGHT, "judge_7"),
-        ("x", "y", Verdict.BOTH_BAD, reading.IMPORTED),
+        ImportedVote("x", "y", Verdict.RIGHT, "judge_7"),
+        ImportedVote("x", "y", Verdict.BOTH_BAD, reading.IMPORTED),
     ]
+
+
+def chat(*said: str) -> list[dict[str, str]]:
+    return [
+        {"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(said)
+    ]
+
+
+def test_chats_of_lmarena_are_kept_with_their_votes(store: ArenaStore, tmp_path: Path) -> None:
+    path = tmp_path / "battles.jsonl"
+    one = {"model_a": "x", "model_b": "y", "winner": "model_a", "judge": "human"}
+    rows = [
+        one | {"conversation_a": chat("Hi", "Yes"), "conversation_b": chat("Hi", "No")},
+        one | {"conversation_a": chat("Hi", "Yes"), "conversation_b": chat("Ho", "No")},
+        one | {"conversation_a": chat("Hi"), "conversation_b": "text"},
+        one | {"conversation_a": [{"role": "user", "content": 1}, 3], "conversation_b": []},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert store.import_votes(reading.rows(path), path.name, "0") == 4
+    ballots = store.ballots()
+    assert [ballot.match_id for ballot in ballots] == [1, None, None, None]
+    judged = [(ballots[0], store.match(1))]
+    user = {"role": "user", "content": "Hi"}
+    better, worse = ({"role": "assistant", "content": text} for text in ("Yes", "No"))
+    assert list(writing.dpo(judged)) == [
+        {"prompt": [user], "chosen": [better], "rejected": [worse]}
+    ]
+    assert store.lengths()[1].tolist() == [3.0]
+    with pytest.raises(UsageError, match="no vote to undo"):
+        store.undo_vote()
 
 
 def test_examples_to_train_from(store: ArenaStore) -> None:

@@ -11,7 +11,7 @@ from chatlm import UsageError
 from chatlm_arena.contestants import checked_name
 from chatlm_arena.keeping import rows
 from chatlm_arena.keeping.opened import Opened
-from chatlm_arena.records import HUMAN, Ballot, Match
+from chatlm_arena.records import HUMAN, Ballot, ImportedVote, Match
 from chatlm_arena.votes import Numbers, Verdict, Votes
 
 _WITH_NAMES = "SELECT vote.*, l.name AS l, r.name AS r"
@@ -49,9 +49,7 @@ class Ballots(Opened):
         """
         with self._database.writing() as db:
             row = db.execute(
-                "SELECT vote.*, l.name AS l, r.name AS r"
-                + rows.COUNTED
-                + " AND match_id IS NOT NULL"
+                "SELECT vote.*, l.name AS l, r.name AS r" + rows.COUNTED + " AND import_id IS NULL"
                 " ORDER BY vote.id DESC LIMIT 1",
                 (judge,),
             ).fetchone()
@@ -107,13 +105,11 @@ class Ballots(Opened):
             table = np.array([tuple(row) for row in found], dtype=np.float64).reshape(-1, 3)
         return table[:, 0], table[:, 1], table[:, 2]
 
-    def import_votes(
-        self, given: Iterable[tuple[str, str, Verdict, str]], file: str, sha256: str
-    ) -> int:
+    def import_votes(self, given: Iterable[ImportedVote], file: str, sha256: str) -> int:
         """Keep votes of a file, all or none; contestants that are not there are added.
 
         Args:
-            given: left, right, verdict and judge.
+            given: the votes, with what was said where that is known.
             file: its name.
             sha256: of its content; a file is taken once only.
 
@@ -135,19 +131,21 @@ class Ballots(Opened):
             ).lastrowid
             ids: dict[str, int] = {}
 
-            def values() -> Iterator[tuple[int | None, int, int, str, str, str]]:
-                for left, right, verdict, judge in given:
-                    for name in (left, right):
-                        if name not in ids:
-                            there = rows.named(db, name) or rows.add_contestant(
-                                db, checked_name(name), None
-                            )
-                            ids[name] = there.id
-                    yield import_id, ids[left], ids[right], verdict.value, judge, now
+            def contestant(name: str) -> int:
+                if name not in ids:
+                    there = rows.named(db, checked_name(name))
+                    ids[name] = (there or rows.add_contestant(db, name, None)).id
+                return ids[name]
+
+            def values() -> Iterator[tuple[int | None, int | None, int, int, str, str, str]]:
+                for vote in given:
+                    left, right = contestant(vote.left), contestant(vote.right)
+                    match = rows.insert_match(db, left, right, vote.chats) if vote.chats else None
+                    yield match, import_id, left, right, vote.verdict.value, vote.judge, now
 
             done = db.executemany(
-                "INSERT INTO vote (import_id, left_id, right_id, verdict, judge, created)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO vote (match_id, import_id, left_id, right_id, verdict, judge, created)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 values(),
             )
             return done.rowcount

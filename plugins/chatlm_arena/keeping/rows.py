@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from chatlm import Setup, StopReason, UsageError
 from chatlm_arena.contestants import Contestant
-from chatlm_arena.records import Ballot, MatchReply, Side
+from chatlm_arena.records import SIDES, Ballot, Exchanges, MatchReply, Side
 
 HALVES = "CASE verdict WHEN 'left' THEN 2 WHEN 'right' THEN 0 ELSE 1 END"
 """What the left side got of a vote, in halves."""
@@ -42,6 +42,24 @@ def insert_reply(
         ),
     )
     return row.lastrowid or 0
+
+
+def insert_match(
+    db: sqlite3.Connection, left_id: int, right_id: int, chats: tuple[Exchanges, Exchanges]
+) -> int:
+    """Write a match that was played elsewhere, with what was said, and return its number."""
+    match_id = (
+        db.execute(
+            "INSERT INTO match (left_id, right_id, created) VALUES (?, ?, ?)",
+            (left_id, right_id, now()),
+        ).lastrowid
+        or 0
+    )
+    for side, contestant_id, said in zip(SIDES, (left_id, right_id), chats, strict=True):
+        for turn, (prompt, text) in enumerate(said):
+            reply = MatchReply(contestant_id, turn, prompt, text, StopReason.END)
+            seat(db, match_id, side, reply.with_id(insert_reply(db, reply)))
+    return match_id
 
 
 def seat(db: sqlite3.Connection, match_id: int, side: Side, reply: MatchReply) -> None:

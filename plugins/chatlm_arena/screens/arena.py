@@ -18,8 +18,7 @@ from textual.widgets import Footer, Input, Static
 from chatlm import ChatlmError, Ui, own_settings, visible
 from chatlm_arena import PLUGIN, keeping
 from chatlm_arena.elo import EloRules
-from chatlm_arena.playing import SIDES
-from chatlm_arena.records import Side
+from chatlm_arena.records import SIDES, Side
 from chatlm_arena.screens.pane import ArenaPane
 from chatlm_arena.screens.states import ALLOWED, NEED_ANSWERS, SAID, State
 from chatlm_arena.screens.work import Answered, ArenaWork, Said, Voted
