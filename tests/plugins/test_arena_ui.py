@@ -146,6 +146,19 @@ async def test_a_second_message_and_again(pair: None) -> None:
         assert [len(request.messages) for request in engine.requests] == [1, 1, 1, 1, 3, 3]
 
 
+async def test_what_is_answered_again_is_gone_at_once(pair: None) -> None:
+    app, shown, engine = arena("one", " two", stand_after=1)
+    async with app.run_test() as pilot:
+        engine.go.set()
+        await ask(pilot, shown, "Count.")
+        engine.go.clear()
+        await pilot.press("a")
+        await settled(pilot, lambda: len(engine.requests) == 3)
+        assert "two" not in side(shown, "left") + side(shown, "right")
+        engine.go.set()
+        await settled(pilot, lambda: shown.state is State.VOTE)
+
+
 async def test_escape_stops_both(pair: None) -> None:
     app, shown, engine = arena("one", " two", " three", stand_after=2)
     async with app.run_test() as pilot:
@@ -173,6 +186,7 @@ async def test_without_contestants_it_says_how_to_add_them(home: Path) -> None:
         await pilot.press("enter")
         await settled(pilot, lambda: "/arena add NAME" in told(shown))
         assert shown.state is State.ASK
+        assert shown.query_one(Input).value == "Hello?"
 
 
 async def test_hostile_text_is_only_drawn(pair: None) -> None:

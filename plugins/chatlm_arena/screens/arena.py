@@ -79,6 +79,8 @@ class ArenaScreen(Screen[None]):
             self._store, self._chats, settings, self.post_message, draw or random.SystemRandom()
         )
         self.state = State.ASK
+        self._asked = ""
+        """The newest message."""
 
     class Loading(Message):
         """A model is being loaded."""
@@ -123,6 +125,8 @@ class ArenaScreen(Screen[None]):
 
     def action_again(self) -> None:
         """Let both answer once more."""
+        for side in SIDES:
+            self._pane(side).wait()
         self._go(State.ANSWERS)
         self._answer(None)
 
@@ -167,6 +171,7 @@ class ArenaScreen(Screen[None]):
         text = event.value.strip()
         if not text:
             return
+        self._asked = text
         event.input.clear()
         for side in SIDES:
             self._pane(side).ask(text)
@@ -192,6 +197,7 @@ class ArenaScreen(Screen[None]):
         play = self._work.play
         if play is None:
             self.action_next()
+            self.query_one(Input).value = self._asked
         elif play.can_vote:
             self._go(State.VOTE)
         else:
