@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from chatlm.events import Delta
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
-    from chatlm.generation import Engine, EngineInfo, Request
+    from chatlm.generation import Engine, EngineInfo, Request, stream_many
     from chatlm.hookspecs import Commands, Context, hookimpl
     from chatlm.messages import (
         Annotation,
@@ -75,6 +75,7 @@ _WHERE = {
     "one_line": "chatlm.text",
     "own_settings": "chatlm.plugins.settings",
     "shipped": "chatlm.paths",
+    "stream_many": "chatlm.generation",
     "sync_tree": "chatlm.models.disk",
     "visible": "chatlm.text",
     "write_atomically": "chatlm.files",
@@ -122,6 +123,7 @@ __all__ = [
     "one_line",
     "own_settings",
     "shipped",
+    "stream_many",
     "sync_tree",
     "visible",
     "write_atomically",
