@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from chatlm.events import Delta, Finished, Fitted
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
-    from chatlm.generation import Engine, EngineInfo, Request
+    from chatlm.generation import Engine, EngineInfo, Request, stream_many
     from chatlm.hookspecs import Commands, Context, hookimpl
     from chatlm.messages import (
         Annotation,
@@ -96,6 +96,7 @@ _WHERE = {
     "run_ui": "chatlm.tui",
     "shipped": "chatlm.paths",
     "side_chats": "chatlm.sidechats",
+    "stream_many": "chatlm.generation",
     "sync_tree": "chatlm.models.disk",
     "visible": "chatlm.text",
     "write_atomically": "chatlm.files",
@@ -157,6 +158,7 @@ __all__ = [
     "run_ui",
     "shipped",
     "side_chats",
+    "stream_many",
     "sync_tree",
     "visible",
     "write_atomically",

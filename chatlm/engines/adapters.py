@@ -44,9 +44,16 @@ class Adapters:
     """
 
     def __init__(self, model: Model, find: FindAdapter) -> None:
-        self.model: Model | None = model
+        self._model: Model | None = model
         self._find = find
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+
+    @property
+    def model(self) -> Model:
+        """The model without an adapter."""
+        if self._model is None:
+            raise RuntimeError("the model was closed")
+        return self._model
 
     def take(self, name: str | None) -> Reader:
         """The model with an adapter, or without one.
@@ -57,15 +64,14 @@ class Adapters:
         Raises:
             ChatlmError: there is no such adapter, or it cannot be used on this model.
         """
-        if self.model is None:
-            raise RuntimeError("the model was closed")
+        model = self.model
         if name is None:
-            return self.model
+            return model
         folder = self._find(name)
         held = self._loaded.get(name)
         if held is None or (held.folder, held.stamp) != (folder, _stamp(name, folder)):
             self._forget(name)
-            held = self._load(name, folder, self.model)
+            held = self._load(name, folder, model)
         self._loaded[name] = held
         self._loaded.move_to_end(name)
         while len(self._loaded) > MOST_ADAPTERS:
@@ -76,7 +82,7 @@ class Adapters:
         """Forget them and the model."""
         for name in list(self._loaded):
             self._forget(name)
-        self.model = None
+        self._model = None
 
     def _load(self, name: str, folder: Path, model: Model) -> _Loaded:
         stamp = _stamp(name, folder)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.detokenize import Detokenizer
+from chatlm.engines.drafting import Drafting
 from chatlm.engines.prefix import KeyValues
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
@@ -22,7 +23,7 @@ from chatlm.stopping import StopText
 
 @dataclass
 class Decoding:
-    """One reply on its way; `run` it once."""
+    """One reply on its way; `run` it once, or `choose` its tokens one by one."""
 
     prompt: list[int]
     request: Request
@@ -43,27 +44,40 @@ class Decoding:
     _shown: int = 0
     _first: float = 0.0
 
-    def run(self, keys: KeyValues, logits: Tensor) -> Iterator[EngineEvent]:
-        """Choose a token, see whether it ends the reply, show what is certain, read it; repeat.
+    @property
+    def left(self) -> int:
+        """How many more tokens may come."""
+        return self.most - len(self.made)
+
+    def run(self, keys: KeyValues) -> Iterator[EngineEvent]:
+        """Choose tokens and read them until one is the last.
 
         Args:
             keys: keys and values of the prompt; they grow with the reply.
-            logits: (vocabulary,), after the prompt's last token.
         """
+        drafting = Drafting(keys, self.prompt)
+        logits = keys.logits
         while True:
-            token = self.sampler(self._processed(logits))
-            self.made.append(token)
-            self._count()
-            reason, stop = self._ending(logits)
-            text = self._new_text(last=reason is not None)
-            if self.stops.found is not None:
-                stop = self.stops.found
-                reason = StopReason.END if stop in self.format_stops else StopReason.STOP_STRING
-            yield Delta(text, self._held(), self.usage)
-            if reason is not None:
-                yield Finished(reason, self.usage, stop)
+            yield from (events := self.choose(logits))
+            if isinstance(events[-1], Finished):
                 return
-            logits = keys.extend([token])
+            logits = drafting.after(self.made[-1], self.left)
+
+    def choose(self, logits: Tensor) -> tuple[Delta] | tuple[Delta, Finished]:
+        """Choose a token, see whether it ends the reply, and give what is certain of the text.
+
+        Args:
+            logits: (vocabulary,), after the token before it.
+        """
+        self.made.append(self.sampler(self._processed(logits)))
+        self._count()
+        reason, stop = self._ending(logits)
+        text = self._new_text(last=reason is not None)
+        if self.stops.found is not None:
+            stop = self.stops.found
+            reason = StopReason.END if stop in self.format_stops else StopReason.STOP_STRING
+        delta = Delta(text, self._held(), self.usage)
+        return (delta,) if reason is None else (delta, Finished(reason, self.usage, stop))
 
     def _ids(self) -> Tensor:
         return torch.tensor([self.prompt + self.made])
@@ -81,7 +95,7 @@ class Decoding:
             if torch.as_tensor(criterion(self._ids().to(logits.device), logits[None])).any():
                 name = getattr(criterion, "__name__", type(criterion).__name__)
                 return StopReason.CRITERION, name
-        return (self.at_most if len(self.made) >= self.most else None), None
+        return (None if self.left else self.at_most), None
 
     def _new_text(self, *, last: bool) -> str:
         """The text that became certain; all that is left when no more tokens come."""

@@ -20,6 +20,7 @@ from chatlm.engines.prefix import KeyValues, PrefixCache
 from chatlm.engines.preview import costs, read_out
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
+from chatlm.engines.together import Begun, together
 from chatlm.engines.tokens import PromptTokenizer
 from chatlm.engines.ways import load, load_tokenizer
 from chatlm.errors import OutOfMemoryError
@@ -115,6 +116,13 @@ class LocalEngine:
         with self._lock, self._memory_errors():
             yield from self._generate(request)
 
+    def stream_many(
+        self, requests: Iterable[Request]
+    ) -> Generator[tuple[int, EngineEvent], None, None]:
+        """See `chatlm.stream_many`."""
+        with self._lock, self._memory_errors():
+            yield from together(self._adapters.model, requests, self._begin_anew)
+
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """See `Engine.read_ahead`."""
         with self._lock, self._memory_errors():
@@ -152,11 +160,19 @@ class LocalEngine:
         return self._prefixes.take(adapter, self._adapters.take(adapter))
 
     def _generate(self, request: Request) -> Iterator[EngineEvent]:
+        begun = yield from self._begin(request, self._keys(request.adapter))
+        yield from begun.decoding.run(begun.keys)
+
+    def _begin_anew(self, request: Request) -> Generator[EngineEvent, None, Begun]:
+        """The same as `_begin`, with keys and values that no other request has."""
+        return (yield from self._begin(request, KeyValues(self._adapters.take(request.adapter))))
+
+    def _begin(self, request: Request, keys: KeyValues) -> Generator[EngineEvent, None, Begun]:
+        """Fit the prompt and read it."""
         started = time.perf_counter()
         sampling = request.sampling.over(self.info.defaults)
         request = dataclasses.replace(request, sampling=sampling)
         prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
-        keys = self._keys(request.adapter)
         cached = keys.keep(prompt.ids)
         total, limit = len(prompt.ids), self.info.context_length
         most = sampling.max_tokens or limit
@@ -179,4 +195,4 @@ class LocalEngine:
             usage=Usage(prompt_tokens=total, cached_tokens=cached),
             started=started,
         )
-        yield from decoding.run(keys, logits)
+        return Begun(decoding, keys)

@@ -24,7 +24,7 @@ class Cache(Protocol):
         ...
 
     def extend(self, ids: Sequence[int]) -> Tensor:
-        """Add tokens that were just chosen, most often one; returns the logits as `read` does."""
+        """Add tokens that were just chosen; returns the logits after each: (tokens, vocabulary)."""
         ...
 
     def cut(self, length: int) -> bool:
@@ -58,6 +58,12 @@ class Reader(Protocol):
         """Type of the torch device that gives the logits."""
         ...
 
+    @property
+    def at_once(self) -> int:
+        """So many tokens caches add at once for little more than one costs; at least 1. Where it
+        is more, caches can be cut."""
+        ...
+
     def new_cache(self) -> Cache:
         """An empty one."""
         ...
@@ -77,6 +83,18 @@ class Model(Reader, Protocol):
     @property
     def about(self) -> About:
         """What it is."""
+        ...
+
+    def extend(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
+        """Add tokens to several caches at once; every number is what one at a time would give.
+
+        Args:
+            caches: different ones that this model, with adapters or without, gave.
+            ids: for each of them; at most `at_once` in all.
+
+        Returns:
+            The logits after each token: (tokens, vocabulary).
+        """
         ...
 
     def adapted(self, folder: Path) -> Adapted:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from chatlm.engines.model import Reader
+from chatlm.engines.model import Model, Reader
 
 MOST_CACHES = 4
 """Caches kept at once, one an adapter; the least recently used goes first."""
@@ -44,11 +44,12 @@ class KeyValues:
 
     def __init__(self, model: Reader) -> None:
         self.model = model
-        self._start_over()
+        self.start_over()
 
-    def _start_over(self) -> None:
-        self._cache = self.model.new_cache()
-        self._ids: list[int] = []
+    def start_over(self) -> None:
+        """Forget everything."""
+        self.cache = self.model.new_cache()
+        self.ids: list[int] = []
         self._ends: list[int] = []
         """Where the blocks end that were read; ids behind the last one were added one by one."""
         self._logits: Tensor | None = None
@@ -56,19 +57,19 @@ class KeyValues:
 
     def keep(self, prompt: Sequence[int]) -> int:
         """Forget what is not the beginning of `prompt`, read in its blocks; returns what stays."""
-        common = common_prefix(self._ids, prompt)
+        common = common_prefix(self.ids, prompt)
         wanted = self._wanted(prompt)
         same = [old == new <= common for old, new in zip(self._ends, wanted, strict=False)]
         blocks = same.index(False) if False in same else len(same)
         if blocks == len(wanted) != len(self._ends):
             blocks -= 1  # the last block gives the logits that choose the first new token
         kept = wanted[blocks - 1] if blocks else 0
-        if len(self._ids) > kept and not self._cache.cut(kept):
-            self._start_over()
+        if len(self.ids) > kept and not self.cache.cut(kept):
+            self.start_over()
             return 0
         if blocks < len(self._ends):
             self._logits = None
-        del self._ids[kept:], self._ends[blocks:]
+        del self.ids[kept:], self._ends[blocks:]
         return kept
 
     def read(self, prompt: Sequence[int]) -> Iterator[int]:
@@ -78,7 +79,7 @@ class KeyValues:
             How many tokens of the prompt are read.
         """
         for end in self._wanted(prompt)[len(self._ends) :]:
-            self._logits = self._grown(self._cache.read, prompt[len(self._ids) : end])
+            self._logits = self._grown(self.cache.read, prompt[len(self.ids) : end])
             self._ends.append(end)
             yield end
 
@@ -93,17 +94,40 @@ class KeyValues:
         return self._logits
 
     def extend(self, ids: Sequence[int]) -> Tensor:
-        """Add tokens of the reply; returns the logits after the last: (vocabulary,)."""
-        return self._grown(self._cache.extend, ids)
+        """Add tokens of the reply; returns the logits after each: (tokens, vocabulary)."""
+        return self._grown(self.cache.extend, ids)
+
+    def drop(self, tokens: int) -> None:
+        """Forget so many of the newest tokens of the reply, where `at_once` is above 1."""
+        del self.ids[len(self.ids) - tokens :]
+        self.cache.cut(len(self.ids))
+
+    @property
+    def at_once(self) -> int:
+        """See `Reader.at_once`."""
+        return self.model.at_once
 
     def _grown(self, grow: Callable[[Sequence[int]], Tensor], ids: Sequence[int]) -> Tensor:
         try:
             logits = grow(ids)
         except BaseException:  # an interrupt too leaves some layers longer than others
-            self._start_over()
+            self.start_over()
             raise
-        self._ids.extend(ids)
+        self.ids.extend(ids)
         return logits
+
+
+def extend_each(model: Model, keys: Sequence[KeyValues], tokens: Sequence[int]) -> Tensor:
+    """Add a token of its own to each of several; returns the logits: (tokens, vocabulary)."""
+    try:
+        logits = model.extend([each.cache for each in keys], [[token] for token in tokens])
+    except BaseException:  # an interrupt too leaves some longer than others
+        for each in keys:
+            each.start_over()
+        raise
+    for each, token in zip(keys, tokens, strict=True):
+        each.ids.append(token)
+    return logits
 
 
 class PrefixCache:

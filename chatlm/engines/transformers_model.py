@@ -30,6 +30,8 @@ class TransformersModel:
         OutOfMemoryError: the device's memory does not hold it.
     """
 
+    at_once = 1
+
     def __init__(
         self, name: str, folder: Path, placement: Placement, notes: tuple[str, ...] = ()
     ) -> None:
@@ -52,6 +54,10 @@ class TransformersModel:
         """See `Reader.new_cache`."""
         return TransformersCache(self)
 
+    def extend(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
+        """See `Model.extend`."""
+        return torch.cat([cache.extend(own) for cache, own in zip(caches, ids, strict=True)])
+
     def adapted(self, folder: Path) -> AdaptedModel:
         """See `Model.adapted`."""
         return AdaptedModel(self, self.adapters.add(folder))
@@ -64,6 +70,8 @@ class AdaptedModel:
         model: that has it.
         name: that `PeftAdapters.add` gave the adapter.
     """
+
+    at_once = 1
 
     def __init__(self, model: TransformersModel, name: str) -> None:
         self._model = model
@@ -103,7 +111,9 @@ class TransformersCache:
         logits: Tensor = out.logits[0, -1]
         return logits
 
-    extend = read
+    def extend(self, ids: Sequence[int]) -> Tensor:
+        """See `Cache.extend`."""
+        return torch.stack([self.read([token]) for token in ids])
 
     def cut(self, length: int) -> bool:
         """See `Cache.cut`."""

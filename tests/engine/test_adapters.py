@@ -104,7 +104,7 @@ def read(reader: Reader, ids: list[int], prompt: int) -> torch.Tensor:
     cache = reader.new_cache()
     cache.read(ids[: prompt // 2])
     cache.read(ids[prompt // 2 : prompt])
-    return torch.stack([cache.extend([token]) for token in ids[prompt:]]).float()
+    return torch.cat([cache.extend([token]) for token in ids[prompt:]]).float()
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
@@ -154,7 +154,6 @@ def test_small_formats_change_little_beside_what_the_adapter_changes(
     text = "The keeper climbed the stairs every evening, lit the lamp and wrote down what he saw. "
     ids = engine.tokens.encode([Message("user", text * 6)])
     model = engine._adapters.model
-    assert model is not None
     for folder in folders.values():
         true, plain = (
             adapter_files.reference(default_model, one)(torch.tensor([ids])).logits[0, 64:]

@@ -13,7 +13,7 @@ import torch
 
 from chatlm.engines.fast.compiler import kernel_library
 from chatlm.engines.fast.kernel import Decoder, Format, Kernel
-from chatlm.engines.fast.memory import Memory
+from chatlm.engines.fast.memory import Growth, Memory
 from chatlm.engines.fast.model import FastCache, FastModel
 from chatlm.engines.fast.plain import Int8, PlainDecoder, int8
 from chatlm.engines.fast.prefill import prefill
@@ -58,7 +58,7 @@ def written(model: FastModel, ids: list[int]) -> torch.Tensor:
     cache = model.new_cache()
     cache.read(ids[:64])
     cache.read(ids[64:PROMPT])
-    return torch.stack([cache.extend([token]) for token in ids[PROMPT:]])
+    return torch.cat([cache.extend([token]) for token in ids[PROMPT:]])
 
 
 def true_logits(folder: Path, ids: list[int], dtype: torch.dtype) -> torch.Tensor:
@@ -132,7 +132,7 @@ def test_small_formats_round_the_weights_and_nothing_else(
     cache = model.new_cache()
     made = [cache.extend([token]) for token in ids[:80]]
     spread = float(torch.stack(expected).std())
-    torch.testing.assert_close(torch.stack(made), torch.stack(expected), rtol=0, atol=0.02 * spread)
+    torch.testing.assert_close(torch.cat(made), torch.stack(expected), rtol=0, atol=0.02 * spread)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -221,16 +221,21 @@ def test_what_does_not_fit_together_is_refused_before_the_kernel_sees_it(tmp_pat
     model = fast_model(tiny.save(tmp_path / "a", "llama"), torch.bfloat16, "int8")
     decoder = model.decoder
     memory, turns = Memory(model.shape, torch.bfloat16), model.turns(600)
-    for token in (-1, 203):
-        with pytest.raises(ValueError, match="no token"):
-            decoder.decode(memory, token, turns)
-    with pytest.raises(ValueError, match="another model"):
-        decoder.decode(Memory(model.shape, torch.float32), 1, turns)
+    other = Memory(read_shape(tiny.save(tmp_path / "b", "qwen3")), torch.bfloat16)
+    for sequences, reason in (
+        ([Growth(memory, [-1])], "no token"),
+        ([Growth(memory, [1, 203])], "no token"),
+        ([Growth(Memory(model.shape, torch.float32), [1])], "another model"),
+        ([Growth(memory, [1]), Growth(other, [1])], "another model"),
+        ([Growth(memory, [1]), Growth(memory, [2])], "one memory twice"),
+        ([Growth(memory, [1] * 17)], "17 tokens"),
+        ([Growth(memory, [1]), Growth(Memory(model.shape, torch.bfloat16), [])], "at once"),
+        ([], "0 tokens"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            decoder.decode(sequences, turns)
     with pytest.raises(ValueError, match="angles"):
-        decoder.decode(memory, 1, turns[:0])
-    other = read_shape(tiny.save(tmp_path / "b", "qwen3"))
-    with pytest.raises(ValueError, match="another model"):
-        decoder.decode(Memory(other, torch.bfloat16), 1, turns)
+        decoder.decode([Growth(memory, [1, 2])], turns[:1])
     assert memory.length == 0
 
 

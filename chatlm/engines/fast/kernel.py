@@ -16,8 +16,8 @@ from torch import Tensor
 
 from chatlm.engines.fast.compiler import NoKernel
 from chatlm.engines.fast.low_rank import Additions
-from chatlm.engines.fast.memory import LANES, Memory, large_pages
-from chatlm.engines.fast.packed_adapter import Addition, PackedAdapter
+from chatlm.engines.fast.memory import LANES, Growth, large_pages
+from chatlm.engines.fast.packed_adapter import PackedAdapter
 from chatlm.engines.fast.shape import Shape
 from chatlm.engines.fast.weights import LayerWeights, Linear, Weights
 
@@ -59,11 +59,13 @@ class _Model(ctypes.Structure):
     )
 
 
-class _Cache(ctypes.Structure):
+class _Sequence(ctypes.Structure):
     _fields_ = (
         ("keys", c_void_p),
         ("values", c_void_p),
         *((name, c_int64) for name in ("layer_stride", "head_stride", "row_stride", "length")),
+        ("count", c_int64),
+        ("adapter", c_void_p),
     )
 
 
@@ -116,8 +118,9 @@ class Kernel:
             functions.close_decoder.argtypes = (c_void_p,)
             functions.close_decoder.restype = None
             functions.decode.argtypes = (
-                c_void_p, POINTER(_Cache), POINTER(Addition), c_int64, c_void_p, c_void_p,
+                c_void_p, POINTER(_Sequence), c_int64, c_void_p, c_void_p, c_void_p,
             )  # fmt: skip
+            functions.most_at_once.restype = c_int64
         except (OSError, AttributeError) as error:
             raise NoKernel(f"{library} cannot be loaded: {error}") from error
         self.functions = functions
@@ -229,42 +232,60 @@ class Decoder:
         """See `TokenDecoder.packed`."""
         return PackedAdapter(self._shape, additions, self._kernel.dtype)
 
-    def decode(
-        self, memory: Memory, token: int, turns: Tensor, adapter: PackedAdapter | None = None
-    ) -> Tensor:
-        """Add one token to the memory; returns the logits after it: (vocabulary,), float32.
+    @property
+    def at_once(self) -> int:
+        """See `TokenDecoder.at_once`."""
+        return int(self._kernel.functions.most_at_once())
 
-        Args:
-            memory: of this model's shape and number format.
-            token: its id.
-            turns: what `angles` gives, for at least as many positions as the memory holds then.
-            adapter: that `packed` gave, if one acts.
+    def decode(self, sequences: Sequence[Growth], turns: Tensor) -> Tensor:
+        """See `TokenDecoder.decode`; every number is what a single token would give.
+
+        Raises:
+            ValueError: something is of another model, or there are too many tokens.
+            MemoryError: there is no room.
         """
-        shape, length = self._shape, memory.length
-        if not 0 <= token < shape.vocabulary:
-            raise ValueError(f"there is no token {token}")
-        memory.reserve(length + 1)
+        tokens = [token for sequence in sequences for token in sequence.tokens]
+        if not 0 < len(tokens) <= self.at_once or not all(each.tokens for each in sequences):
+            raise ValueError(f"{len(tokens)} tokens at once")
+        if wrong := [token for token in tokens if not 0 <= token < self._shape.vocabulary]:
+            raise ValueError(f"there is no token {wrong[0]}")
+        if len({id(each.memory) for each in sequences}) < len(sequences):
+            raise ValueError("one memory twice")
+        structures = (_Sequence * len(sequences))(
+            *(self._sequence(sequence, turns) for sequence in sequences)
+        )
+        logits = torch.empty(len(tokens), self._shape.vocabulary)
+        if self._kernel.functions.decode(
+            self._handle,
+            structures,
+            len(sequences),
+            (c_int64 * len(tokens))(*tokens),
+            turns.data_ptr(),
+            logits.data_ptr(),
+        ):
+            raise MemoryError
+        for sequence in sequences:
+            sequence.memory.length += len(sequence.tokens)
+        return logits
+
+    def _sequence(self, sequence: Growth, turns: Tensor) -> Any:
+        shape, memory = self._shape, sequence.memory
+        length, count = memory.length, len(sequence.tokens)
+        memory.reserve(length + count)
         sides = memory.sides
         row = -(-shape.head_size // LANES) * LANES
         if sides.shape != (2, shape.layers, shape.key_heads, memory.room, row) or (
             sides.dtype != self._kernel.dtype or not sides.is_contiguous()
         ):
             raise ValueError("a memory of another model")
-        if turns.shape[0] <= length or turns.shape[1] != shape.head_size:
+        if turns.shape[0] < length + count or turns.shape[1] != shape.head_size:
             raise ValueError("angles of another model")
-        position = turns[length]
-        logits = torch.empty(shape.vocabulary)
-        cache = _Cache(
-            sides[0].data_ptr(), sides[1].data_ptr(), *sides.stride()[1:4], length
-        )  # fmt: skip
-        if self._kernel.functions.decode(
-            self._handle,
-            ctypes.byref(cache),
-            None if adapter is None else adapter.structure,
-            token,
-            position.data_ptr(),
-            logits.data_ptr(),
-        ):
-            raise MemoryError
-        memory.length += 1
-        return logits
+        adapter = sequence.adapter
+        return _Sequence(
+            sides[0].data_ptr(),
+            sides[1].data_ptr(),
+            *sides.stride()[1:4],
+            length,
+            count,
+            None if adapter is None else ctypes.addressof(adapter.structure),
+        )

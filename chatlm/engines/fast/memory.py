@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,3 +85,13 @@ class Memory:
         whole[0, :, self.length :] = keys
         whole[1, :, self.length :] = values
         return whole[0], whole[1]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Tokens to be added to a memory."""
+
+    memory: Memory
+    tokens: Sequence[int]
+    adapter: Any = None
+    """That acts, as the decoder packed it; None for none."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.fast.low_rank import Additions, adapted, read_additions
-from chatlm.engines.fast.memory import Memory
+from chatlm.engines.fast.memory import STEP, Growth, Memory
 from chatlm.engines.fast.prefill import prefill
 from chatlm.engines.fast.shape import Shape, angles
 from chatlm.engines.fast.weights import Linear, Product, Weights
@@ -19,14 +19,25 @@ from chatlm.engines.model import About
 
 
 class TokenDecoder(Protocol):
-    """Reads one token at a time."""
+    """Reads single tokens, and some at once as if they came singly."""
+
+    @property
+    def at_once(self) -> int:
+        """So many tokens are read at once for little more than one costs; at least 1."""
+        ...
 
     def packed(self, additions: Additions) -> Any:
         """An adapter as `decode` takes it."""
         ...
 
-    def decode(self, memory: Memory, token: int, turns: Tensor, adapter: Any = None) -> Tensor:
-        """Add one token to the memory; returns the logits after it: (vocabulary,), float32."""
+    def decode(self, sequences: Sequence[Growth], turns: Tensor) -> Tensor:
+        """Add tokens to memories; returns the logits after each: (tokens, vocabulary), float32.
+
+        Args:
+            sequences: of different memories, of this model's shape and number format; at most
+                `at_once` tokens in all.
+            turns: what `angles` gives, for at least as many positions as each memory holds then.
+        """
         ...
 
 
@@ -59,10 +70,22 @@ class FastModel:
         """See `Model.adapted`."""
         return AdaptedModel(self, read_additions(folder, self.weights))
 
+    @property
+    def at_once(self) -> int:
+        """See `Reader.at_once`."""
+        return self.decoder.at_once
+
+    def extend(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
+        """See `Model.extend`."""
+        grown = [cache.growth(own) for cache, own in zip(caches, ids, strict=True)]
+        with torch.inference_mode():
+            turns = self.turns(max(each.memory.length + len(each.tokens) for each in grown))
+            return self.decoder.decode(grown, turns)
+
     def turns(self, positions: int) -> Tensor:
         """What `angles` gives for at least so many positions."""
         if positions > len(self._turns):
-            self._turns = angles(self.shape, positions)
+            self._turns = angles(self.shape, positions + STEP)
         return self._turns
 
 
@@ -78,6 +101,7 @@ class AdaptedModel:
 
     def __init__(self, model: FastModel, additions: Additions) -> None:
         self._model = model
+        self.at_once = model.at_once
         self._weights = adapted(model.weights, additions)
         self._packed = model.decoder.packed(additions)
 
@@ -114,13 +138,13 @@ class FastCache:
 
     def extend(self, ids: Sequence[int]) -> Tensor:
         """See `Cache.extend`."""
-        model = self._model
-        with torch.inference_mode():
-            for token in ids:
-                self._memory.reserve(self._memory.length + 1)
-                turns = model.turns(self._memory.room)
-                logits = model.decoder.decode(self._memory, token, turns, self._packed)
-        return logits
+        most = self._model.at_once
+        groups = [ids[at : at + most] for at in range(0, len(ids), most)]
+        return torch.cat([self._model.extend([self], [group]) for group in groups])
+
+    def growth(self, ids: Sequence[int]) -> Growth:
+        """Tokens to be added, as a `TokenDecoder` takes them."""
+        return Growth(self._memory, ids, self._packed)
 
     def cut(self, length: int) -> bool:
         """See `Cache.cut`."""

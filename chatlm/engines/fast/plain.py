@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from chatlm.engines.fast.low_rank import Additions, adapted
-from chatlm.engines.fast.memory import Memory
+from chatlm.engines.fast.memory import Growth
 from chatlm.engines.fast.prefill import prefill
 from chatlm.engines.fast.shape import Shape
 from chatlm.engines.fast.weights import LayerWeights, Linear, Product, Weights
@@ -47,6 +48,8 @@ class PlainDecoder:
         weights: of the model.
     """
 
+    at_once = 1
+
     def __init__(self, shape: Shape, weights: Weights[Linear]) -> None:
         self._shape = shape
         self._weights: Weights[Product] = Weights(
@@ -60,11 +63,15 @@ class PlainDecoder:
         """See `TokenDecoder.packed`."""
         return adapted(self._weights, additions)
 
-    def decode(
-        self, memory: Memory, token: int, turns: Tensor, adapter: Weights[Product] | None = None
-    ) -> Tensor:
+    def decode(self, sequences: Sequence[Growth], turns: Tensor) -> Tensor:
         """See `TokenDecoder.decode`."""
-        return prefill(self._shape, adapter or self._weights, memory, [token], turns)
+        return torch.stack(
+            [
+                prefill(self._shape, each.adapter or self._weights, each.memory, [token], turns)
+                for each in sequences
+                for token in each.tokens
+            ]
+        )
 
 
 def _packed(layer: LayerWeights[Linear]) -> LayerWeights[Product]:

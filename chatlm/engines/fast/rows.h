@@ -104,8 +104,8 @@ static inline float exponential(float value)
 
 /* A step of INT4: two groups of 32 numbers. A number of group g is `low[g] + step[g] * level`. */
 typedef struct {
-    uint16_t step[2], low[2];   /* bfloat16 */
-    uint8_t levels[STEP / 2]; /* 0 to 15: of the first group in the lower halves */
+    uint16_t step[2], low[2];  /* bfloat16 */
+    uint16_t levels[STEP / 4]; /* 0 to 15: of number i in the lowest bits, then of i + 16, … */
 } Int4;
 
 static int64_t step_bytes(int64_t format)
@@ -146,8 +146,9 @@ static void pack_int4(const float *row, Int4 *out)
             levels[g * GROUP + i] = (uint8_t)(level < 0.0f ? 0.0f : level > 15.0f ? 15.0f : level);
         }
     }
-    for (int i = 0; i < GROUP; i++)
-        out->levels[i] = (uint8_t)(levels[i] | levels[GROUP + i] << 4);
+    for (int i = 0; i < LANES; i++)
+        out->levels[i] = (uint16_t)(levels[i] | levels[16 + i] << 4 | levels[32 + i] << 8
+                                    | levels[48 + i] << 12);
 }
 
 /* Packs (count, columns) numbers into rows of `width`; `scales` is for INT8, one a step.
@@ -189,62 +190,77 @@ static inline void widen_int8(const uint8_t *from, float *to)
         to[i] = (int8_t)from[i];
 }
 
-static inline void widen_int4(const uint8_t *from, float *to)
+static inline void widen_int4(const uint16_t *from, float *to)
 {
-    uint8_t levels[STEP]; /* apart first, so that all are widened in one loop */
-    for (int i = 0; i < GROUP; i++)
-        levels[i] = from[i] & 15;
-    for (int i = 0; i < GROUP; i++)
-        levels[GROUP + i] = from[i] >> 4;
-    widen_int8(levels, to);
+    for (int part = 0; part < STEP / LANES; part++)
+        for (int i = 0; i < LANES; i++)
+            to[part * LANES + i] = (int32_t)(from[i] >> 4 * part & 15);
 }
 
-static inline float dot_bf16(const uint8_t *row, const float *x, int64_t width)
+/* Each product below is of one row with `count` vectors that are `stride` floats apart. For each of
+   them it takes the same steps in the same order, whatever `count` is. */
+
+enum { FEW = 4 }; /* vectors at most */
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+ALWAYS_INLINE void dot_bf16(const uint8_t *row, const float *x, int64_t stride, int64_t width,
+                            const int count, float *out)
 {
-    lanes a = {0}, b = {0}, c = {0}, d = {0};
+    lanes sums[FEW][4] = {0};
     for (const float *end = x + width; x < end; x += STEP, row += 2 * STEP) {
         float wide[STEP];
         widen_bf16(row, wide);
-        a += load(wide) * load(x);
-        b += load(wide + 16) * load(x + 16);
-        c += load(wide + 32) * load(x + 32);
-        d += load(wide + 48) * load(x + 48);
+        for (int v = 0; v < count; v++)
+            for (int part = 0; part < 4; part++)
+                sums[v][part] += load(wide + part * LANES) * load(x + v * stride + part * LANES);
     }
-    return total((a + b) + (c + d));
+    for (int v = 0; v < count; v++)
+        out[v] = total((sums[v][0] + sums[v][1]) + (sums[v][2] + sums[v][3]));
 }
 
-static inline float dot_int8(const uint8_t *row, const uint16_t *scale, const float *x,
-                             int64_t width)
+ALWAYS_INLINE void dot_int8(const uint8_t *row, const uint16_t *scale, const float *x,
+                            int64_t stride, int64_t width, const int count, float *out)
 {
-    lanes all = {0};
-    for (const float *end = x + width; x < end; x += STEP, row += STEP) {
+    lanes sums[FEW] = {0};
+    for (const float *end = x + width; x < end; x += STEP, row += STEP, scale++) {
         float wide[STEP];
         widen_int8(row, wide);
-        lanes step = load(wide) * load(x);
-        step += load(wide + 16) * load(x + 16);
-        step += load(wide + 32) * load(x + 32);
-        step += load(wide + 48) * load(x + 48);
-        all += from_bf16(*scale++) * step;
+        for (int v = 0; v < count; v++) {
+            const float *own = x + v * stride;
+            lanes step = load(wide) * load(own);
+            step += load(wide + 16) * load(own + 16);
+            step += load(wide + 32) * load(own + 32);
+            step += load(wide + 48) * load(own + 48);
+            sums[v] += from_bf16(*scale) * step;
+        }
     }
-    return total(all);
+    for (int v = 0; v < count; v++)
+        out[v] = total(sums[v]);
 }
 
-/* `sums` holds the sum of each group of x. */
-static inline float dot_int4(const uint8_t *row, const float *x, const float *sums, int64_t width)
+/* `groups` holds the sum of each group of x, for each vector `apart` floats further. */
+ALWAYS_INLINE void dot_int4(const uint8_t *row, const float *x, int64_t stride, const float *groups,
+                            int64_t apart, int64_t width, const int count, float *out)
 {
-    lanes first = {0}, second = {0};
-    float low = 0.0f;
-    for (const float *end = x + width; x < end; x += STEP, row += sizeof(Int4), sums += 2) {
+    lanes sums[FEW][2] = {0};
+    float lows[FEW] = {0};
+    for (const float *end = x + width; x < end; x += STEP, row += sizeof(Int4), groups += 2) {
         const Int4 *step = (const Int4 *)row;
         float wide[STEP];
         widen_int4(step->levels, wide);
-        first += from_bf16(step->step[0])
-                 * (load(wide) * load(x) + load(wide + 16) * load(x + 16));
-        second += from_bf16(step->step[1])
-                  * (load(wide + 32) * load(x + 32) + load(wide + 48) * load(x + 48));
-        low += from_bf16(step->low[0]) * sums[0] + from_bf16(step->low[1]) * sums[1];
+        for (int v = 0; v < count; v++) {
+            const float *own = x + v * stride;
+            for (int g = 0; g < 2; g++) {
+                lanes part = load(wide + g * GROUP) * load(own + g * GROUP);
+                part += load(wide + g * GROUP + LANES) * load(own + g * GROUP + LANES);
+                sums[v][g] += from_bf16(step->step[g]) * part;
+                lows[v] += from_bf16(step->low[g]) * groups[v * apart + g];
+            }
+        }
     }
-    return total(first + second) + low;
+    for (int v = 0; v < count; v++)
+        out[v] = total(sums[v][0] + sums[v][1]) + lows[v];
 }
 
 static inline void add_up_groups(const float *x, int64_t width, float *sums)

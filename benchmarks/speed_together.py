@@ -1,0 +1,158 @@
+"""What several tokens at once bring: replies that copy, and many replies made together.
+
+Run it with `python -m benchmarks.speed_together`. Each way takes its turn in each round, with the
+same engine. Nothing here is a pass or a fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.speed_sides import CPU
+from chatlm import models
+from chatlm.engines.drafting import PromptLookup
+from chatlm.engines.local import LocalEngine
+from chatlm.events import Finished
+from chatlm.generation import Request
+from chatlm.messages import Message
+from chatlm.sampling import Sampling
+
+MODEL = "smollm2-135m-instruct"
+PASSAGE = (
+    "The lighthouse of Farol stands on a rock of basalt, 31 metres above the sea. Its lamp was lit "
+    "for the first time in 1858; since 1987 no keeper has lived there. Visitors come by boat, on "
+    "Tuesdays and Saturdays, when the wind is below force 5. The stairs have 163 steps."
+)
+CODE = Path(__file__).parents[1].joinpath("chatlm", "stopping.py")
+STORY = "Write a very long story about a lighthouse, with many turns."
+COUNTS = (2, 4, 8, 16)
+
+
+def tasks(tokens: int) -> dict[str, Request]:
+    """Replies that copy much, little, and next to nothing."""
+
+    def request(text: str, temperature: float) -> Request:
+        wanted = Sampling(temperature=temperature, frequency_penalty=0.0, max_tokens=tokens, seed=1)
+        return Request((Message("user", text),), wanted)
+
+    code = "\n".join(CODE.read_text(encoding="utf-8").splitlines()[:30])
+    return {
+        "a passage word by word": request(f"{PASSAGE}\n\nRepeat this text word by word.", 0.0),
+        "an edit of code": request(
+            f"{code}\n\nRename `text` to `string`. Give the whole code.", 0.0
+        ),
+        "a story, greedy": request(STORY, 0.0),
+        "a story, temperature 1": request(STORY, 1.0),
+    }
+
+
+@contextmanager
+def no_guesses() -> Iterator[None]:
+    """One token at a time."""
+    guess = PromptLookup.guess
+    PromptLookup.guess = lambda self, most: []  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        PromptLookup.guess = guess  # type: ignore[method-assign]
+
+
+def copying(engine: LocalEngine, request: Request) -> float:
+    """Tokens a second, after the first."""
+    usage = None
+    for event in engine.stream(request):
+        if isinstance(event, Finished):
+            usage = event.usage
+    assert usage is not None
+    return usage.tokens_per_second or 0.0
+
+
+def plain(engine: LocalEngine, request: Request) -> float:
+    """The same as `copying`, one token at a time."""
+    with no_guesses():
+        return copying(engine, request)
+
+
+def many(engine: LocalEngine, requests: list[Request], *, together: bool) -> float:
+    """Tokens a second of all, their prompts included."""
+    start, made = time.perf_counter(), 0
+    if together:
+        for _, event in engine.stream_many(requests):
+            made += event.usage.completion_tokens if isinstance(event, Finished) else 0
+    else:
+        for request in requests:
+            engine._prefixes.clear()
+            for event in engine.stream(request):
+                made += event.usage.completion_tokens if isinstance(event, Finished) else 0
+    return made / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Measure, then print tables, or JSON with `--json`."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of each reply")
+    parser.add_argument("--fast", default="auto", help="value of the setting `fast`")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    engine = LocalEngine(MODEL, models.ensure(MODEL).folder, CPU, fast=options.fast)
+    copies = tasks(options.tokens)
+    crowds = {
+        count: [
+            Request(
+                (Message("user", f"Tell the story of lighthouse number {number}."),),
+                Sampling(temperature=0.9, seed=number, max_tokens=options.tokens),
+            )
+            for number in range(count)
+        ]
+        for count in COUNTS
+    }
+    sides: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {
+        **{
+            name: (partial(copying, engine, request), partial(plain, engine, request))
+            for name, request in copies.items()
+        },
+        **{
+            f"{count} replies together": (
+                partial(many, engine, requests, together=True),
+                partial(many, engine, requests, together=False),
+            )
+            for count, requests in crowds.items()
+        },
+    }
+    speeds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in sides}
+    for round_ in range(options.rounds):
+        for name, (with_it, without) in sides.items():
+            speeds[name][0].append(with_it())
+            speeds[name][1].append(without())
+        print(f"round {round_ + 1} of {options.rounds}", file=sys.stderr)
+    rows = {
+        name: {"tokens_per_second": statistics.median(ours), "without": statistics.median(others)}
+        for name, (ours, others) in speeds.items()
+    }
+    for row in rows.values():
+        row["ratio"] = row["tokens_per_second"] / row["without"]
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(f"{MODEL}, {engine.info.dtype}, {torch.get_num_threads()} threads")
+    print(f"{'':<28}{'tokens/s':>10}{'one by one':>12}{'ratio':>8}")
+    for name, row in rows.items():
+        print(
+            f"{name:<28}{row['tokens_per_second']:>10.1f}{row['without']:>12.1f}"
+            f"{row['ratio']:>8.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Guesses the next tokens from what stands earlier in prompt and reply, and has them read at once.
+
+A guess changes no number: logits that were computed ahead are used only if the token that they
+follow is the one that is chosen. So the reply is the same with any sampling, only sooner where it
+repeats what was said before, such as a passage that is quoted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from chatlm.engines.prefix import KeyValues, common_prefix
+
+RUN = 3
+"""Tokens that must be the same before a guess is made."""
+
+MOST_PLACES = 8
+"""Newest places of a run that are compared; the one with the longest same text before it wins."""
+
+LONGEST_COMPARED = 32
+"""Tokens before a place that are compared."""
+
+SHORTEST, LONGEST = 2, 15
+"""Tokens that are guessed at once: few at first, more while guesses come true."""
+
+LONGEST_PAUSE = 64
+"""Tokens without a guess, after many wrong ones."""
+
+
+class PromptLookup:
+    """Knows what followed each run of tokens.
+
+    Args:
+        ids: of the prompt.
+    """
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._ids: list[int] = []
+        self._behind: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for token in ids:
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        """Take up a token that was chosen."""
+        if len(self._ids) >= RUN:
+            self._behind[tuple(self._ids[-RUN:])].append(len(self._ids))
+        self._ids.append(token)
+
+    def guess(self, most: int) -> list[int]:
+        """What may come next, from the place where the same was said before; at most `most`."""
+        places = self._behind.get(tuple(self._ids[-RUN:]), [])[-MOST_PLACES:]
+        if not places or most < 1:
+            return []
+        best = max(places, key=lambda place: (self._same_before(place), place))
+        return self._ids[best : best + most]
+
+    def _same_before(self, place: int) -> int:
+        """How many tokens before a place are those that the text ends with."""
+        there = self._ids[max(0, place - LONGEST_COMPARED) : place]
+        return common_prefix(there[::-1], self._ids[-LONGEST_COMPARED:][::-1])
+
+
+class Drafting:
+    """Gives the logits after each token of a reply.
+
+    Args:
+        keys: that have read the prompt; they grow with the reply.
+        prompt: ids.
+    """
+
+    def __init__(self, keys: KeyValues, prompt: Sequence[int]) -> None:
+        self._keys = keys
+        self._lookup = PromptLookup(prompt) if keys.at_once > 1 else None
+        self._guessed: list[int] = []
+        self._true = 0
+        """How many of them were chosen so far."""
+        self._logits: Tensor | None = None
+        """After the token before the guesses, then after each of them."""
+        self._length = SHORTEST
+        self._pause = self._waited = 0
+
+    def after(self, token: int, left: int) -> Tensor:
+        """Logits after a token that was chosen: (vocabulary,).
+
+        Args:
+            token: it stands behind all that `after` was called with before.
+            left: how many more tokens may be chosen, at least 1.
+        """
+        if self._lookup is None:
+            return self._keys.extend([token])[0]
+        self._lookup.add(token)
+        if self._guessed[self._true : self._true + 1] == [token] and self._logits is not None:
+            self._true += 1
+            return self._logits[self._true]
+        self._learn()
+        self._keys.drop(len(self._guessed) - self._true)
+        self._guessed = self._guess(self._lookup, left - 1)
+        self._true = 0
+        self._logits = self._keys.extend([token, *self._guessed])
+        return self._logits[0]
+
+    def _guess(self, lookup: PromptLookup, most: int) -> list[int]:
+        if self._waited < self._pause:
+            self._waited += 1
+            return []
+        return lookup.guess(min(most, self._length, self._keys.at_once - 1))
+
+    def _learn(self) -> None:
+        """Guess more where guesses came true, and less often where they did not."""
+        if not self._guessed:
+            return
+        if self._true == len(self._guessed):
+            self._length = min(2 * self._length, LONGEST)
+        else:
+            self._length = max(self._true, SHORTEST)
+        if self._true:
+            self._pause = 0
+        else:
+            self._pause = min(2 * self._pause + 1, LONGEST_PAUSE)
+        self._waited = 0

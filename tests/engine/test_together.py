@@ -1,0 +1,262 @@
+"""Several tokens at once: every number, and so every reply, is what one at a time gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatlm.engines.devices import place
+from chatlm.engines.drafting import LONGEST, RUN, PromptLookup
+from chatlm.engines.fast.kernel import Decoder, Format
+from chatlm.engines.fast.memory import Growth, Memory
+from chatlm.engines.local import LocalEngine
+from chatlm.engines.prefix import KeyValues
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.events import Delta, EngineEvent, Finished, Fitted
+from chatlm.generation import Request, stream_many
+from chatlm.messages import Message, StopReason
+from chatlm.sampling import Sampling
+from tests.engine import adapter_files, tiny
+from tests.engine.test_fast import fast_model, ids_of
+
+PASSAGE = (
+    "The lighthouse of Farol stands on a rock of basalt, 31 metres above the sea. Its lamp was lit "
+    "for the first time in 1858; since 1987 no keeper has lived there. Visitors come by boat, "
+    "on Tuesdays and Saturdays, when the wind is below force 5. "
+)
+COPY = Message("user", f"{PASSAGE}\n\nRepeat this text word by word, without any change.")
+STORY = Message("user", "Write a long story about a lighthouse.")
+LIST = Message("user", "Count from one to fifty in words, one number a line.")
+GREEDY = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=60)
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("variant", tiny.CONFIGS)
+@pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
+def test_no_number_depends_on_what_else_is_decoded(
+    tmp_path: Path, variant: str, form: Format
+) -> None:
+    folder = tiny.save(tmp_path / "model", variant)
+    model = fast_model(folder, torch.bfloat16, form)
+    decoder = model.decoder
+    assert isinstance(decoder, Decoder)
+    adapted = model.adapted(
+        adapter_files.save(tmp_path / "adapter", folder, strength=0.5, target_modules=["v_proj"])
+    )
+    ids, turns = ids_of(folder), model.turns(512)
+    # how much each memory holds, how many tokens are added, and whether an adapter acts; the
+    # first three cross the border of a chunk
+    cases = [(60, 7, False), (62, 3, True), (127, 2, False), (0, 1, True), (140, 1, False)]
+
+    def begun(length: int, lora: bool) -> Growth:
+        cache = (adapted if lora else model).new_cache()
+        if length:
+            cache.read(ids[:length])
+        return cache.growth([])
+
+    def alone(length: int, count: int, lora: bool) -> tuple[torch.Tensor, Memory]:
+        growth = begun(length, lora)
+        rows = [
+            decoder.decode([dataclasses.replace(growth, tokens=[token])], turns)
+            for token in ids[length : length + count]
+        ]
+        return torch.cat(rows), growth.memory
+
+    growths = [
+        dataclasses.replace(begun(length, lora), tokens=ids[length : length + count])
+        for length, count, lora in cases
+    ]
+    rows = decoder.decode(growths, turns).split([count for _, count, _ in cases])
+    for made, growth, case in zip(rows, growths, cases, strict=True):
+        expected, memory = alone(*case)
+        assert torch.equal(made, expected), case
+        assert growth.memory.length == memory.length
+        used = slice(0, memory.length)
+        assert torch.equal(growth.memory.sides[:, :, :, used], memory.sides[:, :, :, used])
+
+
+def test_a_guess_is_what_followed_the_longest_same_text() -> None:
+    assert RUN == 3
+    lookup = PromptLookup([9, 1, 2, 3, 50, 51, 8, 1, 2, 3, 60, 61, 62])
+    assert lookup.guess(5) == []
+    for token in (9, 1):
+        lookup.add(token)
+    assert lookup.guess(5) == []
+    lookup.add(2)
+    assert lookup.guess(3) == [3, 50, 51]
+    lookup.add(3)
+    assert lookup.guess(2) == [50, 51]
+    assert lookup.guess(0) == []
+    for token in (60, 8, 1, 2, 3):
+        lookup.add(token)
+    assert lookup.guess(3) == [60, 61, 62]
+
+
+def written(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
+    events = list(engine.stream(request))
+    assert isinstance(events[-1], Finished)
+    return "".join(event.text for event in events if isinstance(event, Delta)), events[-1]
+
+
+def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets how many tokens each call added, from now on."""
+    counts: list[int] = []
+    extend = KeyValues.extend
+
+    def counted(self: KeyValues, ids: Any) -> torch.Tensor:
+        counts.append(len(ids))
+        return extend(self, ids)
+
+    monkeypatch.setattr(KeyValues, "extend", counted)
+    return counts
+
+
+SAMPLINGS = [
+    GREEDY,
+    dataclasses.replace(GREEDY, frequency_penalty=0.4, presence_penalty=0.3),
+    dataclasses.replace(GREEDY, repetition_penalty=1.3),
+    dataclasses.replace(GREEDY, temperature=0.7, seed=3),
+    dataclasses.replace(GREEDY, stop=("boat",)),
+    dataclasses.replace(GREEDY, max_tokens=5),
+]
+
+
+@pytest.mark.parametrize("message", [COPY, STORY, LIST], ids=["copy", "story", "list"])
+def test_guessing_changes_no_reply(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, message: Message
+) -> None:
+    for sampling in SAMPLINGS:
+        request = Request((message,), sampling)
+        guessed = written(engine, request)
+        with monkeypatch.context() as patch:
+            patch.setattr(PromptLookup, "guess", lambda self, most: [])
+            text, end = written(engine, request)
+        assert guessed[0] == text, sampling
+        assert guessed[1].stop_reason is end.stop_reason
+        assert guessed[1].usage.completion_tokens == end.usage.completion_tokens
+
+
+def test_processors_and_criteria_are_called_for_each_token_in_order(engine: LocalEngine) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def look(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(input_ids[0].tolist()))
+        return scores
+
+    _, end = written(engine, Request((COPY,), GREEDY, processors=(look,)))
+    assert len(seen) == end.usage.completion_tokens
+    assert all(after[:-1] == before for before, after in pairwise(seen))
+
+
+def test_copied_text_takes_fewer_calls_and_new_text_few_vain_ones(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = calls_of(monkeypatch)
+    _, end = written(engine, Request((COPY,), GREEDY))
+    assert len(calls) < end.usage.completion_tokens / 2
+    assert max(calls) <= LONGEST + 1
+    calls.clear()
+    _, end = written(engine, Request((STORY,), dataclasses.replace(GREEDY, max_tokens=200)))
+    cost = sum(1 + 0.4 * (count - 1) for count in calls)  # of a call, beside one of one token
+    assert cost < 1.03 * end.usage.completion_tokens
+
+
+def test_a_reply_that_was_stopped_among_guesses_leaves_a_sound_cache(engine: LocalEngine) -> None:
+    whole, _ = written(engine, Request((COPY,), GREEDY))
+    for stop in (5, 12, 25):
+        with closing(engine.stream(Request((COPY,), GREEDY))) as events:
+            for event in events:
+                if isinstance(event, Delta) and event.usage.completion_tokens == stop:
+                    break
+        assert written(engine, Request((COPY,), GREEDY))[0] == whole
+    longer = (COPY, Message("assistant", whole), Message("user", "And now shorter, please."))
+    warm, _ = written(engine, Request(longer, GREEDY))
+    engine._prefixes.clear()
+    assert written(engine, Request(longer, GREEDY))[0] == warm
+
+
+def requests() -> list[Request]:
+    """Of different lengths, samplings and ends."""
+    short = dataclasses.replace(GREEDY, max_tokens=12)
+    return [
+        Request((STORY,), short),
+        Request((COPY,), GREEDY),
+        Request((Message("user", "What is the capital of France?"),), GREEDY),
+        Request((STORY,), dataclasses.replace(short, temperature=0.9, seed=5, max_tokens=30)),
+        Request((LIST,), dataclasses.replace(GREEDY, stop=("five",))),
+    ]
+
+
+def gathered(events: Iterator[tuple[int, EngineEvent]]) -> dict[int, list[EngineEvent]]:
+    found: dict[int, list[EngineEvent]] = {}
+    for number, event in events:
+        found.setdefault(number, []).append(event)
+    return found
+
+
+def text_of(events: list[EngineEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+@pytest.mark.parametrize("fast", ["auto", "off"])
+def test_many_replies_at_once_are_those_that_come_one_by_one(
+    default_model: Path, tmp_path: Path, fast: str
+) -> None:
+    adapter = adapter_files.save(tmp_path / "poet", default_model, strength=0.05)
+    engine = LocalEngine(
+        "default", default_model, place("cpu", "auto", "none"), fast=fast,
+        find_adapter=lambda name: adapter,
+    )  # fmt: skip
+    all_of_them = requests()
+    if fast == "off":
+        all_of_them = all_of_them[:1] + all_of_them[2:3]
+    all_of_them += [dataclasses.replace(all_of_them[0], adapter="poet")]
+    found = gathered(stream_many(engine, all_of_them))
+    assert sorted(found) == list(range(len(all_of_them)))
+    for number, request in enumerate(all_of_them):
+        events = found[number]
+        assert isinstance(events[0], Fitted)
+        assert isinstance(events[-1], Finished)
+        text, end = written(engine, request)
+        assert text_of(events) == text
+        assert events[-1].stop_reason is end.stop_reason
+    engine.close()
+
+
+def test_more_than_fit_at_once_take_their_turns(engine: LocalEngine) -> None:
+    words = ["sea", "wind", "rock", "lamp"] * 5
+    many = [
+        Request((Message("user", f"Say {word}."),), dataclasses.replace(GREEDY, max_tokens=3 + n))
+        for n, word in enumerate(words)
+    ]
+    found = gathered(stream_many(engine, many))
+    assert [text_of(found[n]) for n in range(20)] == [written(engine, one)[0] for one in many]
+
+
+def test_closing_ends_all_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
+    with closing(engine.stream_many(requests())) as events:
+        for _, event in events:
+            if isinstance(event, Delta) and event.usage.completion_tokens == 3:
+                break
+    assert not engine._lock.locked()
+    assert written(engine, requests()[2])[1].stop_reason is StopReason.END
+
+
+def test_an_engine_without_a_way_of_its_own_makes_them_one_by_one() -> None:
+    engine = ScriptedEngine("One.", "Two.")
+    found = list(stream_many(engine, [Request((STORY,)), Request((COPY,))]))
+    assert [number for number, _ in found] == sorted(number for number, _ in found)
+    both = gathered(iter(found))
+    assert (text_of(both[0]), text_of(both[1])) == ("One.", "Two.")
