@@ -191,7 +191,9 @@ def located(name: str) -> IndexFolder:
         near = get_close_matches(name, there, 1)
         raise UsageError(
             f"There is no index {name!r}.",
-            hint=f"Did you mean {near[0]}?" if near else "See them: chatlm rag list",
+            hint=f"Did you mean {near[0]}?"
+            if near
+            else "See them: chatlm rag list, in a chat /rag",
         )
     return there[name]
 

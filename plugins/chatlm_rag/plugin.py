@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,6 +158,9 @@ def adjust_request(
         return None
     shorter, count = prompting.fitting(request, turn, passages, engine)
     _left_out[turn.id] = len(passages) - count
+    if turn.replies:
+        sampling = shorter.sampling.over(prompting.AGAIN)
+        return dataclasses.replace(shorter, sampling=sampling)
     return quoting.answered(shorter, turn, passages[:count], engine)
 
 

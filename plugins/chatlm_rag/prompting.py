@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from chatlm import Conversation, Engine, Message, Passage, Request, Turn, one_line
+from chatlm import Conversation, Engine, Message, Passage, Request, Sampling, Turn, one_line
 from chatlm_rag.origin import origin_of
 
 OPEN, CLOSE = "<documents>", "</documents>"
@@ -21,6 +21,10 @@ HOW = (
     "Put the number of the document behind what it says, like [1]. "
     "If they do not have the answer, say so."
 )
+
+AGAIN = Sampling(temperature=0.3)
+"""What a further version is drawn with, unless the person says otherwise: documents leave little to
+choose, and chatlm's usual 0.7 makes a small model leave them."""
 
 _TAG = re.compile(r"<(?=[\s/\\]*documents?\b)", re.IGNORECASE)
 _NUMBER = re.compile(r"\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]")

@@ -45,8 +45,8 @@ class Quote:
 def answered(request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine) -> Request:
     """The request with the answer in quotations, where the model is not to write it.
 
-    A further version of the reply, one that is gone on with, and what a template makes of the
-    person's words are always the model's.
+    A reply that is gone on with, and one to what a template made of the person's words, are always
+    the model's.
 
     Args:
         request: as it is without.
@@ -55,7 +55,7 @@ def answered(request: Request, turn: Turn, passages: Sequence[Passage], engine: 
         engine: would carry the request out.
     """
     begun = request.messages[-1].role == "assistant"
-    if begun or turn.replies or turn.typed or not passages or not _wanted(engine):
+    if begun or turn.typed or not passages or not _wanted(engine):
         return request
     try:
         name = next(filter(None, (origin_of(passage).index for passage in passages)))

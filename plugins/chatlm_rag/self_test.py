@@ -20,18 +20,24 @@ from chatlm import (
     one_line,
 )
 from chatlm_rag import scorecard
+from chatlm_rag.citing import SUPPORTED, support
 from chatlm_rag.kept import index_of
+from chatlm_rag.lexical import stems
 from chatlm_rag.opened import opened
 from chatlm_rag.passages import Passages, Piece
 from chatlm_rag.search_commands import drawn
+from chatlm_rag.statements import statements
 
 QUESTIONS = 20
+"""At most."""
+TRIED = 80
+"""Passages at most: a small model makes few questions that their passage answers."""
 SHOWN = 5
 """Questions that are shown below the scorecard."""
 
 _SHORTEST = 200
 """Characters that a passage needs to ask about."""
-_LONGEST = 1500
+_LONGEST = 400
 _SAMPLING = Sampling(temperature=0.2, top_k=0, top_p=0.95, seed=0, max_tokens=48, stop=("\n",))
 _TASK = "Write one short question that this text answers. Write nothing else."
 
@@ -78,33 +84,44 @@ def sample(pieces: Passages) -> list[Piece]:
     """Some passages that are long enough to ask about; of one index always the same."""
     order = random.Random(0).sample(range(len(pieces)), len(pieces))  # noqa: S311 - no secret
     long = (piece for piece in map(pieces.__getitem__, order) if len(piece.text) >= _SHORTEST)
-    return [piece for piece, _ in zip(long, range(QUESTIONS), strict=False)]
+    return [piece for piece, _ in zip(long, range(TRIED), strict=False)]
 
 
 def ask(engine: Engine, pieces: Sequence[Piece], work: Work) -> dict[str, str]:
-    """A question for each passage, with the passage's id; those that are none are left out.
+    """Questions, each with the id of its passage, until there are enough.
+
+    The model is shown the statement of a passage that says most. What is no question, or asks with
+    words that the passage does not have, is left out.
 
     Raises:
         UsageError: there is not one.
         ChatlmError: the model failed, or the person stopped it.
     """
     questions: dict[str, str] = {}
-    for done, piece in enumerate(pieces):
-        _go_on(work, done, len(pieces), "making questions")
-        content = f"{piece.indexed[:_LONGEST]}\n\n{_TASK}"
+    for piece in pieces:
+        done = len(questions)
+        if done == QUESTIONS:
+            break
+        content = f"{_richest(piece)[:_LONGEST]}\n\n{_TASK}"
         said = ""
         request = Request((Message("user", content),), _SAMPLING)
         with closing(engine.stream(request)) as events:
             for event in events:
-                _go_on(work, done, len(pieces), "making questions")
+                _go_on(work, done, QUESTIONS, "making questions")
                 said += event.text if isinstance(event, Delta) else ""
-        if question := _question(said):
+        question = _question(said)
+        if support(question, piece.indexed) >= SUPPORTED:
             questions[question] = str(piece.id)
     if not questions:
         raise UsageError(
             "The model made no question of these documents.", hint="Try a larger model: /model"
         )
     return questions
+
+
+def _richest(piece: Piece) -> str:
+    """The statement with the most words that say something."""
+    return max(statements(piece.text), key=lambda text: len(set(stems(text))), default=piece.text)
 
 
 def _question(said: str) -> str:

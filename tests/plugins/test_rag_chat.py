@@ -316,13 +316,19 @@ def test_why_says_when_no_index_was_asked() -> None:
 @pytest.mark.usefixtures("documents")
 def test_the_model_makes_questions_that_measure_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_test, "_SHORTEST", 20)
-    engine = ScriptedEngine(
-        "Are cats allowed?", "Who?", "At which heat is bread baked?\nX", "Moon."
-    )
+    made = {
+        "Cats": "Are cats allowed?",
+        "boiler": "Who feeds the parrots of the queen?",
+        "Bread": "How long is bread baked?\nX",
+        "tide": "Moon.",
+    }
+    order = self_test.sample(opened.opened(NAME).index.pieces)
+    texts = [next(made[word] for word in made if word in piece.text) for piece in order]
+    engine = ScriptedEngine(*texts)
     ui = remembering(engine=engine)
     told = self_test.run(ui)
     assert "house: 2 questions, 4 documents" in told
-    assert "At which heat is bread baked?" in told
+    assert "How long is bread baked?" in told
     assert all(request.messages[0].content.endswith(self_test._TASK) for request in engine.requests)
     assert ui.work is not None
     assert ui.work.steps[-1] == (2, 2)

@@ -91,7 +91,7 @@ def test_a_small_model_is_asked_only_for_a_further_version() -> None:
         again = session.conversation.turns[-1]
         assert again.reply is not None
         assert again.reply.text == "I think they are."
-        assert len(engine.requests) == 1
+        assert [request.sampling.temperature for request in engine.requests] == [0.3]
         names = [label.name for reply, label in again.annotations if reply == again.reply.id]
         assert "answer" not in names
 
