@@ -228,7 +228,7 @@ def _judge_by_hand(tournament: Tournament, likert: bool) -> None:
     store = tournament.store
     todo = [match for match in tournament.matches() if not store.has_vote(match, HUMAN)]
     for number, match in enumerate(todo, 1):
-        click.echo(_blind(match, f"Match {number} of {len(todo)}"))
+        click.echo(blind(match, f"Match {number} of {len(todo)}"))
         key = ""
         while key not in (*KEYS, "s", "q"):
             key = click.prompt("l left, r right, t tie, b both bad, s skip, q quit", default="s")
@@ -254,7 +254,8 @@ def _rate_by_hand(tournament: Tournament, match: Match) -> None:
                 tournament.store.mark(replies[-1], HUMAN, criterion, value, str(value))
 
 
-def _blind(match: Match, title: str) -> str:
+def blind(match: Match, title: str) -> str:
+    """A match as a person judges it in the terminal: without names, ready to be printed."""
     from chatlm_arena.masking import masked, words_of
 
     words = words_of((match.left, match.right))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from chatlm_arena.contestants import Contestant
 from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.prompts import Prompt
 from chatlm_arena.records import Judgement, MatchReply
+from chatlm_arena.run_command import blind
 from chatlm_arena.tournament import Plan, Tournament, judges_of
 from chatlm_arena.votes import Verdict
 from tests.plugins.arena import chatlm, reply_of, two
@@ -244,6 +246,18 @@ def test_hostile_answers_cannot_forge_the_judges_prompt(engine: LocalEngine) -> 
     plain = Request((request.messages[0], Message("user", "x"), request.messages[2]))
     expected = [t for t in engine.preview(plain).tokens if t.control and t.message is None]
     assert len(controls) == len(expected)
+
+
+def test_hostile_answers_are_only_printed(store: ArenaStore, shared_data: Path) -> None:
+    hot, cold = two(store)
+    with (shared_data / "security" / "special_tokens.jsonl").open() as file:
+        texts = [str(value) for line in file for value in json.loads(line).values()]
+    for text in texts:
+        match = store.add_match(hot, cold)
+        store.add_reply(match, "left", reply_of(hot, text, prompt=text))
+        store.add_reply(match, "right", reply_of(cold, text, prompt=text))
+        shown = blind(store.match(match.id), "Match")
+        assert not {c for c in shown if unicodedata.category(c) == "Cc"} - {"\n", "\t"}
 
 
 def test_rouge_by_hand() -> None:
