@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from chatlm.config import Config, load_config
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
     from chatlm.errors import ChatlmError, ContextTooLong, ModelError, UsageError
-    from chatlm.events import Delta, Finished, Fitted
+    from chatlm.events import Delta, EngineEvent, Finished, Fitted
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
     from chatlm.generation import Engine, EngineInfo, Request, stream_many
@@ -55,6 +55,7 @@ _WHERE = {
     "Database": "chatlm.store.database",
     "Delta": "chatlm.events",
     "Engine": "chatlm.generation",
+    "EngineEvent": "chatlm.events",
     "EngineInfo": "chatlm.generation",
     "Finished": "chatlm.events",
     "Fitted": "chatlm.events",
@@ -116,6 +117,7 @@ __all__ = [
     "Database",
     "Delta",
     "Engine",
+    "EngineEvent",
     "EngineInfo",
     "Finished",
     "Fitted",

@@ -81,7 +81,7 @@ class SideChat(Protocol):
         ...
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
-        """Generate, as `Engine.stream`."""
+        """Generate, as `Engine.stream`; a request that is complete asks no engine."""
         ...
 
     def add(self, text: str, reply: str) -> None:

@@ -114,7 +114,7 @@ class Replying:
         growing = GrowingReply(self.store, reply, settings)
         try:
             yield ReplyStarted(turn.id, reply)
-            with closing(_events(engine, request, reply.text)) as events:
+            with closing(reply_events(engine, request, reply.text)) as events:
                 for event in events:
                     problem = growing.take(event) if isinstance(event, Delta | Finished) else None
                     if problem is not None:
@@ -213,8 +213,16 @@ class Replying:
         return self.store.conversation(self.conversation_id)
 
 
-def _events(engine: Engine, request: Request, so_far: str) -> Generator[EngineEvent, None, None]:
-    """What plugins let a new reply begin with, then what the engine says, if it is asked."""
+def reply_events(
+    engine: Engine, request: Request, so_far: str = ""
+) -> Generator[EngineEvent, None, None]:
+    """What plugins let a new reply begin with, then what the engine says, if it is asked.
+
+    Args:
+        engine: carries the request out.
+        request: as plugins left it.
+        so_far: the reply's beginning, if it is gone on with.
+    """
     if not so_far and (beginning := asking.beginning(request)):
         yield Delta(beginning, "", Usage())
     if request.complete:

@@ -16,6 +16,7 @@ from chatlm.events import EngineEvent
 from chatlm.generation import Engine, Request
 from chatlm.models.memory import has_room
 from chatlm.plugins import PluginHost
+from chatlm.replying import reply_events
 from chatlm.session import ChatSession
 from chatlm.store import Store
 
@@ -125,7 +126,7 @@ class OwnSideChat:
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Generate."""
-        yield from self.engine.stream(request)
+        yield from reply_events(self.engine, request)
 
     def add(self, text: str, reply: str) -> None:
         """Let a message and its reply stand in the chat."""

@@ -6,11 +6,14 @@ import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import groupby
 
 from chatlm import (
     ChatlmError,
     ContextTooLong,
     Delta,
+    Engine,
+    EngineEvent,
     Finished,
     Fitted,
     Request,
@@ -19,6 +22,7 @@ from chatlm import (
     StopReason,
     Usage,
     UsageError,
+    stream_many,
 )
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.records import MatchReply
@@ -53,7 +57,7 @@ class Answering:
     """
 
     def __init__(self, order: Order) -> None:
-        self._order = order
+        self.order = order
         self._request: Request | None = None
         self._model = ""
         self._text = ""
@@ -70,33 +74,70 @@ class Answering:
         Raises:
             ChatlmError: the set-up does not work, such as a model or adapter that is not there.
         """
-        order, chat = self._order, self._order.seat.chat
+        yield ""
+        if self.begin():
+            yield from self.grow()
+        else:
+            yield self._text
+
+    def begin(self) -> bool:
+        """Make the request; False where the contestant refuses, and `reply` is the refusal.
+
+        Raises:
+            ChatlmError: as `run`.
+        """
+        order, chat = self.order, self.order.seat.chat
         try:
-            yield ""
-            self._request = request = seeded(chat.request(order.prompt), order.seed)
+            self._request = seeded(chat.request(order.prompt), order.seed)
             self._model = chat.engine.info.model
-            with closing(chat.stream(request)) as events:
+        except (UsageError, ContextTooLong) as error:
+            self._refuse(error)
+            return False
+        except ChatlmError:
+            self._reason = StopReason.ERROR
+            raise
+        return True
+
+    def grow(self) -> Generator[str, None, None]:
+        """Answer what `begin` made; as `run`."""
+        try:
+            with closing(self.order.seat.chat.stream(self.request)) as events:
                 for event in events:
-                    match event:
-                        case Fitted():
-                            self._hash = event.prompt_hash
-                        case Delta():
-                            self._text, self._usage = self._text + event.text, event.usage
-                        case Finished():
-                            self._reason, self._usage = event.stop_reason, event.usage
+                    self.take(event)
                     yield self._text
         except (UsageError, ContextTooLong) as error:
-            self._reason = StopReason.ERROR
-            self._text = self._text or str(error)
+            self._refuse(error)
             yield self._text
         except ChatlmError:
             self._reason = StopReason.ERROR
             raise
 
+    def take(self, event: EngineEvent) -> None:
+        """Let the reply grow by what an engine reports."""
+        match event:
+            case Fitted():
+                self._hash = event.prompt_hash
+            case Delta():
+                self._text, self._usage = self._text + event.text, event.usage
+            case Finished():
+                self._reason, self._usage = event.stop_reason, event.usage
+
+    @property
+    def request(self) -> Request:
+        """What `begin` made."""
+        if self._request is None:
+            raise RuntimeError("nothing was asked yet")
+        return self._request
+
+    @property
+    def engine(self) -> Engine:
+        """The contestant's; loaded first where it is not there."""
+        return self.order.seat.chat.engine
+
     @property
     def reply(self) -> MatchReply:
         """What was said so far, and what made it."""
-        order, request = self._order, self._request
+        order, request = self.order, self._request
         made_by = dataclasses.asdict(self._usage) | {
             "model": self._model,
             "adapter": request.adapter if request else None,
@@ -106,6 +147,10 @@ class Answering:
         return MatchReply(
             order.seat.contestant.id, order.turn, order.prompt, self._text, self._reason, made_by
         )
+
+    def _refuse(self, error: ChatlmError) -> None:
+        self._reason = StopReason.ERROR
+        self._text = self._text or str(error)
 
 
 def generate(orders: Sequence[Order]) -> Iterator[tuple[int, MatchReply]]:
@@ -121,11 +166,46 @@ def generate(orders: Sequence[Order]) -> Iterator[tuple[int, MatchReply]]:
         ChatlmError: as `Answering.run`; what was yielded before stands.
     """
     by_model = sorted(range(len(orders)), key=lambda at: orders[at].seat.chat.setup.model)
-    for at in by_model:
-        answering = Answering(orders[at])
-        for _ in answering.run():
-            pass
-        yield at, answering.reply
+    for _, places in groupby(by_model, key=lambda at: orders[at].seat.chat.setup.model):
+        yield from _of_one_model({at: Answering(orders[at]) for at in places})
+
+
+def _of_one_model(answerings: dict[int, Answering]) -> Iterator[tuple[int, MatchReply]]:
+    """Answer orders of one model, together where its engine can do that."""
+    asked = []
+    for at, answering in answerings.items():
+        if not answering.begin():
+            yield at, answering.reply
+        elif answering.request.complete:
+            yield from _alone(at, answering)
+        else:
+            asked.append(at)
+    if not asked:
+        return
+    engine = answerings[asked[0]].engine
+    requests = [answerings[at].request for at in asked]
+    left = dict.fromkeys(asked)
+    try:
+        with closing(stream_many(engine, requests)) as events:
+            for place, event in events:
+                at = asked[place]
+                answerings[at].take(event)
+                if isinstance(event, Finished):
+                    del left[at]
+                    yield at, answerings[at].reply
+    except (UsageError, ContextTooLong):  # one of them; each is told by itself
+        for at in left:
+            again = Answering(answerings[at].order)
+            if again.begin():
+                yield from _alone(at, again)
+            else:
+                yield at, again.reply
+
+
+def _alone(at: int, answering: Answering) -> Iterator[tuple[int, MatchReply]]:
+    for _ in answering.grow():
+        pass
+    yield at, answering.reply
 
 
 def seeded(request: Request, seed: int | None) -> Request:

@@ -120,7 +120,7 @@ def _asked(judge: SideChat, system: str, question: str, begin: str, attempt: int
         messages=(Message("system", system), *messages, Message("assistant", begin)),
         sampling=sampling.over(request.sampling),
     )
-    with closing(judge.stream(request)) as events:
+    with closing(judge.engine.stream(request)) as events:
         return "".join(event.text for event in events if isinstance(event, Delta))
 
 

@@ -78,7 +78,7 @@ def surprise(chat: SideChat, prompt: str, text: str) -> Surprise:
         seed=0,
     )
     request = dataclasses.replace(request, sampling=plain, processors=(forced,), criteria=())
-    with closing(chat.stream(request)) as events:
+    with closing(chat.engine.stream(request)) as events:
         for _ in events:
             pass
     return Surprise(len(forced.losses), sum(forced.losses) / max(len(forced.losses), 1))

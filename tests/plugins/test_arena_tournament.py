@@ -22,6 +22,7 @@ from chatlm.plugins import PluginHost
 from chatlm.sidechats import OwnSideChats
 from chatlm_arena import judging, keeping, overlap, prompts, report
 from chatlm_arena.contestants import Contestant
+from chatlm_arena.generating import Answering, Order, Seat, generate
 from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.prompts import Prompt
 from chatlm_arena.records import Judgement, MatchReply
@@ -90,6 +91,25 @@ def test_from_prompts_to_votes(store: ArenaStore) -> None:
     assert run.verdicts.votes == 2
     judged = store.judgements(store.match(ballots[0].match_id or 0), "judge")
     assert [(said.turned, said.attempt) for said in judged] == [(False, 1), (True, 1)]
+
+
+def test_replies_that_are_made_together_are_those_made_alone(
+    store: ArenaStore, engine: LocalEngine
+) -> None:
+    pair = two(store)
+    chats = OwnSideChats(Config(), PluginHost(), lambda model, report: engine, lambda words: None)
+    orders = [
+        Order(Seat(contestant, chats.begin(contestant.setup or Setup())), prompt, 0, seed=7)
+        for prompt in ("Name a colour.", "What is the capital of France?", "Say hello.")
+        for contestant in pair
+    ]
+    made = dict(generate(orders))
+    for at, order in enumerate(orders):
+        alone = Answering(order)
+        assert list(alone.run())[-1] == made[at].text
+        assert alone.reply.made_by["prompt_hash"] == made[at].made_by["prompt_hash"]
+        assert made[at].stop_reason == alone.reply.stop_reason
+    assert len({reply.text for reply in made.values()}) > 3
 
 
 def test_what_is_done_is_not_done_again(store: ArenaStore) -> None:
