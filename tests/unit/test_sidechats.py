@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from chatlm import Conversation, Engine, Rendered, Sampling, Setup, UsageError, hookimpl
+from chatlm import (
+    Conversation,
+    Engine,
+    Message,
+    Rendered,
+    Request,
+    Sampling,
+    Setup,
+    UsageError,
+    hookimpl,
+)
 from chatlm.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ModelError, OutOfMemoryError
-from chatlm.events import Delta
+from chatlm.events import Delta, Finished
 from chatlm.models import memory
 from chatlm.plugins import PluginHost
 from chatlm.sidechats import OwnSideChats
@@ -173,3 +184,22 @@ def test_a_model_that_cannot_be_had_is_told() -> None:
     side = OwnSideChats(Config(), PluginHost(), opened, lambda w: None)
     with side, pytest.raises(ModelError, match="no x"):
         side.begin(Setup(model="x")).request("hello")
+
+
+class Quoting:
+    """Gives the whole reply, so that no model is asked."""
+
+    @hookimpl
+    def adjust_request(self, request: Request) -> Request:
+        said = Message("assistant", "> Word for word.")
+        return dataclasses.replace(request, messages=(*request.messages, said), complete=True)
+
+
+def test_what_a_plugin_says_for_the_model_is_the_reply() -> None:
+    engine = ScriptedEngine("never said")
+    with chats(engine, plugin=Quoting()) as beside:
+        chat = beside.begin(Setup())
+        events = list(chat.stream(chat.request("Hello")))
+        assert "".join(e.text for e in events if isinstance(e, Delta)) == "> Word for word."
+        assert isinstance(events[-1], Finished)
+        assert engine.requests == []
