@@ -1,7 +1,7 @@
 """Answers a question with what the passages say, word for word; for models too small to write it.
 
 A model of 135 million weights answered at most 9 of 24 newcomers' questions from the manual,
-it was asked, and 10 of 24 of XQuAD; quotations held the answer to 21 and to 20
+however it was asked, and 10 of 24 of XQuAD; quotations held the answer to 21 and to 20
 (`python -m benchmarks.grounding`). So such a model is not asked at first.
 """
 
