@@ -28,7 +28,7 @@ def sources() -> Iterator[Path]:
     """Python files of this machine's Python and of what is installed for it, short ones."""
     for name in ("stdlib", "purelib"):
         for path in sorted(Path(sysconfig.get_path(name)).rglob("*.py")):
-            if path.is_file() and 300 <= path.stat().st_size <= 3000:
+            if path.is_file() and 300 <= path.stat().st_size <= 1500:
                 yield path
 
 
