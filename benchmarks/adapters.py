@@ -25,7 +25,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, timed
+from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, no_guesses, timed
 from benchmarks.training import chatlm_training, peft_training
 from chatlm import models
 from chatlm.engines.local import LocalEngine
@@ -89,7 +89,7 @@ class Peft:
 def reply(engine: LocalEngine, adapter: str | None, tokens: int) -> Timing:
     """One of chatlm's, with an adapter or without."""
     wanted = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=tokens)
-    with closing(engine.stream(Request((QUESTION,), wanted, adapter))) as events:
+    with no_guesses(), closing(engine.stream(Request((QUESTION,), wanted, adapter))) as events:
         return timed(event for event in events if isinstance(event, Delta))
 
 

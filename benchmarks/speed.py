@@ -3,7 +3,9 @@
 Run it with `python -m benchmarks.speed`. All sides are loaded in one process and take turns in each
 round, greedy, with the same ids, on the same number of threads. The floor is the time that reading
 the weights once takes, at the speed memory gave in the same round. llama.cpp needs the package
-llama-cpp-python. Nothing here is a pass or a fail.
+llama-cpp-python (`pip install 'chatlm[bench]'`). chatlm guesses no tokens here, which would flatter
+it with a story that repeats itself; `benchmarks.speed_together` measures what that brings. Nothing
+here is a pass or a fail.
 """
 
 from __future__ import annotations

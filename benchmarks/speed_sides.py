@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
 from chatlm.engines.devices import Placement
+from chatlm.engines.drafting import PromptLookup
 from chatlm.engines.fast.shape import read_shape
 from chatlm.engines.local import LocalEngine
 from chatlm.events import Delta
@@ -57,7 +58,7 @@ class Side(Protocol):
 
 
 class Chatlm:
-    """chatlm's engine: prompt format, sampling, stopping and events included.
+    """chatlm's engine: prompt format, sampling, stopping and events included, guesses left out.
 
     Args:
         name: of the side.
@@ -75,11 +76,12 @@ class Chatlm:
         """See `Side`."""
         self.engine._prefixes.clear()
         wanted = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=tokens)
-        return timed(
-            event
-            for event in self.engine.stream(Request(prompt.messages, wanted))
-            if isinstance(event, Delta)
-        )
+        with no_guesses():
+            return timed(
+                event
+                for event in self.engine.stream(Request(prompt.messages, wanted))
+                if isinstance(event, Delta)
+            )
 
 
 def weights_of(folder: Path) -> tuple[int, int]:
@@ -101,6 +103,17 @@ def no_compiler() -> Iterator[None]:
         os.environ.pop("CC")
         if kept is not None:
             os.environ["CC"] = kept
+
+
+@contextmanager
+def no_guesses() -> Iterator[None]:
+    """One token at a time."""
+    guess = PromptLookup.guess
+    PromptLookup.guess = lambda self, most: []  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        PromptLookup.guess = guess  # type: ignore[method-assign]
 
 
 class Transformers:

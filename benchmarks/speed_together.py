@@ -11,16 +11,14 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.speed_sides import CPU
+from benchmarks.speed_sides import CPU, no_guesses
 from chatlm import models
-from chatlm.engines.drafting import PromptLookup
 from chatlm.engines.local import LocalEngine
 from chatlm.events import Finished
 from chatlm.generation import Request
@@ -54,17 +52,6 @@ def tasks(tokens: int) -> dict[str, Request]:
         "a story, greedy": request(STORY, 0.0),
         "a story, temperature 1": request(STORY, 1.0),
     }
-
-
-@contextmanager
-def no_guesses() -> Iterator[None]:
-    """One token at a time."""
-    guess = PromptLookup.guess
-    PromptLookup.guess = lambda self, most: []  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        PromptLookup.guess = guess  # type: ignore[method-assign]
 
 
 def copying(engine: LocalEngine, request: Request) -> float:
