@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from threading import Thread
+from typing import ClassVar
 
 from rich.cells import set_cell_size
 from textual import on
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from chatlm import ChatlmError, Ui, human_bytes, one_line
+from chatlm import ChatlmError, PluginCard, Ui, human_bytes, one_line
 from chatlm_rag import folder, showing, using
 from chatlm_rag.folder import IndexFolder
 from chatlm_rag.kept import index_of
-from chatlm_rag.screens.card import QUIET, RagCard
+from chatlm_rag.screens import QUIET
 
 OFF = ""
 """The id of the row that ends the use of an index."""
@@ -27,7 +29,7 @@ NAME = 22
 """Width of the names, in cells."""
 
 
-class RagPicker(RagCard):
+class RagPicker(PluginCard):
     """Enter lets the chat be about the marked index.
 
     Args:
@@ -36,21 +38,12 @@ class RagPicker(RagCard):
 
     DEFAULT_CSS = """
     RagPicker {
-        & OptionList {
-            height: 1fr;
-            border: none;
-            padding: 0;
-            background: $surface;
-            text-wrap: nowrap;
-            text-overflow: ellipsis;
-            &:focus { border: none; background-tint: $foreground 0%; }
-            &:focus > .option-list--option-highlighted {
-                background: $primary 40%; color: $foreground; text-style: none;
-            }
-        }
+        & OptionList { height: 1fr; }
         & .how { height: auto; margin: 0 0 1 0; color: $text-muted; }
     }
     """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "close")]
 
     def __init__(self, ui: Ui) -> None:
         super().__init__("Ask your documents")

@@ -11,11 +11,10 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm import visible
-from chatlm_rag.screens.card import RagCard
+from chatlm import PluginCard, visible
 
 
-class RagSheet(RagCard):
+class RagSheet(PluginCard):
     """The arrows scroll.
 
     Args:
@@ -26,7 +25,10 @@ class RagSheet(RagCard):
     RagSheet VerticalScroll { height: 1fr; }
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("q,enter", "dismiss", "close", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q,enter", "dismiss", "close", show=False),
+        Binding("escape", "dismiss", "close"),
+    ]
 
     def __init__(self, text: str) -> None:
         super().__init__("Your documents")

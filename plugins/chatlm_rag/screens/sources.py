@@ -16,7 +16,7 @@ from chatlm import ChatlmError, Passage, Ui, UsageError, one_line, visible
 from chatlm_rag import editing, folder, jumping, marking
 from chatlm_rag.kept import index_of
 from chatlm_rag.origin import origin_of
-from chatlm_rag.screens.card import QUIET
+from chatlm_rag.screens import QUIET
 from chatlm_rag.using import HOW_TO_BUILD
 from chatlm_rag.why import fates_of
 
