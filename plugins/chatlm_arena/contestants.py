@@ -13,6 +13,9 @@ LONGEST_NAME = 60
 INDEX = ("rag", "index")
 """Where a chat keeps which index it is about: the plugin, and its value's name."""
 
+ADAPTER = ("lora", "adapter")
+"""Where a chat keeps which adapter was chosen in it; an empty value is the base."""
+
 
 @dataclass(frozen=True)
 class Contestant:

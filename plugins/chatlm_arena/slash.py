@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chatlm import Setup, SlashCommand, Ui, UsageError
+from chatlm import Conversation, Setup, SlashCommand, Ui, UsageError
 from chatlm_arena import PLUGIN
+from chatlm_arena.contestants import ADAPTER
 
 SCREEN, BOARD = "arena", "leaderboard"
 """The names of the plugin's screens."""
@@ -44,14 +45,23 @@ def setup_of(ui: Ui) -> Setup:
     if ui.engine is None:
         raise UsageError("There is no model yet.", hint="Wait until it is loaded.")
     chat = ui.conversation
-    newest = chat.turns[-1].reply if chat.turns else None
     return Setup(
         model=ui.engine.info.model,
-        adapter=(newest.adapter if newest else None) or "",
+        adapter=adapter_of(chat),
         system=chat.system,
         sampling=chat.sampling,
         kept={name: values for name, values in chat.kept.items() if name != PLUGIN},
     )
+
+
+def adapter_of(chat: Conversation) -> str:
+    """The adapter that answers a chat next: the one chosen in it, else that of its newest reply."""
+    plugin, key = ADAPTER
+    kept = chat.kept.get(plugin, {}).get(key)
+    if isinstance(kept, str):
+        return kept
+    newest = chat.turns[-1].reply if chat.turns else None
+    return (newest.adapter if newest else None) or ""
 
 
 def register(add: Callable[[SlashCommand], None]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.message import Message as TextualMessage
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
@@ -20,6 +21,8 @@ from chatlm_arena.screens.arena import ArenaScreen
 from chatlm_arena.screens.board import BoardScreen
 from chatlm_arena.screens.pane import ArenaPane
 from chatlm_arena.screens.states import State
+from chatlm_arena.screens.work import Answered, ArenaWork
+from chatlm_arena.settings import Settings
 from chatlm_arena.votes import Verdict
 from tests.plugins.arena import played, two
 from tests.plugins.ui import RememberingUi
@@ -271,6 +274,29 @@ def test_the_chats_set_up_enters_the_arena(home: Path) -> None:
         )
     with pytest.raises(UsageError, match="no model yet"):
         slash.arena(RememberingUi("arena"), "add other")
+
+
+@pytest.mark.parametrize("chosen", ["", "instruct"])
+def test_the_adapter_that_is_chosen_now_enters_the_arena(home: Path, chosen: str) -> None:
+    said = Turn(1, 0, Message("user", "Hi"), (Reply(1, 1, "Arr.", adapter="pirate"),))
+    chat = Conversation(1, turns=(said,), kept={"lora": {"adapter": chosen, "last": "pirate"}})
+    slash.arena(RememberingUi("arena", chat, ScriptedEngine()), "add mine")
+    with keeping.opened() as store:
+        setup = store.contestant("mine").setup
+    assert setup is not None
+    assert setup.adapter == chosen
+
+
+def test_what_is_stopped_before_it_begins_does_not_go_on(pair: None) -> None:
+    engine = StillEngine("I", " am", " hot.")
+    told: list[TextualMessage] = []
+    with keeping.opened() as store:
+        chats = RememberingUi("arena", engine=engine).side_chats(lambda words: None)
+        work = ArenaWork(store, chats, Settings(), told.append, random.Random(3))
+        work.stop.set()
+        work.send("Hello?")
+    assert engine.requests == []
+    assert isinstance(told[-1], Answered)
 
 
 @both_sizes

@@ -127,8 +127,7 @@ class ArenaScreen(Screen[None]):
         """Let both answer once more."""
         for side in SIDES:
             self._pane(side).wait()
-        self._go(State.ANSWERS)
-        self._answer(None)
+        self._begin(None)
 
     def action_more(self) -> None:
         """Type another message to the same two."""
@@ -175,8 +174,7 @@ class ArenaScreen(Screen[None]):
         event.input.clear()
         for side in SIDES:
             self._pane(side).ask(text)
-        self._go(State.ANSWERS)
-        self._answer(text)
+        self._begin(text)
 
     @on(Said)
     def _show(self, event: Said) -> None:
@@ -221,6 +219,12 @@ class ArenaScreen(Screen[None]):
     def _tell_loading(self, event: Loading) -> None:
         event.stop()
         self._say(event.words)
+
+    def _begin(self, text: str | None) -> None:
+        """Let both answer, from here on as long as nobody stops them."""
+        self._work.stop.clear()
+        self._go(State.ANSWERS)
+        self._answer(text)
 
     @work(thread=True, exclusive=True, group="arena", exit_on_error=False)
     def _answer(self, text: str | None) -> None:

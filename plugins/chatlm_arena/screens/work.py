@@ -78,7 +78,7 @@ class ArenaWork:
         self.play: Play | None = None
         """The match; None before its first message."""
         self.stop = Event()
-        """Set to end what is going on."""
+        """Set to end what is going on or about to begin; cleared by who begins the next."""
 
     def send(self, text: str) -> None:
         """Let both answer; the first message of a match decides who plays."""
@@ -109,7 +109,6 @@ class ArenaWork:
         return self.play
 
     def _pull(self, begin: Callable[[], Generator[Spoke, None, None]]) -> None:
-        self.stop.clear()
         error = None
         try:
             with closing(begin()) as events:
