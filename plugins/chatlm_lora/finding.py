@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from chatlm import ChatlmError, ModelLocation, find_model
+from chatlm import ChatlmError, ModelLocation, UsageError, find_model
 from chatlm_lora import checking, library
-from chatlm_lora.checking import Checked
+from chatlm_lora.checking import AdapterRefused, Checked
 from chatlm_lora.library import CONFIG, WEIGHTS, AdapterFolder
 
 Stamp = tuple[tuple[int, int], ...]
@@ -23,6 +23,8 @@ def found(name: str, model: str) -> Path | ChatlmError:
     try:
         adapter = library.located(name)
         checked(adapter, find_model(model))
+    except UsageError as error:  # to one who asks for a reply, a set-up that does not work
+        return AdapterRefused(error.message, hint=error.hint)
     except ChatlmError as error:
         return error
     return adapter.path
