@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from chatlm import UsageError, one_line
+from chatlm_arena.keeping.rows import storable
 
 FORMS = (
     'A row has "turns", a list of messages, or "prompt", one of them; and perhaps "reference", the '
@@ -36,7 +37,7 @@ def read(path: Path, most: int | None = None) -> tuple[Prompt, ...]:
         UsageError: it cannot be read, has none, or a line is wrong, which is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold other line ends
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -65,7 +66,7 @@ def _prompt(line: str, where: str) -> Prompt:
     references = references if isinstance(references, list) else [references]
     if not all(isinstance(text, str) for text in references):
         _wrong(where, f"has the reference {one_line(repr(references), 60)}")
-    return Prompt(tuple(turns), tuple(references))
+    return Prompt(tuple(map(storable, turns)), tuple(map(storable, references)))
 
 
 def _is_text(value: Any) -> bool:
