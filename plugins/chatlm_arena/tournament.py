@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from chatlm import Sampling, Setup, SideChats, StopReason
+from chatlm import Sampling, Setup, SideChats, StopReason, UsageError
 from chatlm_arena import judging
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.generating import Order, Seat, generate
@@ -158,7 +159,8 @@ class Tournament:
             if verdict is None:
                 self.verdicts.undecided += 1
             else:
-                self.store.vote(match, verdict, name)
+                with suppress(UsageError):  # another process at this run voted in the meantime
+                    self.store.vote(match, verdict, name)
                 self.verdicts.votes += 1
 
     def rate(self, judges: Mapping[str, Setup]) -> Iterator[int]:

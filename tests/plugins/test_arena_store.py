@@ -58,6 +58,16 @@ def test_another_set_up_begins_without_votes(store: ArenaStore) -> None:
     assert store.match(1).left.setup == HOT  # what was played stays as it was
 
 
+def test_another_set_up_does_not_take_over_what_was_said(store: ArenaStore) -> None:
+    hot, cold = two(store)
+    run = store.begin_run("run", {})
+    said = store.add_run_reply(run, 0, reply_of(hot, "Hot."))
+    store.edit_contestant("hot", Setup(adapter="pirate"))
+    assert store.contestant("hot").id != said.contestant_id
+    store.edit_contestant("cold", Setup(adapter="pirate"))
+    assert store.contestant("cold").id == cold.id  # said nothing yet
+
+
 def test_a_new_name_keeps_the_votes(store: ArenaStore) -> None:
     hot, cold = two(store)
     played(store, hot, cold, L)

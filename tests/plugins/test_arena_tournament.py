@@ -133,6 +133,23 @@ def test_what_is_done_is_not_done_again(store: ArenaStore) -> None:
     assert len(store.ballots()) == 2
 
 
+def test_two_processes_at_one_run(store: ArenaStore) -> None:
+    run, _ = tournament(store, Speaking(answering))
+    slow, _ = tournament(store, Speaking(answering))
+    answers = slow.answer()
+    assert next(answers) == 0  # what it has to do is settled from here on
+    list(run.answer())
+    kept = store.run_replies(run.run_id)
+    list(answers)
+    assert store.run_replies(run.run_id) == kept
+    verdicts = slow.judge({"judge": Setup()})
+    assert next(verdicts) == 0
+    list(run.judge({"judge": Setup()}))
+    votes = store.ballots()
+    list(verdicts)
+    assert store.ballots() == votes
+
+
 def test_a_set_up_that_does_not_work_stops_the_run(store: ArenaStore) -> None:
     engine = ScriptedEngine("one", EngineError("no such adapter"), *["x"] * 9)
     run, _ = tournament(store, engine)
@@ -330,6 +347,18 @@ def test_wrong_prompts_are_told(tmp_path: Path, content: str, what: str) -> None
     path.write_text(content)
     with pytest.raises(UsageError, match=what):
         prompts.read(path)
+
+
+def test_a_line_ends_only_where_json_lines_do(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a\u2028b\x85c"}\r\n{"prompt": "d"}\n', encoding="utf-8")
+    assert [p.turns for p in prompts.read(path)] == [("a\u2028b\x85c",), ("d",)]
+
+
+def test_half_a_character_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"turns": ["\\ud800 Hi"], "reference": "\\ud83d\\ude00 \\udc00"}')
+    assert prompts.read(path) == (prompts.Prompt(("? Hi",), ("\U0001f600 ?",)),)
 
 
 def test_mt_bench_is_read(shared_data: Path) -> None:

@@ -47,7 +47,8 @@ class Contestants(Opened):
             return rows.needed(db, name)
 
     def edit_contestant(self, name: str, setup: Setup) -> int:
-        """Give a contestant another set-up; votes for the old one, if it had one, count no longer.
+        """Give a contestant another set-up; votes for the old one, if it had one, count no longer,
+        and what that said stays its own.
 
         Returns:
             how many votes that were.
@@ -60,7 +61,7 @@ class Contestants(Opened):
             lost = rows.votes_of(db, old.id)
             if old.setup == setup:
                 return 0
-            if not lost or old.setup is None:
+            if old.setup is None or not rows.has_spoken(db, old.id):
                 rows.give_setup(db, old, setup)
                 return 0
             db.execute("UPDATE contestant SET gone = ? WHERE id = ?", (rows.now(), old.id))

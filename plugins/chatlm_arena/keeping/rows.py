@@ -127,6 +127,16 @@ def votes_of(db: sqlite3.Connection, contestant_id: int) -> int:
     return int(row[0])
 
 
+def has_spoken(db: sqlite3.Connection, contestant_id: int) -> bool:
+    """Whether something is kept that a contestant said, or a vote on it."""
+    row = db.execute(
+        "SELECT EXISTS (SELECT 1 FROM reply WHERE contestant_id = ?1)"
+        " OR EXISTS (SELECT 1 FROM vote WHERE ?1 IN (left_id, right_id))",
+        (contestant_id,),
+    ).fetchone()
+    return bool(row[0])
+
+
 def to_ballot(row: sqlite3.Row) -> Ballot:
     """A vote from its row and both names."""
     return Ballot(row["id"], row["l"], row["r"], row["verdict"], row["judge"], row["match_id"])

@@ -13,7 +13,10 @@ from chatlm_arena.votes import Verdict
 
 
 class Runs(Opened):
-    """What was made and judged stays, so that a run goes on where it was stopped."""
+    """What was made and judged stays, so that a run goes on where it was stopped.
+
+    What is there already stays as it is: two processes may be at the same run.
+    """
 
     def begin_run(self, name: str, plan: Mapping[str, Any]) -> int:
         """A run by its name, begun if there is none, and its number."""
@@ -43,8 +46,14 @@ class Runs(Opened):
             }
 
     def add_run_reply(self, run_id: int, item: int, reply: MatchReply) -> MatchReply:
-        """Keep a reply to one of the run's prompts."""
+        """Keep a reply to one of the run's prompts; returns the one that is kept."""
         with self._database.writing() as db:
+            there = db.execute(
+                "SELECT * FROM reply WHERE (run_id, item, contestant_id, turn) = (?, ?, ?, ?)",
+                (run_id, item, reply.contestant_id, reply.turn),
+            ).fetchone()
+            if there is not None:
+                return rows.to_reply(there)
             return reply.with_id(rows.insert_reply(db, reply, run_id, item))
 
     def seat(self, match: Match, left: Sequence[MatchReply], right: Sequence[MatchReply]) -> None:
@@ -86,7 +95,8 @@ class Runs(Opened):
         """Keep all that a judge said about a match."""
         with self._database.writing() as db:
             db.executemany(
-                "INSERT INTO judgement (match_id, judge, turned, attempt, said, verdict, created)"
+                "INSERT OR IGNORE INTO judgement"
+                " (match_id, judge, turned, attempt, said, verdict, created)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
@@ -108,7 +118,7 @@ class Runs(Opened):
         """Keep a rating, or that the judge gave none."""
         with self._database.writing() as db:
             db.execute(
-                "INSERT INTO mark (reply_id, judge, criterion, value, said, created)"
+                "INSERT OR IGNORE INTO mark (reply_id, judge, criterion, value, said, created)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 (reply.id, judge, criterion, value, rows.storable(said), rows.now()),
             )
