@@ -72,7 +72,8 @@ def record(store: Store, reply_id: int) -> Provenance:
     if kept is None:
         raise UsageError(
             "What made this reply was not kept, so it cannot be made again",
-            hint="It came from an older version or from elsewhere. Regenerate it: that is kept.",
+            hint="A plugin gave it, such as a quotation, or it came from an older version or from "
+            "elsewhere. Regenerate it: that is kept.",
         )
     return kept
 

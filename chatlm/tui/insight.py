@@ -86,7 +86,9 @@ class Insight:
         made = store.provenance(reply.id)
         if made is None:
             raise UsageError(
-                "What this reply was made from was not kept", hint="Of a new one it will be."
+                "What this reply was made from was not kept",
+                hint="A plugin gave it, such as a quotation, or it came from elsewhere. "
+                "Of one that the model writes it is kept.",
             )
         request = Request(made.messages, made.sampling, made.adapter)
 

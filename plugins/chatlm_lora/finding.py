@@ -24,7 +24,8 @@ def found(name: str, model: str) -> Path | ChatlmError:
         adapter = library.located(name)
         checked(adapter, find_model(model))
     except UsageError as error:  # to one who asks for a reply, a set-up that does not work
-        return AdapterRefused(error.message, hint=error.hint)
+        without = "Without it: /lora off in the chat, --adapter off in the shell."
+        return AdapterRefused(error.message, hint=f"{error.hint}\n{without}")
     except ChatlmError as error:
         return error
     return adapter.path

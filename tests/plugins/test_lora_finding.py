@@ -53,4 +53,6 @@ def test_why_not(base: ModelLocation, tmp_path: Path) -> None:
     assert f"it has no {WEIGHTS}" in refusal("poet", base)
     shutil.rmtree(own_root() / "poet")
     assert "There is no adapter" in refusal("poet", base)
-    assert isinstance(plugin.find_adapter("poet", base.name), checking.AdapterRefused)
+    gone = plugin.find_adapter("poet", base.name)
+    assert isinstance(gone, checking.AdapterRefused)
+    assert "/lora off" in gone.hint
