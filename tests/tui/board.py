@@ -103,6 +103,15 @@ async def settled(pilot: Pilot[None], app: BoardApp) -> None:
     await until(pilot, lambda: all(view.region.height for view in app.views))
 
 
+async def at_rest(pilot: Pilot[None], app: BoardApp) -> None:
+    """Wait until the turns stay where they are: drawing more of them takes several refreshes."""
+    places = None
+    while (now := {view.turn.id: view.region for view in app.views}) != places:
+        places = now
+        await settled(pilot, app)
+        await pilot.pause(0.02)
+
+
 def line_of(view: TurnView) -> str:
     return plain(view.query_one(".line"))
 

@@ -11,7 +11,17 @@ from chatlm.tui.widgets.between_turns import Between, Earlier, Newer
 from chatlm.tui.widgets.turn_column import PAGE
 from chatlm.tui.widgets.turn_view import TurnView
 from chatlm.tui.widgets.welcome import Welcome
-from tests.tui.board import BoardApp, in_sight, line_of, selects, settled, shows, turn, turns
+from tests.tui.board import (
+    BoardApp,
+    at_rest,
+    in_sight,
+    line_of,
+    selects,
+    settled,
+    shows,
+    turn,
+    turns,
+)
 from tests.tui.support import plain, until
 
 SIZE = (80, 24)
@@ -303,7 +313,7 @@ async def test_scrolling_down_from_a_revealed_turn_leaves_none_out() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
         await app.transcript.reveal(5)
-        await pilot.pause()
+        await at_rest(pilot, app)
         seen: set[int] = set()
         for _ in range(60):
             seen |= {
@@ -311,8 +321,8 @@ async def test_scrolling_down_from_a_revealed_turn_leaves_none_out() -> None:
                 for view in app.views
                 if view.region.overlaps(app.transcript.content_region)
             }
-            app.transcript.scroll_relative(y=8, animate=False)
-            await pilot.pause()
+            app.transcript.scroll_relative(y=8, animate=False, immediate=True)
+            await at_rest(pilot, app)
         assert seen >= set(range(5, 60))
 
 
