@@ -160,6 +160,17 @@ def provenance(request: Request, info: EngineInfo, fitted: Fitted) -> Provenance
     )
 
 
+def given(request: Request) -> Provenance:
+    """What is known of a reply that plugins gave themselves: what a model would have been asked."""
+    return Provenance(
+        messages=request.messages[:-1],
+        sampling=request.sampling,
+        model="",
+        versions={"chatlm": version()},
+        added=tuple(map(name_of, (*request.processors, *request.criteria))),
+    )
+
+
 def _kept(messages: Sequence[Message], left_out: Sequence[Message]) -> Iterator[Message]:
     """The messages without those that were left out, which come in the same order."""
     gone = list(left_out)

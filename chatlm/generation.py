@@ -107,6 +107,7 @@ class Provenance:
     sampling: Sampling
     """Every value that held, and the seed."""
     model: str
+    """Empty if none was asked: plugins gave the reply, and this is what one would be asked."""
     adapter: str | None = None
     prompt_format: str = ""
     device: str = ""

@@ -72,8 +72,7 @@ def record(store: Store, reply_id: int) -> Provenance:
     if kept is None:
         raise UsageError(
             "What made this reply was not kept, so it cannot be made again",
-            hint="A plugin gave it, such as a quotation, or it came from an older version or from "
-            "elsewhere. Regenerate it: that is kept.",
+            hint="It came from an older version or from elsewhere. Regenerate it: that is kept.",
         )
     return kept
 
@@ -84,7 +83,7 @@ def replay(
     """Carry out the request that made a reply once more, with its own settings and seed.
 
     `ReplayStarted`, then the engine's events, then `Replayed`. Pulled and closed like
-    `Engine.stream`.
+    `Engine.stream`. Where a plugin gave the reply, the engine answers what it was given for.
 
     Args:
         store: keeps the reply.
@@ -135,6 +134,9 @@ def replay(
 
 
 def _notes(then: Provenance, now: Provenance) -> Iterator[str]:
+    if not then.model:
+        yield f"model: none then, a plugin gave the reply; {now.model} now"
+        return
     facts = [
         ("model", then.model, now.model),
         ("adapter", then.adapter or "none", now.adapter or "none"),

@@ -106,12 +106,14 @@ class Replying:
             reply = self.store.start_reply(
                 turn.id,
                 model="" if request.complete else engine.info.model,
-                adapter=request.adapter,
+                adapter=None if request.complete else request.adapter,
                 settings=settings,
             )
         else:
             self.store.journal(reply.id, reply.text)
         growing = GrowingReply(self.store, reply, settings)
+        if request.complete:
+            growing.made_by = asking.given(request)
         try:
             yield ReplyStarted(turn.id, reply)
             with closing(reply_events(engine, request, reply.text)) as events:

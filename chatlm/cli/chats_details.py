@@ -41,7 +41,8 @@ def _facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, str]]:
         yield "speed", f"{usage.tokens_per_second:.1f} tokens/s"
     if usage.first_token_seconds is not None:
         yield "first token", f"after {usage.first_token_seconds:.2f} s"
-    yield "model", reply.model or "not known"
+    by_plugin = made is not None and not made.model
+    yield "model", "none, a plugin gave the reply" if by_plugin else reply.model or "not known"
     yield "adapter", reply.adapter or "none"
     settings = reply.sampling
     yield "seed", str(settings.pop("seed", "not known"))
@@ -51,10 +52,11 @@ def _facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, str]]:
     if made is None:
         yield "prompt", "not kept"
         return
-    yield "prompt format", made.prompt_format or "not known"
-    yield "prompt hash", made.prompt_hash or "not known"
-    yield "device", ", ".join(filter(None, (made.device, made.dtype))) or "not known"
-    yield "context", f"{made.context_length} tokens"
+    if made.model:
+        yield "prompt format", made.prompt_format or "not known"
+        yield "prompt hash", made.prompt_hash or "not known"
+        yield "device", ", ".join(filter(None, (made.device, made.dtype))) or "not known"
+        yield "context", f"{made.context_length} tokens"
     if made.versions:
         yield "versions", ", ".join(f"{name} {value}" for name, value in made.versions.items())
     if made.added:

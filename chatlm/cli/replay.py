@@ -78,7 +78,7 @@ def replay_reply(
     """
     with _trouble(), open_store() as store:
         turn, reply = _chosen(store.conversation(chat_id), turn_number, version_number)
-        settings = config.load(model=model or record(store, reply.id).model)
+        settings = config.load(model=model or record(store, reply.id).model or None)
         settings = with_plugins(settings, safe_mode=safe_mode, without=without)
         replayed = _made_again(store, reply, settings, "" if adapter == "off" else adapter)
     if as_json:

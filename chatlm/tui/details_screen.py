@@ -122,12 +122,12 @@ def cost(usage: Usage) -> Rows:
 def made_by(provenance: Provenance) -> list[tuple[str, Rows]]:
     """The parts that tell how a reply was made: model, sampling, prompt, libraries."""
     model = (
-        ("model", provenance.model),
+        ("model", provenance.model or "none, a plugin gave the reply"),
         ("adapter", provenance.adapter or "none"),
         ("prompt format", provenance.prompt_format),
         ("device", provenance.device),
         ("number format", provenance.dtype),
-        ("context", count(provenance.context_length, "token")),
+        ("context", count(provenance.context_length, "token") if provenance.model else ""),
     )
     prompt = (
         ("messages", f"{len(provenance.messages):,}"),

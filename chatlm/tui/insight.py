@@ -87,8 +87,7 @@ class Insight:
         if made is None:
             raise UsageError(
                 "What this reply was made from was not kept",
-                hint="A plugin gave it, such as a quotation, or it came from elsewhere. "
-                "Of one that the model writes it is kept.",
+                hint="It came from an older version or from elsewhere. Of a new one it is kept.",
             )
         request = Request(made.messages, made.sampling, made.adapter)
 
@@ -96,7 +95,8 @@ class Insight:
             prompt, passages = self._engine().preview(request), tuple(store.passages(turn.id))
             return Xray(prompt, request, turn.words, passages, made.prompt_hash)
 
-        self._screen.app.push_screen(XrayScreen(read, "What was read for this reply"))
+        title = "What was read for this reply" if made.model else "What a model would have read"
+        self._screen.app.push_screen(XrayScreen(read, title))
 
     def prompt_to_be(self, text: str) -> None:
         """The exact prompt, if `text` were sent now; blank takes the newest message."""

@@ -81,8 +81,20 @@ def test_a_complete_reply_asks_no_engine(store: Store) -> None:
     assert engine.requests == []
     with pytest.raises(UsageError, match="complete"):
         list(session.continue_reply())
-    with pytest.raises(UsageError, match="made"):
-        list(replay(store, engine, reply.id))
+
+
+def test_a_replay_asks_the_model_what_a_plugin_answered(store: Store) -> None:
+    engine = ScriptedEngine("Mine.")
+    list(chat(store, engine, Beginning("All of it.", complete=True)).send("Well?"))
+    kept = store.provenance(newest(store).id)
+    assert kept is not None
+    assert (kept.model, kept.messages) == ("", (Message("user", "Well?"),))
+    last = list(replay(store, engine, newest(store).id))[-1]
+    assert isinstance(last, Replayed)
+    assert (last.original.text, last.text, last.same) == ("All of it.", "Mine.", False)
+    assert last.notes == ("model: none then, a plugin gave the reply; scripted now",)
+    assert engine.requests[0].messages == kept.messages
+    assert newest(store).text == "All of it."
 
 
 def test_complete_without_a_reply_is_the_plugins_fault(store: Store) -> None:
