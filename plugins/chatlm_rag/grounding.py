@@ -10,9 +10,9 @@ from chatlm_rag import PLUGIN
 from chatlm_rag.abstaining import CONSIDERED, THRESHOLD
 from chatlm_rag.opened import OpenIndex, opened
 from chatlm_rag.origin import Origin
-from chatlm_rag.plugin import Settings
 from chatlm_rag.reranking import configured
 from chatlm_rag.searching import Found
+from chatlm_rag.settings import Settings
 
 END = "/rag off ends the search in this chat."
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from chatlm import Annotation, Panel, PluginScreen, hookimpl
 from chatlm_rag import slash
 from chatlm_rag.kept import index_in, index_of
+from chatlm_rag.settings import Settings
 
 if TYPE_CHECKING:
     from chatlm import (
@@ -26,35 +25,10 @@ if TYPE_CHECKING:
         UsageError,
     )
 
-MOST_PASSAGES = 20
+__all__ = ["Settings"]
 
 _left_out: dict[int, int] = {}
 """By turn, how many passages had no room in the request that is being answered."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the person can set under `[plugins.rag]`."""
-
-    passages: int = field(
-        default=3, metadata={"help": f"Passages for a question at most, 1 to {MOST_PASSAGES}."}
-    )
-    answer: Literal["auto", "quote", "model"] = field(
-        default="auto",
-        metadata={"help": "Quote the documents, or let the model write; auto: by its size."},
-    )
-    answer_anyway: bool = field(
-        default=False,
-        metadata={"help": "Let the model answer alone when nothing relevant is found."},
-    )
-    reranker: Path | None = field(
-        default=None,
-        metadata={"help": "Folder of a cross-encoder that puts found passages in a better order."},
-    )
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.passages <= MOST_PASSAGES:
-            raise ValueError(f"passages must be 1 to {MOST_PASSAGES}")
 
 
 @hookimpl

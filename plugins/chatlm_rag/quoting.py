@@ -1,7 +1,7 @@
 """Answers a question with what the passages say, word for word; for models too small to write it.
 
 A model of 135 million weights answered at most 9 of 24 newcomers' questions from the manual,
-however it was asked, and 10 of 24 of XQuAD; quotations held the answer to 21 and to 20
+however it was asked, and 10 of 24 of XQuAD; quotations held the answer to 20 of either
 (`python -m benchmarks.grounding`). So such a model is not asked at first.
 """
 
@@ -16,9 +16,9 @@ from chatlm_rag import PLUGIN
 from chatlm_rag.duplicates import Wording
 from chatlm_rag.opened import opened
 from chatlm_rag.origin import origin_of
-from chatlm_rag.plugin import Settings
 from chatlm_rag.prompting import quoted
 from chatlm_rag.searching import Index
+from chatlm_rag.settings import Settings
 from chatlm_rag.statements import statements
 
 SMALL = 500_000_000

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from chatlm import UsageError, own_settings
 from chatlm_rag.embedding import loading
-from chatlm_rag.plugin import Settings
+from chatlm_rag.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np

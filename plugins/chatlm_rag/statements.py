@@ -17,11 +17,24 @@ _ITEM = re.compile(r"\A(?:[-*+•]|\d{1,3}[.)])\s+")
 _ROW = re.compile(r"\|")
 _RULE = re.compile(r"[\s|:=*_-]*")
 _ONLY_A_LINK = re.compile(r"\[[^\]]*\]\([^)]*\)")
+_LEADS = re.compile(r"[?:][*_\"'”’)]*\Z")
 _END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])")
 
 
 def statements(text: str) -> Iterator[str]:
-    """Each statement of a text in its order, on one line, without its list or table marks."""
+    """Each statement of a text in its order, on one line, without its list or table marks.
+
+    A question says nothing by itself, nor does what ends in a colon: it stands before what follows.
+    """
+    lead = ""
+    for part in _parts(text):
+        said = f"{lead} {part}" if lead else part
+        lead = said if _LEADS.search(part) else ""
+        if not lead:
+            yield said
+
+
+def _parts(text: str) -> Iterator[str]:
     for block in _blocks(text):
         whole = " ".join(block)
         sentences = _END.split(whole)

@@ -80,7 +80,7 @@ def end(ui: Ui) -> None:
     name = index_of(ui.kept)
     if not name:
         raise UsageError("This chat asks no index.", hint="/rag chooses one.")
-    ui.keep(**{INDEX: None})
+    ui.keep(**{INDEX: ""})
     ui.tell(f"This chat asks {one_line(name, 64)} no longer.")
 
 

@@ -19,9 +19,10 @@ from chatlm.store import Store, export
 from chatlm_rag import building, grounding, jumping, opened, self_test, slash, using, why
 from chatlm_rag.filling import BuildStopped
 from chatlm_rag.folder import located
+from chatlm_rag.kept import index_of
 from chatlm_rag.origin import origin_of
-from chatlm_rag.plugin import Settings
 from chatlm_rag.prompting import CLOSE, HOW
+from chatlm_rag.settings import Settings
 from chatlm_rag.sources.folders import Source
 from tests.plugins.rag_chats import (
     CATS,
@@ -174,6 +175,15 @@ def test_what_somebody_else_kept_is_passed_over(kept: dict[str, object]) -> None
     assert host.past == []
 
 
+@pytest.mark.usefixtures("documents")
+def test_chats_that_choose_none_ask_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATLM_RAG_INDEX", NAME)
+    ui = remembering(Conversation(1))
+    assert index_of(ui.kept) == NAME
+    slash.rag(ui, "off")
+    assert index_of(ui.kept) == ""
+
+
 def test_settings_are_checked() -> None:
     for passages in (0, 21):
         with pytest.raises(ValueError, match="1 to 20"):
@@ -218,7 +228,7 @@ def test_a_chat_begins_and_ends_to_be_about_an_index() -> None:
     )
     assert ui.work is not None, "the embedder is loaded at once"
     slash.rag(ui, "off")
-    assert ui.kept == {}
+    assert ui.kept == {"index": ""}
     with pytest.raises(UsageError, match="This chat asks no index"):
         slash.rag(ui, "off")
     with pytest.raises(UsageError, match="There is no index 'hous'") as told:

@@ -53,6 +53,15 @@ def test_a_text_is_split_where_it_says_something_new() -> None:
     ]
 
 
+def test_what_leads_to_something_stands_before_it() -> None:
+    text = "**Are pets allowed?**\n\nOnly cats. Why?\n- Dogs bark. \n\nPaid:\n| rent |\n\nWho?"
+    assert list(statements(text)) == [
+        "**Are pets allowed?** Only cats.",
+        "Why? Dogs bark.",
+        "Paid: rent",
+    ]
+
+
 def test_lines_are_taken_where_a_text_has_no_sentences() -> None:
     log = "\n".join(f"{number} tea kettle on" for number in range(40))
     assert next(statements(log)) == "0 tea kettle on"
