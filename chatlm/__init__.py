@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
     from chatlm.tui.plugin_card import PluginCard
 
     __version__: str
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # torch's threads wait for each other in a busy loop, which takes the processors from the decode
+    # kernel's threads and from all other programs; so they sleep soon. Read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 _WHERE = {
     "Annotation": "chatlm.messages",

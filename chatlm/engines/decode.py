@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,17 @@ from chatlm.events import Delta, EngineEvent, Finished
 from chatlm.generation import Request
 from chatlm.messages import StopReason, Usage
 from chatlm.stopping import StopText
+
+
+@contextmanager
+def in_one_thread() -> Iterator[None]:
+    """Let torch compute in this thread alone: others come late to so little work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass
@@ -69,7 +81,8 @@ class Decoding:
         Args:
             logits: (vocabulary,), after the token before it.
         """
-        self.made.append(self.sampler(self._processed(logits)))
+        with in_one_thread():
+            self.made.append(self.sampler(self._processed(logits)))
         self._count()
         reason, stop = self._ending(logits)
         text = self._new_text(last=reason is not None)

@@ -24,7 +24,11 @@ class Cache(Protocol):
         ...
 
     def extend(self, ids: Sequence[int]) -> Tensor:
-        """Add tokens that were just chosen; returns the logits after each: (tokens, vocabulary)."""
+        """Add tokens that were just chosen, at most `at_once`.
+
+        Returns:
+            The logits after each: (tokens, vocabulary).
+        """
         ...
 
     def cut(self, length: int) -> bool:

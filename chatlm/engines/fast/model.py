@@ -138,9 +138,7 @@ class FastCache:
 
     def extend(self, ids: Sequence[int]) -> Tensor:
         """See `Cache.extend`."""
-        most = self._model.at_once
-        groups = [ids[at : at + most] for at in range(0, len(ids), most)]
-        return torch.cat([self._model.extend([self], [group]) for group in groups])
+        return self._model.extend([self], [ids])
 
     def growth(self, ids: Sequence[int]) -> Growth:
         """Tokens to be added, as a `TokenDecoder` takes them."""
