@@ -38,8 +38,8 @@ typedef struct {
 
 /* y = matrix x + bias, or y += it, for some rows and `count` tokens. */
 ALWAYS_INLINE void
-multiply_rows(const Matrix *m, int64_t from, int64_t to, Vectors x, Vectors sums, Vectors y,
-              bool add, const int count)
+multiply_rows(const Matrix *m, int64_t from, int64_t to, Vectors x, Vectors y, bool add,
+              const int count)
 {
     int64_t size = row_bytes(m->format, m->width);
     const uint8_t *row = m->rows + from * size;
@@ -48,7 +48,7 @@ multiply_rows(const Matrix *m, int64_t from, int64_t to, Vectors x, Vectors sums
         if (m->format == INT8)
             dot_int8(row, m->scales + r * m->width / STEP, x.at, x.stride, m->width, count, products);
         else if (m->format == INT4)
-            dot_int4(row, x.at, x.stride, sums.at, sums.stride, m->width, count, products);
+            dot_int4(row, x.at, x.stride, m->width, count, products);
         else
             dot_bf16(row, x.at, x.stride, m->width, count, products);
         for (int i = 0; i < count; i++) {
@@ -60,18 +60,18 @@ multiply_rows(const Matrix *m, int64_t from, int64_t to, Vectors x, Vectors sums
 }
 
 /* The same for a piece of the rows and all tokens; x has `width` floats a token, zeros behind. */
-static void multiply(const Decoder *d, const Matrix *m, int64_t piece, Vectors x, Vectors sums,
-                     Vectors y, bool add)
+static void multiply(const Decoder *d, const Matrix *m, int64_t piece, Vectors x, Vectors y,
+                     bool add)
 {
     int64_t from = piece * piece_rows(d, m), to = lesser(from + piece_rows(d, m), m->count);
     for (int64_t left = d->entry_count, step; left; left -= step) {
         if (left >= 4)
-            step = 4, multiply_rows(m, from, to, x, sums, y, add, 4);
+            step = 4, multiply_rows(m, from, to, x, y, add, 4);
         else if (left >= 2)
-            step = 2, multiply_rows(m, from, to, x, sums, y, add, 2);
+            step = 2, multiply_rows(m, from, to, x, y, add, 2);
         else
-            step = 1, multiply_rows(m, from, to, x, sums, y, add, 1);
-        x.at += step * x.stride, sums.at += step * sums.stride, y.at += step * y.stride;
+            step = 1, multiply_rows(m, from, to, x, y, add, 1);
+        x.at += step * x.stride, y.at += step * y.stride;
     }
 }
 
@@ -153,8 +153,6 @@ static Vectors prepared(const Decoder *d, int64_t phase, Scratch *s)
             gather(d, &d->entries[e], own);
         else if (kind != DOWN)
             normalize(d->stream + e * d->hidden, norm, m->hidden, m->epsilon, own);
-        if (matrix->format == INT4)
-            add_up_groups(own, matrix->width, s->sums + e * d->sums);
     }
     if (d->most_rank)
         lower(d, phase, input, s->low);
@@ -166,9 +164,9 @@ static void mlp(const Decoder *d, int64_t index, int64_t piece, Vectors input, c
     const Layer *layer = &d->model.layer[index];
     int64_t rows = piece_rows(d, &layer->gate), from = piece * rows;
     int64_t to = lesser(from + rows, d->model.inner);
-    Vectors sums = {s->sums, d->sums}, gate = {d->gate, d->inner}, up = {d->up, d->inner};
-    multiply(d, &layer->gate, piece, input, sums, gate, false);
-    multiply(d, &layer->up, piece, input, sums, up, false);
+    Vectors gate = {d->gate, d->inner}, up = {d->up, d->inner};
+    multiply(d, &layer->gate, piece, input, gate, false);
+    multiply(d, &layer->up, piece, input, up, false);
     if (d->most_rank) {
         int64_t target = FIRST_TARGET[MLP];
         adapt(d, &layer->gate, piece, index, target, 1, s->low, gate);
@@ -184,9 +182,9 @@ static void do_piece(const Decoder *d, int64_t phase, int64_t piece, Scratch *s)
     const Model *m = &d->model;
     const Matrix *matrix = matrix_of(m, phase);
     int64_t index = phase / PHASES, kind = phase % PHASES;
-    Vectors input = prepared(d, phase, s), sums = {s->sums, d->sums};
+    Vectors input = prepared(d, phase, s);
     if (phase == head_of(m)) {
-        multiply(d, matrix, piece, input, sums, (Vectors){d->logits, m->head.count}, false);
+        multiply(d, matrix, piece, input, (Vectors){d->logits, m->head.count}, false);
     } else if (kind == ATTEND) {
         attend(d, index, piece, s);
     } else if (kind == MLP) {
@@ -195,7 +193,7 @@ static void do_piece(const Decoder *d, int64_t phase, int64_t piece, Scratch *s)
         Vectors y = {d->stream, d->hidden};
         if (kind == PROJECT)
             y = (Vectors){d->projections, d->projected};
-        multiply(d, matrix, piece, input, sums, y, kind != PROJECT);
+        multiply(d, matrix, piece, input, y, kind != PROJECT);
         if (d->most_rank)
             adapt(d, matrix, piece, index, FIRST_TARGET[kind], TARGETS_OF[kind], s->low, y);
     }
@@ -329,9 +327,8 @@ static bool furnish(Decoder *d)
     d->hidden = padded(m->hidden, STEP), d->inner = padded(m->inner, STEP);
     d->attended = padded(m->heads * m->head_size, STEP);
     d->projected = padded((m->heads + 2 * m->key_heads) * m->head_size, LANES);
-    d->sums = padded(greater(greater(d->hidden, d->inner), d->attended) / GROUP, LANES);
     int64_t scores = MOST * queries * CHUNK;
-    int64_t own = MOST * (d->hidden + d->attended + d->sums) + row + scores + CHUNK * row;
+    int64_t own = MOST * (d->hidden + d->attended) + row + scores + CHUNK * row;
     int64_t all = MOST * (d->hidden + d->projected + 2 * d->inner) + d->threads * own;
     d->memory = aligned_alloc(64, (size_t)all * sizeof(float));
     d->scratch = calloc((size_t)d->threads, sizeof *d->scratch);
@@ -345,8 +342,8 @@ static bool furnish(Decoder *d)
     for (int i = 0; i < d->threads; i++) {
         Scratch *s = &d->scratch[i];
         s->vector = take(&at, MOST * d->hidden), s->attended = take(&at, MOST * d->attended);
-        s->sums = take(&at, MOST * d->sums), s->query = take(&at, row);
-        s->scores = take(&at, scores), s->rows = take(&at, CHUNK * row);
+        s->query = take(&at, row), s->scores = take(&at, scores);
+        s->rows = take(&at, CHUNK * row);
     }
     return true;
 }

@@ -58,9 +58,9 @@ typedef struct {
 
 /* What a thread needs for itself; whatever is for one token is there for each. */
 typedef struct {
-    float *vector, *attended, *sums, *low, *query, *scores, *rows;
+    float *vector, *attended, *low, *query, *scores, *rows;
     unsigned job;
-    int64_t phase; /* `vector`, `attended`, `sums` and `low` are prepared for it */
+    int64_t phase; /* `vector`, `attended` and `low` are prepared for it */
 } Scratch;
 
 typedef struct {
@@ -68,7 +68,7 @@ typedef struct {
     _Alignas(64) atomic_uint finished; /* pieces of the phase */
     _Alignas(64) atomic_uint job;      /* counts the calls */
     Model model;
-    int64_t hidden, attended, projected, inner, sums; /* floats from one token to the next */
+    int64_t hidden, attended, projected, inner; /* floats from one token to the next */
     int64_t entry_count, most_rank;
     Entry entries[MOST];
     float *logits; /* (entries, vocabulary) */
