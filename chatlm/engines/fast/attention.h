@@ -35,72 +35,112 @@ static void remember(const Decoder *d, const Layer *layer, int64_t entry, int64_
     }
 }
 
-/* Rows of keys or values as floats, once for all queries that read them. */
-static void widen_rows(const number *from, int64_t count, float *to)
-{
-    for (int64_t i = 0; i < count; i++)
-        to[i] = to_float(from[i]);
-}
-
-/* Scores to weights relative to the greatest; writes that score and the weights' sum. */
-static void weigh(float *scores, int64_t tokens, float *most, float *sum)
-{
-    *most = scores[0], *sum = 0.0f;
-    for (int64_t t = 1; t < tokens; t++)
-        *most = scores[t] > *most ? scores[t] : *most;
-    for (int64_t t = 0; t < tokens; t++)
-        scores[t] = exponential(scores[t] - *most);
-    for (int64_t t = 0; t < tokens; t++)
-        *sum += scores[t];
-}
-
 /* Tokens of a chunk that an entry attends to, itself and those before. */
 static int64_t seen_by(const Entry *e, int64_t first)
 {
     return greater(lesser(e->position + 1 - first, CHUNK), 0);
 }
 
-/* The scores of one key head's queries of a token, as weights; `s->rows` holds the keys. */
-static void score(const Decoder *d, const Layer *layer, int64_t entry, int64_t head, int64_t tokens,
-                  float *parts, float *scores, const Scratch *s)
+/* The queries of a token that read one key head, scaled, with zeros up to a row. */
+static void ask(const Decoder *d, const Layer *layer, int64_t entry, int64_t head, float *out)
 {
     const Model *m = &d->model;
     const Entry *e = &d->entries[entry];
     int64_t size = m->head_size, row = e->sequence->row_stride, queries = m->heads / m->key_heads;
     const float *projected = d->projections + entry * d->projected + head * queries * size;
     float scale = 1.0f / sqrtf((float)size);
-    for (int64_t q = 0; q < queries; q++, scores += CHUNK, parts += e->chunks * (row + 2)) {
-        rotate(d, e, projected + q * size, layer->query_norm, s->query);
+    for (int64_t q = 0; q < queries; q++, projected += size, out += row) {
+        rotate(d, e, projected, layer->query_norm, out);
         for (int64_t i = 0; i < row; i++)
-            s->query[i] = i < size ? s->query[i] * scale : 0.0f;
-        for (int64_t t = 0; t < tokens; t++) {
-            lanes score = {0};
-            for (int64_t i = 0; i < row; i += LANES)
-                score += load(s->rows + t * row + i) * load(s->query + i);
-            scores[t] = total(score);
-        }
-        weigh(scores, tokens, parts + row, parts + row + 1);
+            out[i] = i < size ? out[i] * scale : 0.0f;
     }
 }
 
-/* The weighted sums of the values, which `s->rows` holds. */
-static void sum_up(const Decoder *d, const Entry *e, int64_t tokens, float *parts,
-                   const float *scores, const Scratch *s)
+/* What a token sees of one chunk of one key head. */
+typedef struct {
+    const number *keys, *values; /* (tokens, row) */
+    int64_t tokens, row;
+} Seen;
+
+/* The products of `count` queries with each key. What is read after that is fetched. */
+ALWAYS_INLINE void score(Seen seen, const float *queries, float *scores, const int count)
 {
-    int64_t row = e->sequence->row_stride, queries = d->model.heads / d->model.key_heads;
-    for (int64_t q = 0; q < queries; q++, scores += CHUNK, parts += e->chunks * (row + 2))
+    const number *keys = seen.keys, *values = seen.values;
+    int64_t row = seen.row;
+    for (int64_t t = 0; t < seen.tokens; t++, keys += row, values += row) {
+        lanes sums[FEW] = {0};
         for (int64_t i = 0; i < row; i += LANES) {
-            const float *value = s->rows + i;
-            lanes even = {0}, odd = {0};
-            for (int64_t t = 0; t + 1 < tokens; t += 2, value += 2 * row) {
-                even += load(value) * scores[t];
-                odd += load(value + row) * scores[t + 1];
-            }
-            if (tokens % 2)
-                even += load(value) * scores[tokens - 1];
-            even += odd;
-            memcpy(parts + i, &even, sizeof even);
+            __builtin_prefetch(values + i);
+            __builtin_prefetch(keys + CHUNK * row + i);
         }
+        for (int64_t i = 0; i < row; i += LANES) {
+            lanes key = widened(keys + i);
+            for (int q = 0; q < count; q++)
+                sums[q] += key * load(queries + q * row + i);
+        }
+        for (int q = 0; q < count; q++)
+            scores[q * CHUNK + t] = total(sums[q]);
+    }
+}
+
+/* CHUNK scores, the first `tokens` of which count, to weights relative to the greatest; the others
+   become 0. Writes that score and the weights' sum. */
+static void weigh(float *scores, int64_t tokens, float *most, float *sum)
+{
+    lanes all = {0};
+    float greatest[LANES];
+    for (int64_t t = tokens; t < CHUNK; t++)
+        scores[t] = scores[0];
+    memcpy(greatest, scores, sizeof greatest);
+    for (int64_t t = LANES; t < CHUNK; t += LANES)
+        for (int i = 0; i < LANES; i++)
+            greatest[i] = scores[t + i] > greatest[i] ? scores[t + i] : greatest[i];
+    for (int i = 1; i < LANES; i++)
+        greatest[0] = greatest[i] > greatest[0] ? greatest[i] : greatest[0];
+    float base = greatest[0];
+    for (int64_t t = 0; t < CHUNK; t++)
+        scores[t] = exponential(scores[t] - base);
+    for (int64_t t = tokens; t < CHUNK; t++)
+        scores[t] = 0.0f;
+    for (int64_t t = 0; t < CHUNK; t += LANES)
+        all += load(scores + t);
+    *most = base, *sum = total(all);
+}
+
+/* The values, summed by `count` queries' weights; each sum stands `apart` floats further. */
+ALWAYS_INLINE void sum_up(Seen seen, const float *weights, float *out, int64_t apart,
+                          const int count)
+{
+    int64_t tokens = seen.tokens, row = seen.row;
+    for (int64_t i = 0; i < row; i += LANES) {
+        lanes sums[FEW][2] = {0};
+        const number *value = seen.values + i;
+        for (int64_t t = 0; t + 1 < tokens; t += 2, value += 2 * row) {
+            lanes even = widened(value), odd = widened(value + row);
+            for (int q = 0; q < count; q++) {
+                sums[q][0] += even * weights[q * CHUNK + t];
+                sums[q][1] += odd * weights[q * CHUNK + t + 1];
+            }
+        }
+        if (tokens % 2)
+            for (int q = 0; q < count; q++)
+                sums[q][0] += widened(value) * weights[q * CHUNK + tokens - 1];
+        for (int q = 0; q < count; q++) {
+            lanes sum = sums[q][0] + sums[q][1];
+            memcpy(out + q * apart + i, &sum, sizeof sum);
+        }
+    }
+}
+
+ALWAYS_INLINE void look(Seen seen, const float *queries, float *scores, float *out, int64_t apart,
+                        const int count)
+{
+    score(seen, queries, scores, count);
+    for (int q = 0; q < count; q++, scores += CHUNK) {
+        float *most = out + q * apart + seen.row;
+        weigh(scores, seen.tokens, most, most + 1);
+    }
+    sum_up(seen, scores - count * CHUNK, out, apart, count);
 }
 
 /* How one key head's queries attend to one chunk of a sequence's cache: for each query of each of
@@ -116,10 +156,8 @@ static void attend(const Decoder *d, int64_t index, int64_t piece, const Scratch
     const Sequence *sequence = e->sequence;
     int64_t head = piece / e->chunks, chunk = piece % e->chunks, first = chunk * CHUNK;
     int64_t row = sequence->row_stride, queries = m->heads / m->key_heads;
-    int64_t tokens = lesser(sequence->length + sequence->count - first, CHUNK);
     int64_t at = index * sequence->layer_stride + head * sequence->head_stride + first * row;
     number *keys = sequence->keys + at, *values = sequence->values + at;
-    int64_t offset = (head * queries * e->chunks + chunk) * (row + 2);
     const Entry *end = e + sequence->count;
     for (const Entry *own = e; own < end; own++) {
         int64_t place = own->position - first;
@@ -127,17 +165,23 @@ static void attend(const Decoder *d, int64_t index, int64_t piece, const Scratch
             remember(d, layer, own - d->entries, head, s->query, keys + place * row,
                      values + place * row);
     }
-    widen_rows(keys, tokens * row, s->rows);
-    float *scores = s->scores;
-    for (const Entry *own = e; own < end; own++, scores += queries * CHUNK)
-        if (seen_by(own, first))
-            score(d, layer, own - d->entries, head, seen_by(own, first), own->partial + offset,
-                  scores, s);
-    widen_rows(values, tokens * row, s->rows);
-    scores = s->scores;
-    for (const Entry *own = e; own < end; own++, scores += queries * CHUNK)
-        if (seen_by(own, first))
-            sum_up(d, own, seen_by(own, first), own->partial + offset, scores, s);
+    for (; e < end; e++) {
+        Seen seen = {keys, values, seen_by(e, first), row};
+        int64_t apart = e->chunks * (row + 2);
+        float *query = s->query, *part = e->partial + head * queries * apart + chunk * (row + 2);
+        if (!seen.tokens)
+            continue;
+        ask(d, layer, e - d->entries, head, query);
+        for (int64_t q = queries; q > 0; q -= FEW, query += FEW * row, part += FEW * apart)
+            if (q == 1)
+                look(seen, query, s->scores, part, apart, 1);
+            else if (q == 2)
+                look(seen, query, s->scores, part, apart, 2);
+            else if (q == 3)
+                look(seen, query, s->scores, part, apart, 3);
+            else
+                look(seen, query, s->scores, part, apart, FEW);
+    }
 }
 
 /* Joins what the chunks gave into the input of the output projection. */

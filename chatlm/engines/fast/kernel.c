@@ -327,8 +327,7 @@ static bool furnish(Decoder *d)
     d->hidden = padded(m->hidden, STEP), d->inner = padded(m->inner, STEP);
     d->attended = padded(m->heads * m->head_size, STEP);
     d->projected = padded((m->heads + 2 * m->key_heads) * m->head_size, LANES);
-    int64_t scores = MOST * queries * CHUNK;
-    int64_t own = MOST * (d->hidden + d->attended) + row + scores + CHUNK * row;
+    int64_t own = MOST * (d->hidden + d->attended) + queries * row + FEW * CHUNK;
     int64_t all = MOST * (d->hidden + d->projected + 2 * d->inner) + d->threads * own;
     d->memory = aligned_alloc(64, (size_t)all * sizeof(float));
     d->scratch = calloc((size_t)d->threads, sizeof *d->scratch);
@@ -342,8 +341,7 @@ static bool furnish(Decoder *d)
     for (int i = 0; i < d->threads; i++) {
         Scratch *s = &d->scratch[i];
         s->vector = take(&at, MOST * d->hidden), s->attended = take(&at, MOST * d->attended);
-        s->query = take(&at, row), s->scores = take(&at, scores);
-        s->rows = take(&at, CHUNK * row);
+        s->query = take(&at, queries * row), s->scores = take(&at, FEW * CHUNK);
     }
     return true;
 }
@@ -432,7 +430,8 @@ int decode(Decoder *d, const Sequence *sequences, int64_t count, const int64_t *
     d->logits = logits;
     for (int64_t e = 0; e < d->entry_count; e++) {
         const number *embedding = d->model.embedding + tokens[e] * d->model.hidden;
-        widen_rows(embedding, d->model.hidden, d->stream + e * d->hidden);
+        for (int64_t i = 0; i < d->model.hidden; i++)
+            d->stream[e * d->hidden + i] = to_float(embedding[i]);
     }
     start(d, 0, false);
     work(d, &d->scratch[0]);

@@ -13,14 +13,6 @@ typedef struct {
     float scale;
 } Addition;
 
-static inline lanes widened(const number *from)
-{
-    float wide[LANES];
-    for (int i = 0; i < LANES; i++)
-        wide[i] = to_float(from[i]);
-    return load(wide);
-}
-
 /* scale * down x: (rank,). x has `width` floats. */
 static void project_down(const Addition *a, const float *x, float *low)
 {

@@ -58,7 +58,7 @@ typedef struct {
 
 /* What a thread needs for itself; whatever is for one token is there for each. */
 typedef struct {
-    float *vector, *attended, *low, *query, *scores, *rows;
+    float *vector, *attended, *low, *query, *scores;
     unsigned job;
     int64_t phase; /* `vector`, `attended` and `low` are prepared for it */
 } Scratch;

@@ -84,6 +84,14 @@ static inline float to_float(number value) { return from_bf16(value); }
 static inline number to_number(float value) { return to_bf16(value); }
 #endif
 
+static inline lanes widened(const number *from)
+{
+    float wide[LANES];
+    for (int i = 0; i < LANES; i++)
+        wide[i] = to_float(from[i]);
+    return load(wide);
+}
+
 /* e to the power of a value up to 88, within two units in the last place; loops of it vectorise. */
 static inline float exponential(float value)
 {
