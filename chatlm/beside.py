@@ -75,7 +75,8 @@ class SideChat(Protocol):
             with no setting left open but perhaps the seed.
 
         Raises:
-            UsageError: there is no such template, or a plugin refuses the message.
+            MessageRefused: a plugin has no answer to this message.
+            UsageError: the set-up does not work, such as a template or an index that is gone.
             ContextTooLong, ModelError: as `Engine.stream`.
         """
         ...

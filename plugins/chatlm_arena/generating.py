@@ -16,12 +16,12 @@ from chatlm import (
     EngineEvent,
     Finished,
     Fitted,
+    MessageRefused,
     Request,
     Sampling,
     SideChat,
     StopReason,
     Usage,
-    UsageError,
     stream_many,
 )
 from chatlm_arena.contestants import Contestant
@@ -50,7 +50,8 @@ class Order:
 class Answering:
     """One reply as it grows; `reply` may be read at any time.
 
-    What the contestant refuses, or has no room for, is its reply, with the stop reason `error`.
+    A message that the contestant refuses, or has no room for, has that as its reply, with the stop
+    reason `error`.
 
     Args:
         order: what is wanted.
@@ -72,7 +73,7 @@ class Answering:
             the whole text so far.
 
         Raises:
-            ChatlmError: the set-up does not work, such as a model or adapter that is not there.
+            ChatlmError: the set-up does not work, such as an adapter or an index that is gone.
         """
         yield ""
         if self.begin():
@@ -90,7 +91,7 @@ class Answering:
         try:
             self._request = seeded(chat.request(order.prompt), order.seed)
             self._model = chat.engine.info.model
-        except (UsageError, ContextTooLong) as error:
+        except (MessageRefused, ContextTooLong) as error:
             self._refuse(error)
             return False
         except ChatlmError:
@@ -105,7 +106,7 @@ class Answering:
                 for event in events:
                     self.take(event)
                     yield self._text
-        except (UsageError, ContextTooLong) as error:
+        except (MessageRefused, ContextTooLong) as error:
             self._refuse(error)
             yield self._text
         except ChatlmError:
@@ -193,7 +194,7 @@ def _of_one_model(answerings: dict[int, Answering]) -> Iterator[tuple[int, Match
                 if isinstance(event, Finished):
                     del left[at]
                     yield at, answerings[at].reply
-    except (UsageError, ContextTooLong):  # one of them; each is told by itself
+    except (MessageRefused, ContextTooLong):  # one of them; each is told by itself
         for at in left:
             again = Answering(answerings[at].order)
             if again.begin():

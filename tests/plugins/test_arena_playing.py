@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import chatlm_rag.plugin
+import chatlm_templates.plugin
 from chatlm import ChatlmError, Sampling, Setup, StopReason, UsageError
 from chatlm.config import Config
 from chatlm.engines.local import LocalEngine
@@ -18,7 +20,7 @@ from chatlm.errors import ContextTooLong, EngineError, OutOfMemoryError
 from chatlm.generation import Engine
 from chatlm.plugins import PluginHost
 from chatlm.sidechats import OwnSideChats
-from chatlm_arena.contestants import Contestant
+from chatlm_arena.contestants import Contestant, with_index
 from chatlm_arena.elo import EloRules
 from chatlm_arena.generating import Order, Seat, generate
 from chatlm_arena.keeping import ArenaStore
@@ -27,6 +29,7 @@ from chatlm_arena.pairing import Pairing
 from chatlm_arena.playing import Play, Spoke, choose
 from chatlm_arena.records import ImportedVote, Side
 from chatlm_arena.votes import Verdict
+from tests.plugins import rag_chats
 from tests.plugins.arena import COLD, HOT, played, two
 
 
@@ -145,6 +148,42 @@ def test_what_has_no_room_is_a_reply(store: ArenaStore) -> None:
     kept = store.match(1)
     reasons = {r.stop_reason for r in (*kept.left_replies, *kept.right_replies)}
     assert reasons == {StopReason.ERROR, StopReason.END}
+
+
+def with_plugins(store: ArenaStore, engine: Engine, *setups: Setup) -> Play:
+    """A match of set-ups with the indices and the templates."""
+    left, right = (store.add_contestant(f"c{at}", setup) for at, setup in enumerate(setups))
+    host = PluginHost([("rag", chatlm_rag.plugin), ("templates", chatlm_templates.plugin)])
+    side = OwnSideChats(Config(), host, lambda m, r: engine, lambda w: None)
+    return Play(store, side, left, right, same_seed=False, draw=random.Random(0))
+
+
+def test_that_an_index_has_nothing_is_a_reply(store: ArenaStore, home: Path) -> None:
+    with rag_chats.house(home):
+        match = with_plugins(store, ScriptedEngine("Far."), with_index(Setup(), "house"), Setup())
+        said = run(match.send(rag_chats.SPACE))
+    assert said["left"].startswith("Nothing relevant in house")
+    assert said["right"] == "Far."
+    assert match.can_vote
+
+
+@pytest.mark.parametrize(
+    ("setup", "what"),
+    [
+        (with_index(Setup(), "gone"), "There is no index 'gone'"),
+        (Setup(template="gone"), "There is no template 'gone'"),
+        (Setup(kept={"templates": {"template": "gone"}}), "There is no template 'gone'"),
+        (Setup(template="translate"), "needs language"),
+    ],
+)
+def test_a_set_up_that_cannot_answer_gets_no_vote(
+    store: ArenaStore, home: Path, setup: Setup, what: str
+) -> None:
+    match = with_plugins(store, ScriptedEngine("fine", "fine"), setup, Setup())
+    with pytest.raises(UsageError, match=what):
+        run(match.send("Hello?"))
+    assert not match.can_vote
+    assert store.match(1).left_replies == ()
 
 
 def test_a_failure_is_told_and_no_vote_can_be_given(store: ArenaStore) -> None:
