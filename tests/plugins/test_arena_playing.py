@@ -30,7 +30,7 @@ from chatlm_arena.playing import Play, Spoke, choose
 from chatlm_arena.records import ImportedVote, Side
 from chatlm_arena.votes import Verdict
 from tests.plugins import rag_chats
-from tests.plugins.arena import COLD, HOT, played, two
+from tests.plugins.arena import HOT, played, two
 
 
 @pytest.fixture
@@ -118,8 +118,8 @@ def test_the_same_seed_on_both_sides(store: ArenaStore) -> None:
 
 
 def test_a_seed_of_its_own_stays(store: ArenaStore) -> None:
-    store.add_contestant("one", Setup(sampling=Sampling(seed=7)))
-    store.add_contestant("other", Setup(sampling=Sampling(seed=7)))
+    for name in ("one", "other"):
+        store.add_contestant(name, Setup(system=name, sampling=Sampling(seed=7)))
     engine = ScriptedEngine("a", "b")
     match = play(store, engine)
     run(match.send("Hello?"))
@@ -213,7 +213,7 @@ def test_one_contestant_is_not_enough(store: ArenaStore) -> None:
 
 def test_the_rarest_pair_plays_next(store: ArenaStore) -> None:
     hot, cold = two(store)
-    store.add_contestant("new", COLD)
+    store.add_contestant("new", Setup())
     played(store, hot, cold, Verdict.LEFT)
     for _ in range(5):
         pair = {c.name for c in choose(store, Pairing.ROUND_ROBIN, random.Random(0))}
@@ -250,7 +250,7 @@ def test_orders_of_one_model_come_together(store: ArenaStore) -> None:
     with OwnSideChats(Config(), PluginHost(), opens, lambda w: None) as side:
         orders = []
         for number, model in enumerate(("b", "a", "b")):
-            contestant = store.add_contestant(str(number), Setup(model=model))
+            contestant = Contestant(number, str(number), Setup(model=model))
             seat = Seat(contestant, side.begin(Setup(model=model)))
             orders.append(Order(seat, "Hello?", 0))
         assert [at for at, _ in generate(orders)] == [1, 0, 2]
@@ -260,9 +260,9 @@ def test_orders_of_one_model_come_together(store: ArenaStore) -> None:
 def test_with_the_real_model_and_one_seed_equal_set_ups_say_the_same(
     store: ArenaStore, engine: LocalEngine
 ) -> None:
-    setup = Setup(sampling=Sampling(temperature=1.0, max_tokens=12))
-    store.add_contestant("one", setup)
-    store.add_contestant("other", setup)
+    sampling = Sampling(temperature=1.0, max_tokens=12)
+    store.add_contestant("one", Setup(sampling=sampling))
+    store.add_contestant("other", Setup(model="smollm2-135m-instruct", sampling=sampling))
 
     class Borrowed:
         def __getattr__(self, name: str) -> object:

@@ -48,6 +48,18 @@ def test_names_are_taken_once(store: ArenaStore) -> None:
         store.contestant("warm")
 
 
+def test_a_set_up_is_taken_once(store: ArenaStore) -> None:
+    two(store)
+    with pytest.raises(
+        UsageError, match=r"hot is that already: the model in use, temperature 1\.3"
+    ):
+        store.add_contestant("warm", HOT)
+    with pytest.raises(UsageError, match="hot is that already"):
+        store.edit_contestant("cold", HOT)
+    store.edit_contestant("hot", Setup())
+    store.add_contestant("warm", HOT)
+
+
 def test_another_set_up_begins_without_votes(store: ArenaStore) -> None:
     hot, cold = two(store)
     played(store, hot, cold, L)
@@ -64,7 +76,7 @@ def test_another_set_up_does_not_take_over_what_was_said(store: ArenaStore) -> N
     said = store.add_run_reply(run, 0, reply_of(hot, "Hot."))
     store.edit_contestant("hot", Setup(adapter="pirate"))
     assert store.contestant("hot").id != said.contestant_id
-    store.edit_contestant("cold", Setup(adapter="pirate"))
+    store.edit_contestant("cold", Setup(adapter="instruct"))
     assert store.contestant("cold").id == cold.id  # said nothing yet
 
 

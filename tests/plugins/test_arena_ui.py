@@ -24,7 +24,7 @@ from chatlm_arena.screens.states import State
 from chatlm_arena.screens.work import Answered, ArenaWork
 from chatlm_arena.settings import Settings
 from chatlm_arena.votes import Verdict
-from tests.plugins.arena import played, two
+from tests.plugins.arena import HOT, played, two
 from tests.plugins.ui import RememberingUi
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
 from tests.tui.support import StillEngine, plain
@@ -204,7 +204,7 @@ async def test_hostile_names_are_only_drawn(home: Path) -> None:
     names = ("[/] [red]x", "[b]y[/b]]")
     with keeping.opened() as store:
         for name in names:
-            store.add_contestant(name, Setup(system="[/bad] [red]"))
+            store.add_contestant(name, Setup(system=f"[/bad] [red] {name}"))
     app, shown, _ = arena("Hi.")
     async with app.run_test(size=(120, 30)) as pilot:
         await ask(pilot, shown, "Who?")
@@ -212,16 +212,19 @@ async def test_hostile_names_are_only_drawn(home: Path) -> None:
         await settled(pilot, lambda: shown.state is State.REVEALED)
         seen = everything_visible(pilot)
         assert all(name in seen for name in names)
-        assert "system “[/bad] [red]”" in seen
+        assert "system “[/bad] [red]" in seen
 
 
 async def test_in_the_chat(home: Path) -> None:
     async with screen(chatlm_arena.plugin, replies=["a", "b"]) as shown:
         await shown.type("/arena add one")
         assert any("One more, and /arena can begin" in notice for notice in shown.notices)
+        await shown.type("/arena add one")
+        assert any("one already" in notice for notice in shown.notices)
         await shown.type("/arena add two")
-        await shown.type("/arena add two")
-        assert any("two already" in notice for notice in shown.notices)
+        assert any("one is that already" in notice for notice in shown.notices)
+        with keeping.opened() as store:
+            store.add_contestant("two", HOT)
         await shown.type("/arena fly")
         await shown.type("/arena")
         await on_top(shown, ArenaScreen)

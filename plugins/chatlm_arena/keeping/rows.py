@@ -113,6 +113,18 @@ def needed(db: sqlite3.Connection, name: str) -> Contestant:
     return found
 
 
+def refuse_twin(db: sqlite3.Connection, name: str, setup: Setup | None) -> None:
+    """Raise a UsageError where a contestant of another name has the very set-up."""
+    for row in db.execute("SELECT * FROM contestant WHERE gone IS NULL AND name <> ?", (name,)):
+        there = to_contestant(row)
+        if setup is not None and there.setup == setup:
+            raise UsageError(
+                f"{there.name} is that already: {there.told}.",
+                hint="Between two that are the same only chance decides. Change something, such as"
+                " the temperature.",
+            )
+
+
 def to_contestant(row: sqlite3.Row) -> Contestant:
     """A contestant from its row."""
     setup = row["setup"]
