@@ -19,8 +19,9 @@ from tests.end_to_end.terminal import CTRL_Q, ENTER, ESCAPE, Terminal, has
 from tests.plugins.arena import chatlm
 
 QUESTION = "Name a colour."
-ASK, VOTE = has("Type a message that both shall answer"), has("Which answer is better?")
-REVEALED = has("Enter begins the next match", "Elo", "hot", "cold")
+ASK = has("Type a message that both shall answer", "esc close")
+VOTE = has("Which answer is better?", "b both bad")
+REVEALED = has("Enter begins the next match", "Elo", "hot", "cold", "u undo")
 
 
 @pytest.fixture
