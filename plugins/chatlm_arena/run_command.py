@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,7 @@ def run(
     with keeping.opened() as store:
         playing = chosen(store, names)
         plan = Plan(asked, playing, max_tokens, seed)
-        with side_chats(load_config(), _say) as chats:
+        with _says_how_to_go_on(), side_chats(load_config(), _say) as chats:
             tournament = Tournament(store, chats, plan)
             _watch("Answers", tournament.answer(), plan.replies)
             if judges == ("human",):
@@ -200,6 +201,15 @@ def _in_words(told: dict[str, object]) -> str:
     return visible("\n".join(lines))
 
 
+@contextmanager
+def _says_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, click.Abort):
+        _say("Stopped. What is done is stored; the same command goes on from there.")
+        raise
+
+
 def _watch(label: str, steps: Iterator[int], total: int) -> None:
     """Pull all steps, with a bar on a terminal and a line for each tenth elsewhere."""
     if sys.stderr.isatty():
@@ -268,4 +278,6 @@ def blind(match: Match, title: str) -> str:
 
 
 def _say(words: str) -> None:
-    click.echo(one_line(words, 120), err=True)
+    """Say a line, on a terminal in place of a bar, which is drawn again below."""
+    over = "\r\x1b[K" if sys.stderr.isatty() else ""
+    click.echo(over + one_line(words, 120), err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from chatlm import Sampling, Setup
 from chatlm_arena import keeping
 from chatlm_arena.judging import CRITERIA
-from tests.end_to_end.terminal import CTRL_Q, ENTER, ESCAPE, Terminal, has
+from tests.end_to_end.terminal import CTRL_C, CTRL_Q, ENTER, ESCAPE, Terminal, has
 from tests.plugins.arena import chatlm
 
 QUESTION = "Name a colour."
@@ -111,6 +112,21 @@ def test_kill_9_in_a_match_loses_no_vote(open_arena: Callable[[], Terminal]) -> 
     assert terminal.wait_to_end() is None
     assert games() == {"hot": 2, "cold": 2}
     assert open_arena().wait_for(ASK)
+
+
+def test_a_tournament_that_is_stopped_says_how_to_go_on(
+    open_arena: Callable[[], Terminal], chat_home: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(f'{{"prompt": "Count to {n}."}}\n' for n in range(500)))
+    running = Terminal(chat_home, "arena", "run", "--prompts", str(path), "--judge", "human")
+    running.wait_for(
+        lambda shown: re.search(r"^\S+: loading\nAnswers .* 0%  \d", shown, re.MULTILINE)
+    )
+    running.type(CTRL_C)
+    running.wait_for(has("the same command goes on from there"))
+    assert running.wait_to_end() == 130
+    assert 0 < len(replies(chat_home)) < 1000
 
 
 def replies(home: Path) -> list[tuple[int, str]]:
