@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -22,9 +22,11 @@ from chatlm import (
     SideChat,
     StopReason,
     Usage,
+    UsageError,
+    one_line,
     stream_many,
 )
-from chatlm_arena.contestants import Contestant
+from chatlm_arena.contestants import LONGEST_NAME, Contestant
 from chatlm_arena.records import MatchReply
 
 
@@ -164,7 +166,8 @@ def generate(orders: Sequence[Order]) -> Iterator[tuple[int, MatchReply]]:
         the index of an order, and the reply.
 
     Raises:
-        ChatlmError: as `Answering.run`; what was yielded before stands.
+        UsageError: a contestant's set-up does not work; whose is said. What was yielded before
+            stands.
     """
     by_model = sorted(range(len(orders)), key=lambda at: orders[at].seat.chat.setup.model)
     for _, places in groupby(by_model, key=lambda at: orders[at].seat.chat.setup.model):
@@ -175,7 +178,7 @@ def _of_one_model(answerings: dict[int, Answering]) -> Iterator[tuple[int, Match
     """Answer orders of one model, together where its engine can do that."""
     asked = []
     for at, answering in answerings.items():
-        if not answering.begin():
+        if not _begun(answering):
             yield at, answering.reply
         elif answering.request.complete:
             yield from _alone(at, answering)
@@ -194,19 +197,35 @@ def _of_one_model(answerings: dict[int, Answering]) -> Iterator[tuple[int, Match
                 if isinstance(event, Finished):
                     del left[at]
                     yield at, answerings[at].reply
-    except (MessageRefused, ContextTooLong):  # one of them; each is told by itself
+    except ChatlmError:  # of one of them; each is told by itself
         for at in left:
             again = Answering(answerings[at].order)
-            if again.begin():
+            if _begun(again):
                 yield from _alone(at, again)
             else:
                 yield at, again.reply
 
 
+def _begun(answering: Answering) -> bool:
+    with _named(answering.order.seat.contestant):
+        return answering.begin()
+
+
 def _alone(at: int, answering: Answering) -> Iterator[tuple[int, MatchReply]]:
-    for _ in answering.grow():
-        pass
+    with _named(answering.order.seat.contestant):
+        for _ in answering.grow():
+            pass
     yield at, answering.reply
+
+
+@contextmanager
+def _named(contestant: Contestant) -> Iterator[None]:
+    """Say who could not answer where the reason alone would not tell."""
+    try:
+        yield
+    except ChatlmError as error:
+        name = one_line(contestant.name, LONGEST_NAME)
+        raise UsageError(f"{name} could not answer. {error.message}", hint=error.hint) from error
 
 
 def seeded(request: Request, seed: int | None) -> Request:
