@@ -79,6 +79,7 @@ def run(
 
     if "human" in judges and len(judges) > 1:
         raise UsageError("You judge alone.", hint="Run it once more with the models as judges.")
+    by_models = judges != ("human",)
     asked = prompts.read(path.expanduser(), most)
     with keeping.opened() as store:
         playing = chosen(store, names)
@@ -86,17 +87,17 @@ def run(
         with _says_how_to_go_on(), side_chats(load_config(), _say) as chats:
             tournament = Tournament(store, chats, plan)
             _watch("Answers", tournament.answer(), plan.replies)
-            if judges == ("human",):
-                _judge_by_hand(tournament, likert)
-            else:
+            if by_models:
                 models = judges_of(judges, playing)
                 pairs = len(asked) * len(playing) * (len(playing) - 1) // 2
                 _watch("Verdicts", tournament.judge(models), pairs)
                 if likert:
                     total = len(asked) * len(playing) * len(models) * 3
                     _watch("Ratings", tournament.rate(models), total)
+            else:
+                _judge_by_hand(tournament, likert)
         told = outcome(tournament)
-    click.echo(dump_json(told) if as_json else _in_words(told))
+    click.echo(dump_json(told) if as_json else _in_words(told, by_models=by_models))
 
 
 @click.command()
@@ -185,12 +186,13 @@ def outcome(tournament: Tournament) -> dict[str, object]:
     }
 
 
-def _in_words(told: dict[str, object]) -> str:
-    lines = [
-        f"{told['votes']} matches have a verdict, {told['undecided']} have none. "
-        f"{told['disagreements']} verdicts changed with the order and are ties; judges were asked "
-        f"again {told['retries']} times."
-    ]
+def _in_words(told: dict[str, object], *, by_models: bool) -> str:
+    lines = [f"Matches with a verdict: {told['votes']}, without: {told['undecided']}."]
+    if by_models:
+        lines.append(
+            f"Verdicts that changed with the order, and so are ties: {told['disagreements']}. "
+            f"Times that a judge was asked again: {told['retries']}."
+        )
     table = told["contestants"]
     if isinstance(table, list):
         for row in table:

@@ -165,7 +165,7 @@ def test_a_tournament_goes_on_after_kill_9_and_a_person_judges(
                 judging.wait_for(has(f"{side}: {criterion}, -2 to 2:"))
                 judging.type("1" + ENTER)
                 judging.wait_for(has(f"{side}: {criterion}, -2 to 2: 1"))
-    judging.wait_for(has("2 matches have a verdict", "factual accuracy 1.00"))
+    judging.wait_for(has("Matches with a verdict: 2, without: 0.", "factual accuracy 1.00"))
     assert judging.wait_to_end() == 0
     assert replies(chat_home)[: len(before)] == before
     assert len(replies(chat_home)) == 6
