@@ -207,20 +207,20 @@ def _of_one_model(answerings: dict[int, Answering]) -> Iterator[tuple[int, Match
 
 
 def _begun(answering: Answering) -> bool:
-    with _named(answering.order.seat.contestant):
+    with naming(answering.order.seat.contestant):
         return answering.begin()
 
 
 def _alone(at: int, answering: Answering) -> Iterator[tuple[int, MatchReply]]:
-    with _named(answering.order.seat.contestant):
+    with naming(answering.order.seat.contestant):
         for _ in answering.grow():
             pass
     yield at, answering.reply
 
 
 @contextmanager
-def _named(contestant: Contestant) -> Iterator[None]:
-    """Say who could not answer where the reason alone would not tell."""
+def naming(contestant: Contestant) -> Iterator[None]:
+    """Say who could not answer, which the reason alone would not tell."""
     try:
         yield
     except ChatlmError as error:

@@ -119,6 +119,7 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     """
     from chatlm import side_chats
     from chatlm_arena import keeping, overlap
+    from chatlm_arena.generating import naming
 
     try:
         text = path.expanduser().read_text(encoding="utf-8").strip()
@@ -130,7 +131,8 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     with side_chats(load_config(), _say) as chats:
         for contestant in playing:
             if contestant.setup is not None:
-                found = overlap.surprise(chats.begin(contestant.setup), prompt, text)
+                with naming(contestant):
+                    found = overlap.surprise(chats.begin(contestant.setup), prompt, text)
                 rows.append(
                     {
                         "name": contestant.name,

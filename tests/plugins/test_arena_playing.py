@@ -262,7 +262,7 @@ def test_with_the_real_model_and_one_seed_equal_set_ups_say_the_same(
 ) -> None:
     sampling = Sampling(temperature=1.0, max_tokens=12)
     store.add_contestant("one", Setup(sampling=sampling))
-    store.add_contestant("other", Setup(model="smollm2-135m-instruct", sampling=sampling))
+    store.add_contestant("other", Setup(model="other", sampling=sampling))
 
     class Borrowed:
         def __getattr__(self, name: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import ChatlmError, Setup, UsageError
+from chatlm import ChatlmError, Setup, UsageError, load_config
 from chatlm_arena import reading, writing
 from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.records import ImportedVote
@@ -54,6 +55,9 @@ def test_a_set_up_is_taken_once(store: ArenaStore) -> None:
         UsageError, match=r"hot is that already: the model in use, temperature 1\.3"
     ):
         store.add_contestant("warm", HOT)
+    named = dataclasses.replace(HOT, model=load_config().model)
+    with pytest.raises(UsageError, match="hot is that already"):
+        store.add_contestant("warm", named)
     with pytest.raises(UsageError, match="hot is that already"):
         store.edit_contestant("cold", HOT)
     store.edit_contestant("hot", Setup())
