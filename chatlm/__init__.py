@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from chatlm.beside import Setup, SideChat, SideChats
     from chatlm.config import Config, load_config
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
-    from chatlm.errors import ChatlmError, ContextTooLong, ModelError, UsageError
+    from chatlm.errors import ChatlmError, ContextTooLong, MessageRefused, ModelError, UsageError
     from chatlm.events import Delta, EngineEvent, Finished, Fitted
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import write_atomically
@@ -66,6 +66,7 @@ _WHERE = {
     "Finished": "chatlm.events",
     "Fitted": "chatlm.events",
     "Message": "chatlm.messages",
+    "MessageRefused": "chatlm.errors",
     "ModelError": "chatlm.errors",
     "ModelLocation": "chatlm.models",
     "Panel": "chatlm.extending",
@@ -128,6 +129,7 @@ __all__ = [
     "Finished",
     "Fitted",
     "Message",
+    "MessageRefused",
     "ModelError",
     "ModelLocation",
     "Panel",

@@ -68,6 +68,15 @@ class SideChat(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """See that the set-up works, as far as that is known without loading the model.
+
+        Raises:
+            ModelError: the model is not here, or cannot be used.
+            ChatlmError: something else is missing, such as an adapter, a template or an index.
+        """
+        ...
+
     def request(self, text: str) -> Request:
         """What is sent for the next message, after all plugins had their say.
 
@@ -75,7 +84,8 @@ class SideChat(Protocol):
             with no setting left open but perhaps the seed.
 
         Raises:
-            UsageError: there is no such template, or a plugin refuses the message.
+            MessageRefused: a plugin has no answer to this message.
+            UsageError: the set-up does not work, such as a template or an index that is gone.
             ContextTooLong, ModelError: as `Engine.stream`.
         """
         ...

@@ -28,6 +28,10 @@ class UsageError(ChatlmError):
     exit_code = 2
 
 
+class MessageRefused(UsageError):
+    """A plugin has no answer to this message; to others there may be one."""
+
+
 class ConfigError(ChatlmError):
     """The config file cannot be read or holds a wrong value."""
 

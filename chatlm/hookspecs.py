@@ -121,7 +121,8 @@ def write_message(conversation: Conversation, text: str) -> str | UsageError | N
     """Make the message of what the person typed; the first plugin that returns one decides.
 
     The typed words are kept beside it, shown, searched for passages and offered to edit. A
-    `UsageError` that is returned refuses them: nothing is sent, and the person is told why.
+    `UsageError` that is returned refuses them: nothing is sent, and the person is told why. Make it
+    a `MessageRefused` where other words would be answered.
     """
 
 

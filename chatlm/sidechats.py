@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
 from chatlm.beginning import opening
 from chatlm.beside import Setup
 from chatlm.config import Config
-from chatlm.errors import OutOfMemoryError
+from chatlm.errors import MessageRefused, OutOfMemoryError
 from chatlm.events import EngineEvent
 from chatlm.generation import Engine, Request
 from chatlm.models.memory import has_room
@@ -22,6 +22,9 @@ from chatlm.store import Store
 
 OpenModel = Callable[[str, Callable[[str], None]], Engine]
 """Opens a model by its name; calls the function with a few words on what it is doing."""
+
+TRIAL = "Hello."
+"""The message by which a set-up is tried."""
 
 
 class OwnSideChats:
@@ -57,9 +60,13 @@ class OwnSideChats:
         """A new chat."""
         return OwnSideChat(self, setup)
 
+    def name_of(self, model: str) -> str:
+        """The name of a set-up's model."""
+        return model or self.config.model
+
     def engine(self, model: str) -> Engine:
         """The engine of a model, loaded once; where two do not fit, the earlier one is freed."""
-        name = model or self.config.model
+        name = self.name_of(model)
         with self._lock:
             there = self._loaded()
             if there is not None and there.info.model == name:
@@ -118,6 +125,15 @@ class OwnSideChat:
     def engine(self) -> Engine:
         """The loaded model."""
         return self._chats.engine(self.setup.model)
+
+    def check(self) -> None:
+        """Make a request as far as that goes without the model."""
+        from chatlm.engines.opening import check
+
+        session, question = self._asked(TRIAL)
+        with suppress(MessageRefused):
+            session.draft(question)
+        check(self._chats.name_of(self.setup.model), self.setup.adapter, self._chats.plugins)
 
     def request(self, text: str) -> Request:
         """What is sent for the next message."""

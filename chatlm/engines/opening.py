@@ -79,6 +79,27 @@ def is_here(model: str, plugins: PluginHost) -> bool:
     return offer is not None or models.is_here(name)
 
 
+def check(model: str, adapter: str, plugins: PluginHost) -> None:
+    """See that `open_engine` can open a model without fetching it, and that it has an adapter.
+
+    Args:
+        model: as `--model` takes it; a plugin's own counts as here, with its adapters.
+        adapter: empty for none.
+        plugins: may offer engines and adapters.
+
+    Raises:
+        ModelError: the model is not here, or cannot be used.
+        ChatlmError: there is no such adapter, or it cannot be used on the model.
+    """
+    from chatlm import models
+
+    offer, name = _offer(model, plugins)
+    if offer is None:
+        if adapter:
+            _find_adapter(plugins, name, adapter)
+        models.find_model(name)
+
+
 @dataclass(frozen=True)
 class _Offer:
     plugin: str

@@ -99,7 +99,8 @@ def import_votes(file: Path) -> None:
     digest = reading.sha256(file)
     with keeping.opened() as store:
         count = store.import_votes(reading.rows(file), file.name, digest)
-    click.echo(f"Took in {count:,} votes. See the ratings: chatlm arena leaderboard")
+    what = "vote" if count == 1 else "votes"
+    click.echo(f"Took in {count:,} {what}. See the ratings: chatlm arena leaderboard")
 
 
 @arena.command()

@@ -62,6 +62,12 @@ def index_of(setup: Setup) -> str:
     return str(setup.kept.get(plugin, {}).get(key, ""))
 
 
+def alike(one: Setup, other: Setup, in_use: str) -> bool:
+    """Whether two set-ups are the same while `in_use` is the model in use."""
+    first, second = (dataclasses.replace(s, model=s.model or in_use) for s in (one, other))
+    return first == second
+
+
 def in_words(setup: Setup) -> str:
     """A set-up in a few words: only what differs from the plain model."""
     parts = [setup.model or "the model in use"]

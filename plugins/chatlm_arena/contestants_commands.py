@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 
 import click
 
-from chatlm import ModelError, Sampling, Setup, UsageError, dump_json, find_model, one_line, visible
+from chatlm import (
+    ChatlmError,
+    ModelError,
+    Sampling,
+    Setup,
+    UsageError,
+    dump_json,
+    load_config,
+    one_line,
+    visible,
+)
 from chatlm_arena.contestants import Contestant, index_of, with_index
 from chatlm_arena.options import as_json_option as _json
 from chatlm_arena.options import name_argument as _name
@@ -57,10 +67,10 @@ def add(name: str, **given: Any) -> None:
     from chatlm_arena import keeping
 
     setup = _changed(Setup(), **given)
+    _check(name, setup)
     with keeping.opened() as store:
         added = store.add_contestant(name, setup)
     click.echo(visible(f"Added {added.name}: {added.told}"))
-    _note_model(setup)
 
 
 @contestants.command("list")
@@ -101,10 +111,10 @@ def edit(name: str, rename: str | None, **given: Any) -> None:
         old = store.contestant(name)
         setup = _changed(old.setup or Setup(), **given)
         if setup != (old.setup or Setup()):
+            _check(name, setup)
             lost = store.edit_contestant(name, setup)
             if lost:
                 click.echo(f"Its {lost:,} votes were for what it was; they count no longer.")
-            _note_model(setup)
         if rename is not None:
             store.rename_contestant(name, rename)
         now = store.contestant(name if rename is None else rename.strip())
@@ -179,13 +189,20 @@ def _value(name: str, text: str) -> Any:
         ) from None
 
 
-def _note_model(setup: Setup) -> None:
-    """Say it now where a model is not here; the name may still be right."""
-    if setup.model and ":" not in setup.model:
-        try:
-            find_model(setup.model)
-        except ModelError as error:
-            click.echo(visible(f"Note: {error.message} {error.hint}"), err=True)
+def _check(name: str, setup: Setup) -> None:
+    """See that a set-up can answer; a model that is not here may still come, which is noted."""
+    from chatlm import side_chats
+
+    try:
+        with side_chats(load_config(), lambda words: None) as chats:
+            chats.begin(setup).check()
+    except ModelError as error:
+        click.echo(visible(f"Note: {error.message} {error.hint}"), err=True)
+    except ChatlmError as error:
+        next_step, _, _ = error.hint.partition("\n")  # the others are for a chat
+        raise UsageError(
+            f"{one_line(name, 60)} could not answer. {error.message}", hint=next_step
+        ) from error
 
 
 def _table(contestant: Contestant) -> dict[str, Any]:

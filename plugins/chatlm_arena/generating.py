@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,15 +16,17 @@ from chatlm import (
     EngineEvent,
     Finished,
     Fitted,
+    MessageRefused,
     Request,
     Sampling,
     SideChat,
     StopReason,
     Usage,
     UsageError,
+    one_line,
     stream_many,
 )
-from chatlm_arena.contestants import Contestant
+from chatlm_arena.contestants import LONGEST_NAME, Contestant
 from chatlm_arena.records import MatchReply
 
 
@@ -50,7 +52,8 @@ class Order:
 class Answering:
     """One reply as it grows; `reply` may be read at any time.
 
-    What the contestant refuses, or has no room for, is its reply, with the stop reason `error`.
+    A message that the contestant refuses, or has no room for, has that as its reply, with the stop
+    reason `error`.
 
     Args:
         order: what is wanted.
@@ -72,7 +75,7 @@ class Answering:
             the whole text so far.
 
         Raises:
-            ChatlmError: the set-up does not work, such as a model or adapter that is not there.
+            ChatlmError: the set-up does not work, such as an adapter or an index that is gone.
         """
         yield ""
         if self.begin():
@@ -90,7 +93,7 @@ class Answering:
         try:
             self._request = seeded(chat.request(order.prompt), order.seed)
             self._model = chat.engine.info.model
-        except (UsageError, ContextTooLong) as error:
+        except (MessageRefused, ContextTooLong) as error:
             self._refuse(error)
             return False
         except ChatlmError:
@@ -105,7 +108,7 @@ class Answering:
                 for event in events:
                     self.take(event)
                     yield self._text
-        except (UsageError, ContextTooLong) as error:
+        except (MessageRefused, ContextTooLong) as error:
             self._refuse(error)
             yield self._text
         except ChatlmError:
@@ -163,7 +166,8 @@ def generate(orders: Sequence[Order]) -> Iterator[tuple[int, MatchReply]]:
         the index of an order, and the reply.
 
     Raises:
-        ChatlmError: as `Answering.run`; what was yielded before stands.
+        UsageError: a contestant's set-up does not work; whose is said. What was yielded before
+            stands.
     """
     by_model = sorted(range(len(orders)), key=lambda at: orders[at].seat.chat.setup.model)
     for _, places in groupby(by_model, key=lambda at: orders[at].seat.chat.setup.model):
@@ -174,7 +178,7 @@ def _of_one_model(answerings: dict[int, Answering]) -> Iterator[tuple[int, Match
     """Answer orders of one model, together where its engine can do that."""
     asked = []
     for at, answering in answerings.items():
-        if not answering.begin():
+        if not _begun(answering):
             yield at, answering.reply
         elif answering.request.complete:
             yield from _alone(at, answering)
@@ -193,19 +197,35 @@ def _of_one_model(answerings: dict[int, Answering]) -> Iterator[tuple[int, Match
                 if isinstance(event, Finished):
                     del left[at]
                     yield at, answerings[at].reply
-    except (UsageError, ContextTooLong):  # one of them; each is told by itself
+    except ChatlmError:  # of one of them; each is told by itself
         for at in left:
             again = Answering(answerings[at].order)
-            if again.begin():
+            if _begun(again):
                 yield from _alone(at, again)
             else:
                 yield at, again.reply
 
 
+def _begun(answering: Answering) -> bool:
+    with naming(answering.order.seat.contestant):
+        return answering.begin()
+
+
 def _alone(at: int, answering: Answering) -> Iterator[tuple[int, MatchReply]]:
-    for _ in answering.grow():
-        pass
+    with naming(answering.order.seat.contestant):
+        for _ in answering.grow():
+            pass
     yield at, answering.reply
+
+
+@contextmanager
+def naming(contestant: Contestant) -> Iterator[None]:
+    """Say who could not answer, which the reason alone would not tell."""
+    try:
+        yield
+    except ChatlmError as error:
+        name = one_line(contestant.name, LONGEST_NAME)
+        raise UsageError(f"{name} could not answer. {error.message}", hint=error.hint) from error
 
 
 def seeded(request: Request, seed: int | None) -> Request:

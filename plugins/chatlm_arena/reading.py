@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -61,24 +61,32 @@ def rows(path: Path) -> Iterator[ImportedVote]:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (byte {error.start}).", hint=FORMS) from None
-    except csv.Error as error:
-        raise UsageError(f"{path} is not CSV: {error}.", hint=FORMS) from error
 
 
 def _csv(file: TextIO, path: Path) -> Iterator[ImportedVote]:
-    table = csv.reader(file, strict=True)
-    head = [name.strip() for name in next(table, [])]
+    lines = _lines(file, path)
+    _, first = next(lines, (1, []))
+    head = [name.strip() for name in first]
     missing = {"left", "right", "winner"} - set(head)
     if missing:
         raise UsageError(f"{path} has no column {', '.join(sorted(missing))}.", hint=FORMS)
-    left, right, winner = (head.index(name) for name in ("left", "right", "winner"))
-    for row in table:
-        if row:
-            if len(row) != len(head):
-                _wrong(path, table.line_num, f"has {len(row)} values, not {len(head)}")
-            verdict = _verdict(row[winner], path, table.line_num)
-            names = _pair(row[left], row[right], path, table.line_num)
-            yield ImportedVote(*names, verdict, IMPORTED)
+    for number, values in lines:
+        if values:
+            if len(values) != len(head):
+                _wrong(path, number, f"has {len(values)} values, not {len(head)}")
+            row = dict(zip(head, values, strict=True))
+            verdict = _verdict(row["winner"], path, number)
+            yield ImportedVote(*_pair(row, ("left", "right"), path, number), verdict, IMPORTED)
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The values of each row of a CSV file, with the line in which it ends."""
+    table = csv.reader(file, strict=True)
+    try:
+        for values in table:
+            yield table.line_num, values
+    except csv.Error as error:
+        _wrong(path, table.line_num, f"is not CSV: {error}")
 
 
 def _jsonl(file: TextIO, path: Path) -> Iterator[ImportedVote]:
@@ -95,7 +103,7 @@ def _jsonl(file: TextIO, path: Path) -> Iterator[ImportedVote]:
         judge = row.get("judge")
         named = isinstance(judge, str) and judge.strip()
         yield ImportedVote(
-            *_pair(row.get("model_a"), row.get("model_b"), path, number),
+            *_pair(row, ("model_a", "model_b"), path, number),
             verdict,
             one_line(str(judge), LONGEST_NAME) if named else IMPORTED,
             _chats(row.get("conversation_a"), row.get("conversation_b")),
@@ -123,13 +131,17 @@ def _exchanges(chat: Any) -> Exchanges:
     return tuple(zip(texts[::2], texts[1::2], strict=True)) if len(texts) % 2 == 0 else ()
 
 
-def _pair(left: Any, right: Any, path: Path, number: int) -> tuple[str, str]:
+def _pair(
+    row: Mapping[str, Any], columns: tuple[str, str], path: Path, number: int
+) -> tuple[str, str]:
     names = []
-    for name in (left, right):
+    for column in columns:
+        name = row.get(column)
         if not isinstance(name, str) or not name.strip():
-            _wrong(path, number, "does not name both contestants")
+            _wrong(path, number, f"names nobody as {column}")
         if name.strip() != one_line(name, LONGEST_NAME):
-            _wrong(path, number, f"has a name that is no line of at most {LONGEST_NAME} characters")
+            what = f"no line of at most {LONGEST_NAME} characters"
+            _wrong(path, number, f"has a name as {column} that is {what}")
         names.append(name.strip())
     if names[0] == names[1]:
         _wrong(path, number, f"lets {one_line(names[0], 40)} play against itself")

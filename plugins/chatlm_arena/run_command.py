@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,24 +79,25 @@ def run(
 
     if "human" in judges and len(judges) > 1:
         raise UsageError("You judge alone.", hint="Run it once more with the models as judges.")
+    by_models = judges != ("human",)
     asked = prompts.read(path.expanduser(), most)
     with keeping.opened() as store:
         playing = chosen(store, names)
         plan = Plan(asked, playing, max_tokens, seed)
-        with side_chats(load_config(), _say) as chats:
+        with _says_how_to_go_on(), side_chats(load_config(), _say) as chats:
             tournament = Tournament(store, chats, plan)
             _watch("Answers", tournament.answer(), plan.replies)
-            if judges == ("human",):
-                _judge_by_hand(tournament, likert)
-            else:
+            if by_models:
                 models = judges_of(judges, playing)
                 pairs = len(asked) * len(playing) * (len(playing) - 1) // 2
                 _watch("Verdicts", tournament.judge(models), pairs)
                 if likert:
                     total = len(asked) * len(playing) * len(models) * 3
                     _watch("Ratings", tournament.rate(models), total)
+            else:
+                _judge_by_hand(tournament, likert)
         told = outcome(tournament)
-    click.echo(dump_json(told) if as_json else _in_words(told))
+    click.echo(dump_json(told) if as_json else _in_words(told, by_models=by_models))
 
 
 @click.command()
@@ -117,6 +119,7 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     """
     from chatlm import side_chats
     from chatlm_arena import keeping, overlap
+    from chatlm_arena.generating import naming
 
     try:
         text = path.expanduser().read_text(encoding="utf-8").strip()
@@ -128,7 +131,8 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     with side_chats(load_config(), _say) as chats:
         for contestant in playing:
             if contestant.setup is not None:
-                found = overlap.surprise(chats.begin(contestant.setup), prompt, text)
+                with naming(contestant):
+                    found = overlap.surprise(chats.begin(contestant.setup), prompt, text)
                 rows.append(
                     {
                         "name": contestant.name,
@@ -184,12 +188,13 @@ def outcome(tournament: Tournament) -> dict[str, object]:
     }
 
 
-def _in_words(told: dict[str, object]) -> str:
-    lines = [
-        f"{told['votes']} matches have a verdict, {told['undecided']} have none. "
-        f"{told['disagreements']} verdicts changed with the order and are ties; judges were asked "
-        f"again {told['retries']} times."
-    ]
+def _in_words(told: dict[str, object], *, by_models: bool) -> str:
+    lines = [f"Matches with a verdict: {told['votes']}, without: {told['undecided']}."]
+    if by_models:
+        lines.append(
+            f"Verdicts that changed with the order, and so are ties: {told['disagreements']}. "
+            f"Times that a judge was asked again: {told['retries']}."
+        )
     table = told["contestants"]
     if isinstance(table, list):
         for row in table:
@@ -198,6 +203,15 @@ def _in_words(told: dict[str, object]) -> str:
                 lines.append(f"{row['name']}: {', '.join(facts)}")
     lines.append("See the ratings: chatlm arena leaderboard")
     return visible("\n".join(lines))
+
+
+@contextmanager
+def _says_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, click.Abort):
+        _say("Stopped. What is done is stored; the same command goes on from there.")
+        raise
 
 
 def _watch(label: str, steps: Iterator[int], total: int) -> None:
@@ -268,4 +282,6 @@ def blind(match: Match, title: str) -> str:
 
 
 def _say(words: str) -> None:
-    click.echo(one_line(words, 120), err=True)
+    """Say a line, on a terminal in place of a bar, which is drawn again below."""
+    over = "\r\x1b[K" if sys.stderr.isatty() else ""
+    click.echo(over + one_line(words, 120), err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from chatlm import Annotation, ChatlmError, Passage, UsageError, own_settings
+from chatlm import Annotation, ChatlmError, MessageRefused, Passage, UsageError, own_settings
 from chatlm_rag import PLUGIN
 from chatlm_rag.abstaining import CONSIDERED, THRESHOLD
 from chatlm_rag.opened import OpenIndex, opened
@@ -59,7 +59,7 @@ def refusal(name: str, question: str) -> UsageError | None:
     if (name, question) in _refused:
         return None
     _refused.add((name, question))
-    return UsageError(
+    return MessageRefused(
         f"Nothing relevant in {name}; nothing was sent.",
         hint=f"Send it again to ask the model alone. {END}",
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pexpect
 import pyte
 
-CTRL_G, CTRL_L, CTRL_Q, ESCAPE, ENTER = "\x07", "\x0c", "\x11", "\x1b", "\r"
+CTRL_C, CTRL_G, CTRL_L, CTRL_Q, ESCAPE, ENTER = "\x03", "\x07", "\x0c", "\x11", "\x1b", "\r"
 CTRL_R, CTRL_S, CTRL_T, CTRL_N, TAB = "\x12", "\x13", "\x14", "\x0e", "\t"
 LEFT, RIGHT, UP = "\x1b[D", "\x1b[C", "\x1b[A"
 PATIENCE = 120.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -15,12 +16,13 @@ import pytest
 from chatlm import Sampling, Setup
 from chatlm_arena import keeping
 from chatlm_arena.judging import CRITERIA
-from tests.end_to_end.terminal import CTRL_Q, ENTER, ESCAPE, Terminal, has
+from tests.end_to_end.terminal import CTRL_C, CTRL_Q, ENTER, ESCAPE, Terminal, has
 from tests.plugins.arena import chatlm
 
 QUESTION = "Name a colour."
-ASK, VOTE = has("Type a message that both shall answer"), has("Which answer is better?")
-REVEALED = has("Enter begins the next match", "Elo", "hot", "cold")
+ASK = has("Type a message that both shall answer", "esc close")
+VOTE = has("Which answer is better?", "b both bad")
+REVEALED = has("Enter begins the next match", "Elo", "hot", "cold", "u undo")
 
 
 @pytest.fixture
@@ -112,6 +114,21 @@ def test_kill_9_in_a_match_loses_no_vote(open_arena: Callable[[], Terminal]) -> 
     assert open_arena().wait_for(ASK)
 
 
+def test_a_tournament_that_is_stopped_says_how_to_go_on(
+    open_arena: Callable[[], Terminal], chat_home: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(f'{{"prompt": "Count to {n}."}}\n' for n in range(500)))
+    running = Terminal(chat_home, "arena", "run", "--prompts", str(path), "--judge", "human")
+    running.wait_for(
+        lambda shown: re.search(r"^\S+: loading\nAnswers .* 0%  \d", shown, re.MULTILINE)
+    )
+    running.type(CTRL_C)
+    running.wait_for(has("the same command goes on from there"))
+    assert running.wait_to_end() == 130
+    assert 0 < len(replies(chat_home)) < 1000
+
+
 def replies(home: Path) -> list[tuple[int, str]]:
     with sqlite3.connect(home / "arena.db") as db:
         return db.execute("SELECT id, text FROM reply WHERE run_id IS NOT NULL").fetchall()
@@ -148,7 +165,7 @@ def test_a_tournament_goes_on_after_kill_9_and_a_person_judges(
                 judging.wait_for(has(f"{side}: {criterion}, -2 to 2:"))
                 judging.type("1" + ENTER)
                 judging.wait_for(has(f"{side}: {criterion}, -2 to 2: 1"))
-    judging.wait_for(has("2 matches have a verdict", "factual accuracy 1.00"))
+    judging.wait_for(has("Matches with a verdict: 2, without: 0.", "factual accuracy 1.00"))
     assert judging.wait_to_end() == 0
     assert replies(chat_home)[: len(before)] == before
     assert len(replies(chat_home)) == 6

@@ -10,6 +10,7 @@ import pytest
 
 from chatlm_arena import keeping
 from chatlm_arena.votes import Verdict
+from tests import models
 from tests.plugins.arena import chatlm, json_lines, played, two
 
 
@@ -35,11 +36,12 @@ def test_golden_scores_on_the_command_line(home: Path, shared_data: Path) -> Non
     assert (again.returncode, "already" in again.stderr) == (2, True)
 
 
-def test_contestants(home: Path) -> None:
+def test_contestants(chat_home: Path) -> None:
+    models.lend(chat_home, models.embedder_model())
     assert "none yet" in chatlm("arena", "contestants", "list").stdout
     added = chatlm(
-        "arena", "contestants", "add", "mine", "--adapter", "pirate", "--template", "explain",
-        "-v", "language=French", "--index", "notes", "-s", "temperature=0.2", "--system", "Hi.",
+        "arena", "contestants", "add", "mine", "--adapter", "pirate", "--template", "translate",
+        "-v", "language=French", "--index", "manual", "-s", "temperature=0.2", "--system", "Hi.",
     )  # fmt: skip
     assert added.returncode == 0, added.stderr
     (row,) = json.loads(chatlm("arena", "contestants", "list", "--json").stdout)
@@ -47,19 +49,19 @@ def test_contestants(home: Path) -> None:
         "name": "mine",
         "setup": {
             "adapter": "pirate",
-            "template": "explain",
+            "template": "translate",
             "values": {"language": "French"},
             "system": "Hi.",
             "sampling": {"temperature": 0.2},
-            "kept": {"rag": {"index": "notes"}},
+            "kept": {"rag": {"index": "manual"}},
         },
-        "index": "notes",
+        "index": "manual",
     }
     chatlm("arena", "contestants", "edit", "mine", "--rename", "ours", "-s", "temperature=",
-           "--index", "", "-v", "language=")  # fmt: skip
+           "--index", "", "--template", "", "-v", "language=")  # fmt: skip
     (row,) = json.loads(chatlm("arena", "contestants", "list", "--json").stdout)
     assert row["name"] == "ours"
-    assert set(row["setup"]) == {"adapter", "template", "system"}
+    assert set(row["setup"]) == {"adapter", "system"}
     assert chatlm("arena", "contestants", "remove", "ours", "--yes").returncode == 0
     assert json.loads(chatlm("arena", "contestants", "list", "--json").stdout) == []
 
@@ -71,6 +73,11 @@ def test_contestants(home: Path) -> None:
         (("contestants", "add", "x", "-s", "temperature=hot"), "must be a number"),
         (("contestants", "add", "x", "-s", "temperature=9"), "from 0 to 5"),
         (("contestants", "add", "x", "-s", "heat=1"), "unknown sampling setting heat"),
+        (("contestants", "add", "x", "--adapter", "pirat"), "Did you mean pirate?"),
+        (("contestants", "add", "x", "--adapter", "9"), "See them: chatlm adapters list"),
+        (("contestants", "add", "x", "--template", "9"), "See them: chatlm templates list"),
+        (("contestants", "add", "x", "--template", "translate"), "needs language"),
+        (("contestants", "add", "x", "--index", "9"), "See them: chatlm rag list"),
         (("contestants", "edit", "x"), "no contestant 'x'"),
         (("contestants", "remove", "x", "--yes"), "no contestant 'x'"),
         (("leaderboard", "--k", "40"), "k must be from 4 to 32"),

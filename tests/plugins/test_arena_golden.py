@@ -94,10 +94,14 @@ def test_a_wrong_file_is_told(tmp_path: Path, content: str, what: str) -> None:
 def test_exit_codes_with_the_real_model(chat_home: Path, tmp_path: Path) -> None:
     with keeping.opened() as store:
         store.add_contestant("cold", Setup(sampling=Sampling(temperature=0.0, max_tokens=8)))
+        store.add_contestant("lost", Setup(adapter="gone"))
         store.add_golden(Golden("colours", (), "Name three colours.", "?", None))
     empty = tmp_path / "none.json"
     empty.write_text("[]")
     assert chatlm("arena", "check", "cold", "--file", str(empty)).returncode == 2
+    unknown = chatlm("arena", "check", "lost")
+    assert unknown.returncode == 2
+    assert "lost could not answer. There is no adapter 'gone'." in unknown.stderr
     first = chatlm("arena", "check", "cold", "--json", OMP_NUM_THREADS="1")
     assert first.returncode == 1, first.stderr
     (row,) = json.loads(first.stdout)

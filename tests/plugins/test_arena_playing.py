@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import chatlm_rag.plugin
+import chatlm_templates.plugin
 from chatlm import ChatlmError, Sampling, Setup, StopReason, UsageError
 from chatlm.config import Config
 from chatlm.engines.local import LocalEngine
@@ -18,7 +20,7 @@ from chatlm.errors import ContextTooLong, EngineError, OutOfMemoryError
 from chatlm.generation import Engine
 from chatlm.plugins import PluginHost
 from chatlm.sidechats import OwnSideChats
-from chatlm_arena.contestants import Contestant
+from chatlm_arena.contestants import Contestant, with_index
 from chatlm_arena.elo import EloRules
 from chatlm_arena.generating import Order, Seat, generate
 from chatlm_arena.keeping import ArenaStore
@@ -27,7 +29,8 @@ from chatlm_arena.pairing import Pairing
 from chatlm_arena.playing import Play, Spoke, choose
 from chatlm_arena.records import ImportedVote, Side
 from chatlm_arena.votes import Verdict
-from tests.plugins.arena import COLD, HOT, played, two
+from tests.plugins import rag_chats
+from tests.plugins.arena import HOT, played, two
 
 
 @pytest.fixture
@@ -115,8 +118,8 @@ def test_the_same_seed_on_both_sides(store: ArenaStore) -> None:
 
 
 def test_a_seed_of_its_own_stays(store: ArenaStore) -> None:
-    store.add_contestant("one", Setup(sampling=Sampling(seed=7)))
-    store.add_contestant("other", Setup(sampling=Sampling(seed=7)))
+    for name in ("one", "other"):
+        store.add_contestant(name, Setup(system=name, sampling=Sampling(seed=7)))
     engine = ScriptedEngine("a", "b")
     match = play(store, engine)
     run(match.send("Hello?"))
@@ -147,6 +150,42 @@ def test_what_has_no_room_is_a_reply(store: ArenaStore) -> None:
     assert reasons == {StopReason.ERROR, StopReason.END}
 
 
+def with_plugins(store: ArenaStore, engine: Engine, *setups: Setup) -> Play:
+    """A match of set-ups with the indices and the templates."""
+    left, right = (store.add_contestant(f"c{at}", setup) for at, setup in enumerate(setups))
+    host = PluginHost([("rag", chatlm_rag.plugin), ("templates", chatlm_templates.plugin)])
+    side = OwnSideChats(Config(), host, lambda m, r: engine, lambda w: None)
+    return Play(store, side, left, right, same_seed=False, draw=random.Random(0))
+
+
+def test_that_an_index_has_nothing_is_a_reply(store: ArenaStore, home: Path) -> None:
+    with rag_chats.house(home):
+        match = with_plugins(store, ScriptedEngine("Far."), with_index(Setup(), "house"), Setup())
+        said = run(match.send(rag_chats.SPACE))
+    assert said["left"].startswith("Nothing relevant in house")
+    assert said["right"] == "Far."
+    assert match.can_vote
+
+
+@pytest.mark.parametrize(
+    ("setup", "what"),
+    [
+        (with_index(Setup(), "gone"), "There is no index 'gone'"),
+        (Setup(template="gone"), "There is no template 'gone'"),
+        (Setup(kept={"templates": {"template": "gone"}}), "There is no template 'gone'"),
+        (Setup(template="translate"), "needs language"),
+    ],
+)
+def test_a_set_up_that_cannot_answer_gets_no_vote(
+    store: ArenaStore, home: Path, setup: Setup, what: str
+) -> None:
+    match = with_plugins(store, ScriptedEngine("fine", "fine"), setup, Setup())
+    with pytest.raises(UsageError, match=what):
+        run(match.send("Hello?"))
+    assert not match.can_vote
+    assert store.match(1).left_replies == ()
+
+
 def test_a_failure_is_told_and_no_vote_can_be_given(store: ArenaStore) -> None:
     match = play(store, ScriptedEngine(EngineError("It broke."), "fine", "fine"))
     with pytest.raises(EngineError, match="It broke"):
@@ -174,7 +213,7 @@ def test_one_contestant_is_not_enough(store: ArenaStore) -> None:
 
 def test_the_rarest_pair_plays_next(store: ArenaStore) -> None:
     hot, cold = two(store)
-    store.add_contestant("new", COLD)
+    store.add_contestant("new", Setup())
     played(store, hot, cold, Verdict.LEFT)
     for _ in range(5):
         pair = {c.name for c in choose(store, Pairing.ROUND_ROBIN, random.Random(0))}
@@ -211,7 +250,7 @@ def test_orders_of_one_model_come_together(store: ArenaStore) -> None:
     with OwnSideChats(Config(), PluginHost(), opens, lambda w: None) as side:
         orders = []
         for number, model in enumerate(("b", "a", "b")):
-            contestant = store.add_contestant(str(number), Setup(model=model))
+            contestant = Contestant(number, str(number), Setup(model=model))
             seat = Seat(contestant, side.begin(Setup(model=model)))
             orders.append(Order(seat, "Hello?", 0))
         assert [at for at, _ in generate(orders)] == [1, 0, 2]
@@ -221,9 +260,9 @@ def test_orders_of_one_model_come_together(store: ArenaStore) -> None:
 def test_with_the_real_model_and_one_seed_equal_set_ups_say_the_same(
     store: ArenaStore, engine: LocalEngine
 ) -> None:
-    setup = Setup(sampling=Sampling(temperature=1.0, max_tokens=12))
-    store.add_contestant("one", setup)
-    store.add_contestant("other", setup)
+    sampling = Sampling(temperature=1.0, max_tokens=12)
+    store.add_contestant("one", Setup(sampling=sampling))
+    store.add_contestant("other", Setup(model="other", sampling=sampling))
 
     class Borrowed:
         def __getattr__(self, name: str) -> object:

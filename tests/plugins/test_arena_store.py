@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import ChatlmError, Setup, UsageError
+from chatlm import ChatlmError, Setup, UsageError, load_config
 from chatlm_arena import reading, writing
 from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.records import ImportedVote
@@ -48,6 +49,21 @@ def test_names_are_taken_once(store: ArenaStore) -> None:
         store.contestant("warm")
 
 
+def test_a_set_up_is_taken_once(store: ArenaStore) -> None:
+    two(store)
+    with pytest.raises(
+        UsageError, match=r"hot is that already: the model in use, temperature 1\.3"
+    ):
+        store.add_contestant("warm", HOT)
+    named = dataclasses.replace(HOT, model=load_config().model)
+    with pytest.raises(UsageError, match="hot is that already"):
+        store.add_contestant("warm", named)
+    with pytest.raises(UsageError, match="hot is that already"):
+        store.edit_contestant("cold", HOT)
+    store.edit_contestant("hot", Setup())
+    store.add_contestant("warm", HOT)
+
+
 def test_another_set_up_begins_without_votes(store: ArenaStore) -> None:
     hot, cold = two(store)
     played(store, hot, cold, L)
@@ -64,7 +80,7 @@ def test_another_set_up_does_not_take_over_what_was_said(store: ArenaStore) -> N
     said = store.add_run_reply(run, 0, reply_of(hot, "Hot."))
     store.edit_contestant("hot", Setup(adapter="pirate"))
     assert store.contestant("hot").id != said.contestant_id
-    store.edit_contestant("cold", Setup(adapter="pirate"))
+    store.edit_contestant("cold", Setup(adapter="instruct"))
     assert store.contestant("cold").id == cold.id  # said nothing yet
 
 
@@ -165,12 +181,12 @@ def test_a_file_is_taken_whole_and_once(store: ArenaStore, tmp_path: Path) -> No
         ("v.csv", "", "no column left, right, winner"),
         ("v.csv", "left,right,winner\na,b\n", "line 2: it has 2 values"),
         ("v.csv", "left,right,winner\na,a,left\n", "play against itself"),
-        ("v.csv", "left,right,winner\n,a,left\n", "does not name both"),
-        ("v.csv", "left,right,winner\n\x1b[31m,a,left\n", "a name that is no line"),
-        ("v.csv", 'left,right,winner\n"a,b,left\n', "is not CSV"),
+        ("v.csv", "left,right,winner\n,a,left\n", "line 2: it names nobody as left"),
+        ("v.csv", "left,right,winner\n\x1b[31m,a,left\n", "a name as left that is no line"),
+        ("v.csv", 'left,right,winner\n"a,b,left\n', "line 2: it is not CSV"),
         ("v.jsonl", "{", "line 1: not JSON"),
         ("v.jsonl", "[]", "line 1: it is not a JSON object"),
-        ("v.jsonl", '{"model_a": 1, "model_b": "b", "winner": "tie"}', "does not name both"),
+        ("v.jsonl", '{"model_a": 1, "model_b": "b", "winner": "tie"}', "names nobody as model_a"),
         ("v.jsonl", '{"model_a": "a", "model_b": "b", "winner": null}', "has the winner None"),
     ],
 )

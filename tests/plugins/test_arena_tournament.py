@@ -151,9 +151,10 @@ def test_two_processes_at_one_run(store: ArenaStore) -> None:
 
 
 def test_a_set_up_that_does_not_work_stops_the_run(store: ArenaStore) -> None:
-    engine = ScriptedEngine("one", EngineError("no such adapter"), *["x"] * 9)
+    gone = EngineError("no such adapter")
+    engine = ScriptedEngine("one", gone, gone, *["x"] * 9)
     run, _ = tournament(store, engine)
-    with pytest.raises(EngineError, match="no such adapter"):
+    with pytest.raises(UsageError, match=r"hot could not answer\. no such adapter"):
         list(run.answer())
     again, _ = tournament(store, engine)
     assert list(again.answer()) == [1, 2, 3, 4, 5, 6]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.events import Key
 from textual.message import Message as TextualMessage
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
@@ -24,7 +25,7 @@ from chatlm_arena.screens.states import State
 from chatlm_arena.screens.work import Answered, ArenaWork
 from chatlm_arena.settings import Settings
 from chatlm_arena.votes import Verdict
-from tests.plugins.arena import played, two
+from tests.plugins.arena import HOT, played, two
 from tests.plugins.ui import RememberingUi
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
 from tests.tui.support import StillEngine, plain
@@ -48,7 +49,12 @@ async def ask(pilot: Pilot[None], shown: ArenaScreen, text: str, then: State = S
     await settled(pilot, lambda: shown.query(Input))
     shown.query_one(Input).value = text
     await pilot.press("enter")
-    await settled(pilot, lambda: shown.state is then)
+    await ready(pilot, shown, then)
+
+
+async def ready(pilot: Pilot[None], shown: ArenaScreen, state: State) -> None:
+    """Wait until keys do what they do in this state."""
+    await settled(pilot, lambda: shown.state is state and shown.seen)
 
 
 def side(shown: ArenaScreen, name: str) -> str:
@@ -69,7 +75,7 @@ async def test_a_match(pair: None) -> None:
         assert "/s" not in seen
         assert "Elo" not in seen
         await pilot.press("l")
-        await settled(pilot, lambda: shown.state is State.REVEALED)
+        await ready(pilot, shown, State.REVEALED)
         seen = everything_visible(pilot)
         names = [str(shown.query_one(f"#{name}", ArenaPane).border_title) for name in SIDE_NAMES]
         assert sorted(names) == ["cold", "hot"]
@@ -77,7 +83,7 @@ async def test_a_match(pair: None) -> None:
         assert "Elo 1500 → 1484 (-16)" in seen
         assert "20 tokens" not in seen
         await pilot.press("enter")
-        await settled(pilot, lambda: shown.state is State.ASK)
+        await ready(pilot, shown, State.ASK)
         assert side(shown, "left") == ""
     with keeping.opened() as store:
         (ballot,) = store.ballots()
@@ -94,7 +100,7 @@ async def test_one_key_votes(pair: None, key: str, verdict: str) -> None:
     async with app.run_test() as pilot:
         await ask(pilot, shown, "Hello?")
         await pilot.press(key)
-        await settled(pilot, lambda: shown.state is State.REVEALED)
+        await ready(pilot, shown, State.REVEALED)
     with keeping.opened() as store:
         assert [ballot.verdict for ballot in store.ballots()] == [verdict]
 
@@ -104,7 +110,7 @@ async def test_a_skipped_match_has_no_vote(pair: None) -> None:
     async with app.run_test() as pilot:
         await ask(pilot, shown, "Hello?")
         await pilot.press("s")
-        await settled(pilot, lambda: shown.state is State.ASK)
+        await ready(pilot, shown, State.ASK)
     with keeping.opened() as store:
         assert store.ballots() == []
         assert store.match(1).left_replies[0].text == "Hi."
@@ -117,7 +123,7 @@ async def test_undo(pair: None) -> None:
         await pilot.press("u")
         await settled(pilot, lambda: "There is no vote to undo." in told(shown))
         await pilot.press("t")
-        await settled(pilot, lambda: shown.state is State.REVEALED)
+        await ready(pilot, shown, State.REVEALED)
         await pilot.press("u")
         await settled(pilot, lambda: "Taken back" in told(shown))
         assert shown.state is State.ASK
@@ -130,11 +136,11 @@ async def test_a_second_message_and_again(pair: None) -> None:
     async with app.run_test() as pilot:
         await ask(pilot, shown, "How are you?")
         await pilot.press("a")
-        await settled(pilot, lambda: shown.state is State.VOTE and len(engine.requests) == 4)
+        await settled(pilot, lambda: shown.seen and len(engine.requests) == 4)
         await pilot.press("m")
-        await settled(pilot, lambda: shown.state is State.MORE)
+        await ready(pilot, shown, State.MORE)
         await pilot.press("escape")
-        await settled(pilot, lambda: shown.state is State.VOTE)
+        await ready(pilot, shown, State.VOTE)
         await pilot.press("m")
         await ask(pilot, shown, "And now?")
         assert side(shown, "right").split() == [
@@ -159,7 +165,7 @@ async def test_what_is_answered_again_is_gone_at_once(pair: None) -> None:
         await settled(pilot, lambda: len(engine.requests) == 3)
         assert "two" not in side(shown, "left") + side(shown, "right")
         engine.go.set()
-        await settled(pilot, lambda: shown.state is State.VOTE)
+        await ready(pilot, shown, State.VOTE)
 
 
 async def test_escape_stops_both(pair: None) -> None:
@@ -168,7 +174,7 @@ async def test_escape_stops_both(pair: None) -> None:
         await ask(pilot, shown, "Count.", State.ANSWERS)
         await settled(pilot, lambda: "one two" in side(shown, "left") + side(shown, "right"))
         await pilot.press("escape")
-        await settled(pilot, lambda: shown.state is State.VOTE)
+        await ready(pilot, shown, State.VOTE)
         assert "Stopped before both had answered" in told(shown)
         await pilot.press("l")
         assert "both bad" not in everything_visible(pilot)
@@ -176,9 +182,56 @@ async def test_escape_stops_both(pair: None) -> None:
         engine.go.set()
         await pilot.press("a")
         await settled(pilot, lambda: "one two three" in side(shown, "left"))
-        await settled(pilot, lambda: shown.state is State.VOTE)
+        await ready(pilot, shown, State.VOTE)
         await pilot.press("r")
+        await ready(pilot, shown, State.REVEALED)
+
+
+def burst(pilot: Pilot[None], *keys: str) -> None:
+    """Keys that come before the screen had time for the first of them."""
+    for key in keys:
+        event = Key(key, key if len(key) == 1 else None)
+        event.set_sender(pilot.app)
+        pilot.app.post_message(event)
+
+
+@pytest.mark.parametrize("after", ["enter", "n", "u", "escape", "l"])
+async def test_what_a_vote_shows_is_seen_before_a_key_acts_on_it(pair: None, after: str) -> None:
+    app, shown, _ = arena("Hi.")
+    async with app.run_test() as pilot:
+        await ask(pilot, shown, "Hello?")
+        burst(pilot, "l", after, after)
         await settled(pilot, lambda: shown.state is State.REVEALED)
+        await pilot.press(after)
+        assert shown.state is State.REVEALED
+        assert app.screen is shown
+    with keeping.opened() as store:
+        assert len(store.ballots()) == 1
+
+
+async def test_keys_pressed_while_they_answer_do_not_vote(pair: None) -> None:
+    app, shown, engine = arena("one", " two", stand_after=1)
+    async with app.run_test() as pilot:
+        await ask(pilot, shown, "Count.", State.ANSWERS)
+        engine.go.set()
+        while shown.state is State.ANSWERS:
+            burst(pilot, "l", "s")
+            await pilot.pause(0.001)
+        burst(pilot, "l", "s", "escape")
+        await pilot.pause()
+        assert shown.state is State.VOTE
+        assert app.screen is shown
+
+
+async def test_escape_right_after_enter_stops_both(pair: None) -> None:
+    app, shown, _ = arena("one", " two", stand_after=1)
+    async with app.run_test() as pilot:
+        await settled(pilot, lambda: shown.query(Input))
+        burst(pilot, "O", "k", "enter", "escape", "escape")
+        await ready(pilot, shown, State.VOTE)
+        assert "Stopped before both had answered" in told(shown)
+        assert side(shown, "left").startswith("Ok")
+        assert app.screen is shown
 
 
 async def test_without_contestants_it_says_how_to_add_them(home: Path) -> None:
@@ -204,31 +257,34 @@ async def test_hostile_names_are_only_drawn(home: Path) -> None:
     names = ("[/] [red]x", "[b]y[/b]]")
     with keeping.opened() as store:
         for name in names:
-            store.add_contestant(name, Setup(system="[/bad] [red]"))
+            store.add_contestant(name, Setup(system=f"[/bad] [red] {name}"))
     app, shown, _ = arena("Hi.")
     async with app.run_test(size=(120, 30)) as pilot:
         await ask(pilot, shown, "Who?")
         await pilot.press("l")
-        await settled(pilot, lambda: shown.state is State.REVEALED)
+        await ready(pilot, shown, State.REVEALED)
         seen = everything_visible(pilot)
         assert all(name in seen for name in names)
-        assert "system “[/bad] [red]”" in seen
+        assert "system “[/bad] [red]" in seen
 
 
 async def test_in_the_chat(home: Path) -> None:
     async with screen(chatlm_arena.plugin, replies=["a", "b"]) as shown:
         await shown.type("/arena add one")
         assert any("One more, and /arena can begin" in notice for notice in shown.notices)
+        await shown.type("/arena add one")
+        assert any("one already" in notice for notice in shown.notices)
         await shown.type("/arena add two")
-        await shown.type("/arena add two")
-        assert any("two already" in notice for notice in shown.notices)
+        assert any("one is that already" in notice for notice in shown.notices)
+        with keeping.opened() as store:
+            store.add_contestant("two", HOT)
         await shown.type("/arena fly")
         await shown.type("/arena")
         await on_top(shown, ArenaScreen)
         arena_screen: Any = shown.app.screen
         await ask(shown.pilot, arena_screen, "Hello?")
         await shown.press("l")
-        await settled(shown.pilot, lambda: arena_screen.state is State.REVEALED)
+        await ready(shown.pilot, arena_screen, State.REVEALED)
         await shown.press("f")
         await on_top(shown, BoardScreen)
         await settled(shown.pilot, lambda: "unknown" in shown.text())
@@ -320,7 +376,7 @@ def test_picture_of_who_it_was(
     async def steps(pilot: Pilot[None]) -> None:
         await ask(pilot, shown, "Name a colour, and say what has it.")
         await pilot.press("r")
-        await settled(pilot, lambda: shown.state is State.REVEALED)
+        await ready(pilot, shown, State.REVEALED)
 
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
 

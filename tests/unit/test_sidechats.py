@@ -13,6 +13,7 @@ from chatlm import (
     Conversation,
     Engine,
     Message,
+    MessageRefused,
     Rendered,
     Request,
     Sampling,
@@ -22,7 +23,7 @@ from chatlm import (
 )
 from chatlm.config import Config
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.errors import ModelError, OutOfMemoryError
+from chatlm.errors import EngineError, ModelError, OutOfMemoryError
 from chatlm.events import Delta, Finished
 from chatlm.models import memory
 from chatlm.plugins import PluginHost
@@ -55,6 +56,8 @@ class Shouting:
         mark = conversation.kept.get("shouting", {}).get("mark")
         if text == "refuse":
             return UsageError("Not that.")
+        if text.upper() == mark:
+            return MessageRefused("I say that anyway.")
         return f"{text.upper()}{mark}" if mark else None
 
     def _render(self, values: Mapping[str, str], typed: str) -> Rendered:
@@ -113,6 +116,20 @@ def test_what_is_wrong_is_said() -> None:
         assert "shout" in caught.value.hint
         with pytest.raises(UsageError, match="Not that"):
             side.begin(Setup()).request("refuse")
+
+
+def test_a_set_up_is_checked_without_its_model(tmp_path: Path, home: Path) -> None:
+    folder = str(write_folder(tmp_path / "model", tiny_model()))
+    with chats(plugin=Shouting(), model=folder) as side:
+        side.begin(Setup()).check()
+        side.begin(Setup(template="shout", values={"mark": "!"})).check()
+        side.begin(Setup(template="shout", values={"mark": "HELLO."})).check()  # others it takes
+        with pytest.raises(UsageError, match="no template 'shot'"):
+            side.begin(Setup(template="shot")).check()
+        with pytest.raises(EngineError, match="no adapter pirate"):
+            side.begin(Setup(adapter="pirate")).check()
+        with pytest.raises(ModelError, match="not on this machine"):
+            side.begin(Setup(model="nobody/nothing")).check()
 
 
 def test_one_model_is_loaded_once_and_freed_at_the_end() -> None:

@@ -15,7 +15,7 @@ class Contestants(Opened):
         """A new contestant; one that is known from votes only gets the set-up.
 
         Raises:
-            UsageError: the name cannot be used, or is taken.
+            UsageError: the name cannot be used, or it or the set-up is taken.
         """
         name = checked_name(name)
         with self._database.writing() as db:
@@ -25,6 +25,7 @@ class Contestants(Opened):
                     f"There is a contestant {name} already.",
                     hint=f"Change it: chatlm arena contestants edit {name}",
                 )
+            rows.refuse_twin(db, name, setup)
             return (
                 rows.add_contestant(db, name, setup)
                 if there is None
@@ -54,13 +55,14 @@ class Contestants(Opened):
             how many votes that were.
 
         Raises:
-            UsageError: there is none of this name.
+            UsageError: there is none of this name, or the set-up is another's.
         """
         with self._database.writing() as db:
             old = rows.needed(db, name)
             lost = rows.votes_of(db, old.id)
             if old.setup == setup:
                 return 0
+            rows.refuse_twin(db, name, setup)
             if old.setup is None or not rows.has_spoken(db, old.id):
                 rows.give_setup(db, old, setup)
                 return 0

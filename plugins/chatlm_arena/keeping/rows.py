@@ -6,8 +6,8 @@ import json
 import sqlite3
 from datetime import UTC, datetime
 
-from chatlm import Setup, StopReason, UsageError
-from chatlm_arena.contestants import Contestant
+from chatlm import Setup, StopReason, UsageError, load_config
+from chatlm_arena.contestants import Contestant, alike
 from chatlm_arena.records import SIDES, Ballot, Exchanges, MatchReply, Side
 
 HALVES = "CASE verdict WHEN 'left' THEN 2 WHEN 'right' THEN 0 ELSE 1 END"
@@ -111,6 +111,19 @@ def needed(db: sqlite3.Connection, name: str) -> Contestant:
             f"There is no contestant {name!r}.", hint="See them: chatlm arena contestants list"
         )
     return found
+
+
+def refuse_twin(db: sqlite3.Connection, name: str, setup: Setup | None) -> None:
+    """Raise a UsageError where a contestant of another name has the very set-up."""
+    in_use = load_config().model
+    for row in db.execute("SELECT * FROM contestant WHERE gone IS NULL AND name <> ?", (name,)):
+        there = to_contestant(row)
+        if setup and there.setup and alike(setup, there.setup, in_use):
+            raise UsageError(
+                f"{there.name} is that already: {there.told}.",
+                hint="Between two that are the same only chance decides. Change something, such as"
+                " the temperature.",
+            )
 
 
 def to_contestant(row: sqlite3.Row) -> Contestant:

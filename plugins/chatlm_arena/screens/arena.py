@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from threading import Thread
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ from chatlm_arena import PLUGIN, keeping
 from chatlm_arena.elo import EloRules
 from chatlm_arena.records import SIDES, Side
 from chatlm_arena.screens.pane import ArenaPane
-from chatlm_arena.screens.states import ALLOWED, NEED_ANSWERS, SAID, State
+from chatlm_arena.screens.states import ALLOWED, AT_ONCE, NEED_ANSWERS, SAID, SEEN_AFTER, State
 from chatlm_arena.screens.work import Answered, ArenaWork, Said, Voted
 from chatlm_arena.settings import Settings
 from chatlm_arena.slash import BOARD
@@ -28,6 +29,14 @@ from chatlm_arena.votes import Verdict
 
 WIDE_FROM = 100
 """Columns from which on the sides stand beside each other."""
+
+
+class MessageField(Input):
+    """Enter sends at once, so that a key after it finds them answering already."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "screen.send", "send", key_display="⏎"),
+    ]
 
 
 class ArenaScreen(Screen[None]):
@@ -64,6 +73,8 @@ class ArenaScreen(Screen[None]):
         Binding("enter,n", "next", "next match", key_display="⏎"),
         Binding("u", "undo", "undo"),
         Binding("f", "ratings", "ratings"),
+        Binding("escape", "stop", "stop"),
+        Binding("escape", "back", "back"),
         Binding("escape", "leave", "close"),
     ]
 
@@ -79,6 +90,8 @@ class ArenaScreen(Screen[None]):
             self._store, self._chats, settings, self.post_message, draw or random.SystemRandom()
         )
         self.state = State.ASK
+        self.seen = False
+        """Whether the state has been on the screen long enough for a key to mean it."""
         self._asked = ""
         """The newest message."""
 
@@ -95,12 +108,16 @@ class ArenaScreen(Screen[None]):
         with Container(id="sides"):
             yield ArenaPane("Left", id="left")
             yield ArenaPane("Right", id="right")
-        yield Input(placeholder="A message to both", id="message")
+        yield MessageField(placeholder="A message to both", id="message")
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         """Wait for a message."""
         self._go(State.ASK)
+
+    def on_screen_resume(self) -> None:
+        """What is shown again has to be seen again."""
+        self._await_sight()
 
     def on_unmount(self) -> None:
         """Free the models that are not the chat's."""
@@ -112,7 +129,9 @@ class ArenaScreen(Screen[None]):
         play = self._work.play
         if action in NEED_ANSWERS and play is not None and not play.can_vote:
             return False
-        return self.state in ALLOWED.get(action, tuple(State))
+        if action in AT_ONCE:
+            return self.state in AT_ONCE[action]
+        return action not in ALLOWED or (self.seen and self.state in ALLOWED[action])
 
     def action_vote(self, verdict: str) -> None:
         """Keep the verdict and tell who was who."""
@@ -155,23 +174,26 @@ class ArenaScreen(Screen[None]):
         """Show the ratings."""
         self._ui.open_screen(BOARD)
 
-    def action_leave(self) -> None:
-        """Stop both; with nothing to stop, go back to the vote or close the arena."""
-        if self.state is State.ANSWERS:
-            self._work.stop.set()
-        elif self.state is State.MORE:
-            self._go(State.VOTE)
-        else:
-            self.dismiss()
+    def action_stop(self) -> None:
+        """Stop both."""
+        self._work.stop.set()
 
-    @on(Input.Submitted)
-    def _send(self, event: Input.Submitted) -> None:
-        event.stop()
-        text = event.value.strip()
+    def action_back(self) -> None:
+        """Go back to the vote."""
+        self._go(State.VOTE)
+
+    def action_leave(self) -> None:
+        """Close the arena."""
+        self.dismiss()
+
+    def action_send(self) -> None:
+        """Send what is typed to both."""
+        field = self.query_one(Input)
+        text = field.value.strip()
         if not text:
             return
         self._asked = text
-        event.input.clear()
+        field.clear()
         for side in SIDES:
             self._pane(side).ask(text)
         self._begin(text)
@@ -259,6 +281,15 @@ class ArenaScreen(Screen[None]):
             field.focus()
         else:
             self.query_one(ArenaPane).focus()
+        self._await_sight()
+
+    def _await_sight(self) -> None:
+        self.seen = False
+        self.refresh_bindings()
+        self.call_after_refresh(self.set_timer, SEEN_AFTER, partial(self._see, self.state))
+
+    def _see(self, state: State) -> None:
+        self.seen = self.seen or state is self.state
         self.refresh_bindings()
 
     def _pane(self, side: Side) -> ArenaPane:

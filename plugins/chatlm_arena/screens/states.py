@@ -29,6 +29,12 @@ SAID = {
     State.REVEALED: "Enter begins the next match.",
 }
 
+AT_ONCE = {
+    "send": (State.ASK, State.MORE),
+    "stop": (State.ANSWERS,),
+}
+"""The actions that a key does at any time, each with the states that have it."""
+
 ALLOWED = {
     "vote": (State.VOTE,),
     "skip": (State.VOTE,),
@@ -37,8 +43,14 @@ ALLOWED = {
     "next": (State.REVEALED,),
     "undo": (State.VOTE, State.REVEALED),
     "ratings": (State.VOTE, State.REVEALED),
+    "back": (State.MORE,),
+    "leave": (State.ASK, State.VOTE, State.COUNT, State.REVEALED),
 }
-"""The actions that not every state has."""
+"""The actions that a key does only once the state was seen, each with the states that have it."""
+
+SEEN_AFTER = 0.4
+"""Seconds for which a state has been on the screen before a key that belongs to it acts: what was
+pressed twice, or meant for the state before, changes nothing unseen."""
 
 NEED_ANSWERS = ("vote", "more")
 """The actions for which both must have answered."""
