@@ -53,7 +53,7 @@ class Reranker:
 def configured() -> Reranker | None:
     """The one that the person's settings name, if they do."""
     folder = own_settings("rag", Settings).reranker
-    return _reranker(folder.expanduser()) if folder else None
+    return _reranker(folder) if folder else None
 
 
 @cache
