@@ -94,7 +94,7 @@ class Manifest:
 def write(folder: Path, manifest: Manifest) -> None:
     """Put the manifest into an index's folder, in place of the one that is there."""
     table = {"format": FORMAT, **asdict(manifest)}
-    write_atomically(folder / FILE, [json.dumps(table, ensure_ascii=False, indent=1) + "\n"])
+    write_atomically(folder / FILE, [json.dumps(table, indent=1) + "\n"])
 
 
 def read(folder: Path) -> Manifest:

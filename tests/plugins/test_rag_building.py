@@ -292,6 +292,17 @@ def test_the_fingerprint_is_that_of_the_weights(tmp_path: Path) -> None:
     assert fingerprint(one) != fingerprint(two)
 
 
+def test_a_name_that_is_no_utf8_is_no_trouble(rag_home: Path, docs: Path) -> None:
+    path = os.fsencode(docs) + b"/caf\xe9.txt"
+    Path(os.fsdecode(path)).write_text("The café opens at nine.\n", encoding="utf-8")
+    done = build(docs)
+    assert sources()[0] == "docs/caf?.txt"
+    record = folder.located("pets").open(manifest.read).file_of(0)
+    assert os.fsencode(record.path) == path
+    assert record == done.manifest.file_of(0)
+    assert not building.update("pets", Watched()).changed
+
+
 def test_names_that_cannot_be_used(rag_home: Path, docs: Path, tmp_path: Path) -> None:
     for name in ("", "A", "../x", "a/b", "-x", "x" * 65):
         with pytest.raises(UsageError, match="cannot be called"):
