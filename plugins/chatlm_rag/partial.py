@@ -72,6 +72,9 @@ class KnownVectors:
     Args:
         partial: the folder where new ones go; those in it are known.
         old: the folder of an index that was made with the same embedder; its passage N has row N.
+
+    Raises:
+        OSError, ValueError, TypeError, EOFError: the old index is damaged.
     """
 
     def __init__(self, partial: Path, old: Path | None = None) -> None:
@@ -90,10 +93,13 @@ class KnownVectors:
                 np.load(old / DIGESTS, mmap_mode="r", allow_pickle=False),
                 np.load(old / EMBEDDINGS, mmap_mode="r", allow_pickle=False),
             )
+        self.old = self._vectors[0].shape if old else (0, 0)
+        """How many come from the old index, and how long they are."""
         for path in sorted(partial.glob("*.npy")):
-            self._take_block(path)
-        self.kept = self._count - (len(self._digests[0]) if old else 0)
-        """How many were found in `partial`."""
+            try:
+                self._take_block(path)
+            except (ValueError, TypeError, LookupError, EOFError, OverflowError):
+                break  # damaged: it and what follows is made again in its place
 
     def __len__(self) -> int:
         return self._count
@@ -159,6 +165,12 @@ class KnownVectors:
         self._take(block["digest"], block["vector"])
 
     def _take(self, digests: NDArray[np.uint8], vectors: NDArray[np.float32]) -> None:
+        import numpy as np
+
+        if digests.shape != (len(vectors), _DIGEST_BYTES) or digests.dtype != np.uint8:
+            raise ValueError("it has not a digest for each vector")
+        if vectors.ndim != 2 or vectors.dtype != np.float32:
+            raise ValueError("it has no vectors")
         self._digests.append(digests)
         self._vectors.append(vectors)
         self._starts.append(self._count)

@@ -352,6 +352,16 @@ def test_a_damaged_index_is_told(rag_home: Path, docs: Path) -> None:
         building.update("pets", Watched())
 
 
+def test_a_damaged_block_of_a_stopped_build_is_made_again(rag_home: Path, many: Path) -> None:
+    with pytest.raises(BuildStopped):
+        building.build("many", (Source(str(many)),), Watched(cancel_at=6))
+    blocks = sorted(folder.own("many").partial.glob("*.npy"))
+    assert blocks
+    blocks[0].write_bytes(blocks[0].read_bytes()[:-7])
+    done = building.update("many", Watched())
+    assert done.manifest.pieces == len(embeddings("many")) == done.embedded
+
+
 def test_an_index_that_is_replaced_while_it_is_opened(rag_home: Path, docs: Path) -> None:
     build(docs)
     tried = []
