@@ -78,7 +78,23 @@ def fill(
     matrix = filling.known.write(filling.rows, folder)
     vectors.write(folder, matrix)
     lexical.write(folder, [piece.indexed for piece in Passages(folder)])
+    _check(index, folder)
     return Filled(folder, records, matrix.shape[1], filling.embedded)
+
+
+def _check(index: IndexFolder, folder: Path) -> None:
+    """See that no file was cut short, which not every library tells.
+
+    Raises:
+        OSError: one was.
+    """
+    from chatlm_rag import lexical
+
+    try:
+        KnownVectors(index.partial, folder)
+        lexical.open(folder)
+    except (ValueError, EOFError) as error:
+        raise OSError("a file was cut short; is the disk full?") from error
 
 
 class _Filling:

@@ -227,6 +227,6 @@ def reading(name: str) -> Iterator[None]:
 def disk_error(error: OSError, name: str) -> ChatlmError:
     """The error for an index that cannot be written."""
     return ChatlmError(
-        f"The index {name} cannot be written in {own_root()}: {error.strerror}.",
+        f"The index {name} cannot be written in {own_root()}: {error.strerror or error}.",
         hint=f"Mend that, then go on: chatlm rag update {name}",
     )

@@ -268,6 +268,40 @@ def test_a_full_disk_leaves_the_old_index(
     assert "docs/new.txt" in sources()
 
 
+def test_an_index_that_was_cut_short_never_counts(
+    rag_home: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(docs)
+    write(docs, {"new.txt": "New."})
+    whole = lexical.write
+
+    def cut(folder: Path, texts: list[str]) -> None:
+        whole(folder, texts)
+        os.truncate(folder / "digests.npy", 140)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lexical, "write", cut)
+        with pytest.raises(ChatlmError, match="cut short"):
+            building.update("pets", Watched())
+    assert "docs/new.txt" not in sources()
+
+
+def test_a_file_that_takes_no_more_says_why(rag_home: Path, docs: Path) -> None:
+    resource = pytest.importorskip("resource")
+    build(docs)
+    write(docs, {"new.txt": "New."})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
+    try:
+        with pytest.raises(ChatlmError, match="File too large") as failed:
+            building.update("pets", Watched())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert failed.value.hint.endswith("chatlm rag update pets")
+    building.update("pets", Watched())
+    assert "docs/new.txt" in sources()
+
+
 def test_another_embedder_is_refused(rag_home: Path, docs: Path) -> None:
     made = build(docs).manifest
     assert made.embedder == EmbedderRecord("all-minilm-l6-v2", fingerprint(models.embedder_model()))
