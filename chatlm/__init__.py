@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from chatlm.errors import ChatlmError, ContextTooLong, MessageRefused, ModelError, UsageError
     from chatlm.events import Delta, EngineEvent, Finished, Fitted
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
-    from chatlm.files import write_atomically
+    from chatlm.files import expanded, write_atomically
     from chatlm.generation import Engine, EngineInfo, Request, stream_many
     from chatlm.hookspecs import Commands, Context, hookimpl
     from chatlm.messages import (
@@ -93,6 +93,7 @@ _WHERE = {
     "differences": "chatlm.replay",
     "dump_json": "chatlm.text",
     "ensure_model": "chatlm.models",
+    "expanded": "chatlm.files",
     "fast_dtype": "chatlm.engines.learning",
     "find_model": "chatlm.models",
     "hookimpl": "chatlm.hookspecs",
@@ -157,6 +158,7 @@ __all__ = [
     "differences",
     "dump_json",
     "ensure_model",
+    "expanded",
     "fast_dtype",
     "find_model",
     "hookimpl",

@@ -83,7 +83,13 @@ class RootGroup(LazyGroup):
         """Run the command; what a plugin's own raises is told as that plugin's."""
         try:
             return super().invoke(ctx)
-        except (ChatlmError, click.ClickException, click.exceptions.Exit, click.Abort):
+        except (
+            ChatlmError,
+            click.ClickException,
+            click.exceptions.Exit,
+            click.Abort,
+            BrokenPipeError,
+        ):
             raise
         except Exception as error:
             name = ctx.invoked_subcommand or ""

@@ -189,6 +189,7 @@ class PromptTokenizer:
 
     def _encoded(self, text: str) -> Encoded:
         forbidden = set(self.controls.values())
+        text = text.encode("utf-8", "replace").decode()  # no tokenizer takes lone surrogates
         whole = self._backend.encode(text, add_special_tokens=False)
         if forbidden.isdisjoint(whole.ids):
             return _covering(zip(whole.ids, (end for _, end in whole.offsets), strict=True))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from chatlm import config, paths, tomlfile
 from chatlm.errors import ConfigError
+from chatlm.files import expanded
 from chatlm.plugins.values import describe, fits, hints_of
 
 T = TypeVar("T")
@@ -191,7 +192,7 @@ def _converted(value: Any, hint: Any) -> Any:
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)
     if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):
-        return Path(value).expanduser()
+        return expanded(value)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return next((member for member in hint if member.value == value), value)
     return value

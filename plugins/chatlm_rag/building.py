@@ -144,7 +144,7 @@ def _make(index: IndexFolder, plan: Plan, work: Work) -> Outcome:
     place = check(index.name, old.embedder) if old else fetched(plan.embedder, work)
     partial.begin(index.partial, plan, place.record)
     try:
-        filled = fill(index, place, plan.chunking, found.files, work, update=old is not None)
+        filled = fill(index, place, plan.chunking, found.files, work, old)
     except UsageError:
         if not index.current():
             index.remove()

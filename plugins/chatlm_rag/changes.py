@@ -77,11 +77,12 @@ def look(sources: tuple[Source, ...], old: Manifest | None) -> Changes:
                     record = before.get(found.path)
                     wanted[found.path] = _wanted(found, record, old.looked_ns if old else 0)
                     stamped |= wanted[found.path].record != record
-        except OSError as error:
+        except (OSError, ValueError) as error:  # no file can have the name, with a ValueError
             there = dict(_below(source, before))
             if not there:
+                why = getattr(error, "strerror", error)
                 raise UsageError(
-                    f"{source.path} cannot be read: {error.strerror}.", hint="Check the path."
+                    f"{source.path} cannot be read: {why}.", hint="Check the path."
                 ) from error
             missing.append(source.path)
             wanted |= there

@@ -17,10 +17,14 @@ from chatlm import UsageError
 from chatlm_rag.passages import Piece
 
 if TYPE_CHECKING:
-    from chatlm_rag.sources.document import Document
+    from chatlm_rag.sources.document import Document, Section
 
 _LONGEST_TOKEN = 8
 """Characters a token may stand for on average; no passage of one endless word has more."""
+
+_AT_ONCE = 50_000
+"""Characters that are cut at once, those of a long chapter: where a text has no joints the time
+grows with the square of them."""
 
 _SLACK = 1.1
 """How much longer than the average part one may be that ends at a joint of the text."""
@@ -66,10 +70,9 @@ class Chunker:
             document: to cut.
             first: the id of the first one.
         """
-        begins = self._token_begins(document.text)
         number = first
         for section in document.sections:
-            for start, end in self._spans(document, section.start, section.end, begins):
+            for start, end in self._all_spans(document, section):
                 text = document.text[start:end]
                 if any(map(str.isalnum, text)):
                     line = document.line_at(start)
@@ -79,10 +82,15 @@ class Chunker:
                     )  # fmt: skip
                     number += 1
 
-    def _token_begins(self, text: str) -> list[int]:
-        """Where each token of the text begins."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return [begin for begin, _ in encoding.offsets]
+    def _all_spans(self, document: Document, section: Section) -> Iterator[tuple[int, int]]:
+        for start, end in _stretches(document.text, section.start, section.end):
+            begins = self._token_begins(document.text, start, end)
+            yield from self._spans(document, start, end, begins)
+
+    def _token_begins(self, text: str, start: int, end: int) -> list[int]:
+        """Where each token of a part of the text begins."""
+        encoding = self._tokenizer.encode(text[start:end], add_special_tokens=False)
+        return [start + begin for begin, _ in encoding.offsets]
 
     def _spans(
         self, document: Document, start: int, end: int, begins: list[int]
@@ -104,3 +112,12 @@ class Chunker:
         splitter = MarkdownSplitter if document.markdown else TextSplitter
         for begin, chunk in splitter(letters, overlap).chunk_indices(text):
             yield from self._spans(document, start + begin, start + begin + len(chunk), begins)
+
+
+def _stretches(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """A part of a text in stretches that can be cut at once, by lines where it has them."""
+    while end - start > _AT_ONCE:
+        behind = text.rfind("\n", start, start + _AT_ONCE) + 1 or start + _AT_ONCE
+        yield start, behind
+        start = behind
+    yield start, end

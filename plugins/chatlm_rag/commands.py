@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from chatlm import ChatlmError, UsageError, dump_json, human_bytes, visible
+from chatlm import ChatlmError, UsageError, dump_json, expanded, human_bytes, visible
 from chatlm_rag.bars import bar
 from chatlm_rag.options import as_json_option as _json
 from chatlm_rag.options import name_argument as _name
@@ -18,9 +17,7 @@ if TYPE_CHECKING:
     from chatlm_rag.sources.folders import Source
 
 
-_paths = click.argument(
-    "paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path)
-)
+_paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
 _include = click.option(
     "--include", multiple=True, metavar="GLOB", help="Only files like this, such as '*.md'."
 )
@@ -55,7 +52,7 @@ rag.add_command(evaluate)
 @_json
 def build(
     name: str,
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     embedder: str | None,
@@ -94,7 +91,7 @@ def build(
 @_json
 def add(
     name: str,
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     as_json: bool,
@@ -215,11 +212,11 @@ def remove(name: str, yes: bool) -> None:
 
 
 def _sources(
-    paths: tuple[Path, ...], include: tuple[str, ...], exclude: tuple[str, ...]
+    paths: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> tuple[Source, ...]:
     from chatlm_rag.sources.folders import Source
 
-    return tuple(Source(str(path.expanduser().absolute()), include, exclude) for path in paths)
+    return tuple(Source(str(expanded(path).absolute()), include, exclude) for path in paths)
 
 
 def _chunking(tokens: int | None, overlap: int | None) -> Chunking | None:

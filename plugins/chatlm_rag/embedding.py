@@ -69,7 +69,7 @@ class Embedder:
             batch = longest_first[begin : begin + BATCH]
             with self._model() as model, _precision(model):
                 vectors[batch] = model.encode_document(
-                    [_writable(texts[which]) for which in batch],
+                    [writable(texts[which]) for which in batch],
                     batch_size=BATCH,
                     normalize_embeddings=True,
                     show_progress_bar=False,
@@ -82,7 +82,7 @@ class Embedder:
         """The vector of a question: `(dimension,)`, of length 1."""
         with self._model() as model:
             return model.encode_query(
-                _writable(text), normalize_embeddings=True, show_progress_bar=False
+                writable(text), normalize_embeddings=True, show_progress_bar=False
             )
 
     @contextmanager
@@ -103,7 +103,7 @@ def _precision(model: SentenceTransformer) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
     """The text without lone surrogates, which no tokenizer takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -12,8 +12,8 @@ from chatlm import ChatlmError, UsageError, Work, one_line
 from chatlm_rag.changes import Wanted
 from chatlm_rag.chunking import Chunker, Chunking
 from chatlm_rag.embedders import Place
-from chatlm_rag.folder import IndexFolder
-from chatlm_rag.manifest import FileRecord
+from chatlm_rag.folder import IndexFolder, reading
+from chatlm_rag.manifest import FileRecord, Manifest
 from chatlm_rag.partial import KnownVectors, digest
 from chatlm_rag.passages import Passages, Piece, Writer
 from chatlm_rag.sources.document import Problem
@@ -50,8 +50,7 @@ def fill(
     chunking: Chunking,
     files: Iterable[Wanted],
     work: Work,
-    *,
-    update: bool,
+    old: Manifest | None,
 ) -> Filled:
     """Write passages, vectors and words into the folder that is to count next.
 
@@ -61,16 +60,17 @@ def fill(
         chunking: how long passages are.
         files: in the order of the new index.
         work: is shown how far it is, and may stop it.
-        update: whether passages and vectors are taken from the index as it is.
+        old: the index as it is, where passages and vectors are taken from it.
 
     Raises:
         UsageError: there is no passage in any file.
         BuildStopped: the person stopped it.
+        ChatlmError: the index as it is is damaged.
     """
     from chatlm_rag import lexical, vectors
 
     folder = index.fresh()
-    filling = _Filling(index, place, chunking, work, update=update)
+    filling = _Filling(index, place, chunking, work, old)
     records = tuple(filling.fill(list(files), folder))
     if not filling.rows:
         raise UsageError("There is nothing to index.", hint=_reasons(records))
@@ -78,21 +78,45 @@ def fill(
     matrix = filling.known.write(filling.rows, folder)
     vectors.write(folder, matrix)
     lexical.write(folder, [piece.indexed for piece in Passages(folder)])
+    _check(index, folder)
     return Filled(folder, records, matrix.shape[1], filling.embedded)
+
+
+def _check(index: IndexFolder, folder: Path) -> None:
+    """See that no file was cut short, which not every library tells.
+
+    Raises:
+        OSError: one was.
+    """
+    from chatlm_rag import lexical
+
+    try:
+        KnownVectors(index.partial, folder)
+        lexical.open(folder)
+    except (ValueError, EOFError) as error:
+        raise OSError("a file was cut short; is the disk full?") from error
 
 
 class _Filling:
     """The state of one run."""
 
     def __init__(
-        self, index: IndexFolder, place: Place, chunking: Chunking, work: Work, *, update: bool
+        self,
+        index: IndexFolder,
+        place: Place,
+        chunking: Chunking,
+        work: Work,
+        old: Manifest | None,
     ) -> None:
-        old = index.current() if update else None
-        self.known = KnownVectors(index.partial, old)
+        at = index.current() if old else None
+        with reading(index.name):
+            self._old = Passages(at) if at else None
+            self.known = KnownVectors(index.partial, at)
+            if old and self.known.old != (old.pieces, old.dimension):
+                raise ValueError("it has not a vector for each passage")
         self.rows = array("q")
         """The row in `known` of each passage."""
         self.embedded = 0
-        self._old = Passages(old) if old else None
         self._chunker = Chunker(place.tokenizer, chunking)
         self._queue = _Queue(self.known, place.folder, work)
 

@@ -206,9 +206,27 @@ def damaged(name: str, why: str) -> ChatlmError:
     )
 
 
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Say that an index is damaged when a step that only reads its files fails, in whatever way.
+
+    Raises:
+        ChatlmError: it failed.
+    """
+    try:
+        yield
+    except ChatlmError:
+        raise
+    except Exception as error:  # a wrong byte shows in whatever it leads to
+        raise ChatlmError(
+            f"The index {name} is damaged: {error or type(error).__name__}",
+            hint=f"Make it anew: chatlm rag update {name} --rebuild",
+        ) from error
+
+
 def disk_error(error: OSError, name: str) -> ChatlmError:
     """The error for an index that cannot be written."""
     return ChatlmError(
-        f"The index {name} cannot be written in {own_root()}: {error.strerror}.",
+        f"The index {name} cannot be written in {own_root()}: {error.strerror or error}.",
         hint=f"Mend that, then go on: chatlm rag update {name}",
     )

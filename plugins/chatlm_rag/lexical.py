@@ -82,6 +82,10 @@ class Lexical:
     def __init__(self, index: BM25) -> None:
         self._index = index
 
+    def __len__(self) -> int:
+        """How many texts there are."""
+        return int(self._index.scores["num_docs"])
+
     def scores(self, query: str) -> NDArray[np.float32]:
         """The BM25 score of every piece: 0 where no word of the query stands, without an upper
         bound."""

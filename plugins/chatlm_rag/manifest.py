@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from chatlm import write_atomically
 from chatlm_rag.chunking import Chunking
 from chatlm_rag.embedders import EmbedderRecord
 from chatlm_rag.folder import damaged
+from chatlm_rag.records import record
 from chatlm_rag.sources.document import Problem
 from chatlm_rag.sources.folders import Source, Stamp
 
@@ -94,7 +96,7 @@ class Manifest:
 def write(folder: Path, manifest: Manifest) -> None:
     """Put the manifest into an index's folder, in place of the one that is there."""
     table = {"format": FORMAT, **asdict(manifest)}
-    write_atomically(folder / FILE, [json.dumps(table, ensure_ascii=False, indent=1) + "\n"])
+    write_atomically(folder / FILE, [json.dumps(table, indent=1) + "\n"])
 
 
 def read(folder: Path) -> Manifest:
@@ -104,14 +106,13 @@ def read(folder: Path) -> Manifest:
         FileNotFoundError: there is none.
         ChatlmError: it is damaged, or of another version of chatlm.
     """
-    text = (folder / FILE).read_text(encoding="utf-8")
     name = folder.parent.name
     try:
-        table = json.loads(text)
+        table = json.loads((folder / FILE).read_text(encoding="utf-8"))
         number = table.pop("format")
         if number == FORMAT:
             return _manifest(table)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(name, f"{FILE} is not what it was") from error
     raise damaged(name, f"it has the format {number}, and this chatlm reads {FORMAT}")
 
@@ -127,28 +128,40 @@ def plan_from(table: dict[str, Any]) -> Plan:
     Raises:
         KeyError, TypeError: they are no plan.
     """
-    chunking = Chunking(**table["chunking"])
-    return Plan(_sources(table["sources"]), table["embedder"], chunking, table["anew"])
+    chunking = record(Chunking, table["chunking"])
+    return record(Plan, table, sources=_sources(table["sources"]), chunking=chunking)
 
 
 def _manifest(table: dict[str, Any]) -> Manifest:
-    return Manifest(
-        embedder=EmbedderRecord(**table["embedder"]),
-        dimension=table["dimension"],
-        chunking=Chunking(**table["chunking"]),
+    made = record(
+        Manifest,
+        table,
+        embedder=record(EmbedderRecord, table["embedder"]),
+        chunking=record(Chunking, table["chunking"]),
         sources=_sources(table["sources"]),
         files=tuple(map(_file, table["files"])),
-        looked_ns=table["looked_ns"],
     )
+    behind = accumulate(file.count for file in made.files)
+    ends = zip(made.files, behind, strict=True)
+    if any(
+        file.count and not 0 <= file.first < file.first + file.count == end for file, end in ends
+    ):
+        raise ValueError("its files do not follow each other")
+    return made
 
 
 def _sources(tables: list[dict[str, Any]]) -> tuple[Source, ...]:
     return tuple(
-        Source(table["path"], tuple(table["include"]), tuple(table["exclude"])) for table in tables
+        record(Source, table, include=_texts(table["include"]), exclude=_texts(table["exclude"]))
+        for table in tables
     )
 
 
 def _file(table: dict[str, Any]) -> FileRecord:
-    stamp = Stamp(**table["stamp"]) if table["stamp"] else None
-    problems = tuple(Problem(**problem) for problem in table["problems"])
-    return FileRecord(**{**table, "stamp": stamp, "problems": problems})
+    stamp = record(Stamp, table["stamp"]) if table["stamp"] else None
+    problems = tuple(record(Problem, problem) for problem in table["problems"])
+    return record(FileRecord, table, stamp=stamp, problems=problems)
+
+
+def _texts(values: list[str]) -> tuple[str, ...]:
+    return tuple(map(str, values))

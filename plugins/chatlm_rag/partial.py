@@ -13,9 +13,9 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import pairwise
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from chatlm import write_atomically
 from chatlm_rag import manifest
@@ -33,6 +33,8 @@ DIGESTS = "digests.npy"
 
 _PLAN = "plan.json"
 _DIGEST_BYTES = 16
+_AT_ONCE = 16_384
+"""Vectors that are written at once."""
 
 
 def digest(text: str) -> bytes:
@@ -72,6 +74,9 @@ class KnownVectors:
     Args:
         partial: the folder where new ones go; those in it are known.
         old: the folder of an index that was made with the same embedder; its passage N has row N.
+
+    Raises:
+        OSError, ValueError, TypeError, EOFError: the old index is damaged.
     """
 
     def __init__(self, partial: Path, old: Path | None = None) -> None:
@@ -90,10 +95,13 @@ class KnownVectors:
                 np.load(old / DIGESTS, mmap_mode="r", allow_pickle=False),
                 np.load(old / EMBEDDINGS, mmap_mode="r", allow_pickle=False),
             )
+        self.old = self._vectors[0].shape if old else (0, 0)
+        """How many come from the old index, and how long they are."""
         for path in sorted(partial.glob("*.npy")):
-            self._take_block(path)
-        self.kept = self._count - (len(self._digests[0]) if old else 0)
-        """How many were found in `partial`."""
+            try:
+                self._take_block(path)
+            except (ValueError, TypeError, LookupError, EOFError, OverflowError):
+                break  # damaged: it and what follows is made again in its place
 
     def __len__(self) -> int:
         return self._count
@@ -118,8 +126,10 @@ class KnownVectors:
         block["vector"] = vectors
         path = self._partial / f"{len(self._vectors) - self._from_old:08}.npy"
         half = path.with_suffix(".half")
-        with half.open("wb") as file:
-            np.save(file, block, allow_pickle=False)
+        content = BytesIO()
+        np.save(content, block, allow_pickle=False)
+        with half.open("wb") as file:  # numpy's own writing overlooks some full disks
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         half.replace(path)
@@ -138,19 +148,29 @@ class KnownVectors:
         import numpy as np
 
         wanted = np.asarray(rows, dtype=np.int64)
-        order = np.argsort(wanted, kind="stable")
-        in_order = wanted[order]
+        path = folder / EMBEDDINGS
         shape = (len(wanted), self._vectors[0].shape[1])
-        matrix = np.lib.format.open_memmap(folder / EMBEDDINGS, "w+", np.float32, shape)
-        digests = np.empty((len(wanted), _DIGEST_BYTES), np.uint8)
-        cuts = [*np.searchsorted(in_order, self._starts), len(wanted)]
-        for block, (begin, end) in enumerate(pairwise(cuts)):
-            inside = in_order[begin:end] - self._starts[block]
-            matrix[order[begin:end]] = self._vectors[block][inside]
-            digests[order[begin:end]] = self._digests[block][inside]
-        matrix.flush()
-        np.save(folder / DIGESTS, digests, allow_pickle=False)
-        return matrix
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        with path.open(
+            "wb"
+        ) as file:  # not through memory, where a full disk would kill the process
+            np.lib.format.write_array_header_1_0(file, header)
+            for begin in range(0, len(wanted), _AT_ONCE):
+                part = self._gathered(self._vectors, wanted[begin : begin + _AT_ONCE])
+                file.write(part.astype("<f4", copy=False).tobytes())
+        np.save(folder / DIGESTS, self._gathered(self._digests, wanted), allow_pickle=False)
+        return cast("NDArray[np.float32]", np.load(path, mmap_mode="r", allow_pickle=False))
+
+    def _gathered(self, blocks: Sequence[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
+        """What blocks have in some rows, in their order."""
+        import numpy as np
+
+        found = np.empty((len(rows), blocks[0].shape[1]), blocks[0].dtype)
+        inside = np.searchsorted(self._starts, rows, side="right") - 1
+        for block in np.unique(inside):
+            there = inside == block
+            found[there] = blocks[block][rows[there] - self._starts[block]]
+        return found
 
     def _take_block(self, path: Path) -> None:
         import numpy as np
@@ -159,6 +179,12 @@ class KnownVectors:
         self._take(block["digest"], block["vector"])
 
     def _take(self, digests: NDArray[np.uint8], vectors: NDArray[np.float32]) -> None:
+        import numpy as np
+
+        if digests.shape != (len(vectors), _DIGEST_BYTES) or digests.dtype != np.uint8:
+            raise ValueError("it has not a digest for each vector")
+        if vectors.ndim != 2 or vectors.dtype != np.float32:
+            raise ValueError("it has no vectors")
         self._digests.append(digests)
         self._vectors.append(vectors)
         self._starts.append(self._count)

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
+
+from chatlm_rag.folder import reading
+from chatlm_rag.records import record
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -105,6 +108,7 @@ class Passages(Sequence[Piece]):
         self._offsets = np.load(folder / OFFSETS, mmap_mode="r", allow_pickle=False)
         self._file = (folder / LINES).open("rb")
         self._lock = Lock()
+        self._name = folder.parent.name
         if (folder / LINES).stat().st_size != int(self._offsets[-1]):
             self.close()
             raise ValueError(f"{folder / LINES} is not as long as {OFFSETS} says")
@@ -126,15 +130,16 @@ class Passages(Sequence[Piece]):
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"there is no piece {index}")
-        table: dict[str, Any] = json.loads(self.line(place))
-        return Piece(id=place, **table)
+        with reading(self._name):
+            return record(Piece, json.loads(self.line(place)), id=place)
 
     def line(self, place: int) -> bytes:
         """One piece as it is written, without its id, which is its place."""
-        begin, end = int(self._offsets[place]), int(self._offsets[place + 1])
-        with self._lock:
-            self._file.seek(begin)
-            return self._file.read(end - begin)
+        with reading(self._name):
+            begin, end = int(self._offsets[place]), int(self._offsets[place + 1])
+            with self._lock:
+                self._file.seek(begin)
+                return self._file.read(end - begin)
 
     def __iter__(self) -> Iterator[Piece]:
         for place in range(len(self)):

@@ -26,7 +26,7 @@ def read_questions(path: Path) -> dict[str, str]:
         try:
             table = json.loads(line)
             name, text = table["_id"], table["text"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(f"{path}, line {number} is no question.", hint=_QUERIES) from error
         if not isinstance(name, str) or not isinstance(text, str):
             raise UsageError(f"{path}, line {number}: texts belong in quotes.", hint=_QUERIES)
@@ -46,7 +46,8 @@ def read_judgements(path: Path) -> Judgements:
         try:
             question, document, grade = fields
             judgements.setdefault(question, {})[document] = int(grade)
-        except ValueError as error:
+            float(int(grade))  # a gain is reckoned with as one
+        except (ValueError, OverflowError) as error:
             if number == 1 and len(fields) == 3:
                 continue
             raise UsageError(f"{path}, line {number} is no judgement.", hint=_QRELS) from error

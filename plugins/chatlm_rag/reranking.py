@@ -12,7 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, cast
 
 from chatlm import UsageError, own_settings
-from chatlm_rag.embedding import loading
+from chatlm_rag.embedding import loading, writable
 from chatlm_rag.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Reranker:
         with self._lock:
             if self._loaded is None:
                 self._loaded = _load(self._folder)
-            pairs = [(query, text) for text in texts]
+            pairs = [(writable(query), text) for text in texts]
             scores = self._loaded.predict(pairs, show_progress_bar=False)
         return cast("NDArray[np.float32]", scores)
 
@@ -53,7 +53,7 @@ class Reranker:
 def configured() -> Reranker | None:
     """The one that the person's settings name, if they do."""
     folder = own_settings("rag", Settings).reranker
-    return _reranker(folder.expanduser()) if folder else None
+    return _reranker(folder) if folder else None
 
 
 @cache

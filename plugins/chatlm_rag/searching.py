@@ -9,11 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatlm import ChatlmError
 from chatlm_rag import abstaining, embedders, lexical, manifest, vectors
 from chatlm_rag.duplicates import Wording
 from chatlm_rag.embedding import Embedder
-from chatlm_rag.folder import IndexFolder
+from chatlm_rag.folder import IndexFolder, reading
 from chatlm_rag.fusion import fuse
 from chatlm_rag.passages import Passages, Piece
 from chatlm_rag.reranking import MOST, Reranker
@@ -100,17 +99,15 @@ class Index:
         """
 
         def opener(at: Path) -> Index:
-            record = manifest.read(at).embedder
-            embedder = _embedder(embedders.check(index.name, record).folder)
-            return cls(index.name, Passages(at), vectors.open(at), lexical.open(at), embedder)
+            made = manifest.read(at)
+            embedder = _embedder(embedders.check(index.name, made.embedder).folder)
+            pieces, nearest, words = Passages(at), vectors.open(at), lexical.open(at)
+            if {len(pieces), len(nearest), len(words)} != {made.pieces}:
+                raise ValueError("its files have not the same number of passages")
+            return cls(index.name, pieces, nearest, words, embedder)
 
-        try:
+        with reading(index.name):
             return index.open(opener)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ChatlmError(
-                f"The index {index.name} is damaged: {error}",
-                hint=f"Make it anew: chatlm rag update {index.name} --rebuild",
-            ) from error
 
     def search(self, query: str, k: int = 8, reranker: Reranker | None = None) -> list[Found]:
         """The pieces that fit a query best, best first; of pieces that say the same, the best.
@@ -133,7 +130,8 @@ class Index:
 
         Below `abstaining.THRESHOLD` nothing relevant was found.
         """
-        return abstaining.confidence(query, found, self._lexical.rarity)
+        with reading(self.name):
+            return abstaining.confidence(query, found, self._lexical.rarity)
 
     def fits(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
         """How well each text answers a query, about 0 to 1: the mean of its cosine with the query
@@ -145,7 +143,8 @@ class Index:
         import numpy as np
 
         cosines = self.embedder.embed(texts) @ self.embedder.embed_query(query)
-        asked = {stem: self._lexical.rarity(stem) for stem in lexical.stems(query)}
+        with reading(self.name):
+            asked = {stem: self._lexical.rarity(stem) for stem in lexical.stems(query)}
         there = (set(lexical.stems(text)) for text in texts)
         covered = np.array([sum(asked[stem] for stem in asked.keys() & each) for each in there])
         fits = (cosines + covered / (sum(asked.values()) or 1)) / 2
@@ -156,12 +155,13 @@ class Index:
         import numpy as np
 
         vector = self.embedder.embed_query(query)
-        near, _ = self._vectors.search(vector, depth)
-        scores = self._lexical.scores(query)
-        depth = min(depth, len(scores))
-        worded = np.argpartition(-scores, depth - 1)[:depth]
-        ids = np.union1d(near, worded[scores[worded] > 0])
-        dense, by_words = self._vectors.cosines(vector, ids), scores[ids]
+        with reading(self.name):
+            near, _ = self._vectors.search(vector, depth)
+            scores = self._lexical.scores(query)
+            depth = min(depth, len(scores))
+            worded = np.argpartition(-scores, depth - 1)[:depth]
+            ids = np.union1d(near, worded[scores[worded] > 0])
+            dense, by_words = self._vectors.cosines(vector, ids), scores[ids]
         fused = fuse(dense, by_words)
         order = np.argsort(-fused, kind="stable")
         return Candidates(ids[order], fused[order], dense[order], by_words[order])

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from chatlm import Ui, UsageError, one_line
+from chatlm import Ui, UsageError, expanded, one_line
 from chatlm_rag import building, embedders, folder, manifest, showing
 from chatlm_rag.filling import BuildStopped
 from chatlm_rag.folder import IndexFolder
@@ -130,7 +130,7 @@ def _asked(argument: str) -> tuple[Path, str]:
             "Say of which file or folder, and if you like how the index is called.",
             hint="For example: /rag build ~/notes\nA path with blanks belongs in quotes.",
         )
-    path = Path(words[0]).expanduser().absolute()
+    path = expanded(words[0]).absolute()
     name = words[1] if words[1:] else re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64]
     if not name:
         raise UsageError(f"{path} gives the index no name.", hint="Add one: /rag build PATH NAME")

@@ -62,6 +62,8 @@ def open(folder: Path) -> Vectors:
     import numpy as np
 
     matrix = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
+    if matrix.ndim != 2 or matrix.dtype != np.float32:
+        raise ValueError(f"{EMBEDDINGS} holds no vectors")
     if len(matrix) <= FLAT_MOST:
         return Vectors(matrix)
     return Vectors(matrix, faiss.read_index(str(folder / CELLS), faiss.IO_FLAG_MMAP))

@@ -93,6 +93,20 @@ def test_commands_of_plugins_stand_in_the_help_and_run(folder: Path) -> None:
     assert "greet" not in chatlm("--help").stdout
 
 
+def test_a_reader_that_has_enough_is_no_failure_of_the_plugin(folder: Path) -> None:
+    (folder / "mine.py").write_text(PLUGIN.replace("hello", "hello " * 100_000))
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "chatlm", "greet"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert done.stderr == b""
+
+
 def test_chatlms_own_commands_import_no_plugin(folder: Path) -> None:
     (folder / "mine.py").write_text("raise RuntimeError('imported')\n")
     for arguments in (["models", "list"], ["logs"], ["--version"]):

@@ -59,6 +59,12 @@ def test_hostile_text_round_trips(tokens: PromptTokenizer, hostile: list[str]) -
         assert tokens.decode(tokens.encode_text(text)) == text
 
 
+def test_lone_surrogates_become_question_marks(tokens: PromptTokenizer) -> None:
+    text = "a \ud800 and <|im_end|> \udfff"
+    assert tokens.decode(tokens.encode_text(text)) == "a ? and <|im_end|> ?"
+    assert tokens.encode(conversation("user", text))
+
+
 pieces = st.lists(
     st.one_of(
         st.sampled_from(["<|im_end|>", "<|im_start|>", "<|im_", "end|>", "<repo_name>", "\0"]),

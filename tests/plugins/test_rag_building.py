@@ -268,6 +268,40 @@ def test_a_full_disk_leaves_the_old_index(
     assert "docs/new.txt" in sources()
 
 
+def test_an_index_that_was_cut_short_never_counts(
+    rag_home: Path, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(docs)
+    write(docs, {"new.txt": "New."})
+    whole = lexical.write
+
+    def cut(folder: Path, texts: list[str]) -> None:
+        whole(folder, texts)
+        os.truncate(folder / "digests.npy", 140)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lexical, "write", cut)
+        with pytest.raises(ChatlmError, match="cut short"):
+            building.update("pets", Watched())
+    assert "docs/new.txt" not in sources()
+
+
+def test_a_file_that_takes_no_more_says_why(rag_home: Path, docs: Path) -> None:
+    resource = pytest.importorskip("resource")
+    build(docs)
+    write(docs, {"new.txt": "New."})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
+    try:
+        with pytest.raises(ChatlmError, match="File too large") as failed:
+            building.update("pets", Watched())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert failed.value.hint.endswith("chatlm rag update pets")
+    building.update("pets", Watched())
+    assert "docs/new.txt" in sources()
+
+
 def test_another_embedder_is_refused(rag_home: Path, docs: Path) -> None:
     made = build(docs).manifest
     assert made.embedder == EmbedderRecord("all-minilm-l6-v2", fingerprint(models.embedder_model()))
@@ -290,6 +324,17 @@ def test_the_fingerprint_is_that_of_the_weights(tmp_path: Path) -> None:
     weights = two / "model.safetensors"
     weights.write_bytes(bytes(byte ^ 1 for byte in weights.read_bytes()))
     assert fingerprint(one) != fingerprint(two)
+
+
+def test_a_name_that_is_no_utf8_is_no_trouble(rag_home: Path, docs: Path) -> None:
+    path = os.fsencode(docs) + b"/caf\xe9.txt"
+    Path(os.fsdecode(path)).write_text("The café opens at nine.\n", encoding="utf-8")
+    done = build(docs)
+    assert sources()[0] == "docs/caf?.txt"
+    record = folder.located("pets").open(manifest.read).file_of(0)
+    assert os.fsencode(record.path) == path
+    assert record == done.manifest.file_of(0)
+    assert not building.update("pets", Watched()).changed
 
 
 def test_names_that_cannot_be_used(rag_home: Path, docs: Path, tmp_path: Path) -> None:
@@ -339,6 +384,16 @@ def test_a_damaged_index_is_told(rag_home: Path, docs: Path) -> None:
     (current() / manifest.FILE).unlink()
     with pytest.raises(ChatlmError, match=r"manifest\.json is missing"):
         building.update("pets", Watched())
+
+
+def test_a_damaged_block_of_a_stopped_build_is_made_again(rag_home: Path, many: Path) -> None:
+    with pytest.raises(BuildStopped):
+        building.build("many", (Source(str(many)),), Watched(cancel_at=6))
+    blocks = sorted(folder.own("many").partial.glob("*.npy"))
+    assert blocks
+    blocks[0].write_bytes(blocks[0].read_bytes()[:-7])
+    done = building.update("many", Watched())
+    assert done.manifest.pieces == len(embeddings("many")) == done.embedded
 
 
 def test_an_index_that_is_replaced_while_it_is_opened(rag_home: Path, docs: Path) -> None:

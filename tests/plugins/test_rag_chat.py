@@ -275,6 +275,7 @@ def test_a_build_that_is_cancelled_says_how_to_go_on(documents: Path) -> None:
         ('"a', "A quotation mark is missing"),
         ("/ ", "gives the index no name"),
         ("/tmp Bad/Name", "An index cannot be called"),
+        ("~nobody-at-all/notes", "~nobody-at-all/notes cannot be read"),
     ],
 )
 @pytest.mark.usefixtures("documents")

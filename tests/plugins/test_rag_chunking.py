@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from itertools import pairwise
 
@@ -75,6 +76,15 @@ def test_text_of_any_kind(text: str, tokens: int, overlap: float) -> None:
 )
 def test_long_texts(text: str) -> None:
     check(plain.read(text.encode(), "a.txt"), 200, 40)
+
+
+def test_a_text_without_joints_is_cut_in_time() -> None:
+    document = plain.read(b"x" * 2_000_000, "a.txt")
+    begun = time.process_time()
+    pieces = list(chunker(200, 40).pieces(document, 0))
+    assert time.process_time() - begun < 6
+    assert all(two.start <= one.end for one, two in pairwise(pieces))
+    assert (pieces[0].start, pieces[-1].end) == (0, 2_000_000)
 
 
 def test_passages_are_of_like_length() -> None:

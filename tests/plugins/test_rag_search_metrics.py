@@ -61,7 +61,9 @@ def test_questions_and_judgements_are_read(tmp_path: Path) -> None:
     assert read_judgements(qrels) == {"1": {"doc a": 2, "b": -1}}
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"_id": "1"}', '{"_id": 1, "text": "a"}', "7"])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"_id": "1"}', '{"_id": 1, "text": "a"}', "7", "[" * 100_000]
+)
 def test_a_line_that_is_no_question_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "queries.jsonl"
     path.write_text(f'{{"_id": "0", "text": "a"}}\n{line}\n', encoding="utf-8")
@@ -69,7 +71,7 @@ def test_a_line_that_is_no_question_is_named(tmp_path: Path, line: str) -> None:
         read_questions(path)
 
 
-@pytest.mark.parametrize("line", ["1 a 1", "1\ta\tx", "1\ta", "1\t0\ta\t1"])
+@pytest.mark.parametrize("line", ["1 a 1", "1\ta\tx", "1\ta", "1\t0\ta\t1", f"1\ta\t{10**400}"])
 def test_a_line_that_is_no_judgement_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "qrels.tsv"
     path.write_text(f"1\ta\t1\n{line}\n", encoding="utf-8")

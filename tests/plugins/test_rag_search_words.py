@@ -145,6 +145,7 @@ def test_a_cross_encoder_reads_query_and_text_together(cross_encoder: Path) -> N
     assert scores[0] == pytest.approx(scores[2], abs=1e-6)
     assert scores[0] != scores[1]
     assert reranker.scores("another query", ["a"])[0] != scores[0]
+    assert reranker.scores("which \ud800", ["a"])[0] == reranker.scores("which ?", ["a"])[0]
 
 
 def test_the_settings_name_the_cross_encoder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,12 @@ def test_markdown_keeps_its_headings_and_its_text(tmp_path: Path) -> None:
 def test_a_heading_with_nothing_below_it_is_not_lost(tmp_path: Path) -> None:
     document = read(written(tmp_path / "a.md", "# One\n\n## Two\n\n# Three\n"))
     assert parts(document) == [("Three", "# One ## Two # Three")]
+
+
+def test_many_headings_take_no_long(tmp_path: Path) -> None:
+    begun = time.process_time()
+    read(written(tmp_path / "a.md", "# a\n" * 60_000))
+    assert time.process_time() - begun < 5
 
 
 def test_html_is_its_main_text(tmp_path: Path) -> None:
@@ -125,6 +132,17 @@ def test_encodings_are_found(tmp_path: Path, content: bytes, text: str | None) -
     assert document.text == (
         text or content.decode("cp1252" if b"K\xf6ln" in content else "cp1251")
     )
+
+
+@pytest.mark.parametrize("declared", ["undefined", "idna", "no-such"])
+def test_an_encoding_that_cannot_be_is_passed_by(tmp_path: Path, declared: str) -> None:
+    page = f'<meta charset="{declared}"><p>'.encode() + "Grüße aus Köln, bis bald.".encode("cp1252")
+    assert "bis bald" in read(written(tmp_path / "a.html", page)).text
+
+
+def test_no_encoding_makes_lone_surrogates(tmp_path: Path) -> None:
+    page = b'<meta charset="unicode_escape"><p>caf\xe9 \\ud800'
+    assert read(written(tmp_path / "a.html", page)).text.strip() == "café ?"
 
 
 @pytest.mark.parametrize(
@@ -230,6 +248,12 @@ def test_what_git_ignores_is_what_we_ignore(tmp_path: Path) -> None:
     ).stdout.split()  # fmt: skip
     wanted = sorted(f"repo/{name}" for name in listed if not name.endswith(".gitignore"))
     assert sorted(names(Source(str(root)))) == wanted
+
+
+def test_a_gitignore_that_never_ends_is_passed_by(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").symlink_to("/dev/zero")
+    os.mkfifo(written(tmp_path / "sub" / "a.md", "text").parent / ".gitignore")
+    assert names(Source(str(tmp_path))) == [f"{tmp_path.name}/sub/a.md"]
 
 
 def test_include_and_exclude(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def decode(data: bytes, declared: str = "") -> str:
     for encoding in ("utf-8", declared):
         try:
             if encoding:
-                return data.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
+                return clean(data.decode(encoding))
+        except (UnicodeError, LookupError):
             continue
     return _likely(data)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chatlm_rag.sources.document import clean
+
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
@@ -42,7 +44,8 @@ class FoundFile:
 
     path: str
     source: str
-    """Its path below the source's parent, with forward slashes: what passages of it are called."""
+    """Its path below the source's parent, with forward slashes: what passages of it are called.
+    What of it is no UTF-8 is replaced."""
     stamp: Stamp | None
     """None when it cannot be looked at."""
     problem: str = ""
@@ -60,10 +63,10 @@ def files(source: Source) -> Iterator[FoundFile]:
     """
     root = Path(source.path)
     if not root.is_dir():
-        yield _file(str(root), root.name, root.stat())
+        yield _file(str(root), clean(root.name), root.stat())
         return
     patterns = _Patterns(source)
-    name = root.resolve().name
+    name = clean(root.resolve().name)
     waiting = [(str(root), name, "", _ignored_above(root))]
     while waiting:
         folder, shown, inside, ignored = waiting.pop()
@@ -77,16 +80,16 @@ def files(source: Source) -> Iterator[FoundFile]:
         ignored = ignored.below(folder)
         deeper = []
         for entry in entries:
-            below = f"{inside}{entry.name}"
+            below, seen = f"{inside}{entry.name}", f"{shown}/{clean(entry.name)}"
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in SKIPPED and not (
                     patterns.exclude_folder(below) or ignored.hides(entry.path, folder=True)
                 ):
-                    deeper.append((entry.path, f"{shown}/{entry.name}", f"{below}/", ignored))
+                    deeper.append((entry.path, seen, f"{below}/", ignored))
             elif patterns.take(below) and not ignored.hides(entry.path, folder=False):
-                yield from _entry(entry, f"{shown}/{entry.name}")
+                yield from _entry(entry, seen)
         waiting += reversed(deeper)
 
 
@@ -133,9 +136,12 @@ class _Ignored:
     specs: tuple[tuple[str, GitIgnoreSpec], ...] = field(default=())
 
     def below(self, folder: str) -> _Ignored:
-        """With the folder's own `.gitignore`, where it has one."""
+        """With the folder's own `.gitignore`, where it has one; a pipe or a device is none."""
+        path = Path(folder, ".gitignore")
+        if not path.is_file():
+            return self
         try:
-            lines = Path(folder, ".gitignore").read_text("utf-8", "replace").splitlines()
+            lines = path.read_text("utf-8", "replace").splitlines()
         except OSError:
             return self
         return _Ignored((*self.specs, (folder, _spec(tuple(lines)))))

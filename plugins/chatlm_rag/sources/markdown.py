@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from chatlm_rag.sources.decoding import decode
 from chatlm_rag.sources.document import Document, Outline, Section
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
@@ -43,18 +47,16 @@ def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
     from mdit_py_plugins.front_matter import front_matter_plugin
 
     blocks = MarkdownIt("commonmark").use(front_matter_plugin).disable("inline")
+    inlines = MarkdownIt("commonmark")
     lines = [0, *(match.end() for match in _LINE_END.finditer(text)), len(text)]
     tokens = blocks.parse(text)
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.map and token.level == 0:
             first, behind = token.map
-            words = _words(inline.content)
+            words = _words(inlines.parseInline(inline.content)[0])
             yield lines[first], lines[min(behind, len(lines) - 1)], int(token.tag[1]), words
 
 
-def _words(heading: str) -> str:
-    from markdown_it import MarkdownIt
-
-    (inline,) = MarkdownIt("commonmark").parseInline(heading)
+def _words(heading: Token) -> str:
     kept = ("text", "code_inline")
-    return "".join(child.content for child in inline.children or [] if child.type in kept)
+    return "".join(child.content for child in heading.children or [] if child.type in kept)

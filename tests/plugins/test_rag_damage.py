@@ -1,0 +1,102 @@
+"""An index whose files are not what they were: an error that says so, whatever it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from chatlm import ChatlmError
+from chatlm_rag import building, folder
+from chatlm_rag.partial import EMBEDDINGS
+from chatlm_rag.searching import Index
+from tests.plugins.rag_chats import CATS, NAME, house
+from tests.plugins.ui import RememberingWork
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with house(tmp_path_factory.mktemp("damage") / "home") as folder_of_documents:
+        yield folder_of_documents
+
+
+def npy(array: NDArray[Any], *, pickled: bool = False) -> bytes:
+    file = BytesIO()
+    np.save(file, array, allow_pickle=pickled)
+    return file.getvalue()
+
+
+def spoiled(path: Path) -> Iterator[bytes]:
+    """What a disk, a half copy or somebody with bad intent may make of a file."""
+    content = path.read_bytes()
+    yield from (b"", content[: len(content) // 2], bytes(len(content)), b"\xff" * len(content))
+    if path.suffix == ".npy":
+        array = np.load(path)
+        yield npy(np.array([print], dtype=object), pickled=True)
+        yield from map(npy, (array[:0], array[:-1], array.ravel(), array.astype("S9"), array[0]))
+        yield from map(npy, (array.reshape(*array.shape, 1), array[::-1], array[..., :1]))
+        for shape in (b"(-1, 384)", b"(10000000000, 384)", b"(10000000000000000000, 384)"):
+            yield content.replace(b"(%d, 384)" % len(array), shape)
+    elif path.suffix == ".json":
+        values = json.loads(content)
+        yield from (b"null", b"[]", b"7", b"{}", b"[" * 100_000)
+        for name in list(values)[:8]:
+            for other in ("x", -5):
+                yield json.dumps({**values, name: other}).encode()
+    elif path.suffix == ".jsonl":
+        for line in (b"null", b"[7]", b'{"a":1}', content[:-1].replace(b'"text":"', b'"text":7,"')):
+            yield b"".join(
+                line[: len(each) - 1].ljust(len(each) - 1) + b"\n"
+                for each in content.splitlines(keepends=True)
+            )
+
+
+def test_an_index_that_is_damaged_in_any_way_breaks_nothing(
+    documents: Path, tmp_path: Path
+) -> None:
+    place, whole = folder.located(NAME).path, tmp_path / "whole"
+    shutil.copytree(place, whole)
+    said = []
+    for path in sorted(path for path in whole.rglob("*") if path.is_file()):
+        for number, content in enumerate(spoiled(path)):
+            for step in (ask,) if path.parent.name == "lexical" else (ask, change):
+                shutil.rmtree(place, ignore_errors=True)
+                shutil.copytree(whole, place)
+                (place / path.relative_to(whole)).write_bytes(content)
+                try:
+                    step(documents)
+                except ChatlmError as error:
+                    said.append(error.hint)
+                except Exception as error:
+                    raise AssertionError(f"{path.name}, {number}, {step.__name__}") from error
+    assert len(said) > 100
+    assert all("chatlm rag" in hint or "chatlm models" in hint for hint in said)
+    shutil.rmtree(place)
+    shutil.copytree(whole, place)
+    (place / "1" / EMBEDDINGS).write_bytes(b"")
+    building.rebuild(NAME, work())
+    assert ask(documents)
+
+
+def ask(_: Path) -> bool:
+    index = Index.open(folder.located(NAME))
+    return index.confidence(CATS, index.search(CATS)) > 0
+
+
+def change(documents: Path) -> None:
+    """Bring the index up to date with a file that has another name now."""
+    here, away = documents / "tides.txt", documents / "moved.txt"
+    path, to = (here, away) if here.exists() else (away, here)
+    path.rename(to)
+    building.update(NAME, work())
+
+
+def work() -> RememberingWork:
+    return RememberingWork(cancelled=False)
