@@ -48,12 +48,9 @@ def checked_name(name: str) -> str:
 
 
 def with_index(setup: Setup, index: str) -> Setup:
-    """The same set-up, but about an index; empty for none."""
+    """The same set-up, but about an index; empty for none, not even the person's usual one."""
     plugin, key = INDEX
-    kept = {name: values for name, values in setup.kept.items() if name != plugin}
-    if index:
-        kept[plugin] = {key: index}
-    return dataclasses.replace(setup, kept=kept)
+    return dataclasses.replace(setup, kept={**setup.kept, plugin: {key: index}})
 
 
 def index_of(setup: Setup) -> str:

@@ -66,7 +66,7 @@ def add(name: str, **given: Any) -> None:
     """
     from chatlm_arena import keeping
 
-    setup = _changed(Setup(), **given)
+    setup = _changed(with_index(Setup(), ""), **given)
     _check(name, setup)
     with keeping.opened() as store:
         added = store.add_contestant(name, setup)

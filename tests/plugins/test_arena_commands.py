@@ -61,7 +61,7 @@ def test_contestants(chat_home: Path) -> None:
            "--index", "", "--template", "", "-v", "language=")  # fmt: skip
     (row,) = json.loads(chatlm("arena", "contestants", "list", "--json").stdout)
     assert row["name"] == "ours"
-    assert set(row["setup"]) == {"adapter", "system"}
+    assert set(row["setup"]) == {"adapter", "system", "kept"}
     assert chatlm("arena", "contestants", "remove", "ours", "--yes").returncode == 0
     assert json.loads(chatlm("arena", "contestants", "list", "--json").stdout) == []
 
