@@ -30,7 +30,11 @@ def penalized(
     if repetition != 1.0:
         changed = torch.where(logits > 0, logits / repetition, logits * repetition)
         logits = torch.where(seen, changed, logits)
-    return logits - frequency * made - presence * (made > 0)
+    if frequency != 0.0:
+        logits = logits.add(made, alpha=-frequency)
+    if presence != 0.0:
+        logits = logits - presence * (made > 0)
+    return logits
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:
