@@ -216,6 +216,8 @@ def _sources(
 ) -> tuple[Source, ...]:
     from chatlm_rag.sources.folders import Source
 
+    if not all(paths):
+        raise UsageError("A path is empty.", hint="For this folder say a dot: .")
     return tuple(Source(str(expanded(path).absolute()), include, exclude) for path in paths)
 
 

@@ -125,7 +125,7 @@ def _asked(argument: str) -> tuple[Path, str]:
         words = shlex.split(argument)
     except ValueError as error:
         raise UsageError("A quotation mark is missing in the path.", hint=HOW_TO_BUILD) from error
-    if not 1 <= len(words) <= 2:
+    if not 1 <= len(words) <= 2 or not words[0]:
         raise UsageError(
             "Say of which file or folder, and if you like how the index is called.",
             hint="For example: /rag build ~/notes\nA path with blanks belongs in quotes.",
