@@ -52,8 +52,8 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     return logits.masked_fill(logits < border, float("-inf"))
 
 
-FEW = 256
-"""So many of the likeliest tokens nearly always reach p; to sort all takes as long as a token."""
+FEW, MORE = 256, 4096
+"""So many of the likeliest tokens mostly reach p; to sort all takes as long as a token."""
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
@@ -61,9 +61,10 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     if p >= 1.0:
         return logits
     probabilities = torch.softmax(logits, dim=-1)
-    ordered, order = torch.topk(probabilities, min(FEW, logits.shape[-1]))
-    if float(ordered.sum()) < p:
-        ordered, order = torch.sort(probabilities, descending=True)
+    for count in (FEW, MORE, logits.shape[-1]):
+        ordered, order = torch.topk(probabilities, min(count, logits.shape[-1]))
+        if float(ordered.sum()) >= p:
+            break
     before = torch.cumsum(ordered, dim=-1) - ordered
     keep = before < p
     keep[0] = True
@@ -77,6 +78,18 @@ def min_p(logits: Tensor, p: float) -> Tensor:
         return logits
     probabilities = torch.softmax(logits, dim=-1)
     return logits.masked_fill(probabilities < p * probabilities.max(), float("-inf"))
+
+
+def drawn(probabilities: Tensor, random: torch.Generator) -> int:
+    """A token, each as often as is likely; `torch.multinomial` draws a number for every token.
+
+    Args:
+        probabilities: (vocabulary,), whose sum need not be exactly 1.
+        random: on the processor, so that a seed means the same on every device.
+    """
+    borders = torch.cumsum(probabilities.cpu(), dim=-1, dtype=torch.float64)
+    point = torch.rand((), generator=random, dtype=torch.float64)
+    return int(torch.searchsorted(borders, point * borders[-1], right=True))
 
 
 class Sampler:
@@ -99,7 +112,7 @@ class Sampler:
         self._frequency = sampling.frequency_penalty or 0.0
         self._presence = sampling.presence_penalty or 0.0
         self._repetition = sampling.repetition_penalty or 1.0
-        self._random = torch.Generator(device=device)
+        self._random = torch.Generator()
         if sampling.seed is None:
             self._random.seed()
         else:
@@ -129,8 +142,7 @@ class Sampler:
                 top_p(top_k(tempered(logits, self._temperature), self._top_k), self._top_p),
                 self._min_p,
             )
-            probabilities = torch.softmax(kept, dim=-1)
-            token = int(torch.multinomial(probabilities, 1, generator=self._random))
+            token = drawn(torch.softmax(kept, dim=-1), self._random)
         self._made[token] += 1
         self._seen[token] = True
         return token

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chatlm.engines.samplers import FEW, Sampler, min_p, penalized, tempered, top_k, top_p
+from chatlm.engines.samplers import FEW, Sampler, drawn, min_p, penalized, tempered, top_k, top_p
 from chatlm.sampling import Sampling
 
 BOOK = torch.tensor([4.0, 2.0, 0.0])
@@ -102,6 +102,16 @@ def test_draws_follow_the_probabilities() -> None:
     chosen = sampler(temperature=1.0, seed=11)
     share = sum(chosen(BOOK) == 0 for _ in range(4000)) / 4000
     assert share == pytest.approx(math.exp(4) / (math.exp(4) + math.exp(2) + 1), abs=0.02)
+
+
+def test_what_cannot_come_is_never_drawn() -> None:
+    probabilities = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0])
+    random = torch.Generator().manual_seed(3)
+    counts = [0] * 5
+    for _ in range(2000):
+        counts[drawn(probabilities, random)] += 1
+    assert counts[0] == counts[2] == counts[4] == 0
+    assert counts[1] / 2000 == pytest.approx(0.25, abs=0.03)
 
 
 def test_penalties_count_the_reply_and_repetition_the_prompt_too() -> None:
