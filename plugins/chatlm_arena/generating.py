@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 from chatlm import (
     ChatlmError,
@@ -28,6 +29,9 @@ from chatlm import (
 )
 from chatlm_arena.contestants import LONGEST_NAME, Contestant
 from chatlm_arena.records import MatchReply
+
+K = TypeVar("K")
+Guard = Callable[[Contestant], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,20 @@ class Answering:
         Raises:
             ChatlmError: the set-up does not work, such as an adapter or an index that is gone.
         """
-        yield ""
         if self.begin():
-            yield from self.grow()
+            yield from self._grow()
         else:
             yield self._text
 
     def begin(self) -> bool:
-        """Make the request; False where the contestant refuses, and `reply` is the refusal.
+        """Make the request, once; False where the contestant refuses, which then is the reply.
 
         Raises:
             ChatlmError: as `run`.
         """
         order, chat = self.order, self.order.seat.chat
+        if self._request or self.ended:
+            return not self.ended
         try:
             self._request = seeded(chat.request(order.prompt), order.seed)
             self._model = chat.engine.info.model
@@ -101,8 +106,7 @@ class Answering:
             raise
         return True
 
-    def grow(self) -> Generator[str, None, None]:
-        """Answer what `begin` made; as `run`."""
+    def _grow(self) -> Generator[str, None, None]:
         try:
             with closing(self.order.seat.chat.stream(self.request)) as events:
                 for event in events:
@@ -124,6 +128,16 @@ class Answering:
                 self._text, self._usage = self._text + event.text, event.usage
             case Finished():
                 self._reason, self._usage = event.stop_reason, event.usage
+
+    @property
+    def text(self) -> str:
+        """What was said so far."""
+        return self._text
+
+    @property
+    def ended(self) -> bool:
+        """Whether the reply is complete, was refused or failed."""
+        return self._reason is not StopReason.CANCELLED
 
     @property
     def request(self) -> Request:
@@ -171,51 +185,55 @@ def generate(orders: Sequence[Order]) -> Iterator[tuple[int, MatchReply]]:
     """
     by_model = sorted(range(len(orders)), key=lambda at: orders[at].seat.chat.setup.model)
     for _, places in groupby(by_model, key=lambda at: orders[at].seat.chat.setup.model):
-        yield from _of_one_model({at: Answering(orders[at]) for at in places})
+        answerings = {at: Answering(orders[at]) for at in places}
+        with closing(together(answerings, naming)) as grown:
+            for at in grown:
+                if answerings[at].ended:
+                    yield at, answerings[at].reply
 
 
-def _of_one_model(answerings: dict[int, Answering]) -> Iterator[tuple[int, MatchReply]]:
-    """Answer orders of one model, together where its engine can do that."""
+def together(
+    answerings: dict[K, Answering], guard: Guard = lambda _: nullcontext()
+) -> Generator[K, None, None]:
+    """Answer orders of one model, at once where its engine can do that; closing it stops all.
+
+    Args:
+        answerings: what is to be answered; one that has to begin anew is replaced.
+        guard: around whatever is done for one contestant alone.
+
+    Yields:
+        the key of one that has grown, for the last time when it has ended.
+
+    Raises:
+        ChatlmError: as `Answering.run`.
+    """
+
+    def alone(key: K) -> Iterator[K]:
+        with guard(answerings[key].order.seat.contestant):
+            for _ in answerings[key].run():
+                yield key
+
     asked = []
-    for at, answering in answerings.items():
-        if not _begun(answering):
-            yield at, answering.reply
-        elif answering.request.complete:
-            yield from _alone(at, answering)
+    for key, answering in answerings.items():
+        with guard(answering.order.seat.contestant):
+            begun = answering.begin()
+        if begun and not answering.request.complete:
+            asked.append(key)
         else:
-            asked.append(at)
+            yield from alone(key)
     if not asked:
         return
-    engine = answerings[asked[0]].engine
-    requests = [answerings[at].request for at in asked]
-    left = dict.fromkeys(asked)
+    requests = [answerings[key].request for key in asked]
     try:
-        with closing(stream_many(engine, requests)) as events:
+        with closing(stream_many(answerings[asked[0]].engine, requests)) as events:
             for place, event in events:
-                at = asked[place]
-                answerings[at].take(event)
-                if isinstance(event, Finished):
-                    del left[at]
-                    yield at, answerings[at].reply
+                answerings[asked[place]].take(event)
+                yield asked[place]
     except ChatlmError:  # of one of them; each is told by itself
-        for at in left:
-            again = Answering(answerings[at].order)
-            if _begun(again):
-                yield from _alone(at, again)
-            else:
-                yield at, again.reply
-
-
-def _begun(answering: Answering) -> bool:
-    with naming(answering.order.seat.contestant):
-        return answering.begin()
-
-
-def _alone(at: int, answering: Answering) -> Iterator[tuple[int, MatchReply]]:
-    with naming(answering.order.seat.contestant):
-        for _ in answering.grow():
-            pass
-    yield at, answering.reply
+        for key in asked:
+            if not answerings[key].ended:
+                answerings[key] = Answering(answerings[key].order)
+                yield from alone(key)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 from chatlm import ChatlmError, SideChats, StopReason, UsageError
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.elo import EloRules, elo
-from chatlm_arena.generating import Answering, Order, Seat
+from chatlm_arena.generating import Answering, Order, Seat, together
 from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.masking import masked, words_of
 from chatlm_arena.pairing import Pairing, next_pair
@@ -158,44 +158,53 @@ class Play:
         return left, right
 
     def _answer(self) -> Generator[Spoke, None, None]:
-        """Two models speak together, token by token; one model answers for both in turn."""
         seed = self._draw.randrange(LARGEST_SEED)
         order = list(SIDES)
         self._draw.shuffle(order)
-        speaking = [
-            self._one(side, seed if self._same_seed else self._draw.randrange(LARGEST_SEED))
+        asked = {
+            side: Answering(
+                Order(
+                    self._seats[side],
+                    self._prompt,
+                    self.turn,
+                    seed if self._same_seed else self._draw.randrange(LARGEST_SEED),
+                )
+            )
             for side in order
-        ]
-        with ExitStack() as both:
-            for one in speaking:
-                both.enter_context(closing(one))
-            if self._have_a_model_each():
-                yield from _in_turns(speaking)
-            else:
-                yield from chain.from_iterable(speaking)
-
-    def _have_a_model_each(self) -> bool:
-        """Whether both sides can speak at once; loads the models that it takes."""
-        left, right = (self._seats[side].chat for side in SIDES)
-        if left.setup.model == right.setup.model:
-            return False
+        }
+        for side in order:
+            yield Spoke(side, "")
+        speaking = set(order)
         try:
-            different = left.engine is not right.engine
-        except ChatlmError:
-            return False  # the side itself will tell
-        return different and not self._chats.taking_turns
-
-    def _one(self, side: Side, seed: int) -> Generator[Spoke, None, None]:
-        """One side's reply, kept when it ends or is stopped."""
-        answering = Answering(Order(self._seats[side], self._prompt, self.turn, seed))
-        yield Spoke(side, "")
-        try:
-            with closing(answering.run()) as texts:
-                for text in texts:
-                    yield Spoke(side, masked(text, self._words))
+            with closing(self._growing(asked)) as grown:
+                for side in grown:
+                    answering = asked[side]
+                    if answering.ended:
+                        speaking.remove(side)
+                        self._keep(side, answering.reply)
+                    yield Spoke(side, masked(answering.text, self._words), ended=answering.ended)
         finally:
-            self._keep(side, answering.reply)
-        yield Spoke(side, masked(answering.reply.text, self._words), ended=True)
+            for side in speaking:
+                self._keep(side, asked[side].reply)
+
+    def _growing(self, asked: dict[Side, Answering]) -> Generator[Side, None, None]:
+        """The side whose reply has grown, until both have ended.
+
+        One model answers for both at once. Two speak token by token in turn, or one after the other
+        where the memory does not hold both.
+        """
+        left, right = (self._seats[side].chat for side in SIDES)
+        try:
+            one = left.setup.model == right.setup.model or left.engine is right.engine
+            apart = self._chats.taking_turns
+        except ChatlmError:
+            one, apart = False, True  # the side itself will tell
+        if one:
+            yield from together(asked)
+            return
+        with ExitStack() as both:
+            sides = [both.enter_context(closing(_alone(*each))) for each in asked.items()]
+            yield from chain.from_iterable(sides) if apart else _in_turns(sides)
 
     def _keep(self, side: Side, reply: MatchReply) -> None:
         """A reply that was stopped or failed before it began is none."""
@@ -214,7 +223,13 @@ class Play:
         )
 
 
-def _in_turns(streams: Sequence[Iterator[Spoke]]) -> Iterator[Spoke]:
+def _alone(side: Side, answering: Answering) -> Generator[Side, None, None]:
+    with closing(answering.run()) as texts:
+        for _ in texts:
+            yield side
+
+
+def _in_turns(streams: Sequence[Iterator[Side]]) -> Iterator[Side]:
     """One item of each stream after the other, until all have ended."""
     left = list(streams)
     while left:

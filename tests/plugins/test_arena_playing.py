@@ -142,7 +142,9 @@ def test_stopped_both_sides_keep_what_they_said(store: ArenaStore) -> None:
 
 
 def test_what_has_no_room_is_a_reply(store: ArenaStore) -> None:
-    match = play(store, ScriptedEngine(ContextTooLong("Too long."), "fine"))
+    # the batch, then each by itself
+    too_long = ContextTooLong("Too long.")
+    match = play(store, ScriptedEngine(too_long, too_long, "fine"))
     assert sorted(run(match.send("Hello?")).values()) == ["Too long.", "fine"]
     assert match.can_vote
     kept = store.match(1)
@@ -187,7 +189,8 @@ def test_a_set_up_that_cannot_answer_gets_no_vote(
 
 
 def test_a_failure_is_told_and_no_vote_can_be_given(store: ArenaStore) -> None:
-    match = play(store, ScriptedEngine(EngineError("It broke."), "fine", "fine"))
+    broken = EngineError("It broke.")  # in the batch, then by itself
+    match = play(store, ScriptedEngine(broken, broken, "fine", "fine"))
     with pytest.raises(EngineError, match="It broke"):
         run(match.send("Hello?"))
     assert not match.can_vote
@@ -301,6 +304,13 @@ def two_models(store: ArenaStore, opens: Callable[[str], Engine]) -> Play:
     return Play(store, side, left, right, same_seed=True, draw=random.Random(0))
 
 
+def test_one_model_speaks_for_both_at_once(store: ArenaStore, engine: LocalEngine) -> None:
+    match = play(store, engine)
+    order = [event.side for event in match.send("Hello?") if event.text and not event.ended]
+    assert set(order[:4]) == {"left", "right"}
+    assert match.can_vote
+
+
 def test_two_models_speak_together(store: ArenaStore) -> None:
     engines = {name: ScriptedEngine("a b c d e f") for name in ("one", "other")}
     match = two_models(store, engines.__getitem__)
@@ -320,7 +330,7 @@ def test_two_models_that_do_not_fit_speak_one_after_the_other(store: ArenaStore)
 
     match = two_models(store, opens)
     order = [event.side for event in match.send("Hello?") if event.text and not event.ended]
-    assert len(set(order[:4])) == len(set(order[4:])) == 1
+    assert len(set(order[:3])) == len(set(order[3:])) == 1
     assert match.can_vote
 
 

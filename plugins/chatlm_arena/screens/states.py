@@ -22,7 +22,7 @@ class State(Enum):
 
 SAID = {
     State.ASK: "Type a message that both shall answer.",
-    State.ANSWERS: "They answer; one model speaks for both in turn, and chance decides who begins.",
+    State.ANSWERS: "They answer; chance decides who begins.",
     State.VOTE: "Which answer is better? The names come after your vote.",
     State.COUNT: "Counting …",
     State.MORE: "Type what both shall answer next.",
