@@ -11,6 +11,8 @@ from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from chatlm_rag.arrays import opening
+
 if TYPE_CHECKING:
     import numpy as np
     import Stemmer
@@ -58,7 +60,9 @@ def open(folder: Path) -> Lexical:
     """
     from bm25s import BM25
 
-    return Lexical(BM25.load(str(folder / FOLDER), mmap=True, allow_pickle=False))
+    with opening:
+        index = BM25.load(str(folder / FOLDER), mmap=True, allow_pickle=False)
+    return Lexical(index)
 
 
 def stems(text: str) -> list[str]:

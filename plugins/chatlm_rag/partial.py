@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from chatlm import write_atomically
 from chatlm_rag import manifest
+from chatlm_rag.arrays import mapped
 from chatlm_rag.embedders import EmbedderRecord
 from chatlm_rag.manifest import Plan
 
@@ -89,11 +90,9 @@ class KnownVectors:
         self._in_rows = 0
         self._from_old = int(old is not None)
         if old:
-            import numpy as np
-
             self._take(
-                np.load(old / DIGESTS, mmap_mode="r", allow_pickle=False),
-                np.load(old / EMBEDDINGS, mmap_mode="r", allow_pickle=False),
+                mapped(old / DIGESTS),
+                mapped(old / EMBEDDINGS),
             )
         self.old = self._vectors[0].shape if old else (0, 0)
         """How many come from the old index, and how long they are."""
@@ -159,7 +158,7 @@ class KnownVectors:
                 part = self._gathered(self._vectors, wanted[begin : begin + _AT_ONCE])
                 file.write(part.astype("<f4", copy=False).tobytes())
         np.save(folder / DIGESTS, self._gathered(self._digests, wanted), allow_pickle=False)
-        return cast("NDArray[np.float32]", np.load(path, mmap_mode="r", allow_pickle=False))
+        return cast("NDArray[np.float32]", mapped(path))
 
     def _gathered(self, blocks: Sequence[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
         """What blocks have in some rows, in their order."""
@@ -173,9 +172,8 @@ class KnownVectors:
         return found
 
     def _take_block(self, path: Path) -> None:
-        import numpy as np
 
-        block = np.load(path, mmap_mode="r", allow_pickle=False)
+        block = mapped(path)
         self._take(block["digest"], block["vector"])
 
     def _take(self, digests: NDArray[np.uint8], vectors: NDArray[np.float32]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, overload
 
+from chatlm_rag.arrays import mapped
 from chatlm_rag.folder import reading
 from chatlm_rag.records import record
 
@@ -103,9 +104,8 @@ class Passages(Sequence[Piece]):
     """
 
     def __init__(self, folder: Path) -> None:
-        import numpy as np
 
-        self._offsets = np.load(folder / OFFSETS, mmap_mode="r", allow_pickle=False)
+        self._offsets = mapped(folder / OFFSETS)
         self._file = (folder / LINES).open("rb")
         self._lock = Lock()
         self._name = folder.parent.name

@@ -15,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from chatlm_rag.arrays import mapped
 from chatlm_rag.partial import EMBEDDINGS
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def open(folder: Path) -> Vectors:
     import faiss
     import numpy as np
 
-    matrix = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
+    matrix = mapped(folder / EMBEDDINGS)
     if matrix.ndim != 2 or matrix.dtype != np.float32:
         raise ValueError(f"{EMBEDDINGS} holds no vectors")
     if len(matrix) <= FLAT_MOST:

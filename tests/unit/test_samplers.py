@@ -127,9 +127,9 @@ finite = st.floats(-30, 30, allow_nan=False, width=32)
 @given(st.lists(finite, min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 50))
 def test_filters_always_leave_the_likeliest(values: list[float], p: float, k: int) -> None:
     logits = torch.tensor(values)
-    best = int(torch.argmax(logits))
+    likely = torch.softmax(logits, dim=-1)  # two logits may be so near that these are the same
     filters: list[Tensor] = [top_k(logits, k), top_p(logits, p), min_p(logits, p)]
     for out in filters:
         kept = torch.isfinite(out)
-        assert kept[best] or out[kept].max() == logits.max()
+        assert likely[kept].max() == likely.max()
         assert torch.equal(out[kept], logits[kept])
