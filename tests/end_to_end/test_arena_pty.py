@@ -121,7 +121,7 @@ def test_a_tournament_that_is_stopped_says_how_to_go_on(
     path.write_text("".join(f'{{"prompt": "Count to {n}."}}\n' for n in range(500)))
     running = Terminal(chat_home, "arena", "run", "--prompts", str(path), "--judge", "human")
     running.wait_for(
-        lambda shown: re.search(r"^\S+: loading\nAnswers .* 0%  \d", shown, re.MULTILINE)
+        lambda shown: re.search(r"^\S+: loading\nAnswers .* \d%  \d", shown, re.MULTILINE)
     )
     running.type(CTRL_C)
     running.wait_for(has("the same command goes on from there"))
