@@ -35,6 +35,7 @@ class Terminal:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         environment = {**os.environ, "CHATLM_HOME": str(home), "TERM": "xterm-256color"}
+        environment["PYTHONFAULTHANDLER"] = "1"
         for size in ("COLUMNS", "LINES"):  # they would go before the terminal's own
             environment.pop(size, None)
         self.process = pexpect.spawn(
@@ -71,7 +72,10 @@ class Terminal:
         self.process.expect(pexpect.EOF, timeout=30)
         self.process.wait()
         code = self.process.exitstatus
-        return None if code is None else int(code)
+        if code is None:  # shown by a test that fails
+            print(f"ended by signal {self.process.signalstatus}:\n{self.process.before!r}")
+            return None
+        return int(code)
 
 
 def has(*texts: str) -> Callable[[str], bool]:
