@@ -31,8 +31,9 @@ def ask(*arguments: str, stdin: str = "", **environment: str) -> subprocess.Comp
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
+    """Ask for a reply that does not end soon: without its penalty the model repeats itself."""
     return subprocess.Popen(
-        [sys.executable, "-m", "chatlm", "ask", *arguments],
+        [sys.executable, "-m", "chatlm", "ask", "--frequency-penalty", "0", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
