@@ -86,8 +86,13 @@ def drawn(probabilities: Tensor, random: torch.Generator) -> int:
     Args:
         probabilities: (vocabulary,), whose sum need not be exactly 1.
         random: on the processor, so that a seed means the same on every device.
+
+    Raises:
+        ValueError: no token is possible, or a probability is no number.
     """
     borders = torch.cumsum(probabilities.cpu(), dim=-1, dtype=torch.float64)
+    if not borders[-1] > 0:
+        raise ValueError("no token can come next; does a plugin's logits processor rule out all?")
     point = torch.rand((), generator=random, dtype=torch.float64)
     return int(torch.searchsorted(borders, point * borders[-1], right=True))
 

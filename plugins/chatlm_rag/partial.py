@@ -90,10 +90,7 @@ class KnownVectors:
         self._in_rows = 0
         self._from_old = int(old is not None)
         if old:
-            self._take(
-                mapped(old / DIGESTS),
-                mapped(old / EMBEDDINGS),
-            )
+            self._take(mapped(old / DIGESTS), mapped(old / EMBEDDINGS))
         self.old = self._vectors[0].shape if old else (0, 0)
         """How many come from the old index, and how long they are."""
         for path in sorted(partial.glob("*.npy")):
@@ -150,9 +147,8 @@ class KnownVectors:
         path = folder / EMBEDDINGS
         shape = (len(wanted), self._vectors[0].shape[1])
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        with path.open(
-            "wb"
-        ) as file:  # not through memory, where a full disk would kill the process
+        # not through memory, where a full disk would kill the process
+        with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for begin in range(0, len(wanted), _AT_ONCE):
                 part = self._gathered(self._vectors, wanted[begin : begin + _AT_ONCE])
@@ -172,7 +168,6 @@ class KnownVectors:
         return found
 
     def _take_block(self, path: Path) -> None:
-
         block = mapped(path)
         self._take(block["digest"], block["vector"])
 

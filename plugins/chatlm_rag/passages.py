@@ -104,7 +104,6 @@ class Passages(Sequence[Piece]):
     """
 
     def __init__(self, folder: Path) -> None:
-
         self._offsets = mapped(folder / OFFSETS)
         self._file = (folder / LINES).open("rb")
         self._lock = Lock()

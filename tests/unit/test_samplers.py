@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from chatlm.engines.samplers import FEW, Sampler, drawn, min_p, penalized, tempered, top_k, top_p
 from chatlm.sampling import Sampling
@@ -114,6 +113,11 @@ def test_what_cannot_come_is_never_drawn() -> None:
     assert counts[1] / 2000 == pytest.approx(0.25, abs=0.03)
 
 
+def test_where_nothing_can_come_that_is_said() -> None:
+    with pytest.raises(ValueError, match="no token can come next"):
+        sampler(temperature=1.0)(torch.full((3,), float("-inf")))
+
+
 def test_penalties_count_the_reply_and_repetition_the_prompt_too() -> None:
     chosen = sampler(temperature=0.0, presence_penalty=2.0, frequency_penalty=1.0)
     assert [chosen(BOOK) for _ in range(3)] == [0, 1, 0]
@@ -128,8 +132,8 @@ finite = st.floats(-30, 30, allow_nan=False, width=32)
 def test_filters_always_leave_the_likeliest(values: list[float], p: float, k: int) -> None:
     logits = torch.tensor(values)
     likely = torch.softmax(logits, dim=-1)  # two logits may be so near that these are the same
-    filters: list[Tensor] = [top_k(logits, k), top_p(logits, p), min_p(logits, p)]
-    for out in filters:
+    filters = [(top_k(logits, k), logits), (top_p(logits, p), likely), (min_p(logits, p), likely)]
+    for out, measure in filters:
         kept = torch.isfinite(out)
-        assert likely[kept].max() == likely.max()
+        assert measure[kept].max() == measure.max()
         assert torch.equal(out[kept], logits[kept])
