@@ -26,16 +26,16 @@ if TYPE_CHECKING:
         Usage,
     )
     from chatlm.models import ModelLocation, ensure_model, find_model
-    from chatlm.models.disk import human_bytes, sync_tree
+    from chatlm.models.disk import fingerprint_weights, human_bytes, sync_tree
     from chatlm.paths import data_dir, shipped
-    from chatlm.plugins.settings import own_settings
+    from chatlm.plugins.settings import own_settings, save_setting
     from chatlm.replay import differences
     from chatlm.sampling import Sampling
     from chatlm.session import ChatSession
     from chatlm.sidechats import side_chats
     from chatlm.store import Store
     from chatlm.store.database import Database
-    from chatlm.templates import Rendered, TemplateRenderer
+    from chatlm.templates import Facts, Rendered, TemplateRenderer
     from chatlm.text import dump_json, one_line, visible
     from chatlm.tui import run_ui
     from chatlm.tui.plugin_card import PluginCard
@@ -63,6 +63,7 @@ _WHERE = {
     "Engine": "chatlm.generation",
     "EngineEvent": "chatlm.events",
     "EngineInfo": "chatlm.generation",
+    "Facts": "chatlm.templates",
     "Finished": "chatlm.events",
     "Fitted": "chatlm.events",
     "Message": "chatlm.messages",
@@ -96,6 +97,7 @@ _WHERE = {
     "expanded": "chatlm.files",
     "fast_dtype": "chatlm.engines.learning",
     "find_model": "chatlm.models",
+    "fingerprint_weights": "chatlm.models.disk",
     "hookimpl": "chatlm.hookspecs",
     "human_bytes": "chatlm.models.disk",
     "load_config": "chatlm.config",
@@ -103,6 +105,7 @@ _WHERE = {
     "one_line": "chatlm.text",
     "own_settings": "chatlm.plugins.settings",
     "run_ui": "chatlm.tui",
+    "save_setting": "chatlm.plugins.settings",
     "shipped": "chatlm.paths",
     "side_chats": "chatlm.sidechats",
     "stream_many": "chatlm.generation",
@@ -127,6 +130,7 @@ __all__ = [
     "Engine",
     "EngineEvent",
     "EngineInfo",
+    "Facts",
     "Finished",
     "Fitted",
     "Message",
@@ -161,6 +165,7 @@ __all__ = [
     "expanded",
     "fast_dtype",
     "find_model",
+    "fingerprint_weights",
     "hookimpl",
     "human_bytes",
     "load_config",
@@ -168,6 +173,7 @@ __all__ = [
     "one_line",
     "own_settings",
     "run_ui",
+    "save_setting",
     "shipped",
     "side_chats",
     "stream_many",

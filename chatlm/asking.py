@@ -74,7 +74,14 @@ def message_for(conversation: Conversation, text: str, plugins: TurnPlugins) -> 
         UsageError: that plugin refuses them.
     """
     made: str | UsageError = plugins.first(
-        "write_message", text, contract.text_or_refusal, conversation=conversation, text=text
+        "write_message",
+        text,
+        contract.text_or_refusal,
+        conversation=conversation,
+        text=text,
+        facts=partial(
+            plugins.merge, "describe_text", contract.facts, conversation=conversation, text=text
+        ),
     )
     if isinstance(made, UsageError):
         raise made

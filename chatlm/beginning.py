@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.messages import Kept
-from chatlm.plugins import PluginHost
+from chatlm.messages import Conversation, Kept
+from chatlm.plugins import PluginHost, contract
 from chatlm.templates import Rendered, TemplateRenderer
 
 
@@ -64,8 +65,10 @@ def opening(template: str, values: Mapping[str, str], typed: str, plugins: Plugi
             hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
         )
     plugin, render = there[template]
+    asked = {"conversation": Conversation(0), "text": typed}
+    facts = partial(plugins.merge, "describe_text", contract.facts, **asked)
     try:
-        rendered = render(values, typed)
+        rendered = render(values, typed, facts)
     except ChatlmError:
         raise
     except Exception as error:  # a plugin may fail in any way

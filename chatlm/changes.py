@@ -51,6 +51,8 @@ def told(value: Any) -> str:
             return _cut(f"{_count(len(value), 'passage')}: {', '.join(sources)}")
         case [Annotation(), *_]:
             return _cut(", ".join(map(_label, value)))
+        case {}:
+            return _cut(", ".join(f"{name} {said}" for name, said in value.items()))
         case []:
             return ""
     return type(value).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -13,7 +13,7 @@ from chatlm.errors import ChatlmError, UsageError
 from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.generation import Engine, EngineOpener, Request
 from chatlm.messages import Annotation, Conversation, Message, Passage, Turn
-from chatlm.templates import TemplateRenderer
+from chatlm.templates import Facts, TemplateRenderer
 
 if TYPE_CHECKING:
     import click
@@ -116,9 +116,19 @@ def chat_shown(ui: Ui) -> None:
     """Another chat is on the screen, or a new one; called in the screen's thread."""
 
 
+@hookspec
+def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | None:
+    """Say what is known of words that the person typed, by name, for `write_message` and templates.
+
+    Called when one of them needs it; the conversation has the id 0 where there is none yet.
+    """
+
+
 @hookspec(firstresult=True)
-def write_message(conversation: Conversation, text: str) -> str | UsageError | None:
+def write_message(conversation: Conversation, text: str, facts: Facts) -> str | UsageError | None:
     """Make the message of what the person typed; the first plugin that returns one decides.
+
+    `facts()` gives what plugins say of the words in `describe_text`.
 
     The typed words are kept beside it, shown, searched for passages and offered to edit. A
     `UsageError` that is returned refuses them: nothing is sent, and the person is told why. Make it
@@ -173,5 +183,8 @@ def find_adapter(name: str, model: str) -> Path | ChatlmError | None:
 
 
 @hookspec
-def turn_finished(conversation: Conversation, turn: Turn) -> None:
-    """The reply is complete, or was cancelled, and is stored."""
+def turn_finished(conversation: Conversation, turn: Turn) -> Sequence[Annotation] | None:
+    """The reply is complete, or was cancelled, and is stored.
+
+    What is returned labels the user's message: labels that the answer should not wait for.
+    """

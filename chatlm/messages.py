@@ -96,6 +96,8 @@ class Annotation:
     name: str
     value: str
     score: float | None = None
+    icon: str = ""
+    """An emoji or another sign that stands beside the words; empty for none."""
 
 
 @dataclass(frozen=True)

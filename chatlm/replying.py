@@ -161,8 +161,12 @@ class Replying:
                 yield MessageAnnotated("assistant", labels)
                 turn = self.store.turn(turn.id)
         conversation = self._conversation()
-        for _ in self.plugins.each("turn_finished", conversation=conversation, turn=turn):
-            pass
+        late = self.plugins.gather(
+            "turn_finished", Annotation, conversation=conversation, turn=turn
+        )
+        if late:
+            self.store.annotate(turn.id, None, late)
+            turn = self.store.turn(turn.id)
         problem = self._keep_trace(turn, reply_id)
         if problem is not None:
             yield problem

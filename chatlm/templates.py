@@ -25,6 +25,11 @@ class Rendered:
     """What the plugin keeps with a chat that begins so, as plain values."""
 
 
-TemplateRenderer = Callable[[Mapping[str, str], str], Rendered]
-"""`(values, typed) -> rendered`: `values` of the variables by name, and what the person typed or
-piped in. Raises UsageError for a name that is unknown or a value that is missing or wrong."""
+Facts = Callable[[], Mapping[str, str]]
+"""`() -> facts`: what plugins say of the words that were typed, by name, such as their mood. Asked
+for only where it is needed, since a plugin may have to think about it."""
+
+TemplateRenderer = Callable[[Mapping[str, str], str, Facts], Rendered]
+"""`(values, typed, facts) -> rendered`: `values` of the variables by name, what the person typed or
+piped in, and what plugins say of that. Raises UsageError for a name that is unknown or a value that
+is missing or wrong."""

@@ -118,7 +118,8 @@ def _show_trace(chat: Conversation, store: Store, as_json: bool) -> None:
 def search(words: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Find titles, messages and replies that hold all the words.
 
-    The last word may be the beginning of one. Case and accents do not count.
+    The last word may be the beginning of one. Case and accents do not count. NAME:VALUE asks for
+    messages with a label, such as mood:anger.
 
     Example: chatlm chats search capital of fra
     """

@@ -141,8 +141,12 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
         return each(hook, register=partial(take, kind)), each(hook, register=broken)
 
     def written(conversation: Any, text: Any) -> Callable[[], Any]:
-        said = {"conversation": conversation, "text": text}
+        said = {"conversation": conversation, "text": text, "facts": dict}
         return lambda: host.first("write_message", None, contract.text_or_refusal, **said)
+
+    def described(conversation: Any, text: Any) -> Callable[[], Any]:
+        asked = {"conversation": conversation, "text": text}
+        return lambda: host.merge("describe_text", contract.facts, **asked)
 
     def adapter(name: Any, model: Any) -> Callable[[], Any]:
         asked = {"name": name, "model": model}
@@ -182,16 +186,17 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
         "register_slash_commands": offers("register_slash_commands", SlashCommand),
         "register_panels": offers("register_panels", Panel),
         "register_screens": offers("register_screens", PluginScreen),
+        "describe_text": (
+            described(_CHAT, _MESSAGE.content),
+            described(broken, broken),
+        ),
         "write_message": (written(_CHAT, _MESSAGE.content), written(broken, broken)),
         "annotate_message": twice("annotate_message", Annotation, message, no_message),
         "retrieve_passages": twice("retrieve_passages", Passage, asked, not_asked),
         "build_messages": (built(turn), built(no_turn)),
         "adjust_request": (fold(turn, engine), fold(no_turn, broken)),
         "find_adapter": (adapter("poet", "a-model"), adapter(broken, broken)),
-        "turn_finished": (
-            each("turn_finished", **finished),
-            each("turn_finished", **not_finished),
-        ),
+        "turn_finished": twice("turn_finished", Annotation, finished, not_finished),
         "shutdown": (each("shutdown"), each("shutdown")),
     }
 

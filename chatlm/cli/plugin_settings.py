@@ -46,7 +46,7 @@ def set_value(name: str, key: str, text: str) -> None:
     if kind is None:
         config.set_value(f"plugins.{name}.{key}", text)
         return
-    settings.save(name, kind, key, text)
+    settings.save_setting(name, kind, key, text)
     variable = settings.variable_of(name, key)
     if os.environ.get(variable):
         click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)

@@ -85,6 +85,20 @@ class Calls(ABC):
             found += self.call(impl, hook, arguments, contract.list_of(kind)).value or ()
         return found
 
+    def merge(self, hook: str, accept: Accept, /, **arguments: Any) -> dict[str, Any]:
+        """What all implementations returned, as one mapping; what comes first stays.
+
+        Args:
+            hook: the hook.
+            accept: gives a mapping, see `call`.
+            arguments: those of the hook.
+        """
+        found: dict[str, Any] = {}
+        for impl in self.implementations(hook):
+            value = self.call(impl, hook, arguments, accept).value or {}
+            found = {**value, **found}
+        return found
+
     def first(self, hook: str, usual: Any, accept: Accept, /, **arguments: Any) -> Any:
         """What the first implementation returned that returned anything.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -106,6 +106,21 @@ def text(result: Any) -> str:
 def text_or_refusal(result: Any) -> str | UsageError:
     """Gives a result back if it is a `UsageError`, or a text; raises as `text`."""
     return result if isinstance(result, UsageError) else text(result)
+
+
+def facts(result: Any) -> dict[str, str]:
+    """Gives a result back if it is texts by name.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(result, Mapping):
+        raise TypeError(f"returned {type(result).__name__}, not texts by name")
+    for name, value in result.items():
+        if not fits(name, str) or not fits(value, str):
+            shown = one_line(f"{name!r}: {value!r}", 60)
+            raise TypeError(f"returned {shown}, not a name and a text")
+    return dict(result)
 
 
 def folder_or_refusal(result: Any) -> Path | ChatlmError:

@@ -97,7 +97,7 @@ class Fields:
         """Write a setting; an empty text takes it out of the file. Raises as `check`."""
         if text:
             self.check(key, text)
-            settings.save(self.plugin, self._kind, key, text)
+            settings.save_setting(self.plugin, self._kind, key, text)
         else:
             config.unset(f"plugins.{self.plugin}.{key}")
         return self.one(key)

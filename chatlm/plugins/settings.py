@@ -122,7 +122,7 @@ def checked_text(
     return value
 
 
-def save(name: str, kind: type, key: str, text: str) -> None:
+def save_setting(name: str, kind: type, key: str, text: str) -> None:
     """Write one setting into config.toml, all else in it stays; arguments as `checked_text`.
 
     Raises:

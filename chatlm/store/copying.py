@@ -147,14 +147,15 @@ def add_passages(db: sqlite3.Connection, turn_id: int, passages: Iterable[Passag
 def add_annotations(db: sqlite3.Connection, turn_id: int, labels: Iterable[Label]) -> None:
     """Labels of a turn."""
     db.executemany(
-        "INSERT INTO annotation (turn_id, reply_id, plugin, name, value, score)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO annotation (turn_id, reply_id, plugin, name, value, score, icon)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 turn_id,
                 reply_id,
                 *map(storable, (label.plugin, label.name, label.value)),
                 finite(label.score),
+                storable(label.icon),
             )
             for reply_id, label in labels
         ],

@@ -192,6 +192,10 @@ MIGRATIONS: Migrations = (
         END""",
     ),
     ("ALTER TABLE passage ADD COLUMN details TEXT NOT NULL DEFAULT '{}'",),
+    (
+        "ALTER TABLE annotation ADD COLUMN icon TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX annotation_label ON annotation (name, value)",
+    ),
 )
 
 

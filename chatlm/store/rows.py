@@ -170,7 +170,9 @@ def from_details(details: Mapping[str, Any]) -> str:
 
 def to_annotation(row: sqlite3.Row) -> tuple[int | None, Annotation]:
     """One row of `annotation`: the reply it labels, or None for the user's message."""
-    return row["reply_id"], Annotation(row["plugin"], row["name"], row["value"], row["score"])
+    return row["reply_id"], Annotation(
+        row["plugin"], row["name"], row["value"], row["score"], row["icon"]
+    )
 
 
 def from_sampling(sampling: Sampling) -> str:

@@ -1,5 +1,8 @@
 """Finding words in titles and saved messages; it knows the database's word index but not `Store`.
 
+`NAME:VALUE`, such as `mood:anger`, asks for messages with that label; if no message has a label of
+that name, it is a word as any other.
+
 Words are looked up in the index. Scripts written without spaces have no words there, so a query
 word in one of them is looked for in the text itself.
 """
@@ -23,10 +26,21 @@ MOST_WORDS = 64
 BEFORE, WIDTH = 40, 160
 """Characters of a snippet before the first hit, and in all."""
 
+_LABEL = re.compile(r"""(?<!\S)([a-z][\w-]*):(?:"([^"]+)"|([^\s"]+))(?!\S)""")
+"""`mood:anger`, or `topic:"lost card"`."""
 _WITHOUT_SPACES = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
     "\uf900-\ufaff\U00020000-\U0003ffff]"
 )
+
+_HAS_LABELS = """NOT EXISTS (
+            SELECT 1 FROM json_each(:labels) AS wanted WHERE NOT EXISTS (
+                SELECT 1 FROM annotation a WHERE a.turn_id = t.id AND a.reply_id IS {reply}
+                AND a.name = json_extract(wanted.value, '$[0]')
+                AND instr(lower(a.value), json_extract(wanted.value, '$[1]')) = 1))"""
+# nothing that a person types becomes part of the statements that these are put into
+_MESSAGE, _REPLY = _HAS_LABELS.format(reply="NULL"), _HAS_LABELS.format(reply="r.id")
+"""Whether a message has a label that begins so for each one asked for."""
 
 _INDEXED = (
     """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
@@ -35,20 +49,20 @@ _INDEXED = (
         WHERE title_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
         ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",
-    """SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.words AS text,
+    f"""SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.words AS text,
         t.created AS time
         FROM turn_words JOIN turn t ON t.id = turn_words.rowid
         JOIN conversation c ON c.id = t.conversation_id
         WHERE turn_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.words), value) = 0)
-        ORDER BY turn_words.rowid DESC LIMIT :limit""",
-    """SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.words), value) = 0) AND {_MESSAGE}
+        ORDER BY turn_words.rowid DESC LIMIT :limit""",  # noqa: S608
+    f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
         r.created AS time
         FROM reply_words JOIN reply r ON r.id = reply_words.rowid JOIN turn t ON t.id = r.turn_id
         JOIN conversation c ON c.id = t.conversation_id
         WHERE reply_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0)
-        ORDER BY reply_words.rowid DESC LIMIT :limit""",
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0) AND {_REPLY}
+        ORDER BY reply_words.rowid DESC LIMIT :limit""",  # noqa: S608
 )
 _SCANNED = (
     """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
@@ -57,20 +71,20 @@ _SCANNED = (
         WHERE c.trashed IS NULL AND NOT EXISTS (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(c.title), value) = 0)
         ORDER BY c.updated DESC, c.id DESC LIMIT :limit""",
-    """SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.words AS text,
+    f"""SELECT c.id AS conversation_id, t.id AS turn_id, NULL AS reply_id, t.words AS text,
         t.created AS time
         FROM turn t
         JOIN conversation c ON c.id = t.conversation_id
         WHERE c.trashed IS NULL AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.words), value) = 0)
-        ORDER BY t.id DESC LIMIT :limit""",
-    """SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(t.words), value) = 0) AND {_MESSAGE}
+        ORDER BY t.id DESC LIMIT :limit""",  # noqa: S608
+    f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id, r.text,
         r.created AS time
         FROM reply r JOIN turn t ON t.id = r.turn_id
         JOIN conversation c ON c.id = t.conversation_id
         WHERE c.trashed IS NULL AND NOT EXISTS (
-            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0)
-        ORDER BY r.id DESC LIMIT :limit""",
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0) AND {_REPLY}
+        ORDER BY r.id DESC LIMIT :limit""",  # noqa: S608
 )
 
 
@@ -97,23 +111,37 @@ def search(db: sqlite3.Connection, query: str, limit: int) -> list[Hit]:
 
     Any text is a query.
     """
-    words = [word for word in query.replace("\0", " ").split() if any(map(str.isalnum, word))]
+    labels, query = _labels(db, query.replace("\0", " "))
+    words = [word for word in query.split() if any(map(str.isalnum, word))]
     words = list(dict.fromkeys(words))[:MOST_WORDS]
     scanned = [word for word in words if _WITHOUT_SPACES.search(word)]
     indexed = [word for word in words if word not in scanned]
-    if not words or limit < 1:
+    if not (words or labels) or limit < 1:
         return []
     arguments = {
         "words": " ".join('"' + word.replace('"', '""') + '"' for word in indexed) + "*",
         "scanned": json.dumps([re.sub("[A-Z]+", _lower, word) for word in scanned]),
+        "labels": json.dumps(labels),
         "limit": limit,
     }
     in_title, *in_text = _INDEXED if indexed else _SCANNED
-    titles = db.execute(in_title, arguments).fetchall()
+    titles = [] if labels else db.execute(in_title, arguments).fetchall()
     texts = [row for source in in_text for row in db.execute(source, arguments)]
     texts.sort(key=itemgetter("time", "turn_id"), reverse=True)
     pattern = _pattern(indexed, scanned)
     return [_hit(db, row, pattern) for row in [*titles, *texts][:limit]]
+
+
+def _labels(db: sqlite3.Connection, query: str) -> tuple[list[tuple[str, str]], str]:
+    """Names and values of the labels that are asked for, and the rest of the query."""
+    found = []
+    rest = query
+    for match in _LABEL.finditer(query):
+        name, value = match[1], match[2] or match[3]
+        if db.execute("SELECT 1 FROM annotation WHERE name = ? LIMIT 1", (name,)).fetchone():
+            found.append((name, re.sub("[A-Z]+", _lower, value)))
+            rest = rest.replace(match[0], " ")
+    return found[:MOST_WORDS], rest
 
 
 def _lower(match: re.Match[str]) -> str:
@@ -141,7 +169,7 @@ def _pattern(indexed: list[str], scanned: list[str]) -> re.Pattern[str]:
         parts = re.findall(r"[^\W_]+", _fold(word)[0])
         end = r"[^\W_]*" if number == len(indexed) else r"(?![^\W_])"
         choices.append(r"(?<![^\W_])" + r"[\W_]+".join(parts) + end)
-    return re.compile("|".join(choices))
+    return re.compile("|".join(choices) or "(?!)")
 
 
 def _snippet(text: str, pattern: re.Pattern[str]) -> tuple[str, list[tuple[int, int]]]:

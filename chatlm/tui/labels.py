@@ -86,7 +86,8 @@ def cost(reply: Reply | None) -> str:
 
 def _badge(label: Annotation) -> str:
     score = "" if label.score is None else f" ({label.score:.2f})"
-    return f"{one_line(label.name, 40)} {one_line(label.value, 100)}{score}"
+    icon = f"{one_line(label.icon, 8)} " if label.icon else ""
+    return f"{icon}{one_line(label.name, 40)} {one_line(label.value, 100)}{score}"
 
 
 def joined(*parts: str) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatlm import ChatlmError, ModelLocation, UsageError, Work, ensure_model, find_model
+from chatlm import (
+    ChatlmError,
+    ModelLocation,
+    UsageError,
+    Work,
+    ensure_model,
+    find_model,
+    fingerprint_weights,
+)
 
 DEFAULT = "all-minilm-l6-v2"
-
-_BLOCK = 4096
-_BLOCKS = 64
-"""Blocks of a weights file that are read; another training changes all of them."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class EmbedderRecord:
     name: str
     """As chatlm's models are called."""
     fingerprint: str
-    """See `fingerprint`."""
+    """Of its weights."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +92,12 @@ def check(name: str, record: EmbedderRecord) -> Place:
     return place
 
 
-def fingerprint(folder: Path) -> str:
-    """What tells a model's weights from all others, without reading them whole: 32 hex digits.
-
-    The same weights in another folder have the same.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            for block in range(_BLOCKS):
-                file.seek(max(size - _BLOCK, 0) * block // (_BLOCKS - 1))
-                digest.update(file.read(_BLOCK))
-    return digest.hexdigest()[:32]
-
-
 def _place(location: ModelLocation) -> Place:
     if location.kind != "embedder":
         raise UsageError(
             f"{location.name} is a {location.kind} model, not an embedder.",
             hint="See the embedders: chatlm models list",
         )
-    return Place(location.folder, EmbedderRecord(location.name, fingerprint(location.folder)))
+    return Place(
+        location.folder, EmbedderRecord(location.name, fingerprint_weights(location.folder))
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatlm import ChatlmError, Conversation, Sampling, UsageError
+from chatlm import ChatlmError, Conversation, Facts, Sampling, UsageError
 from chatlm_templates import PLUGIN
 from chatlm_templates.library import named
 from chatlm_templates.rendering import render
@@ -58,7 +58,7 @@ def of(conversation: Conversation) -> Chosen | None:
     return chosen(conversation.kept.get(PLUGIN, {}))
 
 
-def message(conversation: Conversation, typed: str) -> str | UsageError | None:
+def message(conversation: Conversation, typed: str, facts: Facts) -> str | UsageError | None:
     """What the chat's template makes of what was typed; None where it leaves that as it is.
 
     A template that is gone or cannot be used, and words that do not fit it, are refused: sent as
@@ -71,7 +71,7 @@ def message(conversation: Conversation, typed: str) -> str | UsageError | None:
         template = named(choice.template)
         if not template.takes_words:
             return None
-        if made := render(template, choice.values, typed).user:
+        if made := render(template, choice.values, typed, facts).user:
             return made
         raise UsageError(f"The template {template.name} makes no message of these words.")
     except ChatlmError as error:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from chatlm import (
         Commands,
         Conversation,
+        Facts,
         Rendered,
         Request,
         SlashCommand,
@@ -66,13 +67,13 @@ def screen_opened(ui: Ui) -> None:
 
 
 @hookimpl
-def write_message(conversation: Conversation, text: str) -> str | UsageError | None:
+def write_message(conversation: Conversation, text: str, facts: Facts) -> str | UsageError | None:
     """What the chat's template makes of what was typed, or why it cannot."""
     if PLUGIN not in conversation.kept:
         return None
     from chatlm_templates import chosen
 
-    return chosen.message(conversation, text)
+    return chosen.message(conversation, text, facts)
 
 
 @hookimpl
@@ -95,11 +96,11 @@ def turn_finished(conversation: Conversation, turn: Turn) -> None:
         suggest(ui, conversation)
 
 
-def _render(name: str, values: Mapping[str, str], typed: str) -> Rendered:
+def _render(name: str, values: Mapping[str, str], typed: str, facts: Facts) -> Rendered:
     from chatlm_templates.library import named
     from chatlm_templates.rendering import render
 
-    return render(named(name), values, typed)
+    return render(named(name), values, typed, facts)
 
 
 def _picker(ui: Ui, argument: str) -> Any:

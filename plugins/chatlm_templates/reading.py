@@ -12,7 +12,7 @@ from yaml import Node, SequenceNode
 from chatlm import ChatlmError, Sampling, UsageError
 from chatlm_templates import document, language
 from chatlm_templates.document import Wrong, entries, items, line_of, plain, scalar
-from chatlm_templates.template import PARTS, TYPES, Example, Template, Value, Variable
+from chatlm_templates.template import FACT, PARTS, TYPES, Example, Template, Value, Variable
 
 MOST_BYTES = 100_000
 """The largest file that is read."""
@@ -139,6 +139,8 @@ def _variable(name: str, node: Node) -> Variable:
     if (kind == "choice") != bool(choices):
         raise Wrong(line_of(node), f"{name}: a choice has choices, and nothing else has")
     required = document.flag(nodes["required"]) if "required" in nodes else "default" not in nodes
+    if kind == FACT and "default" not in nodes:
+        raise Wrong(line_of(node), f"{name}: a fact has a default, for where no plugin knows it")
     if required and "default" in nodes:
         raise Wrong(line_of(nodes["default"]), f"{name} has a default, so it is not required")
     variable = Variable(

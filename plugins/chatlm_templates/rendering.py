@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from chatlm import Rendered, UsageError
+from chatlm import Facts, Rendered, UsageError, one_line
 from chatlm_templates import language
-from chatlm_templates.template import PARTS, Example, Template, Value, Variable
+from chatlm_templates.template import FACT, PARTS, Example, Template, Value, Variable
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,19 @@ class Written:
         return "\n\n".join(f"{head}:\n{text}" if head else text for head, text in self.parts)
 
 
-def render(template: Template, given: Mapping[str, str], typed: str = "") -> Rendered:
+def render(
+    template: Template, given: Mapping[str, str], typed: str = "", facts: Facts = dict
+) -> Rendered:
     """Fill the template's gaps, as one message.
 
-    Args, raised errors: as `write`.
+    Args:
+        template, given, typed: as those of `write`.
+        facts: gives what fills the variables that are facts, where `given` does not.
+
+    Raises:
+        UsageError: as `write`.
     """
-    written = write(template, given, typed)
+    written = write(template, {**_known(template, facts, given), **given}, typed)
     values = dict(given)
     spoken = values.pop(template.input, typed) if template.takes_words else ""
     return Rendered(
@@ -74,6 +81,13 @@ def write(template: Template, given: Mapping[str, str], typed: str = "") -> Writ
     return Written(
         language.fill(template.system, places), tuple((head, text) for head, text in parts if text)
     )
+
+
+def _known(template: Template, facts: Facts, given: Mapping[str, str]) -> dict[str, str]:
+    """What the facts say of the template's variables; they are asked for only if it needs them."""
+    open_ = {name for name, each in template.variables.items() if each.type == FACT} - set(given)
+    known = facts() if open_ else {}
+    return {name: one_line(known[name], 200) for name in open_ & set(known)}
 
 
 def as_data(text: str) -> str:

@@ -23,6 +23,9 @@ PARTS = (
 
 Value = str | int | float | bool
 
+FACT = "fact"
+"""The type of a variable that a plugin knows of the words that were typed; nobody is asked."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -96,6 +99,7 @@ TYPES: dict[str, tuple[str, Callable[[str], Value | None]]] = {
     "number": ("a number", _number),
     "boolean": ("true or false", _boolean),
     "choice": ("", lambda text: text),
+    FACT: ("a text on one line", _line),
 }
 """Name -> what is wanted, and how a text is read; None for a text that is no such value."""
 
@@ -140,6 +144,11 @@ class Template:
         return self.makes_message and bool(self.input)
 
     @property
+    def asked(self) -> list[Variable]:
+        """The variables that a person fills."""
+        return [each for each in self.variables.values() if each.type != FACT]
+
+    @property
     def asks(self) -> bool:
         """Whether a person has something to fill in before the first message."""
-        return any(not self.takes_words or name != self.input for name in self.variables)
+        return any(not self.takes_words or each.name != self.input for each in self.asked)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from chatlm import ChatlmError, UsageError
+from chatlm import ChatlmError, UsageError, fingerprint_weights
 from chatlm_rag import building, filling, folder, lexical, manifest, vectors
 from chatlm_rag.building import Outcome
 from chatlm_rag.chunking import Chunking
-from chatlm_rag.embedders import EmbedderRecord, check, fingerprint
+from chatlm_rag.embedders import EmbedderRecord, check
 from chatlm_rag.embedding import Embedder
 from chatlm_rag.filling import BuildStopped
 from chatlm_rag.partial import EMBEDDINGS
@@ -304,7 +304,9 @@ def test_a_file_that_takes_no_more_says_why(rag_home: Path, docs: Path) -> None:
 
 def test_another_embedder_is_refused(rag_home: Path, docs: Path) -> None:
     made = build(docs).manifest
-    assert made.embedder == EmbedderRecord("all-minilm-l6-v2", fingerprint(models.embedder_model()))
+    assert made.embedder == EmbedderRecord(
+        "all-minilm-l6-v2", fingerprint_weights(models.embedder_model())
+    )
     assert check("pets", made.embedder).folder.name == "all-minilm-l6-v2"
     old = manifest.Manifest(**{**vars(made), "embedder": EmbedderRecord("all-minilm-l6-v2", "0")})
     manifest.write(current(), old)
@@ -320,10 +322,10 @@ def test_another_embedder_is_refused(rag_home: Path, docs: Path) -> None:
 def test_the_fingerprint_is_that_of_the_weights(tmp_path: Path) -> None:
     one = models.write_folder(tmp_path / "one", models.tiny_model(400_000))
     two = models.write_folder(tmp_path / "two", {**models.tiny_model(400_000), "more.json": b"{}"})
-    assert fingerprint(one) == fingerprint(two)
+    assert fingerprint_weights(one) == fingerprint_weights(two)
     weights = two / "model.safetensors"
     weights.write_bytes(bytes(byte ^ 1 for byte in weights.read_bytes()))
-    assert fingerprint(one) != fingerprint(two)
+    assert fingerprint_weights(one) != fingerprint_weights(two)
 
 
 def test_a_name_that_is_no_utf8_is_no_trouble(rag_home: Path, docs: Path) -> None:

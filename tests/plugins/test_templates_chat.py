@@ -159,7 +159,7 @@ def test_hostile_words_forge_no_turn(note: Path, shared_data: Path, engine: Loca
     chat = Conversation(1, kept={"templates": {"template": "note", "values": {}}})
 
     def control_ids(words: str) -> list[int]:
-        made = chosen.message(chat, words)
+        made = chosen.message(chat, words, dict)
         assert isinstance(made, str)
         return [i for i in engine.tokens.encode([Message("user", made)]) if i in controls]
 
@@ -270,8 +270,8 @@ def test_a_follow_up_goes_past_the_chats_template(note: Path) -> None:
     ui = RememberingUi("templates", talk(1, kept={"templates": {"template": "note"}}))
     slash.simplify(ui, "")
     (sent,) = ui.called("send")
-    assert chosen.message(ui.conversation, sent["text"]) is None
-    assert chosen.message(ui.conversation, "Hello") is not None
+    assert chosen.message(ui.conversation, sent["text"], dict) is None
+    assert chosen.message(ui.conversation, "Hello", dict) is not None
 
 
 def test_validate_says_never_whose_it_is(home: Path) -> None:

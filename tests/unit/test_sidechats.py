@@ -12,6 +12,7 @@ import pytest
 from chatlm import (
     Conversation,
     Engine,
+    Facts,
     Message,
     MessageRefused,
     Rendered,
@@ -60,7 +61,7 @@ class Shouting:
             return MessageRefused("I say that anyway.")
         return f"{text.upper()}{mark}" if mark else None
 
-    def _render(self, values: Mapping[str, str], typed: str) -> Rendered:
+    def _render(self, values: Mapping[str, str], typed: str, facts: Facts) -> Rendered:
         return Rendered(
             system="Shout.",
             user=typed.upper() + values["mark"],

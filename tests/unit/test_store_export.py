@@ -78,7 +78,7 @@ def test_jsonl_has_everything_of_the_store() -> None:
         store.set_sampling(made.id, Sampling(temperature=0.5))
         store.set_pinned(made.id, True)
         store.save_passages(asked.id, [Passage("p", "s", 0.5, {"line": 3, "ranks": [1, 2]})])
-        store.annotate(asked.id, first.id, [Annotation("p", "n", "v", 0.25)])
+        store.annotate(asked.id, first.id, [Annotation("p", "n", "v", 0.25, "😊")])
         (line,) = export.to_jsonl(
             [store.conversation(made.id)], store.passages, store.annotations, store.provenance
         )
@@ -95,7 +95,7 @@ def test_jsonl_has_everything_of_the_store() -> None:
         {"text": "p", "source": "s", "score": 0.5, "details": {"line": 3, "ranks": [1, 2]}}
     ]
     assert kept["annotations"] == [
-        {"reply": first.id, "plugin": "p", "name": "n", "value": "v", "score": 0.25}
+        {"reply": first.id, "plugin": "p", "name": "n", "value": "v", "score": 0.25, "icon": "😊"}
     ]
     assert kept["replies"][0]["usage"]["prompt_tokens"] == 0
     assert (kept["standing"], kept["summary"]) == ("pinned", "short")

@@ -450,7 +450,8 @@ def test_what_is_taken_out_and_put_in_between_the_same_messages_is_named_alone()
         ("Bonjour", "a message of 7 characters"),
         ([Message("user", "a")], "1 message"),
         ([Annotation("p", "words", "4")], "words 4"),
-        ({"a": 1}, "dict"),
+        ({"mood": "joy"}, "mood joy"),
+        ({1}, "set"),
     ],
 )
 def test_what_came_back_is_told_in_short(value: Any, said: str) -> None:

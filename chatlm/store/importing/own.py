@@ -135,7 +135,7 @@ class _Reader:
 
 def _annotation(label: Fields) -> Annotation:
     plugin, name, value = (label.text(field) for field in ("plugin", "name", "value"))
-    return Annotation(plugin, name, value, label.number("score"))
+    return Annotation(plugin, name, value, label.number("score"), label.text("icon", ""))
 
 
 def _call(call: Fields) -> Call:

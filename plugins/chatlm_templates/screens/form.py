@@ -68,7 +68,7 @@ class Form(TemplateCard):
         given = choice.values if choice and choice.template == self._template.name else {}
         self._fields = [
             Field(variable, self._template, given.get(variable.name))
-            for variable in sorted(self._template.variables.values(), key=self._is_input)
+            for variable in sorted(self._template.asked, key=self._is_input)
         ]
         with Container(classes="sides"):
             with VerticalScroll(classes="left fields", can_focus=False):

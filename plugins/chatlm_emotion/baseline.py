@@ -1,0 +1,120 @@
+"""Which words are there, and logistic regression: the book's 5.3.1, and the bar for all others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatlm import ChatlmError, write_atomically
+from chatlm_emotion.card import WEIGHTS, WORDS
+from chatlm_emotion.examples import Example
+from chatlm_emotion.recipe import Recipe
+
+
+class Baseline:
+    """A weight for each run of words and label.
+
+    Args:
+        words: runs of words, each with its column.
+        weights: `(labels, columns)`.
+        bias: `(labels,)`.
+        ngrams: longest run of words.
+    """
+
+    def __init__(
+        self,
+        words: dict[str, int],
+        weights: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        ngrams: int,
+    ) -> None:
+        self._weights, self._bias = weights, bias
+        self._counter = counter(ngrams, words)
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Logits of the labels, `(len(texts), labels)`."""
+        seen = self._counter.transform(texts)
+        return np.asarray(seen @ self._weights.T, dtype=np.float32) + self._bias
+
+    def save(self, folder: Path) -> None:
+        """Write it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        from safetensors.numpy import save_file
+
+        words = sorted(self._counter.vocabulary, key=self._counter.vocabulary.__getitem__)
+        write_atomically(folder / WORDS, [json.dumps(words, ensure_ascii=False)])
+        tensors: dict[str, Any] = {"weights": self._weights.astype(np.float16), "bias": self._bias}
+        save_file(tensors, folder / WEIGHTS)
+
+
+def fit(learn: Sequence[Example], labels: Sequence[str], recipe: Recipe) -> Baseline:
+    """Learn the weights.
+
+    Args:
+        learn: the examples; one without a label counts as a little of each.
+        labels: in the order of the scores.
+        recipe: `ngrams` and `strength`.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    count = counter(recipe.ngrams)
+    texts: list[str] = []
+    truth: list[int] = []
+    weights: list[float] = []
+    for row in learn:
+        chosen = range(len(labels)) if row.label is None else [labels.index(row.label)]
+        for label in chosen:
+            texts.append(row.text)
+            truth.append(label)
+            weights.append(1 / len(chosen))
+    seen = count.fit_transform(texts)
+    model = LogisticRegression(C=recipe.strength, max_iter=2000)
+    model.fit(seen, truth, sample_weight=weights)
+    coefficients, bias = model.coef_, model.intercept_
+    if len(labels) == 2:  # the second one's only
+        coefficients, bias = (np.concatenate([-each, each]) for each in (coefficients, bias))
+    words = {str(word): int(column) for word, column in count.vocabulary_.items()}
+    return Baseline(words, coefficients.astype(np.float32), bias.astype(np.float32), recipe.ngrams)
+
+
+def load(folder: Path, ngrams: int) -> Baseline:
+    """A baseline that was saved.
+
+    Raises:
+        ChatlmError: its files are damaged.
+    """
+    from safetensors.numpy import load_file
+
+    try:
+        words = json.loads((folder / WORDS).read_bytes())
+        tensors = load_file(folder / WEIGHTS)
+        weights = tensors["weights"].astype(np.float32)
+        if weights.shape != (len(tensors["bias"]), len(words)):
+            raise ValueError("another number of words")
+        places = {word: column for column, word in enumerate(words)}
+        return Baseline(places, weights, tensors["bias"], ngrams)
+    except Exception as error:  # safetensors raises kinds of its own
+        raise ChatlmError(
+            f"The classifier {folder.name} is damaged: {str(error) or type(error).__name__}.",
+            hint=f"Remove it: chatlm emotion remove {folder.name}",
+        ) from error
+
+
+def counter(ngrams: int, words: dict[str, int] | None = None) -> Any:
+    """What tells which runs of words a text has.
+
+    Args:
+        ngrams: longest run.
+        words: those to look for, each with its column; None to learn them.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    return CountVectorizer(ngram_range=(1, ngrams), binary=True, vocabulary=words)

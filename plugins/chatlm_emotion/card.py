@@ -1,0 +1,126 @@
+"""What a classifier is and how it came to be; written as card.json and, for people, README.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from chatlm import ChatlmError, dump_json, one_line, write_atomically
+from chatlm_emotion.recipe import METHODS, Method
+
+CARD, README, WEIGHTS, WORDS = "card.json", "README.md", "weights.safetensors", "words.json"
+"""A classifier's files; words are there with a baseline only."""
+
+UNSURE = "unsure"
+"""What is said of a text in place of a label that is not likely enough."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One classifier."""
+
+    name: str
+    tells: str
+    """What its labels are about, in one word, such as mood; `WORD:LABEL` finds messages."""
+    method: Method
+    labels: tuple[str, ...]
+    temperature: float
+    """Scores are divided by it before they become probabilities."""
+    threshold: float
+    """Below this probability a text is `UNSURE`."""
+    base: str = ""
+    """The model it works on; empty for a baseline."""
+    fingerprint: str = ""
+    """Of that model's weights."""
+    description: str = ""
+    licence: str = ""
+    """Of the data; empty where nobody said."""
+    made_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    command: str = ""
+    """What was typed, the data files without their folders."""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    """On texts that were held out."""
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        texts = (self.name, self.tells, self.base, *self.labels)
+        right = (
+            all(isinstance(text, str) for text in texts)
+            and self.method in METHODS
+            and len(set(self.labels)) == len(self.labels) >= 2
+            and math.isfinite(self.temperature)
+            and self.temperature > 0
+            and 0 <= self.threshold <= 1
+        )
+        if not right:
+            raise ValueError("not a classifier's card")
+
+
+def write(card: Card, folder: Path) -> None:
+    """Put both files into a classifier's folder.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    write_atomically(folder / CARD, [dump_json(dataclasses.asdict(card)), "\n"])
+    write_atomically(folder / README, [_page(card)])
+
+
+def read(folder: Path) -> Card:
+    """The card of a classifier.
+
+    Raises:
+        ChatlmError: there is none, or it cannot be read.
+    """
+    try:
+        values = json.loads((folder / CARD).read_bytes())
+        return Card(**values | {"labels": tuple(values["labels"])})
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ChatlmError(
+            f"The classifier {one_line(folder.name, 80)} cannot be read: its {CARD} is damaged.",
+            hint=f"Remove it: chatlm emotion remove {one_line(folder.name, 80)}",
+        ) from error
+
+
+def lines(card: Card) -> list[str]:
+    """What it says, for the terminal: a title and a value in each line."""
+    rows: list[tuple[str, Any]] = [
+        ("Tells", card.tells),
+        ("Labels", card.labels),
+        ("Method", card.method),
+        ("Base", card.base),
+        ("Made", card.made_at),
+        ("Command", card.command),
+        *((key.replace("_", " ").capitalize(), value) for key, value in card.source.items()),
+        ("Licence", card.licence),
+        ("Threshold", card.threshold),
+        ("Temperature", card.temperature),
+        ("Settings", card.settings),
+        ("Held out", card.scores),
+        ("Cost", card.cost),
+    ]
+    said = [(title, _told(value)) for title, value in rows if value not in ("", (), [], {})]
+    width = max(len(title) for title, _ in said)
+    return [f"{one_line(title, 20):<{width}}  {one_line(text, 600)}" for title, text in said]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_told(each)}" for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_told, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _page(card: Card) -> str:
+    head = [f"# {card.name}", "", card.description or f"Tells the {card.tells} of a text.", ""]
+    return "\n".join([*head, "```", *lines(card), "```", ""])

@@ -1,0 +1,130 @@
+"""A classifier ready for use: texts to labels with their probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chatlm import ChatlmError, ModelLocation, find_model, fingerprint_weights
+from chatlm_emotion import card as cards
+from chatlm_emotion.calibrating import probabilities
+from chatlm_emotion.card import UNSURE, Card
+from chatlm_emotion.library import ClassifierFolder
+from chatlm_emotion.recipe import Recipe
+
+ICONS = {
+    "anger": "😠",
+    "fear": "😨",
+    "joy": "😊",
+    "love": "💗",
+    "sadness": "😢",
+    "surprise": "😮",
+    UNSURE: "·",
+}
+"""Beside the words of labels that have one."""
+
+
+class Scorer(Protocol):
+    """What a method made."""
+
+    def scores(self, texts: Sequence[str]) -> Any:
+        """Logits of the labels, `(len(texts), labels)`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of one text."""
+
+    label: str
+    """One of the card's labels, or `UNSURE`."""
+    score: float
+    """Probability of the likeliest label."""
+    probabilities: dict[str, float]
+
+
+class Classifier:
+    """Tells labels of texts.
+
+    Args:
+        card: what it is.
+        scorer: what scores the labels.
+    """
+
+    def __init__(self, card: Card, scorer: Scorer) -> None:
+        self.card = card
+        self._scorer = scorer
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Of the card's labels, `(len(texts), labels)`; each row sums to 1."""
+        if not texts:
+            return np.empty((0, len(self.card.labels)))
+        return probabilities(np.asarray(self._scorer.scores(texts)), self.card.temperature)
+
+    def classify(self, texts: Sequence[str]) -> list[Verdict]:
+        """A verdict for each text."""
+        labels = self.card.labels
+        found = []
+        for row in self.probabilities(texts):
+            best = int(row.argmax())
+            sure = row[best] >= self.card.threshold
+            told = {label: float(each) for label, each in zip(labels, row, strict=True)}
+            found.append(Verdict(labels[best] if sure else UNSURE, float(row[best]), told))
+        return found
+
+
+def load(place: ClassifierFolder) -> Classifier:
+    """Load a classifier; its base model has to be on this machine.
+
+    Raises:
+        ChatlmError: the base is not here or another one by now, or the folder is damaged.
+    """
+    card = cards.read(place.path)
+    if card.method == "baseline":
+        from chatlm_emotion import baseline
+
+        return Classifier(card, baseline.load(place.path, Recipe(**card.settings).ngrams))
+    return Classifier(card, _network(card, place.path, base_of(card)))
+
+
+def base_of(card: Card) -> ModelLocation:
+    """The base model of a classifier.
+
+    Raises:
+        ChatlmError: it is not on this machine, or not the one the classifier was trained on.
+    """
+    base = find_model(card.base)
+    if fingerprint_weights(base.folder) != card.fingerprint:
+        raise ChatlmError(
+            f"The classifier {card.name} was trained on another {card.base} than is here.",
+            hint="Train it anew: chatlm emotion train --help",
+        )
+    return base
+
+
+def _network(card: Card, folder: Path, base: ModelLocation) -> Scorer:
+    from chatlm_emotion import keeping
+
+    stored = keeping.load(folder)
+    try:
+        recipe = Recipe(**card.settings)
+        if card.method == "encoder":
+            from chatlm_emotion.encoding import QuickEncoder
+
+            return QuickEncoder(base.folder, stored, scale=2.0, longest=recipe.longest)
+        from chatlm import fast_dtype
+        from chatlm_emotion.networks import KINDS
+        from chatlm_emotion.training import Trained
+
+        network = KINDS[card.method](base, card.labels, recipe, fast_dtype("cpu"))
+        keeping.put_back(network, stored)
+        return Trained(network)
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise ChatlmError(
+            f"The classifier {card.name} is damaged: {str(error) or type(error).__name__}.",
+            hint=f"Remove it: chatlm emotion remove {card.name}",
+        ) from error

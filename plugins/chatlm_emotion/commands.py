@@ -1,0 +1,266 @@
+"""The commands `chatlm emotion …` that list, use and measure classifiers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chatlm import dump_json, human_bytes, one_line, visible
+from chatlm_emotion.label_command import label
+from chatlm_emotion.options import as_json_option as _json
+from chatlm_emotion.options import name_argument as _name
+from chatlm_emotion.options import with_option as _with
+from chatlm_emotion.train_command import train
+
+if TYPE_CHECKING:
+    from chatlm_emotion.classifier import Verdict
+    from chatlm_emotion.scoring import Measure, Scores
+
+
+@click.group()
+def emotion() -> None:
+    """Tell the mood of texts, measure and train classifiers, label texts by a panel of models.
+
+    Example: chatlm emotion classify "I got the job!"
+    """
+
+
+emotion.add_command(train)
+emotion.add_command(label)
+
+
+@emotion.command("list")
+@_json
+def list_classifiers(as_json: bool) -> None:
+    """List the classifiers; the active one has a mark.
+
+    Example: chatlm emotion list
+    """
+    from chatlm import own_settings
+    from chatlm_emotion import PLUGIN, card, library
+    from chatlm_emotion.settings import Settings
+
+    active = own_settings(PLUGIN, Settings).classifier
+    found = [(place, card.read(place.path)) for place in library.classifiers()]
+    if as_json:
+        click.echo(
+            dump_json(
+                [
+                    {
+                        "name": place.name,
+                        "active": place.name == active,
+                        "own": place.own,
+                        "tells": known.tells,
+                        "method": known.method,
+                        "base": known.base,
+                        "labels": list(known.labels),
+                        "accuracy": known.scores.get("accuracy"),
+                        "bytes": place.bytes,
+                    }
+                    for place, known in found
+                ]
+            )
+        )
+        return
+    width = max((len(place.name) for place, _ in found), default=0)
+    for place, known in found:
+        mark = "▸" if place.name == active else " "
+        own = "  (yours)" if place.own else ""
+        labels = one_line(", ".join(known.labels), 60)
+        click.echo(
+            f"{mark} {place.name:<{width}}  {human_bytes(place.bytes):>8}  {known.method:<8}  "
+            f"{known.tells}: {labels}{own}"
+        )
+
+
+@emotion.command()
+@_name
+@_json
+def show(name: str, as_json: bool) -> None:
+    """Show what a classifier is and how it came to be.
+
+    Example: chatlm emotion show mood
+    """
+    import dataclasses
+
+    from chatlm_emotion import card, library
+
+    place = library.located(name)
+    known = card.read(place.path)
+    if as_json:
+        click.echo(dump_json(dataclasses.asdict(known) | {"folder": str(place.path)}))
+        return
+    click.echo("\n".join([*card.lines(known), visible(f"Folder  {place.path}")]))
+
+
+@emotion.command()
+@_name
+def use(name: str) -> None:
+    """Make a classifier the one that labels messages.
+
+    Example: chatlm emotion use topics
+    """
+    from chatlm import save_setting
+    from chatlm_emotion import PLUGIN, card
+    from chatlm_emotion.options import chosen
+    from chatlm_emotion.settings import Settings
+
+    known = card.read(chosen(name).path)
+    save_setting(PLUGIN, Settings, "classifier", name)
+    click.echo(f"Messages are labelled with their {known.tells} by {name} from now on.")
+
+
+@emotion.command()
+@_name
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(name: str, yes: bool) -> None:
+    """Delete a classifier of yours.
+
+    Example: chatlm emotion remove topics --yes
+    """
+    from chatlm_emotion import library
+
+    place = library.located(name)
+    size = place.bytes
+    if place.own and not yes:
+        click.confirm(f"Delete the classifier {name}?", abort=True, err=True)
+    place.remove()
+    click.echo(f"Removed {name}; {human_bytes(size)} are free again.")
+
+
+@emotion.command()
+@click.argument("text", required=False)
+@_with
+@_json
+def classify(text: str | None, name: str | None, as_json: bool) -> None:
+    """Classify a text, each line of a file, or each line of what is piped in.
+
+    Example: chatlm emotion classify "I got the job!"
+    """
+    from chatlm_emotion.classifier import load
+    from chatlm_emotion.options import chosen
+
+    texts = _texts(text)
+    verdicts = load(chosen(name)).classify(texts)
+    if as_json:
+        rows = [
+            {
+                "text": each,
+                "label": verdict.label,
+                "score": verdict.score,
+                "probabilities": verdict.probabilities,
+            }
+            for each, verdict in zip(texts, verdicts, strict=True)
+        ]
+        click.echo(dump_json(rows))
+        return
+    for each, verdict in zip(texts, verdicts, strict=True):
+        click.echo(_in_words(each, verdict, alone=len(texts) == 1))
+
+
+@emotion.command("eval")
+@click.argument("file", type=click.Path(path_type=Path))
+@_with
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the confusion matrix and the calibration into a .png, .svg or .pdf.",
+)
+@_json
+def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) -> None:
+    """Measure a classifier on labelled texts: accuracy, macro-F1, calibration, confusions.
+
+    Rows without a label are classified too: of those, unsure is the right answer.
+
+    Example: chatlm emotion eval val.jsonl --picture confusion.png
+    """
+    from chatlm import expanded
+    from chatlm_emotion import evaluating, examples
+    from chatlm_emotion.classifier import load
+    from chatlm_emotion.options import check_picture, chosen
+
+    if picture:
+        check_picture(picture)
+    read = examples.read([expanded(str(file))], least=1)
+    place = chosen(name)
+    found = evaluating.evaluate(load(place), read)
+    if picture:
+        from chatlm_emotion.picture import save
+
+        save(found.scores, f"{place.name} on {file.name}, {found.scores.texts:,} texts", picture)
+    if as_json:
+        click.echo(dump_json(found.to_dict()))
+        return
+    _tell(found.scores)
+    click.echo(
+        f"\nUnsure at the threshold of {found.threshold:g}: {found.unsure:.1%} of them; "
+        f"of the others {found.sure_accuracy:.1%} are right."
+    )
+    if found.without_label:
+        click.echo(
+            f"Without a label: {found.without_label:,} texts, of which it is unsure of "
+            f"{found.unsure_without_label:.1%}."
+        )
+    click.echo(f"{found.milliseconds:.1f} ms a text.")
+
+
+def _texts(text: str | None) -> list[str]:
+    """The texts that are meant: one, those of a file, or the lines of a pipe."""
+    from chatlm import UsageError, expanded
+    from chatlm_emotion import examples
+
+    if text is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError(
+                "There is no text.", hint='Write one: chatlm emotion classify "I got the job!"'
+            )
+        raw = sys.stdin.buffer.read().decode("utf-8", errors="replace")
+        lines = [line.strip() for line in raw.splitlines() if line.strip()]
+        if not lines:
+            raise UsageError("There is no text in what was piped in.")
+        return lines
+    path = expanded(text)
+    return examples.texts(path) if _is_file(path) else [text]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a name, or a zero byte in it
+        return False
+
+
+def _in_words(text: str, verdict: Verdict, *, alone: bool) -> str:
+    from chatlm_emotion.classifier import ICONS
+
+    icon = f"{ICONS[verdict.label]} " if verdict.label in ICONS else ""
+    head = f"{icon}{verdict.label} ({verdict.score:.2f})"
+    if not alone:
+        return f"{head:<22}  {one_line(text, 100)}"
+    ranked = sorted(verdict.probabilities.items(), key=lambda pair: -pair[1])
+    width = max(len(label) for label, _ in ranked)
+    bars = [f"  {label:<{width}}  {each:.2f}  {'█' * round(each * 30)}" for label, each in ranked]
+    return "\n".join([head, *bars])
+
+
+def _tell(scores: Scores) -> None:
+    def measure(title: str, value: Measure) -> str:
+        return f"{title:<18}{value.value:.4f}  ({value.low:.4f} to {value.high:.4f})"
+
+    click.echo(f"{scores.texts:,} texts; in brackets the 95 % interval")
+    click.echo(measure("accuracy", scores.accuracy))
+    click.echo(measure("macro-F1", scores.macro_f1))
+    click.echo(measure("calibration error", scores.ece))
+    width = max(map(len, scores.labels))
+    cells = [name[:8] for name in scores.labels]
+    click.echo(f"\n{'true, chosen →':<{max(width, 14)}}  " + "".join(f"{c:>10}" for c in cells))
+    for name, row in zip(scores.labels, scores.confusion, strict=True):
+        click.echo(f"{name:<{max(width, 14)}}  " + "".join(f"{count:>10,}" for count in row))
+    click.echo(f"\n{'':<{max(width, 14)}}   precision    recall        F1")
+    for name, values in scores.by_label.items():
+        numbers: list[Any] = [values[key] for key in ("precision", "recall", "f1")]
+        click.echo(f"{name:<{max(width, 14)}}  " + "".join(f"{each:>10.3f}" for each in numbers))

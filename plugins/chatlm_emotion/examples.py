@@ -1,0 +1,165 @@
+"""Reads labelled texts from JSON lines; knows no model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chatlm import UsageError, one_line
+
+LONGEST = 10_000
+"""Characters of a text at most; no classifier reads more of it."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text with its label."""
+
+    text: str
+    label: str | None
+    """None for a text that is like none of the labels; it teaches a classifier to be unsure."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What was read from one file or several."""
+
+    rows: tuple[Example, ...]
+    names: tuple[str, ...]
+    """Of the files, without their folders."""
+    sha256: str
+    """Of the files, one after the other."""
+    repeated: int = 0
+    """Rows that were left out, as the same text with the same label came before."""
+    labels: tuple[str, ...] = field(default=())
+    """In the order of the alphabet."""
+
+
+def read(paths: Sequence[Path], *, least: int = 2) -> Examples:
+    """Read files of `{"text": …, "label": …}` lines; a label may be null.
+
+    Args:
+        paths: of the files.
+        least: labels that there have to be.
+
+    Raises:
+        UsageError: a file cannot be read, a line is not such an object, or there are too few
+            labels; the message names the file and the line.
+    """
+    digest = hashlib.sha256()
+    rows: dict[Example, None] = {}
+    total = 0
+    for path in paths:
+        for row in _rows(path, digest):
+            rows.setdefault(row)
+            total += 1
+    labels = tuple(sorted({row.label for row in rows if row.label is not None}))
+    if len(labels) < least:
+        raise UsageError(
+            f"{one_line(paths[0].name, 80)} has {len(labels)} label(s); there have to be {least}.",
+            hint='Each line needs a text and its label: {"text": "so happy!", "label": "joy"}',
+        )
+    names = tuple(path.name for path in paths)
+    return Examples(tuple(rows), names, digest.hexdigest(), total - len(rows), labels)
+
+
+def texts(path: Path) -> list[str]:
+    """The texts of a file: those of JSON lines, or the lines of any other file.
+
+    Raises:
+        UsageError: it cannot be read, has no text, or a line is no object with a text.
+    """
+    found = []
+    for number, line in _lines(path, hashlib.sha256()):
+        if path.suffix.lower() != ".jsonl":
+            found.append(line.strip())
+            continue
+        value = _object(line, f"{one_line(path.name, 80)}, line {number}")
+        found.append(_text(value, f"{one_line(path.name, 80)}, line {number}").strip())
+    return found
+
+
+def split(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """Rows to learn from and rows held out, each label in the same share of both.
+
+    A text never is in both, whatever labels it carries.
+
+    Args:
+        rows: all of them.
+        share: of each label to hold out, between 0 and 1; at least one row of each.
+        seed: chooses them.
+    """
+    by_text: dict[str, list[Example]] = {}
+    for row in rows:
+        by_text.setdefault(row.text, []).append(row)
+    groups: dict[str | None, list[str]] = {}
+    for text, same in by_text.items():
+        groups.setdefault(same[0].label, []).append(text)
+    held: set[str] = set()
+    for label in sorted(groups, key=str):
+        texts = sorted(groups[label])
+        random.Random(f"{seed}{label}").shuffle(texts)  # noqa: S311  # no secret
+        held.update(texts[: max(1, round(len(texts) * share))])
+    return (
+        [row for row in rows if row.text not in held],
+        [row for row in rows if row.text in held],
+    )
+
+
+def counts(rows: Sequence[Example]) -> dict[str, int]:
+    """How often each label is there; those without one are left out."""
+    return dict(sorted(Counter(row.label for row in rows if row.label is not None).items()))
+
+
+def _rows(path: Path, digest: Any) -> Iterator[Example]:
+    for number, line in _lines(path, digest):
+        where = f"{one_line(path.name, 80)}, line {number}"
+        value = _object(line, where)
+        text, label = _text(value, where), value.get("label", "")
+        if label is not None and (not isinstance(label, str) or not label.strip()):
+            raise UsageError(f"{where}: label must be a string that is not empty, or null.")
+        yield Example(text, None if label is None else one_line(label.strip(), 60))
+
+
+def _lines(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, each with its number."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    digest.update(raw)
+    try:
+        content = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{one_line(path.name, 80)}, line {line}: not UTF-8.") from error
+    if not content.strip():
+        raise UsageError(f"{one_line(path.name, 80)} is empty.")
+    for number, line in enumerate(content.split("\n"), 1):
+        if line.strip():
+            yield number, line
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{where}: not JSON.", hint='One object a line: {"text": "so happy!", "label": "joy"}'
+        ) from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: not an object with text and label.")
+    return value
+
+
+def _text(value: dict[str, Any], where: str) -> str:
+    text = value.get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"{where}: text must be a string that is not empty.")
+    return text[:LONGEST]

@@ -1,0 +1,211 @@
+"""The command `chatlm emotion label`: a panel of models labels the texts of a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chatlm import dump_json, one_line, visible
+from chatlm_emotion.options import as_json_option as _json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from chatlm import SideChats
+    from chatlm_emotion.panel import Labelled, Rater
+
+TOGETHER = 8
+"""Texts that are asked about at once, and then kept."""
+RATERS = 3
+"""Of a panel, as long as nobody says otherwise."""
+PERSON = "me"
+"""Decides ties by hand."""
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Labelled JSON lines.")
+@click.option("--labels", required=True, metavar="A,B,…", help="What to choose from.")
+@click.option(
+    "--by",
+    "models",
+    multiple=True,
+    metavar="MODEL",
+    help="A rater; give three. Default: one model, asked in three ways.",
+)
+@click.option(
+    "--ask",
+    "asks",
+    multiple=True,
+    metavar="TEXT",
+    help="A question with {text} and {labels}; give three for three raters.",
+)
+@click.option(
+    "--tie", metavar=f"MODEL|{PERSON}", help=f"Decides where no label leads: a fourth, or {PERSON}."
+)
+@_json
+def label(
+    file: Path,
+    out: Path,
+    labels: str,
+    models: tuple[str, ...],
+    asks: tuple[str, ...],
+    tie: str | None,
+    as_json: bool,
+) -> None:
+    """Label texts by a panel of models, the majority decides.
+
+    FILE has a text a line, or JSON lines with a text. The labelled lines fit `chatlm emotion
+    train`. Stopped, the same command goes on where it was.
+
+    Example: chatlm emotion label texts.txt --out labelled.jsonl --labels joy,anger,other
+    """
+    from chatlm import UsageError, expanded, load_config, side_chats
+    from chatlm_emotion import examples
+    from chatlm_emotion.panel import Panel, agreement
+
+    names = list(dict.fromkeys(name.strip() for name in labels.split(",") if name.strip()))
+    if len(names) < 2:
+        raise UsageError("At least two labels are needed.", hint="--labels joy,anger,other")
+    raters = _raters(models, asks)
+    if tie == PERSON and not sys.stdin.isatty():
+        raise UsageError(f"--tie {PERSON} needs a terminal.", hint="Name a model: --tie MODEL")
+    texts = list(dict.fromkeys(examples.texts(expanded(str(file)))))
+    target = expanded(str(out))
+    done = _done(target, len(raters))
+    todo = [text for text in texts if text not in done]
+    with side_chats(load_config(), lambda said: click.echo(visible(said), err=True)) as chats:
+        panel = Panel(chats, raters, names)
+        decide = _decider(tie, chats, names)
+        with _bar(len(todo)) as bar:
+            for begin in range(0, len(todo), TOGETHER):
+                found = panel.label(todo[begin : begin + TOGETHER], decide)
+                _append(target, found)
+                done.update((each.text, each) for each in found)
+                bar.update(len(found))
+    _tell(agreement([done[text] for text in texts]), target, as_json)
+
+
+def _raters(models: Sequence[str], asks: Sequence[str]) -> list[Rater]:
+    """One for each model, or for each question to one model.
+
+    Raises:
+        UsageError: there are several of both, or a question has no place for the text.
+    """
+    from chatlm import UsageError
+    from chatlm_emotion.panel import ASKS, Rater
+
+    for ask in asks:
+        if "{text}" not in ask or "{labels}" not in ask:
+            raise UsageError(f"{one_line(ask, 60)!r} needs {{text}} and {{labels}} in it.")
+    if len(models) > 1 and len(asks) > 1:
+        raise UsageError(
+            "Give several models or several questions, not both.",
+            hint="Each rater is one model with one question.",
+        )
+    if len(models) > 1:
+        return [Rater(model, asks[0] if asks else ASKS[0]) for model in models]
+    model = models[0] if models else ""
+    raters = [Rater(model, ask) for ask in asks or ASKS]
+    if len(raters) < RATERS:
+        raise UsageError(
+            f"A panel has at least {RATERS} raters, not {len(raters)}.",
+            hint="Give --by or --ask three times, or neither.",
+        )
+    return raters
+
+
+def _done(path: Path, raters: int) -> dict[str, Labelled]:
+    """What an earlier run of the command labelled; a line that was cut off is passed over."""
+    from chatlm import UsageError
+    from chatlm_emotion.panel import Labelled
+
+    if not path.exists():
+        if not path.parent.is_dir():
+            raise UsageError(f"There is no folder {path.parent}.", hint="Make it first.")
+        return {}
+    found = {}
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read.", hint="Name another --out.") from error
+    for line in content.splitlines():
+        try:
+            row = json.loads(line)
+            each = Labelled(row["text"], row["label"], tuple(row["votes"]), row["decided"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if len(each.votes) != raters:
+            raise UsageError(f"{path} was labelled by another panel.", hint="Name another --out.")
+        found[each.text] = each
+    return found
+
+
+def _append(path: Path, found: Sequence[Labelled]) -> None:
+    """Keep what was labelled; a line that was cut off before is ended first."""
+    from chatlm import ChatlmError
+
+    rows = "".join(
+        json.dumps(dataclasses.asdict(each), ensure_ascii=False) + "\n" for each in found
+    )
+    try:
+        with path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write(rows.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ChatlmError(
+            f"{path} cannot be written: {error.strerror}.",
+            hint="Free some space; the same command goes on.",
+        ) from error
+
+
+def _decider(
+    tie: str | None, chats: SideChats, labels: Sequence[str]
+) -> Callable[[str, Sequence[str]], str | None]:
+    from chatlm_emotion.panel import ASKS, Panel, Rater
+
+    if tie == PERSON:
+
+        def ask(text: str, leaders: Sequence[str]) -> str | None:
+            click.echo(f"\n{one_line(text, 600)}", err=True)
+            choice: str = click.prompt(
+                "Which label", type=click.Choice([*leaders, "none"]), err=True
+            )
+            return None if choice == "none" else choice
+
+        return ask
+    if tie is None:
+        return lambda text, leaders: None
+    rater = Rater(tie, ASKS[0])
+    return lambda text, leaders: Panel(chats, [rater], leaders).votes(rater, [text])[0]
+
+
+def _bar(count: int) -> Any:
+    return click.progressbar(length=count, label="labelling", file=sys.stderr)
+
+
+def _tell(found: Any, target: Path, as_json: bool) -> None:
+    if as_json:
+        click.echo(dump_json(dataclasses.asdict(found) | {"out": str(target)}))
+        return
+    alpha = "" if found.alpha is None else f"; Krippendorff's alpha {found.alpha:.2f}"
+    click.echo(
+        f"{found.texts:,} texts: all raters agree on {found.unanimous:.0%}, a majority on "
+        f"{found.majority:.0%}{alpha}."
+    )
+    click.echo(
+        f"{found.decided:,} ties were decided, {found.open:,} texts have no label; "
+        f"{found.silent:.0%} of the votes named none."
+    )
+    click.echo(visible(f"They are in {target}. Learn from them: chatlm emotion train --help"))

@@ -1,0 +1,69 @@
+"""What several commands take: a classifier's name, completed by the shell, and `--json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from chatlm_emotion.library import ClassifierFolder
+
+PICTURES = (".png", ".svg", ".pdf")
+"""Endings of picture files."""
+
+
+def _complete(
+    context: click.Context, parameter: click.Parameter, start: str
+) -> list[CompletionItem]:
+    """The names of classifiers that begin so."""
+    from click.shell_completion import CompletionItem
+
+    from chatlm_emotion.library import classifiers
+
+    return [CompletionItem(each.name) for each in classifiers() if each.name.startswith(start)]
+
+
+name_argument = click.argument("name", shell_complete=_complete)
+with_option = click.option(
+    "--with",
+    "name",
+    metavar="NAME",
+    shell_complete=_complete,
+    help="The classifier; the active one if left out.",
+)
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def chosen(name: str | None) -> ClassifierFolder:
+    """The classifier that is meant, its base model fetched first if it is not here.
+
+    Raises:
+        UsageError: there is none of that name.
+        ChatlmError: it cannot be read, or its base cannot be fetched.
+    """
+    from chatlm import ensure_model, own_settings
+    from chatlm_emotion import PLUGIN, card, library
+    from chatlm_emotion.settings import Settings
+
+    place = library.located(name or own_settings(PLUGIN, Settings).classifier)
+    if base := card.read(place.path).base:
+        ensure_model(base)
+    return place
+
+
+def check_picture(path: Path) -> None:
+    """See that a picture can be put there, before the work that it shows.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    from chatlm import UsageError
+
+    if path.suffix.lower() not in PICTURES:
+        raise UsageError(f"{path} is no picture's name.", hint=f"It ends in {', '.join(PICTURES)}.")
+    if not path.parent.is_dir():
+        raise UsageError(f"There is no folder {path.parent}.", hint="Make it first.")

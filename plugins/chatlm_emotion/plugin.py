@@ -1,0 +1,96 @@
+"""The hooks by which chatlm knows the moods of messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from chatlm import Panel, hookimpl
+from chatlm_emotion import slash
+from chatlm_emotion.kept import labelled_in, labelled_of
+from chatlm_emotion.settings import Settings
+
+if TYPE_CHECKING:
+    from chatlm import Annotation, Commands, Conversation, Message, SlashCommand, Turn, Ui
+
+__all__ = ["Settings"]
+
+
+@hookimpl
+def register_commands(cli: Commands) -> None:
+    """Add `chatlm emotion`."""
+    cli.add_lazy(
+        "emotion",
+        "chatlm_emotion.commands:emotion",
+        "Tell the mood of texts; measure and train classifiers.",
+    )
+
+
+@hookimpl
+def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
+    """Add `/emotion`."""
+    slash.register(register)
+
+
+@hookimpl
+def register_panels(register: Callable[[Panel], None]) -> None:
+    """Add the moods of the chat."""
+    register(Panel(slash.PANEL, "Mood", _moods, key="f6"))
+
+
+@hookimpl
+def chat_shown(ui: Ui) -> None:
+    """Load the classifier while the person reads and types."""
+    if labelled_of(ui.kept) != "off":
+        slash.labeller().warm()
+
+
+@hookimpl
+def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | None:
+    """Tell templates the mood of what was typed, however long its classifier takes to load."""
+    if labelled_in(conversation) == "off":
+        return None
+    from chatlm_emotion.labelling import PATIENCE, soon
+
+    label = soon(slash.labeller().ask(text), PATIENCE)
+    return {label.name: label.value} if label else None
+
+
+@hookimpl
+def annotate_message(conversation: Conversation, message: Message) -> list[Annotation] | None:
+    """Label a message, unless the answer would have to wait for it."""
+    labelled = labelled_in(conversation)
+    if labelled == "off" or (message.role == "assistant" and labelled != "all"):
+        return None
+    from chatlm_emotion.labelling import HOLDS_UP, PATIENCE, soon
+
+    asks = message.role == "user"
+    text = conversation.turns[-1].words if asks else message.content
+    label = soon(slash.labeller().ask(text), HOLDS_UP if asks else PATIENCE)
+    return [label] if label else None
+
+
+@hookimpl
+def turn_finished(conversation: Conversation, turn: Turn) -> list[Annotation] | None:
+    """Label the person's message now, if there was no time for it before the answer."""
+    from chatlm_emotion import PLUGIN
+
+    done = any(reply is None and label.plugin == PLUGIN for reply, label in turn.annotations)
+    if done or labelled_in(conversation) == "off":
+        return None
+    from chatlm_emotion.labelling import PATIENCE, soon
+
+    label = soon(slash.labeller().ask(turn.words), PATIENCE)
+    return [label] if label else None
+
+
+@hookimpl
+def shutdown() -> None:
+    """Begin no more work."""
+    slash.close()
+
+
+def _moods(ui: Ui) -> Any:
+    from chatlm_emotion.screens.moods import Moods
+
+    return Moods(ui)

@@ -1,0 +1,94 @@
+"""How a classifier is trained: the methods, and every setting with its range; knows no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from chatlm import UsageError
+
+Method = Literal["baseline", "generate", "head", "encoder"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+BASES: dict[str, str] = {
+    "generate": "smollm2-135m-instruct",
+    "head": "smollm2-135m-instruct",
+    "encoder": "all-minilm-l6-v2",
+}
+"""The model each method adapts where none is named."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a training; what a method has no use for, it passes over.
+
+    Raises:
+        UsageError: one is out of its range.
+    """
+
+    method: Method
+    ngrams: int = 2
+    """Longest run of words that `baseline` counts."""
+    strength: float = 3.0
+    """Inverse strength of the L2 penalty of `baseline`."""
+    rank: int = 16
+    """Of the LoRA matrices."""
+    dropout: float = 0.1
+    """Before the head; before each of hundreds of LoRA layers it would take a fifth of the time."""
+    rate: float = 5e-4
+    """The highest learning rate; it rises over the warm-up and falls to 0 on a cosine."""
+    smoothing: float = 0.05
+    """Share of a label's weight that all labels get, since labels are wrong now and then."""
+    epochs: int = 3
+    batch: int = 16
+    """Texts that make one step."""
+    warmup: float = 0.06
+    """Share of the steps."""
+    held_out: float = 0.05
+    """Share of the texts that are never learnt from: early stopping and calibration use them."""
+    checks: int = 2
+    """How often in an epoch the held-out texts are classified."""
+    patience: int = 4
+    """After so many checks without a better one the training ends."""
+    longest: int = 128
+    """Tokens; of a longer text the end is cut off."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageError(f"There is no method {self.method!r}: {', '.join(METHODS)}.")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UsageError(f"{name} must be from {low:g} to {high:g}, not {value:g}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+DEFAULTS: dict[Method, dict[str, Any]] = {
+    "baseline": {},
+    "generate": {},
+    "head": {},
+    "encoder": {"rate": 1e-3, "epochs": 6},
+}
+"""Where a method is best trained otherwise."""
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("ngrams", 1, 5),
+    ("strength", 1e-4, 1e6),
+    ("rank", 1, 256),
+    ("dropout", 0, 0.9),
+    ("rate", 1e-8, 1),
+    ("smoothing", 0, 0.9),
+    ("epochs", 1, 1000),
+    ("batch", 1, 4096),
+    ("warmup", 0, 1),
+    ("held_out", 0.001, 0.9),
+    ("checks", 1, 1000),
+    ("patience", 1, 1000),
+    ("longest", 8, 8192),
+    ("seed", 0, 2**32 - 1),
+)

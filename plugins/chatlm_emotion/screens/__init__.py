@@ -1,0 +1,1 @@
+"""What the plugin draws; the only part of it that imports Textual."""

@@ -1,0 +1,94 @@
+"""A training as the terminal shows it: a bar with its checks; elsewhere plain lines."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from chatlm import one_line
+from chatlm_emotion.watching import Progress, Watcher
+
+
+@contextmanager
+def watcher() -> Iterator[Watcher]:
+    """Show a training on stderr while it lasts."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bars:
+        yield _Bar(bars, bars.add_task("", total=None))
+
+
+@contextmanager
+def stopped_by_keys() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C end a training after its step, and a second one at once."""
+    wanted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield wanted.is_set
+        return
+
+    def press(number: int, frame: FrameType | None) -> None:
+        if wanted.is_set():
+            raise KeyboardInterrupt
+        wanted.set()
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield wanted.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def in_words(progress: Progress) -> str:
+    """How far a training is, in one line."""
+    if not progress.steps:
+        return f"{progress.note} …"
+    parts = [f"step {progress.step}/{progress.steps}"]
+    if progress.losses:
+        last = progress.losses[-50:]
+        parts.append(f"loss {sum(last) / len(last):.3f}")
+    if progress.checks:
+        parts.append(f"held-out accuracy {progress.checks[-1].accuracy:.3f}")
+    return " · ".join([*parts, progress.note] if progress.note else parts)
+
+
+class _Bar(Watcher):
+    def __init__(self, bars: object, task: object) -> None:
+        self._bars, self._task = bars, task
+
+    def changed(self, progress: Progress) -> None:
+        self._bars.update(  # type: ignore[attr-defined]
+            self._task,
+            description=one_line(in_words(progress), 100),
+            completed=progress.step,
+            total=progress.steps or None,
+        )
+
+
+class _Lines(Watcher):
+    """A line for each new kind of work, each tenth of the steps, and each check."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, int, int] | None = None
+
+    def changed(self, progress: Progress) -> None:
+        tenth = progress.step * 10 // progress.steps if progress.steps else 0
+        now = (progress.note, tenth, len(progress.checks))
+        if now != self._last:
+            self._last = now
+            click.echo(one_line(in_words(progress), 200), err=True)

@@ -1,0 +1,134 @@
+"""The command `chatlm emotion train`: its options, and what it prints."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from chatlm import dump_json
+from chatlm_emotion.options import as_json_option as _json
+from chatlm_emotion.recipe import BASES, METHODS, Method
+
+if TYPE_CHECKING:
+    from chatlm_emotion.card import Card
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help='Lines of {"text": …, "label": …}; a null label teaches to be unsure. May be repeated.',
+)
+@click.option("--method", type=click.Choice(METHODS), default="encoder", show_default=True)
+@click.option("--base", metavar="MODEL", help="The model to adapt. Default: the method's usual.")
+@click.option("--tells", default="mood", metavar="WORD", help="What the labels are about: mood.")
+@click.option(
+    "--threshold", type=float, default=0.5, help="Below this probability: unsure. Default: 0.5"
+)
+@click.option("--ngrams", type=int, help="Longest run of words of baseline. Default: 2")
+@click.option("--strength", type=float, help="Inverse L2 penalty of baseline. Default: 3")
+@click.option("--rank", type=int, help="Of the LoRA matrices. Default: 16")
+@click.option("--dropout", type=float, help="Before the head. Default: 0.1")
+@click.option("--rate", type=float, help="Highest learning rate. Default: the method's usual.")
+@click.option("--smoothing", type=float, help="Of the labels. Default: 0.05")
+@click.option("--epochs", type=int, help="Times through the data. Default: the method's usual.")
+@click.option("--batch", type=int, help="Texts of a step. Default: 16")
+@click.option("--held-out", type=float, help="Share of each label for checks. Default: 0.05")
+@click.option("--checks", type=int, help="Checks in an epoch. Default: 2")
+@click.option("--patience", type=int, help="Checks without a better one before the end. Default: 4")
+@click.option("--longest", type=int, help="Tokens of a text that are read. Default: 128")
+@click.option("--seed", type=int, help="Chooses the held-out texts and the order. Default: 0")
+@click.option("--description", default="", metavar="TEXT", help="One line for the card.")
+@click.option("--licence", default="", metavar="TEXT", help="Of the data, for the card.")
+@_json
+@click.pass_context
+def train(
+    context: click.Context,
+    /,
+    name: str,
+    data: tuple[Path, ...],
+    method: Method,
+    base: str | None,
+    tells: str,
+    threshold: float,
+    description: str,
+    licence: str,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Train a classifier on labelled texts, whatever the labels are.
+
+    Ctrl-C ends it and keeps the best so far. Then make it the active one: chatlm emotion use NAME
+
+    Example: chatlm emotion train topics --data topics.jsonl --tells topic
+    """
+    import re
+
+    from chatlm import UsageError, ensure_model, expanded
+    from chatlm_emotion import examples, library
+    from chatlm_emotion.recipe import DEFAULTS, Recipe
+
+    library.free(name)
+    if not re.fullmatch("[a-z][a-z0-9-]{0,29}", tells):
+        raise UsageError(
+            f"{tells!r} is no word for what the labels are about.",
+            hint="It has small letters, digits and hyphens: --tells topic",
+        )
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"threshold must be from 0 to 1, not {threshold:g}.")
+    given = {key: value for key, value in settings.items() if value is not None}
+    recipe = Recipe(method=method, **DEFAULTS[method] | given)
+    read = examples.read([expanded(str(path)) for path in data])
+    from chatlm_emotion.making import Order, make
+    from chatlm_emotion.terminal import stopped_by_keys, watcher
+
+    order = Order(
+        name=name,
+        tells=tells,
+        data=read,
+        recipe=recipe,
+        base=None if method == "baseline" else ensure_model(base or BASES[method]),
+        threshold=threshold,
+        description=description,
+        licence=licence,
+        command=_typed(context, name, data),
+    )
+    with stopped_by_keys() as stopped, watcher() as shown:
+        made = make(order, shown, stopped)
+    _tell(made, as_json)
+
+
+def _typed(context: click.Context, name: str, data: tuple[Path, ...]) -> str:
+    """The command again, without what only says how it is told; files without their folders."""
+    words = ["chatlm", "emotion", "train", name]
+    for path in data:
+        words += ["--data", path.name]
+    for option in context.command.params:
+        key = option.name or ""
+        given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
+        if given and key not in {"name", "data", "as_json"}:
+            words += [max(option.opts, key=len), str(context.params[key])]
+    return shlex.join(words)
+
+
+def _tell(made: Card, as_json: bool) -> None:
+    import dataclasses
+
+    if as_json:
+        click.echo(dump_json(dataclasses.asdict(made)))
+        return
+    scores, cost = made.scores, made.cost
+    click.echo(
+        f"{made.name}: {scores['accuracy']:.1%} of {made.source['held_out']:,} held-out texts "
+        f"right, macro-F1 {scores['macro_f1']:.3f}, calibration error {scores['ece']:.3f}; "
+        f"{cost['seconds']:,.0f} s, {cost['ended']}."
+    )
+    click.echo(f"Label messages with it: chatlm emotion use {made.name}")

@@ -1,0 +1,152 @@
+"""The loop that trains a network: batches of like length, a cosine, the best check kept."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup, set_seed
+
+from chatlm import fast_dtype
+from chatlm_emotion.examples import Example
+from chatlm_emotion.networks import Network
+from chatlm_emotion.recipe import Recipe
+from chatlm_emotion.watching import Check, Progress, Watcher
+
+POOL = 50
+"""Batches that are sorted by length together: little padding, and still an order by chance."""
+
+
+def fit(
+    network: Network,
+    learn: Sequence[Example],
+    held_out: Sequence[Example],
+    recipe: Recipe,
+    watcher: Watcher,
+    stopped: Callable[[], bool],
+) -> Progress:
+    """Train a network; afterwards it is as it was at its best check.
+
+    Args:
+        network: to train.
+        learn: the examples to learn from.
+        held_out: what the checks classify; each has a label.
+        recipe: the settings.
+        watcher: is shown how far it is.
+        stopped: whether the person wants it to end; asked after each step.
+
+    Returns:
+        What happened on the way.
+    """
+    set_seed(recipe.seed)
+    chance = random.Random(recipe.seed)  # noqa: S311  # no secret
+    ids = network.encode([row.text for row in learn])
+    targets = _targets(learn, network.labels, recipe.smoothing)
+    per_epoch = math.ceil(len(learn) / recipe.batch)
+    progress = Progress(steps=per_epoch * recipe.epochs)
+    learnt = network.learnt()
+    optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.rate, weight_decay=0.01)
+    schedule = get_cosine_schedule_with_warmup(
+        optimizer, round(recipe.warmup * progress.steps), progress.steps
+    )
+    every = max(per_epoch // recipe.checks, 1)
+    best: dict[str, Tensor] = {}
+    progress.begin()
+    for _ in range(recipe.epochs):
+        for rows in _batches([len(each) for each in ids], recipe.batch, chance):
+            network.train()
+            with precise_enough():
+                loss = network.loss(network.padded([ids[row] for row in rows]), targets[rows])
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learnt.values(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            progress.stepped(loss.item(), sum(len(ids[row]) for row in rows))
+            watcher.changed(progress)
+            ends = progress.step == progress.steps or stopped()
+            if ends or progress.step % every == 0:
+                if _check(network, held_out, progress):
+                    best = {name: value.detach().clone() for name, value in learnt.items()}
+                watcher.changed(progress)
+                if ends or progress.checks_since_best >= recipe.patience:
+                    _restore(learnt, best)
+                    progress.ended = "stopped by the person" if stopped() else progress.ended
+                    return progress
+    return progress
+
+
+class Trained:
+    """A network as it is used.
+
+    Args:
+        network: to use.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Logits of the labels, `(len(texts), labels)`."""
+        return classify(self._network, texts)
+
+
+def classify(network: Network, texts: Sequence[str], batch: int = 32) -> NDArray[np.float32]:
+    """Logits of the labels, `(len(texts), labels)`."""
+    network.eval()
+    ids = network.encode(texts)
+    scores = np.empty((len(texts), len(network.labels)), dtype=np.float32)
+    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    with torch.inference_mode(), precise_enough():
+        for begin in range(0, len(order), batch):
+            rows = order[begin : begin + batch]
+            scores[rows] = network.scores(network.padded([ids[row] for row in rows])).numpy()
+    return scores
+
+
+def precise_enough() -> Any:
+    """Matrices multiplied in bfloat16 where that is faster."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype("cpu") == "bfloat16")
+
+
+def _check(network: Network, held_out: Sequence[Example], progress: Progress) -> bool:
+    """Classify what was held out; whether it is the best check so far."""
+    scores = classify(network, [row.text for row in held_out])
+    truth = [network.labels.index(row.label or "") for row in held_out]
+    right = float((scores.argmax(1) == truth).mean())
+    loss = float(torch.nn.functional.cross_entropy(torch.tensor(scores), torch.tensor(truth)))
+    return progress.checked(Check(progress.step, right, loss))
+
+
+def _restore(learnt: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            learnt[name].copy_(value)
+
+
+def _targets(rows: Sequence[Example], labels: Sequence[str], smoothing: float) -> Tensor:
+    """How much each label holds; one without a label is like none of them: all hold the same."""
+    even = 1 / len(labels)
+    targets = torch.full((len(rows), len(labels)), even)
+    for number, row in enumerate(rows):
+        if row.label is not None:
+            targets[number] = smoothing * even
+            targets[number, labels.index(row.label)] += 1 - smoothing
+    return targets
+
+
+def _batches(lengths: Sequence[int], size: int, chance: random.Random) -> Iterator[list[int]]:
+    """Rows in an order by chance, those of a batch of like length."""
+    order = list(range(len(lengths)))
+    chance.shuffle(order)
+    for begin in range(0, len(order), size * POOL):
+        pool = sorted(order[begin : begin + size * POOL], key=lambda row: lengths[row])
+        batches = [pool[at : at + size] for at in range(0, len(pool), size)]
+        chance.shuffle(batches)
+        yield from batches
