@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from textual.pilot import Pilot
 
-from chatlm import Setup, config
+from chatlm import Setup, config, ensure_model
 from chatlm.engines.opening import open_engine
 from chatlm.events import Delta
 from chatlm.generation import Engine
@@ -35,6 +35,8 @@ from chatlm.tui.loading import Ready
 from chatlm.tui.widgets.hit_list import HitList
 from chatlm_arena import keeping
 from chatlm_arena import plugin as arena_plugin
+from chatlm_emotion import plugin as emotion_plugin
+from chatlm_emotion import slash
 from chatlm_lora import plugin as lora_plugin
 from chatlm_rag import plugin as rag_plugin
 from chatlm_templates import plugin as templates_plugin
@@ -66,6 +68,14 @@ REPORT = "A tree fell on my van in Leeds last night. Nobody was hurt."
 ABOUT_CHATLM = "How do I stop a reply?"
 TO_BOTH = "Name three colours."
 TO_PIRATES = "What is the capital of Peru?"
+MOODS = (
+    "I just got the job at the harbour, I'm so happy!",
+    "How dare they cancel my train again, I'm furious!",
+    "Which platform does the next one leave from?",
+    "I'm scared that I will miss my first day.",
+)
+COMPANION = {"templates": {"template": "companion", "values": {}}}
+SHORT = Sampling(seed=7, max_tokens=48)
 MANUAL = {"rag": {"index": "manual"}}
 STORY = "Write a long story about a lighthouse."
 POEM = "Write a short poem about the sea."
@@ -303,6 +313,26 @@ async def sources(engine: Engine, size: tuple[int, int]) -> None:
             await looking.take("sources")
 
 
+async def moods(engine: Engine, size: tuple[int, int]) -> None:
+    """A chat whose mood changes, with the panel, and its angry message found by search."""
+    ensure_model("all-minilm-l6-v2")
+    plugins = PluginHost([("emotion", emotion_plugin), ("templates", templates_plugin)])
+    slash.labeller().ready()
+    with Store(None) as store:
+        asked = ChatSession(store, lambda: engine, plugins=plugins, sampling=SHORT, kept=COMPANION)
+        for message in MOODS:
+            for _ in asked.send(message):
+                pass
+        ids = {"mood": asked.conversation_id or 0}
+        async with camera(store, engine, size, ids, plugins) as looking:
+            await looking.open("mood")
+            if size[0] > 100:
+                await looking.command("/mood")
+            await looking.take("mood")
+            await looking.find("mood:anger")
+            await looking.take("mood-search")
+
+
 async def arena(size: tuple[int, int]) -> None:
     """A match before the vote, between the model and its adapter."""
     plugins = PluginHost([("lora", lora_plugin), ("arena", arena_plugin)])
@@ -339,6 +369,7 @@ def main() -> None:
             asyncio.run(templates(engine, size))
             asyncio.run(adapters(engine, size))
             asyncio.run(sources(engine, size))
+            asyncio.run(moods(engine, size))
             asyncio.run(arena(size))
             asyncio.run(chats(store, engine, size, ids))
             asyncio.run(full(store, small, size, ids))

@@ -51,7 +51,9 @@ class Baseline:
 
         words = sorted(self._counter.vocabulary, key=self._counter.vocabulary.__getitem__)
         write_atomically(folder / WORDS, [json.dumps(words, ensure_ascii=False)])
-        tensors: dict[str, Any] = {"weights": self._weights.astype(np.float16), "bias": self._bias}
+        # safetensors writes memory as it lies there
+        weights = np.ascontiguousarray(self._weights, dtype=np.float16)
+        tensors: dict[str, Any] = {"weights": weights, "bias": self._bias}
         save_file(tensors, folder / WEIGHTS)
 
 

@@ -137,8 +137,8 @@ def _lines(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
     try:
         content = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{one_line(path.name, 80)}, line {line}: not UTF-8.") from error
+        at = raw.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{one_line(path.name, 80)}, line {at}: not UTF-8.") from error
     if not content.strip():
         raise UsageError(f"{one_line(path.name, 80)} is empty.")
     for number, line in enumerate(content.split("\n"), 1):

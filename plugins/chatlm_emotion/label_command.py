@@ -148,19 +148,19 @@ def _done(path: Path, raters: int) -> dict[str, Labelled]:
 
 
 def _append(path: Path, found: Sequence[Labelled]) -> None:
-    """Keep what was labelled; a line that was cut off before is ended first."""
+    """Keep what was labelled, in place of a last line that was cut off before."""
     from chatlm import ChatlmError
 
     rows = "".join(
         json.dumps(dataclasses.asdict(each), ensure_ascii=False) + "\n" for each in found
     )
     try:
-        with path.open("a+b") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
+        path.touch()
+        with path.open("r+b") as file:
+            kept = file.read()
+            file.seek(kept.rfind(b"\n") + 1)
             file.write(rows.encode())
+            file.truncate()
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

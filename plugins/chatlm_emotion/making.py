@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from chatlm import ChatlmError, ModelLocation, UsageError, fingerprint_weights
+from chatlm import ModelLocation, UsageError, fingerprint_weights
 from chatlm_emotion import baseline, calibrating, card, examples, library, scoring
 from chatlm_emotion.card import Card
 from chatlm_emotion.classifier import Scorer
@@ -36,12 +36,6 @@ class Order:
     command: str = ""
 
 
-class TrainingStopped(ChatlmError):
-    """The person stopped a training before there was anything to keep."""
-
-    exit_code = 130
-
-
 def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
     """Train a classifier and put it into its place.
 
@@ -55,7 +49,6 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
 
     Raises:
         UsageError: the name is taken, or a label has too few texts.
-        TrainingStopped: the person stopped it before the first check.
         ChatlmError: the disk is full, or the base cannot be loaded.
     """
     place = library.free(order.name)
@@ -156,8 +149,6 @@ def _network(
     base: Any = order.base
     network: Any = KINDS[recipe.method](base, order.data.labels, recipe, dtype)
     progress = fit(network, learn, held_out, recipe, watcher, stopped)
-    if progress.best is None:
-        raise TrainingStopped("Stopped before the first check; nothing is kept.")
     learnt = {name: value.half().float() for name, value in keeping.plain(network.learnt()).items()}
     keeping.put_back(network, learnt)  # what is measured is what is kept
     return Trained(network), lambda folder: keeping.save(learnt, folder), progress

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import string
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +55,9 @@ class Network(nn.Module, ABC):
         model = self._load(base, dtype)
         # with the fused attention, whose way back is slow on a CPU, a step takes a fifth longer
         model.set_attn_implementation("eager")
-        self.adapted: Any = get_peft_model(model, settings)
+        with warnings.catch_warnings():  # of old names that peft asks transformers for
+            warnings.simplefilter("ignore")
+            self.adapted: Any = get_peft_model(model, settings)
 
     targets: str | list[str] = "all-linear"
 

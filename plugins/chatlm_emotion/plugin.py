@@ -35,7 +35,7 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
 @hookimpl
 def register_panels(register: Callable[[Panel], None]) -> None:
     """Add the moods of the chat."""
-    register(Panel(slash.PANEL, "Mood", _moods, key="f6"))
+    register(Panel(slash.PANEL, "Mood", _moods, key="f8"))
 
 
 @hookimpl

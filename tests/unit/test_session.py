@@ -35,6 +35,7 @@ from chatlm.plugins import PluginHost
 from chatlm.sampling import Sampling
 from chatlm.session import ChatSession
 from chatlm.store import Store
+from chatlm.templates import Facts
 
 
 @pytest.fixture
@@ -626,3 +627,59 @@ def test_a_plugin_writes_the_message_and_the_typed_words_are_kept() -> None:
     assert (turn.user.content, turn.typed) == ("Translate: Hello", "Hello")
     assert store.passages(turn.id) == [Passage("Hello", "dictionary", 1.0)]
     assert engine.requests[-1].messages[-1].content.endswith("Translate: Hello")
+
+
+class Knowing:
+    """Knows something of the words, and labels the message when the reply has ended."""
+
+    def __init__(self, facts: Any = None) -> None:
+        self.facts = {"tone": "loud"} if facts is None else facts
+        self.asked = 0
+
+    @hookimpl
+    def describe_text(self, text: str) -> Any:
+        self.asked += 1
+        return self.facts
+
+    @hookimpl
+    def turn_finished(self, turn: Turn) -> list[Annotation]:
+        return [Annotation("knowing", "late", turn.user.content, icon="!")]
+
+
+class Writing:
+    """Makes the message of the words and a fact."""
+
+    @hookimpl
+    def write_message(self, text: str, facts: Facts) -> str | None:
+        return f"{text} ({facts().get('tone', 'no tone')})" if text != "plain" else None
+
+
+def test_describe_text_is_asked_when_a_message_needs_it(store: Store) -> None:
+    knowing, other = Knowing(), Knowing({"tone": "other", "more": "x"})
+    host = PluginHost([("late", other), ("knowing", knowing), ("writing", Writing())])
+    session = chat(store, ScriptedEngine("a", "b"), plugins=host)
+    list(session.send("plain"))
+    assert knowing.asked == 0
+    list(session.send("hey"))
+    assert newest(session).user.content == "hey (loud)"
+    assert (knowing.asked, other.asked, host.past) == (1, 1, [])
+
+
+@pytest.mark.parametrize("facts", [[1], {"tone": 3}, {1: "x"}, "tone"])
+def test_facts_that_are_no_texts_are_the_plugins_fault(store: Store, facts: Any) -> None:
+    host = PluginHost([("knowing", Knowing(facts)), ("writing", Writing())])
+    session = chat(store, ScriptedEngine("a"), plugins=host)
+    list(session.send("hey"))
+    assert newest(session).user.content == "hey (no tone)"
+    assert [(fault.plugin, fault.hook) for fault in host.past] == [("knowing", "describe_text")]
+
+
+def test_labels_of_turn_finished_are_on_the_message(store: Store) -> None:
+    host = PluginHost([("knowing", Knowing())])
+    session = chat(store, ScriptedEngine("a"), plugins=host)
+    events = list(session.send("hey"))
+    label = (None, Annotation("knowing", "late", "hey", None, "!"))
+    assert newest(session).annotations == (label,)
+    finished = events[-1]
+    assert isinstance(finished, TurnFinished)
+    assert finished.turn.annotations == (label,)

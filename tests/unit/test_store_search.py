@@ -8,11 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.messages import StopReason, Usage
+from chatlm.messages import Annotation, StopReason, Usage
 from chatlm.store import Hit, Store
 
 HOSTILE = ['"', '""', "*", "NEAR(", "-", "", " ", "a OR", "AND", "NOT", "content:", "{", "(", ")"]
 HOSTILE += ["^", "+", "'", "a* b*", "\0", "a\0b", "a-" * 5000, "a " * 5000, "a" * 10_000, "%", "_"]
+HOSTILE += [
+    "mood:",
+    ":joy",
+    "mood:joy",
+    'mood:"',
+    'mood:"joy',
+    'mood:"" x',
+    "mood:%",
+    "mood:joy " * 900,
+]
 HOSTILE += ['"a" NEAR "b', "turn_words MATCH x", "世" * 5000, "e\u0301" * 3000, "\u200b", "😀"]
 
 
@@ -99,6 +109,7 @@ def test_the_snippet_is_one_line_around_the_first_hit(store: Store) -> None:
 @pytest.mark.parametrize("query", HOSTILE)
 def test_any_text_is_a_query(store: Store, query: str) -> None:
     turn = add(store, "the haystack 世界")
+    store.annotate(turn, None, [Annotation("p", "mood", "joy")])
     for hit in store.search(query):
         assert hit.turn_id == turn
     assert [hit.turn_id for hit in store.search('haystack "')] == [turn]
@@ -130,3 +141,30 @@ def test_a_renewed_reply_is_found_by_its_new_words_only(store: Store) -> None:
     store.journal(reply.id, "newword")
     assert store.search("oldword") == []
     assert [hit.reply_id for hit in store.search("newword")] == [reply.id]
+
+
+def test_labels_are_asked_for_by_name_and_value(store: Store) -> None:
+    happy = add(store, "the harbour", "a reply", "A title")
+    angry = add(store, "the harbour again")
+    both = store.turn(happy).replies[0].id
+    store.annotate(
+        happy, None, [Annotation("p", "mood", "Joy"), Annotation("p", "topic", "big city")]
+    )
+    store.annotate(happy, both, [Annotation("p", "mood", "fear")])
+    store.annotate(angry, None, [Annotation("p", "mood", "anger")])
+    assert [(hit.turn_id, hit.role) for hit in store.search("mood:joy")] == [(happy, "user")]
+    assert [(hit.turn_id, hit.role) for hit in store.search("mood:fear")] == [(happy, "assistant")]
+    assert [hit.turn_id for hit in store.search("mood:a")] == [angry]
+    assert [hit.turn_id for hit in store.search("rbour mood:J")] == []
+    assert [hit.turn_id for hit in store.search("mood:J harb")] == [happy]
+    assert [marked(hit) for hit in store.search("mood:J harb")] == [["harbour"]]
+    assert [hit.turn_id for hit in store.search('topic:"big c" mood:joy')] == [happy]
+    assert store.search("mood:joy mood:anger") == []
+    assert store.search("mood:joy", limit=0) == []
+    store.trash(store.search("mood:anger")[0].conversation_id)
+    assert store.search("mood:anger") == []
+
+
+def test_without_such_labels_they_are_words(store: Store) -> None:
+    turn = add(store, "set mood: calm, or mood:calm")
+    assert [hit.turn_id for hit in store.search("mood:calm")] == [turn]

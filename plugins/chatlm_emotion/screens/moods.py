@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
@@ -18,7 +19,7 @@ from chatlm_emotion.slash import OFF
 QUIET = "$foreground 60%"
 BARS = "▁▂▃▄▅▆▇█"
 """The higher, the likelier the label."""
-NEWEST = 24
+NEWEST = 16
 """Messages that have room side by side."""
 MOST_LABELS = 12
 """Labels that are shown, the most frequent ones."""
@@ -88,7 +89,7 @@ def _block(title: str, labels: Sequence[Annotation]) -> Content | None:
     counts = Counter(label.value for label in labels)
     newest = labels[-NEWEST:]
     named = {label.value: _named(label) for label in labels}
-    width = min(max(len(name) for name in named.values()), 18)
+    width = max(map(cell_len, named.values()))
     count = len(labels)
     head = f"{title} · {count} message{'s' if count > 1 else ''}"
     lines = [Content.styled(head, "bold")]
@@ -108,11 +109,9 @@ def _bar(label: Annotation) -> str:
 
 def _named(label: Annotation) -> str:
     icon = one_line(label.icon, 8)
-    return f"{icon} {one_line(label.value, 14)}" if icon else one_line(label.value, 16)
+    return f"{icon} {one_line(label.value, 10)}" if icon else one_line(label.value, 12)
 
 
 def _padded(text: str, width: int) -> str:
     """The text with spaces up to a width in cells, of which an emoji takes two."""
-    from rich.cells import cell_len
-
-    return text + " " * max(width + 1 - cell_len(text), 0)
+    return text + " " * (width - cell_len(text))

@@ -1,0 +1,179 @@
+"""Ways to classify emotion: accuracy against the book's figures, and what each costs.
+
+    python -m benchmarks.emotion --data FOLDER [--rounds 3] [--picture FILE] [--json]
+
+FOLDER has train.jsonl and val.jsonl of dair-ai/emotion. A classifier that is not there yet is
+trained first, on train.jsonl alone (minutes to an hour each); it is kept among the person's own, so
+that the next run only measures. val.jsonl takes no part in any training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatlm import ensure_model, expanded
+from chatlm.text import dump_json
+from chatlm_emotion import card, examples, library
+from chatlm_emotion.classifier import Classifier, load
+from chatlm_emotion.evaluating import evaluate
+from chatlm_emotion.examples import Examples
+from chatlm_emotion.making import Order, make
+from chatlm_emotion.recipe import BASES, DEFAULTS, Method, Recipe
+from chatlm_emotion.terminal import watcher
+
+EVERYDAY = Path(__file__).parent / "everyday.jsonl"
+"""Sentences of everyday life, written for this: 100 without a mood, 10 for each mood."""
+
+TIMED = 50
+"""Texts of a round, each classified alone as in a chat."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    title: str
+    name: str
+    """Of the classifier."""
+    method: Method | None
+    """None for the one that comes with chatlm."""
+    settings: dict[str, Any]
+    book: float | None
+    """The book's accuracy; None where it has none."""
+
+
+ROWS = (
+    Row("bag of words, unigrams (5.3.1)", "bench-unigrams", "baseline", {"ngrams": 1}, 0.8855),
+    Row("bag of words, bigrams (5.3.1)", "bench-bigrams", "baseline", {"ngrams": 2}, 0.8910),
+    Row("generation, LoRA (5.5.2)", "bench-generate", "generate", {}, 0.9420),
+    Row("head, LoRA (5.6)", "bench-head", "head", {}, 0.9460),
+    Row("encoder, LoRA", "bench-encoder", "encoder", {}, None),
+    Row("mood, comes with chatlm", library.SHIPPED, None, {}, None),
+)
+
+
+def trained(row: Row, data: Path) -> Classifier:
+    """The row's classifier, trained first where it is not there."""
+    there = {place.name for place in library.classifiers()}
+    if row.method is not None and row.name not in there:
+        base = None if row.method == "baseline" else ensure_model(BASES[row.method])
+        order = Order(
+            name=row.name,
+            tells="mood",
+            data=examples.read([data / "train.jsonl"]),
+            recipe=Recipe(method=row.method, **DEFAULTS[row.method] | row.settings),
+            base=base,
+            threshold=0.5,
+            command="python -m benchmarks.emotion",
+        )
+        print(f"training: {row.title}", flush=True)
+        with watcher() as shown:
+            make(order, shown, lambda: False)
+    place = library.located(row.name)
+    if base_name := card.read(place.path).base:
+        ensure_model(base_name)
+    return load(place)
+
+
+def timed(classifier: Classifier, texts: list[str]) -> float:
+    """Milliseconds a text, each alone."""
+    start = time.perf_counter()
+    for text in texts:
+        classifier.probabilities([text])
+    return (time.perf_counter() - start) * 1000 / len(texts)
+
+
+def measured(
+    row: Row, classifier: Classifier, val: Examples, speeds: list[float]
+) -> dict[str, Any]:
+    """What one line of the table says."""
+    found = evaluate(classifier, val).to_dict()
+    known = classifier.card
+    return {
+        "title": row.title,
+        "book": row.book,
+        "accuracy": found["accuracy"],
+        "interval": found["intervals"]["accuracy"],
+        "macro_f1": found["macro_f1"],
+        "ece": found["ece"],
+        "ms": statistics.median(speeds),
+        "ms_best": min(speeds),
+        "ms_worst": max(speeds),
+        "train_seconds": known.cost.get("seconds"),
+        "bytes": library.located(row.name).bytes,
+    }
+
+
+def main() -> None:
+    """Train what is missing, then measure all in turns."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", required=True, help="Folder with train.jsonl and val.jsonl.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--picture", type=Path, help="Accuracy against speed, .png, .svg or .pdf.")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    data = expanded(given.data)
+    loaded = [(row, trained(row, data)) for row in ROWS]
+    val = examples.read([data / "val.jsonl"])
+    texts = [row.text for row in val.rows[:TIMED]]
+    speeds: dict[str, list[float]] = {row.name: [] for row in ROWS}
+    for classifier in (classifier for _, classifier in loaded):
+        timed(classifier, texts[:5])  # warm
+    for _ in range(given.rounds):
+        for row, classifier in loaded:
+            speeds[row.name].append(timed(classifier, texts))
+    rows = [measured(row, each, val, speeds[row.name]) for row, each in loaded]
+    everyday = evaluate(loaded[-1][1], examples.read([EVERYDAY])).to_dict()
+    if given.picture:
+        draw(rows, given.picture)
+    if given.json:
+        print(dump_json({"rows": rows, "everyday": everyday}))
+        return
+    print(f"{len(val.rows):,} texts of val.jsonl; ms a text, alone and warm: median (best–worst)")
+    print("| method | accuracy (95 %) | the book | macro-F1 | ECE | ms a text | training | size |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        low, high = row["interval"]
+        seconds = row["train_seconds"]
+        cost = f"{seconds / 60:,.1f} min" if seconds else ""
+        print(
+            f"| {row['title']} | {row['accuracy']:.4f} ({low:.3f}–{high:.3f}) "
+            f"| {row['book'] or '':.6} | {row['macro_f1']:.3f} | {row['ece']:.3f} "
+            f"| {row['ms']:.1f} ({row['ms_best']:.1f}–{row['ms_worst']:.1f}) | {cost} "
+            f"| {row['bytes'] / 1e6:.1f} MB |"
+        )
+    print(
+        f"Everyday sentences with {library.SHIPPED}: unsure of "
+        f"{everyday['unsure_without_label']:.0%} of {everyday['without_label']} without a mood; "
+        f"of {everyday['texts']} with one {everyday['accuracy']:.0%} right, "
+        f"unsure of {everyday['unsure']:.0%}"
+    )
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against milliseconds, the book's figures as lines."""
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = picture.subplots()
+    for row in rows:
+        low, high = row["interval"]
+        error = [[row["accuracy"] - low], [high - row["accuracy"]]]
+        axes.errorbar(row["ms"], row["accuracy"], yerr=error, fmt="o", capsize=3)
+        axes.annotate(row["title"], (row["ms"], row["accuracy"]), (6, 4),
+                      textcoords="offset points", fontsize=8)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds a text, one at a time")
+    axes.set_ylabel("accuracy on val.jsonl, with 95 % intervals")
+    axes.margins(x=0.25)
+    axes.grid(alpha=0.3)
+    picture.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""Messages are labelled beside the chat, found by their labels, and never hold up the answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.app import App, ComposeResult
+from textual.widgets import Static
+
+import chatlm_emotion.plugin
+import chatlm_templates.plugin
+from chatlm import (
+    Annotation,
+    ChatlmError,
+    Conversation,
+    Message,
+    Reply,
+    StopReason,
+    Turn,
+    UsageError,
+)
+from chatlm.config import Config
+from chatlm.plugins import PluginHost
+from chatlm.session import ChatSession
+from chatlm.store import Store
+from chatlm.testing import ScriptedEngine
+from chatlm.tui.app import ChatApp
+from chatlm_emotion import classifier, examples, labelling, library, making, slash
+from chatlm_emotion.recipe import Recipe
+from chatlm_emotion.screens.moods import Moods
+from chatlm_emotion.watching import Watcher
+from tests.plugins.ui import RememberingUi
+from tests.tui.cards import everything_visible, settled
+from tests.tui.support import StillEngine, chat_of, idle, newest, opens, plain, say, until
+
+WORDS = {"anger": "furious angry mad hate", "joy": "happy glad great love", "fear": "afraid scared"}
+
+
+@pytest.fixture
+def moods(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home with a small classifier of moods that is the active one."""
+    data = tmp_path / "moods.jsonl"
+    rows: list[dict[str, str | None]] = [
+        {"text": f"i am {word} about number {number}", "label": mood}
+        for mood, words in WORDS.items()
+        for word in words.split()
+        for number in range(6)
+    ]
+    rows += [{"text": f"the {thing} is here", "label": None} for thing in ("bus", "cup", "tree")]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    order = making.Order(
+        "small", "mood", examples.read([data]), Recipe(method="baseline"), None, 0.6
+    )
+    making.make(order, Watcher(), lambda: False)
+    monkeypatch.setenv("CHATLM_EMOTION_CLASSIFIER", "small")
+    yield home
+    slash.close()
+
+
+def chat(store: Store, *replies: str, **kept: Any) -> ChatSession:
+    host = PluginHost([("emotion", chatlm_emotion.plugin), ("templates", chatlm_templates.plugin)])
+    engine = ScriptedEngine(*(replies or ("Good.",) * 9))
+    return ChatSession(store, lambda: engine, plugins=host, kept=kept)
+
+
+def sent(session: ChatSession, text: str) -> Turn:
+    list(session.send(text))
+    assert session.conversation
+    assert session.plugins.past == []
+    return session.conversation.turns[-1]
+
+
+def labels(turn: Turn) -> list[tuple[bool, str]]:
+    return [(on is not None, label.value) for on, label in turn.annotations]
+
+
+def test_the_persons_messages_are_labelled_and_found(moods: Path) -> None:
+    slash.labeller().ready()
+    with Store(None) as store:
+        session = chat(store)
+        first = sent(session, "I am so happy about it")
+        second = sent(session, "I am furious, I hate it")
+        third = sent(session, "The bus is here")
+        ((_, label),) = first.annotations
+        assert (label.plugin, label.name, label.value, label.icon) == (
+            "emotion", "mood", "joy", "😊",
+        )  # fmt: skip
+        assert label.score and label.score > 0.6
+        assert labels(second) == [(False, "anger")]
+        assert labels(third) == [(False, "unsure")]
+        (hit,) = store.search("mood:anger")
+        assert (hit.turn_id, hit.snippet) == (second.id, "I am furious, I hate it")
+        assert [hit.turn_id for hit in store.search("mood:JO happy")] == [first.id]
+        assert store.search("mood:anger happy") == []
+        assert store.search("mood:fear") == []
+
+
+def test_all_or_none_in_one_chat(moods: Path) -> None:
+    slash.labeller().ready()
+    with Store(None) as store:
+        turn = sent(chat(store, "I am glad", emotion={"label": "all"}), "I am scared")
+        assert labels(turn) == [(False, "fear"), (True, "joy")]
+        turn = sent(chat(store, emotion={"label": "off"}), "I am scared")
+        assert labels(turn) == []
+        turn = sent(chat(store, emotion={"label": ["no choice"]}), "I am scared")
+        assert labels(turn) == [(False, "fear")], "the usual choice holds"
+
+
+def test_the_usual_choice_is_a_setting(moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATLM_EMOTION_LABEL", "off")
+    with Store(None) as store:
+        assert labels(sent(chat(store), "I am scared")) == []
+        assert labels(sent(chat(store, emotion={"label": "user"}), "I am scared"))
+
+
+def test_a_slow_classifier_holds_nothing_up_and_labels_at_the_end(
+    moods: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    load = classifier.load
+
+    def slow(place: library.ClassifierFolder) -> classifier.Classifier:
+        go.wait(20)
+        return load(place)
+
+    monkeypatch.setattr(classifier, "load", slow)
+    with Store(None) as store:
+        session = chat(store, "One two three")
+        events = session.send("I am scared")
+        began = time.monotonic()
+        for event in events:
+            if type(event).__name__ == "Delta":
+                break
+        assert time.monotonic() - began < 5, "the answer did not wait"
+        assert not go.is_set()
+        go.set()
+        list(events)
+        assert session.conversation
+        assert labels(session.conversation.turns[-1]) == [(False, "fear")]
+
+
+def test_without_the_base_nothing_is_labelled_and_nobody_is_bothered(home: Path) -> None:
+    try:
+        with Store(None) as store:
+            session = chat(store)
+            assert labels(sent(session, "I am scared")) == []
+        ui = RememberingUi("emotion")
+        with pytest.raises(ChatlmError, match="Nothing is labelled yet") as told:
+            slash.emotion(ui, "")
+        assert told.value.hint == "/emotion user fetches what is missing."
+    finally:
+        slash.close()
+
+
+def test_a_template_knows_the_mood(moods: Path) -> None:
+    with Store(None) as store:
+        kept = {"templates": {"template": "companion", "values": {}}}
+        session = chat(store, **kept)
+        turn = sent(session, "I am furious about my bill")
+        assert "Answer calmly" in turn.user.content
+        assert turn.typed == "I am furious about my bill"
+        assert labels(turn) == [(False, "anger")], "of what was typed, not of the whole message"
+        assert "share my joy" in sent(session, "I am so glad").user.content
+        assert "matter-of-fact" in sent(session, "the cup is here").user.content
+        session = chat(store, **kept, emotion={"label": "off"})
+        assert "matter-of-fact" in sent(session, "I am so glad").user.content
+
+
+def test_the_slash_command(moods: Path) -> None:
+    ui = RememberingUi("emotion")
+    slash.emotion(ui, "")
+    assert "Your messages in this chat are labelled" in ui.called("tell")[-1]["text"]
+    for word, choice in (("on", "all"), ("user", "user"), ("OFF", "off")):
+        slash.emotion(ui, word)
+        assert ui.kept["label"] == choice
+    slash.emotion(ui, "")
+    assert "No message of this chat" in ui.called("tell")[-1]["text"]
+    with pytest.raises(UsageError, match="no 'maybe'"):
+        slash.emotion(ui, "maybe")
+
+
+def test_the_same_text_is_classified_once(moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    classify = classifier.Classifier.classify
+
+    def counted(self: classifier.Classifier, texts: list[str]) -> list[classifier.Verdict]:
+        asked.extend(texts)
+        return classify(self, texts)
+
+    monkeypatch.setattr(classifier.Classifier, "classify", counted)
+    for _ in range(3):
+        assert labelling.soon(slash.labeller().ask("I am glad"), 20)
+    for number in range(40):
+        labelling.soon(slash.labeller().ask(str(number)), 20)
+    labelling.soon(slash.labeller().ask("I am glad"), 20)
+    assert asked.count("I am glad") == 2
+
+
+# --- on the screen -------------------------------------------------------------------------------
+
+
+class PanelApp(App[None]):
+    """Shows the panel alone."""
+
+    def __init__(self, ui: RememberingUi) -> None:
+        super().__init__()
+        self.ui = ui
+        self.panel = Moods(ui)
+
+    def compose(self) -> ComposeResult:
+        yield self.panel
+
+    def on_mount(self) -> None:
+        self.call_after_refresh(self.panel.show, self.ui)
+
+
+def talk(*values: str, replies: str = "") -> Conversation:
+    turns = []
+    for number, value in enumerate(values):
+        own = (None, Annotation("emotion", "mood", value, 0.9, "😊" if value == "joy" else ""))
+        other = (None, Annotation("rag", "passages", "none"))
+        on_reply = [(number + 1, Annotation("emotion", "mood", replies, 0.4))] if replies else []
+        turns.append(
+            Turn(
+                number, number, Message("user", "x"),
+                (Reply(number + 1, 1, "y", StopReason.END),),
+                annotations=(own, other, *on_reply),
+            )
+        )  # fmt: skip
+    return Conversation(1, turns=tuple(turns))
+
+
+async def panel_of(conversation: Conversation) -> str:
+    app = PanelApp(RememberingUi("emotion", conversation))
+    async with app.run_test(size=(40, 20)) as pilot:
+        await settled(pilot, lambda: str(app.panel.query_one(Static).visual))
+        return everything_visible(pilot)
+
+
+async def test_the_panel_counts_and_draws(home: Path) -> None:
+    seen = await panel_of(talk("joy", "joy", "fear", "joy"))
+    lines = [line.rstrip() for line in seen.split("\n")]
+    assert lines[:3] == ["You · 4 messages", "😊 joy ██·█ 3", "fear   ··█· 1"]
+    assert "Selected: 😊 joy (0.90)" in seen
+    both = await panel_of(talk("joy", replies="anger"))
+    assert "Replies · 1 message" in both
+    assert "anger ▄ 1" in both
+
+
+async def test_the_panel_says_what_to_do_when_there_is_nothing(home: Path) -> None:
+    assert "No message is labelled yet" in await panel_of(Conversation(1))
+    off = Conversation(1, kept={"emotion": {"label": "off"}})
+    assert "/emotion user begins" in await panel_of(off)
+
+
+async def test_many_messages_and_labels_stay_in_bounds(home: Path) -> None:
+    seen = await panel_of(talk(*(f"label {number % 30} \x1b[31m" for number in range(90))))
+    assert "The strips show the newest 16." in seen
+    assert "\x1b" not in seen
+    assert seen.count("·" * 10) <= 12
+
+
+async def test_a_badge_under_the_message_and_the_panel_by_its_key(moods: Path) -> None:
+    slash.labeller().ready()
+    engine = StillEngine("Good.")
+    host = PluginHost([("emotion", chatlm_emotion.plugin)])
+    with Store(None) as store:
+        app = ChatApp(store, opens(engine), plugins=host, config=Config(), clock=lambda: 0.0)
+        async with app.run_test(size=(120, 36)) as pilot:
+            await say(pilot, "I am so happy")
+            await idle(pilot)
+            await until(pilot, lambda: "😊 mood joy (" in plain(newest(pilot)))
+            await pilot.press("f8")
+            await until(pilot, lambda: "You · 1 message" in everything_visible(pilot))
+            await pilot.press("ctrl+n")
+            await chat_of(pilot).open(1)
+            await until(pilot, lambda: "😊 mood joy (" in plain(newest(pilot)))
+        assert host.past == []

@@ -1,0 +1,206 @@
+"""Networks are trained for real: they learn, and what is kept is what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chatlm import ChatlmError, find_model
+from chatlm_emotion import card, classifier, examples, library, making, training
+from chatlm_emotion.card import UNSURE
+from chatlm_emotion.examples import Example
+from chatlm_emotion.networks import Generate, Network
+from chatlm_emotion.recipe import BASES, Method, Recipe
+from chatlm_emotion.watching import Check, Progress, Watcher
+from tests import models
+
+PETS = "cat dog hamster parrot goldfish pony"
+TOOLS = "hammer saw drill wrench chisel pliers"
+SAID = ("I bought a {} today", "where is my {}?", "the {} is in the kitchen", "show me your {}")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "things.jsonl"
+    rows = [
+        {"text": said.format(word), "label": label}
+        for label, words in (("pets", PETS), ("tools", TOOLS))
+        for word in words.split()
+        for said in SAID
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def trained_home(home: Path, default_model: Path) -> Path:
+    models.lend(home, default_model)
+    models.lend(home, models.embedder_model())
+    return home
+
+
+def order(name: str, data: Path, method: Method, **settings: float) -> making.Order:
+    recipe = Recipe(**{"method": method, "held_out": 0.25, "rank": 4, "batch": 8} | settings)  # type: ignore[arg-type]
+    return making.Order(
+        name, "thing", examples.read([data]), recipe, find_model(BASES[method]), 0.5
+    )
+
+
+def right(place: str, texts: Sequence[str], label: str) -> list[bool]:
+    loaded = classifier.load(library.located(place))
+    return [verdict.label == label for verdict in loaded.classify(texts)]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("encoder", {"epochs": 4, "rate": 2e-3}),
+        ("head", {"epochs": 3, "rate": 1e-3}),
+        ("generate", {"epochs": 3, "rate": 1e-3}),
+    ],
+)
+def test_each_method_learns_and_is_kept(
+    trained_home: Path, data: Path, method: Method, settings: dict[str, float]
+) -> None:
+    made = making.make(order("things", data, method, **settings), Watcher(), lambda: False)
+    assert made.scores["accuracy"] >= 0.9, made.cost["curve"]
+    assert made.base == BASES[method]
+    folder = library.located("things").path
+    assert card.read(folder) == made
+    assert (
+        right("things", ["A parrot sings.", "My dog sleeps.", "A pony eats."], "pets").count(True)
+        >= 2
+    )
+    assert (
+        right("things", ["The saw cuts.", "A hammer for nails", "Drill holes."], "tools").count(
+            True
+        )
+        >= 2
+    )
+    if method == "encoder":
+        assert (folder / card.WEIGHTS).stat().st_size < 2_000_000
+
+
+def test_the_quick_encoder_is_the_trained_network(trained_home: Path, data: Path) -> None:
+    seen: list[Network] = []
+    fit = training.fit
+
+    def remembered(network: Network, *given: object, **named: object) -> Progress:
+        seen.append(network)
+        return fit(network, *given, **named)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "fit", remembered)
+        making.make(order("quick", data, "encoder", epochs=1, rate=5e-3), Watcher(), lambda: False)
+    quick = classifier.load(library.located("quick"))
+    texts = ["a cat", "", "my wrench [SEP] broke", "long " * 300, "\ud800 odd", "漢字 <|im_end|>"]
+    with torch.no_grad():
+        network = seen[0].eval()
+        exact = [network.scores(network.padded(network.encode([text])))[0] for text in texts]
+    wanted = torch.stack(exact).softmax(1)
+    found = quick.probabilities(texts)
+    warm = quick.card.temperature
+    assert found == pytest.approx((torch.stack(exact) / warm).softmax(1).numpy(), abs=1e-4), wanted
+    # batches with padding say the same as one text alone
+    together = training.classify(network, texts)
+    assert np.abs(together - torch.stack(exact).numpy()).max() < 0.1, "bfloat16 in batches"
+
+
+def test_the_model_writes_the_label_of_its_own_accord(trained_home: Path, data: Path) -> None:
+    """What the generating method scores is what greedy decoding over all tokens writes."""
+    recipe = Recipe(method="generate", rank=4, batch=8, epochs=4, rate=1e-3, held_out=0.25)
+    read = examples.read([data])
+    learn, held = examples.split(read.rows, 0.25, 0)
+    network = Generate(find_model(BASES["generate"]), read.labels, recipe, "float32")
+    training.fit(network, learn, held, recipe, Watcher(), lambda: False)
+    network.eval()
+    with torch.no_grad():
+        for row in held[:6]:
+            batch = network.padded(network.encode([row.text]))
+            written = int(network._logits(batch, 1)[0, 0].argmax())
+            chosen = int(network.scores(batch).argmax())
+            assert written == network.answers[chosen][0]
+
+
+def test_labels_that_begin_alike_get_letters(default_model: Path) -> None:
+    from tokenizers import Tokenizer
+
+    from chatlm_emotion.networks import _answers
+
+    tokenizer = Tokenizer.from_file(str(default_model / "tokenizer.json"))
+
+    def tokens(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    answers = _answers(["card lost", "card stolen"], tokens)
+    assert [tokenizer.decode(answer) for answer in answers] == [" a) card lost", " b) card stolen"]
+    assert len({answer[0] for answer in _answers(["joy", "anger"], tokens)}) == 2
+    with pytest.raises(ChatlmError, match="too many"):
+        _answers([f"card {number}" for number in range(60)], tokens)
+
+
+def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) -> None:
+    with data.open("a") as file:
+        for thing in ["cloud", "river", "number", "song", "road", "paper", "window", "street"]:
+            for said in SAID:
+                file.write(json.dumps({"text": said.format(thing), "label": None}) + "\n")
+    wanted = order("things", data, "encoder", epochs=6, rate=2e-3)
+    made = making.make(wanted, Watcher(), lambda: False)
+    assert made.source["without_label"] == 24
+    found = classifier.load(library.located("things")).classify(
+        ["I bought a window today", "the street is in the kitchen", "the dog is in the kitchen"]
+    )
+    sure = [verdict.score for verdict in found]
+    assert sure[2] > max(sure[:2])
+    assert found[2].label == "pets"
+
+
+def test_what_was_learnt_until_the_stop_is_kept(trained_home: Path, data: Path) -> None:
+    made = making.make(order("early", data, "encoder"), Watcher(), lambda: True)
+    assert made.cost["steps"] == 1
+    assert made.cost["ended"] == "stopped by the person"
+    assert library.located("early").path.is_dir()
+
+
+def test_another_base_is_refused(trained_home: Path, data: Path) -> None:
+    making.make(order("things", data, "encoder", epochs=1), Watcher(), lambda: False)
+    path = library.located("things").path / card.CARD
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"fingerprint": "0"}))
+    with pytest.raises(ChatlmError, match="another all-minilm-l6-v2"):
+        classifier.load(library.located("things"))
+    path.write_text(json.dumps(values | {"settings": {"method": "encoder", "rank": "x"}}))
+    with pytest.raises(ChatlmError, match="is damaged"):
+        classifier.load(library.located("things"))
+
+
+def test_patience_counts_from_the_best_check() -> None:
+    progress = Progress()
+    for step, accuracy in enumerate([0.5, 0.7, 0.6, 0.7]):
+        better = progress.checked(Check(step, accuracy, 1.0))
+        assert better == (step < 2)
+    assert progress.best == Check(1, 0.7, 1.0)
+    assert progress.checks_since_best == 2
+    assert progress.checked(Check(9, 0.7, 0.5)), "as right, and surer of what is right"
+
+
+def test_batches_hold_each_row_once_and_like_lengths() -> None:
+    import random
+
+    lengths = [int(each) for each in np.random.default_rng(0).integers(5, 60, size=1000)]
+    batches = list(training._batches(lengths, 16, random.Random(0)))
+    assert sorted(row for batch in batches for row in batch) == list(range(1000))
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
+    assert padded < 1.1 * sum(lengths)
+
+
+def test_targets_of_smoothed_labels_and_of_none() -> None:
+    rows = [Example("a", "y"), Example("b", None)]
+    found = training._targets(rows, ("x", "y"), 0.2)
+    assert found.tolist() == [pytest.approx([0.1, 0.9]), pytest.approx([0.5, 0.5])]
+    assert UNSURE not in ("x", "y")

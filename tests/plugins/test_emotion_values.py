@@ -1,0 +1,196 @@
+"""Examples are read and split without loss; measures are those of scikit-learn and the papers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, f1_score
+
+from chatlm import UsageError
+from chatlm_emotion import baseline, calibrating, examples, scoring
+from chatlm_emotion.examples import Example
+from chatlm_emotion.panel import Labelled, agreement, leading, named
+from chatlm_emotion.recipe import Recipe
+
+MOODS = ("anger", "joy", "sadness")
+
+
+def lines(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def test_rows_of_several_files_count_once(tmp_path: Path) -> None:
+    one = lines(tmp_path / "one.jsonl", {"text": "a", "label": "x"}, {"text": "a", "label": "x"})
+    two = lines(tmp_path / "two.jsonl", {"text": "a", "label": "y"}, {"text": "b", "label": None})
+    read = examples.read([one, two])
+    assert read.rows == (Example("a", "x"), Example("a", "y"), Example("b", None))
+    assert (read.labels, read.repeated, read.names) == (("x", "y"), 1, ("one.jsonl", "two.jsonl"))
+    assert examples.counts(read.rows) == {"x": 1, "y": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "is empty"),
+        ("\n \n", "is empty"),
+        ('{"text": "a", "label": "x"}\nno', "line 2: not JSON"),
+        ("[" * 5000, "line 1: not JSON"),
+        ("[1]", "line 1: not an object"),
+        ('{"text": 1, "label": "x"}', "line 1: text must be"),
+        ('{"text": " ", "label": "x"}', "line 1: text must be"),
+        ('{"text": "a"}', "line 1: label must be"),
+        ('{"text": "a", "label": ""}', "line 1: label must be"),
+        ('{"text": "a", "label": 3}', "line 1: label must be"),
+        ('{"text": "a", "label": "x"}', "has 1 label(s)"),
+        ('\n{"text": "a\udcff", "label": "x"}', "line 2: not UTF-8"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_line(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsageError) as refused:
+        examples.read([path])
+    assert told in refused.value.message
+    assert "bad.jsonl" in refused.value.message
+
+
+def test_texts_of_lines_and_of_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\n two \n")
+    assert examples.texts(tmp_path / "a.txt") == ["one", "two"]
+    path = lines(tmp_path / "b.jsonl", {"text": "three"}, {"text": "four", "label": "x"})
+    assert examples.texts(path) == ["three", "four"]
+    with pytest.raises(UsageError, match="cannot be read"):
+        examples.texts(tmp_path / "gone")
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcdefghijkl"), st.sampled_from(["x", "y", None])),
+        min_size=1,
+        unique=True,
+    ),
+    st.floats(0.01, 0.9),
+    st.integers(0, 5),
+)
+def test_a_split_loses_nothing_and_no_text_is_on_both_sides(
+    pairs: list[tuple[str, str | None]], share: float, seed: int
+) -> None:
+    rows = [Example(*pair) for pair in pairs]
+    learn, held = examples.split(rows, share, seed)
+    assert sorted(learn + held, key=str) == sorted(rows, key=str)
+    assert not {row.text for row in learn} & {row.text for row in held}
+    assert examples.split(rows, share, seed) == (learn, held)
+
+
+# --- measuring ---------------------------------------------------------------------------------
+
+
+def test_measures_are_those_of_scikit_learn() -> None:
+    chance = np.random.default_rng(1)
+    truth = chance.integers(3, size=400)
+    found = chance.dirichlet([1, 1, 1], size=400)
+    found[np.arange(400), truth] += 0.4
+    found /= found.sum(1, keepdims=True)
+    scores = scoring.score(found, truth.tolist(), MOODS)
+    chosen = found.argmax(1)
+    assert np.array_equal(scores.confusion, confusion_matrix(truth, chosen))
+    assert scores.macro_f1.value == pytest.approx(f1_score(truth, chosen, average="macro"))
+    by_label = f1_score(truth, chosen, average=None)
+    assert [each["f1"] for each in scores.by_label.values()] == pytest.approx(by_label)
+    assert scores.accuracy.value == pytest.approx((truth == chosen).mean())
+    for measure in (scores.accuracy, scores.macro_f1, scores.ece):
+        assert measure.low <= measure.high
+    assert scores.accuracy.low < scores.accuracy.value < scores.accuracy.high
+    assert sum(each.count for each in scores.bins) == 400
+
+
+def test_the_calibration_error_of_a_case_worked_by_hand() -> None:
+    sure = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
+    right = np.array([True, True, True, False, True, False])
+    # four in one bin: 0.95 against 0.75; two in another: 0.55 against 0.5
+    assert scoring.calibration_error(sure, right) == pytest.approx((4 * 0.2 + 2 * 0.05) / 6)
+    assert scoring.calibration_error(np.array([1.0]), np.array([True])) == 0
+
+
+def test_the_temperature_undoes_what_made_scores_too_sure() -> None:
+    chance = np.random.default_rng(2)
+    scores = chance.normal(size=(20_000, 4)).astype(np.float32)
+    shares = calibrating.probabilities(scores)
+    truth = [int(chance.choice(4, p=row)) for row in shares]
+    assert calibrating.temperature(scores * 3, truth) == pytest.approx(3, rel=0.1)
+    assert calibrating.probabilities(scores * 3, 3.0) == pytest.approx(shares, abs=1e-5)
+    huge = calibrating.probabilities(np.array([[1e5, 0.0]], dtype=np.float32))
+    assert huge.tolist() == [[1.0, 0.0]]
+
+
+# --- the baseline ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [("no", "yes"), ("maybe", "no", "yes")])
+def test_a_baseline_learns_and_is_the_same_when_loaded(
+    tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    words = {"no": "never not none", "yes": "sure fine good", "maybe": "perhaps possibly later"}
+    rows = [Example(f"{word} {n}", each) for each in labels for n, word in
+            enumerate(words[each].split() * 4)]  # fmt: skip
+    rows.append(Example("stone", None))
+    made = baseline.fit(rows, labels, Recipe(method="baseline", ngrams=1))
+    scores = made.scores(["never", "sure", "unknown words"])
+    assert [labels[row.argmax()] for row in scores[:2]] == ["no", "yes"]
+    made.save(tmp_path)
+    assert baseline.load(tmp_path, 1).scores(["never", "sure"]) == pytest.approx(
+        scores[:2], abs=0.01
+    )
+
+
+# --- panels ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "label"),
+    [
+        (" joy.", "joy"),
+        (" not Anger but joy", "anger"),
+        (" enjoyable", None),
+        ("", None),
+        (" joyful sadness", "sadness"),
+    ],
+)
+def test_the_label_that_a_reply_names_first(reply: str, label: str | None) -> None:
+    assert named(reply, MOODS) == label
+
+
+def test_leaders() -> None:
+    assert leading(["a", "b", "a"]) == ["a"]
+    assert leading(["a", "b", None]) == ["a", "b"]
+    assert leading([None]) == []
+
+
+def test_agreement_is_krippendorffs() -> None:
+    # the nominal example of Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability",
+    # with missing values: alpha = 0.691
+    table = [
+        "* * * * * 3 4 1 2 1 1 3 3 * 3",
+        "1 * 2 1 3 3 4 3 * * * * * * *",
+        "* * 2 1 3 4 4 * 2 1 1 3 3 * 4",
+    ]
+    columns = zip(*(row.split() for row in table), strict=True)
+    found = [
+        Labelled(str(n), None, tuple(None if each == "*" else each for each in column))
+        for n, column in enumerate(columns)
+    ]
+    said = agreement(found)
+    assert said.alpha == pytest.approx(0.691, abs=5e-4)
+    assert said.open == len(found)
+    same = agreement([Labelled("a", "x", ("x", "x", "x")), Labelled("b", "y", ("y", "y", "y"))])
+    assert (same.alpha, same.unanimous, same.majority, same.silent) == (1.0, 1.0, 1.0, 0.0)
+    assert agreement([Labelled("a", "x", ("x", "x", "x"))]).alpha is None
