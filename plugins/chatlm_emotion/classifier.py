@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,10 @@ ICONS = {
     UNSURE: "·",
 }
 """Beside the words of labels that have one."""
+
+
+TOGETHER = 256
+"""Texts that are scored between two reports of progress."""
 
 
 class Scorer(Protocol):
@@ -59,17 +63,31 @@ class Classifier:
         self.card = card
         self._scorer = scorer
 
-    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Of the card's labels, `(len(texts), labels)`; each row sums to 1."""
-        if not texts:
-            return np.empty((0, len(self.card.labels)))
-        return probabilities(np.asarray(self._scorer.scores(texts)), self.card.temperature)
+    def probabilities(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> NDArray[np.float64]:
+        """Of the card's labels, `(len(texts), labels)`; each row sums to 1.
 
-    def classify(self, texts: Sequence[str]) -> list[Verdict]:
-        """A verdict for each text."""
+        Args:
+            texts: to look at.
+            progress: told how many more texts are done.
+        """
+        found = np.empty((len(texts), len(self.card.labels)))
+        for begin in range(0, len(texts), TOGETHER):
+            part = texts[begin : begin + TOGETHER]
+            scores = np.asarray(self._scorer.scores(part))
+            found[begin : begin + TOGETHER] = probabilities(scores, self.card.temperature)
+            if progress:
+                progress(len(part))
+        return found
+
+    def classify(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> list[Verdict]:
+        """A verdict for each text; arguments as `probabilities`."""
         labels = self.card.labels
         found = []
-        for row in self.probabilities(texts):
+        for row in self.probabilities(texts, progress):
             best = int(row.argmax())
             sure = row[best] >= self.card.threshold
             told = {label: float(each) for label, each in zip(labels, row, strict=True)}

@@ -11,6 +11,7 @@ import click
 from chatlm import dump_json, human_bytes, one_line, visible
 from chatlm_emotion.label_command import label
 from chatlm_emotion.options import as_json_option as _json
+from chatlm_emotion.options import bar
 from chatlm_emotion.options import name_argument as _name
 from chatlm_emotion.options import with_option as _with
 from chatlm_emotion.train_command import train
@@ -144,7 +145,9 @@ def classify(text: str | None, name: str | None, as_json: bool) -> None:
     from chatlm_emotion.options import chosen
 
     texts = _texts(text)
-    verdicts = load(chosen(name)).classify(texts)
+    loaded = load(chosen(name))
+    with bar(len(texts), "classifying") as progress:
+        verdicts = loaded.classify(texts, progress)
     if as_json:
         rows = [
             {
@@ -187,7 +190,9 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
         check_picture(picture)
     read = examples.read([expanded(str(file))], least=1)
     place = chosen(name)
-    found = evaluating.evaluate(load(place), read)
+    loaded = load(place)
+    with bar(len(read.rows), "classifying") as progress:
+        found = evaluating.evaluate(loaded, read, progress)
     if picture:
         from chatlm_emotion.picture import save
 

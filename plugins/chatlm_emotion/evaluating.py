@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +52,15 @@ class Evaluation:
         }
 
 
-def evaluate(classifier: Classifier, data: Examples) -> Evaluation:
+def evaluate(
+    classifier: Classifier, data: Examples, progress: Callable[[int], None] | None = None
+) -> Evaluation:
     """Classify labelled texts and compare.
 
     Args:
         classifier: to measure.
         data: whose labels are the classifier's.
+        progress: told how many more texts are done.
 
     Raises:
         UsageError: a label is not one of the classifier's.
@@ -70,7 +74,7 @@ def evaluate(classifier: Classifier, data: Examples) -> Evaluation:
     labelled = [row for row in data.rows if row.label is not None]
     others = [row for row in data.rows if row.label is None]
     start = time.perf_counter()
-    found = classifier.probabilities([row.text for row in (*labelled, *others)])
+    found = classifier.probabilities([row.text for row in (*labelled, *others)], progress)
     spent = time.perf_counter() - start
     sure = found.max(1) >= card.threshold
     chosen = found.argmax(1)[: len(labelled)]

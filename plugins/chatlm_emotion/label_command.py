@@ -13,6 +13,7 @@ import click
 
 from chatlm import dump_json, one_line, visible
 from chatlm_emotion.options import as_json_option as _json
+from chatlm_emotion.options import bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,12 +84,12 @@ def label(
     with side_chats(load_config(), lambda said: click.echo(visible(said), err=True)) as chats:
         panel = Panel(chats, raters, names)
         decide = _decider(tie, chats, names)
-        with _bar(len(todo)) as bar:
+        with bar(len(todo), "labelling") as progress:
             for begin in range(0, len(todo), TOGETHER):
                 found = panel.label(todo[begin : begin + TOGETHER], decide)
                 _append(target, found)
                 done.update((each.text, each) for each in found)
-                bar.update(len(found))
+                progress(len(found))
     _tell(agreement([done[text] for text in texts]), target, as_json)
 
 
@@ -189,10 +190,6 @@ def _decider(
         return lambda text, leaders: None
     rater = Rater(tie, ASKS[0])
     return lambda text, leaders: Panel(chats, [rater], leaders).votes(rater, [text])[0]
-
-
-def _bar(count: int) -> Any:
-    return click.progressbar(length=count, label="labelling", file=sys.stderr)
 
 
 def _tell(found: Any, target: Path, as_json: bool) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +56,22 @@ def chosen(name: str | None) -> ClassifierFolder:
     if base := card.read(place.path).base:
         ensure_model(base)
     return place
+
+
+@contextmanager
+def bar(count: int, title: str) -> Iterator[Callable[[int], None]]:
+    """Show how far a long work is, on a terminal only.
+
+    Args:
+        count: steps in all.
+        title: what is being done.
+
+    Yields:
+        a function that is told how many more steps are done.
+    """
+    hidden = not sys.stderr.isatty() or count < 2
+    with click.progressbar(length=count, label=title, file=sys.stderr, hidden=hidden) as shown:
+        yield shown.update
 
 
 def check_picture(path: Path) -> None:

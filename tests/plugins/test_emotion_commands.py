@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -18,7 +19,6 @@ from chatlm.plugins import PluginHost
 from chatlm.sidechats import OwnSideChats
 from chatlm_emotion import card, library
 from chatlm_emotion.commands import emotion
-from chatlm_emotion.options import with_option
 
 TOPICS = {
     "billing": "invoice charge refund price bill payment",
@@ -128,12 +128,10 @@ def test_a_damaged_classifier_is_told(topics: Path) -> None:
 
 
 def test_names_are_completed(topics: Path) -> None:
-    import click
-
-    command = with_option(click.Command("x", params=[]))
-    (option,) = command.params if command.params else [emotion.commands["classify"].params[1]]
-    found = option.shell_complete(click.Context(command), "to")
-    assert [item.value for item in found] == ["topics"]
+    for command in (emotion.commands["classify"], emotion.commands["show"]):
+        (option,) = (each for each in command.params if each.name == "name")
+        found = option.shell_complete(click.Context(command), "to")
+        assert [item.value for item in found] == ["topics"]
 
 
 # --- the panel of models -------------------------------------------------------------------------
