@@ -50,6 +50,7 @@ class Network(nn.Module, ABC):
         settings = LoraConfig(
             r=recipe.rank,
             lora_alpha=2 * recipe.rank,
+            lora_dropout=recipe.lora_dropout,
             target_modules=self.targets,
         )
         model = self._load(base, dtype)

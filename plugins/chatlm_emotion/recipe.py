@@ -35,9 +35,14 @@ class Recipe:
     rank: int = 16
     """Of the LoRA matrices."""
     dropout: float = 0.1
-    """Before the head; before each of hundreds of LoRA layers it would take a fifth of the time."""
+    """Before the head."""
+    lora_dropout: float = 0.0
+    """Before the LoRA matrices; on a chat model's hundreds of them it takes a fifth of the time."""
     rate: float = 5e-4
     """The highest learning rate; it rises over the warm-up and falls to 0 on a cosine."""
+    average: float = 0.0
+    """Decay of a moving average of the weights, which is checked and kept in their place; 0 for
+    none."""
     smoothing: float = 0.05
     """Share of a label's weight that all labels get, since labels are wrong now and then."""
     epochs: int = 3
@@ -72,7 +77,7 @@ DEFAULTS: dict[Method, dict[str, Any]] = {
     "baseline": {},
     "generate": {},
     "head": {},
-    "encoder": {"rate": 1e-3, "epochs": 6},
+    "encoder": {"rate": 1e-3, "epochs": 6, "lora_dropout": 0.1, "average": 0.998},
 }
 """Where a method is best trained otherwise."""
 
@@ -81,7 +86,9 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("strength", 1e-4, 1e6),
     ("rank", 1, 256),
     ("dropout", 0, 0.9),
+    ("lora_dropout", 0, 0.9),
     ("rate", 1e-8, 1),
+    ("average", 0, 0.99999),
     ("smoothing", 0, 0.9),
     ("epochs", 1, 1000),
     ("batch", 1, 4096),
