@@ -32,10 +32,10 @@ RATE = (
     "whole number: -2 is very poor, -1 poor, 0 neither, 1 good, 2 very good."
 )
 BEGIN_VERDICT, BEGIN_RATING = "Verdict: [[", "Rating:"
-"""How the judge's reply begins, so that it comes to the point."""
+"""How the judge's reply begins, so that it comes to the point; some servers begin it once more."""
 
-_VERDICT = re.compile(r"\s*([ABC])\]\]")
-_RATING = re.compile(r"\s*([-+\u2212]?[012])(?![\d.])")
+_VERDICT = re.compile(r"\s*(?:(?:Verdict: ?)?\[\[)?\s*([ABC])\]\]")
+_RATING = re.compile(r"\s*(?:Rating:)?\s*([-+\u2212]?[012])(?![\d.])")
 _VERDICTS = {"A": Verdict.LEFT, "B": Verdict.RIGHT, "C": Verdict.TIE}
 
 

@@ -58,7 +58,6 @@ class OpenAIEngine:
         model: as the server calls it.
         info: what is known of it.
         in_flight: replies that `stream_many` asks for at once.
-        assumed: whether the context of `info` is only assumed.
     """
 
     def __init__(
@@ -69,25 +68,22 @@ class OpenAIEngine:
         info: EngineInfo,
         *,
         in_flight: int,
-        assumed: bool,
     ) -> None:
         self.info = info
         self._background = background
         self._server = server
         self._model = model
         self._in_flight = in_flight
-        self._assumed = assumed
 
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`; the tokens are estimated."""
         try:
             return PIECES.prompt(request, self.info)
         except ContextTooLong as error:
-            if self._assumed:
-                error.hint = (
-                    "The server does not say how much context the model has. If it is more: "
-                    "chatlm config set plugins.openai.context N"
-                )
+            error.hint += (
+                " Where the server has more context than that: chatlm config set "
+                "plugins.openai.context N"
+            )
             raise
 
     def count_tokens(self, messages: Iterable[Message]) -> int:

@@ -14,6 +14,9 @@ from chatlm_openai.settings import Settings
 DEFAULTS = Sampling(max_tokens=1024)
 """What is asked for where nobody says anything: all but the length is left to the server."""
 
+ASSUMED = 8192
+"""Tokens of context where neither the server nor the person says how many."""
+
 
 def opened(name: str) -> OpenAIEngine:
     """The engine of a model.
@@ -34,11 +37,8 @@ def opened(name: str) -> OpenAIEngine:
     except BaseException:
         background.close()
         raise
-    said = found.context if found else None
-    info = _info(name, endpoint, settings, said)
-    return OpenAIEngine(
-        background, server, model, info, in_flight=settings.in_flight, assumed=said is None
-    )
+    info = _info(name, endpoint, settings, found.context if found else None)
+    return OpenAIEngine(background, server, model, info, in_flight=settings.in_flight)
 
 
 async def _found(server: Server, model: str) -> RemoteModel | None:
@@ -48,21 +48,21 @@ async def _found(server: Server, model: str) -> RemoteModel | None:
 
 def _info(name: str, endpoint: Endpoint, settings: Settings, said: int | None) -> EngineInfo:
     most = load_config().context
-    context = min(filter(None, (said or settings.context, most)))
-    notes = () if said or most else (_assumed(endpoint, settings.context),)
+    known = said or settings.context
+    notes = () if known or most else (_assumed(endpoint),)
     return EngineInfo(
         model=f"{PLUGIN}:{name}",
         device=endpoint.host,
         dtype="remote",
-        context_length=context,
+        context_length=min(filter(None, (known, most)), default=ASSUMED),
         prompt_format="the server's",
         defaults=DEFAULTS,
         notes=notes,
     )
 
 
-def _assumed(endpoint: Endpoint, context: int) -> str:
+def _assumed(endpoint: Endpoint) -> str:
     return (
-        f"{endpoint.told} does not say how much context the model has; {context:,} tokens are "
-        "assumed. Another number: chatlm config set plugins.openai.context N"
+        f"{endpoint.told} does not say how much context the model has; {ASSUMED:,} tokens are "
+        "assumed. What it really has: chatlm config set plugins.openai.context N"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -159,20 +160,28 @@ class Words:
             )
         if isinstance(error, httpx2.ConnectTimeout):
             reason = "it does not answer"
-        elif isinstance(error, httpx2.ConnectError):
-            reason = one_line(str(causes[-1]) or "no connection", SHOWN)
+        elif any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+            reason = "nothing listens there"
+        elif any(isinstance(cause, socket.gaierror) for cause in causes):
+            reason = "no machine of this name is known"
         else:
-            reason = f"it broke the connection off ({type(error).__name__})"
+            reason = one_line(str(causes[-1]).rstrip(".") or type(error).__name__, SHOWN)
         return EngineError(
             f"{self.where} cannot be reached: {reason}.",
             hint=f"See whether the server runs. {self._check()}",
         )
 
-    def broke_off(self) -> EngineError:
-        """A reply ended in the middle."""
+    def broke_off(self, *, begun: bool) -> EngineError:
+        """A reply ended in the middle, or before its first word."""
+        if begun:
+            return EngineError(
+                f"{self.where} broke the reply off. What was said is kept.",
+                hint="Go on with it (Ctrl-G), or ask again (Ctrl-R).",
+            )
         return EngineError(
-            f"{self.where} broke the reply off. What was said is kept.",
-            hint="Go on with it (Ctrl-G), or ask again (Ctrl-R).",
+            f"{self.where} gave no reply, and no reason.",
+            hint="Its own log has the reason. Some servers do so when the chat is too long: see "
+            "/context, or try a shorter message.",
         )
 
     def failed_within(self, said: str) -> EngineError:

@@ -157,10 +157,9 @@ class Server:
             raise self.words.not_understood(str(error).rstrip(".")) from error
         except httpx2.HTTPError as error:
             if not ended:
-                lost = self.words.broke_off() if begun else self.words.unreachable(error)
-                raise lost from error
+                raise self.words.broke_off(begun=begun) from error
         if not ended:
-            raise self.words.broke_off()
+            raise self.words.broke_off(begun=begun)
 
     async def _got(self, path: str) -> bytes:
         async with (

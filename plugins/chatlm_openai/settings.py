@@ -20,8 +20,8 @@ class Settings:
             "environment; the first is used where a model names none."
         },
     )
-    context: int = field(
-        default=8192,
+    context: int | None = field(
+        default=None,
         metadata={"help": "Tokens of context of models whose server does not say it."},
     )
     in_flight: int = field(
@@ -46,7 +46,7 @@ class Settings:
         names = [endpoint.name for endpoint in self.all_endpoints()]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two endpoints are called {min(twice)}")
-        if self.context < 64:
+        if self.context is not None and self.context < 64:
             raise ValueError("context must be 64 or more")
         if not 1 <= self.in_flight <= MOST_IN_FLIGHT:
             raise ValueError(f"in_flight must be 1 to {MOST_IN_FLIGHT}")
