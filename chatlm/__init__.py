@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
     from chatlm.engines.pieces import Pieces
     from chatlm.errors import (
+        CannotGoOn,
         ChatlmError,
         ContextTooLong,
         EngineError,
@@ -58,6 +59,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 _WHERE = {
     "Annotation": "chatlm.messages",
+    "CannotGoOn": "chatlm.errors",
     "ChatEncoder": "chatlm.engines.learning",
     "ChatSession": "chatlm.session",
     "ChatTokens": "chatlm.engines.learning",
@@ -131,6 +133,7 @@ _WHERE = {
 
 __all__ = [
     "Annotation",
+    "CannotGoOn",
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",

@@ -8,7 +8,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 
-from chatlm import Delta, Message, Sampling, SideChat, StopReason, one_line
+from chatlm import (
+    CannotGoOn,
+    Delta,
+    Message,
+    Request,
+    Sampling,
+    SideChat,
+    StopReason,
+    one_line,
+)
 from chatlm_arena.records import Judgement, MatchReply
 from chatlm_arena.votes import Verdict
 
@@ -117,9 +126,17 @@ def _asked(judge: SideChat, system: str, question: str, begin: str, attempt: int
     )
     request = dataclasses.replace(
         request,
-        messages=(Message("system", system), *messages, Message("assistant", begin)),
+        messages=(Message("system", system), *messages),
         sampling=sampling.over(request.sampling),
     )
+    begun = (*request.messages, Message("assistant", begin))
+    try:
+        return _said(judge, dataclasses.replace(request, messages=begun))
+    except CannotGoOn:
+        return _said(judge, request)
+
+
+def _said(judge: SideChat, request: Request) -> str:
     with closing(judge.engine.stream(request)) as events:
         return "".join(event.text for event in events if isinstance(event, Delta))
 

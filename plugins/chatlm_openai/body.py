@@ -10,7 +10,7 @@ from chatlm import EngineError, Request, Sampling
 GO_ON = {"add_generation_prompt": False, "continue_final_message": True}
 """By which vLLM, SGLang and others go on with the last message, where it is the assistant's."""
 
-OWN = ("stream_options", "seed")
+OWN = ("stream_options", "seed", "repeat_penalty")
 """Fields that chatlm adds by itself; a server that does not take one is asked without it."""
 
 _ALWAYS = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "max_tokens", "seed")

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from chatlm import ContextTooLong, EngineError, Sampling, one_line
+from chatlm import CannotGoOn, ContextTooLong, EngineError, Sampling, one_line
 from chatlm_openai import chunks
 from chatlm_openai.body import GO_ON
 from chatlm_openai.endpoints import Endpoint
@@ -29,8 +29,7 @@ _TOO_LONG = re.compile(
     r"context[ _](length|size|window)|longer than the model|too many tokens|inputs.? tokens",
     re.IGNORECASE,
 )
-_NAMED = (*(each.name for each in fields(Sampling)), "repeat_penalty")
-"""Fields of the sampling, as a server may name them."""
+_SAMPLING = tuple(each.name for each in fields(Sampling))
 
 
 class Refusal(Exception):
@@ -241,16 +240,15 @@ class Words:
     def _field_refused(self, refusal: Refusal, body: Mapping[str, Any], says: str) -> EngineError:
         named = refusal.named(body)
         if set(GO_ON) & set(named):
-            return EngineError(
+            return CannotGoOn(
                 f"{self.where} cannot go on with a reply.{says}",
                 hint="Ask for a new one instead (Ctrl-R).",
             )
-        fields = [name for name in _NAMED if name in named]
-        if fields:
+        if settings := [name for name in _SAMPLING if name in named]:
             return EngineError(
-                f"{self.where} does not take {' and '.join(fields)} as it is set.{says}",
+                f"{self.where} does not take {', '.join(settings)} as set.{says}",
                 hint="Change it, or leave it to the server: Ctrl-O in the chat, or "
-                f"chatlm config unset sampling.{_ours(fields[0])}",
+                f"chatlm config unset sampling.{settings[0]}",
             )
         return EngineError(
             f"{self.where} does not take the request ({refusal.status}).{says}", hint=self._check()
@@ -267,10 +265,6 @@ def text_of(content: bytes) -> str:
     except chunks.NotUnderstood:
         text = content.decode("utf-8", "replace").strip()
         return "" if text.startswith("<") else text
-
-
-def _ours(name: str) -> str:
-    return {"repeat_penalty": "repetition_penalty"}.get(name, name)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

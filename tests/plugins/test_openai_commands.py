@@ -141,10 +141,15 @@ def test_ctrl_c_closes_the_connection_and_keeps_what_was_said(home: Path) -> Non
     assert (reply.text, reply.stop_reason) == ("Half a", StopReason.CANCELLED)
 
 
-def test_contestants_and_judges_of_a_tournament(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strict", [False, True])
+def test_contestants_and_judges_of_a_tournament(home: Path, tmp_path: Path, strict: bool) -> None:
+    """The judge's server refuses to go on with a reply, or begins it anew without a word."""
+
     def plays(handler: Handler, asked: Asked) -> None:
-        if asked.body["model"] == "judge":
-            says("Verdict: [[A]]")(handler, asked)  # it does not go on, but begins anew
+        if strict and "continue_final_message" in asked.body:
+            refuses(400, {"error": "Unexpected fields: continue_final_message"})(handler, asked)
+        elif asked.body["model"] == "judge":
+            says("Verdict: [[A]]")(handler, asked)
         else:
             time.sleep(0.02)
             echoes(handler, asked)
@@ -169,7 +174,7 @@ def test_contestants_and_judges_of_a_tournament(home: Path, tmp_path: Path) -> N
         assert {body["messages"][-1]["content"] for body in mine} == {
             f"Question {n}?" for n in range(6)
         }
-    assert sum(body["model"] == "judge" for body in asked) == 12
+    assert sum(body["model"] == "judge" for body in asked) == (24 if strict else 12)
 
 
 async def test_the_screen_talks_to_it(home: Path) -> None:

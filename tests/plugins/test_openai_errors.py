@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from chatlm import ChatlmError, ContextTooLong, Delta, EngineError, Finished, Request
+from chatlm import (
+    CannotGoOn,
+    ChatlmError,
+    ContextTooLong,
+    Delta,
+    EngineError,
+    Finished,
+    Request,
+)
 from chatlm_openai.opening import opened
 from tests.plugins.openai_server import (
     PATIENCE,
@@ -219,17 +227,19 @@ def test_a_chat_that_is_too_long_within_the_stream() -> None:
 def test_a_field_that_is_not_taken_is_named(body: Any) -> None:
     with serving(refuses(422, body)) as script:
         error = said_until_it_failed(script, request("Hi", top_k=40))[1]
-    assert f"{script.url} does not take top_k as it is set." in error.message
+    assert f"{script.url} does not take top_k as set." in error.message
     assert "chatlm config unset sampling.top_k" in error.hint
 
 
 def test_what_chatlm_adds_by_itself_is_left_out_where_it_is_not_taken() -> None:
-    strict = refuses_fields("stream_options", "seed")
+    strict = refuses_fields("stream_options", "seed", "repeat_penalty")
     with serving(strict) as script, closing(opened(f"m@{script.url}")) as engine:
         for _ in range(2):
-            list(engine.stream(request("Hi", seed=3)))
-    assert len(script.asked) == 4  # the second time it is known
-    assert not {"stream_options", "seed"} & set(script.asked[-1].body)
+            list(engine.stream(request("Hi", seed=3, repetition_penalty=1.2)))
+    assert len(script.asked) == 5  # the second time all three are known
+    left = set(script.asked[-1].body)
+    assert not {"stream_options", "seed", "repeat_penalty"} & left
+    assert "repetition_penalty" in left
 
 
 def test_the_other_name_of_max_tokens_is_used_where_it_is_wanted() -> None:
@@ -247,6 +257,7 @@ def test_the_other_name_of_max_tokens_is_used_where_it_is_wanted() -> None:
 def test_a_server_that_cannot_go_on() -> None:
     with serving(refuses_fields("continue_final_message")) as script:
         error = said_until_it_failed(script, request("Hi", "Well,"))[1]
+    assert isinstance(error, CannotGoOn)
     assert "cannot go on with a reply" in error.message
     assert "Ctrl-R" in error.hint
 
