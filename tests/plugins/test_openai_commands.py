@@ -32,7 +32,7 @@ from tests.plugins.openai_server import (
     says,
     serving,
 )
-from tests.tui.support import until
+from tests.tui.support import plain, until
 
 KEY = "sk-very-secret-0123456789"
 MODELS = [
@@ -190,7 +190,7 @@ async def test_the_screen_talks_to_it(home: Path) -> None:
                 await until(pilot, lambda: bool(store.conversations()))
                 await until(pilot, lambda: not app.chat_screen.chat.busy)
                 await pilot.press("ctrl+o")
-                await pilot.pause()
+                await until(pilot, lambda: "the server's" in plain(app.screen))
             reply = store.conversation(1).turns[0].reply
     assert reply is not None
     assert (reply.text, reply.model) == ("Hello from **afar**.", script.model)
