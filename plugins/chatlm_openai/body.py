@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from chatlm import EngineError, Request, Sampling
+from chatlm_openai.chunks import whole
 
 GO_ON = {"add_generation_prompt": False, "continue_final_message": True}
 """By which vLLM, SGLang and others go on with the last message, where it is the assistant's."""
@@ -32,7 +33,9 @@ def made(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
     _check(request)
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": each.role, "content": each.content} for each in request.messages],
+        "messages": [
+            {"role": each.role, "content": whole(each.content)} for each in request.messages
+        ],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -45,7 +48,7 @@ def made(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
     if "repetition_penalty" in body:
         body["repeat_penalty"] = body["repetition_penalty"]  # llama.cpp's and Ollama's name
     if sampling.stop:
-        body["stop"] = list(sampling.stop)
+        body["stop"] = list(map(whole, sampling.stop))
     if request.messages and request.messages[-1].role == "assistant":
         body |= GO_ON
     return body

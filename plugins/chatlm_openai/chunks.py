@@ -57,6 +57,11 @@ def parsed(text: str | bytes) -> Any:
         raise NotUnderstood("it is not JSON") from error
 
 
+def whole(text: str) -> str:
+    """A text that can be stored and sent: half of a character that two would make is none."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def chunk(data: str) -> Chunk:
     """The data of one event.
 
@@ -125,10 +130,7 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """A text that can be stored: half of a character that two would make is none."""
-    if not isinstance(value, str):
-        return ""
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole(value) if isinstance(value, str) else ""
 
 
 def _count(value: Any) -> int | None:

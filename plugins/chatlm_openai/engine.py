@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import queue
 from collections import deque
@@ -13,6 +14,7 @@ from typing import Any
 from chatlm import (
     ChatlmError,
     ContextTooLong,
+    EngineError,
     EngineEvent,
     EngineInfo,
     Finished,
@@ -183,6 +185,9 @@ class OpenAIEngine:
     ) -> None:
         try:
             await self._server.answer(sent, lambda chunk: news.put((number, chunk)))
+        except asyncio.CancelledError:  # nobody pulls any more, or the engine was closed
+            news.put((number, EngineError("The model was closed.", hint="Ask again.")))
+            raise
         except Exception as error:  # told to whoever pulls
             news.put((number, error))
         else:

@@ -24,6 +24,8 @@ class Growing:
     def __init__(self, sampling: Sampling, prompt_tokens: int, at_most: StopReason) -> None:
         self._stops = StopText(sampling.stop)
         self._stop_strings = sampling.stop
+        self._longest = sampling.max_tokens
+        self._pieces = 0
         self._at_most = at_most
         self._usage = Usage(prompt_tokens=prompt_tokens)
         self._started = time.perf_counter()
@@ -32,12 +34,17 @@ class Growing:
         self._stop = ""
 
     def take(self, chunk: Chunk) -> list[Delta | Finished]:
-        """What a piece brings; a stop string that the server did not see ends the reply."""
+        """What a piece brings; a stop string, or a length, that the server did not heed ends the
+        reply."""
         self._finish = chunk.finish or self._finish
         self._stop = chunk.stop or self._stop
         self._count(chunk)
         if not chunk.text:
             return []
+        self._pieces += 1
+        if self._longest and self._pieces > self._longest:
+            self._finish = "length"
+            return self.end()
         text = self._stops.feed(chunk.text)
         events: list[Delta | Finished] = [Delta(text, self._stops.held, self._usage)]
         if self._stops.found is not None:

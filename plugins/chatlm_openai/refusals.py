@@ -191,13 +191,17 @@ class Words:
             hint="What was said is kept. Ask again (Ctrl-R), or see the server's log.",
         )
 
-    def silent(self, seconds: float, *, begun: bool) -> EngineError:
-        """A server that says nothing any more."""
-        setting = "between_seconds" if begun else "first_token_seconds"
-        what = "fell silent within the reply" if begun else "did not begin to answer"
+    def silent(self, setting: str, seconds: float, *, begun: bool) -> EngineError:
+        """The server says nothing any more.
+
+        Args:
+            setting: that says how long it may.
+            seconds: how long that is.
+            begun: whether a reply has begun.
+        """
         kept = " What was said is kept." if begun else ""
         return EngineError(
-            f"{self.where} {what} for {seconds:g} seconds.{kept}",
+            f"{self.where} said nothing for {seconds:g} seconds.{kept}",
             hint=f"Try again; to wait longer: chatlm config set plugins.openai.{setting} N",
         )
 

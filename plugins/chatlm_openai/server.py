@@ -87,8 +87,7 @@ class Server:
         except httpx2.HTTPError as error:
             raise self.words.unreachable(error) from error
         except TimeoutError as error:
-            waited = self._settings.between_seconds
-            raise self.words.silent(waited, begun=False) from error
+            raise self._silent("between_seconds") from error
 
     async def answer(self, asked: dict[str, Any], take: Callable[[Chunk], None]) -> None:
         """Ask for one reply.
@@ -115,11 +114,12 @@ class Server:
                 if (other := self._other(asked, refusal)) != asked:
                     asked = other
                     continue
-                pause = refusal.retry_after if refusal.retry_after is not None else wait
+                after = refusal.retry_after
+                pause = wait if after is None else max(after, FIRST_WAIT)
                 patience = self._settings.patience_seconds - waited
                 if refusal.status not in BUSY or pause > patience:
                     raise await self._told(refusal, asked) from refusal
-                waited, wait = waited + max(pause, FIRST_WAIT), min(2 * wait, LONGEST_WAIT)
+                waited, wait = waited + pause, min(2 * wait, LONGEST_WAIT)
                 await asyncio.sleep(pause)
 
     async def _streamed(self, asked: dict[str, Any], take: Callable[[Chunk], None]) -> None:
@@ -149,8 +149,8 @@ class Server:
             raise
         except TimeoutError as error:
             if not ended:
-                waited = settings.between_seconds if begun else settings.first_token_seconds
-                raise self.words.silent(waited, begun=begun) from error
+                setting = "between_seconds" if begun else "first_token_seconds"
+                raise self._silent(setting, begun=begun) from error
         except chunks.Broken as error:
             raise self.words.failed_within(str(error)) from error
         except (chunks.NotUnderstood, httpx2.SSEError) as error:
@@ -163,12 +163,15 @@ class Server:
 
     async def _got(self, path: str) -> bytes:
         async with (
-            asyncio.timeout(self._settings.connect_seconds + self._settings.between_seconds),
+            asyncio.timeout(self._settings.between_seconds),
             self._client.stream("GET", path) as response,
         ):
             if response.status_code != 200:
                 raise await self._refusal(response)
             return await _content(response)
+
+    def _silent(self, setting: str, *, begun: bool = False) -> EngineError:
+        return self.words.silent(setting, getattr(self._settings, setting), begun=begun)
 
     async def _refusal(self, response: httpx2.Response) -> Refusal:
         return Refusal(response.status_code, text_of(await _content(response)), response.headers)

@@ -274,7 +274,22 @@ def test_closing_the_engine_ends_what_goes_on() -> None:
             events = engine.stream(request("Hi"))
             assert any(isinstance(event, Delta) and event.text == "one" for event in events)
         assert script.gone.wait(PATIENCE)
-        events.close()
+        with pytest.raises(EngineError, match="The model was closed"):
+            list(events)
+
+
+def test_a_length_that_the_server_does_not_heed_ends_the_reply() -> None:
+    with serving(hangs(*map(piece, "abcdef"))) as script:
+        events = asked(script, request("Hi", max_tokens=4))
+        assert script.gone.wait(PATIENCE)
+    assert text_of(events) == "abcd"
+    assert ending(events).stop_reason is StopReason.LENGTH
+
+
+def test_half_a_character_is_not_sent() -> None:
+    with serving() as script:
+        asked(script, request("a\ud83d", stop=("b\ud83d",)))
+    assert script.asked[0].body["messages"][0]["content"] == "a\ufffd"
 
 
 def test_several_streams_run_side_by_side() -> None:
