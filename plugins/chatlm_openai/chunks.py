@@ -14,8 +14,21 @@ class NotUnderstood(ValueError):
     """It is not what the protocol says."""
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What a server says of a failure, in its own words; not yet safe to show."""
+
+    message: str = ""
+    marks: str = ""
+    """Names that it has for it, and for what it is about."""
+
+
 class Broken(Exception):
-    """The server says, within a reply, that it failed; with its own words."""
+    """The server says, within a reply, that it failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ def chunk(data: str) -> Chunk:
     if not isinstance(said, dict):
         raise NotUnderstood("it is not an object")
     if said.get("error") or said.get("object") == "error":
-        raise Broken(error_text(said))
+        raise Broken(failure(said))
     choices = said.get("choices")
     usage = _dict(said.get("usage"))
     if not isinstance(choices, list):
@@ -109,13 +122,14 @@ def models(content: bytes) -> list[RemoteModel]:
     return list(found.values())
 
 
-def error_text(said: Any) -> str:
+def failure(said: Any) -> Failure:
     """What an error object says: OpenAI's, FastAPI's, or a plain text."""
-    error = _dict(said).get("error", _dict(said).get("detail", _dict(said).get("message")))
-    if isinstance(error, dict):
-        parts = [error.get("message"), error.get("code"), error.get("param"), error.get("type")]
-        return " ".join(dict.fromkeys(_text(part) for part in parts if _text(part)))
-    return _text(error) or (json.dumps(error) if error else "")
+    error = _dict(said).get("error", _dict(said).get("detail", said))
+    if isinstance(error, str):
+        return Failure(whole(error))
+    marks = " ".join(_text(_dict(error).get(name)) for name in ("code", "param", "type"))
+    told = _text(_dict(error).get("message"))
+    return Failure(told or (whole(json.dumps(error)) if error else ""), marks.strip())
 
 
 def _context(row: dict[str, Any]) -> int | None:

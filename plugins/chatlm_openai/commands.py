@@ -48,7 +48,7 @@ def models(endpoint: str, as_json: bool) -> None:
     width = max((len(_shown(model.name)) for model in found), default=0)
     for model in found:
         parts = [f"{model.context:,} tokens" if model.context else ""]
-        parts.append(f"adapter on {_shown(model.parent)}" if model.parent else "")
+        parts.append(f"on {_shown(model.parent)}" if model.parent else "")
         told = ", ".join(filter(None, parts))
         click.echo(f"{_shown(model.name):<{width}}  {told}".rstrip())
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 import httpx2
@@ -14,6 +15,7 @@ import httpx2
 from chatlm import CannotGoOn, ContextTooLong, EngineError, Sampling, one_line
 from chatlm_openai import chunks
 from chatlm_openai.body import GO_ON
+from chatlm_openai.chunks import Failure
 from chatlm_openai.endpoints import Endpoint
 
 BUSY = (429, 502, 503)
@@ -37,14 +39,14 @@ class Refusal(Exception):
 
     Args:
         status: of HTTP.
-        text: what the server says, in its own words; not yet safe to show.
+        failure: what the server says of it.
         headers: of the answer.
     """
 
-    def __init__(self, status: int, text: str, headers: Mapping[str, str]) -> None:
+    def __init__(self, status: int, failure: Failure, headers: Mapping[str, str]) -> None:
         super().__init__(status)
         self.status = status
-        self.text = text
+        self.failure = failure
         self.headers = headers
 
     @property
@@ -59,7 +61,8 @@ class Refusal(Exception):
     def named(self, body: Mapping[str, Any]) -> list[str]:
         """Fields of a body, or the one that is wanted for `max_tokens`, that it names."""
         fields = [*body, "max_completion_tokens"]
-        return [name for name in fields if re.search(rf"\b{re.escape(name)}\b", self.text)]
+        text = f"{self.failure.message} {self.failure.marks}"
+        return [name for name in fields if re.search(rf"\b{re.escape(name)}\b", text)]
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Words:
             model: that was asked for.
             body: what was sent.
         """
-        status, said = refusal.status, self.quoted(refusal.text)
+        status, said = refusal.status, self.quoted(refusal.failure.message)
         says = f" It says: {said}" if said else ""
         if status in (401, 403):
             return self._key_refused(status, says)
@@ -106,7 +109,7 @@ class Words:
                 f"{self.where} sends elsewhere, which chatlm does not follow.",
                 hint=f"If that is right, give this base URL: {to}" if to else "See the base URL.",
             )
-        if status in (400, 413, 422) and (status == 413 or _TOO_LONG.search(refusal.text)):
+        if status in (400, 413, 422) and (status == 413 or _too_long(refusal.failure)):
             return ContextTooLong(
                 f"The chat is too long for {model} on {self.where}.{says}",
                 hint="Shorten the message, lower max_tokens, or leave older turns out: /context. "
@@ -128,11 +131,13 @@ class Words:
             model: that was asked for.
             there: those it has.
         """
-        named = ", ".join(one_line(name, 80) for name in there[:MOST_NAMED])
+        near = get_close_matches(model, there, MOST_NAMED)
+        named = ", ".join(one_line(name, 80) for name in near or there[:MOST_NAMED])
         more = f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
+        told = f"Did you mean {named}?" if near else f"It has: {named}{more}."
         return EngineError(
             f"There is no model {one_line(model, 80)} on {self.where}.",
-            hint=f"It has: {named}{more}. See them: chatlm openai models {self.endpoint.told}",
+            hint=f"{told} See all: chatlm openai models {self.endpoint.told}",
         )
 
     def no_server(self) -> EngineError:
@@ -183,11 +188,11 @@ class Words:
             "/context, or try a shorter message.",
         )
 
-    def failed_within(self, said: str) -> EngineError:
+    def failed_within(self, failure: Failure) -> EngineError:
         """The server told of a failure within a reply."""
-        kind = ContextTooLong if _TOO_LONG.search(said) else EngineError
+        kind = ContextTooLong if _too_long(failure) else EngineError
         return kind(
-            f"{self.where} failed within the reply. It says: {self.quoted(said)}",
+            f"{self.where} failed within the reply. It says: {self.quoted(failure.message)}",
             hint="What was said is kept. Ask again (Ctrl-R), or see the server's log.",
         )
 
@@ -262,13 +267,17 @@ class Words:
         return f"Try it: chatlm openai check {self.endpoint.told}"
 
 
-def text_of(content: bytes) -> str:
+def failure_in(content: bytes) -> Failure:
     """What the body of a refusal says: its error, else its beginning unless that is a web page."""
     try:
-        return chunks.error_text(chunks.parsed(content))
+        return chunks.failure(chunks.parsed(content))
     except chunks.NotUnderstood:
         text = content.decode("utf-8", "replace").strip()
-        return "" if text.startswith("<") else text
+        return Failure("" if text.startswith("<") else text)
+
+
+def _too_long(failure: Failure) -> bool:
+    return bool(_TOO_LONG.search(f"{failure.message} {failure.marks}"))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

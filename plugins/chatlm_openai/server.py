@@ -13,7 +13,7 @@ from chatlm import EngineError, __version__
 from chatlm_openai import body, chunks
 from chatlm_openai.chunks import Chunk, RemoteModel
 from chatlm_openai.endpoints import Endpoint
-from chatlm_openai.refusals import BUSY, Refusal, Words, text_of
+from chatlm_openai.refusals import BUSY, Refusal, Words, failure_in
 from chatlm_openai.settings import Settings
 
 MOST_BYTES = 8 * 2**20
@@ -152,7 +152,7 @@ class Server:
                 setting = "between_seconds" if begun else "first_token_seconds"
                 raise self._silent(setting, begun=begun) from error
         except chunks.Broken as error:
-            raise self.words.failed_within(str(error)) from error
+            raise self.words.failed_within(error.failure) from error
         except (chunks.NotUnderstood, httpx2.SSEError) as error:
             raise self.words.not_understood(str(error).rstrip(".")) from error
         except httpx2.HTTPError as error:
@@ -174,7 +174,7 @@ class Server:
         return self.words.silent(setting, getattr(self._settings, setting), begun=begun)
 
     async def _refusal(self, response: httpx2.Response) -> Refusal:
-        return Refusal(response.status_code, text_of(await _content(response)), response.headers)
+        return Refusal(response.status_code, failure_in(await _content(response)), response.headers)
 
     def _other(self, asked: dict[str, Any], refusal: Refusal) -> dict[str, Any]:
         """The same in another way after fields were refused, which is remembered."""

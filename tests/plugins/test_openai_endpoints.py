@@ -148,7 +148,8 @@ def test_whatever_a_server_says_nothing_but_checked_values_come_out(said: Any) -
         pass
     else:
         assert all(model.name and model.name.encode() for model in models)
-    chunks.error_text(said).encode("utf-8", "replace")
+    failure = chunks.failure(said)
+    (failure.message + failure.marks).encode()
 
 
 @given(st.text())

@@ -145,7 +145,10 @@ def test_a_model_that_is_not_there() -> None:
         error = said_until_it_failed(script)[1]
     assert error.message == f"There is no model m on {script.url}."
     assert "It has: model-0, model-1" in error.hint
-    assert "model-7 and 2 more" in error.hint
+    assert "model-7 and 2 more." in error.hint
+    with serving(refuses(404)) as script:
+        script.models = [{"id": "nn"}, {"id": "mm"}]
+        assert said_until_it_failed(script)[1].hint.startswith("Did you mean mm?")
 
 
 def test_a_url_without_the_protocol() -> None:
