@@ -9,11 +9,20 @@ if TYPE_CHECKING:
     from chatlm.beside import Setup, SideChat, SideChats
     from chatlm.config import Config, load_config
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
-    from chatlm.errors import ChatlmError, ContextTooLong, MessageRefused, ModelError, UsageError
-    from chatlm.events import Delta, EngineEvent, Finished, Fitted
+    from chatlm.engines.pieces import Pieces
+    from chatlm.errors import (
+        CannotGoOn,
+        ChatlmError,
+        ContextTooLong,
+        EngineError,
+        MessageRefused,
+        ModelError,
+        UsageError,
+    )
+    from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import expanded, write_atomically
-    from chatlm.generation import Engine, EngineInfo, Request, stream_many
+    from chatlm.generation import Engine, EngineInfo, EngineOpener, Prompt, Request, stream_many
     from chatlm.hookspecs import Commands, Context, hookimpl
     from chatlm.messages import (
         Annotation,
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
     from chatlm.sampling import Sampling
     from chatlm.session import ChatSession
     from chatlm.sidechats import side_chats
+    from chatlm.stopping import StopText
     from chatlm.store import Store
     from chatlm.store.database import Database
     from chatlm.templates import Facts, Rendered, TemplateRenderer
@@ -49,6 +59,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 _WHERE = {
     "Annotation": "chatlm.messages",
+    "CannotGoOn": "chatlm.errors",
     "ChatEncoder": "chatlm.engines.learning",
     "ChatSession": "chatlm.session",
     "ChatTokens": "chatlm.engines.learning",
@@ -61,8 +72,10 @@ _WHERE = {
     "Database": "chatlm.store.database",
     "Delta": "chatlm.events",
     "Engine": "chatlm.generation",
+    "EngineError": "chatlm.errors",
     "EngineEvent": "chatlm.events",
     "EngineInfo": "chatlm.generation",
+    "EngineOpener": "chatlm.generation",
     "Facts": "chatlm.templates",
     "Finished": "chatlm.events",
     "Fitted": "chatlm.events",
@@ -72,8 +85,11 @@ _WHERE = {
     "ModelLocation": "chatlm.models",
     "Panel": "chatlm.extending",
     "Passage": "chatlm.messages",
+    "Pieces": "chatlm.engines.pieces",
     "PluginCard": "chatlm.tui.plugin_card",
     "PluginScreen": "chatlm.extending",
+    "Prefill": "chatlm.events",
+    "Prompt": "chatlm.generation",
     "Rendered": "chatlm.templates",
     "Reply": "chatlm.messages",
     "Request": "chatlm.generation",
@@ -83,6 +99,7 @@ _WHERE = {
     "SideChats": "chatlm.beside",
     "SlashCommand": "chatlm.extending",
     "StopReason": "chatlm.messages",
+    "StopText": "chatlm.stopping",
     "Store": "chatlm.store",
     "TemplateRenderer": "chatlm.templates",
     "Turn": "chatlm.messages",
@@ -116,6 +133,7 @@ _WHERE = {
 
 __all__ = [
     "Annotation",
+    "CannotGoOn",
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",
@@ -128,8 +146,10 @@ __all__ = [
     "Database",
     "Delta",
     "Engine",
+    "EngineError",
     "EngineEvent",
     "EngineInfo",
+    "EngineOpener",
     "Facts",
     "Finished",
     "Fitted",
@@ -139,8 +159,11 @@ __all__ = [
     "ModelLocation",
     "Panel",
     "Passage",
+    "Pieces",
     "PluginCard",
     "PluginScreen",
+    "Prefill",
+    "Prompt",
     "Rendered",
     "Reply",
     "Request",
@@ -150,6 +173,7 @@ __all__ = [
     "SideChats",
     "SlashCommand",
     "StopReason",
+    "StopText",
     "Store",
     "TemplateRenderer",
     "Turn",

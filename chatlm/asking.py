@@ -46,7 +46,7 @@ def turn_request(
             temperature.
 
     Returns:
-        with no setting left open but the seed.
+        with no setting left open but the seed, and those that the engine's defaults leave open.
     """
     messages = turn_messages(conversation, turn, passages, plugins)
     request: Request = plugins.fold(

@@ -58,6 +58,10 @@ class ContextTooLong(EngineError):
     """What must stay in the prompt does not fit the model's context."""
 
 
+class CannotGoOn(EngineError):
+    """The model's server begins each reply anew; a reply's beginning cannot be given to it."""
+
+
 class Cancelled(ChatlmError):
     """The person gave up on something before it could begin."""
 

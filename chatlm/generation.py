@@ -51,7 +51,8 @@ class EngineInfo:
     prompt_format: str
     """template (the model's own), chatml, alpaca or vicuna."""
     defaults: Sampling
-    """What a request that leaves a setting open gets."""
+    """What a request that leaves a setting open gets; what this leaves open too is not chatlm's to
+    say, but a server's."""
     notes: tuple[str, ...] = ()
     """What the person should know, such as a fallback that was taken."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -91,6 +92,8 @@ class Prompt:
     """Tokens of `limit` that are kept for the reply."""
     hash: str
     """See `prompt_hash`."""
+    estimated: bool = False
+    """Whether the tokens are only guessed, since another machine writes the real ones."""
 
 
 def prompt_hash(ids: Sequence[int]) -> str:

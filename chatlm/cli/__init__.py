@@ -62,7 +62,7 @@ def _print_version(context: click.Context, parameter: click.Parameter, wanted: b
     help="Open this chat.",
     shell_complete=_complete_chat,
 )
-@click.option("--model", metavar="NAME", help="Chat with this model.")
+@click.option("-m", "--model", metavar="NAME", help="Chat with this model.")
 @plugin_options
 @click.option(
     "--version",

@@ -50,7 +50,9 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.argument("words", nargs=-1, metavar="QUESTION")
 @click.option("--system", help="System prompt.")
-@click.option("--model", metavar="NAME", shell_complete=complete_model, help="Ask this model.")
+@click.option(
+    "-m", "--model", metavar="NAME", shell_complete=complete_model, help="Ask this model."
+)
 @click.option(
     "--chat",
     "chat_id",

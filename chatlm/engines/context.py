@@ -72,7 +72,7 @@ def fit(
         kept = [index for index in range(len(messages)) if index not in left]
         return kept, encode(kept)
 
-    room = limit - reserve
+    room = limit - max(reserve, 1)  # without a reserve too, one new token needs a place
     kept, ids = without(0)
     if len(ids) > room:
         leaving = _enough(loose, costs(), len(ids) - room)

@@ -4,50 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-import zlib
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 
-from chatlm.engines.context import fit, reserve_of
+from chatlm.engines.pieces import Pieces
 from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
-from chatlm.generation import EngineInfo, Prompt, PromptToken, Request, prompt_hash
+from chatlm.generation import EngineInfo, Prompt, Request
 from chatlm.messages import Message, StopReason, Usage
 from chatlm.sampling import DEFAULTS
 
 _WORDS = re.compile(r"\s*\S+\s*\Z|\s*\S+|\s+")
 
-
-def in_words(request: Request, info: EngineInfo) -> Prompt:
-    """The prompt of an engine whose tokens are words, with two control tokens a message."""
-    written = [_written(message, index) for index, message in enumerate(request.messages)]
-
-    def encode(indices: Sequence[int]) -> list[int]:
-        return [token.id for index in indices for token in written[index]]
-
-    costs = tuple(len(tokens) for tokens in written)
-    limit, reserve = info.context_length, reserve_of(request, info)
-    fitted = fit(request.messages, encode, lambda: costs, limit=limit, reserve=reserve)
-    return Prompt(
-        tokens=tuple(token for index in fitted.kept for token in written[index]),
-        costs=costs,
-        left_out=fitted.left_out,
-        limit=limit,
-        reserve=reserve,
-        hash=prompt_hash(fitted.ids),
-    )
-
-
-def _written(message: Message, index: int) -> list[PromptToken]:
-    begin, end = f"<{message.role}>", f"</{message.role}>"
-    return [
-        PromptToken(_id(begin), begin, control=True),
-        *(PromptToken(_id(word), word, message=index) for word in _WORDS.findall(message.content)),
-        PromptToken(_id(end), end, control=True),
-    ]
-
-
-def _id(text: str) -> int:
-    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+IN_WORDS = Pieces(_WORDS.findall, estimated=False)
+"""The prompt of an engine whose tokens are words."""
 
 
 class ScriptedEngine:
@@ -119,11 +88,11 @@ class ScriptedEngine:
 
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`."""
-        return in_words(request, self.info)
+        return IN_WORDS.prompt(request, self.info)
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """Words, and two for each message's frame."""
-        return sum(len(_written(message, 0)) for message in messages)
+        return IN_WORDS.count(messages)
 
     def close(self) -> None:
         """Remember that it was closed."""

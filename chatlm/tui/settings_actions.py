@@ -103,7 +103,7 @@ class SettingsActions:
         below = [
             (CONFIG, self._owner.config.sampling),
             ("model", info.suggested if info else Sampling()),
-            ("default", DEFAULTS),
+            ("default", info.defaults if info else DEFAULTS),
         ]
 
         def count_tokens(text: str) -> int:

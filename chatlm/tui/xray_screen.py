@@ -35,6 +35,12 @@ STYLES: dict[Kind, str] = {
 QUIET = "$foreground 55%"
 HASH_SHOWN = 12
 
+ESTIMATED = Content.styled(
+    "These are the messages that are sent, cut by an estimate: the server puts them into its own "
+    "template and tokens.",
+    QUIET,
+)
+
 
 class XrayScreen(Card[None]):
     """A prompt as the model reads it.
@@ -97,7 +103,8 @@ class XrayScreen(Card[None]):
         self._kinds = parts(value.prompt, value.request, value.user_text, value.passages)
         self.query_one("#head", Static).update(Content(head(value)))
         self.query_one("#legend", Flow).fill(legend(self._kinds))
-        self.query_one("#proof", Static).update(proven(proof(value.prompt, self._kinds)))
+        told = ESTIMATED if value.prompt.estimated else proven(proof(value.prompt, self._kinds))
+        self.query_one("#proof", Static).update(told)
         self._draw()
         self.query_one(VerticalScroll).focus()
 

@@ -8,7 +8,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 
-from chatlm import Delta, Message, Sampling, SideChat, StopReason, one_line
+from chatlm import (
+    CannotGoOn,
+    Delta,
+    Message,
+    Request,
+    Sampling,
+    SideChat,
+    StopReason,
+    one_line,
+)
 from chatlm_arena.records import Judgement, MatchReply
 from chatlm_arena.votes import Verdict
 
@@ -32,10 +41,10 @@ RATE = (
     "whole number: -2 is very poor, -1 poor, 0 neither, 1 good, 2 very good."
 )
 BEGIN_VERDICT, BEGIN_RATING = "Verdict: [[", "Rating:"
-"""How the judge's reply begins, so that it comes to the point."""
+"""How the judge's reply begins, so that it comes to the point; some servers begin it once more."""
 
-_VERDICT = re.compile(r"\s*([ABC])\]\]")
-_RATING = re.compile(r"\s*([-+\u2212]?[012])(?![\d.])")
+_VERDICT = re.compile(r"\s*(?:(?:Verdict: ?)?\[\[)?\s*([ABC])\]\]")
+_RATING = re.compile(r"\s*(?:Rating:)?\s*([-+\u2212]?[012])(?![\d.])")
 _VERDICTS = {"A": Verdict.LEFT, "B": Verdict.RIGHT, "C": Verdict.TIE}
 
 
@@ -117,9 +126,17 @@ def _asked(judge: SideChat, system: str, question: str, begin: str, attempt: int
     )
     request = dataclasses.replace(
         request,
-        messages=(Message("system", system), *messages, Message("assistant", begin)),
+        messages=(Message("system", system), *messages),
         sampling=sampling.over(request.sampling),
     )
+    begun = (*request.messages, Message("assistant", begin))
+    try:
+        return _said(judge, dataclasses.replace(request, messages=begun))
+    except CannotGoOn:
+        return _said(judge, request)
+
+
+def _said(judge: SideChat, request: Request) -> str:
     with closing(judge.engine.stream(request)) as events:
         return "".join(event.text for event in events if isinstance(event, Delta))
 

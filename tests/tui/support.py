@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from chatlm.config import Config
-from chatlm.engines.scripted import ScriptedEngine, in_words
+from chatlm.engines.scripted import IN_WORDS, ScriptedEngine
 from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
 from chatlm.generation import EngineInfo, Prompt, Request
 from chatlm.messages import Message, StopReason, Usage
@@ -75,7 +75,7 @@ class StillEngine:
         yield from ()
 
     def preview(self, request: Request) -> Prompt:
-        return in_words(request, self.info)
+        return IN_WORDS.prompt(request, self.info)
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         return sum(len(message.content.split()) for message in messages)

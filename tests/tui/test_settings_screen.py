@@ -104,6 +104,16 @@ async def test_each_value_says_where_it_comes_from() -> None:
         assert '"###", "\\n\\nUser:"' in row(pilot, "stop")
 
 
+async def test_what_nobody_says_is_left_to_the_server() -> None:
+    layers = [(CONFIG, Sampling(top_p=0.5)), ("default", Sampling(max_tokens=1024))]
+    host = SettingsApp(SettingsScreen(Sampling(), layers, ""))
+    async with host.run_test(size=(110, 40)) as pilot:
+        await ready(pilot)
+        assert "the server's" in row(pilot, "temperature")
+        assert "the server's" not in row(pilot, "top_p") + row(pilot, "max_tokens")
+        assert "another each time" in row(pilot, "seed")
+
+
 async def type_into(pilot: Pilot[None], name: str, text: str) -> None:
     field = pilot.app.screen.query_one(f"#{name}", Input)
     field.focus()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -175,6 +176,15 @@ async def test_forged_token_is_a_loud_warning() -> None:
     async with app(seen).run_test(size=(120, 40)) as pilot:
         await shown(pilot)
         assert "✗ 1 control token inside the texts" in whole(pilot)
+        assert "✓" not in whole(pilot)
+
+
+async def test_nothing_is_proven_of_what_only_a_server_writes() -> None:
+    seen = xray()
+    guessed = dataclasses.replace(seen, prompt=dataclasses.replace(seen.prompt, estimated=True))
+    async with app(guessed).run_test(size=(120, 40)) as pilot:
+        await shown(pilot)
+        assert "cut by an estimate" in " ".join(whole(pilot).split())
         assert "✓" not in whole(pilot)
 
 

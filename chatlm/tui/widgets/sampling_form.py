@@ -29,7 +29,7 @@ MANY = 1_000_000
 
 STOP_HELP = 'texts that end the reply; several as "###", "\\n\\n"'
 OPEN = {"seed": "another each time", "stop": "none"}
-"""What holds where nothing is said at all."""
+"""What holds where nothing is said at all; of other settings, what the model's server takes."""
 
 Layers = Sequence[tuple[str, Sampling]]
 """`(where from, what it says)`, the strongest first."""
@@ -82,7 +82,7 @@ class SettingRow(Horizontal):
 
     def show(self, inherited: Any, source: str, *, own: bool) -> None:
         """Show what holds where the field is empty, and where the value comes from."""
-        nothing = OPEN.get(self.setting, "")
+        nothing = OPEN.get(self.setting, "the server's")
         self.field.placeholder = visible(written(self.setting, inherited)) or nothing
         self.set_class(own, "-set")
         self.query_one(".source", Static).update(Content(THIS_CHAT if own else source))

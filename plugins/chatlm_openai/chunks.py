@@ -1,0 +1,151 @@
+"""Reads what a server says: whatever stands there, nothing but checked values comes out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+MOST_TOKENS = 10**9
+"""A count above this is none."""
+
+
+class NotUnderstood(ValueError):
+    """It is not what the protocol says."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a server says of a failure, in its own words; not yet safe to show."""
+
+    message: str = ""
+    marks: str = ""
+    """Names that it has for it, and for what it is about."""
+
+
+class Broken(Exception):
+    """The server says, within a reply, that it failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One piece of a streamed reply."""
+
+    text: str = ""
+    thinking: bool = False
+    """Whether the model wrote thoughts, which are not shown."""
+    finish: str = ""
+    """Why the reply ended; empty while it goes on."""
+    stop: str = ""
+    """The stop string that ended it, where the server says so."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """One model that a server has."""
+
+    name: str
+    context: int | None = None
+    """Tokens that prompt and reply may have together; None where the server does not say."""
+    parent: str = ""
+    """The model that it is an adapter on; empty where it is none, or that is not said."""
+
+
+def parsed(text: str | bytes) -> Any:
+    """JSON.
+
+    Raises:
+        NotUnderstood: it is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NotUnderstood("it is not JSON") from error
+
+
+def whole(text: str) -> str:
+    """A text that can be stored and sent: half of a character that two would make is none."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def chunk(data: str) -> Chunk:
+    """The data of one event.
+
+    Raises:
+        NotUnderstood: it is not a piece of a reply.
+        Broken: it tells of a failure.
+    """
+    said = parsed(data)
+    if not isinstance(said, dict):
+        raise NotUnderstood("it is not an object")
+    if said.get("error") or said.get("object") == "error":
+        raise Broken(failure(said))
+    choices = said.get("choices")
+    usage = _dict(said.get("usage"))
+    if not isinstance(choices, list):
+        raise NotUnderstood("it has no choices")
+    first = _dict(choices[0]) if choices else {}
+    delta = _dict(first.get("delta"))
+    stop = first.get("stop_reason") or first.get("matched_stop")
+    return Chunk(
+        text=_text(delta.get("content")),
+        thinking=bool(delta.get("reasoning_content") or delta.get("reasoning")),
+        finish=_text(first.get("finish_reason")),
+        stop=_text(stop),
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+        cached_tokens=_count(_dict(usage.get("prompt_tokens_details")).get("cached_tokens")),
+    )
+
+
+def models(content: bytes) -> list[RemoteModel]:
+    """The answer of `GET /models`, each model once, in the server's order.
+
+    Raises:
+        NotUnderstood: it is no list of models.
+    """
+    said = parsed(content)
+    rows = said.get("data") if isinstance(said, dict) else None
+    if not isinstance(rows, list):
+        raise NotUnderstood("it is no list of models")
+    found: dict[str, RemoteModel] = {}
+    for row in map(_dict, rows):
+        if name := _text(row.get("id")).strip():
+            found.setdefault(name, RemoteModel(name, _context(row), _text(row.get("parent"))))
+    return list(found.values())
+
+
+def failure(said: Any) -> Failure:
+    """What an error object says: OpenAI's, FastAPI's, or a plain text."""
+    error = _dict(said).get("error", _dict(said).get("detail", said))
+    if isinstance(error, str):
+        return Failure(whole(error))
+    marks = " ".join(_text(_dict(error).get(name)) for name in ("code", "param", "type"))
+    told = _text(_dict(error).get("message"))
+    return Failure(told or (whole(json.dumps(error)) if error else ""), marks.strip())
+
+
+def _context(row: dict[str, Any]) -> int | None:
+    names = ("max_model_len", "context_length", "context_window", "max_context_length")
+    said = [_count(row.get(name)) for name in names]
+    said.append(_count(_dict(row.get("meta")).get("n_ctx")))  # llama.cpp's
+    return next((count for count in said if count), None)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return whole(value) if isinstance(value, str) else ""
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None

@@ -1,0 +1,37 @@
+"""The hooks by which chatlm knows the servers' models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from chatlm import hookimpl
+from chatlm_openai import PLUGIN
+from chatlm_openai.settings import Settings
+
+if TYPE_CHECKING:
+    from chatlm import Commands, Engine, EngineOpener
+
+__all__ = ["Settings"]
+
+
+@hookimpl
+def register_commands(cli: Commands) -> None:
+    """Add `chatlm openai`."""
+    cli.add_lazy(
+        "openai",
+        "chatlm_openai.commands:openai",
+        "List and check models on OpenAI-compatible servers.",
+    )
+
+
+@hookimpl
+def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
+    """Offer `openai:MODEL@ENDPOINT`."""
+    register(PLUGIN, _open)
+
+
+def _open(name: str) -> Engine:
+    from chatlm_openai.opening import opened
+
+    return opened(name)

@@ -1,0 +1,424 @@
+"""All that may go wrong with a server: told in words, with a next step, and tried again or not."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatlm import (
+    CannotGoOn,
+    ChatlmError,
+    ContextTooLong,
+    Delta,
+    EngineError,
+    Finished,
+    Request,
+)
+from chatlm_openai.opening import opened
+from tests.plugins.openai_server import (
+    PATIENCE,
+    Act,
+    Asked,
+    Handler,
+    Script,
+    breaks_off,
+    hangs,
+    keeps_silent,
+    piece,
+    refuses,
+    refuses_fields,
+    says,
+    serving,
+    streams,
+)
+from tests.plugins.test_openai import request
+
+pytestmark = pytest.mark.usefixtures("home")
+
+KEY = "sk-very-secret-0123456789"
+
+
+def said_until_it_failed(script: Script, asking: Request | None = None) -> tuple[str, ChatlmError]:
+    """What was said, and how it ended; it must fail."""
+    said = ""
+    with closing(opened(f"m@{script.url}")) as engine, pytest.raises(ChatlmError) as raised:
+        for event in engine.stream(asking or request("Hi")):
+            said += event.text if isinstance(event, Delta) else ""
+    error = raised.value
+    assert error.message
+    assert error.hint
+    return said, error
+
+
+def said(script: Script, asking: Request | None = None) -> str:
+    with closing(opened(f"m@{script.url}")) as engine:
+        events = list(engine.stream(asking or request("Hi")))
+    assert isinstance(events[-1], Finished)
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def error_of(*acts: Act) -> ChatlmError:
+    with serving(*acts) as script:
+        return said_until_it_failed(script)[1]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATLM_OPENAI_PATIENCE_SECONDS", "0")
+
+
+def test_nothing_listens() -> None:
+    with closing(socket.socket()) as held:
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+        started = time.monotonic()
+        with pytest.raises(EngineError, match="cannot be reached: nothing listens there") as raised:
+            opened(f"m@{url}")
+        assert time.monotonic() - started < 5
+    assert f"chatlm openai check {url}" in raised.value.hint
+
+
+def test_a_server_that_is_gone_is_tried_again_but_not_for_long() -> None:
+    with serving() as script:
+        engine = opened(f"m@{script.url}")
+    started = time.monotonic()
+    with closing(engine), pytest.raises(EngineError, match="nothing listens there"):
+        list(engine.stream(request("Hi")))
+    assert 0.4 <= time.monotonic() - started < 5
+
+
+def test_a_name_that_is_not_known() -> None:
+    with pytest.raises(EngineError, match="no machine of this name is known"):
+        opened("m@http://nowhere.invalid/v1")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_is_wanted(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    act = refuses(status, {"error": {"message": "No key."}})
+    with serving(act) as script:
+        error = said_until_it_failed(script)[1]
+        assert f"wants a key ({status}). It says: No key." in error.message
+        assert "plugins.openai.endpoints" in error.hint
+        monkeypatch.setenv("CHATLM_OPENAI_ENDPOINTS", f'["gpu {script.url} GPU_KEY"]')
+        with closing(opened("m@gpu")) as engine, pytest.raises(EngineError) as raised:
+            list(engine.stream(request("Hi")))
+        assert raised.value.hint == "Put its key into the environment: GPU_KEY=…"
+
+
+def test_a_wrong_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_KEY", KEY)
+
+    def echoes_the_key(handler: Handler, asked: Asked) -> None:
+        handler.whole(401, {"error": {"message": f"Wrong: {asked.headers['Authorization']}"}})
+
+    with serving(echoes_the_key) as script:
+        monkeypatch.setenv("CHATLM_OPENAI_ENDPOINTS", f'["gpu {script.url} GPU_KEY"]')
+        with closing(opened("m@gpu")) as engine, pytest.raises(EngineError) as raised:
+            list(engine.stream(request("Hi")))
+    assert script.asked[0].headers["Authorization"] == f"Bearer {KEY}"
+    assert script.listed[0].headers["Authorization"] == f"Bearer {KEY}"
+    assert "does not take the key (401). It says: Wrong: Bearer …" in raised.value.message
+    assert KEY not in str(raised.value)
+
+
+def test_a_key_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_KEY", "sk-1\nX-Other: 2")
+    with serving() as script:
+        monkeypatch.setenv("CHATLM_OPENAI_ENDPOINTS", f'["gpu {script.url} GPU_KEY"]')
+        with pytest.raises(ChatlmError, match="holds characters") as raised:
+            opened("m@gpu")
+    assert "sk-1" not in str(raised.value)
+    assert script.listed == []
+
+
+def test_a_model_that_is_not_there() -> None:
+    with serving(refuses(404, {"error": {"message": "no such model"}})) as script:
+        script.models = [{"id": f"model-{n}"} for n in range(10)]
+        error = said_until_it_failed(script)[1]
+    assert error.message == f"There is no model m on {script.url}."
+    assert "It has: model-0, model-1" in error.hint
+    assert "model-7 and 2 more." in error.hint
+    with serving(refuses(404)) as script:
+        script.models = [{"id": "nn"}, {"id": "mm"}]
+        assert said_until_it_failed(script)[1].hint.startswith("Did you mean mm?")
+
+
+def test_a_url_without_the_protocol() -> None:
+    with serving() as script:
+        script.url = script.url.removesuffix("/v1")
+        error = said_until_it_failed(script)[1]
+    assert "There is no OpenAI-compatible server" in error.message
+    assert "/v1" in error.hint
+
+
+def test_too_many_requests_are_waited_for() -> None:
+    busy = refuses(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.7"})
+    with serving(busy, busy, says("Hello")) as script:
+        started = time.monotonic()
+        assert said(script) == "Hello"
+        assert time.monotonic() - started >= 1.4
+    assert len(script.asked) == 3
+    assert script.asked[0].body == script.asked[2].body
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_a_busy_server_is_asked_again(status: int) -> None:
+    with serving(refuses(status, b"<html>Bad gateway</html>"), says("Hello")) as script:
+        assert said(script) == "Hello"
+    assert len(script.asked) == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_patience_ends() -> None:
+    error = error_of(refuses(429, {"error": {"message": "slow down"}}))
+    assert "takes no more requests now (429). It says: slow down" in error.message
+    error = error_of(refuses(503, b"<html>\x1b[31mUnavailable</html>"))
+    assert error.message.endswith("failed (503).")
+
+
+def test_who_wants_to_be_asked_much_later_is_not_waited_for() -> None:
+    started = time.monotonic()
+    error = error_of(refuses(429, b"", {"Retry-After": "3600"}))
+    assert "in 3600 seconds" in error.hint
+    assert time.monotonic() - started < PATIENCE
+
+
+def test_a_failure_is_not_asked_again() -> None:
+    with serving(refuses(500, {"detail": "broken"}), says("Hello")) as script:
+        error = said_until_it_failed(script)[1]
+    assert error.message.endswith("failed (500). It says: broken")
+    assert len(script.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "Too long.", "code": "context_length_exceeded"}},
+        {"object": "error", "message": "This model's maximum context length is 2048 tokens."},
+        {"error": {"type": "exceed_context_size_error", "message": "the request exceeds the "
+                   "available context size"}},
+        {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096"},
+    ],
+)  # fmt: skip
+def test_a_chat_that_is_too_long(body: Any) -> None:
+    error = error_of(refuses(400, body))
+    assert isinstance(error, ContextTooLong)
+    assert "too long for m" in error.message
+    assert "/context" in error.hint
+
+
+def test_a_chat_that_is_too_long_within_the_stream() -> None:
+    said = {"error": {"message": "Requested tokens exceed context window of 1024"}}
+    assert isinstance(error_of(streams(said)), ContextTooLong)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "Unsupported.", "param": "top_k"}},
+        {"detail": [{"loc": ["body", "top_k"], "msg": "Extra inputs are not permitted"}]},
+    ],
+)
+def test_a_field_that_is_not_taken_is_named(body: Any) -> None:
+    with serving(refuses(422, body)) as script:
+        error = said_until_it_failed(script, request("Hi", top_k=40))[1]
+    assert f"{script.url} does not take top_k as set." in error.message
+    assert "chatlm config unset sampling.top_k" in error.hint
+
+
+def test_what_chatlm_adds_by_itself_is_left_out_where_it_is_not_taken() -> None:
+    strict = refuses_fields("stream_options", "seed", "repeat_penalty")
+    with serving(strict) as script, closing(opened(f"m@{script.url}")) as engine:
+        for _ in range(2):
+            list(engine.stream(request("Hi", seed=3, repetition_penalty=1.2)))
+    assert len(script.asked) == 5  # the second time all three are known
+    left = set(script.asked[-1].body)
+    assert not {"stream_options", "seed", "repeat_penalty"} & left
+    assert "repetition_penalty" in left
+
+
+def test_the_other_name_of_max_tokens_is_used_where_it_is_wanted() -> None:
+    def wants_the_other(handler: Handler, asked: Asked) -> None:
+        if "max_tokens" in asked.body:
+            said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            handler.whole(400, {"error": {"message": said}})
+            return
+        says(str(asked.body["max_completion_tokens"]))(handler, asked)
+
+    with serving(wants_the_other) as script:
+        assert said(script, request("Hi", max_tokens=77)) == "77"
+
+
+def test_a_server_that_cannot_go_on() -> None:
+    with serving(refuses_fields("continue_final_message")) as script:
+        error = said_until_it_failed(script, request("Hi", "Well,"))[1]
+    assert isinstance(error, CannotGoOn)
+    assert "cannot go on with a reply" in error.message
+    assert "Ctrl-R" in error.hint
+
+
+@pytest.mark.parametrize(
+    "act",
+    [breaks_off(piece("Half a")), streams(piece("Half a"), done=False), streams(piece("Half a"))],
+)
+def test_half_a_reply_is_kept(act: Act) -> None:
+    with serving(act, says("never asked")) as script:
+        text, error = said_until_it_failed(script)
+    assert text == "Half a"
+    assert "broke the reply off. What was said is kept." in error.message
+    assert len(script.asked) == 1
+
+
+def test_no_reply_at_all() -> None:
+    assert "gave no reply, and no reason" in error_of(breaks_off()).message
+
+
+def test_a_reply_whose_end_was_told_is_whole() -> None:
+    with serving(breaks_off(piece("All"), piece("", "stop"))) as script:
+        assert said(script) == "All"
+
+
+def test_a_failure_within_a_reply() -> None:
+    with serving(streams(piece("Half"), {"error": {"message": "CUDA out of memory"}})) as script:
+        text, error = said_until_it_failed(script)
+    assert text == "Half"
+    assert error.message.endswith("failed within the reply. It says: CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    "event",
+    ["{", "[1]", '{"choices": 3}', "[" * 100_000, '"' + "a" * 2_000_000],
+    ids=["cut", "a list", "no choices", "deep", "without end"],
+)
+def test_what_is_no_reply(event: str) -> None:
+    error = error_of(streams(piece("Half"), event))
+    assert "does not answer as an OpenAI-compatible server does" in error.message
+
+
+def test_a_web_page_instead_of_a_stream() -> None:
+    def page(handler: Handler, asked: Asked) -> None:
+        handler.begin("text/html")
+        handler.raw(b"<html>")
+        handler.end()
+
+    error = error_of(page)
+    assert "does not answer as an OpenAI-compatible server does" in error.message
+    assert "text/html" in error.message
+
+
+@pytest.mark.parametrize("listing", [b"<html>", b'{"data": 3}', b"[" * 100_000])
+def test_a_list_of_models_that_is_none(listing: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "do_GET", lambda handler: handler.whole(200, listing))
+    with serving() as script, pytest.raises(EngineError, match="does not answer as"):
+        opened(f"m@{script.url}")
+
+
+def test_an_answer_without_end_is_not_read_to_its_end() -> None:
+    def endless(handler: Handler, asked: Asked) -> None:
+        handler.send_response(400)
+        handler.end_headers()
+        while not handler.script.ended.is_set():
+            handler.wfile.write(b" " * 65536)
+
+    with serving(endless) as script:
+        error = said_until_it_failed(script)[1]
+        assert script.gone.wait(PATIENCE)
+    assert "has no end" in error.message
+
+
+def test_a_server_that_sends_elsewhere_is_not_followed() -> None:
+    with serving() as other, serving(refuses(307, b"", {"Location": f"{other.url}/x"})) as script:
+        error = said_until_it_failed(script)[1]
+    assert "sends elsewhere" in error.message
+    assert other.url in error.hint
+    assert other.asked == []
+
+
+def test_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATLM_OPENAI_FIRST_TOKEN_SECONDS", "0.3")
+    with serving(keeps_silent) as script:
+        error = said_until_it_failed(script)[1]
+        assert script.gone.wait(PATIENCE)
+    assert error.message.endswith("said nothing for 0.3 seconds.")
+    assert "plugins.openai.first_token_seconds" in error.hint
+
+
+def test_a_server_that_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATLM_OPENAI_BETWEEN_SECONDS", "0.3")
+    with serving(hangs(piece("Half"))) as script:
+        text, error = said_until_it_failed(script)
+        assert script.gone.wait(PATIENCE)
+    assert text == "Half"
+    assert error.message.endswith("said nothing for 0.3 seconds. What was said is kept.")
+    assert "plugins.openai.between_seconds" in error.hint
+
+
+def test_a_slow_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token may take long, and all together longer."""
+    monkeypatch.setenv("CHATLM_OPENAI_FIRST_TOKEN_SECONDS", "1.5")
+    monkeypatch.setenv("CHATLM_OPENAI_BETWEEN_SECONDS", "1.5")
+
+    def slow(handler: Handler, asked: Asked) -> None:
+        handler.begin()
+        for n in range(5):
+            time.sleep(0.5)
+            handler.event(piece(str(n)))
+        handler.event(piece("", "stop"))
+        handler.end()
+
+    with serving(slow) as script:
+        assert said(script) == "01234"
+
+
+def test_what_a_server_says_cannot_reach_the_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\u202e" + "x" * 5000
+    error = error_of(refuses(400, {"error": {"message": hostile}}))
+    assert "\x1b" not in str(error)
+    assert "\u202e" not in str(error)
+    assert len(error.message) < 600
+
+
+def test_half_a_character_can_be_stored() -> None:
+    with serving(streams(r'{"choices":[{"delta":{"content":"a\ud83d"}}]}', piece("", "stop"))) as s:
+        assert said(s) == "a\ufffd"
+
+
+@contextmanager
+def with_tls(folder: Path) -> Iterator[str]:
+    """A server with a certificate that nobody signed; gives its base URL."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
+         "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem",
+         "-out", "cert.pem"],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    with serving() as script:
+        script.tls(context)
+        yield script.url.replace("http:", "https:")
+
+
+def test_a_certificate_that_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with with_tls(tmp_path) as url:
+        with pytest.raises(EngineError, match="is not trusted: self-signed certificate") as raised:
+            opened(f"m@{url}")
+        assert "SSL_CERT_FILE" in raised.value.hint
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        with closing(opened(f"m@{url}")) as engine:
+            events = list(engine.stream(request("Hi")))
+    assert isinstance(events[-1], Finished)
+
+
+def test_https_to_a_server_that_speaks_http() -> None:
+    with serving() as script, pytest.raises(EngineError, match="no safe connection") as raised:
+        opened(f"m@{script.url.replace('http:', 'https:')}")
+    assert "only http" in raised.value.hint
