@@ -1,0 +1,66 @@
+"""The screen in a browser: each page that is open has a process of its own, which draws it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+from aiohttp import web
+from textual_serve.server import Server
+
+from chatlm_serve.hosts import is_loopback, names_loopback, url
+
+
+def serve_page(host: str, port: int, model: str | None) -> None:
+    """Serve the page until SIGINT or SIGTERM.
+
+    Args:
+        host: where to listen.
+        port: the same.
+        model: as `--model` takes it.
+    """
+    command = [sys.executable, "-m", "chatlm_serve.screen", *([model] if model else [])]
+    PageServer(
+        shlex.join(command),
+        host=host,
+        port=port,
+        title="chatlm",
+        templates_path=Path(__file__).parent / "templates",
+    ).serve()
+
+
+class PageServer(Server):
+    """Lets only its own page speak to the screen.
+
+    A browser lets any web page open a web socket to any address, this machine's too, so the page's
+    own origin is asked for. The address is taken from the request, as a host has many.
+    """
+
+    def initialize_logging(self) -> None:
+        """Leave it to chatlm."""
+
+    async def on_startup(self, app: web.Application) -> None:
+        """Say where the page is."""
+        address = url(self.host, self.port)
+        click.echo(f"The chat is at {address} (Ctrl-C ends it)", err=True)
+
+    async def handle_index(self, request: web.Request) -> Any:
+        """The page."""
+        self._check_host(request)
+        self.public_url = f"{request.scheme}://{request.host}"
+        return await super().handle_index(request)
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """The page's connection to the screen."""
+        self._check_host(request)
+        if urlsplit(request.headers.get("Origin", "")).netloc != request.host:
+            raise web.HTTPForbidden(text="Only chatlm's own page may open the chat.")
+        return await super().handle_websocket(request)
+
+    def _check_host(self, request: web.Request) -> None:
+        if is_loopback(self.host) and not names_loopback(request.host):
+            raise web.HTTPForbidden(text="This page is reached as 127.0.0.1 or localhost only.")

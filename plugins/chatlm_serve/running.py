@@ -1,0 +1,62 @@
+"""Runs the endpoint until it is told to end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
+
+from chatlm_serve.api import Api
+
+PATIENCE = 5
+"""Seconds for streams to end in when the server is told to."""
+
+
+def run(api: Api, listener: socket.socket, *, loopback: bool, token: str) -> None:
+    """Answer requests until SIGINT or SIGTERM; then streams end, and so does this."""
+    config = uvicorn.Config(
+        api.app(loopback=loopback, token=token),
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=PATIENCE,
+    )
+    try:
+        Server(config, api.stop).run([listener])
+    finally:
+        api.close()
+
+
+class Server(uvicorn.Server):
+    """Ends streams when it is told to end, and then is done.
+
+    Args:
+        config: uvicorn's.
+        stop: ends the streams.
+    """
+
+    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`."""
+        self._stop()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn does, but without raising the signal once more at the end."""
+        before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
