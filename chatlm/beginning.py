@@ -59,12 +59,24 @@ def offered_setups(plugins: PluginHost) -> dict[str, Setup]:
 
     for _ in plugins.offer("register_setups", arguments):
         pass
-    templates = offered(plugins).items()
-    found += [(plugin, name, Setup(template=name)) for name, (plugin, _) in templates]
+    found += [
+        (plugin, name, Setup(template=name))
+        for name, (plugin, render) in offered(plugins).items()
+        if _needs_nothing(render)
+    ]
     times = Counter(name for _, name, _ in found)
     return {
         name if times[name] == 1 else f"{plugin}.{name}": setup for plugin, name, setup in found
     }
+
+
+def _needs_nothing(render: TemplateRenderer) -> bool:
+    """Whether a template makes a message of a person's words alone."""
+    try:
+        render({}, "Hello.")
+    except Exception:  # a plugin may fail in any way
+        return False
+    return True
 
 
 def opening(template: str, values: Mapping[str, str], typed: str, plugins: PluginHost) -> Opening:

@@ -108,7 +108,8 @@ class SideChats(Protocol):
     def offered(self) -> dict[str, Setup]:
         """The set-ups that plugins offer now, by name.
 
-        A template is one too. Where two plugins have the same name, it is PLUGIN.NAME.
+        A template is one too, if it needs no more than the person's words. Where two plugins have
+        the same name, it is PLUGIN.NAME.
         """
         ...
 

@@ -16,14 +16,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from chatlm import ChatlmError, Setup, SideChats
+from chatlm import Setup, SideChats
 from chatlm_serve import embeddings
 from chatlm_serve.embeddings import Embedder, body_of, read_wanted
 from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.guarding import HEALTH, Guard, json_body, response
 from chatlm_serve.names import JOINT, listed, setup_of
 from chatlm_serve.params import read_params
-from chatlm_serve.queueing import Busy, Line, Stopping
+from chatlm_serve.queueing import Line
 from chatlm_serve.replies import Reply, generate
 
 T = TypeVar("T")
@@ -62,7 +62,8 @@ class Api:
             exception_handlers={
                 HTTPException: _http_error,
                 ClientDisconnect: _client_gone,
-                **dict.fromkeys((ApiError, Busy, Stopping, ChatlmError, Exception), _error),
+                ApiError: _error,
+                Exception: _error,
             },
         )
 
@@ -141,17 +142,21 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         ClientDisconnect: it went away.
+        ApiError: the work failed.
     """
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
     finally:
-        task.cancel()
         gone.cancel()
+        task.cancel()
+    if not task.done():
+        raise ClientDisconnect
+    try:
+        return task.result()
+    except Exception as error:
+        raise as_api_error(error) from error
 
 
 async def _gone(request: Request) -> None:

@@ -40,8 +40,8 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     _check_token(host, token)
     config = load_config(model=model)
     queue = own_settings(PLUGIN, Settings).queue
-    from chatlm_serve import running
     from chatlm_serve.api import Api
+    from chatlm_serve.running import Server
 
     with (
         closing(bound(host, port)) as listener,
@@ -50,7 +50,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
         api = Api(chats, queue)
         address = url(host, listener.getsockname()[1])
         click.echo(visible(f"{api.model} answers at {address}/v1 (Ctrl-C ends it)"), err=True)
-        running.run(api, listener, loopback=is_loopback(host), token=token)
+        Server(api, loopback=is_loopback(host), token=token).run([listener])
 
 
 @click.command()

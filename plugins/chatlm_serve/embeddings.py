@@ -139,7 +139,9 @@ def body_of(parts: Sequence[Embedded], wanted: Wanted) -> dict[str, Any]:
 
 def _load(folder: Path) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     return SentenceTransformer(
         str(folder),
         local_files_only=True,

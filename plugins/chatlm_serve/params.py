@@ -138,6 +138,8 @@ def _conversation(
             "messages", "the first after system messages, and the last, must be the user's."
         )
     texts = [text for _, text in merged]
+    if not all(text.strip() for text in texts[::2]):
+        raise wrong("messages", "a message of the user says nothing.")
     return system, tuple(list(pairwise(texts))[::2]), texts[-1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -16,39 +16,40 @@ PATIENCE = 5
 """Seconds for streams to end in when the server is told to."""
 
 
-def run(api: Api, listener: socket.socket, *, loopback: bool, token: str) -> None:
-    """Answer requests until SIGINT or SIGTERM; then streams end, and so does this."""
-    config = uvicorn.Config(
-        api.app(loopback=loopback, token=token),
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=PATIENCE,
-    )
-    try:
-        Server(config, api.stop).run([listener])
-    finally:
-        api.close()
-
-
 class Server(uvicorn.Server):
     """Ends streams when it is told to end, and then is done.
 
     Args:
-        config: uvicorn's.
-        stop: ends the streams.
+        api: what is served.
+        loopback: see `Guard`.
+        token: the same.
     """
 
-    def __init__(self, config: uvicorn.Config, stop: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._stop = stop
+    def __init__(self, api: Api, *, loopback: bool, token: str) -> None:
+        super().__init__(
+            uvicorn.Config(
+                api.app(loopback=loopback, token=token),
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=PATIENCE,
+            )
+        )
+        self._api = api
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer until SIGINT or SIGTERM, and return when the engine stands still."""
+        try:
+            super().run(sockets)
+        finally:
+            self._api.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
-        self._stop()
+        self._api.stop()
         await super().shutdown(sockets)
 
     @contextmanager
