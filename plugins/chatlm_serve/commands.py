@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import closing
 
 import click
@@ -48,8 +49,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
         side_chats(config, lambda words: click.echo(visible(words), err=True)) as chats,
     ):
         api = Api(chats, queue)
-        address = url(host, listener.getsockname()[1])
-        click.echo(visible(f"{api.model} answers at {address}/v1 (Ctrl-C ends it)"), err=True)
+        _tell(f"{api.model} answers", host, listener, "/v1")
         Server(api, loopback=is_loopback(host), token=token).run([listener])
 
 
@@ -85,8 +85,15 @@ def web(host: str, port: int, anyone: bool, model: str | None) -> None:
     from chatlm_serve.page import serve_page
 
     with closing(bound(host, port)) as listener:
-        port = listener.getsockname()[1]
-    serve_page(host, port, model)
+        _tell("The chat is", host, listener)
+        serve_page(host, listener, model)
+
+
+def _tell(what: str, host: str, listener: socket.socket, path: str = "") -> None:
+    """Say where something is; whoever goes there at once is not turned away."""
+    listener.listen()
+    address = url(host, listener.getsockname()[1])
+    click.echo(visible(f"{what} at {address}{path} (Ctrl-C ends it)"), err=True)
 
 
 def _check_token(host: str, token: str) -> None:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import click
 from aiohttp import web
 from textual_serve.server import Server
 
-from chatlm_serve.hosts import is_loopback, names_loopback, url
+from chatlm_serve.hosts import is_loopback, names_loopback
 
 
-def serve_page(host: str, port: int, model: str | None) -> None:
+def serve_page(host: str, listener: socket.socket, model: str | None) -> None:
     """Serve the page until SIGINT or SIGTERM.
 
     Args:
-        host: where to listen.
-        port: the same.
+        host: where it listens.
+        listener: listens there.
         model: as `--model` takes it.
     """
     command = [sys.executable, "-m", "chatlm_serve.screen", *([model] if model else [])]
-    PageServer(
+    server = PageServer(
         shlex.join(command),
         host=host,
-        port=port,
         title="chatlm",
         templates_path=Path(__file__).parent / "templates",
-    ).serve()
+    )
+    web.run_app(server._make_app(), sock=listener, print=None, access_log=None)
 
 
 class PageServer(Server):
@@ -40,13 +41,18 @@ class PageServer(Server):
     own origin is asked for. The address is taken from the request, as a host has many.
     """
 
-    def initialize_logging(self) -> None:
-        """Leave it to chatlm."""
+    def __init__(self, command: str, **more: Any) -> None:
+        super().__init__(command, **more)
+        self._open: set[asyncio.Task[Any] | None] = set()
 
     async def on_startup(self, app: web.Application) -> None:
-        """Say where the page is."""
-        address = url(self.host, self.port)
-        click.echo(f"The chat is at {address} (Ctrl-C ends it)", err=True)
+        """Print nothing."""
+
+    async def on_shutdown(self, app: web.Application) -> None:
+        """Close the pages, which would be waited for."""
+        for page in self._open:
+            if page is not None:
+                page.cancel()
 
     async def handle_index(self, request: web.Request) -> Any:
         """The page."""
@@ -59,7 +65,12 @@ class PageServer(Server):
         self._check_host(request)
         if urlsplit(request.headers.get("Origin", "")).netloc != request.host:
             raise web.HTTPForbidden(text="Only chatlm's own page may open the chat.")
-        return await super().handle_websocket(request)
+        page = asyncio.current_task()
+        self._open.add(page)
+        try:
+            return await super().handle_websocket(request)
+        finally:
+            self._open.discard(page)
 
     def _check_host(self, request: web.Request) -> None:
         if is_loopback(self.host) and not names_loopback(request.host):

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
@@ -39,6 +39,13 @@ class Echo(ScriptedEngine):
             yield event
 
 
+class _InAThread(Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Only a main thread gets any."""
+        yield
+
+
 @contextmanager
 def serving(
     engine: Engine,
@@ -56,8 +63,7 @@ def serving(
     host = plugins or PluginHost()
     chats = OwnSideChats(Config(), host, lambda m, r: engine, lambda w: None)
     with bound("127.0.0.1", 0) as listener, chats:
-        server = Server(Api(chats, queue), loopback=loopback, token=token)
-        server.capture_signals = nullcontext  # type: ignore[method-assign]  # not the main thread
+        server = _InAThread(Api(chats, queue), loopback=loopback, token=token)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         port = listener.getsockname()[1]
         thread.start()
@@ -94,13 +100,12 @@ def send(
     content: bytes | None = None,
     *,
     method: str = "GET",
-    timeout: float = PATIENCE,
-    **headers: str | bytes,
+    headers: Mapping[str, str | bytes] | None = None,
 ) -> Answer:
-    """A request of plain HTTP; `_` in a header's name is `-`."""
-    with closing(HTTPConnection(address.removeprefix("http://"), timeout=timeout)) as connection:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, content, named)  # type: ignore[arg-type]
+    """A request of plain HTTP."""
+    host = address.removeprefix("http://")
+    with closing(HTTPConnection(host, timeout=PATIENCE)) as connection:
+        connection.request(method, path, content, headers or {})
         answer = connection.getresponse()
         lower = {name.lower(): value for name, value in answer.getheaders()}
         return Answer(answer.status, lower, answer.read())

@@ -26,7 +26,7 @@ from chatlm.plugins import PluginHost
 from tests.plugins.serve import MODEL, Echo, send, serving
 
 CHAT = "/v1/chat/completions"
-JSON = {"Content_Type": "application/json"}
+JSON = {"Content-Type": "application/json"}
 WORDS = " ".join(f"word{number}" for number in range(200))
 
 
@@ -322,29 +322,26 @@ def test_a_token_is_asked_for(engine: Echo) -> None:
             assert caught.value.code == "invalid_api_key"
             assert "s3cret" not in str(caught.value)
         right = "Bearer s3cret-é".encode()
-        assert send(address, "/v1/models", Authorization=right).status == 200
+        assert send(address, "/v1/models", headers={"Authorization": right}).status == 200
         assert send(address, "/v1/models").status == 401
         assert send(address, "/health").json == {"status": "ok"}
 
 
 def test_another_host_name_is_refused(address: str) -> None:
-    answer = send(address, "/v1/models", Host="evil.example")
+    answer = send(address, "/v1/models", headers={"Host": "evil.example"})
     assert (answer.status, answer.json["error"]["code"]) == (403, "wrong_host")
     with serving(Echo(), loopback=False, token="t") as open_address:
-        named = send(open_address, "/v1/models", Host="gpu.example", Authorization="Bearer t")
+        headers = {"Host": "gpu.example", "Authorization": "Bearer t"}
+        named = send(open_address, "/v1/models", headers=headers)
         assert named.status == 200
 
 
 def test_a_web_page_of_another_origin_gets_nothing(address: str, engine: Echo) -> None:
-    simple = send(address, CHAT, _body("x"), method="POST", Content_Type="text/plain")
+    plain = {"Content-Type": "text/plain"}
+    simple = send(address, CHAT, _body("x"), method="POST", headers=plain)
     assert simple.status == 415
-    preflight = send(
-        address,
-        CHAT,
-        method="OPTIONS",
-        Origin="https://evil.example",
-        Access_Control_Request_Method="POST",
-    )
+    asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    preflight = send(address, CHAT, method="OPTIONS", headers=asked)
     assert preflight.status == 405
     assert not [name for name in preflight.headers if name.startswith("access-control")]
     assert engine.requests == []
@@ -364,7 +361,7 @@ def test_a_web_page_of_another_origin_gets_nothing(address: str, engine: Echo) -
     ],
 )
 def test_what_is_no_request_is_refused(address: str, content: bytes, status: int) -> None:
-    answer = send(address, CHAT, content, method="POST", **JSON)
+    answer = send(address, CHAT, content, method="POST", headers=JSON)
     assert answer.status == status
     assert answer.json["error"]["type"] == "invalid_request_error"
 
