@@ -12,6 +12,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from benchmarks.serve import load, questions
 from chatlm import (
     Conversation,
     MessageRefused,
@@ -282,36 +283,15 @@ def test_streams_end_when_the_server_does() -> None:
 
 
 async def test_fifty_clients_at_once_get_their_own_replies() -> None:
-    engine = Echo(delay=0.001)
+    engine = Echo(delay=0.002)
+    expected = {question: question.upper() for question in questions(50)}
     with serving(engine, queue=20) as address:
-        client = AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60)
-        turned_away = 0
-
-        async def talk(number: int) -> None:
-            nonlocal turned_away
-            done = 0
-            while done < 3:
-                text = f"client {number} says {done} " + " ".join("abcdefgh")
-                messages: Any = [{"role": "user", "content": text}]
-                try:
-                    if number % 2:
-                        reply = await client.chat.completions.create(model=MODEL, messages=messages)
-                        said = reply.choices[0].message.content
-                    else:
-                        stream = await client.chat.completions.create(
-                            model=MODEL, messages=messages, stream=True
-                        )
-                        said = "".join([p.choices[0].delta.content or "" async for p in stream])
-                except openai.RateLimitError:
-                    turned_away += 1
-                    await asyncio.sleep(0.05)
-                    continue
-                assert said == text.upper()
-                done += 1
-
-        await asyncio.gather(*map(talk, range(50)))
-    assert turned_away > 0
-    assert len(engine.requests) == 150
+        made = await load(address, MODEL, expected, seconds=3, tokens=24)
+    assert (made.mixed, made.lost) == (0, 0)
+    assert made.answered > 50
+    assert made.turned_away > 0
+    assert made.left > 0
+    assert len(engine.requests) == made.answered + made.left
 
 
 def test_a_token_is_asked_for(engine: Echo) -> None:
