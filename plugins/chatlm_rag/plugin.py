@@ -44,12 +44,13 @@ def register_commands(cli: Commands) -> None:
 
 @hookimpl
 def register_setups(register: Callable[[str, Setup], None]) -> None:
-    """Offer each index by its name."""
+    """Offer each finished index by its name."""
     from chatlm import Setup
     from chatlm_rag.folder import indices
 
     for index in indices():
-        register(index.name, Setup(kept={PLUGIN: {INDEX: index.name}}))
+        if index.current():
+            register(index.name, Setup(kept={PLUGIN: {INDEX: index.name}}))
 
 
 @hookimpl

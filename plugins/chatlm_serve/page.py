@@ -43,7 +43,7 @@ class PageServer(Server):
 
     def __init__(self, command: str, **more: Any) -> None:
         super().__init__(command, **more)
-        self._open: set[asyncio.Task[Any] | None] = set()
+        self._open: set[asyncio.Task[web.WebSocketResponse]] = set()
 
     async def on_startup(self, app: web.Application) -> None:
         """Print nothing."""
@@ -51,8 +51,7 @@ class PageServer(Server):
     async def on_shutdown(self, app: web.Application) -> None:
         """Close the pages, which would be waited for."""
         for page in self._open:
-            if page is not None:
-                page.cancel()
+            page.cancel()
 
     async def handle_index(self, request: web.Request) -> Any:
         """The page."""
@@ -65,10 +64,10 @@ class PageServer(Server):
         self._check_host(request)
         if urlsplit(request.headers.get("Origin", "")).netloc != request.host:
             raise web.HTTPForbidden(text="Only chatlm's own page may open the chat.")
-        page = asyncio.current_task()
+        page = asyncio.create_task(super().handle_websocket(request))
         self._open.add(page)
         try:
-            return await super().handle_websocket(request)
+            return await page
         finally:
             self._open.discard(page)
 

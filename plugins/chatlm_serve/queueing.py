@@ -23,6 +23,8 @@ class Stopping(Exception):
 class Line:
     """Runs generators in a thread of its own, one at a time, in the order they came.
 
+    One that has ended is out of the line, however slowly its events are read.
+
     All methods but `close` are for the event loop's thread.
 
     Args:
@@ -55,7 +57,7 @@ class Line:
             raise Stopping
         if len(self._open) >= self._most:
             raise Busy
-        job = _Job(make)
+        job = _Job(make, self._open.discard)
         self._open.add(job)
         self._jobs.put(job)
         try:
@@ -93,8 +95,11 @@ _END: Any = object()
 
 
 class _Job:
-    def __init__(self, make: Callable[[], Generator[Any, None, None]]) -> None:
+    def __init__(
+        self, make: Callable[[], Generator[Any, None, None]], leave: Callable[[_Job], None]
+    ) -> None:
         self._make = make
+        self._leave = leave
         self._loop = asyncio.get_running_loop()
         self.news: asyncio.Queue[Any] = asyncio.Queue()
         self.cancelled = threading.Event()
@@ -107,13 +112,17 @@ class _Job:
                 for event in events:
                     if self.cancelled.is_set():
                         return
-                    self._tell(event)
-            self._tell(_END)
+                    self._in_loop(self.news.put_nowait, event)
+            self._end(_END)
         except Exception as error:
-            self._tell(_Failure(error))
+            self._end(_Failure(error))
 
-    def _tell(self, news: Any) -> None:
+    def _end(self, news: Any) -> None:
+        self._in_loop(self._leave, self)
+        self._in_loop(self.news.put_nowait, news)
+
+    def _in_loop(self, function: Callable[[Any], object], argument: Any) -> None:
         try:
-            self._loop.call_soon_threadsafe(self.news.put_nowait, news)
+            self._loop.call_soon_threadsafe(function, argument)
         except RuntimeError:  # the loop has ended, and nobody listens
             self.cancelled.set()

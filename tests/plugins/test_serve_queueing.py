@@ -15,10 +15,10 @@ from chatlm_serve.queueing import Busy, Line, Stopping
 class Steps:
     """A generator's work, which goes on when it may."""
 
-    def __init__(self, name: str, log: list[str]) -> None:
+    def __init__(self, name: str, log: list[str], steps: int = 0) -> None:
         self.name = name
         self.log = log
-        self.may_go_on = threading.Semaphore(0)
+        self.may_go_on = threading.Semaphore(steps)
 
     def make(self) -> Generator[str, None, None]:
         self.log.append(f"{self.name} begins")
@@ -108,3 +108,15 @@ async def test_at_the_end_all_are_told(line: Line) -> None:
     a.may_go_on.release()
     await asyncio.to_thread(line.close)
     assert log in (["a begins", "a ends"], [])
+
+
+async def test_one_that_has_ended_takes_no_place_however_slowly_it_is_read(line: Line) -> None:
+    log: list[str] = []
+    a, b, c = (Steps(name, log, steps=3) for name in "abc")
+    slow = [line.events(steps.make) for steps in (a, b)]
+    assert [await anext(events) for events in slow] == ["a0", "b0"]
+    async with asyncio.timeout(5):
+        while log[-1] != "b ends":
+            await asyncio.sleep(0.001)
+    assert await everything(line.events(c.make)) == ["c0", "c1", "c2"]
+    assert await everything(slow[0]) == ["a1", "a2"]
