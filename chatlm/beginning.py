@@ -73,7 +73,7 @@ def offered_setups(plugins: PluginHost) -> dict[str, Setup]:
 def _needs_nothing(render: TemplateRenderer) -> bool:
     """Whether a template makes a message of a person's words alone."""
     try:
-        render({}, "Hello.")
+        render({}, "Hello.", dict)
     except Exception:  # a plugin may fail in any way
         return False
     return True

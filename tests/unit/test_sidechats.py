@@ -236,8 +236,8 @@ class Offering:
 
     @hookimpl
     def register_templates(self, register: Callable[[str, TemplateRenderer], None]) -> None:
-        register("loud", lambda values, typed: Rendered(user=typed.upper()))
-        register("marked", lambda values, typed: Rendered(user=typed + values["mark"]))
+        register("loud", lambda values, typed, facts: Rendered(user=typed.upper()))
+        register("marked", lambda values, typed, facts: Rendered(user=typed + values["mark"]))
 
 
 def test_register_setups_offers_them_by_name() -> None:
