@@ -1,13 +1,15 @@
-"""How a chat begins by a template, which a plugin offers; stores nothing."""
+"""How a chat begins by what plugins offer, templates and other set-ups; stores nothing."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+from chatlm.beside import Setup
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.messages import Conversation, Kept
 from chatlm.plugins import PluginHost, contract
@@ -41,6 +43,40 @@ def offered(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
     for _ in plugins.offer("register_templates", arguments):
         pass
     return found
+
+
+def offered_setups(plugins: PluginHost) -> dict[str, Setup]:
+    """The set-ups of all plugins by name, templates too; see `SideChats.offered`."""
+    found: list[tuple[str, str, Setup]] = []
+
+    def arguments(plugin: str) -> dict[str, Any]:
+        def register(name: str, setup: Setup) -> None:
+            if not isinstance(name, str) or not isinstance(setup, Setup):
+                raise TypeError("register takes a name and a chatlm.Setup")
+            found.append((plugin, name, setup))
+
+        return {"register": register}
+
+    for _ in plugins.offer("register_setups", arguments):
+        pass
+    found += [
+        (plugin, name, Setup(template=name))
+        for name, (plugin, render) in offered(plugins).items()
+        if _needs_nothing(render)
+    ]
+    times = Counter(name for _, name, _ in found)
+    return {
+        name if times[name] == 1 else f"{plugin}.{name}": setup for plugin, name, setup in found
+    }
+
+
+def _needs_nothing(render: TemplateRenderer) -> bool:
+    """Whether a template makes a message of a person's words alone."""
+    try:
+        render({}, "Hello.", dict)
+    except Exception:  # a plugin may fail in any way
+        return False
+    return True
 
 
 def opening(template: str, values: Mapping[str, str], typed: str, plugins: PluginHost) -> Opening:

@@ -105,6 +105,14 @@ class SideChats(Protocol):
         """A new chat; loads nothing yet."""
         ...
 
+    def offered(self) -> dict[str, Setup]:
+        """The set-ups that plugins offer now, by name.
+
+        A template is one too, if it needs no more than the person's words. Where two plugins have
+        the same name, it is PLUGIN.NAME.
+        """
+        ...
+
     @property
     def taking_turns(self) -> bool:
         """Whether models do not fit side by side, so that each is freed for the next."""

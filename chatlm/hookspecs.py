@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pluggy
 
+from chatlm.beside import Setup
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.generation import Engine, EngineOpener, Request
@@ -89,6 +90,11 @@ def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
 @hookspec
 def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
     """Offer templates: `register("translate", render)` makes `chatlm ask -t translate` work."""
+
+
+@hookspec
+def register_setups(register: Callable[[str, Setup], None]) -> None:
+    """Offer set-ups: `register("poet", Setup(adapter="poet"))` lets `chatlm serve` answer so."""
 
 
 @hookspec

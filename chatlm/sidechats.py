@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
-from chatlm.beginning import opening
+from chatlm.beginning import offered_setups, opening
 from chatlm.beside import Setup
 from chatlm.config import Config
 from chatlm.errors import MessageRefused, OutOfMemoryError
@@ -59,6 +59,10 @@ class OwnSideChats:
     def begin(self, setup: Setup) -> OwnSideChat:
         """A new chat."""
         return OwnSideChat(self, setup)
+
+    def offered(self) -> dict[str, Setup]:
+        """The set-ups that plugins offer now, by name."""
+        return offered_setups(self.plugins)
 
     def name_of(self, model: str) -> str:
         """The name of a set-up's model."""

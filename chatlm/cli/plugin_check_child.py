@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm import hookspecs, paths
+from chatlm.beside import Setup
 from chatlm.cli.plugin_check import CALL_SECONDS, IMPORT_SECONDS
 from chatlm.config import Config
 from chatlm.engines.scripted import ScriptedEngine
@@ -182,6 +183,10 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
         "register_templates": (
             each("register_templates", register=register),
             each("register_templates", register=broken),
+        ),
+        "register_setups": (
+            each("register_setups", register=lambda name, setup: take(Setup, setup)),
+            each("register_setups", register=broken),
         ),
         "register_slash_commands": offers("register_slash_commands", SlashCommand),
         "register_panels": offers("register_panels", Panel),

@@ -13,7 +13,7 @@ from chatlm_lora import PLUGIN, slash
 from chatlm_lora.kept import chosen
 
 if TYPE_CHECKING:
-    from chatlm import ChatlmError, Commands, Conversation, Request, SlashCommand, Ui
+    from chatlm import ChatlmError, Commands, Conversation, Request, Setup, SlashCommand, Ui
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,16 @@ def register_commands(cli: Commands) -> None:
         "chatlm_lora.commands:adapters",
         "Add, check, train, merge and export LoRA adapters.",
     )
+
+
+@hookimpl
+def register_setups(register: Callable[[str, Setup], None]) -> None:
+    """Offer each adapter by its name."""
+    from chatlm import Setup
+    from chatlm_lora.library import adapters
+
+    for adapter in adapters():
+        register(adapter.name, Setup(adapter=adapter.name))
 
 
 @hookimpl

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from chatlm import Annotation, Panel, PluginScreen, hookimpl
-from chatlm_rag import slash
-from chatlm_rag.kept import index_in, index_of
+from chatlm_rag import PLUGIN, slash
+from chatlm_rag.kept import INDEX, index_in, index_of
 from chatlm_rag.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Message,
         Passage,
         Request,
+        Setup,
         SlashCommand,
         Turn,
         Ui,
@@ -39,6 +40,17 @@ def register_commands(cli: Commands) -> None:
         "chatlm_rag.commands:rag",
         "Build, search and measure indices of your documents.",
     )
+
+
+@hookimpl
+def register_setups(register: Callable[[str, Setup], None]) -> None:
+    """Offer each finished index by its name."""
+    from chatlm import Setup
+    from chatlm_rag.folder import indices
+
+    for index in indices():
+        if index.current():
+            register(index.name, Setup(kept={PLUGIN: {INDEX: index.name}}))
 
 
 @hookimpl

@@ -221,3 +221,42 @@ def test_what_a_plugin_says_for_the_model_is_the_reply() -> None:
         assert "".join(e.text for e in events if isinstance(e, Delta)) == "> Word for word."
         assert isinstance(events[-1], Finished)
         assert engine.requests == []
+
+
+class Offering:
+    """Offers set-ups, and templates of which one needs a value."""
+
+    def __init__(self, *setups: tuple[object, object]) -> None:
+        self._setups = setups
+
+    @hookimpl
+    def register_setups(self, register: Callable[[object, object], None]) -> None:
+        for name, setup in self._setups:
+            register(name, setup)
+
+    @hookimpl
+    def register_templates(self, register: Callable[[str, TemplateRenderer], None]) -> None:
+        register("loud", lambda values, typed, facts: Rendered(user=typed.upper()))
+        register("marked", lambda values, typed, facts: Rendered(user=typed + values["mark"]))
+
+
+def test_register_setups_offers_them_by_name() -> None:
+    pirate, notes = Setup(adapter="pirate"), Setup(kept={"rag": {"index": "notes"}})
+    first, second = Offering(("pirate", pirate), ("notes", notes)), Offering(("pirate", notes))
+    host = PluginHost([("first", first), ("second", second)])
+    side = OwnSideChats(Config(), host, lambda m, r: ScriptedEngine(), lambda words: None)
+    assert side.offered() == {
+        "first.pirate": pirate,
+        "notes": notes,
+        "second.pirate": notes,
+        "loud": Setup(template="loud"),
+    }
+    assert host.past == []
+
+
+@pytest.mark.parametrize("wrong", [(3, Setup()), ("a", {"adapter": "a"})])
+def test_register_setups_takes_nothing_else(wrong: tuple[object, object]) -> None:
+    host = PluginHost([("first", Offering(("good", Setup()), wrong))])
+    side = OwnSideChats(Config(), host, lambda m, r: ScriptedEngine(), lambda words: None)
+    assert set(side.offered()) == {"good", "loud"}
+    assert (host.past[0].plugin, host.past[0].hook) == ("first", "register_setups")

@@ -1,0 +1,175 @@
+"""Many clients at once against `chatlm serve`: how many are answered, how soon, each its own.
+
+Run it with `python -m benchmarks.serve`. The real server runs with the real default model; each
+client is OpenAI's own and asks the same question again and again, greedily, so that its reply is
+known. Half of them stream, one request in eight is left in the middle, and whoever is turned away
+tries again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+from openai import AsyncOpenAI, OpenAI
+
+MODEL = "smollm2-135m-instruct"
+LEAVE_EVERY = 8
+PAUSE = 0.1
+"""Seconds after which one who was turned away tries again."""
+
+
+@dataclass
+class Load:
+    """What came of it."""
+
+    answered: int = 0
+    turned_away: int = 0
+    left: int = 0
+    """Streams that the client left in the middle."""
+    mixed: int = 0
+    """Replies that are another's, or not as they should be."""
+    lost: int = 0
+    """Requests that were taken, and not answered to the end."""
+    latencies: list[float] = field(default_factory=list)
+    """Seconds from a request that was taken to its whole reply."""
+
+
+def questions(count: int) -> list[str]:
+    """As many as there are clients, each another."""
+    return [f"Client {number}: what is {number} plus {number + 7}?" for number in range(count)]
+
+
+async def load(
+    address: str, model: str, expected: Mapping[str, str], seconds: float, tokens: int
+) -> Load:
+    """Let a client for each question ask until the time is over.
+
+    Args:
+        address: of the server, without a path.
+        model: that is asked.
+        expected: what each question is answered, greedily.
+        seconds: after these nobody asks again.
+        tokens: of each reply, at most.
+    """
+    client = AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
+    made = Load()
+    end = time.monotonic() + seconds
+
+    async def whole(wanted: dict[str, Any]) -> str:
+        reply = await client.chat.completions.create(**wanted)
+        assert reply.choices[0].finish_reason
+        return str(reply.choices[0].message.content)
+
+    async def streamed(wanted: dict[str, Any], leave: bool) -> str | None:
+        said, reason = "", None
+        async with await client.chat.completions.create(**wanted, stream=True) as stream:
+            async for piece in stream:
+                said += piece.choices[0].delta.content or ""
+                reason = piece.choices[0].finish_reason
+                if leave and said:
+                    return None
+        assert reason
+        return said
+
+    async def talk(number: int, question: str) -> None:
+        wanted = {
+            "model": model,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+            "max_tokens": tokens,
+        }
+        asked = number
+        while time.monotonic() < end:
+            started = time.monotonic()
+            try:
+                if number % 2:
+                    said: str | None = await whole(wanted)
+                else:
+                    said = await streamed(wanted, leave=asked % LEAVE_EVERY == 0)
+            except openai.RateLimitError:
+                made.turned_away += 1
+                await asyncio.sleep(PAUSE)
+                continue
+            except (openai.OpenAIError, AssertionError):
+                made.lost += 1
+                continue
+            asked += 1
+            if said is None:
+                made.left += 1
+                continue
+            made.answered += 1
+            made.mixed += said != expected[question]
+            made.latencies.append(time.monotonic() - started)
+
+    await asyncio.gather(*(talk(*each) for each in enumerate(expected)))
+    return made
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """`chatlm serve` with the default model, on a free port."""
+    command = [sys.executable, "-m", "chatlm", "serve", "--port", "0", "--model", MODEL]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        line = ""
+        while not (found := re.search(r"http://[^/\s]+", line)):
+            line = server.stderr.readline()
+            assert line, "the server did not start"
+        yield found[0]
+        server.terminate()
+
+
+def main() -> None:
+    """Measure, then print a table, or JSON with `--json`."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--tokens", type=int, default=24, help="of each reply, at most")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with serving() as address:
+        alone = OpenAI(base_url=f"{address}/v1", api_key="none")
+        expected = {
+            question: str(
+                alone.chat.completions.create(
+                    model=MODEL,
+                    messages=[{"role": "user", "content": question}],
+                    temperature=0,
+                    max_tokens=options.tokens,
+                )
+                .choices[0]
+                .message.content
+            )
+            for question in questions(options.clients)
+        }
+        print(f"{len(set(expected.values()))} different replies are known", file=sys.stderr)
+        made = asyncio.run(load(address, MODEL, expected, options.seconds, options.tokens))
+    latencies = sorted(made.latencies)
+    row = dataclasses.asdict(made) | {
+        "latencies": None,
+        "median": statistics.median(latencies),
+        "p95": latencies[int(len(latencies) * 0.95)],
+    }
+    if options.json:
+        print(json.dumps(row, indent=2))
+        return
+    for name, value in row.items():
+        if value is not None:
+            print(f"{name:<14}{value:>10,.4g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,4 @@
+"""chatlm for other programs and for the browser: an OpenAI-compatible endpoint, and the screen."""
+
+PLUGIN = "serve"
+"""The plugin's name."""

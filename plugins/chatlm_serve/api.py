@@ -1,0 +1,187 @@
+"""The endpoint: which address does what; the engine is asked through a line, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from functools import partial
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from chatlm import Setup, SideChats
+from chatlm_serve import embeddings
+from chatlm_serve.embeddings import Embedder, body_of, read_wanted
+from chatlm_serve.errors import ApiError, as_api_error
+from chatlm_serve.guarding import HEALTH, Guard, json_body, response
+from chatlm_serve.names import JOINT, listed, setup_of
+from chatlm_serve.params import read_params
+from chatlm_serve.queueing import Line
+from chatlm_serve.replies import Reply, generate
+
+T = TypeVar("T")
+
+CLIENT_GONE = 499
+"""A status that nobody gets to see, as nginx has it."""
+
+
+class Api:
+    """What the addresses do. `stop` and `close` it at the end.
+
+    Args:
+        chats: by which requests are answered; its model is loaded now.
+        queue: how many requests may wait while one is answered.
+    """
+
+    def __init__(self, chats: SideChats, queue: int) -> None:
+        self._chats = chats
+        info = chats.begin(Setup()).engine.info
+        self.model = info.model
+        self._context = info.context_length
+        self._embedder = Embedder()
+        self._replies = Line(queue + 1)
+        self._embeddings = Line(queue + 1)
+
+    def app(self, *, loopback: bool, token: str) -> Starlette:
+        """The ASGI app; arguments as of `Guard`."""
+        return Starlette(
+            routes=[
+                Route(HEALTH, self._health),
+                Route("/v1/models", self._models),
+                Route("/v1/chat/completions", self._chat_completions, methods=["POST"]),
+                Route("/v1/embeddings", self._embed, methods=["POST"]),
+            ],
+            middleware=[Middleware(Guard, loopback=loopback, token=token)],
+            exception_handlers={
+                HTTPException: _http_error,
+                ClientDisconnect: _client_gone,
+                ApiError: _error,
+                Exception: _error,
+            },
+        )
+
+    def stop(self) -> None:
+        """End all replies; for the event loop's thread."""
+        self._replies.stop()
+        self._embeddings.stop()
+
+    def close(self) -> None:
+        """Wait until nothing is computed any more; call `stop` before."""
+        self._replies.close()
+        self._embeddings.close()
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _models(self, request: Request) -> Response:
+        offered = await asyncio.to_thread(self._offered)
+        names = listed(self.model, offered)
+        models = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "chatlm"}
+            | ({"parent": self.model} if JOINT in name.removeprefix(self.model) else {})
+            for name in names
+        ]
+        if embeddings.is_here():
+            models.append(
+                {"id": embeddings.MODEL, "object": "model", "created": 0, "owned_by": "chatlm"}
+            )
+        return JSONResponse({"object": "list", "data": models})
+
+    async def _chat_completions(self, request: Request) -> Response:
+        params = read_params(await json_body(request), self._context)
+        offered = await asyncio.to_thread(self._offered)
+        setup = setup_of(params.model, self.model, offered)
+        reply = Reply(params)
+        events = self._replies.events(partial(generate, self._chats, setup, params))
+        if not params.stream:
+            return JSONResponse(await _while_connected(request, reply.whole(events)))
+        first = await _while_connected(request, _next(events))  # until then it can fail as a whole
+        return EventStream(reply.pieces(first, events))
+
+    async def _embed(self, request: Request) -> Response:
+        wanted = read_wanted(await json_body(request))
+        parts = self._embeddings.events(partial(self._embedder.embed, wanted.texts))
+        return JSONResponse(
+            body_of(await _while_connected(request, _all(parts)), wanted),
+        )
+
+    def _offered(self) -> dict[str, Setup]:
+        """The set-ups that can be joined to the served model."""
+        offered = self._chats.offered().items()
+        return {name: setup for name, setup in offered if not setup.model}
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, whose generator is closed when the client is gone.
+
+    Args:
+        pieces: the events.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, pieces: AsyncGenerator[str, None]) -> None:
+        super().__init__(pieces, headers={"Cache-Control": "no-cache"})
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See `StreamingResponse`."""
+        async with aclosing(self._pieces):
+            await super().__call__(scope, receive, send)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; a client that goes away ends it.
+
+    Raises:
+        ClientDisconnect: it went away.
+        ApiError: the work failed.
+    """
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone.cancel()
+        task.cancel()
+    if not task.done():
+        raise ClientDisconnect
+    try:
+        return task.result()
+    except Exception as error:
+        raise as_api_error(error) from error
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _next(events: AsyncGenerator[T, None]) -> T:
+    return await anext(events)
+
+
+async def _all(events: AsyncGenerator[T, None]) -> list[T]:
+    async with aclosing(events):
+        return [event async for event in events]
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    return response(as_api_error(error))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    words = {404: "There is nothing at", 405: "This method is not for"}
+    return response(ApiError(status, f"{words.get(status, 'Failed:')} {request.url.path}"))
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)

@@ -1,0 +1,150 @@
+"""Texts as vectors, by the embedder that chatlm's indices are made with too."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chatlm import ModelError, find_model, one_line
+from chatlm_serve.errors import ApiError, wrong
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MODEL = "all-minilm-l6-v2"
+MOST_TEXTS = 256
+BATCH = 16
+
+KNOWN = {"model", "input", "encoding_format", "user"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a client wants."""
+
+    texts: tuple[str, ...]
+    base64: bool
+    """Whether vectors are sent as little-endian float32, not as JSON's numbers."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What comes of it."""
+
+    vectors: np.ndarray[Any, np.dtype[np.float32]]
+    tokens: int
+
+
+def read_wanted(body: Mapping[str, Any]) -> Wanted:
+    """Check a body.
+
+    Raises:
+        ApiError: a field is missing, wrong or not supported; it is named.
+    """
+    said = {name: value for name, value in body.items() if value is not None}
+    for name in said.keys() - KNOWN:
+        raise wrong(one_line(name, 60), "is not supported here.", "unsupported_parameter")
+    if said.get("model") != MODEL:
+        raise ApiError(
+            404,
+            f"The model {one_line(str(said.get('model')), 80)!r} does not exist, or makes no "
+            f"embeddings. The one that does is {MODEL}.",
+            param="model",
+            code="model_not_found",
+        )
+    coding = said.get("encoding_format", "float")
+    if coding not in ("float", "base64"):
+        raise wrong("encoding_format", "must be float or base64.")
+    given = said.get("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise wrong("input", "must be a text, or a list of texts; none may be empty.")
+    if not 0 < len(texts) <= MOST_TEXTS:
+        raise wrong("input", f"must be 1 to {MOST_TEXTS} texts, not {len(texts):,}.")
+    return Wanted(tuple(texts), coding == "base64")
+
+
+def is_here() -> bool:
+    """Whether the embedder is on this machine."""
+    try:
+        find_model(MODEL)
+    except ModelError:
+        return False
+    return True
+
+
+class Embedder:
+    """The embedder, loaded when it is first used; for one thread."""
+
+    def __init__(self) -> None:
+        self._model: SentenceTransformer | None = None
+
+    def embed(self, texts: Sequence[str]) -> Generator[Embedded, None, None]:
+        """The vectors of some texts after the others; closing it stops.
+
+        Raises:
+            ApiError: the embedder is not here, or a text is longer than it reads.
+        """
+        model = self._loaded()
+        most = model.max_seq_length or sys.maxsize
+        read = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        for at, tokens in enumerate(read):
+            if len(tokens) > most:
+                raise wrong(
+                    f"input[{at}]",
+                    f"takes {len(tokens):,} tokens; {MODEL} reads {most}.",
+                    "context_length_exceeded",
+                )
+        for start in range(0, len(texts), BATCH):
+            batch = slice(start, start + BATCH)
+            vectors = model.encode(list(texts[batch]), show_progress_bar=False)
+            yield Embedded(np.asarray(vectors, np.float32), sum(map(len, read[batch])))
+
+    def _loaded(self) -> SentenceTransformer:
+        if self._model is None:
+            try:
+                folder = find_model(MODEL).folder
+            except ModelError as error:
+                raise ApiError(404, str(error), param="model", code="model_not_found") from error
+            self._model = _load(folder)
+        return self._model
+
+
+def body_of(parts: Sequence[Embedded], wanted: Wanted) -> dict[str, Any]:
+    """What is sent."""
+    vectors = [vector for part in parts for vector in part.vectors]
+    tokens = sum(part.tokens for part in parts)
+    return {
+        "object": "list",
+        "model": MODEL,
+        "data": [
+            {
+                "object": "embedding",
+                "index": at,
+                "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
+                if wanted.base64
+                else vector.tolist(),
+            }
+            for at, vector in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _load(folder: Path) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return SentenceTransformer(
+        str(folder),
+        local_files_only=True,
+        trust_remote_code=False,
+        model_kwargs={"use_safetensors": True},
+    )

@@ -1,0 +1,76 @@
+"""The screen in a browser: each page that is open has a process of its own, which draws it."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from textual_serve.server import Server
+
+from chatlm_serve.hosts import is_loopback, names_loopback
+
+
+def serve_page(host: str, listener: socket.socket, model: str | None) -> None:
+    """Serve the page until SIGINT or SIGTERM.
+
+    Args:
+        host: where it listens.
+        listener: listens there.
+        model: as `--model` takes it.
+    """
+    command = [sys.executable, "-m", "chatlm_serve.screen", *([model] if model else [])]
+    server = PageServer(
+        shlex.join(command),
+        host=host,
+        title="chatlm",
+        templates_path=Path(__file__).parent / "templates",
+    )
+    web.run_app(server._make_app(), sock=listener, print=None, access_log=None)
+
+
+class PageServer(Server):
+    """Lets only its own page speak to the screen.
+
+    A browser lets any web page open a web socket to any address, this machine's too, so the page's
+    own origin is asked for. The address is taken from the request, as a host has many.
+    """
+
+    def __init__(self, command: str, **more: Any) -> None:
+        super().__init__(command, **more)
+        self._open: set[asyncio.Task[web.WebSocketResponse]] = set()
+
+    async def on_startup(self, app: web.Application) -> None:
+        """Print nothing."""
+
+    async def on_shutdown(self, app: web.Application) -> None:
+        """Close the pages, which would be waited for."""
+        for page in self._open:
+            page.cancel()
+
+    async def handle_index(self, request: web.Request) -> Any:
+        """The page."""
+        self._check_host(request)
+        self.public_url = f"{request.scheme}://{request.host}"
+        return await super().handle_index(request)
+
+    async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """The page's connection to the screen."""
+        self._check_host(request)
+        if urlsplit(request.headers.get("Origin", "")).netloc != request.host:
+            raise web.HTTPForbidden(text="Only chatlm's own page may open the chat.")
+        page = asyncio.create_task(super().handle_websocket(request))
+        self._open.add(page)
+        try:
+            return await page
+        finally:
+            self._open.discard(page)
+
+    def _check_host(self, request: web.Request) -> None:
+        if is_loopback(self.host) and not names_loopback(request.host):
+            raise web.HTTPForbidden(text="This page is reached as 127.0.0.1 or localhost only.")

@@ -1,0 +1,36 @@
+"""The hooks by which chatlm knows the two servers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from chatlm import hookimpl
+
+if TYPE_CHECKING:
+    from chatlm import Commands
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the person can set under `[plugins.serve]`."""
+
+    queue: int = field(
+        default=16,
+        metadata={"help": "Requests that may wait while one is answered; more are turned away."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.queue < 0:
+            raise ValueError("queue must be 0 or more")
+
+
+@hookimpl
+def register_commands(cli: Commands) -> None:
+    """Add `chatlm serve` and `chatlm web`."""
+    cli.add_lazy(
+        "serve",
+        "chatlm_serve.commands:serve",
+        "Answer other programs by an OpenAI-compatible endpoint.",
+    )
+    cli.add_lazy("web", "chatlm_serve.commands:web", "Open the chat in a browser.")

@@ -1,0 +1,111 @@
+"""The endpoint over an engine that says each client's own words, on a port of this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from typing import Any
+
+from chatlm import Engine, EngineEvent, Request
+from chatlm.config import Config
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.events import Delta
+from chatlm.plugins import PluginHost
+from chatlm.sidechats import OwnSideChats
+from chatlm_serve.api import Api
+from chatlm_serve.hosts import bound
+from chatlm_serve.running import Server
+
+MODEL = "scripted"
+
+PATIENCE = 20.0
+
+
+class Echo(ScriptedEngine):
+    """Says the last message in capitals, a word a token."""
+
+    made = 0
+    """Tokens so far."""
+
+    def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
+        self.queue(request.messages[-1].content.upper())
+        for event in super().stream(request):
+            self.made += isinstance(event, Delta)
+            yield event
+
+
+class _InAThread(Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Only a main thread gets any."""
+        yield
+
+
+@contextmanager
+def serving(
+    engine: Engine,
+    *,
+    plugins: PluginHost | None = None,
+    queue: int = 16,
+    loopback: bool = True,
+    token: str = "",
+) -> Iterator[str]:
+    """Serve in a thread.
+
+    Yields:
+        The address, without a path.
+    """
+    host = plugins or PluginHost()
+    chats = OwnSideChats(Config(), host, lambda m, r: engine, lambda w: None)
+    with bound("127.0.0.1", 0) as listener, chats:
+        server = _InAThread(Api(chats, queue), loopback=loopback, token=token)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        port = listener.getsockname()[1]
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "this never came"
+        time.sleep(0.005)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def send(
+    address: str,
+    path: str,
+    content: bytes | None = None,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str | bytes] | None = None,
+) -> Answer:
+    """A request of plain HTTP."""
+    host = address.removeprefix("http://")
+    with closing(HTTPConnection(host, timeout=PATIENCE)) as connection:
+        connection.request(method, path, content, headers or {})
+        answer = connection.getresponse()
+        lower = {name.lower(): value for name, value in answer.getheaders()}
+        return Answer(answer.status, lower, answer.read())

@@ -1,0 +1,202 @@
+"""What the endpoint makes of a request's body, and of a model's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatlm import Sampling, Setup
+from chatlm_serve.errors import ApiError
+from chatlm_serve.hosts import is_loopback, names_loopback
+from chatlm_serve.names import listed, setup_of
+from chatlm_serve.params import KNOWN, read_params
+
+USER = {"role": "user", "content": "Hi"}
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [USER]} | fields
+
+
+def refused(**fields: Any) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        read_params(body(**fields), 2048)
+    assert caught.value.status == 400
+    return caught.value
+
+
+def test_all_that_is_supported_is_read() -> None:
+    params = read_params(
+        body(
+            messages=[
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": [{"type": "text", "text": "One"}]},
+                {"role": "user", "content": "more"},
+                {"role": "assistant", "content": "Yes?", "tool_calls": None},
+                {"role": "user", "content": "Two"},
+            ],
+            temperature=0,
+            top_p=0.5,
+            frequency_penalty=1,
+            presence_penalty=-1.0,
+            top_k=4,
+            seed=7,
+            max_completion_tokens=9,
+            stop=["a", "b"],
+            stream=True,
+            stream_options={"include_usage": True},
+            n=1,
+            user="someone",
+            response_format={"type": "text"},
+            tools=None,
+        ),
+        2048,
+    )
+    assert (params.system, params.history) == ("Be brief.", (("One\n\nmore", "Yes?"),))
+    assert (params.question, params.stream, params.include_usage) == ("Two", True, True)
+    assert params.sampling == Sampling(
+        temperature=0, top_p=0.5, frequency_penalty=1, presence_penalty=-1.0, top_k=4, seed=7,
+        max_tokens=9, stop=("a", "b"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tools", [{"type": "function"}]),
+        ("logprobs", True),
+        ("top_logprobs", 3),
+        ("response_format", {"type": "json_object"}),
+        ("n", 2),
+        ("n", True),
+        ("temprature", 1),
+        ("audio", {}),
+    ],
+)
+def test_what_is_not_supported_is_named(field: str, value: Any) -> None:
+    error = refused(**{field: value})
+    assert (error.param, error.code) == (field, "unsupported_parameter")
+    assert field in error.message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("temperature", 9, "temperature"),
+        ("temperature", float("nan"), "temperature"),
+        ("top_p", "high", "top_p"),
+        ("seed", 1.5, "seed"),
+        ("max_tokens", 0, "max_tokens"),
+        ("max_tokens", 2049, "max_tokens"),
+        ("max_completion_tokens", "9", "max_completion_tokens"),
+        ("stop", "", "stop"),
+        ("stop", ["x"] * 17, "stop"),
+        ("stop", 5, "stop"),
+        ("stream", "yes", "stream"),
+        ("stream_options", {"include_usage": True}, "stream_options"),
+        ("model", 4, "model"),
+        ("model", None, "model"),
+        ("messages", [], "messages"),
+        ("messages", "Hi", "messages"),
+        ("messages", [USER] * 1001, "messages"),
+        ("messages", ["Hi"], "messages[0]"),
+        ("messages", [{"role": "tool", "content": "x"}], "messages[0].role"),
+        ("messages", [{"role": "developer", "content": "x"}], "messages[0].role"),
+        ("messages", [{"role": "user", "content": None}], "messages[0].content"),
+        ("messages", [{**USER, "name": "Bob"}], "messages[0].name"),
+        ("messages", [{"role": "user", "content": [{"type": "image_url"}]}],
+         "messages[0].content[0]"),
+        ("messages", [{"role": "system", "content": "x"}], "messages"),
+        ("messages", [USER, {"role": "system", "content": "x"}, USER], "messages"),
+        ("messages", [USER, {"role": "assistant", "content": "x"}], "messages"),
+        ("messages", [{"role": "assistant", "content": "x"}, USER], "messages"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(field: str, value: Any, param: str) -> None:
+    error = refused(**{field: value})
+    assert error.param == param
+    assert error.message.startswith(param)
+
+
+def test_only_one_limit_of_tokens_is_taken() -> None:
+    assert refused(max_tokens=1, max_completion_tokens=1).param == "max_tokens"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(KNOWN)), JSON))
+def test_any_body_is_read_or_refused(fields: dict[str, Any]) -> None:
+    try:
+        read_params(fields, 2048)
+    except ApiError as error:
+        assert error.status == 400
+
+
+OFFERED = {
+    "pirate": Setup(adapter="pirate"),
+    "poet": Setup(adapter="poet"),
+    "manual": Setup(kept={"rag": {"index": "manual"}}),
+    "notes": Setup(kept={"rag": {"index": "notes"}}),
+    "calm": Setup(sampling=Sampling(temperature=0.1)),
+}
+
+
+def test_a_name_joins_set_ups() -> None:
+    assert setup_of("a+b", "a+b", OFFERED) == Setup()
+    assert setup_of("m+pirate+calm+manual", "m", OFFERED) == Setup(
+        adapter="pirate",
+        sampling=Sampling(temperature=0.1),
+        kept={"rag": {"index": "manual"}},
+    )
+    for name in listed("m", OFFERED):
+        setup_of(name, "m", OFFERED)
+
+
+@pytest.mark.parametrize("name", ["", "n", "m+", "m+nobody", "mm", "m pirate", "pirate", "+pirate"])
+def test_an_unknown_name_is_not_found(name: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        setup_of(name, "m", OFFERED)
+    assert (caught.value.status, caught.value.code) == (404, "model_not_found")
+
+
+def test_the_nearest_name_is_suggested() -> None:
+    with pytest.raises(ApiError, match=r"Did you mean m\+pirate"):
+        setup_of("m+pirat", "m", OFFERED)
+
+
+@pytest.mark.parametrize("name", ["m+pirate+poet", "m+manual+notes", "m+pirate+pirate"])
+def test_parts_that_exclude_each_other_are_refused(name: str) -> None:
+    with pytest.raises(ApiError, match="cannot be used together") as caught:
+        setup_of(name, "m", OFFERED)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
+        ("0.0.0.0", False), ("192.168.1.5", False), ("example.org", False), ("", False),
+    ],
+)  # fmt: skip
+def test_which_addresses_only_this_machine_reaches(host: str, own: bool) -> None:
+    assert is_loopback(host) is own
+
+
+@pytest.mark.parametrize(
+    ("header", "own"),
+    [
+        ("127.0.0.1:8000", True), ("localhost", True), ("LOCALHOST:1", True), ("[::1]:8000", True),
+        ("evil.example", False), ("127.0.0.1.evil.example", False), ("", False), ("[", False),
+        ("localhost@evil.example", False),
+    ],
+)  # fmt: skip
+def test_which_host_headers_mean_this_machine(header: str, own: bool) -> None:
+    assert names_loopback(header) is own
