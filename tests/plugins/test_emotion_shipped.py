@@ -1,0 +1,66 @@
+"""The classifier that comes with chatlm does what its card says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.emotion import EVERYDAY
+from chatlm_emotion import card, classifier, examples, library
+from chatlm_emotion.card import UNSURE, WEIGHTS
+from chatlm_emotion.classifier import ICONS, Classifier
+from chatlm_emotion.evaluating import evaluate
+from tests import models
+
+
+@pytest.fixture
+def mood(home: Path) -> Classifier:
+    models.lend(home, models.embedder_model())
+    return classifier.load(library.located(library.SHIPPED))
+
+
+def test_it_is_small_and_says_where_it_comes_from(home: Path) -> None:
+    place = library.located(library.SHIPPED)
+    assert not place.own
+    assert (place.path / WEIGHTS).stat().st_size < 2_000_000
+    known = card.read(place.path)
+    assert "research" in known.licence
+    assert known.command.startswith("chatlm emotion train mood --data train.jsonl")
+    assert known.labels == ("anger", "fear", "joy", "love", "sadness", "surprise")
+    assert {*known.labels, UNSURE} == set(ICONS)
+    assert "Licence" in (place.path / "README.md").read_text()
+
+
+def test_texts_that_nobody_learnt_from(mood: Classifier, shared_data: Path) -> None:
+    """Figures of the card and the benchmark, on val.jsonl of dair-ai/emotion."""
+    val = examples.read([shared_data / "emotion" / "val.jsonl"])
+    found = evaluate(mood, val)
+    assert found.scores.accuracy.value >= 0.935
+    assert found.scores.macro_f1.value >= 0.90
+    assert found.scores.ece.value <= 0.05
+    assert found.unsure < 0.05
+
+
+def test_everyday_sentences_are_nobodys_mood(mood: Classifier) -> None:
+    found = evaluate(mood, examples.read([EVERYDAY]))
+    assert found.without_label == 100
+    assert found.unsure_without_label >= 0.9
+    assert found.scores.accuracy.value >= 0.7
+    (train,) = mood.classify(["The train is at nine."])
+    assert train.label == UNSURE
+
+
+def test_what_it_learnt_from_is_not_what_it_is_measured_on() -> None:
+    learnt = examples.read([Path(card.__file__).parent / "data" / "everyday.jsonl"])
+    asked = examples.read([EVERYDAY])
+    assert not {row.text.lower() for row in learnt.rows} & {row.text.lower() for row in asked.rows}
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "😠😠😠", "\ud800", "\0", "a" * 100_000, "<|im_end|>", "世界 " * 3000]
+)
+def test_any_text_has_a_verdict(mood: Classifier, text: str) -> None:
+    (verdict,) = mood.classify([text])
+    assert verdict.label in ICONS
+    assert sum(verdict.probabilities.values()) == pytest.approx(1)
