@@ -18,8 +18,9 @@ from chatlm_openai.body import GO_ON
 from chatlm_openai.chunks import Failure
 from chatlm_openai.endpoints import Endpoint
 
-BUSY = (429, 502, 503)
-"""Answers after which the same is asked again."""
+_BUSY = (429, 502, 503)
+_QUOTA = "insufficient_quota"
+"""What OpenAI calls it when nothing is left to spend; its status is 429 too."""
 
 SHOWN = 300
 """Characters of a server's own words."""
@@ -48,6 +49,11 @@ class Refusal(Exception):
         self.status = status
         self.failure = failure
         self.headers = headers
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same may be answered in a moment."""
+        return self.status in _BUSY and _QUOTA not in self.failure.marks
 
     @property
     def retry_after(self) -> float | None:

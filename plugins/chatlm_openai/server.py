@@ -13,7 +13,7 @@ from chatlm import EngineError, __version__
 from chatlm_openai import body, chunks
 from chatlm_openai.chunks import Chunk, RemoteModel
 from chatlm_openai.endpoints import Endpoint
-from chatlm_openai.refusals import BUSY, Refusal, Words, failure_in
+from chatlm_openai.refusals import Refusal, Words, failure_in
 from chatlm_openai.settings import Settings
 
 MOST_BYTES = 8 * 2**20
@@ -117,7 +117,7 @@ class Server:
                 after = refusal.retry_after
                 pause = wait if after is None else max(after, FIRST_WAIT)
                 patience = self._settings.patience_seconds - waited
-                if refusal.status not in BUSY or pause > patience:
+                if not refusal.passes or pause > patience:
                     raise await self._told(refusal, asked) from refusal
                 waited, wait = waited + pause, min(2 * wait, LONGEST_WAIT)
                 await asyncio.sleep(pause)
@@ -155,6 +155,8 @@ class Server:
             raise self.words.failed_within(error.failure) from error
         except (chunks.NotUnderstood, httpx2.SSEError) as error:
             raise self.words.not_understood(str(error).rstrip(".")) from error
+        except (httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            raise self.words.unreachable(error) from error
         except httpx2.HTTPError as error:
             if not ended:
                 raise self.words.broke_off(begun=begun) from error

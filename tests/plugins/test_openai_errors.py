@@ -95,6 +95,27 @@ def test_a_server_that_is_gone_is_tried_again_but_not_for_long() -> None:
     assert 0.4 <= time.monotonic() - started < 5
 
 
+def test_a_server_that_does_not_accept_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATLM_OPENAI_CONNECT_SECONDS", "0.3")
+    with serving() as script:
+        engine = opened(f"m@{script.url}")
+    port = int(script.url.removesuffix("/v1").rpartition(":")[2])
+    with closing(engine), closing(socket.socket()) as full:
+        full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        full.bind(("127.0.0.1", port))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        with pytest.raises(EngineError, match="cannot be reached: it does not answer"):
+            opened(f"m@{script.url}")
+        with pytest.raises(EngineError, match="cannot be reached: it does not answer"):
+            list(engine.stream(request("Hi")))
+        for each in waiting:
+            each.close()
+
+
 def test_a_name_that_is_not_known() -> None:
     with pytest.raises(EngineError, match="no machine of this name is known"):
         opened("m@http://nowhere.invalid/v1")
@@ -189,6 +210,13 @@ def test_who_wants_to_be_asked_much_later_is_not_waited_for() -> None:
     error = error_of(refuses(429, b"", {"Retry-After": "3600"}))
     assert "in 3600 seconds" in error.hint
     assert time.monotonic() - started < PATIENCE
+
+
+def test_who_has_nothing_left_to_spend_is_not_asked_again() -> None:
+    broke = {"error": {"message": "Add credit.", "code": "insufficient_quota"}}
+    with serving(refuses(429, broke), says("Hello")) as script:
+        assert "Add credit." in said_until_it_failed(script)[1].message
+    assert len(script.asked) == 1
 
 
 def test_a_failure_is_not_asked_again() -> None:
