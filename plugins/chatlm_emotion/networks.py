@@ -10,7 +10,8 @@ from __future__ import annotations
 import string
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -134,10 +135,11 @@ class Encoder(Head):
     def _load(self, base: ModelLocation, dtype: str) -> Any:
         from transformers import AutoModel
 
-        # the pooling layer of BERT's own, unused here, would be adapted with the others
-        return AutoModel.from_pretrained(
-            base.folder, dtype=getattr(torch, dtype), add_pooling_layer=False
-        )
+        with _quiet():
+            # the pooling layer of BERT's own, unused here, would be adapted with the others
+            return AutoModel.from_pretrained(
+                base.folder, dtype=getattr(torch, dtype), add_pooling_layer=False
+            )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Network`."""
@@ -212,6 +214,22 @@ class Generate(Network):
 
 
 KINDS: dict[str, type[Network]] = {"generate": Generate, "head": Head, "encoder": Encoder}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and reports of transformers in the middle of a screen."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _answers(labels: Sequence[str], tokens: Any) -> list[list[int]]:

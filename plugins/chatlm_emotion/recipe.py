@@ -40,9 +40,6 @@ class Recipe:
     """Before the LoRA matrices; on a chat model's hundreds of them it takes a fifth of the time."""
     rate: float = 5e-4
     """The highest learning rate; it rises over the warm-up and falls to 0 on a cosine."""
-    average: float = 0.0
-    """Decay of a moving average of the weights, which is checked and kept in their place; 0 for
-    none."""
     smoothing: float = 0.05
     """Share of a label's weight that all labels get, since labels are wrong now and then."""
     epochs: int = 3
@@ -55,7 +52,7 @@ class Recipe:
     checks: int = 2
     """How often in an epoch the held-out texts are classified."""
     patience: int = 4
-    """After so many checks without a better one the training ends."""
+    """After so many checks without a lower loss the training ends."""
     longest: int = 128
     """Tokens; of a longer text the end is cut off."""
     seed: int = 0
@@ -77,7 +74,7 @@ DEFAULTS: dict[Method, dict[str, Any]] = {
     "baseline": {},
     "generate": {},
     "head": {},
-    "encoder": {"rate": 1e-3, "epochs": 6, "lora_dropout": 0.1, "average": 0.998},
+    "encoder": {"rate": 1e-3, "epochs": 6, "lora_dropout": 0.1},
 }
 """Where a method is best trained otherwise."""
 
@@ -88,7 +85,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("dropout", 0, 0.9),
     ("lora_dropout", 0, 0.9),
     ("rate", 1e-8, 1),
-    ("average", 0, 0.99999),
     ("smoothing", 0, 0.9),
     ("epochs", 1, 1000),
     ("batch", 1, 4096),

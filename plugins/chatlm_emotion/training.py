@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,6 @@ def fit(
         optimizer, round(recipe.warmup * progress.steps), progress.steps
     )
     every = max(per_epoch // recipe.checks, 1)
-    average = Average(learnt, recipe.average)
     best: dict[str, Tensor] = {}
     progress.begin()
     for _ in range(recipe.epochs):
@@ -70,51 +68,18 @@ def fit(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            average.update(progress.step)
             progress.stepped(loss.item(), sum(len(ids[row]) for row in rows))
             watcher.changed(progress)
             ends = progress.step == progress.steps or stopped()
             if ends or progress.step % every == 0:
-                with average.in_place():
-                    if _check(network, held_out, progress):
-                        best = {name: value.detach().clone() for name, value in learnt.items()}
+                if _check(network, held_out, progress):
+                    best = {name: value.detach().clone() for name, value in learnt.items()}
                 watcher.changed(progress)
                 if ends or progress.checks_since_best >= recipe.patience:
                     _restore(learnt, best)
                     progress.ended = "stopped by the person" if stopped() else progress.ended
                     return progress
     return progress
-
-
-class Average:
-    """A moving average of weights, which is steadier than what the last steps left.
-
-    Args:
-        weights: by name; they go on changing.
-        decay: 0 for the weights themselves. In the first steps it is lower, so that the average
-            does not remember the beginning.
-    """
-
-    def __init__(self, weights: dict[str, Tensor], decay: float) -> None:
-        self._weights, self._decay = weights, decay
-        self._mean = {name: value.detach().clone() for name, value in weights.items()}
-
-    def update(self, step: int) -> None:
-        """Take the weights in after a step."""
-        decay = min(self._decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, mean in self._mean.items():
-                mean.lerp_(self._weights[name], 1 - decay)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Let the average stand in the place of the weights for a while."""
-        now = {name: value.detach().clone() for name, value in self._weights.items()}
-        _restore(self._weights, self._mean)
-        try:
-            yield
-        finally:
-            _restore(self._weights, now)
 
 
 class Trained:

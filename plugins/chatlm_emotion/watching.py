@@ -46,12 +46,12 @@ class Progress:
         """A check is done; whether it is the best so far."""
         before = self.best
         self.checks.append(check)
-        return before is None or (check.accuracy, -check.loss) > (before.accuracy, -before.loss)
+        return before is None or check.loss < before.loss
 
     @property
     def best(self) -> Check | None:
-        """The check with the highest accuracy, of equal ones that with the lower loss."""
-        return max(self.checks, key=lambda check: (check.accuracy, -check.loss), default=None)
+        """The check with the lowest loss, which is steadier than the accuracy of a few texts."""
+        return min(self.checks, key=lambda check: check.loss, default=None)
 
     @property
     def checks_since_best(self) -> int:

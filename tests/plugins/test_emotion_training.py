@@ -181,12 +181,13 @@ def test_another_base_is_refused(trained_home: Path, data: Path) -> None:
 
 def test_patience_counts_from_the_best_check() -> None:
     progress = Progress()
-    for step, accuracy in enumerate([0.5, 0.7, 0.6, 0.7]):
-        better = progress.checked(Check(step, accuracy, 1.0))
+    for step, loss in enumerate([0.5, 0.3, 0.4, 0.3]):
+        better = progress.checked(Check(step, 0.9, loss))
         assert better == (step < 2)
-    assert progress.best == Check(1, 0.7, 1.0)
+    assert progress.best == Check(1, 0.9, 0.3)
     assert progress.checks_since_best == 2
-    assert progress.checked(Check(9, 0.7, 0.5)), "as right, and surer of what is right"
+    assert progress.checked(Check(9, 0.1, 0.2))
+    assert progress.checks_since_best == 0
 
 
 def test_batches_hold_each_row_once_and_like_lengths() -> None:
