@@ -64,7 +64,7 @@ async def load(
         seconds: after these nobody asks again.
         tokens: of each reply, at most.
     """
-    client = AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
+    client = AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
     made = Load()
     end = time.monotonic() + seconds
 
@@ -114,7 +114,8 @@ async def load(
             made.mixed += said != expected[question]
             made.latencies.append(time.monotonic() - started)
 
-    await asyncio.gather(*(talk(*each) for each in enumerate(expected)))
+    async with client:
+        await asyncio.gather(*(talk(*each) for each in enumerate(expected)))
     return made
 
 

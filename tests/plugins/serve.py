@@ -29,13 +29,20 @@ PATIENCE = 20.0
 class Echo(ScriptedEngine):
     """Says the last message in capitals, a word a token."""
 
-    made = 0
-    """Tokens so far."""
+    def __init__(self, delay: float = 0.0) -> None:
+        super().__init__(delay=delay)
+        self.made = 0
+        """Tokens so far."""
+        self.may_speak = threading.Event()
+        """Cleared, it waits before its next word."""
+        self.may_speak.set()
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         self.queue(request.messages[-1].content.upper())
         for event in super().stream(request):
-            self.made += isinstance(event, Delta)
+            if isinstance(event, Delta):
+                self.may_speak.wait(PATIENCE)
+                self.made += 1
             yield event
 
 

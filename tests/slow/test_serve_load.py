@@ -16,6 +16,6 @@ async def test_no_reply_is_lost_or_mixed_in_a_minute() -> None:
     with serving(engine) as address:
         made = await load(address, MODEL, expected, seconds=60, tokens=24)
     assert (made.mixed, made.lost) == (0, 0)
-    assert made.answered > 500
+    assert made.answered > 50
     assert made.turned_away > 0
     assert len(engine.requests) == made.answered + made.left
