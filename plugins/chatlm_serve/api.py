@@ -82,16 +82,16 @@ class Api:
 
     async def _models(self, request: Request) -> Response:
         offered = await asyncio.to_thread(self._offered)
-        names = listed(self.model, offered)
+        about = {"object": "model", "created": 0, "owned_by": "chatlm"}
+        chat = about | {"max_model_len": self._context}  # as vLLM calls it
         models = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "chatlm"}
+            {"id": name}
+            | chat
             | ({"parent": self.model} if JOINT in name.removeprefix(self.model) else {})
-            for name in names
+            for name in listed(self.model, offered)
         ]
         if embeddings.is_here():
-            models.append(
-                {"id": embeddings.MODEL, "object": "model", "created": 0, "owned_by": "chatlm"}
-            )
+            models.append({"id": embeddings.MODEL} | about)
         return JSONResponse({"object": "list", "data": models})
 
     async def _chat_completions(self, request: Request) -> Response:
@@ -108,9 +108,7 @@ class Api:
     async def _embed(self, request: Request) -> Response:
         wanted = read_wanted(await json_body(request))
         parts = self._embeddings.events(partial(self._embedder.embed, wanted.texts))
-        return JSONResponse(
-            body_of(await _while_connected(request, _all(parts)), wanted),
-        )
+        return JSONResponse(body_of(await _while_connected(request, _all(parts)), wanted))
 
     def _offered(self) -> dict[str, Setup]:
         """The set-ups that can be joined to the served model."""

@@ -30,7 +30,7 @@ LOOPBACK = "127.0.0.1"
     default="",
     help="Clients must send it; better said by CHATLM_SERVE_TOKEN, which others do not see.",
 )
-@click.option("--model", metavar="NAME", help="Answer with this model.")  # fmt: skip
+@click.option("-m", "--model", metavar="NAME", help="Answer with this model.")  # fmt: skip
 def serve(host: str, port: int, token: str, model: str | None) -> None:
     """Answer other programs by an OpenAI-compatible endpoint.
 
@@ -66,7 +66,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     is_flag=True,
     help="Let anyone who reaches --host read and write your chats and files.",
 )
-@click.option("--model", metavar="NAME", help="Chat with this model.")  # fmt: skip
+@click.option("-m", "--model", metavar="NAME", help="Chat with this model.")  # fmt: skip
 def web(host: str, port: int, anyone: bool, model: str | None) -> None:
     """Open the chat in a browser.
 

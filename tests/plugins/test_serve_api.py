@@ -129,6 +129,7 @@ def test_models_are_listed_with_what_can_be_joined(client: OpenAI, engine: Echo)
     models = {model.id: model for model in client.models.list()}
     assert {"scripted", "scripted+pirate", "scripted+calm"} <= models.keys()
     assert "scripted+elsewhere" not in models
+    assert models["scripted"].max_model_len == 4096  # type: ignore[attr-defined]
     assert models["scripted+pirate"].parent == "scripted"  # type: ignore[attr-defined]
     assert ask(client, "x", "scripted+pirate+calm").model == "scripted+pirate+calm"
     request = engine.requests[-1]
