@@ -31,6 +31,8 @@ class Order:
     base: ModelLocation | None
     """None for a baseline."""
     threshold: float
+    validation: Examples | None = None
+    """What the checks classify; None for the held-out part of the data."""
     description: str = ""
     licence: str = ""
     command: str = ""
@@ -48,7 +50,7 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
         Its card.
 
     Raises:
-        UsageError: the name is taken, or a label has too few texts.
+        UsageError: the name is taken, a label has too few texts, or the validation has another.
         ChatlmError: the disk is full, or the base cannot be loaded.
     """
     place = library.free(order.name)
@@ -56,7 +58,8 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
     _enough(learn, order.data.labels)
     held_out = [row for row in held_out if row.label is not None]
     start = time.monotonic()
-    scorer, save, progress = _trained(order, learn, held_out, watcher, stopped)
+    checked = held_out if order.validation is None else _labelled(order.validation, order.data)
+    scorer, save, progress = _trained(order, learn, checked, watcher, stopped)
     progress.note = "measuring"
     watcher.changed(progress)
     scores = np.asarray(scorer.scores([row.text for row in held_out]))
@@ -82,6 +85,7 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
             "held_out": len(held_out),
             "without_label": sum(row.label is None for row in learn),
             "repeated": order.data.repeated,
+            "validation": list(order.validation.names) if order.validation else [],
         },
         settings=order.recipe.to_dict(),
         scores={
@@ -102,6 +106,15 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
         save(new)
         card.write(made, new)
     return made
+
+
+def _labelled(validation: Examples, data: Examples) -> list[Example]:
+    if unknown := sorted(set(validation.labels) - set(data.labels)):
+        raise UsageError(
+            f"{', '.join(validation.names)} has the label {unknown[0]!r}, which no text to learn "
+            "from has.",
+        )
+    return [row for row in validation.rows if row.label is not None]
 
 
 def _enough(learn: list[Example], labels: tuple[str, ...]) -> None:

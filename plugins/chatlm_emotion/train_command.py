@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help='Lines of {"text": …, "label": …}; a null label teaches to be unsure. May be repeated.',
 )
+@click.option(
+    "--validation",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="As --data: decides when to stop. Default: the held-out part of the data.",
+)
 @click.option("--method", type=click.Choice(METHODS), default="encoder", show_default=True)
 @click.option("--base", metavar="MODEL", help="The model to adapt. Default: the method's usual.")
 @click.option("--tells", default="mood", metavar="WORD", help="What the labels are about: mood.")
@@ -56,6 +62,7 @@ def train(
     /,
     name: str,
     data: tuple[Path, ...],
+    validation: Path | None,
     method: Method,
     base: str | None,
     tells: str,
@@ -98,6 +105,7 @@ def train(
         recipe=recipe,
         base=None if method == "baseline" else ensure_model(base or BASES[method]),
         threshold=threshold,
+        validation=examples.read([expanded(str(validation))]) if validation else None,
         description=description,
         licence=licence,
         command=_typed(context, name, data),
@@ -116,7 +124,9 @@ def _typed(context: click.Context, name: str, data: tuple[Path, ...]) -> str:
         key = option.name or ""
         given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
         if given and key not in {"name", "data", "as_json"}:
-            words += [max(option.opts, key=len), str(context.params[key])]
+            value = context.params[key]
+            said = value.name if isinstance(value, Path) else str(value)
+            words += [max(option.opts, key=len), said]
     return shlex.join(words)
 
 
