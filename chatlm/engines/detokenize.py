@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
+# The package before its part: while another thread imports the package, `tokenizers.decoders` would
+# wait for that thread, which waits for `tokenizers.decoders`, and both imports fail.
+from tokenizers import decoders
 
 
 class Detokenizer:
@@ -17,7 +19,7 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Any, context: list[int] | None = None) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(ids=context or [], skip_special_tokens=True)
+        self._stream = decoders.DecodeStream(ids=context or [], skip_special_tokens=True)
         self._waiting: list[int] = []
 
     def feed(self, token: int) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -189,3 +191,25 @@ def test_an_unfinished_character_is_dropped_at_the_end(tokens: PromptTokenizer) 
     stream = tokens.detokenizer()
     text = "".join(stream.feed(token) for token in ids[:-1]) + stream.flush()
     assert text.rstrip() == "ok"
+
+
+def test_two_threads_may_import_what_reads_tokens() -> None:
+    """A plugin may load a tokenizer of its own while the model is loaded."""
+    code = """
+import sys, threading
+barrier, wrong = threading.Barrier(2), []
+def bring(name):
+    barrier.wait()
+    try:
+        __import__(name)
+    except BaseException as error:
+        wrong.append(repr(error))
+threads = [threading.Thread(target=bring, args=(name,))
+           for name in ("chatlm.engines.detokenize", "tokenizers")]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+sys.exit("; ".join(wrong) or 0)
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,6 +166,21 @@ def test_what_was_learnt_until_the_stop_is_kept(trained_home: Path, data: Path) 
     assert made.cost["steps"] == 1
     assert made.cost["ended"] == "stopped by the person"
     assert library.located("early").path.is_dir()
+
+
+def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) -> None:
+    other = data.with_name("other.jsonl")
+    other.write_text('{"text": "a pony", "label": "pets"}\n{"text": "a saw", "label": "tools"}\n')
+    wanted = order("checked", data, "encoder", epochs=1)
+    wanted = dataclasses.replace(wanted, validation=examples.read([other]))
+    made = making.make(wanted, Watcher(), lambda: False)
+    assert made.source["validation"] == ["other.jsonl"]
+    assert {check["accuracy"] for check in made.cost["curve"]} <= {0.0, 0.5, 1.0}
+    assert made.source["held_out"] == 12, "which calibrate"
+    other.write_text('{"text": "a pony", "label": "horses"}\n{"text": "b", "label": "pets"}\n')
+    wanted = dataclasses.replace(wanted, name="x", validation=examples.read([other]))
+    with pytest.raises(ChatlmError, match="label 'horses'"):
+        making.make(wanted, Watcher(), lambda: False)
 
 
 def test_another_base_is_refused(trained_home: Path, data: Path) -> None:
