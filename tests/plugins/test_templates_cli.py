@@ -43,7 +43,7 @@ def test_a_broken_one_is_told_and_the_others_are_listed(home: Path) -> None:
     checked = chatlm("templates", "check")
     assert checked.returncode == 1
     assert "line 2" in checked.stderr
-    assert "15 of 16" in checked.stdout
+    assert "16 of 17" in checked.stdout
 
 
 def test_new_edit_show_and_render(home: Path) -> None:
