@@ -212,7 +212,8 @@ def check_version(connection: sqlite3.Connection, migrations: Migrations, where:
             f"{len(migrations)}).",
             hint="Update chatlm, or set CHATLM_HOME to another folder.",
         )
-    if version == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+    used = connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+    if used and _version(connection) == 0:  # read again: another chatlm may just have made it
         raise StoreError(
             f"{where} is a database of another program.",
             hint="Move it away, or set CHATLM_HOME to another folder.",
