@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chatlm import UsageError
 from chatlm_emotion.scoring import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _BLUE, _GREY = "#0072b2", "#777777"
 
@@ -34,10 +38,7 @@ def save(scores: Scores, title: str, path: Path) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def _confusion(axes: object, scores: Scores) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)  # noqa: S101  # for the types
+def _confusion(axes: Axes, scores: Scores) -> None:
     shares = [[count / max(sum(row), 1) for count in row] for row in scores.confusion]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     places = range(len(scores.labels))
@@ -56,10 +57,7 @@ def _confusion(axes: object, scores: Scores) -> None:
             )  # fmt: skip
 
 
-def _reliability(axes: object, scores: Scores) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)  # noqa: S101  # for the types
+def _reliability(axes: Axes, scores: Scores) -> None:
     full = [each for each in scores.bins if each.count]
     axes.plot([0, 1], [0, 1], "--", color=_GREY, label="perfectly calibrated")
     axes.bar(

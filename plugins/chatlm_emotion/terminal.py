@@ -8,11 +8,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from chatlm import one_line
 from chatlm_emotion.watching import Progress, Watcher
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 
 @contextmanager
@@ -68,11 +73,11 @@ def in_words(progress: Progress) -> str:
 
 
 class _Bar(Watcher):
-    def __init__(self, bars: object, task: object) -> None:
+    def __init__(self, bars: Bars, task: TaskID) -> None:
         self._bars, self._task = bars, task
 
     def changed(self, progress: Progress) -> None:
-        self._bars.update(  # type: ignore[attr-defined]
+        self._bars.update(
             self._task,
             description=one_line(in_words(progress), 100),
             completed=progress.step,
