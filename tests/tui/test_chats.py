@@ -264,6 +264,20 @@ async def test_the_transcript_follows_until_the_person_scrolls_up() -> None:
         await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y)
 
 
+async def test_turning_pages_at_the_end_goes_on_following() -> None:
+    engine = StillEngine(*["word\n\n"] * 40, stand_after=20)
+    async with make_app(engine).run_test() as pilot:
+        transcript = chat_of(pilot).query_one(Transcript)
+        await say(pilot, "Go")
+        await until(pilot, lambda: line(pilot).startswith("writing · 20"))
+        await pilot.press("pageup", "pagedown", "pagedown", "pagedown")
+        await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y)
+        seen = transcript.max_scroll_y
+        engine.go.set()
+        await idle(pilot)
+        await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y > seen + 5)
+
+
 async def test_a_short_chat_stands_at_the_top() -> None:
     async with make_app(ScriptedEngine("Hi.")).run_test() as pilot:
         await say(pilot, "Hello")

@@ -111,8 +111,7 @@ class ChatView(Vertical):
 
     def turn_page(self, pages: int) -> None:
         """Scroll the transcript by -1 or 1 pages."""
-        transcript = self.query_one(Transcript)
-        (transcript.scroll_page_down if pages > 0 else transcript.scroll_page_up)(animate=False)
+        self.query_one(Transcript).turn_page(pages)
 
     @on(Suggestion.Taken)
     def _use_suggestion(self, event: Suggestion.Taken) -> None:

@@ -125,6 +125,15 @@ class Transcript(VerticalScroll, can_focus=False):
         self.anchor()
         self._show_newer()
 
+    def turn_page(self, pages: int) -> None:
+        """Scroll by -1 or 1 pages; the last one is followed while it grows."""
+        if pages < 0:
+            self.scroll_page_up(animate=False)
+        elif self.scroll_y + self.scrollable_content_region.height < self.max_scroll_y:
+            self.scroll_page_down(animate=False)
+        else:  # textual stops following when it is asked to scroll beyond the end
+            self.anchor()
+
     async def draw_earlier(self) -> None:
         """Draw one more page of turns above, and keep what is read where it is."""
         async with self._drawing:
