@@ -59,7 +59,7 @@ ROWS = (
 
 def trained(row: Row, data: Path) -> Classifier:
     """The row's classifier, trained first where it is not there."""
-    there = {place.name for place in library.classifiers()}
+    there = {place.name for place in library.CLASSIFIERS.all()}
     if row.method is not None and row.name not in there:
         base = None if row.method == "baseline" else ensure_model(BASES[row.method])
         order = Order(
@@ -74,7 +74,7 @@ def trained(row: Row, data: Path) -> Classifier:
         print(f"training: {row.title}", flush=True)
         with watcher() as shown:
             make(order, shown, lambda: False)
-    place = library.located(row.name)
+    place = library.CLASSIFIERS.located(row.name)
     if base_name := card.read(place.path).base:
         ensure_model(base_name)
     return load(place)
@@ -105,7 +105,7 @@ def measured(
         "ms_best": min(speeds),
         "ms_worst": max(speeds),
         "train_seconds": known.cost.get("seconds"),
-        "bytes": library.located(row.name).bytes,
+        "bytes": library.CLASSIFIERS.located(row.name).bytes,
     }
 
 

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chatlm.artifacts import Artifact, Artifacts
     from chatlm.beside import Setup, SideChat, SideChats
     from chatlm.config import Config, load_config
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from chatlm.files import expanded, write_atomically
     from chatlm.generation import Engine, EngineInfo, EngineOpener, Prompt, Request, stream_many
     from chatlm.hookspecs import Commands, Context, hookimpl
+    from chatlm.interrupts import stopped_by_keys
     from chatlm.messages import (
         Annotation,
         Conversation,
@@ -59,6 +61,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 _WHERE = {
     "Annotation": "chatlm.messages",
+    "Artifact": "chatlm.artifacts",
+    "Artifacts": "chatlm.artifacts",
     "CannotGoOn": "chatlm.errors",
     "ChatEncoder": "chatlm.engines.learning",
     "ChatSession": "chatlm.session",
@@ -125,6 +129,7 @@ _WHERE = {
     "save_setting": "chatlm.plugins.settings",
     "shipped": "chatlm.paths",
     "side_chats": "chatlm.sidechats",
+    "stopped_by_keys": "chatlm.interrupts",
     "stream_many": "chatlm.generation",
     "sync_tree": "chatlm.models.disk",
     "visible": "chatlm.text",
@@ -133,6 +138,8 @@ _WHERE = {
 
 __all__ = [
     "Annotation",
+    "Artifact",
+    "Artifacts",
     "CannotGoOn",
     "ChatEncoder",
     "ChatSession",
@@ -200,6 +207,7 @@ __all__ = [
     "save_setting",
     "shipped",
     "side_chats",
+    "stopped_by_keys",
     "stream_many",
     "sync_tree",
     "visible",

@@ -10,11 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chatlm import ChatlmError, ModelLocation, find_model, fingerprint_weights
+from chatlm import Artifact, ChatlmError, ModelLocation, find_model, fingerprint_weights
 from chatlm_emotion import card as cards
 from chatlm_emotion.calibrating import probabilities
 from chatlm_emotion.card import UNSURE, Card
-from chatlm_emotion.library import ClassifierFolder
 from chatlm_emotion.recipe import Recipe
 
 ICONS = {
@@ -95,7 +94,7 @@ class Classifier:
         return found
 
 
-def load(place: ClassifierFolder) -> Classifier:
+def load(place: Artifact) -> Classifier:
     """Load a classifier; its base model has to be on this machine.
 
     Raises:

@@ -41,11 +41,12 @@ def list_classifiers(as_json: bool) -> None:
     Example: chatlm emotion list
     """
     from chatlm import own_settings
-    from chatlm_emotion import PLUGIN, card, library
+    from chatlm_emotion import PLUGIN, card
+    from chatlm_emotion.library import CLASSIFIERS
     from chatlm_emotion.settings import Settings
 
     active = own_settings(PLUGIN, Settings).classifier
-    found = [(place, card.read(place.path)) for place in library.classifiers()]
+    found = [(place, card.read(place.path)) for place in CLASSIFIERS.all()]
     if as_json:
         click.echo(
             dump_json(
@@ -87,9 +88,10 @@ def show(name: str, as_json: bool) -> None:
     """
     import dataclasses
 
-    from chatlm_emotion import card, library
+    from chatlm_emotion import card
+    from chatlm_emotion.library import CLASSIFIERS
 
-    place = library.located(name)
+    place = CLASSIFIERS.located(name)
     known = card.read(place.path)
     if as_json:
         click.echo(dump_json(dataclasses.asdict(known) | {"folder": str(place.path)}))
@@ -122,9 +124,9 @@ def remove(name: str, yes: bool) -> None:
 
     Example: chatlm emotion remove topics --yes
     """
-    from chatlm_emotion import library
+    from chatlm_emotion.library import CLASSIFIERS
 
-    place = library.located(name)
+    place = CLASSIFIERS.located(name)
     size = place.bytes
     if place.own and not yes:
         click.confirm(f"Delete the classifier {name}?", abort=True, err=True)

@@ -74,12 +74,12 @@ class Labeller:
 
     def _label(self, name: str, text: str) -> Annotation | None:
         from chatlm_emotion.classifier import ICONS, load
-        from chatlm_emotion.library import located
+        from chatlm_emotion.library import CLASSIFIERS
 
         try:
             if self._loaded is None or self._name != name:
                 self._loaded = None
-                self._loaded, self._name = load(located(name)), name
+                self._loaded, self._name = load(CLASSIFIERS.located(name)), name
                 self.trouble = None
             (verdict,) = self._loaded.classify([text])
         except ChatlmError as error:

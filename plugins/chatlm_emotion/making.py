@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import click
 import numpy as np
+from numpy.typing import NDArray
 
 from chatlm import ModelLocation, UsageError, fingerprint_weights
-from chatlm_emotion import baseline, calibrating, card, examples, library, scoring
+from chatlm_emotion import baseline, calibrating, card, examples, scoring
 from chatlm_emotion.card import Card
-from chatlm_emotion.classifier import Scorer
+from chatlm_emotion.classifier import Classifier, Scorer
 from chatlm_emotion.examples import Example, Examples
+from chatlm_emotion.library import CLASSIFIERS
 from chatlm_emotion.recipe import Recipe
 from chatlm_emotion.watching import Progress, Watcher
 
@@ -31,6 +34,8 @@ class Order:
     base: ModelLocation | None
     """None for a baseline."""
     threshold: float
+    teachers: tuple[Classifier, ...] = ()
+    """What they say of each text is learnt besides its label; they tell the data's labels."""
     validation: Examples | None = None
     """What the checks classify; None for the held-out part of the data."""
     description: str = ""
@@ -53,7 +58,13 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
         UsageError: the name is taken, a label has too few texts, or the validation has another.
         ChatlmError: the disk is full, or the base cannot be loaded.
     """
-    place = library.free(order.name)
+    place = CLASSIFIERS.free(order.name)
+    for teacher in order.teachers:
+        if teacher.card.labels != order.data.labels:
+            raise UsageError(
+                f"The teacher {teacher.card.name} tells {', '.join(teacher.card.labels)}, and not "
+                f"{', '.join(order.data.labels)} as the data does.",
+            )
     learn, held_out = examples.split(order.data.rows, order.recipe.held_out, order.recipe.seed)
     _enough(learn, order.data.labels)
     held_out = [row for row in held_out if row.label is not None]
@@ -85,6 +96,7 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
             "held_out": len(held_out),
             "without_label": sum(row.label is None for row in learn),
             "repeated": order.data.repeated,
+            "teachers": [teacher.card.name for teacher in order.teachers],
             "validation": list(order.validation.names) if order.validation else [],
         },
         settings=order.recipe.to_dict(),
@@ -102,7 +114,7 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
         },
         versions={name: version(name) for name in ("torch", "transformers", "scikit-learn")},
     )
-    with library.making(place) as new:
+    with CLASSIFIERS.making(place) as new:
         save(new)
         card.write(made, new)
     return made
@@ -161,7 +173,30 @@ def _network(
     dtype = "float32" if recipe.method == "encoder" else fast_dtype("cpu")
     base: Any = order.base
     network: Any = KINDS[recipe.method](base, order.data.labels, recipe, dtype)
-    progress = fit(network, learn, held_out, recipe, watcher, stopped)
+    taught = _taught(order.teachers, learn, watcher, stopped) if order.teachers else None
+    progress = fit(network, learn, held_out, recipe, watcher, stopped, taught)
     learnt = {name: value.half().float() for name, value in keeping.plain(network.learnt()).items()}
     keeping.put_back(network, learnt)  # what is measured is what is kept
     return Trained(network), lambda folder: keeping.save(learnt, folder), progress
+
+
+def _taught(
+    teachers: Sequence[Classifier],
+    learn: Sequence[Example],
+    watcher: Watcher,
+    stopped: Callable[[], bool],
+) -> NDArray[np.float64]:
+    """How likely the teachers together find each label of each text, `(texts, labels)`."""
+    progress = Progress(steps=len(learn) * len(teachers), note="texts read by the teachers")
+
+    def more(count: int) -> None:
+        progress.step += count
+        watcher.changed(progress)
+        if stopped():
+            raise click.Abort
+
+    texts = [row.text for row in learn]
+    together: NDArray[np.float64] = np.mean(
+        [teacher.probabilities(texts, more) for teacher in teachers], axis=0
+    )
+    return together

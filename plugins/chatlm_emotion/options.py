@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from chatlm_emotion.library import ClassifierFolder
+    from chatlm import Artifact
 
 PICTURES = (".png", ".svg", ".pdf")
 """Endings of picture files."""
@@ -25,9 +25,9 @@ def _complete(
     """The names of classifiers that begin so."""
     from click.shell_completion import CompletionItem
 
-    from chatlm_emotion.library import classifiers
+    from chatlm_emotion.library import CLASSIFIERS
 
-    return [CompletionItem(each.name) for each in classifiers() if each.name.startswith(start)]
+    return [CompletionItem(each.name) for each in CLASSIFIERS.all() if each.name.startswith(start)]
 
 
 name_argument = click.argument("name", shell_complete=_complete)
@@ -38,10 +38,17 @@ with_option = click.option(
     shell_complete=_complete,
     help="The classifier; the active one if left out.",
 )
+teacher_option = click.option(
+    "--teacher",
+    multiple=True,
+    metavar="CLASSIFIER",
+    shell_complete=_complete,
+    help="A slower classifier of the same labels to learn from too. May be repeated.",
+)
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def chosen(name: str | None) -> ClassifierFolder:
+def chosen(name: str | None) -> Artifact:
     """The classifier that is meant, its base model fetched first if it is not here.
 
     Raises:
@@ -49,10 +56,11 @@ def chosen(name: str | None) -> ClassifierFolder:
         ChatlmError: it cannot be read, or its base cannot be fetched.
     """
     from chatlm import ensure_model, own_settings
-    from chatlm_emotion import PLUGIN, card, library
+    from chatlm_emotion import PLUGIN, card
+    from chatlm_emotion.library import CLASSIFIERS
     from chatlm_emotion.settings import Settings
 
-    place = library.located(name or own_settings(PLUGIN, Settings).classifier)
+    place = CLASSIFIERS.located(name or own_settings(PLUGIN, Settings).classifier)
     if base := card.read(place.path).base:
         ensure_model(base)
     return place

@@ -10,6 +10,8 @@ from chatlm import UsageError
 
 Method = Literal["baseline", "generate", "head", "encoder"]
 METHODS: tuple[Method, ...] = get_args(Method)
+TAUGHT: tuple[Method, ...] = ("head", "encoder")
+"""The methods that learn how likely each label is, and so from a teacher."""
 
 BASES: dict[str, str] = {
     "generate": "smollm2-135m-instruct",
@@ -42,6 +44,8 @@ class Recipe:
     """The highest learning rate; it rises over the warm-up and falls to 0 on a cosine."""
     smoothing: float = 0.05
     """Share of a label's weight that all labels get, since labels are wrong now and then."""
+    trust: float = 0.5
+    """Share of a text's label that its teachers decide, where there are any."""
     epochs: int = 3
     batch: int = 16
     """Texts that make one step."""
@@ -86,6 +90,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("lora_dropout", 0, 0.9),
     ("rate", 1e-8, 1),
     ("smoothing", 0, 0.9),
+    ("trust", 0, 1),
     ("epochs", 1, 1000),
     ("batch", 1, 4096),
     ("warmup", 0, 1),

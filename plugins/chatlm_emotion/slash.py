@@ -85,9 +85,10 @@ def _tell(ui: Ui) -> None:
 def _prepare(ui: Ui) -> None:
     """Fetch the classifier's base if it is not here, and load it."""
     from chatlm import ensure_model
-    from chatlm_emotion import card, library
+    from chatlm_emotion import card
+    from chatlm_emotion.library import CLASSIFIERS
 
-    place = library.located(own_settings(PLUGIN, Settings).classifier)
+    place = CLASSIFIERS.located(own_settings(PLUGIN, Settings).classifier)
     base = card.read(place.path).base
     with ui.working("Preparing the classifier") as work:
         if base:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -37,26 +34,6 @@ def watcher() -> Iterator[Watcher]:
         console=Console(stderr=True),
     ) as bars:
         yield _Bar(bars, bars.add_task("", total=None))
-
-
-@contextmanager
-def stopped_by_keys() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C end a training after its step, and a second one at once."""
-    wanted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield wanted.is_set
-        return
-
-    def press(number: int, frame: FrameType | None) -> None:
-        if wanted.is_set():
-            raise KeyboardInterrupt
-        wanted.set()
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield wanted.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def in_words(progress: Progress) -> str:

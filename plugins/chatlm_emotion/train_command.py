@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from chatlm import dump_json
 from chatlm_emotion.options import as_json_option as _json
+from chatlm_emotion.options import chosen, teacher_option
 from chatlm_emotion.recipe import BASES, METHODS, Method
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="As --data: decides when to stop. Default: the held-out part of the data.",
 )
+@teacher_option
 @click.option("--method", type=click.Choice(METHODS), default="encoder", show_default=True)
 @click.option("--base", metavar="MODEL", help="The model to adapt. Default: the method's usual.")
 @click.option("--tells", default="mood", metavar="WORD", help="What the labels are about: mood.")
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("--lora-dropout", type=float, help="Before them. Default: the method's usual.")
 @click.option("--rate", type=float, help="Highest learning rate. Default: the method's usual.")
 @click.option("--smoothing", type=float, help="Of the labels. Default: 0.05")
+@click.option("--trust", type=float, help="Share of a label that teachers decide. Default: 0.5")
 @click.option("--epochs", type=int, help="Times through the data. Default: the method's usual.")
 @click.option("--batch", type=int, help="Texts of a step. Default: 16")
 @click.option("--held-out", type=float, help="Share of each label for checks. Default: 0.05")
@@ -63,6 +66,7 @@ def train(
     name: str,
     data: tuple[Path, ...],
     validation: Path | None,
+    teacher: tuple[str, ...],
     method: Method,
     base: str | None,
     tells: str,
@@ -80,11 +84,12 @@ def train(
     """
     import re
 
-    from chatlm import UsageError, ensure_model, expanded
-    from chatlm_emotion import examples, library
-    from chatlm_emotion.recipe import DEFAULTS, Recipe
+    from chatlm import UsageError, ensure_model, expanded, stopped_by_keys
+    from chatlm_emotion import classifier, examples
+    from chatlm_emotion.library import CLASSIFIERS
+    from chatlm_emotion.recipe import DEFAULTS, TAUGHT, Recipe
 
-    library.free(name)
+    CLASSIFIERS.free(name)
     if not re.fullmatch("[a-z][a-z0-9-]{0,29}", tells):
         raise UsageError(
             f"{tells!r} is no word for what the labels are about.",
@@ -94,9 +99,15 @@ def train(
         raise UsageError(f"threshold must be from 0 to 1, not {threshold:g}.")
     given = {key: value for key, value in settings.items() if value is not None}
     recipe = Recipe(method=method, **DEFAULTS[method] | given)
+    if teacher and method not in TAUGHT:
+        raise UsageError(
+            f"The method {method} cannot learn from a teacher.",
+            hint=f"These can: {', '.join(TAUGHT)}.",
+        )
+    teachers = [chosen(each) for each in teacher]
     read = examples.read([expanded(str(path)) for path in data])
     from chatlm_emotion.making import Order, make
-    from chatlm_emotion.terminal import stopped_by_keys, watcher
+    from chatlm_emotion.terminal import watcher
 
     order = Order(
         name=name,
@@ -105,25 +116,30 @@ def train(
         recipe=recipe,
         base=None if method == "baseline" else ensure_model(base or BASES[method]),
         threshold=threshold,
+        teachers=tuple(map(classifier.load, teachers)),
         validation=examples.read([expanded(str(validation))]) if validation else None,
         description=description,
         licence=licence,
-        command=_typed(context, name, data),
+        command=_typed(context, name, data, teacher),
     )
     with stopped_by_keys() as stopped, watcher() as shown:
         made = make(order, shown, stopped)
     _tell(made, as_json)
 
 
-def _typed(context: click.Context, name: str, data: tuple[Path, ...]) -> str:
+def _typed(
+    context: click.Context, name: str, data: tuple[Path, ...], teachers: tuple[str, ...]
+) -> str:
     """The command again, without what only says how it is told; files without their folders."""
     words = ["chatlm", "emotion", "train", name]
     for path in data:
         words += ["--data", path.name]
+    for teacher in teachers:
+        words += ["--teacher", teacher]
     for option in context.command.params:
         key = option.name or ""
         given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
-        if given and key not in {"name", "data", "as_json"}:
+        if given and key not in {"name", "data", "teacher", "as_json"}:
             value = context.params[key]
             said = value.name if isinstance(value, Path) else str(value)
             words += [max(option.opts, key=len), said]

@@ -30,6 +30,7 @@ def fit(
     recipe: Recipe,
     watcher: Watcher,
     stopped: Callable[[], bool],
+    taught: NDArray[np.float64] | None = None,
 ) -> Progress:
     """Train a network; afterwards it is as it was at its best check.
 
@@ -40,6 +41,8 @@ def fit(
         recipe: the settings.
         watcher: is shown how far it is.
         stopped: whether the person wants it to end; asked after each step.
+        taught: how likely its teachers find each label of each text to learn from, `(texts,
+            labels)`; None without a teacher.
 
     Returns:
         What happened on the way.
@@ -47,7 +50,7 @@ def fit(
     set_seed(recipe.seed)
     chance = random.Random(recipe.seed)  # noqa: S311  # no secret
     ids = network.encode([row.text for row in learn])
-    targets = _targets(learn, network.labels, recipe.smoothing)
+    targets = _targets(learn, network.labels, recipe, taught)
     per_epoch = math.ceil(len(learn) / recipe.batch)
     progress = Progress(steps=per_epoch * recipe.epochs)
     learnt = network.learnt()
@@ -130,14 +133,22 @@ def _restore(learnt: dict[str, Tensor], values: dict[str, Tensor]) -> None:
             learnt[name].copy_(value)
 
 
-def _targets(rows: Sequence[Example], labels: Sequence[str], smoothing: float) -> Tensor:
+def _targets(
+    rows: Sequence[Example],
+    labels: Sequence[str],
+    recipe: Recipe,
+    taught: NDArray[np.float64] | None,
+) -> Tensor:
     """How much each label holds; one without a label is like none of them: all hold the same."""
     even = 1 / len(labels)
     targets = torch.full((len(rows), len(labels)), even)
     for number, row in enumerate(rows):
         if row.label is not None:
-            targets[number] = smoothing * even
-            targets[number, labels.index(row.label)] += 1 - smoothing
+            told = recipe.smoothing * even * torch.ones(len(labels))
+            told[labels.index(row.label)] += 1 - recipe.smoothing
+            if taught is not None:
+                told += recipe.trust * (torch.from_numpy(taught[number]) - told)
+            targets[number] = told
     return targets
 
 

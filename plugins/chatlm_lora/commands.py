@@ -16,8 +16,8 @@ from chatlm_lora.options import name_argument as _name
 from chatlm_lora.train_command import train
 
 if TYPE_CHECKING:
+    from chatlm import Artifact
     from chatlm_lora.card import Card
-    from chatlm_lora.library import AdapterFolder
 
 
 @click.group()
@@ -39,9 +39,10 @@ def list_adapters(as_json: bool) -> None:
 
     Example: chatlm adapters list
     """
-    from chatlm_lora import card, library
+    from chatlm_lora import card
+    from chatlm_lora.library import ADAPTERS
 
-    found = [(adapter, card.read(adapter.path)) for adapter in library.adapters()]
+    found = [(adapter, card.read(adapter.path)) for adapter in ADAPTERS.all()]
     if as_json:
         click.echo(dump_json([_row(adapter, known) for adapter, known in found]))
         return
@@ -65,12 +66,14 @@ def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool)
 
     Example: chatlm adapters add medical ~/downloads/medical-lora
     """
-    from chatlm_lora import keeping, library
+    from chatlm_lora import keeping
+    from chatlm_lora.library import ADAPTERS
 
     base = base_model(model)
     checked = keeping.add(name, folder.expanduser(), base, licence)
     if as_json:
-        click.echo(dump_json(_row(library.located(name)) | {"warnings": list(checked.warnings)}))
+        row = _row(ADAPTERS.located(name))
+        click.echo(dump_json(row | {"warnings": list(checked.warnings)}))
         return
     click.echo(
         f"Added {name}: rank {checked.config.rank}, {len(checked.modules)} modules, "
@@ -87,9 +90,10 @@ def show(name: str, as_json: bool) -> None:
 
     Example: chatlm adapters show instruct
     """
-    from chatlm_lora import card, checking, library
+    from chatlm_lora import card, checking
+    from chatlm_lora.library import ADAPTERS
 
-    adapter = library.located(name)
+    adapter = ADAPTERS.located(name)
     known = card.read(adapter.path)
     checked = checking.check(adapter.path, None)
     if as_json:
@@ -126,9 +130,10 @@ def verify(name: str, model: str | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from chatlm_lora import library, verifying
+    from chatlm_lora import verifying
+    from chatlm_lora.library import ADAPTERS
 
-    effect = verifying.verify(library.located(name), base_model(model))
+    effect = verifying.verify(ADAPTERS.located(name), base_model(model))
     if as_json:
         click.echo(dump_json({"name": name, "acts": effect.acts} | asdict(effect)))
     else:
@@ -148,9 +153,10 @@ def export(name: str, folder: Path, merged: bool, model: str | None) -> None:
 
     Example: chatlm adapters export instruct --merged --to ~/models/instructed
     """
-    from chatlm_lora import keeping, library
+    from chatlm_lora import keeping
+    from chatlm_lora.library import ADAPTERS
 
-    adapter = library.located(name)
+    adapter = ADAPTERS.located(name)
     folder = folder.expanduser()
     if not merged:
         keeping.give(adapter, folder)
@@ -171,9 +177,9 @@ def remove(name: str, yes: bool) -> None:
 
     Example: chatlm adapters remove pirate --yes
     """
-    from chatlm_lora import library
+    from chatlm_lora.library import ADAPTERS
 
-    adapter = library.located(name)
+    adapter = ADAPTERS.located(name)
     size = adapter.bytes
     if adapter.own and not yes:
         click.confirm(f"Delete the adapter {name}?", abort=True, err=True)
@@ -186,7 +192,7 @@ def _warn(warnings: tuple[str, ...]) -> None:
         click.echo(f"Note: {visible(warning)}", err=True)
 
 
-def _row(adapter: AdapterFolder, known: Card | None = None) -> dict[str, Any]:
+def _row(adapter: Artifact, known: Card | None = None) -> dict[str, Any]:
     return {
         "name": adapter.name,
         "own": adapter.own,

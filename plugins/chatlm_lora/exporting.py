@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from chatlm import ModelLocation, load_weights
+from chatlm import Artifact, ModelLocation, load_weights
 from chatlm_lora import checking
 from chatlm_lora.keeping import target
-from chatlm_lora.library import AdapterFolder
 from chatlm_lora.loading import all_memory, quiet
 
 LEFT_OUT = ("chatlm-model.json", "model.safetensors.index.json")
@@ -22,7 +21,7 @@ LEFT_OUT = ("chatlm-model.json", "model.safetensors.index.json")
 COPIED = (".json", ".jinja", ".model", ".txt")
 
 
-def export_merged(adapter: AdapterFolder, base: ModelLocation, folder: Path) -> tuple[str, ...]:
+def export_merged(adapter: Artifact, base: ModelLocation, folder: Path) -> tuple[str, ...]:
     """Merge and write; the numbers are added in float32 and kept in the base's own format.
 
     Args:

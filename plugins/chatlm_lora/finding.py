@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from chatlm import ChatlmError, ModelLocation, UsageError, find_model
-from chatlm_lora import checking, library
+from chatlm import Artifact, ChatlmError, ModelLocation, UsageError, find_model
+from chatlm_lora import checking
 from chatlm_lora.checking import AdapterRefused, Checked
-from chatlm_lora.library import CONFIG, WEIGHTS, AdapterFolder
+from chatlm_lora.library import ADAPTERS, CONFIG, WEIGHTS
 
 Stamp = tuple[tuple[int, int], ...]
 
@@ -21,7 +21,7 @@ def found(name: str, model: str) -> Path | ChatlmError:
         model: that it shall work on.
     """
     try:
-        adapter = library.located(name)
+        adapter = ADAPTERS.located(name)
         checked(adapter, find_model(model))
     except UsageError as error:  # to one who asks for a reply, a set-up that does not work
         without = "Without it: /lora off in the chat, --adapter off in the shell."
@@ -31,7 +31,7 @@ def found(name: str, model: str) -> Path | ChatlmError:
     return adapter.path
 
 
-def checked(adapter: AdapterFolder, base: ModelLocation | None) -> Checked:
+def checked(adapter: Artifact, base: ModelLocation | None) -> Checked:
     """What `checking.check` finds; not looked at again while the files are the same.
 
     Raises:
@@ -41,7 +41,7 @@ def checked(adapter: AdapterFolder, base: ModelLocation | None) -> Checked:
 
 
 @lru_cache(maxsize=64)
-def _check(adapter: AdapterFolder, base: ModelLocation | None, stamp: Stamp) -> Checked:
+def _check(adapter: Artifact, base: ModelLocation | None, stamp: Stamp) -> Checked:
     return checking.check(adapter.path, base)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chatlm import ModelLocation, UsageError
-from chatlm_lora import card, checking, library
+from chatlm import Artifact, ModelLocation, UsageError
+from chatlm_lora import card, checking
 from chatlm_lora.card import CARD, README, Card
 from chatlm_lora.checking import Checked
-from chatlm_lora.library import CONFIG, WEIGHTS, AdapterFolder
+from chatlm_lora.library import ADAPTERS, CONFIG, WEIGHTS
 
 FILES = (CONFIG, WEIGHTS, CARD, README)
 """All that is ever copied of an adapter."""
@@ -31,9 +31,9 @@ def add(name: str, folder: Path, base: ModelLocation, licence: str = "") -> Chec
         AdapterRefused: it cannot be used, or not on that model.
         ChatlmError: it cannot be written.
     """
-    place = library.free(name)
+    place = ADAPTERS.free(name)
     found = checking.check(folder, base)
-    with library.making(place) as new:
+    with ADAPTERS.making(place) as new:
         for file in (CONFIG, WEIGHTS):
             shutil.copyfile(folder / file, new / file)
         known = card.read(folder) or Card(
@@ -43,7 +43,7 @@ def add(name: str, folder: Path, base: ModelLocation, licence: str = "") -> Chec
     return found
 
 
-def give(adapter: AdapterFolder, folder: Path) -> None:
+def give(adapter: Artifact, folder: Path) -> None:
     """Copy an adapter out, as a folder that peft loads.
 
     Raises:

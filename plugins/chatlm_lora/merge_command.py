@@ -53,7 +53,7 @@ def merge(
     """
     import dataclasses
 
-    from chatlm_lora import library
+    from chatlm_lora.library import ADAPTERS
     from chatlm_lora.merging import Mix, merge_adapters
 
     if weights and len(weights) != len(sources):
@@ -63,7 +63,7 @@ def merge(
         )
     mix = Mix(method, weights or (1 / len(sources),) * len(sources), density, rank, seed)
     made = merge_adapters(
-        name, [library.located(source) for source in sources], base_model(model), mix
+        name, [ADAPTERS.located(source) for source in sources], base_model(model), mix
     )
     if as_json:
         click.echo(dump_json(dataclasses.asdict(made)))

@@ -12,11 +12,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from chatlm import ModelLocation, UsageError, load_weights
-from chatlm_lora import card, checking, library
+from chatlm import Artifact, ModelLocation, UsageError, load_weights
+from chatlm_lora import card, checking
 from chatlm_lora.card import Card
 from chatlm_lora.checking import Checked, same_base
-from chatlm_lora.library import AdapterFolder
+from chatlm_lora.library import ADAPTERS
 from chatlm_lora.loading import all_memory, quiet, save
 from chatlm_lora.lora_config import HIGHEST_RANK
 
@@ -64,9 +64,7 @@ class Mix:
             raise UsageError(f"The rank must be from 1 to {HIGHEST_RANK}, not {self.rank}.")
 
 
-def merge_adapters(
-    name: str, sources: Sequence[AdapterFolder], base: ModelLocation, mix: Mix
-) -> Card:
+def merge_adapters(name: str, sources: Sequence[Artifact], base: ModelLocation, mix: Mix) -> Card:
     """Merge adapters of one base, and keep the result under a name.
 
     Raises:
@@ -74,7 +72,7 @@ def merge_adapters(
         AdapterRefused: one cannot be used on the base.
         ModelError, OutOfMemoryError: the base cannot be loaded.
     """
-    place = library.free(name)
+    place = ADAPTERS.free(name)
     _check(sources, base, mix)
     names = [f"source{number}" for number in range(len(sources))]
     with quiet(), all_memory("Use a smaller base."), torch.no_grad():
@@ -105,13 +103,13 @@ def merge_adapters(
             source={"adapters": [source.name for source in sources]},
             settings=dataclasses.asdict(mix) | {"weights": list(mix.weights)},
         )
-        with library.making(place) as new:
+        with ADAPTERS.making(place) as new:
             save(model, new, base, MERGED)
             card.write(made, new)
     return made
 
 
-def _check(sources: Sequence[AdapterFolder], base: ModelLocation, mix: Mix) -> None:
+def _check(sources: Sequence[Artifact], base: ModelLocation, mix: Mix) -> None:
     if len({source.name for source in sources}) < 2:
         raise UsageError("Merging needs at least two adapters.")
     checked = {source.name: checking.check(source.path, base) for source in sources}

@@ -18,9 +18,9 @@ def complete_adapter(
     """The names of adapters that begin so."""
     from click.shell_completion import CompletionItem
 
-    from chatlm_lora.library import adapters
+    from chatlm_lora.library import ADAPTERS
 
-    return [CompletionItem(each.name) for each in adapters() if each.name.startswith(start)]
+    return [CompletionItem(each.name) for each in ADAPTERS.all() if each.name.startswith(start)]
 
 
 name_argument = click.argument("name", shell_complete=complete_adapter)

@@ -39,9 +39,9 @@ def register_commands(cli: Commands) -> None:
 def register_setups(register: Callable[[str, Setup], None]) -> None:
     """Offer each adapter by its name."""
     from chatlm import Setup
-    from chatlm_lora.library import adapters
+    from chatlm_lora.library import ADAPTERS
 
-    for adapter in adapters():
+    for adapter in ADAPTERS.all():
         register(adapter.name, Setup(adapter=adapter.name))
 
 

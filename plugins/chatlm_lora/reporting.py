@@ -1,48 +1,13 @@
-"""Ties transformers' Trainer to a watcher, and lets a person stop it between two steps."""
+"""Ties transformers' Trainer to a watcher and to what stops it between two steps."""
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from chatlm_lora.watching import Progress, Watcher
-
-
-class Stop:
-    """Whether the person wants the training to end."""
-
-    wanted = False
-
-
-@contextmanager
-def stopped_by_keys(*, alone: bool) -> Iterator[Stop]:
-    """Let the first Ctrl-C end the training after its step, and a second one at once.
-
-    Args:
-        alone: whether no other process takes part; the others would stop at another step, so
-            without it Ctrl-C ends everything at once.
-    """
-    stop = Stop()
-    if not alone or threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def press(number: int, frame: FrameType | None) -> None:
-        if stop.wanted:
-            raise KeyboardInterrupt
-        stop.wanted = True
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class Reporter(TrainerCallback):
@@ -51,13 +16,13 @@ class Reporter(TrainerCallback):
     Args:
         progress: is kept up to date.
         watcher: is told of it.
-        stop: is looked at after each step; then the state is checked and kept before the end.
+        stopped: is asked after each step; then the state is checked and kept before the end.
     """
 
-    def __init__(self, progress: Progress, watcher: Watcher, stop: Stop) -> None:
+    def __init__(self, progress: Progress, watcher: Watcher, stopped: Callable[[], bool]) -> None:
         self._progress = progress
         self._watcher = watcher
-        self._stop = stop
+        self._stopped = stopped
         self._tokens = 0
 
     def on_train_begin(
@@ -85,7 +50,7 @@ class Reporter(TrainerCallback):
         """See `TrainerCallback`."""
         self._progress.step = state.global_step
         self._progress.tokens = int(state.num_input_tokens_seen) - self._tokens
-        if self._stop.wanted:
+        if self._stopped():
             self._progress.note = "stopping; the best so far is kept"
             control.should_evaluate = control.should_save = control.should_training_stop = True
         self._watcher.changed(self._progress)

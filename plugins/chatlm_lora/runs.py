@@ -86,13 +86,13 @@ def begun(name: str, plan: Mapping[str, Any], *, anew: bool, main: bool) -> Iter
     """
     from filelock import FileLock, Timeout
 
-    run = Run(library.own_root() / f".training-{name}")
+    run = Run(library.ADAPTERS.own_root / f".training-{name}")
     if not main:
         yield run
         return
     try:
-        library.own_root().mkdir(parents=True, exist_ok=True)
-        with FileLock(library.own_root() / f".training-{name}.lock", timeout=0):
+        library.ADAPTERS.own_root.mkdir(parents=True, exist_ok=True)
+        with FileLock(library.ADAPTERS.own_root / f".training-{name}.lock", timeout=0):
             if anew:
                 run.forget()
             _begin(run, name, plan)
@@ -102,7 +102,7 @@ def begun(name: str, plan: Mapping[str, Any], *, anew: bool, main: bool) -> Iter
             f"Another chatlm is training {name}.", hint="Wait until it has ended."
         ) from None
     except OSError as error:
-        raise library.disk_error(error) from error
+        raise library.ADAPTERS.disk_error(error) from error
 
 
 def _begin(run: Run, name: str, plan: Mapping[str, Any]) -> None:

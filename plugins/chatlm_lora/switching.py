@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from chatlm import ChatlmError, ModelLocation, Ui, UsageError, find_model, one_line, own_settings
-from chatlm_lora import PLUGIN, finding, library
+from chatlm_lora import PLUGIN, finding
 from chatlm_lora.kept import ADAPTER, LAST, chosen, used_last
+from chatlm_lora.library import ADAPTERS
 from chatlm_lora.plugin import Settings
 
 
@@ -25,7 +26,7 @@ def use(ui: Ui, name: str) -> None:
         UsageError: there is none of that name.
         AdapterRefused: it cannot be used with the model.
     """
-    adapter = library.located(name)
+    adapter = ADAPTERS.located(name)
     checked = finding.checked(adapter, base_of(ui))
     ui.keep(**{ADAPTER: name, LAST: name})
     show(ui, name)

@@ -81,10 +81,11 @@ def train(
     Example: chatlm adapters train pirate --data pirate.jsonl
     """
     from chatlm import load_config
-    from chatlm_lora import examples, library
+    from chatlm_lora import examples
+    from chatlm_lora.library import ADAPTERS
     from chatlm_lora.recipe import Recipe
 
-    library.free(name)
+    ADAPTERS.free(name)
     given = {key: value for key, value in settings.items() if value not in (None, ())}
     recipe = Recipe(**given)
     read = examples.read(

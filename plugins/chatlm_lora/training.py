@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import Any
 
@@ -13,13 +15,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from chatlm import ChatlmError, load_weights
-from chatlm_lora import card, library, runs
+from chatlm import ChatlmError, load_weights, stopped_by_keys
+from chatlm_lora import card, runs
 from chatlm_lora.batches import Collator, loss_of
 from chatlm_lora.card import Answer, Card
+from chatlm_lora.library import ADAPTERS
 from chatlm_lora.loading import all_memory, formats, quiet, save, targets_of
 from chatlm_lora.preparing import Order, Prepared, prepare
-from chatlm_lora.reporting import Reporter, Stop, stopped_by_keys
+from chatlm_lora.reporting import Reporter
 from chatlm_lora.runs import Measured, Run
 from chatlm_lora.saying import answer
 from chatlm_lora.watching import Progress, Watcher
@@ -54,25 +57,25 @@ def train(order: Order, watcher: Watcher, *, anew: bool = False) -> Card | None:
         TrainingStopped: the person did.
         ChatlmError: the disk or the memory is full, or the losses became no numbers.
     """
-    place = library.free(order.name)
+    place = ADAPTERS.free(order.name)
     processes = PartialState(cpu=order.on_cpu)
     main = processes.is_main_process
     with (
         runs.begun(order.name, order.plan(), anew=anew, main=main) as run,
         quiet(),
         all_memory("Lower --batch or --longest."),
-        stopped_by_keys(alone=processes.num_processes == 1) as stop,
+        _ended_by_keys(processes) as stopped,
     ):
         processes.wait_for_everyone()
         work = _Training(order, run, watcher if main else Watcher(), processes)
         try:
-            work.carry_out(stop)
+            work.carry_out(stopped)
         except KeyboardInterrupt:
             raise TrainingStopped("Stopped.", hint=GO_ON) from None
         if not main:
             return None
         made = work.card()
-        with library.making(place) as new:
+        with ADAPTERS.making(place) as new:
             save(work.model, new, order.base)
             card.write(made, new)
         run.forget()
@@ -95,17 +98,17 @@ class _Training:
         self._formats = formats(order.on_cpu)
         self.model: Any = self._adapted()
 
-    def carry_out(self, stop: Stop) -> None:
+    def carry_out(self, stopped: Callable[[], bool]) -> None:
         """Train up to the end, an early end, or the person's; the model then is the best one."""
-        trainer = self._trainer(stop)
+        trainer = self._trainer(stopped)
         if self._main:
             self._before = self._run.remembered() or self._base()
             self._progress.base = self._before.loss
-        if stop.wanted:
+        if stopped():
             raise KeyboardInterrupt
         checkpoint = self._run.checkpoint()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        self._ended = _why(trainer, stop)
+        self._ended = _why(trainer, stopped)
         self._steps = trainer.state.global_step
         self._best_step = trainer.state.best_global_step
 
@@ -169,7 +172,7 @@ class _Training:
         model.config.use_cache = False
         return get_peft_model(model, settings)
 
-    def _trainer(self, stop: Stop) -> Trainer:
+    def _trainer(self, stopped: Callable[[], bool]) -> Trainer:
         recipe, ready = self._order.recipe, self._ready
         arguments = TrainingArguments(
             output_dir=str(self._run.folder),
@@ -208,7 +211,7 @@ class _Training:
             eval_dataset=ready.held_out,
             data_collator=self._collator,
             callbacks=[
-                Reporter(self._progress, self._watcher, stop),
+                Reporter(self._progress, self._watcher, stopped),
                 EarlyStoppingCallback(early_stopping_patience=recipe.patience),
             ],
         )
@@ -235,9 +238,14 @@ class _Training:
         self._watcher.changed(self._progress)
 
 
-def _why(trainer: Trainer, stop: Stop) -> str:
+def _ended_by_keys(processes: PartialState) -> AbstractContextManager[Callable[[], bool]]:
+    """Ctrl-C after a step, which other processes would take at another step: all end at once."""
+    return stopped_by_keys() if processes.num_processes == 1 else nullcontext(lambda: False)
+
+
+def _why(trainer: Trainer, stopped: Callable[[], bool]) -> str:
     """Why the training ended, in words."""
-    if stop.wanted:
+    if stopped():
         return "stopped by the person"
     early = trainer.state.global_step < trainer.state.max_steps
     return "early, as the held-out loss fell no more" if early else "after all epochs"

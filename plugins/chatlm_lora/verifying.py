@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from peft import PeftModel
 
-from chatlm import ChatEncoder, Message, ModelLocation, load_weights
+from chatlm import Artifact, ChatEncoder, Message, ModelLocation, load_weights
 from chatlm_lora import checking
-from chatlm_lora.library import AdapterFolder
 from chatlm_lora.loading import quiet
 
 PROBES = (
@@ -55,7 +54,7 @@ class Effect:
         )
 
 
-def verify(adapter: AdapterFolder, base: ModelLocation) -> Effect:
+def verify(adapter: Artifact, base: ModelLocation) -> Effect:
     """Check an adapter's files, then load it and compare.
 
     Raises:

@@ -13,7 +13,8 @@ import pytest
 
 from chatlm import ModelLocation, paths
 from chatlm.store import Store
-from chatlm_lora import card, checking, library
+from chatlm_lora import card, checking
+from chatlm_lora.library import ADAPTERS
 from tests import models
 from tests.engine import adapter_files
 from tests.plugins.lora import tiny_base
@@ -43,7 +44,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_adapters(name: str, chat_home: Path, default_model: Path) -> None:
-    adapter = library.located(name)
+    adapter = ADAPTERS.located(name)
     assert not adapter.own
     assert adapter.bytes < 2_000_000
     found = checking.check(adapter.path, ModelLocation(models.DEFAULT, default_model, "chat"))

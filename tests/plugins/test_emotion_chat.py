@@ -17,6 +17,7 @@ import chatlm_emotion.plugin
 import chatlm_templates.plugin
 from chatlm import (
     Annotation,
+    Artifact,
     ChatlmError,
     Conversation,
     Message,
@@ -31,7 +32,7 @@ from chatlm.session import ChatSession
 from chatlm.store import Store
 from chatlm.testing import ScriptedEngine
 from chatlm.tui.app import ChatApp
-from chatlm_emotion import classifier, examples, labelling, library, making, slash
+from chatlm_emotion import classifier, examples, labelling, making, slash
 from chatlm_emotion.recipe import Recipe
 from chatlm_emotion.screens.moods import Moods
 from chatlm_emotion.watching import Watcher
@@ -125,7 +126,7 @@ def test_a_slow_classifier_holds_nothing_up_and_labels_at_the_end(
     go = threading.Event()
     load = classifier.load
 
-    def slow(place: library.ClassifierFolder) -> classifier.Classifier:
+    def slow(place: Artifact) -> classifier.Classifier:
         go.wait(20)
         return load(place)
 

@@ -107,6 +107,10 @@ def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_
     assert "cannot be called" in refused("train", "A/b", *with_data).message
     assert "no word for" in refused("train", "x", *with_data, "--tells", "two words").message
     assert "threshold must be" in refused("train", "x", *with_data, "--threshold", "2").message
+    baseline = refused("train", "x", *with_data, "--method", "baseline", "--teacher", "topics")
+    assert "baseline cannot learn from a teacher" in baseline.message
+    no_teacher = refused("train", "x", "--data", str(data), "--teacher", "gone")
+    assert "no classifier 'gone'" in no_teacher.message
     assert "ngrams must be" in refused("train", "x", *with_data, "--ngrams", "0").message
     assert "cannot be read" in refused("train", "x", "--data", str(tmp_path / "gone")).message
     assert "comes with chatlm" in refused("remove", library.SHIPPED).message

@@ -17,11 +17,11 @@ from tests import models
 @pytest.fixture
 def mood(home: Path) -> Classifier:
     models.lend(home, models.embedder_model())
-    return classifier.load(library.located(library.SHIPPED))
+    return classifier.load(library.CLASSIFIERS.located(library.SHIPPED))
 
 
 def test_it_is_small_and_says_where_it_comes_from(home: Path) -> None:
-    place = library.located(library.SHIPPED)
+    place = library.CLASSIFIERS.located(library.SHIPPED)
     assert not place.own
     assert (place.path / WEIGHTS).stat().st_size < 2_000_000
     known = card.read(place.path)

@@ -7,14 +7,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
 
 from chatlm import ChatlmError, find_model
-from chatlm_emotion import card, classifier, examples, library, making, training
+from chatlm_emotion import card, classifier, examples, making, training
 from chatlm_emotion.card import UNSURE
 from chatlm_emotion.examples import Example
+from chatlm_emotion.library import CLASSIFIERS
 from chatlm_emotion.networks import Generate, Network
 from chatlm_emotion.recipe import BASES, Method, Recipe
 from chatlm_emotion.watching import Check, Progress, Watcher
@@ -53,7 +55,7 @@ def order(name: str, data: Path, method: Method, **settings: float) -> making.Or
 
 
 def right(place: str, texts: Sequence[str], label: str) -> list[bool]:
-    loaded = classifier.load(library.located(place))
+    loaded = classifier.load(CLASSIFIERS.located(place))
     return [verdict.label == label for verdict in loaded.classify(texts)]
 
 
@@ -71,7 +73,7 @@ def test_each_method_learns_and_is_kept(
     made = making.make(order("things", data, method, **settings), Watcher(), lambda: False)
     assert made.scores["accuracy"] >= 0.9, made.cost["curve"]
     assert made.base == BASES[method]
-    folder = library.located("things").path
+    folder = CLASSIFIERS.located("things").path
     assert card.read(folder) == made
     assert (
         right("things", ["A parrot sings.", "My dog sleeps.", "A pony eats."], "pets").count(True)
@@ -98,7 +100,7 @@ def test_the_quick_encoder_is_the_trained_network(trained_home: Path, data: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "fit", remembered)
         making.make(order("quick", data, "encoder", epochs=1, rate=5e-3), Watcher(), lambda: False)
-    quick = classifier.load(library.located("quick"))
+    quick = classifier.load(CLASSIFIERS.located("quick"))
     texts = ["a cat", "", "my wrench [SEP] broke", "long " * 300, "\ud800 odd", "漢字 <|im_end|>"]
     with torch.no_grad():
         network = seen[0].eval()
@@ -153,7 +155,7 @@ def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) ->
     wanted = order("things", data, "encoder", epochs=6, rate=2e-3)
     made = making.make(wanted, Watcher(), lambda: False)
     assert made.source["without_label"] == 24
-    found = classifier.load(library.located("things")).classify(
+    found = classifier.load(CLASSIFIERS.located("things")).classify(
         ["I bought a window today", "the street is in the kitchen", "the dog is in the kitchen"]
     )
     sure = [verdict.score for verdict in found]
@@ -165,7 +167,7 @@ def test_what_was_learnt_until_the_stop_is_kept(trained_home: Path, data: Path) 
     made = making.make(order("early", data, "encoder"), Watcher(), lambda: True)
     assert made.cost["steps"] == 1
     assert made.cost["ended"] == "stopped by the person"
-    assert library.located("early").path.is_dir()
+    assert CLASSIFIERS.located("early").path.is_dir()
 
 
 def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) -> None:
@@ -183,16 +185,52 @@ def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) 
         making.make(wanted, Watcher(), lambda: False)
 
 
+def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, data: Path) -> None:
+    swapped = data.with_name("swapped.jsonl")
+    names = {"pets": "tools", "tools": "pets"}
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    swapped.write_text(
+        "".join(json.dumps(row | {"label": names[row["label"]]}) + "\n" for row in rows)
+    )
+    said = Said()
+    wanted = order("wrong", swapped, "encoder", epochs=4, rate=2e-3)
+    wrong = making.make(wanted, said, lambda: False)
+    assert wrong.source["teachers"] == []
+    teachers = (classifier.load(CLASSIFIERS.located("wrong")),)
+    wanted = order("taught", data, "encoder", epochs=4, rate=2e-3, trust=1.0)
+    wanted = dataclasses.replace(wanted, teachers=teachers)
+    taught = making.make(wanted, said, lambda: False)
+    assert taught.source["teachers"] == ["wrong"]
+    assert taught.scores["accuracy"] <= 0.1, "its teacher was wrong, and it had to believe it"
+    assert (taught.source["learnt_from"], "texts read by the teachers") in said.seen
+    with pytest.raises(click.Abort):
+        making.make(dataclasses.replace(wanted, name="x"), said, lambda: True)
+    assert "x" not in {each.name for each in CLASSIFIERS.all()}
+    other = examples.Examples(wanted.data.rows, (), "", labels=("pets", "saws"))
+    with pytest.raises(ChatlmError, match="teacher wrong tells pets, tools, and not pets, saws"):
+        making.make(dataclasses.replace(wanted, name="x", data=other), said, lambda: False)
+
+
+class Said(Watcher):
+    """Remembers the steps and notes it was told."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[int, str]] = set()
+
+    def changed(self, progress: Progress) -> None:
+        self.seen.add((progress.step, progress.note))
+
+
 def test_another_base_is_refused(trained_home: Path, data: Path) -> None:
     making.make(order("things", data, "encoder", epochs=1), Watcher(), lambda: False)
-    path = library.located("things").path / card.CARD
+    path = CLASSIFIERS.located("things").path / card.CARD
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"fingerprint": "0"}))
     with pytest.raises(ChatlmError, match="another all-minilm-l6-v2"):
-        classifier.load(library.located("things"))
+        classifier.load(CLASSIFIERS.located("things"))
     path.write_text(json.dumps(values | {"settings": {"method": "encoder", "rank": "x"}}))
     with pytest.raises(ChatlmError, match="is damaged"):
-        classifier.load(library.located("things"))
+        classifier.load(CLASSIFIERS.located("things"))
 
 
 def test_patience_counts_from_the_best_check() -> None:
@@ -218,6 +256,9 @@ def test_batches_hold_each_row_once_and_like_lengths() -> None:
 
 def test_targets_of_smoothed_labels_and_of_none() -> None:
     rows = [Example("a", "y"), Example("b", None)]
-    found = training._targets(rows, ("x", "y"), 0.2)
+    recipe = Recipe(method="encoder", smoothing=0.2, trust=0.5)
+    found = training._targets(rows, ("x", "y"), recipe, None)
     assert found.tolist() == [pytest.approx([0.1, 0.9]), pytest.approx([0.5, 0.5])]
     assert UNSURE not in ("x", "y")
+    taught = training._targets(rows, ("x", "y"), recipe, np.array([[0.7, 0.3], [1.0, 0.0]]))
+    assert taught.tolist() == [pytest.approx([0.4, 0.6]), pytest.approx([0.5, 0.5])]

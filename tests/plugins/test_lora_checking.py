@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from chatlm import ModelLocation, UsageError
-from chatlm_lora import keeping, library
+from chatlm_lora import keeping
 from chatlm_lora.checking import AdapterRefused, check, same_base
-from chatlm_lora.library import CONFIG, WEIGHTS
+from chatlm_lora.library import ADAPTERS, CONFIG, WEIGHTS
 from tests.plugins.lora import HIDDEN, MODULES, RANK, adapter, config, matrices, tiny_base
 
 FIRST = f"base_model.model.{MODULES[0]}.lora_A.weight"
@@ -252,7 +252,7 @@ def test_links_out_of_the_folder(
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".", "UPPER", "x" * 65, "off", "a\n", "-m"])
 def test_names_that_could_lead_elsewhere(name: str, home: Path) -> None:
     with pytest.raises(UsageError, match="cannot be called"):
-        library.free(name)
+        ADAPTERS.free(name)
 
 
 def test_zero_b_matrices_are_told(tmp_path: Path, base: ModelLocation) -> None:
@@ -285,7 +285,7 @@ def test_only_known_files_are_copied(good: Path, home: Path, base: ModelLocation
     keeping.add("mine", good, base)
     kept = {path.name for path in (home / "adapters" / "mine").iterdir()}
     assert kept == {CONFIG, WEIGHTS, "card.json", "README.md"}
-    assert [entry.name for entry in library.adapters() if entry.own] == ["mine"]
+    assert [entry.name for entry in ADAPTERS.all() if entry.own] == ["mine"]
     with pytest.raises(UsageError, match="already"):
         keeping.add("mine", good, base)
 

@@ -60,9 +60,9 @@ def test_from_a_folder_and_back(home: Path, tmp_path: Path, base: ModelLocation)
     assert isinstance(refused, UsageError)
 
     assert run("remove", "mine", stdin="n\n").exit_code == 1
-    assert "mine" in {entry.name for entry in library.adapters()}
+    assert "mine" in {entry.name for entry in library.ADAPTERS.all()}
     assert right("remove", "mine", "--yes").stdout.startswith("Removed mine")
-    assert "mine" not in {entry.name for entry in library.adapters()}
+    assert "mine" not in {entry.name for entry in library.ADAPTERS.all()}
 
 
 def test_a_name_that_is_not_there(home: Path, tmp_path: Path, base: ModelLocation) -> None:
@@ -139,7 +139,7 @@ def test_a_hostile_card_is_shown_harmless(home: Path, tmp_path: Path, base: Mode
         "bad", "added", base.name, description=evil, licence=evil, source={evil: evil},
         answers=(Answer(evil, evil, evil, evil),),
     )  # fmt: skip
-    card.write(hostile, library.located("bad").path)
+    card.write(hostile, library.ADAPTERS.located("bad").path)
     for words in (("list",), ("show", "bad"), ("list", "--json"), ("show", "bad", "--json")):
         out = right(*words).stdout
         assert "\x1b" not in out
@@ -156,14 +156,14 @@ def test_a_hostile_card_is_shown_harmless(home: Path, tmp_path: Path, base: Mode
 )  # fmt: skip
 def test_a_card_that_is_none(text: str, home: Path, tmp_path: Path, base: ModelLocation) -> None:
     keeping.add("odd", adapter(tmp_path / "a"), base)
-    (library.located("odd").path / "card.json").write_text(text)
-    assert card.read(library.located("odd").path) is None
+    (library.ADAPTERS.located("odd").path / "card.json").write_text(text)
+    assert card.read(library.ADAPTERS.located("odd").path) is None
     right("list")
     assert "no card" in right("show", "odd").stdout
 
 
 def test_the_shipped_ones_stay(home: Path) -> None:
-    for shipped in (entry for entry in library.adapters() if not entry.own):
+    for shipped in (entry for entry in library.ADAPTERS.all() if not entry.own):
         refused = run("remove", shipped.name, "--yes").exception
         assert isinstance(refused, UsageError)
         assert "comes with chatlm" in refused.message

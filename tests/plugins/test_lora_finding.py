@@ -9,7 +9,7 @@ import pytest
 
 from chatlm import ChatlmError, ModelLocation
 from chatlm_lora import checking, keeping, plugin
-from chatlm_lora.library import WEIGHTS, own_root
+from chatlm_lora.library import ADAPTERS, WEIGHTS
 from tests.plugins.lora import adapter, tiny_base
 
 
@@ -38,20 +38,20 @@ def test_a_good_adapter_is_found_and_checked_once(
 
     monkeypatch.setattr(checking, "check", counted)
     for _ in range(3):
-        assert plugin.find_adapter("poet", base.name) == own_root() / "poet"
+        assert plugin.find_adapter("poet", base.name) == ADAPTERS.own_root / "poet"
     assert len(checked) == 1
 
 
 def test_why_not(base: ModelLocation, tmp_path: Path) -> None:
     assert "Did you mean poet?" in refusal("poe", base)
     assert "no-such-model" in str(plugin.find_adapter("poet", "no-such-model"))
-    assert plugin.find_adapter("poet", base.name) == own_root() / "poet"
-    weights = own_root() / "poet" / WEIGHTS
+    assert plugin.find_adapter("poet", base.name) == ADAPTERS.own_root / "poet"
+    weights = ADAPTERS.own_root / "poet" / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-4])
     assert "is cut short" in refusal("poet", base)
     weights.unlink()
     assert f"it has no {WEIGHTS}" in refusal("poet", base)
-    shutil.rmtree(own_root() / "poet")
+    shutil.rmtree(ADAPTERS.own_root / "poet")
     assert "There is no adapter" in refusal("poet", base)
     gone = plugin.find_adapter("poet", base.name)
     assert isinstance(gone, checking.AdapterRefused)

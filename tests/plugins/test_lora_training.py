@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from chatlm import ChatEncoder, ChatlmError, ModelLocation, UsageError
-from chatlm_lora import card, examples, library, preparing
+from chatlm_lora import card, examples, preparing
 from chatlm_lora.batches import Chats, Collator, loss_of
-from chatlm_lora.library import WEIGHTS
+from chatlm_lora.library import ADAPTERS, WEIGHTS
 from chatlm_lora.preparing import Order
 from chatlm_lora.recipe import Recipe
 from chatlm_lora.training import TrainingStopped, train
@@ -83,7 +83,7 @@ def test_it_gets_better_and_plain_peft_loads_it(
     assert watcher.steps == list(range(19))
     assert len(watcher.seen[-1].train) == 18
 
-    folder = library.located("mine").path
+    folder = ADAPTERS.located("mine").path
     assert card.read(folder) == dataclasses.replace(
         made, settings={**made.settings, "targets": ["all-linear"]}
     )
@@ -100,7 +100,7 @@ def test_it_gets_better_and_plain_peft_loads_it(
 def test_the_same_seed_makes_the_same_adapter(home: Path, base: ModelLocation, data: Path) -> None:
     for name in ("one", "two"):
         train(order(base, data, dataclasses.replace(RECIPE, epochs=1), name), Watcher())
-    one, two = (load_file(library.located(name).path / WEIGHTS) for name in ("one", "two"))
+    one, two = (load_file(ADAPTERS.located(name).path / WEIGHTS) for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
@@ -119,7 +119,7 @@ def test_ctrl_c_keeps_the_best_so_far(home: Path, base: ModelLocation, data: Pat
     assert made.cost["ended"] == "stopped by the person"
     assert made.cost["steps"] in (7, 8)
     assert made.scores["fall"] > 0
-    assert library.located("mine").own
+    assert ADAPTERS.located("mine").own
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,9 @@ from chatlm.session import ChatSession
 from chatlm.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.widgets.status_bar import StatusBar
-from chatlm_lora import card, library
+from chatlm_lora import card
 from chatlm_lora.card import Answer, Card
+from chatlm_lora.library import ADAPTERS
 from chatlm_lora.screens.picker import LoraPicker
 from tests.plugins.lora import adapter, config, matrices, tiny_base
 from tests.plugins.ui import RememberingUi
@@ -58,7 +60,7 @@ CARD = Card(
 @pytest.fixture(autouse=True)
 def shelf(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with two adapters, and none that come with chatlm."""
-    monkeypatch.setattr(library, "shipped_root", lambda: home / "none")
+    monkeypatch.setitem(vars(ADAPTERS), "shipped_root", home / "none")
     card.write(CARD, adapter(home / "adapters" / "pirate"))
     adapter(home / "adapters" / "terse")
     return home / "adapters"
@@ -288,10 +290,10 @@ def test_picture_of_the_adapters(
 
 @both_sizes
 def test_picture_without_adapters(
-    snap_compare: SnapCompare, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    snap_compare: SnapCompare, size: tuple[int, int], shelf: Path
 ) -> None:
     """There is only the base, and how to get an adapter."""
-    monkeypatch.setattr(library, "own_root", lambda: Path("nowhere"))
+    shutil.rmtree(shelf)
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "There are no adapters yet" in everything_visible(pilot))

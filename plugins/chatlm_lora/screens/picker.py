@@ -14,9 +14,9 @@ from textual.widget import Widget
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from chatlm import ChatlmError, PluginCard, Ui, UsageError, human_bytes, one_line
-from chatlm_lora import card, library, switching
-from chatlm_lora.library import AdapterFolder
+from chatlm import Artifact, ChatlmError, PluginCard, Ui, UsageError, human_bytes, one_line
+from chatlm_lora import card, switching
+from chatlm_lora.library import ADAPTERS
 
 QUIET = "$foreground 60%"
 
@@ -60,7 +60,7 @@ class LoraPicker(PluginCard):
         super().__init__("Adapters")
         self._ui = ui
         self._in_use = switching.in_use(ui)
-        self._adapters = {adapter.name: adapter for adapter in library.adapters()}
+        self._adapters = {adapter.name: adapter for adapter in ADAPTERS.all()}
         self._verdicts: dict[str, Content] = {}
 
     def body(self) -> Iterable[Widget]:
@@ -93,7 +93,7 @@ class LoraPicker(PluginCard):
         (about.scroll_page_down if pages > 0 else about.scroll_page_up)(animate=False)
 
     @work(thread=True, exclusive=True, exit_on_error=False)
-    def _verify(self, adapter: AdapterFolder) -> None:
+    def _verify(self, adapter: Artifact) -> None:
         from chatlm_lora import verifying
 
         try:
@@ -151,7 +151,7 @@ class LoraPicker(PluginCard):
             (about, QUIET),
         )
 
-    def _marked(self) -> AdapterFolder | None:
+    def _marked(self) -> Artifact | None:
         option = self.query_one(OptionList).highlighted_option
         return self._adapters.get(option.id or BASE) if option else None
 
@@ -174,7 +174,7 @@ def _about_none(some: bool) -> Content:
     )
 
 
-def _about(adapter: AdapterFolder) -> Content:
+def _about(adapter: Artifact) -> Content:
     """What its card says: answers first, since they are what a person looks for."""
     known = card.read(adapter.path)
     if known is None:
