@@ -23,7 +23,7 @@ import torch
 from benchmarks.speed_sides import CPU
 from chatlm import models
 from chatlm.engines.model import Model
-from chatlm.engines.prefix import KeyValues
+from chatlm.engines.prefix import KeyValues, extend_each
 from chatlm.engines.ways import load
 
 MODEL = "smollm2-135m-instruct"
@@ -66,7 +66,7 @@ def grow(model: Model, lengths: Sequence[int]) -> list[Point]:
         seconds = []
         for token in ids[:WRITTEN]:
             start = time.perf_counter()
-            keys.extend([token])
+            extend_each(model, [keys], [[token]])
             seconds.append(time.perf_counter() - start)
         token_ms = 1000 * statistics.median(seconds)
         memory = (resident() - before) / 1e6

@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.speed_sides import CPU, no_guesses
 from chatlm import models
+from chatlm.batching import stream_many
 from chatlm.engines.local import LocalEngine
 from chatlm.events import Finished
 from chatlm.generation import Request
@@ -74,7 +75,8 @@ def many(engine: LocalEngine, requests: list[Request], *, together: bool) -> flo
     """Tokens a second of all, their prompts included."""
     start, made = time.perf_counter(), 0
     if together:
-        for _, event in engine.stream_many(requests):
+        engine._prefixes.clear()
+        for _, event in stream_many(engine, requests):
             made += event.usage.completion_tokens if isinstance(event, Finished) else 0
     else:
         for request in requests:

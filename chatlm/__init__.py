@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chatlm.artifacts import Artifact, Artifacts
+    from chatlm.batching import Batch, open_batch, stream_many
     from chatlm.beside import Setup, SideChat, SideChats
     from chatlm.config import Config, load_config
     from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
     from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
     from chatlm.files import expanded, write_atomically
-    from chatlm.generation import Engine, EngineInfo, EngineOpener, Prompt, Request, stream_many
+    from chatlm.generation import Engine, EngineInfo, EngineOpener, Prompt, Request
     from chatlm.hookspecs import Commands, Context, hookimpl
     from chatlm.interrupts import stopped_by_keys
     from chatlm.messages import (
@@ -63,6 +64,7 @@ _WHERE = {
     "Annotation": "chatlm.messages",
     "Artifact": "chatlm.artifacts",
     "Artifacts": "chatlm.artifacts",
+    "Batch": "chatlm.batching",
     "CannotGoOn": "chatlm.errors",
     "ChatEncoder": "chatlm.engines.learning",
     "ChatSession": "chatlm.session",
@@ -124,13 +126,14 @@ _WHERE = {
     "load_config": "chatlm.config",
     "load_weights": "chatlm.engines.learning",
     "one_line": "chatlm.text",
+    "open_batch": "chatlm.batching",
     "own_settings": "chatlm.plugins.settings",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugins.settings",
     "shipped": "chatlm.paths",
     "side_chats": "chatlm.sidechats",
     "stopped_by_keys": "chatlm.interrupts",
-    "stream_many": "chatlm.generation",
+    "stream_many": "chatlm.batching",
     "sync_tree": "chatlm.models.disk",
     "visible": "chatlm.text",
     "write_atomically": "chatlm.files",
@@ -140,6 +143,7 @@ __all__ = [
     "Annotation",
     "Artifact",
     "Artifacts",
+    "Batch",
     "CannotGoOn",
     "ChatEncoder",
     "ChatSession",
@@ -202,6 +206,7 @@ __all__ = [
     "load_config",
     "load_weights",
     "one_line",
+    "open_batch",
     "own_settings",
     "run_ui",
     "save_setting",

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import struct
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -187,22 +186,3 @@ class Engine(Protocol):
 
 EngineOpener = Callable[[str], Engine]
 """Opens a model by its name, without the scheme."""
-
-
-def stream_many(
-    engine: Engine, requests: Iterable[Request]
-) -> Generator[tuple[int, EngineEvent], None, None]:
-    """Generate for several requests: the events of all, each with the place of its request.
-
-    An engine that has a method `stream_many` makes them together, which takes less time in all than
-    one after the other; events of different requests then alternate. The replies are the same.
-
-    Pulled and closed like `Engine.stream`; raises as it does, and then none goes on.
-    """
-    own = getattr(engine, "stream_many", None)
-    if own is not None:
-        yield from own(requests)
-        return
-    for number, request in enumerate(requests):
-        with closing(engine.stream(request)) as events:
-            yield from ((number, event) for event in events)

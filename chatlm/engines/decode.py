@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.detokenize import Detokenizer
-from chatlm.engines.drafting import Drafting
-from chatlm.engines.prefix import KeyValues
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
-from chatlm.events import Delta, EngineEvent, Finished
+from chatlm.events import Delta, Finished
 from chatlm.generation import Request
 from chatlm.messages import StopReason, Usage
 from chatlm.stopping import StopText
@@ -35,7 +33,7 @@ def in_one_thread() -> Iterator[None]:
 
 @dataclass
 class Decoding:
-    """One reply on its way; `run` it once, or `choose` its tokens one by one."""
+    """One reply on its way, whose tokens are chosen one by one."""
 
     prompt: list[int]
     request: Request
@@ -60,20 +58,6 @@ class Decoding:
     def left(self) -> int:
         """How many more tokens may come."""
         return self.most - len(self.made)
-
-    def run(self, keys: KeyValues) -> Iterator[EngineEvent]:
-        """Choose tokens and read them until one is the last.
-
-        Args:
-            keys: keys and values of the prompt; they grow with the reply.
-        """
-        drafting = Drafting(keys, self.prompt)
-        logits = keys.logits
-        while True:
-            yield from (events := self.choose(logits))
-            if isinstance(events[-1], Finished):
-                return
-            logits = drafting.after(self.made[-1], self.left)
 
     def choose(self, logits: Tensor) -> tuple[Delta] | tuple[Delta, Finished]:
         """Choose a token, see whether it ends the reply, and give what is certain of the text.

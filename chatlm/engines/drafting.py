@@ -64,7 +64,7 @@ class PromptLookup:
 
 
 class Drafting:
-    """Gives the logits after each token of a reply.
+    """Says which tokens of a reply to read, and has the logits after the newest.
 
     Args:
         keys: that have read the prompt; they grow with the reply.
@@ -77,36 +77,47 @@ class Drafting:
         self._guessed: list[int] = []
         self._true = 0
         """How many of them were chosen so far."""
-        self._logits: Tensor | None = None
+        self._logits = keys.logits[None]
         """After the token before the guesses, then after each of them."""
         self._length = SHORTEST
         self._pause = self._waited = 0
 
-    def after(self, token: int, left: int) -> Tensor:
-        """Logits after a token that was chosen: (vocabulary,).
+    @property
+    def logits(self) -> Tensor:
+        """After the newest token that was read or guessed: (vocabulary,)."""
+        return self._logits[self._true]
+
+    def wanted(self, token: int, most: int) -> list[int]:
+        """The tokens to read, so that `logits` are those after a token that was chosen.
 
         Args:
-            token: it stands behind all that `after` was called with before.
-            left: how many more tokens may be chosen, at least 1.
+            token: it stands behind all that this was called with before.
+            most: tokens that may be read at once, at least 1.
+
+        Returns:
+            It and those that may follow; nothing where it was read already.
         """
         if self._lookup is None:
-            return self._keys.extend([token])[0]
+            return [token]
         self._lookup.add(token)
-        if self._guessed[self._true : self._true + 1] == [token] and self._logits is not None:
+        if self._guessed[self._true : self._true + 1] == [token]:
             self._true += 1
-            return self._logits[self._true]
+            return []
         self._learn()
         self._keys.drop(len(self._guessed) - self._true)
-        self._guessed = self._guess(self._lookup, left - 1)
+        self._guessed = self._guess(self._lookup, most - 1)
         self._true = 0
-        self._logits = self._keys.extend([token, *self._guessed])
-        return self._logits[0]
+        return [token, *self._guessed]
+
+    def take(self, logits: Tensor) -> None:
+        """The logits after each of the tokens that were wanted: (tokens, vocabulary)."""
+        self._logits = logits
 
     def _guess(self, lookup: PromptLookup, most: int) -> list[int]:
         if self._waited < self._pause:
             self._waited += 1
             return []
-        return lookup.guess(min(most, self._length, self._keys.at_once - 1))
+        return lookup.guess(min(most, self._length))
 
     def _learn(self) -> None:
         """Guess more where guesses came true, and less often where they did not."""

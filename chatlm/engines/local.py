@@ -6,7 +6,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from chatlm.engines.adapters import Adapters, FindAdapter, no_adapter
 from chatlm.engines.context import Fit, fit, reserve_of
 from chatlm.engines.decode import Decoding
 from chatlm.engines.devices import Placement, is_out_of_memory
+from chatlm.engines.drafting import Drafting
 from chatlm.engines.prefix import KeyValues, PrefixCache
 from chatlm.engines.preview import costs, read_out
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
-from chatlm.engines.together import Begun, together
+from chatlm.engines.together import Beginning, Growing, LocalBatch
 from chatlm.engines.tokens import PromptTokenizer
 from chatlm.engines.ways import load, load_tokenizer
 from chatlm.errors import OutOfMemoryError
@@ -70,7 +71,6 @@ class LocalEngine:
             + self.tokens.end_sequences
         )
         self._adapters = Adapters(model, find_adapter)
-        self._prefixes = PrefixCache()
         self._lock = threading.Lock()
         suggested = (suits or Sampling()).over(about.suggested)
         self.info = EngineInfo(
@@ -85,6 +85,8 @@ class LocalEngine:
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
             weights=count_weights(folder),
         )
+        # room for a whole context twice, so that an adapter is toggled without reading anew
+        self._prefixes = PrefixCache(2 * self.info.context_length)
 
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`."""
@@ -113,38 +115,41 @@ class LocalEngine:
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """See `Engine.stream`."""
-        with self._lock, self._memory_errors():
-            yield from self._generate(request)
+        with self._lock, closing(self._batch(nullcontext())) as batch:
+            batch.add(request)
+            while len(batch):
+                for _, event in batch.step():
+                    if isinstance(event, Exception):
+                        raise event
+                    yield event
 
-    def stream_many(
-        self, requests: Iterable[Request]
-    ) -> Generator[tuple[int, EngineEvent], None, None]:
-        """See `chatlm.stream_many`."""
-        with self._lock, self._memory_errors():
-            yield from together(self._adapters.model, requests, self._begin_anew)
+    def batch(self) -> LocalBatch:
+        """Several requests at once; see `chatlm.Batch`."""
+        return self._batch(self._lock)
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """See `Engine.read_ahead`."""
-        with self._lock, self._memory_errors():
-            prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
-            keys = self._keys(request.adapter)
+        prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
+        with self._lock, self._taken(request.adapter, prompt.ids) as keys:
             keys.keep(prompt.ids)
             for done in keys.read(prompt.ids):
                 yield Prefill(done, len(prompt.ids))
 
-    @contextmanager
-    def _memory_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self._prefixes.clear()
-            raise OutOfMemoryError(
-                f"The memory of {self.info.device} is full",
-                hint="The chat is saved. Start a new chat, lower `chatlm config set context`, "
-                "or choose a smaller model.",
-            ) from error
+    def _batch(self, lock: AbstractContextManager[object]) -> LocalBatch:
+        return LocalBatch(self._adapters.model, self._begin, lock, self._explained)
+
+    def _explained(self, error: Exception) -> Exception:
+        """What is told of an error; frees memory where that is what was missing."""
+        if not is_out_of_memory(error):
+            return error
+        self._prefixes.clear()
+        told = OutOfMemoryError(
+            f"The memory of {self.info.device} is full",
+            hint="The chat is saved. Start a new chat, lower `chatlm config set context`, "
+            "or choose a smaller model.",
+        )
+        told.__cause__ = error
+        return told
 
     def _fit(self, request: Request, costs: Callable[[], Sequence[int]]) -> Fit:
         messages = request.messages
@@ -156,43 +161,43 @@ class LocalEngine:
             reserve=reserve_of(request, self.info),
         )
 
-    def _keys(self, adapter: str | None) -> KeyValues:
-        return self._prefixes.take(adapter, self._adapters.take(adapter))
+    @contextmanager
+    def _taken(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[KeyValues]:
+        """Keys and values for a prompt, which are kept for another one afterwards."""
+        keys = self._prefixes.take(adapter, self._adapters.take(adapter), prompt)
+        try:
+            yield keys
+        finally:
+            self._prefixes.give(adapter, keys)
 
-    def _generate(self, request: Request) -> Iterator[EngineEvent]:
-        begun = yield from self._begin(request, self._keys(request.adapter))
-        yield from begun.decoding.run(begun.keys)
-
-    def _begin_anew(self, request: Request) -> Generator[EngineEvent, None, Begun]:
-        """The same as `_begin`, with keys and values that no other request has."""
-        return (yield from self._begin(request, KeyValues(self._adapters.take(request.adapter))))
-
-    def _begin(self, request: Request, keys: KeyValues) -> Generator[EngineEvent, None, Begun]:
+    def _begin(self, request: Request) -> Beginning:
         """Fit the prompt and read it."""
         started = time.perf_counter()
         sampling = request.sampling.over(self.info.defaults)
         request = dataclasses.replace(request, sampling=sampling)
         prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
-        cached = keys.keep(prompt.ids)
         total, limit = len(prompt.ids), self.info.context_length
         most = sampling.max_tokens or limit
         left_out = tuple(request.messages[index] for index in prompt.left_out)
-        yield Fitted(total, limit, left_out, cached, prompt_hash(prompt.ids))
-        for done in keys.read(prompt.ids):
-            yield Prefill(done, total)
-        logits = keys.logits
         go_on = bool(request.messages) and request.messages[-1].role == "assistant"
-        decoding = Decoding(
-            prompt=prompt.ids,
-            request=request,
-            sampler=Sampler(sampling, torch.tensor(prompt.ids), logits.shape[-1], logits.device),
-            detokenizer=self.tokens.detokenizer(prompt.ids[-8:] if go_on else ()),
-            stops=StopText([*sampling.stop, *self.tokens.stop_texts]),
-            format_stops=frozenset(self.tokens.stop_texts) - frozenset(sampling.stop),
-            end=self._end,
-            most=min(most, limit - total),
-            at_most=StopReason.LENGTH if most <= limit - total else StopReason.CONTEXT_FULL,
-            usage=Usage(prompt_tokens=total, cached_tokens=cached),
-            started=started,
-        )
-        return Begun(decoding, keys)
+        with ExitStack() as taken:
+            keys = taken.enter_context(self._taken(request.adapter, prompt.ids))
+            cached = keys.keep(prompt.ids)
+            yield Fitted(total, limit, left_out, cached, prompt_hash(prompt.ids))
+            for done in keys.read(prompt.ids):
+                yield Prefill(done, total)
+            words, device = keys.logits.shape[-1], keys.logits.device
+            decoding = Decoding(
+                prompt=prompt.ids,
+                request=request,
+                sampler=Sampler(sampling, torch.tensor(prompt.ids), words, device),
+                detokenizer=self.tokens.detokenizer(prompt.ids[-8:] if go_on else ()),
+                stops=StopText([*sampling.stop, *self.tokens.stop_texts]),
+                format_stops=frozenset(self.tokens.stop_texts) - frozenset(sampling.stop),
+                end=self._end,
+                most=min(most, limit - total),
+                at_most=StopReason.LENGTH if most <= limit - total else StopReason.CONTEXT_FULL,
+                usage=Usage(prompt_tokens=total, cached_tokens=cached),
+                started=started,
+            )
+            return Growing(decoding, Drafting(keys, prompt.ids), keys, taken.pop_all().close)

@@ -7,15 +7,11 @@ blocks are reused: every number is the one a fresh start gives.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 from chatlm.engines.model import Model, Reader
-
-MOST_CACHES = 4
-"""Caches kept at once, one an adapter; the least recently used goes first."""
 
 
 def block_ends(tokens: int, device: str) -> list[int]:
@@ -37,6 +33,10 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
         if a != b:
             return index
     return min(len(left), len(right))
+
+
+MOST_CACHES = 4
+"""Caches that are kept at once."""
 
 
 class KeyValues:
@@ -79,7 +79,7 @@ class KeyValues:
             How many tokens of the prompt are read.
         """
         for end in self._wanted(prompt)[len(self._ends) :]:
-            self._logits = self._grown(self.cache.read, prompt[len(self.ids) : end])
+            self._logits = self._read_block(prompt[len(self.ids) : end])
             self._ends.append(end)
             yield end
 
@@ -93,10 +93,6 @@ class KeyValues:
             raise RuntimeError("no prompt was read")
         return self._logits
 
-    def extend(self, ids: Sequence[int]) -> Tensor:
-        """Add tokens of the reply; returns the logits after each: (tokens, vocabulary)."""
-        return self._grown(self.cache.extend, ids)
-
     def drop(self, tokens: int) -> None:
         """Forget so many of the newest tokens of the reply, where `at_once` is above 1."""
         del self.ids[len(self.ids) - tokens :]
@@ -107,9 +103,9 @@ class KeyValues:
         """See `Reader.at_once`."""
         return self.model.at_once
 
-    def _grown(self, grow: Callable[[Sequence[int]], Tensor], ids: Sequence[int]) -> Tensor:
+    def _read_block(self, ids: Sequence[int]) -> Tensor:
         try:
-            logits = grow(ids)
+            logits = self.cache.read(ids)
         except BaseException:  # an interrupt too leaves some layers longer than others
             self.start_over()
             raise
@@ -117,40 +113,67 @@ class KeyValues:
         return logits
 
 
-def extend_each(model: Model, keys: Sequence[KeyValues], tokens: Sequence[int]) -> Tensor:
-    """Add a token of its own to each of several; returns the logits: (tokens, vocabulary)."""
+def extend_each(
+    model: Model, keys: Sequence[KeyValues], ids: Sequence[Sequence[int]]
+) -> tuple[Tensor, ...]:
+    """Add tokens of its own to each of several.
+
+    Args:
+        model: of all of them.
+        keys: to add to.
+        ids: for each of them; at most `Model.at_once` in all.
+
+    Returns:
+        For each of them the logits after each of its tokens: (tokens, vocabulary).
+    """
     try:
-        logits = model.extend([each.cache for each in keys], [[token] for token in tokens])
+        logits = model.extend([each.cache for each in keys], ids)
     except BaseException:  # an interrupt too leaves some longer than others
         for each in keys:
             each.start_over()
         raise
-    for each, token in zip(keys, tokens, strict=True):
-        each.ids.append(token)
-    return logits
+    for each, own in zip(keys, ids, strict=True):
+        each.ids.extend(own)
+    rows: tuple[Tensor, ...] = logits.split([len(own) for own in ids])
+    return rows
 
 
 class PrefixCache:
-    """`KeyValues` for each adapter of one model, and for the model without one."""
+    """`KeyValues` that no reply is growing on, with adapters and without.
 
-    def __init__(self) -> None:
-        self._held: OrderedDict[str | None, KeyValues] = OrderedDict()
+    Args:
+        most: tokens that all of them may hold; the newest is kept in any case.
+    """
 
-    def take(self, adapter: str | None, model: Reader) -> KeyValues:
-        """The adapter's keys and values, empty if it has none yet.
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: list[tuple[str | None, KeyValues]] = []
+        """By adapter; the newest last."""
+
+    def take(self, adapter: str | None, model: Reader, prompt: Sequence[int]) -> KeyValues:
+        """The adapter's keys and values that hold most of a prompt; the caller's until given back.
+
+        Where none begin much like it, as those of the same chat do, they are empty.
 
         Args:
             adapter: its name; None without one.
             model: with the adapter; those that another one of this name made are forgotten.
+            prompt: ids.
         """
-        held = self._held.get(adapter)
-        if held is None or held.model is not model:
-            held = KeyValues(model)
-        self._held[adapter] = held
-        self._held.move_to_end(adapter)
-        while len(self._held) > MOST_CACHES:
-            self._held.popitem(last=False)
-        return held
+        self._held = [each for each in self._held if each[0] != adapter or each[1].model is model]
+        own = [keys for name, keys in self._held if name == adapter]
+        best = max(own, key=lambda keys: common_prefix(keys.ids, prompt), default=KeyValues(model))
+        common = common_prefix(best.ids, prompt)
+        if 2 * common < min(len(best.ids), len(prompt)):
+            return KeyValues(model)
+        self._held = [each for each in self._held if each[1] is not best]
+        return best
+
+    def give(self, adapter: str | None, keys: KeyValues) -> None:
+        """Keep them; those that were not used for longest are forgotten for it."""
+        self._held = [*self._held[1 - MOST_CACHES :], (adapter, keys)]
+        while len(self._held) > 1 and sum(len(keys.ids) for _, keys in self._held) > self._most:
+            del self._held[0]
 
     def clear(self) -> None:
         """Forget everything; frees the memory."""

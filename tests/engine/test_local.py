@@ -13,7 +13,7 @@ import torch
 
 from chatlm.engines.devices import place
 from chatlm.engines.local import LocalEngine
-from chatlm.engines.prefix import KeyValues, block_ends
+from chatlm.engines.prefix import KeyValues, block_ends, extend_each
 from chatlm.engines.stopping import EndTokenStoppingCriteria
 from chatlm.errors import ContextTooLong, EngineError, ModelError, OutOfMemoryError
 from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
@@ -198,7 +198,7 @@ def test_a_reused_prefix_gives_the_same_logits(either: LocalEngine) -> None:
     reused = KeyValues(model)
     list(reused.read(ids))
     for token in (1, 2, 3):
-        reused.extend([token])
+        extend_each(model, [reused], [[token]])
     kept = reused.keep(longer)
     assert kept >= 256
     assert list(reused.read(longer))[-1] == len(longer)
@@ -233,7 +233,7 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1")
 
     with monkeypatch.context() as patch:
-        patch.setattr("chatlm.engines.fast.model.FastCache.extend", full)
+        patch.setattr("chatlm.engines.fast.model.FastModel.extend", full)
         with pytest.raises(OutOfMemoryError, match="cpu is full") as error:
             run(engine, Request(CAPITAL, GREEDY))
         assert "config set context" in error.value.hint

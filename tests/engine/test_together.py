@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 import torch
 
+from chatlm.batching import Batch, open_batch, stream_many
 from chatlm.engines.devices import place
 from chatlm.engines.drafting import LONGEST, RUN, PromptLookup
 from chatlm.engines.fast.kernel import Decoder, Format
 from chatlm.engines.fast.memory import Growth, Memory
+from chatlm.engines.fast.model import FastModel
 from chatlm.engines.local import LocalEngine
-from chatlm.engines.prefix import KeyValues
 from chatlm.engines.scripted import ScriptedEngine
+from chatlm.errors import ContextTooLong, OutOfMemoryError
 from chatlm.events import Delta, EngineEvent, Finished, Fitted
-from chatlm.generation import Request, stream_many
+from chatlm.generation import Request
 from chatlm.messages import Message, StopReason
 from chatlm.sampling import Sampling
 from tests.engine import adapter_files, tiny
@@ -113,13 +115,13 @@ def written(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
 def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gets how many tokens each call added, from now on."""
     counts: list[int] = []
-    extend = KeyValues.extend
+    extend = FastModel.extend
 
-    def counted(self: KeyValues, ids: Any) -> torch.Tensor:
-        counts.append(len(ids))
-        return extend(self, ids)
+    def counted(self: FastModel, caches: Any, ids: Any) -> torch.Tensor:
+        counts.append(sum(map(len, ids)))
+        return extend(self, caches, ids)
 
-    monkeypatch.setattr(KeyValues, "extend", counted)
+    monkeypatch.setattr(FastModel, "extend", counted)
     return counts
 
 
@@ -246,7 +248,7 @@ def test_more_than_fit_at_once_take_their_turns(engine: LocalEngine) -> None:
 
 
 def test_closing_ends_all_and_leaves_the_engine_usable(engine: LocalEngine) -> None:
-    with closing(engine.stream_many(requests())) as events:
+    with closing(stream_many(engine, requests())) as events:
         for _, event in events:
             if isinstance(event, Delta) and event.usage.completion_tokens == 3:
                 break
@@ -260,3 +262,97 @@ def test_an_engine_without_a_way_of_its_own_makes_them_one_by_one() -> None:
     assert [number for number, _ in found] == sorted(number for number, _ in found)
     both = gathered(iter(found))
     assert (text_of(both[0]), text_of(both[1])) == ("One.", "Two.")
+
+
+def stepped(batch: Batch, found: dict[int, list[Any]], until: Callable[[], bool]) -> None:
+    """Go on until something holds, or all have ended."""
+    while len(batch) and not until():
+        for number, event in batch.step():
+            found.setdefault(number, []).append(event)
+
+
+@pytest.mark.parametrize("fast", ["auto", "off"])
+def test_requests_come_and_go_while_others_are_answered(default_model: Path, fast: str) -> None:
+    engine = LocalEngine("default", default_model, place("cpu", "auto", "none"), fast=fast)
+    first, second, third = (
+        Request((Message("user", text),), dataclasses.replace(GREEDY, max_tokens=14))
+        for text in ("Write a long story about a lighthouse.", "Say lamp.", "Count to ten.")
+    )
+    long = Request((Message("user", "word " * 9000),), GREEDY)
+    alone = [written(engine, request) for request in (first, second, third)]
+    engine._prefixes.clear()
+    found: dict[int, list[Any]] = {}
+    with closing(open_batch(engine)) as batch:
+        assert batch.at_once == (16 if fast == "auto" else 1)
+        assert batch.add(first) == 0
+        if batch.at_once == 1:
+            stepped(batch, found, lambda: False)
+        stepped(batch, found, lambda: len(found.get(0, [])) > 5)
+        assert batch.add(long) == 1
+        stepped(batch, found, lambda: 1 in found)
+        assert isinstance(found[1][0], ContextTooLong)
+        assert batch.add(second) == 2
+        stepped(batch, found, lambda: len(found.get(2, [])) > 4)
+        batch.drop(2)
+        heard = len(found[2])
+        assert batch.add(third) == 3
+        stepped(batch, found, lambda: False)
+        assert len(found[2]) == heard, "nothing comes of one that was dropped"
+        batch.drop(2)
+    for number, (text, end) in ((0, alone[0]), (3, alone[2])):
+        assert text_of(found[number]) == text
+        assert found[number][-1].stop_reason is end.stop_reason
+    assert not engine._lock.locked()
+    engine.close()
+
+
+def test_what_a_batch_has_read_is_not_read_again(engine: LocalEngine) -> None:
+    engine._prefixes.clear()
+    short = dataclasses.replace(GREEDY, max_tokens=4)
+    chats = [(Message("user", f"{word} {PASSAGE * 8}"),) for word in ("One.", "Two.", "Three.")]
+    with closing(open_batch(engine)) as batch:
+        for messages in chats:
+            batch.add(Request(messages, short))
+        found: dict[int, list[Any]] = {}
+        stepped(batch, found, lambda: False)
+    assert [found[number][0].cached_tokens for number in range(3)] == [0, 0, 0]
+    for number, messages in enumerate(chats):
+        said = Message("assistant", text_of(found[number]))
+        longer = (*messages, said, Message("user", "Go on."))
+        fitted = next(engine.stream(Request(longer, short)))
+        assert isinstance(fitted, Fitted)
+        assert fitted.cached_tokens >= 256
+
+
+def test_what_fails_for_one_reply_ends_that_one(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(ids: Any, logits: Any) -> Any:
+        raise ZeroDivisionError("in a processor")
+
+    short = dataclasses.replace(GREEDY, max_tokens=8)
+    both = [Request((LIST,), short, processors=(broken,)), Request((STORY,), short)]
+    found: dict[int, list[Any]] = {}
+    with closing(open_batch(engine)) as batch:
+        for request in both:
+            batch.add(request)
+        stepped(batch, found, lambda: False)
+    assert isinstance(found[0][-1], ZeroDivisionError)
+    assert text_of(found[1]) == written(engine, both[1])[0]
+    events: list[Any] = []
+    with pytest.raises(ZeroDivisionError):
+        events.extend(stream_many(engine, both))
+    with pytest.raises(ZeroDivisionError):
+        list(engine.stream(both[0]))
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1")
+
+    with monkeypatch.context() as patch, closing(open_batch(engine)) as batch:
+        batch.add(both[1])
+        batch.add(both[1])
+        patch.setattr(FastModel, "extend", full)
+        found = {}
+        stepped(batch, found, lambda: False)
+    assert [type(found[number][-1]) for number in (0, 1)] == [OutOfMemoryError] * 2
+    assert text_of(list(engine.stream(both[1])))
