@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -92,6 +92,11 @@ class SideChat(Protocol):
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Generate, as `Engine.stream`; a request that is complete asks no engine."""
+        ...
+
+    def given(self, request: Request) -> Sequence[EngineEvent]:
+        """The part of `stream` that needs no engine: what plugins let the reply begin with, and
+        `Finished` where the request is complete."""
         ...
 
     def add(self, text: str, reply: str) -> None:

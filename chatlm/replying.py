@@ -229,13 +229,23 @@ def reply_events(
         request: as plugins left it.
         so_far: the reply's beginning, if it is gone on with.
     """
+    yield from given_events(request, so_far)
+    if not request.complete:
+        with closing(engine.stream(request)) as events:
+            yield from events
+
+
+def given_events(request: Request, so_far: str = "") -> Iterator[EngineEvent]:
+    """What needs no engine: how plugins let a new reply begin, and its end if that is all of it.
+
+    Args:
+        request: as plugins left it.
+        so_far: the reply's beginning, if it is gone on with.
+    """
     if not so_far and (beginning := asking.beginning(request)):
         yield Delta(beginning, "", Usage())
     if request.complete:
         yield Finished(StopReason.END, Usage())
-        return
-    with closing(engine.stream(request)) as events:
-        yield from events
 
 
 def _left_out(event: Fitted) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,7 @@ from chatlm.events import EngineEvent
 from chatlm.generation import Engine, Request
 from chatlm.models.memory import has_room
 from chatlm.plugins import PluginHost
-from chatlm.replying import reply_events
+from chatlm.replying import given_events, reply_events
 from chatlm.session import ChatSession
 from chatlm.store import Store
 
@@ -147,6 +147,10 @@ class OwnSideChat:
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Generate."""
         yield from reply_events(self.engine, request)
+
+    def given(self, request: Request) -> Sequence[EngineEvent]:
+        """What needs no engine."""
+        return list(given_events(request))
 
     def add(self, text: str, reply: str) -> None:
         """Let a message and its reply stand in the chat."""

@@ -1,4 +1,4 @@
-"""The endpoint: which address does what; the engine is asked through a line, one at a time."""
+"""The endpoint: which address does what; the engine is asked through a line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from chatlm import Setup, SideChats
+from chatlm import Setup, SideChats, open_batch
 from chatlm_serve import embeddings
 from chatlm_serve.embeddings import Embedder, body_of, read_wanted
 from chatlm_serve.errors import ApiError, as_api_error
@@ -24,7 +24,8 @@ from chatlm_serve.guarding import HEALTH, Guard, json_body, response
 from chatlm_serve.names import JOINT, listed, setup_of
 from chatlm_serve.params import read_params
 from chatlm_serve.queueing import Line
-from chatlm_serve.replies import Reply, generate
+from chatlm_serve.replies import Events, Reply, generate
+from chatlm_serve.sharing import SharedBatch
 
 T = TypeVar("T")
 
@@ -37,17 +38,21 @@ class Api:
 
     Args:
         chats: by which requests are answered; its model is loaded now.
-        queue: how many requests may wait while one is answered.
+        queue: how many requests may wait while others are answered.
+        at_once: how many are answered at once, if the engine can do that.
     """
 
-    def __init__(self, chats: SideChats, queue: int) -> None:
+    def __init__(self, chats: SideChats, queue: int, at_once: int) -> None:
         self._chats = chats
-        info = chats.begin(Setup()).engine.info
+        engine = chats.begin(Setup()).engine
+        info = engine.info
         self.model = info.model
         self._context = info.context_length
         self._embedder = Embedder()
-        self._replies = Line(queue + 1)
-        self._embeddings = Line(queue + 1)
+        batch = open_batch(engine)
+        self._batch = SharedBatch(batch)
+        self._replies = Line(queue, min(at_once, batch.at_once))
+        self._embeddings = Line(queue)
 
     def app(self, *, loopback: bool, token: str) -> Starlette:
         """The ASGI app; arguments as of `Guard`."""
@@ -75,6 +80,7 @@ class Api:
     def close(self) -> None:
         """Wait until nothing is computed any more; call `stop` before."""
         self._replies.close()
+        self._batch.close()
         self._embeddings.close()
 
     async def _health(self, request: Request) -> Response:
@@ -99,7 +105,8 @@ class Api:
         offered = await asyncio.to_thread(self._offered)
         setup = setup_of(params.model, self.model, offered)
         reply = Reply(params)
-        events = self._replies.events(partial(generate, self._chats, setup, params))
+        begin = partial(generate, self._chats, self._batch, setup, params)
+        events: Events = self._replies.events(begin)
         if not params.stream:
             return JSONResponse(await _while_connected(request, reply.whole(events)))
         first = await _while_connected(request, _next(events))  # until then it can fail as a whole

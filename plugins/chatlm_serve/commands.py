@@ -40,7 +40,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     """
     _check_token(host, token)
     config = load_config(model=model)
-    queue = own_settings(PLUGIN, Settings).queue
+    settings = own_settings(PLUGIN, Settings)
     from chatlm_serve.api import Api
     from chatlm_serve.running import Server
 
@@ -48,7 +48,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
         closing(bound(host, port)) as listener,
         side_chats(config, lambda words: click.echo(visible(words), err=True)) as chats,
     ):
-        api = Api(chats, queue)
+        api = Api(chats, settings.queue, settings.at_once)
         _tell(f"{api.model} answers", host, listener, "/v1")
         Server(api, loopback=is_loopback(host), token=token).run([listener])
 

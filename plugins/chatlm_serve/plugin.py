@@ -17,12 +17,18 @@ class Settings:
 
     queue: int = field(
         default=16,
-        metadata={"help": "Requests that may wait while one is answered; more are turned away."},
+        metadata={"help": "Requests that may wait; more are turned away."},
+    )
+    at_once: int = field(
+        default=8,
+        metadata={"help": "Requests that are answered at once; each takes memory for its context."},
     )
 
     def __post_init__(self) -> None:
         if self.queue < 0:
             raise ValueError("queue must be 0 or more")
+        if self.at_once < 1:
+            raise ValueError("at_once must be 1 or more")
 
 
 @hookimpl

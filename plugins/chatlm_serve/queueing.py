@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import closing
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -21,25 +20,30 @@ class Stopping(Exception):
 
 
 class Line:
-    """Runs generators in a thread of its own, one at a time, in the order they came.
+    """Runs generators in a thread of its own, begun in the order they came.
 
-    One that has ended is out of the line, however slowly its events are read.
+    Those that run are asked in turns for what comes next; None is passed over. One that has ended
+    is out of the line, however slowly its events are read.
 
     All methods but `close` are for the event loop's thread.
 
     Args:
-        most: that may run and wait at once.
+        waiting: how many may wait.
+        at_once: how many run.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, waiting: int, at_once: int = 1) -> None:
+        self._most = waiting + at_once
+        self._at_once = at_once
         self._open: set[_Job] = set()
         self._stopping = False
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    async def events(self, make: Callable[[], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
+    async def events(
+        self, make: Callable[[], Generator[T | None, None, None]]
+    ) -> AsyncGenerator[T, None]:
         """What a generator yields, when it is its turn.
 
         Closing it takes the generator out of the line, or closes it after what it is about to
@@ -82,8 +86,19 @@ class Line:
         self._thread.join()
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job.run()
+        running: list[_Job] = []
+        closed = False
+        while not closed or running:
+            while not closed and len(running) < self._at_once:
+                try:
+                    job = self._jobs.get(block=not running)
+                except Empty:
+                    break
+                if job is None:
+                    closed = True
+                else:
+                    running.append(job)
+            running = [job for job in running if job.go_on()]
 
 
 class _Failure:
@@ -103,19 +118,26 @@ class _Job:
         self._loop = asyncio.get_running_loop()
         self.news: asyncio.Queue[Any] = asyncio.Queue()
         self.cancelled = threading.Event()
+        self._events: Generator[Any, None, None] | None = None
 
-    def run(self) -> None:
+    def go_on(self) -> bool:
+        """Pass on what comes next; whether more may come."""
         if self.cancelled.is_set():
-            return
+            if self._events is not None:
+                self._events.close()
+            return False
         try:
-            with closing(self._make()) as events:
-                for event in events:
-                    if self.cancelled.is_set():
-                        return
-                    self._in_loop(self.news.put_nowait, event)
-            self._end(_END)
+            if self._events is None:
+                self._events = self._make()
+            event = next(self._events, _END)
         except Exception as error:
             self._end(_Failure(error))
+            return False
+        if event is _END:
+            self._end(_END)
+        elif event is not None:
+            self._in_loop(self.news.put_nowait, event)
+        return event is not _END
 
     def _end(self, news: Any) -> None:
         self._in_loop(self._leave, self)

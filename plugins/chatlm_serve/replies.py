@@ -24,16 +24,24 @@ from chatlm import (
 )
 from chatlm_serve.errors import as_api_error
 from chatlm_serve.params import Params
+from chatlm_serve.sharing import SharedBatch
 
 Events = AsyncGenerator[EngineEvent, None]
+Replying = Generator[EngineEvent | None, None, None]
 
 DONE = "data: [DONE]\n\n"
 
 
-def generate(chats: SideChats, setup: Setup, params: Params) -> Generator[EngineEvent, None, None]:
-    """The events of one reply; closing it stops the engine.
+def generate(chats: SideChats, batch: SharedBatch, setup: Setup, params: Params) -> Replying:
+    """The events of one reply, and None now and then; closing it ends the reply.
 
     A message that a plugin refuses is answered by the reason.
+
+    Args:
+        chats: by which it is answered.
+        batch: of their engine.
+        setup: what the chat is.
+        params: what the client wants.
 
     Raises:
         ContextTooLong: not all messages fit the context; an engine alone would leave out the
@@ -55,7 +63,10 @@ def generate(chats: SideChats, setup: Setup, params: Params) -> Generator[Engine
         yield Delta(refusal.message)
         yield Finished(StopReason.END, Usage())
         return
-    with closing(chat.stream(request)) as events:
+    yield from chat.given(request)
+    if request.complete:
+        return
+    with closing(batch.stream(request)) as events:
         for event in events:
             if isinstance(event, Fitted) and event.left_out:
                 raise ContextTooLong(

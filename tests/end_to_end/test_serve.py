@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,35 @@ def test_a_client_that_goes_away_frees_the_engine(client: OpenAI) -> None:
     started = time.monotonic()
     ask(client, "Hi", max_tokens=1)
     assert time.monotonic() - started < 20  # a thousand tokens take much longer
+
+
+def test_clients_are_answered_side_by_side_each_as_if_alone(client: OpenAI) -> None:
+    texts = ["Write a story about the sea.", "Who are you?", "Name three colours.", "Why is it so?"]
+    asked = [
+        (text, model)
+        for text, model in zip(texts, [MODEL, f"{MODEL}+pirate", MODEL, MODEL], strict=True)
+    ]
+    wanted: dict[str, Any] = {"temperature": 0, "max_tokens": 40, "stream": True}
+    alone = [read(ask(client, *each, **wanted)) for each in asked]
+    order: list[int] = []
+
+    def heard(number: int) -> str:
+        return read(ask(client, *asked[number], **wanted), lambda: order.append(number))
+
+    with ThreadPoolExecutor() as threads:
+        assert list(threads.map(heard, range(4))) == alone
+    last_begun = max(order.index(number) for number in range(4))
+    first_ended = min(len(order) - order[::-1].index(number) for number in range(4))
+    assert last_begun < first_ended, "the last began before the first had ended"
+
+
+def read(stream: Any, heard: Callable[[], object] = lambda: None) -> str:
+    """The whole text; `heard` is called for each piece."""
+    text = ""
+    for piece in stream:
+        text += piece.choices[0].delta.content or ""
+        heard()
+    return text
 
 
 def test_embeddings(client: OpenAI) -> None:

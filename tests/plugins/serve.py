@@ -59,6 +59,7 @@ def serving(
     *,
     plugins: PluginHost | None = None,
     queue: int = 16,
+    at_once: int = 8,
     loopback: bool = True,
     token: str = "",
 ) -> Iterator[str]:
@@ -70,7 +71,7 @@ def serving(
     host = plugins or PluginHost()
     chats = OwnSideChats(Config(), host, lambda m, r: engine, lambda w: None)
     with bound("127.0.0.1", 0) as listener, chats:
-        server = _InAThread(Api(chats, queue), loopback=loopback, token=token)
+        server = _InAThread(Api(chats, queue, at_once), loopback=loopback, token=token)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         port = listener.getsockname()[1]
         thread.start()

@@ -32,7 +32,7 @@ class Steps:
 
 @pytest.fixture
 async def line() -> AsyncIterator[Line]:
-    line = Line(2)
+    line = Line(1)
     yield line
     line.stop()
     await asyncio.to_thread(line.close)
