@@ -200,4 +200,4 @@ class LocalEngine:
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started=started,
             )
-            return Growing(decoding, Drafting(keys, prompt.ids), keys, taken.pop_all().close)
+            yield Growing(decoding, Drafting(keys, prompt.ids), keys, taken.pop_all().close)

@@ -10,7 +10,7 @@ from chatlm.engines.decode import Decoding
 from chatlm.engines.drafting import Drafting
 from chatlm.engines.model import Model
 from chatlm.engines.prefix import KeyValues, extend_each
-from chatlm.events import EngineEvent, Finished
+from chatlm.events import EngineEvent, Finished, Prefill
 from chatlm.generation import Request
 
 
@@ -25,8 +25,8 @@ class Growing:
     """Ends what it has for itself."""
 
 
-Beginning = Generator[EngineEvent, None, Growing]
-"""Reads a prompt, block by block."""
+Beginning = Generator[EngineEvent | Growing, None, None]
+"""Reads a prompt, block by block; in the end gives what grows from there."""
 
 
 class LocalBatch:
@@ -87,17 +87,20 @@ class LocalBatch:
 
     def _read_a_block(self) -> list[tuple[int, EngineEvent | Exception]]:
         """Go on reading the first of the prompts that are not read."""
-        for number, beginning in self._beginning.items():
+        came: list[tuple[int, EngineEvent | Exception]] = []
+        for number, beginning in list(self._beginning.items()):
             try:
-                return [(number, next(beginning))]
-            except StopIteration as read:
-                del self._beginning[number]
-                self._growing[number] = read.value
+                for event in beginning:
+                    if isinstance(event, Growing):
+                        self._growing[number] = event
+                    else:
+                        came.append((number, event))
+                    if isinstance(event, Prefill):
+                        return came
             except Exception as error:
-                del self._beginning[number]
-                return [(number, self._explained(error))]
-            break
-        return []
+                came.append((number, self._explained(error)))
+            del self._beginning[number]
+        return came
 
     def _grow(self) -> list[tuple[int, EngineEvent | Exception]]:
         """Read the newest tokens, then choose the next ones."""

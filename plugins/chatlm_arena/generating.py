@@ -87,7 +87,9 @@ class Answering:
             yield self._text
 
     def begin(self) -> bool:
-        """Make the request, once; False where the contestant refuses, which then is the reply.
+        """Make the request, once; False where no engine is to be asked, since the reply is there.
+
+        That is so where the contestant refuses, which then is the reply.
 
         Raises:
             ChatlmError: as `run`.
@@ -98,17 +100,19 @@ class Answering:
         try:
             self._request = seeded(chat.request(order.prompt), order.seed)
             self._model = chat.engine.info.model
+            for event in chat.given(self._request):
+                self.take(event)
         except (MessageRefused, ContextTooLong) as error:
             self._refuse(error)
             return False
         except ChatlmError:
             self._reason = StopReason.ERROR
             raise
-        return True
+        return not self.ended
 
     def _grow(self) -> Generator[str, None, None]:
         try:
-            with closing(self.order.seat.chat.stream(self.request)) as events:
+            with closing(self.engine.stream(self.request)) as events:
                 for event in events:
                     self.take(event)
                     yield self._text
@@ -217,10 +221,10 @@ def together(
     for key, answering in answerings.items():
         with guard(answering.order.seat.contestant):
             begun = answering.begin()
-        if begun and not answering.request.complete:
+        if begun:
             asked.append(key)
         else:
-            yield from alone(key)
+            yield key
     if not asked:
         return
     requests = [answerings[key].request for key in asked]
