@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from chatlm.generation import Engine, EngineInfo, EngineOpener, Prompt, Request, stream_many
     from chatlm.hookspecs import Commands, Context, hookimpl
     from chatlm.interrupts import stopped_by_keys
+    from chatlm.logprobs import ShownTokens, TokenLogprob
     from chatlm.messages import (
         Annotation,
         Conversation,
@@ -99,6 +100,7 @@ _WHERE = {
     "Request": "chatlm.generation",
     "Sampling": "chatlm.sampling",
     "Setup": "chatlm.beside",
+    "ShownTokens": "chatlm.logprobs",
     "SideChat": "chatlm.beside",
     "SideChats": "chatlm.beside",
     "SlashCommand": "chatlm.extending",
@@ -106,6 +108,7 @@ _WHERE = {
     "StopText": "chatlm.stopping",
     "Store": "chatlm.store",
     "TemplateRenderer": "chatlm.templates",
+    "TokenLogprob": "chatlm.logprobs",
     "Turn": "chatlm.messages",
     "Ui": "chatlm.extending",
     "Usage": "chatlm.messages",
@@ -176,6 +179,7 @@ __all__ = [
     "Request",
     "Sampling",
     "Setup",
+    "ShownTokens",
     "SideChat",
     "SideChats",
     "SlashCommand",
@@ -183,6 +187,7 @@ __all__ = [
     "StopText",
     "Store",
     "TemplateRenderer",
+    "TokenLogprob",
     "Turn",
     "Ui",
     "Usage",
