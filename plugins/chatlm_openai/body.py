@@ -11,6 +11,9 @@ from chatlm_openai.chunks import whole
 GO_ON = {"add_generation_prompt": False, "continue_final_message": True}
 """By which vLLM, SGLang and others go on with the last message, where it is the assistant's."""
 
+LOGPROBS = ("logprobs", "top_logprobs")
+"""By which a server is asked how likely the tokens were."""
+
 OWN = ("stream_options", "seed", "repeat_penalty")
 """Fields that chatlm adds by itself; a server that does not take one is asked without it."""
 
@@ -49,6 +52,8 @@ def made(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
         body["repeat_penalty"] = body["repetition_penalty"]  # llama.cpp's and Ollama's name
     if sampling.stop:
         body["stop"] = list(map(whole, sampling.stop))
+    if request.logprobs is not None:
+        body |= zip(LOGPROBS, (True, request.logprobs), strict=True)
     if request.messages and request.messages[-1].role == "assistant":
         body |= GO_ON
     return body

@@ -14,7 +14,7 @@ import httpx2
 
 from chatlm import CannotGoOn, ContextTooLong, EngineError, Sampling, one_line
 from chatlm_openai import chunks
-from chatlm_openai.body import GO_ON
+from chatlm_openai.body import GO_ON, LOGPROBS
 from chatlm_openai.chunks import Failure
 from chatlm_openai.endpoints import Endpoint
 
@@ -105,6 +105,11 @@ class Words:
         """
         status, said = refusal.status, self.quoted(refusal.failure.message)
         says = f" It says: {said}" if said else ""
+        if status in (400, 403, 422) and set(LOGPROBS) & set(refusal.named(body)):
+            return EngineError(
+                f"{self.where} does not tell how likely the tokens were, as was asked for.{says}",
+                hint="Ask without logprobs, or for fewer of the likeliest tokens.",
+            )
         if status in (401, 403):
             return self._key_refused(status, says)
         if status == 429:
