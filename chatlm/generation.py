@@ -75,6 +75,8 @@ class EngineInfo:
     """The part of `defaults` that the model itself asks for."""
     weights: int | None = None
     """How many numbers the model has learned; None where that is not known."""
+    adapters: tuple[str, ...] = ()
+    """Names of adapters that come with the model, such as a server's; a request may name one."""
 
 
 @dataclass(frozen=True)
