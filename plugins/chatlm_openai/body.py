@@ -26,7 +26,7 @@ def made(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
     """The body of `POST /chat/completions`.
 
     Args:
-        model: as the server calls it.
+        model: as the server calls it; or its adapter, which stands in the model's place.
         request: with the messages that fit.
         sampling: what is asked for; a setting that is open is left to the server.
 
@@ -74,12 +74,6 @@ def without(body: dict[str, Any], named: Iterable[str]) -> dict[str, Any]:
 
 
 def _check(request: Request) -> None:
-    if request.adapter:
-        raise EngineError(
-            f"The adapter {request.adapter} works only on models that run on this machine.",
-            hint="End it by /lora off, or --adapter off. An adapter that the server itself has is "
-            "chosen as a model: chatlm openai models",
-        )
     if added := [*map(_name, request.processors), *map(_name, request.criteria)]:
         raise EngineError(
             f"{', '.join(added)} of a plugin looks at each token, which only works with models "
