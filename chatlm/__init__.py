@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from chatlm.generation import Engine, EngineInfo, EngineOpener, Prompt, Request
     from chatlm.hookspecs import Commands, Context, hookimpl
     from chatlm.interrupts import stopped_by_keys
+    from chatlm.logprobs import ShownTokens, TokenLogprob
     from chatlm.messages import (
         Annotation,
         Conversation,
@@ -101,6 +102,7 @@ _WHERE = {
     "Request": "chatlm.generation",
     "Sampling": "chatlm.sampling",
     "Setup": "chatlm.beside",
+    "ShownTokens": "chatlm.logprobs",
     "SideChat": "chatlm.beside",
     "SideChats": "chatlm.beside",
     "SlashCommand": "chatlm.extending",
@@ -108,6 +110,7 @@ _WHERE = {
     "StopText": "chatlm.stopping",
     "Store": "chatlm.store",
     "TemplateRenderer": "chatlm.templates",
+    "TokenLogprob": "chatlm.logprobs",
     "Turn": "chatlm.messages",
     "Ui": "chatlm.extending",
     "Usage": "chatlm.messages",
@@ -180,6 +183,7 @@ __all__ = [
     "Request",
     "Sampling",
     "Setup",
+    "ShownTokens",
     "SideChat",
     "SideChats",
     "SlashCommand",
@@ -187,6 +191,7 @@ __all__ = [
     "StopText",
     "Store",
     "TemplateRenderer",
+    "TokenLogprob",
     "Turn",
     "Ui",
     "Usage",

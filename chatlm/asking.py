@@ -26,6 +26,7 @@ def turn_request(
     plugins: TurnPlugins,
     sampling: Sampling,
     adapter: str | None = None,
+    logprobs: int | None = None,
     so_far: str = "",
     again: bool = False,
 ) -> Request:
@@ -40,6 +41,7 @@ def turn_request(
         sampling: the person's settings, as they hold for the chat.
         adapter: asked for before all that plugins would choose, "" for the model without one; None
             leaves it to them.
+        logprobs: see `Request.logprobs`.
         so_far: the reply's beginning, to be gone on with.
         again: whether there was another reply before; a model that by default always takes the
             likeliest token would only repeat it, so it draws freely, unless the person set the
@@ -52,7 +54,7 @@ def turn_request(
     request: Request = plugins.fold(
         "adjust_request",
         "request",
-        Request(tuple(_begun(messages, so_far)), sampling, adapter),
+        Request(tuple(_begun(messages, so_far)), sampling, adapter, logprobs=logprobs),
         partial(_adjusted, plugins),
         conversation=conversation,
         turn=turn,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from chatlm.logprobs import TokenLogprob
 from chatlm.messages import Annotation, Message, Passage, Reply, StopReason, Turn, Usage
 
 # --- from an engine -----------------------------------------------------------------------
@@ -41,6 +42,9 @@ class Delta:
     """Text withheld so far because it may become a stop string; kept if the reply ends here."""
     usage: Usage = field(default_factory=Usage)
     """What the generation has cost so far."""
+    tokens: tuple[TokenLogprob, ...] = ()
+    """Where `Request.logprobs` asks for them: those whose text is now shown in full. The token that
+    ends a reply and one that a stop string cuts into are never among them."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from chatlm.errors import UsageError
 from chatlm.events import EngineEvent, Prefill
+from chatlm.logprobs import MOST_ALTERNATIVES
 from chatlm.messages import Message
 from chatlm.sampling import Sampling
 
@@ -22,7 +24,11 @@ StoppingCriterion = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate from, and how; an engine has no hidden mode beside it."""
+    """What to generate from, and how; an engine has no hidden mode beside it.
+
+    Raises:
+        UsageError: `logprobs` is out of its range.
+    """
 
     messages: tuple[Message, ...]
     """System prompt first if there is one, then user and assistant in turn. A last message of
@@ -33,6 +39,14 @@ class Request:
     criteria: tuple[StoppingCriterion, ...] = ()
     complete: bool = False
     """Whether that last message of the assistant is the whole reply; then no engine is asked."""
+    logprobs: int | None = None
+    """How many of the likeliest tokens to tell beside each token that is chosen, 0 to 20, see
+    `Delta.tokens`; None tells nothing. It changes no token, and an engine may be unable to tell."""
+
+    def __post_init__(self) -> None:
+        wanted = self.logprobs
+        if wanted is not None and (type(wanted) is not int or not 0 <= wanted <= MOST_ALTERNATIVES):
+            raise UsageError(f"logprobs must be 0 to {MOST_ALTERNATIVES}, not {wanted!r}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,8 @@ class EngineInfo:
     """The part of `defaults` that the model itself asks for."""
     weights: int | None = None
     """How many numbers the model has learned; None where that is not known."""
+    adapters: tuple[str, ...] = ()
+    """Names of adapters that come with the model, such as a server's; a request may name one."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ class Replying:
     conversation_id: int
     adapter: str | None = None
     """Used before all that plugins would choose, "" for the model without one."""
+    logprobs: int | None = None
+    """See `Request.logprobs`."""
 
     def begin(self, turn: Turn) -> Events:
         """Report a message that is stored, label it, find passages for it and answer it."""
@@ -94,6 +96,7 @@ class Replying:
             plugins=self.plugins,
             sampling=self.sampling(conversation),
             adapter=self._adapter(reply, engine),
+            logprobs=self.logprobs,
             so_far=reply.text if reply else "",
             again=again,
         )

@@ -57,6 +57,7 @@ class ChatSession:
         own_sampling: what the person set for a new conversation alone.
         adapter: used in this session before all that plugins would choose, "" for the model
             without one; None leaves it to them.
+        logprobs: see `Request.logprobs`; they are in the events alone, and not stored.
         kept: what plugins keep with a new conversation.
         without: plugins that are switched off in a new conversation.
         conversation_id: the conversation to go on with; None begins one at the first message.
@@ -73,6 +74,7 @@ class ChatSession:
         system: str = "",
         own_sampling: Sampling | None = None,
         adapter: str | None = None,
+        logprobs: int | None = None,
         kept: Kept | None = None,
         without: Iterable[str] = (),
         conversation_id: int | None = None,
@@ -85,6 +87,7 @@ class ChatSession:
         self.system = system
         self.own_sampling = own_sampling or Sampling()
         self.adapter = adapter
+        self.logprobs = logprobs
         self.kept = kept or {}
         self.without = frozenset(without)
         self.conversation_id = conversation_id
@@ -315,7 +318,15 @@ class ChatSession:
         return self.plugins.for_turn(self._conversation_or_new().without)
 
     def _replying(self, plugins: TurnPlugins) -> Replying:
-        return Replying(self.store, self.engine, plugins, self._settings, self._id, self.adapter)
+        return Replying(
+            self.store,
+            self.engine,
+            plugins,
+            self._settings,
+            self._id,
+            self.adapter,
+            self.logprobs,
+        )
 
     def _settings(self, conversation: Conversation) -> Sampling:
         return self.asked.over(conversation.sampling).over(self.sampling)

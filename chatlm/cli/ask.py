@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from chatlm.cli.templating import begun, template_options
 from chatlm.errors import UsageError
 from chatlm.events import Delta, Finished, Notice, SessionEvent, TurnStarted
 from chatlm.generation import Request
+from chatlm.logprobs import MOST_ALTERNATIVES, TokenLogprob
 from chatlm.messages import Reply, StopReason, Turn
 from chatlm.sampling import INTEGERS, RANGES, Sampling
 from chatlm.text import dump_json, visible
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from chatlm.session import ChatSession
 
 INTERRUPTED = 130
+
+LARGEST = 700.0
+"""About the largest number whose exponential is one."""
 
 ENDINGS = {
     StopReason.LENGTH: "cut off at max_tokens",
@@ -69,6 +74,12 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--dry-run", is_flag=True, help="Print what would be sent, and ask nothing.")
 @plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+@click.option(
+    "--logprobs",
+    type=click.IntRange(0, MOST_ALTERNATIVES),
+    metavar="N",
+    help="Tell how likely each token was, and the N likeliest in its place; with --json.",
+)
 def ask(
     words: tuple[str, ...],
     system: str | None,
@@ -79,6 +90,7 @@ def ask(
     no_save: bool,
     dry_run: bool,
     as_json: bool,
+    logprobs: int | None,
     template: str | None,
     pairs: tuple[str, ...],
     safe_mode: bool,
@@ -101,6 +113,8 @@ def ask(
             "A saved chat goes on as it began; -t begins a new one.",
             hint="Leave --chat or -t out. In the chat, /template changes its template.",
         )
+    if logprobs is not None and not as_json:
+        raise UsageError("--logprobs stand in the JSON alone.", hint="Add --json.")
     wanted = Sampling(**numbers, stop=stop)
     settings = with_plugins(config.load(model=model), safe_mode=safe_mode, without=without)
     from chatlm.plugins import loaded
@@ -121,6 +135,7 @@ def ask(
                 asked=wanted,
                 system=(opening.rendered.system or settings.system) if system is None else system,
                 adapter="" if adapter == "off" else adapter,
+                logprobs=logprobs,
                 kept=opening.kept,
                 conversation_id=chat_id,
             )
@@ -140,6 +155,8 @@ def _ask(session: ChatSession, question: str, saved: bool, as_json: bool) -> Non
     except KeyboardInterrupt:
         answer.interrupted = True
     answer.end_line()
+    if session.logprobs is not None and not answer.tokens:
+        answer.take(Notice("Nothing is known of how likely the tokens were."))
     turn = session.store.turn(answer.turn.id) if answer.turn else None
     if as_json and turn is not None:
         click.echo(dump_json(_as_json(turn, answer, session if saved else None)))
@@ -202,6 +219,7 @@ class _Answer:
     stop: str | None = None
     reason: StopReason = StopReason.CANCELLED
     interrupted: bool = False
+    tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
     _open_line: bool = False
 
@@ -209,8 +227,9 @@ class _Answer:
         match event:
             case TurnStarted(turn=turn):
                 self.turn = turn
-            case Delta(text=text):
+            case Delta(text=text, tokens=tokens):
                 self.text += text
+                self.tokens += tokens
                 if self.echo and text:
                     click.echo(visible(text), nl=False)
                     sys.stdout.flush()
@@ -244,8 +263,21 @@ def _as_json(turn: Turn, answer: _Answer, saved: Any) -> dict[str, Any]:
         "adapter": reply.adapter if reply else None,
         "sampling": sampling,
         "usage": usage,
+        "logprobs": _likelihood(answer.tokens),
         "chat": saved.conversation_id if saved else None,
         "notices": answer.notices,
+    }
+
+
+def _likelihood(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    """How likely the reply was to the model; None where that was not asked for, or is not told."""
+    if not tokens:
+        return None
+    mean = sum(token.logprob for token in tokens) / len(tokens)
+    return {
+        "mean": mean,
+        "perplexity": math.exp(min(-mean, LARGEST)),
+        "tokens": [token.to_dict() for token in tokens],
     }
 
 

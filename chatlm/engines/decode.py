@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from chatlm.engines.detokenize import Detokenizer
+from chatlm.engines.detokenize import Detokenizer, TokenBytes
+from chatlm.engines.logprobs import token_logprob
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.stopping import EndTokenStoppingCriteria
 from chatlm.events import Delta, Finished
 from chatlm.generation import Request
+from chatlm.logprobs import ShownTokens, TokenLogprob
 from chatlm.messages import StopReason, Usage
 from chatlm.stopping import StopText
 
@@ -38,6 +40,7 @@ class Decoding:
     prompt: list[int]
     request: Request
     sampler: Sampler
+    token_bytes: TokenBytes
     detokenizer: Detokenizer
     stops: StopText
     format_stops: frozenset[str]
@@ -51,6 +54,9 @@ class Decoding:
     started: float
     """`time.perf_counter()` when the request came."""
     made: list[int] = field(default_factory=list)
+    _logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Of the tokens made, where the request asks for them."""
+    _told: ShownTokens = field(default_factory=ShownTokens)
     _shown: int = 0
     _first: float = 0.0
 
@@ -67,13 +73,16 @@ class Decoding:
         """
         with in_one_thread():
             self.made.append(self.sampler(self._processed(logits)))
+            if (wanted := self.request.logprobs) is not None:
+                told = token_logprob(logits, self.made[-1], wanted, self.token_bytes)
+                self._logprobs.append(told)
         self._count()
         reason, stop = self._ending(logits)
         text = self._new_text(last=reason is not None)
         if self.stops.found is not None:
             stop = self.stops.found
             reason = StopReason.END if stop in self.format_stops else StopReason.STOP_STRING
-        delta = Delta(text, self._held(), self.usage)
+        delta = Delta(text, self._held(), self.usage, self._told.take(text))
         return (delta,) if reason is None else (delta, Finished(reason, self.usage, stop))
 
     def _ids(self) -> Tensor:
@@ -100,12 +109,20 @@ class Decoding:
         sure = len(self.made) - (len(ending) if ending else 0)
         if not last:
             sure -= self.end.pending(self.made)
-        text = "".join(self.detokenizer.feed(token) for token in self.made[self._shown : sure])
+        text = "".join(self._fed(place) for place in range(self._shown, sure))
         self._shown = max(self._shown, sure)
         if last:
-            text += self.detokenizer.flush()
+            rest = self.detokenizer.flush()
+            self._told.feed((), rest)
+            text += rest
         text = self.stops.feed(text)
         return text + self.stops.flush() if last else text
+
+    def _fed(self, place: int) -> str:
+        """The text that a token of the reply brings."""
+        text = self.detokenizer.feed(self.made[place])
+        self._told.feed(self._logprobs[place : place + 1], text)
+        return text
 
     def _held(self) -> str:
         waiting = self.made[self._shown :] if self.stops.found is None else []

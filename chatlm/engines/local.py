@@ -191,6 +191,7 @@ class LocalEngine:
                 prompt=prompt.ids,
                 request=request,
                 sampler=Sampler(sampling, torch.tensor(prompt.ids), words, device),
+                token_bytes=self.tokens.token_bytes,
                 detokenizer=self.tokens.detokenizer(prompt.ids[-8:] if go_on else ()),
                 stops=StopText([*sampling.stop, *self.tokens.stop_texts]),
                 format_stops=frozenset(self.tokens.stop_texts) - frozenset(sampling.stop),

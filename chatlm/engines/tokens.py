@@ -13,7 +13,7 @@ import jinja2
 
 from chatlm import chatml
 from chatlm.chatml import Span
-from chatlm.engines.detokenize import Detokenizer
+from chatlm.engines.detokenize import Detokenizer, bytes_of
 from chatlm.errors import ModelError
 from chatlm.messages import Message
 
@@ -80,6 +80,8 @@ class PromptTokenizer:
         self._backend.encode_special_tokens = True
         self._backend.post_processor = None  # it may take the blanks out of the tokens' offsets
         self._remembered = lru_cache(MOST_REMEMBERED)(self._encoded)
+        self.token_bytes = bytes_of(self._backend)
+        """What a token stands for, by its id."""
 
     def _resolve(self, wanted: str) -> str:
         has_template = bool(self._tokenizer.chat_template)

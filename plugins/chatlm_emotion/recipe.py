@@ -44,8 +44,9 @@ class Recipe:
     """The highest learning rate; it rises over the warm-up and falls to 0 on a cosine."""
     smoothing: float = 0.05
     """Share of a label's weight that all labels get, since labels are wrong now and then."""
-    trust: float = 0.5
-    """Share of a text's label that its teachers decide, where there are any."""
+    trust: float = 1.0
+    """Share of a text's label that its teachers decide, where there are any; the label has the
+    rest. Labels are wrong now and then, and do not say how sure one may be."""
     epochs: int = 3
     batch: int = 16
     """Texts that make one step."""

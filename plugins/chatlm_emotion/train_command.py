@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @click.option("--lora-dropout", type=float, help="Before them. Default: the method's usual.")
 @click.option("--rate", type=float, help="Highest learning rate. Default: the method's usual.")
 @click.option("--smoothing", type=float, help="Of the labels. Default: 0.05")
-@click.option("--trust", type=float, help="Share of a label that teachers decide. Default: 0.5")
+@click.option("--trust", type=float, help="Share of a label that teachers decide. Default: 1")
 @click.option("--epochs", type=int, help="Times through the data. Default: the method's usual.")
 @click.option("--batch", type=int, help="Texts of a step. Default: 16")
 @click.option("--held-out", type=float, help="Share of each label for checks. Default: 0.05")

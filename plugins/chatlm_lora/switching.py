@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chatlm import ChatlmError, ModelLocation, Ui, UsageError, find_model, one_line, own_settings
 from chatlm_lora import PLUGIN, finding
 from chatlm_lora.kept import ADAPTER, LAST, chosen, used_last
@@ -23,15 +25,17 @@ def use(ui: Ui, name: str) -> None:
     """Let the chat use an adapter from the next reply on.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, neither here nor with the model.
         AdapterRefused: it cannot be used with the model.
     """
-    adapter = ADAPTERS.located(name)
-    checked = finding.checked(adapter, base_of(ui))
+    warnings: Sequence[str] = ()
+    if name not in brought(ui):
+        warnings = finding.checked(ADAPTERS.located(name), base_of(ui)).warnings
     ui.keep(**{ADAPTER: name, LAST: name})
     show(ui, name)
     key = "F5 switches between it and the base."
-    ui.tell("\n".join([f"This chat uses {name} from the next reply on. {key}", *checked.warnings]))
+    used = f"This chat uses {one_line(name, 64)} from the next reply on. {key}"
+    ui.tell("\n".join([used, *warnings]))
 
 
 def leave(ui: Ui) -> None:
@@ -69,6 +73,11 @@ def toggle(ui: Ui) -> bool:
 def show(ui: Ui, name: str) -> None:
     """Say in the status bar which adapter it is; empty for the base, which needs no word."""
     ui.show_status(f"adapter {one_line(name, 20)}" if name else "")
+
+
+def brought(ui: Ui) -> tuple[str, ...]:
+    """Adapters that come with the loaded model, such as a server's; no more is known of them."""
+    return ui.engine.info.adapters if ui.engine else ()
 
 
 def base_of(ui: Ui) -> ModelLocation | None:

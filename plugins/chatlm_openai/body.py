@@ -11,6 +11,9 @@ from chatlm_openai.chunks import whole
 GO_ON = {"add_generation_prompt": False, "continue_final_message": True}
 """By which vLLM, SGLang and others go on with the last message, where it is the assistant's."""
 
+LOGPROBS = ("logprobs", "top_logprobs")
+"""By which a server is asked how likely the tokens were."""
+
 OWN = ("stream_options", "seed", "repeat_penalty")
 """Fields that chatlm adds by itself; a server that does not take one is asked without it."""
 
@@ -23,7 +26,7 @@ def made(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
     """The body of `POST /chat/completions`.
 
     Args:
-        model: as the server calls it.
+        model: as the server calls it; or its adapter, which stands in the model's place.
         request: with the messages that fit.
         sampling: what is asked for; a setting that is open is left to the server.
 
@@ -49,6 +52,8 @@ def made(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
         body["repeat_penalty"] = body["repetition_penalty"]  # llama.cpp's and Ollama's name
     if sampling.stop:
         body["stop"] = list(map(whole, sampling.stop))
+    if request.logprobs is not None:
+        body |= zip(LOGPROBS, (True, request.logprobs), strict=True)
     if request.messages and request.messages[-1].role == "assistant":
         body |= GO_ON
     return body
@@ -69,12 +74,6 @@ def without(body: dict[str, Any], named: Iterable[str]) -> dict[str, Any]:
 
 
 def _check(request: Request) -> None:
-    if request.adapter:
-        raise EngineError(
-            f"The adapter {request.adapter} works only on models that run on this machine.",
-            hint="End it by /lora off, or --adapter off. An adapter that the server itself has is "
-            "chosen as a model: chatlm openai models",
-        )
     if added := [*map(_name, request.processors), *map(_name, request.criteria)]:
         raise EngineError(
             f"{', '.join(added)} of a plugin looks at each token, which only works with models "

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from chatlm import TokenLogprob
+
 MOST_TOKENS = 10**9
 """A count above this is none."""
+
+LEAST_LOGPROB = -1e6
+"""A log-probability below this is none."""
 
 
 class NotUnderstood(ValueError):
@@ -38,6 +44,8 @@ class Chunk:
     text: str = ""
     thinking: bool = False
     """Whether the model wrote thoughts, which are not shown."""
+    tokens: tuple[TokenLogprob, ...] = ()
+    """How likely its tokens were, where that was asked for and the server says so."""
     finish: str = ""
     """Why the reply ended; empty while it goes on."""
     stop: str = ""
@@ -94,9 +102,11 @@ def chunk(data: str) -> Chunk:
     first = _dict(choices[0]) if choices else {}
     delta = _dict(first.get("delta"))
     stop = first.get("stop_reason") or first.get("matched_stop")
+    thinking = bool(delta.get("reasoning_content") or delta.get("reasoning"))
     return Chunk(
         text=_text(delta.get("content")),
-        thinking=bool(delta.get("reasoning_content") or delta.get("reasoning")),
+        thinking=thinking,
+        tokens=() if thinking else _tokens(_dict(first.get("logprobs")).get("content")),
         finish=_text(first.get("finish_reason")),
         stop=_text(stop),
         prompt_tokens=_count(usage.get("prompt_tokens")),
@@ -130,6 +140,35 @@ def failure(said: Any) -> Failure:
     marks = " ".join(_text(_dict(error).get(name)) for name in ("code", "param", "type"))
     told = _text(_dict(error).get("message"))
     return Failure(told or (whole(json.dumps(error)) if error else ""), marks.strip())
+
+
+def _tokens(rows: Any) -> tuple[TokenLogprob, ...]:
+    """Tokens with those that might have come in their place."""
+    return tuple(
+        TokenLogprob(_bytes(row), row["logprob"], tuple(_likeliest(row.get("top_logprobs"))))
+        for row in _with_logprob(rows)
+    )
+
+
+def _likeliest(rows: Any) -> Iterator[TokenLogprob]:
+    return (TokenLogprob(_bytes(row), row["logprob"]) for row in _with_logprob(rows))
+
+
+def _with_logprob(rows: Any) -> Iterator[dict[str, Any]]:
+    """The rows that have a log-probability."""
+    for row in map(_dict, rows if isinstance(rows, list) else []):
+        said = row.get("logprob")
+        if isinstance(said, int | float) and LEAST_LOGPROB <= said <= 0 and said is not False:
+            yield row
+
+
+def _bytes(row: dict[str, Any]) -> bytes:
+    """What a token stands for; where the server gives no bytes, its text."""
+    said = row.get("bytes")
+    try:
+        return bytes(said) if isinstance(said, list) else _text(row.get("token")).encode()
+    except (TypeError, ValueError) as error:
+        raise NotUnderstood("the bytes of a token are none") from error
 
 
 def _context(row: dict[str, Any]) -> int | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Coroutine
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +16,9 @@ from chatlm_openai.settings import Settings
 
 if TYPE_CHECKING:
     from chatlm_openai.chunks import RemoteModel
+    from chatlm_openai.server import Server
+
+T = TypeVar("T")
 
 _endpoint = click.argument("endpoint", default="", metavar="[ENDPOINT]")
 
@@ -89,16 +93,56 @@ def check(endpoint: str, model: str | None) -> None:
     click.echo(f"{_shown(name)} answers in {taken:.1f} s{counted}: {one_line(said, 60)}")
 
 
+@openai.command()
+@click.argument("endpoint")
+@click.argument("name")
+@click.argument("path")
+def load_adapter(endpoint: str, name: str, path: str) -> None:
+    """Let a vLLM server load a LoRA adapter while it runs.
+
+    PATH is the adapter's folder on the server's machine; NAME is what it is called from then on.
+
+    Example: chatlm openai load-adapter http://gpu:8000/v1 pirate /srv/adapters/pirate
+    """
+    from chatlm_openai.adapters import load
+
+    where = _located(endpoint)
+    _run(where, lambda server: load(server, name, path))
+    click.echo(
+        f"{_shown(name)} is loaded. Once its base is opened anew: /lora {_shown(name)}; or as a "
+        f"model: chatlm -m {PLUGIN}:{_shown(name)}@{where.told}"
+    )
+
+
+@openai.command()
+@click.argument("endpoint")
+@click.argument("name")
+def unload_adapter(endpoint: str, name: str) -> None:
+    """Let a vLLM server forget a LoRA adapter.
+
+    Example: chatlm openai unload-adapter http://gpu:8000/v1 pirate
+    """
+    from chatlm_openai.adapters import unload
+
+    _run(_located(endpoint), lambda server: unload(server, name))
+    click.echo(f"{_shown(name)} is not loaded any more.")
+
+
 def _located(text: str) -> Endpoint:
     return located(text, own_settings(PLUGIN, Settings).all_endpoints())
 
 
 def _models(endpoint: Endpoint) -> list[RemoteModel]:
+    return _run(endpoint, lambda server: server.models())
+
+
+def _run(endpoint: Endpoint, work: Callable[[Server], Coroutine[Any, Any, T]]) -> T:
+    """Do something with a server."""
     from chatlm_openai.background import Background
     from chatlm_openai.server import Server
 
     with closing(Background()) as background:
-        return background.run(Server(endpoint, own_settings(PLUGIN, Settings)).models())
+        return background.run(work(Server(endpoint, own_settings(PLUGIN, Settings))))
 
 
 def _key_told(endpoint: Endpoint) -> str:

@@ -26,6 +26,7 @@ from chatlm import (
     StopReason,
 )
 from chatlm_openai import body
+from chatlm_openai.adapters import adapters_of
 from chatlm_openai.background import Background
 from chatlm_openai.chunks import Chunk
 from chatlm_openai.cutting import PIECES
@@ -175,10 +176,32 @@ class OpenAIEngine:
         wanted = sampling.max_tokens or room
         at_most = StopReason.LENGTH if wanted <= room else StopReason.CONTEXT_FULL
         sampling = dataclasses.replace(sampling, max_tokens=min(wanted, room))
-        sent = body.made(self._model, dataclasses.replace(request, messages=messages), sampling)
+        model = self._answering(request.adapter)
+        sent = body.made(model, dataclasses.replace(request, messages=messages), sampling)
         growing = Growing(sampling, taken, at_most)
         reply = self._background.start(self._reply(number, sent, news))
         return _Asked(prompt, growing, reply)
+
+    def _answering(self, adapter: str | None) -> str:
+        """What the server is asked for: the model, or its adapter.
+
+        Raises:
+            EngineError: the server has no such adapter for the model.
+        """
+        if not adapter:
+            return self._model
+        if adapter not in self.info.adapters:  # it may have been loaded since
+            there = self._background.run(self._server.listed()) or ()
+            own = adapters_of(self._model, there)
+            self.info = dataclasses.replace(self.info, adapters=own)
+        if adapter not in self.info.adapters:
+            error = self._server.words.no_adapter(adapter, self.info.adapters)
+            error.hint += (
+                "\nThose of this machine work with local models alone. Without any: /lora off in "
+                "the chat, --adapter off in the shell."
+            )
+            raise error
+        return adapter
 
     async def _reply(
         self, number: int, sent: dict[str, Any], news: queue.SimpleQueue[News]

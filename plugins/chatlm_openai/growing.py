@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from chatlm import Delta, Finished, Sampling, StopReason, StopText, Usage
+from chatlm import Delta, Finished, Sampling, ShownTokens, StopReason, StopText, Usage
 from chatlm_openai.chunks import Chunk
 
 _REASONS = {"length": StopReason.LENGTH, "content_filter": StopReason.CRITERION}
@@ -23,6 +23,7 @@ class Growing:
 
     def __init__(self, sampling: Sampling, prompt_tokens: int, at_most: StopReason) -> None:
         self._stops = StopText(sampling.stop)
+        self._tokens = ShownTokens()
         self._stop_strings = sampling.stop
         self._longest = sampling.max_tokens
         self._pieces = 0
@@ -40,13 +41,14 @@ class Growing:
         self._stop = chunk.stop or self._stop
         self._count(chunk)
         if not chunk.text:
+            self._tokens.feed(chunk.tokens, "")
             return []
         self._pieces += 1
         if self._longest and self._pieces > self._longest:
             self._finish = "length"
             return self.end()
-        text = self._stops.feed(chunk.text)
-        events: list[Delta | Finished] = [Delta(text, self._stops.held, self._usage)]
+        self._tokens.feed(chunk.tokens, chunk.text)
+        events: list[Delta | Finished] = [self._delta(self._stops.feed(chunk.text))]
         if self._stops.found is not None:
             events.append(Finished(StopReason.STOP_STRING, self._usage, self._stops.found))
         return events
@@ -64,7 +66,7 @@ class Growing:
         """What is left when the server has ended the reply."""
         events: list[Delta | Finished] = []
         if held := self._stops.flush():
-            events.append(Delta(held, "", self._usage))
+            events.append(self._delta(held))
         reason = _REASONS.get(self._finish, StopReason.END)
         stop: str | None = None
         if reason is StopReason.LENGTH:
@@ -74,6 +76,9 @@ class Growing:
         elif self._stop in self._stop_strings:
             reason, stop = StopReason.STOP_STRING, self._stop
         return [*events, Finished(reason, self._usage, stop)]
+
+    def _delta(self, text: str) -> Delta:
+        return Delta(text, self._stops.held, self._usage, self._tokens.take(text))
 
     def _count(self, chunk: Chunk) -> None:
         """Count a piece with text as a token, until the server says how many there were."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from chatlm import EngineInfo, Sampling, load_config, own_settings
 from chatlm_openai import PLUGIN
+from chatlm_openai.adapters import adapters_of
 from chatlm_openai.background import Background
 from chatlm_openai.chunks import RemoteModel
 from chatlm_openai.endpoints import Endpoint, split
@@ -33,20 +36,26 @@ def opened(name: str) -> OpenAIEngine:
     server = Server(endpoint, settings)
     background = Background()
     try:
-        found = background.run(_found(server, model))
+        there = background.run(server.listed()) or []
     except BaseException:
         background.close()
         raise
-    info = _info(name, endpoint, settings, found.context if found else None)
+    context = _context(model, there)
+    info = _info(name, endpoint, settings, context, adapters_of(model, there))
     return OpenAIEngine(background, server, model, info, in_flight=settings.in_flight)
 
 
-async def _found(server: Server, model: str) -> RemoteModel | None:
-    """What the server says of a model; None where it lists none, or not this one."""
-    return next((each for each in await server.listed() or () if each.name == model), None)
+def _context(model: str, there: Iterable[RemoteModel]) -> int | None:
+    """What the server says of a model's context; an adapter has that of its base."""
+    named = {each.name: each for each in there}
+    found = named.get(model)
+    base = named.get(found.parent) if found else None
+    return next((each.context for each in (found, base) if each and each.context), None)
 
 
-def _info(name: str, endpoint: Endpoint, settings: Settings, said: int | None) -> EngineInfo:
+def _info(
+    name: str, endpoint: Endpoint, settings: Settings, said: int | None, adapters: tuple[str, ...]
+) -> EngineInfo:
     most = load_config().context
     known = said or settings.context
     notes = () if known or most else (_assumed(endpoint),)
@@ -58,6 +67,7 @@ def _info(name: str, endpoint: Endpoint, settings: Settings, said: int | None) -
         prompt_format="the server's",
         defaults=DEFAULTS,
         notes=notes,
+        adapters=adapters,
     )
 
 

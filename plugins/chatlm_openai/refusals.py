@@ -14,7 +14,7 @@ import httpx2
 
 from chatlm import CannotGoOn, ContextTooLong, EngineError, Sampling, one_line
 from chatlm_openai import chunks
-from chatlm_openai.body import GO_ON
+from chatlm_openai.body import GO_ON, LOGPROBS
 from chatlm_openai.chunks import Failure
 from chatlm_openai.endpoints import Endpoint
 
@@ -95,6 +95,11 @@ class Words:
             text = text.replace(self.key, "…")
         return one_line(text, SHOWN)
 
+    def says(self, refusal: Refusal) -> str:
+        """What a server says of a refusal, as a sentence to be put behind another."""
+        said = self.quoted(refusal.failure.message)
+        return f" It says: {said}" if said else ""
+
     def refused(self, refusal: Refusal, model: str, body: Mapping[str, Any]) -> EngineError:
         """For an answer with another status than 200.
 
@@ -103,8 +108,12 @@ class Words:
             model: that was asked for.
             body: what was sent.
         """
-        status, said = refusal.status, self.quoted(refusal.failure.message)
-        says = f" It says: {said}" if said else ""
+        status, says = refusal.status, self.says(refusal)
+        if status in (400, 403, 422) and set(LOGPROBS) & set(refusal.named(body)):
+            return EngineError(
+                f"{self.where} does not tell how likely the tokens were, as was asked for.{says}",
+                hint="Ask without logprobs, or for fewer of the likeliest tokens.",
+            )
         if status in (401, 403):
             return self._key_refused(status, says)
         if status == 429:
@@ -144,6 +153,20 @@ class Words:
         return EngineError(
             f"There is no model {one_line(model, 80)} on {self.where}.",
             hint=f"{told} See all: chatlm openai models {self.endpoint.told}",
+        )
+
+    def no_adapter(self, name: str, there: Sequence[str]) -> EngineError:
+        """The server does not have an adapter.
+
+        Args:
+            name: that was asked for.
+            there: those it has.
+        """
+        named = ", ".join(one_line(each, 80) for each in there[:MOST_NAMED])
+        has = f"It has: {named}." if there else "It has none."
+        return EngineError(
+            f"There is no adapter {one_line(name, 80)} on {self.where}.",
+            hint=f"{has} See all: chatlm openai models {self.endpoint.told}",
         )
 
     def no_server(self) -> EngineError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx2
@@ -77,17 +77,31 @@ class Server:
             EngineError: it cannot be reached, refuses, or does not speak the protocol.
         """
         try:
-            return chunks.models(await self._got("models"))
+            with self._in_words("between_seconds"):
+                return chunks.models(await self._got("models"))
         except Refusal as refusal:
             if refusal.status in (404, 405):
                 return None
             raise self.words.refused(refusal, "", {}) from refusal
-        except chunks.NotUnderstood as error:
-            raise self.words.not_understood(str(error)) from error
-        except httpx2.HTTPError as error:
-            raise self.words.unreachable(error) from error
-        except TimeoutError as error:
-            raise self._silent("between_seconds") from error
+
+    async def post(self, path: str, sent: dict[str, Any]) -> None:
+        """Ask for something else than a reply.
+
+        Args:
+            path: below the base URL.
+            sent: the body of the request.
+
+        Raises:
+            Refusal: it is not done.
+            EngineError: the server cannot be reached, or says nothing.
+        """
+        with self._in_words("first_token_seconds"):
+            async with (
+                asyncio.timeout(self._settings.first_token_seconds),
+                self._client.stream("POST", path, json=sent) as response,
+            ):
+                if response.status_code != 200:
+                    raise await self._refusal(response)
 
     async def answer(self, asked: dict[str, Any], take: Callable[[Chunk], None]) -> None:
         """Ask for one reply.
@@ -171,6 +185,22 @@ class Server:
             if response.status_code != 200:
                 raise await self._refusal(response)
             return await _content(response)
+
+    @contextmanager
+    def _in_words(self, patience: str) -> Iterator[None]:
+        """Tell what goes wrong with a request that is not streamed, but for a refusal.
+
+        Args:
+            patience: the setting that says how long it may take.
+        """
+        try:
+            yield
+        except chunks.NotUnderstood as error:
+            raise self.words.not_understood(str(error)) from error
+        except httpx2.HTTPError as error:
+            raise self.words.unreachable(error) from error
+        except TimeoutError as error:
+            raise self._silent(patience) from error
 
     def _silent(self, setting: str, *, begun: bool = False) -> EngineError:
         return self.words.silent(setting, getattr(self._settings, setting), begun=begun)

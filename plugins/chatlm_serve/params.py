@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 MOST_MESSAGES = 1000
 MOST_STOPS = 16
+MOST_TOP_LOGPROBS = 20
 
 ROLES = ("system", "user", "assistant")
 
@@ -25,7 +26,6 @@ NUMBERS = tuple(
 
 NEUTRAL: Mapping[str, Any] = {
     "n": 1,
-    "logprobs": False,
     "tools": [],
     "tool_choice": "none",
     "response_format": {"type": "text"},
@@ -34,10 +34,18 @@ NEUTRAL: Mapping[str, Any] = {
 }
 """Fields that are not supported, with the value that asks for nothing."""
 
+KINDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
 KNOWN = frozenset(
     (
         "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens",
-        "stop", "user", *NUMBERS, *NEUTRAL,
+        "stop", "logprobs", "top_logprobs", "user", *NUMBERS, *NEUTRAL,
     )
 )  # fmt: skip
 
@@ -52,6 +60,8 @@ class Params:
     """Earlier messages of the user, each with its reply."""
     question: str
     sampling: Sampling
+    logprobs: int | None
+    """How many of the likeliest tokens are told beside each; None where nothing is."""
     stream: bool
     include_usage: bool
     """Whether a stream tells at its end how many tokens there were."""
@@ -84,6 +94,7 @@ def read_params(body: Mapping[str, Any], context: int) -> Params:
         history=history,
         question=question,
         sampling=_sampling(said, context),
+        logprobs=_logprobs(said),
         stream=stream,
         include_usage=_typed(options, "include_usage", bool, False, "stream_options."),
     )
@@ -169,14 +180,24 @@ def _stops(said: Mapping[str, Any]) -> tuple[str, ...]:
     return stops
 
 
+def _logprobs(said: Mapping[str, Any]) -> int | None:
+    if not _typed(said, "logprobs", bool, False):
+        if "top_logprobs" in said:
+            raise wrong("top_logprobs", "goes with logprobs=true only.")
+        return None
+    top = _typed(said, "top_logprobs", int, 0)
+    if not 0 <= top <= MOST_TOP_LOGPROBS:
+        raise wrong("top_logprobs", f"must be 0 to {MOST_TOP_LOGPROBS}, not {top:,}.")
+    return top
+
+
 def _typed(
     said: Mapping[str, Any], name: str, kind: type[T], default: T | None = None, where: str = ""
 ) -> T:
     """A field, once its type is right; without a default it has to be there."""
     value = said.get(name, default)
     if type(value) is not kind:
-        words = {bool: "true or false", str: "a text", list: "a list", dict: "an object"}
-        raise wrong(f"{where}{name}", f"must be {words[kind]}.")
+        raise wrong(f"{where}{name}", f"must be {KINDS[kind]}.")
     return value
 
 

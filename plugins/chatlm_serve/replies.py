@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing, suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ from chatlm import (
     Setup,
     SideChats,
     StopReason,
+    TokenLogprob,
     Usage,
 )
 from chatlm_serve.errors import as_api_error
@@ -58,7 +59,7 @@ def generate(chats: SideChats, batch: SharedBatch, setup: Setup, params: Params)
         for text, reply in params.history:
             with suppress(MessageRefused):  # a model never read it
                 chat.add(text, reply)
-        request = chat.request(params.question)
+        request = dataclasses.replace(chat.request(params.question), logprobs=params.logprobs)
     except MessageRefused as refusal:
         yield Delta(refusal.message)
         yield Finished(StopReason.END, Usage())
@@ -91,13 +92,18 @@ class Reply:
 
     async def whole(self, events: Events) -> dict[str, Any]:
         """The reply at once, when it is complete."""
-        text = ""
+        text, tokens = "", list[TokenLogprob]()
         async with aclosing(events):
             while not isinstance(event := await anext(events), Finished):
                 if isinstance(event, Delta):
                     text += event.text
+                    tokens += event.tokens
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"message": message, "finish_reason": finish_reason(event), "logprobs": None}
+        choice = {
+            "message": message,
+            "finish_reason": finish_reason(event),
+            "logprobs": logprobs(tokens),
+        }
         return self._object("chat.completion", choice) | {"usage": usage(event.usage)}
 
     async def pieces(self, first: EngineEvent, rest: Events) -> AsyncGenerator[str, None]:
@@ -108,7 +114,7 @@ class Reply:
             try:
                 while not isinstance(event, Finished):
                     if isinstance(event, Delta) and event.text:
-                        yield self._piece({"content": event.text})
+                        yield self._piece({"content": event.text}, tokens=event.tokens)
                     event = await anext(rest)
             except Exception as error:
                 yield sse(as_api_error(error).body)
@@ -118,8 +124,13 @@ class Reply:
             yield sse(self._object("chat.completion.chunk") | {"usage": usage(event.usage)})
         yield DONE
 
-    def _piece(self, delta: dict[str, str], reason: str | None = None) -> str:
-        choice = {"delta": delta, "finish_reason": reason, "logprobs": None}
+    def _piece(
+        self,
+        delta: dict[str, str],
+        reason: str | None = None,
+        tokens: Sequence[TokenLogprob] = (),
+    ) -> str:
+        choice = {"delta": delta, "finish_reason": reason, "logprobs": logprobs(tokens)}
         piece = self._object("chat.completion.chunk", choice)
         return sse(piece | {"usage": None} if self._params.include_usage else piece)
 
@@ -136,6 +147,11 @@ class Reply:
 def sse(value: dict[str, Any]) -> str:
     """A server-sent event."""
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    """How likely the tokens were, in OpenAI's words; None where that is not told."""
+    return {"content": [each.to_dict() for each in tokens], "refusal": None} if tokens else None
 
 
 def finish_reason(end: Finished) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -62,6 +63,22 @@ def test_a_seed_gives_the_same_text_in_another_process(chat_home: Path) -> None:
     assert not (chat_home / "chats.db").exists()
 
 
+def test_how_likely_the_tokens_were(chat_home: Path) -> None:
+    arguments = ("--json", "--temperature", "0", "What is the capital of France?")
+    answer, bare = (
+        json.loads(ask(*extra, *arguments).stdout) for extra in (("--logprobs", "2"), ())
+    )
+    assert (bare["text"], bare["logprobs"]) == (answer["text"], None)
+    told = answer["logprobs"]
+    tokens = told["tokens"]
+    assert "".join(token["token"] for token in tokens) == answer["text"]
+    assert all(len(token["top_logprobs"]) == 2 for token in tokens)
+    mean = sum(token["logprob"] for token in tokens) / len(tokens)
+    assert told["mean"] == pytest.approx(mean)
+    assert told["perplexity"] == pytest.approx(math.exp(-mean))
+    assert answer["notices"] == []
+
+
 def test_question_and_pipe_and_saved_chat(chat_home: Path) -> None:
     first = ask("--max-tokens", "5", "Repeat this:", stdin="The cat sat.\n")
     assert first.returncode == 0, first.stderr
@@ -93,6 +110,8 @@ def test_stop_string_and_system_prompt(chat_home: Path) -> None:
         (("--temperature", "9", "Hi"), "temperature must be a number from 0 to 5"),
         (("--top-p", "2", "Hi"), "top_p must be"),
         (("--max-tokens", "0", "Hi"), "max_tokens must be a whole number from 1"),
+        (("--logprobs", "2", "Hi"), "Add --json"),
+        (("--json", "--logprobs", "21", "Hi"), "0<=x<=20"),
         (("--chat", "77", "Hi"), "77"),
         (("--chat", "1", "--no-save", "Hi"), "--no-save"),
         (("--model", "smollm2-135m-instrukt", "Hi"), "smollm2-135m-instruct"),

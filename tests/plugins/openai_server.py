@@ -37,6 +37,8 @@ class Script:
     """For the requests in their order; the last one holds for all that follow."""
     models: list[Any] = field(default_factory=lambda: [{"id": "m", "max_model_len": 4096}])
     list_status: int = 200
+    other: Act = lambda handler, asked: handler.whole(404, {"error": {"message": "nothing here"}})
+    """What it does with what is asked for elsewhere."""
     asked: list[Asked] = field(default_factory=list)
     """Requests for replies, in the order in which they came."""
     listed: list[Asked] = field(default_factory=list)
@@ -72,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers["Content-Length"]))
         asked = Asked(self.path, dict(self.headers), json.loads(content))
         if self.path != "/v1/chat/completions":
-            self.whole(404, {"error": {"message": "nothing here"}})
+            self.script.other(self, asked)
             return
         self.script.asked.append(asked)
         acts = self.script.acts

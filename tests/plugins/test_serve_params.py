@@ -46,6 +46,8 @@ def test_all_that_is_supported_is_read() -> None:
             seed=7,
             max_completion_tokens=9,
             stop=["a", "b"],
+            logprobs=True,
+            top_logprobs=3,
             stream=True,
             stream_options={"include_usage": True},
             n=1,
@@ -57,6 +59,7 @@ def test_all_that_is_supported_is_read() -> None:
     )
     assert (params.system, params.history) == ("Be brief.", (("One\n\nmore", "Yes?"),))
     assert (params.question, params.stream, params.include_usage) == ("Two", True, True)
+    assert params.logprobs == 3
     assert params.sampling == Sampling(
         temperature=0, top_p=0.5, frequency_penalty=1, presence_penalty=-1.0, top_k=4, seed=7,
         max_tokens=9, stop=("a", "b"),
@@ -67,8 +70,6 @@ def test_all_that_is_supported_is_read() -> None:
     ("field", "value"),
     [
         ("tools", [{"type": "function"}]),
-        ("logprobs", True),
-        ("top_logprobs", 3),
         ("response_format", {"type": "json_object"}),
         ("n", 2),
         ("n", True),
@@ -95,6 +96,8 @@ def test_what_is_not_supported_is_named(field: str, value: Any) -> None:
         ("stop", "", "stop"),
         ("stop", ["x"] * 17, "stop"),
         ("stop", 5, "stop"),
+        ("logprobs", 3, "logprobs"),
+        ("top_logprobs", 3, "top_logprobs"),
         ("stream", "yes", "stream"),
         ("stream_options", {"include_usage": True}, "stream_options"),
         ("model", 4, "model"),
@@ -119,6 +122,26 @@ def test_what_is_wrong_is_named(field: str, value: Any, param: str) -> None:
     error = refused(**{field: value})
     assert error.param == param
     assert error.message.startswith(param)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({}, None),
+        ({"logprobs": False}, None),
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_logprobs_are_asked_for_as_in_openais_api(fields: Any, wanted: int | None) -> None:
+    assert read_params(body(**fields), 2048).logprobs == wanted
+
+
+@pytest.mark.parametrize("number", [-1, 21, True, "3", 1.0])
+def test_a_wrong_number_of_top_logprobs_is_told(number: Any) -> None:
+    error = refused(logprobs=True, top_logprobs=number)
+    assert error.param == "top_logprobs"
+    assert "must be" in error.message
 
 
 def test_only_one_limit_of_tokens_is_taken() -> None:

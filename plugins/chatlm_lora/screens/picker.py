@@ -60,7 +60,10 @@ class LoraPicker(PluginCard):
         super().__init__("Adapters")
         self._ui = ui
         self._in_use = switching.in_use(ui)
-        self._adapters = {adapter.name: adapter for adapter in ADAPTERS.all()}
+        self._brought = switching.brought(ui)
+        self._adapters = {
+            adapter.name: adapter for adapter in ADAPTERS.all() if adapter.name not in self._brought
+        }
         self._verdicts: dict[str, Content] = {}
 
     def body(self) -> Iterable[Widget]:
@@ -136,6 +139,8 @@ class LoraPicker(PluginCard):
 
     def _options(self) -> Iterable[Option]:
         yield Option(self._row("no adapter", BASE, "the base model alone"), id=BASE)
+        for name in self._brought:
+            yield Option(self._row(one_line(name, NAME - 1), name, "comes with the model"), id=name)
         for name, adapter in self._adapters.items():
             known = card.read(adapter.path)
             told = card.in_short(known) if known else "no card"
@@ -151,13 +156,21 @@ class LoraPicker(PluginCard):
             (about, QUIET),
         )
 
-    def _marked(self) -> Artifact | None:
+    def _marked_name(self) -> str:
         option = self.query_one(OptionList).highlighted_option
-        return self._adapters.get(option.id or BASE) if option else None
+        return (option.id if option else None) or BASE
+
+    def _marked(self) -> Artifact | None:
+        return self._adapters.get(self._marked_name())
 
     def _show(self) -> None:
         marked = self._marked()
-        told = _about(marked) if marked else _about_none(bool(self._adapters))
+        if marked:
+            told = _about(marked)
+        elif self._marked_name() in self._brought:
+            told = Content.styled("It comes with the model, and no more is known of it.", QUIET)
+        else:
+            told = _about_none(bool(self._adapters or self._brought))
         if marked and (verdict := self._verdicts.get(marked.name)):
             told = Content.assemble(verdict, "\n\n", told)
         self.query_one("#about Static", Static).update(told)

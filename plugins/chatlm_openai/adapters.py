@@ -1,0 +1,74 @@
+"""LoRA adapters that a server has, and how a vLLM server loads more of them while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chatlm import EngineError
+from chatlm_openai.chunks import RemoteModel
+from chatlm_openai.refusals import Refusal, Words
+from chatlm_openai.server import Server
+
+NOT_FOUND = "NotFoundError"
+"""What vLLM calls it when it lacks the adapter, rather than the address."""
+
+
+def adapters_of(model: str, there: Iterable[RemoteModel]) -> tuple[str, ...]:
+    """The names of a model's adapters, among all that a server has."""
+    return tuple(each.name for each in there if each.parent == model)
+
+
+async def load(server: Server, name: str, path: str) -> None:
+    """Let a server load an adapter.
+
+    Args:
+        server: asked to.
+        name: by which the adapter is chosen from then on.
+        path: of its folder, on the server's machine.
+
+    Raises:
+        EngineError: it was not loaded; the message says why.
+    """
+    try:
+        await server.post("load_lora_adapter", {"lora_name": name, "lora_path": path})
+    except Refusal as refusal:
+        words = server.words
+        says = words.says(refusal)
+        if refusal.status == 404 and NOT_FOUND in refusal.failure.marks:
+            raise EngineError(
+                f"{words.where} finds no adapter there.{says}",
+                hint="The path is one on the server's machine, to a folder that peft saved.",
+            ) from refusal
+        if refusal.status == 400 and "already" in refusal.failure.message:
+            raise EngineError(
+                f"{words.where} has an adapter of that name.{says}",
+                hint="Take another name, or first: chatlm openai unload-adapter "
+                f"{words.endpoint.told} {name}",
+            ) from refusal
+        raise _refused(words, refusal, name) from refusal
+
+
+async def unload(server: Server, name: str) -> None:
+    """Let a server forget an adapter.
+
+    Raises:
+        EngineError: there is none of that name, or it stays loaded; the message says why.
+    """
+    try:
+        await server.post("unload_lora_adapter", {"lora_name": name})
+    except Refusal as refusal:
+        if refusal.status == 404 and NOT_FOUND in refusal.failure.marks:
+            there = [each.name for each in await server.models() if each.parent]
+            raise server.words.no_adapter(name, there) from refusal
+        raise _refused(server.words, refusal, name) from refusal
+
+
+def _refused(words: Words, refusal: Refusal, name: str) -> EngineError:
+    if refusal.status in (404, 405):
+        return EngineError(
+            f"{words.where} neither loads nor unloads adapters while it runs.",
+            hint="vLLM does, if it is started with --enable-lora and with "
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment. Adapters can also be named "
+            "at its start: --lora-modules NAME=PATH",
+        )
+    return words.refused(refusal, name, {})

@@ -1,0 +1,239 @@
+"""Log-probabilities of the real default model, against transformers' own forward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+
+from chatlm.batching import stream_many
+from chatlm.engines import decode
+from chatlm.engines.detokenize import bytes_of
+from chatlm.engines.devices import place
+from chatlm.engines.local import LocalEngine
+from chatlm.engines.logprobs import likeliest
+from chatlm.events import Delta, EngineEvent, Finished
+from chatlm.generation import Request
+from chatlm.logprobs import TokenLogprob
+from chatlm.messages import Message, StopReason
+from chatlm.sampling import Sampling
+from tests.engine import tiny
+
+COLOURS = Message("user", "What are the colours of the rainbow?")
+GREEDY = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=24)
+PLAIN = Request((COLOURS,), GREEDY, logprobs=5)
+
+WAYS = {"transformers": ("float32", "off"), "fast": ("bfloat16", "bf16"), "int8": ("auto", "auto")}
+"""Number format and way of running the model."""
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def each_way(request: pytest.FixtureRequest, default_model: Path) -> Iterator[tuple[str, Any]]:
+    dtype, fast = WAYS[request.param]
+    with closing(LocalEngine("m", default_model, place("cpu", dtype, "none"), fast=fast)) as engine:
+        assert ("fast" in engine.info.dtype) is (request.param != "transformers")
+        yield request.param, engine
+
+
+@pytest.fixture(scope="module")
+def own(default_model: Path) -> Any:
+    return tiny.reference(default_model, torch.float32)
+
+
+class Spy:
+    """A stopping criterion that stops nothing and keeps the ids."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+    def __call__(self, ids: Any, scores: Any) -> bool:
+        self.ids = ids[0].tolist()
+        return False
+
+
+def parts(events: Sequence[EngineEvent]) -> tuple[str, list[TokenLogprob]]:
+    """The text and its tokens; none comes before its text."""
+    text, tokens = "", list[TokenLogprob]()
+    for event in events:
+        if isinstance(event, Delta):
+            text += event.text
+            tokens += event.tokens
+            assert text.encode().startswith(b"".join(token.bytes for token in tokens))
+    return text, tokens
+
+
+def only(token: int, scores: Any) -> Any:
+    """Scores by which nothing but a token can come."""
+    return torch.full_like(scores, float("-inf")).index_fill(1, torch.tensor([token]), 0.0)
+
+
+def made(engine: LocalEngine, request: Request) -> tuple[str, list[TokenLogprob]]:
+    return parts(list(engine.stream(request)))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [GREEDY, Sampling(temperature=1.3, top_k=40, repetition_penalty=1.2, max_tokens=24, seed=3)],
+    ids=["greedy", "drawn"],
+)
+def test_the_numbers_are_those_of_a_plain_forward_pass(
+    each_way: tuple[str, LocalEngine], own: Any, sampling: Sampling
+) -> None:
+    way, engine = each_way
+    near = {"transformers": 1e-3, "fast": 0.25, "int8": 0.6}[way]
+    spy = Spy()
+    request = dataclasses.replace(PLAIN, sampling=sampling, criteria=(spy,))
+    _, tokens = made(engine, request)
+    prompt = len(engine.preview(request).tokens)
+    with torch.no_grad():
+        logits = own(torch.tensor([spy.ids])).logits[0, prompt - 1 :]
+    logprobs = torch.log_softmax(logits, dim=-1)
+    assert len(tokens) >= 10
+    for token, number, row in zip(tokens, spy.ids[prompt:], logprobs, strict=False):
+        assert token.bytes == engine.tokens.token_bytes(number)
+        assert token.logprob == pytest.approx(float(row[number]), abs=near)
+        tops = [each.logprob for each in token.top]
+        assert tops == pytest.approx(row.topk(5).values.tolist(), abs=near)
+        assert sorted(tops, reverse=True) == tops
+        assert sum(map(math.exp, tops)) <= 1 + 1e-6
+        assert token.logprob <= tops[0]
+
+
+def test_the_chosen_token_is_the_likeliest_where_that_is_always_taken(
+    each_way: tuple[str, LocalEngine],
+) -> None:
+    text, tokens = made(each_way[1], PLAIN)
+    assert "".join(token.text for token in tokens) == text
+    for token in tokens:
+        assert (token.bytes, token.logprob) == (token.top[0].bytes, token.top[0].logprob)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"temperature": 0.9, "seed": 5},
+        {"frequency_penalty": 0.5, "repetition_penalty": 1.3},
+        {"stop": ("blue", "Green")},
+        {"max_tokens": 3},
+    ],
+)
+def test_they_change_no_reply_and_are_the_same_for_several(
+    each_way: tuple[str, LocalEngine], changes: Any
+) -> None:
+    engine = each_way[1]
+    asking = dataclasses.replace(PLAIN, sampling=dataclasses.replace(GREEDY, **changes))
+    text, tokens = made(engine, asking)
+    bare, nothing = made(engine, dataclasses.replace(asking, logprobs=None))
+    assert (bare, nothing) == (text, [])
+    some = dataclasses.replace(asking, logprobs=0)
+    assert made(engine, some) == (text, [dataclasses.replace(each, top=()) for each in tokens])
+    many: dict[int, list[EngineEvent]] = {0: [], 1: [], 2: []}
+    story = dataclasses.replace(asking, messages=(Message("user", "Tell a story."),))
+    for number, event in stream_many(engine, [asking, story, asking]):
+        many[number].append(event)
+    assert parts(many[0]) == parts(many[2]) == (text, tokens)
+
+
+def test_nothing_is_computed_where_nobody_asks(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = dataclasses.replace(PLAIN, logprobs=None)
+    text, _ = made(engine, asking)
+    monkeypatch.setattr(torch, "log_softmax", None)
+    monkeypatch.setattr(decode, "token_logprob", None)
+    assert made(engine, asking) == (text, [])
+
+
+def test_they_are_the_models_own_whatever_a_processor_does(engine: LocalEngine) -> None:
+    def one_word(ids: Any, scores: Any) -> Any:
+        forced = engine.tokens.encode_text(" banana")[0]
+        return only(forced, scores)
+
+    _, plain = made(engine, PLAIN)
+    text, forced = made(engine, dataclasses.replace(PLAIN, processors=(one_word,)))
+    assert text.startswith(" banana banana")
+    assert forced[0].top == plain[0].top
+    assert forced[0].logprob < plain[0].top[-1].logprob
+
+
+def test_what_a_stop_string_cuts_off_is_not_told(engine: LocalEngine) -> None:
+    text, tokens = made(engine, PLAIN)
+    second = tokens[2].text
+    assert len(second) > 2
+    for stop in (second, second[1:], second[1:] + tokens[3].text[:1]):
+        cut = dataclasses.replace(PLAIN, sampling=dataclasses.replace(GREEDY, stop=(stop,)))
+        short, told = made(engine, cut)
+        assert short == text.partition(stop)[0]
+        assert told == tokens[:2]
+
+
+def test_the_token_that_ends_the_reply_is_not_told(engine: LocalEngine) -> None:
+    request = Request((Message("user", "What is the capital of France?"),), GREEDY, logprobs=0)
+    events = list(engine.stream(request))
+    assert isinstance(events[-1], Finished)
+    assert events[-1].stop_reason is StopReason.END
+    text, tokens = parts(events)
+    assert b"".join(token.bytes for token in tokens) == text.encode()
+    assert len(tokens) == sum(isinstance(event, Delta) for event in events) - 1
+
+
+def test_half_a_character_is_told_with_its_other_half(engine: LocalEngine) -> None:
+    smile = "🙂".encode()
+    spelled = [engine.tokens.token_bytes(n) for n in engine.tokens.encode_text("🙂")]
+    assert len(spelled) > 1
+    assert b"".join(spelled) == smile
+
+    def smiles(ids: Any, scores: Any) -> Any:
+        numbers = engine.tokens.encode_text("🙂")
+        return only(numbers[(ids.shape[1] - prompt) % len(numbers)], scores)
+
+    asking = dataclasses.replace(
+        PLAIN, processors=(smiles,), sampling=dataclasses.replace(GREEDY, max_tokens=7)
+    )
+    prompt = len(engine.preview(asking).tokens)
+    text, tokens = made(engine, asking)
+    whole = 7 // len(spelled)
+    assert text == "🙂" * whole
+    assert [token.bytes for token in tokens] == spelled * whole
+
+
+def test_of_equal_ones_the_first_is_the_likeliest() -> None:
+    row = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0, 2.0])
+    assert likeliest(row, 4) == [1, 3, 2, 4]
+    assert likeliest(row, 20) == [1, 3, 2, 4, 5, 0]
+    assert likeliest(row, 0) == []
+
+
+def test_every_token_is_spelled_as_the_tokenizer_decodes_it(engine: LocalEngine) -> None:
+    backend = Tokenizer.from_str(engine.tokens._backend.to_str())
+    spelled = bytes_of(backend)
+    for number in range(backend.get_vocab_size()):
+        alone = backend.decode([number], skip_special_tokens=False)
+        assert spelled(number).decode("utf-8", "replace") == alone
+    assert spelled(10**6) == b""
+    text = "naïve 🙂\tÆsop  日本"
+    assert b"".join(map(spelled, backend.encode(text).ids)) == text.encode()
+
+
+def test_a_vocabulary_of_text_with_bytes_beside_is_spelled_too() -> None:
+    names = ["▁", "h", "i", "▁h", "▁hi", *(f"<0x{byte:02X}>" for byte in range(256))]
+    model = BPE(
+        vocab={name: number for number, name in enumerate(names)},
+        merges=[("▁", "h"), ("▁h", "i")],
+        byte_fallback=True,
+    )
+    backend = Tokenizer(model)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    spelled = bytes_of(backend)
+    assert b"".join(map(spelled, backend.encode("▁hi▁é").ids)) == " hi é".encode()
