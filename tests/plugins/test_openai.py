@@ -359,7 +359,7 @@ def test_when_one_of_many_fails_those_on_their_way_are_finished(
         engine_of(script) as engine,
         pytest.raises(EngineError, match="out of memory"),
     ):
-        for number, event in engine.stream_many(requests):
+        for number, event in stream_many(engine, requests):
             if isinstance(event, Finished):
                 finished.append(number)
     assert sorted(finished) == [0, 2]
@@ -374,7 +374,7 @@ def test_closing_many_closes_all_connections() -> None:
         gone.append(1)
 
     with serving(waits) as script, engine_of(script) as engine:
-        events = engine.stream_many([request("Hi")] * 5)
+        events = stream_many(engine, [request("Hi")] * 5)
         until = time.monotonic() + PATIENCE
         while len(script.asked) < 5:
             next(events)
