@@ -82,11 +82,12 @@ def web(host: str, port: int, anyone: bool, model: str | None) -> None:
             "If you want it all the same: --anyone",
         )
     load_config(model=model)  # what is wrong with it shows here, not on the page
+    pages = own_settings(PLUGIN, Settings).pages
     from chatlm_serve.page import serve_page
 
     with closing(bound(host, port)) as listener:
         _tell("The chat is", host, listener)
-        serve_page(host, listener, model)
+        serve_page(host, listener, model, pages)
 
 
 def _tell(what: str, host: str, listener: socket.socket, path: str = "") -> None:

@@ -16,17 +16,19 @@ from textual_serve.server import Server
 from chatlm_serve.hosts import is_loopback, names_loopback
 
 
-def serve_page(host: str, listener: socket.socket, model: str | None) -> None:
+def serve_page(host: str, listener: socket.socket, model: str | None, pages: int) -> None:
     """Serve the page until SIGINT or SIGTERM.
 
     Args:
         host: where it listens.
         listener: listens there.
         model: as `--model` takes it.
+        pages: so many may be open at once.
     """
     command = [sys.executable, "-m", "chatlm_serve.screen", *([model] if model else [])]
     server = PageServer(
         shlex.join(command),
+        pages,
         host=host,
         title="chatlm",
         templates_path=Path(__file__).parent / "templates",
@@ -39,10 +41,16 @@ class PageServer(Server):
 
     A browser lets any web page open a web socket to any address, this machine's too, so the page's
     own origin is asked for. The address is taken from the request, as a host has many.
+
+    Args:
+        command: that draws a page.
+        pages: so many may be open at once.
+        more: see `textual_serve.server.Server`.
     """
 
-    def __init__(self, command: str, **more: Any) -> None:
+    def __init__(self, command: str, pages: int, **more: Any) -> None:
         super().__init__(command, **more)
+        self._pages = pages
         self._open: set[asyncio.Task[web.WebSocketResponse]] = set()
 
     async def on_startup(self, app: web.Application) -> None:
@@ -56,6 +64,7 @@ class PageServer(Server):
     async def handle_index(self, request: web.Request) -> Any:
         """The page."""
         self._check_host(request)
+        self._check_room()
         self.public_url = f"{request.scheme}://{request.host}"
         return await super().handle_index(request)
 
@@ -64,12 +73,21 @@ class PageServer(Server):
         self._check_host(request)
         if urlsplit(request.headers.get("Origin", "")).netloc != request.host:
             raise web.HTTPForbidden(text="Only chatlm's own page may open the chat.")
+        self._check_room()
         page = asyncio.create_task(super().handle_websocket(request))
         self._open.add(page)
         try:
             return await page
         finally:
             self._open.discard(page)
+
+    def _check_room(self) -> None:
+        if len(self._open) >= self._pages:
+            open_ = "1 page is" if self._pages == 1 else f"{self._pages} pages are"
+            raise web.HTTPServiceUnavailable(
+                text=f"{open_} open already, and each has a model of its own. Close one and load "
+                "this page again, or let more be open: chatlm config set plugins.serve.pages N"
+            )
 
     def _check_host(self, request: web.Request) -> None:
         if is_loopback(self.host) and not names_loopback(request.host):

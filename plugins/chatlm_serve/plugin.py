@@ -23,12 +23,17 @@ class Settings:
         default=8,
         metadata={"help": "Requests that are answered at once; each takes memory for its context."},
     )
+    pages: int = field(
+        default=8,
+        metadata={"help": "Pages that may be open at once; each is a chatlm with its own model."},
+    )
 
     def __post_init__(self) -> None:
         if self.queue < 0:
             raise ValueError("queue must be 0 or more")
-        if self.at_once < 1:
-            raise ValueError("at_once must be 1 or more")
+        for name in ("at_once", "pages"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more")
 
 
 @hookimpl

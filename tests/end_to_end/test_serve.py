@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +24,7 @@ import pytest
 from openai import OpenAI
 
 from tests import models
+from tests.end_to_end.browser import chromium, page
 from tests.end_to_end.terminal import KEYBOARD_MODES
 
 CHATLM = [sys.executable, "-m", "chatlm"]
@@ -282,6 +283,56 @@ async def test_the_screen_in_a_browser(home: Path) -> None:
             assert "tokens/s" in shown.text()
             code = await asyncio.to_thread(server.end, signal.SIGTERM)
             assert (code, "Traceback" in server.said) == (0, False)
+
+
+async def test_a_browser_types_and_shows_a_reply_as_it_grows(home: Path, tmp_path: Path) -> None:
+    command = chromium(tmp_path / "profile", 1100, 700)
+    server = Running(home, "web")
+    async with page(server.address, command) as shown:
+        await until(lambda: MODEL in drawn(shown.frames))
+        empty = await shown.picture()
+        await shown.type("Count from one to twenty in words.")
+        await until(lambda: "twenty in words." in drawn(shown.frames))
+        before = len(shown.frames)
+        await shown.press("Enter", "\r")
+        await until(lambda: "writing" in drawn(shown.frames))
+        await until(lambda: "complete" in drawn(shown.frames))
+        lengths = [len(drawn(shown.frames[:end])) for end in range(before, len(shown.frames))]
+        assert len(set(lengths)) > 5, "it came in pieces"
+        full = await shown.picture()
+        assert shown.wrong == []
+    assert full.startswith(b"\x89PNG")
+    assert full != empty
+    assert len(empty) > 15_000  # a blank page of this size has far less
+    assert await asyncio.to_thread(server.end, signal.SIGTERM) == 0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+def drawn(frames: Sequence[bytes]) -> str:
+    """The letters that were drawn, without where and how."""
+    return re.sub(r"\x1b\[[0-9;?<>=]*[A-Za-z]", "", b"".join(frames).decode("utf-8", "replace"))
+
+
+async def test_more_pages_than_may_be_open_are_told(home: Path) -> None:
+    server = Running(home, "web", CHATLM_SERVE_PAGES="1")
+    address = server.address
+    async with aiohttp.ClientSession(headers={"Origin": address}) as session:
+        async with session.ws_connect(f"{address}/ws?width=100&height=30") as screen:
+            await Shown(screen).wait_for(MODEL)
+            async with session.get(address) as answer:
+                assert answer.status == 503
+                assert "1 page is open already" in await answer.text()
+            with pytest.raises(aiohttp.WSServerHandshakeError):
+                await session.ws_connect(f"{address}/ws?width=100&height=30")
+        async with asyncio.timeout(PATIENCE):
+            while (await session.get(address)).status != 200:
+                await asyncio.sleep(0.1)
+    assert await asyncio.to_thread(server.end, signal.SIGTERM) == 0
 
 
 class Shown:

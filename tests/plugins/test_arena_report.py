@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
 import subprocess
 from pathlib import Path
-
-import pytest
 
 from chatlm_arena import keeping
 from chatlm_arena.leaderboard import leaderboard
 from chatlm_arena.page import page
 from chatlm_arena.votes import Verdict, votes_of
+from tests.end_to_end.browser import chromium
 from tests.plugins.arena import chatlm, played, two
 
 L, R = Verdict.LEFT, Verdict.RIGHT
@@ -64,22 +62,9 @@ def test_on_the_command_line(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_real_browser_draws_it(tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if not browser:
-        pytest.skip("needs Chromium; on Debian: apt install chromium")
+    command = chromium(tmp_path / "profile", 900, 1200)
     path, picture = tmp_path / "arena.html", tmp_path / "arena.png"
     path.write_text(board("hot", "cold"))
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=900,1200",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-    ]
-    command = [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}"]
     shown = subprocess.run(
         [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120
     )
