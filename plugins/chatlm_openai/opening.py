@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from chatlm import EngineInfo, Sampling, load_config, own_settings
+from collections.abc import Mapping
+
+from chatlm import EngineInfo, Sampling, load_config, one_line, own_settings
 from chatlm_openai import PLUGIN
 from chatlm_openai.background import Background
-from chatlm_openai.chunks import RemoteModel
 from chatlm_openai.endpoints import Endpoint, split
 from chatlm_openai.engine import OpenAIEngine
 from chatlm_openai.server import Server
@@ -33,23 +34,26 @@ def opened(name: str) -> OpenAIEngine:
     server = Server(endpoint, settings)
     background = Background()
     try:
-        found = background.run(_found(server, model))
+        listed = background.run(server.listed()) or []
     except BaseException:
         background.close()
         raise
-    info = _info(name, endpoint, settings, found.context if found else None)
-    return OpenAIEngine(background, server, model, info, in_flight=settings.in_flight)
+    said = {each.name: each.context for each in listed}
+    info = _info(name, model, endpoint, settings, said)
+    return OpenAIEngine(
+        background, server, model, info,
+        in_flight=settings.in_flight, all_context=info.context_length == said.get(model),
+    )  # fmt: skip
 
 
-async def _found(server: Server, model: str) -> RemoteModel | None:
-    """What the server says of a model; None where it lists none, or not this one."""
-    return next((each for each in await server.listed() or () if each.name == model), None)
-
-
-def _info(name: str, endpoint: Endpoint, settings: Settings, said: int | None) -> EngineInfo:
+def _info(
+    name: str, model: str, endpoint: Endpoint, settings: Settings, said: Mapping[str, int | None]
+) -> EngineInfo:
+    """What is known of a model, by the models that the server says it has, with their contexts."""
     most = load_config().context
-    known = said or settings.context
-    notes = () if known or most else (_assumed(endpoint),)
+    known = said.get(model) or settings.context
+    unlisted = [_unlisted(endpoint, model)] if said and model not in said else []
+    assumed = [] if known or most else [_assumed(endpoint)]
     return EngineInfo(
         model=f"{PLUGIN}:{name}",
         device=endpoint.host,
@@ -57,7 +61,14 @@ def _info(name: str, endpoint: Endpoint, settings: Settings, said: int | None) -
         context_length=min(filter(None, (known, most)), default=ASSUMED),
         prompt_format="the server's",
         defaults=DEFAULTS,
-        notes=notes,
+        notes=(*unlisted, *assumed),
+    )
+
+
+def _unlisted(endpoint: Endpoint, model: str) -> str:
+    return (
+        f"{endpoint.told} does not list {one_line(model, 80)}; it may answer with another model. "
+        f"What it has: chatlm openai models {endpoint.told}"
     )
 
 
