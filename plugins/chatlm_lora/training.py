@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from chatlm import ChatlmError, load_weights, stopped_by_keys
+from chatlm import ChatlmError, UsageError, load_weights, stopped_by_keys
 from chatlm_lora import card, runs
 from chatlm_lora.batches import Collator, loss_of
 from chatlm_lora.card import Answer, Card
@@ -53,7 +55,8 @@ def train(order: Order, watcher: Watcher, *, anew: bool = False) -> Card | None:
         The card; None in the processes that do not write.
 
     Raises:
-        UsageError: the name is taken, or there is nothing to train on.
+        UsageError: the name is taken, there is nothing to train on, or machines have different
+            checkpoints to go on from.
         TrainingStopped: the person did.
         ChatlmError: the disk or the memory is full, or the losses became no numbers.
     """
@@ -100,17 +103,28 @@ class _Training:
 
     def carry_out(self, stopped: Callable[[], bool]) -> None:
         """Train up to the end, an early end, or the person's; the model then is the best one."""
+        checkpoint = self._checkpoint()
         trainer = self._trainer(stopped)
         if self._main:
             self._before = self._run.remembered() or self._base()
             self._progress.base = self._before.loss
         if stopped():
             raise KeyboardInterrupt
-        checkpoint = self._run.checkpoint()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self._ended = _why(trainer, stopped)
         self._steps = trainer.state.global_step
         self._best_step = trainer.state.best_global_step
+
+    def _checkpoint(self) -> Path | None:
+        """Where an earlier training was stopped; processes that began at different steps would
+        train different adapters."""
+        found = self._run.checkpoint()
+        if len(set(gather_object([found and found.name]))) > 1:
+            raise UsageError(
+                "The machines do not see the same checkpoints of the training that was stopped.",
+                hint="Let CHATLM_HOME be one folder that all of them share, or give --restart.",
+            )
+        return found
 
     def card(self) -> Card:
         """Measure the trained adapter, in the number format it is kept in."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from chatlm import TokenLogprob
@@ -129,7 +129,7 @@ def models(content: bytes) -> list[RemoteModel]:
     for row in map(_dict, rows):
         if name := _text(row.get("id")).strip():
             found.setdefault(name, RemoteModel(name, _context(row), _text(row.get("parent"))))
-    return list(found.values())
+    return [replace(each, context=each.context or _parents(each, found)) for each in found.values()]
 
 
 def failure(said: Any) -> Failure:
@@ -176,6 +176,11 @@ def _context(row: dict[str, Any]) -> int | None:
     said = [_count(row.get(name)) for name in names]
     said.append(_count(_dict(row.get("meta")).get("n_ctx")))  # llama.cpp's
     return next((count for count in said if count), None)
+
+
+def _parents(adapter: RemoteModel, found: Mapping[str, RemoteModel]) -> int | None:
+    """The context of the model that one is an adapter on; vLLM says it of that one only."""
+    return found[adapter.parent].context if adapter.parent in found else None
 
 
 def _dict(value: Any) -> dict[str, Any]:

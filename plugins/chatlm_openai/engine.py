@@ -28,6 +28,12 @@ from chatlm_openai.server import Server
 MARGIN = 8
 """One part of so many of the prompt's estimate is kept free, since it may be too low."""
 
+MORE_THERE = "Shorten the message, unpin turns, or start the server with a longer context."
+MORE_HERE = (
+    "Where the server has more context than that: chatlm config set plugins.openai.context N"
+)
+"""What helps where a chat is too long for what the server says it has, and else."""
+
 
 class OpenAIEngine:
     """One model on a server.
@@ -38,6 +44,7 @@ class OpenAIEngine:
         model: as the server calls it.
         info: what is known of it.
         in_flight: replies that a batch asks for at once.
+        all_context: whether the context is all that the server says it has.
     """
 
     def __init__(
@@ -48,22 +55,21 @@ class OpenAIEngine:
         info: EngineInfo,
         *,
         in_flight: int,
+        all_context: bool,
     ) -> None:
         self.info = info
         self._background = background
         self._server = server
         self._model = model
         self._in_flight = in_flight
+        self._all = all_context
 
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`; the tokens are estimated."""
         try:
             return PIECES.prompt(request, self.info)
         except ContextTooLong as error:
-            error.hint += (
-                " Where the server has more context than that: chatlm config set "
-                "plugins.openai.context N"
-            )
+            error.hint = MORE_THERE if self._all else f"{error.hint} {MORE_HERE}"
             raise
 
     def count_tokens(self, messages: Iterable[Message]) -> int:

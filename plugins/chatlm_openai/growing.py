@@ -11,6 +11,9 @@ from chatlm_openai.chunks import Chunk
 _REASONS = {"length": StopReason.LENGTH, "content_filter": StopReason.CRITERION}
 """By a server's `finish_reason`; with any other, the model ended its turn."""
 
+BURST = 0.05
+"""Seconds in which a whole reply may come at once, which says nothing of how fast it was made."""
+
 
 class Growing:
     """Takes pieces until the reply has ended.
@@ -98,8 +101,9 @@ class Growing:
             completion_tokens=made,
         )
         if chunk.text:
+            taken = now - self._first
             self._usage = dataclasses.replace(
                 self._usage,
                 first_token_seconds=self._first - self._started,
-                decode_seconds=now - self._first,
+                decode_seconds=taken if taken > BURST else 0.0,
             )

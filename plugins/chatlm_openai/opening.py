@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from chatlm import EngineInfo, Sampling, load_config, own_settings
+from chatlm import EngineInfo, Sampling, load_config, one_line, own_settings
 from chatlm_openai import PLUGIN
 from chatlm_openai.adapters import adapters_of
 from chatlm_openai.background import Background
@@ -36,29 +36,27 @@ def opened(name: str) -> OpenAIEngine:
     server = Server(endpoint, settings)
     background = Background()
     try:
-        there = background.run(server.listed()) or []
+        listed = background.run(server.listed()) or []
     except BaseException:
         background.close()
         raise
-    context = _context(model, there)
-    info = _info(name, endpoint, settings, context, adapters_of(model, there))
-    return OpenAIEngine(background, server, model, info, in_flight=settings.in_flight)
-
-
-def _context(model: str, there: Iterable[RemoteModel]) -> int | None:
-    """What the server says of a model's context; an adapter has that of its base."""
-    named = {each.name: each for each in there}
-    found = named.get(model)
-    base = named.get(found.parent) if found else None
-    return next((each.context for each in (found, base) if each and each.context), None)
+    said = next((each.context for each in listed if each.name == model), None)
+    info = _info(name, model, endpoint, settings, listed)
+    return OpenAIEngine(
+        background, server, model, info,
+        in_flight=settings.in_flight, all_context=info.context_length == said,
+    )  # fmt: skip
 
 
 def _info(
-    name: str, endpoint: Endpoint, settings: Settings, said: int | None, adapters: tuple[str, ...]
+    name: str, model: str, endpoint: Endpoint, settings: Settings, listed: Sequence[RemoteModel]
 ) -> EngineInfo:
+    """What is known of a model, by the models that the server says it has."""
+    said = {each.name: each.context for each in listed}
     most = load_config().context
-    known = said or settings.context
-    notes = () if known or most else (_assumed(endpoint),)
+    known = said.get(model) or settings.context
+    unlisted = [_unlisted(endpoint, model)] if said and model not in said else []
+    assumed = [] if known or most else [_assumed(endpoint)]
     return EngineInfo(
         model=f"{PLUGIN}:{name}",
         device=endpoint.host,
@@ -66,8 +64,15 @@ def _info(
         context_length=min(filter(None, (known, most)), default=ASSUMED),
         prompt_format="the server's",
         defaults=DEFAULTS,
-        notes=notes,
-        adapters=adapters,
+        notes=(*unlisted, *assumed),
+        adapters=adapters_of(model, listed),
+    )
+
+
+def _unlisted(endpoint: Endpoint, model: str) -> str:
+    return (
+        f"{endpoint.told} does not list {one_line(model, 80)}; it may answer with another model. "
+        f"What it has: chatlm openai models {endpoint.told}"
     )
 
 

@@ -128,7 +128,7 @@ class Words:
             return ContextTooLong(
                 f"The chat is too long for {model} on {self.where}.{says}",
                 hint="Shorten the message, lower max_tokens, or leave older turns out: /context. "
-                "How long it may be: chatlm config set plugins.openai.context N",
+                "How long it may be: chatlm config set context N",
             )
         if status in (400, 422):
             return self._field_refused(refusal, body, says)

@@ -232,6 +232,15 @@ def test_steps_are_shared_by_processes(base: ModelLocation, data: Path) -> None:
     assert (four.steps, four.check_every) == (6, 1)
 
 
+def test_machines_that_see_different_checkpoints_do_not_begin(
+    base: ModelLocation, data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatlm_lora.training.gather_object", lambda own: [*own, "checkpoint-6"])
+    with pytest.raises(UsageError, match="same checkpoints") as refused:
+        train(order(base, data), Remembering())
+    assert "--restart" in refused.value.hint
+
+
 def test_no_example_is_short_enough(base: ModelLocation, data: Path) -> None:
     with pytest.raises(UsageError, match="at most 8 tokens"):
         preparing.prepare(order(base, data, dataclasses.replace(RECIPE, longest=8)), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -97,6 +98,30 @@ def test_tokens_are_counted_where_the_server_does_not_say() -> None:
         assert ending(asked(script, request("Hi"))).usage.completion_tokens == 2
 
 
+def test_how_fast_a_reply_was_made_is_not_said_where_it_came_at_once() -> None:
+    pieces = [f"data: {json.dumps(piece(text))}\n\n".encode() for text in ("a", "b", "c")]
+
+    def in_one(handler: Handler, asked: Asked) -> None:
+        handler.begin()
+        handler.raw(b"".join(pieces))
+        handler.event(piece("", "stop"))
+        handler.end()
+
+    def one_by_one(handler: Handler, asked: Asked) -> None:
+        handler.begin()
+        for each in pieces:
+            handler.raw(each)
+            time.sleep(0.1)
+        handler.event(piece("", "stop"))
+        handler.end()
+
+    with serving(in_one, one_by_one) as script:
+        at_once, made = (ending(asked(script, request("Hi"))).usage for _ in range(2))
+    assert at_once.tokens_per_second is None
+    assert made.tokens_per_second is not None
+    assert 1 < made.tokens_per_second < 20
+
+
 def test_all_settings_are_sent_and_open_ones_are_left_to_the_server() -> None:
     with serving() as script:
         asked(script, request("Hi"))
@@ -188,7 +213,22 @@ def test_a_message_that_cannot_fit_is_not_sent() -> None:
         with pytest.raises(ContextTooLong, match="the context holds 128") as raised:
             asked(script, request("word " * 500))
         assert script.asked == []
+    assert "start the server with a longer context" in raised.value.hint
+    assert "config set" not in raised.value.hint  # no setting gives the server more than it has
+
+
+def test_a_limit_that_the_person_set_can_be_raised(
+    monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setenv("CHATLM_OPENAI_CONTEXT", "128")
+    with serving(models=[]) as script, pytest.raises(ContextTooLong) as raised:
+        asked(script, request("word " * 500))
     assert "plugins.openai.context" in raised.value.hint
+    home.mkdir()
+    (home / "config.toml").write_text("context = 128\n")
+    with serving() as script, pytest.raises(ContextTooLong) as raised:
+        asked(script, request("word " * 500))
+    assert "chatlm config set context" in raised.value.hint
 
 
 @pytest.mark.parametrize(
@@ -205,6 +245,21 @@ def test_the_context_is_the_servers_or_assumed(row: dict[str, Any], context: int
     with serving(models=[{"id": "m", **row}]) as script, engine_of(script) as engine:
         assert engine.info.context_length == context
         assert bool(engine.info.notes) == (context == 8192)
+
+
+def test_an_adapter_has_the_context_of_its_model() -> None:
+    rows = [  # as vLLM 0.32 lists them
+        {"id": "m", "parent": None, "max_model_len": 2048},
+        {"id": "pirate", "parent": "m", "max_model_len": None},
+    ]
+    with serving(models=rows) as script, engine_of(script, "pirate") as engine:
+        assert (engine.info.context_length, engine.info.notes) == (2048, ())
+
+
+def test_a_model_that_the_server_does_not_list_may_be_another() -> None:
+    with serving(models=[{"id": "other"}]) as script, engine_of(script) as engine:
+        assert f"{script.url} does not list m;" in engine.info.notes[0]
+        assert text_of(list(engine.stream(request("Hi")))) == "Hello there."
 
 
 def test_the_person_may_say_the_context(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

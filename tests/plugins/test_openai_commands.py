@@ -50,7 +50,7 @@ def test_models_are_listed(home: Path) -> None:
         first = chatlm("openai", "models", CHATLM_OPENAI_ENDPOINTS=f'["gpu {script.url}"]')
     assert (shown.returncode, shown.stderr) == (0, "")
     assert [line.split("  ")[-1] for line in shown.stdout.splitlines()] == [
-        "4,096 tokens", "on big",
+        "4,096 tokens", "4,096 tokens, on big",
     ]  # fmt: skip
     assert "\x1b" not in shown.stdout + told.stdout
     assert first.stdout == shown.stdout

@@ -241,6 +241,7 @@ def test_a_chat_that_is_too_long(body: Any) -> None:
     assert isinstance(error, ContextTooLong)
     assert "too long for m" in error.message
     assert "/context" in error.hint
+    assert "chatlm config set context N" in error.hint  # holds also where the server says more
 
 
 def test_a_chat_that_is_too_long_within_the_stream() -> None:

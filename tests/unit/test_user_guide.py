@@ -17,7 +17,11 @@ from chatlm.tui.commands import Command
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDE = REPOSITORY / "docs" / "guide.md"
-PAGES = (GUIDE, REPOSITORY / "README.md", REPOSITORY / "docs" / "design.md")
+PAGES = (
+    GUIDE,
+    REPOSITORY / "README.md",
+    *(REPOSITORY / "docs" / name for name in ("design.md", "scaling.md")),
+)
 
 GROUPS = (
     commands.COMPOSER,
