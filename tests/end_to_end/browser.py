@@ -55,8 +55,10 @@ class Page:
         self._socket = socket
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Any]] = {}
+        self.sockets: list[str] = []
+        """The addresses of its own web sockets."""
         self.frames: list[bytes] = []
-        """What came to the page by its own web socket."""
+        """What came to the page by them."""
         self.wrong: list[str] = []
         """Errors of its scripts."""
 
@@ -70,6 +72,8 @@ class Page:
                 frame = said["params"]["response"]
                 if frame["opcode"] == 2:
                     self.frames.append(base64.b64decode(frame["payloadData"]))
+            elif said["method"] == "Network.webSocketCreated":
+                self.sockets.append(said["params"]["url"])
             elif said["method"] == "Runtime.exceptionThrown":
                 self.wrong.append(str(said["params"]["exceptionDetails"]))
 
@@ -84,11 +88,12 @@ class Page:
         return said["result"]
 
     async def press(self, key: str, text: str = "") -> None:
-        """Press a key."""
-        code = {"Enter": 13, "Escape": 27}.get(key, ord(key[0].upper()))
-        about = {"key": key, "windowsVirtualKeyCode": code, "text": text}
+        """Press a key, which has a text if it is none like Escape."""
+        about: dict[str, Any] = {"key": key, "text": text}
+        if key == "Enter":
+            about["windowsVirtualKeyCode"] = 13
         await self.do("Input.dispatchKeyEvent", type="keyDown", **about)
-        await self.do("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+        await self.do("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     async def type(self, text: str) -> None:
         """Press a key for each letter."""

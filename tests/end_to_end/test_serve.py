@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import openai
@@ -24,7 +25,7 @@ import pytest
 from openai import OpenAI
 
 from tests import models
-from tests.end_to_end.browser import chromium, page
+from tests.end_to_end.browser import Page, chromium, page
 from tests.end_to_end.terminal import KEYBOARD_MODES
 
 CHATLM = [sys.executable, "-m", "chatlm"]
@@ -289,16 +290,20 @@ async def test_a_browser_types_and_shows_a_reply_as_it_grows(home: Path, tmp_pat
     command = chromium(tmp_path / "profile", 1100, 700)
     server = Running(home, "web")
     async with page(server.address, command) as shown:
-        await until(lambda: MODEL in drawn(shown.frames))
+        screen = Drawn(shown)
+        await until(lambda: "fast" in screen.text())
         empty = await shown.picture()
-        await shown.type("Count from one to twenty in words.")
-        await until(lambda: "twenty in words." in drawn(shown.frames))
-        before = len(shown.frames)
+        await shown.type("Count from one to nine in words.")
+        await until(lambda: "nine in words." in screen.text())
         await shown.press("Enter", "\r")
-        await until(lambda: "writing" in drawn(shown.frames))
-        await until(lambda: "complete" in drawn(shown.frames))
-        lengths = [len(drawn(shown.frames[:end])) for end in range(before, len(shown.frames))]
-        assert len(set(lengths)) > 5, "it came in pieces"
+        seen: list[str] = []
+
+        def complete() -> bool:
+            seen.append(screen.text())
+            return "complete" in seen[-1]
+
+        await until(complete)
+        assert len(set(seen)) > 5, "it came in pieces"
         full = await shown.picture()
         assert shown.wrong == []
     assert full.startswith(b"\x89PNG")
@@ -313,9 +318,26 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.05)
 
 
-def drawn(frames: Sequence[bytes]) -> str:
-    """The letters that were drawn, without where and how."""
-    return re.sub(r"\x1b\[[0-9;?<>=]*[A-Za-z]", "", b"".join(frames).decode("utf-8", "replace"))
+class Drawn:
+    """What a browser's page was given to draw."""
+
+    def __init__(self, shown: Page) -> None:
+        self._page = shown
+        self._taken = 0
+        self._stream: pyte.ByteStream | None = None
+
+    def text(self) -> str:
+        """The screen's letters, without blanks at the ends of lines."""
+        if self._stream is None:
+            if not self._page.sockets:
+                return ""
+            size = parse_qs(urlsplit(self._page.sockets[0]).query)
+            self._screen = pyte.Screen(int(size["width"][0]), int(size["height"][0]))
+            self._stream = pyte.ByteStream(self._screen)
+        for frame in self._page.frames[self._taken :]:
+            self._stream.feed(KEYBOARD_MODES.sub(b"", frame))
+            self._taken += 1
+        return "\n".join(line.rstrip() for line in self._screen.display)
 
 
 async def test_more_pages_than_may_be_open_are_told(home: Path) -> None:
