@@ -129,8 +129,10 @@ def serving() -> Iterator[str]:
         while not (found := re.search(r"http://[^/\s]+", line)):
             line = server.stderr.readline()
             assert line, "the server did not start"
-        yield found[0]
-        server.terminate()
+        try:
+            yield found[0]
+        finally:
+            server.terminate()
 
 
 def main() -> None:

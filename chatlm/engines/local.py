@@ -130,10 +130,13 @@ class LocalEngine:
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """See `Engine.read_ahead`."""
         prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
-        with self._lock, self._taken(request.adapter, prompt.ids) as keys:
-            keys.keep(prompt.ids)
-            for done in keys.read(prompt.ids):
-                yield Prefill(done, len(prompt.ids))
+        try:
+            with self._lock, self._taken(request.adapter, prompt.ids) as keys:
+                keys.keep(prompt.ids)
+                for done in keys.read(prompt.ids):
+                    yield Prefill(done, len(prompt.ids))
+        except Exception as error:
+            raise self._explained(error)  # noqa: B904  # it knows its cause
 
     def _batch(self, lock: AbstractContextManager[object]) -> LocalBatch:
         return LocalBatch(self._adapters.model, self._begin, lock, self._explained)

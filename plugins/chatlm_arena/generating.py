@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
 from chatlm import (
+    Batch,
     ChatlmError,
     ContextTooLong,
     Delta,
@@ -25,7 +26,7 @@ from chatlm import (
     Usage,
     UsageError,
     one_line,
-    stream_many,
+    open_batch,
 )
 from chatlm_arena.contestants import LONGEST_NAME, Contestant
 from chatlm_arena.records import MatchReply
@@ -72,27 +73,13 @@ class Answering:
         self._usage = Usage()
         self._reason = StopReason.CANCELLED
 
-    def run(self) -> Generator[str, None, None]:
-        """Answer, pulled token by token; closing it ends the reply at once.
-
-        Yields:
-            the whole text so far.
-
-        Raises:
-            ChatlmError: the set-up does not work, such as an adapter or an index that is gone.
-        """
-        if self.begin():
-            yield from self._grow()
-        else:
-            yield self._text
-
     def begin(self) -> bool:
         """Make the request, once; False where no engine is to be asked, since the reply is there.
 
         That is so where the contestant refuses, which then is the reply.
 
         Raises:
-            ChatlmError: as `run`.
+            ChatlmError: the set-up does not work, such as an adapter or an index that is gone.
         """
         order, chat = self.order, self.order.seat.chat
         if self._request or self.ended:
@@ -110,22 +97,18 @@ class Answering:
             raise
         return not self.ended
 
-    def _grow(self) -> Generator[str, None, None]:
-        try:
-            with closing(self.engine.stream(self.request)) as events:
-                for event in events:
-                    self.take(event)
-                    yield self._text
-        except (MessageRefused, ContextTooLong) as error:
-            self._refuse(error)
-            yield self._text
-        except ChatlmError:
-            self._reason = StopReason.ERROR
-            raise
+    def take(self, event: EngineEvent | Exception) -> None:
+        """Let the reply grow by what an engine's batch reports.
 
-    def take(self, event: EngineEvent) -> None:
-        """Let the reply grow by what an engine reports."""
+        Raises:
+            ChatlmError: the engine failed.
+        """
         match event:
+            case MessageRefused() | ContextTooLong():
+                self._refuse(event)
+            case Exception():
+                self._reason = StopReason.ERROR
+                raise event
             case Fitted():
                 self._hash = event.prompt_hash
             case Delta():
@@ -174,70 +157,79 @@ class Answering:
         self._text = self._text or str(error)
 
 
-def generate(orders: Sequence[Order]) -> Iterator[tuple[int, MatchReply]]:
-    """Answer several orders, each as soon as it is complete; in which order is for this function.
+def generate(orders: Iterable[Order]) -> Generator[tuple[int, MatchReply], None, None]:
+    """Answer orders, each taken when its turn has come; in which order they end is for the engine.
 
-    Orders of one model come together, so that models which do not fit side by side are loaded as
-    rarely as can be.
+    Args:
+        orders: those of one model stand together, so that models which do not fit side by side are
+            loaded as rarely as can be.
 
     Yields:
-        the index of an order, and the reply.
+        the place of an order, and the reply.
 
     Raises:
         UsageError: a contestant's set-up does not work; whose is said. What was yielded before
             stands.
     """
-    by_model = sorted(range(len(orders)), key=lambda at: orders[at].seat.chat.setup.model)
-    for _, places in groupby(by_model, key=lambda at: orders[at].seat.chat.setup.model):
-        answerings = {at: Answering(orders[at]) for at in places}
+    for _, group in groupby(enumerate(orders), key=lambda each: each[1].seat.chat.setup.model):
+        answerings = ((at, Answering(order)) for at, order in group)
         with closing(together(answerings, naming)) as grown:
-            for at in grown:
-                if answerings[at].ended:
-                    yield at, answerings[at].reply
+            for at, answering in grown:
+                if answering.ended:
+                    yield at, answering.reply
 
 
 def together(
-    answerings: dict[K, Answering], guard: Guard = lambda _: nullcontext()
-) -> Generator[K, None, None]:
+    answerings: Iterable[tuple[K, Answering]], guard: Guard = lambda _: nullcontext()
+) -> Generator[tuple[K, Answering], None, None]:
     """Answer orders of one model, at once where its engine can do that; closing it stops all.
 
     Args:
-        answerings: what is to be answered; one that has to begin anew is replaced.
+        answerings: what is to be answered, each with what tells it apart; taken as there is room.
         guard: around whatever is done for one contestant alone.
 
     Yields:
-        the key of one that has grown, for the last time when it has ended.
+        one that has grown, for the last time when it has ended.
 
     Raises:
-        ChatlmError: as `Answering.run`.
+        ChatlmError: as `Answering.begin` and `take`, once those that are on their way have ended.
     """
-
-    def alone(key: K) -> Iterator[K]:
-        with guard(answerings[key].order.seat.contestant):
-            for _ in answerings[key].run():
-                yield key
-
-    asked = []
-    for key, answering in answerings.items():
-        with guard(answering.order.seat.contestant):
-            begun = answering.begin()
-        if begun:
-            asked.append(key)
-        else:
-            yield key
-    if not asked:
-        return
-    requests = [answerings[key].request for key in asked]
-    try:
-        with closing(stream_many(answerings[asked[0]].engine, requests)) as events:
-            for place, event in events:
-                answerings[asked[place]].take(event)
-                yield asked[place]
-    except ChatlmError:  # of one of them; each is told by itself
-        for key in asked:
-            if not answerings[key].ended:
-                answerings[key] = Answering(answerings[key].order)
-                yield from alone(key)
+    waiting = iter(answerings)
+    asked: dict[int, tuple[K, Answering]] = {}
+    failure: ChatlmError | None = None
+    with ExitStack() as opened:
+        batch: Batch | None = None
+        while True:
+            while not failure and (batch is None or len(batch) < batch.at_once):
+                each = next(waiting, None)
+                if each is None:
+                    break
+                _, answering = each
+                try:
+                    with guard(answering.order.seat.contestant):
+                        begun = answering.begin()
+                except ChatlmError as error:
+                    failure = error
+                    break
+                if not begun:
+                    yield each
+                    continue
+                if batch is None:
+                    batch = opened.enter_context(closing(open_batch(answering.engine)))
+                asked[batch.add(answering.request)] = each
+            if batch is None or not len(batch):
+                break
+            for number, event in batch.step():
+                key, answering = asked[number]
+                try:
+                    with guard(answering.order.seat.contestant):
+                        answering.take(event)
+                except ChatlmError as error:
+                    failure = failure or error
+                else:
+                    yield key, answering
+    if failure:
+        raise failure
 
 
 @contextmanager

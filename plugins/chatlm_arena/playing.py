@@ -22,6 +22,8 @@ from chatlm_arena.votes import Verdict, among, tally
 
 LARGEST_SEED = 2**31
 
+Grown = tuple[Side, Answering]
+
 
 @dataclass(frozen=True)
 class Spoke:
@@ -177,8 +179,7 @@ class Play:
         speaking = set(order)
         try:
             with closing(self._growing(asked)) as grown:
-                for side in grown:
-                    answering = asked[side]
+                for side, answering in grown:
                     if answering.ended:
                         speaking.remove(side)
                         self._keep(side, answering.reply)
@@ -187,7 +188,7 @@ class Play:
             for side in speaking:
                 self._keep(side, asked[side].reply)
 
-    def _growing(self, asked: dict[Side, Answering]) -> Generator[Side, None, None]:
+    def _growing(self, asked: dict[Side, Answering]) -> Generator[Grown, None, None]:
         """The side whose reply has grown, until both have ended.
 
         One model answers for both at once. Two speak token by token in turn, or one after the other
@@ -200,10 +201,10 @@ class Play:
         except ChatlmError:
             one, apart = False, True  # the side itself will tell
         if one:
-            yield from together(asked)
+            yield from together(asked.items())
             return
         with ExitStack() as both:
-            sides = [both.enter_context(closing(_alone(*each))) for each in asked.items()]
+            sides = [both.enter_context(closing(together([each]))) for each in asked.items()]
             yield from chain.from_iterable(sides) if apart else _in_turns(sides)
 
     def _keep(self, side: Side, reply: MatchReply) -> None:
@@ -223,13 +224,7 @@ class Play:
         )
 
 
-def _alone(side: Side, answering: Answering) -> Generator[Side, None, None]:
-    with closing(answering.run()) as texts:
-        for _ in texts:
-            yield side
-
-
-def _in_turns(streams: Sequence[Iterator[Side]]) -> Iterator[Side]:
+def _in_turns(streams: Sequence[Iterator[Grown]]) -> Iterator[Grown]:
     """One item of each stream after the other, until all have ended."""
     left = list(streams)
     while left:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -21,9 +21,6 @@ from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.prompts import Prompt
 from chatlm_arena.records import Match, MatchReply
 from chatlm_arena.votes import Verdict
-
-BATCH = 16
-"""So many replies are wanted at once."""
 
 PANEL = "panel"
 """The judge of votes that several models decided together."""
@@ -115,11 +112,10 @@ class Tournament:
                 for item, prompt in enumerate(self.plan.prompts)
                 if turn < len(prompt.turns) and (item, contestant.id, turn) not in done
             ]
-            for first in range(0, len(todo), BATCH):
-                batch = todo[first : first + BATCH]
-                orders = [self._order(*each, turn, done) for each in batch]
-                for at, reply in generate(orders):
-                    item, contestant = batch[at]
+            orders = (self._order(*each, turn, done) for each in todo)
+            with closing(generate(orders)) as made:
+                for at, reply in made:
+                    item, contestant = todo[at]
                     kept = self.store.add_run_reply(self.run_id, item, reply)
                     done[item, contestant.id, turn] = kept
                     yield len(done)

@@ -237,6 +237,9 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
         with pytest.raises(OutOfMemoryError, match="cpu is full") as error:
             run(engine, Request(CAPITAL, GREEDY))
         assert "config set context" in error.value.hint
+        patch.setattr("chatlm.engines.fast.model.FastCache.read", full)
+        with pytest.raises(OutOfMemoryError, match="cpu is full"):
+            list(engine.read_ahead(Request(STORY, GREEDY)))
     assert "Paris" in run(engine, Request(CAPITAL, GREEDY))[0]
 
 

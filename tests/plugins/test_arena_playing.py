@@ -142,9 +142,8 @@ def test_stopped_both_sides_keep_what_they_said(store: ArenaStore) -> None:
 
 
 def test_what_has_no_room_is_a_reply(store: ArenaStore) -> None:
-    # the batch, then each by itself
     too_long = ContextTooLong("Too long.")
-    match = play(store, ScriptedEngine(too_long, too_long, "fine"))
+    match = play(store, ScriptedEngine(too_long, "fine"))
     assert sorted(run(match.send("Hello?")).values()) == ["Too long.", "fine"]
     assert match.can_vote
     kept = store.match(1)
@@ -189,8 +188,8 @@ def test_a_set_up_that_cannot_answer_gets_no_vote(
 
 
 def test_a_failure_is_told_and_no_vote_can_be_given(store: ArenaStore) -> None:
-    broken = EngineError("It broke.")  # in the batch, then by itself
-    match = play(store, ScriptedEngine(broken, broken, "fine", "fine"))
+    broken = EngineError("It broke.")
+    match = play(store, ScriptedEngine(broken, "fine", "fine"))
     with pytest.raises(EngineError, match="It broke"):
         run(match.send("Hello?"))
     assert not match.can_vote
@@ -252,11 +251,11 @@ def test_orders_of_one_model_come_together(store: ArenaStore) -> None:
 
     with OwnSideChats(Config(), PluginHost(), opens, lambda w: None) as side:
         orders = []
-        for number, model in enumerate(("b", "a", "b")):
+        for number, model in enumerate(("a", "b", "b")):
             contestant = Contestant(number, str(number), Setup(model=model))
             seat = Seat(contestant, side.begin(Setup(model=model)))
             orders.append(Order(seat, "Hello?", 0))
-        assert [at for at, _ in generate(orders)] == [1, 0, 2]
+        assert [at for at, _ in generate(orders)] == [0, 1, 2]
     assert opened == ["a", "b"]
 
 

@@ -22,7 +22,7 @@ from chatlm.plugins import PluginHost
 from chatlm.sidechats import OwnSideChats
 from chatlm_arena import judging, keeping, overlap, prompts, report
 from chatlm_arena.contestants import Contestant
-from chatlm_arena.generating import Answering, Order, Seat, generate
+from chatlm_arena.generating import Answering, Order, Seat, generate, together
 from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.prompts import Prompt
 from chatlm_arena.records import Judgement, MatchReply
@@ -106,7 +106,8 @@ def test_replies_that_are_made_together_are_those_made_alone(
     made = dict(generate(orders))
     for at, order in enumerate(orders):
         alone = Answering(order)
-        assert list(alone.run())[-1] == made[at].text
+        assert all(each is alone for _, each in together([(at, alone)]))
+        assert alone.text == made[at].text
         assert alone.reply.made_by["prompt_hash"] == made[at].made_by["prompt_hash"]
         assert made[at].stop_reason == alone.reply.stop_reason
     assert len({reply.text for reply in made.values()}) > 3
@@ -152,7 +153,7 @@ def test_two_processes_at_one_run(store: ArenaStore) -> None:
 
 def test_a_set_up_that_does_not_work_stops_the_run(store: ArenaStore) -> None:
     gone = EngineError("no such adapter")
-    engine = ScriptedEngine("one", gone, gone, *["x"] * 9)
+    engine = ScriptedEngine("one", gone, *["x"] * 9)
     run, _ = tournament(store, engine)
     with pytest.raises(UsageError, match=r"hot could not answer\. no such adapter"):
         list(run.answer())
