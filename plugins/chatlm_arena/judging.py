@@ -6,18 +6,9 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 
-from chatlm import (
-    CannotGoOn,
-    Delta,
-    Message,
-    Request,
-    Sampling,
-    SideChat,
-    StopReason,
-    one_line,
-)
+from chatlm import CannotGoOn, Message, Sampling, SideChat, StopReason, one_line
+from chatlm_arena.asking import Job
 from chatlm_arena.records import Judgement, MatchReply
 from chatlm_arena.votes import Verdict
 
@@ -50,7 +41,7 @@ _VERDICTS = {"A": Verdict.LEFT, "B": Verdict.RIGHT, "C": Verdict.TIE}
 
 def compare(
     judge: SideChat, left: Sequence[MatchReply], right: Sequence[MatchReply], seed: int
-) -> list[Judgement]:
+) -> Job[list[Judgement]]:
     """Ask for a verdict in both orders, each up to `ATTEMPTS` times.
 
     Args:
@@ -64,7 +55,7 @@ def compare(
         one, other = (right, left) if turned else (left, right)
         question = f"{_shown('Answer A', one)}\n\n{_shown('Answer B', other)}"
         for attempt in range(1, ATTEMPTS + 1):
-            text = _asked(judge, COMPARE, question, BEGIN_VERDICT, attempt, seed)
+            text = yield from _asked(judge, COMPARE, question, BEGIN_VERDICT, attempt, seed)
             found = _VERDICT.match(text)
             verdict = _VERDICTS[found.group(1)] if found else None
             if verdict is not None and turned:
@@ -96,7 +87,7 @@ def majority(verdicts: Iterable[Verdict | None]) -> Verdict | None:
 
 def rate(
     judge: SideChat, replies: Sequence[MatchReply], criterion: str, seed: int
-) -> tuple[int | None, str]:
+) -> Job[tuple[int | None, str]]:
     """Ask for a rating of one side's answers.
 
     Args:
@@ -111,13 +102,16 @@ def rate(
     text = ""
     for attempt in range(1, ATTEMPTS + 1):
         system = RATE.format(criterion)
-        text = _asked(judge, system, _shown("Answer", replies), BEGIN_RATING, attempt, seed)
+        question = _shown("Answer", replies)
+        text = yield from _asked(judge, system, question, BEGIN_RATING, attempt, seed)
         if found := _RATING.match(text):
             return int(found.group(1).replace("\u2212", "-")), text
     return None, text
 
 
-def _asked(judge: SideChat, system: str, question: str, begin: str, attempt: int, seed: int) -> str:
+def _asked(
+    judge: SideChat, system: str, question: str, begin: str, attempt: int, seed: int
+) -> Job[str]:
     """What the judge says after `begin`; greedy at first, then by chance."""
     request = judge.request(question)
     messages = [message for message in request.messages if message.role != "system"]
@@ -131,14 +125,9 @@ def _asked(judge: SideChat, system: str, question: str, begin: str, attempt: int
     )
     begun = (*request.messages, Message("assistant", begin))
     try:
-        return _said(judge, dataclasses.replace(request, messages=begun))
+        return (yield dataclasses.replace(request, messages=begun))
     except CannotGoOn:
-        return _said(judge, request)
-
-
-def _said(judge: SideChat, request: Request) -> str:
-    with closing(judge.engine.stream(request)) as events:
-        return "".join(event.text for event in events if isinstance(event, Delta))
+        return (yield request)
 
 
 def _shown(title: str, replies: Sequence[MatchReply]) -> str:

@@ -90,7 +90,7 @@ def run(
             if by_models:
                 models = judges_of(judges, playing)
                 pairs = len(asked) * len(playing) * (len(playing) - 1) // 2
-                _watch("Verdicts", tournament.judge(models), pairs)
+                _watch("Verdicts", tournament.judge(models), pairs * len(models))
                 if likert:
                     total = len(asked) * len(playing) * len(models) * 3
                     _watch("Ratings", tournament.rate(models), total)

@@ -15,12 +15,12 @@ import numpy as np
 
 from chatlm import Sampling, Setup, SideChats, StopReason, UsageError
 from chatlm_arena import judging
+from chatlm_arena.asking import carried_out
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.generating import Order, Seat, generate
 from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.prompts import Prompt
 from chatlm_arena.records import Match, MatchReply
-from chatlm_arena.votes import Verdict
 
 PANEL = "panel"
 """The judge of votes that several models decided together."""
@@ -138,56 +138,89 @@ class Tournament:
         return found
 
     def judge(self, judges: Mapping[str, Setup]) -> Iterator[int]:
-        """Let models judge all matches; several decide by majority. Yields how many are done.
+        """Let models judge all matches; several decide by majority.
 
         Args:
             judges: set-ups by the name that their votes have.
+
+        Yields:
+            how many judgements are done; each judge gives one of each match.
         """
-        name = next(iter(judges)) if len(judges) == 1 else PANEL
-        for number, match in enumerate(self.matches()):
-            yield number
-            if self.store.has_vote(match, name):
-                self.verdicts.votes += 1
+        matches = self.matches()
+        counted: set[int] = set()
+        done = 0
+        for judge, setup in judges.items():
+            todo = [match for match in matches if not self.store.judgements(match, judge)]
+            done += len(matches) - len(todo)
+            yield done
+            if not todo:
                 continue
-            verdict = judging.majority(
-                [self._verdict(match, judge, setup) for judge, setup in judges.items()]
+            chat = self.chats.begin(setup)
+            jobs = (
+                judging.compare(chat, match.left_replies, match.right_replies, self.plan.seed)
+                for match in todo
             )
-            if verdict is None:
-                self.verdicts.undecided += 1
-            else:
-                with suppress(UsageError):  # another process at this run voted in the meantime
-                    self.store.vote(match, verdict, name)
-                self.verdicts.votes += 1
+            with closing(carried_out(chat.engine, jobs)) as judged:
+                for at, said in judged:
+                    self.store.add_judgements(todo[at], judge, said)
+                    self._vote(todo[at], judges, counted)
+                    done += 1
+                    yield done
+        for match in matches:
+            self._vote(match, judges, counted)
 
     def rate(self, judges: Mapping[str, Setup]) -> Iterator[int]:
         """Let models rate every contestant's answers to every prompt; yields how many are done."""
         done = self.store.run_replies(self.run_id)
         marked = self.store.marks(self.run_id)
+        answers = [
+            [done[item, contestant.id, at] for at in range(len(prompt.turns))]
+            for item, prompt in enumerate(self.plan.prompts)
+            for contestant in self.plan.contestants
+        ]
         count = 0
-        for item, prompt in enumerate(self.plan.prompts):
-            for contestant in self.plan.contestants:
-                replies = [done[item, contestant.id, at] for at in range(len(prompt.turns))]
-                for judge, setup in judges.items():
-                    for criterion in judging.CRITERIA:
-                        yield count
-                        count += 1
-                        if (replies[-1].id, judge, criterion) not in marked:
-                            chat = self.chats.begin(setup)
-                            value, said = judging.rate(chat, replies, criterion, self.plan.seed)
-                            self.store.mark(replies[-1], judge, criterion, value, said)
+        for judge, setup in judges.items():
+            todo = [
+                (replies, criterion)
+                for replies in answers
+                for criterion in judging.CRITERIA
+                if (replies[-1].id, judge, criterion) not in marked
+            ]
+            count += len(answers) * len(judging.CRITERIA) - len(todo)
+            yield count
+            if not todo:
+                continue
+            chat = self.chats.begin(setup)
+            jobs = (judging.rate(chat, *wanted, self.plan.seed) for wanted in todo)
+            with closing(carried_out(chat.engine, jobs)) as rated:
+                for at, (value, said) in rated:
+                    replies, criterion = todo[at]
+                    self.store.mark(replies[-1], judge, criterion, value, said)
+                    count += 1
+                    yield count
 
-    def _verdict(self, match: Match, judge: str, setup: Setup) -> Verdict | None:
-        said = self.store.judgements(match, judge)
-        if not said:
-            said = judging.compare(
-                self.chats.begin(setup), match.left_replies, match.right_replies, self.plan.seed
-            )
-            self.store.add_judgements(match, judge, said)
-        verdict = judging.decided(said)
-        self.verdicts.retries += sum(one.attempt > 1 for one in said)
-        found = {one.verdict for one in said if one.verdict is not None}
-        self.verdicts.disagreements += verdict is not None and len(found) > 1
-        return verdict
+    def _vote(self, match: Match, judges: Mapping[str, Setup], counted: set[int]) -> None:
+        """Store the verdict on a match once all judges have judged it, and count it once."""
+        said = [self.store.judgements(match, judge) for judge in judges]
+        if match.id in counted or not all(said):
+            return
+        counted.add(match.id)
+        name = next(iter(judges)) if len(judges) == 1 else PANEL
+        if self.store.has_vote(match, name):
+            self.verdicts.votes += 1
+            return
+        verdicts = [judging.decided(each) for each in said]
+        for each, verdict in zip(said, verdicts, strict=True):
+            self.verdicts.retries += sum(one.attempt > 1 for one in each)
+            found = {one.verdict for one in each if one.verdict is not None}
+            self.verdicts.disagreements += verdict is not None and len(found) > 1
+        decided = judging.majority(verdicts)
+        if decided is None:
+            self.verdicts.undecided += 1
+            return
+        with suppress(UsageError):  # another process at this run voted in the meantime
+            self.store.vote(match, decided, name)
+        self.verdicts.votes += 1
 
     def _order(
         self,

@@ -36,6 +36,8 @@ class Order:
     threshold: float
     teachers: tuple[Classifier, ...] = ()
     """What they say of each text is learnt besides its label; they tell the data's labels."""
+    certain: frozenset[str] = frozenset()
+    """The texts of the data that they are not asked about."""
     validation: Examples | None = None
     """What the checks classify; None for the held-out part of the data."""
     description: str = ""
@@ -173,7 +175,7 @@ def _network(
     dtype = "float32" if recipe.method == "encoder" else fast_dtype("cpu")
     base: Any = order.base
     network: Any = KINDS[recipe.method](base, order.data.labels, recipe, dtype)
-    taught = _taught(order.teachers, learn, watcher, stopped) if order.teachers else None
+    taught = _taught(order, learn, watcher, stopped)
     progress = fit(network, learn, held_out, recipe, watcher, stopped, taught)
     learnt = {name: value.half().float() for name, value in keeping.plain(network.learnt()).items()}
     keeping.put_back(network, learnt)  # what is measured is what is kept
@@ -181,13 +183,13 @@ def _network(
 
 
 def _taught(
-    teachers: Sequence[Classifier],
-    learn: Sequence[Example],
-    watcher: Watcher,
-    stopped: Callable[[], bool],
-) -> NDArray[np.float64]:
-    """How likely the teachers together find each label of each text, `(texts, labels)`."""
-    progress = Progress(steps=len(learn) * len(teachers), note="texts read by the teachers")
+    order: Order, learn: Sequence[Example], watcher: Watcher, stopped: Callable[[], bool]
+) -> dict[str, NDArray[np.float64]]:
+    """How likely the teachers together find each label, of the texts that they are asked about."""
+    if not order.teachers:
+        return {}
+    texts = [row.text for row in learn if row.text not in order.certain]
+    progress = Progress(steps=len(texts) * len(order.teachers), note="texts read by the teachers")
 
     def more(count: int) -> None:
         progress.step += count
@@ -195,8 +197,5 @@ def _taught(
         if stopped():
             raise click.Abort
 
-    texts = [row.text for row in learn]
-    together: NDArray[np.float64] = np.mean(
-        [teacher.probabilities(texts, more) for teacher in teachers], axis=0
-    )
-    return together
+    together = np.mean([each.probabilities(texts, more) for each in order.teachers], axis=0)
+    return dict(zip(texts, together, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="FILE",
     help='Lines of {"text": …, "label": …}; a null label teaches to be unsure. May be repeated.',
+)
+@click.option(
+    "--certain",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="As --data, of texts that the teachers are not asked about. May be repeated.",
 )
 @click.option(
     "--validation",
@@ -65,6 +73,7 @@ def train(
     /,
     name: str,
     data: tuple[Path, ...],
+    certain: tuple[Path, ...],
     validation: Path | None,
     teacher: tuple[str, ...],
     method: Method,
@@ -105,7 +114,8 @@ def train(
             hint=f"These can: {', '.join(TAUGHT)}.",
         )
     teachers = [chosen(each) for each in teacher]
-    read = examples.read([expanded(str(path)) for path in data])
+    read = examples.read([expanded(str(path)) for path in (*data, *certain)])
+    known = examples.read([expanded(str(path)) for path in certain], least=0).rows
     from chatlm_emotion.making import Order, make
     from chatlm_emotion.terminal import watcher
 
@@ -117,33 +127,34 @@ def train(
         base=None if method == "baseline" else ensure_model(base or BASES[method]),
         threshold=threshold,
         teachers=tuple(map(classifier.load, teachers)),
+        certain=frozenset(row.text for row in known),
         validation=examples.read([expanded(str(validation))]) if validation else None,
         description=description,
         licence=licence,
-        command=_typed(context, name, data, teacher),
+        command=_typed(context, name, {"data": data, "certain": certain, "teacher": teacher}),
     )
     with stopped_by_keys() as stopped, watcher() as shown:
         made = make(order, shown, stopped)
     _tell(made, as_json)
 
 
-def _typed(
-    context: click.Context, name: str, data: tuple[Path, ...], teachers: tuple[str, ...]
-) -> str:
+def _typed(context: click.Context, name: str, repeated: Mapping[str, Sequence[Path | str]]) -> str:
     """The command again, without what only says how it is told; files without their folders."""
     words = ["chatlm", "emotion", "train", name]
-    for path in data:
-        words += ["--data", path.name]
-    for teacher in teachers:
-        words += ["--teacher", teacher]
+    for option_name, values in repeated.items():
+        for each in values:
+            words += [f"--{option_name}", _without_folder(each)]
     for option in context.command.params:
         key = option.name or ""
         given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
-        if given and key not in {"name", "data", "teacher", "as_json"}:
+        if given and key not in {"name", "as_json", *repeated}:
             value = context.params[key]
-            said = value.name if isinstance(value, Path) else str(value)
-            words += [max(option.opts, key=len), said]
+            words += [max(option.opts, key=len), _without_folder(value)]
     return shlex.join(words)
+
+
+def _without_folder(value: object) -> str:
+    return value.name if isinstance(value, Path) else str(value)
 
 
 def _tell(made: Card, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def fit(
     recipe: Recipe,
     watcher: Watcher,
     stopped: Callable[[], bool],
-    taught: NDArray[np.float64] | None = None,
+    taught: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Progress:
     """Train a network; afterwards it is as it was at its best check.
 
@@ -41,8 +41,8 @@ def fit(
         recipe: the settings.
         watcher: is shown how far it is.
         stopped: whether the person wants it to end; asked after each step.
-        taught: how likely its teachers find each label of each text to learn from, `(texts,
-            labels)`; None without a teacher.
+        taught: how likely teachers find each label, `(labels,)`, of the texts they were asked
+            about.
 
     Returns:
         What happened on the way.
@@ -50,7 +50,7 @@ def fit(
     set_seed(recipe.seed)
     chance = random.Random(recipe.seed)  # noqa: S311  # no secret
     ids = network.encode([row.text for row in learn])
-    targets = _targets(learn, network.labels, recipe, taught)
+    targets = _targets(learn, network.labels, recipe, taught or {})
     per_epoch = math.ceil(len(learn) / recipe.batch)
     progress = Progress(steps=per_epoch * recipe.epochs)
     learnt = network.learnt()
@@ -137,7 +137,7 @@ def _targets(
     rows: Sequence[Example],
     labels: Sequence[str],
     recipe: Recipe,
-    taught: NDArray[np.float64] | None,
+    taught: Mapping[str, NDArray[np.float64]],
 ) -> Tensor:
     """How much each label holds; one without a label is like none of them: all hold the same."""
     even = 1 / len(labels)
@@ -146,8 +146,8 @@ def _targets(
         if row.label is not None:
             told = recipe.smoothing * even * torch.ones(len(labels))
             told[labels.index(row.label)] += 1 - recipe.smoothing
-            if taught is not None:
-                told += recipe.trust * (torch.from_numpy(taught[number]) - told)
+            if row.text in taught:
+                told += recipe.trust * (torch.from_numpy(taught[row.text]) - told)
             targets[number] = told
     return targets
 

@@ -206,6 +206,9 @@ def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, d
     with pytest.raises(click.Abort):
         making.make(dataclasses.replace(wanted, name="x"), said, lambda: True)
     assert "x" not in {each.name for each in CLASSIFIERS.all()}
+    certain = frozenset(row.text for row in wanted.data.rows)
+    own = dataclasses.replace(wanted, name="own", certain=certain)
+    assert making.make(own, said, lambda: False).scores["accuracy"] >= 0.9
     other = examples.Examples(wanted.data.rows, (), "", labels=("pets", "saws"))
     with pytest.raises(ChatlmError, match="teacher wrong tells pets, tools, and not pets, saws"):
         making.make(dataclasses.replace(wanted, name="x", data=other), said, lambda: False)
@@ -257,8 +260,8 @@ def test_batches_hold_each_row_once_and_like_lengths() -> None:
 def test_targets_of_smoothed_labels_and_of_none() -> None:
     rows = [Example("a", "y"), Example("b", None)]
     recipe = Recipe(method="encoder", smoothing=0.2, trust=0.5)
-    found = training._targets(rows, ("x", "y"), recipe, None)
+    found = training._targets(rows, ("x", "y"), recipe, {})
     assert found.tolist() == [pytest.approx([0.1, 0.9]), pytest.approx([0.5, 0.5])]
     assert UNSURE not in ("x", "y")
-    taught = training._targets(rows, ("x", "y"), recipe, np.array([[0.7, 0.3], [1.0, 0.0]]))
+    taught = training._targets(rows, ("x", "y"), recipe, {"a": np.array([0.7, 0.3])})
     assert taught.tolist() == [pytest.approx([0.4, 0.6]), pytest.approx([0.5, 0.5])]
