@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from functools import partial
@@ -23,11 +24,14 @@ from chatlm_serve.errors import ApiError, as_api_error
 from chatlm_serve.guarding import HEALTH, Guard, json_body, response
 from chatlm_serve.names import JOINT, listed, setup_of
 from chatlm_serve.params import read_params
-from chatlm_serve.queueing import Line
+from chatlm_serve.queueing import Busy, Line, Stopping
 from chatlm_serve.replies import Events, Reply, generate
 from chatlm_serve.sharing import SharedBatch
 
 T = TypeVar("T")
+
+FRESH_SECONDS = 2.0
+"""So old may the list of set-ups be."""
 
 CLIENT_GONE = 499
 """A status that nobody gets to see, as nginx has it."""
@@ -49,6 +53,9 @@ class Api:
         self.model = info.model
         self._context = info.context_length
         self._embedder = Embedder()
+        self._listing = asyncio.Lock()
+        self._listed: dict[str, Setup] = {}
+        self._listed_at = -FRESH_SECONDS
         batch = open_batch(engine)
         self._batch = SharedBatch(batch)
         self._replies = Line(queue, min(at_once, batch.at_once))
@@ -87,7 +94,7 @@ class Api:
         return JSONResponse({"status": "ok"})
 
     async def _models(self, request: Request) -> Response:
-        offered = await asyncio.to_thread(self._offered)
+        offered = await self._offered()
         about = {"object": "model", "created": 0, "owned_by": "chatlm"}
         chat = about | {"max_model_len": self._context}  # as vLLM calls it
         models = [
@@ -101,9 +108,14 @@ class Api:
         return JSONResponse({"object": "list", "data": models})
 
     async def _chat_completions(self, request: Request) -> Response:
+        try:  # whoever is turned away takes no time from those who are answered
+            self._replies.check()
+        except (Busy, Stopping) as error:
+            raise as_api_error(error) from error
         params = read_params(await json_body(request), self._context)
-        offered = await asyncio.to_thread(self._offered)
-        setup = setup_of(params.model, self.model, offered)
+        setup = Setup()
+        if params.model != self.model:
+            setup = setup_of(params.model, self.model, await self._offered())
         reply = Reply(params)
         begin = partial(generate, self._chats, self._batch, setup, params)
         events: Events = self._replies.events(begin)
@@ -117,10 +129,17 @@ class Api:
         parts = self._embeddings.events(partial(self._embedder.embed, wanted.texts))
         return JSONResponse(body_of(await _while_connected(request, _all(parts)), wanted))
 
-    def _offered(self) -> dict[str, Setup]:
-        """The set-ups that can be joined to the served model."""
-        offered = self._chats.offered().items()
-        return {name: setup for name, setup in offered if not setup.model}
+    async def _offered(self) -> dict[str, Setup]:
+        """The set-ups that can be joined to the served model, as they were a moment ago.
+
+        To list them takes as long as some tokens.
+        """
+        async with self._listing:
+            if time.monotonic() - self._listed_at > FRESH_SECONDS:
+                offered = await asyncio.to_thread(self._chats.offered)
+                self._listed = {name: setup for name, setup in offered.items() if not setup.model}
+                self._listed_at = time.monotonic()
+        return self._listed
 
 
 class EventStream(StreamingResponse):

@@ -57,10 +57,7 @@ class Line:
             Stopping: `stop` was called, perhaps meanwhile.
             Exception: what the generator raises.
         """
-        if self._stopping:
-            raise Stopping
-        if len(self._open) >= self._most:
-            raise Busy
+        self.check()
         job = _Job(make, self._open.discard)
         self._open.add(job)
         self._jobs.put(job)
@@ -72,6 +69,17 @@ class Line:
         finally:
             job.cancelled.set()
             self._open.discard(job)
+
+    def check(self) -> None:
+        """See that there is room for one more.
+
+        Raises:
+            Busy, Stopping: as `events`.
+        """
+        if self._stopping:
+            raise Stopping
+        if len(self._open) >= self._most:
+            raise Busy
 
     def stop(self) -> None:
         """End all that runs and waits."""

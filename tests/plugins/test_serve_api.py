@@ -255,7 +255,7 @@ def test_one_who_waits_and_goes_away_is_never_answered() -> None:
         ]
 
 
-async def test_a_full_queue_turns_away(engine: Echo) -> None:
+async def test_a_full_queue_turns_away(engine: Echo, caplog: pytest.LogCaptureFixture) -> None:
     engine.may_speak.clear()
     with serving(engine, queue=1) as address:
         stream = ask(client_of(address), "x", stream=True)
@@ -286,6 +286,7 @@ async def test_a_full_queue_turns_away(engine: Echo) -> None:
         await client.close()
         assert len(list(stream)) == 3
     assert [request.messages[-1].content for request in engine.requests] == ["x", "y", "z"]
+    assert "Exception" not in caplog.text
 
 
 def test_streams_end_when_the_server_does() -> None:
