@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,32 @@ def test_small_formats_round_the_weights_and_nothing_else(
     made = [cache.extend([token]) for token in ids[:80]]
     spread = float(torch.stack(expected).std())
     torch.testing.assert_close(torch.cat(made), torch.stack(expected), rtol=0, atol=0.02 * spread)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86")
+@pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
+def test_processors_that_can_less_compute_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Format
+) -> None:
+    folder = tiny.save(tmp_path, "llama grouped", vocab_size=5000)
+    ids = ids_of(folder)
+    made = []
+    for flags in ("", "-mno-avx512f", "-mno-avx512vnni -mno-avxvnni", "-mno-avx512f -mno-avxvnni"):
+        monkeypatch.setenv("CC", f"cc {flags}")
+        made.append(written(fast_model(folder, torch.bfloat16, form), ids))
+    first, *others = made
+    assert max(divergence(first, other) for other in others) < 2e-4
+
+
+@pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
+def test_what_is_no_number_stays_none(tmp_path: Path, form: Format) -> None:
+    """A step of which one number is broken gives no row that looks right."""
+    folder = tiny.save(tmp_path, "llama")
+    model = fast_model(folder, torch.bfloat16, form)
+    model.weights.embedding[7, 3] = float("nan")
+    model.weights.embedding[8, 3] = float("inf")
+    for token in (7, 8):
+        assert model.new_cache().extend([token]).isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

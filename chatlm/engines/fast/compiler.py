@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 SOURCES = tuple(
     Path(__file__).with_name(name)
-    for name in ("kernel.c", "attention.h", "model.h", "low_rank.h", "rows.h")
+    for name in ("kernel.c", "attention.h", "model.h", "low_rank.h", "products.h", "rows.h")
 )
 
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")

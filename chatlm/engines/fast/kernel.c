@@ -30,38 +30,42 @@ static int64_t pieces_of(const Decoder *d, const Matrix *m)
     return (m->count + piece_rows(d, m) - 1) / piece_rows(d, m);
 }
 
-/* Vectors of all tokens, so many floats apart. */
+/* Results of all tokens, so many floats apart. */
 typedef struct {
     float *at;
     int64_t stride;
 } Vectors;
 
-/* y = matrix x + bias, or y += it, for some rows and `count` tokens. */
+/* y = matrix x + bias, or y += it, for some rows, whole bands, and `count` tokens. */
 ALWAYS_INLINE void
-multiply_rows(const Matrix *m, int64_t from, int64_t to, Vectors x, Vectors y, bool add,
+multiply_rows(const Matrix *m, int64_t from, int64_t to, Input x, Vectors y, bool add,
               const int count)
 {
-    int64_t size = row_bytes(m->format, m->width);
-    const uint8_t *row = m->rows + from * size;
-    for (int64_t r = from; r < to; r++, row += size) {
-        float products[FEW];
+    int64_t size = LANES * row_bytes(m->format, m->width);
+    for (int64_t r = from; r < to; r += LANES) {
+        const uint8_t *band = m->bands + r / LANES * size;
+        lanes products[FEW];
         if (m->format == INT8)
-            dot_int8(row, m->scales + r * m->width / STEP, x.at, x.stride, m->width, count, products);
+            dot_int8(band, m->scales + r * m->width / STEP, x, count, products);
         else if (m->format == INT4)
-            dot_int4(row, x.at, x.stride, m->width, count, products);
+            dot_int4(band, x, count, products);
         else
-            dot_bf16(row, x.at, x.stride, m->width, count, products);
+            dot_bf16(band, x, count, products);
         for (int i = 0; i < count; i++) {
-            float sum = m->bias ? products[i] + m->bias[r] : products[i];
             float *out = y.at + i * y.stride + r;
-            *out = add ? *out + sum : sum;
+            lanes sum = m->bias ? products[i] + load(m->bias + r) : products[i];
+            if (add)
+                sum += load(out);
+            if (r + LANES <= m->count)
+                memcpy(out, &sum, sizeof sum);
+            else
+                memcpy(out, &sum, (size_t)(m->count - r) * sizeof *out);
         }
     }
 }
 
-/* The same for a piece of the rows and all tokens; x has `width` floats a token, zeros behind. */
-static void multiply(const Decoder *d, const Matrix *m, int64_t piece, Vectors x, Vectors y,
-                     bool add)
+/* The same for a piece of the rows and all tokens. */
+static void multiply(const Decoder *d, const Matrix *m, int64_t piece, Input x, Vectors y, bool add)
 {
     int64_t from = piece * piece_rows(d, m), to = lesser(from + piece_rows(d, m), m->count);
     for (int64_t left = d->entry_count, step; left; left -= step) {
@@ -71,7 +75,7 @@ static void multiply(const Decoder *d, const Matrix *m, int64_t piece, Vectors x
             step = 2, multiply_rows(m, from, to, x, y, add, 2);
         else
             step = 1, multiply_rows(m, from, to, x, y, add, 1);
-        x.at += step * x.stride, y.at += step * y.stride;
+        x = from_vector(x, step), y.at += step * y.stride;
     }
 }
 
@@ -117,56 +121,54 @@ static const Matrix *matrix_of(const Model *m, int64_t phase)
 }
 
 /* What the adapters' lower halves give in a phase, from its input. */
-static void lower(const Decoder *d, int64_t phase, Vectors input, float *low)
+static void lower(const Decoder *d, int64_t phase, Input input, float *low)
 {
     int64_t kind = phase % PHASES;
-    for (int64_t e = 0; e < d->entry_count; e++, input.at += input.stride) {
+    for (int64_t e = 0; e < d->entry_count; e++) {
         const Addition *adapter = d->entries[e].sequence->adapter;
         if (!adapter || phase == head_of(&d->model))
             continue;
         adapter += phase / PHASES * TARGETS + FIRST_TARGET[kind];
         for (int64_t i = 0; i < TARGETS_OF[kind]; i++)
-            project_down(&adapter[i], input.at, low + (e * TARGETS_AT_ONCE + i) * d->most_rank);
+            project_down(&adapter[i], input.numbers + e * input.width,
+                         low + (e * TARGETS_AT_ONCE + i) * d->most_rank);
     }
 }
 
-/* What a thread computes for itself before its first piece of a phase; returns the input. */
-static Vectors prepared(const Decoder *d, int64_t phase, Scratch *s)
+/* Makes what a thread needs for itself before its first piece of a phase. */
+static void prepare_phase(const Decoder *d, int64_t phase, Scratch *s)
 {
     const Model *m = &d->model;
     const Matrix *matrix = matrix_of(m, phase);
     bool head = phase == head_of(m);
     const Layer *layer = head ? NULL : &m->layer[phase / PHASES];
     int64_t kind = head ? PROJECT : phase % PHASES;
-    Vectors input = {s->vector, d->hidden};
-    if (kind == OUTPUT)
-        input = (Vectors){s->attended, d->attended};
-    else if (kind == DOWN)
-        input = (Vectors){d->gate, d->inner};
     if (!matrix || (s->job == atomic_load(&d->job) && s->phase == phase))
-        return input;
+        return;
     s->job = atomic_load(&d->job), s->phase = phase;
+    float *numbers = kind == OUTPUT ? s->attended : kind == DOWN ? d->gate : s->vector;
     const float *norm = head ? m->norm : kind == MLP ? layer->mlp_norm : layer->attention_norm;
-    for (int64_t e = 0; e < d->entry_count; e++) {
-        float *own = input.at + e * input.stride;
+    s->input.numbers = numbers, s->input.width = matrix->width;
+    for (int64_t e = 0; e < d->entry_count; e++, numbers += matrix->width) {
         if (kind == OUTPUT)
-            gather(d, &d->entries[e], own);
+            gather(d, &d->entries[e], numbers);
         else if (kind != DOWN)
-            normalize(d->stream + e * d->hidden, norm, m->hidden, m->epsilon, own);
+            normalize(d->stream + e * d->hidden, norm, m->hidden, m->epsilon, numbers);
+        if (matrix->format != BF16)
+            complete(from_vector(s->input, e));
     }
     if (d->most_rank)
-        lower(d, phase, input, s->low);
-    return input;
+        lower(d, phase, s->input, s->low);
 }
 
-static void mlp(const Decoder *d, int64_t index, int64_t piece, Vectors input, const Scratch *s)
+static void mlp(const Decoder *d, int64_t index, int64_t piece, const Scratch *s)
 {
     const Layer *layer = &d->model.layer[index];
     int64_t rows = piece_rows(d, &layer->gate), from = piece * rows;
     int64_t to = lesser(from + rows, d->model.inner);
     Vectors gate = {d->gate, d->inner}, up = {d->up, d->inner};
-    multiply(d, &layer->gate, piece, input, gate, false);
-    multiply(d, &layer->up, piece, input, up, false);
+    multiply(d, &layer->gate, piece, s->input, gate, false);
+    multiply(d, &layer->up, piece, s->input, up, false);
     if (d->most_rank) {
         int64_t target = FIRST_TARGET[MLP];
         adapt(d, &layer->gate, piece, index, target, 1, s->low, gate);
@@ -182,18 +184,18 @@ static void do_piece(const Decoder *d, int64_t phase, int64_t piece, Scratch *s)
     const Model *m = &d->model;
     const Matrix *matrix = matrix_of(m, phase);
     int64_t index = phase / PHASES, kind = phase % PHASES;
-    Vectors input = prepared(d, phase, s);
+    prepare_phase(d, phase, s);
     if (phase == head_of(m)) {
-        multiply(d, matrix, piece, input, (Vectors){d->logits, m->head.count}, false);
+        multiply(d, matrix, piece, s->input, (Vectors){d->logits, m->head.count}, false);
     } else if (kind == ATTEND) {
         attend(d, index, piece, s);
     } else if (kind == MLP) {
-        mlp(d, index, piece, input, s);
+        mlp(d, index, piece, s);
     } else {
         Vectors y = {d->stream, d->hidden};
         if (kind == PROJECT)
             y = (Vectors){d->projections, d->projected};
-        multiply(d, matrix, piece, input, y, kind != PROJECT);
+        multiply(d, matrix, piece, s->input, y, kind != PROJECT);
         if (d->most_rank)
             adapt(d, matrix, piece, index, FIRST_TARGET[kind], TARGETS_OF[kind], s->low, y);
     }
@@ -327,7 +329,11 @@ static bool furnish(Decoder *d)
     d->hidden = padded(m->hidden, STEP), d->inner = padded(m->inner, STEP);
     d->attended = padded(m->heads * m->head_size, STEP);
     d->projected = padded((m->heads + 2 * m->key_heads) * m->head_size, LANES);
+    int64_t widest = greater(greater(d->hidden, d->attended), d->inner);
+    int64_t bytes = MOST * widest / (int64_t)sizeof(float);
+    int64_t steps = MOST * widest / STEP, sums = MOST * widest / GROUP;
     int64_t own = MOST * (d->hidden + d->attended) + queries * row + FEW * CHUNK;
+    own += 2 * bytes + steps + sums;
     int64_t all = MOST * (d->hidden + d->projected + 2 * d->inner) + d->threads * own;
     d->memory = aligned_alloc(64, (size_t)all * sizeof(float));
     d->scratch = calloc((size_t)d->threads, sizeof *d->scratch);
@@ -342,6 +348,8 @@ static bool furnish(Decoder *d)
         Scratch *s = &d->scratch[i];
         s->vector = take(&at, MOST * d->hidden), s->attended = take(&at, MOST * d->attended);
         s->query = take(&at, queries * row), s->scores = take(&at, FEW * CHUNK);
+        s->input.high = (int8_t *)take(&at, bytes), s->input.low = (int8_t *)take(&at, bytes);
+        s->input.steps = take(&at, steps), s->input.sums = take(&at, sums);
     }
     return true;
 }

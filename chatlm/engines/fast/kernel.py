@@ -31,7 +31,7 @@ _STEP = 64
 
 class _Matrix(ctypes.Structure):
     _fields_ = (
-        ("rows", c_void_p),
+        ("bands", c_void_p),
         ("scales", c_void_p),
         ("bias", c_void_p),
         ("count", c_int64),
@@ -73,22 +73,24 @@ class _Sequence(ctypes.Structure):
 class Packed:
     """A matrix as the kernel reads it."""
 
-    rows: Tensor
+    bands: Tensor
     """Bytes."""
     scales: Tensor
-    """(rows, width / 64), bfloat16; of use with int8 only."""
+    """(bands, width / 64, 16), bfloat16; of use with int8 only."""
     bias: Tensor | None
-    """(rows,), float32"""
+    """(bands · 16,), float32"""
+    count: int
+    """Rows; 16 are a band."""
     width: int
     format: Format
 
     def structure(self) -> Any:
         """What the kernel takes; of use while this object lives."""
         return _Matrix(
-            self.rows.data_ptr(),
+            self.bands.data_ptr(),
             self.scales.data_ptr(),
             None if self.bias is None else self.bias.data_ptr(),
-            len(self.scales),
+            self.count,
             self.width,
             _NUMBERS[self.format],
         )
@@ -111,7 +113,7 @@ class Kernel:
             functions.row_bytes.argtypes = (c_int64, c_int64)
             functions.row_bytes.restype = c_int64
             functions.pack.argtypes = (
-                c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p,
+                c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p,
             )  # fmt: skip
             functions.open_decoder.argtypes = (POINTER(_Model), c_int)
             functions.open_decoder.restype = c_void_p
@@ -136,9 +138,9 @@ class Kernel:
         columns = parts[0].weight.shape[1]
         count = sum(part.weight.shape[0] for part in parts)
         width = -(-columns // _STEP) * _STEP
-        size = self.functions.row_bytes(_NUMBERS[form], width)
-        rows = large_pages(count * size)
-        scales = torch.zeros((count, width // _STEP), dtype=torch.bfloat16)
+        whole = -(-count // LANES) * LANES
+        bands = large_pages(whole * self.functions.row_bytes(_NUMBERS[form], width))
+        scales = torch.zeros((whole // LANES, width // _STEP, LANES), dtype=torch.bfloat16)
         at = 0
         for part in parts:
             weight = part.weight
@@ -151,15 +153,17 @@ class Kernel:
                 columns,
                 _NUMBERS[form],
                 width,
-                rows.data_ptr() + at * size,
-                scales[at:].data_ptr(),
+                at,
+                bands.data_ptr(),
+                scales.data_ptr(),
             ):
                 raise MemoryError
             at += weight.shape[0]
         biases = [part.bias for part in parts if part.bias is not None]
         if biases and len(biases) != len(parts):
             raise ValueError("some matrices have a bias and some have none")
-        return Packed(rows, scales, torch.cat(biases).float() if biases else None, width, form)
+        bias = torch.cat([*biases, torch.zeros(whole - count)]).float() if biases else None
+        return Packed(bands, scales, bias, count, width, form)
 
 
 class Decoder:

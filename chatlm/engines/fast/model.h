@@ -3,6 +3,7 @@
 #pragma once
 
 #include "low_rank.h"
+#include "products.h"
 #include "rows.h"
 
 #include <pthread.h>
@@ -15,11 +16,11 @@ enum { TARGETS = 7 }; /* matrices of a layer that an adapter may change, in the 
 enum { TARGETS_AT_ONCE = 3 }; /* of them in one phase */
 
 typedef struct {
-    const uint8_t *rows;
-    const uint16_t *scales; /* one a step, bfloat16; INT8 only */
-    const float *bias;      /* one a row, or NULL */
+    const uint8_t *bands;
+    const uint16_t *scales; /* INT8 only */
+    const float *bias;      /* one a row, zeros behind them up to a whole band, or NULL */
     int64_t count;
-    int64_t width; /* numbers in a row, a multiple of STEP: zeros stand behind the model's own */
+    int64_t width; /* numbers in a row */
     int64_t format;
 } Matrix;
 
@@ -59,8 +60,9 @@ typedef struct {
 /* What a thread needs for itself; whatever is for one token is there for each. */
 typedef struct {
     float *vector, *attended, *low, *query, *scores;
+    Input input; /* `vector`, `attended` or what all threads share */
     unsigned job;
-    int64_t phase; /* `vector`, `attended` and `low` are prepared for it */
+    int64_t phase; /* `input` and `low` are prepared for it */
 } Scratch;
 
 typedef struct {

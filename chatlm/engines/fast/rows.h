@@ -1,7 +1,6 @@
-/* Numbers, and rows of them packed in one of three formats: how they are made and multiplied.
+/* Numbers, and rows of them packed in one of three formats.
 
-   A row is read in steps of 64 numbers, widened to float and added to four vectors of 16, which
-   the compiler of GCC or Clang maps to what the processor has.
+   Rows are packed in bands of 16, one to each lane of a vector, so that no sum goes across lanes.
 
    NUMBER_IS_FLOAT32 at compile time makes `number`, the format of the embedding, of the cache and
    of weights that are to be packed, float instead of bfloat16. */
@@ -12,13 +11,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
 
 enum { LANES = 16, STEP = 64, GROUP = 32 };
 enum { BF16, INT8, INT4 };
-enum { AHEAD = 4096 }; /* bytes that are fetched before they are needed; memory is slow to begin */
 
 typedef float lanes __attribute__((vector_size(LANES * 4)));
 typedef float lanes4 __attribute__((vector_size(16)));
@@ -115,21 +110,24 @@ static inline float exponential(float value)
 
 /* --- formats ------------------------------------------------------------------------------- */
 
-/* A step of INT4: two groups of 32 numbers. A number of group g is `low[g] + step[g] * level`. */
+/* Rows of all formats have a multiple of STEP numbers; zeros stand behind the model's own.
+
+   BF16: for each two columns, of each row of the band both numbers.
+   INT8: for each four columns, of each row four levels from -127 to 127, plus 128. For each step
+   of a band, its rows' scales (bfloat16) stand elsewhere.
+   INT4: for each group of columns the following; number i of a row is `low + step * level`. */
 typedef struct {
-    uint16_t step[2], low[2];  /* bfloat16 */
-    uint16_t levels[STEP / 4]; /* 0 to 15: of number i in the lowest bits, then of i + 16, … */
+    uint16_t scales[LANES][2];           /* step and low, bfloat16 */
+    uint8_t levels[GROUP / 8][LANES][4]; /* 0 to 15: of number 8j + k low, of 8j + 4 + k high bits */
 } Int4;
 
-static int64_t step_bytes(int64_t format)
+/* On the average; rows of a band stand between each other. */
+int64_t row_bytes(int64_t format, int64_t width)
 {
-    return format == BF16 ? 2 * STEP : format == INT8 ? STEP : (int64_t)sizeof(Int4);
+    return format == BF16 ? 2 * width : format == INT8 ? width : width / GROUP * 20;
 }
 
-int64_t row_bytes(int64_t format, int64_t width) { return width / STEP * step_bytes(format); }
-
-/* A step of INT8: 64 numbers from -127 to 127, times a scale (bfloat16) that stands elsewhere. */
-static void pack_int8(const float *row, uint8_t *out, uint16_t *scale)
+static void pack_int8(const float *row, int64_t lane, uint8_t *out, uint16_t *scale)
 {
     float most = 0.0f;
     for (int i = 0; i < STEP; i++)
@@ -138,158 +136,59 @@ static void pack_int8(const float *row, uint8_t *out, uint16_t *scale)
     float step = from_bf16(*scale);
     for (int i = 0; i < STEP; i++) {
         float level = step > 0.0f ? rintf(row[i] / step) : 0.0f;
-        out[i] = (uint8_t)(int8_t)(level < -127.0f ? -127.0f : level > 127.0f ? 127.0f : level);
+        level = level < -127.0f ? -127.0f : level > 127.0f ? 127.0f : level;
+        out[(i / 4 * LANES + lane) * 4 + i % 4] = (uint8_t)(128 + (int)level);
     }
 }
 
-static void pack_int4(const float *row, Int4 *out)
+static void pack_int4(const float *row, int64_t lane, Int4 *out)
 {
-    uint8_t levels[STEP];
-    for (int g = 0; g < 2; g++, row += GROUP) {
-        float low = row[0], high = row[0];
-        for (int i = 1; i < GROUP; i++) {
-            low = row[i] < low ? row[i] : low;
-            high = row[i] > high ? row[i] : high;
-        }
-        out->low[g] = to_bf16(low), low = from_bf16(out->low[g]);
-        out->step[g] = to_bf16((high - low) / 15.0f);
-        float step = from_bf16(out->step[g]);
-        for (int i = 0; i < GROUP; i++) {
-            float level = step > 0.0f ? rintf((row[i] - low) / step) : 0.0f;
-            levels[g * GROUP + i] = (uint8_t)(level < 0.0f ? 0.0f : level > 15.0f ? 15.0f : level);
-        }
+    float low = row[0], high = row[0];
+    for (int i = 1; i < GROUP; i++) {
+        low = row[i] < low ? row[i] : low;
+        high = row[i] > high ? row[i] : high;
     }
-    for (int i = 0; i < LANES; i++)
-        out->levels[i] = (uint16_t)(levels[i] | levels[16 + i] << 4 | levels[32 + i] << 8
-                                    | levels[48 + i] << 12);
+    low = from_bf16(out->scales[lane][1] = to_bf16(low));
+    float step = from_bf16(out->scales[lane][0] = to_bf16((high - low) / 15.0f));
+    uint8_t levels[GROUP];
+    for (int i = 0; i < GROUP; i++) {
+        float level = step > 0.0f ? rintf((row[i] - low) / step) : 0.0f;
+        levels[i] = (uint8_t)(level < 0.0f ? 0.0f : level > 15.0f ? 15.0f : level);
+    }
+    for (int j = 0; j < GROUP / 8; j++)
+        for (int k = 0; k < 4; k++)
+            out->levels[j][lane][k] = (uint8_t)(levels[8 * j + k] | levels[8 * j + 4 + k] << 4);
 }
 
-/* Packs (count, columns) numbers into rows of `width`; `scales` is for INT8, one a step.
-   0, or -1 without memory. */
+static void pack_bf16(const float *row, int64_t width, int64_t lane, uint16_t *out)
+{
+    for (int64_t i = 0; i < width; i++)
+        out[(i / 2 * LANES + lane) * 2 + i % 2] = to_bf16(row[i]);
+}
+
+/* Packs (count, columns) numbers as rows `first` and the following of bands that begin as zeros;
+   `scales` is for INT8. 0, or -1 without memory. */
 int pack(const number *from, int64_t count, int64_t columns, int64_t format, int64_t width,
-         uint8_t *rows, uint16_t *scales)
+         int64_t first, uint8_t *bands, uint16_t *scales)
 {
     float *row = calloc((size_t)width, sizeof *row);
     if (!row)
         return -1;
-    for (int64_t r = 0; r < count; r++, rows += row_bytes(format, width)) {
+    for (int64_t r = first; r < first + count; r++, from += columns) {
+        int64_t band = r / LANES, lane = r % LANES;
+        uint8_t *out = bands + band * LANES * row_bytes(format, width);
+        uint16_t *scale = scales + band * width / STEP * LANES + lane;
         for (int64_t i = 0; i < columns; i++)
-            row[i] = to_float(from[r * columns + i]);
+            row[i] = to_float(from[i]);
         if (format == INT8)
             for (int64_t i = 0; i < width; i += STEP)
-                pack_int8(row + i, rows + i, scales++);
+                pack_int8(row + i, lane, out + i * LANES, scale + i / STEP * LANES);
         else if (format == INT4)
-            for (int64_t i = 0; i < width; i += STEP)
-                pack_int4(row + i, (Int4 *)(rows + row_bytes(INT4, i)));
+            for (int64_t i = 0; i < width; i += GROUP)
+                pack_int4(row + i, lane, (Int4 *)out + i / GROUP);
         else
-            for (int64_t i = 0; i < width; i++)
-                ((uint16_t *)rows)[i] = to_bf16(row[i]);
+            pack_bf16(row, width, lane, (uint16_t *)out);
     }
     free(row);
     return 0;
-}
-
-/* --- products ------------------------------------------------------------------------------ */
-
-static inline void widen_bf16(const uint8_t *from, float *to)
-{
-    for (int i = 0; i < STEP; i++)
-        to[i] = from_bf16(((const uint16_t *)from)[i]);
-}
-
-static inline lanes widened_int8(const uint8_t *from)
-{
-#ifdef __AVX512F__ /* of a loop GCC makes twice as many instructions */
-    __m128i narrow = _mm_loadu_si128((const __m128i *)from);
-    return (lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(narrow));
-#else
-    float wide[LANES];
-    for (int i = 0; i < LANES; i++)
-        wide[i] = (int8_t)from[i];
-    return load(wide);
-#endif
-}
-
-/* `low + step * level` for levels that stand in the lowest four bits. */
-static inline lanes numbers_of(ints levels, float low, float step)
-{
-#ifdef __AVX512F__ /* a table of all 16 numbers takes fewer instructions for each */
-    lanes table = low + step * (lanes){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return (lanes)_mm512_permutexvar_ps((__m512i)levels, (__m512)table);
-#else
-    return low + step * __builtin_convertvector(levels & 15, lanes);
-#endif
-}
-
-static inline void widen_int4(const Int4 *from, lanes *to)
-{
-    ints levels;
-    for (int i = 0; i < LANES; i++)
-        levels[i] = from->levels[i];
-    for (int part = 0; part < STEP / LANES; part++) {
-        int g = part * LANES / GROUP;
-        to[part] = numbers_of(levels >> 4 * part, from_bf16(from->low[g]), from_bf16(from->step[g]));
-    }
-}
-
-/* Each product below is of one row with `count` vectors that are `stride` floats apart. For each of
-   them it takes the same steps in the same order, whatever `count` is. */
-
-enum { FEW = 4 }; /* vectors at most */
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-ALWAYS_INLINE void dot_bf16(const uint8_t *row, const float *x, int64_t stride, int64_t width,
-                            const int count, float *out)
-{
-    lanes sums[FEW][4] = {0};
-    for (const float *end = x + width; x < end; x += STEP, row += 2 * STEP) {
-        float wide[STEP];
-        __builtin_prefetch(row + AHEAD);
-        __builtin_prefetch(row + AHEAD + STEP);
-        widen_bf16(row, wide);
-        for (int v = 0; v < count; v++)
-            for (int part = 0; part < 4; part++)
-                sums[v][part] += load(wide + part * LANES) * load(x + v * stride + part * LANES);
-    }
-    for (int v = 0; v < count; v++)
-        out[v] = total((sums[v][0] + sums[v][1]) + (sums[v][2] + sums[v][3]));
-}
-
-ALWAYS_INLINE void dot_int8(const uint8_t *row, const uint16_t *scale, const float *x,
-                            int64_t stride, int64_t width, const int count, float *out)
-{
-    lanes sums[FEW] = {0};
-    for (const float *end = x + width; x < end; x += STEP, row += STEP, scale++) {
-        __builtin_prefetch(row + AHEAD);
-        lanes wide[4];
-        for (int part = 0; part < 4; part++)
-            wide[part] = widened_int8(row + part * LANES);
-        for (int v = 0; v < count; v++) {
-            const float *own = x + v * stride;
-            lanes step = wide[0] * load(own);
-            step += wide[1] * load(own + 16);
-            step += wide[2] * load(own + 32);
-            step += wide[3] * load(own + 48);
-            sums[v] += from_bf16(*scale) * step;
-        }
-    }
-    for (int v = 0; v < count; v++)
-        out[v] = total(sums[v]);
-}
-
-ALWAYS_INLINE void dot_int4(const uint8_t *row, const float *x, int64_t stride, int64_t width,
-                            const int count, float *out)
-{
-    lanes sums[FEW][2] = {0};
-    for (const float *end = x + width; x < end; x += STEP, row += sizeof(Int4)) {
-        lanes wide[STEP / LANES];
-        __builtin_prefetch(row + AHEAD);
-        widen_int4((const Int4 *)row, wide);
-        for (int v = 0; v < count; v++)
-            for (int part = 0; part < STEP / LANES; part++)
-                sums[v][part % 2] += wide[part] * load(x + v * stride + part * LANES);
-    }
-    for (int v = 0; v < count; v++)
-        out[v] = total(sums[v][0] + sums[v][1]);
 }
