@@ -21,9 +21,12 @@ from chatlm.errors import OutOfMemoryError
 
 log = logging.getLogger(__name__)
 
-FORMATS: dict[str, Format] = {"auto": "int8", "bf16": "bf16", "int8": "int8", "int4": "int4"}
-"""What the person may want, and in which format the weights are then kept to write replies with.
-`python -m benchmarks.speed` shows what each costs in exactness."""
+FORMATS: dict[str, Format | None] = {
+    "auto": None, "bf16": "bf16", "int8": "int8", "int4": "int4",
+}  # fmt: skip
+"""What the person may want, and in which format the weights are then kept to write replies with;
+None for int8, or int4 where it loses no more. `python -m benchmarks.speed` shows what each costs in
+exactness."""
 
 
 def load(name: str, folder: Path, placement: Placement, fast: str) -> Model:
@@ -81,20 +84,20 @@ def _suits(placement: Placement, fast: str) -> bool:
     return not exact and placement.dtype in (torch.bfloat16, torch.float32)
 
 
-def _fast_model(name: str, folder: Path, dtype: torch.dtype, form: Format) -> Model:
+def _fast_model(name: str, folder: Path, dtype: torch.dtype, form: Format | None) -> Model:
     shape = read_shape(folder)
     try:
         generation = generation_settings(folder)
     except (OSError, ValueError) as error:
         raise Unsuitable(f"its generation config cannot be read: {error}") from error
     weights = read_weights(folder, shape, dtype)
-    label = {"bf16": "bfloat16"}.get(form, form)
     notes: tuple[str, ...] = ()
     decoder: TokenDecoder
     try:
         kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
         decoder = Decoder(kernel, shape, weights, form, torch.get_num_threads())
-        label = f"{label} (fast)"
+        formats = sorted(decoder.formats)
+        label = f"{' and '.join(formats).replace('bf16', 'bfloat16')} (fast)"
     except NoKernel as reason:
         log.warning("no compiled kernel: %s", reason)
         decoder = PlainDecoder(shape, weights)

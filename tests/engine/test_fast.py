@@ -7,10 +7,12 @@ import json
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType, quants
+from safetensors.torch import load_file, save_file
 
 from chatlm.engines.fast.compiler import kernel_library
 from chatlm.engines.fast.kernel import Decoder, Format, Kernel
@@ -37,7 +39,7 @@ def no_gradients() -> Iterator[None]:
 
 
 def fast_model(
-    folder: Path, dtype: torch.dtype, form: Format | None, threads: int = 2
+    folder: Path, dtype: torch.dtype, form: Format | Literal["auto"] | None, threads: int = 2
 ) -> FastModel:
     """A model with a compiled decoder; with torch's where no format is named."""
     shape = read_shape(folder)
@@ -45,7 +47,8 @@ def fast_model(
     if form is None:
         return FastModel(shape, weights, PlainDecoder(shape, weights), ABOUT)
     kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
-    return FastModel(shape, weights, Decoder(kernel, shape, weights, form, threads), ABOUT)
+    chosen = None if form == "auto" else form
+    return FastModel(shape, weights, Decoder(kernel, shape, weights, chosen, threads), ABOUT)
 
 
 def ids_of(folder: Path) -> list[int]:
@@ -103,8 +106,17 @@ def rounded(matrix: Linear, form: str) -> Linear:
     else:
         groups = padded.view(rows, -1, 32)
         low = groups.amin(-1, keepdim=True).bfloat16().float()
-        step = ((groups.amax(-1, keepdim=True) - low) / 15).bfloat16().float()
-        level = ((groups - low) / step.clamp(min=1e-30)).round().clamp(0, 15)
+        span = groups.amax(-1, keepdim=True) - groups.amin(-1, keepdim=True)
+        least = torch.full_like(low, torch.inf)
+        for parts in range(15, 7, -1):
+            its_step = (span / parts).bfloat16().float()
+            its_level = ((groups - low) / its_step.clamp(min=1e-30)).round().clamp(0, 15)
+            error = (groups - low - its_step * its_level).square().sum(-1, keepdim=True)
+            better = (8 * error < least) & (least > 1e-4 * span**2)
+            if parts == 15:
+                step, level = its_step, its_level
+            step, level = torch.where(better, its_step, step), torch.where(better, its_level, level)
+            least = torch.where(better, error, least)
     return Linear((low + step * level).view(rows, -1)[:, :columns], matrix.bias)
 
 
@@ -134,6 +146,44 @@ def test_small_formats_round_the_weights_and_nothing_else(
     made = [cache.extend([token]) for token in ids[:80]]
     spread = float(torch.stack(expected).std())
     torch.testing.assert_close(torch.cat(made), torch.stack(expected), rtol=0, atol=0.02 * spread)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_four_bits_are_chosen_for_what_had_four_bits_before(dtype: torch.dtype) -> None:
+    kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
+    plain = torch.randn(48, 192, generator=torch.Generator().manual_seed(1))
+
+    def stored(kind: GGMLQuantizationType) -> Linear:
+        data = quants.dequantize(quants.quantize(plain.numpy(), kind), kind)
+        return Linear(torch.from_numpy(data).to(dtype))
+
+    kinds = GGMLQuantizationType
+    fours = [stored(kind) for kind in (kinds.Q4_0, kinds.Q4_1)]
+    others = [Linear(plain.to(dtype)), stored(kinds.Q8_0), stored(kinds.Q5_1)]
+    assert [kernel.fitting([matrix]) for matrix in fours] == ["int4"] * 2
+    assert [kernel.fitting([matrix]) for matrix in others] == ["int8"] * 3
+    assert kernel.fitting(fours) == "int4"
+    assert kernel.fitting([fours[0], others[0]]) == "int8"
+
+
+@pytest.mark.parametrize("quantized", ["up_proj", "down_proj"])
+def test_each_matrix_has_the_format_that_fits_it(tmp_path: Path, quantized: str) -> None:
+    folder = tiny.save(tmp_path, "llama", hidden_size=192, intermediate_size=128)
+    tensors = load_file(folder / "model.safetensors")
+    kind = GGMLQuantizationType.Q4_1
+    for name, tensor in tensors.items():
+        if quantized in name:
+            data = quants.quantize(tensor.float().numpy(), kind)
+            tensors[name] = torch.from_numpy(quants.dequantize(data, kind)).to(tensor.dtype)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    model, eight, plain = (
+        fast_model(folder, torch.bfloat16, form) for form in ("auto", "int8", "bf16")
+    )
+    assert isinstance(model.decoder, Decoder)
+    assert model.decoder.formats == ({"int8"} if quantized == "up_proj" else {"int4", "int8"})
+    ids = ids_of(folder)
+    true = written(plain, ids)
+    assert divergence(true, written(model, ids)) < 1.5 * divergence(true, written(eight, ids))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86")

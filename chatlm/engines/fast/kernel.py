@@ -25,6 +25,9 @@ Format = Literal["bf16", "int8", "int4"]
 
 _NUMBERS = {"bf16": 0, "int8": 1, "int4": 2}
 
+_SAMPLED = 16
+"""Rows of a matrix from which it is seen whether 4 bits do."""
+
 _STEP = 64
 """A packed row's numbers are followed by zeros up to a multiple of it."""
 
@@ -115,6 +118,7 @@ class Kernel:
             functions.pack.argtypes = (
                 c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p,
             )  # fmt: skip
+            functions.four_bits_do.argtypes = (c_void_p, c_int64, c_int64)
             functions.open_decoder.argtypes = (POINTER(_Model), c_int)
             functions.open_decoder.restype = c_void_p
             functions.close_decoder.argtypes = (c_void_p,)
@@ -127,6 +131,13 @@ class Kernel:
             raise NoKernel(f"{library} cannot be loaded: {error}") from error
         self.functions = functions
         self.dtype = dtype
+
+    def fitting(self, parts: Sequence[Linear]) -> Format:
+        """int4 for matrices that it keeps as exactly as int8 does, as those that were made from
+        4 bits; int8 for others."""
+        rows = [part.weight[:: -(-len(part.weight) // _SAMPLED)].contiguous() for part in parts]
+        do = (self.functions.four_bits_do(row.data_ptr(), *row.shape) for row in rows)
+        return "int4" if all(do) else "int8"
 
     def pack(self, parts: Sequence[Linear], form: Format) -> Packed:
         """Matrices of the same width, one below the other, as one packed matrix.
@@ -173,7 +184,8 @@ class Decoder:
         kernel: compiled for the weights' number format.
         shape: of the model.
         weights: of the model.
-        form: format of the packed matrices; with int4 the output matrix is int8.
+        form: format of the packed matrices, None for what is `fitting`; with int4 the output
+            matrix is int8.
         threads: at least one.
 
     Raises:
@@ -181,7 +193,12 @@ class Decoder:
     """
 
     def __init__(
-        self, kernel: Kernel, shape: Shape, weights: Weights[Linear], form: Format, threads: int
+        self,
+        kernel: Kernel,
+        shape: Shape,
+        weights: Weights[Linear],
+        form: Format | None,
+        threads: int,
     ) -> None:
         if weights.embedding.dtype != kernel.dtype or threads < 1:
             raise ValueError("a kernel for another number format, or no thread")
@@ -189,8 +206,11 @@ class Decoder:
         self._embedding = weights.embedding.contiguous()
         self._alive: list[Any] = []
         """What the kernel points to."""
+        self.formats: set[Format] = set()
+        """Of the layers' matrices."""
         with ThreadPoolExecutor(threads) as pool:
-            head = pool.submit(self._packed, "int8" if form == "int4" else form, weights.head)
+            head_form: Format = "bf16" if form == "bf16" else "int8"
+            head = pool.submit(self._packed, head_form, weights.head)
             layers = list(pool.map(lambda layer: self._layer(layer, form), weights.layers))
         model = _Model(
             shape.layers, shape.hidden, shape.heads, shape.key_heads, shape.head_size, shape.inner,
@@ -219,13 +239,19 @@ class Decoder:
         self._alive.append(kept := tensor.float().contiguous())
         return kept.data_ptr()
 
-    def _layer(self, layer: LayerWeights[Linear], form: Format) -> Any:
+    def _layer(self, layer: LayerWeights[Linear], form: Format | None) -> Any:
+        def chosen(*parts: Linear) -> Format:
+            self.formats.add(found := form or self._kernel.fitting(parts))
+            return found
+
+        inner = chosen(layer.gate, layer.up)  # the kernel takes pieces of both at once
+        projected = (layer.query, layer.key, layer.value)
         return _Layer(
-            self._packed(form, layer.query, layer.key, layer.value),
-            self._packed(form, layer.output),
-            self._packed(form, layer.gate),
-            self._packed(form, layer.up),
-            self._packed(form, layer.down),
+            self._packed(chosen(*projected), *projected),
+            self._packed(chosen(layer.output), layer.output),
+            self._packed(inner, layer.gate),
+            self._packed(inner, layer.up),
+            self._packed(chosen(layer.down), layer.down),
             self._floats(layer.attention_norm),
             self._floats(layer.mlp_norm),
             self._floats(layer.query_norm),
