@@ -33,13 +33,13 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
     Raises:
         StoreError: the saved chats cannot be opened; an incognito chat does without them.
     """
+    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION)
     os.environ.setdefault("TEXTUAL_FPS", FRAMES)  # Textual reads it when it is imported
     from chatlm.engines.opening import opener
     from chatlm.plugins import loaded
     from chatlm.tui import pasting
     from chatlm.tui.app import ChatApp
 
-    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION)
     pasting.install()
     store, notes = _open_store(incognito)
     with loaded(config) as plugins, store:

@@ -105,6 +105,10 @@ class ChatApp(GuardedApp):
         for note in self._notes:
             self.notify(visible(note), severity="warning", markup=False, timeout=15)
         self._leave_on_signals()
+        self.engine_state = Loading(self.config.model)
+
+    def begin(self) -> None:
+        """Start what takes time, which would hold up the first picture of the screen."""
         self.load_engine(self.config.model)
         self.run_worker(self._empty_trash, thread=True, group="trash")
 

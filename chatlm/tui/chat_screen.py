@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 LIST_FROM_WIDTH = 100
 """With fewer columns the list is hidden, since the text needs them."""
 
+HEAD_START = 0.05
+"""Seconds in which the first picture reaches the terminal, before plugins and model are loaded."""
+
 
 class ChatScreen(Screen[None]):
     """One chat and the list of the others.
@@ -101,7 +104,11 @@ class ChatScreen(Screen[None]):
             await self.chat.open(self._conversation_id)
         for fault in self.owner.plugins.take_faults():
             await self.chat.tell(str(fault))
-        self.call_after_refresh(self.plugin_actions.begin)
+        self.call_after_refresh(self.set_timer, HEAD_START, self._begin)
+
+    def _begin(self) -> None:
+        self.plugin_actions.begin()
+        self.owner.begin()
 
     def on_unmount(self) -> None:
         """No thread waits on."""
