@@ -39,15 +39,16 @@ QUESTION = "Write a very long story about a lighthouse, with many turns. "
 SETTLE_SECONDS = 0.2
 """Before each reply: threads of the side before go to sleep."""
 
-CHATLM = {"int8": (8.25, 8.25), "bf16": (16.0, 16.0), "int4": (5.0, 8.25)}
-"""chatlm's formats, the default first, and the bits a weight takes, in layers and output matrix."""
-SAME_BITS = {"int8": "Q8_0", "bf16": "BF16", "int4": "Q4_1"}
+SAME_BITS = {"int8": "Q8_0", "bfloat16": "BF16", "int4": "Q4_1"}
+"""chatlm's formats, and those of llama.cpp that are as large."""
 
 
 @dataclass
 class Results:
     """What was measured, by side and by the prompt's length."""
 
+    default: str
+    """The side that people have who set nothing."""
     prompts: dict[int, int]
     """Tokens that each prompt really has."""
     cache: int
@@ -103,11 +104,11 @@ def prompt_of(engine: LocalEngine, tokens: int) -> Prompt:
 
 def sides_of(folder: Path, peers: Sequence[str]) -> list[Side]:
     """All sides, loaded."""
-    sides: list[Side] = [
-        Chatlm(f"chatlm {form}", folder, form, bits) for form, bits in CHATLM.items()
-    ]
+    chosen = Chatlm(None, folder, "auto")
+    others = (Chatlm(None, folder, form) for form in ("int8", "bf16", "int4"))
+    sides: list[Side] = [chosen, *(side for side in others if side.form != chosen.form)]
     with no_compiler():
-        sides.append(Chatlm("chatlm without a compiler", folder, "auto", (8.0, 8.0)))
+        sides.append(Chatlm("chatlm without a compiler", folder, "auto"))
     if "transformers" in peers:
         sides.append(Transformers(folder))
     if "llamacpp" in peers:
@@ -124,6 +125,7 @@ def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: 
     prompts = {length: prompt_of(chatlm.engine, length) for length in lengths}
     shape = read_shape(models.ensure(MODEL).folder)
     results = Results(
+        default=chatlm.name,
         prompts={length: len(prompt.ids) for length, prompt in prompts.items()},
         cache=4 * shape.layers * shape.key_heads * shape.head_size,
         weights={side.name: side.bytes for side in sides},
@@ -152,17 +154,19 @@ def judge(sides: Sequence[Side], folder: Path) -> dict[str, Quality]:
     for side in mine:
         model = side.engine._adapters.model
         found[side.name] = reference.compare(model)
-    plain = Chatlm("transformers", folder, "off", CHATLM["bf16"]).engine._adapters.model
+    plain = Chatlm("transformers", folder, "off").engine._adapters.model
     return {**found, "transformers": reference.compare(plain)}
 
 
 def ratios(results: Results) -> dict[str, dict[str, dict[int, float]]]:
-    """chatlm's default beside each peer: speeds by theirs, waits by theirs."""
-    pairs = {"transformers": ("chatlm int8", "transformers")}
+    """chatlm beside each peer: its default beside transformers, each format beside llama.cpp's of
+    the same size; speeds by theirs, waits by theirs."""
+    pairs = {"transformers": (results.default, "transformers")}
     pairs["without a compiler / transformers"] = ("chatlm without a compiler", "transformers")
     for mine, theirs in SAME_BITS.items():
-        name = "llamacpp" if mine == "int8" else f"llamacpp {theirs}"
-        pairs[name] = (f"chatlm {mine}", f"llama.cpp {theirs}")
+        pairs[f"llamacpp {theirs}"] = (f"chatlm {mine}", f"llama.cpp {theirs}")
+        if results.default == f"chatlm {mine}":
+            pairs["llamacpp"] = (results.default, f"llama.cpp {theirs}")
     known = {name: pair for name, pair in pairs.items() if pair[1] in results.timings}
     return {
         "decode_ratio": {
@@ -183,7 +187,10 @@ def ratios(results: Results) -> dict[str, dict[str, dict[int, float]]]:
 def report(results: Results) -> None:
     """Medians with best and worst, by the prompt's length, then ratios."""
     middle = statistics.median(results.bandwidth) / 1e9
-    print(f"{MODEL}, {torch.get_num_threads()} threads, memory {middle:.1f} GB/s")
+    print(
+        f"{MODEL}, {torch.get_num_threads()} threads, memory {middle:.1f} GB/s; "
+        f"people have {results.default} if they set nothing"
+    )
     for length, real in results.prompts.items():
         print(
             f"\n{f'prompt of {real} tokens':<28}{'tokens/s':>24}{'first token, ms':>24}{'floor':>8}"

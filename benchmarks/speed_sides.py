@@ -26,6 +26,9 @@ from chatlm.sampling import Sampling
 
 CPU = Placement({"": "cpu"}, torch.bfloat16)
 
+_BITS = {"int8": (8.25, 8.25), "bfloat16": (16.0, 16.0), "int4": (5.0, 8.25)}
+"""By format, what a weight takes in the layers and in the output matrix, scales included."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -61,16 +64,18 @@ class Chatlm:
     """chatlm's engine: prompt format, sampling, stopping and events included, guesses left out.
 
     Args:
-        name: of the side.
+        name: of the side; None to name it after the format of the layers' weights.
         folder: of the model.
         fast: the setting.
-        bits: that a weight takes, in the layers and in the output matrix.
     """
 
-    def __init__(self, name: str, folder: Path, fast: str, bits: tuple[float, float]) -> None:
+    def __init__(self, name: str | None, folder: Path, fast: str) -> None:
+        self.engine = LocalEngine(name or fast, folder, CPU, fast=fast)
+        self.form = self.engine.info.dtype.partition(" (")[0]
+        self.name = name or f"chatlm {self.form}"
         layers, head = weights_of(folder)
-        self.name, self.bytes = name, (layers * bits[0] + head * bits[1]) / 8
-        self.engine = LocalEngine(name, folder, CPU, fast=fast)
+        bits, head_bits = _BITS[self.form]
+        self.bytes = (layers * bits + head * head_bits) / 8
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
         """See `Side`."""

@@ -10,8 +10,9 @@ import torch
 
 from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.fast.compiler import NoKernel, kernel_library
-from chatlm.engines.fast.kernel import Decoder, Format, Kernel
-from chatlm.engines.fast.model import FastModel, TokenDecoder, generation_settings
+from chatlm.engines.fast.four_bits import Format
+from chatlm.engines.fast.kernel import Decoder, Kernel
+from chatlm.engines.fast.model import FastModel, generation_settings
 from chatlm.engines.fast.plain import PlainDecoder
 from chatlm.engines.fast.shape import read_shape
 from chatlm.engines.fast.tokenizer import PlainTokenizer
@@ -92,23 +93,21 @@ def _fast_model(name: str, folder: Path, dtype: torch.dtype, form: Format | None
         raise Unsuitable(f"its generation config cannot be read: {error}") from error
     weights = read_weights(folder, shape, dtype)
     notes: tuple[str, ...] = ()
-    decoder: TokenDecoder
+    decoder: Decoder | PlainDecoder
     try:
         kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
         decoder = Decoder(kernel, shape, weights, form, torch.get_num_threads())
-        formats = sorted(decoder.formats)
-        label = f"{' and '.join(formats).replace('bf16', 'bfloat16')} (fast)"
     except NoKernel as reason:
         log.warning("no compiled kernel: %s", reason)
-        decoder = PlainDecoder(shape, weights)
-        label = "int8 (torch)"
+        decoder = PlainDecoder(shape, weights, form)
         notes = (
             f"Replies are written by torch, at less than half the speed: {reason}. "
             "With a C compiler, such as gcc or clang, chatlm compiles a faster way by itself.",
         )
+    formats = " and ".join(sorted(decoder.formats)).replace("bf16", "bfloat16")
     about = About(
         device="cpu",
-        dtype=label,
+        dtype=f"{formats} ({'fast' if isinstance(decoder, Decoder) else 'torch'})",
         context=shape.context,
         ends=ends_of(generation.get("eos_token_id")),
         suggested=suggested(name, generation),

@@ -15,7 +15,8 @@ from gguf import GGMLQuantizationType, quants
 from safetensors.torch import load_file, save_file
 
 from chatlm.engines.fast.compiler import kernel_library
-from chatlm.engines.fast.kernel import Decoder, Format, Kernel
+from chatlm.engines.fast.four_bits import Format, Int4, fitting, int4
+from chatlm.engines.fast.kernel import Decoder, Kernel
 from chatlm.engines.fast.memory import Growth, Memory
 from chatlm.engines.fast.model import FastCache, FastModel
 from chatlm.engines.fast.plain import Int8, PlainDecoder, int8
@@ -45,7 +46,7 @@ def fast_model(
     shape = read_shape(folder)
     weights = read_weights(folder, shape, dtype)
     if form is None:
-        return FastModel(shape, weights, PlainDecoder(shape, weights), ABOUT)
+        return FastModel(shape, weights, PlainDecoder(shape, weights, None), ABOUT)
     kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
     chosen = None if form == "auto" else form
     return FastModel(shape, weights, Decoder(kernel, shape, weights, chosen, threads), ABOUT)
@@ -106,7 +107,7 @@ def rounded(matrix: Linear, form: str) -> Linear:
     else:
         groups = padded.view(rows, -1, 32)
         low = groups.amin(-1, keepdim=True).bfloat16().float()
-        span = groups.amax(-1, keepdim=True) - groups.amin(-1, keepdim=True)
+        span = groups.amax(-1, keepdim=True) - low
         least = torch.full_like(low, torch.inf)
         for parts in range(15, 7, -1):
             its_step = (span / parts).bfloat16().float()
@@ -150,7 +151,6 @@ def test_small_formats_round_the_weights_and_nothing_else(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_four_bits_are_chosen_for_what_had_four_bits_before(dtype: torch.dtype) -> None:
-    kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
     plain = torch.randn(48, 192, generator=torch.Generator().manual_seed(1))
 
     def stored(kind: GGMLQuantizationType) -> Linear:
@@ -160,10 +160,10 @@ def test_four_bits_are_chosen_for_what_had_four_bits_before(dtype: torch.dtype) 
     kinds = GGMLQuantizationType
     fours = [stored(kind) for kind in (kinds.Q4_0, kinds.Q4_1)]
     others = [Linear(plain.to(dtype)), stored(kinds.Q8_0), stored(kinds.Q5_1)]
-    assert [kernel.fitting([matrix]) for matrix in fours] == ["int4"] * 2
-    assert [kernel.fitting([matrix]) for matrix in others] == ["int8"] * 3
-    assert kernel.fitting(fours) == "int4"
-    assert kernel.fitting([fours[0], others[0]]) == "int8"
+    assert [fitting([matrix]) for matrix in fours] == ["int4"] * 2
+    assert [fitting([matrix]) for matrix in others] == ["int8"] * 3
+    assert fitting(fours) == "int4"
+    assert fitting([fours[0], others[0]]) == "int8"
 
 
 @pytest.mark.parametrize("quantized", ["up_proj", "down_proj"])
@@ -237,18 +237,43 @@ def test_no_number_depends_on_the_threads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_torchs_packed_matrix_is_within_half_a_step(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_torchs_packed_matrix_is_within_half_a_step(form: str, dtype: torch.dtype) -> None:
     weight, bias = torch.randn(48, 96).to(dtype), torch.randn(48).to(dtype)
-    packed = int8(Linear(weight, bias))
-    assert isinstance(packed, Int8)
+    packed = (int8 if form == "int8" else int4)(Linear(weight, bias))
     made = dataclasses.replace(packed, bias=None)(torch.eye(96, dtype=dtype)).float().T
-    steps = weight.float().abs().amax(-1, keepdim=True) / 127
-    slack = 1.01 if dtype is torch.float32 else 2.0  # the products are rounded too
+    if form == "int8":
+        steps = weight.float().abs().amax(-1, keepdim=True) / 127
+    else:
+        groups = weight.float().view(48, 3, 32)
+        spans = groups.amax(-1, keepdim=True) - groups.amin(-1, keepdim=True)
+        steps = (spans / 15).expand(-1, -1, 32).reshape(48, 96)
+    slack = 1.1 if dtype is torch.float32 else 2.0  # the products are rounded too
     assert ((made - weight.float()).abs() <= slack * steps / 2).all()
     x = torch.randn(1, 96).to(dtype)
     torch.testing.assert_close(packed(x), dataclasses.replace(packed, bias=None)(x) + bias)
-    odd = Linear(torch.randn(47, 95).to(dtype))
-    assert int8(odd) is odd
+
+
+@pytest.mark.parametrize("kind", [GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1])
+def test_what_had_four_bits_before_keeps_its_numbers(kind: GGMLQuantizationType) -> None:
+    data = quants.quantize(torch.randn(64, 128).numpy(), kind)
+    weight = torch.from_numpy(quants.dequantize(data, kind)).bfloat16()
+    made = int4(Linear(weight))(torch.eye(128).bfloat16()).float().T
+    spread = float(weight.float().std())
+    assert float((made - weight.float()).square().mean().sqrt()) < 0.01 * spread
+
+
+@pytest.mark.parametrize("form", [None, "bf16", "int8", "int4"])
+def test_without_a_compiler_the_same_formats_are_kept(
+    default_model: Path, form: Format | None
+) -> None:
+    shape = read_shape(default_model)
+    weights = read_weights(default_model, shape, torch.bfloat16)
+    decoder = PlainDecoder(shape, weights, form)
+    assert decoder.formats == {form or "int4"}
+    kind = {"bf16": Linear, "int8": Int8, "int4": Int4}[form or "int4"]
+    assert isinstance(decoder._weights.layers[0].up, kind)
+    assert isinstance(decoder._weights.head, Linear if form == "bf16" else Int8)
 
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)

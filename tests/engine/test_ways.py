@@ -77,7 +77,7 @@ def test_without_a_compiler_torch_writes_and_the_person_is_told(
     default_model: Path, no_compiler: None
 ) -> None:
     engine = LocalEngine("default", default_model, CPU)
-    assert engine.info.dtype == "int8 (torch)"
+    assert engine.info.dtype == "int4 (torch)"
     assert "there is no C compiler (/nowhere/cc)" in engine.info.notes[0]
     greedy = Sampling(temperature=0.0, max_tokens=20)
     events = engine.stream(Request((Message("user", "What is the capital of France?"),), greedy))

@@ -9,24 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from chatlm.engines.fast.compiler import NoKernel
+from chatlm.engines.fast.four_bits import Format, fitting
 from chatlm.engines.fast.low_rank import Additions
 from chatlm.engines.fast.memory import LANES, Growth, large_pages
 from chatlm.engines.fast.packed_adapter import PackedAdapter
 from chatlm.engines.fast.shape import Shape
 from chatlm.engines.fast.weights import LayerWeights, Linear, Weights
 
-Format = Literal["bf16", "int8", "int4"]
-
 _NUMBERS = {"bf16": 0, "int8": 1, "int4": 2}
-
-_SAMPLED = 16
-"""Rows of a matrix from which it is seen whether 4 bits do."""
 
 _STEP = 64
 """A packed row's numbers are followed by zeros up to a multiple of it."""
@@ -118,7 +114,6 @@ class Kernel:
             functions.pack.argtypes = (
                 c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p,
             )  # fmt: skip
-            functions.four_bits_do.argtypes = (c_void_p, c_int64, c_int64)
             functions.open_decoder.argtypes = (POINTER(_Model), c_int)
             functions.open_decoder.restype = c_void_p
             functions.close_decoder.argtypes = (c_void_p,)
@@ -131,13 +126,6 @@ class Kernel:
             raise NoKernel(f"{library} cannot be loaded: {error}") from error
         self.functions = functions
         self.dtype = dtype
-
-    def fitting(self, parts: Sequence[Linear]) -> Format:
-        """int4 for matrices that it keeps as exactly as int8 does, as those that were made from
-        4 bits; int8 for others."""
-        rows = [part.weight[:: -(-len(part.weight) // _SAMPLED)].contiguous() for part in parts]
-        do = (self.functions.four_bits_do(row.data_ptr(), *row.shape) for row in rows)
-        return "int4" if all(do) else "int8"
 
     def pack(self, parts: Sequence[Linear], form: Format) -> Packed:
         """Matrices of the same width, one below the other, as one packed matrix.
@@ -184,7 +172,7 @@ class Decoder:
         kernel: compiled for the weights' number format.
         shape: of the model.
         weights: of the model.
-        form: format of the packed matrices, None for what is `fitting`; with int4 the output
+        form: format of the packed matrices, None for what `fitting` says; with int4 the output
             matrix is int8.
         threads: at least one.
 
@@ -241,7 +229,7 @@ class Decoder:
 
     def _layer(self, layer: LayerWeights[Linear], form: Format | None) -> Any:
         def chosen(*parts: Linear) -> Format:
-            self.formats.add(found := form or self._kernel.fitting(parts))
+            self.formats.add(found := form or fitting(parts))
             return found
 
         inner = chosen(layer.gate, layer.up)  # the kernel takes pieces of both at once

@@ -1,4 +1,4 @@
-"""Reads single tokens with torch's products of 8-bit matrices, where there is no compiler."""
+"""Reads single tokens with torch's products of packed matrices, where there is no compiler."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chatlm.engines.fast.four_bits import Format, fitting, int4
 from chatlm.engines.fast.low_rank import Additions, adapted
 from chatlm.engines.fast.memory import Growth
 from chatlm.engines.fast.prefill import prefill
@@ -30,34 +31,43 @@ class Int8:
         return out if self.bias is None else out + self.bias
 
 
-def int8(matrix: Linear) -> Product:
-    """The matrix packed, or as it is where its sizes do not suit the packed form."""
-    rows, columns = matrix.weight.shape
-    if rows % 16 or columns % 32:
-        return matrix
+def int8(matrix: Linear) -> Int8:
+    """The matrix packed; its rows must be a multiple of 16, its columns one of 32."""
     scales = (matrix.weight.float().abs().amax(-1) / 127).clamp(min=1e-12).to(matrix.weight.dtype)
     packed = (matrix.weight.float() / scales.float()[:, None]).round().clamp(-127, 127)
     return Int8(packed.to(torch.int8), scales, matrix.bias)
 
 
 class PlainDecoder:
-    """A model whose matrices are `int8`.
+    """A model whose matrices are packed, but for those whose sizes do not suit torch.
 
     Args:
         shape: of the model.
         weights: of the model.
+        form: format of the packed matrices, None for what `fitting` says; with int4 the output
+            matrix is int8.
     """
 
     at_once = 1
 
-    def __init__(self, shape: Shape, weights: Weights[Linear]) -> None:
+    def __init__(self, shape: Shape, weights: Weights[Linear], form: Format | None) -> None:
         self._shape = shape
+        self.formats: set[Format] = set()
+        """Of the layers' matrices."""
         self._weights: Weights[Product] = Weights(
             embedding=weights.embedding,
-            layers=tuple(_packed(layer) for layer in weights.layers),
+            layers=tuple(self._layer(layer, form) for layer in weights.layers),
             norm=weights.norm,
-            head=int8(weights.head),
+            head=_packed(weights.head, "bf16" if form == "bf16" else "int8"),
         )
+
+    def _layer(self, layer: LayerWeights[Linear], form: Format | None) -> LayerWeights[Product]:
+        packed = {}
+        for name in ("query", "key", "value", "output", "gate", "up", "down"):
+            matrix = getattr(layer, name)
+            self.formats.add(chosen := form or fitting([matrix]))
+            packed[name] = _packed(matrix, chosen)
+        return dataclasses.replace(layer, **packed)  # type: ignore[arg-type]
 
     def packed(self, additions: Additions) -> Weights[Product]:
         """See `TokenDecoder.packed`."""
@@ -74,7 +84,8 @@ class PlainDecoder:
         )
 
 
-def _packed(layer: LayerWeights[Linear]) -> LayerWeights[Product]:
-    names = ("query", "key", "value", "output", "gate", "up", "down")
-    packed = {name: int8(getattr(layer, name)) for name in names}
-    return dataclasses.replace(layer, **packed)  # type: ignore[arg-type]
+def _packed(matrix: Linear, form: Format) -> Product:
+    rows, columns = matrix.weight.shape
+    if form == "bf16" or rows % 16 or columns % 32:
+        return matrix
+    return int4(matrix) if form == "int4" else int8(matrix)

@@ -127,10 +127,9 @@ int64_t row_bytes(int64_t format, int64_t width)
     return format == BF16 ? 2 * width : format == INT8 ? width : width / GROUP * 20;
 }
 
-/* Rounds STEP numbers to INT8; returns the sum of the squared errors. */
-static float round_int8(const float *row, uint8_t *levels, uint16_t *scale)
+static void pack_int8(const float *row, int64_t lane, uint8_t *out, uint16_t *scale)
 {
-    float most = 0.0f, error = 0.0f;
+    float most = 0.0f;
     for (int i = 0; i < STEP; i++)
         most = fabsf(row[i]) > most ? fabsf(row[i]) : most;
     *scale = to_bf16(most / 127.0f);
@@ -138,15 +137,13 @@ static float round_int8(const float *row, uint8_t *levels, uint16_t *scale)
     for (int i = 0; i < STEP; i++) {
         float level = step > 0.0f ? rintf(row[i] / step) : 0.0f;
         level = level < -127.0f ? -127.0f : level > 127.0f ? 127.0f : level;
-        levels[i] = (uint8_t)(128 + (int)level);
-        error += (row[i] - step * level) * (row[i] - step * level);
+        out[(i / 4 * LANES + lane) * 4 + i % 4] = (uint8_t)(128 + (int)level);
     }
-    return error;
 }
 
-/* The same for GROUP numbers and INT4, with a step that is a part of what they span. */
-static float round_to(const float *row, float span, int parts, float low, uint8_t *levels,
-                      uint16_t *scale)
+/* Rounds GROUP numbers with a step that is a part of what they span; returns the squared error. */
+static float round_int4(const float *row, float span, int parts, float low, uint8_t *levels,
+                        uint16_t *scale)
 {
     *scale = to_bf16(span / (float)parts);
     float step = from_bf16(*scale), error = 0.0f;
@@ -159,39 +156,27 @@ static float round_to(const float *row, float span, int parts, float low, uint8_
     return error;
 }
 
-/* The same with 15 parts, but for numbers that had 4 bits before and do not span all of them. */
-static float round_int4(const float *row, uint8_t *levels, uint16_t *scales)
+/* The step is the fifteenth part of what the numbers span, but for those that had 4 bits before and
+   do not span all of them. */
+static void pack_int4(const float *row, int64_t lane, Int4 *out)
 {
-    enum { MOST_PARTS = 15, FEWEST_PARTS = 8 };
-    float low = row[0], high = row[0], least = INFINITY;
+    float low = row[0], high = row[0];
     for (int i = 1; i < GROUP; i++) {
         low = row[i] < low ? row[i] : low;
         high = row[i] > high ? row[i] : high;
     }
-    scales[1] = to_bf16(low), low = from_bf16(scales[1]);
-    float exact = 1e-4f * (high - low) * (high - low); /* what rounding to bfloat16 may cost */
-    for (int parts = MOST_PARTS; parts >= FEWEST_PARTS && !(least <= exact); parts--) {
-        uint8_t found[GROUP];
-        uint16_t scale;
-        float error = round_to(row, high - low, parts, low, found, &scale);
-        if (parts == MOST_PARTS || 8 * error < least)
-            least = error, scales[0] = scale, memcpy(levels, found, sizeof found);
-    }
-    return least;
-}
-
-static void pack_int8(const float *row, int64_t lane, uint8_t *out, uint16_t *scale)
-{
-    uint8_t levels[STEP];
-    round_int8(row, levels, scale);
-    for (int i = 0; i < STEP; i++)
-        out[(i / 4 * LANES + lane) * 4 + i % 4] = levels[i];
-}
-
-static void pack_int4(const float *row, int64_t lane, Int4 *out)
-{
+    uint16_t *scales = out->scales[lane];
     uint8_t levels[GROUP];
-    round_int4(row, levels, out->scales[lane]);
+    scales[1] = to_bf16(low), low = from_bf16(scales[1]);
+    float span = high - low, exact = 1e-4f * span * span; /* what rounding to bfloat16 may cost */
+    float error = round_int4(row, span, 15, low, levels, scales);
+    for (int parts = 14; parts >= 8 && error > exact; parts--) {
+        uint8_t other[GROUP];
+        uint16_t scale;
+        float its_error = round_int4(row, span, parts, low, other, &scale);
+        if (8 * its_error < error)
+            error = its_error, scales[0] = scale, memcpy(levels, other, sizeof other);
+    }
     for (int j = 0; j < GROUP / 8; j++)
         for (int k = 0; k < 4; k++)
             out->levels[j][lane][k] = (uint8_t)(levels[8 * j + k] | levels[8 * j + 4 + k] << 4);
@@ -228,23 +213,4 @@ int pack(const number *from, int64_t count, int64_t columns, int64_t format, int
     }
     free(row);
     return 0;
-}
-
-/* Whether INT4 keeps numbers at least as exactly as INT8, as it does if they had 4 bits before;
-   what stands behind the last whole step of a row is not looked at. */
-int four_bits_do(const number *from, int64_t count, int64_t columns)
-{
-    double small = 0.0, smaller = 0.0;
-    for (int64_t r = 0; r < count; r++)
-        for (int64_t i = 0; i + STEP <= columns; i += STEP) {
-            float row[STEP];
-            uint8_t levels[STEP];
-            uint16_t scales[2];
-            for (int k = 0; k < STEP; k++)
-                row[k] = to_float(from[r * columns + i + k]);
-            small += round_int8(row, levels, scales);
-            for (int k = 0; k < STEP; k += GROUP)
-                smaller += round_int4(row + k, levels, scales);
-        }
-    return columns >= STEP && smaller <= small;
 }
