@@ -24,6 +24,11 @@ class Placement:
     asked: bool = False
     """Whether the person chose `dtype`."""
 
+    @property
+    def device(self) -> str | None:
+        """Where all of it is; None where it may be spread."""
+        return self.device_map.get("") if isinstance(self.device_map, dict) else None
+
 
 def place(device: str, dtype: str, quantize: str) -> Placement:
     """Resolve the settings.

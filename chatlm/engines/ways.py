@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import torch
 
 from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.fast.compiler import NoKernel, kernel_library
-from chatlm.engines.fast.four_bits import Format
+from chatlm.engines.fast.graphs import GraphDecoder, check_steps
 from chatlm.engines.fast.kernel import Decoder, Kernel
-from chatlm.engines.fast.model import FastModel, generation_settings
+from chatlm.engines.fast.model import FastModel, TokenDecoder, generation_settings
 from chatlm.engines.fast.plain import PlainDecoder
-from chatlm.engines.fast.shape import read_shape
+from chatlm.engines.fast.shape import Shape, read_shape
 from chatlm.engines.fast.tokenizer import PlainTokenizer
-from chatlm.engines.fast.weights import read_weights
+from chatlm.engines.fast.weights import Format, Linear, Weights, read_weights
 from chatlm.engines.model import About, Model, Unsuitable, ends_of, suggested
 from chatlm.errors import OutOfMemoryError
 
@@ -27,7 +28,7 @@ FORMATS: dict[str, Format | None] = {
 }  # fmt: skip
 """What the person may want, and in which format the weights are then kept to write replies with;
 None for int8, or int4 where it loses no more. `python -m benchmarks.speed` shows what each costs in
-exactness."""
+exactness. On CUDA all but off are the same."""
 
 
 def load(name: str, folder: Path, placement: Placement, fast: str) -> Model:
@@ -44,9 +45,10 @@ def load(name: str, folder: Path, placement: Placement, fast: str) -> Model:
         OutOfMemoryError: the memory does not hold it.
     """
     notes: tuple[str, ...] = ()
-    if fast in FORMATS and _suits(placement, fast):
+    device = placement.device
+    if fast in FORMATS and device is not None and _suits(device, placement, fast):
         try:
-            return _fast_model(name, folder, placement.dtype, FORMATS[fast])
+            return _fast_model(name, folder, device, placement.dtype, FORMATS[fast])
         except Unsuitable as reason:
             log.info("%s is run with transformers: %s", name, reason)
             if fast != "auto":
@@ -78,39 +80,58 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     return loading.load_tokenizer(name, folder)
 
 
-def _suits(placement: Placement, fast: str) -> bool:
-    if placement.quantization is not None or placement.device_map != {"": "cpu"}:
+def _suits(device: str, placement: Placement, fast: str) -> bool:
+    if placement.quantization is not None:
         return False
     exact = placement.asked and placement.dtype is torch.float32 and fast == "auto"
-    return not exact and placement.dtype in (torch.bfloat16, torch.float32)
+    on_cpu = device == "cpu" and placement.dtype in (torch.bfloat16, torch.float32) and not exact
+    return on_cpu or device.startswith("cuda")
 
 
-def _fast_model(name: str, folder: Path, dtype: torch.dtype, form: Format | None) -> Model:
+def _fast_model(
+    name: str, folder: Path, device: str, dtype: torch.dtype, form: Format | None
+) -> Model:
     shape = read_shape(folder)
     try:
         generation = generation_settings(folder)
     except (OSError, ValueError) as error:
         raise Unsuitable(f"its generation config cannot be read: {error}") from error
-    weights = read_weights(folder, shape, dtype)
-    notes: tuple[str, ...] = ()
-    decoder: Decoder | PlainDecoder
-    try:
-        kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
-        decoder = Decoder(kernel, shape, weights, form, torch.get_num_threads())
-    except NoKernel as reason:
-        log.warning("no compiled kernel: %s", reason)
-        decoder = PlainDecoder(shape, weights, form)
-        notes = (
-            f"Replies are written by torch, at less than half the speed: {reason}. "
-            "With a C compiler, such as gcc or clang, chatlm compiles a faster way by itself.",
-        )
-    formats = " and ".join(sorted(decoder.formats)).replace("bf16", "bfloat16")
+    weights = read_weights(folder, shape, dtype, device)
+    decoder, label, notes = _decoder(shape, weights, form)
     about = About(
-        device="cpu",
-        dtype=f"{formats} ({'fast' if isinstance(decoder, Decoder) else 'torch'})",
+        device=device,
+        dtype=label,
         context=shape.context,
         ends=ends_of(generation.get("eos_token_id")),
         suggested=suggested(name, generation),
         notes=notes,
     )
-    return FastModel(shape, weights, decoder, about)
+    model = FastModel(shape, weights, decoder, about)
+    if isinstance(decoder, GraphDecoder):
+        check_steps(model)
+    return model
+
+
+def _decoder(
+    shape: Shape, weights: Weights[Linear], form: Format | None
+) -> tuple[TokenDecoder, str, tuple[str, ...]]:
+    """With what the screen calls its numbers, and what the person should know of it."""
+    dtype = weights.embedding.dtype
+    if weights.embedding.device.type != "cpu":
+        return GraphDecoder(shape, weights), f"{str(dtype).removeprefix('torch.')} (fast)", ()
+    try:
+        kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
+        compiled = Decoder(kernel, shape, weights, form, torch.get_num_threads())
+        return compiled, f"{_in_words(compiled.formats)} (fast)", ()
+    except NoKernel as reason:
+        log.warning("no compiled kernel: %s", reason)
+        plain = PlainDecoder(shape, weights, form)
+        note = (
+            f"Replies are written by torch, at less than half the speed: {reason}. "
+            "With a C compiler, such as gcc or clang, chatlm compiles a faster way by itself."
+        )
+        return plain, f"{_in_words(plain.formats)} (torch)", (note,)
+
+
+def _in_words(formats: Iterable[Format]) -> str:
+    return " and ".join(sorted(formats)).replace("bf16", "bfloat16")

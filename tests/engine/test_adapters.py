@@ -109,7 +109,7 @@ def read(reader: Reader, ids: list[int], prompt: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
 @pytest.mark.parametrize("variant", ["llama", "llama grouped", "llama biases", "qwen2", "qwen3"])
-@pytest.mark.parametrize("form", ["bf16", None], ids=["kernel", "torch"])
+@pytest.mark.parametrize("form", ["bf16", None, "steps"], ids=["kernel", "torch", "steps"])
 def test_an_adapter_adds_what_peft_adds(
     tmp_path: Path, variant: str, settings: dict[str, Any], form: Any
 ) -> None:

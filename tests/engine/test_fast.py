@@ -15,14 +15,15 @@ from gguf import GGMLQuantizationType, quants
 from safetensors.torch import load_file, save_file
 
 from chatlm.engines.fast.compiler import kernel_library
-from chatlm.engines.fast.four_bits import Format, Int4, fitting, int4
+from chatlm.engines.fast.four_bits import Int4, fitting, int4
+from chatlm.engines.fast.graphs import GraphDecoder
 from chatlm.engines.fast.kernel import Decoder, Kernel
 from chatlm.engines.fast.memory import Growth, Memory
 from chatlm.engines.fast.model import FastCache, FastModel
 from chatlm.engines.fast.plain import Int8, PlainDecoder, int8
 from chatlm.engines.fast.prefill import prefill
 from chatlm.engines.fast.shape import angles, read_shape
-from chatlm.engines.fast.weights import LayerWeights, Linear, read_weights
+from chatlm.engines.fast.weights import Format, LayerWeights, Linear, read_weights
 from chatlm.engines.model import About, Unsuitable
 from chatlm.sampling import Sampling
 from tests.engine import tiny
@@ -40,11 +41,17 @@ def no_gradients() -> Iterator[None]:
 
 
 def fast_model(
-    folder: Path, dtype: torch.dtype, form: Format | Literal["auto"] | None, threads: int = 2
+    folder: Path,
+    dtype: torch.dtype,
+    form: Format | Literal["auto", "steps"] | None,
+    threads: int = 2,
 ) -> FastModel:
-    """A model with a compiled decoder; with torch's where no format is named."""
+    """A model with a compiled decoder; with torch's where no format is named, and with CUDA's
+    for its steps."""
     shape = read_shape(folder)
     weights = read_weights(folder, shape, dtype)
+    if form == "steps":
+        return FastModel(shape, weights, GraphDecoder(shape, weights), ABOUT)
     if form is None:
         return FastModel(shape, weights, PlainDecoder(shape, weights, None), ABOUT)
     kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
@@ -78,11 +85,14 @@ def divergence(true: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
-def test_the_kernel_computes_what_transformers_computes(tmp_path: Path, variant: str) -> None:
+@pytest.mark.parametrize("form", ["bf16", "steps"], ids=["kernel", "steps"])
+def test_tokens_are_read_as_transformers_reads_them(
+    tmp_path: Path, variant: str, form: Any
+) -> None:
     folder = tiny.save(tmp_path, variant)
     ids = ids_of(folder)
     true = true_logits(folder, ids, torch.float32)
-    exact = written(fast_model(folder, torch.float32, "bf16"), ids)
+    exact = written(fast_model(folder, torch.float32, form), ids)
     torch.testing.assert_close(exact, true, rtol=1e-3, atol=1e-3 * float(true.std()))
 
 

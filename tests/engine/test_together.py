@@ -15,10 +15,10 @@ import torch
 from chatlm.batching import Batch, open_batch, stream_many
 from chatlm.engines.devices import place
 from chatlm.engines.drafting import LONGEST, RUN, PromptLookup
-from chatlm.engines.fast.four_bits import Format
 from chatlm.engines.fast.kernel import Decoder
 from chatlm.engines.fast.memory import Growth, Memory
 from chatlm.engines.fast.model import FastModel
+from chatlm.engines.fast.weights import Format
 from chatlm.engines.local import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ContextTooLong, OutOfMemoryError

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from chatlm.engines.fast.weights import Linear
-
-Format = Literal["bf16", "int8", "int4"]
-"""How a model's matrices can be kept to write replies with."""
+from chatlm.engines.fast.weights import Format, Linear
 
 GROUP = 32
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.fast.compiler import NoKernel
-from chatlm.engines.fast.four_bits import Format, fitting
+from chatlm.engines.fast.four_bits import fitting
 from chatlm.engines.fast.low_rank import Additions
 from chatlm.engines.fast.memory import LANES, Growth, large_pages
 from chatlm.engines.fast.packed_adapter import PackedAdapter
 from chatlm.engines.fast.shape import Shape
-from chatlm.engines.fast.weights import LayerWeights, Linear, Weights
+from chatlm.engines.fast.weights import Format, LayerWeights, Linear, Weights
 
 _NUMBERS = {"bf16": 0, "int8": 1, "int4": 2}
 

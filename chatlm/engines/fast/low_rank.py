@@ -133,13 +133,13 @@ def _assembled(
             raise ValueError(f"{module} has no place in the model, or only one matrix")
         down, up = half["A"], half["B"]
         matrix: Linear = getattr(weights.layers[layer], target)
-        (rows, columns), rank, dtype = matrix.weight.shape, len(down), matrix.weight.dtype
+        (rows, columns), rank = matrix.weight.shape, len(down)
         if up.shape != (rows, rank) or down.shape != (rank, columns) or not rank:
             raise ValueError(f"the matrices of {module} do not fit the model")
         additions[layer][target] = LowRank(
             # a copy, since what stays in the file goes with the file
-            down.to(dtype, copy=True).contiguous(),
-            up.to(dtype, copy=True).contiguous(),
+            down.to(matrix.weight, copy=True).contiguous(),
+            up.to(matrix.weight, copy=True).contiguous(),
             _scale(config, module, rank),
         )
     return tuple(additions)

@@ -42,12 +42,14 @@ class Memory:
     Args:
         shape: of the model.
         dtype: number format of keys and values.
+        device: where they are.
     """
 
-    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
+    def __init__(self, shape: Shape, dtype: torch.dtype, device: str = "cpu") -> None:
         self._head_size = shape.head_size
         row = -(-shape.head_size // LANES) * LANES
-        self._sides = torch.zeros((2, shape.layers, shape.key_heads, 0, row), dtype=dtype)
+        size = (2, shape.layers, shape.key_heads, 0, row)
+        self._sides = torch.zeros(size, dtype=dtype, device=device)
         self.length = 0
         """Tokens that are in it."""
 
@@ -67,7 +69,10 @@ class Memory:
             return
         old = self._sides
         size = (*old.shape[:3], max(tokens, self.room * 3 // 2, self.room + STEP), old.shape[4])
-        self._sides = large_pages(math.prod(size) * old.itemsize).view(old.dtype).view(size)
+        if old.device.type == "cpu":
+            self._sides = large_pages(math.prod(size) * old.itemsize).view(old.dtype).view(size)
+        else:
+            self._sides = old.new_zeros(size)
         self._sides[:, :, :, : self.length] = old[:, :, :, : self.length]
 
     def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

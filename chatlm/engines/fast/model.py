@@ -1,4 +1,4 @@
-"""A Llama-type model on the CPU: whole blocks are read by torch, single tokens by a decoder."""
+"""A Llama-type model: whole blocks are read by torch, single tokens by a decoder."""
 
 from __future__ import annotations
 
@@ -51,8 +51,6 @@ class FastModel:
         about: what there is to know of it.
     """
 
-    device_type = "cpu"
-
     def __init__(
         self, shape: Shape, weights: Weights[Linear], decoder: TokenDecoder, about: About
     ) -> None:
@@ -60,7 +58,9 @@ class FastModel:
         self.shape = shape
         self.weights = weights
         self.decoder = decoder
-        self._turns = torch.empty(0, shape.head_size)
+        self.device = weights.embedding.device
+        self.device_type = self.device.type
+        self._turns = torch.empty(0, shape.head_size, device=self.device)
 
     def new_cache(self) -> FastCache:
         """See `Reader.new_cache`."""
@@ -85,7 +85,7 @@ class FastModel:
     def turns(self, positions: int) -> Tensor:
         """What `angles` gives for at least so many positions."""
         if positions > len(self._turns):
-            self._turns = angles(self.shape, positions + STEP)
+            self._turns = angles(self.shape, positions + STEP).to(self.device)
         return self._turns
 
 
@@ -97,10 +97,9 @@ class AdaptedModel:
         additions: the adapter.
     """
 
-    device_type = "cpu"
-
     def __init__(self, model: FastModel, additions: Additions) -> None:
         self._model = model
+        self.device_type = model.device_type
         self.at_once = model.at_once
         self._weights = adapted(model.weights, additions)
         self._packed = model.decoder.packed(additions)
@@ -126,7 +125,7 @@ class FastCache:
         self._model = model
         self._weights: Weights[Product] = weights
         self._packed = packed
-        self._memory = Memory(model.shape, model.weights.embedding.dtype)
+        self._memory = Memory(model.shape, model.weights.embedding.dtype, str(model.device))
 
     def read(self, ids: Sequence[int]) -> Tensor:
         """See `Cache.read`."""

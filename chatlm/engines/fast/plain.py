@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chatlm.engines.fast.four_bits import Format, fitting, int4
+from chatlm.engines.fast.four_bits import fitting, int4
 from chatlm.engines.fast.low_rank import Additions, adapted
 from chatlm.engines.fast.memory import Growth
 from chatlm.engines.fast.prefill import prefill
 from chatlm.engines.fast.shape import Shape
-from chatlm.engines.fast.weights import LayerWeights, Linear, Product, Weights
+from chatlm.engines.fast.weights import Format, LayerWeights, Linear, Product, Weights
 
 
 @dataclass(frozen=True)

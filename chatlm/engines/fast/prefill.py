@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from chatlm.engines.fast.memory import Memory
 from chatlm.engines.fast.shape import Shape
 from chatlm.engines.fast.weights import LayerWeights, Product, Weights
+
+Put = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Keeps a layer's new keys and values, (key heads, tokens, head size); returns all to look at."""
 
 
 def prefill(
@@ -27,12 +30,44 @@ def prefill(
     """
     tokens, past = len(ids), memory.length
     memory.reserve(past + tokens)
-    dtype = weights.embedding.dtype
-    cosines, sines = turns[past : past + tokens].to(dtype).chunk(2, dim=-1)
-    turn = torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1)
+    device = weights.embedding.device
     masked = past > 0 and tokens > 1  # else torch's own mask serves, or none is needed
-    seen = torch.ones(tokens, past + tokens, dtype=torch.bool).tril(past) if masked else None
-    stream = weights.embedding[torch.tensor(ids)]
+    seen = None
+    if masked:
+        seen = torch.ones(tokens, past + tokens, dtype=torch.bool, device=device).tril(past)
+    given = torch.tensor(ids, device=device)
+    logits = logits_after(
+        shape, weights, given, turns[past : past + tokens], memory.put, seen,
+        causal=tokens > 1 and not masked,
+    )  # fmt: skip
+    memory.length += tokens
+    return logits
+
+
+def logits_after(
+    shape: Shape,
+    weights: Weights[Product],
+    ids: Tensor,
+    turns: Tensor,
+    put: Put,
+    seen: Tensor | None,
+    *,
+    causal: bool = False,
+) -> Tensor:
+    """The logits after the last of some tokens: (vocabulary,), float32.
+
+    Args:
+        shape: of the model.
+        weights: of the model.
+        ids: (tokens,)
+        turns: what `angles` gives for their positions: (tokens, head size).
+        put: keeps their keys and values.
+        seen: which of all keys each token looks at; None for all, or with `causal` for those of
+            the tokens before.
+    """
+    cosines, sines = turns.to(weights.embedding.dtype).chunk(2, dim=-1)
+    turn = torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1)
+    stream = weights.embedding[ids]
     for number, layer in enumerate(weights.layers):
         x = normalized(stream, layer.attention_norm, shape.epsilon)
         queries, keys, values = (
@@ -41,18 +76,17 @@ def prefill(
         if layer.query_norm is not None and layer.key_norm is not None:
             queries = normalized(queries, layer.query_norm, shape.epsilon)
             keys = normalized(keys, layer.key_norm, shape.epsilon)
-        keys, values = memory.put(number, _turned(keys, *turn), values)
+        keys, values = put(number, _turned(keys, *turn), values)
         attended = scaled_dot_product_attention(
             _turned(queries, *turn)[None],
             keys[None],
             values[None],
             attn_mask=seen,
-            is_causal=tokens > 1 and not masked,
+            is_causal=causal,
             enable_gqa=shape.heads != shape.key_heads,
         )[0]
-        stream = stream + layer.output(attended.transpose(0, 1).reshape(tokens, -1))
+        stream = stream + layer.output(attended.transpose(0, 1).reshape(len(ids), -1))
         stream = stream + _mlp(layer, normalized(stream, layer.mlp_norm, shape.epsilon))
-    memory.length += tokens
     return weights.head(normalized(stream[-1:], weights.norm, shape.epsilon))[0].float()
 
 

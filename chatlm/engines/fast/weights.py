@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,9 @@ from chatlm.engines.model import Unsuitable
 
 _NUMBERS = (torch.bfloat16, torch.float16, torch.float32)
 
+
+Format = Literal["bf16", "int8", "int4"]
+"""How a model's matrices can be kept to write replies with."""
 
 Product = Callable[[Tensor], Tensor]
 """Of a matrix, (rows, columns), with vectors: (…, columns) to (…, rows)."""
@@ -66,20 +69,24 @@ class Weights(Generic[Matrix]):
     head: Matrix
 
 
-def read_weights(folder: Path, shape: Shape, dtype: torch.dtype) -> Weights[Linear]:
-    """The weights; those that have the number format already stay in the file until used.
+def read_weights(
+    folder: Path, shape: Shape, dtype: torch.dtype, device: str = "cpu"
+) -> Weights[Linear]:
+    """The weights; on the CPU those that have the number format stay in the file until used.
 
     Raises:
         Unsuitable: a tensor is missing, has another size, or is in no known number format.
     """
     with ExitStack() as files:
         try:
-            return _assembled(shape, _finder(folder, files, dtype))
+            return _assembled(shape, _finder(folder, files, dtype, device))
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Unsuitable(f"its weights cannot be read: {error}") from error
 
 
-def _finder(folder: Path, files: ExitStack, dtype: torch.dtype) -> Callable[..., Tensor]:
+def _finder(
+    folder: Path, files: ExitStack, dtype: torch.dtype, device: str
+) -> Callable[..., Tensor]:
     """Gives a tensor of the folder by its name, once it has the size that is asked for."""
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
@@ -96,7 +103,7 @@ def _finder(folder: Path, files: ExitStack, dtype: torch.dtype) -> Callable[...,
         tensor: Tensor = holders[name].get_tensor(name)
         if tuple(tensor.shape) != size or tensor.dtype not in _NUMBERS:
             raise Unsuitable(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {size}")
-        return tensor.to(dtype).contiguous()
+        return tensor.to(device, dtype).contiguous()
 
     return find
 

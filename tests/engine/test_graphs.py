@@ -1,0 +1,143 @@
+"""Steps at fixed addresses, and on CUDA their recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatlm.engines.devices import place
+from chatlm.engines.fast.graphs import GraphDecoder, check_steps
+from chatlm.engines.fast.memory import Growth
+from chatlm.engines.fast.model import FastModel
+from chatlm.engines.local import LocalEngine
+from chatlm.engines.model import Unsuitable
+from chatlm.engines.transformers_model import TransformersModel
+from chatlm.engines.ways import load
+from chatlm.events import Delta
+from chatlm.generation import Request
+from chatlm.messages import Message
+from chatlm.sampling import Sampling
+from tests.engine import adapter_files, tiny
+from tests.engine.test_fast import fast_model, ids_of, written
+
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def steps_of(folder: Path, device: str) -> FastModel:
+    """A model that is run by steps, in float32."""
+    if device == "cpu":
+        return fast_model(folder, torch.float32, "steps")
+    model = load("tiny", folder, place(device, "float32", "none"), "auto")
+    assert isinstance(model, FastModel)
+    return model
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=on_cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_memory_that_grows_or_is_cut_gives_the_same(tmp_path: Path, device: str) -> None:
+    folder = tiny.save(tmp_path, "llama grouped")
+    ids, model = ids_of(folder), steps_of(folder, device)
+    once = written(model, ids)
+    cache = model.new_cache()
+    cache.read(ids[:64])
+    cache.read(ids[64:100])
+    first = cache.extend(ids[100:140])
+    cache._memory.reserve(4 * cache._memory.room)
+    again = torch.cat([first, cache.extend(ids[140:])])
+    torch.testing.assert_close(again, once, rtol=1e-4, atol=1e-4)
+    assert cache.cut(100)
+    torch.testing.assert_close(cache.extend(ids[100:]), once, rtol=1e-4, atol=1e-4)
+
+
+def test_memories_and_adapters_take_turns(tmp_path: Path, device: str) -> None:
+    folder = tiny.save(tmp_path / "model", "qwen3")
+    saved = adapter_files.save(tmp_path / "adapter", folder, strength=0.5)
+    ids, model = ids_of(folder), steps_of(folder, device)
+    readers = (model, model.adapted(saved))
+    alone = [read_alone(reader, ids) for reader in readers]
+    assert not torch.equal(*alone)
+    caches = [reader.new_cache() for reader in readers]
+    for cache in caches:
+        cache.read(ids[:100])
+    turns = [model.extend(caches, [[token], [token]]) for token in ids[100:]]
+    for number, expected in enumerate(alone):
+        made = torch.stack([both[number] for both in turns])
+        torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
+
+
+def read_alone(reader: object, ids: list[int]) -> torch.Tensor:
+    cache = reader.new_cache()  # type: ignore[attr-defined]
+    cache.read(ids[:100])
+    return torch.cat([cache.extend([token]) for token in ids[100:]])
+
+
+def test_a_model_that_is_gone_leaves_no_step(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path, "llama")
+    model = steps_of(folder, "cpu")
+    written(model, ids_of(folder))
+    assert isinstance(model.decoder, GraphDecoder)
+    assert len(model.decoder._steps) == 0
+
+
+@pytest.mark.parametrize("broken", ["numbers", "failure"])
+def test_steps_that_go_wrong_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    model = steps_of(tiny.save(tmp_path, "llama"), "cpu")
+    check_steps(model)
+    right = GraphDecoder._one
+
+    def wrong(
+        self: GraphDecoder, sequence: Growth, token: int, turns: torch.Tensor
+    ) -> torch.Tensor:
+        if broken == "failure":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return right(self, sequence, 5, turns)
+
+    monkeypatch.setattr(GraphDecoder, "_one", wrong)
+    with pytest.raises(Unsuitable, match="capturing" if broken == "failure" else "other numbers"):
+        check_steps(model)
+
+
+@on_cuda
+@pytest.mark.parametrize("variant", tiny.CONFIGS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_on_cuda_it_computes_what_transformers_computes(
+    tmp_path: Path, variant: str, dtype: str
+) -> None:
+    folder = tiny.save(tmp_path, variant)
+    ids, placement = ids_of(folder), place("cuda", dtype, "none")
+    fast, plain = (load("tiny", folder, placement, way) for way in ("auto", "off"))
+    assert isinstance(fast, FastModel)
+    assert isinstance(plain, TransformersModel)
+    assert fast.about.dtype == f"{dtype} (fast)"
+    made, true = read_alone(fast, ids), read_alone(plain, ids).float()
+    near = 1e-3 if dtype == "float32" else 0.05
+    assert float((made - true).norm()) < near * float(true.norm())
+
+
+@on_cuda
+def test_on_cuda_the_real_model_answers(default_model: Path) -> None:
+    engine = LocalEngine("default", default_model, place("cuda", "auto", "none"))
+    assert engine.info.dtype.endswith("(fast)")
+    greedy = Sampling(temperature=0.0, max_tokens=20)
+    request = Request((Message("user", "What is the capital of France?"),), greedy)
+    replies = {
+        "".join(event.text for event in engine.stream(request) if isinstance(event, Delta))
+        for _ in range(2)
+    }
+    assert len(replies) == 1
+    assert "Paris" in replies.pop()
+    engine.close()
