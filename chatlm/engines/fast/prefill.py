@@ -77,17 +77,24 @@ def logits_after(
             queries = normalized(queries, layer.query_norm, shape.epsilon)
             keys = normalized(keys, layer.key_norm, shape.epsilon)
         keys, values = put(number, _turned(keys, *turn), values)
-        attended = scaled_dot_product_attention(
-            _turned(queries, *turn)[None],
-            keys[None],
-            values[None],
-            attn_mask=seen,
-            is_causal=causal,
-            enable_gqa=shape.heads != shape.key_heads,
-        )[0]
+        attended = _attended(_turned(queries, *turn), keys, values, seen, causal)
         stream = stream + layer.output(attended.transpose(0, 1).reshape(len(ids), -1))
         stream = stream + _mlp(layer, normalized(stream, layer.mlp_norm, shape.epsilon))
     return weights.head(normalized(stream[-1:], weights.norm, shape.epsilon))[0].float()
+
+
+def _attended(
+    queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: bool
+) -> Tensor:
+    """What each head's queries, (heads, tokens, size), find; in the same form."""
+    heads, tokens, size = queries.shape
+    if tokens == 1:  # those of one head of keys read it once, as if they were so many tokens
+        queries = queries.reshape(len(keys), -1, size)
+    found = scaled_dot_product_attention(
+        queries[None], keys[None], values[None],
+        attn_mask=seen, is_causal=causal, enable_gqa=len(queries) != len(keys),
+    )  # fmt: skip
+    return found.reshape(heads, tokens, size)
 
 
 def normalized(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
