@@ -96,17 +96,24 @@ class _Step:
         return self._logits.clone()  # the next replay writes into the same place
 
     def _recorded(self) -> Callable[[], object]:
-        beside = torch.cuda.Stream(self.sides.device)
-        beside.wait_stream(torch.cuda.current_stream(self.sides.device))
-        with torch.cuda.stream(beside):
-            for _ in range(_WARM_UPS):
+        device = self.sides.device
+        with torch.cuda.device(device):
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                for _ in range(_WARM_UPS):
+                    self._compute()
+            torch.cuda.current_stream().wait_stream(beside)
+            graph = torch.cuda.CUDAGraph()
+            # other threads may be loading or embedding something meanwhile
+            with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
                 self._compute()
-        torch.cuda.current_stream(self.sides.device).wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        # other threads may be loading or embedding something meanwhile
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._compute()
-        return graph.replay
+
+        def replay() -> None:
+            with torch.cuda.device(device):
+                graph.replay()
+
+        return replay
 
     def _compute(self) -> None:
         """Doing it again for the same token changes nothing."""
