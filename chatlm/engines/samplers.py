@@ -52,7 +52,7 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     return logits.masked_fill(logits < border, float("-inf"))
 
 
-FEW, MORE = 256, 4096
+FEW, MORE = 1024, 4096
 """So many of the likeliest tokens mostly reach p; to sort all takes as long as a token."""
 
 
