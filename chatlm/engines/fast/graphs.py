@@ -5,7 +5,6 @@ longer than they do, so they are recorded once for each memory, as a CUDA graph,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -83,16 +82,16 @@ class _Step:
         self._turn = torch.zeros(1, shape.head_size, device=sides.device)
         self._places = torch.arange(sides.shape[3], device=sides.device)
         self._logits = torch.empty(0)
-        self._run: Callable[[], object] | None = None
+        self._replay: Callable[[], object] | None = None
 
     def take(self, token: int, position: int, turns: Tensor) -> Tensor:
         """The logits after a token at a position: (vocabulary,), float32."""
         self._token.fill_(token)
         self._position.fill_(position)
         self._turn.copy_(turns[position : position + 1])
-        if self._run is None:
-            self._run = self._recorded() if self.sides.is_cuda else self._compute
-        self._run()
+        if self._replay is None and self.sides.is_cuda:
+            self._replay = self._recorded()
+        (self._replay or self._compute)()
         return self._logits.clone()  # the next replay writes into the same place
 
     def _recorded(self) -> Callable[[], object]:
@@ -123,7 +122,7 @@ class _Step:
         )
 
     def _put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        whole: Any = self.sides[:, layer, :, :, : self._shape.head_size]
+        whole = self.sides[:, layer, :, :, : self._shape.head_size]
         whole[0].index_copy_(1, self._position, keys)
         whole[1].index_copy_(1, self._position, values)
         return whole[0], whole[1]
