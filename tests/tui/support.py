@@ -175,6 +175,11 @@ def plain(widget: Widget) -> str:
     return "\n".join(text for text in lines if text)
 
 
+def letters(text: str) -> str:
+    """A text that is the same wherever its lines end, which the length of a path decides."""
+    return "".join(filter(str.isalnum, text))
+
+
 def parts(widget: Widget) -> list[Widget]:
     """A widget and all in it."""
     return [widget, *widget.walk_children(Widget)]

@@ -16,6 +16,7 @@ from chatlm.store.intake import Import
 from chatlm.tui import transfer
 from chatlm.tui.import_screen import ImportScreen
 from tests.tui.cards import CardApp, everything_visible, hint, settled
+from tests.tui.support import letters
 
 GOOD = json.dumps({"messages": [{"role": "user", "content": "q"}]})
 
@@ -80,8 +81,8 @@ async def test_a_file_that_cannot_be_read_leaves_the_reason_alone(
     (tmp_path / name).write_text(text)
     app = importing(tmp_path / name)
     async with app.run_test(size=(120, 24)) as pilot:
-        await settled(pilot, lambda: told in " ".join(everything_visible(pilot).split()))
+        await settled(pilot, lambda: letters(told) in letters(everything_visible(pilot)))
         drawn = everything_visible(pilot)
-        assert never not in drawn and "Looking through" not in drawn
+        assert letters(never) not in letters(drawn) and "Looking through" not in drawn
         assert not app.screen.query_one(ProgressBar).display
         assert hint(pilot) == "esc close"
