@@ -355,7 +355,8 @@ async def arena(size: tuple[int, int]) -> None:
 @contextmanager
 def opened(settings: config.Config) -> Iterator[Engine]:
     """The default model, pulled if it is not here."""
-    with closing(open_engine(settings, PluginHost(), silent)) as engine:
+    plugins = PluginHost([("lora", lora_plugin)])
+    with closing(open_engine(settings, plugins, silent)) as engine:
         yield engine
 
 
