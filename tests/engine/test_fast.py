@@ -15,12 +15,12 @@ from gguf import GGMLQuantizationType, quants
 from safetensors.torch import load_file, save_file
 
 from chatlm.engines.fast.compiler import kernel_library
-from chatlm.engines.fast.four_bits import Int4, fitting, int4
+from chatlm.engines.fast.four_bits import fitting
 from chatlm.engines.fast.graphs import GraphDecoder
 from chatlm.engines.fast.kernel import Decoder, Kernel
 from chatlm.engines.fast.memory import Growth, Memory
 from chatlm.engines.fast.model import FastCache, FastModel
-from chatlm.engines.fast.plain import Int8, PlainDecoder, int8
+from chatlm.engines.fast.plain import Int4, Int8, PlainDecoder, int4, int8
 from chatlm.engines.fast.prefill import prefill
 from chatlm.engines.fast.shape import angles, read_shape
 from chatlm.engines.fast.weights import Format, LayerWeights, Linear, read_weights

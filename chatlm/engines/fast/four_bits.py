@@ -1,4 +1,4 @@
-"""Whether a model's weights had 4 bits before, and such weights as torch multiplies them.
+"""Numbers rounded to 4 bits, and whether a model's weights lose nothing by it.
 
 In each group of 32 columns a number is `low + step * level`, with a level from 0 to 15.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from chatlm.engines.fast.weights import Format, Linear
@@ -85,26 +84,3 @@ def _fits(weight: Tensor) -> bool:
     levels = (groups / steps.clamp(min=1e-30)).round()
     error = (groups - steps * levels).square().sum()
     return columns > 0 and bool(rounded(rows).errors.sum() <= error)
-
-
-@dataclass(frozen=True)
-class Int4:
-    """A matrix of 4-bit numbers."""
-
-    packed: Tensor
-    scales: Tensor
-    """(groups, rows, 2): steps, and what level 8 stands for."""
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """See `Product`."""
-        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales)
-        return out if self.bias is None else out + self.bias
-
-
-def int4(matrix: Linear) -> Int4:
-    """The matrix packed; its rows must be a multiple of 16, its columns one of 32."""
-    found = rounded(matrix.weight)
-    scales = torch.stack((found.steps, found.lows + 8 * found.steps), -1).transpose(0, 1)
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(found.levels.flatten(1).int(), 1)
-    return Int4(packed, scales.to(matrix.weight.dtype).contiguous(), matrix.bias)

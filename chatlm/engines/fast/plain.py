@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chatlm.engines.fast.four_bits import fitting, int4
+from chatlm.engines.fast.four_bits import GROUP, fitting, rounded
 from chatlm.engines.fast.low_rank import Additions, adapted
 from chatlm.engines.fast.memory import Growth
 from chatlm.engines.fast.prefill import prefill
@@ -36,6 +36,29 @@ def int8(matrix: Linear) -> Int8:
     scales = (matrix.weight.float().abs().amax(-1) / 127).clamp(min=1e-12).to(matrix.weight.dtype)
     packed = (matrix.weight.float() / scales.float()[:, None]).round().clamp(-127, 127)
     return Int8(packed.to(torch.int8), scales, matrix.bias)
+
+
+@dataclass(frozen=True)
+class Int4:
+    """A matrix of 4-bit numbers."""
+
+    packed: Tensor
+    scales: Tensor
+    """(groups, rows, 2): steps, and what level 8 stands for."""
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See `Product`."""
+        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales)
+        return out if self.bias is None else out + self.bias
+
+
+def int4(matrix: Linear) -> Int4:
+    """The matrix packed; its rows must be a multiple of 16, its columns one of 32."""
+    found = rounded(matrix.weight)
+    scales = torch.stack((found.steps, found.lows + 8 * found.steps), -1).transpose(0, 1)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(found.levels.flatten(1).int(), 1)
+    return Int4(packed, scales.to(matrix.weight.dtype).contiguous(), matrix.bias)
 
 
 class PlainDecoder:
