@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests import models
+from tests import endless, isolation, models
 
 if TYPE_CHECKING:
     from chatlm.engines.local import LocalEngine
@@ -23,6 +23,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no failure: how long an example takes is for benchmarks.
 hypothesis.settings.register_profile("chatlm", deadline=None)
 hypothesis.settings.load_profile("chatlm")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave the user's own folders behind before anything of chatlm runs, in every worker."""
+    config.add_cleanup(isolation.enter().cleanup)
 
 
 @pytest.fixture
@@ -44,6 +49,13 @@ def chat_home(home: Path, default_model: Path) -> Path:
     """An empty home that has the real default model."""
     models.lend(home, default_model)
     return home
+
+
+@pytest.fixture
+def endless_home(chat_home: Path) -> Path:
+    """The same, and no reply there ends by itself."""
+    endless.install(chat_home)
+    return chat_home
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,18 @@ def lend(home: Path, folder: Path) -> Path:
     place = home / "models" / folder.name
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(folder, target_is_directory=True)
+    lend_kernels(home)
     return place
+
+
+def lend_kernels(home: Path) -> None:
+    """Let a test's own home use, and add to, the kernels that earlier tests compiled."""
+    shared = shared_home() / "kernels"
+    shared.mkdir(parents=True, exist_ok=True)
+    place = home / "kernels"
+    if not place.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(shared, target_is_directory=True)
 
 
 def tiny_model(size: int = 4000) -> dict[str, bytes]:

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 from chatlm.messages import StopReason
 from chatlm.store import Store
+from tests.waiting import wait_until
 
 STORY = "Write a long story about a lighthouse."
 
@@ -32,9 +32,8 @@ def ask(*arguments: str, stdin: str = "", **environment: str) -> subprocess.Comp
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """Ask for a reply that does not end soon: without its penalty the model repeats itself."""
     return subprocess.Popen(
-        [sys.executable, "-m", "chatlm", "ask", "--frequency-penalty", "0", *arguments],
+        [sys.executable, "-m", "chatlm", "ask", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -127,8 +126,8 @@ def test_a_mistake_is_told_without_traceback(
     assert done.stdout == ""
 
 
-def test_ctrl_c_keeps_what_was_said(chat_home: Path) -> None:
-    process = start("--max-tokens", "900", STORY)
+def test_ctrl_c_keeps_what_was_said(endless_home: Path) -> None:
+    process = start(STORY)
     assert process.stdout is not None
     said = process.stdout.read(40)
     process.send_signal(signal.SIGINT)
@@ -136,15 +135,15 @@ def test_ctrl_c_keeps_what_was_said(chat_home: Path) -> None:
     assert process.returncode == 130
     assert "kept in chat 1" in errors
     assert "Traceback" not in errors
-    with Store(chat_home / "chats.db") as store:
+    with Store(endless_home / "chats.db") as store:
         reply = store.conversation(1).turns[0].reply
     assert reply is not None
     assert reply.stop_reason is StopReason.CANCELLED
     assert reply.text.startswith((said + rest).strip())
 
 
-def test_a_reader_that_goes_away_ends_it_quietly(chat_home: Path) -> None:
-    process = start("--max-tokens", "900", STORY)
+def test_a_reader_that_goes_away_ends_it_quietly(endless_home: Path) -> None:
+    process = start(STORY)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.read(10)
@@ -152,21 +151,22 @@ def test_a_reader_that_goes_away_ends_it_quietly(chat_home: Path) -> None:
     errors = process.stderr.read()
     process.wait(timeout=60)
     assert "Traceback" not in errors
-    with Store(chat_home / "chats.db") as store:
+    with Store(endless_home / "chats.db") as store:
         reply = store.conversation(1).turns[0].reply
     assert reply is not None
     assert reply.text
 
 
-def test_kill_loses_at_most_the_last_second(chat_home: Path) -> None:
-    process = start("--max-tokens", "900", STORY)
+def test_kill_loses_at_most_the_last_second(endless_home: Path) -> None:
+    process = start(STORY)
     assert process.stdout is not None
     said = process.stdout.read(60)
-    time.sleep(1.0)
+    database = endless_home / "chats.db"
+    wait_until(lambda: stored_text(database).startswith(said))
     process.kill()
-    process.wait(timeout=60)
-    process.communicate()
-    with Store(chat_home / "chats.db") as store:
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    with Store(database) as store:
         turn = store.conversation(1).turns[0]
         assert turn.user.content == STORY
         reply = turn.reply
@@ -174,6 +174,13 @@ def test_kill_loses_at_most_the_last_second(chat_home: Path) -> None:
         assert reply.stop_reason is None
         assert reply.can_continue
         assert reply.text.startswith(said)
+
+
+def stored_text(database: Path) -> str:
+    """What is on disk of the reply that another process writes."""
+    with Store(database) as store:
+        reply = store.conversation(1).turns[0].reply
+    return reply.text if reply else ""
 
 
 OFFLINE = """

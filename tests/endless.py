@@ -1,0 +1,39 @@
+"""A plugin that keeps a local model's replies from ending before a test has seen what it waits for.
+
+However fast the machine is, such a reply goes on for minutes: the model cannot choose a control
+token, and each token takes its time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PLUGIN = '''
+import dataclasses
+import time
+
+from chatlm import hookimpl
+
+CONTROL_TOKENS = 17
+"""The first ids of SmolLM2's vocabulary."""
+
+
+def never_end(input_ids, scores):
+    time.sleep(0.02)
+    scores[..., :CONTROL_TOKENS] = float("-inf")
+    return scores
+
+
+@hookimpl
+def adjust_request(request):
+    sampling = dataclasses.replace(request.sampling, max_tokens=8000)
+    processors = (*request.processors, never_end)
+    return dataclasses.replace(request, sampling=sampling, processors=processors)
+'''
+
+
+def install(home: Path) -> None:
+    """Let no reply of the default model end by itself in this home."""
+    folder = home / "plugins"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "endless.py").write_text(PLUGIN, encoding="utf-8")

@@ -1,0 +1,25 @@
+"""Writes a file of each kind that tests once left in the user's folders; for test_isolation."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import suppress
+
+from chatlm import paths
+from chatlm.config import Config
+from chatlm.engines.fast.compiler import NoKernel, kernel_library
+from chatlm.plugins import loaded
+from chatlm.store import Store
+
+
+def test_files_of_each_kind_are_written() -> None:
+    with loaded(Config()), Store(paths.database()) as store:
+        store.create_conversation("written by a test")
+    for command in (("rag", "list"), ("config", "set", "theme", "textual-light")):
+        subprocess.run([sys.executable, "-m", "chatlm", *command], check=True)
+    with suppress(NoKernel):  # there may be no compiler
+        kernel_library(float32=False)
+    assert paths.config_file().is_file()
+    names = {path.name for path in paths.data_dir().iterdir()}
+    assert {"chats.db", "loading", "plugin-commands.json"} <= names
