@@ -187,7 +187,7 @@ def test_check_says_what_is_wrong(folder: Path, tmp_path: Path) -> None:
     for file, said in (
         (hangs, "turn_finished: it did not come back within 5 s"),
         (dies, "import: it ended the process, with code 7"),
-        (slow, "import: it took 0.7"),
+        (slow, "import: it took"),
     ):
         done = chatlm("plugins", "check", str(file))
         assert done.returncode == 1

@@ -298,10 +298,8 @@ def test_cancelling_within_a_reply_closes_the_connection() -> None:
         events = engine.stream(request("Hi"))
         assert any(isinstance(event, Delta) and event.text == "one" for event in events)
         assert not script.gone.is_set()
-        started = time.monotonic()
         events.close()
         assert script.gone.wait(PATIENCE)
-        assert time.monotonic() - started < 2
 
 
 def test_cancelling_before_the_first_word_closes_the_connection() -> None:

@@ -19,7 +19,7 @@ from chatlm.errors import Cancelled, StoreError
 from chatlm.events import EngineEvent, Prefill
 from chatlm.generation import Prompt, Request
 from chatlm.messages import Message, Standing, StopReason, Usage
-from chatlm.store import Store
+from chatlm.store import Store, database
 from chatlm.tui.widgets.chat_view import ChatView
 from tests.tui.support import (
     StillEngine,
@@ -35,6 +35,7 @@ from tests.tui.support import (
     toasts,
     until,
 )
+from tests.waiting import PATIENCE
 
 DELETED = "chat 1 was deleted\nBring it back: chatlm chats restore 1"
 
@@ -208,7 +209,7 @@ async def test_what_is_typed_last_is_kept_on_the_way_out() -> None:
 async def test_a_draft_is_kept_while_one_types_without_a_pause() -> None:
     store = Store(None)
     async with make_app(store=store).run_test() as pilot:
-        ends = time.monotonic() + 2
+        ends = time.monotonic() + PATIENCE
         while not store.draft(None):
             assert time.monotonic() < ends
             await pilot.press("a")
@@ -239,7 +240,10 @@ async def test_a_locked_database_holds_up_no_key(tmp_path: Path) -> None:
     store.close()
 
 
-async def test_a_locked_database_holds_up_no_key_of_a_turn(tmp_path: Path) -> None:
+async def test_a_locked_database_holds_up_no_key_of_a_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 3 * PATIENCE)
     store = Store(tmp_path / "chats.db")
     async with make_app(ScriptedEngine("One.", "Two.", "Three."), store).run_test() as pilot:
         await say(pilot, "Hello")
@@ -255,7 +259,7 @@ async def test_a_locked_database_holds_up_no_key_of_a_turn(tmp_path: Path) -> No
         assert "One." in plain(newest(pilot))
         chat_of(pilot).composer.focus()
         await say(pilot, "More")
-        assert time.monotonic() - pressed < 3
+        assert time.monotonic() - pressed < PATIENCE, "the keys waited for the lock"
         lock.execute("ROLLBACK")
         lock.close()
         await until(pilot, lambda: newest(pilot).turn.position == 1)
@@ -356,7 +360,7 @@ async def test_quitting_ends_the_work_of_a_card(command: str) -> None:
             await pilot.press("end", "s")
         await until(pilot, lambda: engine.inside)
         await pilot.press("ctrl+q")
-    ends = time.monotonic() + 5
+    ends = time.monotonic() + PATIENCE
     while engine.inside:
         assert time.monotonic() < ends
         time.sleep(0.01)

@@ -239,7 +239,7 @@ def test_a_slow_hook_is_reported_with_its_time_and_its_result_used() -> None:
     host = PluginHost([("sleeps", Sleeps())], slow_after=0.01)
     assert labels(host) == ["late"]
     (fault,) = host.take_faults()
-    assert re.search(r"it took 0\.\d s, and all else waited", fault.error)
+    assert re.search(r"it took \d+\.\d s, and all else waited", fault.error)
     assert not fault.left_out
 
 
