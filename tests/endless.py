@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chatlm.store import Store
+
 PLUGIN = '''
 import dataclasses
 import time
@@ -37,3 +39,10 @@ def install(home: Path) -> None:
     folder = home / "plugins"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "endless.py").write_text(PLUGIN, encoding="utf-8")
+
+
+def text_on_disk(database: Path, chat: int) -> str:
+    """What is stored by now of a chat's first reply, which another process may be writing."""
+    with Store(database) as store:
+        reply = store.conversation(chat).turns[0].reply
+    return reply.text if reply else ""

@@ -15,6 +15,7 @@ import pytest
 
 from chatlm.messages import StopReason
 from chatlm.store import Store
+from tests.endless import text_on_disk
 from tests.waiting import wait_until
 
 STORY = "Write a long story about a lighthouse."
@@ -162,7 +163,7 @@ def test_kill_loses_at_most_the_last_second(endless_home: Path) -> None:
     assert process.stdout is not None
     said = process.stdout.read(60)
     database = endless_home / "chats.db"
-    wait_until(lambda: stored_text(database).startswith(said))
+    wait_until(lambda: text_on_disk(database, 1).startswith(said))
     process.kill()
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
@@ -174,13 +175,6 @@ def test_kill_loses_at_most_the_last_second(endless_home: Path) -> None:
         assert reply.stop_reason is None
         assert reply.can_continue
         assert reply.text.startswith(said)
-
-
-def stored_text(database: Path) -> str:
-    """What is on disk of the reply that another process writes."""
-    with Store(database) as store:
-        reply = store.conversation(1).turns[0].reply
-    return reply.text if reply else ""
 
 
 OFFLINE = """

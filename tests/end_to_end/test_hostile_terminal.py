@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from chatlm.messages import Standing, StopReason, Usage
 from chatlm.store import Store
 from chatlm.text import visible
+from tests import endless
 from tests.end_to_end.terminal import (
     CTRL_L,
     CTRL_Q,
@@ -24,6 +24,7 @@ from tests.end_to_end.terminal import (
     Terminal,
     has,
 )
+from tests.waiting import wait_until
 
 SEQUENCES = (
     "\x1b]52;c;cHduZWQ=\x07",  # sets the clipboard
@@ -124,9 +125,16 @@ def test_no_sequence_of_a_text_reaches_the_terminal(
         assert f"Paste {visible(HOSTILE)}␛/quit\n␛␑" in sent, "of a paste what is seen is sent"
 
 
+def stored_draft(home: Path) -> str:
+    """The draft of the fork, on disk."""
+    with Store(home / "chats.db") as store:
+        return store.draft(2)
+
+
 def test_a_sudden_end_loses_a_second_at_most(
     open_chatlm: Callable[[], Recorded], chat_home: Path
 ) -> None:
+    endless.install(chat_home)
     terminal = open_chatlm()
     terminal.wait_for(has("Write a message"))
     terminal.type("Write a long story about a lighthouse." + ENTER)
@@ -141,7 +149,7 @@ def test_a_sudden_end_loses_a_second_at_most(
     terminal.wait_for(has("This is a fork"))
     terminal.type("half a thought")
     terminal.wait_for(has("half a thought"))
-    time.sleep(1)
+    wait_until(lambda: "half a thought" in stored_draft(chat_home))
     terminal.process.kill(signal.SIGKILL)
     terminal.wait_to_end()
 

@@ -6,7 +6,7 @@ import random
 import sqlite3
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,25 +17,22 @@ from chatlm.generation import Request
 from chatlm.messages import Message
 from chatlm.sampling import Sampling
 from chatlm.store import Store
+from tests.endless import text_on_disk
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
 
-def test_killed_at_any_moment_the_chats_are_whole(chat_home: Path) -> None:
+def is_on_disk(database: Path, chat: int, said: str) -> bool:
+    return text_on_disk(database, chat).startswith(said)
+
+
+def test_killed_at_any_moment_the_chats_are_whole(endless_home: Path) -> None:
+    database = endless_home / "chats.db"
     moments = random.Random(5)
     for number in range(1, 13):
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "chatlm",
-                "ask",
-                "--max-tokens",
-                "900",
-                "--frequency-penalty",  # else some stories end before they are killed
-                "0",
-                f"Story {number}, long.",
-            ],
+            [sys.executable, "-m", "chatlm", "ask", f"Story {number}, long."],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -43,17 +40,17 @@ def test_killed_at_any_moment_the_chats_are_whole(chat_home: Path) -> None:
         )
         assert process.stdout is not None
         said = process.stdout.read(moments.randint(1, 120))
-        time.sleep(1.0)
+        wait_until(partial(is_on_disk, database, number, said))
         process.kill()
         process.communicate()
-        with Store(chat_home / "chats.db") as store:
+        with Store(database) as store:
             assert len(store.conversations()) == number
             reply = store.conversation(number).turns[0].reply
         assert reply is not None
         assert reply.stop_reason is None
         assert reply.text.startswith(said)
-    with sqlite3.connect(chat_home / "chats.db") as database:
-        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with sqlite3.connect(database) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_nine_turns_are_the_same_with_and_without_reuse(engine: LocalEngine) -> None:
