@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -231,6 +232,24 @@ def test_the_reply_is_journalled_while_it_grows(
     assert reply is not None
     assert (reply.text, reply.stop_reason) == ("one two", None)
     events.close()
+
+
+def test_all_but_the_last_second_of_a_reply_is_on_disk(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(growing, "time", SimpleNamespace(monotonic=lambda: now))
+    session = chat(store, ScriptedEngine(" ".join(f"word{number}" for number in range(20))))
+    said: list[tuple[float, str]] = []
+    with Store(tmp_path / "chats.db") as other:
+        for event in session.send("Hi"):
+            if isinstance(event, Delta):
+                said.append((now, event.text))
+                reply = other.conversation(1).turns[0].reply
+                assert reply is not None
+                assert reply.text.startswith("".join(text for at, text in said if at <= now - 1))
+                now += 0.3
+    assert len(said) == 20
 
 
 def test_a_full_disk_is_told_once_and_the_reply_goes_on(
