@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pexpect
@@ -64,16 +65,20 @@ def test_importing_chatlm_imports_nothing_heavy_and_no_part_of_it() -> None:
     assert "torch" not in imported_by("import chatlm; chatlm.ChatSession; chatlm.hookimpl")
 
 
-def test_help_answers_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_answers_at_once() -> None:
+    """Beside Python with the libraries that any command needs, whatever the machine."""
     chatlm("--help")
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        chatlm("--help")
-        times.append(time.perf_counter() - start)
-    with capsys.disabled():
-        print(f" chatlm --help: {min(times) * 1000:.0f} ms", end="")
-    assert min(times) < 2.0
+
+    def fastest(work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    bare = fastest(lambda: python("import click, pluggy, platformdirs"))
+    assert fastest(lambda: chatlm("--help")) < 4 * bare
 
 
 def test_the_short_help_is_that_of_the_commands() -> None:
