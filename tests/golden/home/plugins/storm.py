@@ -1,0 +1,1 @@
+"""Ended the process while it was loaded: home/loading has its mark."""
