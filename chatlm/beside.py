@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -35,7 +34,15 @@ class Setup:
 
     def to_dict(self) -> dict[str, Any]:
         """The parts that say something, ready for JSON."""
-        values = dataclasses.asdict(self) | {"sampling": self.sampling.to_dict()}
+        values = {
+            "model": self.model,
+            "adapter": self.adapter,
+            "template": self.template,
+            "values": dict(self.values),
+            "system": self.system,
+            "sampling": self.sampling.to_dict(),
+            "kept": {plugin: dict(values) for plugin, values in self.kept.items()},
+        }
         return {name: value for name, value in values.items() if value}
 
     @classmethod
@@ -45,10 +52,15 @@ class Setup:
         Raises:
             UsageError: a sampling value is out of its range.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        kept = {name: value for name, value in values.items() if name in known}
-        kept["sampling"] = Sampling.from_dict(kept.get("sampling", {}))
-        return cls(**kept)
+        return cls(
+            model=values.get("model", ""),
+            adapter=values.get("adapter", ""),
+            template=values.get("template", ""),
+            values=values.get("values", {}),
+            system=values.get("system", ""),
+            sampling=Sampling.from_dict(values.get("sampling", {})),
+            kept=values.get("kept", {}),
+        )
 
 
 class SideChat(Protocol):

@@ -80,8 +80,8 @@ def name_of(added: Callable[..., Any]) -> str:
 
 
 def _request(before: Request, after: Request) -> Iterator[Change]:
-    old = vars(before.sampling) | {"adapter": before.adapter}
-    new = vars(after.sampling) | {"adapter": after.adapter}
+    old = before.sampling.settings() | {"adapter": before.adapter}
+    new = after.sampling.settings() | {"adapter": after.adapter}
     for name, was in old.items():
         if was != new[name]:
             yield Change(name.replace("_", " "), _value(was), _value(new[name]))

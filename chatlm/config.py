@@ -37,6 +37,23 @@ class Config:
     safe_mode: bool = False
     """Whether no plugin is loaded; said for one run, never in the file."""
 
+    def settings(self) -> dict[str, Any]:
+        """The value of each of `KEYS`."""
+        return {
+            "model": self.model,
+            "system": self.system,
+            "device": self.device,
+            "dtype": self.dtype,
+            "quantize": self.quantize,
+            "fast": self.fast,
+            "context": self.context,
+            "prompt_format": self.prompt_format,
+            "theme": self.theme,
+            "reduced_motion": self.reduced_motion,
+            "disabled_plugins": self.disabled_plugins,
+            **{f"sampling.{key}": value for key, value in self.sampling.settings().items()},
+        }
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -47,6 +64,15 @@ class Setting:
     source: str
     """`default`, `config.toml`, or `environment` and the variable's name."""
     help: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, but for `value`, which is as the settings have it."""
+        return {
+            "key": self.key,
+            "value": self.value,
+            "source": self.source,
+            "help": self.help,
+        }
 
 
 def load(path: Path | None = None, *, model: str | None = None) -> Config:
@@ -65,11 +91,18 @@ def load(path: Path | None = None, *, model: str | None = None) -> Config:
     said = _from_file(document, path) | _from_environment()
     if model is not None:
         said["model"] = checked("model", model, "--model")
-    values = {key: value for key, value in said.items() if "." not in key}
-    if "disabled_plugins" in values:
-        values["disabled_plugins"] = tuple(values["disabled_plugins"])
     return Config(
-        **values,
+        model=said.get("model", Config.model),
+        system=said.get("system", Config.system),
+        device=said.get("device", Config.device),
+        dtype=said.get("dtype", Config.dtype),
+        quantize=said.get("quantize", Config.quantize),
+        fast=said.get("fast", Config.fast),
+        context=said.get("context", Config.context),
+        prompt_format=said.get("prompt_format", Config.prompt_format),
+        theme=said.get("theme", Config.theme),
+        reduced_motion=said.get("reduced_motion", Config.reduced_motion),
+        disabled_plugins=tuple(said.get("disabled_plugins", ())),
         keys=_section(said, "keys."),
         sampling=Sampling.from_dict(_section(said, "sampling.")),
         plugins=document.get("plugins", {}),
@@ -86,6 +119,7 @@ def effective(path: Path | None = None) -> list[Setting]:
     config = load(path)
     in_file = _from_file(tomlfile.read(path), path)
     in_environment = _from_environment()
+    values = config.settings()
     settings = []
     for key, meaning in KEYS.items():
         source = "default"
@@ -93,9 +127,7 @@ def effective(path: Path | None = None) -> list[Setting]:
             source = f"environment {VARIABLES[key]}"
         elif key in in_file:
             source = "config.toml"
-        owner: Any = config.sampling if key.startswith("sampling.") else config
-        value = getattr(owner, key.removeprefix("sampling."))
-        settings.append(Setting(key, value, source, meaning))
+        settings.append(Setting(key, values[key], source, meaning))
     settings += [
         Setting(f"keys.{name}", value, "config.toml", "the key for it")
         for name, value in config.keys.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import struct
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -139,7 +138,19 @@ class Provenance:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
-        return dataclasses.asdict(self) | {"sampling": self.sampling.to_dict()}
+        return {
+            "messages": [message.to_dict() for message in self.messages],
+            "sampling": self.sampling.to_dict(),
+            "model": self.model,
+            "adapter": self.adapter,
+            "prompt_format": self.prompt_format,
+            "device": self.device,
+            "dtype": self.dtype,
+            "context_length": self.context_length,
+            "prompt_hash": self.prompt_hash,
+            "versions": dict(self.versions),
+            "added": list(self.added),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Provenance:
@@ -148,12 +159,19 @@ class Provenance:
         Raises:
             KeyError, TypeError, ValueError: it is something else.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        kept = {name: value for name, value in values.items() if name in known}
-        messages = tuple(Message(**message) for message in kept.pop("messages"))
-        sampling = Sampling.from_dict(kept.pop("sampling"))
-        kept["added"] = tuple(kept.get("added", ()))
-        return cls(messages=messages, sampling=sampling, **kept)
+        return cls(
+            messages=tuple(map(Message.from_dict, values["messages"])),
+            sampling=Sampling.from_dict(values["sampling"]),
+            model=values["model"],
+            adapter=values.get("adapter"),
+            prompt_format=values.get("prompt_format", ""),
+            device=values.get("device", ""),
+            dtype=values.get("dtype", ""),
+            context_length=values.get("context_length", 0),
+            prompt_hash=values.get("prompt_hash", ""),
+            versions=values.get("versions", {}),
+            added=tuple(values.get("added", ())),
+        )
 
 
 class Engine(Protocol):

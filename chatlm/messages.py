@@ -71,6 +71,27 @@ class Message:
     pinned: bool = False
     """Stays in the prompt when others have to leave."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "role": self.role,
+            "content": self.content,
+            "pinned": self.pinned,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Message:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError: a part is missing.
+        """
+        return cls(
+            role=values["role"],
+            content=values["content"],
+            pinned=values.get("pinned", False),
+        )
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -87,6 +108,15 @@ class Passage:
     def __post_init__(self) -> None:
         json.dumps(dict(self.details), allow_nan=False)  # to fail where the value came from
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "text": self.text,
+            "source": self.source,
+            "score": self.score,
+            "details": dict(self.details),
+        }
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -98,6 +128,16 @@ class Annotation:
     score: float | None = None
     icon: str = ""
     """An emoji or another sign that stands beside the words; empty for none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "plugin": self.plugin,
+            "name": self.name,
+            "value": self.value,
+            "score": self.score,
+            "icon": self.icon,
+        }
 
 
 @dataclass(frozen=True)
@@ -119,6 +159,16 @@ class Usage:
         if self.completion_tokens < 2 or self.decode_seconds <= 0:
             return None
         return (self.completion_tokens - 1) / self.decode_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "completion_tokens": self.completion_tokens,
+            "first_token_seconds": self.first_token_seconds,
+            "decode_seconds": self.decode_seconds,
+        }
 
 
 @dataclass(frozen=True)
@@ -153,6 +203,21 @@ class Reply:
     def can_continue(self) -> bool:
         """Whether there is something to go on from."""
         return self.stop_reason is None or self.stop_reason.can_continue
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "id": self.id,
+            "version": self.version,
+            "text": self.text,
+            "stop_reason": self.stop_reason and self.stop_reason.value,
+            "error": self.error,
+            "model": self.model,
+            "adapter": self.adapter,
+            "settings": self.settings,
+            "usage": self.usage.to_dict(),
+            "created": self.created.isoformat(),
+        }
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from chatlm.asking import provenance
 from chatlm.errors import UsageError
@@ -59,6 +59,13 @@ class Piece:
 
     kind: Literal["same", "removed", "added"]
     text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "kind": self.kind,
+            "text": self.text,
+        }
 
 
 def record(store: Store, reply_id: int) -> Provenance:

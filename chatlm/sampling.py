@@ -53,8 +53,9 @@ class Sampling:
     """Texts that end the reply and are cut from it."""
 
     def __post_init__(self) -> None:
+        said = self.settings()
         for name, (low, high, meaning) in RANGES.items():
-            value = getattr(self, name)
+            value = said[name]
             if value is None:
                 continue
             wanted = "a whole number" if name in INTEGERS else "a number"
@@ -75,10 +76,24 @@ class Sampling:
         said = {name: value for name, value in mine.items() if value not in (None, ())}
         return dataclasses.replace(other, **said)
 
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its key in files; None or () where it says nothing."""
+        return {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty,
+            "repetition_penalty": self.repetition_penalty,
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+            "stop": self.stop,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The settings that say something, ready for JSON."""
-        values = dataclasses.asdict(self)
-        return {name: value for name, value in values.items() if value not in (None, ())}
+        return {key: value for key, value in self.settings().items() if value not in (None, ())}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Sampling:
@@ -87,18 +102,29 @@ class Sampling:
         Raises:
             UsageError: an unknown name or a value out of range.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
+        known = {*RANGES, "stop"}
         if unknown := sorted(set(values) - known):
             raise UsageError(
                 f"unknown sampling setting {', '.join(unknown)}",
                 hint=f"Known: {', '.join(sorted(known))}.",
             )
-        fixed = dict(values)
-        if isinstance(fixed.get("stop"), str):
-            fixed["stop"] = (fixed["stop"],)
-        elif isinstance(fixed.get("stop"), list):
-            fixed["stop"] = tuple(fixed["stop"])
-        return cls(**fixed)
+        stop = values.get("stop", ())
+        if isinstance(stop, str):
+            stop = (stop,)
+        elif isinstance(stop, list):
+            stop = tuple(stop)
+        return cls(
+            temperature=values.get("temperature"),
+            top_k=values.get("top_k"),
+            top_p=values.get("top_p"),
+            min_p=values.get("min_p"),
+            frequency_penalty=values.get("frequency_penalty"),
+            presence_penalty=values.get("presence_penalty"),
+            repetition_penalty=values.get("repetition_penalty"),
+            max_tokens=values.get("max_tokens"),
+            seed=values.get("seed"),
+            stop=stop,
+        )
 
 
 DEFAULTS = Sampling(

@@ -18,6 +18,27 @@ class Change:
     after: str
     """Empty for what was taken out."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "what": self.what,
+            "before": self.before,
+            "after": self.after,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Change:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            what=values["what"],
+            before=values["before"],
+            after=values["after"],
+        )
+
 
 @dataclass(frozen=True)
 class Call:
@@ -32,6 +53,33 @@ class Call:
     changes: tuple[Change, ...] = ()
     error: str = ""
     """How it failed; what it returned was not used then. Empty for a call that went well."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "plugin": self.plugin,
+            "hook": self.hook,
+            "seconds": self.seconds,
+            "said": self.said,
+            "changes": [change.to_dict() for change in self.changes],
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Call:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            plugin=values["plugin"],
+            hook=values["hook"],
+            seconds=values["seconds"],
+            said=values.get("said", ""),
+            changes=tuple(map(Change.from_dict, values["changes"])),
+            error=values.get("error", ""),
+        )
 
 
 @dataclass(frozen=True)
@@ -51,10 +99,7 @@ class Trace:
         """As plain values, ready for JSON."""
         return {
             "reply": self.reply,
-            "calls": [
-                vars(call) | {"changes": [dict(vars(change)) for change in call.changes]}
-                for call in self.calls
-            ],
+            "calls": [call.to_dict() for call in self.calls],
         }
 
 
@@ -64,10 +109,7 @@ def calls_from(values: list[Mapping[str, Any]]) -> tuple[Call, ...]:
     Raises:
         KeyError, TypeError: it is something else.
     """
-    return tuple(
-        Call(**{**call, "changes": tuple(Change(**change) for change in call["changes"])})
-        for call in values
-    )
+    return tuple(map(Call.from_dict, values))
 
 
 def duration(seconds: float) -> str:

@@ -115,7 +115,7 @@ def ask(
         )
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs stand in the JSON alone.", hint="Add --json.")
-    wanted = Sampling(**numbers, stop=stop)
+    wanted = Sampling.from_dict({**numbers, "stop": stop})
     settings = with_plugins(config.load(model=model), safe_mode=safe_mode, without=without)
     from chatlm.plugins import loaded
     from chatlm.session import ChatSession
@@ -251,7 +251,7 @@ class _Answer:
 def _as_json(turn: Turn, answer: _Answer, saved: Any) -> dict[str, Any]:
     reply = turn.reply
     sampling = reply.sampling if reply else {}
-    usage = dataclasses.asdict(reply.usage) if reply else {}
+    usage = reply.usage.to_dict() if reply else {}
     if reply:
         usage["tokens_per_second"] = reply.usage.tokens_per_second
     return {

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -100,10 +99,7 @@ def import_chats(file: Path, form: Format, skip_bad: bool, as_json: bool) -> Non
                 click.echo(f"Stopped; {counted(len(state.added))} imported by then.", err=True)
             raise
     if as_json:
-        told = asdict(state) | {"left_out": dict(state.left_out)}
-        click.echo(
-            dump_json({n: told[n] for n in ("added", "there", "left_out", "bad", "bad_count")})
-        )
+        click.echo(dump_json(state.to_dict()))
     _say(state, file, skip_bad)
 
 

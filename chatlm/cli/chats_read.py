@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 
 import click
 
@@ -28,7 +26,7 @@ def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
     with open_store() as store:
         chats = store.trashed(limit) if deleted else store.conversations(limit)
     if as_json:
-        click.echo(dump_json([_as_table(chat) for chat in chats]))
+        click.echo(dump_json([chat.to_dict() for chat in chats]))
     elif chats:
         _print_table("DELETED" if deleted else "CHANGED", [_row(chat) for chat in chats])
         if deleted:
@@ -54,12 +52,6 @@ def _print_table(time: str, chats: Sequence[tuple[str, str, str, str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for number, when, turns, title in rows:
         click.echo(f"{number:>{widths[0]}}  {when:<{widths[1]}}  {turns:>{widths[2]}}  {title}")
-
-
-def _as_table(chat: Summary | Trashed) -> dict[str, object]:
-    values = dataclasses.asdict(chat)
-    times = {key: value.isoformat() for key, value in values.items() if type(value) is datetime}
-    return values | times
 
 
 @click.command()
@@ -127,7 +119,7 @@ def search(words: tuple[str, ...], limit: int, as_json: bool) -> None:
     with open_store() as store:
         hits = store.search(query, limit)
     if as_json:
-        click.echo(dump_json([dataclasses.asdict(hit) for hit in hits]))
+        click.echo(dump_json([hit.to_dict() for hit in hits]))
         return
     if not hits:
         click.echo(f"Nothing holds all of: {one_line(query, 200)}", err=True)

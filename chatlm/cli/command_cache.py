@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,25 @@ class Known:
     plugin: str
     help: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "plugin": self.plugin,
+            "help": self.help,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Known:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            plugin=values["plugin"],
+            help=values["help"],
+        )
+
 
 def read() -> dict[str, Known] | None:
     """The commands by name, as they were kept; None when anything changed since."""
@@ -27,7 +46,7 @@ def read() -> dict[str, Known] | None:
         kept = json.loads(_file().read_text(encoding="utf-8"))
         if kept["now"] != _state(kept["files"]):
             return None
-        return {name: Known(**values) for name, values in kept["commands"].items()}
+        return {name: Known.from_dict(values) for name, values in kept["commands"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -46,7 +65,7 @@ def write(commands: Mapping[str, Known], modules: Iterable[str]) -> None:
     kept = {
         "now": _state(files),
         "files": files,
-        "commands": {name: asdict(known) for name, known in commands.items()},
+        "commands": {name: known.to_dict() for name, known in commands.items()},
     }
     with suppress(OSError):
         _file().parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -114,7 +113,7 @@ def edit() -> None:
 
 
 def _as_table(setting: config.Setting) -> dict[str, Any]:
-    return dataclasses.asdict(setting) | {"value": _plain(setting.value)}
+    return setting.to_dict() | {"value": _plain(setting.value)}
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -145,4 +144,4 @@ def verify(name: str | None) -> None:
 
 
 def _as_table(details: models.ModelDetails) -> dict[str, Any]:
-    return asdict(details) | {"folder": str(details.folder) if details.folder else None}
+    return details.to_dict()

@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chatlm.errors import UsageError
 from chatlm.plugins.discovery import find
@@ -30,6 +32,27 @@ class Finding:
     what: str
     good: bool
     text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "what": self.what,
+            "good": self.good,
+            "text": self.text,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Finding:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            what=values["what"],
+            good=values["good"],
+            text=values["text"],
+        )
 
 
 def check(target: str) -> list[Finding]:
@@ -57,7 +80,7 @@ def check(target: str) -> list[Finding]:
             out, _ = child.communicate()
             ending = f"it did not come back within {WHOLE_SECONDS:g} s"
     lines = [json.loads(line) for line in out.decode("utf-8", "replace").splitlines()]
-    findings = [Finding(**line) for line in lines if "good" in line]
+    findings = [Finding.from_dict(line) for line in lines if "good" in line]
     if not lines or lines[-1] != {"done": True}:
         begun = [line["begin"] for line in lines if "begin" in line]
         findings.append(Finding(begun[-1] if begun else "import", False, ending))

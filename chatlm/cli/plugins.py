@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def list_plugins(as_json: bool) -> None:
     """
     rows = _rows(config.load())
     if as_json:
-        click.echo(dump_json([dataclasses.asdict(row) for row in rows]))
+        click.echo(dump_json([row.to_dict() for row in rows]))
         return
     if not rows:
         click.echo(f"No plugins. Put one into {paths.user_plugins()} or begin one:")
@@ -87,7 +86,7 @@ def check(what: str, as_json: bool) -> None:
 
     findings = checked(what)
     if as_json:
-        click.echo(dump_json([dataclasses.asdict(finding) for finding in findings]))
+        click.echo(dump_json([finding.to_dict() for finding in findings]))
     else:
         for finding in findings:
             mark = "ok  " if finding.good else "BAD "

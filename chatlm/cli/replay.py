@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -184,16 +183,14 @@ def _as_json(chat_id: int, turn: Turn, replayed: Replayed) -> dict[str, Any]:
         "original": {
             "text": original.text,
             "stop_reason": original.stop_reason,
-            "usage": dataclasses.asdict(original.usage),
+            "usage": original.usage.to_dict(),
         },
         "replay": {
             "text": replayed.text,
             "stop_reason": replayed.stop_reason,
-            "usage": dataclasses.asdict(replayed.usage),
+            "usage": replayed.usage.to_dict(),
         },
-        "differences": [
-            dataclasses.asdict(piece) for piece in differences(original.text, replayed.text)
-        ],
+        "differences": [piece.to_dict() for piece in differences(original.text, replayed.text)],
         "notes": replayed.notes,
         "made_by": replayed.provenance.to_dict(),
     }

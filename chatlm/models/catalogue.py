@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -23,6 +24,18 @@ class HubSource:
     def __str__(self) -> str:
         return f"hub {self.repository}@{self.revision}"
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HubSource:
+        """Read its table in the catalogue.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        return cls(
+            repository=values["repository"],
+            revision=values.get("revision", "main"),
+        )
+
 
 @dataclass(frozen=True)
 class WheelSource:
@@ -42,6 +55,24 @@ class WheelSource:
 
     def __str__(self) -> str:
         return f"package {self.package} {self.version}"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> WheelSource:
+        """Read its table in the catalogue.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        return cls(
+            package=values["package"],
+            version=values["version"],
+            wheel_bytes=values["wheel_bytes"],
+            folder=values["folder"],
+            weights=values["weights"],
+            bytes=values["bytes"],
+            sha256=values["sha256"],
+            conversion=values["conversion"],
+        )
 
 
 Source = HubSource | WheelSource
@@ -64,20 +95,33 @@ class CatalogueEntry:
     sampling: Sampling = field(default_factory=Sampling)
     """What suits the model, where the person sets nothing."""
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CatalogueEntry:
+        """Read its table in the catalogue.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        return cls(
+            name=values["name"],
+            description=values["description"],
+            kind=values["kind"],
+            licence=values["licence"],
+            context_length=values["context_length"],
+            bytes=values["bytes"],
+            sources=tuple(map(_source, values["sources"])),
+            sampling=Sampling.from_dict(values.get("sampling", {})),
+        )
+
 
 @cache
 def catalogue() -> dict[str, CatalogueEntry]:
     """Every entry by its name, in the order of the file."""
     text = resources.files("chatlm.models").joinpath("catalogue.toml").read_text(encoding="utf-8")
-    return {entry["name"]: _entry(entry) for entry in tomllib.loads(text)["models"]}
+    return {
+        entry["name"]: CatalogueEntry.from_dict(entry) for entry in tomllib.loads(text)["models"]
+    }
 
 
-def _entry(table: dict[str, Any]) -> CatalogueEntry:
-    sources = tuple(_source(source) for source in table["sources"])
-    sampling = Sampling.from_dict(table.get("sampling", {}))
-    return CatalogueEntry(**{**table, "sources": sources, "sampling": sampling})
-
-
-def _source(table: dict[str, Any]) -> Source:
-    fields = {key: value for key, value in table.items() if key != "type"}
-    return HubSource(**fields) if table["type"] == "hub" else WheelSource(**fields)
+def _source(table: Mapping[str, Any]) -> Source:
+    return (HubSource if table["type"] == "hub" else WheelSource).from_dict(table)

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chatlm import paths
 from chatlm.errors import ModelError, UsageError
@@ -60,6 +61,23 @@ class ModelDetails:
     """How many numbers the weights have."""
     dtypes: tuple[str, ...]
     """Number formats of the weights, most frequent first."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "description": self.description,
+            "licence": self.licence,
+            "context_length": self.context_length,
+            "installed": self.installed,
+            "folder": str(self.folder) if self.folder else None,
+            "bytes": self.bytes,
+            "source": self.source,
+            "pulled_at": self.pulled_at,
+            "parameters": self.parameters,
+            "dtypes": list(self.dtypes),
+        }
 
 
 def find(name: str) -> ModelLocation:

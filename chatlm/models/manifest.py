@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from chatlm.errors import ModelError
 from chatlm.models.catalogue import Kind
@@ -23,6 +24,25 @@ class FileRecord:
 
     bytes: int
     sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FileRecord:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            bytes=values["bytes"],
+            sha256=values["sha256"],
+        )
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,29 @@ class Origin:
             case _:
                 return f"{self.type} {self.where}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "type": self.type,
+            "where": self.where,
+            "revision": self.revision,
+            "stamp": self.stamp,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Origin:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            type=values["type"],
+            where=values["where"],
+            revision=values.get("revision", ""),
+            stamp=values.get("stamp", ""),
+        )
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -64,6 +107,31 @@ class Manifest:
     def bytes(self) -> int:
         """What the model takes on disk."""
         return sum(record.bytes for record in self.files.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "origin": self.origin.to_dict(),
+            "pulled_at": self.pulled_at,
+            "files": {path: record.to_dict() for path, record in self.files.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError, AttributeError: it is something else.
+        """
+        return cls(
+            name=values["name"],
+            kind=values["kind"],
+            origin=Origin.from_dict(values["origin"]),
+            pulled_at=values["pulled_at"],
+            files={path: FileRecord.from_dict(record) for path, record in values["files"].items()},
+        )
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -93,7 +161,7 @@ def write_manifest(
     progress("check", done, total)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = Manifest(name, kind, origin, now, files)
-    text = json.dumps({"format": _FORMAT, **asdict(manifest)}, indent=2)
+    text = json.dumps({"format": _FORMAT, **manifest.to_dict()}, indent=2)
     (folder / FILE).write_text(text + "\n", encoding="utf-8")
     return manifest
 
@@ -110,10 +178,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         table = json.loads(text)
-        if table.pop("format") != _FORMAT or table["kind"] not in get_args(Kind):
+        if table["format"] != _FORMAT or table["kind"] not in get_args(Kind):
             raise ValueError("unknown format or kind")
-        files = {path: FileRecord(**record) for path, record in table.pop("files").items()}
-        return Manifest(**{**table, "origin": Origin(**table["origin"]), "files": files})
+        return Manifest.from_dict(table)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"The record {folder / FILE} cannot be read: {error}.",

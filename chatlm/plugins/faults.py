@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from chatlm.errors import ChatlmError
 from chatlm.text import one_line
@@ -28,6 +30,31 @@ class Fault:
         end = " It is left out until chatlm restarts." if self.left_out else ""
         hint = self.hint or (f"More: chatlm logs. Without it: chatlm plugins disable {self.plugin}")
         return f"The plugin {self.plugin} failed in {self.hook}: {self.error}.{end} {hint}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "plugin": self.plugin,
+            "hook": self.hook,
+            "error": self.error,
+            "left_out": self.left_out,
+            "hint": self.hint,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Fault:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            plugin=values["plugin"],
+            hook=values["hook"],
+            error=values["error"],
+            left_out=values.get("left_out", False),
+            hint=values.get("hint", ""),
+        )
 
 
 def pass_on(error: BaseException) -> None:

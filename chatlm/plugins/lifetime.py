@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def remember(host: PluginHost) -> None:
     now |= host.last_faults
     if now == before:
         return
-    text = json.dumps({name: asdict(fault) for name, fault in now.items()}, indent=1)
+    text = json.dumps({name: fault.to_dict() for name, fault in now.items()}, indent=1)
     with suppress(OSError):
         write_atomically(_file(), [text])
 
@@ -87,8 +86,8 @@ def recalled() -> dict[str, Fault]:
     """The last faults by plugin, as earlier runs left them."""
     try:
         kept = json.loads(_file().read_text(encoding="utf-8"))
-        return {name: Fault(**values) for name, values in kept.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return {name: Fault.from_dict(values) for name, values in kept.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from chatlm.plugins.crashes import crashed
 from chatlm.plugins.discovery import find
@@ -27,6 +27,16 @@ class Row:
     source: str
     status: Status
     error: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "source": self.source,
+            "status": self.status,
+            "error": self.error,
+        }
 
 
 def overview(host: PluginHost, off: Collection[str], faults: Mapping[str, Fault]) -> list[Row]:

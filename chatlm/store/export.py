@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,18 +119,15 @@ def _turn(
         "summary": turn.summary,
         "typed": turn.typed,
         "chosen": turn.reply.id if turn.reply else None,
-        "passages": [dataclasses.asdict(passage) for passage in passages],
-        "annotations": [
-            {"reply": reply_id, **dataclasses.asdict(label)} for reply_id, label in annotations
-        ],
+        "passages": [passage.to_dict() for passage in passages],
+        "annotations": [{"reply": reply_id, **label.to_dict()} for reply_id, label in annotations],
         "traces": [trace.to_dict() for trace in traces],
     }
 
 
 def _reply(reply: Reply, provenance: Provenance | None) -> dict[str, Any]:
-    return dataclasses.asdict(reply) | {
+    return reply.to_dict() | {
         "settings": _settings(reply.settings),
-        "created": reply.created.isoformat(),
         "provenance": provenance and provenance.to_dict(),
     }
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from chatlm.store.importing import Bad, Format, Read, read
 from chatlm.store.store import Store
@@ -36,6 +37,16 @@ class Import:
     """How many there are in all; where it is not 0 and none may be left out, nothing is added."""
     readable: int = 0
     """How many chats the file was found to hold when it was looked through."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What came of it, as plain values, ready for JSON."""
+        return {
+            "added": list(self.added),
+            "there": self.there,
+            "left_out": dict(self.left_out),
+            "bad": [bad.to_dict() for bad in self.bad],
+            "bad_count": self.bad_count,
+        }
 
 
 def import_file(

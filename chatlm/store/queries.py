@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from chatlm.errors import StoreError
 from chatlm.messages import Conversation, Reply, Turn
@@ -62,6 +63,17 @@ class Summary:
     """The last turn has no reply yet, or one that was cut off with the program."""
     pinned: bool = False
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "updated": self.updated.isoformat(),
+            "turns": self.turns,
+            "unfinished": self.unfinished,
+            "pinned": self.pinned,
+        }
+
 
 @dataclass(frozen=True)
 class Trashed:
@@ -72,6 +84,15 @@ class Trashed:
     """As in `Summary`."""
     deleted: datetime
     turns: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "deleted": self.deleted.isoformat(),
+            "turns": self.turns,
+        }
 
 
 def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Summary]:

@@ -16,6 +16,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
+from typing import Any
 
 from chatlm.messages import Role
 from chatlm.store.queries import title
@@ -104,6 +105,18 @@ class Hit:
     """Start and end of each hit in `snippet`."""
     reply_id: int | None = None
     """Which version of the reply; None for the user's message and for the title."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "conversation_id": self.conversation_id,
+            "title": self.title,
+            "turn_id": self.turn_id,
+            "role": self.role,
+            "snippet": self.snippet,
+            "spans": [list(span) for span in self.spans],
+            "reply_id": self.reply_id,
+        }
 
 
 def search(db: sqlite3.Connection, query: str, limit: int) -> list[Hit]:

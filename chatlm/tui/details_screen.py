@@ -98,9 +98,8 @@ class DetailsScreen(Card[None]):
 
     def _values(self) -> dict[str, Any]:
         reply, provenance = self._reply, self._provenance
-        values = dataclasses.asdict(reply) | {
+        values = reply.to_dict() | {
             "settings": reply.sampling,
-            "created": reply.created.isoformat(),
             "tokens_per_second": reply.usage.tokens_per_second,
             "provenance": provenance and _without(provenance.to_dict(), "messages"),
         }

@@ -142,7 +142,7 @@ class Answering:
     def reply(self) -> MatchReply:
         """What was said so far, and what made it."""
         order, request = self.order, self._request
-        made_by = dataclasses.asdict(self._usage) | {
+        made_by = self._usage.to_dict() | {
             "model": self._model,
             "adapter": request.adapter if request else None,
             "sampling": request.sampling.to_dict() if request else {},

@@ -45,8 +45,15 @@ class Row:
 
     def to_dict(self) -> dict[str, str | float | int]:
         """What `chatlm arena leaderboard --json` prints of it."""
-        keys = ("name", "elo", "bradley_terry", "low", "high", "games", "win_rate")
-        return {key: getattr(self, key) for key in keys}
+        return {
+            "name": self.name,
+            "elo": self.elo,
+            "bradley_terry": self.bradley_terry,
+            "low": self.low,
+            "high": self.high,
+            "games": self.games,
+            "win_rate": self.win_rate,
+        }
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +25,25 @@ class Prompt:
     """One message after the other, each answered."""
     references: tuple[str, ...] = ()
     """A good answer for each turn, as far as there are any; empty texts say nothing."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "turns": list(self.turns),
+            "references": list(self.references),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Prompt:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            turns=tuple(values["turns"]),
+            references=tuple(values["references"]),
+        )
 
 
 def read(path: Path, most: int | None = None) -> tuple[Prompt, ...]:

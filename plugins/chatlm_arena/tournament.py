@@ -39,7 +39,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {
-            "prompts": [dataclasses.asdict(prompt) for prompt in self.prompts],
+            "prompts": [prompt.to_dict() for prompt in self.prompts],
             "contestants": [[c.id, c.name] for c in self.contestants],
             "max_tokens": self.max_tokens,
             "seed": self.seed,
@@ -49,9 +49,7 @@ class Plan:
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
         """Read back what `to_dict` made; the contestants are without their set-ups."""
         return cls(
-            tuple(
-                Prompt(tuple(row["turns"]), tuple(row["references"])) for row in values["prompts"]
-            ),
+            tuple(map(Prompt.from_dict, values["prompts"])),
             tuple(Contestant(number, name) for number, name in values["contestants"]),
             values["max_tokens"],
             values["seed"],

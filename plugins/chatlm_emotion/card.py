@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -64,6 +63,55 @@ class Card:
         if not right:
             raise ValueError("not a classifier's card")
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "tells": self.tells,
+            "method": self.method,
+            "labels": list(self.labels),
+            "temperature": self.temperature,
+            "threshold": self.threshold,
+            "base": self.base,
+            "fingerprint": self.fingerprint,
+            "description": self.description,
+            "licence": self.licence,
+            "made_at": self.made_at,
+            "command": self.command,
+            "source": dict(self.source),
+            "settings": dict(self.settings),
+            "scores": dict(self.scores),
+            "cost": dict(self.cost),
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Card:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        return cls(
+            name=values["name"],
+            tells=values["tells"],
+            method=values["method"],
+            labels=tuple(values["labels"]),
+            temperature=values["temperature"],
+            threshold=values["threshold"],
+            base=values.get("base", ""),
+            fingerprint=values.get("fingerprint", ""),
+            description=values.get("description", ""),
+            licence=values.get("licence", ""),
+            made_at=values.get("made_at", ""),
+            command=values.get("command", ""),
+            source=values.get("source", {}),
+            settings=values.get("settings", {}),
+            scores=values.get("scores", {}),
+            cost=values.get("cost", {}),
+            versions=values.get("versions", {}),
+        )
+
 
 def write(card: Card, folder: Path) -> None:
     """Put both files into a classifier's folder.
@@ -71,7 +119,7 @@ def write(card: Card, folder: Path) -> None:
     Raises:
         OSError: they cannot be written.
     """
-    write_atomically(folder / CARD, [dump_json(dataclasses.asdict(card)), "\n"])
+    write_atomically(folder / CARD, [dump_json(card.to_dict()), "\n"])
     write_atomically(folder / README, [_page(card)])
 
 
@@ -82,8 +130,7 @@ def read(folder: Path) -> Card:
         ChatlmError: there is none, or it cannot be read.
     """
     try:
-        values = json.loads((folder / CARD).read_bytes())
-        return Card(**values | {"labels": tuple(values["labels"])})
+        return Card.from_dict(json.loads((folder / CARD).read_bytes()))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ChatlmError(
             f"The classifier {one_line(folder.name, 80)} cannot be read: its {CARD} is damaged.",

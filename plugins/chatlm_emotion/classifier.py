@@ -104,7 +104,7 @@ def load(place: Artifact) -> Classifier:
     if card.method == "baseline":
         from chatlm_emotion import baseline
 
-        return Classifier(card, baseline.load(place.path, Recipe(**card.settings).ngrams))
+        return Classifier(card, baseline.load(place.path, Recipe.from_dict(card.settings).ngrams))
     return Classifier(card, _network(card, place.path, base_of(card)))
 
 
@@ -128,7 +128,7 @@ def _network(card: Card, folder: Path, base: ModelLocation) -> Scorer:
 
     stored = keeping.load(folder)
     try:
-        recipe = Recipe(**card.settings)
+        recipe = Recipe.from_dict(card.settings)
         if card.method == "encoder":
             from chatlm_emotion.encoding import QuickEncoder
 

@@ -86,15 +86,13 @@ def show(name: str, as_json: bool) -> None:
 
     Example: chatlm emotion show mood
     """
-    import dataclasses
-
     from chatlm_emotion import card
     from chatlm_emotion.library import CLASSIFIERS
 
     place = CLASSIFIERS.located(name)
     known = card.read(place.path)
     if as_json:
-        click.echo(dump_json(dataclasses.asdict(known) | {"folder": str(place.path)}))
+        click.echo(dump_json(known.to_dict() | {"folder": str(place.path)}))
         return
     click.echo("\n".join([*card.lines(known), visible(f"Folder  {place.path}")]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,14 +34,14 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON; the three measures by their usual names."""
         scores = self.scores
-        measures = {name: getattr(scores, name) for name in ("accuracy", "macro_f1", "ece")}
+        measures = {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "ece": scores.ece}
         return {
             **{name: measure.value for name, measure in measures.items()},
             "intervals": {name: [each.low, each.high] for name, each in measures.items()},
             "texts": scores.texts,
             "labels": scores.by_label,
             "confusion": [list(row) for row in scores.confusion],
-            "bins": [dataclasses.asdict(each) for each in scores.bins],
+            "bins": [each.to_dict() for each in scores.bins],
             "threshold": self.threshold,
             "unsure": self.unsure,
             "sure_accuracy": self.sure_accuracy,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -138,8 +137,7 @@ def _done(path: Path, raters: int) -> dict[str, Labelled]:
         raise UsageError(f"{path} cannot be read.", hint="Name another --out.") from error
     for line in content.splitlines():
         try:
-            row = json.loads(line)
-            each = Labelled(row["text"], row["label"], tuple(row["votes"]), row["decided"])
+            each = Labelled.from_dict(json.loads(line))
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
         if len(each.votes) != raters:
@@ -152,9 +150,7 @@ def _append(path: Path, found: Sequence[Labelled]) -> None:
     """Keep what was labelled, in place of a last line that was cut off before."""
     from chatlm import ChatlmError
 
-    rows = "".join(
-        json.dumps(dataclasses.asdict(each), ensure_ascii=False) + "\n" for each in found
-    )
+    rows = "".join(json.dumps(each.to_dict(), ensure_ascii=False) + "\n" for each in found)
     try:
         path.touch()
         with path.open("r+b") as file:
@@ -194,7 +190,7 @@ def _decider(
 
 def _tell(found: Any, target: Path, as_json: bool) -> None:
     if as_json:
-        click.echo(dump_json(dataclasses.asdict(found) | {"out": str(target)}))
+        click.echo(dump_json(found.to_dict() | {"out": str(target)}))
         return
     alpha = "" if found.alpha is None else f"; Krippendorff's alpha {found.alpha:.2f}"
     click.echo(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -112,7 +111,7 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
             "steps": progress.step,
             "best_step": progress.best.step if progress.best else progress.step,
             "ended": progress.ended,
-            "curve": [dataclasses.asdict(check) for check in progress.checks],
+            "curve": [check.to_dict() for check in progress.checks],
         },
         versions={name: version(name) for name in ("torch", "transformers", "scikit-learn")},
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from chatlm import Delta, Message, Request, Sampling, Setup, SideChat, SideChats, stream_many
 
@@ -43,6 +44,29 @@ class Labelled:
     """Of each rater; None for a reply that names no label."""
     decided: bool = False
     """Whether a tie was decided by another."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "text": self.text,
+            "label": self.label,
+            "votes": list(self.votes),
+            "decided": self.decided,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Labelled:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            text=values["text"],
+            label=values["label"],
+            votes=tuple(values["votes"]),
+            decided=values["decided"],
+        )
 
 
 class Panel:
@@ -138,6 +162,18 @@ class Agreement:
     alpha: float | None
     """Krippendorff's alpha for names: 1 for perfect agreement, 0 for that by chance; None where
     fewer than two labels were given."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "texts": self.texts,
+            "unanimous": self.unanimous,
+            "majority": self.majority,
+            "decided": self.decided,
+            "open": self.open,
+            "silent": self.silent,
+            "alpha": self.alpha,
+        }
 
 
 def agreement(found: Sequence[Labelled]) -> Agreement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -72,7 +72,52 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
-        return dataclasses.asdict(self)
+        return {
+            "method": self.method,
+            "ngrams": self.ngrams,
+            "strength": self.strength,
+            "rank": self.rank,
+            "dropout": self.dropout,
+            "lora_dropout": self.lora_dropout,
+            "rate": self.rate,
+            "smoothing": self.smoothing,
+            "trust": self.trust,
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "warmup": self.warmup,
+            "held_out": self.held_out,
+            "checks": self.checks,
+            "patience": self.patience,
+            "longest": self.longest,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError, UsageError: it is something else.
+        """
+        return cls(
+            method=values["method"],
+            ngrams=values.get("ngrams", cls.ngrams),
+            strength=values.get("strength", cls.strength),
+            rank=values.get("rank", cls.rank),
+            dropout=values.get("dropout", cls.dropout),
+            lora_dropout=values.get("lora_dropout", cls.lora_dropout),
+            rate=values.get("rate", cls.rate),
+            smoothing=values.get("smoothing", cls.smoothing),
+            trust=values.get("trust", cls.trust),
+            epochs=values.get("epochs", cls.epochs),
+            batch=values.get("batch", cls.batch),
+            warmup=values.get("warmup", cls.warmup),
+            held_out=values.get("held_out", cls.held_out),
+            checks=values.get("checks", cls.checks),
+            patience=values.get("patience", cls.patience),
+            longest=values.get("longest", cls.longest),
+            seed=values.get("seed", cls.seed),
+        )
 
 
 DEFAULTS: dict[Method, dict[str, Any]] = {

@@ -42,6 +42,16 @@ class Bin:
     accuracy: float
     """Share that is right; 0 in an empty bin."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "count": self.count,
+            "confidence": self.confidence,
+            "accuracy": self.accuracy,
+        }
+
 
 @dataclass(frozen=True)
 class Scores:

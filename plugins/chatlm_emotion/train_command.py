@@ -158,10 +158,9 @@ def _without_folder(value: object) -> str:
 
 
 def _tell(made: Card, as_json: bool) -> None:
-    import dataclasses
 
     if as_json:
-        click.echo(dump_json(dataclasses.asdict(made)))
+        click.echo(dump_json(made.to_dict()))
         return
     scores, cost = made.scores, made.cost
     click.echo(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,14 @@ class Check:
     step: int
     accuracy: float
     loss: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "step": self.step,
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+        }
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,29 @@ class Answer:
     wanted: str
     before: str
     after: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "prompt": self.prompt,
+            "wanted": self.wanted,
+            "before": self.before,
+            "after": self.after,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Answer:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            prompt=values["prompt"],
+            wanted=values["wanted"],
+            before=values["before"],
+            after=values["after"],
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +77,47 @@ class Card:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the libraries that made it."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "way": self.way,
+            "base": self.base,
+            "made_at": self.made_at,
+            "description": self.description,
+            "licence": self.licence,
+            "command": self.command,
+            "source": dict(self.source),
+            "settings": dict(self.settings),
+            "scores": dict(self.scores),
+            "cost": dict(self.cost),
+            "answers": [answer.to_dict() for answer in self.answers],
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Card:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            name=values["name"],
+            way=values["way"],
+            base=values["base"],
+            made_at=values.get("made_at", ""),
+            description=values.get("description", ""),
+            licence=values.get("licence", ""),
+            command=values.get("command", ""),
+            source=values.get("source", {}),
+            settings=values.get("settings", {}),
+            scores=values.get("scores", {}),
+            cost=values.get("cost", {}),
+            answers=tuple(map(Answer.from_dict, values.get("answers", ()))),
+            versions=values.get("versions", {}),
+        )
+
 
 def write(card: Card, folder: Path) -> None:
     """Put both files into an adapter's folder.
@@ -62,7 +125,7 @@ def write(card: Card, folder: Path) -> None:
     Raises:
         OSError: they cannot be written.
     """
-    write_atomically(folder / CARD, [dump_json(dataclasses.asdict(card)), "\n"])
+    write_atomically(folder / CARD, [dump_json(card.to_dict()), "\n"])
     write_atomically(folder / README, [_page(card)])
 
 
@@ -71,15 +134,13 @@ def read(folder: Path) -> Card | None:
     try:
         if (folder / CARD).stat().st_size > LONGEST:
             return None
-        values = json.loads((folder / CARD).read_bytes())
-        answers = tuple(Answer(**answer) for answer in values.pop("answers", ()))
-        card = Card(answers=answers, **values)
+        card = Card.from_dict(json.loads((folder / CARD).read_bytes()))
         texts = [card.name, card.way, card.base, card.description, card.licence, card.made_at]
         texts += [card.command]
-        texts += [text for answer in answers for text in dataclasses.astuple(answer)]
+        texts += [text for answer in card.answers for text in answer.to_dict().values()]
         tables = (card.source, card.settings, card.scores, card.cost, card.versions)
         lines(card)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     right = all(isinstance(text, str) for text in texts)
     return card if right and all(isinstance(table, dict) for table in tables) else None

@@ -128,14 +128,12 @@ def verify(name: str, model: str | None, as_json: bool) -> None:
 
     Example: chatlm adapters verify instruct
     """
-    from dataclasses import asdict
-
     from chatlm_lora import verifying
     from chatlm_lora.library import ADAPTERS
 
     effect = verifying.verify(ADAPTERS.located(name), base_model(model))
     if as_json:
-        click.echo(dump_json({"name": name, "acts": effect.acts} | asdict(effect)))
+        click.echo(dump_json({"name": name, "acts": effect.acts} | effect.to_dict()))
     else:
         click.echo(f"{name}: {effect.in_words()}")
         _warn(effect.warnings)
@@ -204,6 +202,4 @@ def _row(adapter: Artifact, known: Card | None = None) -> dict[str, Any]:
 
 
 def _table(known: Card | None) -> dict[str, Any]:
-    import dataclasses
-
-    return {"card": dataclasses.asdict(known) if known else None}
+    return {"card": known.to_dict() if known else None}

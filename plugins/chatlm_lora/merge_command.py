@@ -51,7 +51,6 @@ def merge(
 
     Example: chatlm adapters merge both instruct pirate --method ties -w 0.7 -w 0.3
     """
-    import dataclasses
 
     from chatlm_lora.library import ADAPTERS
     from chatlm_lora.merging import Mix, merge_adapters
@@ -66,7 +65,7 @@ def merge(
         name, [ADAPTERS.located(source) for source in sources], base_model(model), mix
     )
     if as_json:
-        click.echo(dump_json(dataclasses.asdict(made)))
+        click.echo(dump_json(made.to_dict()))
     else:
         click.echo(f"Merged {', '.join(sources)} into {name} ({method}).")
         click.echo(f"See what it does: chatlm adapters verify {name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +62,16 @@ class Mix:
         if self.rank is not None and not 1 <= self.rank <= HIGHEST_RANK:
             raise UsageError(f"The rank must be from 1 to {HIGHEST_RANK}, not {self.rank}.")
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "method": self.method,
+            "weights": list(self.weights),
+            "density": self.density,
+            "rank": self.rank,
+            "seed": self.seed,
+        }
+
 
 def merge_adapters(name: str, sources: Sequence[Artifact], base: ModelLocation, mix: Mix) -> Card:
     """Merge adapters of one base, and keep the result under a name.
@@ -101,7 +110,7 @@ def merge_adapters(name: str, sources: Sequence[Artifact], base: ModelLocation, 
             way="merged",
             base=base.name,
             source={"adapters": [source.name for source in sources]},
-            settings=dataclasses.asdict(mix) | {"weights": list(mix.weights)},
+            settings=mix.to_dict(),
         )
         with ADAPTERS.making(place) as new:
             save(model, new, base, MERGED)

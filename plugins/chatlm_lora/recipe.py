@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +55,22 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
-        return dataclasses.asdict(self) | {"targets": list(self.targets)}
+        return {
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "dropout": self.dropout,
+            "targets": list(self.targets),
+            "rate": self.rate,
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "accumulation": self.accumulation,
+            "warmup": self.warmup,
+            "held_out": self.held_out,
+            "checks": self.checks,
+            "patience": self.patience,
+            "longest": self.longest,
+            "seed": self.seed,
+        }
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (

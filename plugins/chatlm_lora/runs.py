@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,25 @@ class Measured:
     loss: float
     answers: tuple[str, ...]
     """To the first of them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "loss": self.loss,
+            "answers": list(self.answers),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measured:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        return cls(
+            loss=float(values["loss"]),
+            answers=tuple(values["answers"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -46,13 +65,12 @@ class Run:
 
     def remember(self, before: Measured) -> None:
         """Keep what was measured before the first step."""
-        write_atomically(self.folder / _BEFORE, [json.dumps(asdict(before))])
+        write_atomically(self.folder / _BEFORE, [json.dumps(before.to_dict())])
 
     def remembered(self) -> Measured | None:
         """What was measured before the first step; None where it was not yet."""
         try:
-            values = json.loads((self.folder / _BEFORE).read_bytes())
-            return Measured(float(values["loss"]), tuple(values["answers"]))
+            return Measured.from_dict(json.loads((self.folder / _BEFORE).read_bytes()))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

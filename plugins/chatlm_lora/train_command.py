@@ -170,10 +170,9 @@ def _tell_plan(order: Order, as_json: bool) -> None:
 
 
 def _tell(made: Card, as_json: bool) -> None:
-    import dataclasses
 
     if as_json:
-        click.echo(dump_json(dataclasses.asdict(made)))
+        click.echo(dump_json(made.to_dict()))
         return
     scores, cost = made.scores, made.cost
     before, after = scores["held_out_loss_before"], scores["held_out_loss_after"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -52,6 +53,16 @@ class Effect:
         return (
             f"acts (mean KL {self.mean_kl:.3g}, another likeliest token at {share:.0%} of places)"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "mean_kl": self.mean_kl,
+            "largest": self.largest,
+            "changed": self.changed,
+            "places": self.places,
+            "warnings": list(self.warnings),
+        }
 
 
 def verify(adapter: Artifact, base: ModelLocation) -> Effect:

@@ -42,7 +42,8 @@ def made(model: str, request: Request, sampling: Sampling) -> dict[str, Any]:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    values = {name: getattr(sampling, name) for name in (*_ALWAYS, *_OFF)}
+    settings = sampling.settings()
+    values = {name: settings[name] for name in (*_ALWAYS, *_OFF)}
     body |= {
         name: value
         for name, value in values.items()

@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
@@ -32,7 +32,7 @@ _TOO_LONG = re.compile(
     r"context[ _](length|size|window)|longer than the model|too many tokens|inputs.? tokens",
     re.IGNORECASE,
 )
-_SAMPLING = tuple(each.name for each in fields(Sampling))
+_SAMPLING = tuple(Sampling().settings())
 
 
 class Refusal(Exception):

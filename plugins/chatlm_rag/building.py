@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from chatlm import UsageError, Work
 from chatlm_rag import changes, folder, manifest, partial
@@ -37,6 +38,16 @@ class Outcome:
     """Passages whose vectors had to be made."""
     missing: tuple[str, ...] = ()
     """Sources that were not there; what was indexed of them stays."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was done, as plain values, ready for JSON."""
+        return {
+            "changed": self.changed,
+            "read": self.read,
+            "gone": self.gone,
+            "embedded": self.embedded,
+            "missing": list(self.missing),
+        }
 
 
 def build(

@@ -7,14 +7,15 @@ text is exactly `document.text[start:end]`.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chatlm import UsageError
 from chatlm_rag.passages import Piece
+from chatlm_rag.records import record
 
 if TYPE_CHECKING:
     from chatlm_rag.sources.document import Document, Section
@@ -44,6 +45,26 @@ class Chunking:
             raise UsageError("A passage may have 16 to 8000 tokens.")
         if not 0 <= self.overlap <= self.tokens // 2:
             raise UsageError("The overlap may be 0 to half of a passage's tokens.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "tokens": self.tokens,
+            "overlap": self.overlap,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Chunking:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return record(
+            cls,
+            tokens=values["tokens"],
+            overlap=values["overlap"],
+        )
 
 
 class Chunker:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chatlm import (
     ChatlmError,
@@ -14,6 +16,7 @@ from chatlm import (
     find_model,
     fingerprint_weights,
 )
+from chatlm_rag.records import record
 
 DEFAULT = "all-minilm-l6-v2"
 
@@ -26,6 +29,26 @@ class EmbedderRecord:
     """As chatlm's models are called."""
     fingerprint: str
     """Of its weights."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EmbedderRecord:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return record(
+            cls,
+            name=values["name"],
+            fingerprint=values["fingerprint"],
+        )
 
 
 @dataclass(frozen=True)

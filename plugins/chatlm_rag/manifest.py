@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,30 @@ class Plan:
     anew: bool = False
     """Whether nothing of the old index is to be taken."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "sources": [source.to_dict() for source in self.sources],
+            "embedder": self.embedder,
+            "chunking": self.chunking.to_dict(),
+            "anew": self.anew,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return record(
+            cls,
+            sources=tuple(map(Source.from_dict, values["sources"])),
+            embedder=values["embedder"],
+            chunking=Chunking.from_dict(values["chunking"]),
+            anew=values.get("anew", False),
+        )
+
 
 @dataclass(frozen=True)
 class FileRecord:
@@ -50,6 +74,36 @@ class FileRecord:
     """How many passages it has; they follow each other."""
     problems: tuple[Problem, ...] = ()
     """What of it is not in the index."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "path": self.path,
+            "source": self.source,
+            "stamp": self.stamp and self.stamp.to_dict(),
+            "sha256": self.sha256,
+            "first": self.first,
+            "count": self.count,
+            "problems": [problem.to_dict() for problem in self.problems],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FileRecord:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return record(
+            cls,
+            path=values["path"],
+            source=values["source"],
+            stamp=Stamp.from_dict(values["stamp"]) if values["stamp"] else None,
+            sha256=values["sha256"],
+            first=values.get("first", 0),
+            count=values.get("count", 0),
+            problems=tuple(map(Problem.from_dict, values["problems"])),
+        )
 
 
 @dataclass(frozen=True)
@@ -92,10 +146,38 @@ class Manifest:
                 return file
         raise IndexError(f"there is no passage {piece}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "embedder": self.embedder.to_dict(),
+            "dimension": self.dimension,
+            "chunking": self.chunking.to_dict(),
+            "sources": [source.to_dict() for source in self.sources],
+            "files": [file.to_dict() for file in self.files],
+            "looked_ns": self.looked_ns,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return record(
+            cls,
+            embedder=EmbedderRecord.from_dict(values["embedder"]),
+            dimension=values["dimension"],
+            chunking=Chunking.from_dict(values["chunking"]),
+            sources=tuple(map(Source.from_dict, values["sources"])),
+            files=tuple(map(FileRecord.from_dict, values["files"])),
+            looked_ns=values["looked_ns"],
+        )
+
 
 def write(folder: Path, manifest: Manifest) -> None:
     """Put the manifest into an index's folder, in place of the one that is there."""
-    table = {"format": FORMAT, **asdict(manifest)}
+    table = {"format": FORMAT, **manifest.to_dict()}
     write_atomically(folder / FILE, [json.dumps(table, indent=1) + "\n"])
 
 
@@ -109,7 +191,7 @@ def read(folder: Path) -> Manifest:
     name = folder.parent.name
     try:
         table = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        number = table.pop("format")
+        number = table["format"]
         if number == FORMAT:
             return _manifest(table)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -117,30 +199,8 @@ def read(folder: Path) -> Manifest:
     raise damaged(name, f"it has the format {number}, and this chatlm reads {FORMAT}")
 
 
-def plan_table(plan: Plan) -> dict[str, Any]:
-    """A plan as plain values."""
-    return asdict(plan)
-
-
-def plan_from(table: dict[str, Any]) -> Plan:
-    """The plan in plain values.
-
-    Raises:
-        KeyError, TypeError: they are no plan.
-    """
-    chunking = record(Chunking, table["chunking"])
-    return record(Plan, table, sources=_sources(table["sources"]), chunking=chunking)
-
-
 def _manifest(table: dict[str, Any]) -> Manifest:
-    made = record(
-        Manifest,
-        table,
-        embedder=record(EmbedderRecord, table["embedder"]),
-        chunking=record(Chunking, table["chunking"]),
-        sources=_sources(table["sources"]),
-        files=tuple(map(_file, table["files"])),
-    )
+    made = Manifest.from_dict(table)
     behind = accumulate(file.count for file in made.files)
     ends = zip(made.files, behind, strict=True)
     if any(
@@ -148,20 +208,3 @@ def _manifest(table: dict[str, Any]) -> Manifest:
     ):
         raise ValueError("its files do not follow each other")
     return made
-
-
-def _sources(tables: list[dict[str, Any]]) -> tuple[Source, ...]:
-    return tuple(
-        record(Source, table, include=_texts(table["include"]), exclude=_texts(table["exclude"]))
-        for table in tables
-    )
-
-
-def _file(table: dict[str, Any]) -> FileRecord:
-    stamp = record(Stamp, table["stamp"]) if table["stamp"] else None
-    problems = tuple(record(Problem, problem) for problem in table["problems"])
-    return record(FileRecord, table, stamp=stamp, problems=problems)
-
-
-def _texts(values: list[str]) -> tuple[str, ...]:
-    return tuple(map(str, values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from chatlm import Passage
@@ -52,7 +52,19 @@ class Origin:
 
     def to_details(self) -> dict[str, Any]:
         """As a passage keeps it."""
-        return asdict(self) | {"also": list(self.also)}
+        return {
+            "index": self.index,
+            "piece": self.piece,
+            "source": self.source,
+            "place": self.place,
+            "path": self.path,
+            "line": self.line,
+            "dense_rank": self.dense_rank,
+            "dense": self.dense,
+            "lexical_rank": self.lexical_rank,
+            "lexical": self.lexical,
+            "also": list(self.also),
+        }
 
 
 def origin_of(passage: Passage) -> Origin:

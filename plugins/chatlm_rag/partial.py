@@ -12,13 +12,11 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from chatlm import write_atomically
-from chatlm_rag import manifest
 from chatlm_rag.arrays import mapped
 from chatlm_rag.embedders import EmbedderRecord
 from chatlm_rag.manifest import Plan
@@ -46,7 +44,7 @@ def digest(text: str) -> bytes:
 def plan_of(folder: Path) -> Plan | None:
     """What the unfinished build in a `partial` folder was to make; None where there is none."""
     try:
-        return manifest.plan_from(_table(folder)["plan"])
+        return Plan.from_dict(_table(folder)["plan"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -54,13 +52,13 @@ def plan_of(folder: Path) -> Plan | None:
 def begin(folder: Path, plan: Plan, embedder: EmbedderRecord) -> None:
     """Keep what a build is to make; what another embedder made in the folder is forgotten."""
     try:
-        same = _table(folder)["embedder"] == asdict(embedder)
+        same = _table(folder)["embedder"] == embedder.to_dict()
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    table = {"plan": manifest.plan_table(plan), "embedder": asdict(embedder)}
+    table = {"plan": plan.to_dict(), "embedder": embedder.to_dict()}
     write_atomically(folder / _PLAN, [json.dumps(table)])
 
 

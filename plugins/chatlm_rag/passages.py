@@ -7,11 +7,11 @@ that an index of a million pieces is opened without reading them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from chatlm_rag.arrays import mapped
 from chatlm_rag.folder import reading
@@ -49,6 +49,42 @@ class Piece:
         """What is embedded and looked up by its words: the title, then the text."""
         return f"{self.title}\n{self.text}" if self.title else self.text
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "id": self.id,
+            "text": self.text,
+            "source": self.source,
+            "place": self.place,
+            "start": self.start,
+            "end": self.end,
+            "title": self.title,
+            "line": self.line,
+        }
+
+    def to_line(self) -> dict[str, Any]:
+        """As a line of `LINES` has it: without the id, which is its place."""
+        return {key: value for key, value in self.to_dict().items() if key != "id"}
+
+    @classmethod
+    def from_line(cls, values: Mapping[str, Any], place: int) -> Piece:
+        """Read back what `to_line` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return record(
+            cls,
+            id=place,
+            text=values["text"],
+            source=values["source"],
+            place=values["place"],
+            start=values["start"],
+            end=values["end"],
+            title=values.get("title", ""),
+            line=values.get("line", 0),
+        )
+
 
 class Writer:
     """Writes pieces into a folder, one after the other; a context manager.
@@ -84,7 +120,7 @@ class Writer:
         """Write the next piece; its id is the number of pieces before it."""
         if piece.id != len(self):
             raise ValueError(f"piece {piece.id} comes after {len(self)} others")
-        table = {key: value for key, value in asdict(piece).items() if key != "id"}
+        table = piece.to_line()
         line = json.dumps(table, ensure_ascii=False, separators=(",", ":"))
         self.add_line(line.encode() + b"\n")
 
@@ -130,7 +166,7 @@ class Passages(Sequence[Piece]):
         if not 0 <= place < len(self):
             raise IndexError(f"there is no piece {index}")
         with reading(self._name):
-            return record(Piece, json.loads(self.line(place)), id=place)
+            return Piece.from_line(json.loads(self.line(place)), place)
 
     def line(self, place: int) -> bytes:
         """One piece as it is written, without its id, which is its place."""

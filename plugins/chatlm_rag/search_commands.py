@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,7 @@ def search(name: str, words: tuple[str, ...], most: int, as_json: bool) -> None:
     relevant = confidence >= THRESHOLD
     del found[most:]
     if as_json:
-        passages = [dataclasses.asdict(each) for each in found]
+        passages = [each.to_dict() for each in found]
         click.echo(
             dump_json({"relevant": relevant, "confidence": confidence, "passages": passages})
         )

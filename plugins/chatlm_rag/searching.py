@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chatlm_rag import abstaining, embedders, lexical, manifest, vectors
 from chatlm_rag.duplicates import Wording
@@ -34,6 +34,13 @@ class Ranked:
     rank: int
     """1 for the best; among the candidates."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "score": self.score,
+            "rank": self.rank,
+        }
+
 
 @dataclass(frozen=True)
 class Found:
@@ -51,6 +58,17 @@ class Found:
     ordered."""
     also: tuple[Piece, ...] = ()
     """Other pieces that say the same, which were left out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "piece": self.piece.to_dict(),
+            "score": self.score,
+            "dense": self.dense.to_dict(),
+            "lexical": self.lexical.to_dict(),
+            "reranked": self.reranked,
+            "also": [piece.to_dict() for piece in self.also],
+        }
 
 
 @dataclass(frozen=True)

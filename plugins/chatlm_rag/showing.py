@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import click
@@ -52,8 +51,7 @@ def tell_all(index: IndexFolder, found: Manifest) -> None:
 def tell_outcome(index: IndexFolder, done: Outcome, as_json: bool) -> None:
     """Print what a build or an update did."""
     if as_json:
-        did = {name: value for name, value in vars(done).items() if name != "manifest"}
-        click.echo(dump_json(table(index, done.manifest) | did))
+        click.echo(dump_json(table(index, done.manifest) | done.to_dict()))
         return
     for path in done.missing:
         click.echo(f"{one_line(path, 300)} is not there; what was indexed of it stays.", err=True)
@@ -94,8 +92,8 @@ def table(index: IndexFolder, found: Manifest | None) -> dict[str, Any]:
     ]
     return row(index, found) | {
         "dimension": found.dimension,
-        "chunking": dataclasses.asdict(found.chunking),
-        "sources": [dataclasses.asdict(source) for source in found.sources],
+        "chunking": found.chunking.to_dict(),
+        "sources": [source.to_dict() for source in found.sources],
         "problems": problems,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -19,9 +18,7 @@ MOST_TOP_LOGPROBS = 20
 
 ROLES = ("system", "user", "assistant")
 
-NUMBERS = tuple(
-    field.name for field in dataclasses.fields(Sampling) if field.name not in ("max_tokens", "stop")
-)
+NUMBERS = tuple(name for name in Sampling().settings() if name not in ("max_tokens", "stop"))
 """Fields that chatlm's sampling has by the same name."""
 
 NEUTRAL: Mapping[str, Any] = {
@@ -163,12 +160,12 @@ def _sampling(said: Mapping[str, Any], context: int) -> Sampling:
         values["max_tokens"] = _checked(name, "max_tokens", said[name])
         if said[name] > context:
             raise wrong(name, f"must be {context:,} at most, all that the context holds.")
-    return Sampling(**values, stop=_stops(said))
+    return Sampling.from_dict({**values, "stop": _stops(said)})
 
 
 def _checked(param: str, name: str, value: Any) -> Any:
     try:
-        return getattr(Sampling.from_dict({name: value}), name)
+        return Sampling.from_dict({name: value}).settings()[name]
     except UsageError as error:
         raise wrong(param, str(error)) from error
 

@@ -222,14 +222,11 @@ def _described(variable: Variable, template: Template) -> str:
 
 
 def _as_table(template: Template) -> dict[str, Any]:
-    import dataclasses
 
     from chatlm_templates import library
 
     path = library.path_of(template.name)
-    return dataclasses.asdict(template) | {
-        "sampling": template.sampling.to_dict(),
-        "variables": [dataclasses.asdict(v) for v in template.variables.values()],
+    return template.to_dict() | {
         "own": library.is_own(path),
         "path": str(path),
     }

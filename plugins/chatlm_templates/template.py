@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from chatlm import Sampling, UsageError
 
@@ -36,6 +37,15 @@ class Example:
     explanation: str = ""
     positive: bool = True
     """False for an answer that is wrong; `explanation` then says why."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "input": self.input,
+            "output": self.output,
+            "explanation": self.explanation,
+            "positive": self.positive,
+        }
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,17 @@ class Variable:
 
     def _chosen(self, text: str) -> Value | None:
         return text if text in self.choices else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "type": self.type,
+            "description": self.description,
+            "default": self.default,
+            "choices": list(self.choices),
+            "required": self.required,
+        }
 
 
 def _line(text: str) -> Value | None:
@@ -152,3 +173,26 @@ class Template:
     def asks(self) -> bool:
         """Whether a person has something to fill in before the first message."""
         return any(not self.takes_words or each.name != self.input for each in self.asked)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "system": self.system,
+            "situation": self.situation,
+            "role": self.role,
+            "task": self.task,
+            "output_format": self.output_format,
+            "constraints": self.constraints,
+            "quality_criteria": self.quality_criteria,
+            "examples": [example.to_dict() for example in self.examples],
+            "call_to_action": self.call_to_action,
+            "user": self.user,
+            "variables": [variable.to_dict() for variable in self.variables.values()],
+            "input": self.input,
+            "sampling": self.sampling.to_dict(),
+            "model": self.model,
+            "adapter": self.adapter,
+            "index": self.index,
+        }

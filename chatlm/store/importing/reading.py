@@ -41,6 +41,13 @@ class Bad:
     """Where in the file it stands, such as `line 3`."""
     problem: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "place": self.place,
+            "problem": self.problem,
+        }
+
 
 def read(path: Path, form: Format = "auto") -> Iterator[tuple[Read | Bad, int, int]]:
     """The chats of a file, in its order: each with the bytes read so far, and those in all.

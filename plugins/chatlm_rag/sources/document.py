@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+from chatlm_rag.records import record
 
 
 class Unreadable(Exception):
@@ -61,6 +64,26 @@ class Problem:
     """Where in the file; empty for all of it."""
     reason: str
     """A few words that follow the name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "place": self.place,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Problem:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return record(
+            cls,
+            place=values["place"],
+            reason=values["reason"],
+        )
 
 
 def clean(text: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from chatlm_rag.records import record
 from chatlm_rag.sources.document import clean
 
 if TYPE_CHECKING:
@@ -28,6 +29,28 @@ class Source:
     exclude: tuple[str, ...] = ()
     """Patterns as in a `.gitignore`; no file or folder that matches one."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "path": self.path,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Source:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return record(
+            cls,
+            path=values["path"],
+            include=tuple(map(str, values["include"])),
+            exclude=tuple(map(str, values["exclude"])),
+        )
+
 
 @dataclass(frozen=True)
 class Stamp:
@@ -36,6 +59,26 @@ class Stamp:
     size: int
     """Bytes."""
     mtime_ns: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "size": self.size,
+            "mtime_ns": self.mtime_ns,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Stamp:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return record(
+            cls,
+            size=values["size"],
+            mtime_ns=values["mtime_ns"],
+        )
 
 
 @dataclass(frozen=True)
