@@ -20,6 +20,7 @@ from click.testing import CliRunner
 
 from chatlm import hookspecs
 from chatlm.cli import cli
+from chatlm.store import Store
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OUTPUTS = GOLDEN / "outputs"
@@ -209,3 +210,9 @@ def test_no_choice_is_gone(all_commands: dict[str, click.Command]) -> None:
         }
         missing += [f"{place} {choice}" for choice in choices if choice not in there]
     assert missing == []
+
+
+def test_golden_drafts_are_still_there(golden_home: Path) -> None:
+    with Store(golden_home / "chats.db") as store:
+        assert store.draft(1) == "And how do I get to Lisb"
+        assert store.draft(None) == "A message for a new chat\nwith two lines"
