@@ -27,12 +27,12 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.speed_sides import CPU, Prompt, Timing, Transformers, no_guesses, timed
 from benchmarks.training import chatlm_training, peft_training
-from chatlm import models
-from chatlm.engines.local import LocalEngine
-from chatlm.events import Delta
-from chatlm.generation import Request
-from chatlm.messages import Message
-from chatlm.sampling import Sampling
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.hub import pull
+from chatlm.types.events import Delta
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 
 MODEL = "smollm2-135m-instruct"
 QUESTION = Message("user", "Write a very long story about a lighthouse, with many turns.")
@@ -194,7 +194,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    folder = models.ensure(MODEL).folder
+    folder = pull.ensure_model(MODEL).folder
     switches: Table = {}
     speeds: Table = {}
     trained: Table = {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chatlm_arena.pairing import Pairing, next_pair
-from chatlm_arena.strength import POINTS, estimate
+from chatlm_arena.ratings import POINTS, estimate
 from chatlm_arena.votes import Integers, Numbers, Votes, tally
 
 TIES = 0.2

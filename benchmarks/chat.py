@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
-from chatlm import models
 from chatlm.engines.devices import place
-from chatlm.engines.local import LocalEngine
-from chatlm.events import Delta, Finished, Fitted
-from chatlm.generation import Request
-from chatlm.messages import Message
-from chatlm.sampling import Sampling
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.hub import pull
+from chatlm.types.events import Delta, Finished, Fitted
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 
 MODEL = "smollm2-135m-instruct"
 NEW_TOKENS = 64
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1500, help="about the tokens of the chat")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    folder = models.ensure(MODEL).folder
+    folder = pull.ensure_model(MODEL).folder
     placement = place("cpu", "bfloat16", "none")
     engine = LocalEngine(MODEL, folder, placement)
     tokenizer = AutoTokenizer.from_pretrained(folder)

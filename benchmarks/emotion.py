@@ -19,13 +19,14 @@ from typing import Any
 
 from chatlm import ensure_model, expanded
 from chatlm.text import dump_json
-from chatlm_emotion import card, examples, library
+from chatlm_emotion import card, examples
+from chatlm_emotion import card as card_module
 from chatlm_emotion.classifier import Classifier, load
-from chatlm_emotion.evaluating import evaluate
+from chatlm_emotion.evaluation import evaluate
 from chatlm_emotion.examples import Examples
-from chatlm_emotion.making import Order, make
 from chatlm_emotion.recipe import BASES, DEFAULTS, Method, Recipe
 from chatlm_emotion.terminal import watcher
+from chatlm_emotion.train_pipeline import Order, make
 
 EVERYDAY = Path(__file__).parent / "everyday.jsonl"
 """Sentences of everyday life, written for this: 100 without a mood, 10 for each mood."""
@@ -53,13 +54,13 @@ ROWS = (
     Row("bag of words, bigrams (5.3.1)", "bench-bigrams", "baseline", {"ngrams": 2}, 0.8910),
     Row("generation, LoRA (5.5.2)", "bench-generate", "generate", {}, 0.9420),
     Row("head, LoRA (5.6)", "bench-head", "head", {}, 0.9460),
-    Row("encoder, LoRA: mood, comes with chatlm", library.SHIPPED, None, {}, None),
+    Row("encoder, LoRA: mood, comes with chatlm", card_module.SHIPPED, None, {}, None),
 )
 
 
 def trained(row: Row, data: Path) -> Classifier:
     """The row's classifier, trained first where it is not there."""
-    there = {place.name for place in library.CLASSIFIERS.all()}
+    there = {place.name for place in card_module.CLASSIFIERS.all()}
     if row.method is not None and row.name not in there:
         base = None if row.method == "baseline" else ensure_model(BASES[row.method])
         order = Order(
@@ -74,7 +75,7 @@ def trained(row: Row, data: Path) -> Classifier:
         print(f"training: {row.title}", flush=True)
         with watcher() as shown:
             make(order, shown, lambda: False)
-    place = library.CLASSIFIERS.located(row.name)
+    place = card_module.CLASSIFIERS.located(row.name)
     if base_name := card.read(place.path).base:
         ensure_model(base_name)
     return load(place)
@@ -105,7 +106,7 @@ def measured(
         "ms_best": min(speeds),
         "ms_worst": max(speeds),
         "train_seconds": known.cost.get("seconds"),
-        "bytes": library.CLASSIFIERS.located(row.name).bytes,
+        "bytes": card_module.CLASSIFIERS.located(row.name).bytes,
     }
 
 
@@ -148,7 +149,7 @@ def main() -> None:
             f"| {line['bytes'] / 1e6:.1f} MB |"
         )
     print(
-        f"Everyday sentences with {library.SHIPPED}: unsure of "
+        f"Everyday sentences with {card_module.SHIPPED}: unsure of "
         f"{everyday['unsure_without_label']:.0%} of {everyday['without_label']} without a mood; "
         f"of {everyday['texts']} with one {everyday['accuracy']:.0%} right, "
         f"unsure of {everyday['unsure']:.0%}"

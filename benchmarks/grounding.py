@@ -22,15 +22,15 @@ from pathlib import Path
 
 from benchmarks.retrieval import EMBEDDER, lend, silent
 from chatlm import Delta, Engine, Message, Passage, Request, Sampling, ensure_model
-from chatlm.config import load
-from chatlm.engines.opening import open_engine
-from chatlm.models.progress import silent as silent_pull
-from chatlm.plugins import PluginHost
-from chatlm_rag import building, citing, grounding, prompting, quoting
-from chatlm_rag.opened import opened
-from chatlm_rag.questions import read_questions
-from chatlm_rag.searching import Index
-from chatlm_rag.sources.folders import Source
+from chatlm.config.config import load
+from chatlm.engines.open import open_engine
+from chatlm.hub.jobs import silent as silent_pull
+from chatlm.plugin_host.host import PluginHost
+from chatlm_rag.documents.files import Source
+from chatlm_rag.evaluation import read_questions
+from chatlm_rag.index import builder
+from chatlm_rag.retrieval import citations, extractive, grounding, prompting
+from chatlm_rag.retrieval.search import Index, opened
 
 MANUAL = {
     "How do I stop a reply?": r"\bEsc\b",
@@ -115,7 +115,7 @@ def after_an_example(index: Index, question: str, found: Sequence[Passage]) -> t
 
 def quotations(index: Index, question: str, found: Sequence[Passage]) -> str:
     """What the chat does with a small model, which writes nothing here."""
-    return quoting.written(quoting.quotes(index, question, found))
+    return extractive.written(extractive.quotes(index, question, found))
 
 
 WAYS: dict[str, Way] = {
@@ -134,7 +134,7 @@ def chosen(index: Index, question: str, found: Sequence[Passage]) -> list[Passag
     """The statements that would be quoted, as passages."""
     return [
         dataclasses.replace(found[quote.number - 1], text=quote.text)
-        for quote in quoting.quotes(index, question, found)
+        for quote in extractive.quotes(index, question, found)
     ]
 
 
@@ -153,7 +153,7 @@ def measure(engine: Engine, name: str, way: Way, asked: Asked) -> dict[str, floa
         made = way(opened(name).index, question, found)
         reply = made if isinstance(made, str) else said(engine, made)
         right += bool(re.search(pattern, reply))
-        verdicts = [each for each in citing.check(reply, found) if each.cited]
+        verdicts = [each for each in citations.check(reply, found) if each.cited]
         cited += bool(verdicts) and all(each.supported for each in verdicts)
         repeated += repeats(reply)
     count = len(asked)
@@ -174,7 +174,7 @@ def repeats(reply: str) -> bool:
 
 def xquad(data: Path, count: int) -> list[tuple[str, str]]:
     """Some of its questions, with a pattern of their answers; an index `xquad` is made."""
-    building.build("xquad", (Source(str(data / "corpus.jsonl")),), silent)
+    builder.build("xquad", (Source(str(data / "corpus.jsonl")),), silent)
     answers = json.loads((data / "answers.json").read_text(encoding="utf-8"))
     questions = read_questions(data / "queries.jsonl")
     step = max(len(questions) // count, 1)

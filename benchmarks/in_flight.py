@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.serve import MODEL, serving
-from chatlm_arena.keeping import opened
+from chatlm_arena.store.store import opened
 
 IN_FLIGHT = (1, 4, 16)
 CHATLM = [sys.executable, "-m", "chatlm"]

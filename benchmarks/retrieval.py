@@ -25,13 +25,14 @@ from sentence_transformers import SentenceTransformer
 
 from benchmarks.retrieval_vectors import study
 from chatlm import ensure_model
-from chatlm_rag import building, scorecard
-from chatlm_rag.embedding import Embedder
-from chatlm_rag.folder import located
-from chatlm_rag.partial import EMBEDDINGS
-from chatlm_rag.questions import Judgements, read_judgements, read_questions
-from chatlm_rag.searching import Index
-from chatlm_rag.sources.folders import Source
+from chatlm_rag import evaluation
+from chatlm_rag.documents.files import Source
+from chatlm_rag.evaluation import Judgements, read_judgements, read_questions
+from chatlm_rag.index import builder
+from chatlm_rag.index.checkpoint import EMBEDDINGS
+from chatlm_rag.index.embedding import Embedder
+from chatlm_rag.index.folder import located
+from chatlm_rag.retrieval.search import Index
 
 COLLECTIONS = ("cranfield", "xquad_en")
 EMBEDDER = "all-minilm-l6-v2"
@@ -92,14 +93,14 @@ def chatlm_search(index: Index) -> Ranker:
 def answered(ranker: Ranker, questions: Mapping[str, str], judged: Judgements) -> dict[str, float]:
     """The means of a side's measures, and how long a question takes."""
     asked = [name for name in questions if any(g > 0 for g in judged.get(name, {}).values())]
-    values: dict[str, list[float]] = {name: [] for name in scorecard.MEASURES}
+    values: dict[str, list[float]] = {name: [] for name in evaluation.MEASURES}
     seconds = []
     ranker(questions[asked[0]])
     for name in asked:
         start = time.perf_counter()
         ranked = ranker(questions[name])
         seconds.append(time.perf_counter() - start)
-        for measure, compute in scorecard.MEASURES.items():
+        for measure, compute in evaluation.MEASURES.items():
             values[measure].append(compute(ranked, judged[name]))
     return {measure: statistics.mean(column) for measure, column in values.items()} | {
         "median ms": 1000 * statistics.median(seconds),
@@ -116,7 +117,7 @@ def compare(data: Path, name: str, model: SentenceTransformer) -> tuple[Rows, In
     texts = [f"{document['title']}\n{document['text']}" for document in documents]
     questions = read_questions(collection / "queries.jsonl")
     judged = read_judgements(collection / "qrels.tsv")
-    building.build(name, (Source(str(collection / "corpus.jsonl")),), silent)
+    builder.build(name, (Source(str(collection / "corpus.jsonl")),), silent)
     index = Index.open(located(name))
     sides = {
         "chatlm": chatlm_search(index),
@@ -124,7 +125,7 @@ def compare(data: Path, name: str, model: SentenceTransformer) -> tuple[Rows, In
         "plain dense": plain_dense(model, names, texts),
     }
     rows = {side: answered(ranker, questions, judged) for side, ranker in sides.items()}
-    card = scorecard.evaluate(index, questions, judged)
+    card = evaluation.evaluate(index, questions, judged)
     for kind, figures in card.figures.items():
         rows[f"scorecard, {kind}"] = {name: figure.mean for name, figure in figures.items()}
     return rows, index

@@ -18,11 +18,13 @@ from pathlib import Path
 
 from benchmarks.retrieval import EMBEDDER, lend, silent
 from chatlm import ensure_model
-from chatlm_rag import abstaining, building, plotting
-from chatlm_rag.folder import located
-from chatlm_rag.questions import read_questions
-from chatlm_rag.searching import Index
-from chatlm_rag.sources.folders import Source
+from chatlm_rag import evaluation
+from chatlm_rag.documents.files import Source
+from chatlm_rag.evaluation import read_questions
+from chatlm_rag.index import builder
+from chatlm_rag.index.folder import located
+from chatlm_rag.retrieval import relevance
+from chatlm_rag.retrieval.search import Index
 
 ANSWERABLE = ("single_passage", "multi_passage")
 OFF_TOPIC = 200
@@ -38,7 +40,7 @@ def build(documents: Path, home: Path) -> Index:
         for row in _rows(documents):
             table = {"_id": row["index"], "title": "", "text": row["text"]}
             file.write(json.dumps(table) + "\n")
-    building.build("single-topic", (Source(str(corpus)),), silent)
+    builder.build("single-topic", (Source(str(corpus)),), silent)
     return Index.open(located("single-topic"))
 
 
@@ -90,13 +92,13 @@ def report(
     """The areas under the curves, the calibrated threshold, and the curves."""
     yes, no = _all(answerable), _all(unanswerable)
     curves = {
-        "on the topic": abstaining.curve(yes, no),
-        "about other things": abstaining.curve(yes, off_topic),
+        "on the topic": relevance.curve(yes, no),
+        "about other things": relevance.curve(yes, off_topic),
     }
-    calibrated = abstaining.calibrate(yes)
-    checked = abstaining.cross_validate(answerable, unanswerable)
+    calibrated = relevance.calibrate(yes)
+    checked = relevance.cross_validate(answerable, unanswerable)
     if plot:
-        plotting.save_curves(curves, abstaining.THRESHOLD, plot)
+        evaluation.save_curves(curves, relevance.THRESHOLD, plot)
     found = {
         "answerable questions": len(yes),
         "unanswerable questions on the topic": len(no),
@@ -104,7 +106,7 @@ def report(
         "area, on the topic": area(yes, no),
         "area, about other things": area(yes, off_topic),
         "calibrated threshold": calibrated,
-        "threshold in use": abstaining.THRESHOLD,
+        "threshold in use": relevance.THRESHOLD,
         "kept, on documents held out": checked.kept,
         "refused on the topic, on documents held out": checked.refused,
         "kept by the threshold in use": _part(yes, above=True),
@@ -128,7 +130,7 @@ def report(
 
 
 def _part(values: Sequence[float], *, above: bool) -> float:
-    return sum((value >= abstaining.THRESHOLD) == above for value in values) / len(values)
+    return sum((value >= relevance.THRESHOLD) == above for value in values) / len(values)
 
 
 def _all(grouped: Grouped) -> list[float]:

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chatlm_rag import vectors
-from chatlm_rag.partial import EMBEDDINGS
+from chatlm_rag.index import vectors
+from chatlm_rag.index.checkpoint import EMBEDDINGS
 
 K = 10
 _BLOCK = 50_000

@@ -27,11 +27,12 @@ from transformers import AutoModelForCausalLM
 from benchmarks import speed_quality
 from benchmarks.speed_quality import Quality
 from benchmarks.speed_sides import Chatlm, LlamaCpp, Prompt, Side, Timing, Transformers, no_compiler
-from chatlm import models, paths
-from chatlm.engines.fast.shape import read_shape
-from chatlm.engines.local import LocalEngine
-from chatlm.generation import Request
-from chatlm.messages import Message
+from chatlm.config import paths
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.native.architectures.llama import read_shape
+from chatlm.hub import pull
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
 
 MODEL = "smollm2-135m-instruct"
 DOCS = [Path(__file__).parents[1] / "docs" / name for name in ("guide.md", "plugins.md")]
@@ -123,7 +124,7 @@ def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: 
     """Time all sides, turn by turn; a first round warms up."""
     chatlm = next(side for side in sides if isinstance(side, Chatlm))
     prompts = {length: prompt_of(chatlm.engine, length) for length in lengths}
-    shape = read_shape(models.ensure(MODEL).folder)
+    shape = read_shape(pull.ensure_model(MODEL).folder)
     results = Results(
         default=chatlm.name,
         prompts={length: len(prompt.ids) for length, prompt in prompts.items()},
@@ -231,7 +232,7 @@ def main() -> None:
     if unknown := set(peers) - {"transformers", "llamacpp"}:
         parser.error(f"there is no peer {sorted(unknown)[0]}")
     lengths = [int(length) for length in options.prompts.split(",")]
-    folder = models.ensure(MODEL).folder
+    folder = pull.ensure_model(MODEL).folder
     sides = sides_of(folder, peers)
     results = measure(sides, lengths, options.rounds, options.tokens)
     results.quality = judge(sides, folder)

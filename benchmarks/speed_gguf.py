@@ -10,8 +10,9 @@ from pathlib import Path
 import gguf
 import torch
 
-from chatlm.engines.fast.shape import Shape, read_shape
-from chatlm.engines.fast.weights import read_weights
+from chatlm.engines.native.architectures.llama import read_shape
+from chatlm.engines.native.model_config import Shape
+from chatlm.engines.native.weights import read_weights
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
 

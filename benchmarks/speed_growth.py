@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.speed_sides import CPU
-from chatlm import models
+from chatlm.engines.load import load
 from chatlm.engines.model import Model
-from chatlm.engines.prefix import KeyValues, extend_each
-from chatlm.engines.ways import load
+from chatlm.engines.prompt_cache import KeyValues, extend_each
+from chatlm.hub import pull
 
 MODEL = "smollm2-135m-instruct"
 LENGTHS = (50, 512, 1024, 2048, 4096, 6144, 8000)
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     lengths = [int(length) for length in options.lengths.split(",")]
-    folder = models.ensure(MODEL).folder
+    folder = pull.ensure_model(MODEL).folder
     found = {}
     for way in options.ways.split(","):
         model = load(MODEL, folder, CPU, way)

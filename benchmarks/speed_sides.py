@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
 from chatlm.engines.devices import Placement
-from chatlm.engines.drafting import PromptLookup
-from chatlm.engines.fast.shape import read_shape
-from chatlm.engines.local import LocalEngine
-from chatlm.events import Delta
-from chatlm.generation import Request
-from chatlm.messages import Message
-from chatlm.sampling import Sampling
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.native.architectures.llama import read_shape
+from chatlm.engines.speculative import PromptLookup
+from chatlm.types.events import Delta
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 
 CPU = Placement({"": "cpu"}, torch.bfloat16)
 

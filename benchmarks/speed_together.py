@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.speed_sides import CPU, no_guesses
-from chatlm import models
-from chatlm.batching import stream_many
-from chatlm.engines.local import LocalEngine
-from chatlm.events import Finished
-from chatlm.generation import Request
-from chatlm.messages import Message
-from chatlm.sampling import Sampling
+from chatlm.engines.batching import stream_many
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.hub import pull
+from chatlm.types.events import Finished
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 
 MODEL = "smollm2-135m-instruct"
 PASSAGE = (
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--fast", default="auto", help="value of the setting `fast`")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    engine = LocalEngine(MODEL, models.ensure(MODEL).folder, CPU, fast=options.fast)
+    engine = LocalEngine(MODEL, pull.ensure_model(MODEL).folder, CPU, fast=options.fast)
     copies = tasks(options.tokens)
     crowds = {
         count: [

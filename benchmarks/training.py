@@ -13,11 +13,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import chatlm_lora
-from chatlm import models
-from chatlm_lora import examples
-from chatlm_lora.preparing import Order
-from chatlm_lora.recipe import Recipe
-from chatlm_lora.training import train
+from chatlm.hub import pull
+from chatlm_lora import dataset
+from chatlm_lora.recipe import Order, Recipe
+from chatlm_lora.trainer import train
 from chatlm_lora.watching import Progress, Watcher
 
 DATA = Path(chatlm_lora.__file__).parent / "data" / "pirate.jsonl"
@@ -37,8 +36,8 @@ class _Speed(Watcher):
 
 def chatlm_training(model: str) -> float:
     """Tokens a second of `chatlm adapters train`, checks and checkpoints included."""
-    base = models.ensure(model)
-    data = examples.read(DATA, seed=0, share=RECIPE.held_out)
+    base = pull.ensure_model(model)
+    data = dataset.read(DATA, seed=0, share=RECIPE.held_out)
     order = Order(name="speed", base=base, data=data, recipe=RECIPE, on_cpu=True)
     speed = _Speed()
     with tempfile.TemporaryDirectory() as home:
@@ -56,8 +55,8 @@ def chatlm_training(model: str) -> float:
 
 def peft_training(model: str) -> float:
     """Tokens a second of the loop in peft's documentation, the model as it is kept."""
-    base = models.ensure(model)
-    data = examples.read(DATA, seed=0, share=RECIPE.held_out)
+    base = pull.ensure_model(model)
+    data = dataset.read(DATA, seed=0, share=RECIPE.held_out)
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
     plain = AutoModelForCausalLM.from_pretrained(base.folder)
     settings = LoraConfig(

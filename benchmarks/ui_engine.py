@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.generation import EngineOpener
-from chatlm.hookspecs import hookimpl
+from chatlm.plugin_host.hookspecs import hookimpl
+from chatlm.types.engine import EngineOpener
 
 TOKENS = 5000
 """Words of the reply."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import ui_engine
 from benchmarks.ui_server import MODEL as MODEL_OF_THE_SERVER
-from chatlm import models
+from chatlm.hub import pull
 
 MODEL = "smollm2-135m-instruct"
 
@@ -38,7 +38,7 @@ class Program:
 
 def chatlm(home: Path) -> Program:
     """The whole program with the real default model, which is pulled if it is not here yet."""
-    folder = models.ensure(MODEL).folder
+    folder = pull.ensure_model(MODEL).folder
     place = home / "models" / MODEL
     place.parent.mkdir(parents=True)
     place.symlink_to(folder, target_is_directory=True)

@@ -6,12 +6,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatlm.artifacts import Artifact, Artifacts
-    from chatlm.batching import Batch, open_batch, stream_many
-    from chatlm.beside import Setup, SideChat, SideChats
-    from chatlm.config import Config, load_config
-    from chatlm.engines.learning import ChatEncoder, ChatTokens, fast_dtype, load_weights
-    from chatlm.engines.pieces import Pieces
+    from chatlm.chat.replay import differences
+    from chatlm.chat.session import ChatSession
+    from chatlm.chat.side_chats import side_chats
+    from chatlm.config.config import Config, load_config
+    from chatlm.config.paths import data_dir, expanded, shipped, write_atomically
+    from chatlm.engines.batching import open_batch, stream_many
+    from chatlm.engines.estimated_tokens import Pieces
+    from chatlm.engines.stopping import StopText
+    from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_weights
     from chatlm.errors import (
         CannotGoOn,
         ChatlmError,
@@ -21,14 +24,30 @@ if TYPE_CHECKING:
         ModelError,
         UsageError,
     )
-    from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
-    from chatlm.extending import Panel, PluginScreen, SlashCommand, Ui, Work
-    from chatlm.files import expanded, write_atomically
-    from chatlm.generation import Engine, EngineInfo, EngineOpener, Prompt, Request
-    from chatlm.hookspecs import Commands, Context, hookimpl
-    from chatlm.interrupts import stopped_by_keys
-    from chatlm.logprobs import ShownTokens, TokenLogprob
-    from chatlm.messages import (
+    from chatlm.hub.disk import fingerprint_weights, human_bytes, sync_tree
+    from chatlm.hub.installed import ModelLocation, find_model
+    from chatlm.hub.pull import ensure_model
+    from chatlm.plugin_host.hookspecs import Commands, Context, hookimpl
+    from chatlm.plugin_host.settings import own_settings, save_setting
+    from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui, Work
+    from chatlm.plugin_kit.artifacts import Artifact, Artifacts
+    from chatlm.plugin_kit.progress import stopped_by_keys
+    from chatlm.plugin_kit.screens import PluginCard
+    from chatlm.store.database import Database
+    from chatlm.store.store import Store
+    from chatlm.text import dump_json, one_line, visible
+    from chatlm.tui import run_ui
+    from chatlm.types.engine import Batch, Engine, EngineInfo, EngineOpener
+    from chatlm.types.events import (
+        Delta,
+        EngineEvent,
+        Finished,
+        Fitted,
+        Prefill,
+        ShownTokens,
+        TokenLogprob,
+    )
+    from chatlm.types.messages import (
         Annotation,
         Conversation,
         Message,
@@ -38,21 +57,9 @@ if TYPE_CHECKING:
         Turn,
         Usage,
     )
-    from chatlm.models import ModelLocation, ensure_model, find_model
-    from chatlm.models.disk import fingerprint_weights, human_bytes, sync_tree
-    from chatlm.paths import data_dir, shipped
-    from chatlm.plugins.settings import own_settings, save_setting
-    from chatlm.replay import differences
-    from chatlm.sampling import Sampling
-    from chatlm.session import ChatSession
-    from chatlm.sidechats import side_chats
-    from chatlm.stopping import StopText
-    from chatlm.store import Store
-    from chatlm.store.database import Database
-    from chatlm.templates import Facts, Rendered, TemplateRenderer
-    from chatlm.text import dump_json, one_line, visible
-    from chatlm.tui import run_ui
-    from chatlm.tui.plugin_card import PluginCard
+    from chatlm.types.requests import Prompt, Request
+    from chatlm.types.sampling import Sampling
+    from chatlm.types.setups import Facts, Rendered, Setup, SideChat, SideChats, TemplateRenderer
 
     __version__: str
 
@@ -62,84 +69,84 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 _WHERE = {
-    "Annotation": "chatlm.messages",
-    "Artifact": "chatlm.artifacts",
-    "Artifacts": "chatlm.artifacts",
-    "Batch": "chatlm.batching",
+    "Annotation": "chatlm.types.messages",
+    "Artifact": "chatlm.plugin_kit.artifacts",
+    "Artifacts": "chatlm.plugin_kit.artifacts",
+    "Batch": "chatlm.types.engine",
     "CannotGoOn": "chatlm.errors",
-    "ChatEncoder": "chatlm.engines.learning",
-    "ChatSession": "chatlm.session",
-    "ChatTokens": "chatlm.engines.learning",
+    "ChatEncoder": "chatlm.engines.training_api",
+    "ChatSession": "chatlm.chat.session",
+    "ChatTokens": "chatlm.engines.training_api",
     "ChatlmError": "chatlm.errors",
-    "Commands": "chatlm.hookspecs",
-    "Config": "chatlm.config",
-    "Context": "chatlm.hookspecs",
+    "Commands": "chatlm.plugin_host.hookspecs",
+    "Config": "chatlm.config.config",
+    "Context": "chatlm.plugin_host.hookspecs",
     "ContextTooLong": "chatlm.errors",
-    "Conversation": "chatlm.messages",
+    "Conversation": "chatlm.types.messages",
     "Database": "chatlm.store.database",
-    "Delta": "chatlm.events",
-    "Engine": "chatlm.generation",
+    "Delta": "chatlm.types.events",
+    "Engine": "chatlm.types.engine",
     "EngineError": "chatlm.errors",
-    "EngineEvent": "chatlm.events",
-    "EngineInfo": "chatlm.generation",
-    "EngineOpener": "chatlm.generation",
-    "Facts": "chatlm.templates",
-    "Finished": "chatlm.events",
-    "Fitted": "chatlm.events",
-    "Message": "chatlm.messages",
+    "EngineEvent": "chatlm.types.events",
+    "EngineInfo": "chatlm.types.engine",
+    "EngineOpener": "chatlm.types.engine",
+    "Facts": "chatlm.types.setups",
+    "Finished": "chatlm.types.events",
+    "Fitted": "chatlm.types.events",
+    "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
     "ModelError": "chatlm.errors",
-    "ModelLocation": "chatlm.models",
-    "Panel": "chatlm.extending",
-    "Passage": "chatlm.messages",
-    "Pieces": "chatlm.engines.pieces",
-    "PluginCard": "chatlm.tui.plugin_card",
-    "PluginScreen": "chatlm.extending",
-    "Prefill": "chatlm.events",
-    "Prompt": "chatlm.generation",
-    "Rendered": "chatlm.templates",
-    "Reply": "chatlm.messages",
-    "Request": "chatlm.generation",
-    "Sampling": "chatlm.sampling",
-    "Setup": "chatlm.beside",
-    "ShownTokens": "chatlm.logprobs",
-    "SideChat": "chatlm.beside",
-    "SideChats": "chatlm.beside",
-    "SlashCommand": "chatlm.extending",
-    "StopReason": "chatlm.messages",
-    "StopText": "chatlm.stopping",
-    "Store": "chatlm.store",
-    "TemplateRenderer": "chatlm.templates",
-    "TokenLogprob": "chatlm.logprobs",
-    "Turn": "chatlm.messages",
-    "Ui": "chatlm.extending",
-    "Usage": "chatlm.messages",
+    "ModelLocation": "chatlm.hub.installed",
+    "Panel": "chatlm.plugin_host.ui_api",
+    "Passage": "chatlm.types.messages",
+    "Pieces": "chatlm.engines.estimated_tokens",
+    "PluginCard": "chatlm.plugin_kit.screens",
+    "PluginScreen": "chatlm.plugin_host.ui_api",
+    "Prefill": "chatlm.types.events",
+    "Prompt": "chatlm.types.requests",
+    "Rendered": "chatlm.types.setups",
+    "Reply": "chatlm.types.messages",
+    "Request": "chatlm.types.requests",
+    "Sampling": "chatlm.types.sampling",
+    "Setup": "chatlm.types.setups",
+    "ShownTokens": "chatlm.types.events",
+    "SideChat": "chatlm.types.setups",
+    "SideChats": "chatlm.types.setups",
+    "SlashCommand": "chatlm.plugin_host.ui_api",
+    "StopReason": "chatlm.types.messages",
+    "StopText": "chatlm.engines.stopping",
+    "Store": "chatlm.store.store",
+    "TemplateRenderer": "chatlm.types.setups",
+    "TokenLogprob": "chatlm.types.events",
+    "Turn": "chatlm.types.messages",
+    "Ui": "chatlm.plugin_host.ui_api",
+    "Usage": "chatlm.types.messages",
     "UsageError": "chatlm.errors",
-    "Work": "chatlm.extending",
-    "data_dir": "chatlm.paths",
-    "differences": "chatlm.replay",
+    "Work": "chatlm.plugin_host.ui_api",
+    "data_dir": "chatlm.config.paths",
+    "differences": "chatlm.chat.replay",
     "dump_json": "chatlm.text",
-    "ensure_model": "chatlm.models",
-    "expanded": "chatlm.files",
-    "fast_dtype": "chatlm.engines.learning",
-    "find_model": "chatlm.models",
-    "fingerprint_weights": "chatlm.models.disk",
-    "hookimpl": "chatlm.hookspecs",
-    "human_bytes": "chatlm.models.disk",
-    "load_config": "chatlm.config",
-    "load_weights": "chatlm.engines.learning",
+    "ensure_model": "chatlm.hub.pull",
+    "expanded": "chatlm.config.paths",
+    "fast_dtype": "chatlm.engines.training_api",
+    "find_model": "chatlm.hub.installed",
+    "fingerprint_weights": "chatlm.hub.disk",
+    "hookimpl": "chatlm.plugin_host.hookspecs",
+    "human_bytes": "chatlm.hub.disk",
+    "load_config": "chatlm.config.config",
+    "load_weights": "chatlm.engines.training_api",
     "one_line": "chatlm.text",
-    "open_batch": "chatlm.batching",
-    "own_settings": "chatlm.plugins.settings",
+    "open_batch": "chatlm.engines.batching",
+    "own_settings": "chatlm.plugin_host.settings",
     "run_ui": "chatlm.tui",
-    "save_setting": "chatlm.plugins.settings",
-    "shipped": "chatlm.paths",
-    "side_chats": "chatlm.sidechats",
-    "stopped_by_keys": "chatlm.interrupts",
-    "stream_many": "chatlm.batching",
-    "sync_tree": "chatlm.models.disk",
+    "save_setting": "chatlm.plugin_host.settings",
+    "shipped": "chatlm.config.paths",
+    "side_chats": "chatlm.chat.side_chats",
+    "stopped_by_keys": "chatlm.plugin_kit.progress",
+    "stream_many": "chatlm.engines.batching",
+    "sync_tree": "chatlm.hub.disk",
     "visible": "chatlm.text",
-    "write_atomically": "chatlm.files",
+    "write_atomically": "chatlm.config.paths",
 }
 
 __all__ = [

@@ -10,15 +10,16 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatlm import hookspecs
-from chatlm.config import Config
+from chatlm.chat.session import ChatSession
+from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.events import SessionEvent
-from chatlm.generation import Request
-from chatlm.messages import Annotation, StopReason, Turn
-from chatlm.plugins import Fault, PluginHost
-from chatlm.session import ChatSession
-from chatlm.store import Store
+from chatlm.plugin_host import hookspecs
+from chatlm.plugin_host.faults import Fault
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
+from chatlm.types.events import SessionEvent
+from chatlm.types.messages import Annotation, StopReason, Turn
+from chatlm.types.requests import Request
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot

@@ -14,10 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from chatlm import data_dir, ensure_model
-from chatlm.models.progress import silent
-from chatlm_rag import building, folder, manifest
-from chatlm_rag.embedders import DEFAULT
-from chatlm_rag.sources.folders import Source
+from chatlm.hub.jobs import silent
+from chatlm_rag.documents.files import Source
+from chatlm_rag.index import builder, folder, manifest
+from chatlm_rag.index.embedding import DEFAULT
 
 NAME = "manual"
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def make(target: Path) -> None:
         Path(home, "models").symlink_to(models)
         os.environ["CHATLM_HOME"] = home
         os.chdir(ROOT)
-        done = building.build(NAME, SOURCES, Quiet())
+        done = builder.build(NAME, SOURCES, Quiet())
         made = folder.own(NAME).path
         files = tuple(replace(file, stamp=None) for file in done.manifest.files)
         manifest.write(made / "1", replace(done.manifest, files=files, looked_ns=0))

@@ -17,26 +17,27 @@ from unittest.mock import patch
 
 from textual.pilot import Pilot
 
-from chatlm import Setup, config, ensure_model
-from chatlm.engines.opening import open_engine
-from chatlm.events import Delta
-from chatlm.generation import Engine
-from chatlm.messages import Standing
-from chatlm.models.progress import silent
-from chatlm.plugins import PluginHost
-from chatlm.replying import Events
-from chatlm.sampling import Sampling
-from chatlm.session import ChatSession
-from chatlm.store import Store
+from chatlm import Setup, ensure_model
+from chatlm.chat.session import ChatSession
+from chatlm.chat.turn_runner import Events
+from chatlm.config import config
+from chatlm.engines.open import open_engine
+from chatlm.hub.jobs import silent
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.card import Card
+from chatlm.tui.chat_list.panel import HitList
 from chatlm.tui.chat_screen import ChatScreen
-from chatlm.tui.loading import Ready
-from chatlm.tui.widgets.hit_list import HitList
-from chatlm_arena import keeping
+from chatlm.tui.engine_loader import Ready
+from chatlm.tui.screens.card import Card
+from chatlm.types.engine import Engine
+from chatlm.types.events import Delta
+from chatlm.types.messages import Standing
+from chatlm.types.sampling import Sampling
 from chatlm_arena import plugin as arena_plugin
+from chatlm_arena.store import store as store_module
+from chatlm_emotion import actions
 from chatlm_emotion import plugin as emotion_plugin
-from chatlm_emotion import slash
 from chatlm_lora import plugin as lora_plugin
 from chatlm_rag import plugin as rag_plugin
 from chatlm_templates import plugin as templates_plugin
@@ -317,7 +318,7 @@ async def moods(engine: Engine, size: tuple[int, int]) -> None:
     """A chat whose mood changes, with the panel, and its angry message found by search."""
     ensure_model("all-minilm-l6-v2")
     plugins = PluginHost([("emotion", emotion_plugin), ("templates", templates_plugin)])
-    slash.labeller().ready()
+    actions.labeller().ready()
     with Store(None) as store:
         asked = ChatSession(store, lambda: engine, plugins=plugins, sampling=SHORT, kept=COMPANION)
         for message in MOODS:
@@ -339,8 +340,8 @@ async def arena(size: tuple[int, int]) -> None:
     with (
         closing(open_engine(SETTINGS, plugins, silent)) as engine,
         tempfile.TemporaryDirectory() as home,
-        patch("chatlm_arena.keeping.store.data_dir", lambda: Path(home)),
-        keeping.opened() as entrants,
+        patch("chatlm.config.paths.data_dir", lambda: Path(home)),
+        store_module.opened() as entrants,
         Store(None) as store,
     ):
         for adapter in ("", "instruct"):

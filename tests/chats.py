@@ -7,8 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from chatlm.generation import Provenance
-from chatlm.messages import (
+from chatlm.store.importing.fields import Read
+from chatlm.types.messages import (
     Annotation,
     Conversation,
     Message,
@@ -19,8 +19,8 @@ from chatlm.messages import (
     Turn,
     Usage,
 )
-from chatlm.sampling import Sampling
-from chatlm.store.importing import Read
+from chatlm.types.provenance import Provenance
+from chatlm.types.sampling import Sampling
 
 TEXT = st.text(max_size=20)
 TIMES = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1), timezones=st.just(UTC))

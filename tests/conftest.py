@@ -14,7 +14,7 @@ import pytest
 from tests import endless, isolation, models
 
 if TYPE_CHECKING:
-    from chatlm.engines.local import LocalEngine
+    from chatlm.engines.local_engine import LocalEngine
 
 # A shell starts background jobs with Ctrl-C ignored, and every program started from here would
 # inherit that; the tests that press it need it to work.
@@ -62,7 +62,7 @@ def endless_home(chat_home: Path) -> Path:
 def engine(default_model: Path) -> Iterator[LocalEngine]:
     """The real default model, loaded once, in the number format that fits this machine."""
     from chatlm.engines.devices import place
-    from chatlm.engines.local import LocalEngine
+    from chatlm.engines.local_engine import LocalEngine
 
     loaded = LocalEngine("default", default_model, place("cpu", "auto", "none"))
     yield loaded

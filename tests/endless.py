@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chatlm.store import Store
+from chatlm.store.store import Store
 
 PLUGIN = '''
 import dataclasses

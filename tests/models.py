@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from chatlm import models
-from chatlm.models.catalogue import CatalogueEntry, WheelSource, catalogue
+from chatlm.hub import pull
+from chatlm.hub.catalogue import CatalogueEntry, WheelSource, catalogue
 
 DEFAULT = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
@@ -38,7 +38,7 @@ def embedder_model() -> Path:
 def _shared(name: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLM_HOME", str(shared_home()))
-        return models.ensure(name).folder
+        return pull.ensure_model(name).folder
 
 
 def lend(home: Path, folder: Path) -> Path:

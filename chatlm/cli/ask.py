@@ -1,4 +1,4 @@
-"""`chatlm ask`: one question and its streamed answer; the chat session without a screen."""
+"""`chatlm ask`, `-t`, `-v`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,112 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from chatlm import config, paths
+from chatlm.chat.templates import Opening, offered, opening
 from chatlm.cli.chats import complete_chat
 from chatlm.cli.models import complete_model
-from chatlm.cli.plugin_options import plugin_options, with_plugins
-from chatlm.cli.progress import progress_bars
-from chatlm.cli.templating import begun, template_options
-from chatlm.errors import UsageError
-from chatlm.events import Delta, Finished, Notice, SessionEvent, TurnStarted
-from chatlm.generation import Request
-from chatlm.logprobs import MOST_ALTERNATIVES, TokenLogprob
-from chatlm.messages import Reply, StopReason, Turn
-from chatlm.sampling import INTEGERS, RANGES, Sampling
+from chatlm.cli.options import plugin_options, with_plugins
+from chatlm.config import config, paths
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.plugin_kit.progress import progress_bars
 from chatlm.text import dump_json, visible
+from chatlm.types.events import (
+    MOST_ALTERNATIVES,
+    Delta,
+    Finished,
+    Notice,
+    SessionEvent,
+    TokenLogprob,
+    TurnStarted,
+)
+from chatlm.types.messages import Reply, StopReason, Turn
+from chatlm.types.requests import Request
+from chatlm.types.sampling import INTEGERS, RANGES, Sampling
 
 if TYPE_CHECKING:
-    from chatlm.session import ChatSession
+    from chatlm.chat.session import ChatSession
+    from chatlm.plugin_host.host import PluginHost
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_template(
+    context: click.Context, parameter: click.Parameter, start: str
+) -> list[CompletionItem]:
+    """The names of templates that begin so; none when the settings cannot be read."""
+    from chatlm.config import config
+    from chatlm.plugin_host.lifecycle import loaded
+
+    try:
+        with loaded(config.load()) as plugins:
+            return [CompletionItem(name) for name in offered(plugins) if name.startswith(start)]
+    except ChatlmError:
+        return []
+
+
+def template_options(command: F) -> F:
+    """Give a command both options, as `template: str | None` and `pairs: tuple[str, ...]`."""
+    command = click.option(
+        "-v",
+        "--variable",
+        "pairs",
+        multiple=True,
+        metavar="NAME=TEXT",
+        help="Fill a gap of the template; can be repeated.",
+    )(command)
+    return click.option(
+        "-t",
+        "--template",
+        metavar="NAME",
+        shell_complete=complete_template,
+        help="Ask by this template; see: chatlm templates list",
+    )(command)
+
+
+def begun(template: str | None, pairs: Sequence[str], typed: str, plugins: PluginHost) -> Opening:
+    """What the options make of what was typed.
+
+    Args:
+        template: its name; None for none.
+        pairs: `NAME=TEXT` for its variables.
+        typed: what the person typed or piped in.
+        plugins: offer templates.
+
+    Raises:
+        UsageError: there is no such template, or the values do not fit it.
+    """
+    if template is None and pairs:
+        raise UsageError("-v fills a gap of a template.", hint="Name the template: -t NAME")
+    try:
+        return opening(template or "", values_of(pairs), typed, plugins)
+    except UsageError:
+        for fault in plugins.take_faults():
+            click.echo(visible(str(fault)), err=True)
+        raise
+
+
+def values_of(pairs: Sequence[str]) -> dict[str, str]:
+    """`NAME=TEXT` taken apart; a UsageError for one without `=`."""
+    values = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"-v {pair!r} has no =.", hint="Write it so: -v NAME=TEXT")
+        values[name.strip()] = text
+    return values
+
 
 INTERRUPTED = 130
 
+
 LARGEST = 700.0
 """About the largest number whose exponential is one."""
+
 
 ENDINGS = {
     StopReason.LENGTH: "cut off at max_tokens",
@@ -117,9 +198,9 @@ def ask(
         raise UsageError("--logprobs stand in the JSON alone.", hint="Add --json.")
     wanted = Sampling.from_dict({**numbers, "stop": stop})
     settings = with_plugins(config.load(model=model), safe_mode=safe_mode, without=without)
-    from chatlm.plugins import loaded
-    from chatlm.session import ChatSession
-    from chatlm.store import Store
+    from chatlm.chat.session import ChatSession
+    from chatlm.plugin_host.lifecycle import loaded
+    from chatlm.store.store import Store
 
     saved = not no_save and (chat_id is not None or not dry_run)
     with loaded(settings) as plugins:
@@ -188,7 +269,7 @@ def _say_request(request: Request, as_json: bool) -> None:
 def load_engine(settings: config.Config, plugins: Any) -> Any:
     """Open the engine that the settings name; on stderr stands what is being done."""
     with _waiting(f"Loading {settings.model} …"), progress_bars() as progress:
-        from chatlm.engines.opening import open_engine
+        from chatlm.engines.open import open_engine
 
         engine = open_engine(settings, plugins, progress)
     for note in engine.info.notes:

@@ -5,40 +5,40 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from chatlm import paths
-from chatlm.cli.group import LazyGroup
+from chatlm.cli.command_groups import LazyGroup
+from chatlm.config import paths
 from chatlm.errors import ChatlmError
-from chatlm.store import Store
+from chatlm.store.store import Store
 from chatlm.text import one_line
 
 COMMANDS = {
     "list": (
-        "chatlm.cli.chats_read:list_chats",
+        "chatlm.cli.chats_show:list_chats",
         "List the chats, pinned ones first, then last changed first.",
     ),
-    "show": ("chatlm.cli.chats_read:show", "Show one chat."),
+    "show": ("chatlm.cli.chats_show:show", "Show one chat."),
     "search": (
-        "chatlm.cli.chats_read:search",
+        "chatlm.cli.chats_show:search",
         "Find titles, messages and replies that hold all the words.",
     ),
     "replay": (
-        "chatlm.cli.replay:replay_reply",
+        "chatlm.cli.chats_replay:replay_reply",
         "Make a reply again, from all that made it, and compare.",
     ),
-    "rename": ("chatlm.cli.chats_change:rename", "Give a chat a title."),
-    "pin": ("chatlm.cli.chats_change:pin", "List chats first."),
-    "unpin": ("chatlm.cli.chats_change:unpin", "List chats in their own place again."),
+    "rename": ("chatlm.cli.chats_edit:rename", "Give a chat a title."),
+    "pin": ("chatlm.cli.chats_edit:pin", "List chats first."),
+    "unpin": ("chatlm.cli.chats_edit:unpin", "List chats in their own place again."),
     "fork": (
-        "chatlm.cli.chats_change:fork",
+        "chatlm.cli.chats_edit:fork",
         "Begin a new chat as a copy of another, which stays as it is.",
     ),
     "export": ("chatlm.cli.chats_files:export_chats", "Write chats to a file, or to the output."),
     "import": ("chatlm.cli.chats_files:import_chats", "Read chats from a file."),
     "restore": (
-        "chatlm.cli.chats_change:restore",
+        "chatlm.cli.chats_edit:restore",
         "Bring back a chat that was deleted on the screen.",
     ),
-    "delete": ("chatlm.cli.chats_change:delete", "Delete chats for good."),
+    "delete": ("chatlm.cli.chats_edit:delete", "Delete chats for good."),
 }
 """Name -> where the command is, and its help in one line."""
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import click
 
 from chatlm.cli.chats import complete_chat, counted, open_store
+from chatlm.config.paths import write_atomically
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.files import write_atomically
-from chatlm.store.importing import FORMATS, Format
-from chatlm.store.intake import Import, import_file
-from chatlm.store.outgoing import FORMS, Form, exported
+from chatlm.store.export import FORMS, Form, exported
+from chatlm.store.importing.importer import FORMATS, Format, Import, import_file
 from chatlm.text import dump_json, one_line, visible
 
 

@@ -1,18 +1,24 @@
-"""The commands `chatlm config …`: what is asked and printed; the rules are in chatlm.config."""
+"""`chatlm config`, plugin settings included."""
 
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from chatlm import config, paths
+from chatlm.cli.options import check_name
+from chatlm.config import config, paths
+from chatlm.config.config import Setting
+from chatlm.config.paths import write_atomically
+from chatlm.config.schema import KEYS
 from chatlm.errors import ConfigError
-from chatlm.files import write_atomically
-from chatlm.settings import KEYS
-from chatlm.text import dump_json, one_line
+from chatlm.plugin_host import settings
+from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_host.lifecycle import load_all
+from chatlm.text import dump_json, one_line, visible
 
 NEW_FILE = "# Settings of chatlm. Every key, and what holds now: chatlm config show\n"
 
@@ -49,7 +55,6 @@ def show(as_json: bool) -> None:
 
     Example: chatlm config show
     """
-    from chatlm.cli.plugin_settings import with_plugins
 
     settings = with_plugins(config.effective())
     if as_json:
@@ -71,10 +76,8 @@ def set_value(key: str, value: str) -> None:
     Example: chatlm config set model smollm2-135m-instruct
     """
     if key.startswith("plugins.") and key.count(".") > 1:
-        from chatlm.cli import plugin_settings
-
         _, plugin, name = key.split(".", 2)
-        plugin_settings.set_value(plugin, name, value)
+        set_plugin_setting(plugin, name, value)
         return
     config.set_value(key, value)
     if variable := config.overridden_by(key):
@@ -126,3 +129,49 @@ def _shown(value: Any) -> str:
         return "-"
     text = value if isinstance(value, str) else json.dumps(_plain(value), ensure_ascii=False)
     return one_line(text, 60)
+
+
+def with_plugins(listed: list[Setting]) -> list[Setting]:
+    """The settings with those that the plugins declare in place of what the file says of them.
+
+    Where a plugin's section is wrong, the line on stderr says so and the file's values stay.
+    """
+    now = config.load()
+    host = _loaded(now)
+    for name in host.names:
+        if (kind := host.settings_class(name)) is None:
+            continue
+        try:
+            rows = settings.rows(name, kind, now.plugins.get(name, {}))
+        except ConfigError as error:
+            click.echo(visible(f"{error.message} {error.hint}"), err=True)
+            continue
+        listed = [row for row in listed if not row.key.startswith(f"plugins.{name}.")] + rows
+    return listed
+
+
+def set_plugin_setting(name: str, key: str, text: str) -> None:
+    """Write one setting of a plugin, checked by the plugin's own types.
+
+    Raises:
+        UsageError: there is no such plugin.
+        ConfigError: it has no such setting, or the value is wrong, or the file cannot be written.
+    """
+    check_name(name)
+    now = config.load()
+    kind = _loaded(now, name).settings_class(name)
+    if kind is None:
+        config.set_value(f"plugins.{name}.{key}", text)
+        return
+    settings.save_setting(name, kind, key, text)
+    variable = settings.variable_of(name, key)
+    if os.environ.get(variable):
+        click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)
+
+
+def _loaded(now: config.Config, name: str | None = None) -> PluginHost:
+    host = PluginHost()
+    load_all(host, now, None if name is None else [name])
+    for fault in host.take_faults():
+        click.echo(visible(str(fault)), err=True)
+    return host

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from chatlm import logs as logging_setup
-from chatlm import paths
+from chatlm.config import logs as logging_setup
+from chatlm.config import paths
 from chatlm.text import visible
 
 POLL_SECONDS = 0.2

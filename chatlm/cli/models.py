@@ -9,9 +9,11 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from chatlm import models
-from chatlm.cli.progress import progress_bars
-from chatlm.models.disk import human_bytes
+from chatlm.hub import installed
+from chatlm.hub import names as names_module
+from chatlm.hub import pull as pull_module
+from chatlm.hub.disk import human_bytes
+from chatlm.plugin_kit.progress import progress_bars
 from chatlm.text import dump_json, one_line
 
 
@@ -19,7 +21,7 @@ def complete_model(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
     """The known models whose names begin like this."""
-    return [CompletionItem(name) for name in models.known_names() if name.startswith(start)]
+    return [CompletionItem(name) for name in names_module.known_names() if name.startswith(start)]
 
 
 @click.group("models")
@@ -37,7 +39,7 @@ def list_models(as_json: bool) -> None:
 
     Example: chatlm models list --json
     """
-    known = models.known()
+    known = installed.known()
     if as_json:
         click.echo(dump_json([_as_table(details) for details in known]))
         return
@@ -69,7 +71,7 @@ def pull(name: str, force: bool) -> None:
     Example: chatlm models pull smollm2-135m-instruct
     """
     with progress_bars() as progress:
-        location = models.pull(name, progress, force=force)
+        location = pull_module.pull(name, progress, force=force)
     click.echo(f"{location.name} is ready in {location.folder}")
 
 
@@ -81,7 +83,7 @@ def show(name: str, as_json: bool) -> None:
 
     Example: chatlm models show smollm2-135m-instruct
     """
-    details = models.show(name)
+    details = installed.show(name)
     if as_json:
         click.echo(dump_json(_as_table(details)))
         return
@@ -113,7 +115,7 @@ def remove(name: str, yes: bool) -> None:
     """
     if not yes:
         click.confirm(f"Delete {one_line(name, 200)} from this machine?", abort=True, err=True)
-    freed = models.remove(name)
+    freed = installed.remove(name)
     click.echo(f"Removed {one_line(name, 200)}; {human_bytes(freed)} are free again.")
 
 
@@ -124,11 +126,11 @@ def verify(name: str | None) -> None:
 
     Example: chatlm models verify smollm2-135m-instruct
     """
-    names = [name] if name else models.installed_names()
+    names = [name] if name else names_module.installed_names()
     damaged = 0
     for each in names:
         with progress_bars() as progress:
-            problems = models.verify(each, progress)
+            problems = installed.verify(each, progress)
         if not problems:
             click.echo(f"{each}: good")
             continue
@@ -143,5 +145,5 @@ def verify(name: str | None) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _as_table(details: models.ModelDetails) -> dict[str, Any]:
+def _as_table(details: installed.ModelDetails) -> dict[str, Any]:
     return details.to_dict()

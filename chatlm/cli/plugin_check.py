@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.errors import UsageError
-from chatlm.plugins.discovery import find
+from chatlm.plugin_host.discovery import find
 
 IMPORT_SECONDS = 0.5
 """How long a plugin may take to be imported, chatlm itself left aside."""

@@ -14,18 +14,18 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from chatlm import hookspecs, paths
-from chatlm.beside import Setup
 from chatlm.cli.plugin_check import CALL_SECONDS, IMPORT_SECONDS
-from chatlm.config import Config
+from chatlm.config import paths
+from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ChatlmError
-from chatlm.extending import Panel, PluginScreen, SlashCommand
-from chatlm.generation import Request
-from chatlm.messages import Annotation, Conversation, Message, Passage, Turn
-from chatlm.plugins import contract
-from chatlm.plugins.discovery import GROUP, Found, find
-from chatlm.plugins.host import PluginHost
+from chatlm.plugin_host import hook_table, hookspecs
+from chatlm.plugin_host.discovery import GROUP, Found, find
+from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
+from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.requests import Request
+from chatlm.types.setups import Setup
 
 _MESSAGE = Message("user", "What is a turn in chatlm?")
 _TURN = Turn(1, 0, _MESSAGE)
@@ -143,18 +143,18 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
 
     def written(conversation: Any, text: Any) -> Callable[[], Any]:
         said = {"conversation": conversation, "text": text, "facts": dict}
-        return lambda: host.first("write_message", None, contract.text_or_refusal, **said)
+        return lambda: host.first("write_message", None, hook_table.text_or_refusal, **said)
 
     def described(conversation: Any, text: Any) -> Callable[[], Any]:
         asked = {"conversation": conversation, "text": text}
-        return lambda: host.merge("describe_text", contract.facts, **asked)
+        return lambda: host.merge("describe_text", hook_table.facts, **asked)
 
     def adapter(name: Any, model: Any) -> Callable[[], Any]:
         asked = {"name": name, "model": model}
-        return lambda: host.first("find_adapter", None, contract.folder_or_refusal, **asked)
+        return lambda: host.first("find_adapter", None, hook_table.folder_or_refusal, **asked)
 
     def built(arguments: dict[str, Any]) -> Callable[[], Any]:
-        return lambda: host.first("build_messages", None, contract.messages, **arguments)
+        return lambda: host.first("build_messages", None, hook_table.messages, **arguments)
 
     def each(hook: str, **arguments: Any) -> Callable[[], Any]:
         return lambda: list(host.each(hook, **arguments))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from chatlm import config, paths
-from chatlm.cli.plugin_options import check_name, complete_plugin
-from chatlm.plugins import PluginHost, load_all, switching
-from chatlm.plugins.lifetime import recalled, remember
-from chatlm.plugins.overview import Row, overview
+from chatlm.cli.options import check_name, complete_plugin
+from chatlm.config import config, paths
+from chatlm.plugin_host import lifecycle
+from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_host.lifecycle import Row, load_all, overview, recalled, remember
 from chatlm.text import dump_json, one_line, visible
 
 
@@ -56,7 +56,7 @@ def enable(name: str) -> None:
     Example: chatlm plugins enable emotion
     """
     check_name(name)
-    was_off = switching.enable(name)
+    was_off = lifecycle.enable(name)
     click.echo(f"{name} is on." if was_off else f"{name} was on already.")
 
 
@@ -68,7 +68,7 @@ def disable(name: str) -> None:
     Example: chatlm plugins disable emotion
     """
     check_name(name)
-    switching.disable(name)
+    lifecycle.disable(name)
     click.echo(f"{name} is off. On again: chatlm plugins enable {name}")
 
 
@@ -109,7 +109,7 @@ def new(name: str, into: Path) -> None:
 
     Example: chatlm plugins new demo
     """
-    from chatlm.plugins.project import begin
+    from chatlm.plugin_host.scaffold import begin
 
     folder = begin(name, into)
     click.echo(visible(f"{folder} is made. Next:"))

@@ -1,1 +1,1 @@
-"""Engines: each loads one model and answers `chatlm.generation.Request`s with events."""
+"""One loaded model: Request in, events out."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from chatlm.errors import UsageError
-from chatlm.sampling import Sampling
+from chatlm.types.sampling import Sampling
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chatlm.sampling import Sampling
+from chatlm.types.sampling import Sampling
 
 
 def penalized(

@@ -7,11 +7,12 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable
 
-from chatlm.engines.pieces import Pieces
-from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
-from chatlm.generation import EngineInfo, Prompt, Request
-from chatlm.messages import Message, StopReason, Usage
-from chatlm.sampling import DEFAULTS
+from chatlm.engines.estimated_tokens import Pieces
+from chatlm.types.engine import EngineInfo
+from chatlm.types.events import Delta, EngineEvent, Finished, Fitted, Prefill
+from chatlm.types.messages import Message, StopReason, Usage
+from chatlm.types.requests import Prompt, Request
+from chatlm.types.sampling import DEFAULTS
 
 _WORDS = re.compile(r"\s*\S+\s*\Z|\s*\S+|\s+")
 

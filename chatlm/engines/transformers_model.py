@@ -1,19 +1,23 @@
-"""A model of any architecture that transformers knows, run by transformers' own classes."""
+"""Any architecture; adapters by peft."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from chatlm.engines.devices import Placement
-from chatlm.engines.loading import load_model
-from chatlm.engines.model import About, ends_of, suggested
-from chatlm.engines.peft_adapters import PeftAdapters
+from chatlm.engines.adapters import WEIGHTS, check_beginning
+from chatlm.engines.devices import Placement, is_out_of_memory
+from chatlm.engines.model import About, Unsuitable, ends_of, suggested
+from chatlm.errors import ModelError, OutOfMemoryError
 
 
 class TransformersModel:
@@ -135,3 +139,157 @@ def _dtype_name(model: Any, placement: Placement) -> str:
     if placement.quantization is not None:
         return "8bit" if placement.quantization.load_in_8bit else "4bit"
     return str(model.dtype).removeprefix("torch.")
+
+
+def load_model(name: str, folder: Path, placement: Placement) -> Any:
+    """The model, ready for inference.
+
+    Raises:
+        OutOfMemoryError: the device's memory does not hold it.
+        ModelError: anything else that transformers says against the folder.
+    """
+    with _quiet():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=placement.dtype,
+                device_map=placement.device_map,
+                quantization_config=placement.quantization,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+        except Exception as error:  # transformers raises many kinds
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(
+                    f"The memory is not enough for the model {name}",
+                    hint="Choose a smaller model, or `chatlm config set quantize 4bit`.",
+                ) from error
+            raise _unusable(name, folder, error) from error
+    return model.eval()
+
+
+def load_tokenizer(name: str, folder: Path) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        ModelError: what transformers says against the folder.
+    """
+    with _quiet():
+        try:
+            return AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # transformers raises many kinds
+            raise _unusable(name, folder, error) from error
+
+
+def _unusable(name: str, folder: Path, error: Exception) -> ModelError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return ModelError(
+        f"The model {name} in {folder} cannot be loaded: {reason}",
+        hint=f"`chatlm models verify {name}` checks its files.",
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars or remarks of transformers in the middle of a screen."""
+    logger = transformers.utils.logging
+    level, bars = logger.get_verbosity(), logger.is_progress_bar_enabled()
+    logger.set_verbosity_error()
+    logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.set_verbosity(level)
+        if bars:
+            logger.enable_progress_bar()
+
+
+_CHANGING = ("layer_replication", "arrow_config", "target_parameters")
+"""Settings of adapters that change the model itself, so that it could not go on without them."""
+
+
+class PeftAdapters:
+    """See the module's sentence.
+
+    Args:
+        module: the model, whose layers peft changes in their place.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._peft: Any = None
+        """Wraps the module once there was an adapter."""
+        self._active: str | None = None
+        self._numbers = itertools.count()
+
+    def add(self, folder: Path) -> str:
+        """Load an adapter; returns a name for it.
+
+        Raises:
+            Unsuitable: the model could not go on without it.
+            ValueError: it is damaged, or does not fit the model.
+        """
+        if not (folder / WEIGHTS).is_file():  # peft would take a pickle file
+            raise ValueError(f"it has no {WEIGHTS}")
+        name = f"adapter{next(self._numbers)}"
+        self._active = ""  # whatever peft lets act
+        with _quiet_peft():
+            try:
+                self._load(folder, name)
+            except Unsuitable:
+                raise
+            except Exception as error:  # peft raises many kinds
+                with suppress(Exception):
+                    self._peft.delete_adapter(name)
+                raise ValueError(str(error).strip().partition("\n")[0]) from error
+        return name
+
+    def activate(self, name: str | None) -> None:
+        """Let an adapter act, and no other; None lets none."""
+        if name == self._active or self._peft is None:
+            return
+        if name is None:
+            self._peft.base_model.disable_adapter_layers()
+        else:
+            self._peft.base_model.enable_adapter_layers()
+            self._peft.base_model.set_adapter(name, inference_mode=True)
+        self._active = name
+
+    def remove(self, name: str) -> None:
+        """Free an adapter's memory."""
+        self._active = ""
+        with _quiet_peft():
+            self._peft.delete_adapter(name)
+
+    def _load(self, folder: Path, name: str) -> None:
+        from peft import PeftConfig, PeftModel
+
+        config: Any = PeftConfig.from_pretrained(str(folder))
+        if config.peft_type != "LORA" or config.bias != "none":
+            raise Unsuitable("it is no LoRA adapter, or it changes biases")
+        for setting in _CHANGING:
+            if getattr(config, setting, None):
+                raise Unsuitable(f"it uses {setting}")
+        check_beginning(config.init_lora_weights)
+        config.inference_mode = True
+        if self._peft is None:
+            self._peft = PeftModel(self._module, config, name, autocast_adapter_dtype=False)
+        else:
+            self._peft.add_adapter(name, config, autocast_adapter_dtype=False)
+        found = self._peft.load_adapter(
+            str(folder), name, torch_device=str(self._module.device), autocast_adapter_dtype=False
+        )
+        if found.missing_keys or found.unexpected_keys:
+            wrong = [*found.missing_keys, *found.unexpected_keys][0]
+            raise ValueError(f"its tensors are not those that its config names: {wrong}")
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """No remarks of peft in the middle of a screen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

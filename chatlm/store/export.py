@@ -1,19 +1,18 @@
-"""Chats as text for people, programs and models; pure functions, no database."""
+"""Markdown, JSONL, messages, ChatML."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from chatlm.errors import UsageError
-from chatlm.generation import Provenance
-from chatlm.messages import Annotation, Conversation, Passage, Reply, Turn
-from chatlm.store.lookups import AnnotationsOf, PassagesOf, ProvenanceOf, TracesOf
-from chatlm.store.rows import short_title
-from chatlm.text import dump_json
-from chatlm.trace import Trace
+from chatlm.store.rows import AnnotationsOf, PassagesOf, ProvenanceOf, TracesOf, short_title
+from chatlm.store.store import Store
+from chatlm.text import dump_json, visible
+from chatlm.types.messages import Annotation, Conversation, Passage, Reply, Turn
+from chatlm.types.provenance import Provenance, Trace
 
 START, END = "<|im_start|>", "<|im_end|>"
 """ChatML's control tokens, as text."""
@@ -167,3 +166,39 @@ def _fences_closed(text: str) -> str:
         elif opened and marks.startswith(opened) and not rest.strip():
             opened = ""
     return f"{text}\n{opened}" if opened else text
+
+
+Form = Literal["markdown", "jsonl", "messages", "chatml"]
+
+
+FORMS: tuple[Form, ...] = get_args(Form)
+
+
+ENDINGS: dict[str, Form] = {
+    ".md": "markdown",
+    ".jsonl": "jsonl",
+    ".messages.jsonl": "messages",
+    ".chatml": "chatml",
+}
+"""What a file's name ends with when it holds that format."""
+
+
+def exported(store: Store, ids: Iterable[int], form: Form) -> Iterator[str]:
+    """The chats as text, piece by piece.
+
+    Raises:
+        StoreError: one of them cannot be read.
+        UsageError: the format cannot hold what one of them says.
+    """
+    conversations = (store.conversation(chat_id) for chat_id in ids)
+    if form == "jsonl":
+        yield from to_jsonl(
+            conversations, store.passages, store.annotations, store.provenance, store.traces
+        )
+    elif form == "messages":
+        yield from to_messages(conversations)
+    elif form == "chatml":
+        yield from to_chatml(conversations)
+    else:
+        for number, conversation in enumerate(conversations):
+            yield ("\n---\n\n" if number else "") + visible(to_markdown(conversation))

@@ -1,4 +1,4 @@
-"""What is read inside a transaction: a chat, a turn, a reply, the list; it begins and ends none."""
+"""Reads inside a transaction; duplicate detection on import."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from datetime import datetime
 from typing import Any
 
 from chatlm.errors import StoreError
-from chatlm.messages import Conversation, Reply, Turn
-from chatlm.store.rows import moment, short_title, to_conversation, to_reply, to_time, to_turns
+from chatlm.store.rows import (
+    moment,
+    short_title,
+    stamp,
+    storable,
+    to_conversation,
+    to_reply,
+    to_time,
+    to_turns,
+)
+from chatlm.types.messages import Conversation, Reply, Turn
 
 LARGEST_ID = 2**63 - 1
+
 
 SUMMARIES = """
     SELECT c.id, c.title, c.updated, c.pinned,
@@ -28,6 +38,7 @@ SUMMARIES = """
     ORDER BY c.pinned DESC, c.updated DESC, c.id DESC LIMIT ? OFFSET ?
 """
 
+
 TRASH = """
     SELECT c.id, c.title, c.trashed,
         (SELECT count(*) FROM turn t WHERE t.conversation_id = c.id) AS turns,
@@ -37,12 +48,14 @@ TRASH = """
     ORDER BY c.trashed DESC, c.id DESC LIMIT ?
 """
 
+
 TITLE = """
     SELECT c.title,
         (SELECT substr(t.words, 1, 400) FROM turn t
          WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1)
     FROM conversation c WHERE c.id = ?
 """
+
 
 SENT = """
     SELECT t.words FROM turn t JOIN conversation c ON c.id = t.conversation_id
@@ -234,3 +247,39 @@ def _no_chat(conversation_id: int) -> StoreError:
 
 def _gone(what: str, row_id: int) -> StoreError:
     return StoreError(f"no {what} {row_id}", hint="Its chat may have been deleted meanwhile.")
+
+
+def find_same(db: sqlite3.Connection, wanted: Conversation, timed: bool) -> int | None:
+    """The chat that `wanted` would only repeat; see `Store.find_same`."""
+    if timed:
+        found = db.execute(
+            "SELECT id FROM conversation WHERE created = ? AND trashed IS NULL ORDER BY id",
+            (stamp(wanted.created),),
+        )
+    else:
+        first, last = wanted.turns[0].user.content, wanted.turns[-1].user.content
+        found = db.execute(
+            "SELECT c.id FROM turn t JOIN conversation c ON c.id = t.conversation_id"
+            " WHERE t.position = 0 AND substr(t.content, 1, 64) = substr(?1, 1, 64)"
+            " AND c.trashed IS NULL AND c.system = ?2 AND EXISTS (SELECT 1 FROM turn l"
+            "    WHERE l.conversation_id = c.id AND l.position = ?3 AND l.content = ?4)"
+            " ORDER BY c.id",
+            (storable(first), storable(wanted.system), len(wanted.turns) - 1, storable(last)),
+        )
+    chats = (conversation(db, row["id"]) for row in found)
+    return next((chat.id for chat in chats if _holds(chat, wanted, timed)), None)
+
+
+def _holds(chat: Conversation, wanted: Conversation, timed: bool) -> bool:
+    """Whether all user messages of `wanted` begin `chat`, and unless `timed`, all replies too."""
+    if len(chat.turns) < len(wanted.turns):
+        return False
+    return all(
+        mine.user.content == storable(theirs.user.content)
+        and (
+            timed
+            or {storable(reply.text) for reply in theirs.replies}
+            <= {reply.text for reply in mine.replies}
+        )
+        for mine, theirs in zip(chat.turns, wanted.turns, strict=False)
+    )

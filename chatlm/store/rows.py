@@ -1,4 +1,4 @@
-"""Database rows to the values of a chat and back; it runs no query."""
+"""Rows to values and back; callables that look up what belongs to a chat."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import json
 import math
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from chatlm.errors import StoreError, UsageError
-from chatlm.generation import Provenance
-from chatlm.messages import (
+from chatlm.types.messages import (
     Annotation,
     Conversation,
     Kept,
@@ -25,8 +24,8 @@ from chatlm.messages import (
     Usage,
     now,
 )
-from chatlm.sampling import Sampling
-from chatlm.trace import Trace, calls_from
+from chatlm.types.provenance import Provenance, Trace, calls_from
+from chatlm.types.sampling import Sampling
 
 
 def storable(text: str) -> str:
@@ -231,3 +230,19 @@ def short_title(title: str, first_message: str | None) -> str:
         return title
     line = " ".join(first_message.split())
     return line if len(line) <= 60 else line[:59].rstrip() + "…"
+
+
+PassagesOf = Callable[[int], Sequence[Passage]]
+"""A turn's id to its passages, such as `Store.passages`."""
+
+
+AnnotationsOf = Callable[[int], Sequence[tuple[int | None, Annotation]]]
+"""A turn's id to its labels and the replies they belong to, such as `Store.annotations`."""
+
+
+ProvenanceOf = Callable[[int], Provenance | None]
+"""A reply's id to what made it, such as `Store.provenance`."""
+
+
+TracesOf = Callable[[int], Sequence[Trace]]
+"""A turn's id to what plugins did for it, such as `Store.traces`."""

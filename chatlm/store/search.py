@@ -18,8 +18,8 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from chatlm.messages import Role
 from chatlm.store.queries import title
+from chatlm.types.messages import Role
 
 MOST_WORDS = 64
 """Further words of a longer query are not looked at."""

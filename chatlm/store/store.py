@@ -1,10 +1,509 @@
-"""Saved chats as `Store`: each write is on disk when its call returns; it knows no model."""
+"""Conversations, turns, replies, labels, traces, trash."""
 
 from __future__ import annotations
 
-from chatlm.store.chats import Chats
-from chatlm.store.found import Found
-from chatlm.store.turns import Turns
+import dataclasses
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from chatlm.errors import StoreError
+from chatlm.store import insert, queries, rows
+from chatlm.store.database import Database
+from chatlm.store.queries import Summary, Trashed, find_same, touch
+from chatlm.store.rows import (
+    AnnotationsOf,
+    PassagesOf,
+    ProvenanceOf,
+    TracesOf,
+    from_kept,
+    from_sampling,
+    from_without,
+    maybe,
+    moment,
+    short_title,
+    stamp,
+    storable,
+)
+from chatlm.store.search import Hit, search
+from chatlm.types.messages import (
+    Annotation,
+    Conversation,
+    Kept,
+    Passage,
+    Reply,
+    Standing,
+    StopReason,
+    Turn,
+    Usage,
+    now,
+)
+from chatlm.types.provenance import Provenance, Trace
+from chatlm.types.sampling import Sampling
+
+
+class Opened:
+    """An open database.
+
+    Args:
+        path: the file, made if absent; None keeps everything in memory (incognito).
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.on_disk = path is not None
+        """Whether what is written outlives the program."""
+        self._database = Database(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database; call no other method afterwards."""
+        self._database.close()
+
+
+class Chats(Opened):
+    """The list of chats, each with what is set for it, and the trash."""
+
+    def create_conversation(
+        self,
+        title: str = "",
+        system: str = "",
+        sampling: Sampling | None = None,
+        kept: Kept | None = None,
+        without: Iterable[str] = (),
+    ) -> Conversation:
+        """A new, empty chat."""
+        time = moment()
+        with self._database.writing() as db:
+            row = db.execute(
+                "INSERT INTO conversation"
+                " (title, system, sampling, kept, without, created, updated)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    storable(title),
+                    storable(system),
+                    from_sampling(sampling or Sampling()),
+                    from_kept(kept or {}),
+                    from_without(without),
+                    time,
+                    time,
+                ),
+            )
+            return queries.conversation(db, row.lastrowid or 0)
+
+    def add_conversation(
+        self,
+        conversation: Conversation,
+        passages: PassagesOf = lambda _: (),
+        annotations: AnnotationsOf = lambda _: (),
+        provenance: ProvenanceOf = lambda _: None,
+        traces: TracesOf = lambda _: (),
+    ) -> Conversation:
+        """Write a whole chat that comes from elsewhere; it keeps its times and gets new ids.
+
+        Args:
+            conversation: the chat; no two of its turns, and no two replies, may share an id.
+                `forked_from` must be None or a chat of this store.
+            passages: those of its turns, by the ids in `conversation`.
+            annotations: the labels, likewise.
+            provenance: of its replies, likewise.
+            traces: what plugins did for its turns, likewise.
+        """
+        found = [
+            (turn.id, passages(turn.id), annotations(turn.id), traces(turn.id))
+            for turn in conversation.turns
+        ]
+        replies = [reply.id for turn in conversation.turns for reply in turn.replies]
+        made = [(reply, provenance(reply)) for reply in replies]
+        with self._database.writing() as db:
+            written = insert.write(db, conversation)
+            for turn, pieces, labels, done in found:
+                insert.add_passages(db, written.turns[turn], pieces)
+                insert.add_annotations(db, written.turns[turn], written.labels(labels))
+                insert.add_traces(db, written.turns[turn], written.traces(done))
+            for reply, known in made:
+                if known is not None:
+                    insert.keep_provenance(db, written.replies[reply], known)
+            return queries.conversation(db, written.id)
+
+    def find_same(self, conversation: Conversation, *, timed: bool) -> int | None:
+        """The chat that an import of this one would only repeat; those in the trash do not count.
+
+        That is one whose user messages begin as these do and go on at least as far, and that
+        either began at the same moment or, where the moment is not known (`timed` false), has
+        the same system prompt and each reply among its versions.
+        """
+        with self._database.reading() as db:
+            return find_same(db, conversation, timed)
+
+    def fork(self, conversation_id: int, turns: int | None = None) -> Conversation:
+        """A new chat that goes on from an earlier one; nothing of that one changes.
+
+        Args:
+            conversation_id: the chat to copy.
+            turns: how many of its turns, from the first; None takes all. With none of them, a
+                chat that was named after its first message is named after its own.
+        """
+        with self._database.writing() as db:
+            original = queries.conversation(db, conversation_id)
+            copied = original.turns[:turns]
+            title = short_title(original.title, copied[0].words if copied else None)
+            copy = dataclasses.replace(
+                original,
+                title=insert.fork_title(title, queries.fork_titles(db)) if title else "",
+                turns=copied,
+                created=now(),
+                updated=now(),
+                pinned=False,
+                forked_from=conversation_id,
+            )
+            written = insert.write(db, copy)
+            insert.copy_belongings(db, written)
+            return queries.conversation(db, written.id)
+
+    def conversations(self, limit: int | None = None, offset: int = 0) -> list[Summary]:
+        """The chats, the pinned ones first, then last changed first.
+
+        Args:
+            limit: at most this many; None for all.
+            offset: leave out this many of the first.
+        """
+        with self._database.reading() as db:
+            return queries.summaries(db, limit, offset)
+
+    def conversation(self, conversation_id: int) -> Conversation:
+        """A chat with all its turns and replies, in order."""
+        with self._database.reading() as db:
+            return queries.conversation(db, conversation_id)
+
+    def title(self, conversation_id: int) -> str:
+        """What a chat is called, even one in the trash: its title, else the beginning of its first
+        message; may be empty."""
+        with self._database.reading() as db:
+            return queries.title(db, conversation_id)
+
+    def rename(self, conversation_id: int, title: str) -> None:
+        """Give a chat a title; an empty one brings back the first message's beginning."""
+        self._set(conversation_id, "UPDATE conversation SET title = ? WHERE id = ?", title)
+
+    def set_system(self, conversation_id: int, system: str) -> None:
+        """Change a chat's system prompt."""
+        self._set(conversation_id, "UPDATE conversation SET system = ? WHERE id = ?", system)
+
+    def set_sampling(self, conversation_id: int, sampling: Sampling) -> None:
+        """Change what the person set for a chat."""
+        settings = from_sampling(sampling)
+        self._set(conversation_id, "UPDATE conversation SET sampling = ? WHERE id = ?", settings)
+
+    def keep(self, conversation_id: int, plugin: str, values: Mapping[str, Any]) -> None:
+        """Keep a plugin's values with a chat, in place of those it kept before.
+
+        Args:
+            conversation_id: the chat.
+            plugin: whose they are.
+            values: plain values, as JSON has them; none to keep nothing.
+
+        Raises:
+            TypeError, ValueError: a value that JSON does not have.
+        """
+        with self._database.writing() as db:
+            kept = dict(queries.conversation(db, conversation_id).kept)
+            kept.pop(plugin, None)
+            if values:
+                kept[plugin] = values
+            db.execute(
+                "UPDATE conversation SET kept = ? WHERE id = ?", (from_kept(kept), conversation_id)
+            )
+
+    def set_without(self, conversation_id: int, plugins: Iterable[str]) -> None:
+        """Switch these plugins off in a chat, and all others on."""
+        names = from_without(plugins)
+        self._set(conversation_id, "UPDATE conversation SET without = ? WHERE id = ?", names)
+
+    def set_pinned(self, conversation_id: int, pinned: bool) -> None:
+        """List a chat first, or no longer."""
+        self._set(conversation_id, "UPDATE conversation SET pinned = ? WHERE id = ?", pinned)
+
+    def trash(self, conversation_id: int) -> None:
+        """Take a chat out of sight; `restore` brings it back."""
+        self._set(conversation_id, "UPDATE conversation SET trashed = ? WHERE id = ?", moment())
+
+    def restore(self, conversation_id: int) -> None:
+        """Take a chat out of the trash; one that is not there stays as it is."""
+        with self._database.writing() as db:
+            queries.check_chat(db, conversation_id, trashed=True)
+            db.execute("UPDATE conversation SET trashed = NULL WHERE id = ?", (conversation_id,))
+
+    def trashed(self, limit: int | None = None) -> list[Trashed]:
+        """What is in the trash, the last deleted first; at most `limit` of it, None for all."""
+        with self._database.reading() as db:
+            return queries.trash(db, limit)
+
+    def empty_trash(self, before: datetime | None = None) -> int:
+        """Remove for good what was put into the trash before this time; None removes all.
+
+        Returns:
+            how many chats were removed.
+        """
+        with self._database.writing() as db:
+            gone = db.execute(
+                "DELETE FROM conversation WHERE trashed < ?",
+                (stamp(before or datetime.max.replace(tzinfo=UTC)),),
+            ).rowcount
+            if gone:
+                queries.forget_deleted_words(db)
+        if gone:
+            self._database.shrink_log()  # the log may still hold the deleted text
+        return gone
+
+    def delete(self, conversation_id: int) -> None:
+        """Remove a chat with all that belongs to it, for good, whether in the trash or not."""
+        with self._database.writing() as db:
+            queries.check_chat(db, conversation_id, trashed=True)
+            db.execute("DELETE FROM conversation WHERE id = ?", (conversation_id,))
+            queries.forget_deleted_words(db)
+        self._database.shrink_log()  # the log may still hold the deleted text
+
+    def draft(self, conversation_id: int | None) -> str:
+        """What was typed in a chat and not sent; None asks for that of the new chat."""
+        with self._database.reading() as db:
+            found = db.execute(
+                "SELECT text FROM draft WHERE conversation_id IS ?", (conversation_id,)
+            )
+            row = found.fetchone()
+            return "" if row is None else str(row["text"])
+
+    def save_draft(self, conversation_id: int | None, text: str) -> None:
+        """Keep what is typed in a chat, or in the new chat (None), until it is empty."""
+        with self._database.writing() as db:
+            if conversation_id is not None:
+                queries.check_chat(db, conversation_id, trashed=True)
+            db.execute("DELETE FROM draft WHERE conversation_id IS ?", (conversation_id,))
+            if text:
+                db.execute(
+                    "INSERT INTO draft (conversation_id, text) VALUES (?, ?)",
+                    (conversation_id, storable(text)),
+                )
+
+    def search(self, query: str, limit: int = 50) -> list[Hit]:
+        """Titles, messages and replies that hold every word of `query`.
+
+        Titles come first; in both kinds the newest comes first. The last word may be the
+        beginning of one. Case and accents do not count.
+        """
+        with self._database.reading() as db:
+            return search(db, storable(query), limit)
+
+    def _set(self, conversation_id: int, update: str, value: str | bool) -> None:
+        with self._database.writing() as db:
+            queries.check_chat(db, conversation_id)
+            kept = storable(value) if isinstance(value, str) else value
+            db.execute(update, (kept, conversation_id))
+
+
+class Turns(Opened):
+    """What is said in the chats, and what made it."""
+
+    def add_turn(self, conversation_id: int, content: str, typed: str = "") -> Turn:
+        """The user's next message; `typed` where it was made from other words."""
+        with self._database.writing() as db:
+            queries.check_chat(db, conversation_id)
+            row = db.execute(
+                "INSERT INTO turn (conversation_id, position, content, created, typed)"
+                " SELECT ?1, coalesce(max(position) + 1, 0), ?2, ?3, ?4"
+                " FROM turn WHERE conversation_id = ?1",
+                (conversation_id, storable(content), moment(), storable(typed)),
+            )
+            turn = queries.turn(db, row.lastrowid or 0)
+            touch(db, turn.id)
+            return turn
+
+    def turn(self, turn_id: int) -> Turn:
+        """A turn with its replies."""
+        with self._database.reading() as db:
+            return queries.turn(db, turn_id)
+
+    def reply(self, reply_id: int) -> Reply:
+        """One version of a reply."""
+        with self._database.reading() as db:
+            return queries.reply(db, reply_id)
+
+    def start_reply(
+        self, turn_id: int, *, model: str, adapter: str | None = None, settings: str = "{}"
+    ) -> Reply:
+        """A new, empty version of the reply; it becomes the one that stands in the history."""
+        with self._database.writing() as db:
+            queries.check_turn(db, turn_id)
+            row = db.execute(
+                "INSERT INTO reply (turn_id, version, model, adapter, settings, created)"
+                " SELECT ?1, coalesce(max(version) + 1, 1), ?2, ?3, ?4, ?5"
+                " FROM reply WHERE turn_id = ?1",
+                (turn_id, storable(model), maybe(adapter), storable(settings), moment()),
+            )
+            reply_id = row.lastrowid or 0
+            db.execute("UPDATE turn SET chosen = ? WHERE id = ?", (reply_id, turn_id))
+            touch(db, turn_id)
+            return queries.reply(db, reply_id)
+
+    def journal(self, reply_id: int, text: str) -> None:
+        """Keep the whole reply so far; a finished reply counts as growing again."""
+        with self._database.writing() as db:
+            queries.turn_of(db, reply_id)
+            db.execute(
+                "UPDATE reply SET text = ?, stop_reason = NULL, error = NULL WHERE id = ?",
+                (storable(text), reply_id),
+            )
+
+    def finish_reply(
+        self,
+        reply_id: int,
+        *,
+        text: str,
+        stop_reason: StopReason,
+        usage: Usage,
+        settings: str | None = None,
+        error: str | None = None,
+    ) -> Reply:
+        """Keep the whole reply and why it stopped; `settings` None leaves them as they were."""
+        with self._database.writing() as db:
+            turn_id = queries.turn_of(db, reply_id)
+            db.execute(
+                "UPDATE reply SET text = ?, stop_reason = ?, error = ?,"
+                " settings = coalesce(?, settings), prompt_tokens = ?, cached_tokens = ?,"
+                " completion_tokens = ?, first_token_seconds = ?, decode_seconds = ?"
+                " WHERE id = ?",
+                (
+                    storable(text),
+                    stop_reason.value,
+                    maybe(error),
+                    maybe(settings),
+                    usage.prompt_tokens,
+                    usage.cached_tokens,
+                    usage.completion_tokens,
+                    usage.first_token_seconds,
+                    usage.decode_seconds,
+                    reply_id,
+                ),
+            )
+            touch(db, turn_id)
+            return queries.reply(db, reply_id)
+
+    def choose(self, turn_id: int, reply_id: int) -> Turn:
+        """Let this version of the reply stand in the history."""
+        with self._database.writing() as db:
+            queries.check_turn(db, turn_id, reply_id)
+            db.execute("UPDATE turn SET chosen = ? WHERE id = ?", (reply_id, turn_id))
+            return queries.turn(db, turn_id)
+
+    def set_standing(self, turn_id: int, standing: Standing, summary: str | None = None) -> Turn:
+        """Say how a turn takes part in what the model reads.
+
+        Args:
+            turn_id: the turn.
+            standing: from now on.
+            summary: what may stand for the turn; None keeps the one there is.
+        """
+        with self._database.writing() as db:
+            queries.check_turn(db, turn_id)
+            db.execute(
+                "UPDATE turn SET standing = ?, summary = coalesce(?, summary) WHERE id = ?",
+                (standing.value, maybe(summary), turn_id),
+            )
+            return queries.turn(db, turn_id)
+
+    def save_provenance(self, reply_id: int, provenance: Provenance) -> None:
+        """Keep what made a reply, in place of what was kept before."""
+        with self._database.writing() as db:
+            queries.turn_of(db, reply_id)
+            insert.keep_provenance(db, reply_id, provenance)
+
+    def provenance(self, reply_id: int) -> Provenance | None:
+        """What made a reply; None where that was not kept."""
+        with self._database.reading() as db:
+            queries.turn_of(db, reply_id)
+            found = db.execute("SELECT content FROM provenance WHERE reply_id = ?", (reply_id,))
+            row = found.fetchone()
+        if row is None:
+            return None
+        provenance = rows.to_provenance(row["content"])
+        if provenance is None:
+            raise StoreError(
+                f"What made reply {reply_id} is damaged and cannot be read.",
+                hint="The reply itself is whole; make it again to keep it anew.",
+            )
+        return provenance
+
+    def sent(self, limit: int = 200) -> list[str]:
+        """The newest different messages that were sent, newest first."""
+        texts: dict[str, None] = {}
+        with self._database.reading() as db:
+            for row in db.execute(queries.SENT):
+                texts[row["words"]] = None
+                if len(texts) >= limit:
+                    break
+        return list(texts)
+
+
+class Found(Opened):
+    """Passages, labels, and what plugins did."""
+
+    def save_passages(self, turn_id: int, passages: Iterable[Passage]) -> None:
+        """Keep what was found for a turn, in order, in place of what was kept before.
+
+        A score that is not finite is kept as 0.
+        """
+        with self._database.writing() as db:
+            queries.check_turn(db, turn_id)
+            db.execute("DELETE FROM passage WHERE turn_id = ?", (turn_id,))
+            insert.add_passages(db, turn_id, passages)
+
+    def passages(self, turn_id: int) -> list[Passage]:
+        """What was found for a turn, in the order it was saved."""
+        with self._database.reading() as db:
+            found = db.execute("SELECT * FROM passage WHERE turn_id = ? ORDER BY id", (turn_id,))
+            return [rows.to_passage(row) for row in found]
+
+    def annotate(
+        self, turn_id: int, reply_id: int | None, annotations: Iterable[Annotation]
+    ) -> None:
+        """Label a reply, or the user's message (None), in place of the same plugins' old labels."""
+        kept = list(annotations)
+        with self._database.writing() as db:
+            queries.check_turn(db, turn_id, reply_id)
+            db.executemany(
+                "DELETE FROM annotation WHERE turn_id = ? AND reply_id IS ? AND plugin = ?",
+                [(turn_id, reply_id, storable(plugin)) for plugin in {a.plugin for a in kept}],
+            )
+            insert.add_annotations(db, turn_id, [(reply_id, label) for label in kept])
+
+    def annotations(self, turn_id: int) -> list[tuple[int | None, Annotation]]:
+        """A turn's labels, each with the reply it belongs to, None for the user's message."""
+        with self._database.reading() as db:
+            found = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (turn_id,))
+            return [rows.to_annotation(row) for row in found]
+
+    def save_trace(self, turn_id: int, trace: Trace) -> None:
+        """Keep what plugins did for a turn, beside what they did for it before."""
+        with self._database.writing() as db:
+            queries.check_turn(db, turn_id, trace.reply)
+            insert.add_traces(db, turn_id, [trace])
+
+    def traces(self, turn_id: int) -> list[Trace]:
+        """What plugins did for a turn, in the order they did it."""
+        with self._database.reading() as db:
+            found = db.execute("SELECT * FROM trace WHERE turn_id = ? ORDER BY rowid", (turn_id,))
+            return [rows.to_trace(row) for row in found]
 
 
 class Store(Chats, Turns, Found):

@@ -9,8 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chatlm.config import Config
-    from chatlm.store import Store
+    from chatlm.config.config import Config
+    from chatlm.store.store import Store
 
 FRAMES = "120"
 """A second, at most: a key that comes just after a frame is seen in the next one."""
@@ -35,12 +35,12 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
     """
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION)
     os.environ.setdefault("TEXTUAL_FPS", FRAMES)  # Textual reads it when it is imported
-    from chatlm.engines.opening import opener
-    from chatlm.plugins import loaded
-    from chatlm.tui import pasting
+    from chatlm.engines.open import opener
+    from chatlm.plugin_host.lifecycle import loaded
+    from chatlm.tui import clipboard
     from chatlm.tui.app import ChatApp
 
-    pasting.install()
+    clipboard.install()
     store, notes = _open_store(incognito)
     with loaded(config) as plugins, store:
         app = ChatApp(
@@ -67,9 +67,9 @@ run_ui = run
 
 def _open_store(incognito: bool) -> tuple[Store, tuple[str, ...]]:
     """The saved chats, and what the person must know about them."""
-    from chatlm import paths
+    from chatlm.config import paths
     from chatlm.errors import StoreError
-    from chatlm.store import Store
+    from chatlm.store.store import Store
 
     try:
         return Store(paths.database()), ()

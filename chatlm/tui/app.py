@@ -19,23 +19,21 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
 
-from chatlm.config import Config
-from chatlm.engines.opening import is_here
+from chatlm.chat.session import ChatSession
+from chatlm.config.config import Config
+from chatlm.engines.open import is_here
 from chatlm.errors import ChatlmError, ModelError, StoreError, UsageError
-from chatlm.messages import now
-from chatlm.plugins import PluginHost
-from chatlm.session import ChatSession
-from chatlm.store import Store
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
 from chatlm.text import one_line, visible
 from chatlm.tui import commands
 from chatlm.tui.chat_screen import ChatScreen
-from chatlm.tui.live_turn import OpenChat
-from chatlm.tui.loading import EngineLoader, EngineState, Loading, OpenEngine
-from chatlm.tui.messages import EngineChanged
-from chatlm.tui.plugin_guard import GuardedApp
-from chatlm.tui.plugin_offers import Offers
-from chatlm.tui.settings_screen import SettingsScreen
-from chatlm.tui.widgets.theme_picker import ThemePicker
+from chatlm.tui.engine_loader import EngineChanged, EngineLoader, EngineState, Loading, OpenEngine
+from chatlm.tui.plugin_ui.isolation import GuardedApp
+from chatlm.tui.plugin_ui.offers import Offers
+from chatlm.tui.screens.settings import SettingsScreen, ThemePicker
+from chatlm.tui.services import OpenChat
+from chatlm.types.messages import now
 
 log = logging.getLogger(__name__)
 

@@ -16,25 +16,24 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from chatlm.errors import ChatlmError
-from chatlm.messages import now
-from chatlm.store import Store
+from chatlm.store.store import Store
 from chatlm.tui import clipboard, commands
-from chatlm.tui.chat_actions import ChatActions
-from chatlm.tui.failures import told
-from chatlm.tui.insight import Insight, Measured, fill
-from chatlm.tui.live_chat import LiveChat
-from chatlm.tui.loading import EngineState
-from chatlm.tui.plugin_actions import PluginActions
-from chatlm.tui.settings_actions import SettingsActions
-from chatlm.tui.turn_actions import TurnActions
-from chatlm.tui.widgets.chat_list import ChatList
-from chatlm.tui.widgets.chats_panel import ChatsPanel
-from chatlm.tui.widgets.composer import Composer
-from chatlm.tui.widgets.ruler import Ruler
-from chatlm.tui.widgets.status_bar import Status, StatusBar
-from chatlm.tui.widgets.transcript import Transcript
-from chatlm.tui.widgets.turn_view import TurnView
-from chatlm.tui.widgets.welcome import Suggestion
+from chatlm.tui.actions.chat import ChatActions, TurnActions
+from chatlm.tui.actions.inspect import Insight, Measured, fill
+from chatlm.tui.actions.settings import SettingsActions
+from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.status import Status, StatusBar
+from chatlm.tui.chat.transcript import Transcript
+from chatlm.tui.chat.turn_column import Suggestion
+from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat_list.chat_list import ChatList
+from chatlm.tui.chat_list.panel import ChatsPanel
+from chatlm.tui.composer.composer import Composer
+from chatlm.tui.engine_loader import EngineState
+from chatlm.tui.plugin_ui.commands import PluginActions
+from chatlm.tui.widgets.context_gauge import Ruler
+from chatlm.tui.workers import told
+from chatlm.types.messages import now
 
 if TYPE_CHECKING:
     from chatlm.tui.app import ChatApp

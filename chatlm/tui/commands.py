@@ -1,4 +1,4 @@
-"""Everything a person can do on the screen, in one table: keys, slash commands, palette and help.
+"""Table of commands and keys; slash command parser.
 
 Only keys that ordinary terminals send, over ssh and inside tmux too: control with a letter, no
 function key but F1, nothing that the text area needs for editing. The keys of the chat have
@@ -9,11 +9,15 @@ The keys of a turn and of the chat list are plain letters, since nothing is type
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from textual.binding import Binding
+
+from chatlm.errors import UsageError
+from chatlm.text import one_line
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ COMPOSER = (
 )
 """While writing."""
 
+
 CHAT = (
     Command("stop", "stop the reply", "escape", typed=False),
     Command("continue", "go on with the reply", "ctrl+g"),
@@ -81,6 +86,7 @@ CHAT = (
 )
 """Anywhere in the chat."""
 
+
 REGIONS = (
     Command(
         "next-region", "on: message, turns, chats", "tab", action="next_region(1)", typed=False
@@ -91,8 +97,10 @@ REGIONS = (
 )
 """Round the screen; the widgets hear these keys first."""
 
+
 APP = (Command("quit", "quit", "ctrl+q", action="app.quit"),)
 """Everywhere, over the chat's other screens too."""
+
 
 TURN = (
     Command("copy", "copy the reply", "c"),
@@ -111,6 +119,7 @@ TURN = (
 )
 """On the selected turn; typed as slash commands they take the newest one."""
 
+
 WALK = (
     Command("turn-before", "select the turn before", "up,k", action="walk(-1)", typed=False),
     Command("turn-after", "select the turn after", "down,j", action="walk(1)", typed=False),
@@ -122,6 +131,7 @@ WALK = (
 )
 """From turn to turn, while one is selected."""
 
+
 LIST = (
     Command("list-rename", "rename", "r", action="rename", typed=False),
     Command("list-pin", "pin or unpin", "p", action="pin", typed=False),
@@ -131,7 +141,9 @@ LIST = (
 )
 """In the chat list."""
 
+
 _OWN = {c.name: c for c in (*COMPOSER, *CHAT, *REGIONS, *APP, *TURN, *WALK, *LIST)}
+
 
 ALL: dict[str, Command] = dict(_OWN)
 """Every command by its name, with the keys that hold in this program: see `choose_keys`."""
@@ -233,3 +245,42 @@ def key_name(keys: str) -> str:
     words |= {"question_mark": "?", "left": "←", "right": "→", "up": "↑", "down": "↓"}
     first = keys.split(",")[0]
     return words.get(first, first)
+
+
+AS_MESSAGE = "Two slashes send it as a message."
+
+
+_COMMENT = re.compile(r"//+(?:\s|$)")
+
+
+def parse(text: str, commands: Mapping[str, Command]) -> tuple[Command, str] | str:
+    """The command and its argument, or the message.
+
+    One slash begins a command; of two, one is taken away. A comment, with a blank behind its
+    slashes, is a message as it is.
+
+    Args:
+        text: what was typed.
+        commands: those there are, by name.
+
+    Raises:
+        UsageError: there is no such command, its argument is missing, or it takes none.
+    """
+    if not text.startswith("/") or _COMMENT.match(text):
+        return text
+    if text.startswith("//"):
+        return text[1:]
+    name, *rest = re.split(r"\s", text[1:], maxsplit=1)
+    argument = "".join(rest).strip()
+    command = commands.get(name)
+    if command is None:
+        near = get_close_matches(name, commands, 1)
+        meant = f"Did you mean /{near[0]}? " if near else ""
+        raise UsageError(f"There is no command /{one_line(name, 40)}", hint=meant + AS_MESSAGE)
+    if command.needs_argument and not argument:
+        raise UsageError(
+            f"/{name} needs {command.argument}", hint=f"Write /{name} {command.argument}."
+        )
+    if argument and not command.argument:
+        raise UsageError(f"/{name} takes nothing after it", hint=AS_MESSAGE)
+    return command, argument

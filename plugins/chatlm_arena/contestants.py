@@ -1,8 +1,10 @@
-"""A contestant: a named set-up that can enter the arena; knows no storage."""
+"""Contestant; names hidden in answers."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from chatlm import Setup, UsageError, one_line
@@ -10,8 +12,10 @@ from chatlm import Setup, UsageError, one_line
 LONGEST_NAME = 60
 """Characters."""
 
+
 INDEX = ("rag", "index")
 """Where a chat keeps which index it is about: the plugin, and its value's name."""
+
 
 ADAPTER = ("lora", "adapter")
 """Where a chat keeps which adapter was chosen in it; an empty value is the base."""
@@ -81,3 +85,38 @@ def in_words(setup: Setup) -> str:
     if setup.system:
         parts.append(f"system “{one_line(setup.system, 30)}”")
     return one_line(", ".join(parts), 200)
+
+
+MASK = "▒▒▒"
+
+
+_SHORTEST = 3
+"""Letters of a word that is hidden; shorter ones stand in too many others."""
+
+
+def words_of(contestants: Iterable[Contestant]) -> tuple[str, ...]:
+    """What may give contestants away: their names, models, adapters, and the models' families."""
+    found: list[str] = []
+    for contestant in contestants:
+        found.append(contestant.name)
+        if contestant.setup is None:
+            continue
+        found += [contestant.setup.adapter, contestant.setup.model]
+        family = re.match(r"[A-Za-z]+\d*", contestant.setup.model.rpartition("/")[2])
+        found.append(family.group() if family else "")
+    kept = dict.fromkeys(word for word in found if len(word) >= _SHORTEST)
+    return tuple(sorted(kept, key=len, reverse=True))
+
+
+def masked(text: str, words: Iterable[str]) -> str:
+    """The text with each of the words hidden, in whatever case and with - _ or blanks between.
+
+    Args:
+        text: of a reply.
+        words: see `words_of`.
+    """
+    patterns = [r"[-_ ]?".join(map(re.escape, re.split(r"[-_ ]+", word))) for word in words]
+    if not patterns:
+        return text
+    whole = "|".join(rf"(?<!\w){pattern}(?!\w)" for pattern in patterns)
+    return re.sub(whole, MASK, text, flags=re.IGNORECASE)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from chatlm import Conversation, SideChats, StopReason, Turn, UsageError, one_line
-from chatlm_arena import overlap
+from chatlm_arena import metrics
+from chatlm_arena.answers import Order, Seat, generate
 from chatlm_arena.contestants import Contestant, checked_name
-from chatlm_arena.generating import Order, Seat, generate
 
 
 @dataclass(frozen=True)
@@ -135,5 +135,5 @@ def check(chats: SideChats, contestant: Contestant, goldens: Iterable[Golden]) -
         order = Order(Seat(contestant, chat), golden.prompt, len(golden.before), golden.seed or 0)
         for _, made in generate([order]):
             same = made.text == golden.expected
-            score = 1.0 if same else overlap.rouge(made.text, golden.expected)["rougeL"]
+            score = 1.0 if same else metrics.rouge(made.text, golden.expected)["rougeL"]
             yield Checked(golden, made.text, score)

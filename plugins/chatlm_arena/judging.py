@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from chatlm import CannotGoOn, Message, Sampling, SideChat, StopReason, one_line
-from chatlm_arena.asking import Job
+from chatlm_arena.answers import Job
 from chatlm_arena.records import Judgement, MatchReply
 from chatlm_arena.votes import Verdict
 

@@ -1,15 +1,17 @@
-"""The leaderboard: what the votes say of each contestant, and how sure it is; pure functions."""
+"""Rows, biases, plain-language findings."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
-from chatlm_arena.elo import EloRules, elo
-from chatlm_arena.pairing import votes_to_separate
-from chatlm_arena.strength import Strengths, estimate
+from chatlm import one_line
+from chatlm_arena.pairing import SURE, votes_to_separate
+from chatlm_arena.ratings import EloRules, Strengths, elo, estimate
 from chatlm_arena.votes import Numbers, Votes, among, tally, wins
 
 STABLE = 100
@@ -107,3 +109,94 @@ def leaderboard(votes: Votes, rules: EloRules | None = None) -> Leaderboard:
     played = among(votes, [votes.names[at] for at in seen.tolist()])
     unseen = tuple(name for name in votes.names if name not in set(played.names))
     return Leaderboard(played, rules or EloRules(), estimate(tally(played)), unseen)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """How often one kind of reply won, of the votes that were no ties."""
+
+    won: int
+    decided: int
+
+    @property
+    def rate(self) -> float | None:
+        """0.5 is fair; None without votes."""
+        return self.won / self.decided if self.decided else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson's 95 % interval of `rate`."""
+        if not self.decided:
+            return None
+        rate, n, z = self.won / self.decided, self.decided, SURE
+        middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * ((rate * (1 - rate) + z * z / (4 * n)) / n) ** 0.5
+        return middle - half, middle + half
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether chance alone hardly explains it."""
+        ends = self.interval
+        return ends is not None and not ends[0] <= 0.5 <= ends[1]
+
+
+def of_sides(score: Numbers) -> Bias:
+    """How often the left side won.
+
+    Args:
+        score: shape (votes,), what the left side got: 1, 0.5 or 0.
+    """
+    return Bias(int((score == 1).sum()), int((score != 0.5).sum()))
+
+
+def of_length(score: Numbers, left: Numbers, right: Numbers) -> Bias:
+    """How often the longer reply won; replies of one length tell nothing.
+
+    Args:
+        score: shape (votes,), what the left side got: 1, 0.5 or 0.
+        left: lengths of the left replies, in any unit; nan where there is none.
+        right: those of the right replies.
+    """
+    decided = (score != 0.5) & np.isfinite(left) & np.isfinite(right) & (left != right)
+    longer = (score == 1) == (left > right)
+    return Bias(int((decided & longer).sum()), int(decided.sum()))
+
+
+MOST_VOTES = 100_000
+"""More are not worth telling."""
+
+
+MOST_PAIRS = 5
+"""So many pairs, the strongest, are told about."""
+
+
+FEWEST_DECIDED = 20
+"""Votes below which nothing is said about what may have swayed them."""
+
+
+def sentences(found: Leaderboard, sides: Bias, length: Bias) -> Iterator[str]:
+    """Each a line.
+
+    Args:
+        found: the leaderboard.
+        sides: how often the left side won.
+        length: how often the longer reply won.
+    """
+    rows = found.rows
+    if any(not row.is_steady for row in rows):
+        yield f"? Not enough votes yet: a rating is steady after {STABLE} to {2 * STABLE} games."
+    close = [(row, below) for row, below in pairwise(rows) if row.more]
+    for row, below in close[:MOST_PAIRS]:
+        if row.more and row.more <= MOST_VOTES:
+            pair = f"{one_line(row.name, 40)} from {one_line(below.name, 40)}"
+            what = "vote" if row.more == 1 else "votes"
+            yield f"About {row.more:,} more {what} between them would separate {pair}."
+    if found.unseen:
+        yield f"Without a vote yet: {one_line(', '.join(found.unseen), 200)}."
+    for what, bias in (("left side", sides), ("longer reply", length)):
+        if bias.decided >= FEWEST_DECIDED and bias.rate is not None and (ends := bias.interval):
+            verdict = "which chance hardly explains" if bias.is_clear else "which may be chance"
+            yield (
+                f"The {what} won {bias.rate:.0%} of {bias.decided:,} decided votes "
+                f"({ends[0]:.0%} to {ends[1]:.0%}), {verdict}."
+            )

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from chatlm_arena.strength import POINTS, Strengths, strengths
+from chatlm_arena.ratings import POINTS, Strengths, strengths
 from chatlm_arena.votes import Numbers, Tally, wins
 
 SURE = 1.959963984540054

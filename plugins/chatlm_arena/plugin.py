@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from chatlm import PluginScreen, hookimpl
-from chatlm_arena import opening, slash
+from chatlm_arena import actions
 from chatlm_arena.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def register_commands(cli: Commands) -> None:
     """Add `chatlm arena`."""
     cli.add_lazy(
         "arena",
-        "chatlm_arena.commands:arena",
+        "chatlm_arena.commands.ratings:arena",
         "Compare models, adapters and prompts blind, and rate them.",
     )
 
@@ -28,30 +28,30 @@ def register_commands(cli: Commands) -> None:
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Add `/arena`."""
-    slash.register(register)
+    actions.register(register)
 
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
     """Add the arena and the ratings."""
-    register(PluginScreen(slash.SCREEN, _arena))
-    register(PluginScreen(slash.BOARD, _board))
+    register(PluginScreen(actions.SCREEN, _arena))
+    register(PluginScreen(actions.BOARD, _board))
 
 
 @hookimpl
 def screen_opened(ui: Ui) -> None:
     """Open the arena where `chatlm arena` asked for it."""
-    if opening.take_wish():
-        ui.open_screen(slash.SCREEN)
+    if actions.take_wish():
+        ui.open_screen(actions.SCREEN)
 
 
 def _arena(ui: Ui, argument: str) -> Any:
-    from chatlm_arena.screens.arena import ArenaScreen
+    from chatlm_arena.screens.match import ArenaScreen
 
     return ArenaScreen(ui)
 
 
 def _board(ui: Ui, argument: str) -> Any:
-    from chatlm_arena.screens.board import BoardScreen
+    from chatlm_arena.screens.leaderboard import BoardScreen
 
     return BoardScreen()

@@ -1,12 +1,18 @@
-"""What a tournament and the votes come to, as tables."""
+"""Tables and the HTML page."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
-from chatlm_arena import overlap
+from chatlm import one_line, visible
+from chatlm_arena import charts, metrics
+from chatlm_arena.charts import LONGEST_MATRIX
 from chatlm_arena.judging import CRITERIA
-from chatlm_arena.keeping import ArenaStore
+from chatlm_arena.leaderboard import Leaderboard
+from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.tournament import Plan
 
 
@@ -27,9 +33,9 @@ def run_table(store: ArenaStore, run_id: int, plan: Plan) -> list[dict[str, Any]
     table = []
     for contestant in plan.contestants:
         row: dict[str, Any] = {"name": contestant.name}
-        row |= overlap.mean(
+        row |= metrics.mean(
             [
-                overlap.rouge(replies[item, contestant.id, turn].text, reference)
+                metrics.rouge(replies[item, contestant.id, turn].text, reference)
                 for item, prompt in enumerate(plan.prompts)
                 for turn, reference in enumerate(prompt.references)
                 if reference.strip() and (item, contestant.id, turn) in replies
@@ -46,3 +52,119 @@ def run_table(store: ArenaStore, run_id: int, plan: Plan) -> list[dict[str, Any]
                 row[criterion] = sum(values) / len(values)
         table.append(row)
     return table
+
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --quiet: #666; --line: #d5d5d5; --paper: #fff;
+  --mark: #0072b2; --good: 0, 114, 178; }
+@media (prefers-color-scheme: dark) { :root { --ink: #eaeaea; --quiet: #9a9a9a; --line: #3a3a3a;
+  --paper: #161616; --mark: #56b4e9; --good: 86, 180, 233; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 900px; margin: 2.5rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p, caption { color: var(--quiet); } .wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child, .name { text-align: left; }
+svg { width: 100%; height: auto; } svg text { font: 13px system-ui, sans-serif; fill: var(--ink); }
+.grid { stroke: var(--line); } .line { stroke: var(--mark); stroke-width: 2; fill: none; }
+.point { fill: var(--mark); } polyline { fill: none; stroke-width: 2; }
+"""
+
+
+def page(
+    found: Leaderboard,
+    said: Iterable[str],
+    tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+) -> str:
+    """The whole page.
+
+    Args:
+        found: the leaderboard.
+        said: sentences about it.
+        tables: more to show.
+    """
+    votes, players = f"{len(found.votes):,} votes", f"{len(found.rows)} contestants"
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">",
+        f"<title>Arena: {players}</title><style>{STYLE}</style></head><body>",
+        f"<h1>Arena</h1><p>{votes} among {players}. Ratings are Bradley and Terry's on Elo's "
+        "scale, with 95 % intervals; Elo's own depends on the order of the votes.</p>",
+    ]
+    if found.rows:
+        parts += [
+            "<h2>Ratings</h2>",
+            charts.intervals(found.rows),
+            _board(found),
+            "<h2>Who beats whom</h2><p>How often the row beats the column; a tie is half a "
+            "win.</p>",
+            _matrix(found),
+            "<h2>Over the matches</h2>",
+            charts.svg_over_matches(found),
+        ]
+    parts += [f"<p>{escape(visible(sentence))}</p>" for sentence in said]
+    for title, rows in tables:
+        parts += [f"<h2>{escape(visible(title))}</h2>", _table(rows)]
+    return "\n".join([*parts, "</body></html>", ""])
+
+
+def _board(found: Leaderboard) -> str:
+    rows = [
+        {
+            "name": row.name,
+            "rating": f"{row.rating:.0f}",
+            "95 % interval": f"{row.rating_low:.0f} to {row.rating_high:.0f}"
+            if math.isfinite(row.rating_low)
+            else "unknown",
+            "Elo": f"{row.elo:.0f}",
+            "games": f"{row.games:,}",
+            "wins": f"{row.win_rate:.0%}",
+            "": "" if row.is_steady else "not enough votes",
+        }
+        for row in found.rows
+    ]
+    return _table(rows)
+
+
+def _matrix(found: Leaderboard) -> str:
+    rows = found.rows[:LONGEST_MATRIX]
+    place = {name: at for at, name in enumerate(found.votes.names)}
+    head = "".join(f"<th>{number}</th>" for number in range(1, len(rows) + 1))
+    lines = []
+    for number, row in enumerate(rows, 1):
+        cells = []
+        for other in rows:
+            won, lost = (
+                float(found.wins[place[one], place[two]])
+                for one, two in ((row.name, other.name), (other.name, row.name))
+            )
+            if won + lost:
+                rate = won / (won + lost)
+                shade = f"background:rgba(var(--good),{rate * 0.6:.2f})"
+                cells.append(f'<td style="{shade}">{rate:.0%}</td>')
+            else:
+                cells.append("<td>·</td>")
+        lines.append(f"<tr><td>{number} {_name(row.name)}</td>{''.join(cells)}</tr>")
+    return f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(lines)}</table></div>'
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    head = "".join(f"<th>{escape(visible(key))}</th>" for key in heads)
+    lines = [
+        "<tr>" + "".join(f"<td>{_cell(row.get(key, ''))}</td>" for key in heads) + "</tr>"
+        for row in rows
+    ]
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else _name(str(value))
+
+
+def _name(text: str) -> str:
+    return escape(one_line(text, 60))

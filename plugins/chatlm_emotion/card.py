@@ -1,4 +1,4 @@
-"""What a classifier is and how it came to be; written as card.json and, for people, README.md."""
+"""Card of a classifier; classifier folders."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chatlm import ChatlmError, dump_json, one_line, write_atomically
+from chatlm import Artifacts, ChatlmError, dump_json, one_line, write_atomically
 from chatlm_emotion.recipe import METHODS, Method
 
 CARD, README, WEIGHTS, WORDS = "card.json", "README.md", "weights.safetensors", "words.json"
 """A classifier's files; words are there with a baseline only."""
+
 
 UNSURE = "unsure"
 """What is said of a text in place of a label that is not likely enough."""
@@ -171,3 +172,10 @@ def _told(value: Any) -> str:
 def _page(card: Card) -> str:
     head = [f"# {card.name}", "", card.description or f"Tells the {card.tells} of a text.", ""]
     return "\n".join([*head, "```", *lines(card), "```", ""])
+
+
+CLASSIFIERS = Artifacts("classifier", "chatlm emotion", Path(__file__).parent / "classifiers")
+
+
+SHIPPED = "mood"
+"""The name of the classifier that comes with chatlm."""

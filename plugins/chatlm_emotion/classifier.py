@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from chatlm import Artifact, ChatlmError, ModelLocation, find_model, fingerprint_weights
 from chatlm_emotion import card as cards
-from chatlm_emotion.calibrating import probabilities
 from chatlm_emotion.card import UNSURE, Card
+from chatlm_emotion.metrics import probabilities
 from chatlm_emotion.recipe import Recipe
 
 ICONS = {
@@ -124,13 +124,13 @@ def base_of(card: Card) -> ModelLocation:
 
 
 def _network(card: Card, folder: Path, base: ModelLocation) -> Scorer:
-    from chatlm_emotion import keeping
+    from chatlm_emotion import network_weights
 
-    stored = keeping.load(folder)
+    stored = network_weights.load(folder)
     try:
         recipe = Recipe.from_dict(card.settings)
         if card.method == "encoder":
-            from chatlm_emotion.encoding import QuickEncoder
+            from chatlm_emotion.bert_encoder import QuickEncoder
 
             return QuickEncoder(base.folder, stored, scale=2.0, longest=recipe.longest)
         from chatlm import fast_dtype
@@ -138,7 +138,7 @@ def _network(card: Card, folder: Path, base: ModelLocation) -> Scorer:
         from chatlm_emotion.training import Trained
 
         network = KINDS[card.method](base, card.labels, recipe, fast_dtype("cpu"))
-        keeping.put_back(network, stored)
+        network_weights.put_back(network, stored)
         return Trained(network)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise ChatlmError(

@@ -18,7 +18,7 @@ from chatlm_emotion.train_command import train
 
 if TYPE_CHECKING:
     from chatlm_emotion.classifier import Verdict
-    from chatlm_emotion.scoring import Measure, Scores
+    from chatlm_emotion.metrics import Measure, Scores
 
 
 @click.group()
@@ -42,7 +42,7 @@ def list_classifiers(as_json: bool) -> None:
     """
     from chatlm import own_settings
     from chatlm_emotion import PLUGIN, card
-    from chatlm_emotion.library import CLASSIFIERS
+    from chatlm_emotion.card import CLASSIFIERS
     from chatlm_emotion.settings import Settings
 
     active = own_settings(PLUGIN, Settings).classifier
@@ -87,7 +87,7 @@ def show(name: str, as_json: bool) -> None:
     Example: chatlm emotion show mood
     """
     from chatlm_emotion import card
-    from chatlm_emotion.library import CLASSIFIERS
+    from chatlm_emotion.card import CLASSIFIERS
 
     place = CLASSIFIERS.located(name)
     known = card.read(place.path)
@@ -122,7 +122,7 @@ def remove(name: str, yes: bool) -> None:
 
     Example: chatlm emotion remove topics --yes
     """
-    from chatlm_emotion.library import CLASSIFIERS
+    from chatlm_emotion.card import CLASSIFIERS
 
     place = CLASSIFIERS.located(name)
     size = place.bytes
@@ -182,7 +182,7 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
     Example: chatlm emotion eval val.jsonl --picture confusion.png
     """
     from chatlm import expanded
-    from chatlm_emotion import evaluating, examples
+    from chatlm_emotion import evaluation, examples
     from chatlm_emotion.classifier import load
     from chatlm_emotion.options import check_picture, chosen
 
@@ -192,9 +192,9 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
     place = chosen(name)
     loaded = load(place)
     with bar(len(read.rows), "classifying") as progress:
-        found = evaluating.evaluate(loaded, read, progress)
+        found = evaluation.evaluate(loaded, read, progress)
     if picture:
-        from chatlm_emotion.picture import save
+        from chatlm_emotion.evaluation import save
 
         save(found.scores, f"{place.name} on {file.name}, {found.scores.texts:,} texts", picture)
     if as_json:

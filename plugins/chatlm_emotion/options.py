@@ -25,7 +25,7 @@ def _complete(
     """The names of classifiers that begin so."""
     from click.shell_completion import CompletionItem
 
-    from chatlm_emotion.library import CLASSIFIERS
+    from chatlm_emotion.card import CLASSIFIERS
 
     return [CompletionItem(each.name) for each in CLASSIFIERS.all() if each.name.startswith(start)]
 
@@ -57,7 +57,7 @@ def chosen(name: str | None) -> Artifact:
     """
     from chatlm import ensure_model, own_settings
     from chatlm_emotion import PLUGIN, card
-    from chatlm_emotion.library import CLASSIFIERS
+    from chatlm_emotion.card import CLASSIFIERS
     from chatlm_emotion.settings import Settings
 
     place = CLASSIFIERS.located(name or own_settings(PLUGIN, Settings).classifier)

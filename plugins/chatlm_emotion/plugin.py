@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from chatlm import Panel, hookimpl
-from chatlm_emotion import slash
-from chatlm_emotion.kept import labelled_in, labelled_of
-from chatlm_emotion.settings import Settings
+from chatlm_emotion import actions
+from chatlm_emotion.settings import Settings, labelled_in, labelled_of
 
 if TYPE_CHECKING:
     from chatlm import Annotation, Commands, Conversation, Message, SlashCommand, Turn, Ui
@@ -29,20 +28,20 @@ def register_commands(cli: Commands) -> None:
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Add `/emotion`."""
-    slash.register(register)
+    actions.register(register)
 
 
 @hookimpl
 def register_panels(register: Callable[[Panel], None]) -> None:
     """Add the moods of the chat."""
-    register(Panel(slash.PANEL, "Mood", _moods, key="f8"))
+    register(Panel(actions.PANEL, "Mood", _moods, key="f8"))
 
 
 @hookimpl
 def chat_shown(ui: Ui) -> None:
     """Load the classifier while the person reads and types."""
     if labelled_of(ui.kept) != "off":
-        slash.labeller().warm()
+        actions.labeller().warm()
 
 
 @hookimpl
@@ -50,9 +49,9 @@ def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | 
     """Tell templates the mood of what was typed, however long its classifier takes to load."""
     if labelled_in(conversation) == "off":
         return None
-    from chatlm_emotion.labelling import PATIENCE, soon
+    from chatlm_emotion.actions import PATIENCE, soon
 
-    label = soon(slash.labeller().ask(text), PATIENCE)
+    label = soon(actions.labeller().ask(text), PATIENCE)
     return {label.name: label.value} if label else None
 
 
@@ -62,11 +61,11 @@ def annotate_message(conversation: Conversation, message: Message) -> list[Annot
     labelled = labelled_in(conversation)
     if labelled == "off" or (message.role == "assistant" and labelled != "all"):
         return None
-    from chatlm_emotion.labelling import HOLDS_UP, PATIENCE, soon
+    from chatlm_emotion.actions import HOLDS_UP, PATIENCE, soon
 
     asks = message.role == "user"
     text = conversation.turns[-1].words if asks else message.content
-    label = soon(slash.labeller().ask(text), HOLDS_UP if asks else PATIENCE)
+    label = soon(actions.labeller().ask(text), HOLDS_UP if asks else PATIENCE)
     return [label] if label else None
 
 
@@ -78,19 +77,19 @@ def turn_finished(conversation: Conversation, turn: Turn) -> list[Annotation] | 
     done = any(reply is None and label.plugin == PLUGIN for reply, label in turn.annotations)
     if done or labelled_in(conversation) == "off":
         return None
-    from chatlm_emotion.labelling import PATIENCE, soon
+    from chatlm_emotion.actions import PATIENCE, soon
 
-    label = soon(slash.labeller().ask(turn.words), PATIENCE)
+    label = soon(actions.labeller().ask(turn.words), PATIENCE)
     return [label] if label else None
 
 
 @hookimpl
 def shutdown() -> None:
     """Begin no more work."""
-    slash.close()
+    actions.close()
 
 
 def _moods(ui: Ui) -> Any:
-    from chatlm_emotion.screens.moods import Moods
+    from chatlm_emotion.screens.mood_panel import Moods
 
     return Moods(ui)

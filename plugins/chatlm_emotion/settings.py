@@ -1,13 +1,22 @@
-"""What the person can set for all chats."""
+"""Settings; what a chat labels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from chatlm_emotion.library import SHIPPED
+from chatlm import own_settings
+from chatlm_emotion import PLUGIN
+from chatlm_emotion.card import SHIPPED
+
+if TYPE_CHECKING:
+    from chatlm import Conversation
+
 
 Labelled = Literal["off", "user", "all"]
+
+
 LABELLED: tuple[Labelled, ...] = get_args(Labelled)
 
 
@@ -22,3 +31,25 @@ class Settings:
     classifier: str = field(
         default=SHIPPED, metadata={"help": "The classifier: chatlm emotion list."}
     )
+
+
+LABEL = "label"
+"""Under this it is kept."""
+
+
+def labelled_of(kept: Mapping[str, Any]) -> Labelled:
+    """What is labelled, from what the plugin keeps with a chat.
+
+    A chat that chose nothing has the person's usual choice. It may come from a file that somebody
+    else wrote: what is no choice is passed over.
+    """
+    choice = kept.get(LABEL)
+    for each in LABELLED:
+        if choice == each:
+            return each
+    return own_settings(PLUGIN, Settings).label
+
+
+def labelled_in(conversation: Conversation) -> Labelled:
+    """What is labelled, from the chat itself."""
+    return labelled_of(conversation.kept.get(PLUGIN, {}))

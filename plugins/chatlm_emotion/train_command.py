@@ -95,7 +95,7 @@ def train(
 
     from chatlm import UsageError, ensure_model, expanded, stopped_by_keys
     from chatlm_emotion import classifier, examples
-    from chatlm_emotion.library import CLASSIFIERS
+    from chatlm_emotion.card import CLASSIFIERS
     from chatlm_emotion.recipe import DEFAULTS, TAUGHT, Recipe
 
     CLASSIFIERS.free(name)
@@ -116,8 +116,8 @@ def train(
     teachers = [chosen(each) for each in teacher]
     read = examples.read([expanded(str(path)) for path in (*data, *certain)])
     known = examples.read([expanded(str(path)) for path in certain], least=0).rows
-    from chatlm_emotion.making import Order, make
     from chatlm_emotion.terminal import watcher
+    from chatlm_emotion.train_pipeline import Order, make
 
     order = Order(
         name=name,

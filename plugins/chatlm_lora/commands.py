@@ -1,4 +1,4 @@
-"""The commands `chatlm adapters …` that list, check, take in and give out adapters."""
+"""`chatlm adapters` list, add, show, verify, merge, export."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatlm import dump_json, human_bytes, one_line, visible
-from chatlm_lora.merge_command import merge
+from chatlm import UsageError, dump_json, human_bytes, one_line, visible
 from chatlm_lora.options import as_json_option as _json
-from chatlm_lora.options import base_model
+from chatlm_lora.options import base_model, complete_adapter
 from chatlm_lora.options import model_option as _model
 from chatlm_lora.options import name_argument as _name
 from chatlm_lora.train_command import train
@@ -18,6 +17,68 @@ from chatlm_lora.train_command import train
 if TYPE_CHECKING:
     from chatlm import Artifact
     from chatlm_lora.card import Card
+
+
+METHODS = ("linear", "slerp", "ties", "dare")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("sources", nargs=-1, required=True, shell_complete=complete_adapter)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="linear",
+    show_default=True,
+    help="linear: the weighted sum; slerp: on the arc between two; ties: where they agree in "
+    "sign; dare: a random part of each, scaled up.",
+)
+@click.option(
+    "-w",
+    "--weight",
+    "weights",
+    multiple=True,
+    type=float,
+    help="Of each source, in their order. Default: equal parts",
+)
+@click.option("--density", type=float, default=0.5, show_default=True, help="For ties and dare.")
+@click.option("--rank", type=int, help="Of the result for ties and dare. Default: the highest")
+@click.option("--seed", type=int, default=0, show_default=True, help="For dare.")
+@_model
+@_json
+def merge(
+    name: str,
+    sources: tuple[str, ...],
+    method: str,
+    weights: tuple[float, ...],
+    density: float,
+    rank: int | None,
+    seed: int,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    """Make one adapter of several.
+
+    Example: chatlm adapters merge both instruct pirate --method ties -w 0.7 -w 0.3
+    """
+
+    from chatlm_lora.library import ADAPTERS
+    from chatlm_lora.merging import Mix, merge_adapters
+
+    if weights and len(weights) != len(sources):
+        raise UsageError(
+            f"There are {len(sources)} adapters and {len(weights)} weights.",
+            hint="Give one -w for each adapter, in their order.",
+        )
+    mix = Mix(method, weights or (1 / len(sources),) * len(sources), density, rank, seed)
+    made = merge_adapters(
+        name, [ADAPTERS.located(source) for source in sources], base_model(model), mix
+    )
+    if as_json:
+        click.echo(dump_json(made.to_dict()))
+    else:
+        click.echo(f"Merged {', '.join(sources)} into {name} ({method}).")
+        click.echo(f"See what it does: chatlm adapters verify {name}")
 
 
 @click.group()
@@ -29,6 +90,8 @@ def adapters() -> None:
 
 
 adapters.add_command(train)
+
+
 adapters.add_command(merge)
 
 
@@ -66,11 +129,11 @@ def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool)
 
     Example: chatlm adapters add medical ~/downloads/medical-lora
     """
-    from chatlm_lora import keeping
+    from chatlm_lora import library
     from chatlm_lora.library import ADAPTERS
 
     base = base_model(model)
-    checked = keeping.add(name, folder.expanduser(), base, licence)
+    checked = library.add(name, folder.expanduser(), base, licence)
     if as_json:
         row = _row(ADAPTERS.located(name))
         click.echo(dump_json(row | {"warnings": list(checked.warnings)}))
@@ -90,12 +153,12 @@ def show(name: str, as_json: bool) -> None:
 
     Example: chatlm adapters show instruct
     """
-    from chatlm_lora import card, checking
+    from chatlm_lora import card, validation
     from chatlm_lora.library import ADAPTERS
 
     adapter = ADAPTERS.located(name)
     known = card.read(adapter.path)
-    checked = checking.check(adapter.path, None)
+    checked = validation.check(adapter.path, None)
     if as_json:
         click.echo(dump_json(_row(adapter, known) | _table(known) | checked.to_dict()))
         return
@@ -128,10 +191,10 @@ def verify(name: str, model: str | None, as_json: bool) -> None:
 
     Example: chatlm adapters verify instruct
     """
-    from chatlm_lora import verifying
+    from chatlm_lora import effect as effect_module
     from chatlm_lora.library import ADAPTERS
 
-    effect = verifying.verify(ADAPTERS.located(name), base_model(model))
+    effect = effect_module.verify(ADAPTERS.located(name), base_model(model))
     if as_json:
         click.echo(dump_json({"name": name, "acts": effect.acts} | effect.to_dict()))
     else:
@@ -151,16 +214,16 @@ def export(name: str, folder: Path, merged: bool, model: str | None) -> None:
 
     Example: chatlm adapters export instruct --merged --to ~/models/instructed
     """
-    from chatlm_lora import keeping
+    from chatlm_lora import library
     from chatlm_lora.library import ADAPTERS
 
     adapter = ADAPTERS.located(name)
     folder = folder.expanduser()
     if not merged:
-        keeping.give(adapter, folder)
+        library.give(adapter, folder)
         click.echo(visible(f"Wrote the adapter {name} to {folder}."))
         return
-    from chatlm_lora.exporting import export_merged
+    from chatlm_lora.merging import export_merged
 
     _warn(export_merged(adapter, base_model(model), folder))
     click.echo(visible(f"Wrote the model with {name} to {folder}."))

@@ -1,10 +1,13 @@
-"""Makes one adapter of several: weighted sum, SLERP, TIES and DARE of what each of them adds."""
+"""Linear, SLERP, TIES, DARE; merged model export."""
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +15,16 @@ from peft import PeftModel
 from torch import Tensor
 
 from chatlm import Artifact, ModelLocation, UsageError, load_weights
-from chatlm_lora import card, checking
+from chatlm_lora import card, validation
+from chatlm_lora.adapter_files import HIGHEST_RANK
 from chatlm_lora.card import Card
-from chatlm_lora.checking import Checked, same_base
-from chatlm_lora.library import ADAPTERS
-from chatlm_lora.loading import all_memory, quiet, save
-from chatlm_lora.lora_config import HIGHEST_RANK
+from chatlm_lora.library import ADAPTERS, target
+from chatlm_lora.peft_utils import all_memory, quiet, save
+from chatlm_lora.validation import Checked, same_base
 
 MERGED = "merged"
 """The result's name within peft."""
+
 
 _PEFT = {"linear": "cat", "slerp": "cat", "ties": "ties_svd", "dare": "dare_linear_svd"}
 """peft's names. Its own `linear` sums A and B apart, which is not the sum of what they do."""
@@ -121,7 +125,7 @@ def merge_adapters(name: str, sources: Sequence[Artifact], base: ModelLocation, 
 def _check(sources: Sequence[Artifact], base: ModelLocation, mix: Mix) -> None:
     if len({source.name for source in sources}) < 2:
         raise UsageError("Merging needs at least two adapters.")
-    checked = {source.name: checking.check(source.path, base) for source in sources}
+    checked = {source.name: validation.check(source.path, base) for source in sources}
     first_name, first = next(iter(checked.items()))
     for other_name, other in checked.items():
         why = _unlike(first, other, mix)
@@ -186,3 +190,47 @@ def _arc(
         math.sin((1 - share) * angle) / math.sin(angle),
         math.sin(share * angle) / math.sin(angle),
     )
+
+
+LEFT_OUT = ("chatlm-model.json", "model.safetensors.index.json")
+"""What holds for the base's own files only."""
+
+
+COPIED = (".json", ".jinja", ".model", ".txt")
+
+
+def export_merged(adapter: Artifact, base: ModelLocation, folder: Path) -> tuple[str, ...]:
+    """Merge and write; the numbers are added in float32 and kept in the base's own format.
+
+    Args:
+        adapter: to merge in.
+        base: the model.
+        folder: to make.
+
+    Returns:
+        What the person should know, see `Checked.warnings`.
+
+    Raises:
+        AdapterRefused: it cannot be used on the base.
+        UsageError: the folder is there already, or cannot be written.
+        ModelError, OutOfMemoryError: the base cannot be loaded.
+    """
+    checked = validation.check(adapter.path, base)
+    with target(folder), quiet(), all_memory("Use a smaller base."), torch.no_grad():
+        plain: Any = load_weights(base, device="cpu", dtype="float32")
+        kept = getattr(torch, _own_dtype(base))
+        model: Any = PeftModel.from_pretrained(plain, str(adapter.path), local_files_only=True)
+        whole = model.merge_and_unload(safe_merge=True).to(kept)
+        whole.save_pretrained(folder)
+        for path in sorted(base.folder.iterdir()):
+            new = folder / path.name
+            if path.suffix in COPIED and path.name not in LEFT_OUT and not new.exists():
+                shutil.copyfile(path, new)
+    return checked.warnings
+
+
+def _own_dtype(base: ModelLocation) -> str:
+    """The number format that the base's config names, else float32."""
+    config = json.loads((base.folder / "config.json").read_bytes())
+    named: str | None = config.get("dtype") or config.get("torch_dtype")
+    return named if named in ("bfloat16", "float16") else "float32"

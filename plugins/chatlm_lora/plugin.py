@@ -1,28 +1,16 @@
-"""The hooks by which chatlm knows the adapters."""
-
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm import PluginScreen, hookimpl, own_settings
-from chatlm_lora import PLUGIN, slash
-from chatlm_lora.kept import chosen
+from chatlm_lora import PLUGIN, actions
+from chatlm_lora.settings import Settings, chosen
 
 if TYPE_CHECKING:
     from chatlm import ChatlmError, Commands, Conversation, Request, Setup, SlashCommand, Ui
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the person can set under `[plugins.lora]`."""
-
-    adapter: str = field(
-        default="", metadata={"help": "Adapter of chats that choose none; empty for the base."}
-    )
 
 
 @hookimpl
@@ -48,21 +36,21 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Add `/lora` and `/base`."""
-    slash.register(register)
+    actions.register(register)
 
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
     """Add the list of adapters."""
-    register(PluginScreen(slash.PICKER, _picker))
+    register(PluginScreen(actions.PICKER, _picker))
 
 
 @hookimpl
 def chat_shown(ui: Ui) -> None:
     """Say in the status bar which adapter the chat uses."""
-    from chatlm_lora import switching
+    from chatlm_lora import actions
 
-    switching.show(ui, switching.in_use(ui))
+    actions.show(ui, actions.in_use(ui))
 
 
 @hookimpl
@@ -77,7 +65,7 @@ def adjust_request(request: Request, conversation: Conversation) -> Request | No
 @hookimpl(trylast=True)
 def find_adapter(name: str, model: str) -> Path | ChatlmError:
     """The folder of an adapter that fits the model, or why there is none."""
-    from chatlm_lora.finding import found
+    from chatlm_lora.library import found
 
     return found(name, model)
 

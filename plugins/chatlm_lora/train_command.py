@@ -16,7 +16,7 @@ from chatlm_lora.options import model_option as _model
 
 if TYPE_CHECKING:
     from chatlm_lora.card import Card
-    from chatlm_lora.preparing import Order
+    from chatlm_lora.recipe import Order
 
 
 @click.command()
@@ -81,19 +81,19 @@ def train(
     Example: chatlm adapters train pirate --data pirate.jsonl
     """
     from chatlm import load_config
-    from chatlm_lora import examples
+    from chatlm_lora import dataset
     from chatlm_lora.library import ADAPTERS
     from chatlm_lora.recipe import Recipe
 
     ADAPTERS.free(name)
     given = {key: value for key, value in settings.items() if value not in (None, ())}
     recipe = Recipe(**given)
-    read = examples.read(
+    read = dataset.read(
         data.expanduser(), seed=recipe.seed, share=recipe.held_out, ask=ask, system=system
     )
     import torch
 
-    from chatlm_lora.preparing import Order
+    from chatlm_lora.recipe import Order
 
     config = load_config()
     order = Order(
@@ -111,7 +111,7 @@ def train(
         _tell_plan(order, as_json)
         return
     from chatlm_lora.terminal import watcher
-    from chatlm_lora.training import train as carry_out
+    from chatlm_lora.trainer import train as carry_out
 
     with watcher() as shown:
         made = carry_out(order, shown, anew=restart)
@@ -136,7 +136,7 @@ def _typed(context: click.Context, name: str, data: Path) -> str:
 def _tell_plan(order: Order, as_json: bool) -> None:
     import os
 
-    from chatlm_lora.preparing import prepare
+    from chatlm_lora.recipe import prepare
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     ready = prepare(order, processes)

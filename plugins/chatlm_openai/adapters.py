@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chatlm import EngineError
-from chatlm_openai.chunks import RemoteModel
-from chatlm_openai.refusals import Refusal, Words
-from chatlm_openai.server import Server
+from chatlm_openai.client import Server
+from chatlm_openai.errors import Refusal, Words
+from chatlm_openai.protocol import RemoteModel
 
 NOT_FOUND = "NotFoundError"
 """What vLLM calls it when it lacks the adapter, rather than the address."""

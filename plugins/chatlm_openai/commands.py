@@ -15,8 +15,8 @@ from chatlm_openai.endpoints import Endpoint, located
 from chatlm_openai.settings import Settings
 
 if TYPE_CHECKING:
-    from chatlm_openai.chunks import RemoteModel
-    from chatlm_openai.server import Server
+    from chatlm_openai.client import Server
+    from chatlm_openai.protocol import RemoteModel
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def check(endpoint: str, model: str | None) -> None:
     Example: chatlm openai check http://127.0.0.1:8000/v1
     """
     from chatlm import Delta, Finished, Message, Request, Sampling
-    from chatlm_openai.opening import opened
+    from chatlm_openai.engine import opened
 
     where = _located(endpoint)
     click.echo(f"Key: {_key_told(where)}")
@@ -138,8 +138,7 @@ def _models(endpoint: Endpoint) -> list[RemoteModel]:
 
 def _run(endpoint: Endpoint, work: Callable[[Server], Coroutine[Any, Any, T]]) -> T:
     """Do something with a server."""
-    from chatlm_openai.background import Background
-    from chatlm_openai.server import Server
+    from chatlm_openai.client import Background, Server
 
     with closing(Background()) as background:
         return background.run(work(Server(endpoint, own_settings(PLUGIN, Settings))))

@@ -1,9 +1,10 @@
-"""The engine that asks a server; see `chatlm.Engine`."""
+"""OpenAIEngine; open one; token estimate."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable
+import re
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 
 from chatlm import (
@@ -11,24 +12,32 @@ from chatlm import (
     EngineEvent,
     EngineInfo,
     Message,
+    Pieces,
     Prefill,
     Prompt,
     Request,
+    Sampling,
     StopReason,
+    load_config,
+    one_line,
+    own_settings,
     stream_many,
 )
-from chatlm_openai import body
+from chatlm_openai import PLUGIN, protocol
 from chatlm_openai.adapters import adapters_of
-from chatlm_openai.background import Background
-from chatlm_openai.batch import Asking, ServerBatch
-from chatlm_openai.cutting import PIECES
-from chatlm_openai.growing import Growing
-from chatlm_openai.server import Server
+from chatlm_openai.batch import Asking, Growing, ServerBatch
+from chatlm_openai.client import Background, Server
+from chatlm_openai.endpoints import Endpoint, split
+from chatlm_openai.protocol import RemoteModel
+from chatlm_openai.settings import Settings
 
 MARGIN = 8
 """One part of so many of the prompt's estimate is kept free, since it may be too low."""
 
+
 MORE_THERE = "Shorten the message, unpin turns, or start the server with a longer context."
+
+
 MORE_HERE = (
     "Where the server has more context than that: chatlm config set plugins.openai.context N"
 )
@@ -106,7 +115,7 @@ class OpenAIEngine:
         at_most = StopReason.LENGTH if wanted <= room else StopReason.CONTEXT_FULL
         sampling = dataclasses.replace(sampling, max_tokens=min(wanted, room))
         model = self._answering(request.adapter)
-        sent = body.made(model, dataclasses.replace(request, messages=messages), sampling)
+        sent = protocol.made(model, dataclasses.replace(request, messages=messages), sampling)
         return Asking(
             prompt,
             tuple(request.messages[index] for index in prompt.left_out),
@@ -134,3 +143,84 @@ class OpenAIEngine:
             )
             raise error
         return adapter
+
+
+DEFAULTS = Sampling(max_tokens=1024)
+"""What is asked for where nobody says anything: all but the length is left to the server."""
+
+
+ASSUMED = 8192
+"""Tokens of context where neither the server nor the person says how many."""
+
+
+def opened(name: str) -> OpenAIEngine:
+    """The engine of a model.
+
+    Args:
+        name: MODEL@URL, MODEL@ENDPOINT, or MODEL on the first endpoint.
+
+    Raises:
+        UsageError: there is no such endpoint.
+        EngineError: the server cannot be reached, or refuses.
+    """
+    settings = own_settings(PLUGIN, Settings)
+    model, endpoint = split(name, settings.all_endpoints())
+    server = Server(endpoint, settings)
+    background = Background()
+    try:
+        listed = background.run(server.listed()) or []
+    except BaseException:
+        background.close()
+        raise
+    said = next((each.context for each in listed if each.name == model), None)
+    info = _info(name, model, endpoint, settings, listed)
+    return OpenAIEngine(
+        background, server, model, info,
+        in_flight=settings.in_flight, all_context=info.context_length == said,
+    )  # fmt: skip
+
+
+def _info(
+    name: str, model: str, endpoint: Endpoint, settings: Settings, listed: Sequence[RemoteModel]
+) -> EngineInfo:
+    """What is known of a model, by the models that the server says it has."""
+    said = {each.name: each.context for each in listed}
+    most = load_config().context
+    known = said.get(model) or settings.context
+    unlisted = [_unlisted(endpoint, model)] if said and model not in said else []
+    assumed = [] if known or most else [_assumed(endpoint)]
+    return EngineInfo(
+        model=f"{PLUGIN}:{name}",
+        device=endpoint.host,
+        dtype="remote",
+        context_length=min(filter(None, (known, most)), default=ASSUMED),
+        prompt_format="the server's",
+        defaults=DEFAULTS,
+        notes=(*unlisted, *assumed),
+        adapters=adapters_of(model, listed),
+    )
+
+
+def _unlisted(endpoint: Endpoint, model: str) -> str:
+    return (
+        f"{endpoint.told} does not list {one_line(model, 80)}; it may answer with another model. "
+        f"What it has: chatlm openai models {endpoint.told}"
+    )
+
+
+def _assumed(endpoint: Endpoint) -> str:
+    return (
+        f"{endpoint.told} does not say how much context the model has; {ASSUMED:,} tokens are "
+        "assumed. What it really has: chatlm config set plugins.openai.context N"
+    )
+
+
+_PIECE = re.compile(
+    r" ?[A-Za-z\u00c0-\u024f]{1,6}| ?\d{1,2}| ?[!-/:-@\[-`{-~]|\s{1,8}|.", re.DOTALL
+)
+"""Up to six Latin letters, two digits or one other character: a little more than the tokenizers of
+today need for English and code, so that what is thought to fit mostly does."""
+
+
+PIECES = Pieces(_PIECE.findall)
+"""The prompts of all models on servers."""

@@ -32,6 +32,6 @@ def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
 
 
 def _open(name: str) -> Engine:
-    from chatlm_openai.opening import opened
+    from chatlm_openai.engine import opened
 
     return opened(name)

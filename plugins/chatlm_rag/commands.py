@@ -1,31 +1,129 @@
-"""The commands `chatlm rag …` that make and show indices: what is asked and printed."""
+"""`chatlm rag`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from chatlm import ChatlmError, UsageError, dump_json, expanded, human_bytes, visible
 from chatlm_rag.bars import bar
+from chatlm_rag.formatting import describe_hit, draw_scorecard, scorecard_dict
+from chatlm_rag.options import as_json_option, name_argument
 from chatlm_rag.options import as_json_option as _json
 from chatlm_rag.options import name_argument as _name
-from chatlm_rag.search_commands import evaluate, search
 
 if TYPE_CHECKING:
-    from chatlm_rag.chunking import Chunking
-    from chatlm_rag.sources.folders import Source
+    from chatlm_rag.documents.files import Source
+    from chatlm_rag.index.chunks import Chunking
+
+
+@click.command()
+@name_argument
+@click.argument("words", nargs=-1, required=True, metavar="QUERY...")
+@click.option("-n", "--most", type=click.IntRange(1, 100), default=8, help="Passages at most (8).")
+@as_json_option
+def search(name: str, words: tuple[str, ...], most: int, as_json: bool) -> None:
+    """Find passages by meaning and by words.
+
+    Example: chatlm rag search notes "When does the lease end?"
+    """
+    from chatlm_rag.index.folder import located
+    from chatlm_rag.retrieval.relevance import CONSIDERED, THRESHOLD
+    from chatlm_rag.retrieval.search import Index, configured
+
+    query = " ".join(words)
+    index = Index.open(located(name))
+    found = index.search(query, max(most, CONSIDERED), configured())
+    confidence = index.confidence(query, found)
+    relevant = confidence >= THRESHOLD
+    del found[most:]
+    if as_json:
+        passages = [each.to_dict() for each in found]
+        click.echo(
+            dump_json({"relevant": relevant, "confidence": confidence, "passages": passages})
+        )
+        return
+    if not relevant:
+        click.echo(
+            f"Nothing relevant in {name}: confidence {confidence:.2f}, needed {THRESHOLD:.2f}. "
+            "The nearest:\n",
+            err=True,
+        )
+    for number, each in enumerate(found, start=1):
+        click.echo(describe_hit(number, each))
+
+
+@click.command("eval")
+@name_argument
+@click.option(
+    "--queries",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The questions, a queries.jsonl.",
+)
+@click.option(
+    "--qrels",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Which documents answer them, a qrels.tsv.",
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Save a picture: FILE.png, .svg or .pdf."
+)
+@as_json_option
+def evaluate(name: str, queries: Path, qrels: Path, plot: Path | None, as_json: bool) -> None:
+    """Measure how well an index answers test questions.
+
+    By meaning (dense), by words (lexical) and by both (fused); files as in the BEIR collections.
+
+    Example: chatlm rag eval cran --queries queries.jsonl --qrels qrels.tsv --plot cran.png
+    """
+    from chatlm_rag import evaluation
+    from chatlm_rag.evaluation import read_judgements, read_questions
+    from chatlm_rag.index.folder import located
+    from chatlm_rag.retrieval.search import Index
+
+    if plot:
+        evaluation.check(plot)
+    questions, judgements = read_questions(queries), read_judgements(qrels)
+    with bar() as work:
+        card = evaluation.evaluate(
+            Index.open(located(name)),
+            questions,
+            judgements,
+            lambda done, total: work.at(done, total, "asking"),
+        )
+    if plot:
+        evaluation.save_scorecard(card, f"{name}, {card.questions:,} questions", plot)
+    if as_json:
+        click.echo(dump_json(scorecard_dict(card)))
+        return
+    click.echo(draw_scorecard(name, card))
+    if plot:
+        click.echo(f"Saved {visible(str(plot))}")
 
 
 _paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
+
+
 _include = click.option(
     "--include", multiple=True, metavar="GLOB", help="Only files like this, such as '*.md'."
 )
+
+
 _exclude = click.option(
     "--exclude", multiple=True, metavar="GLOB", help="No files or folders like this."
 )
+
+
 _embedder = click.option("--embedder", metavar="MODEL", help="Another embedding model.")
+
+
 _tokens = click.option("--tokens", type=int, help="Tokens of a passage at most.")
+
+
 _overlap = click.option("--overlap", type=int, help="Tokens that passages share at most.")
 
 
@@ -38,6 +136,8 @@ def rag() -> None:
 
 
 rag.add_command(search)
+
+
 rag.add_command(evaluate)
 
 
@@ -67,20 +167,21 @@ def build(
 
     Example: chatlm rag build notes ~/notes --include '*.md'
     """
-    from chatlm_rag import building, showing
-    from chatlm_rag.embedders import DEFAULT
-    from chatlm_rag.folder import located
+    from chatlm_rag import formatting
+    from chatlm_rag.index import builder
+    from chatlm_rag.index.embedding import DEFAULT
+    from chatlm_rag.index.folder import located
 
     chunking = _chunking(tokens, overlap)
     with bar() as work:
-        done = building.build(
+        done = builder.build(
             name,
             _sources(paths, include, exclude),
             work,
             embedder=embedder or DEFAULT,
             chunking=chunking,
         )
-    showing.tell_outcome(located(name), done, as_json)
+    formatting.tell_outcome(located(name), done, as_json)
 
 
 @rag.command()
@@ -100,12 +201,13 @@ def add(
 
     Example: chatlm rag add notes ~/letters
     """
-    from chatlm_rag import building, showing
-    from chatlm_rag.folder import located
+    from chatlm_rag import formatting
+    from chatlm_rag.index import builder
+    from chatlm_rag.index.folder import located
 
     with bar() as work:
-        done = building.add(name, _sources(paths, include, exclude), work)
-    showing.tell_outcome(located(name), done, as_json)
+        done = builder.add(name, _sources(paths, include, exclude), work)
+    formatting.tell_outcome(located(name), done, as_json)
 
 
 @rag.command()
@@ -129,19 +231,20 @@ def update(
 
     Example: chatlm rag update notes
     """
-    from chatlm_rag import building, showing
-    from chatlm_rag.folder import located
+    from chatlm_rag import formatting
+    from chatlm_rag.index import builder
+    from chatlm_rag.index.folder import located
 
     chunking = _chunking(tokens, overlap)
     if not rebuild and (embedder or chunking):
         raise UsageError("This changes every passage.", hint="Say so with: --rebuild")
     with bar() as work:
         done = (
-            building.rebuild(name, work, embedder=embedder, chunking=chunking)
+            builder.rebuild(name, work, embedder=embedder, chunking=chunking)
             if rebuild
-            else building.update(name, work)
+            else builder.update(name, work)
         )
-    showing.tell_outcome(located(name), done, as_json)
+    formatting.tell_outcome(located(name), done, as_json)
 
 
 @rag.command("list")
@@ -151,23 +254,23 @@ def list_indices(as_json: bool) -> None:
 
     Example: chatlm rag list
     """
-    from chatlm_rag import showing
-    from chatlm_rag.folder import indices
+    from chatlm_rag import formatting
+    from chatlm_rag.index.folder import indices
 
     found = {}
     for index in indices():
         try:
-            found[index] = showing.made(index)
+            found[index] = formatting.made(index)
         except ChatlmError as error:
             click.echo(visible(str(error)), err=True)
     if as_json:
-        click.echo(dump_json([showing.row(index, made) for index, made in found.items()]))
+        click.echo(dump_json([formatting.row(index, made) for index, made in found.items()]))
         return
     if not found:
         click.echo("There are no indices yet. Make one: chatlm rag build NAME PATH")
     width = max((len(index.name) for index in found), default=0)
     for index, made in found.items():
-        click.echo(f"{index.name:<{width}}  {showing.in_short(index, made)}")
+        click.echo(f"{index.name:<{width}}  {formatting.in_short(index, made)}")
 
 
 @rag.command()
@@ -178,17 +281,17 @@ def show(name: str, as_json: bool) -> None:
 
     Example: chatlm rag show notes
     """
-    from chatlm_rag import showing
-    from chatlm_rag.folder import located
+    from chatlm_rag import formatting
+    from chatlm_rag.index.folder import located
 
     index = located(name)
-    made = showing.made(index)
+    made = formatting.made(index)
     if as_json:
-        click.echo(dump_json(showing.table(index, made)))
+        click.echo(dump_json(formatting.table(index, made)))
         return
-    click.echo(f"{index.name}: {showing.in_short(index, made)}")
+    click.echo(f"{index.name}: {formatting.in_short(index, made)}")
     if made:
-        showing.tell_all(index, made)
+        formatting.tell_all(index, made)
 
 
 @rag.command()
@@ -199,14 +302,14 @@ def remove(name: str, yes: bool) -> None:
 
     Example: chatlm rag remove notes --yes
     """
-    from chatlm_rag import showing
-    from chatlm_rag.folder import located
+    from chatlm_rag import formatting
+    from chatlm_rag.index.folder import located
 
     index = located(name)
     with index.writing():
         if not yes:
             click.confirm(f"Delete the index {name}?", abort=True, err=True)
-        freed = showing.size(index)
+        freed = formatting.size(index)
         index.remove()
     click.echo(f"Removed {name}; {human_bytes(freed)} are free again.")
 
@@ -214,7 +317,7 @@ def remove(name: str, yes: bool) -> None:
 def _sources(
     paths: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...]
 ) -> tuple[Source, ...]:
-    from chatlm_rag.sources.folders import Source
+    from chatlm_rag.documents.files import Source
 
     if not all(paths):
         raise UsageError("A path is empty.", hint="For this folder say a dot: .")
@@ -222,7 +325,7 @@ def _sources(
 
 
 def _chunking(tokens: int | None, overlap: int | None) -> Chunking | None:
-    from chatlm_rag.chunking import Chunking
+    from chatlm_rag.index.chunks import Chunking
 
     if tokens is None and overlap is None:
         return None

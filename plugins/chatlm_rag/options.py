@@ -16,7 +16,7 @@ def complete_index(
     """The names of indices that begin so."""
     from click.shell_completion import CompletionItem
 
-    from chatlm_rag.folder import indices
+    from chatlm_rag.index.folder import indices
 
     return [CompletionItem(each.name) for each in indices() if each.name.startswith(start)]
 

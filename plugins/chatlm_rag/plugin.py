@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from chatlm import Annotation, Panel, PluginScreen, hookimpl
-from chatlm_rag import PLUGIN, slash
-from chatlm_rag.kept import INDEX, index_in, index_of
-from chatlm_rag.settings import Settings
+from chatlm_rag import PLUGIN, actions
+from chatlm_rag.settings import INDEX, Settings, index_in, index_of
 
 if TYPE_CHECKING:
     from chatlm import (
@@ -46,7 +45,7 @@ def register_commands(cli: Commands) -> None:
 def register_setups(register: Callable[[str, Setup], None]) -> None:
     """Offer each finished index by its name."""
     from chatlm import Setup
-    from chatlm_rag.folder import indices
+    from chatlm_rag.index.folder import indices
 
     for index in indices():
         if index.current():
@@ -56,27 +55,27 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Add `/rag` and `/source`."""
-    slash.register(register)
+    actions.register(register)
 
 
 @hookimpl
 def register_panels(register: Callable[[Panel], None]) -> None:
     """Add the sources of the selected turn."""
-    register(Panel(slash.PANEL, "Sources", _sources, key="f4"))
+    register(Panel(actions.PANEL, "Sources", _sources, key="f4"))
 
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
     """Add the list of indices, and the sheet for longer answers."""
-    register(PluginScreen(slash.PICKER, _picker))
-    register(PluginScreen(slash.SHEET, _sheet))
+    register(PluginScreen(actions.PICKER, _picker))
+    register(PluginScreen(actions.SHEET, _sheet))
 
 
 @hookimpl
 def chat_shown(ui: Ui) -> None:
     """Open the chat's index while the person reads and types."""
     if name := index_of(ui.kept):
-        from chatlm_rag.opened import warm
+        from chatlm_rag.retrieval.search import warm
 
         warm(name)
 
@@ -86,7 +85,7 @@ def write_message(conversation: Conversation, text: str) -> UsageError | None:
     """Refuse a question that the chat's index has nothing for, or that it cannot be asked."""
     if not (name := index_in(conversation)):
         return None
-    from chatlm_rag.grounding import refusal
+    from chatlm_rag.retrieval.grounding import refusal
 
     return refusal(name, text)
 
@@ -96,18 +95,18 @@ def annotate_message(
     conversation: Conversation, message: Message, passages: Sequence[Passage]
 ) -> list[Annotation] | None:
     """Say what was found for a question, and which passages say what a reply says."""
-    from chatlm_rag import prompting
+    from chatlm_rag.retrieval import prompting
 
     if message.role == "assistant" and prompting.ours(passages):
-        from chatlm_rag import citing
+        from chatlm_rag.retrieval import citations
 
         turn = conversation.turns[-1]
         left_out = _left_out.pop(turn.id, 0)
-        labels = citing.labels(message.content, passages, left_out)
+        labels = citations.labels(message.content, passages, left_out)
         quoted = turn.reply is not None and not turn.reply.model
-        return [citing.QUOTED, *labels] if quoted else labels
+        return [citations.QUOTED, *labels] if quoted else labels
     if message.role == "user" and (name := index_in(conversation)):
-        from chatlm_rag.grounding import label
+        from chatlm_rag.retrieval.grounding import label
 
         return [label(name, conversation.turns[-1].words)]
     return None
@@ -118,7 +117,7 @@ def retrieve_passages(conversation: Conversation, message: Message) -> list[Pass
     """What the chat's index has for a question."""
     if not (name := index_in(conversation)):
         return None
-    from chatlm_rag import grounding
+    from chatlm_rag.retrieval import grounding
 
     return grounding.passages(name, message.content)
 
@@ -128,7 +127,7 @@ def build_messages(
     conversation: Conversation, turn: Turn, passages: Sequence[Passage]
 ) -> list[Message] | None:
     """Put passages of an index into the message that asks about them."""
-    from chatlm_rag import prompting
+    from chatlm_rag.retrieval import prompting
 
     return prompting.messages(conversation, turn, passages) if prompting.ours(passages) else None
 
@@ -138,7 +137,7 @@ def adjust_request(
     request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine
 ) -> Request | None:
     """Leave out the passages that the context has no room for, or answer with quotations."""
-    from chatlm_rag import prompting, quoting
+    from chatlm_rag.retrieval import extractive, prompting
 
     if not prompting.ours(passages):
         return None
@@ -147,7 +146,7 @@ def adjust_request(
     if turn.replies:
         sampling = shorter.sampling.over(prompting.AGAIN)
         return dataclasses.replace(shorter, sampling=sampling)
-    return quoting.answered(shorter, turn, passages[:count], engine)
+    return extractive.answered(shorter, turn, passages[:count], engine)
 
 
 def _picker(ui: Ui, argument: str) -> Any:
@@ -157,7 +156,7 @@ def _picker(ui: Ui, argument: str) -> Any:
 
 
 def _sheet(ui: Ui, argument: str) -> Any:
-    from chatlm_rag.screens.sheet import RagSheet
+    from chatlm_rag.screens.picker import RagSheet
 
     return RagSheet(argument)
 

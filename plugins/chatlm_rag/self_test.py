@@ -19,14 +19,14 @@ from chatlm import (
     Work,
     one_line,
 )
-from chatlm_rag import scorecard
-from chatlm_rag.citing import SUPPORTED, support
-from chatlm_rag.kept import index_of
-from chatlm_rag.lexical import stems
-from chatlm_rag.opened import opened
-from chatlm_rag.passages import Passages, Piece
-from chatlm_rag.search_commands import drawn
-from chatlm_rag.statements import statements
+from chatlm_rag import evaluation
+from chatlm_rag.formatting import draw_scorecard
+from chatlm_rag.index.bm25 import stems
+from chatlm_rag.index.chunks import Passages, Piece
+from chatlm_rag.retrieval.citations import SUPPORTED, support
+from chatlm_rag.retrieval.extractive import statements
+from chatlm_rag.retrieval.search import opened
+from chatlm_rag.settings import index_of
 
 QUESTIONS = 20
 """At most."""
@@ -67,7 +67,7 @@ def run(ui: Ui) -> str:
             _go_on(work, done, total, "searching")
 
         judgements = {asked: {number: 1} for asked, number in questions.items()}
-        card = scorecard.evaluate(
+        card = evaluation.evaluate(
             index,
             {asked: asked for asked in questions},
             judgements,
@@ -77,7 +77,7 @@ def run(ui: Ui) -> str:
     examples = [f"  {one_line(asked, 74)}" for asked in list(questions)[:SHOWN]]
     model = one_line(engine.info.model, 40)
     head = f"{model} made questions of passages; each is to find its own passage."
-    return "\n".join([head, "", drawn(name, card), "", "Such as", *examples])
+    return "\n".join([head, "", draw_scorecard(name, card), "", "Such as", *examples])
 
 
 def sample(pieces: Passages) -> list[Piece]:

@@ -1,10 +1,18 @@
-"""What the person can set for all chats."""
+"""Settings; the index of a chat."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from chatlm import own_settings
+from chatlm_rag import PLUGIN
+
+if TYPE_CHECKING:
+    from chatlm import Conversation
+
 
 MOST_PASSAGES = 20
 
@@ -35,3 +43,22 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.passages <= MOST_PASSAGES:
             raise ValueError(f"passages must be 1 to {MOST_PASSAGES}")
+
+
+INDEX = "index"
+"""Under this its name is kept with the chat, empty for none."""
+
+
+def index_of(kept: Mapping[str, Any]) -> str:
+    """Its name, from what the plugin keeps with a chat; empty for none.
+
+    One that chose none, nor to have none, has the person's usual one. A chat may come from a file
+    that somebody else wrote: what is no text is passed over.
+    """
+    name = kept.get(INDEX)
+    return name if isinstance(name, str) else own_settings(PLUGIN, Settings).index
+
+
+def index_in(conversation: Conversation) -> str:
+    """Its name, from the chat itself; empty for none."""
+    return index_of(conversation.kept.get(PLUGIN, {}))

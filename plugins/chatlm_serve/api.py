@@ -1,14 +1,17 @@
-"""The endpoint: which address does what; the engine is asked through a line."""
+"""Routes; the uvicorn server and its graceful stop."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import time
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -16,22 +19,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from uvicorn.server import HANDLED_SIGNALS
 
 from chatlm import Setup, SideChats, open_batch
 from chatlm_serve import embeddings
+from chatlm_serve.completions import JOINT, Events, Reply, generate, listed, read_params, setup_of
 from chatlm_serve.embeddings import Embedder, body_of, read_wanted
 from chatlm_serve.errors import ApiError, as_api_error
-from chatlm_serve.guarding import HEALTH, Guard, json_body, response
-from chatlm_serve.names import JOINT, listed, setup_of
-from chatlm_serve.params import read_params
-from chatlm_serve.queueing import Busy, Line, Stopping
-from chatlm_serve.replies import Events, Reply, generate
-from chatlm_serve.sharing import SharedBatch
+from chatlm_serve.http_guard import HEALTH, Guard, json_body, response
+from chatlm_serve.work_queue import Busy, Line, SharedBatch, Stopping
 
 T = TypeVar("T")
 
+
 FRESH_SECONDS = 2.0
 """So old may the list of set-ups be."""
+
 
 CLIENT_GONE = 499
 """A status that nobody gets to see, as nginx has it."""
@@ -209,3 +212,54 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 async def _client_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
+
+
+PATIENCE = 5
+"""Seconds for streams to end in when the server is told to."""
+
+
+class Server(uvicorn.Server):
+    """Ends streams when it is told to end, and then is done.
+
+    Args:
+        api: what is served.
+        loopback: see `Guard`.
+        token: the same.
+    """
+
+    def __init__(self, api: Api, *, loopback: bool, token: str) -> None:
+        super().__init__(
+            uvicorn.Config(
+                api.app(loopback=loopback, token=token),
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=PATIENCE,
+            )
+        )
+        self._api = api
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer until SIGINT or SIGTERM, and return when the engine stands still."""
+        try:
+            super().run(sockets)
+        finally:
+            self._api.close()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server`."""
+        self._api.stop()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn does, but without raising the signal once more at the end."""
+        before = {number: signal.signal(number, self.handle_exit) for number in HANDLED_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

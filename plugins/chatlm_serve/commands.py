@@ -9,7 +9,7 @@ import click
 
 from chatlm import UsageError, load_config, own_settings, side_chats, visible
 from chatlm_serve import PLUGIN
-from chatlm_serve.hosts import bound, is_loopback, url
+from chatlm_serve.http_guard import bound, is_loopback, url
 from chatlm_serve.plugin import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -41,8 +41,7 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     _check_token(host, token)
     config = load_config(model=model)
     settings = own_settings(PLUGIN, Settings)
-    from chatlm_serve.api import Api
-    from chatlm_serve.running import Server
+    from chatlm_serve.api import Api, Server
 
     with (
         closing(bound(host, port)) as listener,

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from chatlm import ChatlmError, ContextTooLong, UsageError
-from chatlm_serve.queueing import Busy, Stopping
+from chatlm_serve.work_queue import Busy, Stopping
 
 log = logging.getLogger(f"chatlm.plugins.{__name__}")
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from textual_serve.server import Server
 
-from chatlm_serve.hosts import is_loopback, names_loopback
+from chatlm_serve.http_guard import is_loopback, names_loopback
 
 
 def serve_page(host: str, listener: socket.socket, model: str | None, pages: int) -> None:
@@ -25,7 +25,7 @@ def serve_page(host: str, listener: socket.socket, model: str | None, pages: int
         model: as `--model` takes it.
         pages: so many may be open at once.
     """
-    command = [sys.executable, "-m", "chatlm_serve.screen", *([model] if model else [])]
+    command = [sys.executable, "-m", "chatlm_serve.page_child", *([model] if model else [])]
     server = PageServer(
         shlex.join(command),
         pages,

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from chatlm import Rendered
-    from chatlm_templates.reading import TemplateFault
     from chatlm_templates.template import Template, Variable
+    from chatlm_templates.template_file import TemplateFault
 
 
 STARTER = Path(__file__).with_name("starter.yaml")
@@ -105,10 +105,10 @@ def new(name: str, other: str | None) -> None:
 
     Example: chatlm templates new my-review --from explain
     """
-    from chatlm_templates import library, reading
+    from chatlm_templates import library, template_file
 
-    if not reading.may_be_called(name):
-        raise UsageError(f"A template cannot be called {name!r}.", hint=f"{reading.NAMES}.")
+    if not template_file.may_be_called(name):
+        raise UsageError(f"A template cannot be called {name!r}.", hint=f"{template_file.NAMES}.")
     path = library.own_folder() / f"{name}.yaml"
     if path.exists():
         raise UsageError(
@@ -128,7 +128,7 @@ def edit(name: str) -> None:
     Example: chatlm templates edit translate
     """
     from chatlm_templates import library
-    from chatlm_templates.reading import read
+    from chatlm_templates.template_file import read
 
     path = library.path_of(name)
     if not library.is_own(path):
@@ -173,7 +173,7 @@ def check(which: tuple[str, ...], as_json: bool) -> None:
     Example: chatlm templates check my-review
     """
     from chatlm_templates import library
-    from chatlm_templates.reading import TemplateFault, read
+    from chatlm_templates.template_file import TemplateFault, read
 
     paths = [_path(word) for word in which] or list(library.files().values())
     faults = []

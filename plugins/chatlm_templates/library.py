@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from chatlm import UsageError, data_dir, shipped
-from chatlm_templates.reading import TemplateFault, read
 from chatlm_templates.template import Template
+from chatlm_templates.template_file import TemplateFault, read
 
 
 def own_folder() -> Path:

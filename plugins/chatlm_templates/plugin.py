@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chatlm import PluginScreen, hookimpl
-from chatlm_templates import PLUGIN, slash
+from chatlm_templates import PLUGIN, actions
 
 if TYPE_CHECKING:
     from chatlm import (
@@ -50,14 +50,14 @@ def register_templates(register: Callable[[str, TemplateRenderer], None]) -> Non
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Add `/template` and what may be asked about a reply."""
-    slash.register(register)
+    actions.register(register)
 
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
     """Add the list of templates and the form of one."""
-    register(PluginScreen(slash.PICKER, _picker))
-    register(PluginScreen(slash.FORM, _form))
+    register(PluginScreen(actions.PICKER, _picker))
+    register(PluginScreen(actions.FORM, _form))
 
 
 @hookimpl
@@ -71,9 +71,9 @@ def write_message(conversation: Conversation, text: str, facts: Facts) -> str | 
     """What the chat's template makes of what was typed, or why it cannot."""
     if PLUGIN not in conversation.kept:
         return None
-    from chatlm_templates import chosen
+    from chatlm_templates import chat_state
 
-    return chosen.message(conversation, text, facts)
+    return chat_state.message(conversation, text, facts)
 
 
 @hookimpl
@@ -81,16 +81,16 @@ def adjust_request(request: Request, conversation: Conversation) -> Request | No
     """Fill what the person leaves open with what the chat's template sets."""
     if PLUGIN not in conversation.kept:
         return None
-    from chatlm_templates import chosen
+    from chatlm_templates import chat_state
 
-    sampling = request.sampling.over(chosen.sampling(conversation))
+    sampling = request.sampling.over(chat_state.sampling(conversation))
     return dataclasses.replace(request, sampling=sampling)
 
 
 @hookimpl
 def turn_finished(conversation: Conversation, turn: Turn) -> None:
     """After some exchanges, suggest to start afresh."""
-    from chatlm_templates.follow_ups import suggest
+    from chatlm_templates.actions import suggest
 
     for ui in _screens:
         suggest(ui, conversation)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from chatlm import Facts, Rendered, UsageError, one_line
-from chatlm_templates import language
+from chatlm_templates import expressions
 from chatlm_templates.template import FACT, PARTS, Example, Template, Value, Variable
 
 
@@ -79,7 +79,8 @@ def write(template: Template, given: Mapping[str, str], typed: str = "") -> Writ
     places = _places(template, values)
     parts = _parts(template, places) if template.makes_message else [("", message)]
     return Written(
-        language.fill(template.system, places), tuple((head, text) for head, text in parts if text)
+        expressions.fill(template.system, places),
+        tuple((head, text) for head, text in parts if text),
     )
 
 
@@ -142,9 +143,9 @@ def _parts(template: Template, places: Mapping[str, Value]) -> Iterator[tuple[st
         if part == "examples":
             text = examples_text(template.examples)
         else:
-            text = language.fill(getattr(template, part), places)
+            text = expressions.fill(getattr(template, part), places)
         yield heading(part), text
-    yield "", language.fill(template.user, places)
+    yield "", expressions.fill(template.user, places)
 
 
 def examples_text(examples: tuple[Example, ...]) -> str:

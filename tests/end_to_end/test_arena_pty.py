@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from chatlm import Sampling, Setup
-from chatlm_arena import keeping
 from chatlm_arena.judging import CRITERIA
+from chatlm_arena.store import store as store_module
 from tests.end_to_end.terminal import CTRL_C, CTRL_Q, ENTER, ESCAPE, Terminal, has
 from tests.plugins.arena import chatlm
 
@@ -28,7 +28,7 @@ REVEALED = has("Enter begins the next match", "Elo", "hot", "cold", "u undo")
 @pytest.fixture
 def open_arena(chat_home: Path) -> Iterator[Callable[[], Terminal]]:
     """Opens the arena on one home with two contestants, as often as wanted."""
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         for name, temperature in (("hot", 1.5), ("cold", 0.0)):
             sampling = Sampling(temperature=temperature, max_tokens=12)
             store.add_contestant(name, Setup(sampling=sampling))

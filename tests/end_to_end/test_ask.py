@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from chatlm.messages import StopReason
-from chatlm.store import Store
+from chatlm.store.store import Store
+from chatlm.types.messages import StopReason
 from tests.endless import text_on_disk
 from tests.waiting import wait_until
 
@@ -184,7 +184,7 @@ def forbid(event, arguments):
         sys.stderr.write(f"NETWORK {event} {arguments}\\n")
         raise OSError("no network in this test")
 sys.addaudithook(forbid)
-from chatlm.cli import main
+from chatlm.cli.main import main
 sys.exit(main(["ask", "--json", "What is the capital of France?"]))
 """
 

@@ -18,13 +18,13 @@ import click
 import pexpect
 import pytest
 
-from chatlm import paths
 from chatlm.cli.chats import COMMANDS
 from chatlm.cli.chats import chats as group
-from chatlm.generation import Provenance
-from chatlm.messages import Standing, StopReason, Usage
-from chatlm.sampling import Sampling
-from chatlm.store import Store
+from chatlm.config import paths
+from chatlm.store.store import Store
+from chatlm.types.messages import Standing, StopReason, Usage
+from chatlm.types.provenance import Provenance
+from chatlm.types.sampling import Sampling
 from tests.chats import CHATGPT
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -15,7 +15,7 @@ import pexpect
 import pytest
 
 from chatlm import __version__
-from chatlm.cli import COMMANDS, cli
+from chatlm.cli.main import COMMANDS, cli
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -47,7 +47,7 @@ def imported_by(code: str) -> set[str]:
 
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
-    help_code = "from chatlm.cli import main; assert main(['--help']) == 0"
+    help_code = "from chatlm.cli.main import main; assert main(['--help']) == 0"
     assert imported_by(help_code) & HEAVY == set()
     shown = chatlm("--help")
     assert shown.returncode == 0
@@ -144,10 +144,10 @@ def test_errors_have_a_message_a_hint_and_an_exit_code(home: Path) -> None:
 
 def test_an_unforeseen_error_goes_to_the_log_and_a_sentence_to_the_person(home: Path) -> None:
     code = (
-        "import sys; from chatlm import config\n"
+        "import sys; from chatlm.config import config\n"
         "def broken(): raise RuntimeError('boom \\x1b[31m')\n"
         "config.effective = broken\n"
-        "from chatlm.cli import main; sys.exit(main(['config', 'show']))"
+        "from chatlm.cli.main import main; sys.exit(main(['config', 'show']))"
     )
     done = python(code)
     log = home / "chatlm.log"
@@ -171,7 +171,7 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
 
 def test_the_log_rotates_and_is_read_over_its_files(home: Path) -> None:
     code = (
-        "from chatlm import logs; import logging; logs.setup(); logs.setup()\n"
+        "from chatlm.config import logs; import logging; logs.setup(); logs.setup()\n"
         "for n in range(30_000): logging.getLogger('chatlm.x').info('line %d %s', n, 'x' * 100)\n"
     )
     assert python(code).returncode == 0
@@ -212,8 +212,8 @@ def test_logs_follow_until_ctrl_c(home: Path) -> None:
 
 
 def test_ctrl_c_at_a_question_exits_130() -> None:
-    from chatlm import paths
-    from chatlm.store import Store
+    from chatlm.config import paths
+    from chatlm.store.store import Store
 
     with Store(paths.database()) as store:
         store.create_conversation("kept")
@@ -229,8 +229,8 @@ def test_ctrl_c_at_a_question_exits_130() -> None:
 
 
 def test_a_reader_that_went_away_is_no_error() -> None:
-    from chatlm import paths
-    from chatlm.store import Store
+    from chatlm.config import paths
+    from chatlm.store.store import Store
 
     with Store(paths.database()) as store:
         for number in range(300):
@@ -267,8 +267,8 @@ def test_completion_of_commands_keys_and_chats(home: Path) -> None:
     assert complete("chatlm config set sampling.top") == ["sampling.top_k", "sampling.top_p"]
     assert complete("chatlm chats show ") == []
     assert not (home / "chats.db").exists()
-    from chatlm import paths
-    from chatlm.store import Store
+    from chatlm.config import paths
+    from chatlm.store.store import Store
 
     with Store(paths.database()) as store:
         for _ in range(11):
@@ -283,7 +283,7 @@ def test_the_screen_gets_what_the_options_say() -> None:
     code = (
         "import sys, chatlm.tui\n"
         "chatlm.tui.run = lambda config, **more: print('RUN', config.model, config.device, more)\n"
-        "from chatlm.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from chatlm.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
 
     def opened(*arguments: str) -> str:

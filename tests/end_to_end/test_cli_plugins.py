@@ -235,10 +235,8 @@ def test_a_new_project_installs_passes_its_tests_and_is_a_plugin(
 def test_help_with_plugins_is_as_fast_as_without(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alone = (
-        "from chatlm.cli import plugin_commands as p; p.RootGroup._from_plugins = lambda *_: {};"
-    )
-    run = "from chatlm.cli import main; main(['--help'])"
+    alone = "from chatlm.cli import command_groups as p; p.RootGroup._from_plugins = lambda *_: {};"
+    run = "from chatlm.cli.main import main; main(['--help'])"
 
     def seconds(code: str) -> float:
         """Of the processor, which others on the machine do not change as they do the clock."""

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import paths
-from chatlm.engines.local import LocalEngine
+from chatlm.chat.replay import Replayed, replay
+from chatlm.chat.session import ChatSession
+from chatlm.config import paths
+from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.messages import Reply
-from chatlm.replay import Replayed, replay
-from chatlm.sampling import Sampling
-from chatlm.session import ChatSession
-from chatlm.store import Store
+from chatlm.store.store import Store
+from chatlm.types.messages import Reply
+from chatlm.types.sampling import Sampling
 
 QUESTION = "Name a colour and say why you like it."
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.messages import Standing, StopReason, Usage
-from chatlm.store import Store
+from chatlm.store.store import Store
 from chatlm.text import visible
+from chatlm.types.messages import Standing, StopReason, Usage
 from tests import endless
 from tests.end_to_end.terminal import (
     CTRL_L,

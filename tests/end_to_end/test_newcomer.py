@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.store import Store
+from chatlm.store.store import Store
 from tests.end_to_end.terminal import (
     CTRL_G,
     CTRL_L,

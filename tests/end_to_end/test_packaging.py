@@ -55,7 +55,7 @@ def test_an_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: Pa
         check=True,
     )  # fmt: skip
     code = (
-        "import chatlm, sys; from chatlm import paths; from chatlm.cli import main;"
+        "import chatlm, sys; from chatlm.config import paths; from chatlm.cli.main import main;"
         "print(chatlm.__file__); print(paths.shipped('prompts').is_dir(),"
         "paths.shipped('indices').is_dir()); sys.exit(main(['models', 'list']))"
     )

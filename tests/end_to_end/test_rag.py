@@ -160,7 +160,7 @@ def test_looking_for_changes_in_2000_files_is_quick(rag_home: Path, tmp_path: Pa
     assert rag("build", "many", str(root)).returncode == 0
     rag("list")  # the first start after an install keeps which commands there are
     code = (
-        "import sys; from chatlm.cli import main; opened = [];"
+        "import sys; from chatlm.cli.main import main; opened = [];"
         "sys.addaudithook(lambda event, it: event == 'open' and opened.append(str(it[0])));"
         "main(['rag', 'update', 'many']);"
         f"print([path for path in opened if path.startswith({str(root)!r}) and '.txt' in path]);"

@@ -16,14 +16,14 @@ import torch
 
 from chatlm.engines import adapters as engine_adapters
 from chatlm.engines.devices import Placement, place
-from chatlm.engines.fast.model import FastModel
-from chatlm.engines.local import LocalEngine
+from chatlm.engines.load import load
+from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.model import Reader, Unsuitable
-from chatlm.engines.ways import load
+from chatlm.engines.native.model import FastModel
 from chatlm.errors import EngineError
-from chatlm.generation import Request
-from chatlm.messages import Message
-from chatlm.sampling import Sampling
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
 from tests.engine.test_fast import fast_model, ids_of
 

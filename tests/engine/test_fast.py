@@ -18,18 +18,19 @@ import torch
 from gguf import GGMLQuantizationType, quants
 from safetensors.torch import load_file, save_file
 
-from chatlm.engines.fast.compiler import kernel_library
-from chatlm.engines.fast.four_bits import fitting
-from chatlm.engines.fast.graphs import GraphDecoder
-from chatlm.engines.fast.kernel import Decoder, Kernel
-from chatlm.engines.fast.memory import Growth, Memory
-from chatlm.engines.fast.model import FastCache, FastModel
-from chatlm.engines.fast.plain import Int4, Int8, PlainDecoder, int4, int8
-from chatlm.engines.fast.prefill import prefill
-from chatlm.engines.fast.shape import angles, read_shape
-from chatlm.engines.fast.weights import Format, LayerWeights, Linear, read_weights
 from chatlm.engines.model import About, Unsuitable
-from chatlm.sampling import Sampling
+from chatlm.engines.native.architectures.llama import read_shape
+from chatlm.engines.native.c_decoder import Decoder, Kernel
+from chatlm.engines.native.compiler import kernel_library
+from chatlm.engines.native.cuda_graph import GraphDecoder
+from chatlm.engines.native.forward import prefill
+from chatlm.engines.native.kv_cache import Growth, Memory
+from chatlm.engines.native.model import FastCache, FastModel
+from chatlm.engines.native.quantization import Format, Int4, Int8, fitting, int4, int8
+from chatlm.engines.native.rope import angles
+from chatlm.engines.native.torch_decoder import PlainDecoder
+from chatlm.engines.native.weights import LayerWeights, Linear, read_weights
+from chatlm.types.sampling import Sampling
 from tests.engine import tiny
 
 PROMPT, REPLY = 100, 70

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from chatlm import hookimpl
-from chatlm.engines.local import LocalEngine
-from chatlm.messages import Conversation, Message, Passage, Standing, StopReason, Usage
-from chatlm.plugins import PluginHost
-from chatlm.session import ChatSession
-from chatlm.store import Store
-from chatlm.tui.xray import parts, proof
+from chatlm.chat.session import ChatSession
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
+from chatlm.tui.screens.xray import parts, proof
+from chatlm.types.messages import Conversation, Message, Passage, Standing, StopReason, Usage
 
 
 class Library:

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from chatlm.engines.devices import place
-from chatlm.engines.fast.graphs import GraphDecoder, check_steps
-from chatlm.engines.fast.memory import Growth
-from chatlm.engines.fast.model import FastModel
-from chatlm.engines.local import LocalEngine
+from chatlm.engines.load import load
+from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.model import Unsuitable
+from chatlm.engines.native.cuda_graph import GraphDecoder, check_steps
+from chatlm.engines.native.kv_cache import Growth
+from chatlm.engines.native.model import FastModel
 from chatlm.engines.transformers_model import TransformersModel
-from chatlm.engines.ways import load
-from chatlm.events import Delta
-from chatlm.generation import Request
-from chatlm.messages import Message
-from chatlm.sampling import Sampling
+from chatlm.types.events import Delta
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
 from tests.engine.test_fast import fast_model, ids_of, written
 

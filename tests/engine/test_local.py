@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from chatlm.engines.devices import place
-from chatlm.engines.local import LocalEngine
-from chatlm.engines.prefix import KeyValues, block_ends, extend_each
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.prompt_cache import KeyValues, block_ends, extend_each
 from chatlm.engines.stopping import EndTokenStoppingCriteria
 from chatlm.errors import ContextTooLong, EngineError, ModelError, OutOfMemoryError
-from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
-from chatlm.generation import Request
-from chatlm.messages import Message, StopReason
-from chatlm.sampling import DEFAULTS, Sampling
+from chatlm.types.events import Delta, EngineEvent, Finished, Fitted, Prefill
+from chatlm.types.messages import Message, StopReason
+from chatlm.types.requests import Request
+from chatlm.types.sampling import DEFAULTS, Sampling
 
 CAPITAL = (Message("user", "What is the capital of France?"),)
 STORY = (Message("user", "Write a long story about a lighthouse."),)
@@ -233,11 +233,11 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1")
 
     with monkeypatch.context() as patch:
-        patch.setattr("chatlm.engines.fast.model.FastModel.extend", full)
+        patch.setattr("chatlm.engines.native.model.FastModel.extend", full)
         with pytest.raises(OutOfMemoryError, match="cpu is full") as error:
             run(engine, Request(CAPITAL, GREEDY))
         assert "config set context" in error.value.hint
-        patch.setattr("chatlm.engines.fast.model.FastCache.read", full)
+        patch.setattr("chatlm.engines.native.model.FastCache.read", full)
         with pytest.raises(OutOfMemoryError, match="cpu is full"):
             list(engine.read_ahead(Request(STORY, GREEDY)))
     assert "Paris" in run(engine, Request(CAPITAL, GREEDY))[0]

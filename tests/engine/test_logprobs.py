@@ -14,17 +14,16 @@ import torch
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 
-from chatlm.batching import stream_many
-from chatlm.engines import decode
-from chatlm.engines.detokenize import bytes_of
+from chatlm.engines import generation_state
+from chatlm.engines.batching import stream_many
+from chatlm.engines.detokenizer import bytes_of
 from chatlm.engines.devices import place
-from chatlm.engines.local import LocalEngine
-from chatlm.engines.logprobs import likeliest
-from chatlm.events import Delta, EngineEvent, Finished
-from chatlm.generation import Request
-from chatlm.logprobs import TokenLogprob
-from chatlm.messages import Message, StopReason
-from chatlm.sampling import Sampling
+from chatlm.engines.generation_state import likeliest
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.types.events import Delta, EngineEvent, Finished, TokenLogprob
+from chatlm.types.messages import Message, StopReason
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 from tests.engine import tiny
 
 COLOURS = Message("user", "What are the colours of the rainbow?")
@@ -149,7 +148,7 @@ def test_nothing_is_computed_where_nobody_asks(
     asking = dataclasses.replace(PLAIN, logprobs=None)
     text, _ = made(engine, asking)
     monkeypatch.setattr(torch, "log_softmax", None)
-    monkeypatch.setattr(decode, "token_logprob", None)
+    monkeypatch.setattr(generation_state, "token_logprob", None)
     assert made(engine, asking) == (text, [])
 
 

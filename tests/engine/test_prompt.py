@@ -16,17 +16,16 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from chatlm.chatml import Span
-from chatlm.engines import preview
-from chatlm.engines.fast.model import FastCache
-from chatlm.engines.local import LocalEngine
-from chatlm.engines.preview import costs
-from chatlm.engines.tokens import PromptTokenizer
+from chatlm.engines import prompt_encoder
+from chatlm.engines.chat_formats import Span
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.native.model import FastCache
+from chatlm.engines.prompt_encoder import PromptTokenizer, costs
 from chatlm.errors import ContextTooLong
-from chatlm.events import Delta, Fitted
-from chatlm.generation import Prompt, PromptToken, Request, prompt_hash
-from chatlm.messages import Message
-from chatlm.sampling import Sampling
+from chatlm.types.events import Delta, Fitted
+from chatlm.types.messages import Message
+from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
+from chatlm.types.sampling import Sampling
 
 FORMATS = ("template", "chatml", "alpaca", "vicuna")
 
@@ -48,7 +47,7 @@ def tokens(request: pytest.FixtureRequest, default_model: Path) -> PromptTokeniz
 
 
 def read_out(tokens: PromptTokenizer, messages: Sequence[Message]) -> list[PromptToken]:
-    return list(preview.read_out(tokens, messages, range(len(messages))))
+    return list(prompt_encoder.read_out(tokens, messages, range(len(messages))))
 
 
 def chat(texts: Sequence[str]) -> list[Message]:

@@ -12,20 +12,21 @@ from typing import Any
 import pytest
 import torch
 
-from chatlm.batching import Batch, open_batch, stream_many
+from chatlm.engines.batching import open_batch, stream_many
 from chatlm.engines.devices import place
-from chatlm.engines.drafting import LONGEST, RUN, PromptLookup
-from chatlm.engines.fast.kernel import Decoder
-from chatlm.engines.fast.memory import Growth, Memory
-from chatlm.engines.fast.model import FastModel
-from chatlm.engines.fast.weights import Format
-from chatlm.engines.local import LocalEngine
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.native.c_decoder import Decoder
+from chatlm.engines.native.kv_cache import Growth, Memory
+from chatlm.engines.native.model import FastModel
+from chatlm.engines.native.quantization import Format
 from chatlm.engines.scripted import ScriptedEngine
+from chatlm.engines.speculative import LONGEST, RUN, PromptLookup
 from chatlm.errors import ContextTooLong, OutOfMemoryError
-from chatlm.events import Delta, EngineEvent, Finished, Fitted
-from chatlm.generation import Request
-from chatlm.messages import Message, StopReason
-from chatlm.sampling import Sampling
+from chatlm.types.engine import Batch
+from chatlm.types.events import Delta, EngineEvent, Finished, Fitted
+from chatlm.types.messages import Message, StopReason
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
 from tests.engine.test_fast import fast_model, ids_of
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from chatlm.engines.local import LocalEngine
-from chatlm.engines.tokens import PromptTokenizer
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.prompt_encoder import PromptTokenizer
 from chatlm.errors import ModelError
-from chatlm.messages import Message, Role
+from chatlm.types.messages import Message, Role
 
 ROLES: list[Role] = ["system", "user", "assistant"]
 

@@ -14,20 +14,20 @@ import torch
 from transformers import AutoTokenizer
 
 from chatlm.engines.devices import Placement, place
-from chatlm.engines.fast import compiler
-from chatlm.engines.fast.compiler import NoKernel, kernel_library
-from chatlm.engines.fast.kernel import Decoder, Kernel
-from chatlm.engines.fast.model import FastModel
-from chatlm.engines.fast.plain import PlainDecoder
-from chatlm.engines.fast.tokenizer import PlainTokenizer
-from chatlm.engines.local import LocalEngine
+from chatlm.engines.load import load
+from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.model import Unsuitable
+from chatlm.engines.native import compiler
+from chatlm.engines.native.c_decoder import Decoder, Kernel
+from chatlm.engines.native.compiler import NoKernel, kernel_library
+from chatlm.engines.native.model import FastModel
+from chatlm.engines.native.torch_decoder import PlainDecoder
+from chatlm.engines.tokenizer import PlainTokenizer
 from chatlm.engines.transformers_model import TransformersModel
-from chatlm.engines.ways import load
-from chatlm.events import Delta
-from chatlm.generation import Request
-from chatlm.messages import Message
-from chatlm.sampling import Sampling
+from chatlm.types.events import Delta
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 from tests.engine import tiny
 
 CPU = Placement({"": "cpu"}, torch.bfloat16)
@@ -128,11 +128,11 @@ CHILD = """
 import sys
 from pathlib import Path
 import torch
-from chatlm.engines.fast.kernel import Decoder, Kernel
-from chatlm.engines.fast.low_rank import LowRank
-from chatlm.engines.fast.model import AdaptedModel, FastModel
-from chatlm.engines.fast.shape import read_shape
-from chatlm.engines.fast.weights import read_weights
+from chatlm.engines.native.c_decoder import Decoder, Kernel
+from chatlm.engines.native.lora import LowRank
+from chatlm.engines.native.model import AdaptedModel, FastModel
+from chatlm.engines.native.architectures.llama import read_shape
+from chatlm.engines.native.weights import read_weights
 def additions(weights, rank):
     names = ("query", "key", "value", "output", "gate", "up", "down")
     sizes = [[getattr(layer, name).weight.shape for name in names] for layer in weights.layers]
@@ -269,7 +269,7 @@ def test_the_default_model_answers_without_transformers(
     default_model: Path, chat_home: Path
 ) -> None:
     script = (
-        "import sys; from chatlm.cli import main\n"
+        "import sys; from chatlm.cli.main import main\n"
         "try: main(['ask', '--no-save', '--max-tokens', '3', 'Hi'])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "heavy = {'transformers', 'peft', 'sentence_transformers', 'accelerate', 'textual'}\n"

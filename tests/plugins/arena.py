@@ -9,8 +9,8 @@ import sys
 
 from chatlm import Sampling, Setup, StopReason
 from chatlm_arena.contestants import Contestant
-from chatlm_arena.keeping import ArenaStore
 from chatlm_arena.records import Match, MatchReply
+from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.votes import Verdict
 
 HOT, COLD = (Setup(sampling=Sampling(temperature=t, max_tokens=24)) for t in (1.3, 0.0))

@@ -10,13 +10,13 @@ import pytest
 
 import chatlm_rag.plugin
 from chatlm import Conversation, Message, Passage, Reply, StopReason, Turn
+from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.plugins import PluginHost
-from chatlm.session import ChatSession
-from chatlm.store import Store
-from chatlm_rag import building
-from chatlm_rag.origin import Origin
-from chatlm_rag.sources.folders import Source
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
+from chatlm_rag.documents.files import Source
+from chatlm_rag.index import builder
+from chatlm_rag.retrieval.hits import Origin
 from tests import models
 from tests.plugins.ui import RememberingWork
 
@@ -49,7 +49,7 @@ def house(home: Path) -> Iterator[Path]:
     folder = make_home(home)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLM_HOME", str(home))
-        building.build(NAME, (Source(str(folder)),), RememberingWork(cancelled=False))
+        builder.build(NAME, (Source(str(folder)),), RememberingWork(cancelled=False))
         yield folder
 
 

@@ -12,14 +12,13 @@ from http.client import HTTPConnection
 from typing import Any
 
 from chatlm import Engine, EngineEvent, Request
-from chatlm.config import Config
+from chatlm.chat.side_chats import OwnSideChats
+from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.events import Delta
-from chatlm.plugins import PluginHost
-from chatlm.sidechats import OwnSideChats
-from chatlm_serve.api import Api
-from chatlm_serve.hosts import bound
-from chatlm_serve.running import Server
+from chatlm.plugin_host.host import PluginHost
+from chatlm.types.events import Delta
+from chatlm_serve.api import Api, Server
+from chatlm_serve.http_guard import bound
 
 MODEL = "scripted"
 

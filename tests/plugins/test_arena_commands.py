@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm_arena import keeping
+from chatlm_arena.store import store as store_module
 from chatlm_arena.votes import Verdict
 from tests import models
 from tests.plugins.arena import chatlm, json_lines, played, two
@@ -94,7 +94,7 @@ def test_bad_input_is_told(home: Path, arguments: tuple[str, ...], what: str) ->
 
 
 def test_export(home: Path, tmp_path: Path) -> None:
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         played(store, *two(store), Verdict.LEFT)
     (row,) = json_lines(chatlm("arena", "export").stdout)
     assert list(row) == ["messages"]
@@ -106,14 +106,14 @@ def test_export(home: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_exported_can_be_trained_from(home: Path, tmp_path: Path) -> None:
-    from chatlm_lora import examples
+    from chatlm_lora import dataset
 
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         hot, cold = two(store)
         for _ in range(3):
             played(store, hot, cold, Verdict.LEFT)
         played(store, hot, cold, Verdict.RIGHT)
     path = tmp_path / "better.jsonl"
     chatlm("arena", "export", "--to", str(path))
-    data = examples.read(path, seed=0, share=0.5)
+    data = dataset.read(path, seed=0, share=0.5)
     assert data.train[0][-1].role == "assistant"

@@ -9,15 +9,16 @@ import pytest
 
 import chatlm_arena.plugin
 from chatlm import Conversation, Reply, Sampling, Setup, StopReason, Turn, UsageError
-from chatlm.config import Config
+from chatlm.chat.side_chats import OwnSideChats
+from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.messages import Message
-from chatlm.plugins import PluginHost
-from chatlm.sidechats import OwnSideChats
+from chatlm.plugin_host.host import PluginHost
 from chatlm.testing import screen
-from chatlm_arena import golden, keeping
+from chatlm.types.messages import Message
+from chatlm_arena import golden
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.golden import Golden
+from chatlm_arena.store import store as store_module
 from tests.plugins.arena import chatlm
 
 
@@ -66,7 +67,7 @@ async def test_marked_in_the_chat(home: Path) -> None:
         assert any("There is no reply yet" in notice for notice in shown.notices)
         assert any("capital already" in notice for notice in shown.notices)
         assert shown.faults == []
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         (kept,) = store.goldens()
         assert (kept.prompt, kept.expected) == ("What is the capital of France?", "Paris.")
         store.remove_golden("capital")
@@ -92,7 +93,7 @@ def test_a_wrong_file_is_told(tmp_path: Path, content: str, what: str) -> None:
 
 
 def test_exit_codes_with_the_real_model(chat_home: Path, tmp_path: Path) -> None:
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         store.add_contestant("cold", Setup(sampling=Sampling(temperature=0.0, max_tokens=8)))
         store.add_contestant("lost", Setup(adapter="gone"))
         store.add_golden(Golden("colours", (), "Name three colours.", "?", None))

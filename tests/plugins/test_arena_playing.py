@@ -13,21 +13,20 @@ import pytest
 import chatlm_rag.plugin
 import chatlm_templates.plugin
 from chatlm import ChatlmError, Sampling, Setup, StopReason, UsageError
-from chatlm.config import Config
-from chatlm.engines.local import LocalEngine
+from chatlm.chat.side_chats import OwnSideChats
+from chatlm.config.config import Config
+from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ContextTooLong, EngineError, OutOfMemoryError
-from chatlm.generation import Engine
-from chatlm.plugins import PluginHost
-from chatlm.sidechats import OwnSideChats
-from chatlm_arena.contestants import Contestant, with_index
-from chatlm_arena.elo import EloRules
-from chatlm_arena.generating import Order, Seat, generate
-from chatlm_arena.keeping import ArenaStore
-from chatlm_arena.masking import MASK, masked, words_of
+from chatlm.plugin_host.host import PluginHost
+from chatlm.types.engine import Engine
+from chatlm_arena.answers import Order, Seat, generate
+from chatlm_arena.contestants import MASK, Contestant, masked, with_index, words_of
+from chatlm_arena.match import Play, Spoke, choose
 from chatlm_arena.pairing import Pairing
-from chatlm_arena.playing import Play, Spoke, choose
+from chatlm_arena.ratings import EloRules
 from chatlm_arena.records import ImportedVote, Side
+from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.votes import Verdict
 from tests.plugins import rag_chats
 from tests.plugins.arena import HOT, played, two

@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 
 from benchmarks import arena as simulation
 from chatlm import UsageError
-from chatlm_arena.biases import Bias, of_length, of_sides
-from chatlm_arena.elo import EloRules, elo, expected, history
-from chatlm_arena.leaderboard import leaderboard
+from chatlm_arena.leaderboard import Bias, leaderboard, of_length, of_sides
 from chatlm_arena.pairing import Pairing, gains, next_pair, votes_to_separate
-from chatlm_arena.strength import estimate, rating_of, strengths
+from chatlm_arena.ratings import EloRules, elo, estimate, expected, history, rating_of, strengths
 from chatlm_arena.votes import Verdict, Votes, tally, votes_of, wins
 
 L, R, T, B = Verdict.LEFT, Verdict.RIGHT, Verdict.TIE, Verdict.BOTH_BAD

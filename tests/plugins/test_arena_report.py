@@ -7,9 +7,9 @@ import re
 import subprocess
 from pathlib import Path
 
-from chatlm_arena import keeping
 from chatlm_arena.leaderboard import leaderboard
-from chatlm_arena.page import page
+from chatlm_arena.report import page
+from chatlm_arena.store import store as store_module
 from chatlm_arena.votes import Verdict, votes_of
 from tests.end_to_end.browser import chromium
 from tests.plugins.arena import chatlm, played, two
@@ -50,7 +50,7 @@ def test_an_empty_arena_has_a_page_too() -> None:
 
 
 def test_on_the_command_line(home: Path, tmp_path: Path) -> None:
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         hot, cold = two(store)
         for number in range(30):
             played(store, hot, cold, L if number % 3 else R)

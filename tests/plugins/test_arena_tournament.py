@@ -11,24 +11,24 @@ from pathlib import Path
 import pytest
 
 from chatlm import Message, Request, Sampling, Setup, StopReason, UsageError
-from chatlm.config import Config
-from chatlm.engines.local import LocalEngine
+from chatlm.chat.side_chats import OwnSideChats
+from chatlm.config.config import Config
+from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError
-from chatlm.events import Delta, EngineEvent, Finished
-from chatlm.generation import Engine
-from chatlm.messages import Usage
-from chatlm.plugins import PluginHost
-from chatlm.sidechats import OwnSideChats
-from chatlm_arena import judging, keeping, overlap, prompts, report
-from chatlm_arena.asking import Job, carried_out
+from chatlm.plugin_host.host import PluginHost
+from chatlm.types.engine import Engine
+from chatlm.types.events import Delta, EngineEvent, Finished
+from chatlm.types.messages import Usage
+from chatlm_arena import judging, metrics, report
+from chatlm_arena import tournament as tournament_module
+from chatlm_arena.answers import Answering, Job, Order, Seat, carried_out, generate, together
+from chatlm_arena.commands.tournament import blind
 from chatlm_arena.contestants import Contestant
-from chatlm_arena.generating import Answering, Order, Seat, generate, together
-from chatlm_arena.keeping import ArenaStore
-from chatlm_arena.prompts import Prompt
 from chatlm_arena.records import Judgement, MatchReply
-from chatlm_arena.run_command import blind
-from chatlm_arena.tournament import Plan, Tournament, judges_of
+from chatlm_arena.store import store as store_module
+from chatlm_arena.store.store import ArenaStore
+from chatlm_arena.tournament import Plan, Prompt, Tournament, judges_of
 from chatlm_arena.votes import Verdict
 from tests.plugins.arena import chatlm, reply_of, two
 
@@ -340,10 +340,10 @@ def test_hostile_answers_are_only_printed(store: ArenaStore, shared_data: Path) 
 
 
 def test_rouge_by_hand() -> None:
-    scores = overlap.rouge("the cat sat", "the cat ran")
+    scores = metrics.rouge("the cat sat", "the cat ran")
     assert scores["rouge1"] == pytest.approx(2 / 3)
     assert scores["rouge2"] == pytest.approx(1 / 2)
-    assert overlap.mean([]) == {}
+    assert metrics.mean([]) == {}
 
 
 def test_perplexity_is_that_of_the_model(engine: LocalEngine, default_model: Path) -> None:
@@ -354,7 +354,7 @@ def test_perplexity_is_that_of_the_model(engine: LocalEngine, default_model: Pat
         Config(model="default"), PluginHost(), lambda m, r: engine, lambda w: None, lambda: engine
     )
     text = "The colours are red, green and blue."
-    found = overlap.surprise(chats.begin(Setup()), "Name three colours.", text)
+    found = metrics.surprise(chats.begin(Setup()), "Name three colours.", text)
     asked = (Message("user", "Name three colours."), Message("assistant", text))
     tokens = engine.preview(Request(asked)).tokens
     ids = torch.tensor([[token.id for token in tokens]])
@@ -388,23 +388,23 @@ def test_wrong_prompts_are_told(tmp_path: Path, content: str, what: str) -> None
     path = tmp_path / "p.jsonl"
     path.write_text(content)
     with pytest.raises(UsageError, match=what):
-        prompts.read(path)
+        tournament_module.read(path)
 
 
 def test_a_line_ends_only_where_json_lines_do(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a\u2028b\x85c"}\r\n{"prompt": "d"}\n', encoding="utf-8")
-    assert [p.turns for p in prompts.read(path)] == [("a\u2028b\x85c",), ("d",)]
+    assert [p.turns for p in tournament_module.read(path)] == [("a\u2028b\x85c",), ("d",)]
 
 
 def test_half_a_character_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_text('{"turns": ["\\ud800 Hi"], "reference": "\\ud83d\\ude00 \\udc00"}')
-    assert prompts.read(path) == (prompts.Prompt(("? Hi",), ("\U0001f600 ?",)),)
+    assert tournament_module.read(path) == (tournament_module.Prompt(("? Hi",), ("\U0001f600 ?",)),)
 
 
 def test_mt_bench_is_read(shared_data: Path) -> None:
-    found = prompts.read(shared_data / "arena" / "mt_bench.jsonl")
+    found = tournament_module.read(shared_data / "arena" / "mt_bench.jsonl")
     assert len(found) == 80
     assert {len(prompt.turns) for prompt in found} == {2}
 
@@ -412,7 +412,7 @@ def test_mt_bench_is_read(shared_data: Path) -> None:
 def test_on_the_command_line_with_the_real_model(chat_home: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "Name a colour.", "reference": "Red is a colour."}\n')
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         two(store)
     command = ("arena", "run", "--prompts", str(path), "--judge", "smollm2-135m-instruct")
     done = chatlm(*command, "--json", OMP_NUM_THREADS="1")

@@ -15,15 +15,14 @@ from textual.widgets import Input, Static
 import chatlm_arena.plugin
 from chatlm import Conversation, Reply, Sampling, Setup, Turn, UsageError
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.messages import Message
 from chatlm.testing import ScriptedScreen, screen
-from chatlm_arena import keeping, slash
-from chatlm_arena.screens.arena import ArenaScreen
-from chatlm_arena.screens.board import BoardScreen
-from chatlm_arena.screens.pane import ArenaPane
-from chatlm_arena.screens.states import State
-from chatlm_arena.screens.work import Answered, ArenaWork
+from chatlm.types.messages import Message
+from chatlm_arena import actions
+from chatlm_arena.screens.leaderboard import BoardScreen
+from chatlm_arena.screens.match import ArenaPane, ArenaScreen, State
+from chatlm_arena.screens.worker import Answered, ArenaWork
 from chatlm_arena.settings import Settings
+from chatlm_arena.store import store as store_module
 from chatlm_arena.votes import Verdict
 from tests.plugins.arena import HOT, played, two
 from tests.plugins.ui import RememberingUi
@@ -35,7 +34,7 @@ SIDE_NAMES = ("left", "right")
 
 @pytest.fixture
 def pair(home: Path) -> None:
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         two(store)
 
 
@@ -85,7 +84,7 @@ async def test_a_match(pair: None) -> None:
         await pilot.press("enter")
         await ready(pilot, shown, State.ASK)
         assert side(shown, "left") == ""
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         (ballot,) = store.ballots()
         assert (ballot.left, ballot.verdict) == (names[0], "left")
         assert len(engine.requests) == 2
@@ -101,7 +100,7 @@ async def test_one_key_votes(pair: None, key: str, verdict: str) -> None:
         await ask(pilot, shown, "Hello?")
         await pilot.press(key)
         await ready(pilot, shown, State.REVEALED)
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         assert [ballot.verdict for ballot in store.ballots()] == [verdict]
 
 
@@ -111,7 +110,7 @@ async def test_a_skipped_match_has_no_vote(pair: None) -> None:
         await ask(pilot, shown, "Hello?")
         await pilot.press("s")
         await ready(pilot, shown, State.ASK)
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         assert store.ballots() == []
         assert store.match(1).left_replies[0].text == "Hi."
 
@@ -127,7 +126,7 @@ async def test_undo(pair: None) -> None:
         await pilot.press("u")
         await settled(pilot, lambda: "Taken back" in told(shown))
         assert shown.state is State.ASK
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         assert store.ballots() == []
 
 
@@ -205,7 +204,7 @@ async def test_what_a_vote_shows_is_seen_before_a_key_acts_on_it(pair: None, aft
         await pilot.press(after)
         assert shown.state is State.REVEALED
         assert app.screen is shown
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         assert len(store.ballots()) == 1
 
 
@@ -255,7 +254,7 @@ async def test_hostile_text_is_only_drawn(pair: None) -> None:
 
 async def test_hostile_names_are_only_drawn(home: Path) -> None:
     names = ("[/] [red]x", "[b]y[/b]]")
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         for name in names:
             store.add_contestant(name, Setup(system=f"[/bad] [red] {name}"))
     app, shown, _ = arena("Hi.")
@@ -276,7 +275,7 @@ async def test_in_the_chat(home: Path) -> None:
         assert any("one already" in notice for notice in shown.notices)
         await shown.type("/arena add two")
         assert any("one is that already" in notice for notice in shown.notices)
-        with keeping.opened() as store:
+        with store_module.opened() as store:
             store.add_contestant("two", HOT)
         await shown.type("/arena fly")
         await shown.type("/arena")
@@ -319,8 +318,8 @@ def test_the_chats_set_up_enters_the_arena(home: Path) -> None:
         kept={"rag": {"index": "notes"}, "arena": {"x": 1}},
     )
     ui = RememberingUi("arena", chat, ScriptedEngine())
-    slash.arena(ui, "add mine")
-    with keeping.opened() as store:
+    actions.arena(ui, "add mine")
+    with store_module.opened() as store:
         assert store.contestant("mine").setup == Setup(
             model="scripted",
             adapter="pirate",
@@ -329,15 +328,15 @@ def test_the_chats_set_up_enters_the_arena(home: Path) -> None:
             kept={"rag": {"index": "notes"}},
         )
     with pytest.raises(UsageError, match="no model yet"):
-        slash.arena(RememberingUi("arena"), "add other")
+        actions.arena(RememberingUi("arena"), "add other")
 
 
 @pytest.mark.parametrize("chosen", ["", "instruct"])
 def test_the_adapter_that_is_chosen_now_enters_the_arena(home: Path, chosen: str) -> None:
     said = Turn(1, 0, Message("user", "Hi"), (Reply(1, 1, "Arr.", adapter="pirate"),))
     chat = Conversation(1, turns=(said,), kept={"lora": {"adapter": chosen, "last": "pirate"}})
-    slash.arena(RememberingUi("arena", chat, ScriptedEngine()), "add mine")
-    with keeping.opened() as store:
+    actions.arena(RememberingUi("arena", chat, ScriptedEngine()), "add mine")
+    with store_module.opened() as store:
         setup = store.contestant("mine").setup
     assert setup is not None
     assert setup.adapter == chosen
@@ -346,7 +345,7 @@ def test_the_adapter_that_is_chosen_now_enters_the_arena(home: Path, chosen: str
 def test_what_is_stopped_before_it_begins_does_not_go_on(pair: None) -> None:
     engine = StillEngine("I", " am", " hot.")
     told: list[TextualMessage] = []
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         chats = RememberingUi("arena", engine=engine).side_chats(lambda words: None)
         work = ArenaWork(store, chats, Settings(), told.append, random.Random(3))
         work.stop.set()
@@ -386,7 +385,7 @@ def test_picture_of_the_ratings(
     pair: None, size: tuple[int, int], snap_compare: SnapCompare
 ) -> None:
     """Look at: the table in one line a contestant, intervals where there is room, sentences."""
-    with keeping.opened() as store:
+    with store_module.opened() as store:
         hot, cold = store.contestants()
         for number in range(40):
             played(store, hot, cold, Verdict.LEFT if number % 3 else Verdict.RIGHT)

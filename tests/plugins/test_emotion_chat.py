@@ -25,15 +25,15 @@ from chatlm import (
     Turn,
     UsageError,
 )
-from chatlm.config import Config
-from chatlm.plugins import PluginHost
-from chatlm.session import ChatSession
-from chatlm.store import Store
-from chatlm.testing import ScriptedEngine
+from chatlm.chat.session import ChatSession
+from chatlm.config.config import Config
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm_emotion import classifier, examples, labelling, making, slash
+from chatlm_emotion import actions, classifier, examples, train_pipeline
 from chatlm_emotion.recipe import Recipe
-from chatlm_emotion.screens.moods import Moods
+from chatlm_emotion.screens.mood_panel import Moods
 from chatlm_emotion.watching import Watcher
 from tests.plugins.ui import RememberingUi
 from tests.tui.cards import everything_visible, settled
@@ -55,13 +55,13 @@ def moods(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     ]
     rows += [{"text": f"the {thing} is here", "label": None} for thing in ("bus", "cup", "tree")]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    order = making.Order(
+    order = train_pipeline.Order(
         "small", "mood", examples.read([data]), Recipe(method="baseline"), None, 0.6
     )
-    making.make(order, Watcher(), lambda: False)
+    train_pipeline.make(order, Watcher(), lambda: False)
     monkeypatch.setenv("CHATLM_EMOTION_CLASSIFIER", "small")
     yield home
-    slash.close()
+    actions.close()
 
 
 def chat(store: Store, *replies: str, **kept: Any) -> ChatSession:
@@ -82,7 +82,7 @@ def labels(turn: Turn) -> list[tuple[bool, str]]:
 
 
 def test_the_persons_messages_are_labelled_and_found(moods: Path) -> None:
-    slash.labeller().ready()
+    actions.labeller().ready()
     with Store(None) as store:
         session = chat(store)
         first = sent(session, "I am so happy about it")
@@ -103,7 +103,7 @@ def test_the_persons_messages_are_labelled_and_found(moods: Path) -> None:
 
 
 def test_all_or_none_in_one_chat(moods: Path) -> None:
-    slash.labeller().ready()
+    actions.labeller().ready()
     with Store(None) as store:
         turn = sent(chat(store, "I am glad", emotion={"label": "all"}), "I am scared")
         assert labels(turn) == [(False, "fear"), (True, "joy")]
@@ -153,10 +153,10 @@ def test_without_the_base_nothing_is_labelled_and_nobody_is_bothered(home: Path)
             assert labels(sent(session, "I am scared")) == []
         ui = RememberingUi("emotion")
         with pytest.raises(ChatlmError, match="Nothing is labelled yet") as told:
-            slash.emotion(ui, "")
+            actions.emotion(ui, "")
         assert told.value.hint == "/emotion user fetches what is missing."
     finally:
-        slash.close()
+        actions.close()
 
 
 def test_a_template_knows_the_mood(moods: Path) -> None:
@@ -175,15 +175,15 @@ def test_a_template_knows_the_mood(moods: Path) -> None:
 
 def test_the_slash_command(moods: Path) -> None:
     ui = RememberingUi("emotion")
-    slash.emotion(ui, "")
+    actions.emotion(ui, "")
     assert "Your messages in this chat are labelled" in ui.called("tell")[-1]["text"]
     for word, choice in (("on", "all"), ("user", "user"), ("OFF", "off")):
-        slash.emotion(ui, word)
+        actions.emotion(ui, word)
         assert ui.kept["label"] == choice
-    slash.emotion(ui, "")
+    actions.emotion(ui, "")
     assert "No message of this chat" in ui.called("tell")[-1]["text"]
     with pytest.raises(UsageError, match="no 'maybe'"):
-        slash.emotion(ui, "maybe")
+        actions.emotion(ui, "maybe")
 
 
 def test_the_same_text_is_classified_once(moods: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,10 +196,10 @@ def test_the_same_text_is_classified_once(moods: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(classifier.Classifier, "classify", counted)
     for _ in range(3):
-        assert labelling.soon(slash.labeller().ask("I am glad"), 20)
+        assert actions.soon(actions.labeller().ask("I am glad"), 20)
     for number in range(40):
-        labelling.soon(slash.labeller().ask(str(number)), 20)
-    labelling.soon(slash.labeller().ask("I am glad"), 20)
+        actions.soon(actions.labeller().ask(str(number)), 20)
+    actions.soon(actions.labeller().ask("I am glad"), 20)
     assert asked.count("I am glad") == 2
 
 
@@ -268,7 +268,7 @@ async def test_many_messages_and_labels_stay_in_bounds(home: Path) -> None:
 
 
 async def test_a_badge_under_the_message_and_the_panel_by_its_key(moods: Path) -> None:
-    slash.labeller().ready()
+    actions.labeller().ready()
     engine = StillEngine("Good.")
     host = PluginHost([("emotion", chatlm_emotion.plugin)])
     with Store(None) as store:

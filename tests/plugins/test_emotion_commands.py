@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 
 import chatlm
 from chatlm import ChatlmError, Config, UsageError
+from chatlm.chat.side_chats import OwnSideChats
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.plugins import PluginHost
-from chatlm.sidechats import OwnSideChats
-from chatlm_emotion import card, library
+from chatlm.plugin_host.host import PluginHost
+from chatlm_emotion import card
+from chatlm_emotion import card as card_module
 from chatlm_emotion.commands import emotion
 
 TOPICS = {
@@ -113,7 +114,7 @@ def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_
     assert "no classifier 'gone'" in no_teacher.message
     assert "ngrams must be" in refused("train", "x", *with_data, "--ngrams", "0").message
     assert "cannot be read" in refused("train", "x", "--data", str(tmp_path / "gone")).message
-    assert "comes with chatlm" in refused("remove", library.SHIPPED).message
+    assert "comes with chatlm" in refused("remove", card_module.SHIPPED).message
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "a", "label": "weather"}\n')
     assert "knows no label 'weather'" in refused("eval", str(other), "--with", "topics").message

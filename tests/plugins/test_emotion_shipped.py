@@ -7,21 +7,22 @@ from pathlib import Path
 import pytest
 
 from benchmarks.emotion import EVERYDAY
-from chatlm_emotion import card, classifier, examples, library
+from chatlm_emotion import card, classifier, examples
+from chatlm_emotion import card as card_module
 from chatlm_emotion.card import UNSURE, WEIGHTS
 from chatlm_emotion.classifier import ICONS, Classifier
-from chatlm_emotion.evaluating import evaluate
+from chatlm_emotion.evaluation import evaluate
 from tests import models
 
 
 @pytest.fixture
 def mood(home: Path) -> Classifier:
     models.lend(home, models.embedder_model())
-    return classifier.load(library.CLASSIFIERS.located(library.SHIPPED))
+    return classifier.load(card_module.CLASSIFIERS.located(card_module.SHIPPED))
 
 
 def test_it_is_small_and_says_where_it_comes_from(home: Path) -> None:
-    place = library.CLASSIFIERS.located(library.SHIPPED)
+    place = card_module.CLASSIFIERS.located(card_module.SHIPPED)
     assert not place.own
     assert (place.path / WEIGHTS).stat().st_size < 2_000_000
     known = card.read(place.path)

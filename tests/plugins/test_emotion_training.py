@@ -13,10 +13,9 @@ import pytest
 import torch
 
 from chatlm import ChatlmError, find_model
-from chatlm_emotion import card, classifier, examples, making, training
-from chatlm_emotion.card import UNSURE
+from chatlm_emotion import card, classifier, examples, train_pipeline, training
+from chatlm_emotion.card import CLASSIFIERS, UNSURE
 from chatlm_emotion.examples import Example
-from chatlm_emotion.library import CLASSIFIERS
 from chatlm_emotion.networks import Generate, Network
 from chatlm_emotion.recipe import BASES, Method, Recipe
 from chatlm_emotion.watching import Check, Progress, Watcher
@@ -47,9 +46,9 @@ def trained_home(home: Path, default_model: Path) -> Path:
     return home
 
 
-def order(name: str, data: Path, method: Method, **settings: float) -> making.Order:
+def order(name: str, data: Path, method: Method, **settings: float) -> train_pipeline.Order:
     recipe = Recipe(**{"method": method, "held_out": 0.25, "rank": 4, "batch": 8} | settings)  # type: ignore[arg-type]
-    return making.Order(
+    return train_pipeline.Order(
         name, "thing", examples.read([data]), recipe, find_model(BASES[method]), 0.5
     )
 
@@ -70,7 +69,7 @@ def right(place: str, texts: Sequence[str], label: str) -> list[bool]:
 def test_each_method_learns_and_is_kept(
     trained_home: Path, data: Path, method: Method, settings: dict[str, float]
 ) -> None:
-    made = making.make(order("things", data, method, **settings), Watcher(), lambda: False)
+    made = train_pipeline.make(order("things", data, method, **settings), Watcher(), lambda: False)
     assert made.scores["accuracy"] >= 0.9, made.cost["curve"]
     assert made.base == BASES[method]
     folder = CLASSIFIERS.located("things").path
@@ -99,7 +98,9 @@ def test_the_quick_encoder_is_the_trained_network(trained_home: Path, data: Path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "fit", remembered)
-        making.make(order("quick", data, "encoder", epochs=1, rate=5e-3), Watcher(), lambda: False)
+        train_pipeline.make(
+            order("quick", data, "encoder", epochs=1, rate=5e-3), Watcher(), lambda: False
+        )
     quick = classifier.load(CLASSIFIERS.located("quick"))
     texts = ["a cat", "", "my wrench [SEP] broke", "long " * 300, "\ud800 odd", "漢字 <|im_end|>"]
     with torch.no_grad():
@@ -153,7 +154,7 @@ def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) ->
             for said in SAID:
                 file.write(json.dumps({"text": said.format(thing), "label": None}) + "\n")
     wanted = order("things", data, "encoder", epochs=6, rate=2e-3)
-    made = making.make(wanted, Watcher(), lambda: False)
+    made = train_pipeline.make(wanted, Watcher(), lambda: False)
     assert made.source["without_label"] == 24
     found = classifier.load(CLASSIFIERS.located("things")).classify(
         ["I bought a window today", "the street is in the kitchen", "the dog is in the kitchen"]
@@ -164,7 +165,7 @@ def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) ->
 
 
 def test_what_was_learnt_until_the_stop_is_kept(trained_home: Path, data: Path) -> None:
-    made = making.make(order("early", data, "encoder"), Watcher(), lambda: True)
+    made = train_pipeline.make(order("early", data, "encoder"), Watcher(), lambda: True)
     assert made.cost["steps"] == 1
     assert made.cost["ended"] == "stopped by the person"
     assert CLASSIFIERS.located("early").path.is_dir()
@@ -175,14 +176,14 @@ def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) 
     other.write_text('{"text": "a pony", "label": "pets"}\n{"text": "a saw", "label": "tools"}\n')
     wanted = order("checked", data, "encoder", epochs=1)
     wanted = dataclasses.replace(wanted, validation=examples.read([other]))
-    made = making.make(wanted, Watcher(), lambda: False)
+    made = train_pipeline.make(wanted, Watcher(), lambda: False)
     assert made.source["validation"] == ["other.jsonl"]
     assert {check["accuracy"] for check in made.cost["curve"]} <= {0.0, 0.5, 1.0}
     assert made.source["held_out"] == 12, "which calibrate"
     other.write_text('{"text": "a pony", "label": "horses"}\n{"text": "b", "label": "pets"}\n')
     wanted = dataclasses.replace(wanted, name="x", validation=examples.read([other]))
     with pytest.raises(ChatlmError, match="label 'horses'"):
-        making.make(wanted, Watcher(), lambda: False)
+        train_pipeline.make(wanted, Watcher(), lambda: False)
 
 
 def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, data: Path) -> None:
@@ -194,24 +195,24 @@ def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, d
     )
     said = Said()
     wanted = order("wrong", swapped, "encoder", epochs=4, rate=2e-3)
-    wrong = making.make(wanted, said, lambda: False)
+    wrong = train_pipeline.make(wanted, said, lambda: False)
     assert wrong.source["teachers"] == []
     teachers = (classifier.load(CLASSIFIERS.located("wrong")),)
     wanted = order("taught", data, "encoder", epochs=4, rate=2e-3, trust=1.0)
     wanted = dataclasses.replace(wanted, teachers=teachers)
-    taught = making.make(wanted, said, lambda: False)
+    taught = train_pipeline.make(wanted, said, lambda: False)
     assert taught.source["teachers"] == ["wrong"]
     assert taught.scores["accuracy"] <= 0.1, "its teacher was wrong, and it had to believe it"
     assert (taught.source["learnt_from"], "texts read by the teachers") in said.seen
     with pytest.raises(click.Abort):
-        making.make(dataclasses.replace(wanted, name="x"), said, lambda: True)
+        train_pipeline.make(dataclasses.replace(wanted, name="x"), said, lambda: True)
     assert "x" not in {each.name for each in CLASSIFIERS.all()}
     certain = frozenset(row.text for row in wanted.data.rows)
     own = dataclasses.replace(wanted, name="own", certain=certain)
-    assert making.make(own, said, lambda: False).scores["accuracy"] >= 0.9
+    assert train_pipeline.make(own, said, lambda: False).scores["accuracy"] >= 0.9
     other = examples.Examples(wanted.data.rows, (), "", labels=("pets", "saws"))
     with pytest.raises(ChatlmError, match="teacher wrong tells pets, tools, and not pets, saws"):
-        making.make(dataclasses.replace(wanted, name="x", data=other), said, lambda: False)
+        train_pipeline.make(dataclasses.replace(wanted, name="x", data=other), said, lambda: False)
 
 
 class Said(Watcher):
@@ -225,7 +226,7 @@ class Said(Watcher):
 
 
 def test_another_base_is_refused(trained_home: Path, data: Path) -> None:
-    making.make(order("things", data, "encoder", epochs=1), Watcher(), lambda: False)
+    train_pipeline.make(order("things", data, "encoder", epochs=1), Watcher(), lambda: False)
     path = CLASSIFIERS.located("things").path / card.CARD
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"fingerprint": "0"}))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
 from chatlm import UsageError
-from chatlm_emotion import baseline, calibrating, examples, scoring
+from chatlm_emotion import baseline, examples, metrics
 from chatlm_emotion.examples import Example
 from chatlm_emotion.panel import Labelled, agreement, leading, named
 from chatlm_emotion.recipe import Recipe
@@ -100,7 +100,7 @@ def test_measures_are_those_of_scikit_learn() -> None:
     found = chance.dirichlet([1, 1, 1], size=400)
     found[np.arange(400), truth] += 0.4
     found /= found.sum(1, keepdims=True)
-    scores = scoring.score(found, truth.tolist(), MOODS)
+    scores = metrics.score(found, truth.tolist(), MOODS)
     chosen = found.argmax(1)
     assert np.array_equal(scores.confusion, confusion_matrix(truth, chosen))
     assert scores.macro_f1.value == pytest.approx(f1_score(truth, chosen, average="macro"))
@@ -117,18 +117,18 @@ def test_the_calibration_error_of_a_case_worked_by_hand() -> None:
     sure = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
     right = np.array([True, True, True, False, True, False])
     # four in one bin: 0.95 against 0.75; two in another: 0.55 against 0.5
-    assert scoring.calibration_error(sure, right) == pytest.approx((4 * 0.2 + 2 * 0.05) / 6)
-    assert scoring.calibration_error(np.array([1.0]), np.array([True])) == 0
+    assert metrics.calibration_error(sure, right) == pytest.approx((4 * 0.2 + 2 * 0.05) / 6)
+    assert metrics.calibration_error(np.array([1.0]), np.array([True])) == 0
 
 
 def test_the_temperature_undoes_what_made_scores_too_sure() -> None:
     chance = np.random.default_rng(2)
     scores = chance.normal(size=(20_000, 4)).astype(np.float32)
-    shares = calibrating.probabilities(scores)
+    shares = metrics.probabilities(scores)
     truth = [int(chance.choice(4, p=row)) for row in shares]
-    assert calibrating.temperature(scores * 3, truth) == pytest.approx(3, rel=0.1)
-    assert calibrating.probabilities(scores * 3, 3.0) == pytest.approx(shares, abs=1e-5)
-    huge = calibrating.probabilities(np.array([[1e5, 0.0]], dtype=np.float32))
+    assert metrics.temperature(scores * 3, truth) == pytest.approx(3, rel=0.1)
+    assert metrics.probabilities(scores * 3, 3.0) == pytest.approx(shares, abs=1e-5)
+    huge = metrics.probabilities(np.array([[1e5, 0.0]], dtype=np.float32))
     assert huge.tolist() == [[1.0, 0.0]]
 
 

@@ -12,8 +12,8 @@ from types import ModuleType
 
 import pytest
 
-from chatlm import hookspecs
-from chatlm.plugins import PluginHost
+from chatlm.plugin_host import hookspecs
+from chatlm.plugin_host.host import PluginHost
 from chatlm.testing import screen, scripted_chat
 from chatlm.tui import commands
 

@@ -14,7 +14,7 @@ import pytest
 HOSTILE = Path(__file__).parent / "hostile"
 
 SLOW = (
-    "from chatlm.plugins import PluginHost; import sys; from chatlm.cli import main\n"
+    "from chatlm.plugin_host.host import PluginHost; import sys; from chatlm.cli.main import main\n"
     "PluginHost.__init__.__kwdefaults__['slow_after'] = 0.3\n"
     "sys.exit(main(sys.argv[1:]))"
 )

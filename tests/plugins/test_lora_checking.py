@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from chatlm import ModelLocation, UsageError
-from chatlm_lora import keeping
-from chatlm_lora.checking import AdapterRefused, check, same_base
-from chatlm_lora.library import ADAPTERS, CONFIG, WEIGHTS
+from chatlm_lora import library
+from chatlm_lora.adapter_files import CONFIG, WEIGHTS
+from chatlm_lora.library import ADAPTERS
+from chatlm_lora.validation import AdapterRefused, check, same_base
 from tests.plugins.lora import HIDDEN, MODULES, RANK, adapter, config, matrices, tiny_base
 
 FIRST = f"base_model.model.{MODULES[0]}.lora_A.weight"
@@ -282,18 +283,18 @@ def test_the_real_adapter_of_another_base(shared_data: Path, default_model: Path
 def test_only_known_files_are_copied(good: Path, home: Path, base: ModelLocation) -> None:
     (good / "evil.py").write_text("raise SystemExit")
     (good / "training_args.bin").write_bytes(b"pickle")
-    keeping.add("mine", good, base)
+    library.add("mine", good, base)
     kept = {path.name for path in (home / "adapters" / "mine").iterdir()}
     assert kept == {CONFIG, WEIGHTS, "card.json", "README.md"}
     assert [entry.name for entry in ADAPTERS.all() if entry.own] == ["mine"]
     with pytest.raises(UsageError, match="already"):
-        keeping.add("mine", good, base)
+        library.add("mine", good, base)
 
 
 def test_what_is_refused_leaves_nothing(good: Path, home: Path, base: ModelLocation) -> None:
     (good / WEIGHTS).write_bytes(b"")
     with pytest.raises(AdapterRefused):
-        keeping.add("bad", good, base)
+        library.add("bad", good, base)
     assert not (home / "adapters" / "bad").exists()
 
 

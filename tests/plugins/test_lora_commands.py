@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chatlm import ModelLocation, UsageError
-from chatlm_lora import card, keeping, library
+from chatlm_lora import adapter_files, card, library
+from chatlm_lora import library as library_module
 from chatlm_lora.card import Answer, Card
 from chatlm_lora.commands import adapters
 from chatlm_lora.options import complete_adapter
@@ -54,8 +55,8 @@ def test_from_a_folder_and_back(home: Path, tmp_path: Path, base: ModelLocation)
     assert "Rank 4, alpha 8" in right("show", "mine").stdout
 
     right("export", "mine", "--to", str(tmp_path / "out"))
-    again = tmp_path / "out" / library.WEIGHTS
-    assert again.read_bytes() == (folder / library.WEIGHTS).read_bytes()
+    again = tmp_path / "out" / adapter_files.WEIGHTS
+    assert again.read_bytes() == (folder / adapter_files.WEIGHTS).read_bytes()
     refused = run("export", "mine", "--to", str(tmp_path / "out")).exception
     assert isinstance(refused, UsageError)
 
@@ -66,15 +67,15 @@ def test_from_a_folder_and_back(home: Path, tmp_path: Path, base: ModelLocation)
 
 
 def test_a_name_that_is_not_there(home: Path, tmp_path: Path, base: ModelLocation) -> None:
-    keeping.add("pirates", adapter(tmp_path / "a"), base)
+    library_module.add("pirates", adapter(tmp_path / "a"), base)
     refused = run("show", "pirats").exception
     assert isinstance(refused, UsageError)
     assert refused.hint == "Did you mean pirates?"
 
 
 def test_verify_says_whether_it_acts(home: Path, tmp_path: Path, base: ModelLocation) -> None:
-    keeping.add("strong", adapter(tmp_path / "a", matrices(strength=2.0)), base)
-    keeping.add("zero", adapter(tmp_path / "b", matrices(strength=0.0)), base)
+    library_module.add("strong", adapter(tmp_path / "a", matrices(strength=2.0)), base)
+    library_module.add("zero", adapter(tmp_path / "b", matrices(strength=0.0)), base)
     assert right("verify", "strong", "-m", base.name).stdout.startswith("strong: acts (mean KL ")
     found = table("verify", "strong", "-m", base.name)
     assert found["acts"]
@@ -124,7 +125,7 @@ def test_train_merge_and_export(home: Path, tmp_path: Path, base: ModelLocation)
 
 
 def test_names_are_completed(home: Path, tmp_path: Path, base: ModelLocation) -> None:
-    keeping.add("pirates", adapter(tmp_path / "a"), base)
+    library_module.add("pirates", adapter(tmp_path / "a"), base)
     from click import Argument, Command, Context
 
     context = Context(Command("show"))
@@ -133,7 +134,7 @@ def test_names_are_completed(home: Path, tmp_path: Path, base: ModelLocation) ->
 
 
 def test_a_hostile_card_is_shown_harmless(home: Path, tmp_path: Path, base: ModelLocation) -> None:
-    keeping.add("bad", adapter(tmp_path / "a"), base)
+    library_module.add("bad", adapter(tmp_path / "a"), base)
     evil = "\x1b[2Jx\u202e"
     hostile = Card(
         "bad", "added", base.name, description=evil, licence=evil, source={evil: evil},
@@ -155,7 +156,7 @@ def test_a_hostile_card_is_shown_harmless(home: Path, tmp_path: Path, base: Mode
              '[{"prompt": 1, "wanted": 2, "before": 3, "after": 4}]}'],
 )  # fmt: skip
 def test_a_card_that_is_none(text: str, home: Path, tmp_path: Path, base: ModelLocation) -> None:
-    keeping.add("odd", adapter(tmp_path / "a"), base)
+    library_module.add("odd", adapter(tmp_path / "a"), base)
     (library.ADAPTERS.located("odd").path / "card.json").write_text(text)
     assert card.read(library.ADAPTERS.located("odd").path) is None
     right("list")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from chatlm import ChatEncoder, Message, ModelLocation, UsageError
-from chatlm_lora import examples
-from chatlm_lora.batches import NOT_COUNTED, Chats, Collator
+from chatlm_lora import dataset
+from chatlm_lora.dataset import NOT_COUNTED, Chats, Collator
 from tests.plugins.lora import tiny_base
 
 
@@ -25,8 +25,8 @@ def written(folder: Path, *rows: Any) -> Path:
     return path
 
 
-def read(path: Path, **more: Any) -> examples.Data:
-    return examples.read(path, **({"seed": 0, "share": 0.5} | more))
+def read(path: Path, **more: Any) -> dataset.Data:
+    return dataset.read(path, **({"seed": 0, "share": 0.5} | more))
 
 
 def user(text: str) -> Message:
@@ -59,7 +59,7 @@ def assistant(text: str) -> Message:
         ({"text": "I cry", "label": 3}, (user("Feel? I cry"), assistant("3"))),
     ],
 )
-def test_forms(row: dict[str, Any], chat: examples.Example, tmp_path: Path) -> None:
+def test_forms(row: dict[str, Any], chat: dataset.Example, tmp_path: Path) -> None:
     other = {"prompt": "other", "completion": "one"}
     data = read(written(tmp_path, row, other), ask="Feel? {text}")
     assert chat in data.train + data.held_out
@@ -207,7 +207,7 @@ def test_cut_batches_have_the_loss_of_whole_ones(tmp_path: Path) -> None:
     import torch
 
     from chatlm import load_weights
-    from chatlm_lora.batches import loss_of
+    from chatlm_lora.dataset import loss_of
 
     base = tiny_base(tmp_path)
     model, encoder = load_weights(base, device="cpu", dtype="float32"), ChatEncoder(base)

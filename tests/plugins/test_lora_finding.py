@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from chatlm import ChatlmError, ModelLocation
-from chatlm_lora import checking, keeping, plugin
-from chatlm_lora.library import ADAPTERS, WEIGHTS
+from chatlm_lora import library, plugin, validation
+from chatlm_lora.adapter_files import WEIGHTS
+from chatlm_lora.library import ADAPTERS
 from tests.plugins.lora import adapter, tiny_base
 
 
 @pytest.fixture
 def base(tmp_path: Path, home: Path) -> ModelLocation:
     base = tiny_base(tmp_path / "base")
-    keeping.add("poet", adapter(tmp_path / "saved"), base)
+    library.add("poet", adapter(tmp_path / "saved"), base)
     return base
 
 
@@ -30,13 +31,13 @@ def test_a_good_adapter_is_found_and_checked_once(
     base: ModelLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked = []
-    check = checking.check
+    check = validation.check
 
-    def counted(folder: Path, on: ModelLocation | None) -> checking.Checked:
+    def counted(folder: Path, on: ModelLocation | None) -> validation.Checked:
         checked.append(folder)
         return check(folder, on)
 
-    monkeypatch.setattr(checking, "check", counted)
+    monkeypatch.setattr(validation, "check", counted)
     for _ in range(3):
         assert plugin.find_adapter("poet", base.name) == ADAPTERS.own_root / "poet"
     assert len(checked) == 1
@@ -54,5 +55,5 @@ def test_why_not(base: ModelLocation, tmp_path: Path) -> None:
     shutil.rmtree(ADAPTERS.own_root / "poet")
     assert "There is no adapter" in refusal("poet", base)
     gone = plugin.find_adapter("poet", base.name)
-    assert isinstance(gone, checking.AdapterRefused)
+    assert isinstance(gone, validation.AdapterRefused)
     assert "/lora off" in gone.hint

@@ -14,11 +14,10 @@ from peft.utils.merge_utils import ties
 from torch import Tensor
 
 from chatlm import ChatEncoder, Message, ModelLocation, UsageError, find_model, load_weights
-from chatlm_lora import keeping
-from chatlm_lora.checking import AdapterRefused
-from chatlm_lora.exporting import export_merged
+from chatlm_lora import library
 from chatlm_lora.library import ADAPTERS
-from chatlm_lora.merging import Mix, merge_adapters
+from chatlm_lora.merging import Mix, export_merged, merge_adapters
+from chatlm_lora.validation import AdapterRefused
 from tests.plugins.lora import HIDDEN, MODULES, adapter, config, matrices, tiny_base
 
 Merge = Callable[[Mix], dict[str, Tensor]]
@@ -34,7 +33,7 @@ def two(home: Path, tmp_path: Path, base: ModelLocation) -> list[dict[str, Tenso
     """Two kept adapters, `a` and `b`, as what each adds."""
     for number, name in enumerate("ab"):
         folder = adapter(tmp_path / name, matrices(number + 1), config(lora_alpha=8 * (number + 1)))
-        keeping.add(name, folder, base)
+        library.add(name, folder, base)
     return [added(name, base) for name in "ab"]
 
 
@@ -85,7 +84,7 @@ def test_slerp_between_the_same_is_the_same(
     home: Path, tmp_path: Path, base: ModelLocation
 ) -> None:
     for name in "ab":
-        keeping.add(name, adapter(tmp_path / name), base)
+        library.add(name, adapter(tmp_path / name), base)
     found = merged(base, Mix("slerp", (0.5, 0.5)))
     same = added("a", base)
     assert all(alike(found[module], same[module]) for module in MODULES)
@@ -128,10 +127,10 @@ def test_what_does_not_mix(home: Path, tmp_path: Path, base: ModelLocation) -> N
         "plain": config(),
     }
     for name, settings in kept.items():
-        keeping.add(name, adapter(tmp_path / name, matrices(), settings), base)
+        library.add(name, adapter(tmp_path / name, matrices(), settings), base)
     fewer = {key: value for key, value in matrices().items() if "q_proj" in key}
     settings = config(target_modules=["q_proj"])
-    keeping.add("fewer", adapter(tmp_path / "fewer", fewer, settings), base)
+    library.add("fewer", adapter(tmp_path / "fewer", fewer, settings), base)
 
     def refused(mix: Mix, *names: str) -> str:
         with pytest.raises(UsageError) as error:

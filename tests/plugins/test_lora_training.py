@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 from chatlm import ChatEncoder, ChatlmError, ModelLocation, UsageError
-from chatlm_lora import card, examples, preparing
-from chatlm_lora.batches import Chats, Collator, loss_of
-from chatlm_lora.library import ADAPTERS, WEIGHTS
-from chatlm_lora.preparing import Order
-from chatlm_lora.recipe import Recipe
-from chatlm_lora.training import TrainingStopped, train
+from chatlm_lora import card, dataset
+from chatlm_lora import recipe as recipe_module
+from chatlm_lora.adapter_files import WEIGHTS
+from chatlm_lora.dataset import Chats, Collator, loss_of
+from chatlm_lora.library import ADAPTERS
+from chatlm_lora.recipe import Order, Recipe
+from chatlm_lora.trainer import TrainingStopped, train
 from chatlm_lora.watching import Progress, Watcher
 from tests.plugins.lora import tiny_base
 
@@ -61,7 +62,7 @@ class Remembering(Watcher):
 
 
 def order(base: ModelLocation, data: Path, recipe: Recipe = RECIPE, name: str = "mine") -> Order:
-    read = examples.read(data, seed=recipe.seed, share=recipe.held_out)
+    read = dataset.read(data, seed=recipe.seed, share=recipe.held_out)
     return Order(name, base, read, recipe, licence="CC0", on_cpu=True)
 
 
@@ -77,9 +78,9 @@ def test_it_gets_better_and_plain_peft_loads_it(
     assert made is not None
     assert made.scores["fall"] > 0.3
     assert (made.cost["ended"], made.cost["steps"]) == ("after all epochs", 18)
-    assert made.source["sha256"] == examples.read(data, seed=0, share=0.5).sha256
+    assert made.source["sha256"] == dataset.read(data, seed=0, share=0.5).sha256
     assert (made.source["train"], made.source["held_out"], made.licence) == (24, 8, "CC0")
-    assert len(made.answers) == preparing.SHOWN
+    assert len(made.answers) == recipe_module.SHOWN
     assert watcher.steps == list(range(19))
     assert len(watcher.seen[-1].train) == 18
 
@@ -140,7 +141,7 @@ TRAIN = """
 import sys
 from pathlib import Path
 from chatlm import ModelLocation
-from chatlm_lora.training import train
+from chatlm_lora.trainer import train
 from chatlm_lora.watching import Watcher
 from tests.plugins.test_lora_training import LONG, order
 base = Path(sys.argv[1])
@@ -194,7 +195,7 @@ def test_losses_that_are_no_numbers(
     home: Path, base: ModelLocation, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, float("nan")])
-    monkeypatch.setattr("chatlm_lora.training.loss_of", lambda *given: next(losses))
+    monkeypatch.setattr("chatlm_lora.dataset.loss_of", lambda *given: next(losses))
     with pytest.raises(ChatlmError, match="no numbers"):
         train(order(base, data, dataclasses.replace(RECIPE, epochs=0.2)), Watcher())
     assert not (home / "adapters" / "mine").exists()
@@ -227,7 +228,7 @@ def test_settings_out_of_their_range(wrong: dict[str, Any]) -> None:
 
 def test_steps_are_shared_by_processes(base: ModelLocation, data: Path) -> None:
     wanted = order(base, data)
-    one, four = preparing.prepare(wanted, 1), preparing.prepare(wanted, 4)
+    one, four = recipe_module.prepare(wanted, 1), recipe_module.prepare(wanted, 4)
     assert (one.steps, one.check_every) == (18, 3)
     assert (four.steps, four.check_every) == (6, 1)
 
@@ -235,7 +236,7 @@ def test_steps_are_shared_by_processes(base: ModelLocation, data: Path) -> None:
 def test_machines_that_see_different_checkpoints_do_not_begin(
     base: ModelLocation, data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatlm_lora.training.gather_object", lambda own: [*own, "checkpoint-6"])
+    monkeypatch.setattr("chatlm_lora.trainer.gather_object", lambda own: [*own, "checkpoint-6"])
     with pytest.raises(UsageError, match="same checkpoints") as refused:
         train(order(base, data), Remembering())
     assert "--restart" in refused.value.hint
@@ -243,4 +244,4 @@ def test_machines_that_see_different_checkpoints_do_not_begin(
 
 def test_no_example_is_short_enough(base: ModelLocation, data: Path) -> None:
     with pytest.raises(UsageError, match="at most 8 tokens"):
-        preparing.prepare(order(base, data, dataclasses.replace(RECIPE, longest=8)), 1)
+        recipe_module.prepare(order(base, data, dataclasses.replace(RECIPE, longest=8)), 1)

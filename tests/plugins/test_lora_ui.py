@@ -12,14 +12,14 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 import chatlm_lora.plugin
-from chatlm.config import Config
+from chatlm.chat.session import ChatSession
+from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.messages import StopReason
-from chatlm.plugins import PluginHost
-from chatlm.session import ChatSession
-from chatlm.store import Store
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.widgets.status_bar import StatusBar
+from chatlm.tui.chat.status import StatusBar
+from chatlm.types.messages import StopReason
 from chatlm_lora import card
 from chatlm_lora.card import Answer, Card
 from chatlm_lora.library import ADAPTERS

@@ -29,9 +29,8 @@ from chatlm import (
     side_chats,
     stream_many,
 )
-from chatlm.beside import Setup
-from chatlm_openai.engine import OpenAIEngine
-from chatlm_openai.opening import opened
+from chatlm.types.setups import Setup
+from chatlm_openai.engine import OpenAIEngine, opened
 from tests.plugins.openai_server import (
     PATIENCE,
     Asked,

@@ -11,14 +11,14 @@ import pytest
 from textual.widgets import OptionList
 
 from chatlm import EngineError, Message, Request
-from chatlm.config import load
-from chatlm.engines.opening import opener
-from chatlm.plugins import loaded
-from chatlm.store import Store
+from chatlm.config.config import load
+from chatlm.engines.open import opener
+from chatlm.plugin_host.lifecycle import loaded
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.loading import Ready
+from chatlm.tui.engine_loader import Ready
 from chatlm_lora.screens.picker import LoraPicker
-from chatlm_openai.opening import opened
+from chatlm_openai.engine import opened
 from tests.plugins.arena import chatlm
 from tests.plugins.lora import adapter
 from tests.plugins.openai_server import Script, refuses, serving

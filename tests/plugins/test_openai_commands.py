@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.config import load
-from chatlm.engines.opening import opener
-from chatlm.messages import StopReason
-from chatlm.plugins import loaded
-from chatlm.store import Store
+from chatlm.config.config import load
+from chatlm.engines.open import opener
+from chatlm.plugin_host.lifecycle import loaded
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.loading import Ready
+from chatlm.tui.engine_loader import Ready
+from chatlm.types.messages import StopReason
 from tests.plugins.arena import chatlm
 from tests.plugins.openai_server import (
     PATIENCE,

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm import UsageError
-from chatlm_openai import chunks
-from chatlm_openai.cutting import PIECES
+from chatlm_openai import protocol
 from chatlm_openai.endpoints import Endpoint, located, split
+from chatlm_openai.engine import PIECES
 from chatlm_openai.settings import Settings
 
 WORK = Endpoint("http://gpu:8000/v1", "work", "WORK_KEY")
@@ -134,8 +134,8 @@ JSON = st.recursive(
 def test_whatever_a_server_says_nothing_but_checked_values_come_out(said: Any) -> None:
     text = json.dumps(said)
     try:
-        chunk = chunks.chunk(text)
-    except (chunks.NotUnderstood, chunks.Broken):
+        chunk = protocol.chunk(text)
+    except (protocol.NotUnderstood, protocol.Broken):
         pass
     else:
         assert all(isinstance(each, str) for each in (chunk.text, chunk.finish, chunk.stop))
@@ -143,12 +143,12 @@ def test_whatever_a_server_says_nothing_but_checked_values_come_out(said: Any) -
         counts = (chunk.prompt_tokens, chunk.completion_tokens, chunk.cached_tokens)
         assert all(count is None or count >= 0 for count in counts)
     try:
-        models = chunks.models(text.encode())
-    except chunks.NotUnderstood:
+        models = protocol.models(text.encode())
+    except protocol.NotUnderstood:
         pass
     else:
         assert all(model.name and model.name.encode() for model in models)
-    failure = chunks.failure(said)
+    failure = protocol.failure(said)
     (failure.message + failure.marks).encode()
 
 

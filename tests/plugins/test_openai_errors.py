@@ -22,7 +22,7 @@ from chatlm import (
     Finished,
     Request,
 )
-from chatlm_openai.opening import opened
+from chatlm_openai.engine import opened
 from tests.plugins.openai_server import (
     PATIENCE,
     Act,

@@ -15,9 +15,9 @@ from openai import OpenAI
 
 from chatlm import Delta, EngineError, Message, Request, Sampling, TokenLogprob
 from chatlm.engines.devices import place
-from chatlm.engines.local import LocalEngine
-from chatlm.events import EngineEvent
-from chatlm_openai.opening import opened
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.types.events import EngineEvent
+from chatlm_openai.engine import opened
 from tests.plugins.arena import chatlm
 from tests.plugins.openai_server import piece, refuses, says, serving, streams
 from tests.plugins.serve import serving as chatlm_serving

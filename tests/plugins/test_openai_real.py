@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from chatlm import CannotGoOn, Delta, EngineError, Finished, StopReason, stream_many
-from chatlm_openai.opening import opened
+from chatlm_openai.engine import opened
 from tests.plugins.arena import chatlm
 from tests.plugins.test_openai import ending, request, text_of
 

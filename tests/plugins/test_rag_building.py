@@ -13,15 +13,13 @@ import pytest
 from filelock import FileLock
 
 from chatlm import ChatlmError, UsageError, fingerprint_weights
-from chatlm_rag import building, filling, folder, lexical, manifest, vectors
-from chatlm_rag.building import Outcome
-from chatlm_rag.chunking import Chunking
-from chatlm_rag.embedders import EmbedderRecord, check
-from chatlm_rag.embedding import Embedder
-from chatlm_rag.filling import BuildStopped
-from chatlm_rag.partial import EMBEDDINGS
-from chatlm_rag.passages import Passages
-from chatlm_rag.sources.folders import Source
+from chatlm_rag.documents.files import Source
+from chatlm_rag.index import bm25, builder, folder, manifest, vectors, writer
+from chatlm_rag.index.builder import Outcome
+from chatlm_rag.index.checkpoint import EMBEDDINGS
+from chatlm_rag.index.chunks import Chunking, Passages
+from chatlm_rag.index.embedding import Embedder, EmbedderRecord, check
+from chatlm_rag.index.writer import BuildStopped
 from tests import models
 
 LONG_AGO = 1_600_000_000
@@ -70,7 +68,7 @@ def write(root: Path, texts: dict[str, str]) -> Path:
 
 
 def build(root: Path, name: str = "pets", **more: Any) -> Outcome:
-    return building.build(name, (Source(str(root)),), Watched(), **more)
+    return builder.build(name, (Source(str(root)),), Watched(), **more)
 
 
 def current(name: str = "pets") -> Path:
@@ -89,7 +87,7 @@ def sources(name: str = "pets") -> list[str]:
 
 def test_an_index_holds_what_was_read(rag_home: Path, docs: Path) -> None:
     work = Watched()
-    done = building.build("pets", (Source(str(docs)),), work)
+    done = builder.build("pets", (Source(str(docs)),), work)
     assert (done.changed, done.read, done.embedded, done.manifest.pieces) == (True, 3, 4, 4)
     pieces = list(Passages(current()))
     assert [(piece.source, piece.place, piece.line) for piece in pieces] == [
@@ -105,7 +103,7 @@ def test_an_index_holds_what_was_read(rag_home: Path, docs: Path) -> None:
     assert np.allclose(embeddings(), embedder.embed([piece.indexed for piece in pieces]), atol=1e-5)
     ids, _ = vectors.open(current()).search(embedder.embed_query("What does a kitten eat?"), 1)
     assert list(ids) == [1]
-    assert lexical.open(current()).scores("petrol").argmax() == 2
+    assert bm25.open(current()).scores("petrol").argmax() == 2
     shown = [done for done, _, _ in work.seen[1:-1]]
     assert shown == sorted(shown)
     assert work.seen[-1] == (1, 1, "writing the index")
@@ -119,7 +117,7 @@ def test_an_update_touches_only_what_changed(rag_home: Path, docs: Path) -> None
     before = embeddings()
     write(docs, {"cats.md": TEXTS["cats.md"] + "\n## Age\n\nTwenty years.\n", "new.txt": "New."})
     (docs / "engine.txt").unlink()
-    done = building.update("pets", Watched())
+    done = builder.update("pets", Watched())
     assert (done.read, done.gone, done.embedded) == (2, 1, 2)
     assert sources() == ["docs/cats.md"] * 3 + ["docs/moon.txt", "docs/new.txt"]
     after = embeddings()
@@ -131,9 +129,9 @@ def test_an_update_touches_only_what_changed(rag_home: Path, docs: Path) -> None
 
 def test_nothing_changed_is_nothing_done(rag_home: Path, docs: Path) -> None:
     build(docs)
-    assert not building.update("pets", Watched()).changed
+    assert not builder.update("pets", Watched()).changed
     os.utime(docs / "moon.txt", (LONG_AGO + 9, LONG_AGO + 9))
-    assert not building.update("pets", Watched()).changed
+    assert not builder.update("pets", Watched()).changed
     record = manifest.read(current()).files[-1]
     assert record.stamp
     assert record.stamp.mtime_ns == (LONG_AGO + 9) * 10**9
@@ -147,14 +145,14 @@ def test_a_change_within_the_tick_of_the_clock_is_seen(rag_home: Path, docs: Pat
     build(docs)
     path.write_text("bbbb")
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert building.update("pets", Watched()).read == 1
+    assert builder.update("pets", Watched()).read == 1
     assert Passages(current())[-1].text == "bbbb"
 
 
 def test_a_moved_file_is_not_embedded_again(rag_home: Path, docs: Path) -> None:
     build(docs)
     (docs / "moon.txt").rename(docs / "a-moon.txt")
-    done = building.update("pets", Watched())
+    done = builder.update("pets", Watched())
     assert (done.read, done.gone, done.embedded) == (1, 1, 0)
     assert sources()[0] == "docs/a-moon.txt"
 
@@ -170,9 +168,9 @@ def test_what_could_not_be_read_is_tried_again(rag_home: Path, docs: Path) -> No
     (docs / "lost.txt").symlink_to(docs / "later")
     first = build(docs).manifest
     assert [problem.reason for _, problem in first.problems] == ["is a link that leads nowhere"]
-    assert not building.update("pets", Watched()).changed
+    assert not builder.update("pets", Watched()).changed
     write(docs, {"later": "Here now."})
-    done = building.update("pets", Watched())
+    done = builder.update("pets", Watched())
     assert list(done.manifest.problems) == []
     assert sources().count("docs/lost.txt") == 1
 
@@ -181,44 +179,44 @@ def test_a_source_that_is_away_keeps_its_passages(
     rag_home: Path, docs: Path, tmp_path: Path
 ) -> None:
     other = write(tmp_path / "disk", {"far.txt": "Far away."})
-    building.build("pets", (Source(str(docs)), Source(str(other))), Watched())
+    builder.build("pets", (Source(str(docs)), Source(str(other))), Watched())
     other.rename(tmp_path / "unmounted")
     write(docs, {"new.txt": "New."})
-    done = building.update("pets", Watched())
+    done = builder.update("pets", Watched())
     assert done.missing == (str(other),)
     assert "disk/far.txt" in sources()
     (tmp_path / "unmounted").rename(other)
-    assert not building.update("pets", Watched()).changed
+    assert not builder.update("pets", Watched()).changed
 
 
 def test_add_takes_more_and_other_patterns(rag_home: Path, docs: Path, tmp_path: Path) -> None:
     build(docs)
     other = write(tmp_path / "more", {"a.txt": "Something more."})
-    assert building.add("pets", (Source(str(other)),), Watched()).embedded == 1
+    assert builder.add("pets", (Source(str(other)),), Watched()).embedded == 1
     assert "more/a.txt" in sources()
-    building.add("pets", (Source(str(docs), include=("*.md",)),), Watched())
+    builder.add("pets", (Source(str(docs), include=("*.md",)),), Watched())
     assert set(sources()) == {"docs/cats.md", "more/a.txt"}
     with pytest.raises(UsageError, match="No such file"):
-        building.add("pets", (Source(str(tmp_path / "nowhere")),), Watched())
+        builder.add("pets", (Source(str(tmp_path / "nowhere")),), Watched())
 
 
 @pytest.fixture
 def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(filling, "WINDOW", 4)
+    monkeypatch.setattr(writer, "WINDOW", 4)
     texts = {f"{number:02}.txt": f"Number {number} of many." for number in range(20)}
     return write(tmp_path / "many", texts)
 
 
 def test_a_stopped_build_goes_on(rag_home: Path, many: Path) -> None:
     with pytest.raises(BuildStopped) as stopped:
-        building.build("many", (Source(str(many)),), Watched(cancel_at=6))
+        builder.build("many", (Source(str(many)),), Watched(cancel_at=6))
     assert stopped.value.hint == "Go on: chatlm rag update many"
     assert stopped.value.exit_code == 130
     index = folder.located("many")
     assert index.current() is None
     with pytest.raises(UsageError, match="not finished"):
         index.open(manifest.read)
-    done = building.update("many", Watched())
+    done = builder.update("many", Watched())
     assert 0 < done.embedded < 20
     assert done.manifest.pieces == 20
     build(many, "whole")
@@ -232,10 +230,10 @@ def test_a_stopped_update_leaves_the_old_index(rag_home: Path, many: Path) -> No
     write(many, {f"{number:02}.txt": f"Now {number}." for number in range(20)})
     before = sources("many")
     with pytest.raises(BuildStopped):
-        building.update("many", Watched(cancel_at=6))
+        builder.update("many", Watched(cancel_at=6))
     assert sources("many") == before
     assert Passages(current("many"))[0].text == "Number 0 of many."
-    assert 0 < building.update("many", Watched()).embedded < 20
+    assert 0 < builder.update("many", Watched()).embedded < 20
     assert Passages(current("many"))[0].text == "Now 0."
 
 
@@ -243,8 +241,8 @@ def test_a_stopped_rebuild_stays_a_rebuild(rag_home: Path, many: Path) -> None:
     build(many, "many")
     cut = Chunking(64, 0)
     with pytest.raises(BuildStopped):
-        building.rebuild("many", Watched(cancel_at=6), chunking=cut)
-    done = building.update("many", Watched())
+        builder.rebuild("many", Watched(cancel_at=6), chunking=cut)
+    done = builder.update("many", Watched())
     assert done.manifest.chunking == cut
     assert 0 < done.embedded < 20
 
@@ -259,12 +257,12 @@ def test_a_full_disk_leaves_the_old_index(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lexical, "write", full)
+        patch.setattr(bm25, "write", full)
         with pytest.raises(ChatlmError, match="No space left") as failed:
-            building.update("pets", Watched())
+            builder.update("pets", Watched())
     assert failed.value.hint.endswith("chatlm rag update pets")
     assert "docs/new.txt" not in sources()
-    assert building.update("pets", Watched()).embedded == 0
+    assert builder.update("pets", Watched()).embedded == 0
     assert "docs/new.txt" in sources()
 
 
@@ -273,16 +271,16 @@ def test_an_index_that_was_cut_short_never_counts(
 ) -> None:
     build(docs)
     write(docs, {"new.txt": "New."})
-    whole = lexical.write
+    whole = bm25.write
 
     def cut(folder: Path, texts: list[str]) -> None:
         whole(folder, texts)
         os.truncate(folder / "digests.npy", 140)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lexical, "write", cut)
+        patch.setattr(bm25, "write", cut)
         with pytest.raises(ChatlmError, match="cut short"):
-            building.update("pets", Watched())
+            builder.update("pets", Watched())
     assert "docs/new.txt" not in sources()
 
 
@@ -294,11 +292,11 @@ def test_a_file_that_takes_no_more_says_why(rag_home: Path, docs: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
     try:
         with pytest.raises(ChatlmError, match="File too large") as failed:
-            building.update("pets", Watched())
+            builder.update("pets", Watched())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert failed.value.hint.endswith("chatlm rag update pets")
-    building.update("pets", Watched())
+    builder.update("pets", Watched())
     assert "docs/new.txt" in sources()
 
 
@@ -312,9 +310,9 @@ def test_another_embedder_is_refused(rag_home: Path, docs: Path) -> None:
     manifest.write(current(), old)
     write(docs, {"new.txt": "New."})
     with pytest.raises(ChatlmError) as refused:
-        building.update("pets", Watched())
+        builder.update("pets", Watched())
     assert refused.value.hint == "Make it anew: chatlm rag update pets --rebuild"
-    done = building.rebuild("pets", Watched())
+    done = builder.rebuild("pets", Watched())
     assert done.embedded == 5
     assert done.manifest.embedder == made.embedder
 
@@ -336,7 +334,7 @@ def test_a_name_that_is_no_utf8_is_no_trouble(rag_home: Path, docs: Path) -> Non
     record = folder.located("pets").open(manifest.read).file_of(0)
     assert os.fsencode(record.path) == path
     assert record == done.manifest.file_of(0)
-    assert not building.update("pets", Watched()).changed
+    assert not builder.update("pets", Watched()).changed
 
 
 def test_names_that_cannot_be_used(rag_home: Path, docs: Path, tmp_path: Path) -> None:
@@ -364,7 +362,7 @@ def test_only_one_writes(rag_home: Path, docs: Path) -> None:
         FileLock(folder.own_root() / ".pets.lock", is_singleton=False),
         pytest.raises(UsageError, match="Another chatlm"),
     ):
-        building.update("pets", Watched())
+        builder.update("pets", Watched())
 
 
 def test_what_a_dead_process_left_is_swept(rag_home: Path, docs: Path) -> None:
@@ -373,7 +371,7 @@ def test_what_a_dead_process_left_is_swept(rag_home: Path, docs: Path) -> None:
     write(place / "new", {"passages.jsonl": "half"})
     write(place / "2", {"passages.jsonl": "whole, but CURRENT was not written"})
     write(docs, {"new.txt": "New."})
-    building.update("pets", Watched())
+    builder.update("pets", Watched())
     assert "docs/new.txt" in sources()
     assert sorted(path.name for path in place.iterdir()) == ["2", "CURRENT"]
 
@@ -385,16 +383,16 @@ def test_a_damaged_index_is_told(rag_home: Path, docs: Path) -> None:
         folder.located("pets").open(manifest.read)
     (current() / manifest.FILE).unlink()
     with pytest.raises(ChatlmError, match=r"manifest\.json is missing"):
-        building.update("pets", Watched())
+        builder.update("pets", Watched())
 
 
 def test_a_damaged_block_of_a_stopped_build_is_made_again(rag_home: Path, many: Path) -> None:
     with pytest.raises(BuildStopped):
-        building.build("many", (Source(str(many)),), Watched(cancel_at=6))
+        builder.build("many", (Source(str(many)),), Watched(cancel_at=6))
     blocks = sorted(folder.own("many").partial.glob("*.npy"))
     assert blocks
     blocks[0].write_bytes(blocks[0].read_bytes()[:-7])
-    done = building.update("many", Watched())
+    done = builder.update("many", Watched())
     assert done.manifest.pieces == len(embeddings("many")) == done.embedded
 
 
@@ -406,7 +404,7 @@ def test_an_index_that_is_replaced_while_it_is_opened(rag_home: Path, docs: Path
         tried.append(at.name)
         if at.name == "1":
             write(docs, {"new.txt": "New."})
-            building.update("pets", Watched())
+            builder.update("pets", Watched())
             raise RuntimeError("what FAISS raises for a file that is gone")
         return manifest.read(at).pieces
 
@@ -439,7 +437,7 @@ def test_readers_are_never_disturbed(rag_home: Path, docs: Path) -> None:
         thread.start()
     for number in range(6):
         write(docs, {f"{number}.txt": f"More and more, {number} times."})
-        building.update("pets", Watched())
+        builder.update("pets", Watched())
     ended.set()
     for thread in threads:
         thread.join()
@@ -452,7 +450,7 @@ def test_readers_are_never_disturbed(rag_home: Path, docs: Path) -> None:
 def test_a_million_passages_open_at_once(tmp_path: Path) -> None:
     import tracemalloc
 
-    from chatlm_rag.passages import LINES, OFFSETS
+    from chatlm_rag.index.chunks import LINES, OFFSETS
 
     line = b'{"text":"x","source":"s","place":"","start":0,"end":1,"title":"","line":1}\n'
     count = 1_000_000

@@ -12,18 +12,20 @@ import pytest
 
 import chatlm_rag.plugin
 from chatlm import Conversation, UsageError
+from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.plugins import PluginHost
-from chatlm.session import ChatSession
-from chatlm.store import Store, export
-from chatlm_rag import building, grounding, jumping, opened, self_test, slash, using, why
-from chatlm_rag.filling import BuildStopped
-from chatlm_rag.folder import located
-from chatlm_rag.kept import index_of
-from chatlm_rag.origin import origin_of
-from chatlm_rag.prompting import CLOSE, HOW
-from chatlm_rag.settings import Settings
-from chatlm_rag.sources.folders import Source
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store import export
+from chatlm.store.store import Store
+from chatlm_rag import actions, self_test
+from chatlm_rag.documents.files import Source
+from chatlm_rag.index import builder
+from chatlm_rag.index.folder import located
+from chatlm_rag.index.writer import BuildStopped
+from chatlm_rag.retrieval import explain, grounding, search
+from chatlm_rag.retrieval.hits import origin_of
+from chatlm_rag.retrieval.prompting import CLOSE, HOW
+from chatlm_rag.settings import Settings, index_of
 from tests.plugins.rag_chats import (
     CATS,
     DOCUMENTS,
@@ -125,7 +127,7 @@ def test_a_small_context_reads_fewer_passages_and_says_which_it_did_not() -> Non
     labels = {label.name: label.value for _, label in turn.annotations}
     assert labels["not read"] == "[2], [3]: the context has no room"
     assert labels["[2]"] == "there is no such passage"
-    assert "not read, no room" in why.told(ui)
+    assert "not read, no room" in explain.told(ui)
 
 
 # --- nothing relevant ----------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def test_chats_that_choose_none_ask_the_usual_one(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CHATLM_RAG_INDEX", NAME)
     ui = remembering(Conversation(1))
     assert index_of(ui.kept) == NAME
-    slash.rag(ui, "off")
+    actions.rag(ui, "off")
     assert index_of(ui.kept) == ""
 
 
@@ -204,7 +206,7 @@ def test_planted_attacks_are_only_quoted(
     corpus = tmp_path / "corpus.jsonl"
     rows = [{"_id": text[:80], "title": text[:80], "text": text} for text in orders[::12]]
     corpus.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    building.build("attacks", (Source(str(corpus)),), RememberingWork(cancelled=False))
+    builder.build("attacks", (Source(str(corpus)),), RememberingWork(cancelled=False))
     with chat("Cats are allowed [1].", index="attacks") as (session, engine):
         turn = say(session, CATS)
         asked = engine.requests[-1].messages[-1].content
@@ -221,21 +223,21 @@ def test_planted_attacks_are_only_quoted(
 @pytest.mark.usefixtures("documents")
 def test_a_chat_begins_and_ends_to_be_about_an_index() -> None:
     ui = remembering(Conversation(1))
-    slash.rag(ui, " house ")
+    actions.rag(ui, " house ")
     assert ui.kept == {"index": "house"}
     assert (
         "This chat asks house from now on: 4 passages from 3 files" in ui.called("tell")[0]["text"]
     )
     assert ui.work is not None, "the embedder is loaded at once"
-    slash.rag(ui, "off")
+    actions.rag(ui, "off")
     assert ui.kept == {"index": ""}
     with pytest.raises(UsageError, match="This chat asks no index"):
-        slash.rag(ui, "off")
+        actions.rag(ui, "off")
     with pytest.raises(UsageError, match="There is no index 'hous'") as told:
-        slash.rag(ui, "hous")
+        actions.rag(ui, "hous")
     assert told.value.hint == "Did you mean house?"
-    slash.rag(ui, "")
-    assert ui.called("open_screen") == [{"name": slash.PICKER, "argument": ""}]
+    actions.rag(ui, "")
+    assert ui.called("open_screen") == [{"name": actions.PICKER, "argument": ""}]
 
 
 def test_an_index_is_built_used_and_brought_up_to_date(documents: Path) -> None:
@@ -243,26 +245,26 @@ def test_an_index_is_built_used_and_brought_up_to_date(documents: Path) -> None:
     mine.mkdir()
     (mine / "one.md").write_text("Apples are red.")
     ui = remembering(Conversation(1))
-    slash.rag(ui, f'build "{mine}"')
+    actions.rag(ui, f'build "{mine}"')
     assert ui.kept == {"index": "my-notes"}
     (mine / "two.md").write_text("Pears are green.")
-    slash.rag(ui, f'build "{mine}"')
+    actions.rag(ui, f'build "{mine}"')
     assert "2 passages from 2 files" in ui.called("tell")[-1]["text"]
     with pytest.raises(UsageError, match="There is an index my-notes of other files"):
-        slash.rag(ui, f"build {documents} my-notes")
+        actions.rag(ui, f"build {documents} my-notes")
     shutil.rmtree(located("my-notes").path)
 
 
 def test_a_build_that_is_cancelled_says_how_to_go_on(documents: Path) -> None:
     ui = remembering(Conversation(1), cancelled=True)
     with pytest.raises(BuildStopped):
-        slash.rag(ui, f"build {documents} later")
+        actions.rag(ui, f"build {documents} later")
     with pytest.raises(BuildStopped, match="/rag later"):
-        slash.rag(ui, "later")
+        actions.rag(ui, "later")
     assert ui.kept == {}
     for words in ("later", f"build {documents} later"):
         go_on = remembering(Conversation(1))
-        slash.rag(go_on, words)
+        actions.rag(go_on, words)
         assert go_on.kept == {"index": "later"}
     shutil.rmtree(located("later").path)
 
@@ -281,7 +283,7 @@ def test_a_build_that_is_cancelled_says_how_to_go_on(documents: Path) -> None:
 @pytest.mark.usefixtures("documents")
 def test_what_cannot_be_built_is_told(argument: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        using.build(remembering(Conversation(1)), argument)
+        actions.build(remembering(Conversation(1)), argument)
 
 
 class Another(RememberingUi):
@@ -296,7 +298,7 @@ class Another(RememberingUi):
 
 def test_a_chat_that_was_left_meanwhile_is_not_changed(documents: Path) -> None:
     ui = Another("rag", Conversation(1))
-    using.build(ui, f"{documents} elsewhere")
+    actions.build(ui, f"{documents} elsewhere")
     assert ui.called("keep") == []
     assert ui.called("tell")[0]["text"] == "elsewhere is ready. /rag elsewhere asks it."
     shutil.rmtree(located("elsewhere").path)
@@ -308,7 +310,7 @@ def test_why_tells_ranks_scores_and_what_was_left_out() -> None:
         turn = say(session, CATS)
         ui = remembering(session.conversation)
         ui.passages = session.store.passages(turn.id)
-        told = why.told(ui)
+        told = explain.told(ui)
     lines = told.split("\n")
     assert lines[0] == f"Question    {CATS}"
     assert lines[1].startswith("Found       3 from house; confidence 0.")
@@ -321,7 +323,7 @@ def test_why_tells_ranks_scores_and_what_was_left_out() -> None:
 
 def test_why_says_when_no_index_was_asked() -> None:
     with pytest.raises(UsageError, match="No index was asked for this turn"):
-        why.told(remembering(answered("Hi?", "Hi.")))
+        explain.told(remembering(answered("Hi?", "Hi.")))
 
 
 @pytest.mark.usefixtures("documents")
@@ -333,7 +335,7 @@ def test_the_model_makes_questions_that_measure_the_index(monkeypatch: pytest.Mo
         "Bread": "How long is bread baked?\nX",
         "tide": "Moon.",
     }
-    order = self_test.sample(opened.opened(NAME).index.pieces)
+    order = self_test.sample(search.opened(NAME).index.pieces)
     texts = [next(made[word] for word in made if word in piece.text) for piece in order]
     engine = ScriptedEngine(*texts)
     ui = remembering(engine=engine)
@@ -361,25 +363,25 @@ def test_a_test_can_be_given_up_and_needs_an_index_and_a_model(
 def test_a_source_is_jumped_to_by_its_number() -> None:
     ui = remembering(answered("Hi?", "Hi."))
     with pytest.raises(UsageError, match="Nothing was found"):
-        slash.source(ui, "1")
+        actions.source(ui, "1")
     ui.passages = [passage("a"), passage("b")]
     for wrong in ("", "0", "3", "x", "²"):
         with pytest.raises(UsageError, match="the sources 1 to 2"):
-            slash.source(ui, wrong)
-    slash.source(ui, "[2]")
+            actions.source(ui, wrong)
+    actions.source(ui, "[2]")
     assert ui.called("open_panel") == [{"name": "sources"}]
-    jumping._wanted.clear()
+    actions._wanted.clear()
 
 
 @pytest.mark.usefixtures("documents")
 def test_an_index_is_opened_once_and_anew_when_it_was_replaced(documents: Path) -> None:
-    first = opened.opened(NAME)
-    assert opened.opened(NAME) is first
+    first = search.opened(NAME)
+    assert search.opened(NAME) is first
     (documents / "new.txt").write_text("Snow is white.")
-    building.update(NAME, RememberingWork(cancelled=False))
-    second = opened.opened(NAME)
+    builder.update(NAME, RememberingWork(cancelled=False))
+    second = search.opened(NAME)
     assert second is not first
     assert len(second.index.pieces) == len(first.index.pieces) + 1
     (documents / "new.txt").unlink()
-    building.update(NAME, RememberingWork(cancelled=False))
+    builder.update(NAME, RememberingWork(cancelled=False))
     assert set(DOCUMENTS) == {path.name for path in documents.iterdir()}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chatlm_rag import citing
-from chatlm_rag.citing import NONE, SUPPORTED, check, labels, support
+from chatlm_rag.retrieval import citations
+from chatlm_rag.retrieval.citations import NONE, SUPPORTED, check, labels, support
 from tests.plugins.rag_chats import passage
 
 PETS = passage("Cats are allowed in the flat. Dogs need the owner's consent.", place="House > Pets")
@@ -103,5 +103,5 @@ def test_the_rule_holds_for_statements_made_of_questions_and_answers(shared_data
         wrong += support(statement, texts[draw.choice(near)]) >= SUPPORTED
     assert kept / len(asked) > 0.88
     assert round(wrong * 100 / len(asked)) <= 1
-    assert citing.__doc__ is not None
-    assert f"{kept * 100 // len(asked)} in 100" in citing.__doc__
+    assert citations.__doc__ is not None
+    assert f"{kept * 100 // len(asked)} in 100" in citations.__doc__

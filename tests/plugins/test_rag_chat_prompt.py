@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm import Conversation, Message, Passage, Request, Turn
-from chatlm.engines.local import LocalEngine
+from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm_rag import prompting
-from chatlm_rag.prompting import CLOSE, HOW, OPEN, grounded
+from chatlm_rag.retrieval import prompting
+from chatlm_rag.retrieval.prompting import CLOSE, HOW, OPEN, grounded
 from tests.plugins.rag_chats import answered, passage
 from tests.tui.support import hostile_texts
 

@@ -16,16 +16,18 @@ from textual.widgets import OptionList, Static
 
 import chatlm_rag.plugin
 from chatlm import Annotation, Conversation, UsageError
-from chatlm.config import Config
-from chatlm.plugins import PluginHost
-from chatlm.store import Store
+from chatlm.config.config import Config
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm_rag import building, editing, grounding, jumping, marking, showing
-from chatlm_rag.folder import CURRENT, located
-from chatlm_rag.screens.picker import RagPicker
-from chatlm_rag.screens.sheet import RagSheet
+from chatlm_rag import actions, formatting
+from chatlm_rag.documents.files import Source
+from chatlm_rag.index import bm25, builder
+from chatlm_rag.index.folder import CURRENT, located
+from chatlm_rag.retrieval import grounding
+from chatlm_rag.screens import sources
+from chatlm_rag.screens.picker import RagPicker, RagSheet
 from chatlm_rag.screens.sources import RagSources
-from chatlm_rag.sources.folders import Source
 from tests.plugins.rag_chats import CATS, NAME, answered, house, passage
 from tests.plugins.ui import RememberingUi, RememberingWork
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
@@ -126,9 +128,9 @@ async def test_the_panel_shows_each_passage_and_the_marked_one_in_full() -> None
 
 async def test_the_words_of_the_question_are_marked() -> None:
     text = "The CAT sat. Cats sit, dogs allow flats."
-    found = [text[begin:end] for begin, end in marking.spans(text, CATS)]
+    found = [text[begin:end] for begin, end in bm25.spans(text, CATS)]
     assert found == ["CAT", "Cats", "allow", "flats"]
-    assert list(marking.spans(text, "the of")) == []
+    assert list(bm25.spans(text, "the of")) == []
     async with PanelApp(remembering()).run_test(size=(60, 40)) as pilot:
         await settled(pilot, lambda: rows(pilot))
         prompt = pilot.app.screen.query_one(OptionList).options[0].prompt
@@ -140,17 +142,17 @@ async def test_the_words_of_the_question_are_marked() -> None:
 
 async def test_a_number_jumps_to_its_passage_also_before_the_panel_is_shown() -> None:
     ui = remembering()
-    jumping.jump(ui, 2)
+    actions.jump(ui, 2)
     assert ui.called("open_panel") == [{"name": "sources"}]
     async with PanelApp(ui).run_test(size=(60, 40)) as pilot:
         await until(pilot, lambda: marked(pilot) == 1)
-        jumping.jump(ui, 1)
+        actions.jump(ui, 1)
         await until(pilot, lambda: marked(pilot) == 0)
         assert pilot.app.screen.query_one(OptionList).has_focus
         assert len(ui.called("open_panel")) == 1
-    jumping.jump(ui, 1)
+    actions.jump(ui, 1)
     assert len(ui.called("open_panel")) == 2, "it has left the screen"
-    jumping._wanted.clear()
+    actions._wanted.clear()
 
 
 async def test_what_is_marked_stays_marked_when_the_chat_changes() -> None:
@@ -227,9 +229,9 @@ def test_an_editor_is_told_the_line_in_its_own_way(
     file.write_text("x")
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.setenv("EDITOR", editor)
-    argv = editing.command(str(file), 7)
+    argv = sources.command(str(file), 7)
     assert argv == [part.replace("{}", str(file)) for part in expected]
-    assert editing.command(str(file), 0)[-1] == str(file)
+    assert sources.command(str(file), 0)[-1] == str(file)
 
 
 def test_visual_goes_before_editor_and_what_is_no_text_is_not_opened(
@@ -239,17 +241,17 @@ def test_visual_goes_before_editor_and_what_is_no_text_is_not_opened(
     file.write_text("x")
     monkeypatch.setenv("VISUAL", "one")
     monkeypatch.setenv("EDITOR", "two")
-    assert editing.command(str(file), 0)[0] == "one"
+    assert sources.command(str(file), 0)[0] == "one"
     (tmp_path / "a.pdf").write_text("x")
     with pytest.raises(UsageError, match="is no text file"):
-        editing.command(str(tmp_path / "a.pdf"), 0)
+        sources.command(str(tmp_path / "a.pdf"), 0)
     with pytest.raises(UsageError, match="is not there"):
-        editing.command(str(tmp_path / "b.md"), 0)
+        sources.command(str(tmp_path / "b.md"), 0)
     monkeypatch.setenv("VISUAL", "'")
     monkeypatch.delenv("EDITOR")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="There is no editor"):
-        editing.command(str(file), 1)
+        sources.command(str(file), 1)
 
 
 async def test_enter_tells_why_a_file_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +298,7 @@ async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
     documents: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("bad", "half"):
-        building.build(name, (Source(str(documents)),), RememberingWork(cancelled=False))
+        builder.build(name, (Source(str(documents)),), RememberingWork(cancelled=False))
     manifest = located("bad").path / "1" / "manifest.json"
     manifest.write_text('{"format": 1, "embedder": "\\u001b[2J[b]"}')
     half = located("half").path
@@ -332,9 +334,9 @@ def test_picture_of_the_list(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        showing, "in_short", lambda *_: "120 passages from 4 files, made 2026-01-02"
+        formatting, "in_short", lambda *_: "120 passages from 4 files, made 2026-01-02"
     )
-    monkeypatch.setattr(showing, "size", lambda _: 360_000)
+    monkeypatch.setattr(formatting, "size", lambda _: 360_000)
     ui = remembering(Conversation(1, kept={"rag": {"index": index}} if index else {}))
 
     async def steps(pilot: Pilot[None]) -> None:

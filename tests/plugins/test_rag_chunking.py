@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from chatlm import UsageError
-from chatlm_rag.chunking import Chunker, Chunking
-from chatlm_rag.sources import markdown, plain
-from chatlm_rag.sources.document import Document, Section
+from chatlm_rag.documents import text_files
+from chatlm_rag.documents.document import Document, Section
+from chatlm_rag.index.chunks import Chunker, Chunking
 from tests.models import embedder_model
 
 
@@ -67,19 +67,19 @@ def test_text_of_any_kind(text: str, tokens: int, overlap: float) -> None:
     data = text.encode()
     if not data.strip():
         return
-    check(plain.read(data, "a.txt"), tokens, int(tokens * overlap))
-    check(markdown.read(data, "a.md"), tokens, int(tokens * overlap))
+    check(text_files.read_plain(data, "a.txt"), tokens, int(tokens * overlap))
+    check(text_files.read_markdown(data, "a.md"), tokens, int(tokens * overlap))
 
 
 @pytest.mark.parametrize(
     "text", ["x" * 9_000, "lorem ipsum " * 900, "a\n" * 3_000, "漢字" * 900, "👩‍👩‍👧‍👦é" * 900]
 )
 def test_long_texts(text: str) -> None:
-    check(plain.read(text.encode(), "a.txt"), 200, 40)
+    check(text_files.read_plain(text.encode(), "a.txt"), 200, 40)
 
 
 def test_a_text_without_joints_is_cut_in_time() -> None:
-    document = plain.read(b"x" * 2_000_000, "a.txt")
+    document = text_files.read_plain(b"x" * 2_000_000, "a.txt")
     begun = time.process_time()
     pieces = list(chunker(200, 40).pieces(document, 0))
     assert time.process_time() - begun < 6
@@ -89,7 +89,9 @@ def test_a_text_without_joints_is_cut_in_time() -> None:
 
 def test_passages_are_of_like_length() -> None:
     sentence = "The quick brown fox jumps over the lazy dog and runs far away today. "
-    pieces = list(chunker(200, 0).pieces(plain.read((sentence * 15).encode(), "a.txt"), 0))
+    pieces = list(
+        chunker(200, 0).pieces(text_files.read_plain((sentence * 15).encode(), "a.txt"), 0)
+    )
     lengths = [len(piece.text) for piece in pieces]
     assert len(pieces) == 2
     assert min(lengths) > 0.7 * max(lengths)
@@ -97,7 +99,7 @@ def test_passages_are_of_like_length() -> None:
 
 def test_neighbours_share_what_the_overlap_says() -> None:
     text = " ".join(f"Sentence number {number} is here." for number in range(200))
-    pieces = list(chunker(100, 30).pieces(plain.read(text.encode(), "a.txt"), 0))
+    pieces = list(chunker(100, 30).pieces(text_files.read_plain(text.encode(), "a.txt"), 0))
     shared = [one.end - two.start for one, two in pairwise(pieces)]
     assert all(share > 0 for share in shared)
     assert max(shared) < 0.4 * max(len(piece.text) for piece in pieces)

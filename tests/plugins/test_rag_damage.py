@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from chatlm import ChatlmError
-from chatlm_rag import building, folder
-from chatlm_rag.partial import EMBEDDINGS
-from chatlm_rag.searching import Index
+from chatlm_rag.index import builder, folder
+from chatlm_rag.index.checkpoint import EMBEDDINGS
+from chatlm_rag.retrieval.search import Index
 from tests.plugins.rag_chats import CATS, NAME, house
 from tests.plugins.ui import RememberingWork
 
@@ -81,7 +81,7 @@ def test_an_index_that_is_damaged_in_any_way_breaks_nothing(
     shutil.rmtree(place)
     shutil.copytree(whole, place)
     (place / "1" / EMBEDDINGS).write_bytes(b"")
-    building.rebuild(NAME, work())
+    builder.rebuild(NAME, work())
     assert ask(documents)
 
 
@@ -95,7 +95,7 @@ def change(documents: Path) -> None:
     here, away = documents / "tides.txt", documents / "moved.txt"
     path, to = (here, away) if here.exists() else (away, here)
     path.rename(to)
-    building.update(NAME, work())
+    builder.update(NAME, work())
 
 
 def work() -> RememberingWork:

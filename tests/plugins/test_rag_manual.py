@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from chatlm import shipped
-from chatlm_rag import manifest
-from chatlm_rag.embedding import Embedder
-from chatlm_rag.folder import located
-from chatlm_rag.grounding import passages
-from chatlm_rag.origin import origin_of
-from chatlm_rag.partial import EMBEDDINGS
-from chatlm_rag.passages import LINES
+from chatlm_rag.index import manifest
+from chatlm_rag.index.checkpoint import EMBEDDINGS
+from chatlm_rag.index.chunks import LINES
+from chatlm_rag.index.embedding import Embedder
+from chatlm_rag.index.folder import located
+from chatlm_rag.retrieval.grounding import passages
+from chatlm_rag.retrieval.hits import origin_of
 from tests import models
 
 ROOT = Path(__file__).parents[2]

@@ -13,14 +13,14 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from chatlm import ChatlmError, UsageError
-from chatlm_rag import building, scorecard
-from chatlm_rag.abstaining import THRESHOLD
+from chatlm_rag import evaluation
 from chatlm_rag.commands import rag
-from chatlm_rag.embedding import Embedder
-from chatlm_rag.folder import located
-from chatlm_rag.reranking import Reranker
-from chatlm_rag.searching import Index
-from chatlm_rag.sources.folders import Source
+from chatlm_rag.documents.files import Source
+from chatlm_rag.index import builder
+from chatlm_rag.index.embedding import Embedder
+from chatlm_rag.index.folder import located
+from chatlm_rag.retrieval.relevance import THRESHOLD
+from chatlm_rag.retrieval.search import Index, Reranker
 from tests import models
 
 DOCUMENTS = {
@@ -51,7 +51,7 @@ def index_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     models.lend(home, models.embedder_model())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLM_HOME", str(home))
-        building.build("flat", (Source(str(corpus)),), Silent())
+        builder.build("flat", (Source(str(corpus)),), Silent())
         yield home
 
 
@@ -161,7 +161,7 @@ def test_threads_may_search_at_once(index: Index) -> None:
 
 def test_an_open_index_stays_as_it_is_while_it_is_updated(index_home: Path) -> None:
     opened = Index.open(located("flat"))
-    building.rebuild("flat", Silent())
+    builder.rebuild("flat", Silent())
     assert opened.search("E17")[0].piece.source == "heating"
 
 
@@ -190,7 +190,7 @@ def test_json_has_what_decided_the_order(index: Index) -> None:
 def test_text_of_documents_drives_no_terminal(index_home: Path) -> None:
     path = index_home / "evil.md"
     path.write_text("Evil bananas \x1b[2J\x1b]0;x\x07 are yellow.", encoding="utf-8")
-    building.build("evil", (Source(str(path)),), Silent())
+    builder.build("evil", (Source(str(path)),), Silent())
     shown = chatlm_rag("search", "evil", "bananas").stdout
     assert "\x1b" not in shown
     assert "␛" in shown
@@ -213,7 +213,7 @@ def test_eval_gives_the_scorecard(index: Index, tmp_path: Path) -> None:
     assert table["lexical"]["mrr@10"] == 0.5
     assert table["lexical"]["recall@10"] == 0.5  # no document has the word sublet
     assert table["lexical"]["intervals"]["recall@10"] == [0, 1]
-    assert table["fused"].keys() >= set(scorecard.MEASURES)
+    assert table["fused"].keys() >= set(evaluation.MEASURES)
     assert "recall@100" in (tmp_path / "card.svg").read_text()
 
 
@@ -242,7 +242,7 @@ def test_a_plot_that_cannot_be_is_told_first(index: Index, tmp_path: Path, name:
 def test_a_damaged_index_is_told(index_home: Path) -> None:
     path = index_home / "d.md"
     path.write_text("Some words.", encoding="utf-8")
-    building.build("damaged", (Source(str(path)),), Silent())
+    builder.build("damaged", (Source(str(path)),), Silent())
     folder = located("damaged").current()
     assert folder
     for file in folder.rglob("*.npy"):

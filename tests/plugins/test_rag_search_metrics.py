@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from chatlm import UsageError
-from chatlm_rag import scorecard
-from chatlm_rag.fusion import fuse
-from chatlm_rag.questions import read_judgements, read_questions
+from chatlm_rag import evaluation
+from chatlm_rag.evaluation import read_judgements, read_questions
+from chatlm_rag.retrieval.search import fuse
 
 
 def scores(*values: float) -> NDArray[np.float32]:
@@ -25,22 +25,22 @@ JUDGED = {"a": 3, "b": 1, "c": 0, "d": 2}
 def test_ndcg_is_what_trec_eval_computes() -> None:
     gained = 1 / log2(2) + 0 / log2(3) + 3 / log2(4)
     best = 3 / log2(2) + 2 / log2(3) + 1 / log2(4)
-    assert scorecard.ndcg(["b", "c", "a", "x"], JUDGED, 10) == pytest.approx(gained / best)
+    assert evaluation.ndcg(["b", "c", "a", "x"], JUDGED, 10) == pytest.approx(gained / best)
 
 
 def test_ndcg_looks_no_further_than_k() -> None:
-    assert scorecard.ndcg(["x", "a"], JUDGED, 1) == 0
-    assert scorecard.ndcg(["a"], JUDGED, 1) == 1
+    assert evaluation.ndcg(["x", "a"], JUDGED, 1) == 0
+    assert evaluation.ndcg(["a"], JUDGED, 1) == 1
 
 
 def test_recall_counts_only_documents_that_answer() -> None:
-    assert scorecard.recall(["c", "a", "x", "d"], JUDGED, 3) == pytest.approx(1 / 3)
-    assert scorecard.recall(["c", "a", "x", "d"], JUDGED, 4) == pytest.approx(2 / 3)
+    assert evaluation.recall(["c", "a", "x", "d"], JUDGED, 3) == pytest.approx(1 / 3)
+    assert evaluation.recall(["c", "a", "x", "d"], JUDGED, 4) == pytest.approx(2 / 3)
 
 
 def test_reciprocal_rank_is_that_of_the_first_answer_within_k() -> None:
-    assert scorecard.reciprocal_rank(["c", "x", "d", "a"], JUDGED, 10) == pytest.approx(1 / 3)
-    assert scorecard.reciprocal_rank(["c", "x", "d", "a"], JUDGED, 2) == 0
+    assert evaluation.reciprocal_rank(["c", "x", "d", "a"], JUDGED, 10) == pytest.approx(1 / 3)
+    assert evaluation.reciprocal_rank(["c", "x", "d", "a"], JUDGED, 2) == 0
 
 
 def test_a_fused_score_is_1_for_what_is_best_of_both() -> None:

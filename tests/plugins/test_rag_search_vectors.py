@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from chatlm_rag import vectors
-from chatlm_rag.partial import EMBEDDINGS
+from chatlm_rag.index import vectors
+from chatlm_rag.index.checkpoint import EMBEDDINGS
 
 Matrix = NDArray[np.float32]
 

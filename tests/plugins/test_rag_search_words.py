@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 
 from chatlm import ChatlmError, UsageError
-from chatlm_rag import abstaining, lexical
-from chatlm_rag.duplicates import Wording
-from chatlm_rag.passages import Piece
-from chatlm_rag.reranking import Reranker, configured
-from chatlm_rag.searching import Found, Ranked
+from chatlm_rag.index import bm25 as bm25_module
+from chatlm_rag.index.chunks import Piece
+from chatlm_rag.retrieval import relevance
+from chatlm_rag.retrieval.hits import Found, Ranked
+from chatlm_rag.retrieval.search import Reranker, Wording, configured
 
 TEXTS = ["The stop_reason of a reply.", "Stopping and stopped.", "Über Größe", "…", "reply reply"]
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> lexical.Lexical:
-    lexical.write(tmp_path, TEXTS)
-    return lexical.open(tmp_path)
+def words(tmp_path: Path) -> bm25_module.Lexical:
+    bm25_module.write(tmp_path, TEXTS)
+    return bm25_module.open(tmp_path)
 
 
-def test_scores_are_bm25(words: lexical.Lexical) -> None:
-    lengths = [len(lexical.stems(text)) for text in TEXTS]
+def test_scores_are_bm25(words: bm25_module.Lexical) -> None:
+    lengths = [len(bm25_module.stems(text)) for text in TEXTS]
     rarity = log(1 + (5 - 2 + 0.5) / (2 + 0.5))
 
     def bm25(times: int, length: int) -> float:
@@ -39,25 +39,25 @@ def test_scores_are_bm25(words: lexical.Lexical) -> None:
     assert words.rarity("unheard") > words.rarity("repli") > 0
 
 
-def test_words_are_found_in_other_forms_and_inside_names(words: lexical.Lexical) -> None:
+def test_words_are_found_in_other_forms_and_inside_names(words: bm25_module.Lexical) -> None:
     assert (words.scores("stops") > 0).tolist() == [True, True, False, False, False]
     assert (words.scores("REASON") > 0).tolist() == [True, False, False, False, False]
     assert (words.scores("größe") > 0).tolist() == [False, False, True, False, False]
 
 
 @pytest.mark.parametrize("query", ["", "the of", "unheard", "…", "\ud800"])
-def test_a_query_may_have_no_known_word(words: lexical.Lexical, query: str) -> None:
+def test_a_query_may_have_no_known_word(words: bm25_module.Lexical, query: str) -> None:
     assert words.scores(query).tolist() == [0] * 5
 
 
 def test_texts_may_have_no_words(tmp_path: Path) -> None:
-    lexical.write(tmp_path, ["…", "the"])
-    assert lexical.open(tmp_path).scores("the word").tolist() == [0, 0]
+    bm25_module.write(tmp_path, ["…", "the"])
+    assert bm25_module.open(tmp_path).scores("the word").tolist() == [0, 0]
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
-    lexical.write(tmp_path, TEXTS)
-    files = [path for path in (tmp_path / lexical.FOLDER).iterdir() if path.suffix != ".json"]
+    bm25_module.write(tmp_path, TEXTS)
+    files = [path for path in (tmp_path / bm25_module.FOLDER).iterdir() if path.suffix != ".json"]
     assert files
     for path in files:
         assert np.load(path, allow_pickle=False).dtype.kind in "fiu"
@@ -81,14 +81,14 @@ def found(text: str, cosine: float) -> Found:
 def test_confidence_joins_nearness_and_the_words_that_are_there() -> None:
     rarity = {"boiler": 3.0, "servic": 1.0}.__getitem__
     passages = [found("The boiler.", 0.4), found("Bread.", 0.6)]
-    sure = abstaining.confidence("Boiler service", passages, rarity)
+    sure = relevance.confidence("Boiler service", passages, rarity)
     assert sure == pytest.approx((0.6 + 3 / 4) / 2)
-    assert abstaining.confidence("?!", passages, rarity) == 0.6
-    assert abstaining.confidence("Boiler", [], rarity) == 0
+    assert relevance.confidence("?!", passages, rarity) == 0.6
+    assert relevance.confidence("Boiler", [], rarity) == 0
 
 
 def test_the_curve_has_what_each_threshold_does() -> None:
-    points = abstaining.curve([0.5, 0.8], [0.2, 0.6])
+    points = relevance.curve([0.5, 0.8], [0.2, 0.6])
     assert [(p.threshold, p.kept, p.refused) for p in points] == [
         (0.2, 1, 0),
         (0.5, 1, 0.5),
@@ -99,12 +99,12 @@ def test_the_curve_has_what_each_threshold_does() -> None:
 
 def test_the_threshold_keeps_19_of_20() -> None:
     values = [number / 40 for number in range(40)]
-    threshold = abstaining.calibrate(values)
+    threshold = relevance.calibrate(values)
     assert sum(value >= threshold for value in values) == 38
 
 
 def test_a_group_is_judged_by_the_threshold_of_the_others() -> None:
-    checked = abstaining.cross_validate({"a": [0.5], "b": [0.9]}, {"a": [0.1], "b": [0.6]})
+    checked = relevance.cross_validate({"a": [0.5], "b": [0.9]}, {"a": [0.1], "b": [0.6]})
     assert (checked.kept, checked.refused) == (0.5, 0.5)
     assert checked.threshold == pytest.approx(0.7)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from chatlm_rag.sources import pdf
-from chatlm_rag.sources.document import Document, Problem
-from chatlm_rag.sources.folders import Source, files
-from chatlm_rag.sources.reading import documents
+from chatlm_rag.documents import pdf
+from chatlm_rag.documents.document import Document, Problem
+from chatlm_rag.documents.files import Source, files
+from chatlm_rag.documents.reader import documents
 from tests.plugins import rag_files
 
 

@@ -23,7 +23,7 @@ from chatlm import (
     hookimpl,
 )
 from chatlm.errors import EngineError
-from chatlm.plugins import PluginHost
+from chatlm.plugin_host.host import PluginHost
 from tests.plugins.serve import MODEL, Echo, send, serving
 
 CHAT = "/v1/chat/completions"

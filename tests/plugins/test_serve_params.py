@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm import Sampling, Setup
+from chatlm_serve.completions import KNOWN, listed, read_params, setup_of
 from chatlm_serve.errors import ApiError
-from chatlm_serve.hosts import is_loopback, names_loopback
-from chatlm_serve.names import listed, setup_of
-from chatlm_serve.params import KNOWN, read_params
+from chatlm_serve.http_guard import is_loopback, names_loopback
 
 USER = {"role": "user", "content": "Hi"}
 

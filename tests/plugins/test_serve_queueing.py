@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from chatlm_serve.queueing import Busy, Line, Stopping
+from chatlm_serve.work_queue import Busy, Line, Stopping
 
 
 class Steps:

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from chatlm import Delta, EngineEvent, Finished, Message, Request, StopReason, Usage
-from chatlm_serve.sharing import SharedBatch
+from chatlm_serve.work_queue import SharedBatch
 
 
 class Words:

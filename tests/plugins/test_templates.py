@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm import Message, Sampling, UsageError
-from chatlm.engines.local import LocalEngine
+from chatlm.engines.local_engine import LocalEngine
 from chatlm_templates import library
-from chatlm_templates.reading import MOST_BYTES, TemplateFault, read
 from chatlm_templates.rendering import as_data, render
 from chatlm_templates.template import PARTS, Example, Template, Variable
+from chatlm_templates.template_file import MOST_BYTES, TemplateFault, read
 
 NOTE = Template(
     "note",

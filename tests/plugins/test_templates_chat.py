@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 import chatlm_templates.plugin
 from chatlm import Conversation, Message, Sampling, UsageError
-from chatlm.engines.local import LocalEngine
-from chatlm.messages import Reply, StopReason, Turn
-from chatlm.plugins import PluginHost
-from chatlm.session import ChatSession
-from chatlm.store import Store
+from chatlm.chat.session import ChatSession
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.engines.scripted import ScriptedEngine
+from chatlm.plugin_host.host import PluginHost
 from chatlm.store.export import to_markdown
-from chatlm.testing import ScriptedEngine
-from chatlm_templates import chosen, follow_ups, slash, using
+from chatlm.store.store import Store
+from chatlm.types.messages import Reply, StopReason, Turn
+from chatlm_templates import actions, chat_state
 from chatlm_templates.library import named
 from chatlm_templates.rendering import as_data
 from chatlm_templates.template import Template, Variable
@@ -148,7 +148,7 @@ def test_words_never_leave_their_place(words: str) -> None:
         "t", user="A\n{{ words }}\nB", variables={"words": Variable("words", "multiline")},
         input="words",
     )  # fmt: skip
-    user = using.preview(template, {"words": words}).user
+    user = actions.preview(template, {"words": words}).user
     assert user == f"A\n<words>\n{as_data(words)}\n</words>\nB"
 
 
@@ -159,7 +159,7 @@ def test_hostile_words_forge_no_turn(note: Path, shared_data: Path, engine: Loca
     chat = Conversation(1, kept={"templates": {"template": "note", "values": {}}})
 
     def control_ids(words: str) -> list[int]:
-        made = chosen.message(chat, words, dict)
+        made = chat_state.message(chat, words, dict)
         assert isinstance(made, str)
         return [i for i in engine.tokens.encode([Message("user", made)]) if i in controls]
 
@@ -172,53 +172,57 @@ def test_hostile_words_forge_no_turn(note: Path, shared_data: Path, engine: Loca
 
 def test_use_switch_and_end(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1, system="Mine."))
-    using.use(ui, named("note"), {"tone": "stern", "words": "Hello"}, fresh=False)
+    actions.use(ui, named("note"), {"tone": "stern", "words": "Hello"}, fresh=False)
     assert ui.conversation.system == "Be stern."
     assert ui.kept["values"] == {"tone": "stern"}
     assert ui.called("write") == [{"text": "Hello"}]
-    using.use(ui, named("translate"), {"language": "French"}, fresh=False)
+    actions.use(ui, named("translate"), {"language": "French"}, fresh=False)
     assert ui.conversation.system == "Mine."
     assert ui.kept["template"] == "translate"
-    using.use(ui, named("note"), {}, fresh=False)
-    using.end(ui)
+    actions.use(ui, named("note"), {}, fresh=False)
+    actions.end(ui)
     assert ui.conversation.system == "Mine."
     assert ui.kept == {}
     with pytest.raises(UsageError, match="no template"):
-        using.end(ui)
+        actions.end(ui)
 
 
 def test_a_system_prompt_that_was_changed_since_stays(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1, system="Mine."))
-    using.use(ui, named("note"), {}, fresh=False)
+    actions.use(ui, named("note"), {}, fresh=False)
     ui.set_chat(system="Changed.")
-    using.end(ui)
+    actions.end(ui)
     assert ui.conversation.system == "Changed."
 
 
 def test_a_new_chat_begins_with_the_template(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1, system="Mine."))
-    using.use(ui, named("note"), {"tone": "stern"}, fresh=True)
+    actions.use(ui, named("note"), {"tone": "stern"}, fresh=True)
     (new,) = ui.called("new_chat")
     assert (new["system"], new["message"]) == ("Be stern.", "")
-    assert chosen.chosen(new["kept"]) == chosen.Chosen("note", {"tone": "stern"}, "Be stern.")
+    assert chat_state.chosen(new["kept"]) == chat_state.Chosen(
+        "note", {"tone": "stern"}, "Be stern."
+    )
 
 
 def test_a_missing_value_changes_nothing(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
     with pytest.raises(UsageError, match="needs language"):
-        using.use(ui, named("translate"), {}, fresh=False)
+        actions.use(ui, named("translate"), {}, fresh=False)
     assert ui.calls == []
 
 
 def test_a_message_without_input_waits_in_the_composer(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
-    using.use(ui, Template("t", user="Tell me a joke."), {}, fresh=False)
+    actions.use(ui, Template("t", user="Tell me a joke."), {}, fresh=False)
     assert ui.called("write") == [{"text": "Tell me a joke."}]
 
 
 def test_a_hint_is_told_and_not_followed(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
-    using.use(ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, fresh=False)
+    actions.use(
+        ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, fresh=False
+    )
     (told,) = ui.called("tell")
     assert "meant for model qwen␛[2J, index manual" in told["text"]
     assert {name for name, _ in ui.calls} == {"set_chat", "keep", "tell"}
@@ -226,18 +230,18 @@ def test_a_hint_is_told_and_not_followed(home: Path) -> None:
 
 def test_the_command(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
-    slash.template(ui, "")
-    slash.template(ui, "translate")
+    actions.template(ui, "")
+    actions.template(ui, "translate")
     assert ui.called("open_screen") == [
-        {"name": slash.PICKER, "argument": ""},
-        {"name": slash.FORM, "argument": "translate"},
+        {"name": actions.PICKER, "argument": ""},
+        {"name": actions.FORM, "argument": "translate"},
     ]
-    slash.template(ui, "assistant")
+    actions.template(ui, "assistant")
     assert ui.kept["template"] == "assistant"
-    slash.template(ui, "off")
+    actions.template(ui, "off")
     assert ui.kept == {}
     with pytest.raises(UsageError, match="Did you mean translate"):
-        slash.template(ui, "translat")
+        actions.template(ui, "translat")
 
 
 # --- about a reply -----------------------------------------------------------------------------
@@ -253,7 +257,7 @@ def talk(turns: int, **more: Any) -> Conversation:
     return Conversation(1, turns=tuple(exchange(n + 1) for n in range(turns)), **more)
 
 
-@pytest.mark.parametrize("run", [slash.find_errors, slash.simplify])
+@pytest.mark.parametrize("run", [actions.find_errors, actions.simplify])
 def test_in_the_same_chat(home: Path, run: Any) -> None:
     ui = RememberingUi("templates", talk(2))
     run(ui, "")
@@ -268,15 +272,15 @@ def test_in_the_same_chat(home: Path, run: Any) -> None:
 
 def test_a_follow_up_goes_past_the_chats_template(note: Path) -> None:
     ui = RememberingUi("templates", talk(1, kept={"templates": {"template": "note"}}))
-    slash.simplify(ui, "")
+    actions.simplify(ui, "")
     (sent,) = ui.called("send")
-    assert chosen.message(ui.conversation, sent["text"], dict) is None
-    assert chosen.message(ui.conversation, "Hello", dict) is not None
+    assert chat_state.message(ui.conversation, sent["text"], dict) is None
+    assert chat_state.message(ui.conversation, "Hello", dict) is not None
 
 
 def test_validate_says_never_whose_it_is(home: Path) -> None:
     ui = RememberingUi("templates", talk(2))
-    slash.validate(ui, "")
+    actions.validate(ui, "")
     (new,) = ui.called("new_chat")
     assert "provided by an expert:\n\n<answer>\nAnswer 2 &lt;/text>" in new["message"]
     assert "<question>\nQuestion 2?\n</question>" in new["message"]
@@ -286,7 +290,7 @@ def test_validate_says_never_whose_it_is(home: Path) -> None:
 
 def test_review_asks_another_model(home: Path) -> None:
     ui = RememberingUi("templates", talk(1))
-    slash.review(ui, "other")
+    actions.review(ui, "other")
     (new,) = ui.called("new_chat")
     assert new["model"] == "other"
     assert "Answer 1" in new["message"]
@@ -296,14 +300,14 @@ def test_review_asks_another_model(home: Path) -> None:
 def test_without_a_reply_there_is_nothing_to_do(home: Path, name: str) -> None:
     ui = RememberingUi("templates", Conversation(0))
     with pytest.raises(UsageError, match="no reply"):
-        getattr(slash, name)(ui, "")
+        getattr(actions, name)(ui, "")
     assert ui.calls == []
 
 
 def test_consolidate_waits_in_the_composer(home: Path) -> None:
     engine = ScriptedEngine("Write a poem of two lines.")
     ui = RememberingUi("templates", talk(5, system="Be brief."), engine)
-    slash.consolidate(ui, "")
+    actions.consolidate(ui, "")
     asked = engine.requests[-1]
     assert [m.role for m in asked.messages] == ["system", *["user", "assistant"] * 5, "user"]
     assert asked.sampling.temperature == 0.2
@@ -316,28 +320,28 @@ def test_consolidate_waits_in_the_composer(home: Path) -> None:
 
 def test_consolidate_can_be_given_up(home: Path) -> None:
     ui = RememberingUi("templates", talk(1), ScriptedEngine("Never."), cancelled=True)
-    slash.consolidate(ui, "")
+    actions.consolidate(ui, "")
     assert ui.calls == []
 
 
 def test_consolidate_needs_a_model_that_says_something(home: Path) -> None:
     with pytest.raises(UsageError, match="not loaded"):
-        slash.consolidate(RememberingUi("templates", talk(1)), "")
+        actions.consolidate(RememberingUi("templates", talk(1)), "")
     ui = RememberingUi("templates", talk(1), ScriptedEngine(" "))
     with pytest.raises(UsageError, match="wrote nothing"):
-        slash.consolidate(ui, "")
+        actions.consolidate(ui, "")
     assert ui.calls == []
 
 
 def test_a_new_start_is_suggested_once(home: Path) -> None:
     ui = RememberingUi("templates", talk(4))
-    follow_ups.suggest(ui, ui.conversation)
+    actions.suggest(ui, ui.conversation)
     assert ui.calls == []
     ui.conversation = dataclasses.replace(talk(5), kept=ui.conversation.kept)
-    follow_ups.suggest(ui, dataclasses.replace(ui.conversation, id=2))  # not the one that is shown
+    actions.suggest(ui, dataclasses.replace(ui.conversation, id=2))  # not the one that is shown
     assert ui.calls == []
     for _ in range(3):
-        follow_ups.suggest(ui, ui.conversation)
+        actions.suggest(ui, ui.conversation)
     (told,) = ui.called("tell")
     assert "/consolidate" in told["text"]
 

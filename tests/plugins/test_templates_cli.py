@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.store import Store
+from chatlm.store.store import Store
 from chatlm_templates.template import PARTS
 
 

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import chatlm_templates.plugin
-from chatlm.plugins import PluginHost
+from chatlm.plugin_host.host import PluginHost
 
 ROOT = Path(__file__).parents[2]
 

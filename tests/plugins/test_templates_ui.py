@@ -11,12 +11,12 @@ from textual.widgets import Checkbox, Input, OptionList, Select, Static
 
 import chatlm_templates.plugin
 from chatlm import Conversation, hookimpl
-from chatlm.config import Config
+from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.plugins import PluginHost
-from chatlm.store import Store
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.xray_screen import XrayScreen
+from chatlm.tui.screens.xray import XrayScreen
 from chatlm_templates.library import named
 from chatlm_templates.screens.fields import Area, Field
 from chatlm_templates.screens.form import Form

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from chatlm import Config, Conversation, Engine, Passage, Sampling, Turn
-from chatlm.plugins import PluginHost
-from chatlm.sidechats import OwnSideChats
+from chatlm.chat.side_chats import OwnSideChats
+from chatlm.plugin_host.host import PluginHost
 
 
 class RememberingWork:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from chatlm_rag.folder import located
-from chatlm_rag.searching import Index
+from chatlm_rag.index.folder import located
+from chatlm_rag.retrieval.search import Index
 from tests import models
 
 pytestmark = pytest.mark.slow

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from chatlm_rag import building, scorecard
-from chatlm_rag.folder import located
-from chatlm_rag.questions import read_judgements, read_questions
-from chatlm_rag.searching import Index
-from chatlm_rag.sources.folders import Source
+from chatlm_rag import evaluation
+from chatlm_rag.documents.files import Source
+from chatlm_rag.evaluation import read_judgements, read_questions
+from chatlm_rag.index import builder
+from chatlm_rag.index.folder import located
+from chatlm_rag.retrieval.search import Index
 from tests import models
 
 pytestmark = pytest.mark.slow
@@ -27,8 +28,8 @@ class Silent:
 def test_fused_ranking(home: Path, shared_data: Path, name: str, least: float) -> None:
     models.lend(home, models.embedder_model())
     folder = shared_data / "retrieval" / name
-    building.build(name, (Source(str(folder / "corpus.jsonl")),), Silent())
-    card = scorecard.evaluate(
+    builder.build(name, (Source(str(folder / "corpus.jsonl")),), Silent())
+    card = evaluation.evaluate(
         Index.open(located(name)),
         read_questions(folder / "queries.jsonl"),
         read_judgements(folder / "qrels.tsv"),

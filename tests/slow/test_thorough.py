@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.engines.local import LocalEngine
-from chatlm.events import Delta
-from chatlm.generation import Request
-from chatlm.messages import Message
-from chatlm.sampling import Sampling
-from chatlm.store import Store
+from chatlm.engines.local_engine import LocalEngine
+from chatlm.store.store import Store
+from chatlm.types.events import Delta
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 from tests.endless import text_on_disk
 from tests.waiting import wait_until
 

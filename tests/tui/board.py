@@ -11,9 +11,9 @@ from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import TextArea
 
-from chatlm.messages import Message, Reply, Standing, StopReason, Turn, Usage
-from chatlm.tui.widgets.transcript import Transcript
-from chatlm.tui.widgets.turn_view import TurnView
+from chatlm.tui.chat.transcript import Transcript
+from chatlm.tui.chat.turn_view import TurnView
+from chatlm.types.messages import Message, Reply, Standing, StopReason, Turn, Usage
 from tests.tui.support import plain, until
 
 USAGE = Usage(20, 0, 48, 0.25, 2.35)

@@ -15,9 +15,9 @@ from textual.screen import Screen
 from textual.widgets import Footer, Input, TextArea
 from textual.widgets._footer import FooterKey
 
-from chatlm.generation import Prompt, PromptToken, Request, prompt_hash
-from chatlm.messages import Message
 from chatlm.tui.widgets.hints import Hints
+from chatlm.types.messages import Message
+from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 from tests.tui.support import PATIENCE, plain
 
 SnapCompare = Callable[..., bool]

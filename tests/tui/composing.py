@@ -15,8 +15,8 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Static
 
 from chatlm.tui.commands import Command
-from chatlm.tui.widgets.completion_list import CompletionList
-from chatlm.tui.widgets.composer import Composer
+from chatlm.tui.composer.completion import CompletionList
+from chatlm.tui.composer.composer import Composer
 
 COMMANDS = (
     Command("new", "new chat", "ctrl+n"),

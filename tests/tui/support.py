@@ -12,20 +12,21 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widget import Widget
 
-from chatlm.config import Config
+from chatlm.config.config import Config
 from chatlm.engines.scripted import IN_WORDS, ScriptedEngine
-from chatlm.events import Delta, EngineEvent, Finished, Fitted, Prefill
-from chatlm.generation import EngineInfo, Prompt, Request
-from chatlm.messages import Message, StopReason, Usage
-from chatlm.sampling import DEFAULTS
-from chatlm.store import Store
-from chatlm.tui.answering import UPDATES_PER_SECOND
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.live_chat import LiveChat
-from chatlm.tui.loading import OpenEngine
-from chatlm.tui.widgets.between_turns import NoticeLine
-from chatlm.tui.widgets.chat_list import ChatList
-from chatlm.tui.widgets.turn_view import TurnView
+from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.turn_column import NoticeLine
+from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat_list.chat_list import ChatList
+from chatlm.tui.engine_loader import OpenEngine
+from chatlm.tui.workers import UPDATES_PER_SECOND
+from chatlm.types.engine import EngineInfo
+from chatlm.types.events import Delta, EngineEvent, Finished, Fitted, Prefill
+from chatlm.types.messages import Message, StopReason, Usage
+from chatlm.types.requests import Prompt, Request
+from chatlm.types.sampling import DEFAULTS
 
 PATIENCE = 20.0
 

@@ -16,14 +16,16 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from chatlm.errors import StoreError
-from chatlm.messages import StopReason, Usage
-from chatlm.store import Store, Summary, database
-from chatlm.tui.prompt_screen import PromptScreen
-from chatlm.tui.widgets.chat_list import PAGE, ChatList
-from chatlm.tui.widgets.chat_rows import ANSWERING, PINNED, UNFINISHED, day_group
-from chatlm.tui.widgets.chats_panel import ChatsPanel
+from chatlm.store import database
+from chatlm.store.queries import Summary
+from chatlm.store.store import Store
+from chatlm.tui.chat_list.chat_list import PAGE, ChatList
+from chatlm.tui.chat_list.panel import ChatsPanel
+from chatlm.tui.chat_list.rows import ANSWERING, PINNED, UNFINISHED, day_group
+from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.widgets.hints import Hints
-from chatlm.tui.writes import Writes
+from chatlm.tui.workers import Writes
+from chatlm.types.messages import StopReason, Usage
 from tests.costs import processor_seconds
 from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
 from tests.waiting import PATIENCE

@@ -8,9 +8,9 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from chatlm.store import Store
-from chatlm.tui.prompt_screen import PromptScreen
-from chatlm.tui.widgets.hit_list import HitList
+from chatlm.store.store import Store
+from chatlm.tui.chat_list.panel import HitList
+from chatlm.tui.screens.dialogs import PromptScreen
 from tests.tui.support import until
 from tests.tui.test_chat_list import PanelApp, chat, moved
 

@@ -11,11 +11,12 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from chatlm.errors import StoreError
-from chatlm.store import Hit, Store
-from chatlm.tui.widgets.chat_list import ChatList
+from chatlm.store.search import Hit
+from chatlm.store.store import Store
+from chatlm.tui.chat_list.chat_list import ChatList
+from chatlm.tui.chat_list.panel import FOUND, HitList
+from chatlm.tui.chat_list.rows import SearchBox
 from chatlm.tui.widgets.hints import Hints
-from chatlm.tui.widgets.hit_list import FOUND, HitList
-from chatlm.tui.widgets.search_box import SearchBox
 from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
 from tests.tui.test_chat_list import SIZE, PanelApp, assert_safe, chat, store_with, toasts
 from tests.waiting import PATIENCE

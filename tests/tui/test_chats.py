@@ -6,17 +6,15 @@ import pytest
 from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.messages import StopReason, Usage
-from chatlm.store import Store
-from chatlm.tui.widgets.between_turns import Earlier
-from chatlm.tui.widgets.chat_list import PAGE
-from chatlm.tui.widgets.chats_panel import ChatsPanel
-from chatlm.tui.widgets.hit_list import HitList
-from chatlm.tui.widgets.status_bar import StatusBar
-from chatlm.tui.widgets.transcript import Transcript
-from chatlm.tui.widgets.turn_column import PAGE as TURNS
-from chatlm.tui.widgets.turn_view import TurnView
-from chatlm.tui.widgets.welcome import Suggestion, Welcome
+from chatlm.store.store import Store
+from chatlm.tui.chat.status import StatusBar
+from chatlm.tui.chat.transcript import Transcript
+from chatlm.tui.chat.turn_column import PAGE as TURNS
+from chatlm.tui.chat.turn_column import Earlier, Suggestion, Welcome
+from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat_list.chat_list import PAGE
+from chatlm.tui.chat_list.panel import ChatsPanel, HitList
+from chatlm.types.messages import StopReason, Usage
 from tests.tui.support import (
     StillEngine,
     app_of,

@@ -15,9 +15,9 @@ from textual.widgets import Button
 
 from chatlm.errors import UsageError
 from chatlm.text import visible
-from chatlm.tui.drafts import drawn
-from chatlm.tui.widgets.completion_list import CompletionList
-from chatlm.tui.widgets.composer import Composer
+from chatlm.tui.composer.completion import CompletionList
+from chatlm.tui.composer.composer import Composer
+from chatlm.tui.composer.drafts import drawn
 from tests.tui.composing import COMMANDS, ComposerApp, burst, type_keys, whole
 from tests.tui.support import hostile_texts, toasts, until
 

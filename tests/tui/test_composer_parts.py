@@ -11,11 +11,21 @@ from hypothesis import strategies as st
 
 from chatlm.errors import UsageError
 from chatlm.text import visible
-from chatlm.tui import attachments, slash
-from chatlm.tui.attachments import Cost, attached, block, mention, read
-from chatlm.tui.completion import Completion, complete, paths, ranked
-from chatlm.tui.drafts import CLOSE, OPEN, Draft, clean, drawn, is_long, placeholder, placeholders
-from chatlm.tui.history import History
+from chatlm.tui import commands
+from chatlm.tui.composer import attachments
+from chatlm.tui.composer.attachments import Cost, attached, block, mention, read
+from chatlm.tui.composer.completion import Completion, complete, paths, ranked
+from chatlm.tui.composer.drafts import (
+    CLOSE,
+    OPEN,
+    Draft,
+    History,
+    clean,
+    drawn,
+    is_long,
+    placeholder,
+    placeholders,
+)
 from tests.tui.composing import COMMANDS
 from tests.tui.support import hostile_texts
 
@@ -114,7 +124,7 @@ def test_the_history_is_read_again_for_the_next_walk() -> None:
     ],
 )
 def test_what_is_a_message(typed: str, meant: str) -> None:
-    assert slash.parse(typed, BY_NAME) == meant
+    assert commands.parse(typed, BY_NAME) == meant
 
 
 @pytest.mark.parametrize(
@@ -128,7 +138,7 @@ def test_what_is_a_message(typed: str, meant: str) -> None:
     ],
 )
 def test_what_is_a_command(typed: str, name: str, argument: str) -> None:
-    assert slash.parse(typed, BY_NAME) == (BY_NAME[name], argument)
+    assert commands.parse(typed, BY_NAME) == (BY_NAME[name], argument)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,7 @@ def test_what_is_a_command(typed: str, name: str, argument: str) -> None:
 )
 def test_what_is_neither_says_what_to_do(typed: str, error: str) -> None:
     with pytest.raises(UsageError) as caught:
-        slash.parse(typed, BY_NAME)
+        commands.parse(typed, BY_NAME)
     assert str(caught.value) == error
 
 
@@ -353,6 +363,6 @@ def test_hostile_texts_are_completed_and_parsed_without_harm(
                 assert visible(label) == label
             assert clean(clean(typed)) == clean(typed)
             try:
-                slash.parse(clean(typed), BY_NAME)
+                commands.parse(clean(typed), BY_NAME)
             except UsageError as error:
                 assert "\x1b" not in str(error)

@@ -13,9 +13,9 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 from chatlm.errors import EngineError, StoreError
-from chatlm.messages import Message, Standing, Turn
-from chatlm.tui.context_screen import ContextScreen, Ledger, rows
-from chatlm.tui.widgets.ruler import Fill
+from chatlm.tui.screens.context import ContextScreen, Ledger, rows
+from chatlm.tui.widgets.context_gauge import Fill
+from chatlm.types.messages import Message, Standing, Turn
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
 from tests.tui.support import hostile_texts, plain
 

@@ -10,8 +10,8 @@ from textual.pilot import Pilot
 from textual.strip import Strip
 
 from chatlm.engines.scripted import ScriptedEngine
+from chatlm.tui.chat.status import StatusBar
 from chatlm.tui.widgets.hints import Hints
-from chatlm.tui.widgets.status_bar import StatusBar
 from tests.tui.support import idle, make_app, say, until
 
 LEAST = 4.5

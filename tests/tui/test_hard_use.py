@@ -16,11 +16,12 @@ from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import Cancelled, StoreError
-from chatlm.events import EngineEvent, Prefill
-from chatlm.generation import Prompt, Request
-from chatlm.messages import Message, Standing, StopReason, Usage
-from chatlm.store import Store, database
-from chatlm.tui.widgets.chat_view import ChatView
+from chatlm.store import database
+from chatlm.store.store import Store
+from chatlm.tui.chat.chat_view import ChatView
+from chatlm.types.events import EngineEvent, Prefill
+from chatlm.types.messages import Message, Standing, StopReason, Usage
+from chatlm.types.requests import Prompt, Request
 from tests.tui.support import (
     StillEngine,
     app_of,

@@ -13,13 +13,13 @@ from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ModelError
-from chatlm.store import Store
+from chatlm.store.store import Store
 from chatlm.text import visible
 from chatlm.tui import commands
-from chatlm.tui.drafts import clean
-from chatlm.tui.import_screen import ImportScreen
-from chatlm.tui.widgets.chat_list import ChatList
-from chatlm.tui.widgets.transcript import Transcript
+from chatlm.tui.chat.transcript import Transcript
+from chatlm.tui.chat_list.chat_list import ChatList
+from chatlm.tui.composer.drafts import clean
+from chatlm.tui.screens.transfer import ImportScreen
 from tests.tui.support import (
     app_of,
     chat_of,

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from textual.widgets import ProgressBar
 
-from chatlm.store import Store
-from chatlm.store.intake import Import
-from chatlm.tui import transfer
-from chatlm.tui.import_screen import ImportScreen
+from chatlm.store.importing.importer import Import
+from chatlm.store.store import Store
+from chatlm.tui.screens import transfer
+from chatlm.tui.screens.transfer import ImportScreen
 from tests.tui.cards import CardApp, everything_visible, hint, settled
 from tests.tui.support import letters
 

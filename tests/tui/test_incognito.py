@@ -9,9 +9,9 @@ from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
-from chatlm.messages import StopReason
-from chatlm.store import Store
-from chatlm.tui.leaving import LeavingScreen
+from chatlm.store.store import Store
+from chatlm.tui.screens.dialogs import LeavingScreen
+from chatlm.types.messages import StopReason
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint
 from tests.tui.support import (
     StillEngine,

@@ -11,10 +11,10 @@ from textual.binding import Binding
 from textual.widgets import OptionList, TextArea
 
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.store import Store
+from chatlm.store.store import Store
 from chatlm.tui import commands
 from chatlm.tui.commands import Command
-from chatlm.tui.help_screen import HelpScreen
+from chatlm.tui.screens.help import HelpScreen
 from tests.tui.support import app_of, chat_of, idle, make_app, newest, plain, toasts, until
 
 EVERYWHERE = [*commands.CHAT, *commands.APP]

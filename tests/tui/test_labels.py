@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chatlm import Annotation, Message, Passage, Ui, hookimpl
-from chatlm.config import Config
-from chatlm.plugins import PluginHost
-from chatlm.store import Store
+from chatlm.config.config import Config
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from tests.tui.support import (
     StillEngine,

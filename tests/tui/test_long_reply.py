@@ -12,9 +12,8 @@ from textual.app import App
 from textual.content import Content
 
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.tui.markdown import GrowingMarkdown
-from chatlm.tui.pieces import CodeLine, Grid, Words
-from chatlm.tui.widgets.reply_text import ReplyText
+from chatlm.tui.chat.markdown import CodeLine, Grid, GrowingMarkdown, Words
+from chatlm.tui.chat.reply_text import ReplyText
 from tests.costs import processor_seconds
 from tests.tui.support import idle, make_app, newest, plain, say, until
 

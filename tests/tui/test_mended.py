@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.messages import Standing
-from chatlm.store import Store
-from chatlm.tui.widgets.status_bar import StatusBar
-from chatlm.tui.widgets.welcome import Suggestion
+from chatlm.store.store import Store
+from chatlm.tui.chat.status import StatusBar
+from chatlm.tui.chat.turn_column import Suggestion
+from chatlm.types.messages import Standing
 from tests.tui.support import app_of, chat_of, idle, make_app, newest, plain, say, toasts, until
 
 

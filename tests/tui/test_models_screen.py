@@ -10,8 +10,8 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 from chatlm.errors import ModelError
-from chatlm.models import ModelDetails
-from chatlm.tui.model_screen import ModelScreen
+from chatlm.hub.installed import ModelDetails
+from chatlm.tui.screens.models import ModelScreen
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
 from tests.tui.support import hostile_texts, plain
 

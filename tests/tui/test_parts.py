@@ -14,15 +14,15 @@ from textual.message import Message
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import Cancelled, ModelError
-from chatlm.events import Delta, Finished, SessionEvent
-from chatlm.messages import Message as Said
-from chatlm.messages import Reply, StopReason, Turn, Usage
-from chatlm.models.progress import STAGES, in_words
-from chatlm.tui import labels
-from chatlm.tui.answering import UPDATES_PER_SECOND, answer
-from chatlm.tui.loading import EngineLoader, EngineState, Failed, Loading, Ready
-from chatlm.tui.messages import TextGathered, TurnEnded
-from chatlm.tui.widgets.status_bar import Status, status_line
+from chatlm.hub.jobs import STAGES, in_words
+from chatlm.tui import formatting
+from chatlm.tui.chat.live_turn import TextGathered, TurnEnded, answer
+from chatlm.tui.chat.status import Status, status_line
+from chatlm.tui.engine_loader import EngineLoader, EngineState, Failed, Loading, Ready
+from chatlm.tui.workers import UPDATES_PER_SECOND
+from chatlm.types.events import Delta, Finished, SessionEvent
+from chatlm.types.messages import Message as Said
+from chatlm.types.messages import Reply, StopReason, Turn, Usage
 from tests.tui.support import StillEngine
 
 
@@ -31,22 +31,22 @@ def turn_with(*replies: Reply) -> Turn:
 
 
 def test_every_end_has_a_label() -> None:
-    assert set(labels.STOP_LABELS) == {*StopReason, None}
+    assert set(formatting.STOP_LABELS) == {*StopReason, None}
     for reason in (*StopReason, None):
-        line = labels.ended(Reply(1, 1, "x", reason))
+        line = formatting.ended(Reply(1, 1, "x", reason))
         assert (line == "") is (reason is StopReason.END)
 
 
 def test_the_parts_of_the_line_below_a_reply() -> None:
     end = Reply(2, 2, "x", StopReason.END, usage=Usage(10, 0, 1204, 0.5, 38.5))
     first = Reply(1, 1, "y", StopReason.CANCELLED, usage=Usage(10, 0, 1))
-    assert (labels.ended(None), labels.ended(first)) == ("not answered", "stopped")
-    assert labels.version(turn_with(first, end)) == "version 2 of 2"
-    assert labels.version(turn_with(first)) == labels.version(turn_with()) == ""
-    assert labels.cost(end) == "1,204 tokens · 31.2 tokens/s"
-    assert (labels.cost(first), labels.cost(None)) == ("1 token", "")
+    assert (formatting.ended(None), formatting.ended(first)) == ("not answered", "stopped")
+    assert formatting.version(turn_with(first, end)) == "version 2 of 2"
+    assert formatting.version(turn_with(first)) == formatting.version(turn_with()) == ""
+    assert formatting.cost(end) == "1,204 tokens · 31.2 tokens/s"
+    assert (formatting.cost(first), formatting.cost(None)) == ("1 token", "")
     adapted = Reply(3, 3, "z", StopReason.END, adapter="pirate", usage=Usage(10, 0, 1))
-    assert labels.cost(adapted) == "adapter pirate · 1 token"
+    assert formatting.cost(adapted) == "adapter pirate · 1 token"
 
 
 READY = Ready(StillEngine().info)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual import events
 
-from chatlm.tui.pasting import END, ESCAPE, STAND_IN, START, PasteParser
+from chatlm.tui.clipboard import END, ESCAPE, STAND_IN, START, PasteParser
 from tests.tui.support import hostile_texts
 
 PIECES = st.sampled_from(

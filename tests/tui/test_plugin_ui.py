@@ -14,10 +14,10 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, Static
 
 from chatlm import Panel, PluginScreen, Sampling, SlashCommand, Ui, UsageError, hookimpl
-from chatlm.config import Config
+from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.plugins import PluginHost
-from chatlm.store import Store
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
 from chatlm.testing import screen
 from chatlm.tui import commands
 from chatlm.tui.app import ChatApp

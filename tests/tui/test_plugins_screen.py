@@ -12,19 +12,19 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Select, Switch
 
-from chatlm import Annotation, config, hookimpl, paths
-from chatlm.config import Config
+from chatlm import Annotation, hookimpl
+from chatlm.config import config, paths
+from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.plugins import Fault, PluginHost, load_all, overview
-from chatlm.plugins.fields import Fields
-from chatlm.plugins.lifetime import start
-from chatlm.plugins.overview import Row, Status
-from chatlm.store import Store
+from chatlm.plugin_host import discovery
+from chatlm.plugin_host.faults import Fault
+from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_host.lifecycle import Row, Status, load_all, start
+from chatlm.plugin_host.settings import Fields
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.plugin_form import PluginForm
-from chatlm.tui.plugin_listing import Listed, listed
-from chatlm.tui.plugins_screen import PluginsScreen
-from chatlm.tui.widgets.field_row import FieldRow
+from chatlm.tui.screens.plugin_settings import FieldRow, PluginForm
+from chatlm.tui.screens.plugins import Listed, PluginsScreen, listed
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
 from tests.tui.support import (
     chat_of,
@@ -224,7 +224,7 @@ async def test_in_safe_mode_nothing_is_loaded() -> None:
 async def test_without_plugins_it_says_how_to_begin(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overview, "find", list)
+    monkeypatch.setattr(discovery, "find", list)
     app = CardApp(screen_of(PluginHost(), Config()))
     async with app.run_test(size=(160, 40)) as pilot:
         await settled(pilot, lambda: "chatlm plugins new NAME" in plain(app.screen))

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from chatlm.errors import StoreError
-from chatlm.tui.prompt_screen import PromptScreen
+from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.widgets.hints import Hints
 from tests.tui.composing import burst
 from tests.tui.support import everything_drawn, hostile_texts, until

@@ -8,13 +8,13 @@ from collections.abc import Generator
 import pytest
 from textual.pilot import Pilot
 
+from chatlm.chat.replay import Piece, Replayed, ReplayStarted, differences
 from chatlm.errors import UsageError
-from chatlm.events import Delta, Fitted, Prefill
-from chatlm.generation import Provenance
-from chatlm.messages import Message, Reply, StopReason, Usage
-from chatlm.replay import Piece, Replayed, ReplayStarted, differences
-from chatlm.sampling import Sampling
-from chatlm.tui.replay_screen import ReplayScreen, drawn, marked, verdict
+from chatlm.tui.screens.replay import ReplayScreen, drawn, marked, verdict
+from chatlm.types.events import Delta, Fitted, Prefill
+from chatlm.types.messages import Message, Reply, StopReason, Usage
+from chatlm.types.provenance import Provenance
+from chatlm.types.sampling import Sampling
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
 from tests.tui.support import plain
 

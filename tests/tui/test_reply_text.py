@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.messages import StopReason, Usage
-from chatlm.store import Store
-from chatlm.tui.dialect import is_web_address, parser
-from chatlm.tui.widgets.reply_text import ReplyText
+from chatlm.store.store import Store
+from chatlm.tui.chat.markdown import is_web_address, parser
+from chatlm.tui.chat.reply_text import ReplyText
+from chatlm.types.messages import StopReason, Usage
 from tests.tui.support import (
     chat_of,
     everything_drawn,

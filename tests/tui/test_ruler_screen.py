@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from textual.app import App, ComposeResult
 from textual.content import Content
 
-from chatlm.tui.widgets.ruler import (
+from chatlm.tui.widgets.context_gauge import (
     FREE,
     GAUGE_LEAST,
     RESERVE,

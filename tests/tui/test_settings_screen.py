@@ -12,12 +12,11 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Button, Input, OptionList, TextArea
 
-from chatlm import config, paths
-from chatlm.generation import EngineInfo
-from chatlm.sampling import DEFAULTS, RANGES, Sampling
-from chatlm.tui.settings_screen import CONFIG, Section, SettingsScreen
-from chatlm.tui.widgets.sampling_form import SamplingForm, SettingRow, parsed, written
-from chatlm.tui.widgets.theme_picker import ThemePicker
+from chatlm.config import config, paths
+from chatlm.tui.screens.sampling_form import SamplingForm, SettingRow, parsed, written
+from chatlm.tui.screens.settings import CONFIG, Section, SettingsScreen, ThemePicker
+from chatlm.types.engine import EngineInfo
+from chatlm.types.sampling import DEFAULTS, RANGES, Sampling
 from tests.tui.cards import (
     CardApp,
     SnapCompare,

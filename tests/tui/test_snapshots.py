@@ -10,10 +10,10 @@ from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ModelError
-from chatlm.messages import StopReason, Usage
-from chatlm.store import Store
+from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.loading import Failed, Ready
+from chatlm.tui.engine_loader import Failed, Ready
+from chatlm.types.messages import StopReason, Usage
 from tests.tui.support import StillEngine, app_of, chat_of, idle, line, make_app, say, until
 
 SnapCompare = Callable[..., bool]

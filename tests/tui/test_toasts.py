@@ -11,8 +11,8 @@ from textual.widget import Widget
 from textual.widgets._toast import Toast
 
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.tui.widgets.chat_view import ChatView
-from chatlm.tui.widgets.transcript import Transcript
+from chatlm.tui.chat.chat_view import ChatView
+from chatlm.tui.chat.transcript import Transcript
 from tests.tui.support import chat_of, idle, make_app, newest, say, until
 
 LONG = "A word.\n\n" * 60

@@ -9,10 +9,10 @@ import pytest
 from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.hookspecs import hookimpl
-from chatlm.messages import Annotation, Message, Reply, Turn
-from chatlm.trace import Call, Change, Trace
-from chatlm.tui.trace_screen import NOBODY, TraceScreen
+from chatlm.plugin_host.hookspecs import hookimpl
+from chatlm.tui.screens.trace import NOBODY, TraceScreen
+from chatlm.types.messages import Annotation, Message, Reply, Turn
+from chatlm.types.provenance import Call, Change, Trace
 from tests.tui.cards import CardApp, SnapCompare, Steps, both_sizes, still
 from tests.tui.support import idle, make_app, plain, say
 

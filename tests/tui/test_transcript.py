@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 from textual.color import Color
 
-from chatlm.messages import Message, Reply, Standing, StopReason, Turn
-from chatlm.tui import commands, labels
-from chatlm.tui.widgets.between_turns import Between, Earlier, Newer
-from chatlm.tui.widgets.turn_column import PAGE
-from chatlm.tui.widgets.turn_view import TurnView
-from chatlm.tui.widgets.welcome import Welcome
+from chatlm.tui import commands, formatting
+from chatlm.tui.chat.turn_column import PAGE, Between, Earlier, Newer, Welcome
+from chatlm.tui.chat.turn_view import TurnView
+from chatlm.types.messages import Message, Reply, Standing, StopReason, Turn
 from tests.tui.board import (
     BoardApp,
     at_rest,
@@ -241,7 +239,7 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
 )
 def test_how_a_turn_is_read(standing: Standing, outside: bool, words: str) -> None:
     one = turn(1, "x", standing=standing, summary="y")
-    assert labels.reading(one, outside=outside) == words
+    assert formatting.reading(one, outside=outside) == words
 
 
 async def test_a_badge_says_that_there_is_more_below_and_leads_there() -> None:

@@ -14,11 +14,11 @@ import pytest
 from textual.app import App
 from textual.pilot import Pilot
 
-from chatlm.generation import Provenance
-from chatlm.messages import Message, Reply, StopReason
-from chatlm.sampling import DEFAULTS
 from chatlm.tui import clipboard
-from chatlm.tui.details_screen import NOT_KEPT, DetailsScreen, local_time
+from chatlm.tui.screens.details import NOT_KEPT, DetailsScreen, local_time
+from chatlm.types.messages import Message, Reply, StopReason
+from chatlm.types.provenance import Provenance
+from chatlm.types.sampling import DEFAULTS
 from tests.tui.board import BoardApp, settled, shows, turn
 from tests.tui.support import drawn, hostile_texts, parts, plain, toasts, until
 from tests.tui.test_reply_text import UNSAFE

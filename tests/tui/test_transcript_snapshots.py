@@ -9,8 +9,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import TextArea
 
-from chatlm.messages import Standing
-from chatlm.tui.details_screen import DetailsScreen
+from chatlm.tui.screens.details import DetailsScreen
+from chatlm.types.messages import Standing
 from tests.tui.board import BoardApp, settled, turn, turns
 from tests.tui.test_transcript_copy import PROVENANCE
 

@@ -6,10 +6,10 @@ import threading
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError
-from chatlm.messages import Message, StopReason, Turn
-from chatlm.store import Store
-from chatlm.tui.loading import Failed
-from chatlm.tui.widgets.banner import Banner
+from chatlm.store.store import Store
+from chatlm.tui.chat.status import Banner
+from chatlm.tui.engine_loader import Failed
+from chatlm.types.messages import Message, StopReason, Turn
 from tests.tui.support import (
     StillEngine,
     app_of,

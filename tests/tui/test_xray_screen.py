@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 
-from chatlm.asking import default_messages
+from chatlm.chat.request_builder import default_messages
 from chatlm.errors import ContextTooLong
-from chatlm.generation import Prompt, PromptToken, Request, prompt_hash
-from chatlm.messages import SUMMARY_HEAD, Message, Passage
-from chatlm.tui.xray import Kind, Proof, Xray, parts, proof, shares
-from chatlm.tui.xray_screen import XrayScreen, tokens
+from chatlm.tui.screens.xray import Kind, Proof, Xray, XrayScreen, parts, proof, shares, tokens
+from chatlm.types.messages import SUMMARY_HEAD, Message, Passage
+from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 from tests.tui.cards import (
     CardApp,
     SnapCompare,
@@ -270,7 +269,7 @@ async def test_in_a_small_terminal_tokens_proof_and_keys_are_there() -> None:
 
 def test_the_core_s_own_frame_is_known() -> None:
     """The prompt that the session builds, with a passage in it, has no part of unknown kind."""
-    from chatlm.messages import Conversation, Turn
+    from chatlm.types.messages import Conversation, Turn
 
     turn = Turn(1, 0, Message("user", QUESTION))
     messages = default_messages(Conversation(1, turns=(turn,)), turn, [PARIS])

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm import config, files, paths, settings
+from chatlm.config import config, paths, schema
+from chatlm.config import paths as paths_module
 from chatlm.errors import ConfigError
-from chatlm.sampling import RANGES, Sampling
+from chatlm.types.sampling import RANGES, Sampling
 
 
 @pytest.fixture
@@ -75,8 +76,8 @@ def test_the_keys_are_those_of_config_and_sampling() -> None:
         "safe_mode",
     }
     sampling = {f"sampling.{field.name}" for field in dataclasses.fields(Sampling)}
-    assert set(settings.KEYS) == own | sampling
-    assert {f"sampling.{name}" for name in RANGES} < set(settings.KEYS)
+    assert set(schema.KEYS) == own | sampling
+    assert {f"sampling.{name}" for name in RANGES} < set(schema.KEYS)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_the_environment_wins_and_is_checked(file: Path, monkeypatch: pytest.Mon
     assert sources["model"] == ("other", "environment CHATLM_MODEL")
     assert sources["device"] == ("cpu", "config.toml")
     assert sources["dtype"] == ("auto", "default")
-    assert list(sources) == list(settings.KEYS)
+    assert list(sources) == list(schema.KEYS)
     assert all(setting.help for setting in config.effective())
     monkeypatch.setenv("CHATLM_DEVICE", "gpu")
     with pytest.raises(ConfigError, match="environment CHATLM_DEVICE: device must be"):
@@ -285,7 +286,7 @@ def test_any_text_comes_back_through_the_file(text: str) -> None:
 
 def test_write_atomically_replaces_whole_files(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    files.write_atomically(path, ["a\r\n", "é"])
+    paths_module.write_atomically(path, ["a\r\n", "é"])
     assert path.read_bytes() == "a\r\né".encode()
 
     def broken() -> Iterator[str]:
@@ -293,7 +294,7 @@ def test_write_atomically_replaces_whole_files(tmp_path: Path) -> None:
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        files.write_atomically(path, broken())
+        paths_module.write_atomically(path, broken())
     assert path.read_bytes() == "a\r\né".encode()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -305,7 +306,7 @@ def test_keys_of_the_screen_can_be_chosen(home: Path) -> None:
         (setting.key, setting.value, setting.source) for setting in config.effective()
     ]
     with pytest.raises(ConfigError, match=r"keys\.stop must be a key, not 3"):
-        settings.checked("keys.stop", 3, "config.toml")
+        schema.checked("keys.stop", 3, "config.toml")
 
 
 def test_reduced_motion_is_true_or_false(home: Path) -> None:

@@ -18,9 +18,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from chatlm import hookspecs
-from chatlm.cli import cli
-from chatlm.store import Store
+from chatlm.cli.main import cli
+from chatlm.plugin_host import hookspecs
+from chatlm.store.store import Store
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OUTPUTS = GOLDEN / "outputs"

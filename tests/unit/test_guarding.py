@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from chatlm.generation import Request
-from chatlm.hookspecs import hookimpl
-from chatlm.messages import Message
-from chatlm.plugins import MOST_FAILURES, PluginHost, TurnPlugins
+from chatlm.plugin_host.hookspecs import hookimpl
+from chatlm.plugin_host.host import MOST_FAILURES, PluginHost
+from chatlm.plugin_host.turn_plugins import TurnPlugins
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
 
 IDS = torch.tensor([[1, 2, 3]])
 SCORES = torch.tensor([[0.5, 2.0, -1.0]])

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.errors import UsageError
-from chatlm.messages import Standing, StopReason, now
 from chatlm.store import export
-from chatlm.store.importing import Bad, Format, Read, pieces, read
-from chatlm.store.importing.own import read_own
-from chatlm.store.importing.reading import _read
+from chatlm.store.importing import json_stream
+from chatlm.store.importing.chatlm_jsonl import read_own
+from chatlm.store.importing.fields import Read
+from chatlm.store.importing.importer import Bad, Format, _read, read
+from chatlm.types.messages import Standing, StopReason, now
 from tests.chats import CHATGPT, conversations
 
 MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -306,11 +307,11 @@ def test_a_list_is_read_in_pieces_and_says_how_far_it_is(path: Path) -> None:
 
 
 def test_a_chat_that_is_too_large_is_skipped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "LARGEST", 1000)
+    monkeypatch.setattr(json_stream, "LARGEST", 1000)
     large = {"messages": [{"role": "user", "content": "x" * 3000}]}
     write(path, MESSAGES, large, MESSAGES)
     assert [type(item) for item in found(path)] == [Read, Bad, Read]
-    monkeypatch.setattr(pieces, "CHUNK", 100)
+    monkeypatch.setattr(json_stream, "CHUNK", 100)
     path.write_text(json.dumps([MESSAGES, large]))
     good, bad = found(path)
     assert isinstance(good, Read)
@@ -382,5 +383,5 @@ def test_no_json_breaks_the_reader(key: str, value: Any, data: st.DataObject) ->
             part[place] = value
             break
         part = part[place]
-    piece = pieces.Piece(pieces.Value(chat), "line 1", 0, 0)
+    piece = json_stream.Piece(json_stream.Value(chat), "line 1", 0, 0)
     assert isinstance(_read(piece, "auto", now()), Read | Bad)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from chatlm.messages import Conversation
 from chatlm.store.importing.chatgpt import MOST_FORKS, read_chatgpt
-from chatlm.store.importing.values import BadChat
+from chatlm.store.importing.fields import BadChat
+from chatlm.types.messages import Conversation
 from tests.chats import CHATGPT, node
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

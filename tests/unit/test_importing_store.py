@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 
 from chatlm.errors import StoreError
-from chatlm.messages import StopReason, Usage
-from chatlm.store import Store, export
-from chatlm.store.importing import Read
-from chatlm.store.intake import MOST_BAD, Import, import_file
+from chatlm.store import export
+from chatlm.store.importing.fields import Read
+from chatlm.store.importing.importer import MOST_BAD, Import, import_file
+from chatlm.store.store import Store
+from chatlm.types.messages import StopReason, Usage
 from tests.chats import CHATGPT, conversations
 
 HELLO = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}

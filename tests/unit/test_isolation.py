@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import paths
+from chatlm.config import paths
 
 ROOT = Path(__file__).parents[2]
 WRITERS = Path(__file__).with_name("writes_files.py")
 
 PLACES = """
-from chatlm import paths
+from chatlm.config import paths
 print(paths.data_dir(), paths.config_file(), paths.log_file(), sep="\\n")
 """
 

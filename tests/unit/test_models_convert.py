@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from chatlm import models
 from chatlm.errors import ModelError
-from chatlm.models import convert as convert_module
-from chatlm.models.convert import PRE_TOKENIZERS, correct_tokenizer
-from chatlm.models.disk import NoSpace
-from chatlm.models.manifest import Origin, write_manifest
-from chatlm.models.progress import never, silent
+from chatlm.hub import gguf_convert, installed, jobs, pull
+from chatlm.hub.disk import NoSpace
+from chatlm.hub.gguf_convert import PRE_TOKENIZERS, correct_tokenizer
+from chatlm.hub.jobs import never, silent
+from chatlm.hub.model_folder import Origin, write_manifest
 from tests.models import tiny_model, write_folder
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -92,8 +91,8 @@ def converted(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATLM_HOME", str(home))
         with pytest.raises(ModelError, match="not on this machine"):
-            models.find(str(gguf))
-        return models.ensure(str(gguf)).folder
+            installed.find_model(str(gguf))
+        return pull.ensure_model(str(gguf)).folder
 
 
 def test_the_folder_has_all_that_a_model_needs(converted: Path) -> None:
@@ -123,13 +122,13 @@ def test_it_is_found_by_path_and_by_name_without_hashing_again(
         raise AssertionError("the file was hashed")
 
     monkeypatch.setenv("CHATLM_HOME", str(converted.parents[1]))
-    monkeypatch.setattr("chatlm.models.target.sha256", refuse)
-    location = models.find(str(gguf))
+    monkeypatch.setattr("chatlm.hub.disk.sha256", refuse)
+    location = installed.find_model(str(gguf))
     assert location.folder == converted
     assert location.kind == "chat"
     assert location.name.startswith("Tiny-Llama-")
-    assert models.find(location.name) == models.ensure(str(gguf)) == location
-    assert models.show(location.name).source == f"gguf {gguf}"
+    assert installed.find_model(location.name) == pull.ensure_model(str(gguf)) == location
+    assert installed.show(location.name).source == f"gguf {gguf}"
 
 
 def test_a_copy_is_known_by_its_content_and_a_changed_file_is_new(
@@ -138,23 +137,23 @@ def test_a_copy_is_known_by_its_content_and_a_changed_file_is_new(
     monkeypatch.setenv("CHATLM_HOME", str(converted.parents[1]))
     copy = tmp_path / gguf.name
     copy.write_bytes(gguf.read_bytes())
-    assert models.find(str(copy)).folder == converted
+    assert installed.find_model(str(copy)).folder == converted
     copy.write_bytes(gguf.read_bytes() + b"more")
     with pytest.raises(ModelError, match="not on this machine"):
-        models.find(str(copy))
+        installed.find_model(str(copy))
 
 
 def test_a_damaged_conversion_is_repaired_by_its_name(
     converted: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHATLM_HOME", str(converted.parents[1]))
-    name = models.find(str(gguf)).name
+    name = installed.find_model(str(gguf)).name
     (converted / "config.json").unlink()
     with pytest.raises(ModelError, match="damaged") as caught:
-        models.find(name)
+        installed.find_model(name)
     assert caught.value.hint.endswith(f"chatlm models pull --force {name}")
-    assert models.pull(name, force=True).folder == converted
-    assert models.verify(name) == []
+    assert pull.pull(name, force=True).folder == converted
+    assert installed.verify(name) == []
 
 
 def test_a_conversion_whose_file_is_gone_cannot_be_repaired(home: Path) -> None:
@@ -162,9 +161,9 @@ def test_a_conversion_whose_file_is_gone_cannot_be_repaired(home: Path) -> None:
     write_manifest(folder, "gone-12345678", "chat", Origin("gguf", "/nowhere/gone.gguf", "12"))
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match="cannot be fetched again") as caught:
-        models.pull("gone-12345678")
+        pull.pull("gone-12345678")
     assert caught.value.hint == "Remove it with: chatlm models remove gone-12345678"
-    assert models.remove("gone-12345678")
+    assert installed.remove("gone-12345678")
     assert not folder.exists()
 
 
@@ -236,7 +235,7 @@ def test_an_unknown_architecture_is_a_clear_error_and_leaves_nothing(
 ) -> None:
     strange = write_tiny_llama(tmp_path / "strange.gguf", architecture="strange")
     with pytest.raises(ModelError, match=r"strange\.gguf could not be converted") as caught:
-        models.pull(str(strange))
+        pull.pull(str(strange))
     assert "strange" in caught.value.message.partition("converted:")[2]
     files = [p.name for p in (home / "models").rglob("*") if p.is_file()]
     assert files == ["lock"]
@@ -261,9 +260,9 @@ def test_how_a_conversion_ends_badly(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(convert_module, "python_module", lambda *_: ["sh", "-c", script])
+    monkeypatch.setattr(jobs, "python_module", lambda *_: ["sh", "-c", script])
     with pytest.raises(error, match=reason):
-        convert_module.convert(gguf, tmp_path / "made", tmp_path, silent, never)
+        gguf_convert.convert(gguf, tmp_path / "made", tmp_path, silent, never)
 
 
 def test_too_little_room_is_seen_before_writing(
@@ -274,5 +273,5 @@ def test_too_little_room_is_seen_before_writing(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(NoSpace, match="to convert Tiny Llama"):
-        convert_module.convert_here(gguf, tmp_path / "made")
+        gguf_convert.convert_here(gguf, tmp_path / "made")
     assert not (tmp_path / "made").exists()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import models
 from chatlm.errors import ModelError, UsageError
-from chatlm.models.catalogue import HubSource, WheelSource, catalogue
-from chatlm.models.manifest import FILE, Origin, write_manifest
+from chatlm.hub import installed, names, pull
+from chatlm.hub.catalogue import HubSource, WheelSource, catalogue
+from chatlm.hub.model_folder import FILE, Origin, write_manifest
 from tests.models import DEFAULT, EMBEDDER, tiny_model, write_folder
 
 
@@ -45,7 +45,7 @@ def test_the_catalogue_has_the_two_default_models_with_hub_first() -> None:
 
 def test_a_model_not_pulled_names_the_command(home: Path) -> None:
     with pytest.raises(ModelError) as caught:
-        models.find(DEFAULT)
+        installed.find_model(DEFAULT)
     assert caught.value.hint == f"Fetch it with: chatlm models pull {DEFAULT}"
 
 
@@ -54,29 +54,29 @@ def test_a_model_not_pulled_names_the_command(home: Path) -> None:
 )
 def test_a_typo_gets_a_suggestion(home: Path, typo: str) -> None:
     with pytest.raises(ModelError) as caught:
-        models.find(typo)
+        installed.find_model(typo)
     assert DEFAULT in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["", "zzzz", "/nowhere/at/all", "./nowhere", "a/b/c"])
 def test_a_name_without_meaning(home: Path, name: str) -> None:
     with pytest.raises(ModelError) as caught:
-        models.find(name)
+        installed.find_model(name)
     assert caught.value.hint
 
 
 def test_a_pulled_catalogue_model_is_found(home: Path) -> None:
     folder = put(home, DEFAULT, DEFAULT)
-    assert models.find(DEFAULT) == models.ModelLocation(DEFAULT, folder, "chat")
+    assert installed.find_model(DEFAULT) == installed.ModelLocation(DEFAULT, folder, "chat")
 
 
 def test_a_pulled_hub_id_and_revision_are_found_apart(home: Path) -> None:
     main, pinned = put(home, "org--name", "org/name"), put(home, "org--name@v1", "org/name@v1")
-    assert models.find("org/name").folder == main
-    assert models.find("org/name@v1").folder == pinned
-    assert models.installed_names() == ["org/name", "org/name@v1"]
+    assert installed.find_model("org/name").folder == main
+    assert installed.find_model("org/name@v1").folder == pinned
+    assert names.installed_names() == ["org/name", "org/name@v1"]
     with pytest.raises(ModelError, match="not on this machine"):
-        models.find("org/name@v2")
+        installed.find_model("org/name@v2")
 
 
 def test_a_file_cut_short_is_damage_with_the_repairing_command(home: Path) -> None:
@@ -84,22 +84,22 @@ def test_a_file_cut_short_is_damage_with_the_repairing_command(home: Path) -> No
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(ModelError, match=r"damaged: model\.safetensors") as caught:
-        models.find(DEFAULT)
+        installed.find_model(DEFAULT)
     assert f"chatlm models pull --force {DEFAULT}" in caught.value.hint
-    assert [d.installed for d in models.installed()] == [False]
+    assert [d.installed for d in installed.installed()] == [False]
 
 
 def test_verify_sees_a_changed_byte_that_find_does_not(home: Path) -> None:
     folder = put(home, DEFAULT, DEFAULT)
-    assert models.verify(DEFAULT) == []
+    assert installed.verify(DEFAULT) == []
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert models.find(DEFAULT).folder == folder
-    assert models.verify(DEFAULT) == ["model.safetensors: its content changed (SHA-256 differs)"]
+    assert installed.find_model(DEFAULT).folder == folder
+    assert installed.verify(DEFAULT) == ["model.safetensors: its content changed (SHA-256 differs)"]
     (folder / "config.json").unlink()
-    assert models.verify(DEFAULT)[0] == "config.json: missing"
+    assert installed.verify(DEFAULT)[0] == "config.json: missing"
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"format": 2}', '{"format": 1}'])
@@ -107,29 +107,29 @@ def test_a_damaged_record_hurts_only_its_own_model(home: Path, record: str) -> N
     put(home, "org--name", "org/name")
     (put(home, DEFAULT, DEFAULT) / FILE).write_text(record)
     with pytest.raises(ModelError, match="cannot be read") as caught:
-        models.find(DEFAULT)
+        installed.find_model(DEFAULT)
     assert caught.value.hint.endswith(f"chatlm models pull {DEFAULT}")
-    assert models.find("org/name")
-    assert models.installed_names() == ["org/name", DEFAULT]
-    assert "cannot be read" in models.verify(DEFAULT)[0]
+    assert installed.find_model("org/name")
+    assert names.installed_names() == ["org/name", DEFAULT]
+    assert "cannot be read" in installed.verify(DEFAULT)[0]
 
 
 def test_a_folder_of_ones_own(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "mine", tiny_model())
-    found = models.find(str(folder))
-    assert found == models.ModelLocation(str(folder), folder, "chat")
-    assert models.find(found.name) == found
+    found = installed.find_model(str(folder))
+    assert found == installed.ModelLocation(str(folder), folder, "chat")
+    assert installed.find_model(found.name) == found
     monkeypatch.chdir(tmp_path)
-    assert models.find("mine") == models.find("./mine") == found
-    assert models.ensure("mine") == found
-    assert models.verify("mine") == []
-    details = models.show("mine")
+    assert installed.find_model("mine") == installed.find_model("./mine") == found
+    assert pull.ensure_model("mine") == found
+    assert installed.verify("mine") == []
+    details = installed.show("mine")
     assert (details.parameters, details.dtypes, details.context_length) == (4000, ("U8",), 64)
 
 
 def test_a_sentence_transformers_folder_is_an_embedder(home: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "mine", tiny_model() | {"modules.json": b"[]"})
-    assert models.find(str(folder)).kind == "embedder"
+    assert installed.find_model(str(folder)).kind == "embedder"
 
 
 def without(name: str) -> dict[str, bytes]:
@@ -158,41 +158,41 @@ def test_a_folder_is_refused_with_the_reason(
 ) -> None:
     folder = write_folder(tmp_path / "mine", files)
     with pytest.raises(ModelError, match=reason) as caught:
-        models.find(str(folder))
+        installed.find_model(str(folder))
     assert caught.value.hint
-    assert models.verify(str(folder))
+    assert installed.verify(str(folder))
 
 
 def test_a_gguf_path_that_is_none(home: Path, tmp_path: Path) -> None:
     fake = tmp_path / "fake.gguf"
     with pytest.raises(ModelError, match="no GGUF file"):
-        models.find(str(fake))
+        installed.find_model(str(fake))
     fake.write_bytes(b"not it")
     with pytest.raises(ModelError, match="not a GGUF file"):
-        models.find(str(fake))
+        installed.find_model(str(fake))
     part = tmp_path / "big-00001-of-00002.gguf"
     part.write_bytes(b"GGUF")
     with pytest.raises(ModelError, match="one part of a split GGUF"):
-        models.find(str(part))
+        installed.find_model(str(part))
 
 
 def test_remove_deletes_a_pulled_model_and_nothing_else(home: Path, tmp_path: Path) -> None:
     folder = put(home, DEFAULT, DEFAULT)
     other = put(home, "org--name", "org/name")
-    assert models.remove(DEFAULT) > 4000
+    assert installed.remove(DEFAULT) > 4000
     assert not folder.exists()
     assert other.exists()
     with pytest.raises(ModelError, match="not on this machine"):
-        models.remove(DEFAULT)
+        installed.remove(DEFAULT)
     mine = write_folder(tmp_path / "mine", tiny_model())
     with pytest.raises(UsageError, match="your own folder"):
-        models.remove(str(mine))
+        installed.remove(str(mine))
     assert (mine / "config.json").exists()
 
 
 def test_known_lists_the_catalogue_first(home: Path) -> None:
     put(home, "org--name", "org/name")
-    assert [(d.name, d.installed) for d in models.known()] == [
+    assert [(d.name, d.installed) for d in installed.known()] == [
         (DEFAULT, False),
         (EMBEDDER, False),
         ("org/name", True),

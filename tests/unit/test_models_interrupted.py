@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import models
 from chatlm.errors import ModelError
-from chatlm.models.child import run_child
-from chatlm.models.progress import PullCancelled
-from chatlm.models.staging import locked
+from chatlm.hub import installed, jobs, pull
+from chatlm.hub.jobs import PullCancelled, run_child
+from chatlm.hub.staging import locked
 from tests.models import left_over, offer_tiny
 
 
@@ -35,19 +34,19 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 @pytest.mark.parametrize("moment", ["download", "unpack", "check"])
 def test_ctrl_c_leaves_nothing(home: Path, wheel: Path, moment: str) -> None:
-    def interrupt(stage: models.Stage, done: int, total: int | None) -> None:
+    def interrupt(stage: jobs.Stage, done: int, total: int | None) -> None:
         if stage == moment:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        models.pull("tiny", interrupt)
+        pull.pull("tiny", interrupt)
     assert left_over(home) == []
-    assert models.pull("tiny").folder.is_dir()
+    assert pull.pull("tiny").folder.is_dir()
 
 
 def test_cancel_leaves_nothing(home: Path, wheel: Path) -> None:
     with pytest.raises(PullCancelled):
-        models.pull("tiny", cancelled=lambda: True)
+        pull.pull("tiny", cancelled=lambda: True)
     assert left_over(home) == []
 
 
@@ -94,10 +93,10 @@ models.pull("tiny", progress)
     assert "model.safetensors" in left_over(home)  # it was in the middle
     assert not (home / "models" / "tiny").exists()
     with pytest.raises(ModelError, match="not on this machine"):
-        models.find("tiny")
-    assert models.installed() == []
-    models.pull("tiny")
-    assert models.verify("tiny") == []
+        installed.find_model("tiny")
+    assert installed.installed() == []
+    pull.pull("tiny")
+    assert installed.verify("tiny") == []
     assert list((home / "models" / ".staging" / "tiny").iterdir()) == [
         home / "models" / ".staging" / "tiny" / "lock"
     ]
@@ -106,7 +105,7 @@ models.pull("tiny", progress)
 def test_a_helper_ends_when_its_pull_was_killed(tmp_path: Path) -> None:
     numbers = tmp_path / "numbers"
     helper = (
-        "import os, sys, time; from chatlm.models.child import end_with_parent; end_with_parent()\n"
+        "import os, sys, time; from chatlm.hub.jobs import end_with_parent; end_with_parent()\n"
         "open(sys.argv[1], 'w').write(f'{os.getpid()}\\n'); time.sleep(60)"
     )
     parent = (
@@ -144,19 +143,19 @@ def test_a_second_pull_waits_and_takes_what_the_first_made(home: Path, wheel: Pa
         stages.append(stage)
         waiting.set()
 
-    first = threading.Thread(target=models.pull, args=("tiny", hold))
+    first = threading.Thread(target=pull.pull, args=("tiny", hold))
     first.start()
     wait_for(lambda: any((home / "models").rglob("made")))
-    other = threading.Thread(target=models.pull, args=("tiny", second))
+    other = threading.Thread(target=pull.pull, args=("tiny", second))
     other.start()
     assert waiting.wait(20)
     first_may_end.set()
     first.join(20)
     other.join(20)
     assert set(stages) == {"wait"}
-    assert models.verify("tiny") == []
+    assert installed.verify("tiny") == []
 
 
 def test_a_waiting_pull_can_be_cancelled(home: Path, wheel: Path) -> None:
     with locked("tiny"), pytest.raises(PullCancelled):
-        models.pull("tiny", cancelled=lambda: True)
+        pull.pull("tiny", cancelled=lambda: True)

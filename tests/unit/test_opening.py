@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from chatlm.config import Config
-from chatlm.engines.opening import is_here, open_engine
+from chatlm.config.config import Config
+from chatlm.engines.open import is_here, open_engine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, ModelError, UsageError
-from chatlm.generation import Engine, Request
-from chatlm.hookspecs import hookimpl
-from chatlm.messages import Message
-from chatlm.models.progress import silent
-from chatlm.plugins import PluginHost
+from chatlm.hub.jobs import silent
+from chatlm.plugin_host.hookspecs import hookimpl
+from chatlm.plugin_host.host import PluginHost
+from chatlm.types.engine import Engine
+from chatlm.types.messages import Message
+from chatlm.types.requests import Request
 
 
 class Far:

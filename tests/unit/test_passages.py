@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from chatlm import Annotation, Message, Passage, Request, Turn, hookimpl
+from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
-from chatlm.plugins import PluginHost
-from chatlm.session import ChatSession
-from chatlm.store import Store, export
-from chatlm.store.importing.own import read_own
-from chatlm.store.importing.values import BadChat
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store import export
+from chatlm.store.importing.chatlm_jsonl import read_own
+from chatlm.store.importing.fields import BadChat
+from chatlm.store.store import Store
 
 SKY = Passage("The sky is blue.", "sky.md", 0.9, {"line": 3, "ranks": [1, 2.5], "of": {"a": None}})
 

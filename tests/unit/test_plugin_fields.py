@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import pytest
 
-from chatlm import config, paths
+from chatlm.config import config, paths
 from chatlm.errors import ConfigError
-from chatlm.plugins import settings
-from chatlm.plugins.fields import Fields, written
+from chatlm.plugin_host import settings
+from chatlm.plugin_host.settings import Fields, written
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
-from chatlm.config import Config
-from chatlm.hookspecs import Context, hookimpl
-from chatlm.messages import Annotation, Conversation, Message, Passage
-from chatlm.plugins import MOST_FAILURES, PluginHost, crashes, find, load_all, loaded
+from chatlm.config.config import Config
+from chatlm.plugin_host import faults as faults_module
+from chatlm.plugin_host.discovery import find
+from chatlm.plugin_host.hookspecs import Context, hookimpl
+from chatlm.plugin_host.host import MOST_FAILURES, PluginHost
+from chatlm.plugin_host.lifecycle import load_all, loaded
+from chatlm.types.messages import Annotation, Conversation, Message, Passage
 
 CALL: dict[str, Any] = {
     "conversation": Conversation(0),
@@ -293,7 +296,7 @@ def test_declared_order_goes_before_the_order_of_loading() -> None:
 
 def test_a_crash_while_loading_leaves_the_plugin_out_until_it_is_forgiven(home: Path) -> None:
     loose(home, "bomb", "import os\nos._exit(9)\n")
-    code = "from chatlm.config import Config; from chatlm.plugins import PluginHost, load_all\n"
+    code = "from chatlm.config.config import Config; from chatlm.plugin_host.host import PluginHost; from chatlm.plugin_host.lifecycle import load_all\n"
     code += "load_all(PluginHost(), Config())"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     for _ in range(2):
@@ -304,14 +307,16 @@ def test_a_crash_while_loading_leaves_the_plugin_out_until_it_is_forgiven(home: 
     (fault,) = (fault for fault in host.take_faults() if fault.plugin == "bomb")
     assert "chatlm ended while it was being loaded" in str(fault)
     assert "Try it again: chatlm plugins enable bomb" in str(fault)
-    assert crashes.forgive("bomb")
+    assert faults_module.forgive("bomb")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
 
 
 def test_a_crash_in_startup_is_noticed_too(home: Path) -> None:
     text = "import chatlm, os\n@chatlm.hookimpl\ndef startup():\n    os._exit(9)\n"
     loose(home, "bomb", text)
-    code = "from chatlm.plugins import loaded; from chatlm.config import Config\n"
+    code = (
+        "from chatlm.plugin_host.lifecycle import loaded; from chatlm.config.config import Config\n"
+    )
     code += "with loaded(Config()): pass"
     codes = [subprocess.run([sys.executable, "-c", code]).returncode for _ in range(2)]
     assert codes == [9, 0]
@@ -320,15 +325,17 @@ def test_a_crash_in_startup_is_noticed_too(home: Path) -> None:
 def test_a_plugin_that_another_process_loads_now_is_no_crash(home: Path) -> None:
     text = "import time\nprint('loading', flush=True)\ntime.sleep(30)\n"
     loose(home, "slow", text)
-    code = "from chatlm.plugins import loaded; from chatlm.config import Config\n"
+    code = (
+        "from chatlm.plugin_host.lifecycle import loaded; from chatlm.config.config import Config\n"
+    )
     code += "with loaded(Config()): pass"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert other.stdout is not None
     other.stdout.readline()
-    with crashes.watched("slow") as safe:
+    with faults_module.watched("slow") as safe:
         assert safe
     other.kill()
     other.wait()
     other.stdout.close()
-    with crashes.watched("slow") as safe:
+    with faults_module.watched("slow") as safe:
         assert not safe

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import pytest
 
-from chatlm import config
+from chatlm.config import config
 from chatlm.errors import ConfigError
-from chatlm.plugins import settings
+from chatlm.plugin_host import settings
 
 
 class Colour(enum.Enum):

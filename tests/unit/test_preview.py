@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.engines.context import fit, turns_of
+from chatlm.engines.context_fit import fit, turns_of
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ContextTooLong
-from chatlm.events import Fitted
-from chatlm.generation import Request, prompt_hash
-from chatlm.messages import Message, Role
-from chatlm.sampling import Sampling
+from chatlm.types.events import Fitted
+from chatlm.types.messages import Message, Role
+from chatlm.types.requests import Request, prompt_hash
+from chatlm.types.sampling import Sampling
 
 SYSTEM = Message("system", "Be brief.")
 

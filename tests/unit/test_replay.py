@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatlm.chat.replay import Piece, Replayed, ReplayStarted, differences, replay
+from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError, UsageError
-from chatlm.events import Delta, Finished
-from chatlm.generation import Request
-from chatlm.messages import Message, Reply, StopReason
-from chatlm.replay import Piece, Replayed, ReplayStarted, differences, replay
-from chatlm.sampling import Sampling
-from chatlm.session import ChatSession
-from chatlm.store import Store
+from chatlm.store.store import Store
+from chatlm.types.events import Delta, Finished
+from chatlm.types.messages import Message, Reply, StopReason
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 from tests.costs import processor_seconds, step_seconds
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.engines.samplers import FEW, Sampler, drawn, min_p, penalized, tempered, top_k, top_p
-from chatlm.sampling import Sampling
+from chatlm.types.sampling import Sampling
 
 BOOK = torch.tensor([4.0, 2.0, 0.0])
 INF = float("inf")

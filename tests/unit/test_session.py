@@ -13,10 +13,15 @@ from typing import Any
 import pytest
 
 import chatlm
-from chatlm import growing
+from chatlm.chat import reply_writer
+from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError, UsageError
-from chatlm.events import (
+from chatlm.plugin_host.hookspecs import hookimpl
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
+from chatlm.types.engine import Engine
+from chatlm.types.events import (
     Delta,
     Finished,
     Fitted,
@@ -29,14 +34,10 @@ from chatlm.events import (
     TurnFinished,
     TurnStarted,
 )
-from chatlm.generation import Engine, Request
-from chatlm.hookspecs import hookimpl
-from chatlm.messages import Annotation, Conversation, Message, Passage, StopReason, Turn
-from chatlm.plugins import PluginHost
-from chatlm.sampling import Sampling
-from chatlm.session import ChatSession
-from chatlm.store import Store
-from chatlm.templates import Facts
+from chatlm.types.messages import Annotation, Conversation, Message, Passage, StopReason, Turn
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
+from chatlm.types.setups import Facts
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_a_failing_engine_leaves_the_chat_usable(store: Store, failure: Exceptio
 def test_the_reply_is_journalled_while_it_grows(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(growing, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr(reply_writer, "JOURNAL_SECONDS", 0.0)
     session = chat(store, ScriptedEngine("one two three"))
     events = session.send("Hi")
     for event in events:
@@ -238,7 +239,7 @@ def test_all_but_the_last_second_of_a_reply_is_on_disk(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(growing, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(reply_writer, "time", SimpleNamespace(monotonic=lambda: now))
     session = chat(store, ScriptedEngine(" ".join(f"word{number}" for number in range(20))))
     said: list[tuple[float, str]] = []
     with Store(tmp_path / "chats.db") as other:
@@ -258,7 +259,7 @@ def test_a_full_disk_is_told_once_and_the_reply_goes_on(
     def full(*_: object, **__: object) -> None:
         raise StoreError("The disk is full", "Free some space.")
 
-    monkeypatch.setattr(growing, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr(reply_writer, "JOURNAL_SECONDS", 0.0)
     for name in ("journal", "finish_reply", "save_provenance"):
         monkeypatch.setattr(store, name, full)
     session = chat(store, ScriptedEngine("one two three"))
@@ -526,7 +527,7 @@ def test_it_is_kept_of_a_reply_that_is_stopped(store: Store, until: type) -> Non
 
 
 def test_the_first_token_waits_for_no_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growing, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr(reply_writer, "JOURNAL_SECONDS", 0.0)
     written: list[str] = []
     for name in ("save_provenance", "journal"):
         monkeypatch.setattr(store, name, lambda *_, name=name: written.append(name))

@@ -9,16 +9,25 @@ from typing import Any
 
 import pytest
 
+from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ContextTooLong, EngineError, UsageError
-from chatlm.events import PassagesFound
-from chatlm.generation import Engine, Prompt, PromptToken, Request
-from chatlm.hookspecs import hookimpl
-from chatlm.messages import SUMMARY_HEAD, Conversation, Message, Passage, Standing, StopReason, Turn
-from chatlm.plugins import PluginHost
-from chatlm.sampling import DEFAULTS, Sampling, explained
-from chatlm.session import ChatSession
-from chatlm.store import Store
+from chatlm.plugin_host.hookspecs import hookimpl
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
+from chatlm.types.engine import Engine
+from chatlm.types.events import PassagesFound
+from chatlm.types.messages import (
+    SUMMARY_HEAD,
+    Conversation,
+    Message,
+    Passage,
+    Standing,
+    StopReason,
+    Turn,
+)
+from chatlm.types.requests import Prompt, PromptToken, Request
+from chatlm.types.sampling import DEFAULTS, Sampling, explained
 
 
 @pytest.fixture

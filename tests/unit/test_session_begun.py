@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from chatlm.chat.replay import Replayed, replay
+from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import UsageError
-from chatlm.events import Delta
-from chatlm.generation import Request
-from chatlm.hookspecs import hookimpl
-from chatlm.messages import Message, Reply, StopReason
-from chatlm.plugins import PluginHost
-from chatlm.replay import Replayed, replay
-from chatlm.session import ChatSession
-from chatlm.store import Store
+from chatlm.plugin_host.hookspecs import hookimpl
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
+from chatlm.types.events import Delta
+from chatlm.types.messages import Message, Reply, StopReason
+from chatlm.types.requests import Request
 
 
 class Beginning:

@@ -22,14 +22,14 @@ from chatlm import (
     UsageError,
     hookimpl,
 )
-from chatlm.config import Config
+from chatlm.chat.side_chats import OwnSideChats
+from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, ModelError, OutOfMemoryError
-from chatlm.events import Delta, Finished
-from chatlm.models import memory
-from chatlm.plugins import PluginHost
-from chatlm.sidechats import OwnSideChats
-from chatlm.templates import TemplateRenderer
+from chatlm.hub import installed
+from chatlm.plugin_host.host import PluginHost
+from chatlm.types.events import Delta, Finished
+from chatlm.types.setups import TemplateRenderer
 from tests.models import tiny_model, write_folder
 
 SHOUT = Setup(
@@ -172,11 +172,11 @@ def test_a_model_that_will_not_fit_is_not_loaded_beside_another(
     engines = [ScriptedEngine(), ScriptedEngine()]
     folder = write_folder(tmp_path / "big", tiny_model(100_000))
     told = tmp_path / "meminfo"
-    monkeypatch.setattr(memory, "MEMORY", told)
+    monkeypatch.setattr(installed, "MEMORY", told)
     with chats(*engines) as side:
         assert side.begin(Setup(model=str(folder))).engine is engines[0]
         told.write_text("MemTotal: 999 kB\nMemAvailable:   100 kB\n")
-        assert not memory.has_room(str(folder))
+        assert not installed.has_room(str(folder))
         again = tmp_path / "again"
         folder.rename(again)
         assert side.begin(Setup(model=str(again))).engine is engines[1]
@@ -188,11 +188,11 @@ def test_where_nothing_is_known_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     folder = write_folder(tmp_path / "big", tiny_model(100_000))
-    monkeypatch.setattr(memory, "MEMORY", tmp_path / "meminfo")
-    assert memory.has_room(str(folder))
+    monkeypatch.setattr(installed, "MEMORY", tmp_path / "meminfo")
+    assert installed.has_room(str(folder))
     (tmp_path / "meminfo").write_text("MemAvailable: 120 kB\n")
-    assert memory.has_room(str(folder))
-    assert memory.has_room("nobody:knows")
+    assert installed.has_room(str(folder))
+    assert installed.has_room("nobody:knows")
 
 
 def test_a_model_that_cannot_be_had_is_told() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.stopping import StopText, completed, longest_partial
+from chatlm.engines.stopping import StopText, completed, longest_partial
 
 
 def stream(pieces: list[str], stops: list[str]) -> tuple[str, str | None]:

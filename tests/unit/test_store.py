@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.errors import StoreError
-from chatlm.messages import Annotation, Passage, StopReason, Usage
-from chatlm.store import Store
 from chatlm.store.queries import SUMMARIES
+from chatlm.store.store import Store
+from chatlm.types.messages import Annotation, Passage, StopReason, Usage
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 

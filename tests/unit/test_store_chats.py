@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from chatlm.errors import StoreError
-from chatlm.generation import Provenance
-from chatlm.messages import (
+from chatlm.store.queries import SENT
+from chatlm.store.store import Store
+from chatlm.types.messages import (
     Annotation,
     Conversation,
     Message,
@@ -23,9 +24,8 @@ from chatlm.messages import (
     Turn,
     Usage,
 )
-from chatlm.sampling import Sampling
-from chatlm.store import Store
-from chatlm.store.queries import SENT
+from chatlm.types.provenance import Provenance
+from chatlm.types.sampling import Sampling
 from tests.unit.test_store import check_words
 
 PROVENANCE = Provenance(

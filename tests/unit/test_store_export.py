@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.errors import UsageError
-from chatlm.generation import Provenance
-from chatlm.messages import (
+from chatlm.store import export
+from chatlm.store.store import Store
+from chatlm.types.messages import (
     Annotation,
     Conversation,
     Message,
@@ -21,8 +22,8 @@ from chatlm.messages import (
     StopReason,
     Turn,
 )
-from chatlm.sampling import Sampling
-from chatlm.store import Store, export
+from chatlm.types.provenance import Provenance
+from chatlm.types.sampling import Sampling
 
 
 def chat(*turns: Turn, title: str = "", system: str = "") -> Conversation:

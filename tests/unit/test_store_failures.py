@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from chatlm.errors import StoreError
-from chatlm.messages import StopReason, Usage
-from chatlm.store import Store, database, migrations
+from chatlm.store import database, migrations
+from chatlm.store.store import Store
+from chatlm.types.messages import StopReason, Usage
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
-from chatlm.messages import Annotation, Passage, Standing, StopReason, Usage
-from chatlm.sampling import Sampling
-from chatlm.store import Store
 from chatlm.store.migrations import MIGRATIONS
+from chatlm.store.store import Store
+from chatlm.types.messages import Annotation, Passage, Standing, StopReason, Usage
+from chatlm.types.sampling import Sampling
 from tests.unit.test_store import check_words
 
 

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chatlm.store import Store
+from chatlm.store.store import Store
 
 WRITER = """
 import sys
 from pathlib import Path
-from chatlm.messages import StopReason, Usage
-from chatlm.store import Store
+from chatlm.types.messages import StopReason, Usage
+from chatlm.store.store import Store
 
 sys.stdin.readline()
 with Store(Path(sys.argv[1])) as store:
@@ -30,7 +30,7 @@ with Store(Path(sys.argv[1])) as store:
 JOURNALLER = """
 import sys
 from pathlib import Path
-from chatlm.store import Store
+from chatlm.store.store import Store
 
 store = Store(Path(sys.argv[1]))
 turn = store.add_turn(store.create_conversation().id, "question")

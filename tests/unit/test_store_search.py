@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.messages import Annotation, StopReason, Usage
-from chatlm.store import Hit, Store
+from chatlm.store.search import Hit
+from chatlm.store.store import Store
+from chatlm.types.messages import Annotation, StopReason, Usage
 
 HOSTILE = ['"', '""', "*", "NEAR(", "-", "", " ", "a OR", "AND", "NOT", "content:", "{", "(", ")"]
 HOSTILE += ["^", "+", "'", "a* b*", "\0", "a\0b", "a-" * 5000, "a " * 5000, "a" * 10_000, "%", "_"]

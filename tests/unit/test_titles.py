@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.messages import Conversation, Message, Reply, Turn
-from chatlm.titles import LONGEST, suggested
+from chatlm.chat.summary import TITLE_CHARACTERS, suggested
+from chatlm.types.messages import Conversation, Message, Reply, Turn
 
 
 def chat(message: str, reply: str = "") -> Conversation:
@@ -60,6 +60,6 @@ def test_of_an_empty_chat() -> None:
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_any_text_gives_a_short_line(message: str, reply: str) -> None:
     title = suggested(chat(message, reply))
-    assert len(title) <= LONGEST + 2  # some letters are two in upper case
+    assert len(title) <= TITLE_CHARACTERS + 2  # some letters are two in upper case
     assert "\n" not in title
     assert title == title.strip()

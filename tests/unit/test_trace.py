@@ -15,23 +15,23 @@ from typing import Any
 import pytest
 from click import unstyle
 
-from chatlm import changes as changing
-from chatlm.changes import changes, told
-from chatlm.cli.chats_trace import trace_lines, trace_values
+from chatlm.chat.session import ChatSession
+from chatlm.cli.chats_show import trace_lines, trace_values
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError
-from chatlm.events import Delta, Notice, TurnFinished
-from chatlm.generation import Request
-from chatlm.hookspecs import hookimpl
-from chatlm.messages import Annotation, Conversation, Message, Passage, Turn
-from chatlm.plugins import PluginHost
-from chatlm.sampling import Sampling
-from chatlm.session import ChatSession
-from chatlm.store import Store
-from chatlm.store.importing.own import read_own
-from chatlm.store.intake import import_file
-from chatlm.store.outgoing import exported
-from chatlm.trace import Call, Change, Trace, duration
+from chatlm.plugin_host import trace_diff as changing
+from chatlm.plugin_host.hookspecs import hookimpl
+from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_host.trace_diff import changes, told
+from chatlm.store.export import exported
+from chatlm.store.importing.chatlm_jsonl import read_own
+from chatlm.store.importing.importer import import_file
+from chatlm.store.store import Store
+from chatlm.types.events import Delta, Notice, TurnFinished
+from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.provenance import Call, Change, Trace, duration
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
 
 
 def loud(ids: Any, scores: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from chatlm.cli import cli
+from chatlm.cli.main import cli
 from chatlm.tui import commands
 from chatlm.tui.commands import Command
 

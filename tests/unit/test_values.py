@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import chatlm
 from chatlm.errors import UsageError
-from chatlm.messages import Conversation, Message, Reply, StopReason, Turn, Usage, now
-from chatlm.sampling import DEFAULTS, INTEGERS, RANGES, Sampling
+from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn, Usage, now
+from chatlm.types.sampling import DEFAULTS, INTEGERS, RANGES, Sampling
 
 
 def turn(position: int, *replies: Reply, chosen: int | None = None) -> Turn:

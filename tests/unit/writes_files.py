@@ -6,11 +6,11 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from chatlm import paths
-from chatlm.config import Config
-from chatlm.engines.fast.compiler import NoKernel, kernel_library
-from chatlm.plugins import loaded
-from chatlm.store import Store
+from chatlm.config import paths
+from chatlm.config.config import Config
+from chatlm.engines.native.compiler import NoKernel, kernel_library
+from chatlm.plugin_host.lifecycle import loaded
+from chatlm.store.store import Store
 
 
 def test_files_of_each_kind_are_written() -> None:

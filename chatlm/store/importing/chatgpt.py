@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from chatlm.messages import Conversation, Message, Reply, StopReason, Turn
-from chatlm.store.copying import fork_title
-from chatlm.store.importing.values import Fields, Read, showable
+from chatlm.store.importing.fields import Fields, Read, showable
+from chatlm.store.insert import fork_title
 from chatlm.store.rows import short_title
+from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn
 
 MOST_FORKS = 20
 """Further branches of one chat are left out."""

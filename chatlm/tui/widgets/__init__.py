@@ -1,1 +1,1 @@
-"""The parts of the screen, one a file, each with its own look; none starts a thread."""
+"""Widgets that several areas use."""

@@ -15,7 +15,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm import Artifact, ChatlmError, PluginCard, Ui, UsageError, human_bytes, one_line
-from chatlm_lora import card, switching
+from chatlm_lora import actions, card
 from chatlm_lora.library import ADAPTERS
 
 QUIET = "$foreground 60%"
@@ -59,8 +59,8 @@ class LoraPicker(PluginCard):
     def __init__(self, ui: Ui) -> None:
         super().__init__("Adapters")
         self._ui = ui
-        self._in_use = switching.in_use(ui)
-        self._brought = switching.brought(ui)
+        self._in_use = actions.in_use(ui)
+        self._brought = actions.brought(ui)
         self._adapters = {
             adapter.name: adapter for adapter in ADAPTERS.all() if adapter.name not in self._brought
         }
@@ -97,13 +97,13 @@ class LoraPicker(PluginCard):
 
     @work(thread=True, exclusive=True, exit_on_error=False)
     def _verify(self, adapter: Artifact) -> None:
-        from chatlm_lora import verifying
+        from chatlm_lora import effect as effect_module
 
         try:
-            base = switching.base_of(self._ui)
+            base = actions.base_of(self._ui)
             if base is None:
                 raise UsageError("There is no model to verify it with.")
-            effect = verifying.verify(adapter, base)
+            effect = effect_module.verify(adapter, base)
             said = effect.in_words() + "".join(f"\n{one_line(w, 300)}" for w in effect.warnings)
             verdict = Content.styled(
                 f"Verified: {said}", "$text-success" if effect.acts else "$text-warning"
@@ -129,9 +129,9 @@ class LoraPicker(PluginCard):
         name = event.option_id or BASE
         try:
             if name != BASE:
-                switching.use(self._ui, name)
+                actions.use(self._ui, name)
             elif self._in_use:
-                switching.leave(self._ui)
+                actions.leave(self._ui)
         except ChatlmError as error:
             self.complain(error)
         else:

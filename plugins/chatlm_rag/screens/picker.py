@@ -1,4 +1,4 @@
-"""The list of indices: what there is to ask, how large it is, and how more are made."""
+"""List of indices; text card."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import ClassVar
 from rich.cells import set_cell_size
 from textual import on
 from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from chatlm import ChatlmError, PluginCard, Ui, human_bytes, one_line
-from chatlm_rag import folder, showing, using
-from chatlm_rag.folder import IndexFolder
-from chatlm_rag.kept import index_of
+from chatlm import ChatlmError, PluginCard, Ui, human_bytes, one_line, visible
+from chatlm_rag import actions, formatting
+from chatlm_rag.index import folder
+from chatlm_rag.index.folder import IndexFolder
 from chatlm_rag.screens import QUIET
+from chatlm_rag.settings import index_of
 
 OFF = ""
 """The id of the row that ends the use of an index."""
 
+
 MAKES = " makes an index of a file or folder, or brings it up to date."
+
 
 NAME = 22
 """Width of the names, in cells."""
@@ -75,12 +79,12 @@ class RagPicker(PluginCard):
         name = event.option_id or OFF
         try:
             if name == OFF:
-                using.end(self._ui)
+                actions.end(self._ui)
             elif folder.located(name).current() is None:
-                self._begin(using.go_on, name)
+                self._begin(actions.go_on, name)
             else:
-                using.use(self._ui, name)
-                self._begin(using.prepare, name)
+                actions.use(self._ui, name)
+                self._begin(actions.prepare, name)
         except ChatlmError as error:
             self.complain(error)
         else:
@@ -105,12 +109,38 @@ class RagPicker(PluginCard):
     def _row(self, index: IndexFolder) -> Content:
         in_use = index.name == self._in_use
         try:
-            found = showing.made(index)
-            size = human_bytes(showing.size(index))
-            made = showing.in_short(index, found) if found else "not finished; Enter goes on"
+            found = formatting.made(index)
+            size = human_bytes(formatting.size(index))
+            made = formatting.in_short(index, found) if found else "not finished; Enter goes on"
             about = (f"{made}, {size}", QUIET)
         except ChatlmError as error:
             about = (one_line(error.message, 200), "$text-error")
         mark = "in use · " if in_use else ""
         name = set_cell_size(index.name, NAME)
         return Content.assemble((name, "bold" if in_use else ""), (mark, QUIET), about)
+
+
+class RagSheet(PluginCard):
+    """The arrows scroll.
+
+    Args:
+        text: plain lines.
+    """
+
+    DEFAULT_CSS = """
+    RagSheet VerticalScroll { height: 1fr; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q,enter", "dismiss", "close", show=False),
+        Binding("escape", "dismiss", "close"),
+    ]
+
+    def __init__(self, text: str) -> None:
+        super().__init__("Your documents")
+        self._text = text
+
+    def body(self) -> Iterable[Widget]:
+        """One scrolling text."""
+        with VerticalScroll():
+            yield Static(Content(visible(self._text)))

@@ -1,9 +1,13 @@
-"""The panel of the passages that were found for the selected turn."""
+"""Panel of passages; open in an editor."""
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 from textual import on
 from textual.app import ComposeResult, SuspendNotSupported
@@ -13,12 +17,13 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm import ChatlmError, Passage, Ui, UsageError, one_line, visible
-from chatlm_rag import editing, folder, jumping, marking
-from chatlm_rag.kept import index_of
-from chatlm_rag.origin import origin_of
+from chatlm_rag import actions
+from chatlm_rag.actions import HOW_TO_BUILD
+from chatlm_rag.index import bm25, folder
+from chatlm_rag.retrieval.explain import fates_of
+from chatlm_rag.retrieval.hits import origin_of
 from chatlm_rag.screens import QUIET
-from chatlm_rag.using import HOW_TO_BUILD
-from chatlm_rag.why import fates_of
+from chatlm_rag.settings import index_of
 
 
 class RagSources(Vertical):
@@ -79,11 +84,11 @@ class RagSources(Vertical):
 
     def on_mount(self) -> None:
         """Be found by `/source`."""
-        self._begin = jumping.opened(self)
+        self._begin = actions.opened(self)
 
     def on_unmount(self) -> None:
         """Be found no more."""
-        jumping.closed(self)
+        actions.closed(self)
 
     def jump_soon(self, number: int) -> None:
         """Go to a passage; may be called in any thread."""
@@ -133,7 +138,7 @@ class RagSources(Vertical):
         try:
             if not origin.path:
                 raise UsageError("It is not known in which file this stands.")
-            argv = editing.command(origin.path, origin.line)
+            argv = command(origin.path, origin.line)
             with self.app.suspend():
                 subprocess.run(argv, check=False)
         except SuspendNotSupported:
@@ -182,6 +187,69 @@ class RagSources(Vertical):
     def _words(self, text: str) -> Content:
         """The passage, with the words of the question marked."""
         content = Content(visible(text))
-        for begin, end in marking.spans(visible(text), self._question):
+        for begin, end in bm25.spans(visible(text), self._question):
             content = content.stylize("bold underline", begin, end)
         return content
+
+
+_PLUS = {"vi", "vim", "nvim", "view", "nano", "pico", "emacs", "emacsclient", "kak", "micro"}
+
+
+_PLUS |= {"joe", "jed", "mg", "ne", "gedit", "sensible-editor"}
+"""`+LINE FILE`"""
+
+
+_COLON = {"hx", "helix", "subl", "zed"}
+"""`FILE:LINE`"""
+
+
+_GOTO = {"code", "codium", "cursor"}
+"""`--goto FILE:LINE`"""
+
+
+_USUAL = ("sensible-editor", "nano", "vim", "vi")
+
+
+_NO_TEXT = {".pdf", ".docx"}
+
+
+def command(path: str, line: int) -> list[str]:
+    """What opens a file in `$VISUAL`, `$EDITOR`, or else in an editor that is here.
+
+    Args:
+        path: of the file.
+        line: from 1; 0 for none.
+
+    Raises:
+        UsageError: the file is gone or no text, or there is no editor.
+    """
+    file = Path(path).absolute()
+    if not file.is_file():
+        raise UsageError(f"{file} is not there.", hint="The passage is what was read of it.")
+    if file.suffix.lower() in _NO_TEXT:
+        raise UsageError(f"{file} is no text file.", hint="Open it in a program that shows it.")
+    editor = _editor()
+    name = Path(editor[0]).stem
+    if not line:
+        return [*editor, str(file)]
+    if name in _PLUS:
+        return [*editor, f"+{line}", str(file)]
+    if name in _COLON:
+        return [*editor, f"{file}:{line}"]
+    if name in _GOTO:
+        return [*editor, "--goto", f"{file}:{line}"]
+    return [*editor, str(file)]
+
+
+def _editor() -> list[str]:
+    for variable in ("VISUAL", "EDITOR"):
+        try:
+            words = shlex.split(os.environ.get(variable, ""))
+        except ValueError:
+            continue
+        if words:
+            return words
+    for name in _USUAL:
+        if shutil.which(name):
+            return [name]
+    raise UsageError("There is no editor.", hint="Set $EDITOR, for example to nano.")

@@ -15,7 +15,7 @@ from textual.widget import Widget
 from textual.widgets import Checkbox, Input, Select, Static, TextArea
 
 from chatlm import UsageError, visible
-from chatlm_templates.screens import drawing
+from chatlm_templates.screens import preview
 from chatlm_templates.template import Template, Variable
 
 
@@ -100,7 +100,7 @@ class Field(Vertical):
 
     def compose(self) -> Iterable[Widget]:
         """From top to bottom."""
-        yield Static(drawing.variable(self.variable, self._template), classes="name")
+        yield Static(preview.variable(self.variable, self._template), classes="name")
         yield self._control
         yield Static(classes="wrong")
 
@@ -139,7 +139,7 @@ class Field(Vertical):
 
 
 def _control(variable: Variable, value: str | None) -> Widget:
-    default = "" if variable.default is None else drawing.shown(variable.default)
+    default = "" if variable.default is None else preview.shown(variable.default)
     if variable.type == "boolean":
         return Checkbox(Content("yes"), (value or default) == "true")
     if variable.type == "choice":

@@ -16,13 +16,13 @@ from textual.widgets import Checkbox, Input, Select, Static, TextArea
 
 from chatlm import ChatlmError, Ui, UsageError, one_line
 from chatlm import Message as ChatMessage
-from chatlm_templates import using
-from chatlm_templates.chosen import chosen
+from chatlm_templates import actions
+from chatlm_templates.actions import PICKER
+from chatlm_templates.chat_state import chosen
 from chatlm_templates.rendering import Written
-from chatlm_templates.screens import drawing
-from chatlm_templates.screens.card import TemplateCard
+from chatlm_templates.screens import preview
 from chatlm_templates.screens.fields import Field
-from chatlm_templates.slash import PICKER
+from chatlm_templates.screens.preview import TemplateCard
 from chatlm_templates.template import Template, Variable
 
 
@@ -97,7 +97,7 @@ class Form(TemplateCard):
             wrong[0].enter()
             return
         try:
-            using.use(self._ui, self._template, self._values(), fresh=fresh)
+            actions.use(self._ui, self._template, self._values(), fresh=fresh)
         except ChatlmError as error:
             self.complain(error)
         else:
@@ -139,12 +139,12 @@ class Form(TemplateCard):
         """Draw the prompt as far as it is filled in, and have its tokens counted."""
         right = {field.variable.name: field.text for field in self._fields if field.check()}
         try:
-            made = using.preview(self._template, {k: text for k, text in right.items() if text})
+            made = actions.preview(self._template, {k: text for k, text in right.items() if text})
         except UsageError as error:
             self.complain(error)
             return
         self._made = made
-        self.query_one("#made", Static).update(drawing.written(made))
+        self.query_one("#made", Static).update(preview.written(made))
         self.run_worker(lambda: self._count(made), thread=True, exclusive=True, group="cost")
 
     def _count(self, made: Written) -> None:

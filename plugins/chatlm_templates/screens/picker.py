@@ -15,12 +15,12 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm import ChatlmError, Ui, UsageError, one_line
-from chatlm_templates import library, using
-from chatlm_templates.chosen import chosen
-from chatlm_templates.screens import drawing
-from chatlm_templates.screens.card import TemplateCard
+from chatlm_templates import actions, library
+from chatlm_templates.actions import FORM
+from chatlm_templates.chat_state import chosen
+from chatlm_templates.screens import preview
 from chatlm_templates.screens.fields import Line
-from chatlm_templates.slash import FORM
+from chatlm_templates.screens.preview import TemplateCard
 
 OFF = ""
 """The id of the row that ends the use of a template."""
@@ -124,7 +124,7 @@ class Picker(TemplateCard):
                 f"{name} cannot be used.", hint=f"Mend it: chatlm templates edit {name}"
             )
         if name == OFF:
-            using.end(self._ui)
+            actions.end(self._ui)
         else:
             self._ui.open_screen(FORM, name)
 
@@ -134,7 +134,7 @@ class Picker(TemplateCard):
         options = []
         if self._in_use and not words:
             off = f"No template: end {one_line(self._in_use, 30)} in this chat"
-            options.append(Option(Content.styled(off, drawing.QUIET), id=OFF))
+            options.append(Option(Content.styled(off, preview.QUIET), id=OFF))
         for name in names:
             row = self._row(name)
             if all(word in row.plain.lower() for word in words):
@@ -159,7 +159,7 @@ class Picker(TemplateCard):
                 marks.insert(0, "in use ·")
             if name in self._own:
                 marks.append("(yours)")
-            about = (one_line(" ".join(marks), 200), drawing.QUIET)
+            about = (one_line(" ".join(marks), 200), preview.QUIET)
         return Content.assemble((set_cell_size(one_line(name, NAME - 1), NAME), style), about)
 
     def _show(self, name: str | None) -> None:
@@ -168,9 +168,9 @@ class Picker(TemplateCard):
         elif name == OFF:
             told = Content("From the next message on, what you type is sent as it is.")
         elif name in self._faults:
-            told = drawing.fault(self._faults[name])
+            told = preview.fault(self._faults[name])
         else:
-            told = drawing.source(self._library.templates[name], own=name in self._own)
+            told = preview.source(self._library.templates[name], own=name in self._own)
         self.query_one("#marked", Static).update(told)
         self.query_one("#preview").scroll_home(animate=False)
 

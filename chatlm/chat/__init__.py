@@ -1,0 +1,1 @@
+"""The headless chat: what the UI, the CLI and plugins drive."""

@@ -1,0 +1,95 @@
+"""How much of the context a chat takes, turn by turn; knows no screen."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chatlm.errors import ContextTooLong, ModelError
+from chatlm.types.engine import Engine
+from chatlm.types.messages import Conversation, Message
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A chat in tokens."""
+
+    costs: Mapping[int, int]
+    """Turn id to what the turn takes as it stands: 0 for a dropped one, its summary's tokens for a
+    summarised one; those that do not fit have theirs too."""
+    outside: frozenset[int]
+    """Ids of the turns that would be read, but do not fit."""
+    system: int
+    """What the system prompt takes; without one, what the model's format puts in its place."""
+    used: int
+    """All that is read; more than `limit` when what must stay does not fit."""
+    limit: int
+    """What prompt and reply may take together."""
+    reserve: int
+    """What is kept of it for the reply."""
+
+
+def measure(conversation: Conversation, engine: Engine, sampling: Sampling) -> Measure:
+    """Measure a chat as it would be read now; plugins are not asked.
+
+    Args:
+        conversation: the chat; without turns, its system prompt is measured.
+        engine: counts.
+        sampling: the person's settings for it; they say how long a reply may be.
+
+    Raises:
+        ContextTooLong: the newest message and the system prompt alone do not fit.
+        ModelError: the model's format refuses the chat.
+    """
+    head = int(bool(conversation.system))
+    own = 0 if head else own_system(engine)
+    turns = [turn.id for turn in conversation.turns for _ in turn.messages()]
+    messages = conversation.messages()
+    if not turns:
+        messages += (Message("user", ""),)  # some formats refuse a system prompt by itself
+    request = Request(messages, sampling)
+    try:
+        prompt = engine.preview(request)
+        used, left_out = len(prompt.tokens), prompt.left_out
+    except ContextTooLong:
+        loose = tuple(dataclasses.replace(message, pinned=False) for message in messages)
+        prompt = engine.preview(dataclasses.replace(request, messages=loose))
+        stays = _staying(messages, turns, head)
+        used = sum(cost for cost, stay in zip(prompt.costs, stays, strict=True) if stay)
+        used += 0 if stays[0] else own
+        left_out = tuple(index for index, stay in enumerate(stays) if not stay)
+    costs = {turn.id: 0 for turn in conversation.turns}
+    for turn_id, cost in zip(turns, prompt.costs[head:], strict=False):
+        costs[turn_id] += cost
+    for turn_id in turns[:1]:
+        costs[turn_id] -= own  # it stands before the first message, whichever that is
+    return Measure(
+        costs=costs,
+        outside=frozenset(turns[index - head] for index in left_out),
+        system=prompt.costs[0] if head else own,
+        used=used,
+        limit=prompt.limit,
+        reserve=prompt.reserve,
+    )
+
+
+def own_system(engine: Engine) -> int:
+    """Tokens of the system prompt that the model's format writes by itself where none is given."""
+    asked = Message("user", "")
+    try:
+        given = engine.preview(Request((Message("system", ""), asked)))
+        return engine.preview(Request((asked,))).costs[0] - given.costs[1]
+    except ModelError:  # a format that takes no system prompt has none of its own
+        return 0
+
+
+def _staying(messages: tuple[Message, ...], turns: list[int], head: int) -> list[bool]:
+    """Which messages are never left out: the system prompt, pinned turns and the newest."""
+    newest = turns[-1] if turns else None
+    return [
+        index < head or message.pinned or turns[index - head] == newest
+        for index, message in enumerate(messages)
+    ]

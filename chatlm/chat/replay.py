@@ -1,0 +1,199 @@
+"""Makes a stored reply again, from what was kept of its making, and compares; changes no chat."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from chatlm.chat.request_builder import provenance
+from chatlm.errors import UsageError
+from chatlm.store.store import Store
+from chatlm.types.engine import Engine
+from chatlm.types.events import Delta, EngineEvent, Finished, Fitted
+from chatlm.types.messages import Reply, StopReason, Usage
+from chatlm.types.provenance import Provenance
+from chatlm.types.requests import Request
+
+_CUT = (StopReason.CANCELLED, StopReason.ERROR, StopReason.CRITERION, None)
+"""How a reply ends for reasons that a replay does not have: it goes as far as the reply does."""
+
+
+@dataclass(frozen=True)
+class ReplayStarted:
+    """The first event: what is made again."""
+
+    original: Reply
+    provenance: Provenance
+    """What made the original."""
+    so_far: str
+    """Text of the original that was there when this request went on from it."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The last event."""
+
+    original: Reply
+    provenance: Provenance
+    """What made the original."""
+    text: str
+    """The whole reply, made again; of one that was stopped, as much as there was."""
+    stop_reason: StopReason
+    usage: Usage
+    same: bool
+    """Whether the text is the original's."""
+    same_prompt: bool
+    """Whether the model read the very same tokens."""
+    notes: tuple[str, ...]
+    """What is not as it was then, a sentence each."""
+
+
+ReplayEvent = ReplayStarted | EngineEvent | Replayed
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a comparison."""
+
+    kind: Literal["same", "removed", "added"]
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "kind": self.kind,
+            "text": self.text,
+        }
+
+
+def record(store: Store, reply_id: int) -> Provenance:
+    """What made a reply.
+
+    Raises:
+        UsageError: that was not kept.
+        StoreError: there is no such reply.
+    """
+    kept = store.provenance(reply_id)
+    if kept is None:
+        raise UsageError(
+            "What made this reply was not kept, so it cannot be made again",
+            hint="It came from an older version or from elsewhere. Regenerate it: that is kept.",
+        )
+    return kept
+
+
+def replay(
+    store: Store, engine: Engine, reply_id: int, *, adapter: str | None = None
+) -> Generator[ReplayEvent, None, None]:
+    """Carry out the request that made a reply once more, with its own settings and seed.
+
+    `ReplayStarted`, then the engine's events, then `Replayed`. Pulled and closed like
+    `Engine.stream`. Where a plugin gave the reply, the engine answers what it was given for.
+
+    Args:
+        store: keeps the reply.
+        engine: makes it again; it need not have the model that made it.
+        reply_id: the reply.
+        adapter: to be used in place of the reply's own; "" uses none.
+
+    Raises:
+        UsageError: it was not kept what made the reply.
+        StoreError: there is no such reply.
+        EngineError: the generation failed.
+    """
+    made_by = record(store, reply_id)
+    original = store.reply(reply_id)
+    last = made_by.messages[-1] if made_by.messages else None
+    so_far = last.content if last is not None and last.role == "assistant" else ""
+    yield ReplayStarted(original, made_by, so_far)
+    request = Request(
+        made_by.messages,
+        made_by.sampling,
+        adapter=made_by.adapter if adapter is None else adapter or None,
+    )
+    longest = len(original.text) if original.stop_reason in _CUT else None
+    text, usage, reason, fitted = so_far, Usage(), StopReason.CANCELLED, Fitted(0, 0)
+    with closing(engine.stream(request)) as events:
+        for event in events:
+            yield event
+            match event:
+                case Fitted():
+                    fitted = event
+                case Delta(text=piece, held=held):
+                    text, usage = text + piece, event.usage
+                    if longest is not None and len(text + held) >= longest:
+                        text = (text + held)[:longest]
+                        break
+                case Finished(stop_reason=reason, usage=usage):
+                    pass
+    yield Replayed(
+        original=original,
+        provenance=made_by,
+        text=text,
+        stop_reason=reason,
+        usage=usage,
+        same=text == original.text,
+        same_prompt=fitted.prompt_hash == made_by.prompt_hash,
+        notes=tuple(_notes(made_by, provenance(request, engine.info, fitted))),
+    )
+
+
+def _notes(then: Provenance, now: Provenance) -> Iterator[str]:
+    if not then.model:
+        yield f"model: none then, a plugin gave the reply; {now.model} now"
+        return
+    facts = [
+        ("model", then.model, now.model),
+        ("adapter", then.adapter or "none", now.adapter or "none"),
+        ("prompt format", then.prompt_format, now.prompt_format),
+        ("device", then.device, now.device),
+        ("number format", then.dtype, now.dtype),
+        ("context", str(then.context_length), str(now.context_length)),
+    ]
+    facts += [
+        (name, then.versions.get(name, "none"), now.versions.get(name, "none"))
+        for name in sorted({*then.versions, *now.versions})
+    ]
+    for name, before, after in facts:
+        if before != after:
+            yield f"{name}: {before or 'unknown'} then, {after or 'unknown'} now"
+    if then.prompt_hash != now.prompt_hash:
+        yield "prompt: the model reads other tokens than then"
+    for name in then.added:
+        yield f"{name}: a plugin added it then; a replay goes without"
+
+
+_WORDS = re.compile(r"\S+\s*|\s+")
+
+
+def differences(before: str, after: str) -> list[Piece]:
+    """How to make `after` of `before`, word by word.
+
+    The pieces but the added ones make `before`, those but the removed ones `after`.
+    """
+    old, new = _WORDS.findall(before), _WORDS.findall(after)
+    head = _common(old, new)
+    tail = _common(old[head:][::-1], new[head:][::-1])
+    middle_old, middle_new = old[head : len(old) - tail], new[head : len(new) - tail]
+    pieces = [Piece("same", "".join(old[:head]))]
+    matcher = difflib.SequenceMatcher(None, middle_old, middle_new)
+    for kind, a, b, c, d in matcher.get_opcodes():
+        if kind == "equal":
+            pieces.append(Piece("same", "".join(middle_old[a:b])))
+        else:
+            pieces.append(Piece("removed", "".join(middle_old[a:b])))
+            pieces.append(Piece("added", "".join(middle_new[c:d])))
+    pieces.append(Piece("same", "".join(old[len(old) - tail :])))
+    return [piece for piece in pieces if piece.text]
+
+
+def _common(left: list[str], right: list[str]) -> int:
+    """How many words the two begin with in common."""
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))

@@ -1,0 +1,193 @@
+"""What the model is asked for a turn, plugins included; stores nothing and runs no model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from chatlm.errors import UsageError
+from chatlm.plugin_host import hook_table
+from chatlm.plugin_host.trace_diff import name_of
+from chatlm.plugin_host.turn_plugins import TurnPlugins
+from chatlm.types.engine import Engine, EngineInfo
+from chatlm.types.events import Fitted
+from chatlm.types.messages import Conversation, Message, Passage, Turn
+from chatlm.types.provenance import Provenance
+from chatlm.types.requests import Request
+from chatlm.types.sampling import DEFAULTS, Sampling
+from chatlm.version import version
+
+
+def turn_request(
+    conversation: Conversation,
+    turn: Turn,
+    passages: Sequence[Passage],
+    *,
+    engine: Engine,
+    plugins: TurnPlugins,
+    sampling: Sampling,
+    adapter: str | None = None,
+    logprobs: int | None = None,
+    so_far: str = "",
+    again: bool = False,
+) -> Request:
+    """The turn's messages, then all adjustments.
+
+    Args:
+        conversation: the chat, the turn included.
+        turn: the one to answer.
+        passages: what was found for it.
+        engine: will carry it out.
+        plugins: whose hooks are called.
+        sampling: the person's settings, as they hold for the chat.
+        adapter: asked for before all that plugins would choose, "" for the model without one; None
+            leaves it to them.
+        logprobs: see `Request.logprobs`.
+        so_far: the reply's beginning, to be gone on with.
+        again: whether there was another reply before; a model that by default always takes the
+            likeliest token would only repeat it, so it draws freely, unless the person set the
+            temperature.
+
+    Returns:
+        with no setting left open but the seed, and those that the engine's defaults leave open.
+    """
+    messages = turn_messages(conversation, turn, passages, plugins)
+    request: Request = plugins.fold(
+        "adjust_request",
+        "request",
+        Request(tuple(_begun(messages, so_far)), sampling, adapter, logprobs=logprobs),
+        partial(_adjusted, plugins),
+        conversation=conversation,
+        turn=turn,
+        passages=passages,
+        engine=engine,
+    )
+    settings, defaults = request.sampling, engine.info.defaults
+    if again and defaults.temperature == 0:
+        settings = settings.over(Sampling(temperature=DEFAULTS.temperature))
+    return dataclasses.replace(
+        request, sampling=settings.over(defaults), adapter=request.adapter or None
+    )
+
+
+def message_for(conversation: Conversation, text: str, plugins: TurnPlugins) -> str:
+    """What is sent for the words that were typed: what the first plugin makes of them, if any.
+
+    Raises:
+        UsageError: that plugin refuses them.
+    """
+    made: str | UsageError = plugins.first(
+        "write_message",
+        text,
+        hook_table.text_or_refusal,
+        conversation=conversation,
+        text=text,
+        facts=partial(
+            plugins.merge, "describe_text", hook_table.facts, conversation=conversation, text=text
+        ),
+    )
+    if isinstance(made, UsageError):
+        raise made
+    return made
+
+
+def passages_for(conversation: Conversation, turn: Turn, plugins: TurnPlugins) -> list[Passage]:
+    """What all plugins find for the turn's message, or for the words it was made from."""
+    asked = Message("user", turn.words)
+    return plugins.gather("retrieve_passages", Passage, conversation=conversation, message=asked)
+
+
+def turn_messages(
+    conversation: Conversation, turn: Turn, passages: Sequence[Passage], plugins: TurnPlugins
+) -> list[Message]:
+    """Messages by the first plugin that makes them, else the core's."""
+    usual = default_messages(conversation, turn, passages)
+    made: list[Message] = plugins.first(
+        "build_messages",
+        usual,
+        hook_table.messages,
+        conversation=conversation,
+        turn=turn,
+        passages=passages,
+    )
+    return made
+
+
+def default_messages(
+    conversation: Conversation, turn: Turn, passages: Sequence[Passage]
+) -> list[Message]:
+    """History, then the user's message; passages stand inside that message, so that the tokens of
+    the earlier conversation stay the same and need not be read again."""
+    history = list(conversation.messages(before=turn.position))
+    if not passages:
+        return [*history, turn.user]
+    numbered = "\n\n".join(
+        f"[{number}] {passage.source}\n{passage.text}"
+        for number, passage in enumerate(passages, start=1)
+    )
+    return [*history, Message("user", f"Sources:\n\n{numbered}\n\n{turn.user.content}")]
+
+
+def _begun(messages: list[Message], so_far: str) -> list[Message]:
+    """The messages with the beginning of a reply that is gone on with."""
+    if not so_far:
+        return messages
+    if messages[-1].role == "assistant":  # a plugin began the reply, which holds that beginning
+        messages = messages[:-1]
+    return [*messages, Message("assistant", so_far)]
+
+
+def beginning(request: Request) -> str:
+    """What the plugins let a new reply begin with."""
+    last = request.messages[-1]
+    return last.content if last.role == "assistant" else ""
+
+
+def _adjusted(plugins: TurnPlugins, plugin: str, before: Request, result: Any) -> Request:
+    """What a plugin made of a request, with a guard around what it added."""
+    request: Request = hook_table.one(Request, before)(result)
+    if request.messages != before.messages:
+        hook_table.check_order(request.messages)
+    if request.complete and not beginning(request):
+        raise ValueError("returned a complete request without a reply")
+    return plugins.guard(plugin, request)
+
+
+def provenance(request: Request, info: EngineInfo, fitted: Fitted) -> Provenance:
+    """What makes the reply to a request that has begun."""
+    return Provenance(
+        messages=tuple(_kept(request.messages, fitted.left_out)),
+        sampling=request.sampling,
+        model=info.model,
+        adapter=request.adapter,
+        prompt_format=info.prompt_format,
+        device=info.device,
+        dtype=info.dtype,
+        context_length=info.context_length,
+        prompt_hash=fitted.prompt_hash,
+        versions={"chatlm": version(), **info.versions},
+        added=tuple(map(name_of, (*request.processors, *request.criteria))),
+    )
+
+
+def given(request: Request) -> Provenance:
+    """What is known of a reply that plugins gave themselves: what a model would have been asked."""
+    return Provenance(
+        messages=request.messages[:-1],
+        sampling=request.sampling,
+        model="",
+        versions={"chatlm": version()},
+        added=tuple(map(name_of, (*request.processors, *request.criteria))),
+    )
+
+
+def _kept(messages: Sequence[Message], left_out: Sequence[Message]) -> Iterator[Message]:
+    """The messages without those that were left out, which come in the same order."""
+    gone = list(left_out)
+    for message in messages:
+        if gone and message == gone[0]:
+            del gone[0]
+        else:
+            yield message

@@ -1,0 +1,197 @@
+"""Chats beside the person's own, kept in memory alone, on any model and with all plugins."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Self
+
+from chatlm.chat.session import ChatSession
+from chatlm.chat.templates import offered_setups, opening
+from chatlm.chat.turn_runner import given_events, reply_events
+from chatlm.config.config import Config
+from chatlm.errors import MessageRefused, OutOfMemoryError
+from chatlm.hub.installed import has_room
+from chatlm.plugin_host.host import PluginHost
+from chatlm.store.store import Store
+from chatlm.types.engine import Engine
+from chatlm.types.events import EngineEvent
+from chatlm.types.requests import Request
+from chatlm.types.setups import Setup
+
+OpenModel = Callable[[str, Callable[[str], None]], Engine]
+"""Opens a model by its name; calls the function with a few words on what it is doing."""
+
+
+TRIAL = "Hello."
+"""The message by which a set-up is tried."""
+
+
+class OwnSideChats:
+    """See `chatlm.beside.SideChats`.
+
+    Args:
+        config: the person's settings; its model stands where a set-up names none.
+        plugins: whose hooks are called.
+        open_model: loads a model.
+        report: told in a few words what is being loaded.
+        loaded: gives a model that is loaded anyway and never freed here; None where there is none.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        plugins: PluginHost,
+        open_model: OpenModel,
+        report: Callable[[str], None],
+        loaded: Callable[[], Engine | None] = lambda: None,
+    ) -> None:
+        self.config = config
+        self.plugins = plugins
+        self._open = open_model
+        self._report = report
+        self._loaded = loaded
+        self._engines: dict[str, Engine] = {}
+        self._lock = threading.RLock()
+        self.taking_turns = False
+        """Whether models do not fit side by side."""
+
+    def begin(self, setup: Setup) -> OwnSideChat:
+        """A new chat."""
+        return OwnSideChat(self, setup)
+
+    def offered(self) -> dict[str, Setup]:
+        """The set-ups that plugins offer now, by name."""
+        return offered_setups(self.plugins)
+
+    def name_of(self, model: str) -> str:
+        """The name of a set-up's model."""
+        return model or self.config.model
+
+    def engine(self, model: str) -> Engine:
+        """The engine of a model, loaded once; where two do not fit, the earlier one is freed."""
+        name = self.name_of(model)
+        with self._lock:
+            there = self._loaded()
+            if there is not None and there.info.model == name:
+                return there
+            if name not in self._engines:
+                self._engines[name] = self._opened(name)
+            return self._engines[name]
+
+    def _opened(self, name: str) -> Engine:
+        def report(words: str) -> None:
+            self._report(f"{name}: {words}")
+
+        if self._engines and not has_room(name):
+            self._make_room(report)
+        report("loading")
+        try:
+            return self._open(name, report)
+        except OutOfMemoryError:
+            if not self._engines:
+                raise
+            self._make_room(report)
+            return self._open(name, report)
+
+    def _make_room(self, report: Callable[[str], None]) -> None:
+        self.taking_turns = True
+        report(f"has no room beside {', '.join(self._engines)}; they take turns")
+        self._free()
+
+    def _free(self) -> None:
+        while self._engines:
+            self._engines.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._free()
+
+
+class OwnSideChat:
+    """See `chatlm.beside.SideChat`."""
+
+    def __init__(self, chats: OwnSideChats, setup: Setup) -> None:
+        self.setup = setup
+        self._chats = chats
+        self._store = Store(None)
+        self._session: ChatSession | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded model."""
+        return self._chats.engine(self.setup.model)
+
+    def check(self) -> None:
+        """Make a request as far as that goes without the model."""
+        from chatlm.engines.open import check
+
+        session, question = self._asked(TRIAL)
+        with suppress(MessageRefused):
+            session.draft(question)
+        check(self._chats.name_of(self.setup.model), self.setup.adapter, self._chats.plugins)
+
+    def request(self, text: str) -> Request:
+        """What is sent for the next message."""
+        session, question = self._asked(text)
+        return session.preview(question).request
+
+    def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
+        """Generate."""
+        yield from reply_events(self.engine, request)
+
+    def given(self, request: Request) -> Sequence[EngineEvent]:
+        """What needs no engine."""
+        return list(given_events(request))
+
+    def add(self, text: str, reply: str) -> None:
+        """Let a message and its reply stand in the chat."""
+        session, question = self._asked(text)
+        session.add(question, reply)
+        self._session = session
+
+    def _asked(self, text: str) -> tuple[ChatSession, str]:
+        """The session, and what is sent in it; before the first reply stands in it, a new one."""
+        if self._session is not None:
+            return self._session, text
+        setup, chats = self.setup, self._chats
+        begun = opening(setup.template, setup.values, text, chats.plugins)
+        session = ChatSession(
+            self._store,
+            lambda: self.engine,
+            plugins=chats.plugins,
+            sampling=begun.rendered.sampling,
+            asked=setup.sampling,
+            system=setup.system or begun.rendered.system,
+            adapter=setup.adapter,
+            kept={**begun.kept, **setup.kept},
+        )
+        return session, begun.question
+
+
+@contextmanager
+def side_chats(config: Config, report: Callable[[str], None]) -> Iterator[OwnSideChats]:
+    """Side chats for a command: loads the person's plugins, and frees everything at the end.
+
+    Args:
+        config: the person's settings.
+        report: told in a few words what is being loaded.
+    """
+    from chatlm.engines.open import opener
+    from chatlm.plugin_host.lifecycle import loaded
+
+    with (
+        loaded(config) as plugins,
+        OwnSideChats(config, plugins, opener(config, plugins), report) as chats,
+    ):
+        yield chats

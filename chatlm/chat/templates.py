@@ -1,0 +1,115 @@
+"""How a chat begins by what plugins offer, templates and other set-ups; stores nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.plugin_host import hook_table
+from chatlm.plugin_host.host import PluginHost
+from chatlm.types.messages import Conversation, Kept
+from chatlm.types.setups import Rendered, Setup, TemplateRenderer
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a question begins."""
+
+    rendered: Rendered
+    kept: Kept = field(default_factory=dict)
+    """What the plugin that offers the template keeps with the chat."""
+
+    @property
+    def question(self) -> str:
+        """What is sent; the plugin makes the message of it where it has a part in it."""
+        return self.rendered.typed or self.rendered.user
+
+
+def offered(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
+    """The templates of all plugins by name, each with its plugin."""
+    found: dict[str, tuple[str, TemplateRenderer]] = {}
+
+    def arguments(plugin: str) -> dict[str, Any]:
+        def register(name: str, render: TemplateRenderer) -> None:
+            found[name] = plugin, render
+
+        return {"register": register}
+
+    for _ in plugins.offer("register_templates", arguments):
+        pass
+    return found
+
+
+def offered_setups(plugins: PluginHost) -> dict[str, Setup]:
+    """The set-ups of all plugins by name, templates too; see `SideChats.offered`."""
+    found: list[tuple[str, str, Setup]] = []
+
+    def arguments(plugin: str) -> dict[str, Any]:
+        def register(name: str, setup: Setup) -> None:
+            if not isinstance(name, str) or not isinstance(setup, Setup):
+                raise TypeError("register takes a name and a chatlm.Setup")
+            found.append((plugin, name, setup))
+
+        return {"register": register}
+
+    for _ in plugins.offer("register_setups", arguments):
+        pass
+    found += [
+        (plugin, name, Setup(template=name))
+        for name, (plugin, render) in offered(plugins).items()
+        if _needs_nothing(render)
+    ]
+    times = Counter(name for _, name, _ in found)
+    return {
+        name if times[name] == 1 else f"{plugin}.{name}": setup for plugin, name, setup in found
+    }
+
+
+def _needs_nothing(render: TemplateRenderer) -> bool:
+    """Whether a template makes a message of a person's words alone."""
+    try:
+        render({}, "Hello.", dict)
+    except Exception:  # a plugin may fail in any way
+        return False
+    return True
+
+
+def opening(template: str, values: Mapping[str, str], typed: str, plugins: PluginHost) -> Opening:
+    """What the template makes.
+
+    Args:
+        template: its name; empty for none, so that what was typed is the message.
+        values: texts of its variables, by name.
+        typed: what the person typed or piped in.
+        plugins: offer templates.
+
+    Raises:
+        UsageError: there is no such template, or the values do not fit it.
+    """
+    if not template:
+        return Opening(Rendered(user=typed))
+    there = offered(plugins)
+    if template not in there:
+        near = get_close_matches(template, there, 1)
+        raise UsageError(
+            f"There is no template {template!r}.",
+            hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
+        )
+    plugin, render = there[template]
+    asked = {"conversation": Conversation(0), "text": typed}
+    facts = partial(plugins.merge, "describe_text", hook_table.facts, **asked)
+    try:
+        rendered = render(values, typed, facts)
+    except ChatlmError:
+        raise
+    except Exception as error:  # a plugin may fail in any way
+        raise UsageError(
+            f"The template {template} failed: {type(error).__name__}: {error}",
+            hint="`chatlm logs` may have more.",
+        ) from error
+    return Opening(rendered, {plugin: rendered.kept} if rendered.kept else {})

@@ -1,0 +1,259 @@
+"""One turn from its stored message to its stored reply; knows no screen and makes no thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import secrets
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from chatlm.chat import request_builder
+from chatlm.chat.reply_writer import GrowingReply
+from chatlm.errors import ChatlmError, EngineError, StoreError
+from chatlm.plugin_host.turn_plugins import TurnPlugins
+from chatlm.store.store import Store
+from chatlm.types.engine import Engine
+from chatlm.types.events import (
+    Delta,
+    EngineEvent,
+    Finished,
+    Fitted,
+    MessageAnnotated,
+    Notice,
+    PassagesFound,
+    ReplyStarted,
+    SessionEvent,
+    TurnFinished,
+    TurnStarted,
+)
+from chatlm.types.messages import (
+    Annotation,
+    Conversation,
+    Message,
+    Passage,
+    Reply,
+    StopReason,
+    Turn,
+    Usage,
+)
+from chatlm.types.provenance import Trace
+from chatlm.types.requests import Request
+from chatlm.types.sampling import Sampling
+
+log = logging.getLogger(__name__)
+
+
+Events = Generator[SessionEvent, None, None]
+
+
+@dataclass(frozen=True)
+class Replying:
+    """Answers turns of one chat; closing a generator cancels the reply and keeps what was said."""
+
+    store: Store
+    engine: Callable[[], Engine]
+    """Gives the loaded engine; may wait for it."""
+    plugins: TurnPlugins
+    """As the turn began with them."""
+    sampling: Callable[[Conversation], Sampling]
+    """The person's settings, as they hold for the chat."""
+    conversation_id: int
+    adapter: str | None = None
+    """Used before all that plugins would choose, "" for the model without one."""
+    logprobs: int | None = None
+    """See `Request.logprobs`."""
+
+    def begin(self, turn: Turn) -> Events:
+        """Report a message that is stored, label it, find passages for it and answer it."""
+        yield TurnStarted(self.conversation_id, turn)
+        conversation = self._conversation()
+        try:
+            labels = self._annotate(conversation, turn, None, turn.user, ())
+            if labels:
+                yield MessageAnnotated("user", labels)
+            yield from self._notices()
+            passages = request_builder.passages_for(conversation, turn, self.plugins)
+            if passages:
+                self.store.save_passages(turn.id, passages)
+                yield PassagesFound(tuple(passages))
+        finally:
+            problem = self._keep_trace(turn, None)
+        if problem is not None:
+            yield problem
+        yield from self._notices()
+        yield from self.answer(turn)
+
+    def answer(self, turn: Turn, reply: Reply | None = None, *, again: bool = False) -> Events:
+        """Make a new reply to the turn, or go on with `reply`; `again` if there was one before."""
+        engine = self.engine()
+        conversation = self._conversation()
+        request = request_builder.turn_request(
+            conversation,
+            turn,
+            self.store.passages(turn.id),
+            engine=engine,
+            plugins=self.plugins,
+            sampling=self.sampling(conversation),
+            adapter=self._adapter(reply, engine),
+            logprobs=self.logprobs,
+            so_far=reply.text if reply else "",
+            again=again,
+        )
+        if request.sampling.seed is None:
+            sampling = dataclasses.replace(request.sampling, seed=secrets.randbelow(2**31))
+            request = dataclasses.replace(request, sampling=sampling)
+        yield from self._notices()
+        settings = json.dumps(request.sampling.to_dict())
+        if reply is None:
+            reply = self.store.start_reply(
+                turn.id,
+                model="" if request.complete else engine.info.model,
+                adapter=None if request.complete else request.adapter,
+                settings=settings,
+            )
+        else:
+            self.store.journal(reply.id, reply.text)
+        growing = GrowingReply(self.store, reply, settings)
+        if request.complete:
+            growing.made_by = request_builder.given(request)
+        try:
+            yield ReplyStarted(turn.id, reply)
+            with closing(reply_events(engine, request, reply.text)) as events:
+                for event in events:
+                    problem = growing.take(event) if isinstance(event, Delta | Finished) else None
+                    if problem is not None:
+                        yield Notice(problem)
+                    if isinstance(event, Fitted):
+                        growing.made_by = request_builder.provenance(request, engine.info, event)
+                        if event.left_out:
+                            yield Notice(_left_out(event))
+                    yield from self._notices()
+                    yield event
+        except ChatlmError as error:
+            growing.fail(error)
+            raise
+        except Exception as error:  # the model itself broke, or a plugin's engine
+            log.exception("generation failed")
+            told = EngineError(
+                f"The reply failed: {type(error).__name__}: {error}",
+                hint="What was said is kept. `chatlm logs` has the details.",
+            )
+            growing.fail(told)
+            raise told from error
+        finally:
+            growing.close()
+            if not growing.ended:
+                self._finish_unseen(turn, reply.id)
+        yield from self._finish(turn, reply.id)
+
+    def _adapter(self, reply: Reply | None, engine: Engine) -> str | None:
+        """What is asked for: a reply is gone on with by the adapter that began it."""
+        if reply is None or reply.model != engine.info.model:
+            return self.adapter
+        return reply.adapter or ""
+
+    def _finish(self, turn: Turn, reply_id: int) -> Iterator[SessionEvent]:
+        """Label the stored reply, tell the plugins, and keep what they did for it."""
+        turn = self.store.turn(turn.id)
+        if turn.reply is not None and turn.reply.text:
+            message = Message("assistant", turn.reply.text)
+            passages = self.store.passages(turn.id)
+            labels = self._annotate(self._conversation(), turn, turn.reply.id, message, passages)
+            if labels:
+                yield MessageAnnotated("assistant", labels)
+                turn = self.store.turn(turn.id)
+        conversation = self._conversation()
+        late = self.plugins.gather(
+            "turn_finished", Annotation, conversation=conversation, turn=turn
+        )
+        if late:
+            self.store.annotate(turn.id, None, late)
+            turn = self.store.turn(turn.id)
+        problem = self._keep_trace(turn, reply_id)
+        if problem is not None:
+            yield problem
+        yield from self._notices()
+        yield TurnFinished(turn)
+
+    def _finish_unseen(self, turn: Turn, reply_id: int) -> None:
+        """The same for a reply that was stopped or failed, when nobody listens any more."""
+        try:
+            for _ in self._finish(turn, reply_id):
+                pass
+        except ChatlmError as error:
+            log.error("turn not finished: %s", error)
+
+    def _annotate(
+        self,
+        conversation: Conversation,
+        turn: Turn,
+        reply_id: int | None,
+        message: Message,
+        passages: Sequence[Passage],
+    ) -> tuple[Annotation, ...]:
+        labels = self.plugins.gather(
+            "annotate_message",
+            Annotation,
+            conversation=conversation,
+            message=message,
+            passages=passages,
+        )
+        if labels:
+            self.store.annotate(turn.id, reply_id, labels)
+        return tuple(labels)
+
+    def _keep_trace(self, turn: Turn, reply_id: int | None) -> Notice | None:
+        """Store what the plugins did since the last time; gives a notice when that fails."""
+        calls = self.plugins.take_calls()
+        try:
+            if calls:
+                self.store.save_trace(turn.id, Trace(calls, reply_id))
+        except StoreError as error:
+            log.error("trace not saved: %s", error)
+            return Notice(f"What plugins did for this turn is not kept. {error}")
+        return None
+
+    def _notices(self) -> Iterator[Notice]:
+        for fault in self.plugins.take_faults():
+            yield Notice(str(fault))
+
+    def _conversation(self) -> Conversation:
+        return self.store.conversation(self.conversation_id)
+
+
+def reply_events(
+    engine: Engine, request: Request, so_far: str = ""
+) -> Generator[EngineEvent, None, None]:
+    """What plugins let a new reply begin with, then what the engine says, if it is asked.
+
+    Args:
+        engine: carries the request out.
+        request: as plugins left it.
+        so_far: the reply's beginning, if it is gone on with.
+    """
+    yield from given_events(request, so_far)
+    if not request.complete:
+        with closing(engine.stream(request)) as events:
+            yield from events
+
+
+def given_events(request: Request, so_far: str = "") -> Iterator[EngineEvent]:
+    """What needs no engine: how plugins let a new reply begin, and its end if that is all of it.
+
+    Args:
+        request: as plugins left it.
+        so_far: the reply's beginning, if it is gone on with.
+    """
+    if not so_far and (beginning := request_builder.beginning(request)):
+        yield Delta(beginning, "", Usage())
+    if request.complete:
+        yield Finished(StopReason.END, Usage())
+
+
+def _left_out(event: Fitted) -> str:
+    turns = sum(message.role == "user" for message in event.left_out)
+    what = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
+    return f"The context holds {event.limit} tokens: {what} of this chat did not fit any more."

@@ -1,0 +1,119 @@
+"""`chatlm chats rename`, `pin`, `unpin`, `fork`, `restore` and `delete`."""
+
+from __future__ import annotations
+
+import click
+
+from chatlm.cli.chats import called, complete_chat, counted, open_store
+from chatlm.errors import UsageError
+from chatlm.store import export
+
+_one = click.argument("chat_id", metavar="ID", type=int, shell_complete=complete_chat)
+
+
+_several = click.argument(
+    "chat_ids", metavar="ID...", nargs=-1, required=True, type=int, shell_complete=complete_chat
+)
+
+
+@click.command()
+@_one
+@click.argument("title")
+def rename(chat_id: int, title: str) -> None:
+    """Give a chat a title.
+
+    An empty one brings back the beginning of its first message.
+
+    Example: chatlm chats rename 12 "Holiday plans"
+    """
+    with open_store() as store:
+        store.rename(chat_id, title)
+        name = store.title(chat_id)
+    click.echo(f"Chat {chat_id} is called: {called(name)}", err=True)
+
+
+@click.command()
+@_several
+def pin(chat_ids: tuple[int, ...]) -> None:
+    """List chats first.
+
+    Example: chatlm chats pin 12
+    """
+    _set_pinned(chat_ids, True)
+    click.echo(f"{counted(len(set(chat_ids)))} pinned", err=True)
+
+
+@click.command()
+@_several
+def unpin(chat_ids: tuple[int, ...]) -> None:
+    """List chats in their own place again.
+
+    Example: chatlm chats unpin 12
+    """
+    _set_pinned(chat_ids, False)
+    click.echo(f"{counted(len(set(chat_ids)))} unpinned", err=True)
+
+
+def _set_pinned(chat_ids: tuple[int, ...], pinned: bool) -> None:
+    with open_store() as store:
+        for chat_id in chat_ids:
+            store.set_pinned(chat_id, pinned)
+
+
+@click.command()
+@_one
+@click.option("--turns", type=click.IntRange(min=0), metavar="N", help="Only the first N turns.")
+def fork(chat_id: int, turns: int | None) -> None:
+    """Begin a new chat as a copy of another, which stays as it is.
+
+    Prints the new ID and title.
+
+    Example: chatlm chats fork 12 --turns 3
+    """
+    with open_store() as store:
+        there = len(store.conversation(chat_id).turns)
+        if turns is not None and turns > there:
+            raise UsageError(
+                f"Chat {chat_id} has no {turns} turns, only {there}.",
+                hint=f"See them: chatlm chats show {chat_id}",
+            )
+        copy = store.fork(chat_id, turns)
+    click.echo(f"{copy.id}  {called(export.title_of(copy))}")
+
+
+@click.command()
+@click.argument("chat_id", metavar="ID", type=int)
+def restore(chat_id: int) -> None:
+    """Bring back a chat that was deleted on the screen.
+
+    Example: chatlm chats restore 12
+    """
+    with open_store() as store:
+        store.restore(chat_id)
+        name = store.title(chat_id)
+    click.echo(f"Chat {chat_id} is there: {called(name)}", err=True)
+
+
+@click.command()
+@_several
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
+    """Delete chats for good.
+
+    Those too that were deleted on the screen, and could still be restored.
+
+    Example: chatlm chats delete 12 13
+    """
+    ids = list(dict.fromkeys(chat_ids))
+    with open_store() as store:
+        titles = {chat_id: store.title(chat_id) for chat_id in ids}
+        if not yes:
+            what = f"“{called(titles[ids[0]])}”"
+            if len(ids) > 1:
+                what = counted(len(ids))
+                for chat_id, title in titles.items():
+                    click.echo(f"{chat_id}  {called(title)}", err=True)
+            click.confirm(f"Delete {what} for good?", abort=True, err=True)
+        for chat_id in ids:
+            store.delete(chat_id)
+    click.echo(f"{counted(len(ids))} deleted", err=True)

@@ -1,0 +1,197 @@
+"""`chatlm chats replay`: makes a reply again and shows what differs; changes nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import click
+
+from chatlm.chat.replay import Piece, Replayed, ReplayEvent, differences, record, replay
+from chatlm.cli.ask import load_engine
+from chatlm.cli.chats import complete_chat, open_store
+from chatlm.cli.models import complete_model
+from chatlm.cli.options import plugin_options, with_plugins
+from chatlm.config import config
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.plugin_host.lifecycle import loaded
+from chatlm.store.store import Store
+from chatlm.text import dump_json, visible
+from chatlm.types.events import Delta, Prefill
+from chatlm.types.messages import Conversation, Reply, Turn
+
+DIFFERENT = 1
+"""The exit code when the reply came out otherwise, as diff has it."""
+
+
+TROUBLE = 2
+"""The exit code when it could not be made again, as diff has it."""
+
+
+@click.command("replay")
+@click.argument("chat_id", metavar="ID", type=int, shell_complete=complete_chat)
+@click.option(
+    "--turn",
+    "turn_number",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The reply of turn N; the newest without it.",
+)
+@click.option(
+    "--version",
+    "version_number",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Version N of the reply; the shown one without it.",
+)
+@click.option(
+    "--model",
+    metavar="NAME",
+    shell_complete=complete_model,
+    help="Make it with this model, and see how that differs.",
+)
+@click.option(
+    "--adapter",
+    metavar="NAME|off",
+    help="Make it with this adapter, or with none; the reply's own without it.",
+)
+@plugin_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with both replies.")
+def replay_reply(
+    chat_id: int,
+    turn_number: int | None,
+    version_number: int | None,
+    model: str | None,
+    adapter: str | None,
+    safe_mode: bool,
+    without: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Make a reply again, from all that made it, and compare.
+
+    Prints what differs as [-before-]{+after+}. The exit code is 0 when the reply came out the same,
+    1 when it differs, 2 when it could not be made.
+
+    Example: chatlm chats replay 12 --turn 3
+    """
+    with _trouble(), open_store() as store:
+        turn, reply = _chosen(store.conversation(chat_id), turn_number, version_number)
+        settings = config.load(model=model or record(store, reply.id).model or None)
+        settings = with_plugins(settings, safe_mode=safe_mode, without=without)
+        replayed = _made_again(store, reply, settings, "" if adapter == "off" else adapter)
+    if as_json:
+        click.echo(dump_json(_as_json(chat_id, turn, replayed)))
+    else:
+        _say(replayed)
+    if not replayed.same:
+        sys.exit(DIFFERENT)
+
+
+@contextmanager
+def _trouble() -> Iterator[None]:
+    """Let no error have the exit code that says that the replies differ."""
+    try:
+        yield
+    except ChatlmError as error:
+        if error.exit_code == DIFFERENT:
+            error.exit_code = TROUBLE
+        raise
+
+
+def _chosen(chat: Conversation, turn: int | None, version: int | None) -> tuple[Turn, Reply]:
+    answered = [turn for turn in chat.turns if turn.replies]
+    if turn is not None:
+        answered = [one for one in answered if one.position + 1 == turn]
+    if not answered:
+        which = "no reply" if turn is None else f"no turn {turn} with a reply"
+        raise UsageError(
+            f"Chat {chat.id} has {which}.", hint=f"See what it has: chatlm chats show {chat.id}"
+        )
+    found = answered[-1]
+    replies = [one for one in found.replies if version is None or one.version == version]
+    if not replies or found.reply is None:
+        raise UsageError(
+            f"Turn {found.position + 1} of chat {chat.id} has no version {version}.",
+            hint=f"See what it has: chatlm chats show {chat.id} --details",
+        )
+    return found, found.reply if version is None else replies[0]
+
+
+def _made_again(
+    store: Store, reply: Reply, settings: config.Config, adapter: str | None
+) -> Replayed:
+    with loaded(settings) as plugins:
+        engine = load_engine(settings, plugins)
+        with closing(replay(store, engine, reply.id, adapter=adapter)) as events:
+            return next(event for event in _told(events) if isinstance(event, Replayed))
+
+
+def _told(events: Iterator[ReplayEvent]) -> Iterator[ReplayEvent]:
+    """The events, with a line on a terminal's stderr that says how far they are."""
+    try:
+        for event in events:
+            match event:
+                case Prefill(done=done, total=total):
+                    _draw(f"Reading the prompt: {done} of {total} tokens")
+                case Delta(usage=usage):
+                    _draw(f"Making the reply again: {_tokens(usage.completion_tokens)}")
+            yield event
+    finally:
+        _draw("")
+
+
+def _draw(text: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+def _say(replayed: Replayed) -> None:
+    if replayed.same:
+        click.echo(f"The same, {_tokens(replayed.usage.completion_tokens)}.")
+    else:
+        pieces = differences(replayed.original.text, replayed.text)
+        click.echo("".join(marked(piece) for piece in pieces))
+    for note in replayed.notes:
+        click.echo(visible(note), err=True)
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count} tokens"
+
+
+def marked(piece: Piece) -> str:
+    """A part of a comparison, in marks as wdiff has them and in colours; ready for a terminal."""
+    text = visible(piece.text)
+    match piece.kind:
+        case "removed":
+            return click.style(f"[-{text}-]", fg="red")
+        case "added":
+            return click.style(f"{{+{text}+}}", fg="green")
+        case _:
+            return text
+
+
+def _as_json(chat_id: int, turn: Turn, replayed: Replayed) -> dict[str, Any]:
+    original = replayed.original
+    return {
+        "same": replayed.same,
+        "same_prompt": replayed.same_prompt,
+        "chat": chat_id,
+        "turn": turn.position + 1,
+        "version": original.version,
+        "original": {
+            "text": original.text,
+            "stop_reason": original.stop_reason,
+            "usage": original.usage.to_dict(),
+        },
+        "replay": {
+            "text": replayed.text,
+            "stop_reason": replayed.stop_reason,
+            "usage": replayed.usage.to_dict(),
+        },
+        "differences": [piece.to_dict() for piece in differences(original.text, replayed.text)],
+        "notes": replayed.notes,
+        "made_by": replayed.provenance.to_dict(),
+    }

@@ -1,0 +1,260 @@
+"""List, show, search; details, plugin trace."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from chatlm.chat.replay import differences
+from chatlm.cli.chats import called, complete_chat, open_store
+from chatlm.cli.chats_replay import marked
+from chatlm.store import export
+from chatlm.store.export import title_of
+from chatlm.store.queries import Summary, Trashed
+from chatlm.store.rows import ProvenanceOf, TracesOf
+from chatlm.store.search import Hit
+from chatlm.store.store import Store
+from chatlm.text import dump_json, one_line, visible
+from chatlm.types.messages import Conversation, Reply, Standing, Turn
+from chatlm.types.provenance import Call, Change, Provenance, Trace, duration
+
+
+@click.command("list")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
+@click.option("--deleted", is_flag=True, help="Those that can be restored, instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
+    """List the chats, pinned ones first, then last changed first.
+
+    Example: chatlm chats list --limit 20
+    """
+    with open_store() as store:
+        chats = store.trashed(limit) if deleted else store.conversations(limit)
+    if as_json:
+        click.echo(dump_json([chat.to_dict() for chat in chats]))
+    elif chats:
+        _print_table("DELETED" if deleted else "CHANGED", [_row(chat) for chat in chats])
+        if deleted:
+            click.echo("Bring one back: chatlm chats restore ID", err=True)
+    else:
+        nothing = "No chats are saved yet. Begin one: chatlm"
+        click.echo("No deleted chat can be restored." if deleted else nothing, err=True)
+
+
+def _row(chat: Summary | Trashed) -> tuple[str, str, str, str]:
+    """Id, time, turns, title."""
+    title = called(chat.title)
+    if isinstance(chat, Summary):
+        time = chat.updated
+        title += "  [pinned]" * chat.pinned + "  [unfinished]" * chat.unfinished
+    else:
+        time = chat.deleted
+    return str(chat.id), f"{time.astimezone():%Y-%m-%d %H:%M}", str(chat.turns), title
+
+
+def _print_table(time: str, chats: Sequence[tuple[str, str, str, str]]) -> None:
+    rows = [("ID", time, "TURNS", "TITLE"), *chats]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for number, when, turns, title in rows:
+        click.echo(f"{number:>{widths[0]}}  {when:<{widths[1]}}  {turns:>{widths[2]}}  {title}")
+
+
+@click.command()
+@click.argument("chat_id", metavar="ID", type=int, shell_complete=complete_chat)
+@click.option("--details", "detailed", is_flag=True, help="What made each reply, and its cost.")
+@click.option("--trace", "traced", is_flag=True, help="What plugins did for each turn.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with all that is kept.")
+def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
+    """Show one chat.
+
+    Example: chatlm chats show 12 --details
+    """
+    with open_store() as store:
+        chat = store.conversation(chat_id)
+        if traced:
+            _show_trace(chat, store, as_json)
+            return
+        if as_json:
+            everything = export.to_dict(
+                chat, store.passages, store.annotations, store.provenance, store.traces
+            )
+            click.echo(dump_json(everything))
+            return
+        if detailed:
+            for line in details(chat, store.provenance):
+                click.echo(visible(line))
+            return
+    text = visible(export.to_markdown(chat))
+    if not sys.stdout.isatty():
+        click.echo(text, nl=False)
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    markdown = Markdown(text, hyperlinks=False)
+    for token in markdown.parsed:
+        for child in token.children or ():
+            child.content = visible(child.content)  # Markdown reads &#x202e; as the character
+    Console().print(markdown)
+
+
+def _show_trace(chat: Conversation, store: Store, as_json: bool) -> None:
+
+    if as_json:
+        click.echo(dump_json(trace_values(chat, store.traces)))
+        return
+    for line in trace_lines(chat, store.traces):
+        click.echo(line)
+
+
+@click.command()
+@click.argument("words", nargs=-1, required=True)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, metavar="N")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def search(words: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """Find titles, messages and replies that hold all the words.
+
+    The last word may be the beginning of one. Case and accents do not count. NAME:VALUE asks for
+    messages with a label, such as mood:anger.
+
+    Example: chatlm chats search capital of fra
+    """
+    query = " ".join(words)
+    with open_store() as store:
+        hits = store.search(query, limit)
+    if as_json:
+        click.echo(dump_json([hit.to_dict() for hit in hits]))
+        return
+    if not hits:
+        click.echo(f"Nothing holds all of: {one_line(query, 200)}", err=True)
+    shown = None
+    for hit in hits:
+        if hit.conversation_id != shown:
+            title = click.style(called(hit.title), bold=True) if hit.role else _highlighted(hit)
+            click.echo(click.style(f"{hit.conversation_id}  ", bold=True) + title)
+        if hit.role:
+            click.echo(f"    {hit.role}: {_highlighted(hit)}")
+        shown = hit.conversation_id
+
+
+def _highlighted(hit: Hit) -> str:
+    pieces, end = [], 0
+    for left, right in hit.spans:
+        pieces.append(visible(hit.snippet[end:left]))
+        pieces.append(click.style(visible(hit.snippet[left:right]), fg="yellow", bold=True))
+        end = right
+    return "".join([*pieces, visible(hit.snippet[end:])])
+
+
+_WIDTH = 72
+
+
+def details(conversation: Conversation, provenance: ProvenanceOf) -> Iterator[str]:
+    """Each turn with all versions of its reply; lines that are not yet `visible`."""
+    yield f"{conversation.id}  {one_line(title_of(conversation), _WIDTH)}"
+    for turn in conversation.turns:
+        standing = "" if turn.standing is Standing.AUTO else f"  [{turn.standing}]"
+        yield ""
+        yield f"Turn {turn.position + 1}: {one_line(turn.words, _WIDTH)}{standing}"
+        if not turn.replies:
+            yield "  no reply"
+        for reply in turn.replies:
+            shown = ", shown" if reply is turn.reply and len(turn.replies) > 1 else ""
+            yield f"  Version {reply.version}{shown}: {one_line(reply.text, _WIDTH)}"
+            for name, value in _facts(reply, provenance(reply.id)):
+                yield f"    {name:<15} {one_line(value, 300)}"
+
+
+def _facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, str]]:
+    usage = reply.usage
+    yield "stopped", reply.stop_reason.replace("_", " ") if reply.stop_reason else "cut off"
+    if reply.error:
+        yield "error", reply.error
+    if usage.prompt_tokens or usage.completion_tokens:
+        reused = f"(of these {usage.cached_tokens} reused)"
+        yield "tokens", f"{usage.completion_tokens}, prompt {usage.prompt_tokens} {reused}"
+    if usage.tokens_per_second is not None:
+        yield "speed", f"{usage.tokens_per_second:.1f} tokens/s"
+    if usage.first_token_seconds is not None:
+        yield "first token", f"after {usage.first_token_seconds:.2f} s"
+    by_plugin = made is not None and not made.model
+    yield "model", "none, a plugin gave the reply" if by_plugin else reply.model or "not known"
+    yield "adapter", reply.adapter or "none"
+    settings = reply.sampling
+    yield "seed", str(settings.pop("seed", "not known"))
+    if settings:
+        yield "sampling", ", ".join(f"{name} {value}" for name, value in settings.items())
+    yield "made", f"{reply.created.astimezone():%Y-%m-%d %H:%M:%S}"
+    if made is None:
+        yield "prompt", "not kept"
+        return
+    if made.model:
+        yield "prompt format", made.prompt_format or "not known"
+        yield "prompt hash", made.prompt_hash or "not known"
+        yield "device", ", ".join(filter(None, (made.device, made.dtype))) or "not known"
+        yield "context", f"{made.context_length} tokens"
+    if made.versions:
+        yield "versions", ", ".join(f"{name} {value}" for name, value in made.versions.items())
+    if made.added:
+        yield "added", ", ".join(made.added)
+
+
+_NAME, _HOOK = 16, 20
+
+
+_INDENT = " " * 14
+
+
+def trace_lines(conversation: Conversation, traces: TracesOf) -> Iterator[str]:
+    """Each turn with every call of a plugin; ready for a terminal."""
+    yield f"{conversation.id}  {one_line(title_of(conversation), _WIDTH)}"
+    for turn in conversation.turns:
+        yield ""
+        yield f"Turn {turn.position + 1}: {one_line(turn.words, _WIDTH)}"
+        found = traces(turn.id)
+        if not found:
+            yield "  no plugin took part"
+        for trace in found:
+            yield f"  {_head(turn, trace)}, {duration(trace.seconds)}"
+            for call in trace.calls:
+                yield from _call(call)
+
+
+def trace_values(conversation: Conversation, traces: TracesOf) -> list[dict[str, Any]]:
+    """The same as plain values, ready for JSON: one object for each message and each reply."""
+    return [
+        {"turn": turn.position + 1, "version": _version(turn, trace), **trace.to_dict()}
+        for turn in conversation.turns
+        for trace in traces(turn.id)
+    ]
+
+
+def _version(turn: Turn, trace: Trace) -> int | None:
+    return next((reply.version for reply in turn.replies if reply.id == trace.reply), None)
+
+
+def _head(turn: Turn, trace: Trace) -> str:
+    version = _version(turn, trace)
+    return "Message" if version is None else f"Version {version} of the reply"
+
+
+def _call(call: Call) -> Iterator[str]:
+    plugin, hook = one_line(call.plugin, _NAME), one_line(call.hook, _HOOK)
+    said = one_line(call.said, 300) or ("" if call.error or call.changes else "nothing")
+    row = f"    {duration(call.seconds):>8}  {plugin:<{_NAME}}  {hook:<{_HOOK}}  {said}"
+    yield row.rstrip()
+    if call.error:
+        yield _INDENT + click.style(f"failed: {one_line(call.error, 300)}", fg="red")
+    for change in call.changes:
+        yield from _change(change)
+
+
+def _change(change: Change) -> Iterator[str]:
+    pieces = "".join(marked(piece) for piece in differences(change.before, change.after))
+    head, *others = pieces.split("\n")
+    yield f"{_INDENT}{visible(change.what)}: {head}"
+    for line in others:
+        yield f"{_INDENT}  {line}"

@@ -1,0 +1,179 @@
+"""The command `chatlm`: opens the screen or hands on to a subcommand, imported only then."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from chatlm.cli.command_groups import RootGroup
+from chatlm.cli.options import plugin_options, with_plugins
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.text import visible
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+
+COMMANDS = {
+    "ask": ("chatlm.cli.ask:ask", "Ask one question and print the answer."),
+    "chats": ("chatlm.cli.chats:chats", "List, search, change, export and import saved chats."),
+    "models": ("chatlm.cli.models:models_group", "List, pull, check and remove models."),
+    "config": ("chatlm.cli.config:config_group", "Show and change the settings."),
+    "plugins": ("chatlm.cli.plugins:plugins", "List, switch, check and begin plugins."),
+    "logs": ("chatlm.cli.logs:logs", "Show the log: what failed, and where."),
+    "completion": ("chatlm.cli.completion:completion", "Print a script for completion with Tab."),
+}
+"""Name -> where the command is, and its help in one line."""
+
+
+log = logging.getLogger(__name__)
+
+
+def _complete_chat(context: click.Context, parameter: click.Parameter, start: str) -> list[Any]:
+    from chatlm.cli.chats import complete_chat
+
+    return complete_chat(context, parameter, start)
+
+
+def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        import chatlm
+
+        click.echo(f"chatlm {chatlm.__version__}")
+        context.exit()
+
+
+@click.group(
+    cls=RootGroup,
+    lazy=COMMANDS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option("--incognito", is_flag=True, help="Save nothing of this chat.")
+@click.option(
+    "--chat",
+    "chat_id",
+    type=int,
+    metavar="ID",
+    help="Open this chat.",
+    shell_complete=_complete_chat,
+)
+@click.option("-m", "--model", metavar="NAME", help="Chat with this model.")
+@plugin_options
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version.",
+)
+@click.pass_context
+def cli(
+    context: click.Context,
+    incognito: bool,
+    chat_id: int | None,
+    model: str | None,
+    safe_mode: bool,
+    without: tuple[str, ...],
+) -> None:
+    """Chat with a language model on your own machine.
+
+    Without a command the chat opens in the terminal.
+
+    Example: chatlm --model smollm2-135m-instruct
+    """
+    from chatlm.config import logs
+
+    logs.setup()
+    given = {"--incognito": incognito, "--chat": chat_id is not None, "--model": model is not None}
+    given |= {"--safe-mode": safe_mode, "--without": bool(without)}
+    if context.invoked_subcommand is not None:
+        for option in (name for name, used in given.items() if used):
+            raise UsageError(
+                f"{option} before a command is for the chat screen only.",
+                hint=f"See what {context.invoked_subcommand} takes: "
+                f"chatlm {context.invoked_subcommand} --help",
+            )
+        return
+    if incognito and chat_id is not None:
+        raise UsageError("A saved chat cannot be opened incognito.", hint="Leave one of both out.")
+    _need_terminal()
+    from chatlm import tui
+    from chatlm.config import config
+
+    settings = with_plugins(config.load(model=model), safe_mode=safe_mode, without=without)
+    tui.run(settings, incognito=incognito, conversation_id=chat_id)
+
+
+def _need_terminal() -> None:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(
+            "The chat screen needs a terminal.",
+            hint='In a pipe or script, ask one question: chatlm ask "…"',
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; what fails is told in a sentence or two.
+
+    Args:
+        arguments: without the program's name; None takes the process's own.
+    """
+    _prepare_streams()
+    try:
+        code = cli.main(arguments, prog_name="chatlm", standalone_mode=False)
+    except ChatlmError as error:
+        _tell(f"Error: {error.message}", error.hint)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort as error:
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            return INTERRUPTED
+        _tell("Nothing was changed.")
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        return _unforeseen(error)
+    return code if isinstance(code, int) else 0
+
+
+def _unforeseen(error: Exception) -> int:
+    from chatlm.config import logs, paths
+
+    logs.setup()
+    log.error("unforeseen", exc_info=error)
+    if os.environ.get("CHATLM_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    _tell(
+        f"Error: chatlm failed ({type(error).__name__}); the details are in {paths.log_file()}.",
+        "Read them: chatlm logs",
+    )
+    return 1
+
+
+def _tell(*lines: str) -> None:
+    for line in lines:
+        if line:
+            click.echo(visible(line), err=True)
+
+
+def _prepare_streams() -> None:
+    """Let no character stop the output: UTF-8 into pipes and files, `?` on a poorer terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                encoding=None if stream.isatty() else "utf-8",
+                errors="replace",
+            )

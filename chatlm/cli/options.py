@@ -1,0 +1,77 @@
+"""`--safe-mode` and `--without NAME`: which plugins one run does without."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from chatlm.errors import UsageError
+
+if TYPE_CHECKING:
+    from chatlm.config.config import Config
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def complete_plugin(
+    context: click.Context, parameter: click.Parameter, start: str
+) -> list[CompletionItem]:
+    """The plugins' names that begin so."""
+    from chatlm.plugin_host.discovery import find
+
+    return [
+        CompletionItem(found.name, help=found.source)
+        for found in find()
+        if found.name.startswith(start)
+    ]
+
+
+def plugin_options(command: F) -> F:
+    """Give a command both options, as `safe_mode: bool` and `without: tuple[str, ...]`."""
+    command = click.option(
+        "--without",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=complete_plugin,
+        help="Load no plugin of this name; can be repeated.",
+    )(command)
+    return click.option("--safe-mode", is_flag=True, help="Load no plugins at all.")(command)
+
+
+def with_plugins(settings: Config, *, safe_mode: bool, without: Sequence[str]) -> Config:
+    """The settings for a run that does without some plugins.
+
+    Raises:
+        UsageError: there is no plugin of that name.
+    """
+    for name in without:
+        check_name(name)
+    return dataclasses.replace(
+        settings,
+        safe_mode=safe_mode,
+        disabled_plugins=(*settings.disabled_plugins, *without),
+    )
+
+
+def check_name(name: str) -> None:
+    """See that a plugin is here, whether it can be loaded or not.
+
+    Raises:
+        UsageError: it is not; the nearest name is given.
+    """
+    from difflib import get_close_matches
+
+    from chatlm.plugin_host.discovery import find
+
+    names = [found.name for found in find()]
+    if name not in names:
+        near = get_close_matches(name, names, 1)
+        raise UsageError(
+            f"There is no plugin {name!r}.",
+            hint=f"Did you mean {near[0]}?" if near else "See them: chatlm plugins list",
+        )

@@ -1,0 +1,1 @@
+"""Settings and places on disk."""

@@ -1,0 +1,46 @@
+"""The log file: what failed and where, never what was said in a chat."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from chatlm.config import paths
+
+LOGGER = "chatlm"
+
+
+MOST_BYTES = 1_000_000
+
+
+OLD_FILES = 2
+"""Files kept beside the newest: `chatlm.log.1`, `chatlm.log.2`."""
+
+
+def setup() -> None:
+    """Let the logger `chatlm` and those below it write to the log file; safe to call again.
+
+    A log that cannot be written is done without: nothing is raised or printed. With
+    `CHATLM_DEBUG=1` debug messages are kept too.
+    """
+    from logging.handlers import RotatingFileHandler
+
+    class Quiet(RotatingFileHandler):
+        def handleError(self, record: logging.LogRecord) -> None:
+            """A full disk must not disturb the chat or its screen."""
+
+    logger = logging.getLogger(LOGGER)
+    if logger.handlers:
+        return
+    logger.setLevel(logging.DEBUG if os.environ.get("CHATLM_DEBUG") else logging.INFO)
+    logger.propagate = False
+    handler: logging.Handler
+    try:
+        paths.log_file().parent.mkdir(parents=True, exist_ok=True)
+        handler = Quiet(
+            paths.log_file(), maxBytes=MOST_BYTES, backupCount=OLD_FILES, encoding="utf-8"
+        )
+    except OSError:
+        handler = logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)

@@ -1,0 +1,90 @@
+"""Every place on disk; expand_path, write_atomically."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import platformdirs
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def _home() -> Path | None:
+    home = os.environ.get("CHATLM_HOME")
+    return Path(home).expanduser() if home else None
+
+
+def data_dir() -> Path:
+    """What must be kept: chats, models, the person's plugins, prompts and indices."""
+    return _home() or Path(platformdirs.user_data_dir("chatlm", appauthor=False))
+
+
+def config_file() -> Path:
+    """The settings file, TOML."""
+    home = _home()
+    folder = home or Path(platformdirs.user_config_dir("chatlm", appauthor=False))
+    return folder / "config.toml"
+
+
+def log_file() -> Path:
+    """The newest log."""
+    home = _home()
+    return (home or Path(platformdirs.user_log_dir("chatlm", appauthor=False))) / "chatlm.log"
+
+
+def database() -> Path:
+    """The chats."""
+    return data_dir() / "chats.db"
+
+
+def models_dir() -> Path:
+    """Models that chatlm fetched, one folder each."""
+    return data_dir() / "models"
+
+
+def user_plugins() -> Path:
+    """The person's own loose plugins."""
+    return data_dir() / "plugins"
+
+
+def shipped(name: str) -> Path:
+    """A folder that comes with chatlm, such as `prompts`: inside a wheel, else the checkout."""
+    inside = _PACKAGE / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def expanded(path: str) -> Path:
+    """The path with `~` and `~NAME` filled in, or as it is where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def write_atomically(path: Path, pieces: Iterable[str]) -> None:
+    """Put the pieces, joined, in place of what the file held, as UTF-8.
+
+    The old content stays until the new one is on disk. Permissions are kept, a new file is
+    readable by its owner only, and a link stays a link.
+
+    Raises:
+        OSError: the folder is not there or not writable, or the disk is full; nothing changed.
+    """
+    target = path.resolve()
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,113 @@
+"""Reading and editing one TOML file, comments kept; it does not know what the settings mean."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chatlm.config.paths import write_atomically
+from chatlm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The file as it stands, empty if absent.
+
+    Raises:
+        ConfigError: it cannot be read, or is not TOML; the message names line and column.
+    """
+    return _parse(_text(path), path)
+
+
+def change(path: Path, key: Sequence[str], value: Any) -> None:
+    """Put a value under a key of one or more parts, in a file that is made if absent.
+
+    Raises:
+        ConfigError: the file is not TOML, a part of the key holds no section, or the file cannot
+            be written. The file is as it was.
+    """
+    import tomlkit
+
+    text = _text(path)
+    _parse(text, path)
+    document = tomlkit.parse(text)
+    section: Any = document
+    for place, part in enumerate(key[:-1], start=1):
+        if part not in section:
+            section[part] = tomlkit.table(is_super_table=place < len(key) - 1)
+        section = section[part]
+        if not isinstance(section, dict):
+            raise ConfigError(
+                f"{path}: {'.'.join(key[:place])} is not a section, so it cannot hold {key[-1]}.",
+                hint="Correct it: chatlm config edit",
+            )
+    section[key[-1]] = value
+    _write(path, document)
+
+
+def remove(path: Path, key: Sequence[str]) -> bool:
+    """Take a key out; returns whether it was there. Errors as `change`."""
+    import tomlkit
+
+    text = _text(path)
+    _parse(text, path)
+    document = tomlkit.parse(text)
+    section: Any = document
+    for part in key[:-1]:
+        section = section.get(part) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or key[-1] not in section:
+        return False
+    del section[key[-1]]
+    _write(path, document)
+    return True
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}.",
+            hint="Check what it is and who may read it.",
+        ) from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        raise _wrong(path, f"line {line}, column {column}", "Not UTF-8") from error
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what, _, place = str(error).removesuffix(")").rpartition(" (at ")
+        if place == "end of document":
+            lines = text.split("\n")
+            place = f"line {len(lines)}, column {len(lines[-1]) + 1}"
+        raise _wrong(path, place, what) from error
+
+
+def _wrong(path: Path, place: str, what: str) -> ConfigError:
+    return ConfigError(f"{path}, {place}: {what}.", hint="Correct it: chatlm config edit")
+
+
+def _write(path: Path, document: TOMLDocument) -> None:
+    import tomlkit
+
+    text = tomlkit.dumps(document)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, [text])
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}. It is as it was.",
+            hint="Check the folder's permissions and the free space, or set CHATLM_HOME.",
+        ) from error

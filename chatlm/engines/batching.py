@@ -1,0 +1,94 @@
+"""Open_batch, stream_many, SequentialBatch; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+
+from chatlm.types.engine import Batch, Engine
+from chatlm.types.events import EngineEvent, Finished
+from chatlm.types.requests import Request
+
+
+def open_batch(engine: Engine) -> Batch:
+    """A batch of the engine's own, which its method `batch` gives, or else one after the other."""
+    own = getattr(engine, "batch", None)
+    batch: Batch = own() if own is not None else OneByOne(engine)
+    return batch
+
+
+def stream_many(
+    engine: Engine, requests: Iterable[Request]
+) -> Generator[tuple[int, EngineEvent], None, None]:
+    """Generate for several requests: the events of all, each with the place of its request.
+
+    An engine that makes them at once takes less time in all than one after the other; events of
+    different requests then alternate. The replies are the same.
+
+    Pulled and closed like `Engine.stream`; raises as it does. When one fails, no more are begun,
+    and those that are on their way are ended first.
+    """
+    waiting = iter(requests)
+    failures: dict[int, Exception] = {}
+    with closing(open_batch(engine)) as batch:
+        while True:
+            while len(batch) < batch.at_once and not failures:
+                request = next(waiting, None)
+                if request is None:
+                    break
+                batch.add(request)
+            if not len(batch):
+                break
+            for number, event in batch.step():
+                if isinstance(event, Exception):
+                    failures[number] = event
+                else:
+                    yield number, event
+    if failures:
+        raise failures[min(failures)]
+
+
+class OneByOne:
+    """A `Batch` over an engine's `stream`.
+
+    Args:
+        engine: that has no batch of its own.
+    """
+
+    at_once = 1
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._running: dict[int, Generator[EngineEvent, None, None]] = {}
+        self._came = 0
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def add(self, request: Request) -> int:
+        """See `Batch.add`."""
+        number, self._came = self._came, self._came + 1
+        self._running[number] = self._engine.stream(request)
+        return number
+
+    def drop(self, number: int) -> None:
+        """See `Batch.drop`."""
+        if number in self._running:
+            self._running.pop(number).close()
+
+    def step(self) -> Sequence[tuple[int, EngineEvent | Exception]]:
+        """See `Batch.step`."""
+        for number, events in self._running.items():
+            try:
+                event: EngineEvent | Exception = next(events)
+            except Exception as error:
+                event = error
+            if isinstance(event, Finished | Exception):
+                self.drop(number)
+            return [(number, event)]
+        return []
+
+    def close(self) -> None:
+        """See `Batch.close`."""
+        for number in list(self._running):
+            self.drop(number)

@@ -1,0 +1,221 @@
+"""Writes messages as a model wants to read them, with control tokens kept apart from people's text.
+
+A prompt is a list of spans. A control span is one control token, named by its text and later
+looked up by id; every other span is plain text, whatever it looks like, so no message can forge a
+turn. No tokenizer is known here.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from chatlm.types.messages import Message
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of a prompt."""
+
+    text: str
+    control: bool = False
+    message: int | None = None
+    """Index of the message whose content this is; None for what the format adds."""
+
+
+Render = Callable[[Sequence[Message]], list[Span]]
+"""Writes messages; a last message of the assistant stays open, else a new reply is opened."""
+
+
+Group = tuple[int, ...]
+"""Indices of neighbouring messages that are written as one, in the role of the last."""
+
+
+def grouped(messages: Sequence[Message]) -> list[Group]:
+    """Neighbours of one role made one, as templates want roles to alternate."""
+    groups: list[Group] = []
+    for index, message in enumerate(messages):
+        if groups and messages[index - 1].role == message.role:
+            groups[-1] = (*groups[-1], index)
+        else:
+            groups.append((index,))
+    return groups
+
+
+def without_system_role(groups: Sequence[Group], messages: Sequence[Message]) -> list[Group]:
+    """The groups, with the system prompt at the head of the first user message."""
+    roles = [messages[group[-1]].role for group in groups[:2]]
+    if roles != ["system", "user"]:
+        return list(groups)
+    return [groups[0] + groups[1], *groups[2:]]
+
+
+def write(render: Render, messages: Sequence[Message], groups: Sequence[Group]) -> list[Span]:
+    """Render each group as one message, its contents a blank line apart; the spans of contents
+    keep the indices of `messages`."""
+    whole = [
+        Message(messages[group[-1]].role, "\n\n".join(messages[i].content for i in group))
+        for group in groups
+    ]
+    spans: list[Span] = []
+    for span in render(whole):
+        if span.message is None:
+            spans.append(span)
+            continue
+        for place, index in enumerate(groups[span.message]):
+            if place:
+                spans.append(Span("\n\n"))
+            spans.append(Span(messages[index].content, message=index))
+    return spans
+
+
+def owners(spans: Sequence[Span]) -> list[int | None]:
+    """For each span the message that it is there for; None for what opens the reply.
+
+    What stands between two contents goes to the later one, but for the first control token with
+    the blanks behind it, which end the earlier one.
+    """
+    owned: list[int | None] = []
+    earlier: int | None = None
+    for index, span in enumerate(spans):
+        if span.message is None:
+            continue
+        between = spans[len(owned) : index]
+        ending = 0 if earlier is None else _ending(between)
+        owned += [earlier] * ending + [span.message] * (len(between) - ending + 1)
+        earlier = span.message
+    rest = spans[len(owned) :]
+    ending = 0 if earlier is None else _ending(rest)
+    return owned + [earlier] * ending + [None] * (len(rest) - ending)
+
+
+def _ending(between: Sequence[Span]) -> int:
+    """How many of the spans behind a content end its message."""
+    for index, span in enumerate(between):
+        if span.control:
+            behind = between[index + 1 : index + 2]
+            blank = any(not span.control and span.text.isspace() for span in behind)
+            return index + 1 + blank
+    return 0
+
+
+def chatml(messages: Sequence[Message]) -> list[Span]:
+    """ChatML: `<|im_start|>role`, newline, content, `<|im_end|>`, newline."""
+    spans: list[Span] = []
+    for number, message in enumerate(messages):
+        spans += [
+            Span("<|im_start|>", control=True),
+            Span(f"{message.role}\n"),
+            Span(message.content, message=number),
+        ]
+        if message.role == "assistant" and number == len(messages) - 1:
+            return spans
+        spans += [Span("<|im_end|>", control=True), Span("\n")]
+    return [*spans, Span("<|im_start|>", control=True), Span("assistant\n")]
+
+
+_ALPACA_INTRO = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request."
+)
+
+
+ALPACA_STOP = "### Instruction:"
+
+
+def alpaca(messages: Sequence[Message]) -> list[Span]:
+    """Alpaca: an introduction or the system prompt, `### Instruction:`, `### Response:`."""
+    spans: list[Span] = []
+    if not messages or messages[0].role != "system":
+        spans.append(Span(_ALPACA_INTRO))
+    heads = {"user": f"\n\n{ALPACA_STOP}\n", "assistant": "\n\n### Response:\n", "system": ""}
+    for number, message in enumerate(messages):
+        spans += [Span(heads[message.role]), Span(message.content, message=number)]
+    if not messages or messages[-1].role != "assistant":
+        spans.append(Span(heads["assistant"]))
+    return spans
+
+
+_VICUNA_INTRO = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+VICUNA_STOP = "USER:"
+
+
+def vicuna(end: str) -> Render:
+    """Vicuna 1.1: `USER: … ASSISTANT: …` and the end token after each reply.
+
+    Args:
+        end: text of the model's end-of-sequence token.
+    """
+
+    def render(messages: Sequence[Message]) -> list[Span]:
+        spans: list[Span] = []
+        if not messages or messages[0].role != "system":
+            spans.append(Span(_VICUNA_INTRO))
+        for number, message in enumerate(messages):
+            if message.role == "user":
+                spans.append(Span(f" {VICUNA_STOP} "))
+            elif message.role == "assistant":
+                spans.append(Span(" ASSISTANT: "))
+            spans.append(Span(message.content, message=number))
+            if message.role == "assistant" and number < len(messages) - 1:
+                spans.append(Span(end, control=True))
+        if not messages or messages[-1].role != "assistant":
+            spans.append(Span(" ASSISTANT:"))
+        return spans
+
+    return render
+
+
+def template(apply: Callable[[list[dict[str, str]], bool], str], controls: Iterable[str]) -> Render:
+    """The model's own chat template, with contents kept out of its sight.
+
+    The template gets an unguessable stand-in for each content. What it makes is cut at the
+    stand-ins and at the control tokens' texts; only what the template itself wrote can become a
+    control token.
+
+    Args:
+        apply: `(messages as dicts, go on with the last one) -> text`.
+        controls: texts of all control tokens the template may write.
+    """
+    found = sorted((re.escape(text) for text in controls if text), key=len, reverse=True)
+    tokens = re.compile(f"({'|'.join(found)})") if found else None
+
+    def render(messages: Sequence[Message]) -> list[Span]:
+        nonce = secrets.token_hex(8)
+        dicts = [
+            {"role": message.role, "content": f"\ue000{nonce}:{number}\ue001"}
+            for number, message in enumerate(messages)
+        ]
+        go_on = bool(messages) and messages[-1].role == "assistant"
+        text = apply(dicts, go_on)
+        spans: list[Span] = []
+        for index, piece in enumerate(re.split(f"\ue000{nonce}:(\\d+)\ue001", text)):
+            if index % 2:
+                spans.append(Span(messages[int(piece)].content, message=int(piece)))
+            elif tokens is None:
+                spans.append(Span(piece))
+            else:
+                parts = tokens.split(piece)
+                spans += [Span(part, control=bool(n % 2)) for n, part in enumerate(parts)]
+        return [span for span in spans if span.text or span.message is not None]
+
+    return render
+
+
+def runs(spans: Iterable[Span]) -> list[list[Span]]:
+    """The spans with neighbouring plain ones put together, as a tokenizer merges across their
+    borders; a control span stands alone."""
+    out: list[list[Span]] = []
+    for span in spans:
+        if out and not span.control and not out[-1][-1].control:
+            out[-1].append(span)
+        else:
+            out.append([span])
+    return out

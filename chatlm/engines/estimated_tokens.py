@@ -1,0 +1,62 @@
+"""Prompts of engines that have no tokenizer: their tokens are pieces of text, cut by a rule."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from chatlm.engines.context_fit import fit, reserve_of
+from chatlm.types.engine import EngineInfo
+from chatlm.types.messages import Message
+from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Counts, fits and reads out messages; each has two control tokens around its pieces."""
+
+    cut: Callable[[str], Sequence[str]]
+    """The pieces of a text; joined they are the text."""
+    estimated: bool = True
+    """See `Prompt.estimated`."""
+
+    def prompt(self, request: Request, info: EngineInfo) -> Prompt:
+        """What `Engine.preview` gives.
+
+        Raises:
+            ContextTooLong: as `Engine.preview`.
+        """
+        written = [self._written(message, index) for index, message in enumerate(request.messages)]
+
+        def encode(indices: Sequence[int]) -> list[int]:
+            return [token.id for index in indices for token in written[index]]
+
+        costs = tuple(len(tokens) for tokens in written)
+        limit, reserve = info.context_length, reserve_of(request, info)
+        fitted = fit(request.messages, encode, lambda: costs, limit=limit, reserve=reserve)
+        return Prompt(
+            tokens=tuple(token for index in fitted.kept for token in written[index]),
+            costs=costs,
+            left_out=fitted.left_out,
+            limit=limit,
+            reserve=reserve,
+            hash=prompt_hash(fitted.ids),
+            estimated=self.estimated,
+        )
+
+    def count(self, messages: Iterable[Message]) -> int:
+        """What `Engine.count_tokens` gives."""
+        return sum(len(self.cut(message.content)) + 2 for message in messages)
+
+    def _written(self, message: Message, index: int) -> list[PromptToken]:
+        begin, end = f"<{message.role}>", f"</{message.role}>"
+        return [
+            PromptToken(_id(begin), begin, control=True),
+            *(PromptToken(_id(piece), piece, message=index) for piece in self.cut(message.content)),
+            PromptToken(_id(end), end, control=True),
+        ]
+
+
+def _id(text: str) -> int:
+    return zlib.crc32(text.encode("utf-8", "surrogatepass"))

@@ -1,1 +1,0 @@
-"""Runs Llama-type models on the CPU without transformers: torch reads, a compiled kernel writes."""

@@ -1,0 +1,207 @@
+"""The engine that runs a model folder by its own decode loop; how is for `ways` to choose."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from chatlm.engines.adapters import Adapters, FindAdapter, no_adapter
+from chatlm.engines.context_fit import Fit, fit, reserve_of
+from chatlm.engines.continuous_batch import Beginning, Growing, LocalBatch
+from chatlm.engines.devices import Placement, is_out_of_memory
+from chatlm.engines.generation_state import Decoding
+from chatlm.engines.load import load
+from chatlm.engines.prompt_cache import KeyValues, PrefixCache
+from chatlm.engines.prompt_encoder import PromptTokenizer, costs, read_out
+from chatlm.engines.samplers import Sampler
+from chatlm.engines.speculative import Drafting
+from chatlm.engines.stopping import EndTokenStoppingCriteria, StopText
+from chatlm.engines.tokenizer import load_tokenizer
+from chatlm.errors import OutOfMemoryError
+from chatlm.hub.model_folder import count_weights
+from chatlm.types.engine import EngineInfo
+from chatlm.types.events import EngineEvent, Fitted, Prefill
+from chatlm.types.messages import Message, StopReason, Usage
+from chatlm.types.requests import Prompt, Request, prompt_hash
+from chatlm.types.sampling import DEFAULTS, Sampling
+
+
+class LocalEngine:
+    """One model from a folder in the format of transformers.
+
+    Args:
+        name: what the person calls the model.
+        folder: config.json, safetensors and tokenizer.
+        placement: device and number format.
+        prompt_format: one of `chatlm.engines.tokens.FORMATS`.
+        context: at most this many tokens of context; None takes what the model has.
+        suits: sampling known to suit the model, before what its own generation config says.
+        fast: one of `chatlm.engines.ways.FORMATS`, or off.
+        find_adapter: finds the adapters that requests name.
+
+    Raises:
+        ModelError: the folder does not hold a model that can be used.
+        OutOfMemoryError: the device's memory does not hold it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        placement: Placement,
+        *,
+        prompt_format: str = "auto",
+        context: int | None = None,
+        suits: Sampling | None = None,
+        fast: str = "auto",
+        find_adapter: FindAdapter = no_adapter,
+    ) -> None:
+        model = load(name, folder, placement, fast)
+        about = model.about
+        self.tokens = PromptTokenizer(load_tokenizer(name, folder), prompt_format, about.ends)
+        self._end = EndTokenStoppingCriteria(
+            [[number] for number in {*about.ends, self.tokens.end_id} if number is not None]
+            + self.tokens.end_sequences
+        )
+        self._adapters = Adapters(model, find_adapter)
+        self._lock = threading.Lock()
+        suggested = (suits or Sampling()).over(about.suggested)
+        self.info = EngineInfo(
+            model=name,
+            device=about.device,
+            dtype=about.dtype,
+            context_length=min(about.context, context or about.context),
+            prompt_format=self.tokens.format,
+            defaults=suggested.over(DEFAULTS),
+            suggested=suggested,
+            notes=(*about.notes, *self.tokens.notes),
+            versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            weights=count_weights(folder),
+        )
+        # room for a whole context twice, so that an adapter is toggled without reading anew
+        self._prefixes = PrefixCache(2 * self.info.context_length)
+
+    def preview(self, request: Request) -> Prompt:
+        """See `Engine.preview`."""
+        counted = costs(self.tokens, request.messages)
+        prompt = self._fit(request, lambda: counted)
+        return Prompt(
+            tokens=tuple(read_out(self.tokens, request.messages, prompt.kept)),
+            costs=counted,
+            left_out=prompt.left_out,
+            limit=self.info.context_length,
+            reserve=reserve_of(request, self.info),
+            hash=prompt_hash(prompt.ids),
+        )
+
+    def count_tokens(self, messages: Iterable[Message]) -> int:
+        """See `Engine.count_tokens`."""
+        return len(self.tokens.encode(list(messages)))
+
+    def close(self) -> None:
+        """Free the model's memory; the engine is of no use afterwards."""
+        with self._lock:
+            self._prefixes.clear()
+            self._adapters.close()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
+        """See `Engine.stream`."""
+        with self._lock, closing(self._batch(nullcontext())) as batch:
+            batch.add(request)
+            while len(batch):
+                for _, event in batch.step():
+                    if isinstance(event, Exception):
+                        raise event
+                    yield event
+
+    def batch(self) -> LocalBatch:
+        """Several requests at once; see `chatlm.Batch`."""
+        return self._batch(self._lock)
+
+    def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
+        """See `Engine.read_ahead`."""
+        prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
+        try:
+            with self._lock, self._taken(request.adapter, prompt.ids) as keys:
+                keys.keep(prompt.ids)
+                for done in keys.read(prompt.ids):
+                    yield Prefill(done, len(prompt.ids))
+        except Exception as error:
+            raise self._explained(error)  # noqa: B904  # it knows its cause
+
+    def _batch(self, lock: AbstractContextManager[object]) -> LocalBatch:
+        return LocalBatch(self._adapters.model, self._begin, lock, self._explained)
+
+    def _explained(self, error: Exception) -> Exception:
+        """What is told of an error; frees memory where that is what was missing."""
+        if not is_out_of_memory(error):
+            return error
+        self._prefixes.clear()
+        told = OutOfMemoryError(
+            f"The memory of {self.info.device} is full",
+            hint="The chat is saved. Start a new chat, lower `chatlm config set context`, "
+            "or choose a smaller model.",
+        )
+        told.__cause__ = error
+        return told
+
+    def _fit(self, request: Request, costs: Callable[[], Sequence[int]]) -> Fit:
+        messages = request.messages
+        return fit(
+            messages,
+            lambda kept: self.tokens.encode([messages[index] for index in kept]),
+            costs,
+            limit=self.info.context_length,
+            reserve=reserve_of(request, self.info),
+        )
+
+    @contextmanager
+    def _taken(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[KeyValues]:
+        """Keys and values for a prompt, which are kept for another one afterwards."""
+        keys = self._prefixes.take(adapter, self._adapters.take(adapter), prompt)
+        try:
+            yield keys
+        finally:
+            self._prefixes.give(adapter, keys)
+
+    def _begin(self, request: Request) -> Beginning:
+        """Fit the prompt and read it."""
+        started = time.perf_counter()
+        sampling = request.sampling.over(self.info.defaults)
+        request = dataclasses.replace(request, sampling=sampling)
+        prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
+        total, limit = len(prompt.ids), self.info.context_length
+        most = sampling.max_tokens or limit
+        left_out = tuple(request.messages[index] for index in prompt.left_out)
+        go_on = bool(request.messages) and request.messages[-1].role == "assistant"
+        with ExitStack() as taken:
+            keys = taken.enter_context(self._taken(request.adapter, prompt.ids))
+            cached = keys.keep(prompt.ids)
+            yield Fitted(total, limit, left_out, cached, prompt_hash(prompt.ids))
+            for done in keys.read(prompt.ids):
+                yield Prefill(done, total)
+            words, device = keys.logits.shape[-1], keys.logits.device
+            decoding = Decoding(
+                prompt=prompt.ids,
+                request=request,
+                sampler=Sampler(sampling, torch.tensor(prompt.ids), words, device),
+                token_bytes=self.tokens.token_bytes,
+                detokenizer=self.tokens.detokenizer(prompt.ids[-8:] if go_on else ()),
+                stops=StopText([*sampling.stop, *self.tokens.stop_texts]),
+                format_stops=frozenset(self.tokens.stop_texts) - frozenset(sampling.stop),
+                end=self._end,
+                most=min(most, limit - total),
+                at_most=StopReason.LENGTH if most <= limit - total else StopReason.CONTEXT_FULL,
+                usage=Usage(prompt_tokens=total, cached_tokens=cached),
+                started=started,
+            )
+            yield Growing(decoding, Drafting(keys, prompt.ids), keys, taken.pop_all().close)

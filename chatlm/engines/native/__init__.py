@@ -1,0 +1,1 @@
+"""Decoders of our own, without transformers."""

@@ -1,0 +1,1 @@
+"""Model_type -> family."""

@@ -1,0 +1,115 @@
+"""Compiles the decode kernel with the machine's C compiler, once, and keeps what comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from chatlm.config import paths
+
+log = logging.getLogger(__name__)
+
+
+SOURCES = tuple(
+    Path(__file__).with_name("csrc") / name
+    for name in ("kernel.c", "attention.h", "model.h", "low_rank.h", "products.h", "rows.h")
+)
+
+
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-pthread")
+
+
+X86_FLAGS = ("-mprefer-vector-width=512", "-mtune=generic")
+"""Else GCC halves vectors of 16 floats, and on some processors multiplies and adds in two steps."""
+
+
+LONGEST = 60
+"""Seconds that a compilation may take; it takes one or two."""
+
+
+class NoKernel(Exception):
+    """The kernel cannot be had on this machine; the message says why."""
+
+
+def kernel_library(*, float32: bool) -> Path:
+    """The compiled kernel, from the cache where it is there.
+
+    Args:
+        float32: whether the model's numbers are float32 rather than bfloat16.
+
+    Raises:
+        NoKernel: there is no C compiler, or it failed.
+    """
+    command = [*_compiler(), *FLAGS]
+    if platform.machine() == "x86_64":
+        command += X86_FLAGS
+    if float32:
+        command.append("-DNUMBER_IS_FLOAT32")
+    folder = paths.data_dir() / "kernels"
+    library = folder / f"decode-{_identity(command)}.so"
+    if not library.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _compile(command, library)
+        except OSError as error:
+            raise NoKernel(f"{folder} cannot be written: {error.strerror or error}") from error
+    return library
+
+
+def _compiler() -> list[str]:
+    wanted = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    program = shutil.which(wanted[0])
+    if program is None:
+        raise NoKernel(f"there is no C compiler ({wanted[0]})")
+    return [program, *wanted[1:]]
+
+
+def _identity(command: list[str]) -> str:
+    """A hash of all that the machine code depends on: source, command, compiler and processor."""
+    compiler = Path(command[0]).resolve().stat()
+    sources = [source.read_bytes() for source in SOURCES]
+    made_of = (sources, command, compiler.st_size, compiler.st_mtime_ns, _processor())
+    return hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """The processor's name and what it can do, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    telling = ("model name", "flags", "Features", "CPU part")
+    found = {name: line for line in reversed(lines) for name in telling if line.startswith(name)}
+    return repr((platform.machine(), platform.processor(), sorted(found.values())))
+
+
+def _compile(command: list[str], library: Path) -> None:
+    descriptor, name = tempfile.mkstemp(dir=library.parent, suffix=".so.part")
+    os.close(descriptor)
+    made = Path(name)
+    try:
+        done = subprocess.run(
+            [*command, str(SOURCES[0]), "-o", name, "-lm"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LONGEST,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode:
+            log.warning("the C compiler failed: %s", done.stderr[-2000:])
+            first = next((line for line in done.stderr.splitlines() if "error" in line), "")
+            raise NoKernel(f"the C compiler failed: {first or f'status {done.returncode}'}")
+        made.replace(library)
+    except subprocess.TimeoutExpired as error:
+        raise NoKernel(f"the C compiler took more than {LONGEST} seconds") from error
+    finally:
+        made.unlink(missing_ok=True)

@@ -1,0 +1,149 @@
+"""Reads single tokens on CUDA. Starting the many small computations of a token one by one takes
+longer than they do, so they are recorded once for each memory, as a CUDA graph, and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from chatlm.engines.devices import is_out_of_memory
+from chatlm.engines.model import Unsuitable
+from chatlm.engines.native.forward import logits_after
+from chatlm.engines.native.kv_cache import Growth, Memory
+from chatlm.engines.native.lora import Additions, adapted
+from chatlm.engines.native.model import FastModel
+from chatlm.engines.native.model_config import Shape
+from chatlm.engines.native.weights import Linear, Product, Weights
+
+_NEAR = 0.05
+"""Of the logits' length; what the order of sums changes in 16-bit numbers is smaller."""
+
+
+_WARM_UPS = 3
+"""Before a recording, as torch's documentation asks for."""
+
+
+class GraphDecoder:
+    """A model whose weights stay as they are.
+
+    On other devices than CUDA the same steps are taken without a recording.
+
+    Args:
+        shape: of the model.
+        weights: of the model, on its device.
+    """
+
+    at_once = 1
+
+    def __init__(self, shape: Shape, weights: Weights[Linear]) -> None:
+        self._shape = shape
+        self._weights: Weights[Product] = weights
+        self._steps: WeakKeyDictionary[Memory, _Step] = WeakKeyDictionary()
+
+    def packed(self, additions: Additions) -> Weights[Product]:
+        """See `TokenDecoder.packed`."""
+        return adapted(self._weights, additions)
+
+    def decode(self, sequences: Sequence[Growth], turns: Tensor) -> Tensor:
+        """See `TokenDecoder.decode`."""
+        return torch.stack(
+            [self._one(each, token, turns) for each in sequences for token in each.tokens]
+        )
+
+    def _one(self, sequence: Growth, token: int, turns: Tensor) -> Tensor:
+        memory, weights = sequence.memory, sequence.adapter or self._weights
+        memory.reserve(memory.length + 1)
+        step = self._steps.get(memory)
+        if step is None or step.sides is not memory.sides or step.weights is not weights:
+            step = self._steps[memory] = _Step(self._shape, weights, memory.sides)
+        logits = step.take(token, memory.length, turns)
+        memory.length += 1
+        return logits
+
+
+class _Step:
+    """What is computed for one more token of one memory, all of it at fixed addresses.
+
+    Args:
+        shape: of the model.
+        weights: of the model, with an adapter or without.
+        sides: see `Memory.sides`; they hold room for the token.
+    """
+
+    def __init__(self, shape: Shape, weights: Weights[Product], sides: Tensor) -> None:
+        self.weights = weights
+        self.sides = sides
+        self._shape = shape
+        self._token = torch.zeros(1, dtype=torch.long, device=sides.device)
+        self._position = torch.zeros(1, dtype=torch.long, device=sides.device)
+        self._turn = torch.zeros(1, shape.head_size, device=sides.device)
+        self._places = torch.arange(sides.shape[3], device=sides.device)
+        self._logits = torch.empty(0)
+        self._replay: Callable[[], object] | None = None
+
+    def take(self, token: int, position: int, turns: Tensor) -> Tensor:
+        """The logits after a token at a position: (vocabulary,), float32."""
+        self._token.fill_(token)
+        self._position.fill_(position)
+        self._turn.copy_(turns[position : position + 1])
+        if self._replay is None and self.sides.is_cuda:
+            self._replay = self._recorded()
+        (self._replay or self._compute)()
+        return self._logits.clone()  # the next replay writes into the same place
+
+    def _recorded(self) -> Callable[[], object]:
+        device = self.sides.device
+        with torch.cuda.device(device):
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                for _ in range(_WARM_UPS):
+                    self._compute()
+            torch.cuda.current_stream().wait_stream(beside)
+            graph = torch.cuda.CUDAGraph()
+            # other threads may be loading or embedding something meanwhile
+            with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
+                self._compute()
+
+        def replay() -> None:
+            with torch.cuda.device(device):
+                graph.replay()
+
+        return replay
+
+    def _compute(self) -> None:
+        """Doing it again for the same token changes nothing."""
+        seen = (self._places <= self._position)[None, None, None]
+        self._logits = logits_after(
+            self._shape, self.weights, self._token, self._turn, self._put, seen
+        )
+
+    def _put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        whole = self.sides[:, layer, :, :, : self._shape.head_size]
+        whole[0].index_copy_(1, self._position, keys)
+        whole[1].index_copy_(1, self._position, values)
+        return whole[0], whole[1]
+
+
+def check_steps(model: FastModel) -> None:
+    """Take a step, so that a device or driver on which that goes wrong is known before a reply.
+
+    Raises:
+        Unsuitable: it fails, or says something else than reading the same tokens at once.
+    """
+    ids = [token % model.shape.vocabulary for token in range(1, 9)]
+    whole, grown = model.new_cache(), model.new_cache()
+    try:
+        true = whole.read(ids)
+        grown.read(ids[:-2])
+        made = [grown.extend([token])[0] for token in ids[-2:]][-1]
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise Unsuitable(f"a step failed on {model.about.device}: {error}") from error
+    if not float((made - true).norm()) <= _NEAR * float(true.norm()):
+        raise Unsuitable(f"its steps give other numbers on {model.about.device}")

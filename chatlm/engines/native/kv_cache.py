@@ -1,0 +1,103 @@
+"""The keys and values of one token sequence, where torch writes whole blocks and the kernel one
+token at a time, without a copy between them."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chatlm.engines.native.model_config import Shape
+
+LANES = 16
+"""A head's numbers are followed by zeros up to a multiple of it."""
+
+
+STEP = 512
+"""The room grows by at least so many tokens."""
+
+
+def large_pages(size: int) -> Tensor:
+    """Zeroed bytes in large pages where the system has them: walking small ones costs time.
+
+    Raises:
+        MemoryError: there are not so many.
+    """
+    try:
+        area = mmap.mmap(-1, max(size, 1))
+    except (OSError, OverflowError) as error:
+        raise MemoryError from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        area.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(area, dtype=torch.uint8, count=size)
+
+
+class Memory:
+    """Room for keys and values that grows as tokens come.
+
+    Args:
+        shape: of the model.
+        dtype: number format of keys and values.
+        device: where they are.
+    """
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, device: str = "cpu") -> None:
+        self._head_size = shape.head_size
+        row = -(-shape.head_size // LANES) * LANES
+        size = (2, shape.layers, shape.key_heads, 0, row)
+        self._sides = torch.zeros(size, dtype=dtype, device=device)
+        self.length = 0
+        """Tokens that are in it."""
+
+    @property
+    def sides(self) -> Tensor:
+        """Keys, then values: (2, layers, key heads, room, row)."""
+        return self._sides
+
+    @property
+    def room(self) -> int:
+        """Tokens it holds before it has to grow."""
+        return self._sides.shape[3]
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for so many tokens in all."""
+        if tokens <= self.room:
+            return
+        old = self._sides
+        size = (*old.shape[:3], max(tokens, self.room * 3 // 2, self.room + STEP), old.shape[4])
+        if old.device.type == "cpu":
+            self._sides = large_pages(math.prod(size) * old.itemsize).view(old.dtype).view(size)
+        else:
+            self._sides = old.new_zeros(size)
+        self._sides[:, :, :, : self.length] = old[:, :, :, : self.length]
+
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a block behind the tokens that are there; `length` is the caller's to move.
+
+        Args:
+            layer: from 0.
+            keys: (key heads, tokens, head size), as `values`; there must be room for it.
+
+        Returns:
+            All keys and all values of the layer, the block's included, in the same form.
+        """
+        end = self.length + keys.shape[1]
+        whole = self._sides[:, layer, :, :end, : self._head_size]
+        whole[0, :, self.length :] = keys
+        whole[1, :, self.length :] = values
+        return whole[0], whole[1]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Tokens to be added to a memory."""
+
+    memory: Memory
+    tokens: Sequence[int]
+    adapter: Any = None
+    """That acts, as the decoder packed it; None for none."""

@@ -1,0 +1,159 @@
+"""What a LoRA adapter adds to a model's matrices: read from its files, and added by torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn.functional import linear
+
+from chatlm.engines.adapters import CONFIG, WEIGHTS, check_beginning
+from chatlm.engines.model import Unsuitable
+from chatlm.engines.native.weights import LayerWeights, Linear, Product, Weights
+
+TARGETS = {
+    "self_attn.q_proj": "query",
+    "self_attn.k_proj": "key",
+    "self_attn.v_proj": "value",
+    "self_attn.o_proj": "output",
+    "mlp.gate_proj": "gate",
+    "mlp.up_proj": "up",
+    "mlp.down_proj": "down",
+}
+"""The matrices that an adapter may change: peft's names and those of `LayerWeights`."""
+
+
+_MORE_THAN_LORA = (
+    "use_dora", "modules_to_save", "layer_replication", "target_parameters", "lora_bias",
+    "trainable_token_indices", "use_qalora", "alora_invocation_tokens", "arrow_config",
+)  # fmt: skip
+"""Settings that, when they are on, change more of a model than one pair of matrices a layer."""
+
+
+_KEY = re.compile(r"base_model\.model\.(model\.layers\.(\d+)\.([\w.]+))\.lora_([AB])\.weight")
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What is added to the product of one matrix: `scale * up (down x)`."""
+
+    down: Tensor
+    """(rank, columns), peft's A."""
+    up: Tensor
+    """(rows, rank), peft's B."""
+    scale: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See `Product`."""
+        return linear(linear(x, self.down), self.up) * self.scale
+
+
+Additions = tuple[Mapping[str, LowRank], ...]
+"""An adapter: for each layer what is added, by the names of `LayerWeights`."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A matrix with what an adapter adds to it."""
+
+    matrix: Product
+    addition: LowRank
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See `Product`."""
+        return self.matrix(x) + self.addition(x)
+
+
+def adapted(weights: Weights[Any], additions: Additions) -> Weights[Product]:
+    """The weights with an adapter; they share all tensors."""
+
+    def layer(before: LayerWeights[Any], added: Mapping[str, LowRank]) -> LayerWeights[Product]:
+        changed: Any = {name: Adapted(getattr(before, name), low) for name, low in added.items()}
+        return dataclasses.replace(before, **changed)
+
+    layers = tuple(map(layer, weights.layers, additions))
+    return dataclasses.replace(weights, layers=layers)
+
+
+def read_additions(folder: Path, weights: Weights[Linear]) -> Additions:
+    """Read an adapter as peft writes it, in the number format of the weights.
+
+    Args:
+        folder: with `CONFIG` and `WEIGHTS`.
+        weights: of the model that it shall work on.
+
+    Raises:
+        Unsuitable: it is more than this package can do.
+        ValueError: it is damaged, or does not fit the model.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError(f"{CONFIG} holds no table")
+        _check(config)
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _assembled(config, tensors, weights)
+    except (OSError, SafetensorError, TypeError, ZeroDivisionError, re.error) as error:
+        raise ValueError(str(error)) from error
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise Unsuitable(f"it is of the type {config.get('peft_type')}")
+    for setting in _MORE_THAN_LORA:
+        if config.get(setting):
+            raise Unsuitable(f"it uses {setting}")
+    if config.get("bias", "none") != "none":
+        raise Unsuitable("it changes biases")
+    check_beginning(config.get("init_lora_weights", True))
+
+
+def _assembled(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: Weights[Linear]
+) -> Additions:
+    halves: dict[str, dict[str, Tensor]] = {}
+    places: dict[str, tuple[int, str]] = {}
+    for name, tensor in tensors.items():
+        key = _KEY.fullmatch(name)
+        if key is None or key[3] not in TARGETS:
+            raise Unsuitable(f"it changes {name.removeprefix('base_model.model.')}")
+        places[key[1]] = int(key[2]), TARGETS[key[3]]
+        halves.setdefault(key[1], {})[key[4]] = tensor
+    additions: list[dict[str, LowRank]] = [{} for _ in weights.layers]
+    for module, half in halves.items():
+        layer, target = places[module]
+        if layer >= len(additions) or len(half) != 2:
+            raise ValueError(f"{module} has no place in the model, or only one matrix")
+        down, up = half["A"], half["B"]
+        matrix: Linear = getattr(weights.layers[layer], target)
+        (rows, columns), rank = matrix.weight.shape, len(down)
+        if up.shape != (rows, rank) or down.shape != (rank, columns) or not rank:
+            raise ValueError(f"the matrices of {module} do not fit the model")
+        additions[layer][target] = LowRank(
+            # a copy, since what stays in the file goes with the file
+            down.to(matrix.weight, copy=True).contiguous(),
+            up.to(matrix.weight, copy=True).contiguous(),
+            _scale(config, module, rank),
+        )
+    return tuple(additions)
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """What peft multiplies the product with."""
+    patterns: Mapping[str, Any] = config.get("alpha_pattern") or {}
+    own = (alpha for pattern, alpha in patterns.items() if _matches(pattern, module))
+    alpha = float(next(own, config.get("lora_alpha", 8)))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    return re.match(rf"(.*\.)?({pattern})$", module) is not None

@@ -1,0 +1,139 @@
+"""Int8 and int4 formats, when int4 loses nothing.
+
+In each group of 32 columns a number is `low + step * level`, with a level from 0 to 15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from chatlm.engines.native.weights import Linear
+
+GROUP = 32
+
+
+_EIGHT_BITS = 64
+"""Columns that share a scale when 8 bits are kept."""
+
+
+_SAMPLED = 16
+"""Rows of a matrix that are looked at."""
+
+
+_EXACT = 1e-4
+"""Of a group's squared span; a smaller squared error comes from rounding to bfloat16."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Groups of numbers in 4 bits; each tensor begins with (rows, groups)."""
+
+    levels: Tensor
+    """(…, 32), float32"""
+    steps: Tensor
+    lows: Tensor
+    errors: Tensor
+    """Sums of squares."""
+
+
+def rounded(weight: Tensor) -> Rounded:
+    """Round a matrix, whose columns are a multiple of 32, as the kernel's INT4 does.
+
+    A step is the fifteenth part of what the group spans, but for numbers that had 4 bits before
+    and do not span all of them.
+    """
+    groups = weight.float().unflatten(-1, (-1, GROUP))
+    lows = _bf16(groups.amin(-1))
+    spans = groups.amax(-1) - lows
+    found = _rounded_to(groups, lows, spans, 15)
+    for parts in range(14, 7, -1):
+        left = found.errors > _EXACT * spans.square()
+        other = _rounded_to(groups[left], lows[left], spans[left], parts)
+        better = 8 * other.errors < found.errors[left]
+        left[left.clone()] = better
+        for name in ("levels", "steps", "errors"):
+            getattr(found, name)[left] = getattr(other, name)[better]
+    return found
+
+
+def _rounded_to(groups: Tensor, lows: Tensor, spans: Tensor, parts: int) -> Rounded:
+    steps = _bf16(spans / parts)
+    above = groups - lows[..., None]
+    levels = (above / steps[..., None].clamp(min=1e-30)).round().clamp(0, 15)
+    errors = (above - steps[..., None] * levels).square().sum(-1)
+    return Rounded(levels, steps, lows, errors)
+
+
+def _bf16(values: Tensor) -> Tensor:
+    return values.bfloat16().float()
+
+
+def fitting(matrices: Sequence[Linear]) -> Format:
+    """int4 for matrices that it keeps at least as exactly as int8 does, else int8.
+
+    Some rows of each tell; what stands behind the last whole 64 columns is not looked at.
+    """
+    return "int4" if all(_fits(matrix.weight) for matrix in matrices) else "int8"
+
+
+def _fits(weight: Tensor) -> bool:
+    columns = weight.shape[1] // _EIGHT_BITS * _EIGHT_BITS
+    rows = weight[:: -(-len(weight) // _SAMPLED), :columns].float()
+    groups = rows.unflatten(-1, (-1, _EIGHT_BITS))
+    steps = _bf16(groups.abs().amax(-1, keepdim=True) / 127)
+    levels = (groups / steps.clamp(min=1e-30)).round()
+    error = (groups - steps * levels).square().sum()
+    return columns > 0 and bool(rounded(rows).errors.sum() <= error)
+
+
+Format = Literal["bf16", "int8", "int4"]
+"""How a model's matrices can be kept to write replies with."""
+
+
+@dataclass(frozen=True)
+class Int8:
+    """A matrix of 8-bit numbers, each row with a scale of its own."""
+
+    packed: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See `Product`."""
+        out: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.packed, self.scales)
+        return out if self.bias is None else out + self.bias
+
+
+def int8(matrix: Linear) -> Int8:
+    """The matrix packed; its rows must be a multiple of 16, its columns one of 32."""
+    scales = (matrix.weight.float().abs().amax(-1) / 127).clamp(min=1e-12).to(matrix.weight.dtype)
+    packed = (matrix.weight.float() / scales.float()[:, None]).round().clamp(-127, 127)
+    return Int8(packed.to(torch.int8), scales, matrix.bias)
+
+
+@dataclass(frozen=True)
+class Int4:
+    """A matrix of 4-bit numbers."""
+
+    packed: Tensor
+    scales: Tensor
+    """(groups, rows, 2): steps, and what level 8 stands for."""
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See `Product`."""
+        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales)
+        return out if self.bias is None else out + self.bias
+
+
+def int4(matrix: Linear) -> Int4:
+    """The matrix packed; its rows must be a multiple of 16, its columns one of 32."""
+    found = rounded(matrix.weight)
+    scales = torch.stack((found.steps, found.lows + 8 * found.steps), -1).transpose(0, 1)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(found.levels.flatten(1).int(), 1)
+    return Int4(packed, scales.to(matrix.weight.dtype).contiguous(), matrix.bias)

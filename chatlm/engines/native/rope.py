@@ -1,0 +1,54 @@
+"""RoPE: inverse frequencies, scaling, apply_rope."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chatlm.engines.model import Unsuitable
+from chatlm.engines.native.model_config import Shape
+
+
+def inverse_frequencies(config: Mapping[str, Any], head_size: int) -> tuple[float, ...]:
+    """As transformers computes them, so that angles are the same to the last bit."""
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    base = float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
+    if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise Unsuitable("it turns only a part of each head")
+    plain = 1.0 / (base ** (torch.arange(0, head_size, 2, dtype=torch.float) / head_size))
+    if kind == "default":
+        scaled = plain
+    elif kind == "linear":
+        scaled = plain / rope["factor"]
+    elif kind == "llama3":
+        scaled = _llama3(plain, rope)
+    else:
+        raise Unsuitable(f"its positions are scaled in the way {kind}")
+    return tuple(scaled.tolist())
+
+
+def _llama3(plain: Tensor, rope: Mapping[str, Any]) -> Tensor:
+    """Slow turns slowed by `factor`, quick ones kept, those between interpolated."""
+    factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
+    length = rope["original_max_position_embeddings"]
+    wave = 2 * math.pi / plain
+    smooth = (length / wave - low) / (high - low)
+    between = (1 - smooth) * plain / factor + smooth * plain
+    slowed = torch.where(wave > length / low, plain / factor, plain)
+    return torch.where((wave <= length / low) & (wave >= length / high), between, slowed)
+
+
+def angles(shape: Shape, positions: int) -> Tensor:
+    """Cosines, then sines, of the first positions' angles: (positions, head_size), float32."""
+    turns = torch.arange(positions, dtype=torch.float)[:, None] * torch.tensor(shape.frequencies)
+    return torch.cat((turns.cos(), turns.sin()), dim=-1)
+
+
+def apply_rope(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cosines + torch.cat((-second, first), dim=-1) * sines

@@ -1,0 +1,146 @@
+"""Layer weights from safetensors, shapes checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from chatlm.engines.model import Unsuitable
+from chatlm.engines.native.model_config import Shape
+
+_NUMBERS = (torch.bfloat16, torch.float16, torch.float32)
+
+
+Product = Callable[[Tensor], Tensor]
+"""Of a matrix, (rows, columns), with vectors: (…, columns) to (…, rows)."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix, (rows, columns), and what is added to its product, (rows,)."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See `Product`."""
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+
+Matrix = TypeVar("Matrix", bound=Product, covariant=True)
+
+
+@dataclass(frozen=True)
+class LayerWeights(Generic[Matrix]):
+    """One layer's tensors."""
+
+    attention_norm: Tensor
+    query: Matrix
+    key: Matrix
+    value: Matrix
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    output: Matrix
+    mlp_norm: Tensor
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+
+
+@dataclass(frozen=True)
+class Weights(Generic[Matrix]):
+    """All tensors of a model, in one number format."""
+
+    embedding: Tensor
+    """(vocabulary, hidden)"""
+    layers: tuple[LayerWeights[Matrix], ...]
+    norm: Tensor
+    head: Matrix
+
+
+def read_weights(
+    folder: Path, shape: Shape, dtype: torch.dtype, device: str = "cpu"
+) -> Weights[Linear]:
+    """The weights; on the CPU those that have the number format stay in the file until used.
+
+    Raises:
+        Unsuitable: a tensor is missing, has another size, or is in no known number format.
+    """
+    with ExitStack() as files:
+        try:
+            return _assembled(shape, _finder(folder, files, dtype, device))
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise Unsuitable(f"its weights cannot be read: {error}") from error
+
+
+def _finder(
+    folder: Path, files: ExitStack, dtype: torch.dtype, device: str
+) -> Callable[..., Tensor]:
+    """Gives a tensor of the folder by its name, once it has the size that is asked for."""
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    holders = {}
+    for name in names:
+        file = files.enter_context(safe_open(folder / name, framework="pt"))
+        holders.update(dict.fromkeys(file.keys(), file))
+
+    def find(name: str, *size: int) -> Tensor:
+        if name not in holders:
+            raise Unsuitable(f"it has no tensor {name}")
+        tensor: Tensor = holders[name].get_tensor(name)
+        if tuple(tensor.shape) != size or tensor.dtype not in _NUMBERS:
+            raise Unsuitable(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {size}")
+        return tensor.to(device, dtype).contiguous()
+
+    return find
+
+
+def _assembled(shape: Shape, find: Callable[..., Tensor]) -> Weights[Linear]:
+    hidden, inner = shape.hidden, shape.inner
+    queries, keys = shape.heads * shape.head_size, shape.key_heads * shape.head_size
+
+    def linear(name: str, rows: int, columns: int, *, bias: bool) -> Linear:
+        return Linear(
+            find(f"{name}.weight", rows, columns), find(f"{name}.bias", rows) if bias else None
+        )
+
+    def layer(number: int) -> LayerWeights[Linear]:
+        own = f"model.layers.{number}"
+        attention, mlp = f"{own}.self_attn", f"{own}.mlp"
+        head_norms = [
+            find(f"{attention}.{name}.weight", shape.head_size) if shape.head_norm else None
+            for name in ("q_norm", "k_norm")
+        ]
+        return LayerWeights(
+            attention_norm=find(f"{own}.input_layernorm.weight", hidden),
+            query=linear(f"{attention}.q_proj", queries, hidden, bias=shape.query_bias),
+            key=linear(f"{attention}.k_proj", keys, hidden, bias=shape.query_bias),
+            value=linear(f"{attention}.v_proj", keys, hidden, bias=shape.query_bias),
+            query_norm=head_norms[0],
+            key_norm=head_norms[1],
+            output=linear(f"{attention}.o_proj", hidden, queries, bias=shape.output_bias),
+            mlp_norm=find(f"{own}.post_attention_layernorm.weight", hidden),
+            gate=linear(f"{mlp}.gate_proj", inner, hidden, bias=shape.mlp_bias),
+            up=linear(f"{mlp}.up_proj", inner, hidden, bias=shape.mlp_bias),
+            down=linear(f"{mlp}.down_proj", hidden, inner, bias=shape.mlp_bias),
+        )
+
+    embedding = find("model.embed_tokens.weight", shape.vocabulary, hidden)
+    return Weights(
+        embedding=embedding,
+        layers=tuple(layer(number) for number in range(shape.layers)),
+        norm=find("model.norm.weight", hidden),
+        head=Linear(embedding)
+        if shape.tied
+        else linear("lm_head", shape.vocabulary, hidden, bias=False),
+    )

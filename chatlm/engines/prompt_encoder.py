@@ -1,0 +1,297 @@
+"""Messages to ids, control tokens by id; owner of each token."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+
+from chatlm.engines import chat_formats
+from chatlm.engines.chat_formats import Span
+from chatlm.engines.detokenizer import Detokenizer, bytes_of
+from chatlm.errors import ModelError
+from chatlm.types.messages import Message
+from chatlm.types.requests import PromptToken
+
+FORMATS = ("auto", "template", "chatml", "alpaca", "vicuna")
+
+
+MOST_REMEMBERED = 2048
+"""Texts whose tokens are kept; a chat's messages are encoded again and again."""
+
+
+LONGEST_REMEMBERED = 8_000
+"""Characters of such a text."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens of a plain text."""
+
+    ids: array[int]
+    ends: array[int]
+    """Up to where the text is covered, in characters, once each token is there; never falls."""
+
+
+class PromptTokenizer:
+    """Encodes messages so that no content becomes a control token.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        prompt_format: one of `FORMATS`; auto takes the model's own template, else ChatML.
+        end_ids: ids that end a reply, from the generation config.
+
+    Raises:
+        ModelError: the model cannot be used with that format.
+    """
+
+    def __init__(self, tokenizer: Any, prompt_format: str, end_ids: Iterable[int]) -> None:
+        if not tokenizer.is_fast:
+            raise ModelError(
+                "This model's tokenizer has no tokenizer.json",
+                hint="Save it with AutoTokenizer.save_pretrained of transformers, then try again.",
+            )
+        self._tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self.notes: list[str] = []
+        added = self._backend.get_added_tokens_decoder()
+        self._ids: dict[str, int] = {token.content: number for number, token in added.items()}
+        self.format = self._resolve(prompt_format)
+        own = tokenizer.chat_template or "" if self.format == "template" else ""
+        specials = {token.content for token in added.values() if token.special}
+        written = {text for text in self._ids if text in own}
+        end_texts = {text for text, number in self._ids.items() if number in set(end_ids)}
+        self.controls: dict[str, int] = {
+            text: self._ids[text]
+            for text in specials | written | end_texts
+            if len(text.strip()) > 1  # a line end, say, is text even where it is an added token
+        }
+        """Every control token's text and id; ids that no content is ever encoded to."""
+        self._guarded = re.compile(
+            "|".join(re.escape(text) for text in sorted(self.controls, key=len, reverse=True))
+            or r"(?!)"
+        )
+        self._render = self._renderer()
+        self.begin = self._beginning()
+        """Ids that stand before everything the format writes."""
+        # set once: a tokenizer that other threads are using refuses to be changed
+        self._backend.encode_special_tokens = True
+        self._backend.post_processor = None  # it may take the blanks out of the tokens' offsets
+        self._remembered = lru_cache(MOST_REMEMBERED)(self._encoded)
+        self.token_bytes = bytes_of(self._backend)
+        """What a token stands for, by its id."""
+
+    def _resolve(self, wanted: str) -> str:
+        has_template = bool(self._tokenizer.chat_template)
+        if wanted == "auto":
+            wanted = "template" if has_template else "chatml"
+            if not has_template:
+                self.notes.append(
+                    "This model has no chat template; it is spoken to in ChatML, "
+                    "which it may not have learned. `chatlm config set prompt_format` changes it."
+                )
+        if wanted == "template" and not has_template:
+            raise ModelError(
+                "This model has no chat template of its own",
+                hint="Use `chatlm config set prompt_format chatml` (or alpaca, or vicuna).",
+            )
+        if wanted == "chatml" and "<|im_start|>" not in self._ids:
+            self.notes.append("This model has no ChatML control tokens; they are sent as text.")
+        return wanted
+
+    def _renderer(self) -> chat_formats.Render:
+        if self.format == "template":
+            return chat_formats.template(self._apply, self.controls)
+        if self.format == "vicuna":
+            return chat_formats.vicuna(self._tokenizer.eos_token or "")
+        return {"chatml": chat_formats.chatml, "alpaca": chat_formats.alpaca}[self.format]
+
+    def _apply(self, messages: list[dict[str, str]], go_on: bool) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=not go_on,
+                continue_final_message=go_on,
+            )
+        )
+
+    def _beginning(self) -> list[int]:
+        """What the tokenizer puts before a text by itself; a template writes its own."""
+        if self.format == "template":
+            return []
+        return [i for i in self._tokenizer.encode("") if i != self._tokenizer.eos_token_id]
+
+    @property
+    def end_id(self) -> int | None:
+        """The tokenizer's own end-of-sequence token."""
+        end: int | None = self._tokenizer.eos_token_id
+        return end
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """What a model writes that goes on with the user's part, in a format of plain text."""
+        heads = {"alpaca": (chat_formats.ALPACA_STOP,), "vicuna": (chat_formats.VICUNA_STOP,)}
+        if self.format == "chatml" and "<|im_end|>" not in self._ids:
+            return ("<|im_end|>", "<|im_start|>")
+        return heads.get(self.format, ())
+
+    @property
+    def end_sequences(self) -> list[list[int]]:
+        """Token sequences by which the format ends a turn."""
+        if self.format != "chatml":
+            return []
+        ends = ("<|im_end|>", "<|im_start|>")
+        return [[self._ids[text]] if text in self._ids else self.encode_text(text) for text in ends]
+
+    def spans(self, messages: Sequence[Message]) -> list[Span]:
+        """The prompt, with what is control and what is whose content."""
+        groups = chat_formats.grouped(messages)
+        try:
+            return chat_formats.write(self._render, messages, groups)
+        except jinja2.TemplateError:
+            try:  # some templates refuse a system role
+                groups = chat_formats.without_system_role(groups, messages)
+                return chat_formats.write(self._render, messages, groups)
+            except jinja2.TemplateError as error:
+                raise ModelError(
+                    f"The model's chat template refuses this conversation: {error}",
+                    hint="Try `chatlm config set prompt_format chatml`.",
+                ) from error
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of the whole prompt; control ids stand only where the format put them."""
+        ids = list(self.begin)
+        for run in chat_formats.runs(self.spans(messages)):
+            ids += self.encode_run(run).ids
+        return ids
+
+    def encode_run(self, run: Sequence[Span]) -> Encoded:
+        """Tokens of one of `chatml.runs`."""
+        text = "".join(span.text for span in run)
+        if self.is_control(run[0]):
+            return Encoded(array("I", [self._ids[text]]), array("I", [len(text)]))
+        return self.encoded(text)
+
+    def is_control(self, span: Span) -> bool:
+        """Whether the span is a control token, and the model has it."""
+        return span.control and span.text in self._ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text, in which no control token can appear whatever the text says."""
+        return list(self.encoded(text).ids)
+
+    def encoded(self, text: str) -> Encoded:
+        """Tokens of plain text, like `encode_text`."""
+        if len(text) > LONGEST_REMEMBERED:
+            return self._encoded(text)
+        return self._remembered(text)
+
+    def _encoded(self, text: str) -> Encoded:
+        forbidden = set(self.controls.values())
+        text = text.encode("utf-8", "replace").decode()  # no tokenizer takes lone surrogates
+        whole = self._backend.encode(text, add_special_tokens=False)
+        if forbidden.isdisjoint(whole.ids):
+            return _covering(zip(whole.ids, (end for _, end in whole.offsets), strict=True))
+        tokens, start = [], 0
+        for part in self._broken(text):  # added tokens that are not marked special
+            piece = self._backend.encode(part, add_special_tokens=False)
+            tokens += [
+                (number, start + end)
+                for number, (_, end) in zip(piece.ids, piece.offsets, strict=True)
+                if number not in forbidden
+            ]
+            start += len(part)
+        return _covering(tokens)
+
+    def _broken(self, text: str) -> Iterator[str]:
+        """The text in pieces, cut inside every control token's name."""
+        start = 0
+        for match in self._guarded.finditer(text):
+            yield text[start : match.start() + 1]
+            start = match.start() + 1
+        yield text[start:]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, control tokens included by their names."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def detokenizer(self, context: Sequence[int] = ()) -> Detokenizer:
+        """A fresh stream of text; `context` are ids that stand before."""
+        return Detokenizer(self._backend, list(context))
+
+
+def _covering(tokens: Iterable[tuple[int, int]]) -> Encoded:
+    """From ids, each with where it ends."""
+    ids, ends = array("I"), array("I")
+    covered = 0
+    for number, end in tokens:
+        covered = max(covered, end)
+        ids.append(number)
+        ends.append(covered)
+    return Encoded(ids, ends)
+
+
+def read_out(
+    tokenizer: PromptTokenizer, messages: Sequence[Message], kept: Sequence[int]
+) -> Iterator[PromptToken]:
+    """The tokens whose ids `PromptTokenizer.encode` gives; their texts joined are the prompt's.
+
+    A token that reaches over a border belongs to where it begins.
+
+    Args:
+        tokenizer: of the model.
+        messages: the request's.
+        kept: indices of those that are in the prompt, in order.
+    """
+    for number in tokenizer.begin:
+        yield PromptToken(number, tokenizer.decode([number]), control=True)
+    controls = set(tokenizer.controls.values())
+    for run in chat_formats.runs(tokenizer.spans([messages[index] for index in kept])):
+        encoded = tokenizer.encode_run(run)
+        text = "".join(span.text for span in run)
+        start = 0
+        for span, places in zip(run, _places(run, encoded), strict=True):
+            message = None if span.message is None else kept[span.message]
+            for place in places:
+                end = len(text) if place == len(encoded.ids) - 1 else encoded.ends[place]
+                number = encoded.ids[place]
+                yield PromptToken(number, text[start:end], number in controls, message)
+                start = end
+
+
+def costs(tokenizer: PromptTokenizer, messages: Sequence[Message]) -> tuple[int, ...]:
+    """Tokens that each message takes, with what the format writes for it."""
+    spans = tokenizer.spans(messages)
+    owners = iter(chat_formats.owners(spans))
+    counted = [0] * len(messages)
+    for run in chat_formats.runs(spans):
+        for places in _places(run, tokenizer.encode_run(run)):
+            owner = next(owners)
+            if owner is not None:
+                counted[owner] += len(places)
+    return tuple(counted)
+
+
+def _places(run: Sequence[Span], encoded: Encoded) -> Iterator[range]:
+    """For each span of a run, the places of the tokens that begin in it."""
+    first = border = 0
+    for span in run:
+        border += len(span.text)
+        behind = _beginning_before(border, encoded)
+        yield range(first, behind)
+        first = behind
+
+
+def _beginning_before(border: int, encoded: Encoded) -> int:
+    """How many tokens begin before that character; a character's further tokens begin with it."""
+    if border == 0:
+        return 0
+    reaching = bisect_left(encoded.ends, border) + 1
+    return min(max(reaching, bisect_right(encoded.ends, border)), len(encoded.ids))

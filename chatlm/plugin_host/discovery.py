@@ -1,0 +1,99 @@
+"""Which plugins there are: installed packages and loose files, listed without importing any."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatlm.config import paths
+
+GROUP = "chatlm"
+"""The entry points that name plugins."""
+
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+"""What a plugin's name looks like: it becomes a part of keys and of environment variables."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plugin that is here, not imported yet."""
+
+    name: str
+    source: str
+    """`chatlm` for one that comes with it, the package's name, or the file."""
+    version: str = ""
+    """Of the package; empty for a loose file."""
+    entry: importlib.metadata.EntryPoint | None = None
+    """None for a loose file."""
+    problem: str = ""
+    """Why it cannot be loaded whatever it does; empty for none."""
+
+    def bring(self) -> Any:
+        """Import it: a module, or an object of one. Raises whatever the import raises."""
+        return load_file(Path(self.source)) if self.entry is None else self.entry.load()
+
+
+def find() -> list[Found]:
+    """All plugins in the order they are loaded: chatlm's own, packages by name, loose files.
+
+    A name that is taken already, or cannot be a plugin's, is a `problem` of the later one.
+    """
+    found: dict[str, Found] = {}
+    wrong = []
+    for one in (*_installed(), *_loose()):
+        problem = ""
+        if one.name in found:
+            problem = f"the name {one.name} is taken by the plugin of {found[one.name].source}"
+        elif not NAME.fullmatch(one.name):
+            problem = "a plugin's name begins with a letter and has letters, digits, - and _ only"
+        if problem:
+            wrong.append(Found(one.name, one.source, one.version, one.entry, problem))
+        else:
+            found[one.name] = one
+    return [*found.values(), *wrong]
+
+
+def loose_files() -> list[Path]:
+    """The person's own plugins, by name; those that begin with `_` or `.` are none."""
+    try:
+        files = sorted(paths.user_plugins().iterdir())
+    except OSError:
+        return []
+    return [file for file in files if file.suffix == ".py" and file.name[0] not in "._"]
+
+
+def load_file(file: Path) -> Any:
+    """Import one file as a module of its own. Raises whatever the import raises."""
+    name = f"chatlm_loose_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _installed() -> Iterator[Found]:
+    found = []
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        package = entry.dist.name if entry.dist else ""
+        version = entry.dist.version if entry.dist else ""
+        found.append(Found(entry.name, package, version, entry))
+    yield from sorted(found, key=lambda one: (one.source != GROUP, one.name))
+
+
+def _loose() -> Iterator[Found]:
+    for file in loose_files():
+        yield Found(file.stem, str(file))

@@ -1,0 +1,199 @@
+"""The hooks a plugin may implement; each is called alone, so one that fails harms nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pluggy
+
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
+from chatlm.types.engine import Engine, EngineOpener
+from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.requests import Request
+from chatlm.types.setups import Facts, Setup, TemplateRenderer
+
+if TYPE_CHECKING:
+    import click
+
+    from chatlm.config.config import Config
+
+
+hookspec = pluggy.HookspecMarker("chatlm")
+
+
+hookimpl = pluggy.HookimplMarker("chatlm")
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a plugin may know about the program it runs in."""
+
+    config: Config
+    data_dir: Path
+    own: Any = None
+    """The plugin's settings, see `settings`."""
+
+    def settings(self, kind: type[T]) -> T:
+        """What holds for the plugin, checked.
+
+        Args:
+            kind: the plugin's class `Settings`.
+
+        Raises:
+            TypeError: it is another class.
+        """
+        if not isinstance(self.own, kind):
+            raise TypeError(f"{kind.__name__} is not the plugin's class Settings")
+        return self.own
+
+
+class Commands(Protocol):
+    """The command line as a plugin sees it: a click group that takes commands."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command that is here already."""
+
+    def add_lazy(self, name: str, where: str, help: str) -> None:
+        """Add a command that is imported when it is run: best for one with much behind it.
+
+        Args:
+            name: as it is typed.
+            where: `module:attribute` of a `click.Command`.
+            help: what it does, in one line.
+        """
+
+
+@hookspec
+def startup(context: Context) -> None:
+    """chatlm is ready and will call the other hooks from now on."""
+
+
+@hookspec
+def shutdown() -> None:
+    """chatlm is about to exit."""
+
+
+@hookspec
+def register_commands(cli: Commands) -> None:
+    """Add commands to `chatlm`; called without `startup`, and only when one may be needed."""
+
+
+@hookspec
+def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
+    """Offer engines: `register("openai", opener)` makes `openai:NAME` a model."""
+
+
+@hookspec
+def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
+    """Offer templates: `register("translate", render)` makes `chatlm ask -t translate` work."""
+
+
+@hookspec
+def register_setups(register: Callable[[str, Setup], None]) -> None:
+    """Offer set-ups: `register("poet", Setup(adapter="poet"))` lets `chatlm serve` answer so."""
+
+
+@hookspec
+def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
+    """Offer commands on the screen; called when the screen starts, in its thread."""
+
+
+@hookspec
+def register_panels(register: Callable[[Panel], None]) -> None:
+    """Offer panels beside the transcript; called when the screen starts, in its thread."""
+
+
+@hookspec
+def register_screens(register: Callable[[PluginScreen], None]) -> None:
+    """Offer whole screens; called when the screen starts, in its thread."""
+
+
+@hookspec
+def screen_opened(ui: Ui) -> None:
+    """The chat is on the screen; a plugin may keep `ui` to speak to the person later."""
+
+
+@hookspec
+def chat_shown(ui: Ui) -> None:
+    """Another chat is on the screen, or a new one; called in the screen's thread."""
+
+
+@hookspec
+def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | None:
+    """Say what is known of words that the person typed, by name, for `write_message` and templates.
+
+    Called when one of them needs it; the conversation has the id 0 where there is none yet.
+    """
+
+
+@hookspec(firstresult=True)
+def write_message(conversation: Conversation, text: str, facts: Facts) -> str | UsageError | None:
+    """Make the message of what the person typed; the first plugin that returns one decides.
+
+    `facts()` gives what plugins say of the words in `describe_text`.
+
+    The typed words are kept beside it, shown, searched for passages and offered to edit. A
+    `UsageError` that is returned refuses them: nothing is sent, and the person is told why. Make it
+    a `MessageRefused` where other words would be answered.
+    """
+
+
+@hookspec
+def annotate_message(
+    conversation: Conversation, message: Message, passages: Sequence[Passage]
+) -> Sequence[Annotation]:
+    """Label a message: the user's before it is answered, the reply when it has ended.
+
+    `passages` are those that the reply was made with; none for the user's message.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def retrieve_passages(conversation: Conversation, message: Message) -> Sequence[Passage]:
+    """Find pieces of documents that may help to answer the user's message."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def build_messages(
+    conversation: Conversation, turn: Turn, passages: Sequence[Passage]
+) -> Sequence[Message] | None:
+    """Make what the model reads; the first plugin that returns messages decides.
+
+    `passages` are what all plugins found for the turn.
+    """
+
+
+@hookspec
+def adjust_request(
+    request: Request,
+    conversation: Conversation,
+    turn: Turn,
+    passages: Sequence[Passage],
+    engine: Engine,
+) -> Request | None:
+    """Change the request just before it runs; each plugin gets what the one before it returned."""
+
+
+@hookspec(firstresult=True)
+def find_adapter(name: str, model: str) -> Path | ChatlmError | None:
+    """Give the folder of the adapter that a request names; the first plugin that knows it decides.
+
+    A `ChatlmError` that is returned says why it cannot be used on that model.
+    """
+
+
+@hookspec
+def turn_finished(conversation: Conversation, turn: Turn) -> Sequence[Annotation] | None:
+    """The reply is complete, or was cancelled, and is stored.
+
+    What is returned labels the user's message: labels that the answer should not wait for.
+    """

@@ -1,0 +1,184 @@
+"""Load, start, stop; enable, disable; status of plugins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from chatlm.config import config, paths, toml_file
+from chatlm.config.config import Config
+from chatlm.config.paths import write_atomically
+from chatlm.errors import ChatlmError
+from chatlm.plugin_host import faults, hookspecs
+from chatlm.plugin_host.discovery import find
+from chatlm.plugin_host.faults import LOADING_STEPS, Fault, crashed, forgive
+from chatlm.plugin_host.host import PluginHost
+
+
+@contextmanager
+def loaded(config: Config) -> Iterator[PluginHost]:
+    """The plugins that the person has and wants, told when chatlm is ready and about to exit."""
+    host = PluginHost()
+    load_all(host, config)
+    start(host, config)
+    try:
+        yield host
+    finally:
+        for _ in host.each("shutdown"):
+            pass
+        remember(host)
+
+
+def load_all(host: PluginHost, config: Config, only: Iterable[str] | None = None) -> None:
+    """Load what is switched on; what fails is the host's to tell.
+
+    Args:
+        host: gets the plugins.
+        config: says which are switched off; in safe mode all are.
+        only: load no other than these.
+    """
+    wanted = None if only is None else set(only)
+    for found in [] if config.safe_mode else find():
+        left_out = wanted is not None and found.name not in wanted
+        if left_out or found.name in config.disabled_plugins:
+            continue
+        if found.problem:
+            host.load(found)
+            continue
+        with faults.watched(found.name) as safe:
+            if safe:
+                host.load(found)
+            else:
+                host.leave_out(found.name, "loading", _crash(found.name))
+
+
+def start(host: PluginHost, config: Config) -> None:
+    """Give each plugin its settings, then call `startup`."""
+    own = {name: host.settings(name, config.plugins.get(name, {})) for name in host.names}
+    with ExitStack() as mark:
+
+        def context(name: str) -> Mapping[str, Any]:
+            mark.close()
+            mark.enter_context(faults.watched(name))
+            return {"context": hookspecs.Context(config, paths.data_dir(), own[name])}
+
+        for _ in host.offer("startup", context):
+            pass
+
+
+def remember(host: PluginHost) -> None:
+    """Keep the last fault of each plugin, for `chatlm plugins list`, until the same goes well."""
+    before = recalled()
+    mended = host.came_through | {(name, step) for name in host.names for step in LOADING_STEPS}
+    now = {name: fault for name, fault in before.items() if (name, fault.hook) not in mended}
+    now |= host.last_faults
+    if now == before:
+        return
+    text = json.dumps({name: fault.to_dict() for name, fault in now.items()}, indent=1)
+    with suppress(OSError):
+        write_atomically(_file(), [text])
+
+
+def recalled() -> dict[str, Fault]:
+    """The last faults by plugin, as earlier runs left them."""
+    try:
+        kept = json.loads(_file().read_text(encoding="utf-8"))
+        return {name: Fault.from_dict(values) for name, values in kept.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _file() -> Path:
+    return paths.data_dir() / "plugin-faults.json"
+
+
+def _crash(name: str) -> ChatlmError:
+    return ChatlmError(
+        "chatlm ended while it was being loaded", hint=f"Try it again: chatlm plugins enable {name}"
+    )
+
+
+def enable(name: str) -> bool:
+    """Load a plugin again at the next start, also after a crash; returns whether it was off.
+
+    Raises:
+        ConfigError: the config file cannot be read or written.
+    """
+    disabled = config.load().disabled_plugins
+    if name in disabled:
+        _write([other for other in disabled if other != name])
+    return forgive(name) or name in disabled
+
+
+def disable(name: str) -> None:
+    """Load a plugin no more, from the next start on. Raises as `enable`."""
+    disabled = config.load().disabled_plugins
+    if name not in disabled:
+        _write([*disabled, name])
+
+
+def _write(disabled: list[str]) -> None:
+    toml_file.change(paths.config_file(), ["disabled_plugins"], disabled)
+
+
+Status = Literal["on", "off", "failing", "left out", "failed", "crashed"]
+"""`off` is switched off, `failing` is on but failed when it was used last, `left out` failed too
+often, `failed` cannot be loaded, `crashed` ended chatlm while it was loaded and is left out until
+it is enabled."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One plugin in the list."""
+
+    name: str
+    version: str | None
+    """None for a loose file."""
+    source: str
+    status: Status
+    error: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "source": self.source,
+            "status": self.status,
+            "error": self.error,
+        }
+
+
+def overview(host: PluginHost, off: Collection[str], faults: Mapping[str, Fault]) -> list[Row]:
+    """Every plugin that is here, in the order they are loaded.
+
+    Args:
+        host: has loaded those that are not `off`.
+        off: the names of those that are switched off.
+        faults: the last fault of each plugin.
+    """
+    rows = []
+    for one in find():
+        fault = faults.get(one.name)
+        status: Status = "on"
+        error = None
+        if one.problem:
+            status, error = "failed", one.problem
+        elif one.name in off:
+            status = "off"
+        elif fault:
+            status, error = _status(host, fault), f"{fault.hook}: {fault.error}"
+        rows.append(Row(one.name, one.version or None, one.source, status, error))
+    return rows
+
+
+def _status(host: PluginHost, fault: Fault) -> Status:
+    if fault.plugin in host.names and not host.is_left_out(fault.plugin):
+        return "failing"
+    if crashed(fault.plugin):
+        return "crashed"
+    return "failed" if fault.hook in LOADING_STEPS else "left out"

@@ -1,0 +1,211 @@
+"""Begins a plugin: a project that can be installed, tested and checked as it is."""
+
+from __future__ import annotations
+
+import keyword
+import sys
+from pathlib import Path
+from string import Template
+
+from chatlm.errors import UsageError
+from chatlm.plugin_host.discovery import NAME, find
+
+_PYPROJECT = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "chatlm-$name"
+version = "0.1.0"
+description = "A plugin for chatlm"
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = ["chatlm"]
+
+[project.optional-dependencies]
+test = ["pytest"]
+
+[project.entry-points.chatlm]
+$name = "$package.plugin"
+
+[tool.hatch.build.targets.wheel]
+packages = ["$package"]
+dev-mode-dirs = ["."]
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
+"""
+
+
+_PLUGIN = '''\
+"""The hooks of the plugin $name; import what is heavy inside them, not here."""
+
+from dataclasses import dataclass, field
+
+import click
+
+from chatlm import Annotation, Message, SlashCommand, hookimpl
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `[plugins.$name]` in config.toml may say."""
+
+    at_least: int = field(default=1, metadata={"help": "count words from this number on"})
+
+    def __post_init__(self):
+        if self.at_least < 0:
+            raise ValueError("at_least must be 0 or more")
+
+
+settings = Settings()
+
+
+@hookimpl
+def startup(context):
+    """Keep the settings that hold."""
+    global settings
+    settings = context.settings(Settings)
+
+
+@hookimpl
+def annotate_message(message: Message):
+    """Label a message with its number of words."""
+    words = len(message.content.split())
+    if words < settings.at_least:
+        return None
+    return [Annotation("$name", "words", str(words))]
+
+
+def say(ui, text):
+    """Count the words of a text, on the screen."""
+    ui.tell(f"{len(text.split())} words")
+
+
+@hookimpl
+def register_slash_commands(register):
+    """Add `/$slash`."""
+    register(SlashCommand("$slash", "count the words of a text", say, argument="TEXT"))
+
+
+@click.command("$name")
+@click.argument("text")
+def command(text):
+    """Count the words of a text.
+
+    Example: chatlm $name "one two"
+    """
+    click.echo(len(text.split()))
+
+
+@hookimpl
+def register_commands(cli):
+    """Add `chatlm $name`."""
+    cli.add_command(command)
+'''
+
+
+_TEST = '''\
+"""The plugin in a chat with a scripted model: no weights are needed."""
+
+import asyncio
+
+import pytest
+from click.testing import CliRunner
+
+from chatlm.testing import screen, scripted_chat
+from $package import plugin
+
+
+def test_messages_are_counted():
+    with scripted_chat(plugin, "Two words.") as chat:
+        turn = chat.say("How many is this?")
+        labels = {(label.name, label.value) for label in chat.annotations(turn)}
+        assert labels == {("words", "4"), ("words", "2")}
+        assert chat.faults == []
+
+
+def test_a_setting_is_heard():
+    with scripted_chat(plugin, "Yes.", settings={"at_least": 3}) as chat:
+        turn = chat.say("Is this long enough?")
+        assert [label.value for label in chat.annotations(turn)] == ["4"]
+
+
+def test_a_wrong_setting_is_refused():
+    with pytest.raises(ValueError, match="at_least"):
+        with scripted_chat(plugin, settings={"at_least": "many"}):
+            pass
+
+
+def test_the_slash_command_counts():
+    async def try_it():
+        async with screen(plugin) as shown:
+            await shown.type("/$slash one two three")
+            assert "3 words" in shown.text()
+            assert shown.faults == []
+
+    asyncio.run(try_it())
+
+
+def test_the_command_counts():
+    assert CliRunner().invoke(plugin.command, ["one two"]).output == "2\\n"
+'''
+
+
+_README = """\
+# chatlm-$name
+
+A plugin for chatlm: it labels each message with its number of words, and adds the command
+`chatlm $name` and, in the chat, `/$slash`.
+
+    pip install -e ".[test]"
+    pytest
+    chatlm plugins check $name
+    chatlm $name "one two"
+
+`$package/plugin.py` has the hooks and the settings, `tests/` a chat and a screen without a model.
+A setting: `chatlm config set plugins.$name.at_least 3`
+"""
+
+
+def begin(name: str, into: Path) -> Path:
+    """Write the project into a new folder `chatlm-NAME` and return that.
+
+    Args:
+        name: of the plugin; letters, digits, `-` and `_`.
+        into: the folder that gets the new one.
+
+    Raises:
+        UsageError: the name cannot be one or is taken, or the folder is there or cannot be made.
+    """
+    package = f"chatlm_{name.replace('-', '_')}".lower()
+    if not NAME.fullmatch(name) or keyword.iskeyword(name) or package in sys.stdlib_module_names:
+        raise UsageError(
+            f"{name!r} cannot be a plugin's name.",
+            hint="It begins with a letter and has letters, digits, - and _ only.",
+        )
+    if taken := next((found for found in find() if found.name == name), None):
+        raise UsageError(
+            f"There is a plugin {name} already, from {taken.source}.", hint="Take another name."
+        )
+    folder, slash = into / f"chatlm-{name}", name.replace("_", "-").lower()
+    pieces = {
+        "pyproject.toml": _PYPROJECT,
+        "README.md": _README,
+        f"{package}/__init__.py": f'"""chatlm\'s plugin {name}."""\n',
+        f"{package}/plugin.py": _PLUGIN,
+        "tests/test_plugin.py": _TEST,
+    }
+    try:
+        folder.mkdir(parents=True)
+        for path, text in pieces.items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            written = Template(text).substitute(name=name, package=package, slash=slash)
+            (folder / path).write_text(written, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be made: {error.strerror}.",
+            hint="Take another name, or another folder: --into FOLDER",
+        ) from error
+    return folder

@@ -1,0 +1,208 @@
+"""One turn's plugins: traced calls, guarded processors and criteria."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pluggy
+
+from chatlm.plugin_host.faults import Fault, pass_on
+from chatlm.plugin_host.host import Accept, Calls, Outcome
+from chatlm.plugin_host.trace_diff import changes, name_of, told
+from chatlm.types.provenance import Call, Change
+from chatlm.types.requests import Request
+
+if TYPE_CHECKING:
+    from chatlm.plugin_host.host import PluginHost
+
+
+class TurnPlugins(Calls):
+    """Calls the hooks of one turn.
+
+    Args:
+        host: has the plugins, and is told of what fails.
+        without: plugins that are not called.
+    """
+
+    def __init__(self, host: PluginHost, without: Collection[str] = ()) -> None:
+        self._host = host
+        self._without = without
+        self._calls: list[Call] = []
+        self._guards: list[Guarded] = []
+
+    def implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        """Those of the host, but for the plugins that are switched off."""
+        impls = self._host.implementations(hook)
+        return [impl for impl in impls if impl.plugin_name not in self._without]
+
+    def call(
+        self,
+        impl: pluggy.HookImpl,
+        hook: str,
+        arguments: Mapping[str, Any],
+        accept: Accept,
+        before: Any = None,
+    ) -> Outcome:
+        """Call by way of the host, and remember what came of it."""
+        said: str = ""
+        changed: tuple[Change, ...] = ()
+
+        def accept_and_tell(result: Any) -> Any:
+            """What fails here fails as the plugin's, whose value it is."""
+            nonlocal said, changed
+            accepted = accept(result)
+            said, changed = told(accepted), changes(before, accepted)
+            return accepted
+
+        outcome = self._host.call(impl, hook, arguments, accept_and_tell, before)
+        if outcome.called:
+            error = outcome.fault.error if outcome.fault else ""
+            seconds = round(outcome.seconds, 6)
+            self._calls.append(Call(impl.plugin_name, hook, seconds, said, changed, error))
+        return outcome
+
+    def guard(self, plugin: str, request: Request) -> Request:
+        """The request with a guard around each processor and criterion that has none yet.
+
+        Args:
+            plugin: who added them; it is told as having failed when one of them does.
+            request: what the plugin made.
+        """
+        failed = partial(self._host.failed, plugin)
+        processors = tuple(
+            one
+            if isinstance(one, Guarded)
+            else self._watched(GuardedProcessor(plugin, one, failed))
+            for one in request.processors
+        )
+        criteria = tuple(
+            one
+            if isinstance(one, Guarded)
+            else self._watched(GuardedCriterion(plugin, one, failed))
+            for one in request.criteria
+        )
+        return dataclasses.replace(request, processors=processors, criteria=criteria)
+
+    def take_calls(self) -> tuple[Call, ...]:
+        """What was called since the last time, in order; processors and criteria last."""
+        calls = [*self._calls, *(guard.as_call() for guard in self._guards if guard.calls)]
+        for guard in self._guards:
+            if guard.calls and guard.fault is None:
+                self._host.went_well(guard.plugin, guard.where, guard.seconds)
+        self._calls, self._guards = [], []
+        return tuple(calls)
+
+    def take_faults(self) -> list[Fault]:
+        """See `PluginHost.take_faults`."""
+        return self._host.take_faults()
+
+    def _watched(self, guard: Guarded) -> Guarded:
+        self._guards.append(guard)
+        return guard
+
+
+class Guarded(ABC):
+    """One of them, called for each token until it fails; from then on it is left out.
+
+    Args:
+        plugin: who added it.
+        added: what it added.
+        failed: is told where it failed, and how.
+    """
+
+    where: ClassVar[str]
+    """What it is, as a fault names it."""
+
+    def __init__(
+        self,
+        plugin: str,
+        added: Callable[[Any, Any], Any],
+        failed: Callable[[str, BaseException], Fault],
+    ) -> None:
+        self.plugin = plugin
+        self.__name__ = name_of(added)
+        self.calls = 0
+        self.seconds = 0.0
+        """What all calls took."""
+        self.fault: Fault | None = None
+        self._added = added
+        self._failed = failed
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Call it with a copy of the scores, so that a failure leaves nothing half done."""
+        if self.fault is not None:
+            return self._without(scores)
+        started = time.perf_counter()
+        try:
+            return self._checked(self._added(input_ids, scores.clone()), scores)
+        except BaseException as error:  # the reply goes on without it
+            pass_on(error)
+            self.fault = self._failed(self.where, error)
+            return self._without(scores)
+        finally:
+            self.calls += 1
+            self.seconds += time.perf_counter() - started
+
+    def as_call(self) -> Call:
+        """All of its calls as one."""
+        tokens = "1 token" if self.calls == 1 else f"{self.calls:,} tokens"
+        error = self.fault.error if self.fault else ""
+        said = f"{self.__name__}, {tokens}"
+        return Call(self.plugin, self.where, round(self.seconds, 6), said, error=error)
+
+    @abstractmethod
+    def _checked(self, result: Any, scores: Any) -> Any:
+        """What a result is worth; raises TypeError or ValueError for one that is worth nothing."""
+
+    @abstractmethod
+    def _without(self, scores: Any) -> Any:
+        """What holds when it is left out."""
+
+
+class GuardedProcessor(Guarded):
+    """A `LogitsProcessor`."""
+
+    where = "a logits processor"
+
+    def _checked(self, result: Any, scores: Any) -> Any:
+        if not isinstance(result, type(scores)):
+            raise TypeError(f"{self.__name__} returned {type(result).__name__}, not a tensor")
+        if result.shape != scores.shape:
+            shapes = f"{tuple(result.shape)}, not {tuple(scores.shape)}"
+            raise ValueError(f"{self.__name__} returned scores of shape {shapes}")
+        if not result.is_floating_point() or result.device != scores.device:
+            kind = f"{result.dtype} on {result.device}"
+            raise TypeError(f"{self.__name__} returned scores of {kind}")
+        if not _can_be_drawn_from(result) and _can_be_drawn_from(scores):
+            raise ValueError(f"{self.__name__} left no token that could come next")
+        return result
+
+    def _without(self, scores: Any) -> Any:
+        return scores
+
+
+class GuardedCriterion(Guarded):
+    """A `StoppingCriterion`."""
+
+    where = "a stopping criterion"
+
+    def _checked(self, result: Any, scores: Any) -> bool:
+        one = isinstance(result, type(scores)) and result.numel() == 1
+        if not isinstance(result, bool) and not one:
+            said = type(result).__name__
+            raise TypeError(f"{self.__name__} returned {said}, not true or false for one row")
+        return bool(result)
+
+    def _without(self, scores: Any) -> bool:
+        return False
+
+
+def _can_be_drawn_from(scores: Any) -> bool:
+    """Whether no score is NaN or +inf, and one at least is not -inf; the greatest tells it all."""
+    return math.isfinite(scores.max())

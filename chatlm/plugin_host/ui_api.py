@@ -1,0 +1,232 @@
+"""What a plugin may add to the screen, and the screen as a plugin sees it; knows no Textual."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from chatlm.types.engine import Engine
+from chatlm.types.messages import Conversation, Passage, Turn
+from chatlm.types.sampling import Sampling
+from chatlm.types.setups import SideChats
+
+
+class Work(Protocol):
+    """A long work of a plugin, as the screen shows it."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the person wants it to end; looked at between two steps."""
+        ...
+
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Show how far it is.
+
+        Args:
+            done: steps behind it.
+            total: steps in all; None where that is not known.
+            note: what is being done, in a few words.
+        """
+
+
+class Ui(Protocol):
+    """The chat's screen for one plugin; every method may be called in any thread but `shutdown`'s.
+
+    What a method asks for happens soon after it returned.
+    """
+
+    @property
+    def conversation(self) -> Conversation:
+        """The chat that is shown, as it is stored; id 0 before its first message."""
+        ...
+
+    @property
+    def turn(self) -> Turn | None:
+        """The selected turn, else the newest; None in an empty chat."""
+        ...
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        """What was found for `turn`."""
+        ...
+
+    @property
+    def engine(self) -> Engine | None:
+        """The loaded model; None while there is none."""
+        ...
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """What the plugin keeps with the chat."""
+        ...
+
+    def keep(self, **values: Any) -> None:
+        """Keep values with the chat, beside the others that the plugin keeps; None forgets one.
+
+        Args:
+            values: plain values, as JSON has them.
+        """
+
+    def tell(self, text: str, *, problem: bool = False) -> None:
+        """Show a short notice over the chat."""
+
+    def show_status(self, text: str) -> None:
+        """Show a few words beside the model's name in the status bar, in place of those that the
+        plugin showed there before; empty shows nothing. Chats that are shown later keep them."""
+
+    def write(self, text: str) -> None:
+        """Put a text into the composer, where the cursor is."""
+
+    def send(self, text: str) -> None:
+        """Send a message, as if the person had typed it; while a reply is written it is refused,
+        and the person told."""
+
+    def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
+        """Change the system prompt or the sampling of the chat; None leaves one as it is."""
+
+    def new_chat(
+        self,
+        *,
+        system: str = "",
+        sampling: Sampling | None = None,
+        kept: Mapping[str, Any] | None = None,
+        model: str = "",
+        message: str = "",
+    ) -> None:
+        """Show a new chat.
+
+        Args:
+            system: its system prompt; empty for the one in the config.
+            sampling: what is set for it alone.
+            kept: what the plugin keeps with it.
+            model: talk to this one from now on, as `/model` does; empty for the one there is.
+            message: sent at once; empty for none.
+        """
+
+    def open_screen(self, name: str, argument: str = "") -> None:
+        """Show a screen that a plugin registered."""
+
+    def open_panel(self, name: str) -> None:
+        """Show a panel that a plugin registered; the one that is shown is closed instead."""
+
+    def side_chats(self, report: Callable[[str], None]) -> SideChats:
+        """Chats beside this one, which share its model where they need the same.
+
+        Args:
+            report: told in a few words which model is being loaded.
+        """
+        ...
+
+    def working(self, title: str) -> AbstractContextManager[Work]:
+        """Show a long work while it lasts, with a bar and a way to cancel it."""
+        ...
+
+
+@dataclass(frozen=True)
+class SlashCommand:
+    """One thing a plugin can do: a slash command, an entry in the palette and, if wanted, a key.
+
+    Raises:
+        ValueError: a text is not what it has to be, or `run` cannot be called.
+    """
+
+    name: str
+    """As it is typed, without the slash: small letters, digits and hyphens."""
+    help: str
+    """What it does, in a few words."""
+    run: Callable[[Ui, str], None]
+    """Called with what was typed after the name, in a thread of its own. A `ChatlmError` that it
+    raises is told as it is; any other exception is the plugin's failure."""
+    argument: str = ""
+    """What may follow, such as `NAME`; in brackets when it may be left out."""
+    key: str = ""
+    """`ctrl+` or `alt+` and a letter, or `f2` to `f12`; the person may choose another in the
+    config."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_words("help", self.help)
+        _check_function("run", self.run)
+        _check_key(self.key)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A region beside the transcript that a plugin draws.
+
+    Raises:
+        ValueError: a text is not what it has to be, or `open` cannot be called.
+    """
+
+    name: str
+    """Small letters, digits and hyphens; `/NAME` opens and closes it."""
+    title: str
+    open: Callable[[Ui], Any]
+    """Makes its Textual widget, in the screen's thread; may import textual. A method `show(ui)` of
+    the widget is called at first and whenever the chat or the selected turn changed."""
+    key: str = ""
+    """Opens and closes it too; as that of a `SlashCommand`."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_words("title", self.title)
+        _check_function("open", self.open)
+        _check_key(self.key)
+
+
+@dataclass(frozen=True)
+class PluginScreen:
+    """A whole screen that a plugin draws.
+
+    Raises:
+        ValueError: the name is not what it has to be, or `open` cannot be called.
+    """
+
+    name: str
+    """Small letters, digits and hyphens."""
+    open: Callable[[Ui, str], Any]
+    """Makes its Textual `Screen`, in the screen's thread, from an argument; may import textual.
+    Escape closes it, unless it means something else there."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_function("open", self.open)
+
+
+_NAME = re.compile("[a-z][a-z0-9-]{0,29}")
+
+
+_KEY = re.compile("(ctrl|alt)[+][a-z]|f([2-9]|1[0-2])")
+
+
+_SENT_BY_OTHERS = {"ctrl+h": "backspace", "ctrl+i": "tab", "ctrl+m": "enter"}
+"""What a terminal sends for keys that have names of their own."""
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"the name {name!r} must be small letters, digits and hyphens, 30 at most, "
+            "and begin with a letter"
+        )
+
+
+def _check_words(what: str, words: str) -> None:
+    if not isinstance(words, str) or not words.strip():
+        raise ValueError(f"{what} must be a few words, not {words!r}")
+
+
+def _check_function(what: str, function: Callable[..., Any]) -> None:
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise ValueError(f"{what} must be a plain function, not {function!r}")
+
+
+def _check_key(key: str) -> None:
+    if not isinstance(key, str) or (key and not _KEY.fullmatch(key)):
+        raise ValueError(f"the key {key!r} must be ctrl+ or alt+ and a letter, or f2 to f12")
+    if key in _SENT_BY_OTHERS:
+        raise ValueError(f"the key {key!r} is what terminals send for {_SENT_BY_OTHERS[key]}")

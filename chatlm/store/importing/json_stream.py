@@ -1,0 +1,204 @@
+"""Cuts a file into JSON values, each with its place; it does not know what they mean."""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from chatlm.errors import UsageError
+
+LARGEST = 256 * 2**20
+"""Bytes of one chat; a longer one is not read into memory."""
+
+
+CHUNK = 2**16
+
+
+_MEMBER = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
+"""The chats in the ZIP file that ChatGPT sends, in one part or several."""
+
+
+_BLANK = re.compile(r"\s*")
+
+
+_BAD_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+)
+"""What reading a ZIP file raises that is cut short, changed, encrypted or packed in another way."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A JSON value that was read."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What could not be read as JSON, and why."""
+
+    problem: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One value of a file."""
+
+    content: Value | Broken
+    place: str
+    """Such as `line 3`."""
+    done: int
+    """Bytes read so far."""
+    total: int
+    """Bytes to read in all."""
+
+
+def pieces(path: Path) -> Iterator[Piece]:
+    """The lines of a file of JSON lines, the elements of a JSON list, or those in a ZIP file.
+
+    Raises:
+        OSError, UsageError: the file cannot be read.
+    """
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            yield from _of_file(file, 0, path.stat().st_size, "")
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if _MEMBER.fullmatch(info.filename)]
+            total = sum(info.file_size for info in members)
+            done = 0
+            for info in sorted(members, key=lambda info: info.filename):
+                before = f"{info.filename}, " if len(members) > 1 else ""
+                with archive.open(info) as member:
+                    yield from _of_file(member, done, total, before)
+                done += info.file_size
+    except _BAD_ZIP as error:
+        raise UsageError(
+            f"{path} is a ZIP file that cannot be read: {error}.",
+            hint="Unpack it, then import the conversations.json in it.",
+        ) from error
+    if not members:
+        raise UsageError(
+            f"{path} is a ZIP file without chats.",
+            hint="The ZIP file that ChatGPT sends holds conversations.json.",
+        )
+
+
+def _of_file(file: IO[bytes], done: int, total: int, before: str) -> Iterator[Piece]:
+    """The pieces of one file: a list or an object over many lines, else one object a line."""
+    first = file.readline(CHUNK).removeprefix(b"\xef\xbb\xbf").strip()
+    file.seek(0)
+    if first.startswith(b"[") or first == b"{":
+        text = io.TextIOWrapper(file, encoding="utf-8-sig")
+        found, unit = _Elements(text).read(), "chat"
+    else:
+        found, unit = _lines(file), "line"
+    for number, content in found:
+        yield Piece(content, f"{before}{unit} {number}", done + file.tell(), total)
+
+
+def _lines(file: IO[bytes]) -> Iterator[tuple[int, Value | Broken]]:
+    number = 0
+    while line := file.readline(LARGEST + 1):
+        number += 1
+        whole = len(line) <= LARGEST
+        while not line.endswith(b"\n") and len(line) > LARGEST:
+            line = file.readline(LARGEST + 1)
+        if not whole:
+            yield number, Broken(_too_large())
+        elif line := line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").strip():
+            yield number, _parsed(line)
+
+
+def _parsed(line: bytes) -> Value | Broken:
+    try:
+        return Value(json.loads(line.decode()))
+    except UnicodeDecodeError:
+        return Broken("this is not UTF-8 text")
+    except json.JSONDecodeError as error:
+        return Broken(f"this is not JSON: {error.msg} at character {error.pos + 1}")
+    except (ValueError, RecursionError):
+        return Broken("this JSON is nested too deeply or holds too long a number")
+
+
+class _Elements:
+    """The elements of a JSON list, or one value alone, read no further ahead than needed."""
+
+    def __init__(self, file: io.TextIOWrapper) -> None:
+        self._file = file
+        self._text, self._at = "", 0
+        self._decoder = json.JSONDecoder()
+
+    def read(self) -> Iterator[tuple[int, Value | Broken]]:
+        number = 1
+        try:
+            in_list = self._next() == "["
+            self._at += in_list
+            mark = self._next()
+            while mark and not (in_list and mark == "]"):
+                yield number, Value(self._value())
+                number += 1
+                mark = self._next()
+                if in_list and mark == ",":
+                    self._at += 1
+                    mark = self._next()
+                elif in_list and mark != "]":
+                    break
+            self._at += in_list
+            if in_list and (mark != "]" or self._next()):
+                yield number, Broken("this is not JSON: the list does not end as it should")
+        except UnicodeDecodeError:
+            yield number, Broken("this is not UTF-8 text")
+        except RecursionError:
+            yield number, Broken("this JSON is nested too deeply")
+        except json.JSONDecodeError as error:
+            yield number, Broken(f"this is not JSON: {error.msg}")
+        except ValueError as error:
+            yield number, Broken(str(error))
+
+    def _value(self) -> Any:
+        self._next()
+        while True:
+            try:
+                value, self._at = self._decoder.raw_decode(self._text, self._at)
+            except json.JSONDecodeError:
+                if len(self._text) - self._at > LARGEST:
+                    raise ValueError(_too_large()) from None
+                if not self._more():
+                    raise
+            else:
+                return value
+
+    def _next(self) -> str:
+        """The next character that is not blank; empty at the end."""
+        while True:
+            blank = _BLANK.match(self._text, self._at)
+            self._at = blank.end() if blank else self._at
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def _more(self) -> bool:
+        """Read as much again as there is, so that a long value is not tried too often."""
+        left = self._text[self._at :]
+        more = self._file.read(max(CHUNK, len(left)))
+        self._text, self._at = left + more, 0
+        return bool(more)
+
+
+def _too_large() -> str:
+    return f"this chat is larger than {LARGEST // 2**20} MiB"

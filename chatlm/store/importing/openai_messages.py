@@ -1,0 +1,83 @@
+"""Reads chats as trainers take them: `{"messages": [{"role": …, "content": …}, …]}`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from chatlm.store.importing.fields import Fields, Read
+from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn
+
+
+def read_messages(value: Any, time: datetime) -> Read:
+    """A chat, with its first system messages as the system prompt.
+
+    Left out and counted: what tools said, parts that are no text, later system messages, and what
+    the assistant said before any user message. Neighbouring messages of the assistant are one
+    reply.
+
+    Args:
+        value: the object.
+        time: when it counts as begun, since the file does not say it.
+
+    Raises:
+        BadChat: a role is not known, a content is of no known kind, or no user says anything.
+    """
+    chat = Fields(value)
+    system: list[str] = []
+    said: list[tuple[str, list[str]]] = []
+    left_out: Counter[str] = Counter()
+    for message in chat.objects("messages"):
+        role, text = message.text("role"), _content(message, left_out)
+        match role:
+            case "system" | "developer" if not said:
+                system.append(text)
+            case "user":
+                said.append((text, []))
+            case "assistant" if not said:
+                left_out["assistant messages before the first question"] += 1
+            case "assistant" if text:
+                said[-1][1].append(text)
+            case "assistant":
+                left_out["assistant messages without text"] += 1
+            case "system" | "developer":
+                left_out["later system messages"] += 1
+            case "tool" | "function":
+                left_out[f"{role} messages"] += 1
+            case _:
+                raise message.bad("role must be system, user, assistant or tool")
+    if not said:
+        raise chat.bad("no user message")
+    turns = tuple(_turn(n, question, answers, time) for n, (question, answers) in enumerate(said))
+    conversation = Conversation(
+        id=0, system="\n\n".join(system), turns=turns, created=time, updated=time
+    )
+    return Read(conversation, timed=False, left_out=left_out)
+
+
+def _turn(number: int, question: str, answers: list[str], time: datetime) -> Turn:
+    text = "\n\n".join(answers)
+    reply = Reply(id=number, version=1, text=text, stop_reason=StopReason.END, created=time)
+    replies = (reply,) if answers else ()
+    return Turn(number, number, Message("user", question), replies, created=time)
+
+
+def _content(message: Fields, left_out: Counter[str]) -> str:
+    content = message.value.get("content")
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for part in message.list("content"):
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        fields = Fields(part, f"{message.where}, part")
+        kind = fields.text("type")
+        if kind in ("text", "input_text", "output_text"):
+            texts.append(fields.text("text"))
+        else:
+            left_out[f"parts of type {kind[:40]}"] += 1
+    return "\n\n".join(texts)

@@ -1,0 +1,289 @@
+"""Do_* of the chat and of the selected turn."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual.command import CommandPalette
+
+from chatlm.config.paths import expanded
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.store import export
+from chatlm.store.export import ENDINGS
+from chatlm.text import visible
+from chatlm.tui import clipboard
+from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.screens import transfer
+from chatlm.tui.screens.details import DetailsScreen
+from chatlm.tui.screens.dialogs import PromptScreen
+from chatlm.tui.screens.help import ChatCommands, HelpScreen
+from chatlm.tui.screens.trace import TraceScreen
+from chatlm.tui.screens.transfer import ImportScreen
+from chatlm.types.messages import Conversation, Reply, Standing
+
+if TYPE_CHECKING:
+    from chatlm.tui.chat_screen import ChatScreen
+
+
+class ChatActions:
+    """Each `do_NAME` is the command of that name; it takes what was typed after it.
+
+    Args:
+        screen: whose chat it is.
+    """
+
+    def __init__(self, screen: ChatScreen) -> None:
+        self._screen = screen
+        self._chat = screen.chat
+        self._list = screen.chats
+
+    def do_stop(self, _: str) -> None:
+        """Close what is open, else stop the reply, else go back to the composer."""
+        composer, plugins = self._chat.composer, self._screen.plugin_actions
+        if composer.close_completion():
+            return
+        if self._list.has_focus_within and self._list.leave_search():
+            return
+        if composer.has_focus and composer.editing:
+            composer.end_edit()
+        elif not (plugins.regions.uncover() or self._chat.stop() or plugins.stop()):
+            self._screen.set_focus(composer)
+
+    def do_continue(self, _: str) -> None:
+        """Go on with a reply that was cut short."""
+        self._chat.continue_reply()
+        self._screen.set_focus(self._chat.composer)
+
+    def do_regenerate(self, _: str) -> None:
+        """Answer the newest message once more."""
+        self._chat.regenerate()
+        self._screen.set_focus(self._chat.composer)
+
+    async def do_new(self, _: str) -> None:
+        """Begin a chat."""
+        await self._chat.leave(self._begin)
+
+    async def do_incognito(self, _: str) -> None:
+        """Begin a chat that is not saved."""
+        await self._chat.leave(partial(self._begin, incognito=True))
+
+    def do_chats(self, _: str) -> None:
+        """Show the list and go to it; from the list, hide it."""
+        self._screen.toggle_list()
+
+    def do_search(self, words: str) -> None:
+        """Search all chats."""
+        self._screen.show_list()
+        self._list.search(words)
+
+    def do_palette(self, _: str) -> None:
+        """Everything there is to do."""
+        self._screen.app.clear_notifications()
+        self._screen.app.push_screen(
+            CommandPalette(providers=[ChatCommands], placeholder="What would you like to do?")
+        )
+
+    def do_context(self, _: str) -> None:
+        """Show what fits."""
+        self._screen.insight.context()
+
+    def do_attach(self, path: str) -> None:
+        """Put a file into the message."""
+        if not path.strip():
+            raise UsageError("Which file?", hint="Write /attach and a path.")
+        self._chat.composer.attach(path.strip())
+
+    def do_rename(self, title: str) -> None:
+        """Give the chat a title."""
+        self._list.rename_chat(self._saved(), title.strip() or None)
+
+    def do_pin_chat(self, _: str) -> None:
+        """Keep the chat at the top of the list, or no longer."""
+        self._list.pin_chat(self._saved())
+
+    def do_delete(self, _: str) -> None:
+        """Delete the chat; undo brings it back."""
+        self._list.delete_chat(self._saved())
+
+    def do_undo(self, _: str) -> None:
+        """Bring back the chat that was deleted last."""
+        self._list.undo_delete()
+
+    def do_export(self, file: str) -> None:
+        """Write the chat to a file."""
+        chat = self._conversation()
+        if file.strip():
+            self._export(file)
+            return
+        self._screen.app.push_screen(
+            PromptScreen(
+                "Export this chat",
+                transfer.file_name(chat),
+                hint=f"The ending decides the format: {', '.join(ENDINGS)}",
+            ),
+            self._export,
+        )
+
+    def do_import(self, file: str) -> None:
+        """Read chats from a file."""
+        if not file.strip():
+            raise UsageError("Which file?", hint="Write /import and a path.")
+        path, store = expanded(file.strip()), self._chat.saved
+        screen = ImportScreen(lambda: transfer.read(store, path))
+        self._screen.app.push_screen(screen, lambda _: self._chat.changed())
+
+    def do_copy_chat(self, _: str) -> None:
+        """Copy the chat as Markdown."""
+        clipboard.copy(self._screen.app, export.to_markdown(self._conversation()), "the chat")
+
+    def do_preview(self, text: str) -> None:
+        """Show the prompt that would be sent."""
+        self._screen.insight.prompt_to_be(text or self._chat.composer.message())
+
+    def do_help(self, _: str) -> None:
+        """Show every key and command."""
+        self._screen.app.push_screen(HelpScreen())
+
+    async def do_quit(self, _: str) -> None:
+        """Leave."""
+        await self._screen.owner.action_quit()
+
+    async def _begin(self, *, incognito: bool = False) -> None:
+        await self._chat.begin(incognito=incognito)
+        self._screen.set_focus(self._chat.composer)
+
+    def _export(self, file: str | None) -> None:
+        """Write the chat; what goes wrong is told, since the question is closed by then."""
+        if not file:
+            return
+        path = expanded(file.strip())
+        try:
+            transfer.write(self._chat.store, self._conversation(), path)
+        except ChatlmError as error:
+            self._chat.toast(error)
+        else:
+            self._chat.notify(visible(f"Written to {path}"), markup=False)
+
+    def _conversation(self) -> Conversation:
+        if self._chat.conversation_id is None:
+            raise UsageError("This chat has no message yet", hint="Type one first.")
+        return self._chat.store.conversation(self._chat.conversation_id)
+
+    def _saved(self) -> int:
+        if self._chat.current is None:
+            raise UsageError("This chat is not saved", hint="It is in no list.")
+        return self._chat.current
+
+
+STANDINGS = {
+    Standing.AUTO: "read as long as it fits",
+    Standing.PINNED: "always read",
+    Standing.DROPPED: "not read any more",
+    Standing.SUMMARISED: "its summary is read in its place",
+}
+"""What is said when a turn's standing changes."""
+
+
+class TurnActions:
+    """Each `do_NAME` is the command of that name; it takes what was typed after it.
+
+    They act on the selected turn, else on the newest.
+
+    Args:
+        screen: whose chat it is.
+    """
+
+    def __init__(self, screen: ChatScreen) -> None:
+        self._screen = screen
+        self._chat = screen.chat
+        self._insight = screen.insight
+
+    def do_copy(self, _: str) -> None:
+        """Copy the reply as the model wrote it."""
+        self._view().copy()
+
+    def do_copy_code(self, _: str) -> None:
+        """Copy a code block; asked again, the next one."""
+        self._view().copy_code()
+
+    async def do_previous_version(self, _: str) -> None:
+        """Let the version before stand."""
+        await self._chat.step_version(self._view(), -1)
+
+    async def do_next_version(self, _: str) -> None:
+        """Let the next version stand."""
+        await self._chat.step_version(self._view(), 1)
+
+    def do_edit(self, _: str) -> None:
+        """Take the message into the composer; sent again, it makes a fork."""
+        self._chat.refuse_while_busy()
+        turn = self._view().turn
+        title = f"editing message {turn.position + 1}"
+        self._chat.composer.begin_edit(turn.words, title, turn.position)
+        self._screen.set_focus(self._chat.composer)
+
+    async def do_fork(self, _: str) -> None:
+        """Go on from here in a new chat."""
+        await self._chat.fork(self._view().turn.position + 1)
+        self._screen.set_focus(self._chat.composer)
+        self._chat.notify("This is a fork; the chat it came from stays as it was.", markup=False)
+
+    def do_details(self, _: str) -> None:
+        """Show what made the reply."""
+        reply = self._reply()
+        provenance = self._chat.store.provenance(reply.id)
+        forked_from = self._chat.conversation.forked_from
+        screen = DetailsScreen(self._view().turn, reply, provenance, forked_from)
+        self._screen.app.push_screen(screen)
+
+    def do_xray(self, _: str) -> None:
+        """Show the prompt that made the reply."""
+        self._insight.prompt_of(self._view().turn, self._reply())
+
+    def do_trace(self, _: str) -> None:
+        """Show what plugins did for the turn."""
+        turn = self._view().turn
+        self._screen.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
+
+    def do_replay(self, model: str) -> None:
+        """Make the reply again and compare."""
+        reply, model = self._reply(), model.strip()
+        if model:
+            self._screen.owner.check_model(model)
+        self._insight.replay(reply, model)
+
+    async def do_pin(self, _: str) -> None:
+        """Keep the turn in the context, or no longer."""
+        await self._toggle(Standing.PINNED)
+
+    async def do_drop(self, _: str) -> None:
+        """Leave the turn out of the context, or no longer."""
+        await self._toggle(Standing.DROPPED)
+
+    async def do_summarise(self, _: str) -> None:
+        """Let a summary stand for the turn, or no longer."""
+        turn = self._view().turn
+        if turn.summary:
+            await self._toggle(Standing.SUMMARISED)
+        else:
+            self._reply()
+            self._insight.summary(turn)
+
+    async def _toggle(self, standing: Standing) -> None:
+        view = self._view()
+        now = Standing.AUTO if view.turn.standing is standing else standing
+        await self._chat.set_standing(view, now)
+        self._chat.notify(f"Message {view.turn.position + 1}: {STANDINGS[now]}.", markup=False)
+
+    def _view(self) -> TurnView:
+        view = self._chat.selected
+        if view is None:
+            raise UsageError("This chat has no message yet", hint="Type one first.")
+        return view
+
+    def _reply(self) -> Reply:
+        reply = self._view().turn.reply
+        if reply is None or not reply.text:
+            raise UsageError("This message has no reply yet")
+        return reply

@@ -1,0 +1,225 @@
+"""The chat on the screen as it is stored: versions, standings, settings; knows no other chat."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from textual.message import Message
+from textual.reactive import reactive
+
+from chatlm.errors import StoreError, UsageError
+from chatlm.store import export
+from chatlm.store.store import Store
+from chatlm.tui import commands
+from chatlm.tui.chat.chat_view import NEW_CHAT, ChatView
+from chatlm.tui.chat.live_turn import LiveTurn
+from chatlm.tui.chat.status import Status
+from chatlm.tui.chat.transcript import Transcript
+from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.composer.composer import Composer
+from chatlm.tui.services import OpenChat, arguments
+from chatlm.tui.workers import Writes, told
+from chatlm.types.messages import Conversation, Standing, Turn
+from chatlm.types.sampling import Sampling
+
+if TYPE_CHECKING:
+    from chatlm.tui.app import ChatApp
+
+
+class StoredChat(ChatView):
+    """What is changed is shown at once and stored behind that, in order.
+
+    Args:
+        app: the program it belongs to.
+        store: the saved chats; an incognito chat has a store of its own.
+    """
+
+    status: reactive[Status] = reactive(Status(), repaint=False)
+    """Of the chat that is shown."""
+
+    @dataclass
+    class Changed(Message):
+        """A chat is new or changed, another one is shown, or a turn began or ended."""
+
+    def __init__(self, app: ChatApp, store: Store) -> None:
+        composer = Composer(
+            history=self._sent_before, count_tokens=app.engine.count_tokens, values=arguments(app)
+        )
+        super().__init__(app.clock, composer)
+        self._owner = app
+        self.saved = store
+        self.writes = Writes()
+        self._chat = OpenChat(store)
+        self._live: LiveTurn | None = None
+        """The turn that is running, in this chat or another."""
+        self._drawing = asyncio.Lock()
+        """Held while a turn is drawn or the chat is switched: both come from pumps of their own."""
+
+    @property
+    def store(self) -> Store:
+        """Where the shown chat is kept."""
+        return self._chat.store
+
+    @property
+    def conversation_id(self) -> int | None:
+        """The shown chat's id in its store; None before its first message."""
+        return self._chat.conversation_id
+
+    @property
+    def incognito(self) -> bool:
+        """Whether the shown chat is in memory only."""
+        return self._chat.store is not self.saved
+
+    @property
+    def selected(self) -> TurnView | None:
+        """The turn that commands are meant for."""
+        return self.query_one(Transcript).selected
+
+    @property
+    def conversation(self) -> Conversation:
+        """The shown chat; an empty one with the settings it will have before its first message."""
+        chat = self._chat
+        if chat.conversation_id is None:
+            return Conversation(
+                0, system=chat.system, sampling=chat.sampling, kept=chat.kept, without=chat.without
+            )
+        return chat.store.conversation(chat.conversation_id)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn is running."""
+        return self._live is not None
+
+    def refuse_while_busy(self) -> None:
+        """Some things wait until the reply is written.
+
+        Raises:
+            UsageError: a turn is running.
+        """
+        if self._live is not None:
+            where = "" if self._live.chat is self._chat else " in another chat"
+            stop = commands.key_of("stop")
+            raise UsageError(f"A reply is being written{where}", hint=f"{stop} stops it.")
+
+    def set_system(self, system: str) -> None:
+        """Give the chat another system prompt."""
+        if self._chat.conversation_id is None:
+            self._chat.system = system
+            self.changed()
+        else:
+            self._write(partial(self.store.set_system, self._chat.conversation_id, system))
+
+    def set_sampling(self, sampling: Sampling) -> None:
+        """Give the chat its own sampling."""
+        if self._chat.conversation_id is None:
+            self._chat.sampling = sampling
+            self.changed()
+        else:
+            self._write(partial(self.store.set_sampling, self._chat.conversation_id, sampling))
+
+    def set_without(self, plugins: Iterable[str]) -> None:
+        """Switch these plugins off in the chat, and all others on."""
+        names = frozenset(plugins)
+        if self._chat.conversation_id is None:
+            self._chat.without = names
+            self.changed()
+        else:
+            self._write(partial(self.store.set_without, self._chat.conversation_id, names))
+
+    def keep(self, plugin: str, values: Mapping[str, Any]) -> None:
+        """Keep a plugin's values with the chat, beside the others it keeps; None forgets one."""
+        chat = self._chat
+        if chat.conversation_id is None:
+            chat.kept = {**chat.kept, plugin: _over(chat.kept.get(plugin, {}), values)}
+            self.changed()
+        else:
+            self._write(partial(_keep, chat.store, chat.conversation_id, plugin, values))
+
+    async def step_version(self, view: TurnView, step: int) -> None:
+        """Let the version before or after the one that stands take its place."""
+        if len(view.turn.replies) < 2:
+            raise UsageError("This message has only one reply", hint="Regenerate makes another.")
+        self.refuse_while_busy()
+        reply = view.version(step)
+        if reply is not None:
+            turn = dataclasses.replace(view.turn, chosen=reply.id)
+            await self._change(turn, partial(self.store.choose, turn.id, reply.id))
+
+    async def set_standing(self, view: TurnView, standing: Standing) -> None:
+        """Let the turn take part in what the model reads in another way."""
+        self.refuse_while_busy()
+        turn = dataclasses.replace(view.turn, standing=standing)
+        await self._change(turn, partial(self.store.set_standing, turn.id, standing))
+
+    def changed(self) -> None:
+        """Let everything that depends on the chats be drawn again."""
+        self.post_message(self.Changed())
+
+    async def redraw(self, turn_id: int | None = None) -> None:
+        """Show the chat as it is stored now, and go to a turn if one is named; a chat that cannot
+        be read is told."""
+        try:
+            turns = self.conversation.turns
+        except StoreError as error:
+            self.toast(error)
+            return
+        async with self._drawing:
+            for turn in turns:
+                await self.query_one(Transcript).change(turn)
+        if turn_id is not None:
+            await self.query_one(Transcript).reveal(turn_id)
+        self.changed()
+
+    def name_again(self) -> None:
+        """Show the chat's title as it is now; a chat that is gone keeps the one it had."""
+        with suppress(StoreError):
+            self.show_title(export.title_of(self.conversation) or NEW_CHAT)
+
+    async def _change(self, turn: Turn, change: Callable[[], object]) -> None:
+        """Show a turn as it will be, and store that; what cannot be stored is taken back."""
+        self._write(change, self.redraw)
+        async with self._drawing:
+            await self.query_one(Transcript).change(turn)
+        if self.newest is not None and self.newest.turn.id == turn.id:
+            self.status = Status.after(turn)
+
+    def _write(
+        self,
+        change: Callable[[], object],
+        take_back: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        making = self.writes.put(change)
+        self.run_worker(self._follow_write(making, take_back), exit_on_error=False)
+
+    async def _follow_write(
+        self, making: Awaitable[object], take_back: Callable[[], Awaitable[None]] | None
+    ) -> None:
+        try:
+            await making
+        except Exception as problem:
+            if error := told(problem, "changing a chat"):
+                self.toast(error)
+            if take_back is not None:
+                await take_back()
+        self.changed()
+
+    def _sent_before(self) -> list[str]:
+        try:
+            return self.store.sent()
+        except StoreError:  # without a history one can still write
+            return []
+
+
+def _keep(store: Store, conversation_id: int, plugin: str, values: Mapping[str, Any]) -> None:
+    before = store.conversation(conversation_id).kept.get(plugin, {})
+    store.keep(conversation_id, plugin, _over(before, values))
+
+
+def _over(before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**before, **values}.items() if value is not None}

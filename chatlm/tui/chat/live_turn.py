@@ -1,0 +1,209 @@
+"""The running turn, its worker thread and messages."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from textual.message import Message
+from textual.message import Message as TextualMessage
+
+from chatlm.chat.session import ChatSession
+from chatlm.chat.turn_runner import Events
+from chatlm.errors import ChatlmError
+from chatlm.tui import commands, formatting
+from chatlm.tui.chat.status import Status
+from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.services import OpenChat
+from chatlm.tui.workers import UPDATES_PER_SECOND, told
+from chatlm.types.events import (
+    Delta,
+    Finished,
+    Fitted,
+    MessageAnnotated,
+    Notice,
+    Prefill,
+    ReplyStarted,
+    TurnStarted,
+)
+from chatlm.types.messages import Reply, StopReason, Turn, Usage
+
+
+@dataclass
+class LiveTurn:
+    """What a worker is busy with. The worker knows `stop` and `done` only."""
+
+    chat: OpenChat
+    sent: str = ""
+    """The message, until it is stored; goes back to the composer if it cannot be."""
+    turn: Turn | None = None
+    reply: Reply | None = None
+    """The reply that grows, with its text so far."""
+    view: TurnView | None = None
+    """Where it is drawn; None while its chat is not shown."""
+    line: str = ""
+    status: Status = field(default_factory=Status)
+    stop: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+    """Set by the worker when all is stored."""
+
+    async def attach(self, view: TurnView) -> None:
+        """Draw into `view` from now on."""
+        self.view = view
+        if self.reply is not None:
+            await view.begin(self.reply)
+        view.say(self.line)
+
+    def say(self, line: str) -> None:
+        """Show what is being done."""
+        self.line = line
+        if self.view is not None:
+            self.view.say(line)
+
+    async def progress(self, event: MessageAnnotated | ReplyStarted | Fitted | Prefill) -> None:
+        """Take a step of the generation."""
+        match event:
+            case MessageAnnotated(role="user", annotations=labels):
+                if self.view is not None:
+                    self.view.label(labels)
+            case ReplyStarted(reply=reply):
+                self.reply = reply
+                if self.view is not None:
+                    await self.view.begin(reply)
+            case Fitted(prompt_tokens=used):
+                self.status = Status(used=used, reason="reading")
+                self.say("reading your message")
+            case Prefill(done=done, total=total) if done < total:
+                self.say(f"reading {done:,} of {total:,} tokens")
+
+    async def grow(self, gathered: TextGathered) -> None:
+        """Take new text."""
+        if self.reply is not None:
+            self.reply = dataclasses.replace(self.reply, text=self.reply.text + gathered.text)
+        if self.view is not None:
+            await self.view.grow(gathered.text)
+        usage = gathered.usage
+        self.say(f"{formatting.growing(usage)} · {commands.key_of('stop')} stops")
+        used = usage.prompt_tokens + usage.completion_tokens
+        self.status = Status(used=used, speed=formatting.speed(usage), reason="writing")
+
+    def with_seen(self, stored: Turn) -> Turn:
+        """The stored turn, with the text that was seen where only its beginning is on disk."""
+        seen = self.reply
+        replies = tuple(
+            dataclasses.replace(reply, text=seen.text)
+            if seen
+            and reply.id == seen.id
+            and len(reply.text) < len(seen.text)
+            and seen.text.startswith(reply.text)
+            else reply
+            for reply in stored.replies
+        )
+        return dataclasses.replace(stored, replies=replies)
+
+    def unstored(self, turn: Turn) -> Turn:
+        """The turn as it was seen, when it cannot be read from the store."""
+        if self.reply is None:
+            return turn
+        reply = dataclasses.replace(self.reply, stop_reason=StopReason.ERROR)
+        others = tuple(other for other in turn.replies if other.id != reply.id)
+        return dataclasses.replace(turn, replies=(*others, reply), chosen=reply.id)
+
+
+log = logging.getLogger(__name__)
+
+
+STEPS = TurnStarted | MessageAnnotated | ReplyStarted | Fitted | Prefill | Notice
+"""What is shown as soon as it happens."""
+
+
+def answer(
+    begin: Callable[[], Events], stop: threading.Event, post: Callable[[Message], object]
+) -> None:
+    """Begin a turn and pull its events to their end, or until `stop` is set.
+
+    The last message posted is always `TurnEnded`.
+
+    The generator is closed in this thread, so the reply is stored when `TurnEnded` is posted.
+    """
+    gathered = _Gathered(post)
+    error: ChatlmError | None = None
+    try:
+        with closing(begin()) as events:
+            for event in events:
+                if isinstance(event, Delta):
+                    gathered.add(event)
+                elif isinstance(event, STEPS):
+                    gathered.flush()
+                    post(TurnProgressed(event))
+                elif isinstance(event, Finished):
+                    gathered.flush()
+                if stop.is_set():
+                    break
+    except Exception as problem:
+        error = told(problem, "turn")
+    gathered.flush()
+    post(TurnEnded(error))
+
+
+def read_ahead(session: ChatSession, stop: threading.Event) -> None:
+    """Let the model read the chat while the person reads and types, until `stop` is set."""
+    try:
+        with closing(session.read_ahead()) as steps:
+            for _ in steps:
+                if stop.is_set():
+                    break
+    except ChatlmError as problem:  # the next turn will say it, if it still holds
+        log.info("did not read ahead: %s", problem)
+
+
+class _Gathered:
+    """Joins deltas, so that the screen gets at most `UPDATES_PER_SECOND` messages."""
+
+    def __init__(self, post: Callable[[Message], object]) -> None:
+        self._post = post
+        self._pieces: list[str] = []
+        self._usage = Usage()
+        self._posted_at = 0.0
+
+    def add(self, delta: Delta) -> None:
+        self._pieces.append(delta.text)
+        self._usage = delta.usage
+        if time.monotonic() - self._posted_at >= 1 / UPDATES_PER_SECOND:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._pieces:
+            return
+        self._post(TextGathered("".join(self._pieces), self._usage))
+        self._pieces.clear()
+        self._posted_at = time.monotonic()
+
+
+@dataclass
+class TurnProgressed(TextualMessage):
+    """A step of the running turn other than new text."""
+
+    event: TurnStarted | MessageAnnotated | ReplyStarted | Fitted | Prefill | Notice
+
+
+@dataclass
+class TextGathered(TextualMessage):
+    """The reply grew by `text`, which may be many tokens."""
+
+    text: str
+    usage: Usage
+    """What the generation has cost up to the end of `text`."""
+
+
+@dataclass
+class TurnEnded(TextualMessage):
+    """The worker is done; everything it had to store is stored."""
+
+    error: ChatlmError | None = None
+    """What made it end early, unless the person stopped it."""

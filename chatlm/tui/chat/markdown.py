@@ -1,0 +1,453 @@
+"""Markdown dialect to blocks to lines of a given width."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import accumulate
+from typing import Literal, Protocol, cast
+from urllib.parse import urlsplit
+
+from markdown_it import MarkdownIt
+from markdown_it.rules_core import StateCore
+from markdown_it.token import Token
+from rich.cells import cell_len, chop_cells
+from textual.content import Content, Span
+from textual.highlight import highlight
+from textual.strip import Strip
+from textual.style import Style
+
+from chatlm.text import visible
+
+Alignment = Literal["left", "center", "right"]
+
+
+CODE_STYLE = "on $foreground 6%"
+
+
+RULE_STYLE = "$foreground 30%"
+
+
+COLUMN_GAP = " │ "
+
+
+class Body(Protocol):
+    """Something that can be drawn at any width."""
+
+    def lines(self, width: int) -> list[Content]:
+        """The lines, none wider than `width` cells; at least one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Words:
+    """Text that breaks between words, and where it says so."""
+
+    content: Content
+
+    def lines(self, width: int) -> list[Content]:
+        """See `Body`."""
+        return self.content.wrap(width)
+
+
+@dataclass(frozen=True)
+class CodeLine:
+    """One line of code; it breaks where the width ends, so that nothing is hidden."""
+
+    content: Content
+
+    def lines(self, width: int) -> list[Content]:
+        """See `Body`; the lines are filled to `width`, which makes them one block of colour."""
+        inner = max(width - 2, 2)
+        ends = accumulate(len(part) for part in chop_cells(self.content.plain, inner))
+        return [
+            line.pad(1, inner - line.cell_length + 1).stylize_before(CODE_STYLE)
+            for line in self.content.divide(list(ends)[:-1])
+        ]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line across."""
+
+    def lines(self, width: int) -> list[Content]:
+        """See `Body`."""
+        return [Content.styled("─" * width, RULE_STYLE)]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; where it is too wide, the widest columns give way and their words wrap."""
+
+    head: Sequence[Content]
+    rows: Sequence[Sequence[Content]]
+    alignments: Sequence[Alignment]
+
+    def lines(self, width: int) -> list[Content]:
+        """See `Body`."""
+        widths = self._widths(width)
+        gap = Content.styled(COLUMN_GAP, RULE_STYLE)
+        rule = Content.styled("─┼─".join("─" * each for each in widths), RULE_STYLE)
+        head = self._row([cell.stylize("bold") for cell in self.head], widths, gap)
+        rows = [self._row(row, widths, gap) for row in self.rows]
+        between = [rule] if any(len(row) > 1 for row in rows) else []
+        lines = [*head, rule]
+        for number, row in enumerate(rows):
+            lines += [*between, *row] if number else row
+        return [line.truncate(width) for line in lines]
+
+    def _row(self, cells: Sequence[Content], widths: Sequence[int], gap: Content) -> list[Content]:
+        wrapped = [cell.wrap(width) for cell, width in zip(cells, widths, strict=True)]
+        height = max(len(cell) for cell in wrapped)
+        return [
+            gap.join(
+                _aligned(cell[at] if at < len(cell) else Content(), width, alignment)
+                for cell, width, alignment in zip(wrapped, widths, self.alignments, strict=True)
+            )
+            for at in range(height)
+        ]
+
+    def _widths(self, width: int) -> list[int]:
+        columns = zip(self.head, *self.rows, strict=True)
+        wanted = [
+            max(1, *(cell_len(line) for cell in column for line in cell.plain.split("\n")))
+            for column in columns
+        ]
+        room = max(width - len(COLUMN_GAP) * (len(wanted) - 1), len(wanted))
+        limit = _limit(wanted, room)
+        return [min(each, limit) for each in wanted]
+
+
+@dataclass
+class Line:
+    """One line on the screen."""
+
+    content: Content
+    strip: Strip | None = None
+    """The content in the colours of now, once it was drawn."""
+
+
+@dataclass
+class Piece:
+    """A body behind a lead, such as a bullet, which the lines after the first are indented by."""
+
+    body: Body
+    lead: Content = field(default_factory=Content)
+    rest: Content = field(default_factory=Content)
+    """As wide as the lead."""
+    _width: int = 0
+    _lines: list[Line] = field(default_factory=list)
+
+    def lines(self, width: int) -> list[Line]:
+        """The lines at a width; the same objects as long as the width is the same."""
+        if width != self._width:
+            inner = max(width - self.lead.cell_length, 1)
+            first, *others = self.body.lines(inner)
+            contents = [self.lead + first, *(self.rest + line for line in others)]
+            self._width, self._lines = width, [Line(content) for content in contents]
+        return self._lines
+
+    def indented(self, lead: Content, rest: Content) -> Piece:
+        """The same behind one more lead."""
+        return Piece(self.body, lead + self.lead, rest + self.rest)
+
+
+def blank() -> Piece:
+    """An empty line."""
+    return Piece(Words(Content()))
+
+
+def _aligned(line: Content, width: int, alignment: Alignment) -> Content:
+    free = max(width - line.cell_length, 0)
+    left = {"left": 0, "center": free // 2, "right": free}[alignment]
+    return line.pad(left, free - left)
+
+
+def _limit(wanted: Sequence[int], room: int) -> int:
+    """The greatest width that columns may have for all to fit into `room` cells."""
+    limit = room
+    for count, each in enumerate(sorted(wanted)):
+        limit = room // (len(wanted) - count)
+        if each > limit:
+            break
+        room -= each
+    else:
+        limit = max(wanted)
+    return max(limit, 1)
+
+
+BULLETS = ("• ", "◦ ", "▪ ")
+"""Of a list, of a list in a list, …"""
+
+
+STYLES = {
+    "strong": "bold",
+    "em": "italic",
+    "s": "strike",
+    "code_inline": "$text-warning on $warning 10%",
+    "heading": "bold $text-primary",
+    "quote": "$text-primary 50%",
+    "bullet": "$text-primary",
+}
+
+
+COLOUR_SHARE = 0.05
+"""Of the time while code grows, how much may go into colouring it anew."""
+
+
+@dataclass
+class Block:
+    """A paragraph, a heading, a table, …, or one item of a list."""
+
+    line: int
+    """Where it begins in the source that was read; 0 for the first line."""
+    pieces: Sequence[Piece]
+    joined: bool = False
+    """Whether no empty line stands before it."""
+    number: int | None = None
+    """Of an item of a numbered list."""
+
+
+class GrowingMarkdown:
+    """A text that was made `visible`; when it grows, it is read again from its last block on.
+
+    What comes later can change how a finished block reads, as a link's address far below does, so
+    that a text that has ended should be read as a whole once more.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        self.blocks: list[Block] = []
+        self._tail = ""
+        self._colours = _Colours()
+        self.append(text)
+
+    def append(self, text: str) -> int:
+        """Add to the end.
+
+        Returns:
+            Index of the first block that is new or may look different now.
+        """
+        self._tail += text
+        last = self.blocks.pop() if self.blocks else Block(0, ())
+        changed = len(self.blocks)
+        blocks = list(_Reader(self._tail, self._colours).blocks(last.number))
+        if not blocks:
+            return changed
+        blocks[0].joined = last.joined
+        self.blocks += blocks
+        self._tail = "\n".join(self._tail.split("\n")[blocks[-1].line :])
+        return changed
+
+
+class _Reader:
+    """Turns tokens, which open and close like brackets, into blocks."""
+
+    def __init__(self, text: str, colours: _Colours) -> None:
+        self._tokens = parser().parse(text)
+        self._colours = colours
+
+    def blocks(self, number: int | None) -> Iterator[Block]:
+        """All blocks; `number` is of the first, if that is an item of a numbered list."""
+        for start, end in self._siblings(0, len(self._tokens)):
+            token = self._tokens[start]
+            line = token.map[0] if token.map else 0
+            if token.type not in ("bullet_list_open", "ordered_list_open"):
+                yield Block(line, self._pieces(start, end, 0))
+                continue
+            for at, (first, last) in enumerate(self._siblings(start + 1, end - 1)):
+                item = self._tokens[first]
+                line = item.map[0] if item.map else line
+                count = self._number(token, at, number if start == 0 else None)
+                pieces = self._item(first, last, count, 0)
+                yield Block(line, pieces, joined=at > 0, number=count)
+
+    def _siblings(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Start and end, exclusive, of each token from `start` to `end` with what it encloses."""
+        at = start
+        while at < end:
+            first, depth = at, int(self._tokens[at].nesting)
+            at += 1
+            while depth > 0:
+                depth += self._tokens[at].nesting
+                at += 1
+            yield first, at
+
+    def _all(self, start: int, end: int, depth: int) -> list[Piece]:
+        """Blocks one after the other, with empty lines between those that are not lists."""
+        pieces: list[Piece] = []
+        for first, last in self._siblings(start, end):
+            if pieces and not self._tokens[first].type.endswith("list_open"):
+                pieces.append(blank())
+            pieces += self._pieces(first, last, depth)
+        return pieces
+
+    def _pieces(self, start: int, end: int, depth: int) -> list[Piece]:
+        token = self._tokens[start]
+        match token.type:
+            case "paragraph_open":
+                return [Piece(Words(_inline(self._tokens[start + 1])))]
+            case "heading_open":
+                words = _inline(self._tokens[start + 1]).stylize_before(STYLES["heading"])
+                return [Piece(Words(words))]
+            case "bullet_list_open" | "ordered_list_open":
+                items = enumerate(self._siblings(start + 1, end - 1))
+                return [
+                    piece
+                    for at, (first, last) in items
+                    for piece in self._item(first, last, self._number(token, at), depth)
+                ]
+            case "blockquote_open":
+                bar = Content.styled("▌ ", STYLES["quote"])
+                inside = self._all(start + 1, end - 1, depth) or [blank()]
+                return [piece.indented(bar, bar) for piece in inside]
+            case "fence" | "code_block":
+                language = token.info.split()[0] if token.info.strip() else ""
+                last = all(token.nesting < 0 for token in self._tokens[end:])
+                return self._colours.pieces(token.content, language, last)
+            case "table_open":
+                return [Piece(self._table(start, end))]
+            case "hr":
+                return [Piece(Rule())]
+            case _:
+                return [Piece(Words(Content(token.content)))]
+
+    def _item(self, start: int, end: int, number: int | None, depth: int) -> list[Piece]:
+        lead = BULLETS[depth % len(BULLETS)] if number is None else f"{number}.".rjust(3) + " "
+        indent = Content(" " * len(lead))
+        inside = self._all(start + 1, end - 1, depth + 1) or [blank()]
+        first = inside[0].indented(Content.styled(lead, STYLES["bullet"]), indent)
+        return [first, *(piece.indented(indent, indent) for piece in inside[1:])]
+
+    def _number(self, token: Token, at: int, first: int | None = None) -> int | None:
+        if token.type != "ordered_list_open":
+            return None
+        start = int(token.attrGet("start") or 0) if "start" in token.attrs else 1
+        return (start if first is None else first) + at
+
+    def _table(self, start: int, end: int) -> Grid:
+        rows: list[list[Content]] = []
+        alignments: list[Alignment] = []
+        for at in range(start, end):
+            token = self._tokens[at]
+            if token.type == "tr_open":
+                rows.append([])
+            elif token.type in ("th_open", "td_open"):
+                rows[-1].append(_inline(self._tokens[at + 1]))
+            if token.type == "th_open":
+                style = str(token.attrGet("style") or "text-align:left")
+                alignments.append(cast(Alignment, style.removeprefix("text-align:")))
+        return Grid(rows[0], rows[1:], alignments)
+
+
+class _Colours:
+    """Colours code; where it is long and grows, the newest lines get theirs a little later."""
+
+    def __init__(self) -> None:
+        self._language = ""
+        self._lines: list[str] = []
+        self._pieces: list[Piece] = []
+        self._coloured: list[Content] = []
+        self._due = 0.0
+
+    def pieces(self, code: str, language: str, last: bool) -> list[Piece]:
+        """One piece a line; those that look as before are the same objects.
+
+        Args:
+            code: the lines.
+            language: as the model names it, or empty.
+            last: whether more of it may come.
+        """
+        lines = code.rstrip().expandtabs(4).split("\n")
+        known = self._coloured[: max(len(self._lines) - 1, 0)]
+        goes_on = language == self._language and self._lines[: len(known)] == lines[: len(known)]
+        started = time.perf_counter()
+        if last and goes_on and started < self._due:
+            contents = known + [Content.styled(line, "$text") for line in lines[len(known) :]]
+        else:
+            text = highlight("\n".join(lines), language=language or "text")
+            contents = self._coloured = text.split("\n", allow_blank=True)
+            self._language, self._lines = language, lines
+            ended = time.perf_counter()
+            self._due = ended + (ended - started) / COLOUR_SHARE
+        before = self._pieces if goes_on else []
+        self._pieces = [
+            before[at] if at < len(before) and _looks_like(before[at], content) else _code(content)
+            for at, content in enumerate(contents)
+        ]
+        return self._pieces
+
+
+def _code(content: Content) -> Piece:
+    return Piece(CodeLine(content))
+
+
+def _looks_like(piece: Piece, content: Content) -> bool:
+    return isinstance(piece.body, CodeLine) and piece.body.content.is_same(content)
+
+
+def _inline(token: Token) -> Content:
+    """The words of a paragraph, a heading or a cell."""
+    text: list[str] = []
+    spans: list[Span] = []
+    opened: list[tuple[int, Style | str]] = []
+    at = 0
+    for child in token.children or ():
+        piece = "\n" if child.type == "hardbreak" else child.content
+        text.append(piece)
+        if child.nesting > 0:
+            opened.append((at, _style(child)))
+        elif child.nesting < 0:
+            start, style = opened.pop()
+            spans.append(Span(start, at, style))
+        elif child.type == "code_inline":
+            spans.append(Span(at, at + len(piece), STYLES["code_inline"]))
+        at += len(piece)
+    return Content("".join(text), spans)
+
+
+def _style(token: Token) -> Style | str:
+    if token.type == "link_open":
+        return Style.from_meta({"@click": f"link({str(token.attrGet('href') or '')!r})"})
+    return STYLES.get(token.type.removesuffix("_open"), "")
+
+
+@cache
+def parser() -> MarkdownIt:
+    """The Markdown that replies are read as; it keeps nothing of what it read."""
+    markdown = MarkdownIt("gfm-like", {"html": False}).disable("image")
+    markdown.core.ruler.push("keep_line_ends", _keep_line_ends)
+    markdown.core.ruler.push("keep_visible", _keep_visible)
+    markdown.validateLink = is_web_address  # type: ignore[method-assign]  # markdown-it's own way
+    return markdown
+
+
+def code_blocks(text: str) -> list[str]:
+    """The code in a reply as the model wrote it, without fences, indentation and last line end."""
+    tokens = parser().parse(text)
+    return [token.content.rstrip("\n") for token in tokens if token.type in ("fence", "code_block")]
+
+
+def is_web_address(url: str) -> bool:
+    """Whether the link leads to the web: http or https, with a host."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
+
+
+def _keep_line_ends(state: StateCore) -> None:
+    """Models end lines of verse or addresses with one newline and mean it."""
+    for token in state.tokens:
+        for child in token.children or ():
+            if child.type == "softbreak":
+                child.type = "hardbreak"
+
+
+def _keep_visible(state: StateCore) -> None:
+    """Markdown reads `&#x202e;` as the character, after the text was made safe to draw."""
+    for token in state.tokens:
+        for child in token.children or ():
+            child.content = visible(child.content)

@@ -1,0 +1,237 @@
+"""Switch chats, keep drafts, leave and save incognito."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual import on
+from textual.message import Message
+
+from chatlm.errors import StoreError, UsageError
+from chatlm.store.store import Store
+from chatlm.tui.chat.edits import StoredChat
+from chatlm.tui.chat.live_turn import LiveTurn
+from chatlm.tui.chat.status import Status
+from chatlm.tui.chat.transcript import Transcript
+from chatlm.tui.composer.composer import Composer
+from chatlm.tui.composer.drafts import DraftKeeper
+from chatlm.tui.screens.dialogs import LeavingScreen
+from chatlm.tui.services import OpenChat
+from chatlm.tui.workers import told
+from chatlm.types.messages import Turn
+
+if TYPE_CHECKING:
+    from chatlm.tui.app import ChatApp
+
+
+SAVE_SECONDS = 5.0
+"""How long saving an incognito chat waits for the end of its reply."""
+
+
+class ShownChat(StoredChat):
+    """One chat at a time, saved or incognito.
+
+    Args:
+        app: the program it belongs to.
+        store: the saved chats; an incognito chat has a store of its own.
+    """
+
+    @dataclass
+    class Switched(Message):
+        """Another chat is shown, or a new one."""
+
+    def __init__(self, app: ChatApp, store: Store) -> None:
+        super().__init__(app, store)
+        self.drafts = DraftKeeper()
+        self._draft: tuple[int | None, str] = (None, "")
+        """Of which chat, and what, was saved or shown last."""
+        self.switches = 0
+        """How often another chat was shown."""
+
+    @property
+    def current(self) -> int | None:
+        """Id of the saved chat that is shown."""
+        return self._saved_id(self._chat)
+
+    @property
+    def answering(self) -> int | None:
+        """Id of the saved chat that a turn is running for."""
+        return self._saved_id(self._live.chat) if self._live else None
+
+    @property
+    def saving(self) -> bool:
+        """Whether something is not yet on disk, running turns aside."""
+        return self.drafts.saving or self.writes.pending
+
+    async def begin(self, *, incognito: bool = False) -> None:
+        """Show a new chat; it is stored with its first message, an incognito one in memory."""
+        store = Store(None) if incognito else self.saved
+        async with self._drawing:
+            await self._switch(OpenChat(store, system=self._owner.config.system))
+
+    async def open(self, conversation_id: int, turn_id: int | None = None) -> bool:
+        """Show a saved chat, at a turn if one is named; False when it cannot be read, which the
+        person is told."""
+        async with self._drawing:
+            if not await self._open(self.saved, conversation_id):
+                return False
+        if turn_id is not None:
+            await self.query_one(Transcript).reveal(turn_id)
+        return True
+
+    async def fork(self, turns: int) -> None:
+        """Show a copy of the first `turns` turns of the shown chat, as a chat of its own.
+
+        Raises:
+            UsageError: there is no turn, or the reply of the last one is being written.
+        """
+        if self.conversation_id is None:
+            raise UsageError("This chat has no message yet", hint="Type one first.")
+        live = self._live
+        if live and live.chat is self._chat and live.turn and live.turn.position < turns:
+            self.refuse_while_busy()
+        store = self.store
+        fork = await self.writes.put(partial(store.fork, self.conversation_id, turns))
+        async with self._drawing:
+            await self._open(store, fork.id)
+
+    async def leave(self, then: Callable[[], Awaitable[object]]) -> None:
+        """Do what takes the shown chat away; an incognito one with messages is asked about first.
+
+        Args:
+            then: done at once, or when the person has answered; not at all if they stay.
+        """
+        asked = isinstance(self.app.screen, LeavingScreen)
+        if self.incognito and self.conversation_id is not None and not asked:
+            self.run_worker(self._ask_and_leave(then), exit_on_error=False)
+        else:
+            await then()
+
+    async def _ask_and_leave(self, then: Callable[[], Awaitable[object]]) -> None:
+        try:
+            saves = await self.app.push_screen_wait(LeavingScreen(can_save=self.saved.on_disk))
+            if saves:
+                await self._save_incognito()
+            if saves is not None:
+                await then()
+        except Exception as problem:
+            if error := told(problem, "leaving a chat"):
+                self.toast(error)
+
+    async def _save_incognito(self) -> None:
+        """Copy the incognito chat to the saved ones; a reply that is written ends before."""
+        chat, live = self._chat, self._live
+        if live is not None and live.chat is chat:
+            live.stop.set()
+            await self.writes.put(partial(live.done.wait, SAVE_SECONDS))
+        if chat.conversation_id is not None:
+            draft = self.composer.state()
+            await self.writes.put(
+                partial(save, chat.store, self.saved, chat.conversation_id, draft)
+            )
+            self.notify("The chat is saved.", markup=False)
+
+    async def _open(self, store: Store, conversation_id: int) -> bool:
+        live = self._live
+        if live is not None and live.chat.store is store:
+            same = live.chat.conversation_id == conversation_id
+        else:
+            same = False
+        chat = live.chat if live is not None and same else OpenChat(store, conversation_id)
+        try:
+            conversation = store.conversation(conversation_id)
+        except StoreError as error:
+            await self.tell(error)
+            return False
+        await self._switch(chat, conversation.title, conversation.turns)
+        return True
+
+    async def _switch(self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()) -> None:
+        """Show a chat in place of the one before."""
+        self.keep_draft()
+        before, self._chat, live = self._chat, chat, self._live
+        self.take_draft()  # at once: what is typed from now on is meant for this chat
+        if live is not None and live.chat is before:
+            live.view = None
+        if before.store is not chat.store:
+            self._let_go(before)
+        await self.show(title, turns, incognito=self.incognito)
+        self.status = Status.after(turns[-1]) if turns else Status()
+        if live is not None and live.chat is chat and (view := self.newest):
+            await live.attach(view)
+            self._follow(live)
+        self.switches += 1
+        self.changed()
+        self.post_message(self.Switched())
+
+    def _let_go(self, chat: OpenChat) -> None:
+        """An incognito chat ends when it is left, and its reply with it."""
+        if chat.store is self.saved:
+            return
+        if self._live is not None and self._live.chat is chat:
+            self._live.stop.set()
+        else:
+            self.writes.put(chat.store.close)
+
+    def _follow(self, live: LiveTurn) -> None:
+        if live.chat is self._chat:
+            self.status = live.status
+
+    def keep_draft(self) -> None:
+        """Save what stands in the composer with its chat, if that changed."""
+        kept, now = self._draft, (self.conversation_id, self.composer.state())
+        if now == kept:
+            return
+        self.drafts.keep(self.store, *now)
+        if kept[0] is None and now[0] is not None:
+            self.drafts.keep(self.store, None, "")  # the new chat has become this one
+        self._draft = now
+
+    def take_draft(self) -> None:
+        """Show what was typed in this chat before."""
+        draft = ""
+        try:
+            draft = self.drafts.draft(self.store, self.conversation_id)
+        except StoreError as error:
+            self.toast(error)
+        self.composer.restore(draft)
+        self._draft = (self.conversation_id, self.composer.state())
+
+    @on(Composer.Drafted)
+    def _drafted(self, event: Composer.Drafted) -> None:
+        event.stop()
+        self.keep_draft()
+
+    def _saved_id(self, chat: OpenChat) -> int | None:
+        return chat.conversation_id if chat.store is self.saved else None
+
+
+def save(incognito: Store, saved: Store, conversation_id: int, draft: str) -> None:
+    """Copy all of an incognito store, forks too, to the saved chats.
+
+    Args:
+        incognito: where they are.
+        saved: where they go.
+        conversation_id: the chat on the screen.
+        draft: what is typed in it.
+
+    Raises:
+        StoreError: it could not be written.
+    """
+    copies: dict[int | None, int] = {}
+    for each in sorted(chat.id for chat in incognito.conversations()):
+        chat = incognito.conversation(each)
+        chat = dataclasses.replace(chat, forked_from=copies.get(chat.forked_from))
+        copy = saved.add_conversation(
+            chat,
+            incognito.passages,
+            incognito.annotations,
+            incognito.provenance,
+            incognito.traces,
+        )
+        copies[each] = copy.id
+    saved.save_draft(copies[conversation_id], draft)

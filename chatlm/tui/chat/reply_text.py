@@ -1,0 +1,170 @@
+"""A reply as Markdown, streamed or whole; the one way from model text to a widget."""
+
+from __future__ import annotations
+
+import time
+import webbrowser
+from urllib.parse import unquote
+
+from textual.content import Content
+from textual.geometry import Region, Size
+from textual.selection import Selection
+from textual.strip import Strip
+from textual.style import Style
+from textual.timer import Timer
+from textual.visual import Visual
+from textual.widget import Widget
+
+from chatlm.text import one_line, visible
+from chatlm.tui.chat.markdown import GrowingMarkdown, Line, blank, is_web_address
+
+DRAW_SHARE = 0.1
+"""Of the time while a reply grows, how much may go into reading and breaking its lines."""
+
+
+class ReplyText(Widget):
+    """Markdown without HTML, images or links to anything but the web; line ends are kept.
+
+    One widget however long the reply: only lines that are seen are drawn, and text that is added
+    costs what its own block costs.
+    """
+
+    DEFAULT_CSS = """
+    ReplyText {
+        width: 1fr;
+        min-width: 12;
+        height: auto;
+        padding: 0 1 0 2;
+        text-wrap: nowrap;
+        text-overflow: clip;
+    }
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self._markdown = GrowingMarkdown(visible(text))
+        self._lines: list[Line] = []
+        self._starts: list[int] = []
+        """Index of each block's first line."""
+        self._laid_out_at = 0
+        """Width of the lines."""
+        self._undrawn: list[str] = []
+        self._timer: Timer | None = None
+        self._due = 0.0
+
+    async def begin(self, text: str) -> None:
+        """Start to stream after the `text` that is there already; once, on an empty widget."""
+        await self.show(text)
+
+    async def grow(self, text: str) -> None:
+        """Add to the end, drawn when there is time."""
+        self._undrawn.append(visible(text))
+        wait = self._due - time.perf_counter()
+        if wait <= 0:
+            self._draw()
+        elif self._timer is None:
+            self._timer = self.set_timer(wait, self._draw)
+
+    async def show(self, text: str) -> None:
+        """Show a whole text in place of what is there, streamed or not."""
+        await self.end()
+        self._markdown = GrowingMarkdown(visible(text))
+        self._changed(0)
+
+    async def end(self) -> None:
+        """Stop streaming; what was added is drawn when this returns."""
+        if self._undrawn:
+            self._draw()
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """As many lines as the text takes at `width`."""
+        self._lay_out(width)
+        return len(self._lines)
+
+    def render_line(self, y: int) -> Strip:
+        """Draw one line; it keeps its strip until it looks different."""
+        width = self.content_size.width
+        self._lay_out(width)  # Textual asks for the height at widths that it does not use too
+        if y >= len(self._lines):
+            return Strip.blank(width, self.visual_style.rich_style)
+        line, selection = self._lines[y], self.text_selection
+        span = selection.get_span(y) if selection else None
+        if span is not None:
+            chosen = Style.from_styles(self.screen.get_component_styles("screen--selection"))
+            end = len(line.content) if span[1] == -1 else span[1]
+            return self._strip(line.content.stylize(chosen, span[0], end), y)
+        if line.strip is None:
+            line.strip = self._strip(line.content, y)
+        return line.strip
+
+    def _strip(self, content: Content, y: int) -> Strip:
+        width, style = self.content_size.width, self.visual_style
+        strip, *_ = Visual.to_strips(
+            self, content, width, 1, style, apply_selection=False, pad=True
+        )
+        return strip.apply_offsets(0, y)
+
+    def get_selection(self, selection: Selection) -> tuple[str, str]:
+        """The selected part of what is drawn."""
+        return selection.extract("\n".join(line.content.plain for line in self._lines)), "\n"
+
+    def notify_style_update(self) -> None:
+        """Other colours: draw every line anew."""
+        super().notify_style_update()
+        for line in self._lines:
+            line.strip = None
+
+    def action_link(self, address: str) -> None:
+        """Open a web address in the person's browser, and say which."""
+        shown = one_line(unquote(address), 200)
+        if not is_web_address(address):
+            return
+        if _browser_has_a_window():
+            self.app.open_url(address)
+            self.notify(shown, title="Opened in your browser", markup=False)
+        else:
+            self.notify(shown, title="No browser window here", markup=False)
+
+    def _draw(self) -> None:
+        """Draw what was added, and the sooner again the less that cost."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        started = time.perf_counter()
+        text = "".join(self._undrawn)
+        self._undrawn.clear()
+        self._changed(self._markdown.append(text))
+        ended = time.perf_counter()
+        self._due = ended + (ended - started) / DRAW_SHARE
+
+    def _changed(self, block: int) -> None:
+        """Break the lines anew from this block on, and draw those that differ."""
+        before = self._lines
+        kept = self._starts[block] if block < len(self._starts) else len(before)
+        self._lines, self._starts = before[:kept], self._starts[:block]
+        self._lay_out(self._laid_out_at)
+        if len(self._lines) != len(before):
+            self.refresh(layout=True)
+            return
+        pairs = enumerate(zip(before, self._lines, strict=True))
+        first = next((y for y, (old, new) in pairs if old is not new), len(before))
+        self.refresh(Region(0, first, self._laid_out_at, len(before) - first))
+
+    def _lay_out(self, width: int) -> None:
+        """Break the lines of blocks that have none, or all when the width is another."""
+        if width != self._laid_out_at:
+            self._laid_out_at, self._lines, self._starts = width, [], []
+        for block in self._markdown.blocks[len(self._starts) :] if width else ():
+            self._starts.append(len(self._lines))
+            if len(self._starts) > 1 and not block.joined:
+                self._lines += blank().lines(width)
+            for piece in block.pieces:
+                self._lines += piece.lines(width)
+
+
+def _browser_has_a_window() -> bool:
+    """A browser that runs in the terminal would draw over the chat."""
+    try:
+        return type(webbrowser.get()) is not webbrowser.GenericBrowser
+    except webbrowser.Error:
+        return False

@@ -1,0 +1,163 @@
+"""Status bar and engine banner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widget import Widget
+from textual.widgets import Static
+
+from chatlm.text import one_line, visible
+from chatlm.tui import commands, formatting
+from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
+from chatlm.types.messages import Turn
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the newest turn of the chat has to say; empty texts and None are left out."""
+
+    used: int | None = None
+    """Tokens of the context that the newest turn took; the ruler shows them."""
+    speed: str = ""
+    reason: str = ""
+    """Why the last reply stopped, or what it is doing."""
+
+    @classmethod
+    def after(cls, turn: Turn, used: int | None = None) -> Status:
+        """When nothing works on the turn."""
+        if turn.reply is None:
+            return cls(used)
+        return cls(
+            used, formatting.speed(turn.reply.usage), formatting.STOP_LABELS[turn.reply.stop_reason]
+        )
+
+
+class StatusBar(Widget):
+    """One line; the least important parts go first when it is narrow."""
+
+    DEFAULT_CSS = """
+    StatusBar {
+        height: 1;
+        padding: 0 1;
+        background: $foreground 8%;
+        color: $text-muted;
+    }
+    """
+
+    status: reactive[Status] = reactive(Status())
+    engine: reactive[EngineState] = reactive[EngineState](Loading(""))
+
+    words: reactive[tuple[str, ...]] = reactive(())
+    """What plugins say beside the model's name."""
+
+    hint: reactive[Content | None] = reactive[Content | None](None)
+    """Keys of what is selected, shown in place of all else."""
+
+    def render(self) -> Content:
+        """The line, exactly as wide as the bar."""
+        if self.hint is not None:
+            return self.hint.truncate(self.content_size.width, ellipsis=True)
+        return Content(status_line(self.engine, self.status, self.content_size.width, self.words))
+
+
+def status_line(
+    engine: EngineState, status: Status, width: int, words: tuple[str, ...] = ()
+) -> str:
+    """The bar's text in `width` cells: model at the left, numbers at the right."""
+    left, right = _parts(engine, status, words)
+    while len(left) + len(right) > 1 and _width(left) + _width(right) + 2 > width:
+        least = max([*left, *right])
+        (left if least in left else right).remove(least)
+    start, end = (" · ".join(text for _, text in side) for side in (left, right))
+    return set_cell_size(set_cell_size(start, max(width - cell_len(end), 0)) + end, width)
+
+
+def _parts(
+    engine: EngineState, status: Status, words: tuple[str, ...]
+) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """`(rank, text)` of both sides; rank 0 is dropped last."""
+    left = [(0, one_line(engine.model, 60))]
+    left += [(1, one_line(word, 30)) for word in words]
+    match engine:
+        case Ready(info):
+            left.append((3, f"{info.device} {info.dtype}"))
+        case Loading():
+            left.append((1, "loading"))
+        case Failed():
+            left.append((1, "not loaded"))
+    right = [(2, status.speed), (1, status.reason)]
+    return left, [part for part in right if part[1]]
+
+
+def _width(parts: list[tuple[int, str]]) -> int:
+    return cell_len(" · ".join(text for _, text in parts))
+
+
+class Banner(Static):
+    """Shown only while there is something to say.
+
+    Args:
+        clock: seconds that only grow, such as `time.monotonic`.
+    """
+
+    DEFAULT_CSS = """
+    Banner {
+        height: auto;
+        max-height: 8;
+        padding: 0 1;
+        margin: 0 1;
+        color: $text-muted;
+
+        &.-ready { display: none; }
+        &.-failed {
+            border-left: outer $error;
+            background: $error 12%;
+            color: $foreground;
+        }
+    }
+    """
+
+    state: reactive[EngineState] = reactive[EngineState](Loading(""))
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._since = clock()
+
+    def on_mount(self) -> None:
+        """Count the seconds."""
+        self.set_interval(1.0, self._tick)
+
+    def watch_state(self, old: EngineState, new: EngineState) -> None:
+        """Show the new state."""
+        if isinstance(new, Loading) and not isinstance(old, Loading):
+            self._since = self._clock()
+        self.set_class(isinstance(new, Ready), "-ready")
+        self.set_class(isinstance(new, Failed), "-failed")
+        self.update(self._content())
+
+    def _tick(self) -> None:
+        if isinstance(self.state, Loading):
+            self.update(self._content())
+
+    def _content(self) -> Content:
+        state = self.state
+        if isinstance(state, Failed):
+            retry = f"Then {commands.key_of('regenerate')} tries again; /model takes another model."
+            return Content.assemble(
+                (visible(state.error.message), "bold"),
+                f"\n{visible(state.error.hint)}" if state.error.hint else "",
+                f"\n{retry}",
+            )
+        if isinstance(state, Ready):
+            return Content("")
+        seconds = int(self._clock() - self._since)
+        parts = [f"Loading {one_line(state.model, 40)}"]
+        parts += [f"{seconds} s"] if seconds else []
+        parts += [visible(state.stage)] if state.stage else []
+        return Content(f"{' · '.join(parts)} — you can type already")

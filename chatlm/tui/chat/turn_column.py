@@ -1,0 +1,343 @@
+"""Which turns are mounted; markers, notices, welcome.
+
+Each widget on the screen makes every change slower, and a chat may have thousands of turns. Knows
+nothing of scrolling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Static
+
+from chatlm.text import visible
+from chatlm.tui import commands
+from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.formatting import count
+from chatlm.types.messages import Turn
+
+PAGE = 12
+"""Turns that are drawn at once; a long chat opens with its last ones."""
+
+
+class TurnColumn(Vertical):
+    """From above: a marker, the drawn turns, a marker, the newest turn; or the welcome.
+
+    As high as the transcript at least: an anchored container scrolls a lower one to its end.
+    """
+
+    DEFAULT_CSS = """
+    TurnColumn { height: auto; min-height: 100%; max-width: 120; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.earlier = Earlier()
+        self.between = Between()
+        self._before: list[Turn] = []
+        """Turns that are not drawn, above all others."""
+        self._after: list[Turn] = []
+        """Turns that are not drawn, above the newest."""
+        self._outside: Collection[int] = ()
+
+    def compose(self) -> ComposeResult:
+        """The markers, for now of nothing."""
+        yield self.earlier
+        yield self.between
+
+    @property
+    def views(self) -> list[TurnView]:
+        """The turns that are drawn, in order."""
+        return [child for child in self.children if isinstance(child, TurnView)]
+
+    @property
+    def newest(self) -> TurnView | None:
+        """The last turn's view."""
+        views = self.views
+        return views[-1] if views else None
+
+    async def show(self, turns: Sequence[Turn]) -> None:
+        """Replace what is drawn by the last of these turns, or the welcome."""
+        for view in self.views:
+            await view.detach()
+        self._before, self._after, self._outside = list(turns[:-1]), [], ()
+        with self.app.batch_update():
+            await self.query_children("TurnView, NoticeLine, Welcome").remove()
+            await self.mount(TurnView(turns[-1], newest=True) if turns else Welcome())
+            await self._draw_around(len(turns))
+
+    async def add(self, turn: Turn) -> TurnView:
+        """Draw a new turn at the end."""
+        if self.newest is None:
+            await self.query_children(Welcome).remove()
+        else:
+            self.newest.set_newest(False)
+        view = TurnView(turn, newest=True)
+        await self.mount(view)
+        return view
+
+    async def add_notice(self, text: str, *, error: bool = False) -> None:
+        """Draw a line at the end; it is not stored."""
+        await self.mount(NoticeLine(text, error=error))
+
+    async def change(self, turn: Turn) -> None:
+        """Show a turn as it is stored now, drawn or not."""
+        for view in self.views:
+            if view.turn.id == turn.id:
+                await view.finish(turn)
+        for turns in (self._before, self._after):
+            turns[:] = [turn if old.id == turn.id else old for old in turns]
+
+    def mark(self, outside: Collection[int]) -> None:
+        """Say which turns no longer fit the context, by their ids."""
+        self._outside = outside
+        for view in self.views:
+            view.mark(view.turn.id in outside)
+
+    async def draw(self, turn_id: int) -> TurnView | None:
+        """Draw a turn, and those around it where it is not drawn yet; None for an unknown one."""
+        if self.newest is not None and self.newest.turn.id == turn_id:
+            await self.draw_end()
+        for at, turn in enumerate(self._all_but_newest()):
+            if turn.id == turn_id and all(view.turn.id != turn_id for view in self.views):
+                await self._draw_around(at)
+        return next((view for view in self.views if view.turn.id == turn_id), None)
+
+    async def draw_end(self) -> None:
+        """Draw the last turns, where they are not drawn yet."""
+        if self._after:
+            await self._draw_around(len(self._all_but_newest()))
+
+    async def draw_earlier(self) -> None:
+        """Draw one more page above all that is drawn."""
+        page, self._before = self._before[-PAGE:], self._before[:-PAGE]
+        await self._mount(page, after=self.earlier)
+
+    async def draw_between(self) -> None:
+        """Draw one more page towards the newest."""
+        page, self._after = self._after[:PAGE], self._after[PAGE:]
+        await self._mount(page, before=self.between)
+
+    async def let_go(self, views: Sequence[TurnView]) -> None:
+        """Draw these views no longer: the first ones, or else the last but the newest, in order."""
+        turns = [view.turn for view in views]
+        if views and views[0] is self.views[0]:
+            self._before += turns
+        else:
+            self._after[:0] = turns
+        for view in views:
+            await view.remove()
+        self._count()
+
+    def _all_but_newest(self) -> list[Turn]:
+        return [*self._before, *(view.turn for view in self.views[:-1]), *self._after]
+
+    async def _draw_around(self, at: int) -> None:
+        """Draw one page of turns with the one at `at` in it, in place of those that are drawn."""
+        turns, newest = self._all_but_newest(), self.newest
+        start = max(min(at - PAGE // 2, len(turns) - PAGE + 1), 0)
+        with self.app.batch_update():
+            for child in self.query_children("TurnView, NoticeLine"):
+                if child is not newest:
+                    await child.remove()
+            self._before, self._after = turns[:start], turns[start + PAGE :]
+            await self._mount(turns[start : start + PAGE], before=self.between)
+
+    async def _mount(
+        self, turns: list[Turn], before: Between | None = None, after: Earlier | None = None
+    ) -> None:
+        views = [TurnView(turn) for turn in turns]
+        await self.mount_all(views, before=before, after=after)
+        for view in views:
+            view.mark(view.turn.id in self._outside)
+        self._count()
+
+    def _count(self) -> None:
+        self.earlier.tell(len(self._before))
+        self.between.tell(len(self._after))
+
+
+class NoticeLine(Static):
+    """A quiet line between turns.
+
+    Args:
+        text: what the person should know.
+        error: whether something failed.
+    """
+
+    DEFAULT_CSS = """
+    NoticeLine { height: auto; margin: 0 0 1 1; padding: 0 1; color: $text-muted;
+                 border-left: outer $foreground 30%; }
+    NoticeLine.-error { color: $text-error; border-left: outer $error; }
+    """
+
+    def __init__(self, text: str, *, error: bool = False) -> None:
+        super().__init__(Content(visible(text)), classes="-error" if error else "")
+
+
+class Undrawn(Static):
+    """Stands for turns that are not drawn; a click draws some of them."""
+
+    DEFAULT_CSS = """
+    Undrawn { height: 1; margin: 0 0 1 0; color: $text-muted; text-align: center; display: none; }
+    Undrawn:hover { color: $text; }
+    """
+
+    MARK = ""
+    NOUN = ""
+
+    def tell(self, number: int) -> None:
+        """Say how many turns are not drawn here."""
+        self.display = number > 0
+        self.update(f"{self.MARK} {count(number, self.NOUN)}")
+
+
+class Earlier(Undrawn):
+    """For those above all that is drawn."""
+
+    MARK = "↑"
+    NOUN = "earlier turn"
+
+
+class Between(Undrawn):
+    """For those between the newest turn and the others that are drawn."""
+
+    MARK = "↕"
+    NOUN = "more turn"
+
+
+class Newer(Static):
+    """Stands over the last row while there is more below; a click goes to the end."""
+
+    DEFAULT_CSS = """
+    Newer {
+        layer: above;
+        dock: bottom;
+        height: 1;
+        text-align: center;
+        color: $text-muted;
+        background: $background;
+        display: none;
+    }
+    Newer:hover { color: $text; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__("↓ more below")
+
+
+SUGGESTIONS = (
+    "What is the capital of France?",
+    "Explain how a bicycle stays upright.",
+    "Write a short poem about the sea.",
+)
+
+
+KEYS = (
+    ("send", "send"),
+    ("newline", "new line"),
+    ("stop", "stop a reply"),
+    ("next-region", "go to a turn"),
+    ("new", "new chat"),
+    ("chats", "your chats"),
+    ("palette", "all commands"),
+    ("help", "all keys"),
+    ("quit", "quit"),
+)
+"""Commands to know from the start, and a word for each."""
+
+
+ABOUT_CHATLM = Content.assemble(
+    "Questions about chatlm itself? ", ("/rag manual", "$text"), " answers them from its guide."
+)
+
+
+class Suggestion(Static, can_focus=True):
+    """A message to try; Enter or a click puts it into the composer."""
+
+    DEFAULT_CSS = """
+    Suggestion {
+        height: auto;
+        width: auto;
+        max-width: 100%;
+        padding: 0 1 0 0;
+        color: $text-primary;
+    }
+    Suggestion:hover { background: $primary 15%; }
+    Suggestion:focus { background: $primary 25%; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "take", "Use", show=False),
+        Binding("down", "app.focus_next", "Next", show=False),
+        Binding("up", "app.focus_previous", "Previous", show=False),
+    ]
+
+    @dataclass
+    class Taken(Message):
+        """The person wants to try this text."""
+
+        text: str
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Content(f"› {text}"))
+        self._text = text
+
+    def action_take(self) -> None:
+        """Hand the text to the composer."""
+        self.post_message(self.Taken(self._text))
+
+    def on_click(self, event: events.Click) -> None:
+        """The same with the mouse."""
+        event.stop()
+        self.action_take()
+
+
+class Welcome(Vertical):
+    """The first thing a new person sees."""
+
+    DEFAULT_CSS = """
+    Welcome {
+        height: auto;
+        width: 100%;
+        max-width: 72;
+        padding: 0 1 0 3;
+
+        & > .name { color: $text-primary; text-style: bold; }
+        & > .what { margin: 0 0 1 0; }
+        & > .head { color: $text-muted; margin: 1 0 0 0; }
+        & > .keys { color: $text-muted; }
+    }
+    """
+
+    def compose(self) -> ComposeResult:
+        """Three short paragraphs."""
+        yield Static("chatlm", classes="name")
+        yield Static(
+            "Talk with a language model that runs on this machine. What you write stays here.",
+            classes="what",
+        )
+        yield Static("Three things to try", classes="head")
+        yield from (Suggestion(text) for text in SUGGESTIONS)
+        yield Static("Keys", classes="head")
+        yield Static(_key_table(), classes="keys")
+        if "rag" in commands.ALL:
+            yield Static(ABOUT_CHATLM, classes="head")
+
+
+def _key_table() -> Content:
+    """Two columns of keys."""
+    cells = [
+        Content.assemble((f"{commands.key_of(name):<8}", "$text"), f"{what:<18}")
+        for name, what in KEYS
+    ]
+    rows = [Content("").join(cells[at : at + 2]) for at in range(0, len(cells), 2)]
+    return Content("\n").join(rows)

@@ -1,0 +1,288 @@
+"""One turn: the user's message, the reply, and a quiet line that says how it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.style import Style
+from textual.widgets import Static
+
+from chatlm.text import visible
+from chatlm.tui import clipboard, commands, formatting
+from chatlm.tui.chat.markdown import code_blocks
+from chatlm.tui.chat.reply_text import ReplyText
+from chatlm.types.messages import Annotation, Reply, Standing, Turn
+
+HINTS = (
+    (("copy",), "copy"),
+    (("edit",), "edit"),
+    (("previous-version", "next-version"), "versions"),
+    (("details",), "details"),
+    (("xray",), "prompt"),
+    (("turn-help",), "all keys"),
+)
+"""Commands that the selected turn names below it, and a word for each."""
+
+
+QUIET = "$foreground 60%"
+
+
+class TurnView(Vertical, can_focus=True):
+    """Shows a stored turn, and lets its reply grow between `begin` and `finish`.
+
+    The keys of a turn run commands of the screen, which asks the transcript for the selected turn.
+
+    Args:
+        turn: the turn as stored.
+        newest: whether it is the last of its chat, whose reply can be continued or made anew.
+    """
+
+    DEFAULT_CSS = """
+    TurnView {
+        height: auto;
+        margin: 0 0 1 0;
+        border-left: blank;
+
+        & > .user {
+            height: auto;
+            margin: 0 0 1 0;
+            padding: 0 1;
+            border-left: outer $primary;
+            background: $primary 10%;
+            color: $foreground;
+        }
+        & > .line {
+            height: auto;
+            padding: 0 1 0 2;
+            color: $text-muted;
+        }
+        & > .summary {
+            height: auto;
+            margin: 1 1 1 2;
+            padding: 0 1;
+            border-left: outer $foreground 30%;
+        }
+        &:focus {
+            border-left: outer $accent;
+            background: $foreground 4%;
+        }
+        &.-outside > .user, &.-outside > ReplyText { opacity: 60%; }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.TURN)]
+
+    def __init__(self, turn: Turn, *, newest: bool = False) -> None:
+        super().__init__()
+        self.turn = turn
+        self.text = turn.reply.text if turn.reply else ""
+        """The reply as the model wrote it, up to now."""
+        self._newest = newest
+        self._outside = False
+        self._said: str | None = None
+        """What is happening to the reply; None when nothing is."""
+        self._code = -1
+        """Index of the code block that was copied last."""
+
+    def compose(self) -> ComposeResult:
+        """The message, the reply if there is one, the line."""
+        yield Static(self._message(), classes="user")
+        if self.text:
+            yield ReplyText(self.text)
+        if self._summary:
+            yield self._summary_block()
+        yield Static(self._below(), classes="line")
+        self._show_reading()
+
+    def watch_has_focus(self, has_focus: bool) -> None:
+        """Name the keys while they are heard here."""
+        super().watch_has_focus(has_focus)
+        self._draw_line()
+
+    def label(self, labels: Iterable[Annotation]) -> None:
+        """Show labels of the user's message."""
+        annotations = tuple((None, label) for label in labels)
+        self.turn = dataclasses.replace(self.turn, annotations=annotations)
+        self._draw_message()
+
+    async def begin(self, reply: Reply) -> None:
+        """Show `reply` in place of the one before, ready to grow."""
+        self._said = ""
+        self.text = reply.text
+        await self._remove_reply()
+        view = ReplyText()
+        await self.mount(view, before=self.query_one(".line"))
+        await view.begin(reply.text)
+
+    async def grow(self, text: str) -> None:
+        """Add to the reply that was begun."""
+        self.text += text
+        for view in self.query(ReplyText):
+            await view.grow(text)
+
+    async def finish(self, turn: Turn) -> None:
+        """Show the turn as it is stored now."""
+        streamed, self._said = self._said is not None, None
+        shown, self.text = self.text, turn.reply.text if turn.reply else ""
+        self.turn = turn
+        views = self.query(ReplyText)
+        if not self.text:
+            await self._remove_reply()
+        elif not views:
+            await self.mount(ReplyText(self.text), before=self.query_one(".line"))
+        elif streamed or shown != self.text:
+            await views.first().show(self.text)
+        await self.query(".summary").remove()
+        if self._summary:
+            await self.mount(self._summary_block(), before=self.query_one(".line"))
+        self._draw_message()
+        self._show_reading()
+
+    async def detach(self) -> None:
+        """Stop drawing a reply that goes on, since its chat leaves the screen."""
+        for view in self.query(ReplyText):
+            await view.end()
+
+    def say(self, text: str) -> None:
+        """Show what is happening to the reply in the line below it."""
+        self._said = text
+        self._draw_line()
+
+    def set_newest(self, newest: bool) -> None:
+        """Offer, or no longer offer, to go on with this turn."""
+        self._newest = newest
+        self._draw_line()
+
+    def mark(self, outside: bool) -> None:
+        """Say whether the turn no longer fits the context."""
+        if outside != self._outside:
+            self._outside = outside
+            self._show_reading()
+
+    def version(self, step: int) -> Reply | None:
+        """The version before (-1) or after (1) the one that is shown; None at the ends."""
+        replies = self.turn.replies
+        if self._said is not None or self.turn.reply is None:
+            return None
+        at = replies.index(self.turn.reply) + step
+        return replies[at] if 0 <= at < len(replies) else None
+
+    def code_blocks(self) -> list[str]:
+        """The code in the reply, as the model wrote it."""
+        return code_blocks(self.text)
+
+    def copy(self) -> None:
+        """Copy the reply."""
+        if self.text:
+            clipboard.copy(self.app, self.text, "the reply")
+        else:
+            self.notify("There is no reply to copy.", severity="warning", markup=False)
+
+    def copy_code(self) -> None:
+        """Copy a code block of the reply; each time the next one, and after the last the first."""
+        blocks = self.code_blocks()
+        if not blocks:
+            self.notify("There is no code block to copy.", severity="warning", markup=False)
+            return
+        self._code = (self._code + 1) % len(blocks)
+        which = f" {self._code + 1} of {len(blocks)}" if len(blocks) > 1 else ""
+        clipboard.copy(self.app, blocks[self._code], f"code block{which}")
+
+    @property
+    def _summary(self) -> str:
+        """What is read in place of the turn; empty for none."""
+        return self.turn.summary if self.turn.standing is Standing.SUMMARISED else ""
+
+    def _message(self) -> Content:
+        """What the person typed; where a plugin made the message of it, how to see that; labels."""
+        lines = [Content(visible(self.turn.words))]
+        if self.turn.typed:
+            how = f"sent as a plugin wrote it · {commands.key_of('xray')} shows the whole"
+            lines.append(Content.styled(how, QUIET))
+        if badges := self._badges(None):
+            lines.append(Content.styled(badges, QUIET))
+        return Content("\n").join(lines)
+
+    def _draw_message(self) -> None:
+        for message in self.query(".user").results(Static):
+            message.update(self._message())
+
+    def _badges(self, reply: int | None) -> str:
+        """The labels of a reply, None for the user's message."""
+        return formatting.badges(label for on, label in self.turn.annotations if on == reply)
+
+    def _summary_block(self) -> Static:
+        words = Content.assemble(("Summary  ", "bold"), visible(self._summary))
+        return Static(words, classes="summary")
+
+    def _show_reading(self) -> None:
+        dropped = self.turn.standing is Standing.DROPPED
+        self.set_class(self._outside or dropped or bool(self._summary), "-outside")
+        self._draw_line()
+
+    def _draw_line(self) -> None:
+        below = self._below()
+        for line in self.query(".line").results(Static):
+            width, height = line.content_size
+            line.update(below, layout=not width or len(below.wrap(width)) != height)
+
+    def _below(self) -> Content:
+        return self._line() if self._said is None else Content(visible(self._said))
+
+    def _line(self) -> Content:
+        reply = self.turn.reply
+        parts = [
+            Content(formatting.reading(self.turn, outside=self._outside)),
+            Content(formatting.ended(reply)),
+            self._offer(),
+            self._versions(),
+            Content(formatting.cost(reply)),
+        ]
+        lines = [Content(" · ").join(part for part in parts if part)]
+        if reply is not None and (badges := self._badges(reply.id)):
+            lines.insert(0, Content(badges))
+        if reply is not None and reply.error:
+            lines.append(Content.styled(visible(reply.error), "$text-error"))
+        return Content("\n").join(line for line in lines if line)
+
+    def _offer(self) -> Content:
+        """How to go on, where that is possible."""
+        reply = self.turn.reply
+        if not self._newest or (reply is not None and not reply.can_continue):
+            return Content()
+        word, command = ("answer", "regenerate") if reply is None else ("continue", "continue")
+        return Content.assemble(_clickable(word, command), f" with {commands.key_of(command)}")
+
+    def _versions(self) -> Content:
+        text = formatting.version(self.turn)
+        if not text:
+            return Content()
+        before = _clickable("←", "previous-version") if self.version(-1) else Content("←")
+        after = _clickable("→", "next-version") if self.version(1) else Content("→")
+        return Content.assemble(text, " ", before, " ", after)
+
+    @property
+    def hint(self) -> Content:
+        """The keys that act on the turn while it is selected."""
+        hints = []
+        for names, word in HINTS:
+            if word == "versions" and len(self.turn.replies) < 2:
+                continue
+            keys = "".join(commands.key_of(name) for name in names)
+            hints.append(Content.assemble((keys, "bold $text"), f" {word}"))
+        return Content(" · ").join(hints)
+
+    async def _remove_reply(self) -> None:
+        for view in self.query(ReplyText):
+            await view.end()
+            await view.remove()
+
+
+def _clickable(text: str, command: str) -> Content:
+    return Content.styled(text, Style.from_meta({"@click": f"screen.command('{command}')"}))

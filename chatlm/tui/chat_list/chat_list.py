@@ -1,0 +1,354 @@
+"""Paged list; rename, pin, delete, undo."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import ClassVar, TypeVar
+
+from textual import on
+from textual.binding import BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from chatlm.chat.summary import suggested
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.store.export import title_of
+from chatlm.store.queries import Summary
+from chatlm.store.store import Store
+from chatlm.text import one_line, visible
+from chatlm.tui import commands
+from chatlm.tui.chat_list import rows
+from chatlm.tui.chat_list.rows import RowList, keys, nearest_enabled
+from chatlm.tui.screens.dialogs import PromptScreen
+from chatlm.tui.workers import Writes, told
+from chatlm.types.messages import Conversation
+
+T = TypeVar("T")
+
+
+PAGE = 100
+"""Chats that are read at once."""
+
+
+NEAR_END = 10
+"""Rows below what is seen that should be there already."""
+
+
+TOAST_SECONDS = 8
+
+
+class ChatList(RowList):
+    """Enter or a click opens a chat; the keys of `commands.LIST` change the highlighted one.
+
+    Its methods for that take any saved chat, and tell the person how it went.
+
+    Args:
+        store: where the chats are.
+        now: the present moment, for the headings.
+        writes: makes the changes.
+    """
+
+    DEFAULT_CSS = """
+    ChatList { text-wrap: nowrap; text-overflow: ellipsis; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = keys(commands.LIST)
+
+    @dataclass
+    class ChatOpened(Message):
+        """The person chose this chat, at this turn where one was looked for."""
+
+        conversation_id: int
+        turn_id: int | None = None
+
+    @dataclass
+    class ChatDeleted(Message):
+        """The chat that was on the screen is deleted."""
+
+        conversation_id: int
+
+    @dataclass
+    class ChatsChanged(Message):
+        """A chat was renamed, pinned, deleted or brought back; the list shows it already."""
+
+    def __init__(self, store: Store, now: Callable[[], datetime], writes: Writes) -> None:
+        super().__init__(id="chats", markup=False)
+        self._store = store
+        self._now = now
+        self._writes = writes
+        self._changes = ChatChanges(store)
+        self._read: set[int] = set()
+        self._more = False
+        """Whether the store has chats after those that were read."""
+        self._group = ""
+        self._current: int | None = None
+        self._answering: int | None = None
+        self._going: set[int] = set()
+        """Chats that are not listed any more, since they are about to be deleted."""
+
+    def reload(self, current: int | None, answering: int | None) -> None:
+        """Read the chats again, and mark the one on the screen and the one that is answering.
+
+        What is highlighted and seen stays in place, unless another chat came on the screen.
+
+        Raises:
+            StoreError: the chats cannot be read.
+        """
+        keep = self.in_use or current == self._current
+        self._current, self._answering = current, answering
+        self._reload(keep=keep)
+
+    def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
+        """Give a chat a title; None asks for it, an empty one takes the title away."""
+        with self._told():
+            if title is None:
+                self._ask_title(self._store.conversation(conversation_id))
+            else:
+                self._write(
+                    partial(self._changes.rename, conversation_id, title), lambda _: self._changed()
+                )
+
+    def pin_chat(self, conversation_id: int) -> None:
+        """Keep a chat at the top, or no longer."""
+        self._write(partial(self._changes.toggle_pin, conversation_id), self._pinned)
+
+    def delete_chat(self, conversation_id: int) -> None:
+        """Delete a chat, unless it is being answered; `undo_delete` brings it back."""
+        with self._told():
+            if conversation_id == self._answering:
+                stop = commands.key_of("stop")
+                raise UsageError(
+                    "This chat is being answered and cannot be deleted.",
+                    hint=f"Stop the reply first, with {stop}.",
+                )
+            self._going.add(conversation_id)
+            self._reload()  # at once: the next key is meant for another chat
+            deleting = self._writes.put(partial(self._changes.delete, conversation_id))
+            self.run_worker(self._delete(conversation_id, deleting), exit_on_error=False)
+
+    def undo_delete(self) -> None:
+        """Bring back the chat that was deleted last; once more, the one before."""
+        self._write(self._changes.undo, self._restored)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done is offered."""
+        if action in ("select", "rename", "pin", "delete"):
+            return self._chosen is not None
+        return bool(self._going) or self._changes.can_undo if action == "undo" else True
+
+    def action_rename(self) -> None:
+        """Ask for the highlighted chat's title."""
+        if self._chosen is not None:
+            self.rename_chat(self._chosen)
+
+    def action_pin(self) -> None:
+        """Pin or unpin the highlighted chat."""
+        if self._chosen is not None:
+            self.pin_chat(self._chosen)
+
+    def action_delete(self) -> None:
+        """Delete the highlighted chat."""
+        if self._chosen is not None:
+            self.delete_chat(self._chosen)
+
+    def action_undo(self) -> None:
+        """Bring back what was deleted last."""
+        self.undo_delete()
+
+    def action_last(self) -> None:
+        """Read all chats and go to the oldest."""
+        self._read_on(None)
+        super().action_last()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Read the next page before the end is reached."""
+        super().watch_scroll_y(old_value, new_value)
+        if new_value + self.size.height > self.virtual_size.height - NEAR_END:
+            self._read_on(PAGE)
+
+    @on(OptionList.OptionSelected)
+    def _open(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        if event.option.id is not None:
+            self.post_message(self.ChatOpened(int(event.option.id)))
+
+    @property
+    def _chosen(self) -> int | None:
+        """Id of the highlighted chat."""
+        option = self.highlighted_option
+        return None if option is None or option.id is None else int(option.id)
+
+    def _ask_title(self, chat: Conversation) -> None:
+        before = title_of(chat)
+
+        def rename(title: str | None) -> None:
+            if title is not None and title != before:
+                self.rename_chat(chat.id, title.strip())
+
+        self.app.push_screen(
+            PromptScreen(
+                "Rename this chat",
+                before,
+                hint="Left empty, the chat is called by its first message.",
+                suggest=partial(suggested, chat),
+            ),
+            rename,
+        )
+
+    def _write(self, change: Callable[[], T], then: Callable[[T], None]) -> None:
+        """Have a change made behind those before it, and `then` show what it gave."""
+        self.run_worker(self._show(self._writes.put(change), then), exit_on_error=False)
+
+    async def _show(self, making: Awaitable[T], then: Callable[[T], None]) -> None:
+        with self._told():
+            then(await making)
+
+    def _pinned(self, done: tuple[str, bool]) -> None:
+        name, pinned = done
+        self._changed()
+        self.notify(f"{'Pinned' if pinned else 'Unpinned'} “{name}”.", markup=False)
+
+    async def _delete(self, conversation_id: int, deleting: Awaitable[str]) -> None:
+        with self._told():
+            try:
+                name = await deleting
+            finally:
+                self._going.discard(conversation_id)
+                self._changed()
+            undo = commands.key_of("list-undo") if self.in_use else "/undo"
+            self.notify(
+                f"Deleted “{name}”. {undo} brings it back.", markup=False, timeout=TOAST_SECONDS
+            )
+            if conversation_id == self._current:
+                self.post_message(self.ChatDeleted(conversation_id))
+
+    def _restored(self, done: tuple[str, int]) -> None:
+        name, conversation_id = done
+        self._changed(conversation_id)
+        self.notify(f"“{name}” is back.", markup=False)
+
+    def _changed(self, wanted: int | None = None) -> None:
+        self._reload(wanted)
+        self.post_message(self.ChatsChanged())
+
+    def _reload(self, wanted: int | None = None, *, keep: bool = True) -> None:
+        """Read the chats again, and stay at the row where the highlighted one is gone.
+
+        Args:
+            wanted: the chat to highlight; None stays with what was highlighted while the person
+                is in the list, and else takes the one on the screen.
+            keep: leave what is seen where it is.
+        """
+        if wanted is None:
+            wanted = self._chosen if self.in_use else self._current
+        row, seen = self.highlighted or 0, self.scroll_offset.y
+        limit = PAGE + max(row, seen + self.size.height)
+        chats = self._store.conversations(limit=limit)
+        self._read, self._more, self._group = set(), False, ""
+        self.clear_options()
+        self._append(chats, limit)
+        if not chats:
+            self.add_option(Option(rows.NO_CHATS, disabled=True))
+        if wanted in self._read:
+            self.highlighted = self.get_option_index(str(wanted))
+        elif self.in_use:
+            self.highlighted = nearest_enabled(self.options, row)
+        if keep:
+            self.scroll_to(y=seen, animate=False, immediate=True)
+        if self.in_use:
+            self.scroll_to_highlight()
+        self.refresh_bindings()
+
+    def _read_on(self, limit: int | None) -> None:
+        """Read further chats, None all, if there are more."""
+        if self._more:
+            with self._told():
+                self._append(self._store.conversations(limit, len(self._read)), limit)
+
+    def _append(self, chats: Sequence[Summary], asked: int | None) -> None:
+        """Add rows; another program may have shifted the pages, so that chats come again."""
+        self._more = len(chats) == asked
+        options = []
+        for chat in chats:
+            if chat.id in self._read or chat.id in self._going:
+                continue
+            self._read.add(chat.id)
+            group = rows.group(chat, self._now())
+            if group != self._group:
+                blank = "\n" if self._group else ""
+                options.append(Option(Content(f"{blank}{group}"), disabled=True))
+                self._group = group
+            row = rows.row(chat, current=self._current, answering=self._answering)
+            options.append(Option(row, id=str(chat.id)))
+        self.add_options(options)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell the person what went wrong in the block."""
+        try:
+            yield
+        except Exception as problem:
+            error = problem if isinstance(problem, ChatlmError) else told(problem, "chat list")
+            mistake = isinstance(error, UsageError)
+            self.notify(
+                visible(str(error)), severity="warning" if mistake else "error", markup=False
+            )
+
+
+class ChatChanges:
+    """Each takes the id of a chat and gives what it is called, for the person.
+
+    All raise a `StoreError` where the chat is gone or cannot be written.
+
+    Args:
+        store: where the chats are.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._deleted: list[int] = []
+        """The last deleted at the end."""
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether a chat was deleted that can be brought back."""
+        return bool(self._deleted)
+
+    def rename(self, conversation_id: int, title: str) -> str:
+        """Give it a title; an empty one takes the title away."""
+        self._store.rename(conversation_id, title)
+        return self._name(conversation_id)
+
+    def toggle_pin(self, conversation_id: int) -> tuple[str, bool]:
+        """Keep it at the top, or no longer; gives whether it is there now too."""
+        pinned = not self._store.conversation(conversation_id).pinned
+        self._store.set_pinned(conversation_id, pinned)
+        return self._name(conversation_id), pinned
+
+    def delete(self, conversation_id: int) -> str:
+        """Put it into the trash."""
+        name = self._name(conversation_id)
+        self._store.trash(conversation_id)
+        self._deleted.append(conversation_id)
+        return name
+
+    def undo(self) -> tuple[str, int]:
+        """Bring back the one that was deleted last; gives its id too.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self._deleted:
+            raise UsageError("There is no deleted chat to bring back.")
+        conversation_id = self._deleted.pop()
+        self._store.restore(conversation_id)
+        return self._name(conversation_id), conversation_id
+
+    def _name(self, conversation_id: int) -> str:
+        return one_line(self._store.title(conversation_id), 40) or rows.UNTITLED

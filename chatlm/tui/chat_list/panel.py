@@ -1,0 +1,335 @@
+"""Search box, list or hits, key hints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, TypeAlias
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from chatlm.errors import StoreError
+from chatlm.store.search import Hit
+from chatlm.store.store import Store
+from chatlm.text import one_line, visible
+from chatlm.tui import commands
+from chatlm.tui.chat_list import rows
+from chatlm.tui.chat_list.chat_list import ChatList
+from chatlm.tui.chat_list.rows import RowList, SearchBox, keys
+from chatlm.tui.widgets.hints import Hints
+from chatlm.tui.workers import Writes
+
+PAUSE = 0.15
+"""Seconds without a key before a search begins."""
+
+
+@dataclass
+class Found(Message):
+    """A search has ended."""
+
+    words: str
+    hits: Sequence[Hit] = ()
+    error: StoreError | None = None
+
+
+class ChatsPanel(Vertical):
+    """What is typed into the box is looked for in all chats; an empty box shows the list of them.
+
+    Args:
+        store: where the chats are.
+        now: the present moment, for the headings.
+        writes: makes what is changed in them.
+    """
+
+    DEFAULT_CSS = """
+    ChatsPanel {
+        width: 32;
+        max-width: 50%;
+        height: 1fr;
+        background: $foreground 4%;
+
+        &:focus-within { background: $foreground 7%; }
+        & > SearchBox { margin: 0 0 1 0; }
+        & > Hints { padding: 1 1 0 1; min-height: 3; visibility: hidden; }
+        &:focus-within > Hints { visibility: visible; }
+        &.-searching > ChatList { display: none; }
+        &.-searching > HitList { display: block; }
+    }
+    """
+
+    ChatOpened: TypeAlias = ChatList.ChatOpened
+    ChatDeleted: TypeAlias = ChatList.ChatDeleted
+    ChatsChanged: TypeAlias = ChatList.ChatsChanged
+
+    def __init__(self, store: Store, now: Callable[[], datetime], writes: Writes) -> None:
+        super().__init__(id="chats-panel")
+        self.chats = ChatList(store, now, writes)
+        self._store = store
+        self._box = SearchBox()
+        self._hits = HitList()
+        self._pause: Timer | None = None
+        self._looking = False
+        """Whether a search is running; the next one waits for its end."""
+        self._shown = ""
+        """The words whose hits are shown."""
+        self._go_on: Callable[[], None] | None = None
+        """What the person wants as soon as the hits are there."""
+
+    def compose(self) -> ComposeResult:
+        """Box, list, hits, keys."""
+        yield self._box
+        yield self.chats
+        yield self._hits
+        yield Hints()
+
+    def reload(self, current: int | None, answering: int | None) -> None:
+        """Read the chats again; see `ChatList.reload`.
+
+        Raises:
+            StoreError: the chats cannot be read.
+        """
+        self.chats.reload(current, answering)
+        if self._words:
+            self._look()
+
+    def enter(self) -> None:
+        """Give the keys to the list, or to what was found, or to the box when that is nothing."""
+        if not self.has_class("-searching"):
+            self.screen.set_focus(self.chats)
+        else:
+            self.screen.set_focus(self._hits if self._hits.hits else self._box)
+
+    def search(self, words: str = "") -> None:
+        """Look for words, and go to what is found; without words, let the person type them."""
+        with self.prevent(SearchBox.Changed):
+            self._box.value = words
+        self.screen.set_focus(self._box)
+        if self._words:
+            self._go_on = self.enter
+            self._look()
+        else:
+            self._show_list()
+
+    def leave_search(self) -> bool:
+        """From the box or the hits go back to the list; False when the person is in neither."""
+        if self.screen.focused not in (self._box, self._hits):
+            return False
+        self.list_again()
+        return True
+
+    def list_again(self) -> None:
+        """Forget what was looked for, and give the keys to the list."""
+        self._box.value = ""
+        self._show_list()
+        self.enter()
+
+    def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
+        """See `ChatList.rename_chat`."""
+        self.chats.rename_chat(conversation_id, title)
+
+    def pin_chat(self, conversation_id: int) -> None:
+        """See `ChatList.pin_chat`."""
+        self.chats.pin_chat(conversation_id)
+
+    def delete_chat(self, conversation_id: int) -> None:
+        """See `ChatList.delete_chat`."""
+        self.chats.delete_chat(conversation_id)
+
+    def undo_delete(self) -> None:
+        """See `ChatList.undo_delete`."""
+        self.chats.undo_delete()
+
+    @property
+    def _words(self) -> str:
+        return self._box.value.strip()
+
+    @on(SearchBox.Changed)
+    def _typed(self, event: SearchBox.Changed) -> None:
+        event.stop()
+        self._go_on = None
+        if self._words:
+            self._look_soon()
+        else:
+            self._show_list()
+
+    @on(SearchBox.Submitted)
+    def _go_to_first(self, event: SearchBox.Submitted) -> None:
+        event.stop()
+        self._go(self._open_first)
+
+    @on(SearchBox.Below)
+    def _go_below(self, event: SearchBox.Below) -> None:
+        event.stop()
+        self._go(self.enter)
+
+    def _go(self, go_on: Callable[[], None]) -> None:
+        """Do it now if what is below belongs to the words in the box, else when it does."""
+        if self._words == self._shown:
+            go_on()
+        else:
+            self._go_on = go_on
+
+    def _open_first(self) -> None:
+        if self._hits.hits:
+            self.post_message(opened(self._hits.hits[0]))
+
+    @on(SearchBox.Left)
+    def _leave(self, event: SearchBox.Left) -> None:
+        event.stop()
+        self.leave_search()
+
+    def _look_soon(self) -> None:
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(PAUSE, self._look)
+
+    def _look(self) -> None:
+        """Search for what stands in the box now, after the search that is running."""
+        if self._looking:
+            self._look_soon()
+        elif self._words:
+            self._looking = True
+            self._search(self._words)
+
+    @work(thread=True, group="search", exit_on_error=False)
+    def _search(self, words: str) -> None:
+        try:
+            self.post_message(Found(words, self._store.search(words)))
+        except StoreError as error:
+            self.post_message(Found(words, error=error))
+
+    @on(Found)
+    def _show_found(self, event: Found) -> None:
+        self._looking = False
+        if event.error is not None:
+            self.notify(visible(str(event.error)), severity="error", markup=False)
+        elif event.words == self._words:
+            self._shown = event.words
+            self._hits.show(event.hits, event.words)
+            self.add_class("-searching")
+            if self._go_on is not None:
+                self._go_on()
+            self._go_on = None
+
+    def _show_list(self) -> None:
+        self._shown = ""
+        self.remove_class("-searching")
+
+
+BEFORE, WIDTH = 16, 64
+"""Characters of a snippet before its first hit, and in all: some three rows of the list."""
+
+
+FOUND = "bold underline $text"
+"""How the words that were looked for are drawn."""
+
+
+SPEAKERS = {"user": "you", "assistant": "reply", "system": "system"}
+
+
+class HitRow(Option):
+    """One hit."""
+
+    def __init__(self, prompt: Content, hit: Hit) -> None:
+        super().__init__(prompt)
+        self.hit = hit
+
+
+class HitList(RowList):
+    """Enter or a click opens the chat at the turn that was found."""
+
+    DEFAULT_CSS = """
+    HitList { display: none; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *keys([commands.ALL["list-search"]]),
+        Binding("escape", "leave", "back", priority=True),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__(id="hits", markup=False)
+        self.hits: Sequence[Hit] = ()
+        """What is shown."""
+
+    def show(self, hits: Sequence[Hit], words: str) -> None:
+        """Replace what is shown by these hits, or say that no chat holds the words."""
+        row = self.highlighted if hits == self.hits else None
+        self.hits = hits
+        self.clear_options()
+        self.add_options(_rows(hits) if hits else [Option(_nothing(words), disabled=True)])
+        self.highlighted = row
+
+    def action_leave(self) -> None:
+        """Give the search up."""
+        self.post_message(SearchBox.Left())
+
+    @on(OptionList.OptionSelected)
+    def _open(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        if isinstance(event.option, HitRow):
+            self.post_message(opened(event.option.hit))
+
+
+def opened(hit: Hit) -> ChatList.ChatOpened:
+    """What is posted to open the chat at the turn that was found."""
+    return ChatList.ChatOpened(hit.conversation_id, hit.turn_id)
+
+
+def _nothing(words: str) -> Content:
+    return Content(
+        f"No chat says “{one_line(words, 60)}”.\n\nOne message must hold all the"
+        " words; the last may be unfinished."
+    )
+
+
+def _rows(hits: Iterable[Hit]) -> Iterator[Option]:
+    """Hits with headings; a chat's title stands above its first of several."""
+    group, chat = "", 0
+    for hit in hits:
+        heading = "Titles" if hit.role is None else "Messages"
+        if heading != group:
+            yield Option(Content(f"\n{heading}" if group else heading), disabled=True)
+            group, chat = heading, 0
+        lines = []
+        if hit.role is not None and hit.conversation_id != chat:
+            lines.append(Content.styled(one_line(hit.title, 28) or rows.UNTITLED, "bold"))
+        chat = hit.conversation_id
+        lines.append(_said(hit))
+        yield HitRow(Content("\n").join(lines), hit)
+
+
+def _said(hit: Hit) -> Content:
+    """The words around the first hit, every hit marked."""
+    start, end = _window(hit.snippet, *(hit.spans[0] if hit.spans else (0, 0)))
+    parts: list[str | tuple[str, str]] = []
+    if hit.role is not None:
+        parts.append((f"{SPEAKERS[hit.role]} ", "$foreground 75%"))
+    parts.append("…" if start else "")
+    at = start
+    for left, right in hit.spans:
+        parts.append(visible(hit.snippet[at : min(left, end)]))
+        parts.append((visible(hit.snippet[left : min(right, end)]), FOUND))
+        at = right
+    parts.append(visible(hit.snippet[at:end]))
+    parts.append("…" if end < len(hit.snippet) else "")
+    return Content.assemble(*parts)
+
+
+def _window(snippet: str, left: int, right: int) -> tuple[int, int]:
+    """Where the part around a hit begins and ends, between words where there are spaces."""
+    start = snippet.rfind(" ", 0, max(left - BEFORE, 0)) + 1
+    end = start + WIDTH
+    if end >= len(snippet):
+        return start, len(snippet)
+    space = snippet.rfind(" ", start, end)
+    return start, space if space > right else end

@@ -1,0 +1,206 @@
+"""Row text, groups by day; list and search box base widgets."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from chatlm.store.queries import Summary
+from chatlm.text import one_line
+from chatlm.tui import commands
+from chatlm.tui.commands import Command
+from chatlm.tui.widgets.inputs import LineInput
+
+UNTITLED = "Untitled"
+
+
+NO_CHATS = Content("No chats yet.\n\nWhat you write to the model\nis kept here.")
+
+
+_FORK = re.compile(r"(.*) \((fork(?: \d+)?)\)")
+"""A fork's title; the row has room for its beginning only, so the word goes there."""
+
+
+PINNED, UNFINISHED, ANSWERING = "▪", "◐", "●"
+
+
+def row(chat: Summary, *, current: int | None, answering: int | None) -> Content:
+    """One line: a mark and the title, bold for the chat on the screen.
+
+    Args:
+        chat: what the store says about it.
+        current: id of the chat on the screen.
+        answering: id of the chat that a turn is running for.
+    """
+    if chat.id == answering:
+        mark, colour = ANSWERING, "$text-primary"
+    elif chat.unfinished:
+        mark, colour = UNFINISHED, "$text-warning"
+    elif chat.pinned:
+        mark, colour = PINNED, "$text-primary"
+    else:
+        mark, colour = " ", ""
+    title = _FORK.sub(r"\2 · \1", one_line(chat.title, 60)) or UNTITLED
+    return Content.assemble((f"{mark} ", colour), (title, "bold" if chat.id == current else ""))
+
+
+def group(chat: Summary, now: datetime) -> str:
+    """The heading that a chat stands under."""
+    return "Pinned" if chat.pinned else day_group(chat.updated, now)
+
+
+def day_group(when: datetime, now: datetime) -> str:
+    """A time by the person's own calendar: a day, this week since Monday, or a month."""
+    day, today = when.astimezone().date(), now.astimezone().date()
+    if day >= today:
+        return "Today"
+    if day == today - timedelta(days=1):
+        return "Yesterday"
+    if day >= today - timedelta(days=today.weekday()):
+        return "This week"
+    return day.strftime("%B %Y")
+
+
+class RowList(OptionList):
+    """Rows to choose from: Up from the first goes to the search box, Down stays on the last."""
+
+    DEFAULT_CSS = """
+    RowList {
+        height: 1fr;
+        max-height: 1fr;
+        border: none;
+        padding: 0 0 0 1;
+        background: transparent;
+        scrollbar-size-vertical: 1;
+        scrollbar-background: $foreground 0%;
+        scrollbar-background-hover: $foreground 0%;
+        scrollbar-background-active: $foreground 0%;
+        scrollbar-color: $foreground 25%;
+        scrollbar-color-hover: $foreground 45%;
+        scrollbar-color-active: $foreground 45%;
+
+        &:focus { border: none; background-tint: transparent; }
+        & > .option-list--option { padding: 0; }
+        & > .option-list--option-disabled { color: $text-muted; }
+        & > .option-list--option-highlighted { color: $foreground; background: $foreground 10%; }
+        &:focus > .option-list--option-highlighted {
+            color: $foreground;
+            background: $primary 30%;
+            text-style: none;
+        }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "open")]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the keys come here, now or after a card is closed; `has_focus` lags behind."""
+        return self.screen.focused is self
+
+    def on_focus(self) -> None:
+        """Have something for Enter to open."""
+        if self.highlighted is None:
+            self.action_first()
+            self.refresh_bindings()
+
+    def on_click(self, event: events.Click) -> None:
+        """The right button goes to a row without opening it."""
+        row = event.style.meta.get("option")
+        if event.button == 3 and row is not None and not self.options[row].disabled:
+            event.prevent_default()
+            self.highlighted = row
+
+    def action_search(self) -> None:
+        """Go to the search box at once: what is typed next belongs there."""
+        self.screen.set_focus(self.screen.query_one(SearchBox))
+
+    def action_first(self) -> None:
+        """Go to the first row, and show what stands above it."""
+        super().action_first()
+        self.scroll_home(animate=False)
+
+    def action_cursor_up(self) -> None:
+        """Go to the row above."""
+        if self.highlighted in (None, nearest_enabled(self.options, 0)):
+            self.action_search()
+        else:
+            super().action_cursor_up()
+
+    def action_cursor_down(self) -> None:
+        """Go to the row below."""
+        if self.highlighted != len(self.options) - 1:
+            super().action_cursor_down()
+
+
+def keys(group: Iterable[Command]) -> list[BindingType]:
+    """The commands' bindings, in short words for the hints.
+
+    They have priority, since what is typed after a key must not act on the list any more.
+    """
+    return [
+        dataclasses.replace(binding, show=True, description=(binding.id or "").split("-")[-1])
+        for binding in commands.bindings(group, priority=True)
+    ]
+
+
+def nearest_enabled(options: Sequence[Option], row: int) -> int | None:
+    """The first option from `row` on that can be chosen, else the last before; None for none."""
+    enabled = [index for index, option in enumerate(options) if not option.disabled]
+    return next((index for index in enabled if index >= row), enabled[-1] if enabled else None)
+
+
+class SearchBox(LineInput):
+    """Enter asks for the first hit, as `Submitted`; Down for what is below, as `Below`."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "open the first"),
+        Binding("down,enter", "to_chats", "to the chats"),
+        Binding("down", "to_hits", "to the hits"),
+        Binding("escape", "leave", "back", priority=True),
+    ]
+
+    @dataclass
+    class Below(Message):
+        """The person wants to be among the chats, or among what was found."""
+
+    @dataclass
+    class Left(Message):
+        """The person is done with searching."""
+
+    def __init__(self) -> None:
+        super().__init__(placeholder="Search all chats", select_on_focus=False)
+
+    def watch_value(self, value: str) -> None:
+        """The keys say what is below."""
+        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hits are shown for words only."""
+        searching = bool(self.value.strip())
+        if action in ("submit", "to_hits"):
+            return searching
+        return action != "to_chats" or not searching
+
+    def action_to_chats(self) -> None:
+        """Go on to the chats."""
+        self.post_message(self.Below())
+
+    def action_to_hits(self) -> None:
+        """Go on to what was found."""
+        self.post_message(self.Below())
+
+    def action_leave(self) -> None:
+        """Give the search up."""
+        self.post_message(self.Left())

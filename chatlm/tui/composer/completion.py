@@ -1,0 +1,449 @@
+"""Commands, arguments, files; the popup."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import ClassVar
+
+from rich.cells import cell_len, set_cell_size
+from textual import events, on
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import OptionList, TextArea
+from textual.widgets.option_list import Option
+
+from chatlm.text import one_line, visible
+from chatlm.tui import commands
+from chatlm.tui.commands import Command
+from chatlm.tui.composer.attachments import locate, mention
+from chatlm.tui.composer.drafts import clean
+from chatlm.tui.composer.folds import FoldingArea
+
+ENTRIES = 5000
+"""Files of one folder that are looked at."""
+
+
+SHOWN = 100
+"""Candidates that are offered at most."""
+
+
+_COMMAND = re.compile(r"/([^\s/]*)")
+
+
+_ARGUMENT = re.compile(r"/([^\s/]+)\s+(.*)")
+
+
+_FILE = re.compile(r"""(?<![^\s(\["'])@(?:"([^"\n]*)|([^\s"]*))$""")
+
+
+Completer = Callable[[str], Sequence[str]]
+"""The values an argument may have, given what was typed of it."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to go on."""
+
+    insert: str
+    """Takes the place of what was typed."""
+    label: str
+    detail: str = ""
+    sends: bool = False
+    """Whether it makes the message complete, so that Enter sends it at once."""
+    goes_on: bool = False
+    """Whether more can be completed behind it."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The candidates for the text from column `start` to the cursor."""
+
+    start: int
+    typed: str
+    candidates: tuple[Candidate, ...]
+    sure: bool
+    """Whether Enter takes the first candidate: something was typed of a name, which begins with it.
+
+    Never so for an argument, which may be a new name."""
+
+
+def complete(
+    before: str,
+    commands: Iterable[Command],
+    values: Mapping[str, Completer],
+    folder: Path,
+    *,
+    only: bool,
+) -> Completion | None:
+    """What may stand at the cursor; None where nothing is to be completed.
+
+    Args:
+        before: the cursor's line up to the cursor.
+        commands: those that can be typed.
+        values: completes a command's argument, by the command's name.
+        folder: where paths start.
+        only: whether `before` is the whole message, as a command is.
+    """
+    if only and (match := _COMMAND.fullmatch(before)):
+        return _commands(match[1], commands)
+    if only and (match := _ARGUMENT.fullmatch(before)):
+        named = [command for command in commands if command.name == match[1]]
+        return _argument(match, named[0], values, folder) if named else None
+    if match := _FILE.search(before):
+        return _files(match, folder)
+    return None
+
+
+def ranked(typed: str, names: Iterable[str]) -> list[str]:
+    """The names that are like what was typed: it is or begins them, is in them, or its letters are.
+
+    Where two are alike, the order stays.
+    """
+    wanted = typed.casefold()
+
+    def rank(name: str) -> int:
+        folded = name.casefold()
+        if folded.startswith(wanted):
+            return int(folded != wanted)
+        if wanted in folded:
+            return 2
+        letters = iter(folded)
+        return 3 if all(letter in letters for letter in wanted) else 4
+
+    ranks = [(rank(name), name) for name in names]
+    return [name for number, name in sorted(ranks, key=itemgetter(0)) if number < 4]
+
+
+def paths(written: str, folder: Path) -> list[str]:
+    """Files and folders, ending in a slash, that what was written may become.
+
+    One level of one folder, and hidden ones only when the name begins with a dot.
+    """
+    head, slash, last = written.rpartition("/")
+    place = locate(head + slash or ".", folder)
+    if place is None:
+        return []
+    try:
+        names = _names(place, place.stat().st_mtime_ns)
+    except OSError:
+        return []
+    hidden = last.startswith(".")
+    like = ranked(last, (name for name in names if hidden or not name.startswith(".")))[:SHOWN]
+    return [f"{head}{slash}{name}{'/' * _is_folder(place / name)}" for name in like]
+
+
+@lru_cache(maxsize=4)
+def _names(folder: Path, changed: int) -> list[str]:
+    """The names in a folder, sorted; read again when its time of change is another."""
+    with os.scandir(folder) as entries:
+        return sorted((entry.name for entry in islice(entries, ENTRIES)), key=str.casefold)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _commands(typed: str, commands: Iterable[Command]) -> Completion | None:
+    known = {command.name: command for command in commands}
+    candidates = []
+    for name in ranked(typed, known):
+        command = known[name]
+        candidates.append(
+            Candidate(
+                f"/{name} " if command.argument else f"/{name}",
+                f"/{name} {command.argument}".rstrip(),
+                command.help,
+                sends=not command.needs_argument,
+                goes_on=bool(command.argument),
+            )
+        )
+    return _completion(0, f"/{typed}", f"/{typed}", candidates)
+
+
+def _argument(
+    match: re.Match[str], command: Command, values: Mapping[str, Completer], folder: Path
+) -> Completion | None:
+    typed = match[2]
+    if command.name in values:
+        found = ranked(typed, values[command.name](typed))[:SHOWN]
+    elif "FILE" in command.argument:
+        found = [path for path in paths(typed, folder) if visible(path) == path]
+    else:
+        return None
+    candidates = []
+    for value in found:
+        opened = value.endswith("/")
+        candidates.append(Candidate(value, visible(value), sends=not opened, goes_on=opened))
+    return _completion(match.start(2), typed, "", candidates)
+
+
+def _files(match: re.Match[str], folder: Path) -> Completion | None:
+    quoted, bare = match.groups()
+    written = bare if quoted is None else _unquoted(quoted)
+    candidates = []
+    for path in paths(written, folder):
+        opened = path.endswith("/")
+        insert = mention(path).rstrip('"') if opened else f"{mention(path)} "
+        candidates.append(Candidate(insert, visible(path), goes_on=opened))
+    return _completion(match.start(), match[0], written, candidates)
+
+
+def _unquoted(begun: str) -> str:
+    """The path in a JSON string that is not closed yet."""
+    try:
+        return str(json.loads(f'"{begun}"'))
+    except ValueError:
+        return begun
+
+
+def _completion(
+    start: int, typed: str, wanted: str, candidates: list[Candidate]
+) -> Completion | None:
+    if not candidates:
+        return None
+    begun = bool(wanted) and not wanted.endswith("/")
+    first = candidates[0].label.casefold()
+    return Completion(
+        start, typed, tuple(candidates), begun and first.startswith(wanted.casefold())
+    )
+
+
+class CompletingArea(FoldingArea):
+    """Offers what may be typed next in a list above itself, which it puts there.
+
+    Args:
+        typed: the slash commands.
+        values: completes the arguments of commands, by the command's name. Paths are completed
+            without it.
+        folder: where paths start.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.COMPOSER)]
+
+    def __init__(
+        self,
+        typed: Iterable[Command],
+        values: Mapping[str, Completer],
+        folder: Path,
+        *,
+        id: str,
+        placeholder: str,
+    ) -> None:
+        self._list = CompletionList(self._take)
+        self._looked: tuple[str, bool] = ("", False)
+        """What the list's candidates were made from."""
+        super().__init__(id=id, placeholder=placeholder)
+        self._commands = {command.name: command for command in typed}
+        self._values = values
+        self._folder = folder
+        self._actions = _actions()
+
+    def on_mount(self) -> None:
+        """Put the list above."""
+        if isinstance(self.parent, Widget):
+            self.parent.mount(self._list, before=self)
+
+    def on_blur(self) -> None:
+        """Nothing is typed here now."""
+        self.close_completion()
+
+    @property
+    def takes_commands(self) -> bool:
+        """Whether a slash begins a command."""
+        return True
+
+    def action_send(self) -> None:
+        """What Enter does; a completion that makes the message complete does it too."""
+        raise NotImplementedError
+
+    def close_completion(self) -> bool:
+        """Close the list; False when it is closed already."""
+        was_open = self._list.completion is not None
+        self._list.offer(None)
+        return was_open
+
+    def watch_selection(self) -> None:
+        """Follow the cursor, and what is typed at it."""
+        if self._list.completion is not None:
+            self.look()
+
+    async def _on_key(self, event: events.Key) -> None:
+        """Act at once; a binding that bubbles up to the app would act after keys typed later."""
+        event.prevent_default()
+        action = self._actions.get(event.key, "")
+        if self._list.completion is not None and self._choose(event.key, action):
+            event.stop()
+            return
+        if action and await self.app.run_action(action, self):
+            event.stop()
+        else:
+            await super()._on_key(event)
+        if event.is_printable or action.startswith("delete"):
+            self.look()
+
+    def _choose(self, key: str, action: str) -> bool:
+        """Use a key for the open list; False when it means what it always does."""
+        completion, candidate = self._list.completion, self._list.candidate
+        assert completion is not None  # noqa: S101
+        if key == "tab":
+            self._take(candidate or completion.candidates[0])
+        elif key == "escape":
+            self.close_completion()
+        elif action == "cursor_up":
+            self._list.action_cursor_up()
+        elif action == "cursor_down":
+            self._list.action_cursor_down()
+        elif action == "send" and candidate and not _is_there(candidate, completion):
+            self._take(candidate, sends=True)
+        else:
+            return False
+        return True
+
+    def _take(self, candidate: Candidate, *, sends: bool = False) -> None:
+        """Put a candidate in place of what was typed of it."""
+        completion = self._list.completion
+        self.close_completion()
+        if completion is None:
+            return
+        row, column = self.cursor_location
+        start = (row, completion.start)
+        insert = clean(candidate.insert)
+        self.replace(insert, start, (row, column), maintain_selection_offset=False)
+        if candidate.goes_on:
+            self.look()
+        elif sends and candidate.sends:
+            self.action_send()
+
+    def look(self) -> None:
+        """Offer what may stand at the cursor."""
+        row, column = self.cursor_location
+        line = self.document[row]
+        whole = self.document.line_count == 1 and column == len(line)
+        looked = line[:column], whole and self.takes_commands
+        if self._list.completion is None or looked != self._looked:
+            self._looked = looked
+            self._list.offer(self._completion(*looked) if self.selection.is_empty else None)
+
+    def _completion(self, before: str, only: bool) -> Completion | None:
+        return complete(before, self._commands.values(), self._values, self._folder, only=only)
+
+
+def _is_there(candidate: Candidate, completion: Completion) -> bool:
+    """Whether all of it is typed, and Enter need not wait for more."""
+    typed = candidate.insert.strip() == completion.typed.strip()
+    return typed and (candidate.sends or not candidate.goes_on)
+
+
+def _actions() -> dict[str, str]:
+    """What the area does itself for each key; ours come last and win."""
+    theirs = [binding for binding in TextArea.BINDINGS if isinstance(binding, Binding)]
+    keys = [(binding.key, binding.action) for binding in theirs]
+    keys += [(command.key, command.action) for command in commands.now(commands.COMPOSER)]
+    return {key: action for joined, action in keys for key in joined.split(",")}
+
+
+ROWS = 8
+"""Candidates that are shown at once."""
+
+
+LABEL_WIDTH = 19
+"""Cells of a label that has something beside it."""
+
+
+class CompletionList(OptionList, can_focus=False):
+    """Lies over what is above it, so that nothing moves; the keys stay where they were.
+
+    Args:
+        chosen: called with the candidate that was clicked.
+    """
+
+    DEFAULT_CSS = """
+    CompletionList {
+        overlay: screen;
+        constrain: none inside;
+        display: none;
+        height: auto;
+        max-height: 8;
+        margin: 0 1;
+        padding: 0;
+        border: none;
+        background: $panel;
+        color: $foreground;
+        text-wrap: nowrap;
+        text-overflow: ellipsis;
+        scrollbar-size-vertical: 1;
+        scrollbar-background: $panel;
+        scrollbar-background-hover: $panel;
+        scrollbar-background-active: $panel;
+        scrollbar-color: $foreground 25%;
+        scrollbar-color-hover: $foreground 45%;
+        scrollbar-color-active: $foreground 45%;
+
+        &.-open { display: block; }
+        & > .option-list--option { padding: 0 2; }
+        & > .option-list--option-highlighted {
+            background: $primary;
+            color: $text;
+            text-style: bold;
+        }
+    }
+    """
+
+    def __init__(self, chosen: Callable[[Candidate], None]) -> None:
+        super().__init__(markup=False)
+        self._chosen = chosen
+        self._completion: Completion | None = None
+
+    @property
+    def completion(self) -> Completion | None:
+        """What is offered; None while the list is closed."""
+        return self._completion
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The highlighted one."""
+        if self._completion is None or self.highlighted is None:
+            return None
+        return self._completion.candidates[self.highlighted]
+
+    def offer(self, completion: Completion | None) -> None:
+        """Show the candidates, or close the list if there are none."""
+        if completion == self._completion:
+            return
+        self._completion = completion
+        self.set_class(completion is not None, "-open")
+        if completion is not None:
+            self.set_options(Option(_row(candidate)) for candidate in completion.candidates)
+            self.highlighted = 0 if completion.sure else None
+            self.styles.offset = (0, -min(len(completion.candidates), ROWS))
+
+    @on(OptionList.OptionSelected)
+    def _take(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        if self._completion is not None:
+            self._chosen(self._completion.candidates[event.option_index])
+
+    @on(OptionList.OptionHighlighted)
+    def _keep_to_itself(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+
+
+def _row(candidate: Candidate) -> Content:
+    label = one_line(candidate.label, 200)
+    if not candidate.detail:
+        return Content(label)
+    if cell_len(label) < LABEL_WIDTH:
+        label = set_cell_size(label, LABEL_WIDTH)
+    return Content.assemble(label, (f" {candidate.detail}", "$text-muted"))

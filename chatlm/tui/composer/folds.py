@@ -1,0 +1,160 @@
+"""A text area that folds long pastes into one line; knows nothing of messages."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual import events
+from textual.document._document import EditResult, Location, Selection
+from textual.document._edit import Edit
+from textual.widgets import TextArea
+
+from chatlm.tui.composer.drafts import Draft, clean, drawn, is_long, placeholder, placeholders
+
+
+class FoldingArea(TextArea):
+    """Like `TextArea`, but a long paste shows as `[pasted 1: 120 lines]`.
+
+    A placeholder is one thing: the cursor steps over it, and a deletion that touches it takes all
+    of it. What it stands for comes back with it on undo.
+    """
+
+    DEFAULT_CSS = """
+    FoldingArea .folding-area--paste { color: $text-accent; text-style: bold; }
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"folding-area--paste"}
+
+    def __init__(self, *, id: str, placeholder: str) -> None:
+        super().__init__(id=id, placeholder=placeholder, highlight_cursor_line=False)
+        self._pastes: dict[int, str] = {}
+
+    @property
+    def draft(self) -> Draft:
+        """What stands here, with what its placeholders stand for."""
+        return Draft.of(self.text, self._pastes)
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether a placeholder stands here."""
+        return any(placeholders(self.text))
+
+    def unfold(self, text: str) -> str:
+        """A text from here with what its placeholders stand for."""
+        return Draft(text, self._pastes).unfolded()
+
+    def show(self, draft: Draft) -> None:
+        """Put a draft in place of what stands here, the cursor at its end."""
+        self._pastes = dict(draft.pastes)
+        super().load_text(draft.text)
+        self.move_cursor(self.document.end)
+
+    def load_text(self, text: str) -> None:
+        """Put a text from outside in place of what stands here."""
+        super().load_text(clean(text))
+
+    def paste(self, text: str) -> None:
+        """Put a text in place of the selection, folded if it is long."""
+        text = clean(text.replace("\r\n", "\n").replace("\r", "\n"))
+        if is_long(text):
+            number = max(self._pastes, default=0) + 1
+            self._pastes[number] = text
+            text = placeholder(number, text)
+        self.replace(text, *self.selection, maintain_selection_offset=False)
+        self.scroll_cursor_visible()
+
+    def action_unfold(self) -> None:
+        """Show a paste in full: the one at the cursor, or else the first."""
+        folds = [
+            (row, start, end, number)
+            for row in range(self.document.line_count)
+            for start, end, number in placeholders(self.document[row])
+        ]
+        at_row, at_column = self.cursor_location
+        here = [fold for fold in folds if fold[0] == at_row and fold[1] <= at_column <= fold[2]]
+        for row, start, end, number in (here or folds)[:1]:
+            text = self._pastes.get(number, "")
+            self.replace(text, (row, start), (row, end), maintain_selection_offset=False)
+
+    def edit(self, edit: Edit) -> EditResult:
+        """Perform an edit on whole placeholders."""
+        top, bottom = self._start_of_fold(edit.top), self._end_of_fold(edit.bottom)
+        if (top, bottom) != (edit.top, edit.bottom):
+            edit = Edit(edit.text, top, bottom, edit.maintain_selection_offset)
+        return super().edit(edit)
+
+    def _refresh_size(self) -> None:
+        """Undo takes lines away before it moves the cursor, which a new height then looks for."""
+        here = self.clamp_visitable(self.cursor_location)
+        if here != self.cursor_location:
+            self.selection = Selection.cursor(here)
+        super()._refresh_size()
+
+    def validate_selection(self, selection: Selection) -> Selection:
+        """Let both ends step over placeholders."""
+        return Selection(
+            self._over_folds(self.selection.start, selection.start),
+            self._over_folds(self.selection.end, selection.end),
+        )
+
+    def get_line(self, line_index: int) -> Text:
+        """A line as it is drawn."""
+        line = super().get_line(line_index)
+        style = self.get_component_rich_style("folding-area--paste", partial=True)
+        for start, end, _ in placeholders(line.plain):
+            line.stylize(style, start, end)
+        line.plain = drawn(line.plain)
+        return line
+
+    def find_matching_bracket(self, bracket: str, search_from: Location) -> Location | None:
+        """None: looking for the other bracket through a long text would hold up each key."""
+        return None
+
+    @property
+    def selected_text(self) -> str:
+        """The selection, unfolded."""
+        return self.unfold(super().selected_text)
+
+    def action_cut(self) -> None:
+        """Cut the selection, or the line; the clipboard gets it unfolded."""
+        super().action_cut()
+        cut = self.app.clipboard
+        if any(placeholders(cut)):
+            self.app.copy_to_clipboard(self.unfold(cut))
+
+    def action_paste(self) -> None:
+        """Paste what was cut or copied here."""
+        self.paste(self.app.clipboard)
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        """Paste what the terminal sends."""
+        event.prevent_default()
+        event.stop()
+        self.paste(event.text)
+
+    def _over_folds(self, before: Location, wanted: Location) -> Location:
+        """Where a cursor lands that goes on in its direction instead of into a placeholder."""
+        if before < wanted:
+            return self._end_of_fold(wanted)
+        return self._start_of_fold(wanted)
+
+    def _start_of_fold(self, location: Location) -> Location:
+        row, column = location
+        for start, end, _ in self._folds(row):
+            if start < column < end:
+                return row, start
+        return location
+
+    def _end_of_fold(self, location: Location) -> Location:
+        row, column = location
+        for start, end, _ in self._folds(row):
+            if start < column < end:
+                return row, end
+        return location
+
+    def _folds(self, row: int) -> list[tuple[int, int, int]]:
+        """The placeholders of a line; none for a line that is not there."""
+        if not 0 <= row < self.document.line_count:
+            return []
+        return list(placeholders(self.document[row]))

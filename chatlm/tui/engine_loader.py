@@ -1,0 +1,194 @@
+"""EngineLoader: opens the engine in a thread; Loading, Ready, Failed."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from textual.message import Message as TextualMessage
+
+from chatlm.errors import Cancelled, ChatlmError, ModelError
+from chatlm.types.engine import Engine, EngineInfo
+from chatlm.types.messages import Message
+
+log = logging.getLogger(__name__)
+
+
+OpenEngine = Callable[[str, Callable[[str], None]], Engine]
+"""Opens a model by its name; calls the function with a few words on what it is doing."""
+
+
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Loading:
+    """The model is on its way."""
+
+    model: str
+    stage: str = ""
+    """A few words on what is being done."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The engine can answer."""
+
+    info: EngineInfo
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.info.model
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The model could not be opened."""
+
+    model: str
+    error: ChatlmError
+
+
+EngineState = Loading | Ready | Failed
+
+
+class EngineLoader:
+    """Holds the one engine of the program, which may be changed for another.
+
+    Args:
+        open_engine: does the work.
+        changed: told every new state, in the thread that loads.
+    """
+
+    def __init__(self, open_engine: OpenEngine, changed: Callable[[EngineState], object]) -> None:
+        self._open = open_engine
+        self._changed = changed
+        self._load = _Load("")
+        self._thread = threading.Thread()
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine, while it is there."""
+        return self._engine if self._load.settled.is_set() else None
+
+    def count_tokens(self, text: str) -> int | None:
+        """What a text adds to a user's message; None while no model is there."""
+        engine = self.engine
+        if engine is None:
+            return None
+        with_text, without = (engine.count_tokens([Message("user", t)]) for t in (text, ""))
+        return with_text - without
+
+    def start(self, model: str) -> None:
+        """Load a model in a thread of its own, in place of the one before.
+
+        A daemon thread, since a library that is being imported cannot be interrupted, and nobody
+        should wait for it on the way out. A load that goes on ends at its next step, and the next
+        one begins then.
+        """
+        self._load.abandoned.set()
+        load, before = _Load(model), self._thread
+        self._load = load
+        self._thread = threading.Thread(
+            target=lambda: self._run(load, before), name="chatlm-engine", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self, stop: threading.Event) -> Engine:
+        """The engine, as soon as it is there.
+
+        Raises:
+            Cancelled: `stop` was set first.
+            ChatlmError: it could not be opened.
+        """
+        while self.loads(POLL_SECONDS):
+            if stop.is_set():
+                raise Cancelled("Stopped before the model was ready.")
+        if self._engine is None:
+            raise self._load.error or ModelError("No model is loaded.", hint="Start chatlm again.")
+        return self._engine
+
+    def loads(self, seconds: float) -> bool:
+        """Whether the engine is still not there after so long."""
+        return not self._load.settled.wait(seconds)
+
+    def abandon(self, seconds: float = 0.0) -> bool:
+        """Make a load that is going on end at its next step.
+
+        Returns:
+            Whether the thread has ended within `seconds`.
+        """
+        self._load.abandoned.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Free the engine; one that is still being loaded ends at its next step."""
+        self._load.abandoned.set()
+        self._free()
+
+    def _free(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _run(self, load: _Load, before: threading.Thread) -> None:
+        """Open the engine and report how it went; two models at once may not fit the memory."""
+        if before.is_alive():
+            before.join()
+        if load.abandoned.is_set():
+            load.error = Cancelled("Another model was chosen, or chatlm is closing.")
+            load.settled.set()
+            return
+        self._free()
+        gc.unfreeze()
+
+        def report(stage: str) -> None:
+            if load.abandoned.is_set():
+                raise Cancelled("Another model was chosen, or chatlm is closing.")
+            self._changed(Loading(load.model, stage))
+
+        try:
+            self._engine = self._open(load.model, report)
+        except Cancelled as error:
+            load.error = error
+        except ChatlmError as error:
+            log.error("engine not opened: %s", error)
+            load.error = error
+        except Exception as error:  # libraries below may fail in any way
+            log.exception("engine not opened")
+            load.error = ModelError(
+                f"The model could not be loaded: {type(error).__name__}: {error}",
+                hint="`chatlm logs` has the details.",
+            )
+        gc.freeze()  # of what libraries keep for ever, each collection would look at all again
+        load.settled.set()
+        if load is not self._load:
+            return
+        if self._engine is not None:
+            self._changed(Ready(self._engine.info))
+        elif load.error is not None:
+            self._changed(Failed(load.model, load.error))
+
+
+class _Load:
+    """One attempt to open a model."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.settled = threading.Event()
+        self.abandoned = threading.Event()
+        self.error: ChatlmError | None = None
+
+
+@dataclass
+class EngineChanged(TextualMessage):
+    """The engine began to load, came further, is ready, or failed."""
+
+    state: EngineState

@@ -1,0 +1,221 @@
+"""A failing plugin widget ends its region only; scoped CSS.
+
+Textual ends the whole program for an exception in any widget. Here the region that a plugin draws
+in is ended instead, and the pumps of messages go on: what is raised is caught where a message is
+handled, which is also where a widget of chatlm's own would be stopped by a plugin's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+from textual._context import active_app, active_message_pump
+from textual.app import App
+from textual.css._help_renderables import HelpText
+from textual.css.errors import StylesheetError
+from textual.css.stylesheet import Stylesheet, StylesheetParseError
+from textual.css.tokenizer import TokenError
+from textual.dom import DOMNode
+from textual.message import Message
+from textual.message_pump import MessagePump
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.worker import NoActiveWorker, WorkerFailed, get_current_worker
+
+from chatlm.errors import ChatlmError
+from chatlm.plugin_host.faults import pass_on
+
+log = logging.getLogger(__name__)
+
+
+RELEASE_SECONDS = 1.0
+"""How long a widget that is removed may go on with one message, before that is cancelled."""
+
+
+MOST_CANCELLED = 10
+"""After so many cancelled messages a widget is given up."""
+
+
+@dataclass(eq=False)
+class Region:
+    """A part of the screen that a plugin draws in."""
+
+    plugin: str
+    where: str
+    """What it is, such as `panel notes`."""
+    failed: Callable[[Region, BaseException], object]
+    """Told of the first thing that goes wrong in it."""
+    broken: bool = False
+
+
+class GuardedApp(App[None]):
+    """A program that goes on when a plugin's widget fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._regions: WeakKeyDictionary[MessagePump, Region] = WeakKeyDictionary()
+        self._releasing: set[asyncio.Task[None]] = set()
+        self._released: WeakSet[MessagePump] = WeakSet()
+        """What is being removed."""
+
+    def own(self, widget: Widget, region: Region) -> None:
+        """Let what goes wrong in a widget, and in all below it, be the region's."""
+        if MessagePump._dispatch_message is not _dispatch:
+            MessagePump._dispatch_message = _dispatch  # type: ignore[method-assign]
+        self._regions[widget] = region
+
+    def region_of(self, pump: MessagePump | None) -> Region | None:
+        """Whose a widget is; a screen that was opened from a plugin's widget is that plugin's."""
+        while pump is not None and pump not in self._regions:
+            opened = isinstance(pump, Screen) and pump._result_callbacks
+            pump = opened[-1].requester if opened else pump._parent
+        return None if pump is None else self._regions[pump]
+
+    def catch(self, error: BaseException) -> bool:
+        """Take what was raised in a plugin's widget; False for anything else."""
+        region = self._region_of_error(error)
+        if region is None:
+            return False
+        if isinstance(error, WorkerFailed):
+            error = error.error
+        pass_on(error)
+        if region.broken:
+            log.info("once more in the %s of %s: %r", region.where, region.plugin, error)
+            return True
+        region.broken = True
+        if isinstance(error, WRONG):
+            forget_wrong(self)
+            error = in_words(error)
+        region.failed(region, error)
+        return True
+
+    def release(self, widget: Widget) -> None:
+        """Let a widget that is being removed, and all in it, be ended if they do not end."""
+        nodes = list(widget.walk_children(Widget, with_self=True))
+        if region := self.region_of(widget):
+            self._regions.update(dict.fromkeys(nodes, region))  # they will have no parents
+        self._released.update(nodes)
+        release = asyncio.create_task(_cancel(nodes))
+        self._releasing.add(release)
+        release.add_done_callback(self._releasing.discard)
+
+    def is_released(self, pump: MessagePump) -> bool:
+        """Whether a widget is being removed."""
+        return pump in self._released
+
+    def release_all(self) -> None:
+        """As `release`, for everything that plugins draw."""
+        for screen in self.screen_stack:
+            if self.region_of(screen):
+                self.release(screen)
+        for widget in list(self._regions):
+            if isinstance(widget, Widget):
+                self.release(widget)
+
+    def _handle_exception(self, error: Exception) -> None:
+        if not self.catch(error):
+            super()._handle_exception(error)
+
+    def _region_of_error(self, error: BaseException) -> Region | None:
+        """Where it was raised: in a worker, in the widget that is active, or on the way down."""
+        if not self._regions:
+            return None
+        if isinstance(error, WorkerFailed):
+            try:
+                return self.region_of(get_current_worker().node)
+            except NoActiveWorker:
+                return None
+        region = self.region_of(active_message_pump.get(None))
+        step = error.__traceback__
+        while region is None and step is not None:
+            node = step.tb_frame.f_locals.get("self")
+            region = self.region_of(node) if isinstance(node, DOMNode) else None
+            step = step.tb_next
+        return region
+
+
+_textuals_dispatch = MessagePump._dispatch_message
+
+
+async def _dispatch(self: MessagePump, message: Message) -> None:
+    """As Textual's, but what a plugin's widget raises stops no pump."""
+    app = active_app.get(None)
+    try:
+        await _textuals_dispatch(self, message)
+    except asyncio.CancelledError:
+        if not (isinstance(app, GuardedApp) and app.is_released(self)):
+            raise
+    except BaseException as error:
+        if not (isinstance(app, GuardedApp) and app.catch(error)):
+            raise
+
+
+async def _cancel(widgets: list[Widget]) -> None:
+    """Wait for widgets to end; one that does not come to it is stopped in what it does."""
+    for _ in range(MOST_CANCELLED):
+        tasks = {widget._task: widget for widget in widgets if widget._task is not None}
+        if not tasks:
+            return
+        _, going_on = await asyncio.wait(tasks, timeout=RELEASE_SECONDS)
+        for task in going_on:
+            if tasks[task]._running:  # the others wait for those in them
+                task.cancel()
+        widgets = [tasks[task] for task in going_on]
+
+
+WRONG = (StylesheetError, TokenError)
+"""What Textual raises for styles that cannot be read."""
+
+
+def check(app: App[Any], widget: Widget) -> None:
+    """See that a widget's own styles can be read, before anything depends on them.
+
+    Raises:
+        ChatlmError: they cannot; the message says where.
+    """
+    sheet = Stylesheet(variables=app.get_css_variables())
+    for place, css, rank, scope in widget._get_default_css():
+        sheet.add_source(css, place, is_default_css=True, tie_breaker=rank, scope=scope)
+    try:
+        if isinstance(widget, Screen):
+            sheet.read_all(widget.css_path)
+            sheet.add_source(widget.CSS, ("", f"{type(widget).__name__}.CSS"))
+        sheet.parse()
+    except WRONG as error:
+        raise in_words(error) from None
+
+
+def scope(app: App[Any], screen: Screen[Any]) -> None:
+    """Read the style files of a screen for that screen alone; Textual reads them for all."""
+    for path in map(Path, screen.css_path):
+        css = path.read_text(encoding="utf-8")
+        app.stylesheet.add_source(css, (str(path), ""), scope=screen._css_type_name)
+
+
+def forget_wrong(app: App[Any]) -> None:
+    """Let go of what could not be read: Textual would fail at it again with the next theme."""
+    sheet = app.stylesheet
+    for place, source in list(sheet.source.items()):
+        if source.content in sheet._invalid_css:
+            del sheet.source[place]
+    sheet._invalid_css.clear()
+
+
+def in_words(error: Exception) -> ChatlmError:
+    """What is wrong with styles, and in which line."""
+    if isinstance(error, StylesheetParseError):
+        token, said = next(chain.from_iterable(rule.errors for rule in error.errors.rules))
+        start, place = token.start, token.read_from
+        said = said.summary if isinstance(said, HelpText) else said
+    elif isinstance(error, TokenError):
+        start, place, said = error.start, error.read_from, str(error)
+    else:
+        return ChatlmError(str(error))
+    return ChatlmError(f"{place[1] or place[0]}, line {start[0]}: {said}")

@@ -1,0 +1,232 @@
+"""PluginUi: thread-safe `Ui` of one plugin; its Work."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from chatlm.chat.side_chats import OwnSideChats
+from chatlm.text import one_line, visible
+from chatlm.tui.composer.drafts import clean
+from chatlm.types.engine import Engine
+from chatlm.types.messages import Conversation, Passage, Turn
+from chatlm.types.sampling import Sampling
+
+if TYPE_CHECKING:
+    from chatlm.tui.chat_screen import ChatScreen
+
+
+MOST_NOTICE = 1000
+"""Characters of a notice that are shown."""
+
+
+class PluginUi:
+    """See `chatlm.extending.Ui`.
+
+    Args:
+        plugin: whose it is.
+        screen: what it sees of the program.
+    """
+
+    def __init__(self, plugin: str, screen: ChatScreen) -> None:
+        self._plugin = plugin
+        self._screen = screen
+        self._chat = screen.chat
+        self._actions = screen.plugin_actions
+
+    @property
+    def conversation(self) -> Conversation:
+        """The chat that is shown."""
+        return self._chat.conversation
+
+    @property
+    def turn(self) -> Turn | None:
+        """The selected turn, else the newest."""
+        turns = self.conversation.turns
+        selected = self._actions.regions.selected
+        chosen = [turn for turn in turns if turn.id == selected]
+        return (chosen or turns or (None,))[-1]
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        """What was found for the selected turn, else for the newest."""
+        turn = self.turn
+        return self._chat.store.passages(turn.id) if turn else ()
+
+    @property
+    def engine(self) -> Engine | None:
+        """The loaded model."""
+        return self._screen.owner.engine.engine
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """What the plugin keeps with the chat."""
+        return self.conversation.kept.get(self._plugin, {})
+
+    def keep(self, **values: Any) -> None:
+        """Keep values with the chat."""
+        json.dumps(values, allow_nan=False)  # to fail where the value came from
+        self._actions.soon(partial(self._chat.keep, self._plugin, values))
+
+    def tell(self, text: str, *, problem: bool = False) -> None:
+        """Show a notice, with the plugin's name."""
+        self._actions.soon(
+            partial(
+                self._chat.notify,
+                visible(text)[:MOST_NOTICE],
+                title=one_line(self._plugin, 40),
+                severity="warning" if problem else "information",
+                markup=False,
+            )
+        )
+
+    def show_status(self, text: str) -> None:
+        """Show a few words in the status bar."""
+        _check(text, str)
+        self._actions.soon(partial(self._actions.show_status, self._plugin, text))
+
+    def write(self, text: str) -> None:
+        """Put a text into the composer."""
+        self._actions.soon(partial(self._write, clean(text)))
+
+    def send(self, text: str) -> None:
+        """Send a message."""
+        _check(text, str)
+        self._actions.soon(partial(self._chat.send, text))
+
+    def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
+        """Change the system prompt or the sampling."""
+        _check(system, str, type(None))
+        _check(sampling, Sampling, type(None))
+        self._actions.soon(partial(self._set, system, sampling))
+
+    def new_chat(
+        self,
+        *,
+        system: str = "",
+        sampling: Sampling | None = None,
+        kept: Mapping[str, Any] | None = None,
+        model: str = "",
+        message: str = "",
+    ) -> None:
+        """Show a new chat; after an incognito chat it is one too."""
+        _check(system, str)
+        _check(sampling, Sampling, type(None))
+        _check(model, str)
+        _check(message, str)
+        values = dict(kept or {})
+        json.dumps(values, allow_nan=False)
+        self._actions.soon(partial(self._new, system or None, sampling, values, model, message))
+
+    def open_screen(self, name: str, argument: str = "") -> None:
+        """Show a plugin's screen."""
+        _check(argument, str)
+        self._actions.soon(partial(self._actions.regions.open_screen, name, argument))
+
+    def open_panel(self, name: str) -> None:
+        """Show a plugin's panel, or close it."""
+        self._actions.soon(partial(self._actions.regions.toggle_panel, name))
+
+    def side_chats(self, report: Callable[[str], None]) -> OwnSideChats:
+        """Chats beside this one."""
+        owner = self._screen.owner
+        return OwnSideChats(
+            owner.config, owner.plugins, owner.open_engine, report, lambda: owner.engine.engine
+        )
+
+    @contextmanager
+    def working(self, title: str) -> Iterator[ShownWork]:
+        """Show a long work."""
+        work = ShownWork(title, self._actions.closing)
+        self._actions.soon(partial(self._actions.show_work, work))
+        try:
+            yield work
+        finally:
+            self._actions.soon(partial(self._actions.end_work, work))
+
+    def _write(self, text: str) -> None:
+        self._chat.composer.insert(text)
+        self._screen.set_focus(self._chat.composer)
+
+    def _set(self, system: str | None, sampling: Sampling | None) -> None:
+        if system is not None:
+            self._chat.set_system(system)
+        if sampling is not None:
+            self._chat.set_sampling(sampling)
+
+    async def _new(
+        self,
+        system: str | None,
+        sampling: Sampling | None,
+        kept: Mapping[str, Any],
+        model: str,
+        message: str,
+    ) -> None:
+        if message:
+            self._chat.refuse_while_busy()
+
+        async def begin() -> None:
+            if model:
+                self._screen.settings.do_model(model)
+            await self._chat.begin(incognito=self._chat.incognito)
+            self._set(system, sampling)
+            self._chat.keep(self._plugin, kept)
+            self._screen.set_focus(self._chat.composer)
+            if message:
+                self._chat.send(message)
+
+        await self._chat.leave(begin)
+
+
+def _check(value: object, *kinds: type) -> None:
+    if not isinstance(value, kinds):
+        raise TypeError(f"{value!r} is not {kinds[0].__name__}")
+
+
+@dataclass(frozen=True)
+class Stand:
+    """How far a work is."""
+
+    done: int = 0
+    total: int | None = None
+    note: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """From 0 to 1; None where it is not known."""
+        if not self.total or self.total < 0:
+            return None
+        return min(max(self.done / self.total, 0.0), 1.0)
+
+
+class ShownWork:
+    """See `chatlm.extending.Work`.
+
+    Args:
+        title: what is done, in a few words.
+        closing: set when chatlm ends, which cancels every work.
+    """
+
+    def __init__(self, title: str, closing: threading.Event) -> None:
+        self.title = one_line(title, 40)
+        self.stand = Stand()
+        self._closing = closing
+        self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the person wants it to end, or chatlm ends."""
+        return self._cancelled.is_set() or self._closing.is_set()
+
+    def cancel(self) -> None:
+        """Let it end at its next step."""
+        self._cancelled.set()
+
+    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Say how far it is; may be called as often as wanted."""
+        self.stand = Stand(int(done), None if total is None else int(total), one_line(note, 60))

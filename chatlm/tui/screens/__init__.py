@@ -1,0 +1,1 @@
+"""Modal cards over the chat."""

@@ -1,0 +1,166 @@
+"""What made a reply and what it cost, as a table; knows no store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from chatlm.text import dump_json, one_line
+from chatlm.tui import clipboard
+from chatlm.tui.formatting import STOP_LABELS, count, speed, version
+from chatlm.tui.screens.card import Card
+from chatlm.types.messages import Reply, Turn, Usage
+from chatlm.types.provenance import Provenance
+
+NAME_WIDTH = 20
+
+
+VALUE_WIDTH = 400
+
+
+HASH_LENGTH = 16
+"""Characters of the prompt's hash that are shown; a copy has them all."""
+
+
+NOT_KEPT = "This reply was made before chatlm kept more than this."
+
+
+Rows = Sequence[tuple[str, str]]
+"""Names and values; an empty value is left out."""
+
+
+class DetailsScreen(Card[None]):
+    """A card over the chat; the arrows scroll.
+
+    Args:
+        turn: the turn of the reply.
+        reply: one of its versions.
+        provenance: what the store kept of its making; None for an older reply.
+        forked_from: id of the chat that this one began as a copy of.
+    """
+
+    CARD_TITLE = "Details of this reply"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "copy", "copy as JSON"),
+        Binding("escape", "dismiss", "close"),
+        Binding("i,q", "dismiss", "close", show=False),
+    ]
+
+    def __init__(
+        self,
+        turn: Turn,
+        reply: Reply,
+        provenance: Provenance | None,
+        forked_from: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._turn = dataclasses.replace(turn, chosen=reply.id)
+        self._reply = reply
+        self._provenance = provenance
+        self._forked_from = forked_from
+
+    def body(self) -> Iterable[Widget]:
+        """One scrolling text."""
+        parts = [("Reply", self._about_reply()), ("Cost", cost(self._reply.usage))]
+        if self._provenance is None:
+            parts += [("Made by", self._about_model()), ("Sampling", _plain(self._reply.sampling))]
+        else:
+            parts += made_by(self._provenance)
+        text = Content("\n\n").join(_part(head, rows) for head, rows in parts)
+        if self._provenance is None:
+            text = Content.assemble((NOT_KEPT, "$text-warning"), "\n\n", text)
+        with VerticalScroll() as scroll:
+            scroll.styles.height = "1fr"
+            yield Static(text)
+
+    def action_copy(self) -> None:
+        """Copy it as JSON, with all of the hash; the prompt itself is the x-ray's to copy."""
+        clipboard.copy(self.app, dump_json(self._values()), "the details")
+
+    def _about_reply(self) -> Rows:
+        reply = self._reply
+        fork = "" if self._forked_from is None else f"chat {self._forked_from}"
+        return (
+            ("ended", STOP_LABELS[reply.stop_reason]),
+            ("error", reply.error or ""),
+            ("version", version(self._turn).removeprefix("version ")),
+            ("length", count(len(reply.text), "character")),
+            ("made", local_time(reply.created)),
+            ("forked from", fork),
+        )
+
+    def _about_model(self) -> Rows:
+        return (("model", self._reply.model), ("adapter", self._reply.adapter or "none"))
+
+    def _values(self) -> dict[str, Any]:
+        reply, provenance = self._reply, self._provenance
+        values = reply.to_dict() | {
+            "settings": reply.sampling,
+            "tokens_per_second": reply.usage.tokens_per_second,
+            "provenance": provenance and _without(provenance.to_dict(), "messages"),
+        }
+        return _without(values, "text")
+
+
+def cost(usage: Usage) -> Rows:
+    """Tokens and times of a generation."""
+    first = usage.first_token_seconds
+    return (
+        ("prompt", count(usage.prompt_tokens, "token")),
+        ("of these reused", count(usage.cached_tokens, "token")),
+        ("reply", count(usage.completion_tokens, "token")),
+        ("speed", speed(usage)),
+        ("first token after", "" if first is None else f"{first:.2f} s"),
+    )
+
+
+def made_by(provenance: Provenance) -> list[tuple[str, Rows]]:
+    """The parts that tell how a reply was made: model, sampling, prompt, libraries."""
+    model = (
+        ("model", provenance.model or "none, a plugin gave the reply"),
+        ("adapter", provenance.adapter or "none"),
+        ("prompt format", provenance.prompt_format),
+        ("device", provenance.device),
+        ("number format", provenance.dtype),
+        ("context", count(provenance.context_length, "token") if provenance.model else ""),
+    )
+    prompt = (
+        ("messages", f"{len(provenance.messages):,}"),
+        ("hash", provenance.prompt_hash[:HASH_LENGTH]),
+        ("added by plugins", ", ".join(provenance.added) or "nothing"),
+    )
+    sampling = _plain(provenance.sampling.to_dict())
+    versions = tuple(provenance.versions.items())
+    return [("Made by", model), ("Sampling", sampling), ("Prompt", prompt), ("Versions", versions)]
+
+
+def local_time(when: datetime) -> str:
+    """By the person's own clock, to the second."""
+    return f"{when.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
+def _plain(values: dict[str, Any]) -> Rows:
+    return tuple((name.replace("_", " "), json.dumps(value)) for name, value in values.items())
+
+
+def _part(head: str, rows: Rows) -> Content:
+    lines = [Content.styled(head, "bold $text-primary")]
+    for name, value in rows:
+        if value:
+            label = one_line(name, NAME_WIDTH - 1).ljust(NAME_WIDTH)
+            lines.append(Content.assemble((label, "$foreground 60%"), one_line(value, VALUE_WIDTH)))
+    return Content("\n").join(lines)

@@ -1,0 +1,143 @@
+"""Ask for a line; leave an incognito chat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from chatlm.text import visible
+from chatlm.tui.screens.card import Card
+from chatlm.tui.widgets.inputs import LineInput, on_one_line
+
+ACTIONS = {"enter": "accept", "tab": "suggest", "escape": "leave"}
+
+
+class PromptLine(LineInput):
+    """Hears the card's keys in their turn; those that come after the end count no more."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(key, f"screen.{action}", action) for key, action in ACTIONS.items()
+    ]
+
+    async def _on_key(self, event: events.Key) -> None:
+        """Act at once; a binding would act before or after letters that are still on their way."""
+        over, action = not self.screen.is_current, ACTIONS.get(event.key)
+        if over or (action and await self.app.run_action(action, self.screen)):
+            event.stop().prevent_default()
+
+
+class PromptScreen(Card[str | None]):
+    """Returns the line, or None when the person left.
+
+    A start text that was not changed comes back as it was given, control characters and all.
+
+    Args:
+        title: what is asked for, in the card's border.
+        text: what the line holds at first; the first letter typed replaces it.
+        hint: what the person should know, below the line.
+        placeholder: stands in an empty line.
+        suggest: makes a text to fill in when the person asks for it; called in a thread, and may
+            raise a `ChatlmError`.
+    """
+
+    DEFAULT_CSS = """
+    PromptScreen {
+        & > .card { width: 64; height: auto; padding: 1 2; }
+        & .hint { height: auto; margin: 1 0 0 0; }
+        & Hints { margin: 1 0 0 0; }
+    }
+    """
+
+    def __init__(
+        self,
+        title: str,
+        text: str = "",
+        hint: str = "",
+        placeholder: str = "",
+        suggest: Callable[[], str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.CARD_TITLE = title
+        self._text = text
+        self._hint = hint
+        self._placeholder = placeholder
+        self._maker = suggest
+
+    def body(self) -> Iterable[Widget]:
+        """The line, and what to know about it."""
+        yield PromptLine(self._text, self._placeholder)
+        if self._hint:
+            yield Static(Content(visible(self._hint)), classes="hint")
+
+    @property
+    def _line(self) -> PromptLine:
+        return self.query_one(PromptLine)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """There is not always something to suggest."""
+        return action != "suggest" or self._maker is not None
+
+    def action_accept(self) -> None:
+        """Return the line."""
+        line = self._line.value
+        self.dismiss(self._text if line == on_one_line(self._text) else line)
+
+    def action_leave(self) -> None:
+        """Return None."""
+        self.dismiss(None)
+
+    def action_suggest(self) -> None:
+        """Fill in what is suggested."""
+        if self._maker is not None:
+            self.work(partial(_only, self._maker))
+
+    def came(self, value: object) -> None:
+        """Show the suggestion."""
+        self._line.value = str(value)
+        self._line.action_end()
+
+
+def _only(make: Callable[[], str]) -> Generator[object, None, None]:
+    yield make()
+
+
+class LeavingScreen(Card[bool | None]):
+    """Gives whether to save the chat first; None to stay in it.
+
+    Args:
+        can_save: whether there is a place to save it.
+    """
+
+    DEFAULT_CSS = """
+    LeavingScreen {
+        & > .card { width: 64; height: auto; padding: 1 2; }
+        & Hints { margin: 1 0 0 0; }
+    }
+    """
+
+    CARD_TITLE = "Leave this incognito chat?"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "dismiss(False)", "leave it"),
+        Binding("ctrl+s", "dismiss(True)", "save it and leave"),
+        Binding("escape", "dismiss", "stay"),
+    ]
+
+    def __init__(self, *, can_save: bool) -> None:
+        super().__init__()
+        self._can_save = can_save
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done is offered."""
+        return self._can_save or parameters != (True,)
+
+    def body(self) -> Iterable[Widget]:
+        """What is lost."""
+        yield Static("It is in memory only. When you leave it, it is gone.")

@@ -1,0 +1,98 @@
+"""Key help and command palette."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from chatlm.tui import commands
+from chatlm.tui.commands import Command
+from chatlm.tui.screens.card import Card
+
+PARTS = (
+    ("Writing", commands.COMPOSER),
+    ("Anywhere", (*commands.REGIONS, *commands.CHAT, *commands.APP)),
+    ("On a turn, which Tab or a click selects", (*commands.TURN, *commands.WALK)),
+    ("In the list of chats", commands.LIST),
+)
+
+
+FOOT = 'config.toml can change a key: in [keys], for example regenerate = "ctrl+y".'
+
+
+class HelpScreen(Card[None]):
+    """A card over the chat; the arrows scroll."""
+
+    DEFAULT_CSS = """
+    HelpScreen > .card { width: 80; }
+    """
+
+    CARD_TITLE = "Keys and commands"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss", "close"),
+        Binding("f1,enter,question_mark,q", "dismiss", "close", show=False),
+    ]
+
+    def body(self) -> Iterable[Widget]:
+        """A part for each place where keys are heard."""
+        groups = [*PARTS, ("From plugins", commands.from_plugins())]
+        parts = [_part(head, commands.now(group)) for head, group in groups if group]
+        with VerticalScroll():
+            yield Static(Content("\n\n").join([*parts, Content.styled(FOOT, "$text-muted")]))
+
+
+def _part(head: str, group: Iterable[Command]) -> Content:
+    lines = [Content.styled(head, "bold")]
+    for command in group:
+        typed = f"/{command.name} {command.argument}".rstrip() if command.typed else ""
+        lines.append(
+            Content.assemble(
+                (f"{commands.key_name(command.key):<10}", "bold $text-primary"),
+                (f"{typed:<19} ", "$text-primary"),
+                command.help,
+            )
+        )
+    return Content("\n").join(lines)
+
+
+class ChatCommands(Provider):
+    """Finds commands; one that cannot do without an argument is begun in the composer."""
+
+    async def discover(self) -> Hits:
+        """All of them, before anything is typed."""
+        for command in _typed():
+            yield DiscoveryHit(_shown(command), partial(self._run, command), command.title)
+
+    async def search(self, query: str) -> Hits:
+        """Those whose name or help is like the query."""
+        matcher = self.matcher(query)
+        for command in _typed():
+            score = max(matcher.match(command.title), matcher.match(command.help))
+            if score > 0:
+                run = partial(self._run, command)
+                yield Hit(score, _shown(command), run, command.title)
+
+    async def _run(self, command: Command) -> None:
+        name = "begin" if command.needs_argument else "command"
+        await self.screen.run_action(f"screen.{name}('{command.name}')")
+
+
+def _typed() -> list[Command]:
+    return [command for command in commands.ALL.values() if command.typed]
+
+
+def _shown(command: Command) -> Content:
+    return Content.assemble(
+        (f"{command.title:<18}", "bold"),
+        (f"{commands.key_name(command.key):<8}", "$text-primary"),
+        command.help,
+    )

@@ -1,0 +1,190 @@
+"""Choosing the model to talk to: those chatlm knows by name, or any other by what is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import ClassVar
+
+from rich.cells import set_cell_size
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from chatlm.hub.disk import human_bytes
+from chatlm.hub.installed import ModelDetails
+from chatlm.text import one_line
+from chatlm.tui.screens.card import Card
+from chatlm.tui.widgets.inputs import VisibleInput
+from chatlm.tui.workers import once
+
+NAME, SIZE, HERE = 26, 11, 10
+"""Widths of the columns before the description, in cells."""
+
+
+class FilterInput(VisibleInput):
+    """What is typed narrows the list; Enter takes the model that is marked in it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "talk to it")]
+
+
+class ModelScreen(Card[str | None]):
+    """Gives the name of the chosen model, or None; nothing is fetched before the size was said.
+
+    Args:
+        models: those to show, in this order; one that cannot chat is left out.
+        current: the name of the one in use.
+        is_here: whether a model that is not among `models` can be used without fetching it; runs
+            in a thread, since it may read a large file. Raises a `ChatlmError` where there is no
+            such model.
+    """
+
+    DEFAULT_CSS = """
+    ModelScreen {
+        & > .card { width: 100; height: 24; }
+        & Input { margin: 0 0 1 0; background: $foreground 8%; }
+        & OptionList {
+            height: 1fr;
+            border: none;
+            padding: 0;
+            background: $surface;
+            text-wrap: nowrap;
+            text-overflow: ellipsis;
+            &:focus { border: none; background-tint: $foreground 0%; }
+            & > .option-list--option-disabled { color: $text-muted; }
+            & > .option-list--option-highlighted {
+                background: $primary 40%; color: $foreground; text-style: none;
+            }
+        }
+        & #question { display: none; height: auto; color: $text-warning; }
+        & #question.-shown { display: block; }
+    }
+    """
+
+    CARD_TITLE = "Models"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "move(-1)", "up", show=False),
+        Binding("down", "move(1)", "down", show=False),
+        Binding("escape", "leave", "close"),
+    ]
+
+    def __init__(
+        self, models: Sequence[ModelDetails], current: str, is_here: Callable[[str], bool]
+    ) -> None:
+        super().__init__()
+        self._models = {each.name: each for each in models if each.kind == "chat"}
+        self._current = current
+        self._is_here = is_here
+        self._asked = ""
+        """The model that will be fetched if the person says so once more."""
+
+    def body(self) -> Iterable[Widget]:
+        """The filter, the models, the question."""
+        yield FilterInput(
+            placeholder="Type to filter, or a hub id such as org/name, or a path", compact=True
+        )
+        models = OptionList(markup=False)
+        models.can_focus = False
+        yield models
+        yield Static(id="question")
+
+    def on_mount(self) -> None:
+        """Show all, the one in use marked."""
+        self._list("")
+
+    def came(self, value: object) -> None:
+        """Take a model that is here; ask before another is fetched."""
+        typed = self.query_one(Input).value.strip()
+        if value is True:
+            self.dismiss(typed)
+        else:
+            self._ask(typed, "Its size is not known yet")
+
+    def action_move(self, step: int) -> None:
+        """Move over the list while typing."""
+        models = self.query_one(OptionList)
+        if step > 0:
+            models.action_cursor_down()
+        else:
+            models.action_cursor_up()
+
+    def action_leave(self) -> None:
+        """Take the question back; with none, close."""
+        if self._asked:
+            self._ask("")
+        else:
+            self.dismiss(None)
+
+    @on(Input.Changed)
+    def _filter(self, event: Input.Changed) -> None:
+        event.stop()
+        self.halt()
+        self.complain(None)
+        self._list(event.value.strip())
+
+    @on(OptionList.OptionHighlighted)
+    def _look_at(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        if event.option_id != self._asked:
+            self._ask("")
+
+    @on(Input.Submitted)
+    @on(OptionList.OptionSelected)
+    def _choose(self, event: Message) -> None:
+        event.stop()
+        option = self.query_one(OptionList).highlighted_option
+        if option is None or option.id is None or self.working:
+            return
+        name = option.id
+        details = self._models.get(name)
+        if name == self._asked or (details is not None and details.installed):
+            self.dismiss(name)
+        elif details is None:
+            self.work(partial(once, partial(self._is_here, name)))
+        else:
+            self._ask(name, f"About {human_bytes(details.bytes)} have to be fetched")
+
+    def _ask(self, name: str, question: str = "") -> None:
+        """Ask whether to fetch the model; with no name, ask nothing."""
+        self._asked = name
+        line = self.query_one("#question", Static)
+        line.set_class(bool(name), "-shown")
+        told = f"{one_line(name, 60)} is not on this machine. {question}."
+        line.update(Content(f"{told}\nEnter fetches it, esc does not."))
+
+    def _list(self, typed: str) -> None:
+        """The models that have what is typed in name or description; then what is typed itself."""
+        self._ask("")
+        words = typed.lower().split()
+        found = [
+            details
+            for details in self._models.values()
+            if all(word in f"{details.name} {details.description}".lower() for word in words)
+        ]
+        options = [
+            Option(row(details, details.name == self._current), id=details.name)
+            for details in found
+        ]
+        if typed and typed not in self._models:
+            options.append(Option(Content(f"Use “{one_line(typed, 70)}”"), id=typed))
+        models = self.query_one(OptionList)
+        models.set_options(options)
+        names = [option.id for option in options]
+        models.highlighted = names.index(self._current) if self._current in names else 0
+
+
+def row(details: ModelDetails, current: bool) -> Content:
+    """One model on one line."""
+    here = "in use" if current else "here" if details.installed else "not here"
+    style = "$text-success" if details.installed else "$foreground 60%"
+    return Content.assemble(
+        (set_cell_size(one_line(details.name, NAME - 2), NAME), "bold" if current else ""),
+        f"{human_bytes(details.bytes):>{SIZE - 2}}  ",
+        (here.ljust(HERE), style),
+        (one_line(details.description, 200), "$foreground 60%"),
+    )

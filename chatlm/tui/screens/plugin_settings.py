@@ -1,0 +1,323 @@
+"""A plugin's settings as a form."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import Input, Select, Static, Switch
+
+from chatlm.errors import ChatlmError
+from chatlm.plugin_host.settings import Field, Fields
+from chatlm.text import one_line, visible
+from chatlm.tui.screens.card import Card
+from chatlm.tui.widgets.inputs import VisibleInput, on_one_line
+from chatlm.tui.workers import Writes
+
+YES, NO = "true", "false"
+
+
+class FieldRow(Horizontal):
+    """A switch for yes or no, a list for a choice, a line for anything else.
+
+    Args:
+        field: the setting as it is now.
+    """
+
+    DEFAULT_CSS = """
+    FieldRow {
+        height: 1;
+        & > .name { width: 20; }
+        & > .control { width: 24; height: 1; }
+        & > Input { background: $foreground 8%; }
+        & > Input:focus { background: $primary 30%; }
+        & > Input > .input--placeholder { color: $text-muted; }
+        & > Switch.control { width: 8; margin: 0 18 0 0; border: none; padding: 0; }
+        & > Switch:focus { border: none; background-tint: $foreground 20%; }
+        & > .source { width: 12; margin: 0 0 0 2; color: $text-muted; }
+        & > .wanted {
+            width: 1fr;
+            color: $text-muted;
+            text-wrap: nowrap;
+            text-overflow: ellipsis;
+        }
+        &.-said > .source { color: $text-primary; }
+        &.-wrong > .wanted, &.-wrong > Input { color: $text-error; }
+    }
+    """
+
+    @dataclass
+    class Typed(Message):
+        """The text in the line changed."""
+
+        row: FieldRow
+
+    @dataclass
+    class Done(Message):
+        """The person has chosen, or has left the line."""
+
+        row: FieldRow
+
+    def __init__(self, field: Field) -> None:
+        super().__init__()
+        self.field = field
+        self.wrong = ""
+        """Why what is typed cannot be taken; empty when it can."""
+        self.control = _control(field)
+        self.control.add_class("control")
+
+    def compose(self) -> ComposeResult:
+        """All on one line."""
+        yield Static(Content(one_line(self.field.key.replace("_", " "), 21)), classes="name")
+        yield self.control
+        yield Static(classes="source")
+        yield Static(classes="wanted")
+
+    def on_mount(self) -> None:
+        """Say what holds."""
+        self.show(self.field)
+
+    @property
+    def text(self) -> str:
+        """The value as it stands in the field; empty leaves it to the default."""
+        match self.control:
+            case Switch(value=on):
+                text = YES if on else NO
+            case Select(value=str(chosen)):
+                text = chosen
+            case Input(value=typed):
+                text = typed
+            case _:
+                text = ""
+        return text
+
+    @property
+    def changed(self) -> bool:
+        """Whether the field says something else than what is saved."""
+        return self.text != shown(self.field)
+
+    def show(self, field: Field, *, keep: bool = False) -> None:
+        """Show the setting as it is now.
+
+        Args:
+            field: the setting.
+            keep: leave alone what is being typed.
+        """
+        self.field = field
+        if not keep:
+            self._fill()
+        self.set_class(field.source != "default", "-said")
+        self.query_one(".source", Static).update(Content(field.source))
+
+    def _fill(self) -> None:
+        """Put what holds into the field."""
+        field = self.field
+        self.blame("")
+        with self.prevent(Input.Changed, Switch.Changed, Select.Changed):
+            match self.control:
+                case Switch() as switch:
+                    switch.value = shown(field) == YES
+                case Select() as select:
+                    select.value = shown(field)
+                case Input() as line:
+                    line.value = shown(field)
+                    line.placeholder = on_one_line(field.held)
+
+    def blame(self, wrong: str) -> None:
+        """Mark a value that cannot be taken; an empty reason takes the mark away."""
+        self.wrong = wrong
+        self.set_class(bool(wrong), "-wrong")
+        mark = "✗ " if wrong else ""
+        wanted = one_line(self.field.wanted, 200)
+        if isinstance(self.control, Switch):
+            wanted = "on" if self.control.value else "off"
+        self.query_one(".wanted", Static).update(Content(f"{mark}{wanted}"))
+
+    @on(Input.Changed)
+    def _type(self, event: Input.Changed) -> None:
+        event.stop()
+        self.post_message(self.Typed(self))
+
+    @on(Input.Submitted)
+    @on(Input.Blurred)
+    @on(Switch.Changed)
+    @on(Select.Changed)
+    def _end(self, event: Message) -> None:
+        event.stop()
+        if self.changed:
+            self.post_message(self.Done(self))
+
+
+def shown(field: Field) -> str:
+    """What stands in the field: what holds of a choice, else only what config.toml says."""
+    if not field.choices:
+        return on_one_line(field.said or "")
+    return field.held if field.held in field.choices else field.default
+
+
+def _control(field: Field) -> Switch | Select[str] | VisibleInput:
+    if field.choices == (YES, NO):
+        return Switch(shown(field) == YES, animate=False)
+    if field.choices:
+        options = [(Content(one_line(choice, 40)), choice) for choice in field.choices]
+        return Select(options, value=shown(field), allow_blank=False, compact=True)
+    return VisibleInput(shown(field), compact=True)
+
+
+class PluginForm(Card[None]):
+    """One row a setting. The plugin's own checks run in a thread, since nobody knows what they do.
+
+    Args:
+        fields: the settings.
+    """
+
+    DEFAULT_CSS = """
+    PluginForm {
+        & > .card { width: 96; height: 26; }
+        & VerticalScroll { height: 1fr; }
+        & #meaning { height: auto; min-height: 2; margin: 1 0 0 0; color: $text-muted; }
+        & #meaning.-wrong { color: $text-error; }
+        & #when { height: auto; color: $text-muted; }
+        &.-low #when { display: none; }
+        &.-low #meaning { margin: 0; min-height: 1; }
+        &.-narrow FieldRow {
+            layout: grid;
+            grid-size: 2 2;
+            grid-columns: 14 1fr;
+            grid-rows: 1;
+            height: 2;
+            & > .name, & > .control, & > .source { width: 1fr; margin: 0; }
+        }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "app.focus_previous", "previous", show=False),
+        Binding("down,tab", "app.focus_next", "next"),
+        Binding("ctrl+r", "reset", "back to the default"),
+        Binding("escape", "leave", "close"),
+    ]
+
+    def __init__(self, fields: Fields) -> None:
+        super().__init__()
+        self.CARD_TITLE = f"Settings of {one_line(fields.plugin, 40)}"
+        self._fields = fields
+        self._writes = Writes()
+
+    def body(self) -> Iterable[Widget]:
+        """The rows, what the one with the focus means, when it counts."""
+        yield VerticalScroll(can_focus=False)
+        yield Static(id="meaning")
+        yield Static(
+            "Saved in config.toml when you leave a field; it counts from the next start.", id="when"
+        )
+
+    async def on_mount(self) -> None:
+        """Show what is set now."""
+        try:
+            fields = await self._writes.put(self._fields.all)
+        except ChatlmError as error:
+            self.complain(error)
+            return
+        rows = [FieldRow(field) for field in fields]
+        await self.query_one(VerticalScroll).mount_all(rows)
+        rows[0].control.focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what config.toml says can be taken back."""
+        if action == "reset":
+            row = self._row
+            return row is not None and (row.field.said is not None or row.changed)
+        return True
+
+    def action_reset(self) -> None:
+        """Take the setting out of the file, so that the default holds."""
+        if row := self._row:
+            self._save(row, "")
+
+    def action_leave(self) -> None:
+        """Save what was typed last, say what is not taken, close."""
+        if (row := self._row) and row.changed:
+            self._save(row, row.text)
+        self.run_worker(self._leave(), exit_on_error=False)
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """Explain the field that has the focus."""
+        self._explain()
+        self.refresh_bindings()
+
+    @on(FieldRow.Typed)
+    def _type(self, event: FieldRow.Typed) -> None:
+        event.stop()
+        row = event.row
+        checking = self._writes.put(partial(self._fields.check, row.field.key, row.text))
+        self.run_worker(self._follow_check(row, row.text, checking), exit_on_error=False)
+
+    @on(FieldRow.Done)
+    def _done(self, event: FieldRow.Done) -> None:
+        event.stop()
+        self._save(event.row, event.row.text)
+
+    @property
+    def _row(self) -> FieldRow | None:
+        """The row that has the focus."""
+        parent = self.focused.parent if self.focused else None
+        return parent if isinstance(parent, FieldRow) else None
+
+    def _save(self, row: FieldRow, text: str) -> None:
+        saving = self._writes.put(partial(self._fields.save, row.field.key, text))
+        self.run_worker(self._follow_save(row, text, saving), exit_on_error=False)
+
+    async def _follow_check(self, row: FieldRow, text: str, checking: Awaitable[None]) -> None:
+        wrong = ""
+        try:
+            await checking
+        except ChatlmError as error:
+            wrong = error.message
+        if row.text == text:
+            row.blame(wrong)
+            self._explain()
+            self.refresh_bindings()
+
+    async def _follow_save(self, row: FieldRow, text: str, saving: Awaitable[Field]) -> None:
+        try:
+            field = await saving
+        except ChatlmError as error:
+            row.blame(error.message)
+        else:
+            row.show(field, keep=row.text not in ("", text) and bool(text))
+        self._explain()
+        self.refresh_bindings()
+
+    async def _leave(self) -> None:
+        await self._writes.put(lambda: None)  # what was saved before is shown by then
+        for row in self.query(FieldRow):
+            if row.wrong:
+                stays = f"{row.field.key} stays {row.field.held or 'empty'}: {row.wrong}"
+                self.notify(visible(stays), severity="warning", markup=False)
+        self.dismiss()
+
+    def _explain(self) -> None:
+        row = self._row
+        if row is None:
+            return
+        line = self.query_one("#meaning", Static)
+        line.set_class(bool(row.wrong), "-wrong")
+        line.update(Content(visible(row.wrong or meaning(row.field))))
+
+
+def meaning(field: Field) -> str:
+    """What the setting does, what it must be, what holds where nothing is said."""
+    parts = [field.help, field.wanted, f"default: {field.default or 'nothing'}"]
+    if field.variable:
+        parts.append(f"{field.variable} in the environment goes before the file")
+    return f"{field.key}: {' · '.join(filter(None, parts))}"

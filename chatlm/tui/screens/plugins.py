@@ -1,0 +1,346 @@
+"""Plugins: state, enable, disable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from rich.cells import set_cell_size
+from textual import on
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from chatlm.config import config, paths
+from chatlm.config.config import Config
+from chatlm.plugin_host import lifecycle
+from chatlm.plugin_host.discovery import find
+from chatlm.plugin_host.faults import Fault
+from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_host.lifecycle import Row, Status, overview, recalled
+from chatlm.plugin_host.settings import Fields
+from chatlm.plugin_host.type_hints import hints_of
+from chatlm.text import one_line, visible
+from chatlm.tui.screens.card import Card
+from chatlm.tui.screens.plugin_settings import PluginForm
+from chatlm.tui.workers import once
+
+NAME, STATE, VERSION = 22, 19, 10
+"""Widths of the columns before the source, in cells."""
+
+
+MUTED = "$foreground 60%"
+
+
+class PluginList(OptionList):
+    """The rows; Enter or a click opens the settings."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.settings", "settings")]
+
+
+class PluginsScreen(Card[None]):
+    """One row a plugin, and below them what is to say about the highlighted one.
+
+    Args:
+        read: the plugins as they are now; runs in a thread and may raise a `ChatlmError`.
+        without: those that are switched off in the chat.
+        set_without: switches these off in the chat, and all others on.
+        safe_mode: whether this run loads none.
+    """
+
+    DEFAULT_CSS = """
+    PluginsScreen {
+        & > .card { width: 100; height: 26; }
+        & #safe { display: none; height: auto; margin: 0 0 1 0; color: $text-warning; }
+        & #safe.-shown { display: block; }
+        & OptionList {
+            height: 1fr;
+            border: none;
+            padding: 0;
+            background: $surface;
+            text-wrap: nowrap;
+            text-overflow: ellipsis;
+            &:focus { border: none; background-tint: $foreground 0%; }
+            & > .option-list--option-disabled { color: $text-muted; }
+            & > .option-list--option-highlighted {
+                background: $foreground 10%; color: $foreground;
+            }
+            &:focus > .option-list--option-highlighted {
+                background: $primary 30%; color: $foreground; text-style: none;
+            }
+        }
+        & #about { height: auto; max-height: 50%; margin: 1 0; }
+        &.-low #about { max-height: 30%; margin: 0; }
+    }
+    """
+
+    CARD_TITLE = "Plugins"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "toggle_here", "on or off in this chat"),
+        Binding("e", "switch(True)", "on for all"),
+        Binding("d", "switch(False)", "off for all"),
+        Binding("escape,q", "dismiss", "close"),
+    ]
+
+    def __init__(
+        self,
+        read: Callable[[], Sequence[Listed]],
+        without: Collection[str],
+        set_without: Callable[[frozenset[str]], None],
+        *,
+        safe_mode: bool = False,
+    ) -> None:
+        super().__init__()
+        self._read = read
+        self._without = frozenset(without)
+        self._set_without = set_without
+        self._safe_mode = safe_mode
+        self._plugins: Sequence[Listed] = ()
+
+    def body(self) -> Iterable[Widget]:
+        """The rows, then the highlighted one in words."""
+        yield Static(
+            "Safe mode: no plugin is loaded in this run.",
+            id="safe",
+            classes="-shown" if self._safe_mode else "",
+        )
+        yield PluginList(Option("Looking …", disabled=True), markup=False)
+        yield Static(id="about")
+
+    def on_mount(self) -> None:
+        """Have them read."""
+        self.work(lambda: once(self._read))
+
+    def came(self, value: object) -> None:
+        """Take the plugins as they are now."""
+        if isinstance(value, list):
+            self._plugins = value
+            self._draw()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done is offered."""
+        one = self._chosen
+        match action:
+            case "toggle_here":
+                return one is not None and one.takes_part
+            case "settings":
+                return one is not None and one.fields is not None
+            case "switch":
+                crashed = one is not None and one.row.status == "crashed"
+                return one is not None and (one.wanted != parameters[0] or crashed)
+        return True
+
+    def action_toggle_here(self) -> None:
+        """Switch the plugin on or off in this chat."""
+        if one := self._chosen:
+            self._without ^= {one.row.name}
+            self._set_without(self._without)
+            self._draw()
+
+    def action_switch(self, on: bool) -> None:
+        """Switch the plugin on or off for all chats, from the next start."""
+        if one := self._chosen:
+            self.work(partial(self._switched, one.row.name, on))
+
+    def action_settings(self) -> None:
+        """Open the plugin's form."""
+        one = self._chosen
+        if one is not None and one.fields is not None:
+            self.app.push_screen(PluginForm(one.fields))
+
+    @on(OptionList.OptionSelected)
+    def _open(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.action_settings()
+
+    @on(OptionList.OptionHighlighted)
+    def _highlight(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        self._say()
+
+    @property
+    def _chosen(self) -> Listed | None:
+        """The highlighted plugin."""
+        option = self.query_one(PluginList).highlighted_option if self.is_mounted else None
+        return None if option is None or option.id is None else self._plugins[int(option.id)]
+
+    def _switched(self, name: str, on: bool) -> Generator[object, None, None]:
+        (lifecycle.enable if on else lifecycle.disable)(name)
+        yield self._read()
+
+    def _draw(self) -> None:
+        plugins = self.query_one(PluginList)
+        at = plugins.highlighted or 0
+        plugins.set_options(rows(self._plugins, self._without))
+        plugins.highlighted = at if self._plugins else None
+        self._say()
+
+    def _say(self) -> None:
+        one = self._chosen
+        told = about(one, self._without) if one else Content(visible(how_to_begin()))
+        self.query_one("#about", Static).update(told)
+        self.call_after_refresh(self.query_one(PluginList).scroll_to_highlight)
+        self.refresh_bindings()
+
+
+def rows(plugins: Sequence[Listed], without: Collection[str]) -> list[Option]:
+    """A line for each; its id is its place."""
+    if not plugins:
+        return [Option(Content("No plugins."), disabled=True)]
+    return [Option(_row(one, without), id=str(at)) for at, one in enumerate(plugins)]
+
+
+def how_to_begin() -> str:
+    """What to do where there is no plugin."""
+    return f"Put one into {paths.user_plugins()} or begin one: chatlm plugins new NAME"
+
+
+def _row(one: Listed, without: Collection[str]) -> Content:
+    now = state(one, without)
+    return Content.assemble(
+        set_cell_size(one_line(one.row.name, NAME - 2), NAME),
+        ("● ", now.colour),
+        set_cell_size(now.word, STATE),
+        (set_cell_size(one_line(one.row.version or "-", VERSION - 2), VERSION), MUTED),
+        (one_line(one.row.source, 200), MUTED),
+    )
+
+
+def about(one: Listed, without: Collection[str]) -> Content:
+    """What it is, what its state means, and what went wrong last."""
+    row = one.row
+    what = "  ".join(filter(None, (row.version, row.source)))
+    parts = [
+        Content.assemble((one_line(row.name, 40), "bold"), (f"  {visible(what)}", MUTED)),
+        Content(state(one, without).meaning),
+    ]
+    if row.error:
+        where = "Failed in " if one.fault else ""
+        parts.append(Content.styled(visible(f"{where}{row.error}"), "$text-error"))
+        hint = one.fault.hint if one.fault else ""
+        parts.append(Content(visible(hint or "More: chatlm logs")))
+    return Content("\n").join(parts)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One plugin as it is in this run, and as it will be."""
+
+    row: Row
+    loaded: bool
+    """Whether this run has it."""
+    wanted: bool
+    """Whether the next start will load it."""
+    fault: Fault | None
+    """The last one, of this run or an earlier."""
+    fields: Fields | None
+    """Its settings; None where it has none or is not loaded."""
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether its hooks are called in the chats where it is not switched off."""
+        return self.loaded and self.row.status in ("on", "failing")
+
+
+@dataclass(frozen=True)
+class State:
+    """How it stands with a plugin."""
+
+    word: str
+    meaning: str
+    colour: str
+
+
+ON = State("on", "It takes part in this chat.", "$text-success")
+
+
+FAILING = State("failing", "It is on, but failed when it was used last.", "$text-warning")
+
+
+OFF_HERE = State(
+    "off in this chat", "It takes no part in this chat. Space switches it on.", "$text-warning"
+)
+
+
+OFF_NEXT = State(
+    "off at next start", "From the next start on it is off for all chats.", "$text-warning"
+)
+
+
+ON_NEXT = State("on at next start", "It is loaded at the next start of chatlm.", "$text-warning")
+
+
+OFF = State(
+    "off", "It is off for all chats. e switches it on, from the next start.", "$foreground 30%"
+)
+
+
+LEFT_OUT = State(
+    "left out", "It failed too often, and is left out until chatlm restarts.", "$text-error"
+)
+
+
+FAILED = State("failed to load", "It takes part in no chat.", "$text-error")
+
+
+CRASHED = State(
+    "ended chatlm",
+    "chatlm ended while this was loaded, so it is left out. e tries it at the next start.",
+    "$text-error",
+)
+
+
+STATES: dict[Status, State] = {
+    "on": ON,
+    "failing": FAILING,
+    "left out": LEFT_OUT,
+    "failed": FAILED,
+    "crashed": CRASHED,
+}
+
+
+def listed(host: PluginHost, running: Config) -> list[Listed]:
+    """Every plugin that is here; reads files, so that a thread is the place for it.
+
+    Args:
+        host: the plugins of this run.
+        running: the settings that it began with.
+
+    Raises:
+        ConfigError: the config file is wrong now.
+    """
+    off = [one.name for one in find()] if running.safe_mode else running.disabled_plugins
+    faults, disabled = recalled() | host.last_faults, config.load().disabled_plugins
+    return [
+        _listed(host, row, disabled, faults.get(row.name)) for row in overview(host, off, faults)
+    ]
+
+
+def _listed(host: PluginHost, row: Row, disabled: Collection[str], fault: Fault | None) -> Listed:
+    loaded = row.name in host.names
+    kind = host.settings_class(row.name) if loaded else None
+    fields = Fields(row.name, kind) if kind and hints_of(kind) else None
+    return Listed(row, loaded, row.name not in disabled, fault, fields)
+
+
+def state(one: Listed, without: Collection[str]) -> State:
+    """How it stands with a plugin.
+
+    Args:
+        one: the plugin.
+        without: those that are switched off in the chat.
+    """
+    if one.takes_part and one.row.name in without:
+        return OFF_HERE
+    if one.row.status == "off":
+        return ON_NEXT if one.wanted else OFF
+    if not one.wanted:
+        return OFF_NEXT
+    if one.row.status == "on" and not one.loaded:
+        return ON_NEXT
+    return STATES[one.row.status]

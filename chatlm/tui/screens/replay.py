@@ -1,0 +1,192 @@
+"""A stored reply made once more, beside the original; then what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.containers import Container, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from chatlm.chat.replay import Piece, Replayed, ReplayStarted, differences
+from chatlm.text import visible
+from chatlm.tui.clipboard import copy
+from chatlm.tui.formatting import STOP_LABELS, count
+from chatlm.tui.screens.card import Card
+from chatlm.types.events import Delta, Prefill
+
+WIDE = 100
+"""From so many columns on the texts stand side by side."""
+
+
+MARKS = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
+"""Around the words of each kind, as wdiff writes them; so a copy tells them apart too."""
+
+
+STYLES = {"same": "", "removed": "$text-error strike", "added": "$text-success bold"}
+
+
+class ReplayScreen(Card[None]):
+    """The original and the replay side by side while it is written, then the verdict.
+
+    Args:
+        original: the reply's text.
+        replay: makes it again; runs in a thread. Its last value is a `Replayed`.
+    """
+
+    DEFAULT_CSS = """
+    ReplayScreen {
+        & #state { height: auto; }
+        & #notes { height: auto; color: $text-muted; }
+        & #texts { height: 1fr; layout: vertical; margin: 1 0 0 0; }
+        &.-beside #texts { layout: horizontal; }
+        & #texts > VerticalScroll { width: 1fr; height: 1fr; }
+        &.-beside #then { margin: 0 2 0 0; }
+        & #now > Vertical { height: auto; min-height: 100%; }
+        & .head { color: $text-muted; text-style: bold; }
+        & #difference { display: none; }
+        &.-done #then, &.-done #now { display: none; }
+        &.-done #difference { display: block; }
+    }
+    """
+
+    CARD_TITLE = "Replay"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "again", "again"),
+        Binding("c", "copy", "copy the difference"),
+        Binding("escape", "stop", "stop"),
+        Binding("escape,q", "dismiss", "close"),
+    ]
+
+    def __init__(self, original: str, replay: Callable[[], Generator[object, None, None]]) -> None:
+        super().__init__()
+        self._original = original
+        self._replay = replay
+        self._text = ""
+        self._tokens = 0
+        self._pieces: Sequence[Piece] | None = None
+        """The difference; None before the replay is finished."""
+
+    def body(self) -> Iterable[Widget]:
+        """What is happening, what was different before it began, the texts."""
+        yield Static(id="state")
+        yield Static(id="notes")
+        with Container(id="texts"):
+            with VerticalScroll(id="then"):
+                yield Static("Then", classes="head")
+                yield Static(Content(visible(self._original)))
+            with VerticalScroll(id="now"), Vertical():
+                yield Static("Now", classes="head")
+                yield Static(id="growing")
+            with VerticalScroll(id="difference"):
+                yield Static(id="pieces")
+
+    def on_mount(self) -> None:
+        """Begin."""
+        self.action_again()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Side by side where there is room, else one above the other."""
+        self.set_class(event.size.width >= WIDE, "-beside")
+
+    def came(self, value: object) -> None:
+        """Show one step."""
+        match value:
+            case ReplayStarted(so_far=text):
+                self._text = text
+            case Prefill(done, total):
+                self._say(f"Reading the prompt: {done:,} of {count(total, 'token')}")
+            case Delta(text, usage=usage):
+                self._text += text
+                self._tokens = usage.completion_tokens
+                self.query_one("#growing", Static).update(Content(visible(self._text)))
+                self._say(f"Writing: {count(self._tokens, 'token')}")
+            case Replayed():
+                self._judge(value)
+
+    def ended(self) -> None:
+        """Stopped or failed, there is no verdict."""
+        if self._pieces is None:
+            self._say("Not finished: nothing to compare.")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """One replay at a time; only what is finished can be copied."""
+        match action:
+            case "again" | "dismiss":
+                return not self.working
+            case "stop":
+                return self.working
+            case "copy":
+                return self._pieces is not None
+        return True
+
+    def action_again(self) -> None:
+        """Make the reply once more."""
+        self._text, self._tokens, self._pieces = "", 0, None
+        self.remove_class("-done")
+        self.query_one("#growing", Static).update("")
+        self.query_one("#notes", Static).update("")
+        self.query_one("#now", VerticalScroll).anchor()
+        self._say("Waiting for the model")
+        self.work(self._replay)
+        self.query_one("#now").focus()
+
+    def action_copy(self) -> None:
+        """Copy the difference, with marks around what was removed and added."""
+        copy(self.app, marked(self._pieces or ()), "the difference")
+
+    def action_stop(self) -> None:
+        """Give the replay up."""
+        self.halt()
+        self._say("Stopping")
+
+    def _judge(self, replayed: Replayed) -> None:
+        self._pieces = differences(replayed.original.text, replayed.text)
+        self.add_class("-done")
+        self.query_one("#state", Static).update(verdict(replayed, self._pieces))
+        notes = "\n".join(f"· {note}" for note in replayed.notes)
+        self.query_one("#notes", Static).update(Content(visible(notes)))
+        self.query_one("#pieces", Static).update(drawn(self._pieces))
+        self.query_one("#difference").focus()
+        self.refresh_bindings()
+
+    def _say(self, text: str) -> None:
+        self.query_one("#state", Static).update(Content(text))
+
+
+def verdict(replayed: Replayed, pieces: Iterable[Piece]) -> Content:
+    """Whether the reply came out the same."""
+    tokens = count(replayed.usage.completion_tokens, "token")
+    if replayed.same:
+        return Content.styled(f"✓ The same, {tokens}.", "$text-success bold")
+    words = {
+        kind: sum(len(piece.text.split()) for piece in pieces if piece.kind == kind)
+        for kind in ("removed", "added")
+    }
+    told = f"✗ Different: −{words['removed']:,} +{count(words['added'], 'word')}."
+    ends = f" Now {STOP_LABELS[replayed.stop_reason]}, {tokens}."
+    return Content.assemble((told, "$text-error bold"), ends)
+
+
+def marked(pieces: Iterable[Piece]) -> str:
+    """The difference as text, the original characters in it."""
+    return "".join(text for piece in pieces for text, _ in _parts(piece))
+
+
+def drawn(pieces: Iterable[Piece]) -> Content:
+    """The difference in colours, and in marks for who sees none."""
+    parts = [part for piece in pieces for part in _parts(piece)]
+    return Content.assemble(*((visible(text), style) for text, style in parts))
+
+
+def _parts(piece: Piece) -> Iterable[tuple[str, str]]:
+    """What a piece is drawn with; the blanks at its end stay outside the marks."""
+    words = piece.text.rstrip() or piece.text
+    before, after = MARKS[piece.kind]
+    yield f"{before}{words}{after}", STYLES[piece.kind]
+    yield piece.text[len(words) :], ""

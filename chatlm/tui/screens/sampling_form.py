@@ -1,0 +1,254 @@
+"""A form for the sampling of one chat: each value, where it comes from, and what it may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.style import Style
+from textual.widgets import Input, Static
+
+from chatlm.errors import UsageError
+from chatlm.text import dump_json, one_line, visible
+from chatlm.tui.widgets.inputs import VisibleInput
+from chatlm.types.sampling import INTEGERS, RANGES, Sampling, explained
+
+NAMES = (*RANGES, "stop")
+
+
+THIS_CHAT = "this chat"
+
+
+MANY = 1_000_000
+"""A greatest value from which on it is no limit to anyone."""
+
+
+STOP_HELP = 'texts that end the reply; several as "###", "\\n\\n"'
+
+
+OPEN = {"seed": "another each time", "stop": "none"}
+"""What holds where nothing is said at all; of other settings, what the model's server takes."""
+
+
+Layers = Sequence[tuple[str, Sampling]]
+"""`(where from, what it says)`, the strongest first."""
+
+
+class SettingRow(Horizontal):
+    """One setting: its name, a field, where the value comes from, its range, a way back.
+
+    Args:
+        name: of the setting.
+        value: what this chat says; None or () for nothing.
+    """
+
+    DEFAULT_CSS = """
+    SettingRow {
+        height: 1;
+        & > .name { width: 20; }
+        & > Input { width: 22; background: $foreground 8%; }
+        & > Input:focus { background: $primary 30%; }
+        & > .source { width: 12; margin: 0 0 0 2; color: $text-muted; }
+        & > .range { width: 1fr; color: $text-muted; }
+        & > .reset {
+            width: 7;
+            visibility: hidden;
+            link-style: none;
+            link-color: $text-muted;
+            link-style-hover: underline;
+            link-background-hover: $surface;
+            link-color-hover: $text;
+        }
+        &.-set > .source { color: $text-primary; }
+        &.-set > .reset { visibility: visible; }
+        &.-wrong > .range, &.-wrong > Input { color: $text-error; }
+    }
+    """
+
+    def __init__(self, name: str, value: Any) -> None:
+        super().__init__(id=f"row-{name}")
+        self.setting = name
+        self.field = VisibleInput(written(name, value), compact=True, id=name)
+
+    def compose(self) -> ComposeResult:
+        """All on one line."""
+        yield Static(self.setting.replace("_", " "), classes="name")
+        yield self.field
+        yield Static(classes="source")
+        yield Static(Content(allowed(self.setting)), classes="range")
+        click = Style.from_meta({"@click": f"screen.reset({self.setting!r})"})
+        yield Static(Content.styled("× reset", click), classes="reset")
+
+    def show(self, inherited: Any, source: str, *, own: bool) -> None:
+        """Show what holds where the field is empty, and where the value comes from."""
+        nothing = OPEN.get(self.setting, "the server's")
+        self.field.placeholder = visible(written(self.setting, inherited)) or nothing
+        self.set_class(own, "-set")
+        self.query_one(".source", Static).update(Content(THIS_CHAT if own else source))
+
+    def blame(self, wrong: bool) -> None:
+        """Mark a value that is not taken."""
+        self.set_class(wrong, "-wrong")
+        mark = "✗ " if wrong else ""
+        self.query_one(".range", Static).update(Content(f"{mark}{allowed(self.setting)}"))
+
+
+class SamplingForm(VerticalScroll):
+    """A value is taken as soon as it is right; an empty field takes the value of the layer below.
+
+    Args:
+        sampling: what this chat says.
+        layers: what holds below it, the strongest first.
+    """
+
+    DEFAULT_CSS = """
+    SamplingForm { height: 1fr; }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "app.focus_previous", "previous", show=False),
+        Binding("down", "app.focus_next", "next", show=False),
+    ]
+
+    @dataclass
+    class Changed(Message):
+        """This chat says something else now."""
+
+        sampling: Sampling
+
+    @dataclass
+    class Explained(Message):
+        """What the field with the focus means, or why its value is not taken."""
+
+        text: str
+        wrong: bool
+
+    def __init__(self, sampling: Sampling, layers: Layers) -> None:
+        super().__init__(can_focus=False)
+        self.sampling = sampling
+        self.below = layers
+
+    def compose(self) -> ComposeResult:
+        """One row a setting."""
+        for name in NAMES:
+            yield SettingRow(name, getattr(self.sampling, name))
+
+    def on_mount(self) -> None:
+        """Say what holds."""
+        self.refresh_sources()
+
+    def refresh_sources(self) -> None:
+        """Show again what holds where a field is empty."""
+        below = {each.name: each for each in explained(self.below)}
+        for row in self.query(SettingRow):
+            each = below[row.setting]
+            own = getattr(self.sampling, row.setting) not in (None, ())
+            row.show(each.value, each.source, own=own)
+
+    def untaken(self) -> list[str]:
+        """For each field whose text is not taken, what holds instead and why."""
+        told = []
+        for row in self.query(SettingRow):
+            try:
+                parsed(row.setting, row.field.value)
+            except UsageError as error:
+                own = written(row.setting, getattr(self.sampling, row.setting))
+                reason = error.message.removeprefix(f"{row.setting} ")
+                told.append(f"{row.setting} stays {own or row.field.placeholder}; it {reason}")
+        return told
+
+    def reset(self, names: Iterable[str] = NAMES) -> None:
+        """Empty these fields."""
+        for name in names:
+            self.query_one(f"#{name}", Input).value = ""
+
+    @on(Input.Changed)
+    def _take(self, event: Input.Changed) -> None:
+        event.stop()
+        row = self.query_one(f"#row-{event.input.id}", SettingRow)
+        try:
+            value = parsed(row.setting, event.value)
+        except UsageError as error:
+            row.blame(True)
+            self.post_message(self.Explained(error.message, True))
+            return
+        row.blame(False)
+        self._explain(row)
+        if value != getattr(self.sampling, row.setting):
+            self.sampling = dataclasses.replace(self.sampling, **{row.setting: value})
+            self.refresh_sources()
+            self.post_message(self.Changed(self.sampling))
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """Explain the field that has the focus."""
+        if isinstance(event.widget.parent, SettingRow):
+            self._explain(event.widget.parent)
+
+    def _explain(self, row: SettingRow) -> None:
+        try:
+            parsed(row.setting, row.field.value)
+        except UsageError as error:
+            self.post_message(self.Explained(error.message, True))
+        else:
+            meaning = RANGES[row.setting][2] if row.setting in RANGES else STOP_HELP
+            self.post_message(self.Explained(f"{row.setting}: {meaning}", False))
+
+
+def parsed(name: str, text: str) -> Any:
+    """The value a field's text stands for; None, or () for stop, when it is empty.
+
+    Raises:
+        UsageError: it is no such value, or out of range; the range is in the message.
+    """
+    text = text if name == "stop" else text.strip()
+    value: Any = text
+    if name == "stop":
+        value = _texts(text)
+    elif not text:
+        return None
+    else:
+        try:
+            value = int(text) if name in INTEGERS else float(text)
+        except ValueError:
+            value = one_line(text, 30)
+    Sampling(**{name: value})
+    return value
+
+
+def written(name: str, value: Any) -> str:
+    """A value as it is typed."""
+    if value in (None, ()):
+        return ""
+    if name == "stop":
+        return ", ".join(dump_json(text) for text in value)
+    return f"{value:d}" if name in INTEGERS else f"{value:g}"
+
+
+def allowed(name: str) -> str:
+    """The range, in short."""
+    if name not in RANGES:
+        return "texts"
+    low, high, _ = RANGES[name]
+    return f"{low:g} or more" if high >= MANY else f"{low:g} to {high:g}"
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    """One text as it stands, or several as in JSON."""
+    if not text:
+        return ()
+    if not text.lstrip().startswith('"'):
+        return (text,)
+    try:
+        texts = json.loads(f"[{text}]")
+    except json.JSONDecodeError as error:
+        raise UsageError(f'stop must be written as "one", "two": {error.msg}') from error
+    return tuple(texts)

@@ -1,0 +1,464 @@
+"""Sampling, system prompt, theme, model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.timer import Timer
+from textual.widget import Widget
+from textual.widgets import (
+    Button,
+    Input,
+    OptionList,
+    Static,
+    TabbedContent,
+    TabPane,
+    Tabs,
+    TextArea,
+)
+from textual.widgets.option_list import Option
+
+from chatlm.config import config
+from chatlm.errors import ChatlmError
+from chatlm.text import one_line, visible
+from chatlm.tui.formatting import count
+from chatlm.tui.screens.card import Card
+from chatlm.tui.screens.sampling_form import Layers, SamplingForm
+from chatlm.tui.widgets.inputs import VisibleArea, on_lines
+from chatlm.tui.workers import once
+from chatlm.types.engine import EngineInfo
+from chatlm.types.sampling import Sampling
+
+TYPING_SECONDS = 0.4
+"""So long after the last key the text is worth taking."""
+
+
+class SystemEditor(Vertical):
+    """Says when it is time to `take` what was typed.
+
+    Args:
+        system: the prompt at first.
+    """
+
+    DEFAULT_CSS = """
+    SystemEditor {
+        height: 1fr;
+        & > TextArea { height: 1fr; border: none; padding: 0; background: $foreground 8%; }
+        & > TextArea:focus { border: none; background: $foreground 12%; }
+        & > #cost { height: 2; color: $text-muted; }
+    }
+    """
+
+    @dataclass
+    class Paused(Message):
+        """The person typed, and paused."""
+
+    def __init__(self, system: str) -> None:
+        super().__init__()
+        self.system = system
+        """What was taken last."""
+        self._typing: Timer | None = None
+
+    def compose(self) -> ComposeResult:
+        """The text, its cost."""
+        yield VisibleArea(self.system, "No system prompt")
+        yield Static(id="cost")
+
+    def take(self) -> bool:
+        """Let what stands here be the system prompt; returns whether it is another one now.
+
+        A prompt that was only looked at stays as it is, control characters and all.
+        """
+        text = self.query_one(VisibleArea).text
+        if text == on_lines(self.system):
+            return False
+        self.system = text
+        return True
+
+    def show_cost(self, tokens: int | None) -> None:
+        """Say what it costs, in tokens; None where that cannot be known yet."""
+        told = "What it costs is known once the model is loaded."
+        self.query_one("#cost", Static).update(
+            told if tokens is None else cost(self.system, tokens)
+        )
+
+    @on(TextArea.Changed)
+    def _typed(self, event: TextArea.Changed) -> None:
+        event.stop()
+        if self._typing is not None:
+            self._typing.stop()
+        self._typing = self.set_timer(TYPING_SECONDS, lambda: self.post_message(self.Paused()))
+
+
+def cost(system: str, tokens: int) -> str:
+    """What a system prompt takes, or what the model's format writes where there is none."""
+    if system:
+        return f"{count(tokens, 'token')}, read before every message of this chat"
+    if tokens:
+        return f"None of yours; the model's own template adds its own ({count(tokens, 'token')})"
+    return "None: the model reads your messages alone"
+
+
+CONFIG = "config"
+"""The layer that "keep as my default" writes."""
+
+
+Section = Literal["sampling", "system", "look", "model"]
+
+
+class SettingsScreen(Card[None]):
+    """Four sections. What changes is posted at once; nothing waits for the way out.
+
+    It posts `SamplingChanged`, `SystemChanged`, `SamplingKept`, `SystemKept` and `ModelWanted`,
+    its theme picker `ThemePicker.ThemeChosen` and `ThemePicker.MotionChosen`; the app gets them.
+
+    Args:
+        sampling: what this chat says.
+        layers: what holds below it, the strongest first; the person's own is named `CONFIG`.
+        system: this chat's system prompt.
+        info: the loaded model; None while there is none.
+        count_tokens: what a text costs as a system prompt, and for an empty one what the model's
+            format writes in its place; runs in a thread. None while there is no model.
+        reduced_motion: whether the screen keeps still now.
+        section: the one to begin with.
+    """
+
+    DEFAULT_CSS = """
+    SettingsScreen {
+        & > .card { width: 96; height: 26; }
+        & TabbedContent { height: 1fr; }
+        & ContentSwitcher { height: 1fr; }
+        & TabPane { height: 1fr; padding: 1 0 0 0; }
+        & .buttons { height: 1; }
+        & .buttons > Button { margin: 0 2 0 0; }
+        & Button { min-width: 0; width: auto; padding: 0 1; }
+        & Button.-textual-compact:blur { background: $foreground 10%; }
+        & #meaning { height: 2; color: $text-muted; }
+        & #meaning.-wrong { color: $text-error; }
+        & .input--placeholder, & Tab { color: $text-muted; }
+        & #info { height: 1fr; }
+        &.-narrow Tab { padding: 0 1 0 0; }
+        &.-narrow SettingRow {
+            layout: grid;
+            grid-size: 4 2;
+            grid-columns: 12 8 1fr 7;
+            grid-rows: 1;
+            height: 2;
+            & > .name, & > Input, & > .range { width: 1fr; column-span: 2; }
+            & > .source { margin: 0; }
+        }
+        &.-low {
+            & TabPane { padding: 0; }
+            & Tabs { height: 1; }
+            & Underline { display: none; }
+        }
+    }
+    """
+
+    CARD_TITLE = "Settings"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "app.focus_next", "next"),
+        Binding("ctrl+t", "next_section", "next section"),
+        Binding("ctrl+r", "reset_focused", "reset the field"),
+        Binding("escape", "leave", "close"),
+    ]
+
+    @dataclass
+    class SamplingChanged(Message):
+        """This chat says this now."""
+
+        sampling: Sampling
+
+    @dataclass
+    class SystemChanged(Message):
+        """This is the chat's system prompt now."""
+
+        system: str
+
+    @dataclass
+    class SamplingKept(Message):
+        """The config file holds this now, for every chat."""
+
+        sampling: Sampling
+
+    @dataclass
+    class SystemKept(Message):
+        """The config file holds this now, for new chats."""
+
+        system: str
+
+    @dataclass
+    class ModelWanted(Message):
+        """The person wants to choose another model."""
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        layers: Layers,
+        system: str,
+        *,
+        info: EngineInfo | None = None,
+        count_tokens: Callable[[str], int] | None = None,
+        reduced_motion: bool = False,
+        section: Section = "sampling",
+    ) -> None:
+        super().__init__()
+        self._form = SamplingForm(sampling, layers)
+        self._editor = SystemEditor(system)
+        self._info = info
+        self._count_tokens = count_tokens
+        self._reduced_motion = reduced_motion
+        self._section = section
+
+    def body(self) -> Iterable[Widget]:
+        """The sections."""
+        with TabbedContent(initial=self._section):
+            with TabPane("Sampling", id="sampling"):
+                yield self._form
+                yield Static(id="meaning")
+                yield _buttons(("reset", "Reset all"), ("keep-sampling", "Keep as my default"))
+            with TabPane("System prompt", id="system"):
+                yield self._editor
+                yield _buttons(("keep-system", "Keep as my default"))
+            with TabPane("Look", id="look"):
+                yield ThemePicker(self._reduced_motion)
+            with TabPane("Model", id="model"):
+                yield Static(about(self._info), id="info")
+                yield _buttons(("model-wanted", "Choose another model"))
+
+    def on_mount(self) -> None:
+        """Begin in the section's first field."""
+        self._weigh()
+        self.call_after_refresh(self._enter_section)
+
+    def came(self, value: object) -> None:
+        """Show what the system prompt costs."""
+        if isinstance(value, int):
+            self._editor.show_cost(value)
+
+    def action_next_section(self) -> None:
+        """Go to the first field of the next section."""
+        self.query_one(Tabs).action_next_tab()
+        self.call_after_refresh(self._enter_section)
+
+    def action_reset(self, name: str) -> None:
+        """Let the layer below say it."""
+        self._form.reset([name])
+
+    def action_reset_focused(self) -> None:
+        """The same for the field with the focus."""
+        if isinstance(self.focused, Input):
+            self.focused.value = ""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only a field can be reset."""
+        return action != "reset_focused" or isinstance(self.focused, Input)
+
+    def action_leave(self) -> None:
+        """Take what was typed last, say what is not taken, put tried colours back, close."""
+        self._take_system()
+        for told in self._form.untaken():
+            self.notify(visible(told), severity="warning", markup=False)
+        self.query_one(ThemePicker).restore()
+        self.dismiss(None)
+
+    @on(SamplingForm.Changed)
+    def _sample(self, event: SamplingForm.Changed) -> None:
+        event.stop()
+        self.post_message(self.SamplingChanged(event.sampling))
+
+    @on(SamplingForm.Explained)
+    def _explain(self, event: SamplingForm.Explained) -> None:
+        event.stop()
+        line = self.query_one("#meaning", Static)
+        line.set_class(event.wrong, "-wrong")
+        line.update(Content(visible(event.text)))
+
+    @on(SystemEditor.Paused)
+    def _typed(self, event: SystemEditor.Paused) -> None:
+        event.stop()
+        self._take_system()
+
+    @on(Button.Pressed)
+    def _press(self, event: Button.Pressed) -> None:
+        event.stop()
+        match event.button.id:
+            case "reset":
+                self._form.reset()
+            case "keep-sampling":
+                self._keep_sampling()
+            case "keep-system":
+                self._keep_system()
+            case "model-wanted":
+                self.post_message(self.ModelWanted())
+
+    def _take_system(self) -> None:
+        if self._editor.take():
+            self._weigh()
+            self.post_message(self.SystemChanged(self._editor.system))
+
+    def _weigh(self) -> None:
+        if self._count_tokens is None:
+            self._editor.show_cost(None)
+        else:
+            self.work(partial(once, partial(self._count_tokens, self._editor.system)))
+
+    def _keep_sampling(self) -> None:
+        form = self._form
+        said = form.sampling.to_dict()
+        if self._kept({f"sampling.{name}": _as_toml(value) for name, value in said.items()}):
+            layers = [
+                (source, form.sampling.over(below) if source == CONFIG else below)
+                for source, below in form.below
+            ]
+            form.below = layers
+            form.refresh_sources()
+            self.post_message(self.SamplingKept(dict(layers)[CONFIG]))
+
+    def _keep_system(self) -> None:
+        self._take_system()
+        if self._kept({"system": self._editor.system}):
+            self.post_message(self.SystemKept(self._editor.system))
+
+    def _kept(self, values: dict[str, str]) -> bool:
+        """Whether all could be written to the config file; says how it went."""
+        try:
+            for key, text in values.items():
+                config.set_value(key, text)
+        except ChatlmError as error:
+            self.complain(error)
+            return False
+        self.complain(None)
+        self.notify("Kept as your default", markup=False)
+        return True
+
+    def _enter_section(self) -> None:
+        tabs = self.query_one(TabbedContent)
+        pane = tabs.active_pane
+        fields = list(pane.query("Input, TextArea, OptionList, Button")) if pane else []
+        if fields:
+            fields[0].focus()
+
+
+def about(info: EngineInfo | None) -> Content:
+    """The loaded model in a few lines."""
+    if info is None:
+        return Content("No model is loaded yet.")
+    rows = {
+        "Model": info.model,
+        "Device": f"{info.device}, {info.dtype}",
+        "Context": count(info.context_length, "token"),
+        "Prompt format": info.prompt_format,
+    }
+    lines = [
+        Content.assemble((f"{name:<15}", "$foreground 60%"), one_line(value, 200))
+        for name, value in rows.items()
+    ]
+    return Content("\n").join([*lines, *(Content(f"\n{visible(note)}") for note in info.notes)])
+
+
+def _buttons(*buttons: tuple[str, str]) -> Horizontal:
+    made = [Button(label, id=name, compact=True) for name, label in buttons]
+    return Horizontal(*made, classes="buttons")
+
+
+def _as_toml(value: object) -> str:
+    """Numbers and lists of texts look the same in both."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+IN_USE = " · in use"
+
+
+class ThemeList(OptionList):
+    """The names of the themes."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "take this theme")]
+
+
+class ThemePicker(Vertical):
+    """Moving over a theme shows it, Enter takes it, leaving brings back the one in use.
+
+    Args:
+        reduced_motion: whether the screen keeps still now.
+    """
+
+    DEFAULT_CSS = """
+    ThemePicker {
+        height: 1fr;
+        & > OptionList { height: 1fr; border: none; padding: 0; background: $surface; }
+        & > OptionList:focus { border: none; background-tint: $foreground 0%; }
+        & > Button { margin: 1 0 0 0; }
+    }
+    """
+
+    @dataclass
+    class ThemeChosen(Message):
+        """The person wants these colours."""
+
+        theme: str
+
+    @dataclass
+    class MotionChosen(Message):
+        """The person wants the screen to keep still, or no longer."""
+
+        reduced: bool
+
+    def __init__(self, reduced_motion: bool) -> None:
+        super().__init__()
+        self._reduced = reduced_motion
+        self._chosen = ""
+        self._names: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        """The themes, then the movement."""
+        self._chosen = self.app.theme
+        self._names = sorted(self.app.available_themes)
+        themes = ThemeList(*self._options(), markup=False, id="themes")
+        themes.highlighted = self._names.index(self._chosen)
+        yield themes
+        yield Button(motion(self._reduced), compact=True)
+
+    def restore(self) -> None:
+        """Show the theme in use again."""
+        self.app.theme = self._chosen
+
+    @on(OptionList.OptionHighlighted)
+    def _try(self, event: OptionList.OptionHighlighted) -> None:
+        event.stop()
+        if event.option_list.has_focus:
+            self.app.theme = self._names[event.option_index]
+
+    @on(OptionList.OptionSelected)
+    def _choose(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self._chosen = self.app.theme = self._names[event.option_index]
+        event.option_list.set_options(self._options())
+        event.option_list.highlighted = event.option_index
+        self.post_message(self.ThemeChosen(self._chosen))
+
+    @on(Button.Pressed)
+    def _move(self, event: Button.Pressed) -> None:
+        event.stop()
+        self._reduced = not self._reduced
+        event.button.label = motion(self._reduced)
+        self.post_message(self.MotionChosen(self._reduced))
+
+    def _options(self) -> list[Option]:
+        return [Option(name + IN_USE * (name == self._chosen)) for name in self._names]
+
+
+def motion(reduced: bool) -> str:
+    """The state in words."""
+    return f"Reduced motion: {'on, no blinking, no smooth scrolling' if reduced else 'off'}"

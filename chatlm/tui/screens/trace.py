@@ -1,0 +1,154 @@
+"""What plugins did for a turn: each call, how long it took, and what it changed; knows no store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from chatlm.chat.replay import differences
+from chatlm.text import dump_json, one_line, visible
+from chatlm.tui import clipboard
+from chatlm.tui.formatting import count, joined
+from chatlm.tui.screens.card import Card
+from chatlm.tui.screens.replay import drawn
+from chatlm.types.messages import Turn
+from chatlm.types.provenance import Call, Change, Trace, duration
+
+PLUGIN_WIDTH, HOOK_WIDTH = 16, 20
+"""Columns; a longer name is cut."""
+
+
+SHORT = 22
+"""What came back stands on the line of its call up to so many characters, else below it."""
+
+
+SLOW = 1.0
+"""Seconds of a call from which on its time is marked."""
+
+
+NOBODY = "No plugin took part in this turn, or it was made before chatlm kept what plugins do."
+
+
+class TraceScreen(Card[None]):
+    """A card over the chat; the arrows scroll.
+
+    Args:
+        turn: what was done for the reply that stands is shown, and for the message.
+        traces: what plugins did for the turn, in order.
+    """
+
+    DEFAULT_CSS = """
+    TraceScreen {
+        & VerticalScroll { height: 1fr; }
+        & .head { margin: 1 0 0 0; color: $text-primary; text-style: bold; }
+        & .below { padding: 0 0 0 10; }
+    }
+    """
+
+    CARD_TITLE = "What plugins did for this turn"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "copy", "copy as JSON"),
+        Binding("escape", "dismiss", "close"),
+        Binding("t,q", "dismiss", "close", show=False),
+    ]
+
+    def __init__(self, turn: Turn, traces: Sequence[Trace]) -> None:
+        super().__init__()
+        shown = {None, turn.reply.id if turn.reply else None}
+        self._turn = turn
+        self._traces = [trace for trace in traces if trace.reply in shown]
+
+    def body(self) -> Iterable[Widget]:
+        """How much there was, then call after call."""
+        with VerticalScroll():
+            yield Static(summary(self._traces))
+            answered: set[int | None] = {None}
+            for trace in self._traces:
+                yield Static(self._head(trace, again=trace.reply in answered), classes="head")
+                answered.add(trace.reply)
+                for call in trace.calls:
+                    yield Static(call_line(call))
+                    if below := call_details(call):
+                        yield Static(below, classes="below")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Nothing is copied where there is nothing."""
+        return bool(self._traces) if action == "copy" else True
+
+    def action_copy(self) -> None:
+        """Copy all that is kept of it, whole."""
+        values = [trace.to_dict() for trace in self._traces]
+        clipboard.copy(self.app, dump_json(values), "the trace")
+
+    def _head(self, trace: Trace, *, again: bool) -> Content:
+        if trace.reply is None:
+            return Content("The message")
+        versions = len(self._turn.replies)
+        version = self._turn.reply.version if self._turn.reply else 1
+        which = f", version {version} of {versions}" if versions > 1 else ""
+        return Content(f"The reply{which}{', gone on with' if again else ''}")
+
+
+def summary(traces: Sequence[Trace]) -> Content:
+    """How many plugins took part, and for how long."""
+    calls = [call for trace in traces for call in trace.calls]
+    if not calls:
+        return Content.styled(NOBODY, "$foreground 60%")
+    plugins = count(len({call.plugin for call in calls}), "plugin")
+    seconds = duration(sum(call.seconds for call in calls))
+    text = Content(joined(plugins, count(len(calls), "call"), seconds))
+    failed = sum(bool(call.error) for call in calls)
+    return text + Content.styled(f" · {failed:,} failed", "$text-error") if failed else text
+
+
+def call_line(call: Call) -> Content:
+    """One call: time, plugin, hook, and what came back where that is short."""
+    plugin = one_line(call.plugin, PLUGIN_WIDTH).ljust(PLUGIN_WIDTH)
+    hook = one_line(call.hook, HOOK_WIDTH).ljust(HOOK_WIDTH)
+    time_style = "$text-warning" if call.seconds >= SLOW else "$foreground 60%"
+    return Content.assemble(
+        (f"{duration(call.seconds):>8}", time_style),
+        "  ",
+        (plugin, "bold"),
+        "  ",
+        hook,
+        "  ",
+        _result(call),
+    )
+
+
+def call_details(call: Call) -> Content | None:
+    """What does not fit on the line of the call; None for nothing."""
+    lines = list(_details(call))
+    return Content("\n").join(lines) if lines else None
+
+
+def _result(call: Call) -> Content:
+    if call.error:
+        return Content.styled("✗ failed", "$text-error bold")
+    if call.changes:
+        return Content.styled("✎ changed", "$text-success")
+    if not call.said:
+        return Content.styled("nothing", "$foreground 60%")
+    return Content(visible(call.said)) if len(call.said) <= SHORT else Content()
+
+
+def _details(call: Call) -> Iterator[Content]:
+    if call.error:
+        yield Content.styled(visible(call.error), "$text-error")
+    if not call.changes and (len(call.said) > SHORT or (call.said and call.error)):
+        yield Content(visible(call.said))
+    for change in call.changes:
+        yield _change(change)
+
+
+def _change(change: Change) -> Content:
+    what = (f"{visible(change.what)}  ", "$foreground 60%")
+    return Content.assemble(what, drawn(differences(change.before, change.after)))

@@ -1,0 +1,153 @@
+"""Import card; export and import of chat files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import ProgressBar, Static
+
+from chatlm.config.paths import write_atomically
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.store import export
+from chatlm.store.export import ENDINGS, exported
+from chatlm.store.importing.importer import Import, import_file
+from chatlm.store.store import Store
+from chatlm.text import visible
+from chatlm.tui.formatting import count
+from chatlm.tui.screens.card import Card
+from chatlm.types.messages import Conversation
+
+
+class ImportScreen(Card[None]):
+    """Says how far it is, then what was imported and what was left out.
+
+    Args:
+        read: reads the chats in and yields how far it is; runs in a thread.
+    """
+
+    DEFAULT_CSS = """
+    ImportScreen > .card { width: 72; height: auto; }
+    ImportScreen ProgressBar { margin: 1 0; }
+    ImportScreen #said { height: auto; }
+    """
+
+    CARD_TITLE = "Import"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "stop"),
+        Binding("escape,enter,q", "dismiss", "close"),
+    ]
+
+    def __init__(self, read: Callable[[], Generator[Import, None, None]]) -> None:
+        super().__init__()
+        self._read = read
+        self._stored = False
+
+    def body(self) -> Iterable[Widget]:
+        """Bar and words."""
+        yield ProgressBar(total=None, show_eta=False)
+        yield Static("Looking through the file …", id="said")
+
+    def on_mount(self) -> None:
+        """Begin."""
+        self.work(self._read)
+
+    def came(self, value: object) -> None:
+        """Show how far it is."""
+        if isinstance(value, Import):
+            self._stored = bool(value.added)
+            self.query_one(ProgressBar).update(total=value.total, progress=value.done)
+            self.query_one("#said", Static).update(Content(visible(said(value))))
+
+    def complain(self, error: ChatlmError | None) -> None:
+        """Of a failed import only the chats that were stored are told."""
+        super().complain(error)
+        self.query_one(ProgressBar).display = error is None
+        self.query_one("#said").display = error is None or self._stored
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Stop what goes on, close what has ended."""
+        return self.working == (action == "stop")
+
+    def action_stop(self) -> None:
+        """Stop, and close."""
+        self.halt()
+        self.dismiss()
+
+
+def said(state: Import) -> str:
+    """What an import has done so far."""
+    if state.checking:
+        return "Looking through the file …"
+    there = f", {state.there} there already" if state.there else ""
+    out = ", ".join(f"{number} {what}" for what, number in state.left_out.most_common())
+    return f"{count(len(state.added), 'chat')} imported{there}" + (
+        f"\nLeft out: {out}" if out else ""
+    )
+
+
+LONGEST_NAME = 60
+
+
+HOLD_CHATS = "Chats are read from chatlm's .jsonl, lists of messages, and ChatGPT's export."
+
+
+def file_name(chat: Conversation) -> str:
+    """A name for the chat's file, from its title; none that is there already."""
+    words = re.sub(r"[^\w]+", "-", export.title_of(chat).lower()).strip("-_")[:LONGEST_NAME]
+    stem = words.strip("-_") or f"chat-{chat.id}"
+    number, path = 1, Path(f"{stem}.md")
+    while path.exists():
+        number += 1
+        path = Path(f"{stem}-{number}.md")
+    return str(path)
+
+
+def write(store: Store, chat: Conversation, path: Path) -> None:
+    """Write the chat in the format that the file's ending says.
+
+    Raises:
+        UsageError: the ending says nothing, the file is there already, or cannot be written.
+    """
+    endings = [ending for ending in ENDINGS if path.name.lower().endswith(ending)]
+    if not endings:
+        raise UsageError(
+            f"The ending of {path.name} names no format",
+            hint=f"End it in {', '.join(ENDINGS)}.",
+        )
+    try:
+        if path.exists():
+            raise UsageError(f"{path} exists already", hint="Give another name.")
+        write_atomically(path, exported(store, [chat.id], ENDINGS[max(endings, key=len)]))
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="Check the folder, its permissions and the free space.",
+        ) from error
+
+
+def read(store: Store, path: Path) -> Generator[Import, None, None]:
+    """Read the chats of a file into the store; yields how far it is.
+
+    Raises:
+        UsageError: the file holds no chats, or some that cannot be read; nothing is imported then.
+        StoreError: they cannot be stored.
+    """
+    state = Import()
+    for state in import_file(store, path):
+        yield state
+    if state.bad_count:
+        first = state.bad[0]
+        others = "`chatlm chats import --skip-bad` takes the others."
+        raise UsageError(
+            f"{path.name}, {first.place}: {first.problem}; nothing was imported",
+            hint=others if state.readable else HOLD_CHATS,
+        )
+    if not state.added and not state.there:
+        raise UsageError(f"{path.name} holds no chats", hint=HOLD_CHATS)

@@ -1,0 +1,130 @@
+"""Engine and Batch protocols, EngineInfo, EngineOpener."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from chatlm.types.events import EngineEvent, Prefill
+from chatlm.types.messages import Message
+from chatlm.types.requests import Prompt, Request
+from chatlm.types.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What the screen says about a loaded model."""
+
+    model: str
+    """Given again, it opens the same model."""
+    device: str
+    """cpu, cuda:0, mps, …, or several joined by +."""
+    dtype: str
+    """bfloat16, float32, 8bit, …"""
+    context_length: int
+    """Tokens that prompt and reply may have together."""
+    prompt_format: str
+    """template (the model's own), chatml, alpaca or vicuna."""
+    defaults: Sampling
+    """What a request that leaves a setting open gets; what this leaves open too is not chatlm's to
+    say, but a server's."""
+    notes: tuple[str, ...] = ()
+    """What the person should know, such as a fallback that was taken."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the libraries that compute, by name."""
+    suggested: Sampling = field(default_factory=Sampling)
+    """The part of `defaults` that the model itself asks for."""
+    weights: int | None = None
+    """How many numbers the model has learned; None where that is not known."""
+    adapters: tuple[str, ...] = ()
+    """Names of adapters that come with the model, such as a server's; a request may name one."""
+
+
+class Engine(Protocol):
+    """One loaded model."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What this engine is."""
+        ...
+
+    def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
+        """Generate: `Fitted`, then `Prefill`s, then a `Delta` for each token, then `Finished`.
+
+        Pulled by the consumer, one token a pull. `close()` on the generator cancels within a
+        token. One stream runs at a time; a second waits for the first.
+
+        Raises:
+            ContextTooLong: the newest message does not fit, whatever else is left out.
+            EngineError: the model failed; its message says what to do.
+        """
+        ...
+
+    def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
+        """Read the request's prompt without answering, so that a later one like it starts sooner.
+
+        Pulled and closed like `stream`; changes no result, only when it comes.
+        """
+        ...
+
+    def preview(self, request: Request) -> Prompt:
+        """The prompt that `stream` would read; waits for no stream and may run beside one.
+
+        Raises:
+            ContextTooLong, ModelError: as `stream`.
+        """
+        ...
+
+    def count_tokens(self, messages: Iterable[Message]) -> int:
+        """Tokens the messages take in a prompt, control tokens included."""
+        ...
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        ...
+
+
+EngineOpener = Callable[[str], Engine]
+"""Opens a model by its name, without the scheme."""
+
+
+class Batch(Protocol):
+    """Requests that one engine answers at once; each comes and goes at any time.
+
+    A reply is the one that `Engine.stream` would give. For one thread.
+    """
+
+    @property
+    def at_once(self) -> int:
+        """So many requests it answers at once, at least 1."""
+        ...
+
+    def __len__(self) -> int:
+        """How many have not ended."""
+        ...
+
+    def add(self, request: Request) -> int:
+        """Take up one more, while there are less than `at_once`.
+
+        Returns:
+            Its number: how many came before it.
+        """
+        ...
+
+    def drop(self, number: int) -> None:
+        """Make no more of one; nothing comes of it any more."""
+        ...
+
+    def step(self) -> Sequence[tuple[int, EngineEvent | Exception]]:
+        """Go on with all of them a little: about a token each.
+
+        Returns:
+            What came, with the number of its request; perhaps nothing yet. `Finished` or an
+            exception, as `Engine.stream` raises it, is the last of a request.
+        """
+        ...
+
+    def close(self) -> None:
+        """Drop all."""
+        ...

@@ -1,0 +1,211 @@
+"""Ratings in characters and SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+
+import numpy as np
+
+from chatlm import one_line
+from chatlm_arena.leaderboard import Leaderboard, Row
+from chatlm_arena.ratings import EloRules, history
+from chatlm_arena.votes import Numbers, Votes
+
+NAME = 24
+"""Width of the longest name that is shown whole."""
+
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+LONGEST_MATRIX = 12
+"""So many contestants, the strongest, are in the matrix."""
+
+
+def interval(row: Row, low: float, high: float, width: int) -> str:
+    """A rating as a point on its 95 % interval, `width` characters from `low` to `high`.
+
+    Where the interval is not known the point stands alone.
+    """
+
+    def place(rating: float) -> int:
+        share = (rating - low) / (high - low) if high > low else 0.5
+        return min(max(round(share * (width - 1)), 0), width - 1)
+
+    line = [" "] * width
+    if math.isfinite(row.rating_low):
+        begin, end = place(row.rating_low), place(row.rating_high)
+        line[begin : end + 1] = "─" * (end + 1 - begin)
+        line[begin], line[end] = "├", "┤"
+    line[place(row.rating)] = "●"
+    return "".join(line)
+
+
+def board(rows: Sequence[Row], width: int) -> Iterator[str]:
+    """The leaderboard as a table with intervals.
+
+    Args:
+        rows: the strongest first.
+        width: columns of the terminal.
+    """
+    longest = max([10, *(len(one_line(row.name, NAME)) for row in rows)])
+    fixed = longest + 52
+    plot = min(max(width - fixed, 0), 60)
+    ends = [end for row in rows for end in (row.rating_low, row.rating_high, row.rating)]
+    known = [end for end in ends if math.isfinite(end)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    head = f"     {'contestant':<{longest}}  rating   95 % interval    elo  games  wins"
+    yield head
+    for place, row in enumerate(rows, 1):
+        sure = math.isfinite(row.rating_low)
+        told = f"{row.rating_low:.0f} to {row.rating_high:.0f}" if sure else "unknown"
+        drawn = f"  {interval(row, low, high, plot)}" if plot > 10 else ""
+        few = "" if row.is_steady else "?"
+        yield (
+            f"{place:>3}{few:<1} {one_line(row.name, NAME):<{longest}}  {row.rating:6.0f}"
+            f"  {told:^14}  {row.elo:5.0f}  {row.games:>5}  {row.win_rate:4.0%}{drawn}"
+        ).rstrip()
+
+
+def matrix(found: Leaderboard) -> Iterator[str]:
+    """How often the row beats the column, in percent, a tie as half a win."""
+    rows = found.rows[:LONGEST_MATRIX]
+    place = {name: at for at, name in enumerate(found.votes.names)}
+    won = found.wins
+    longest = max((len(one_line(row.name, NAME)) for row in rows), default=0)
+    yield f"    {'':<{longest}}  " + "".join(f"{at:>5}" for at in range(1, len(rows) + 1))
+    for number, row in enumerate(rows, 1):
+        cells = []
+        for other in rows:
+            one, two = place[row.name], place[other.name]
+            games = won[one, two] + won[two, one]
+            cells.append(f"{won[one, two] / games:5.0%}" if games else "    ·")
+        yield f"{number:>3} {one_line(row.name, NAME):<{longest}}  " + "".join(cells)
+
+
+def curves(votes: Votes, rules: EloRules, points: int) -> Numbers:
+    """Each contestant's Elo rating over the matches, shape (contestants, points + 1)."""
+    lefts, rights = history(votes, rules)
+    rating = np.full(len(votes.names), rules.start, dtype=np.float64)
+    out = np.empty((len(votes.names), points + 1))
+    out[:, 0] = rating
+    ends = np.linspace(0, len(votes), points + 1).round().astype(int)
+    for at in range(points):
+        for match in range(ends[at], ends[at + 1]):
+            rating[votes.left[match]] = lefts[match]
+            rating[votes.right[match]] = rights[match]
+        out[:, at + 1] = rating
+    return out
+
+
+def over_matches(found: Leaderboard, width: int) -> Iterator[str]:
+    """The Elo rating of each over the matches, a line each."""
+    names = [row.name for row in found.rows]
+    longest = max((len(one_line(name, NAME)) for name in names), default=0)
+    drawn = curves(found.votes, found.rules, max(min(width - longest - 20, 80), 10))
+    low, high = (float(drawn.min()), float(drawn.max())) if drawn.size else (0.0, 0.0)
+    place = {name: at for at, name in enumerate(found.votes.names)}
+    for name in names:
+        curve = drawn[place[name]]
+        steps = (curve - low) / ((high - low) or 1) * (len(BLOCKS) - 2) + 1
+        line = "".join(BLOCKS[round(step)] for step in steps.tolist())
+        yield f"{one_line(name, NAME):<{longest}}  {line}  {curve[-1]:.0f}"
+
+
+WIDTH, LINE, LEFT, MARGIN = 860, 30, 190, 26
+"""Pixels: of a picture, of a contestant's line, of the names, and around."""
+
+
+MOST_CURVES = 8
+"""So many contestants, the strongest, have a curve."""
+
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6d00", "#777777")
+"""Told apart by people who see few colours."""
+
+
+def intervals(rows: Sequence[Row]) -> str:
+    """Each rating as a point on its 95 % interval."""
+    ends = [end for row in rows for end in (row.rating, row.rating_low, row.rating_high)]
+    low, high = _ends([end for end in ends if math.isfinite(end)])
+    height = MARGIN * 2 + LINE * len(rows)
+
+    def x(rating: float) -> float:
+        return LEFT + (rating - low) / (high - low) * (WIDTH - LEFT - MARGIN)
+
+    parts = list(_grid(low, high, height, x))
+    for place, row in enumerate(rows):
+        y = MARGIN + LINE * place + LINE / 2
+        parts.append(_text(LEFT - 12, y + 5, one_line(row.name, 24), "end"))
+        if math.isfinite(row.rating_low):
+            begin, end = x(row.rating_low), x(row.rating_high)
+            parts.append(
+                f'<path class="line" d="M{begin:.1f} {y}H{end:.1f}M{begin:.1f} {y - 5}v10'
+                f'M{end:.1f} {y - 5}v10"/>'
+            )
+        parts.append(f'<circle class="point" cx="{x(row.rating):.1f}" cy="{y}" r="5"/>')
+    return _picture("Ratings with 95 % intervals", height, parts)
+
+
+def svg_over_matches(found: Leaderboard) -> str:
+    """The Elo ratings over the matches."""
+    names = [row.name for row in found.rows][:MOST_CURVES]
+    drawn = curves(found.votes, found.rules, min(max(len(found.votes), 1), 200))
+    place = {name: at for at, name in enumerate(found.votes.names)}
+    shown = [drawn[place[name]].tolist() for name in names]
+    low, high = _ends([rating for curve in shown for rating in curve])
+    height = 320
+
+    def y(rating: float) -> float:
+        return MARGIN + (high - rating) / (high - low) * (height - 2 * MARGIN)
+
+    parts = []
+    for rating in _ticks(low, high):
+        parts.append(f'<path class="grid" d="M60 {y(rating):.1f}H{WIDTH - LEFT}"/>')
+        parts.append(_text(52, y(rating) + 5, f"{rating:.0f}", "end"))
+    for number, (name, curve) in enumerate(zip(names, shown, strict=True)):
+        step = (WIDTH - LEFT - 60) / (len(curve) - 1)
+        points = " ".join(f"{60 + at * step:.1f},{y(r):.1f}" for at, r in enumerate(curve))
+        parts.append(f'<polyline style="stroke:{_COLOURS[number]}" points="{points}"/>')
+        parts.append(
+            f'<rect x="{WIDTH - LEFT + 14}" y="{MARGIN + 24 * number}" width="14" height="14" '
+            f'style="fill:{_COLOURS[number]}"/>'
+        )
+        parts.append(
+            _text(WIDTH - LEFT + 36, MARGIN + 24 * number + 12, one_line(name, 18), "start")
+        )
+    return _picture("Elo ratings over the matches", height, parts)
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the greatest value with some room, never equal."""
+    low, high = min(values, default=1500.0), max(values, default=1500.0)
+    room = max((high - low) * 0.05, 5.0)
+    return low - room, high + room
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    step = next(s for s in (10, 20, 50, 100, 200, 500, 1000, 5000, 1e6) if (high - low) / s <= 8)
+    first = math.ceil(low / step)
+    return [step * at for at in range(first, math.floor(high / step) + 1)]
+
+
+def _grid(low: float, high: float, height: float, x: Callable[[float], float]) -> Iterator[str]:
+    for rating in _ticks(low, high):
+        at = x(rating)
+        yield f'<path class="grid" d="M{at:.1f} {MARGIN}V{height - MARGIN}"/>'
+        yield _text(at, height - 6, f"{rating:.0f}", "middle")
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _picture(title: str, height: float, parts: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
+        + "".join(parts)
+        + "</svg>"
+    )

@@ -1,0 +1,215 @@
+"""The commands `chatlm arena contestants …`: what is asked and printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from chatlm import (
+    ChatlmError,
+    ModelError,
+    Sampling,
+    Setup,
+    UsageError,
+    dump_json,
+    load_config,
+    one_line,
+    visible,
+)
+from chatlm_arena.commands.options import as_json_option as _json
+from chatlm_arena.commands.options import name_argument as _name
+from chatlm_arena.contestants import Contestant, index_of, with_index
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+_OPTIONS = (
+    click.option("--model", metavar="NAME", help="As chatlm --model takes it."),
+    click.option("--adapter", metavar="NAME", help="A LoRA adapter; see: chatlm adapters list"),
+    click.option("--template", metavar="NAME", help="See: chatlm templates list"),
+    click.option("-v", "--variable", "pairs", multiple=True, metavar="NAME=TEXT",
+                 help="Fill a gap of the template; can be repeated."),
+    click.option("--index", metavar="NAME", help="Answer from it; see: chatlm rag list"),
+    click.option("--system", metavar="TEXT", help="System prompt."),
+    click.option("-s", "--sampling", "settings", multiple=True, metavar="NAME=VALUE",
+                 help="Such as temperature=0.2; can be repeated."),
+)  # fmt: skip
+
+
+def _setup_options(command: F) -> F:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.group()
+def contestants() -> None:
+    """Add, list, change and remove what is compared: named set-ups.
+
+    Example: chatlm arena contestants add cold --model smollm2-135m-instruct -s temperature=0.2
+    """
+
+
+@contestants.command()
+@click.argument("name")
+@_setup_options
+def add(name: str, **given: Any) -> None:
+    """Add a contestant: a model with what goes with it.
+
+    Without --model it is the model in use. An adapter, template, index, system prompt and sampling
+    are all optional.
+
+    Example: chatlm arena contestants add pirate --adapter pirate
+    """
+    from chatlm_arena.store import store as store_module
+
+    setup = _changed(with_index(Setup(), ""), **given)
+    _check(name, setup)
+    with store_module.opened() as store:
+        added = store.add_contestant(name, setup)
+    click.echo(visible(f"Added {added.name}: {added.told}"))
+
+
+@contestants.command("list")
+@_json
+def list_contestants(as_json: bool) -> None:
+    """List the contestants with their set-ups.
+
+    Example: chatlm arena contestants list
+    """
+    from chatlm_arena.store import store as store_module
+
+    with store_module.opened() as store:
+        there = store.contestants()
+    if as_json:
+        click.echo(dump_json([_table(contestant) for contestant in there]))
+        return
+    if not there:
+        click.echo("There are none yet. Add two: chatlm arena contestants add NAME --model …")
+    width = max((len(contestant.name) for contestant in there), default=0)
+    for contestant in there:
+        click.echo(visible(f"{contestant.name:<{width}}  {contestant.told}"))
+
+
+@contestants.command()
+@_name
+@click.option("--rename", metavar="NAME", help="Call it so; its votes stay.")
+@_setup_options
+def edit(name: str, rename: str | None, **given: Any) -> None:
+    """Change a contestant; what is not named stays as it is, and '' takes something away.
+
+    Votes were for what it was before: after another set-up they count no longer.
+
+    Example: chatlm arena contestants edit cold -s temperature=0.1
+    """
+    from chatlm_arena.store import store as store_module
+
+    with store_module.opened() as store:
+        old = store.contestant(name)
+        setup = _changed(old.setup or Setup(), **given)
+        if setup != (old.setup or Setup()):
+            _check(name, setup)
+            lost = store.edit_contestant(name, setup)
+            if lost:
+                click.echo(f"Its {lost:,} votes were for what it was; they count no longer.")
+        if rename is not None:
+            store.rename_contestant(name, rename)
+        now = store.contestant(name if rename is None else rename.strip())
+    click.echo(visible(f"{now.name}: {now.told}"))
+
+
+@contestants.command()
+@_name
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def remove(name: str, yes: bool) -> None:
+    """Take a contestant out; its votes count no longer.
+
+    Example: chatlm arena contestants remove cold --yes
+    """
+    from chatlm_arena.store import store as store_module
+
+    with store_module.opened() as store:
+        store.contestant(name)
+        if not yes:
+            click.confirm(f"Take {one_line(name, 60)} and its votes out?", abort=True, err=True)
+        lost = store.remove_contestant(name)
+    click.echo(visible(f"Removed {name}" + (f" and its {lost:,} votes." if lost else ".")))
+
+
+def _changed(
+    setup: Setup,
+    *,
+    model: str | None,
+    adapter: str | None,
+    template: str | None,
+    pairs: Sequence[str],
+    index: str | None,
+    system: str | None,
+    settings: Sequence[str],
+) -> Setup:
+    """The set-up with what was given in place of what it had."""
+    values = dict(setup.values) | dict(_pair(pair, "-v NAME=TEXT") for pair in pairs)
+    sampling = setup.sampling.to_dict()
+    for setting in settings:
+        key, text = _pair(setting, "-s temperature=0.2")
+        sampling[key] = _value(key, text)
+    kept = {key: value for key, value in sampling.items() if value is not None}
+    setup = dataclasses.replace(
+        setup,
+        model=setup.model if model is None else model,
+        adapter=setup.adapter if adapter is None else adapter,
+        template=setup.template if template is None else template,
+        system=setup.system if system is None else system,
+        values={key: value for key, value in values.items() if value},
+        sampling=Sampling.from_dict(kept),
+    )
+    return setup if index is None else with_index(setup, index)
+
+
+def _pair(text: str, example: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"{one_line(text, 60)!r} has no =.", hint=f"Write it so: {example}")
+    return name.strip(), value
+
+
+def _value(name: str, text: str) -> Any:
+    """A setting's value as its type; None takes it away."""
+    if name == "stop" or not text:
+        return (text,) if text else None
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise UsageError(
+            f"{one_line(name, 40)} must be a number, not {one_line(text, 40)!r}.",
+            hint="For example: -s temperature=0.2",
+        ) from None
+
+
+def _check(name: str, setup: Setup) -> None:
+    """See that a set-up can answer; a model that is not here may still come, which is noted."""
+    from chatlm import side_chats
+
+    try:
+        with side_chats(load_config(), lambda words: None) as chats:
+            chats.begin(setup).check()
+    except ModelError as error:
+        click.echo(visible(f"Note: {error.message} {error.hint}"), err=True)
+    except ChatlmError as error:
+        next_step, _, _ = error.hint.partition("\n")  # the others are for a chat
+        raise UsageError(
+            f"{one_line(name, 60)} could not answer. {error.message}", hint=next_step
+        ) from error
+
+
+def _table(contestant: Contestant) -> dict[str, Any]:
+    setup = contestant.setup
+    return {
+        "name": contestant.name,
+        "setup": setup.to_dict() if setup else None,
+        "index": index_of(setup) if setup else "",
+    }

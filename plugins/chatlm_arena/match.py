@@ -1,0 +1,240 @@
+"""One blind match from its first message to its vote; knows no screen and makes no thread."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from chatlm import ChatlmError, SideChats, StopReason, UsageError
+from chatlm_arena.answers import Answering, Order, Seat, together
+from chatlm_arena.contestants import Contestant, masked, words_of
+from chatlm_arena.pairing import Pairing, next_pair
+from chatlm_arena.ratings import EloRules, elo
+from chatlm_arena.records import HUMAN, SIDES, MatchReply, Side
+from chatlm_arena.store.store import ArenaStore
+from chatlm_arena.votes import Verdict, among, tally
+
+LARGEST_SEED = 2**31
+
+
+Grown = tuple[Side, Answering]
+
+
+@dataclass(frozen=True)
+class Spoke:
+    """A side said something."""
+
+    side: Side
+    text: str
+    """All of its reply so far, with names hidden."""
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class Revealed:
+    """One side after the vote."""
+
+    name: str
+    told: str
+    """Its set-up in a few words."""
+    before: float
+    """Its Elo rating before the vote."""
+    after: float
+    tokens: int
+    seconds: float
+    """That its replies took."""
+
+
+def choose(store: ArenaStore, how: Pairing, draw: random.Random) -> tuple[Contestant, Contestant]:
+    """The two that meet next, left and right; who is on which side is left to chance.
+
+    Raises:
+        UsageError: fewer than two can play.
+    """
+    able = {c.name: c for c in store.contestants() if c.setup is not None}
+    if len(able) < 2:
+        raise UsageError(
+            "A match needs two contestants.",
+            hint="Add one by /arena add NAME, which takes this chat's set-up, or by\n"
+            "chatlm arena contestants add NAME --model … -s temperature=0.2",
+        )
+    cells = tally(among(store.votes(), list(able)))
+    pair = list(next_pair(cells, how, np.random.default_rng(draw.randrange(LARGEST_SEED))))
+    draw.shuffle(pair)
+    one, other = (able[tuple(able)[at]] for at in pair)
+    return one, other
+
+
+class Play:
+    """A match that is being played.
+
+    Args:
+        store: keeps what is said.
+        chats: in which the contestants answer.
+        left: who sits on the left.
+        right: who sits on the right.
+        same_seed: whether both draw by the same random numbers.
+        draw: chance.
+    """
+
+    def __init__(
+        self,
+        store: ArenaStore,
+        chats: SideChats,
+        left: Contestant,
+        right: Contestant,
+        *,
+        same_seed: bool,
+        draw: random.Random,
+    ) -> None:
+        self._store = store
+        self._chats = chats
+        self._draw = draw
+        self._same_seed = same_seed
+        self._seats = {
+            side: Seat(contestant, chats.begin(contestant.setup))
+            for side, contestant in zip(SIDES, (left, right), strict=True)
+            if contestant.setup is not None
+        }
+        self._words = words_of((left, right))
+        self._said: dict[Side, list[MatchReply]] = {side: [] for side in SIDES}
+        self._match = store.add_match(left, right)
+        self._prompt = ""
+        self.turn = -1
+        """Of the newest message, 0 for the first; -1 before it."""
+
+    @property
+    def can_vote(self) -> bool:
+        """Whether both sides answered the newest message."""
+        return self.turn >= 0 and all(len(said) == self.turn + 1 for said in self._said.values())
+
+    def send(self, text: str) -> Generator[Spoke, None, None]:
+        """Let both answer a message; who begins is for chance to decide.
+
+        Closing it stops both; what was said is kept.
+
+        Raises:
+            UsageError: the text is blank, or the newest message is not answered by both.
+            ChatlmError: a contestant's set-up does not work.
+        """
+        if not text.strip():
+            raise UsageError("There is nothing to send", hint="Type a message first.")
+        if self.turn >= 0:
+            if not self.can_vote:
+                raise UsageError("Both have to answer first.", hint="Let them answer again.")
+            for side in SIDES:
+                said = self._said[side][-1]
+                if said.text.strip():
+                    self._seats[side].chat.add(self._prompt, said.text)
+        self.turn += 1
+        self._prompt = text
+        yield from self._answer()
+
+    def again(self) -> Generator[Spoke, None, None]:
+        """Let both answer the newest message once more, in place of what they said."""
+        for said in self._said.values():
+            del said[self.turn :]
+        yield from self._answer()
+
+    def vote(self, verdict: Verdict, rules: EloRules) -> tuple[Revealed, Revealed]:
+        """Keep the verdict, and tell who was who, left and right.
+
+        Raises:
+            UsageError: both have to answer first, or there is a vote already.
+        """
+        if not self.can_vote:
+            raise UsageError("Both have to answer first.", hint="Let them answer again.")
+        before = _ratings(self._store, rules)
+        self._store.vote(self._match, verdict, HUMAN)
+        after = _ratings(self._store, rules)
+        left, right = (
+            self._revealed(side, before.get(name, rules.start), after[name])
+            for side in SIDES
+            for name in (self._seats[side].contestant.name,)
+        )
+        return left, right
+
+    def _answer(self) -> Generator[Spoke, None, None]:
+        seed = self._draw.randrange(LARGEST_SEED)
+        order = list(SIDES)
+        self._draw.shuffle(order)
+        asked = {
+            side: Answering(
+                Order(
+                    self._seats[side],
+                    self._prompt,
+                    self.turn,
+                    seed if self._same_seed else self._draw.randrange(LARGEST_SEED),
+                )
+            )
+            for side in order
+        }
+        for side in order:
+            yield Spoke(side, "")
+        speaking = set(order)
+        try:
+            with closing(self._growing(asked)) as grown:
+                for side, answering in grown:
+                    if answering.ended:
+                        speaking.remove(side)
+                        self._keep(side, answering.reply)
+                    yield Spoke(side, masked(answering.text, self._words), ended=answering.ended)
+        finally:
+            for side in speaking:
+                self._keep(side, asked[side].reply)
+
+    def _growing(self, asked: dict[Side, Answering]) -> Generator[Grown, None, None]:
+        """The side whose reply has grown, until both have ended.
+
+        One model answers for both at once. Two speak token by token in turn, or one after the other
+        where the memory does not hold both.
+        """
+        left, right = (self._seats[side].chat for side in SIDES)
+        try:
+            one = left.setup.model == right.setup.model or left.engine is right.engine
+            apart = self._chats.taking_turns
+        except ChatlmError:
+            one, apart = False, True  # the side itself will tell
+        if one:
+            yield from together(asked.items())
+            return
+        with ExitStack() as both:
+            sides = [both.enter_context(closing(together([each]))) for each in asked.items()]
+            yield from chain.from_iterable(sides) if apart else _in_turns(sides)
+
+    def _keep(self, side: Side, reply: MatchReply) -> None:
+        """A reply that was stopped or failed before it began is none."""
+        if reply.text or reply.stop_reason not in (StopReason.CANCELLED, StopReason.ERROR):
+            self._said[side].append(self._store.add_reply(self._match, side, reply))
+
+    def _revealed(self, side: Side, before: float, after: float) -> Revealed:
+        contestant, said = self._seats[side].contestant, self._said[side]
+        return Revealed(
+            name=contestant.name,
+            told=contestant.told,
+            before=before,
+            after=after,
+            tokens=sum(reply.tokens or 0 for reply in said),
+            seconds=sum(reply.seconds or 0.0 for reply in said),
+        )
+
+
+def _in_turns(streams: Sequence[Iterator[Grown]]) -> Iterator[Grown]:
+    """One item of each stream after the other, until all have ended."""
+    left = list(streams)
+    while left:
+        for stream in list(left):
+            try:
+                yield next(stream)
+            except StopIteration:
+                left.remove(stream)
+
+
+def _ratings(store: ArenaStore, rules: EloRules) -> dict[str, float]:
+    votes = store.votes()
+    return dict(zip(votes.names, elo(votes, rules).tolist(), strict=True))

@@ -1,0 +1,207 @@
+"""Elo, Bradley-Terry with bootstrap intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chatlm import UsageError
+from chatlm_arena.votes import Integers, Numbers, Tally, Votes, games, wins
+
+SMALLEST_K, LARGEST_K = 4.0, 32.0
+
+
+@dataclass(frozen=True)
+class EloRules:
+    """How ratings begin and move.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+
+    k: float = 32.0
+    """The most that one match changes a rating, 4 to 32."""
+    start: float = 1500.0
+    scale: float = 400.0
+    """Points between two of whom one is expected to win ten times as often."""
+
+    def __post_init__(self) -> None:
+        if not SMALLEST_K <= self.k <= LARGEST_K:
+            raise UsageError(
+                f"k must be from {SMALLEST_K:g} to {LARGEST_K:g}, not {self.k:g}.",
+                hint="A small k makes steady ratings, a large one quick ones.",
+            )
+        if not self.scale > 0:
+            raise UsageError(f"The scale must be above 0, not {self.scale:g}.")
+
+
+def expected(rating: float, other: float, scale: float = 400.0) -> float:
+    """What a contestant is expected to get from a match, 0 to 1."""
+    return float(1.0 / (1.0 + 10.0 ** ((other - rating) / scale)))
+
+
+def history(votes: Votes, rules: EloRules | None = None) -> tuple[Numbers, Numbers]:
+    """Both ratings after each match.
+
+    Returns:
+        the left side's and the right side's, each of shape (votes,).
+    """
+    rules = rules or EloRules()
+    rating = [rules.start] * len(votes.names)
+    lefts, rights = [], []
+    rows = zip(votes.left.tolist(), votes.right.tolist(), votes.score.tolist(), strict=True)
+    for left, right, score in rows:
+        change = rules.k * (score - expected(rating[left], rating[right], rules.scale))
+        if left != right:
+            rating[left] += change
+            rating[right] -= change
+        lefts.append(rating[left])
+        rights.append(rating[right])
+    return np.array(lefts, dtype=np.float64), np.array(rights, dtype=np.float64)
+
+
+def elo(votes: Votes, rules: EloRules | None = None) -> Numbers:
+    """The ratings after all matches, shape (contestants,); their mean stays `rules.start`."""
+    rules = rules or EloRules()
+    rating = np.full(len(votes.names), rules.start, dtype=np.float64)
+    lefts, rights = history(votes, rules)
+    at = np.empty(2 * len(votes), dtype=np.int64)
+    at[0::2], at[1::2] = votes.left, votes.right
+    after = np.empty(2 * len(votes))
+    after[0::2], after[1::2] = lefts, rights
+    rating[at] = after  # of several values for one index the last one stays
+    return rating
+
+
+POINTS = 400.0 / np.log(10.0)
+"""Rating points of one unit of log-strength, as Elo has them."""
+
+
+MIDDLE = 1500.0
+"""The mean of all ratings."""
+
+
+RESAMPLES = 200
+
+
+LEVEL = 0.95
+
+
+FEWEST = 10
+"""Games below which nothing is said of how sure a strength is: resamples of so few lie."""
+
+
+_TOLERANCE, _STEPS = 1e-8, 1000
+"""When the iteration ends: at so small a change, or after so many steps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Strengths:
+    """What the votes say of each contestant, all arrays of shape (contestants,)."""
+
+    share: Numbers
+    """Strengths that sum to 1: a contestant beats another with probability
+    share / (share + the other's)."""
+    share_low: Numbers
+    share_high: Numbers
+    rating: Numbers
+    """The same on Elo's scale around `MIDDLE`."""
+    rating_low: Numbers
+    rating_high: Numbers
+    samples: Numbers
+    """Shape (resamples, contestants): the ratings of each resample."""
+
+
+def strengths(cells: Tally) -> Numbers:
+    """The likeliest strengths, shape (contestants,), with sum 1.
+
+    Where someone never lost or never won against the others, so that no finite strengths are the
+    likeliest, everyone is taken to have drawn once more, in equal parts with all others.
+    """
+    size = cells.size
+    if size < 2 or not len(cells.count):
+        return np.full(size, 1 / max(size, 1))
+    from evalica import Winner, bradley_terry
+
+    one, other, score, count = cells.one, cells.other, cells.score, cells.count
+    if not _comparable(cells):
+        upper, lower = np.triu_indices(size, 1)
+        one, other = np.concatenate([one, upper]), np.concatenate([other, lower])
+        score = np.concatenate([score, np.full(len(upper), 0.5)])
+        count = np.concatenate([count, np.full(len(upper), 1 / (size - 1))])
+    winners = [(Winner.Y, Winner.Draw, Winner.X)[half] for half in (2 * score).astype(int).tolist()]
+    found = bradley_terry(
+        one.tolist(),
+        other.tolist(),
+        winners,
+        weights=count.tolist(),
+        tolerance=_TOLERANCE,
+        limit=_STEPS,
+    ).scores
+    raw = found.reindex(range(size)).to_numpy(dtype=np.float64)
+    share: Numbers = raw / raw.sum()
+    return share
+
+
+def estimate(cells: Tally, *, resamples: int = RESAMPLES, seed: int = 0) -> Strengths:
+    """Strengths, with the intervals in which `LEVEL` of the resamples lie.
+
+    With fewer than `FEWEST` games an interval reaches from 0 to 1, in ratings without an end.
+    Votes are resampled within the tally, so a million of them cost no more than a thousand.
+
+    Args:
+        cells: the votes.
+        resamples: how many; fewer than some 100 give rough intervals.
+        seed: of the resampling; the same gives the same intervals.
+    """
+    share = strengths(cells)
+    shares = np.array([strengths(a) for a in _resampled(cells, resamples, seed)] or [share])
+    ratings = rating_of(shares)
+    ends = (50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL))
+    share_low, share_high = np.percentile(shares, ends, axis=0)
+    rating_low, rating_high = np.percentile(ratings, ends, axis=0)
+    rating = rating_of(share)
+    few = games(cells) < FEWEST
+    return Strengths(
+        share=share,
+        share_low=np.where(few, 0.0, np.minimum(share_low, share)),
+        share_high=np.where(few, 1.0, np.maximum(share_high, share)),
+        rating=rating,
+        rating_low=np.where(few, -np.inf, np.minimum(rating_low, rating)),
+        rating_high=np.where(few, np.inf, np.maximum(rating_high, rating)),
+        samples=ratings,
+    )
+
+
+def rating_of(share: Numbers) -> Numbers:
+    """Strengths on Elo's scale, along the last axis, with the mean `MIDDLE`."""
+    if not share.size:
+        return share
+    logs = np.log(share)
+    rating: Numbers = MIDDLE + POINTS * (logs - logs.mean(axis=-1, keepdims=True))
+    return rating
+
+
+def _resampled(cells: Tally, resamples: int, seed: int) -> list[Tally]:
+    if not cells.total:
+        return []
+    draw = np.random.default_rng(seed)
+    counts = draw.multinomial(cells.total, cells.count / cells.count.sum(), size=resamples)
+    return [_with_counts(cells, count) for count in counts]
+
+
+def _with_counts(cells: Tally, count: Integers) -> Tally:
+    kept = count > 0
+    return Tally(
+        cells.one[kept], cells.other[kept], cells.score[kept], count[kept].astype(float), cells.size
+    )
+
+
+def _comparable(cells: Tally) -> bool:
+    """Whether from everyone a chain of wins and ties leads to everyone else (Ford, 1957)."""
+    reached = (wins(cells) > 0) | np.eye(cells.size, dtype=bool)
+    for _ in range(cells.size.bit_length()):
+        steps = reached.astype(np.float32)
+        reached = steps @ steps > 0  # chains of twice the length
+    return bool(reached.all())

@@ -1,0 +1,90 @@
+"""The ratings with their intervals, over the chat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual import work
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import Static
+
+from chatlm import ChatlmError, PluginCard, own_settings, visible
+from chatlm_arena import PLUGIN, charts
+from chatlm_arena import leaderboard as leaderboard_module
+from chatlm_arena.leaderboard import leaderboard
+from chatlm_arena.ratings import EloRules
+from chatlm_arena.settings import Settings
+from chatlm_arena.store import store as store_module
+
+
+class BoardScreen(PluginCard):
+    """Computed in a thread: many votes take seconds."""
+
+    DEFAULT_CSS = """
+    BoardScreen {
+        & > .card { width: 120; }
+        & VerticalScroll { height: 1fr; }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss", "close")]
+
+    class Rated(Message):
+        """The ratings are there."""
+
+        def __init__(self, lines: str, error: ChatlmError | None = None) -> None:
+            super().__init__()
+            self.lines = lines
+            self.error = error
+
+    def __init__(self) -> None:
+        super().__init__("Ratings")
+
+    def body(self) -> Iterable[Widget]:
+        """One scrolling text."""
+        with VerticalScroll():
+            yield Static("Counting the votes …", id="ratings")
+
+    def on_mount(self) -> None:
+        """Begin to count."""
+        self._rate(min(self.app.size.width, 120) - 6)
+
+    @work(thread=True, exclusive=True, exit_on_error=False)
+    def _rate(self, width: int) -> None:
+        try:
+            self.post_message(self.Rated(_lines(width)))
+        except ChatlmError as error:
+            self.post_message(self.Rated("", error))
+
+    def on_board_screen_rated(self, event: Rated) -> None:
+        """Show them."""
+        event.stop()
+        self.query_one("#ratings", Static).update(Content(visible(event.lines)))
+        self.complain(event.error)
+
+
+def _lines(width: int) -> str:
+    rules = EloRules(k=own_settings(PLUGIN, Settings).k)
+    with store_module.opened() as store:
+        votes, lengths = store.votes(), store.lengths()
+    if not len(votes):
+        return "There are no votes yet."
+    found = leaderboard(votes, rules)
+    said = leaderboard_module.sentences(
+        found, leaderboard_module.of_sides(votes.score), leaderboard_module.of_length(*lengths)
+    )
+    parts = [
+        *charts.board(found.rows, width),
+        "",
+        *charts.matrix(found),
+        "",
+        *charts.over_matches(found, width),
+        "",
+        *said,
+    ]
+    return "\n".join(parts)

@@ -1,0 +1,125 @@
+"""The arena's work beside the screen: it plays in a thread and reports; knows no widget."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from threading import Event
+
+from textual.message import Message
+
+from chatlm import ChatlmError, SideChats
+from chatlm_arena.match import Play, Revealed, Spoke, choose
+from chatlm_arena.pairing import Pairing
+from chatlm_arena.ratings import EloRules
+from chatlm_arena.settings import Settings
+from chatlm_arena.store.store import ArenaStore
+from chatlm_arena.votes import Verdict
+
+SECONDS_BETWEEN = 1 / 30
+"""Between two reports of a growing reply."""
+
+
+@dataclass
+class Said(Message):
+    """A side said something."""
+
+    spoke: Spoke
+
+
+@dataclass
+class Answered(Message):
+    """Nobody says anything more."""
+
+    error: ChatlmError | None = None
+    """What went wrong."""
+
+
+@dataclass
+class Voted(Message):
+    """A vote is kept, or could not be."""
+
+    verdict: Verdict
+    revealed: tuple[Revealed, ...] = ()
+    """Left and right."""
+    error: ChatlmError | None = None
+
+
+Report = Callable[[Message], object]
+
+
+class ArenaWork:
+    """Chooses who plays and lets them answer; one call at a time, in a thread.
+
+    Args:
+        store: the arena.
+        chats: in which the contestants answer.
+        settings: the person's.
+        report: takes each message.
+        draw: chance.
+    """
+
+    def __init__(
+        self,
+        store: ArenaStore,
+        chats: SideChats,
+        settings: Settings,
+        report: Report,
+        draw: random.Random,
+    ) -> None:
+        self.store = store
+        self._chats = chats
+        self._settings = settings
+        self._report = report
+        self._draw = draw
+        self.play: Play | None = None
+        """The match; None before its first message."""
+        self.stop = Event()
+        """Set to end what is going on or about to begin; cleared by who begins the next."""
+
+    def send(self, text: str) -> None:
+        """Let both answer; the first message of a match decides who plays."""
+        self._pull(lambda: self._begun().send(text))
+
+    def again(self) -> None:
+        """Let both answer once more."""
+        self._pull(lambda: self._begun().again())
+
+    def vote(self, verdict: Verdict, rules: EloRules) -> None:
+        """Keep a verdict on the match."""
+        try:
+            if self.play is not None:
+                self._report(Voted(verdict, self.play.vote(verdict, rules)))
+        except ChatlmError as error:
+            self._report(Voted(verdict, error=error))
+
+    def _begun(self) -> Play:
+        if self.play is None:
+            pair = choose(self.store, Pairing(self._settings.pairing), self._draw)
+            self.play = Play(
+                self.store,
+                self._chats,
+                *pair,
+                same_seed=self._settings.same_seed,
+                draw=self._draw,
+            )
+        return self.play
+
+    def _pull(self, begin: Callable[[], Generator[Spoke, None, None]]) -> None:
+        error = None
+        try:
+            with closing(begin()) as events:
+                last = 0.0
+                for event in events:
+                    now = time.monotonic()
+                    if event.ended or not event.text or now - last >= SECONDS_BETWEEN:
+                        last = now
+                        self._report(Said(event))
+                    if self.stop.is_set():
+                        break
+        except ChatlmError as problem:
+            error = problem
+        self._report(Answered(error))

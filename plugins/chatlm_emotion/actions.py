@@ -1,0 +1,193 @@
+"""/emotion; the thread that labels messages.
+
+A classifier that cannot be loaded labels nothing; `trouble` says why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from chatlm import Annotation, ChatlmError, SlashCommand, Ui, UsageError, own_settings
+from chatlm_emotion import PLUGIN
+from chatlm_emotion.settings import LABEL, Settings, labelled_of
+
+if TYPE_CHECKING:
+    from chatlm_emotion.classifier import Classifier
+
+
+log = logging.getLogger("chatlm.plugins.emotion")
+
+
+HOLDS_UP = 0.03
+"""Seconds that an answer may wait for a label."""
+
+
+PATIENCE = 10.0
+"""Seconds after which a label is given up."""
+
+
+_REMEMBERED = 32
+"""Texts whose labels are kept."""
+
+
+class Labeller:
+    """Gives labels of texts; its methods may be called in any thread."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="chatlm-emotion")
+        self._lock = Lock()
+        self._found: OrderedDict[tuple[str, str], Future[Annotation | None]] = OrderedDict()
+        self._loaded: Classifier | None = None
+        self._name = ""
+        self.trouble: ChatlmError | None = None
+        """Why the classifier that was asked for last cannot be used."""
+
+    def ask(self, text: str) -> Future[Annotation | None]:
+        """Begin to label a text; None comes of it where there is no classifier."""
+        name = own_settings(PLUGIN, Settings).classifier
+        with self._lock:
+            known = self._found.pop((name, text), None)
+            if known is None or (known.done() and known.result() is None):
+                known = self._worker.submit(self._label, name, text)
+            self._found[name, text] = known
+            while len(self._found) > _REMEMBERED:
+                self._found.popitem(last=False)
+        return known
+
+    def warm(self) -> None:
+        """Load the classifier, so that the first label need not wait for it."""
+        self.ask("")
+
+    def ready(self) -> None:
+        """Wait until the classifier is loaded.
+
+        Raises:
+            ChatlmError: it cannot be.
+        """
+        self.ask("").result()
+        if self.trouble is not None:
+            raise self.trouble
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _label(self, name: str, text: str) -> Annotation | None:
+        from chatlm_emotion.card import CLASSIFIERS
+        from chatlm_emotion.classifier import ICONS, load
+
+        try:
+            if self._loaded is None or self._name != name:
+                self._loaded = None
+                self._loaded, self._name = load(CLASSIFIERS.located(name)), name
+                self.trouble = None
+            (verdict,) = self._loaded.classify([text])
+        except ChatlmError as error:
+            if self.trouble is None or str(self.trouble) != str(error):
+                log.info("nothing is labelled: %s", error)
+            self.trouble = error
+            return None
+        icon = ICONS.get(verdict.label, "")
+        return Annotation(PLUGIN, self._loaded.card.tells, verdict.label, verdict.score, icon)
+
+
+def soon(asked: Future[Annotation | None], seconds: float) -> Annotation | None:
+    """The label, if it is there in time."""
+    with suppress(TimeoutError):
+        return asked.result(seconds)
+    return None
+
+
+PANEL = "mood"
+"""The name of the plugin's panel."""
+
+
+ON, OFF, USER, ALL = "on", "off", "user", "all"
+
+
+_SAID = {
+    OFF: "No message of this chat is labelled.",
+    USER: "Your messages in this chat are labelled.",
+    ALL: "Your messages and the replies in this chat are labelled.",
+}
+
+
+_labellers: list[Labeller] = []
+"""The one of this program, once something was to be labelled."""
+
+
+def labeller() -> Labeller:
+    """What labels, made when it is first needed."""
+    if not _labellers:
+        _labellers.append(Labeller())
+    return _labellers[0]
+
+
+def close() -> None:
+    """End it, if there is one."""
+    while _labellers:
+        _labellers.pop().close()
+
+
+def emotion(ui: Ui, argument: str) -> None:
+    """Choose which messages of the chat are labelled, or say which are.
+
+    Raises:
+        ChatlmError: there is no such choice, or the classifier cannot be had.
+    """
+    word = argument.strip().lower()
+    if not word:
+        _tell(ui)
+        return
+    choice = ALL if word == ON else word
+    if choice not in _SAID:
+        raise UsageError(
+            f"There is no {word!r} for /emotion.",
+            hint=f"/emotion {USER} labels your messages, {ALL} the replies too, {OFF} none.",
+        )
+    if choice != OFF:
+        _prepare(ui)
+    ui.keep(**{LABEL: choice})
+    ui.tell(_SAID[choice])
+
+
+def register(add: Callable[[SlashCommand], None]) -> None:
+    """Offer it."""
+    add(SlashCommand("emotion", "label the mood of messages", emotion, f"[{USER}|{ALL}|{OFF}]"))
+
+
+def _tell(ui: Ui) -> None:
+    labelled = labelled_of(ui.kept)
+    if labelled != OFF:
+        try:
+            labeller().ready()
+        except ChatlmError as error:
+            hint = f"/emotion {labelled} fetches what is missing."
+            raise ChatlmError(f"Nothing is labelled yet. {error.message}", hint=hint) from error
+    name = own_settings(PLUGIN, Settings).classifier
+    ui.tell(f"{_SAID[labelled]} The classifier is {name}. /{PANEL} shows them all.")
+
+
+def _prepare(ui: Ui) -> None:
+    """Fetch the classifier's base if it is not here, and load it."""
+    from chatlm import ensure_model
+    from chatlm_emotion import card
+    from chatlm_emotion.card import CLASSIFIERS
+
+    place = CLASSIFIERS.located(own_settings(PLUGIN, Settings).classifier)
+    base = card.read(place.path).base
+    with ui.working("Preparing the classifier") as work:
+        if base:
+            ensure_model(
+                base,
+                lambda stage, done, total: work.at(done, total, f"fetching {base} ({stage})"),
+                lambda: work.cancelled,
+            )
+        work.at(0, None, "loading")
+        labeller().ready()

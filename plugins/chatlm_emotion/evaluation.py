@@ -1,0 +1,162 @@
+"""Evaluate on labelled texts; pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chatlm import UsageError
+from chatlm_emotion.classifier import Classifier
+from chatlm_emotion.examples import Examples
+from chatlm_emotion.metrics import Scores, score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found."""
+
+    scores: Scores
+    """Of the likeliest label of each text that has one, whether or not it is likely enough."""
+    threshold: float
+    unsure: float
+    """Share of these texts whose likeliest label is below the threshold."""
+    sure_accuracy: float
+    """Share of the others that is right; 0 where there are none."""
+    without_label: int
+    """Texts that have none."""
+    unsure_without_label: float
+    """Share of those that the classifier is unsure of; 0 where there are none."""
+    milliseconds: float
+    """For a text."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON; the three measures by their usual names."""
+        scores = self.scores
+        measures = {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "ece": scores.ece}
+        return {
+            **{name: measure.value for name, measure in measures.items()},
+            "intervals": {name: [each.low, each.high] for name, each in measures.items()},
+            "texts": scores.texts,
+            "labels": scores.by_label,
+            "confusion": [list(row) for row in scores.confusion],
+            "bins": [each.to_dict() for each in scores.bins],
+            "threshold": self.threshold,
+            "unsure": self.unsure,
+            "sure_accuracy": self.sure_accuracy,
+            "without_label": self.without_label,
+            "unsure_without_label": self.unsure_without_label,
+            "milliseconds": self.milliseconds,
+        }
+
+
+def evaluate(
+    classifier: Classifier, data: Examples, progress: Callable[[int], None] | None = None
+) -> Evaluation:
+    """Classify labelled texts and compare.
+
+    Args:
+        classifier: to measure.
+        data: whose labels are the classifier's.
+        progress: told how many more texts are done.
+
+    Raises:
+        UsageError: a label is not one of the classifier's.
+    """
+    card = classifier.card
+    if unknown := sorted(set(data.labels) - set(card.labels)):
+        raise UsageError(
+            f"The classifier {card.name} knows no label {unknown[0]!r}.",
+            hint=f"It knows: {', '.join(card.labels)}",
+        )
+    labelled = [row for row in data.rows if row.label is not None]
+    others = [row for row in data.rows if row.label is None]
+    start = time.perf_counter()
+    found = classifier.probabilities([row.text for row in (*labelled, *others)], progress)
+    spent = time.perf_counter() - start
+    sure = found.max(1) >= card.threshold
+    chosen = found.argmax(1)[: len(labelled)]
+    truth = [card.labels.index(row.label or "") for row in labelled]
+    right = chosen == truth
+    mine, theirs = sure[: len(labelled)], sure[len(labelled) :]
+    return Evaluation(
+        scores=score(found[: len(labelled)], truth, card.labels),
+        threshold=card.threshold,
+        unsure=float(1 - mine.mean()),
+        sure_accuracy=float(right[mine].mean()) if mine.any() else 0.0,
+        without_label=len(others),
+        unsure_without_label=float(1 - theirs.mean()) if others else 0.0,
+        milliseconds=spent / len(data.rows) * 1000,
+    )
+
+
+_BLUE, _GREY = "#0072b2", "#777777"
+
+
+def save(scores: Scores, title: str, path: Path) -> None:
+    """Draw both side by side.
+
+    Args:
+        scores: to draw.
+        title: above them.
+        path: its suffix says what kind of picture.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(11, 4.8), layout="constrained")
+    left, right = picture.subplots(1, 2)
+    _confusion(left, scores)
+    _reliability(right, scores)
+    picture.suptitle(title, parse_math=False)
+    try:
+        picture.savefig(path, dpi=150)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _confusion(axes: Axes, scores: Scores) -> None:
+    shares = [[count / max(sum(row), 1) for count in row] for row in scores.confusion]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    places = range(len(scores.labels))
+    axes.set_xticks(places, list(scores.labels), rotation=45, ha="right")
+    axes.set_yticks(places, list(scores.labels))
+    axes.set_xlabel("chosen")
+    axes.set_ylabel("true")
+    if len(scores.labels) > 20:
+        return
+    for row in places:
+        for column in places:
+            dark = shares[row][column] > 0.6
+            axes.text(
+                column, row, str(scores.confusion[row][column]), ha="center", va="center",
+                fontsize=9, color="white" if dark else "black",
+            )  # fmt: skip
+
+
+def _reliability(axes: Axes, scores: Scores) -> None:
+    full = [each for each in scores.bins if each.count]
+    axes.plot([0, 1], [0, 1], "--", color=_GREY, label="perfectly calibrated")
+    axes.bar(
+        [each.low for each in full],
+        [each.accuracy for each in full],
+        width=[each.high - each.low for each in full],
+        align="edge", color=_BLUE, alpha=0.35, edgecolor=_BLUE, label="share that is right",
+    )  # fmt: skip
+    axes.plot(
+        [each.confidence for each in full], [each.accuracy for each in full], "o", color=_BLUE,
+        label="mean probability of a bin",
+    )  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("probability of the chosen label")
+    axes.set_ylabel("share that is right")
+    axes.set_title(f"calibration error {scores.ece.value:.3f}")
+    axes.legend(loc="upper left", frameon=False)

@@ -1,0 +1,203 @@
+"""Accuracy, F1, ECE; temperature scaling.
+
+The expected calibration error is that of Guo et al. (2017): texts are put into 15 bins of equal
+width by the probability of the label that was chosen, and the gaps between that and the share that
+is right are averaged by the bins' sizes.
+
+Temperature scaling (Guo et al. 2017): all scores are divided by one number, chosen so that the
+labels of texts nobody learnt from get the highest likelihood. The order of the labels stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 15
+
+
+DRAWS = 1000
+"""How often the texts are drawn anew for the intervals."""
+
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A value with the interval that has it in 95 of 100 draws of as many texts."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The texts whose label was chosen with a probability in one range."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    """Mean probability of the chosen label; 0 in an empty bin."""
+    accuracy: float
+    """Share that is right; 0 in an empty bin."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "count": self.count,
+            "confidence": self.confidence,
+            "accuracy": self.accuracy,
+        }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found."""
+
+    labels: tuple[str, ...]
+    texts: int
+    accuracy: Measure
+    macro_f1: Measure
+    """The mean over the labels of the harmonic mean of precision and recall."""
+    ece: Measure
+    confusion: tuple[tuple[int, ...], ...]
+    """By true label (rows) and chosen label (columns), in the order of `labels`."""
+    bins: tuple[Bin, ...]
+
+    @property
+    def by_label(self) -> dict[str, dict[str, float]]:
+        """Precision, recall, F1 and number of texts of each label."""
+        table = np.array(self.confusion)
+        precision, recall, f1 = _by_label(table)
+        return {
+            label: {
+                "precision": float(precision[row]),
+                "recall": float(recall[row]),
+                "f1": float(f1[row]),
+                "texts": int(table[row].sum()),
+            }
+            for row, label in enumerate(self.labels)
+        }
+
+
+def score(probabilities: Floats, truth: Sequence[int], labels: Sequence[str]) -> Scores:
+    """Compare probabilities with the true labels.
+
+    Args:
+        probabilities: `(texts, labels)`, rows that sum to 1.
+        truth: the true label of each text, as its place in `labels`.
+        labels: their names.
+    """
+    true = np.asarray(truth)
+    chosen, sure = probabilities.argmax(1), probabilities.max(1)
+    table = _table(true, chosen, len(labels))
+    draws = np.random.default_rng(0).integers(len(true), size=(DRAWS, len(true)))
+    again: list[tuple[float, float, float]] = []
+    for rows in draws:
+        drawn = _table(true[rows], chosen[rows], len(labels))
+        again.append(
+            (
+                float((true[rows] == chosen[rows]).mean()),
+                float(_by_label(drawn)[2].mean()),
+                calibration_error(sure[rows], chosen[rows] == true[rows]),
+            )
+        )
+    lows, highs = np.percentile(np.array(again), [2.5, 97.5], axis=0)
+    values = (
+        float((true == chosen).mean()),
+        float(_by_label(table)[2].mean()),
+        calibration_error(sure, chosen == true),
+    )
+    accuracy, macro_f1, ece = (
+        Measure(value, float(low), float(high))
+        for value, low, high in zip(values, lows, highs, strict=True)
+    )
+    return Scores(
+        labels=tuple(labels),
+        texts=len(true),
+        accuracy=accuracy,
+        macro_f1=macro_f1,
+        ece=ece,
+        confusion=tuple(tuple(int(count) for count in row) for row in table),
+        bins=tuple(_bins(sure, chosen == true)),
+    )
+
+
+def calibration_error(sure: Floats, right: NDArray[np.bool_]) -> float:
+    """The expected calibration error, 0 to 1.
+
+    Args:
+        sure: the probability of each chosen label.
+        right: whether it is the true one.
+    """
+    which = _which_bin(sure)
+    gaps = np.bincount(which, weights=sure - right, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(sure))
+
+
+def _bins(sure: Floats, right: NDArray[np.bool_]) -> list[Bin]:
+    which = _which_bin(sure)
+    found = []
+    for number in range(BINS):
+        inside = which == number
+        count = int(inside.sum())
+        confidence = float(sure[inside].mean()) if count else 0.0
+        accuracy = float(right[inside].mean()) if count else 0.0
+        found.append(Bin(number / BINS, (number + 1) / BINS, count, confidence, accuracy))
+    return found
+
+
+def _which_bin(sure: Floats) -> NDArray[np.intp]:
+    return np.minimum((sure * BINS).astype(np.intp), BINS - 1)
+
+
+def _table(true: NDArray[Any], chosen: NDArray[Any], labels: int) -> NDArray[np.intp]:
+    return np.bincount(true * labels + chosen, minlength=labels**2).reshape(labels, labels)
+
+
+def _by_label(table: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+    """Precision, recall and F1 of each label; 0 where there is nothing to divide by."""
+    right = np.diag(table).astype(float)
+    precision = right / np.maximum(table.sum(0), 1)
+    recall = right / np.maximum(table.sum(1), 1)
+    return precision, recall, 2 * right / np.maximum(table.sum(0) + table.sum(1), 1)
+
+
+LOWEST, HIGHEST = 0.05, 20.0
+"""Temperatures that are tried."""
+
+
+def probabilities(scores: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
+    """The softmax of scores, each row divided by the temperature first."""
+    scaled = scores.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
+    return shares
+
+
+def temperature(scores: Floats, truth: Sequence[int]) -> float:
+    """The temperature that gives the true labels the highest likelihood.
+
+    Args:
+        scores: logits of texts that nobody learnt from, `(texts, labels)`.
+        truth: the true label of each, as its column.
+    """
+    true = np.asarray(truth)
+
+    def loss(logarithm: float) -> float:
+        found = probabilities(scores, float(np.exp(logarithm)))[np.arange(len(true)), true]
+        return float(-np.log(np.maximum(found, 1e-300)).mean())
+
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
+    return float(np.exp(found.x))

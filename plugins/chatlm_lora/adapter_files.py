@@ -1,0 +1,249 @@
+"""Adapter_config.json, safetensors tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST = 1_000_000
+"""Bytes of a configuration."""
+
+
+HIGHEST_RANK = 1024
+
+
+_MORE_THAN_LORA = (
+    "use_dora", "modules_to_save", "layer_replication", "target_parameters", "lora_bias",
+    "trainable_token_indices", "use_qalora", "alora_invocation_tokens", "arrow_config",
+)  # fmt: skip
+"""Settings that, when they are on, change more of a model than one pair of matrices a layer."""
+
+
+_PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
+"""Ways to begin a training that leave the base as it is; others need another base."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """What an adapter says of itself."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...] | str
+    """Ends of names of modules, or one regular expression."""
+    base: str
+    """The model it was trained on, as its maker named it; empty where that is not said."""
+    architecture: str
+    """The class of that model; empty where that is not said."""
+    ranks: Mapping[str, int]
+    """Other ranks, by the end of a module's name, or a regular expression of it."""
+    turned: bool
+    """Whether the base keeps its matrices as (inputs, outputs)."""
+
+    def rank_of(self, module: str) -> int:
+        """The rank that a module's matrices must have."""
+        for pattern, rank in self.ranks.items():
+            if module == pattern or module.endswith(f".{pattern}") or _matches(pattern, module):
+                return rank
+        return self.rank
+
+    def targets_of(self) -> str:
+        """The targets in words."""
+        return self.targets if isinstance(self.targets, str) else ", ".join(self.targets)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    try:
+        return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
+    except re.error:
+        return False
+
+
+def read(path: Path) -> LoraConfig:
+    """Read `adapter_config.json`.
+
+    Raises:
+        Damaged: it cannot be read, or says that the adapter is more than plain LoRA.
+        OSError: it is not there or not readable.
+    """
+    if path.stat().st_size > LONGEST:
+        raise Damaged("is far too long for a configuration")
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise Damaged("is not JSON") from None
+    if not isinstance(values, dict):
+        raise Damaged("is not a table of settings")
+    _only_lora(values)
+    rank: Any = values.get("r")
+    alpha = values.get("lora_alpha", 8)
+    if not _is_rank(rank):
+        raise Damaged(f"has the rank {rank!r}; it must be a whole number from 1 to {HIGHEST_RANK}")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) < 1e6:
+        raise Damaged(f"has lora_alpha {alpha!r}, which is no usable number")
+    ranks = values.get("rank_pattern") or {}
+    if not isinstance(ranks, dict) or not all(map(_is_rank, ranks.values())):
+        raise Damaged("has a rank_pattern that cannot be used")
+    mapping = values.get("auto_mapping")
+    return LoraConfig(
+        rank=rank,
+        alpha=alpha,
+        targets=_targets(values.get("target_modules")),
+        base=_text(values.get("base_model_name_or_path")),
+        architecture=_text(mapping.get("base_model_class") if isinstance(mapping, dict) else None),
+        ranks=ranks,
+        turned=values.get("fan_in_fan_out") is True,
+    )
+
+
+def _only_lora(values: Mapping[str, Any]) -> None:
+    kind = values.get("peft_type")
+    if kind != "LORA":
+        raise Damaged(f"says that it is {kind!r}, not LORA")
+    for setting in _MORE_THAN_LORA:
+        if values.get(setting):
+            raise Damaged(f"uses {setting}, which is more than plain LoRA")
+    if values.get("bias", "none") != "none":
+        raise Damaged(f"changes the model's biases (bias is {values['bias']!r})")
+    beginning = values.get("init_lora_weights", True)
+    if not any(beginning is known or beginning == known for known in _PLAIN_BEGINNINGS):
+        raise Damaged(
+            f"was begun by {beginning!r}, which changes the base; it must be saved as plain LoRA "
+            "first (path_initial_model_for_weight_conversion of peft)"
+        )
+
+
+def _is_rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= HIGHEST_RANK
+
+
+def _targets(value: object) -> tuple[str, ...] | str:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+        return tuple(sorted(value))
+    raise Damaged("names no target modules")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+LONGEST_TABLE = 20_000_000
+"""Bytes; the table of a model with a hundred thousand tensors is smaller."""
+
+
+_EXPONENTS: Mapping[str, tuple[type[np.unsignedinteger[Any]], int]] = {
+    "F32": (np.uint32, 0x7F80_0000),
+    "F16": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80),
+}
+"""Of each number format the integers as wide, and the bits that are all set where a number is
+infinite or none."""
+
+
+class Damaged(Exception):
+    """A file is not what it has to be; the message says why, as the end of a sentence."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    """Where its numbers begin in the file, in bytes."""
+    end: int
+
+
+def table(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name.
+
+    Raises:
+        Damaged: it is no safetensors file, it is cut short, or its table contradicts itself.
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 10 or length > min(size - 8, LONGEST_TABLE):
+            raise Damaged("is cut short, or is no safetensors file")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            found = {name: _tensor(entry, 8 + length) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise Damaged("has a table of tensors that cannot be read") from None
+    place = 8 + length
+    for name, tensor in sorted(found.items(), key=lambda item: item[1].start):
+        if tensor.start != place:
+            raise Damaged(f"has a hole or an overlap before the tensor {name}")
+        place = tensor.end
+    if place > size:
+        raise Damaged(f"is cut short: {size:,} of {place:,} bytes are there")
+    if place < size:
+        raise Damaged("goes on behind its last tensor")
+    return found
+
+
+def _tensor(entry: Any, data: int) -> Tensor:
+    shape = tuple(int(number) for number in entry["shape"])
+    start, end = (int(number) for number in entry["data_offsets"])
+    if min((start, end - start, *shape)) < 0:
+        raise ValueError("negative")
+    tensor = Tensor(str(entry["dtype"]), shape, data + start, data + end)
+    if tensor.dtype in _EXPONENTS:
+        width = np.dtype(_EXPONENTS[tensor.dtype][0]).itemsize
+        if math.prod(shape) * width != end - start:
+            raise ValueError("shape and size differ")
+    return tensor
+
+
+def number_formats() -> tuple[str, ...]:
+    """The formats whose numbers can be looked at."""
+    return tuple(_EXPONENTS)
+
+
+def not_finite(path: Path, tensor: Tensor) -> bool:
+    """Whether a number of the tensor, in one of `number_formats`, is infinite or none (NaN)."""
+    mask = _EXPONENTS[tensor.dtype][1]
+    return bool((_bits(path, tensor) & mask == mask).any())
+
+
+def all_zero(path: Path, tensor: Tensor) -> bool:
+    """Whether all numbers of the tensor, in one of `number_formats`, are 0."""
+    bits = _bits(path, tensor)
+    sign = 1 << (bits.itemsize * 8 - 1)
+    return not bool((bits & (sign - 1)).any())
+
+
+def _bits(path: Path, tensor: Tensor) -> NDArray[np.unsignedinteger[Any]]:
+    kind = np.dtype(_EXPONENTS[tensor.dtype][0])
+    count = (tensor.end - tensor.start) // kind.itemsize
+    return np.fromfile(path, kind, count, offset=tensor.start)
+
+
+def model_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a model's folder, from the tables of its files.
+
+    Raises:
+        Damaged: one of them is damaged.
+        OSError: one of them cannot be read.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        shapes |= {name: tensor.shape for name, tensor in table(path).items()}
+    return shapes
+
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""An adapter's files, as peft names them."""

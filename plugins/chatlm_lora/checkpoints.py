@@ -1,0 +1,139 @@
+"""Keeps what an unfinished training needs to go on, and forgets it when it is done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatlm import UsageError, dump_json, write_atomically
+from chatlm_lora import adapter_files, library
+
+_PLAN, _BEFORE = "plan.json", "before.json"
+
+
+_STATE = "trainer_state.json"
+"""The file that transformers writes last into a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model does on the held-out examples."""
+
+    loss: float
+    answers: tuple[str, ...]
+    """To the first of them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "loss": self.loss,
+            "answers": list(self.answers),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measured:
+        """Read back what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        return cls(
+            loss=float(values["loss"]),
+            answers=tuple(values["answers"]),
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one training that is not finished."""
+
+    folder: Path
+
+    def checkpoint(self) -> Path | None:
+        """The newest whole checkpoint; half-written ones are deleted. None where there is none."""
+        whole: list[tuple[int, Path]] = []
+        for path in self.folder.glob("checkpoint-*"):
+            step = _step(path)
+            if step is None:
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                whole.append((step, path))
+        return max(whole)[1] if whole else None
+
+    def remember(self, before: Measured) -> None:
+        """Keep what was measured before the first step."""
+        write_atomically(self.folder / _BEFORE, [json.dumps(before.to_dict())])
+
+    def remembered(self) -> Measured | None:
+        """What was measured before the first step; None where it was not yet."""
+        try:
+            return Measured.from_dict(json.loads((self.folder / _BEFORE).read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def forget(self) -> None:
+        """Delete it all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _step(checkpoint: Path) -> int | None:
+    """How far a checkpoint is; None where it is not whole."""
+    try:
+        adapter_files.table(checkpoint / adapter_files.WEIGHTS)
+        return int(json.loads((checkpoint / _STATE).read_bytes())["global_step"])
+    except (OSError, ValueError, KeyError, TypeError, adapter_files.Damaged):
+        return None
+
+
+@contextmanager
+def begun(name: str, plan: Mapping[str, Any], *, anew: bool, main: bool) -> Iterator[Run]:
+    """The run of an adapter's training, alone in it; goes on with one that was stopped.
+
+    Args:
+        name: the adapter's.
+        plan: all that decides what the training does.
+        anew: forget what an earlier one left.
+        main: whether this is the process that writes; the others only read.
+
+    Raises:
+        UsageError: another process trains it, or one with another plan was stopped.
+        ChatlmError: the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    run = Run(library.ADAPTERS.own_root / f".training-{name}")
+    if not main:
+        yield run
+        return
+    try:
+        library.ADAPTERS.own_root.mkdir(parents=True, exist_ok=True)
+        with FileLock(library.ADAPTERS.own_root / f".training-{name}.lock", timeout=0):
+            if anew:
+                run.forget()
+            _begin(run, name, plan)
+            yield run
+    except Timeout:
+        raise UsageError(
+            f"Another chatlm is training {name}.", hint="Wait until it has ended."
+        ) from None
+    except OSError as error:
+        raise library.ADAPTERS.disk_error(error) from error
+
+
+def _begin(run: Run, name: str, plan: Mapping[str, Any]) -> None:
+    written = dump_json(plan)
+    path = run.folder / _PLAN
+    if not path.is_file():
+        run.forget()
+        run.folder.mkdir(parents=True)
+        write_atomically(path, [written])
+    elif path.read_text(encoding="utf-8") != written:
+        raise UsageError(
+            f"A training of {name} with other data or settings was stopped before.",
+            hint="Start afresh with --restart, or give the same ones to go on with it.",
+        )

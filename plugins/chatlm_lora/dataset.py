@@ -1,0 +1,310 @@
+"""Training examples; masked, padded batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch.utils.data import Dataset
+
+from chatlm import ChatEncoder, Message, UsageError, one_line
+
+MOST_BYTES = 2_000_000_000
+
+
+FORMS = (
+    "messages (role and content); instruction, input and output; prompt and completion; "
+    "text and label, with --ask"
+)
+
+
+Example = tuple[Message, ...]
+"""A chat whose last message is the assistant's."""
+
+
+_GAP = re.compile(r"\{text\}")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a file holds."""
+
+    name: str
+    sha256: str
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    """Examples that are never trained on."""
+    repeated: int
+    """Rows left out, since the same stands in the file before."""
+
+
+def read(path: Path, *, seed: int, share: float, ask: str = "", system: str = "") -> Data:
+    """Read a file, one JSON object a line or one JSON list, and split it.
+
+    Args:
+        path: the file.
+        seed: chooses which examples are held out.
+        share: of the examples that are held out, over 0 and below 1; at least one is.
+        ask: the question about a `text` whose answer is its `label`, with `{text}` in it.
+        system: a system prompt for every example that has none.
+
+    Raises:
+        UsageError: the file cannot be read, or a row is not what it has to be; the row is named.
+    """
+    raw = _bytes(path)
+    chats: dict[Example, None] = {}
+    count = 0
+    for where, row in _rows(path, raw):
+        example = _example(row, ask, where)
+        if system and example[0].role != "system":
+            example = (Message("system", system), *example)
+        chats[example] = None
+        count += 1
+    if len(chats) < 2:
+        raise UsageError(
+            f"{path} has {len(chats)} different examples.", hint="At least two are needed."
+        )
+    examples = list(chats)
+    random.Random(seed).shuffle(examples)  # noqa: S311  # no secret
+    held = min(max(round(len(examples) * share), 1), len(examples) - 1)
+    return Data(
+        name=path.name,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        train=tuple(examples[held:]),
+        held_out=tuple(examples[:held]),
+        repeated=count - len(chats),
+    )
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{path} is too large.", hint="Split it; 2 GB are the most.")
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}.", hint="Name a .jsonl or .json file."
+        ) from error
+
+
+def _rows(path: Path, raw: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each row with where it stands."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 (byte {error.start}).") from None
+    if text.lstrip().startswith("["):
+        rows = _json(text, str(path))
+        for number, row in enumerate(rows, 1):
+            yield _row(row, f"{path}, entry {number}")
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield _row(_json(line, where), where)
+
+
+def _row(row: Any, where: str) -> tuple[str, Mapping[str, Any]]:
+    if not isinstance(row, dict):
+        _wrong(where, "is not a JSON object")
+    return where, row
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        _wrong(where, f"is not JSON: {error}")
+
+
+def _example(row: Mapping[str, Any], ask: str, where: str) -> Example:
+    make = next((make for keys, make in _MAKERS.items() if set(keys) <= set(row)), None)
+    if make is None:
+        keys = one_line(", ".join(map(str, row)), 100)
+        _wrong(where, f"has the keys {keys}", f"A row has {FORMS}.")
+    return make(row, ask, where)
+
+
+def _messages(row: Mapping[str, Any], ask: str, where: str) -> Example:
+    given = row["messages"]
+    if not isinstance(given, list):
+        _wrong(where, "has messages that are no list")
+    chat = []
+    for entry in given:
+        role = entry.get("role") if isinstance(entry, dict) else None
+        if role not in ("system", "user", "assistant"):
+            _wrong(where, f"has a message of the role {role!r}")
+        chat.append(Message(role, _text(entry, "content", where)))
+    roles = [message.role for message in chat]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
+        _wrong(
+            where,
+            "has messages that do not alternate",
+            "Write a system message if you want one, then user and assistant in turn.",
+        )
+    return tuple(chat)
+
+
+def _instruction(row: Mapping[str, Any], ask: str, where: str) -> Example:
+    about = row.get("input") or ""
+    if not isinstance(about, str):
+        _wrong(where, "has an input that is no text")
+    task = _text(row, "instruction", where)
+    question = f"{task}\n\n{about.strip()}" if about.strip() else task
+    return _asked(question, _text(row, "output", where))
+
+
+def _completion(row: Mapping[str, Any], ask: str, where: str) -> Example:
+    return _asked(_text(row, "prompt", where), _text(row, "completion", where))
+
+
+def _label(row: Mapping[str, Any], ask: str, where: str) -> Example:
+    if not _GAP.search(ask):
+        raise UsageError(
+            "Rows of text and label need a question to the model.",
+            hint="Give one with {text} in it: --ask 'Which feeling is in this text? {text}'",
+        )
+    text = _text(row, "text", where)
+    label = str(row["label"]) if isinstance(row["label"], int) else _text(row, "label", where)
+    return _asked(_GAP.sub(lambda _: text, ask), label)
+
+
+_MAKERS: Mapping[tuple[str, ...], Callable[[Mapping[str, Any], str, str], Example]] = {
+    ("messages",): _messages,
+    ("instruction", "output"): _instruction,
+    ("prompt", "completion"): _completion,
+    ("text", "label"): _label,
+}
+"""By the keys that a row must have."""
+
+
+def _asked(question: str, answer: str) -> Example:
+    return (Message("user", question), Message("assistant", answer))
+
+
+def _text(row: Mapping[str, Any], key: str, where: str) -> str:
+    text = row.get(key)
+    if not isinstance(text, str) or not text.strip():
+        _wrong(where, f"has no text in {key}")
+    return text.strip()
+
+
+def _wrong(where: str, what: str, hint: str = "") -> NoReturn:
+    raise UsageError(f"{where}: it {what}.", hint=hint)
+
+
+NOT_COUNTED = -100
+"""The label of a token that does not take part in the loss."""
+
+
+Item = dict[str, list[int]]
+"""`input_ids` and `labels`, of one length."""
+
+
+class Chats(Dataset[Item]):
+    """Encoded examples.
+
+    Args:
+        examples: to encode.
+        encoder: of the model.
+        longest: tokens; a longer example is left out.
+    """
+
+    def __init__(self, examples: Sequence[Example], encoder: ChatEncoder, longest: int) -> None:
+        encoded = [_item(example, encoder) for example in examples]
+        self.items = [item for item in encoded if len(item["input_ids"]) <= longest]
+        self.left_out = len(encoded) - len(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.items[index]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all examples together."""
+        return sum(len(item["input_ids"]) for item in self.items)
+
+    def sort(self) -> None:
+        """Put the shortest first, so that batches in order need little padding."""
+        self.items.sort(key=lambda item: len(item["input_ids"]))
+
+
+def _item(example: Example, encoder: ChatEncoder) -> Item:
+    chat = encoder.chat(example)
+    labels = [
+        number if said else NOT_COUNTED for number, said in zip(chat.ids, chat.spoken, strict=True)
+    ]
+    return {"input_ids": list(chat.ids), "labels": labels}
+
+
+class Collator:
+    """Pads items on the left, so that what the assistant says stands at the end of each row.
+
+    Then the model needs to compute the logits of the last columns only (`logits_to_keep`), which
+    `labels` are cut to: with a large vocabulary that is a good part of the work.
+
+    Args:
+        pad: the id to fill with; it is masked, so any will do.
+    """
+
+    def __init__(self, pad: int) -> None:
+        self._pad = pad
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Tensors of shape (rows, columns), but `labels` of shape (rows, `logits_to_keep`)."""
+        width = max(len(item["input_ids"]) for item in items)
+        ids = torch.full((len(items), width), self._pad)
+        labels = torch.full((len(items), width), NOT_COUNTED)
+        mask = torch.zeros((len(items), width), dtype=torch.long)
+        for row, item in enumerate(items):
+            start = width - len(item["input_ids"])
+            ids[row, start:] = torch.tensor(item["input_ids"])
+            labels[row, start:] = torch.tensor(item["labels"])
+            mask[row, start:] = 1
+        first = int((labels != NOT_COUNTED).any(0).nonzero()[0])
+        kept = min(width - first + 1, width)  # each label is foretold one column before
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+            "labels": labels[:, -kept:],
+            "logits_to_keep": kept,
+        }
+
+
+def loss_of(model: Any, chats: Chats, collator: Collator, rows: int) -> float:
+    """Mean cross-entropy in nats over all tokens that the assistant says.
+
+    Args:
+        model: a causal language model of transformers, which is left in evaluation mode.
+        chats: at least one.
+        collator: makes the batches.
+        rows: of a batch.
+    """
+    model.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in _batches(chats, collator, rows):
+            said = int((batch["labels"][:, 1:] != NOT_COUNTED).sum())
+            on_device = {
+                key: value.to(model.device) if isinstance(value, torch.Tensor) else value
+                for key, value in batch.items()
+            }
+            total += float(model(**on_device).loss) * said
+            count += said
+    return total / count
+
+
+def _batches(chats: Chats, collator: Collator, rows: int) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(chats), rows):
+        yield collator(chats.items[start : start + rows])

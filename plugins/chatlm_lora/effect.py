@@ -1,0 +1,124 @@
+"""KL with and without the adapter; greedy answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from chatlm import Artifact, ChatEncoder, Message, ModelLocation, load_weights
+from chatlm_lora import validation
+from chatlm_lora.peft_utils import quiet
+
+PROBES = (
+    "What is the capital of France?",
+    "Write a short poem about the sea.",
+    "Explain in one sentence why the sky is blue.",
+    "My dog is ill and I feel sad. What should I do?",
+    "Rewrite this sentence in the passive voice: The cat chased the mouse.",
+    "Give me three names for a café.",
+)
+
+
+LEAST_KL = 1e-4
+"""Nats; below it a difference is that of rounding, in bfloat16 too."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How far an adapter moves a model."""
+
+    mean_kl: float
+    """KL divergence of the next token's distribution with the adapter from that without it, in
+    nats, mean over all places of the probes' prompts."""
+    largest: float
+    """The largest difference of a logit."""
+    changed: int
+    """Places of the prompts at which another token is the likeliest."""
+    places: int
+    warnings: tuple[str, ...] = ()
+    """See `Checked.warnings`."""
+
+    @property
+    def acts(self) -> bool:
+        """Whether it does anything."""
+        return self.mean_kl >= LEAST_KL
+
+    def in_words(self) -> str:
+        """The verdict in one line."""
+        if not self.acts:
+            return f"no effect (mean KL {self.mean_kl:.2g})"
+        share = self.changed / self.places
+        return (
+            f"acts (mean KL {self.mean_kl:.3g}, another likeliest token at {share:.0%} of places)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "mean_kl": self.mean_kl,
+            "largest": self.largest,
+            "changed": self.changed,
+            "places": self.places,
+            "warnings": list(self.warnings),
+        }
+
+
+def verify(adapter: Artifact, base: ModelLocation) -> Effect:
+    """Check an adapter's files, then load it and compare.
+
+    Raises:
+        AdapterRefused: it cannot be used on that model.
+        ModelError, OutOfMemoryError: the model cannot be loaded.
+    """
+    checked = validation.check(adapter.path, base)
+    encoder = ChatEncoder(base)
+    with quiet(), torch.no_grad():
+        plain = load_weights(base, dtype="float32")
+        model = PeftModel.from_pretrained(plain, str(adapter.path), local_files_only=True).eval()
+        kl, largest, changed, places = 0.0, 0.0, 0, 0
+        for probe in PROBES:
+            ids = torch.tensor([encoder.prompt([Message("user", probe)])], device=plain.device)
+            with model.disable_adapter():
+                before = model(ids).logits[0].float()
+            after = model(ids).logits[0].float()
+            was, now = before.log_softmax(-1), after.log_softmax(-1)
+            kl += float((now.exp() * (now - was)).sum())
+            largest = max(largest, float((after - before).abs().max()))
+            changed += int((after.argmax(-1) != before.argmax(-1)).sum())
+            places += ids.shape[1]
+    return Effect(kl / places, largest, changed, places, checked.warnings)
+
+
+LONGEST_ANSWER = 96
+"""Tokens."""
+
+
+def answer(model: Any, encoder: ChatEncoder, messages: Sequence[Message]) -> str:
+    """What the model says, always its likeliest token; cut after `LONGEST_ANSWER`.
+
+    Args:
+        model: a causal language model of transformers, in evaluation mode.
+        encoder: of that model.
+        messages: that it answers.
+    """
+    ids = torch.tensor([encoder.prompt(messages)], device=model.device)
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=LONGEST_ANSWER,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            use_cache=True,
+            pad_token_id=encoder.end_id,
+        )
+    said: list[int] = out[0, ids.shape[1] :].tolist()
+    if encoder.end_id in said:
+        said = said[: said.index(encoder.end_id)]
+    return encoder.decode(said).strip()

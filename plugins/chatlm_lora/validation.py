@@ -1,0 +1,257 @@
+"""Whether a folder holds a LoRA adapter that fits a base model; loads no model and runs nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from chatlm import ChatlmError, ModelLocation, human_bytes, one_line
+from chatlm_lora import adapter_files
+from chatlm_lora.adapter_files import CONFIG, WEIGHTS, Damaged, LoraConfig, Tensor
+
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+"""Endings of weights that can run code when they are loaded."""
+
+
+_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+
+
+_PLACE = re.compile(r"\.\d+\.")
+
+
+Pair = tuple[Tensor, Tensor]
+"""A module's matrices A (rank, inputs) and B (outputs, rank)."""
+
+
+class AdapterRefused(ChatlmError):
+    """An adapter cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An adapter that can be used."""
+
+    config: LoraConfig
+    modules: tuple[str, ...]
+    """The modules of the base that it changes."""
+    parameters: int
+    """Numbers in its matrices."""
+    warnings: tuple[str, ...]
+    """What the person should know, such as another base than it was trained on."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return {
+            "rank": self.config.rank,
+            "alpha": self.config.alpha,
+            "targets": self.config.targets_of(),
+            "modules": len(self.modules),
+            "parameters": self.parameters,
+            "warnings": list(self.warnings),
+        }
+
+
+def check(folder: Path, base: ModelLocation | None) -> Checked:
+    """Look at an adapter's files, all of them.
+
+    Args:
+        folder: as peft writes it.
+        base: the model it shall work on; None checks the adapter by itself.
+
+    Raises:
+        AdapterRefused: it cannot be used.
+    """
+    weights = _weights(folder)
+    try:
+        config = adapter_files.read(_plain(folder, CONFIG))
+    except Damaged as damage:
+        raise _refused(folder, f"{CONFIG} {damage}") from None
+    except OSError:
+        raise _refused(folder, f"it has no {CONFIG}", "Give the folder that peft saved.") from None
+    try:
+        table = adapter_files.table(weights)
+    except Damaged as damage:
+        raise _refused(
+            folder, f"{WEIGHTS} {damage}", "Copy or download the adapter again."
+        ) from None
+    pairs = _pairs(folder, table)
+    warnings: list[str] = []
+    if base is not None:
+        _check_size(folder, weights, base)
+        _check_base(folder, config, pairs, base)
+        warnings += _other_base(config, base)
+    for reason in _rank_faults(config, pairs):
+        raise _refused(folder, reason)
+    for name, tensor in table.items():
+        if adapter_files.not_finite(weights, tensor):
+            raise _refused(folder, f"{_short(name)} holds numbers that are infinite or none (NaN)")
+    if all(adapter_files.all_zero(weights, pair[1]) for pair in pairs.values()):
+        warnings.append("All its B matrices are zero: it has no effect.")
+    numbers = sum(prod(tensor.shape) for tensor in table.values())
+    return Checked(config, tuple(sorted(pairs)), numbers, tuple(warnings))
+
+
+def _weights(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise _refused(folder, "it is not a folder", "Give the folder that peft saved.")
+    if not (folder / WEIGHTS).is_file():
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+        if pickled:
+            raise _refused(
+                folder,
+                f"its weights are a pickle file ({one_line(pickled[0], 60)}), which can run code",
+                "Use a version with adapter_model.safetensors; its maker can save one with "
+                "save_pretrained(..., safe_serialization=True).",
+            )
+        raise _refused(folder, f"it has no {WEIGHTS}", "Give the folder that peft saved.")
+    return _plain(folder, WEIGHTS)
+
+
+def _plain(folder: Path, name: str) -> Path:
+    """A file of the folder that does not lead out of it."""
+    path = folder / name
+    # a hub cache keeps its files beside the folder, behind links that are its own
+    inside = path.resolve().is_relative_to(folder.resolve())
+    cached = folder.parent.name == "snapshots" and path.resolve().is_relative_to(
+        folder.parent.parent.resolve()
+    )
+    if not inside and not cached:
+        raise _refused(folder, f"{name} is a link to a file outside the folder")
+    return path
+
+
+def _pairs(folder: Path, table: Mapping[str, Tensor]) -> dict[str, Pair]:
+    """The matrices by module."""
+    halves: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in table.items():
+        key = _KEY.fullmatch(name)
+        if key is None or len(tensor.shape) != 2:
+            raise _refused(folder, f"{_short(name)} in {WEIGHTS} is no matrix of plain LoRA")
+        if tensor.dtype not in adapter_files.number_formats():
+            raise _refused(folder, f"{_short(name)} is in the number format {tensor.dtype}")
+        halves.setdefault(key[1], {})[key[2]] = tensor
+    if not halves:
+        raise _refused(folder, f"{WEIGHTS} holds no matrices")
+    for module, half in halves.items():
+        if len(half) != 2:
+            raise _refused(folder, f"{_short(module)} has only one of its matrices A and B")
+    return {module: (half["A"], half["B"]) for module, half in halves.items()}
+
+
+def _rank_faults(config: LoraConfig, pairs: Mapping[str, Pair]) -> Iterator[str]:
+    for module, (a, b) in pairs.items():
+        wanted = config.rank_of(module)
+        if not a.shape[0] == b.shape[1] == wanted:
+            yield (
+                f"{_short(module)} has matrices of rank {a.shape[0]} and {b.shape[1]}, "
+                f"but {CONFIG} says {wanted}"
+            )
+
+
+def _check_size(folder: Path, weights: Path, base: ModelLocation) -> None:
+    size = weights.stat().st_size
+    whole = sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
+    if size > whole:
+        raise _refused(
+            folder,
+            f"{WEIGHTS} has {human_bytes(size)}, more than the whole model {base.name} "
+            f"({human_bytes(whole)})",
+        )
+
+
+def _check_base(
+    folder: Path, config: LoraConfig, pairs: Mapping[str, Pair], base: ModelLocation
+) -> None:
+    fit = f"Choose the model it was made for ({one_line(config.base, 80) or 'not named'}): --model"
+    own = architecture(base)
+    if config.architecture and own and config.architecture != own:
+        raise _refused(
+            folder,
+            f"it was made for {one_line(config.architecture, 60)}, and {base.name} is {own}",
+            fit,
+        )
+    try:
+        shapes = adapter_files.model_shapes(base.folder)
+    except (Damaged, OSError) as error:
+        raise ChatlmError(
+            f"The model {base.name} cannot be read: {error}.",
+            hint=f"chatlm models verify {base.name} checks its files.",
+        ) from error
+    modules = {name.removesuffix(".weight") for name in shapes if name.endswith(".weight")}
+    _check_targets(folder, config, modules, base)
+    for module, (a, b) in pairs.items():
+        shape = shapes.get(f"{module}.weight") or shapes.get(
+            f"{module.partition('.')[2]}.weight"  # some models leave out their first name
+        )
+        if shape is None:
+            raise _refused(folder, f"{base.name} has no module {_short(module)}", fit)
+        outputs, inputs = reversed(shape) if config.turned else shape
+        if (b.shape[0], a.shape[1]) != (outputs, inputs):
+            raise _refused(
+                folder,
+                f"{_short(module)} has {a.shape[1]} inputs and {b.shape[0]} outputs, "
+                f"in {base.name} {inputs} and {outputs}",
+                fit,
+            )
+
+
+def _check_targets(
+    folder: Path, config: LoraConfig, modules: set[str], base: ModelLocation
+) -> None:
+    if isinstance(config.targets, str):
+        return  # a pattern; the modules it found are checked one by one
+    unknown = [
+        target
+        for target in config.targets
+        if not any(module == target or module.endswith(f".{target}") for module in modules)
+    ]
+    if unknown:
+        raise _refused(
+            folder,
+            f"its target modules {one_line(', '.join(unknown), 100)} are not in {base.name}",
+            f"{base.name} has: {', '.join(_kinds(modules))}",
+        )
+
+
+def _kinds(modules: set[str]) -> list[str]:
+    """The last part of the names of modules that stand in every layer."""
+    return sorted({name.rpartition(".")[2] for name in modules if _PLACE.search(name)})
+
+
+def architecture(base: ModelLocation) -> str:
+    """The class of a model, as its own config names it; empty where it does not."""
+    try:
+        names = json.loads((base.folder / "config.json").read_bytes()).get("architectures")
+        return str(names[0])
+    except (OSError, ValueError, AttributeError, TypeError, IndexError):
+        return ""
+
+
+def same_base(one: str, other: str) -> bool:
+    """Whether two names may be of one model: an owner or folder before them does not count."""
+    return _last(one) == _last(other)
+
+
+def _last(name: str) -> str:
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1].partition("@")[0].lower()
+
+
+def _other_base(config: LoraConfig, base: ModelLocation) -> Iterator[str]:
+    if config.base and not same_base(config.base, base.name):
+        yield (
+            f"It was trained on {one_line(config.base, 80)}, not on {base.name}; its shapes fit, "
+            "but its answers may be of no use."
+        )
+
+
+def _short(name: str) -> str:
+    return one_line(name.removeprefix("base_model.model."), 90)
+
+
+def _refused(folder: Path, why: str, hint: str = "") -> AdapterRefused:
+    return AdapterRefused(f"The adapter in {folder} cannot be used: {why}.", hint=hint)

@@ -1,0 +1,289 @@
+"""HTTP and SSE client with retries on its own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import httpx2
+
+from chatlm import EngineError, __version__
+from chatlm_openai import protocol
+from chatlm_openai.endpoints import Endpoint
+from chatlm_openai.errors import Refusal, Words, failure_in
+from chatlm_openai.protocol import Chunk, RemoteModel
+from chatlm_openai.settings import Settings
+
+MOST_BYTES = 8 * 2**20
+"""Of an answer that is not streamed; the longest known list of models takes one."""
+
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
+"""Seconds before a busy server is asked again; each time twice as long."""
+
+
+REFUSED_WAITS = (0.1, 0.3)
+"""Seconds before a server that could not be reached is tried again, such as one that restarts."""
+
+
+USAGE_SECONDS = 5.0
+"""How long a server may take, after a reply's end, to say what it cost."""
+
+
+DONE = "[DONE]"
+
+
+class Server:
+    """Its methods run in one event loop; each request has a connection of its own, which is closed
+    as soon as the request is cancelled.
+
+    Args:
+        endpoint: where it is.
+        settings: how long to wait for it.
+
+    Raises:
+        UsageError: its key cannot be one.
+    """
+
+    def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
+        key = endpoint.key()
+        self.words = Words(endpoint, key)
+        self._settings = settings
+        self._refused: set[str] = set()
+        """Fields that it does not take, see `body.without`."""
+        headers = {"User-Agent": f"chatlm/{__version__}", "Accept-Encoding": "identity"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        self._client = httpx2.AsyncClient(
+            base_url=endpoint.url,
+            headers=headers,
+            timeout=httpx2.Timeout(None, connect=settings.connect_seconds),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
+        )
+
+    async def models(self) -> list[RemoteModel]:
+        """The models it has.
+
+        Raises:
+            EngineError: as `listed`, or it has no list.
+        """
+        found = await self.listed()
+        if found is None:
+            raise self.words.no_server()
+        return found
+
+    async def listed(self) -> list[RemoteModel] | None:
+        """The models it has; None where there is no list of them.
+
+        Raises:
+            EngineError: it cannot be reached, refuses, or does not speak the protocol.
+        """
+        try:
+            with self._in_words("between_seconds"):
+                return protocol.models(await self._got("models"))
+        except Refusal as refusal:
+            if refusal.status in (404, 405):
+                return None
+            raise self.words.refused(refusal, "", {}) from refusal
+
+    async def post(self, path: str, sent: dict[str, Any]) -> None:
+        """Ask for something else than a reply.
+
+        Args:
+            path: below the base URL.
+            sent: the body of the request.
+
+        Raises:
+            Refusal: it is not done.
+            EngineError: the server cannot be reached, or says nothing.
+        """
+        with self._in_words("first_token_seconds"):
+            async with (
+                asyncio.timeout(self._settings.first_token_seconds),
+                self._client.stream("POST", path, json=sent) as response,
+            ):
+                if response.status_code != 200:
+                    raise await self._refusal(response)
+
+    async def answer(self, asked: dict[str, Any], take: Callable[[Chunk], None]) -> None:
+        """Ask for one reply.
+
+        Args:
+            asked: the body of the request.
+            take: gets the pieces as they come; the last says why the reply ended.
+
+        Raises:
+            EngineError: there was none, or it ended in the middle.
+            ContextTooLong: it does not fit the model's context.
+        """
+        asked = protocol.without(asked, self._refused)
+        refused_waits, waited, wait = list(REFUSED_WAITS), 0.0, FIRST_WAIT
+        while True:
+            try:
+                await self._streamed(asked, take)
+                return
+            except httpx2.ConnectError as error:
+                if not refused_waits:
+                    raise self.words.unreachable(error) from error
+                await asyncio.sleep(refused_waits.pop(0))
+            except Refusal as refusal:
+                if (other := self._other(asked, refusal)) != asked:
+                    asked = other
+                    continue
+                after = refusal.retry_after
+                pause = wait if after is None else max(after, FIRST_WAIT)
+                patience = self._settings.patience_seconds - waited
+                if not refusal.passes or pause > patience:
+                    raise await self._told(refusal, asked) from refusal
+                waited, wait = waited + pause, min(2 * wait, LONGEST_WAIT)
+                await asyncio.sleep(pause)
+
+    async def _streamed(self, asked: dict[str, Any], take: Callable[[Chunk], None]) -> None:
+        """Ask once; raises `Refusal` and `httpx2.ConnectError` before anything was taken."""
+        begun = ended = False
+        settings, loop = self._settings, asyncio.get_running_loop()
+        try:
+            async with (
+                asyncio.timeout(settings.first_token_seconds) as limit,
+                self._client.sse("chat/completions", method="POST", json=asked) as source,
+            ):
+                if source.response.status_code != 200:
+                    raise await self._refusal(source.response)
+                async for event in source:
+                    if event.data.strip() == DONE:
+                        break
+                    if not event.data.strip():
+                        continue
+                    piece = protocol.chunk(event.data)
+                    begun = begun or bool(piece.text or piece.thinking)
+                    ended = ended or bool(piece.finish)
+                    if begun or ended:
+                        patience = USAGE_SECONDS if ended else settings.between_seconds
+                        limit.reschedule(loop.time() + patience)
+                    take(piece)
+        except httpx2.ConnectError:
+            raise
+        except TimeoutError as error:
+            if not ended:
+                setting = "between_seconds" if begun else "first_token_seconds"
+                raise self._silent(setting, begun=begun) from error
+        except protocol.Broken as error:
+            raise self.words.failed_within(error.failure) from error
+        except (protocol.NotUnderstood, httpx2.SSEError) as error:
+            raise self.words.not_understood(str(error).rstrip(".")) from error
+        except (httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            raise self.words.unreachable(error) from error
+        except httpx2.HTTPError as error:
+            if not ended:
+                raise self.words.broke_off(begun=begun) from error
+        if not ended:
+            raise self.words.broke_off(begun=begun)
+
+    async def _got(self, path: str) -> bytes:
+        async with (
+            asyncio.timeout(self._settings.between_seconds),
+            self._client.stream("GET", path) as response,
+        ):
+            if response.status_code != 200:
+                raise await self._refusal(response)
+            return await _content(response)
+
+    @contextmanager
+    def _in_words(self, patience: str) -> Iterator[None]:
+        """Tell what goes wrong with a request that is not streamed, but for a refusal.
+
+        Args:
+            patience: the setting that says how long it may take.
+        """
+        try:
+            yield
+        except protocol.NotUnderstood as error:
+            raise self.words.not_understood(str(error)) from error
+        except httpx2.HTTPError as error:
+            raise self.words.unreachable(error) from error
+        except TimeoutError as error:
+            raise self._silent(patience) from error
+
+    def _silent(self, setting: str, *, begun: bool = False) -> EngineError:
+        return self.words.silent(setting, getattr(self._settings, setting), begun=begun)
+
+    async def _refusal(self, response: httpx2.Response) -> Refusal:
+        return Refusal(response.status_code, failure_in(await _content(response)), response.headers)
+
+    def _other(self, asked: dict[str, Any], refusal: Refusal) -> dict[str, Any]:
+        """The same in another way after fields were refused, which is remembered."""
+        if refusal.status not in (400, 422):
+            return asked
+        named = refusal.named(asked)
+        other = protocol.without(asked, named)
+        if other != asked:
+            self._refused |= set(named)
+        return other
+
+    async def _told(self, refusal: Refusal, asked: dict[str, Any]) -> EngineError:
+        """The error for a refusal; after a 404 the server's models tell what was not found."""
+        if refusal.status == 404:
+            there: list[RemoteModel] = []
+            with suppress(EngineError):
+                there = await self.models()
+            if not there:
+                return self.words.no_server()
+            if asked["model"] not in {model.name for model in there}:
+                return self.words.no_model(asked["model"], [model.name for model in there])
+        return self.words.refused(refusal, asked["model"], asked)
+
+
+async def _content(response: httpx2.Response) -> bytes:
+    """The body of an answer, as far as it is not too long."""
+    content = b""
+    async for part in response.aiter_raw():
+        content += part
+        if len(content) > MOST_BYTES:
+            raise protocol.NotUnderstood("its answer has no end")
+    return content
+
+
+T = TypeVar("T")
+
+
+class Background:
+    """The thread is a daemon: a program that ends does not wait for a server."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="chatlm-openai", daemon=True)
+        self._thread.start()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin something; cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something and wait for it; an interrupt cancels it."""
+        future = self.start(work)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        """Cancel all that goes on, and end the thread."""
+        if self._thread.is_alive():
+            self.run(_cancel_others())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -1,0 +1,124 @@
+"""HTML: its main text with headings; scripts, forms and navigation are left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from chatlm_rag.documents.document import Builder, Document, Unreadable
+from chatlm_rag.documents.text_files import decode
+
+_LEFT_OUT = frozenset({
+    "script", "style", "noscript", "template", "head", "nav", "footer", "form", "button", "select",
+    "option", "input", "textarea", "svg", "math", "iframe", "object", "embed", "audio", "video",
+    "canvas", "dialog",
+})  # fmt: skip
+
+
+_INLINE = frozenset({
+    "a", "abbr", "b", "bdi", "bdo", "cite", "code", "data", "dfn", "em", "font", "i", "ins", "kbd",
+    "label", "mark", "q", "s", "samp", "small", "span", "strong", "sub", "sup", "time", "tt", "u",
+    "var", "wbr",
+})  # fmt: skip
+
+
+_HEADING = re.compile(r"h([1-6])")
+
+
+_CHARSET = re.compile(rb"""<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)=["']?([\w.:-]+)""", re.I)
+
+
+def read(data: bytes, source: str) -> Document:
+    """The page as a document.
+
+    Raises:
+        Unreadable: it is empty, no text, nested too deeply, or has no text outside of what is
+            left out.
+    """
+    from lxml import etree, html
+
+    declared = _CHARSET.search(data[:4096])
+    text = decode(data, declared[1].decode("ascii") if declared else "")
+    parser = html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True)
+    try:
+        root = html.document_fromstring(text.encode(), parser=parser)
+    except (etree.LxmlError, ValueError, AssertionError) as error:
+        raise Unreadable("is no HTML that can be read") from error
+    if any("depth" in entry.message.lower() for entry in parser.error_log):
+        raise Unreadable("is nested too deeply")
+    builder = Builder()
+    _Walk(builder).into(_main(root))
+    whole, sections = builder.finish()
+    if not sections:
+        raise Unreadable("has no text")
+    return Document(source, whole, sections, read=len(data))
+
+
+def _main(root: Any) -> Any:
+    """The element that holds the main text: the one `main`, else the one `article`, else all."""
+    for path in (".//main", ".//*[@role='main']", ".//article"):
+        found = root.findall(path)
+        if len(found) == 1:
+            return found[0]
+    return root
+
+
+class _Walk:
+    """Collects the words of a block until the block ends.
+
+    The parser lets no tree be deeper than 256 elements, so recursion is safe.
+    """
+
+    def __init__(self, builder: Builder) -> None:
+        self._builder = builder
+        self._words: list[str] = []
+
+    def into(self, element: Any) -> None:
+        """Take all blocks of an element."""
+        self._children(element)
+        self._end()
+
+    def _children(self, element: Any) -> None:
+        self._words.append(element.text or "")
+        for child in element:
+            if isinstance(child.tag, str) and child.tag not in _LEFT_OUT:
+                self._element(child)
+            self._words.append(child.tail or "")
+
+    def _element(self, element: Any) -> None:
+        heading = _HEADING.fullmatch(element.tag)
+        if heading:
+            self._end()
+            self._builder.heading(int(heading[1]), _line(_texts(element)))
+        elif element.tag == "pre":
+            self._end()
+            self._builder.block("".join(_texts(element)))
+        elif element.tag == "tr":
+            self._end()
+            self._builder.block(" | ".join(_line(_texts(cell)) for cell in element))
+        elif element.tag == "br":
+            self._words.append("\n")
+        elif element.tag in _INLINE:
+            self._children(element)
+        else:
+            self._end()
+            self._children(element)
+            self._end()
+
+    def _end(self) -> None:
+        self._builder.block(_line(self._words))
+        self._words = []
+
+
+def _texts(element: Any) -> Iterator[str]:
+    """All texts below an element, but those of what is left out."""
+    yield element.text or ""
+    for child in element:
+        if isinstance(child.tag, str) and child.tag not in _LEFT_OUT:
+            yield from _texts(child)
+        yield child.tail or ""
+
+
+def _line(texts: Any) -> str:
+    return " ".join("".join(texts).split())

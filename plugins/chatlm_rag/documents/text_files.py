@@ -1,0 +1,122 @@
+"""Encodings, plain text, Markdown."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from chatlm_rag.documents.document import Document, Outline, Section, Unreadable, clean
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""UTF-32 before UTF-16: the mark of one begins with the other's."""
+
+
+_LOOKED_AT = 65_536
+
+
+def decode(data: bytes, declared: str = "") -> str:
+    """The text, by its byte order mark, what it declares, as UTF-8, else by what is likely.
+
+    Raises:
+        Unreadable: it is empty, binary, or in no encoding that is known.
+    """
+    if not data.strip():
+        raise Unreadable("is empty")
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return clean(data.decode(encoding, "replace"))
+    if b"\0" in data[:_LOOKED_AT]:
+        raise Unreadable("is binary")
+    for encoding in ("utf-8", declared):
+        try:
+            if encoding:
+                return clean(data.decode(encoding))
+        except (UnicodeError, LookupError):
+            continue
+    return _likely(data)
+
+
+def _likely(data: bytes) -> str:
+    from charset_normalizer import from_bytes
+
+    sample = data[:_LOOKED_AT]
+    controls = sum(byte < 9 or 13 < byte < 32 for byte in sample)
+    best = from_bytes(sample).best() if controls * 100 < len(sample) else None
+    if best is None:
+        raise Unreadable("is binary, or in an encoding that is not known")
+    try:
+        return clean(data.decode(best.encoding))
+    except (UnicodeDecodeError, LookupError):
+        return clean(data.decode("cp1252", "replace"))
+
+
+def read_plain(data: bytes, source: str) -> Document:
+    """The file as a document.
+
+    Raises:
+        Unreadable: it is empty or no text.
+    """
+    text = decode(data)
+    return Document(source, text, (Section(0, len(text)),), line=1, in_lines=True, read=len(data))
+
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+def read_markdown(data: bytes, source: str) -> Document:
+    """The file as a document.
+
+    Raises:
+        Unreadable: it is empty or no text.
+    """
+    text = decode(data)
+    sections = tuple(_sections(text))
+    return Document(source, text, sections, markdown=True, line=1, in_lines=True, read=len(data))
+
+
+def _sections(text: str) -> Iterator[Section]:
+    """A heading with nothing below it belongs to the section of the next one."""
+    outline = Outline()
+    begin = filled = 0
+    for start, end, level, heading in _headings(text):
+        if text[filled:start].strip():
+            yield Section(begin, start, outline.path, outline.path)
+            begin = start
+        outline.enter(level, heading)
+        filled = end
+    if text[begin:].strip():
+        yield Section(begin, len(text), outline.path, outline.path)
+
+
+def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
+    """Start, end, level and words of each heading outside of lists and quotes."""
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.front_matter import front_matter_plugin
+
+    blocks = MarkdownIt("commonmark").use(front_matter_plugin).disable("inline")
+    inlines = MarkdownIt("commonmark")
+    lines = [0, *(match.end() for match in _LINE_END.finditer(text)), len(text)]
+    tokens = blocks.parse(text)
+    for token, inline in pairwise(tokens):
+        if token.type == "heading_open" and token.map and token.level == 0:
+            first, behind = token.map
+            words = _words(inlines.parseInline(inline.content)[0])
+            yield lines[first], lines[min(behind, len(lines) - 1)], int(token.tag[1]), words
+
+
+def _words(heading: Token) -> str:
+    kept = ("text", "code_inline")
+    return "".join(child.content for child in heading.children or [] if child.type in kept)

@@ -1,0 +1,206 @@
+"""Indices, outcomes and scorecards as text and JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chatlm import dump_json, human_bytes, one_line, visible
+from chatlm_rag.index import manifest
+from chatlm_rag.index.builder import Outcome
+from chatlm_rag.index.folder import IndexFolder
+from chatlm_rag.index.manifest import Manifest
+
+if TYPE_CHECKING:
+    from chatlm_rag.evaluation import Estimate, Scorecard
+    from chatlm_rag.retrieval.hits import Found
+
+
+_NAMED = 5
+"""How many files are named for each reason to leave some out."""
+
+
+def made(index: IndexFolder) -> Manifest | None:
+    """What an index is made of; None while it is not finished.
+
+    Raises:
+        ChatlmError: it is damaged.
+    """
+    return index.open(manifest.read) if index.current() else None
+
+
+def in_short(index: IndexFolder, found: Manifest | None) -> str:
+    """An index in one line, without its name."""
+    if found is None:
+        return f"not finished; go on: chatlm rag update {index.name}"
+    day = index.made_at().astimezone().strftime("%Y-%m-%d %H:%M")
+    origin = f"made {day}" if index.own else "comes with chatlm"
+    unfinished = "; an update was stopped" if index.partial.is_dir() else ""
+    return f"{amount(found)}, {origin}{unfinished}"
+
+
+def tell_all(index: IndexFolder, found: Manifest) -> None:
+    """Print what an index is made of."""
+    cut = found.chunking
+    click.echo(f"Embedder  {found.embedder.name}, {found.dimension} dimensions")
+    click.echo(f"Passages  at most {cut.tokens} tokens, {cut.overlap} of them shared")
+    click.echo(f"Size      {human_bytes(size(index))} in {visible(str(index.path))}")
+    for source in found.sources:
+        only = "".join(f"  only {one_line(glob, 40)}" for glob in source.include)
+        none = "".join(f"  without {one_line(glob, 40)}" for glob in source.exclude)
+        click.echo(f"Source    {one_line(source.path, 300)}{only}{none}")
+    _tell_problems(found)
+
+
+def tell_outcome(index: IndexFolder, done: Outcome, as_json: bool) -> None:
+    """Print what a build or an update did."""
+    if as_json:
+        click.echo(dump_json(table(index, done.manifest) | done.to_dict()))
+        return
+    for path in done.missing:
+        click.echo(f"{one_line(path, 300)} is not there; what was indexed of it stays.", err=True)
+    if not done.changed:
+        click.echo(f"{index.name}: nothing changed, {amount(done.manifest)}.")
+        return
+    gone = f", {done.gone:,} gone" if done.gone else ""
+    embedded = _count(done.embedded, "passage")
+    click.echo(
+        f"{index.name}: {amount(done.manifest)}. Read {_count(done.read, 'file')}{gone}; "
+        f"embedded {embedded}."
+    )
+    _tell_problems(done.manifest)
+
+
+def row(index: IndexFolder, found: Manifest | None) -> dict[str, Any]:
+    """An index in the list, as plain values."""
+    return {
+        "name": index.name,
+        "own": index.own,
+        "finished": found is not None,
+        "passages": found.pieces if found else 0,
+        "files": _files(found) if found else 0,
+        "embedder": found.embedder.name if found else None,
+        "made_at": index.made_at().isoformat() if found else None,
+        "folder": str(index.path),
+        "bytes": size(index),
+    }
+
+
+def table(index: IndexFolder, found: Manifest | None) -> dict[str, Any]:
+    """All of an index but its files, as plain values."""
+    if found is None:
+        return row(index, found)
+    problems = [
+        {"path": file.path, "source": file.source, "place": problem.place, "reason": problem.reason}
+        for file, problem in found.problems
+    ]
+    return row(index, found) | {
+        "dimension": found.dimension,
+        "chunking": found.chunking.to_dict(),
+        "sources": [source.to_dict() for source in found.sources],
+        "problems": problems,
+    }
+
+
+def size(index: IndexFolder) -> int:
+    """The bytes that an index takes on disk."""
+    return sum(path.stat().st_size for path in index.path.rglob("*") if path.is_file())
+
+
+def _tell_problems(found: Manifest) -> None:
+    """What was left out, on stderr: for each reason how many, and some by name."""
+    by_reason: dict[str, list[str]] = {}
+    for file, problem in found.problems:
+        where = f"{file.source}, {problem.place}" if problem.place else file.source
+        by_reason.setdefault(problem.reason, []).append(one_line(where, 100))
+    if by_reason:
+        click.echo(f"Left out: {sum(map(len, by_reason.values())):,}", err=True)
+    for reason, places in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        more = f" and {len(places) - _NAMED:,} more" if len(places) > _NAMED else ""
+        click.echo(f"  {one_line(reason, 200)}: {', '.join(places[:_NAMED])}{more}", err=True)
+
+
+def amount(found: Manifest) -> str:
+    """How large an index is, such as `120 passages from 4 files`."""
+    return f"{_count(found.pieces, 'passage')} from {_count(_files(found), 'file')}"
+
+
+def _files(found: Manifest) -> int:
+    return sum(file.count > 0 for file in found.files)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+_SHOWN = 300
+"""Characters of a passage that are printed."""
+
+
+_WIDTH = 50
+"""Columns of an interval that is drawn."""
+
+
+def describe_hit(number: int, found: Found) -> str:
+    piece = found.piece
+    place = f", {one_line(piece.place, 100)}" if piece.place else ""
+    line = f":{piece.line}" if piece.line else ""
+    also = f"  also in {len(found.also)} other places" if found.also else ""
+    words = f"words {found.lexical.rank}" if found.lexical.score else "no word"
+    return (
+        f"[{number}] {one_line(piece.source, 100)}{line}{place}\n"
+        f"    {found.score:.3f} (meaning {found.dense.rank}, {words}){also}\n"
+        f"    {one_line(piece.text, _SHOWN)}\n"
+    )
+
+
+def scorecard_dict(card: Scorecard) -> dict[str, Any]:
+    kinds = {
+        kind: {name: figure.mean for name, figure in figures.items()}
+        | {"intervals": {name: [figure.low, figure.high] for name, figure in figures.items()}}
+        for kind, figures in card.figures.items()
+    }
+    gains = {kind: [gain.mean, gain.low, gain.high] for kind, gain in card.gains.items()}
+    counts = {"questions": card.questions, "documents": card.documents, "missing": card.missing}
+    return kinds | {"fused_gain": gains} | counts
+
+
+def draw_scorecard(name: str, card: Scorecard) -> str:
+    """A scorecard as lines of text, 76 columns at most."""
+    lines = [f"{name}: {card.questions:,} questions, {card.documents:,} documents"]
+    if card.missing:
+        lines.append(f"Not in the index, of the documents that answer: {card.missing:,}")
+    lines += ["", f"{'':<11}" + "".join(f"{kind:<22}" for kind in card.figures).rstrip()]
+    for measure in card.figures["fused"]:
+        cells = "".join(f"{_figure(figures[measure]):<22}" for figures in card.figures.values())
+        lines.append(f"{measure:<11}{cells}".rstrip())
+    lines += ["", *_intervals(card, "ndcg@10"), ""]
+    for kind, gain in card.gains.items():
+        span = f"{gain.low:+.3f} to {gain.high:+.3f}"
+        lines.append(f"fused over {kind:<9}{gain.mean:+.3f} ndcg@10, {span}")
+    lines.append("\nRanges hold in 95 of 100 draws of the questions.")
+    return "\n".join(lines)
+
+
+def _figure(figure: Estimate) -> str:
+    return f"{figure.mean:.3f} {figure.low:.3f}–{figure.high:.3f}"
+
+
+def _intervals(card: Scorecard, measure: str) -> list[str]:
+    """A line for each kind, with its interval on a common scale."""
+    figures = {kind: row[measure] for kind, row in card.figures.items()}
+    low = min(figure.low for figure in figures.values())
+    high = max(figure.high for figure in figures.values())
+    step = (high - low) / (_WIDTH - 1) or 1
+
+    def drawn(figure: Estimate) -> str:
+        begin, dot, end = (
+            round((at - low) / step) for at in (figure.low, figure.mean, figure.high)
+        )
+        line = [" "] * begin + ["─"] * (end - begin + 1)
+        line[begin], line[end], line[dot] = "├", "┤", "●"
+        return "".join(line)
+
+    scale = f"{low:<{_WIDTH // 2}.3f}{high:>{_WIDTH - _WIDTH // 2}.3f}"
+    return [f"{measure:<11}{scale}", *(f"{kind:<11}{drawn(f)}" for kind, f in figures.items())]

@@ -1,0 +1,1 @@
+"""An index on disk and how it is built."""

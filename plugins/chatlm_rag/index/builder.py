@@ -1,0 +1,179 @@
+"""Makes indices and brings them up to date: what changed is read, cut, embedded and written.
+
+Any moment it dies, the old index stays whole and the next run goes on from the vectors that were
+made. It does not know who watches the work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from chatlm import UsageError, Work
+from chatlm_rag.documents.files import Source
+from chatlm_rag.index import checkpoint, folder, manifest
+from chatlm_rag.index import manifest as manifest_module
+from chatlm_rag.index.chunks import Chunking
+from chatlm_rag.index.embedding import DEFAULT, check, fetched
+from chatlm_rag.index.folder import IndexFolder
+from chatlm_rag.index.manifest import Manifest, Plan
+from chatlm_rag.index.writer import BuildStopped, fill
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a build or an update did."""
+
+    manifest: Manifest
+    """The index as it is now."""
+    changed: bool
+    """Whether it is another one than before."""
+    read: int
+    """Files that were read, new or changed."""
+    gone: int
+    """Files that are no longer in it."""
+    embedded: int
+    """Passages whose vectors had to be made."""
+    missing: tuple[str, ...] = ()
+    """Sources that were not there; what was indexed of them stays."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was done, as plain values, ready for JSON."""
+        return {
+            "changed": self.changed,
+            "read": self.read,
+            "gone": self.gone,
+            "embedded": self.embedded,
+            "missing": list(self.missing),
+        }
+
+
+def build(
+    name: str,
+    sources: tuple[Source, ...],
+    work: Work,
+    *,
+    embedder: str = DEFAULT,
+    chunking: Chunking | None = None,
+) -> Outcome:
+    """Make a new index, or go on with one whose build was stopped.
+
+    Args:
+        name: of the index.
+        sources: what it is made of.
+        work: is shown how far it is, in bytes of the files that have to be read.
+        embedder: fetched first if it is not here.
+        chunking: how long passages are; None for the usual.
+
+    Raises:
+        UsageError: the name is taken or cannot be used, a source is not there, or nothing in them
+            can be indexed.
+        BuildStopped: the person stopped it.
+        ChatlmError: the embedder cannot be had, or the disk is full.
+    """
+    index = folder.own(name)
+    if index.current():
+        raise UsageError(
+            f"There is an index {name} already.",
+            hint=f"Bring it up to date: chatlm rag update {name}\n"
+            f"Or remove it: chatlm rag remove {name}",
+        )
+    with _changing(index):
+        return _make(index, Plan(sources, embedder, chunking or Chunking()), work)
+
+
+def add(name: str, sources: tuple[Source, ...], work: Work) -> Outcome:
+    """Add sources to an index and bring it up to date; see `build`."""
+    index = folder.located(name)
+    with _changing(index):
+        plan = _plan(index)
+        others = (source for source in plan.sources if source.path not in {s.path for s in sources})
+        return _make(index, replace(plan, sources=(*others, *sources)), work)
+
+
+def update(name: str, work: Work) -> Outcome:
+    """Bring an index up to date, or go on with a build that was stopped; see `build`."""
+    index = folder.located(name)
+    with _changing(index):
+        return _make(index, _plan(index), work)
+
+
+def rebuild(
+    name: str, work: Work, *, embedder: str | None = None, chunking: Chunking | None = None
+) -> Outcome:
+    """Read everything anew and replace an index by another made of the same sources; see `build`.
+
+    Args:
+        name: of the index.
+        work: is shown how far it is.
+        embedder: another one; None for that of the index.
+        chunking: another one; None for that of the index.
+    """
+    index = folder.located(name)
+    with _changing(index):
+        plan = _plan(index)
+        new = Plan(plan.sources, embedder or plan.embedder, chunking or plan.chunking, anew=True)
+        return _make(index, new, work)
+
+
+def _plan(index: IndexFolder) -> Plan:
+    """What an unfinished build was to make, else what made the index."""
+    return checkpoint.plan_of(index.partial) or index.open(manifest.read).plan
+
+
+@contextmanager
+def _changing(index: IndexFolder) -> Iterator[None]:
+    """Hold the index's lock, and say what is kept when the work is stopped."""
+    try:
+        with index.writing():
+            yield
+    except (KeyboardInterrupt, BuildStopped) as error:
+        kept = any(index.partial.glob("*.npy"))
+        raise BuildStopped(
+            "Stopped; what was embedded is kept." if kept else "Stopped.",
+            hint=f"Go on: chatlm rag update {index.name}" if index.partial.is_dir() else "",
+        ) from error
+    except OSError as error:
+        raise folder.disk_error(error, index.name) from error
+
+
+def _make(index: IndexFolder, plan: Plan, work: Work) -> Outcome:
+    looked_ns = time.time_ns()
+    old = _usable(index, plan)
+    work.at(0, None, "looking for changes")
+    found = manifest_module.look(plan.sources, old)
+    if old and found.nothing and plan == old.plan:
+        index.forget_partial()
+        if found.stamped:
+            files = tuple(file.record for file in found.files)
+            index.open(
+                lambda at: manifest.write(at, replace(old, files=files, looked_ns=looked_ns))
+            )
+        return Outcome(old, False, 0, 0, 0, found.missing)
+    place = check(index.name, old.embedder) if old else fetched(plan.embedder, work)
+    checkpoint.begin(index.partial, plan, place.record)
+    try:
+        filled = fill(index, place, plan.chunking, found.files, work, old)
+    except UsageError:
+        if not index.current():
+            index.remove()
+        raise
+    new = Manifest(
+        place.record, filled.dimension, plan.chunking, plan.sources, filled.files, looked_ns
+    )
+    manifest.write(filled.folder, new)
+    index.commit()
+    read = sum(not file.kept for file in found.files)
+    return Outcome(new, True, read, found.gone, filled.embedded, found.missing)
+
+
+def _usable(index: IndexFolder, plan: Plan) -> Manifest | None:
+    """The old index, if passages and vectors can be taken from it."""
+    if plan.anew or not index.current():
+        return None
+    old = index.open(manifest.read)
+    same = (old.embedder.name, old.chunking) == (plan.embedder, plan.chunking)
+    return old if same else None

@@ -1,0 +1,174 @@
+"""Finds the vectors nearest to a query's, with FAISS; it knows no texts.
+
+Up to `FLAT_MOST` vectors the query is compared with each: exact, and no index to build. More are
+put into cells around their means, √n of them, as 8-bit codes (`IndexIVFScalarQuantizer`). A search
+looks into the cells nearest to the query and compares what it finds there with the exact vectors.
+How many cells that are is measured when the index is written: the fewest that find `RECALL` of the
+10 nearest of made-up questions. Each of those lies halfway between two vectors; the questions
+people ask are found more often.
+
+The vectors themselves, `embeddings.npy`, and the cells are read where they are on disk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from chatlm_rag.index.checkpoint import EMBEDDINGS
+from chatlm_rag.index.folder import mapped
+
+if TYPE_CHECKING:
+    import faiss
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+CELLS = "cells.faiss"
+"""In an index's folder, when it has more than `FLAT_MOST` vectors."""
+
+
+FLAT_MOST = 100_000
+
+
+RECALL = 0.95
+
+
+_QUESTIONS = 200
+
+
+_COMPARED = 4
+"""How many times as many codes as wanted vectors are compared exactly."""
+
+
+_BLOCK = 65_536
+"""Vectors that are read into memory at once."""
+
+
+_EQUAL = 1e-5
+"""A smaller difference of cosines is rounding."""
+
+
+_SAMPLE = 64
+"""Vectors for each cell that its mean is found with."""
+
+
+def write(folder: Path, matrix: NDArray[np.float32]) -> None:
+    """Write what a folder with so many vectors needs beside its `embeddings.npy`.
+
+    Args:
+        folder: of the index.
+        matrix: what is in that file, `(n, dimension)` rows of length 1.
+    """
+    if len(matrix) > FLAT_MOST:
+        import faiss
+
+        faiss.write_index(_cells(matrix), str(folder / CELLS))
+
+
+def open(folder: Path) -> Vectors:
+    """The vectors of an index's folder.
+
+    Raises:
+        OSError, ValueError, RuntimeError: they are not there, or damaged.
+    """
+    import faiss
+    import numpy as np
+
+    matrix = mapped(folder / EMBEDDINGS)
+    if matrix.ndim != 2 or matrix.dtype != np.float32:
+        raise ValueError(f"{EMBEDDINGS} holds no vectors")
+    if len(matrix) <= FLAT_MOST:
+        return Vectors(matrix)
+    return Vectors(matrix, faiss.read_index(str(folder / CELLS), faiss.IO_FLAG_MMAP))
+
+
+class Vectors:
+    """Open vectors; safe to use in several threads.
+
+    Args:
+        matrix: `(n, dimension)` rows of length 1.
+        cells: an index of the same rows; None compares with every row.
+    """
+
+    def __init__(self, matrix: NDArray[np.float32], cells: faiss.Index | None = None) -> None:
+        self._matrix = matrix
+        self._cells = cells
+
+    def __len__(self) -> int:
+        return len(self._matrix)
+
+    def search(
+        self, query: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The ids and cosines of the nearest vectors, nearest first.
+
+        Args:
+            query: `(dimension,)`, of length 1.
+            k: how many; there may be fewer.
+        """
+        if self._cells is None:
+            ids, cosines = _nearest(query[None], self._matrix, k)
+            return ids[0], cosines[0]
+        _, found = self._cells.search(query[None], min(_COMPARED * k, len(self)))
+        ids = found[0][found[0] >= 0]
+        ids.sort()  # so that the disk is read forwards
+        cosines = self.cosines(query, ids)
+        best = (-cosines).argsort(kind="stable")[:k]
+        return ids[best], cosines[best]
+
+    def cosines(self, query: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """How near the query some vectors are, -1 to 1."""
+        return cast("NDArray[np.float32]", self._matrix[ids] @ query)
+
+
+def _nearest(
+    queries: NDArray[np.float32], matrix: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    import faiss
+
+    cosines, ids = faiss.knn(queries, matrix, min(k, len(matrix)), faiss.METRIC_INNER_PRODUCT)
+    return ids, cosines
+
+
+def _cells(matrix: NDArray[np.float32]) -> faiss.IndexIVF:
+    import faiss
+    import numpy as np
+
+    count, dimension = matrix.shape
+    cells = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(dimension),
+        dimension,
+        2 ** round(np.log2(count) / 2),
+        faiss.ScalarQuantizer.QT_8bit,
+        faiss.METRIC_INNER_PRODUCT,
+    )
+    random = np.random.default_rng(0)  # the same index from the same vectors
+    sample = random.choice(count, min(_SAMPLE * cells.nlist, count), replace=False)
+    sample.sort()
+    cells.train(matrix[sample])
+    for begin in range(0, count, _BLOCK):
+        cells.add(matrix[begin : begin + _BLOCK])
+    pairs = random.choice(count, (_QUESTIONS, 2))
+    questions = matrix[pairs[:, 0]] + matrix[pairs[:, 1]]
+    questions /= np.linalg.norm(questions, axis=1, keepdims=True)
+    _set_probes(cells, matrix, questions)
+    return cells
+
+
+def _set_probes(
+    cells: faiss.IndexIVF, matrix: NDArray[np.float32], questions: NDArray[np.float32]
+) -> None:
+    """Let searches look into the fewest cells, a power of two, that find enough."""
+    _, right = _nearest(questions, matrix, 10)
+    needed = right[:, -1:] - _EQUAL  # so that of equal vectors any will do
+    opened = Vectors(matrix, cells)
+    cells.nprobe = 1
+    while cells.nprobe < cells.nlist:
+        found = [opened.search(question, 10)[1] for question in questions]
+        hits = sum(
+            int((cosines >= least).sum()) for cosines, least in zip(found, needed, strict=True)
+        )
+        if hits >= RECALL * right.size:
+            return
+        cells.nprobe = min(2 * cells.nprobe, cells.nlist)

@@ -1,0 +1,248 @@
+"""Fills an index's new folder: passages from the old index or from files, and their vectors."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chatlm import ChatlmError, UsageError, Work, one_line
+from chatlm_rag.documents.document import Problem
+from chatlm_rag.documents.reader import documents
+from chatlm_rag.index.checkpoint import KnownVectors, digest
+from chatlm_rag.index.chunks import Chunker, Chunking, Passages, Piece, Writer
+from chatlm_rag.index.embedding import Place
+from chatlm_rag.index.folder import IndexFolder, reading
+from chatlm_rag.index.manifest import FileRecord, Manifest, Wanted
+
+if TYPE_CHECKING:
+    from chatlm_rag.index.embedding import Embedder
+
+
+WINDOW = 128
+"""Passages that are embedded together and then kept for good: a few seconds of work."""
+
+
+class BuildStopped(ChatlmError):
+    """The person stopped a build, which can go on later."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A folder that lacks only its manifest."""
+
+    folder: Path
+    files: tuple[FileRecord, ...]
+    dimension: int
+    """The length of a vector."""
+    embedded: int
+    """How many vectors had to be made."""
+
+
+def fill(
+    index: IndexFolder,
+    place: Place,
+    chunking: Chunking,
+    files: Iterable[Wanted],
+    work: Work,
+    old: Manifest | None,
+) -> Filled:
+    """Write passages, vectors and words into the folder that is to count next.
+
+    Args:
+        index: call it while `writing`.
+        place: the embedder.
+        chunking: how long passages are.
+        files: in the order of the new index.
+        work: is shown how far it is, and may stop it.
+        old: the index as it is, where passages and vectors are taken from it.
+
+    Raises:
+        UsageError: there is no passage in any file.
+        BuildStopped: the person stopped it.
+        ChatlmError: the index as it is is damaged.
+    """
+    from chatlm_rag.index import bm25, vectors
+
+    folder = index.fresh()
+    filling = _Filling(index, place, chunking, work, old)
+    records = tuple(filling.fill(list(files), folder))
+    if not filling.rows:
+        raise UsageError("There is nothing to index.", hint=_reasons(records))
+    work.at(1, 1, "writing the index")
+    matrix = filling.known.write(filling.rows, folder)
+    vectors.write(folder, matrix)
+    bm25.write(folder, [piece.indexed for piece in Passages(folder)])
+    _check(index, folder)
+    return Filled(folder, records, matrix.shape[1], filling.embedded)
+
+
+def _check(index: IndexFolder, folder: Path) -> None:
+    """See that no file was cut short, which not every library tells.
+
+    Raises:
+        OSError: one was.
+    """
+    from chatlm_rag.index import bm25
+
+    try:
+        KnownVectors(index.partial, folder)
+        bm25.open(folder)
+    except (ValueError, EOFError) as error:
+        raise OSError("a file was cut short; is the disk full?") from error
+
+
+class _Filling:
+    """The state of one run."""
+
+    def __init__(
+        self,
+        index: IndexFolder,
+        place: Place,
+        chunking: Chunking,
+        work: Work,
+        old: Manifest | None,
+    ) -> None:
+        at = index.current() if old else None
+        with reading(index.name):
+            self._old = Passages(at) if at else None
+            self.known = KnownVectors(index.partial, at)
+            if old and self.known.old != (old.pieces, old.dimension):
+                raise ValueError("it has not a vector for each passage")
+        self.rows = array("q")
+        """The row in `known` of each passage."""
+        self.embedded = 0
+        self._chunker = Chunker(place.tokenizer, chunking)
+        self._queue = _Queue(self.known, place.folder, work)
+
+    def fill(self, files: list[Wanted], folder: Path) -> Iterator[FileRecord]:
+        """Write the passages of all files; their records as they are then."""
+        self._queue.total = sum(_size(file) for file in files)
+        with Writer(folder) as writer:
+            for file in files:
+                first = len(writer)
+                if file.kept:
+                    self._copy(file.record, writer)
+                    yield replace(file.record, first=first)
+                else:
+                    problems = tuple(self._read(file.record, writer))
+                    yield replace(
+                        file.record, first=first, count=len(writer) - first, problems=problems
+                    )
+                    self._queue.file_done(_size(file))
+            self._queue.embed()
+        self.embedded = self._queue.embedded
+
+    def _copy(self, record: FileRecord, writer: Writer) -> None:
+        ids = range(record.first, record.first + record.count)
+        if self._old:
+            for number in ids:
+                writer.add_line(self._old.line(number))
+        self.rows.extend(ids)
+
+    def _read(self, record: FileRecord, writer: Writer) -> Iterator[Problem]:
+        if record.problems:
+            yield from record.problems
+            return
+        begin = 0
+        for document in documents(Path(record.path), record.source):
+            if isinstance(document, Problem):
+                yield document
+                continue
+            first = len(writer)
+            for piece in self._chunker.pieces(document, first):
+                writer.add(piece)
+                part = (document.read - begin) * piece.end // len(document.text)
+                self._queue.reached(begin + part, f"{record.source}, {len(writer):,} passages")
+                self.rows.append(self._queue.add(piece))
+            begin = document.read
+            if len(writer) == first:
+                place = "" if document.source == record.source else document.source
+                yield Problem(place, "has no words")
+
+
+class _Queue:
+    """Passages whose vectors are not known yet, embedded a window at a time."""
+
+    def __init__(self, known: KnownVectors, embedder: Path, work: Work) -> None:
+        self.total = 0
+        """Bytes of the files that are read."""
+        self.embedded = 0
+        self._known = known
+        self._folder = embedder
+        self._work = work
+        self._embedder: Embedder | None = None
+        self._waiting: dict[bytes, tuple[int, str]] = {}
+        self._before = self._shown = self._reached = 0
+        self._note = ""
+
+    def add(self, piece: Piece) -> int:
+        """The row that the passage's vector has, or will have."""
+        key = digest(piece.indexed)
+        row = self._known.row(key)
+        if row is not None:
+            return row
+        if key not in self._waiting:
+            self._waiting[key] = (len(self._known) + len(self._waiting), piece.indexed)
+        row = self._waiting[key][0]
+        if len(self._waiting) == WINDOW:
+            self.embed()
+        return row
+
+    def reached(self, position: int, note: str) -> None:
+        """Say how far the file is read, and what it is."""
+        self._reached = self._before + position
+        self._note = one_line(note, 60)
+        if not self._waiting:
+            self._shown = self._reached
+            self._show(self._shown)
+        elif self._work.cancelled:
+            raise BuildStopped("Stopped.")
+
+    def file_done(self, size: int) -> None:
+        """The file is read."""
+        self._before += size
+
+    def embed(self) -> None:
+        """Embed what waits, and keep it."""
+        if not self._waiting:
+            return
+        if self._embedder is None:
+            from chatlm_rag.index.embedding import Embedder
+
+            self._work.at(self._shown, self.total, "loading the embedder")
+            self._embedder = Embedder(self._folder)
+        texts = [text for _, text in self._waiting.values()]
+        vectors = self._embedder.embed(texts, progress=self._embedding)
+        self._known.add(list(self._waiting), vectors)
+        self.embedded += len(texts)
+        self._waiting = {}
+        self._shown = self._reached
+
+    def _embedding(self, done: int, count: int) -> None:
+        self._show(self._shown + (self._reached - self._shown) * done // count)
+
+    def _show(self, position: int) -> None:
+        if self._work.cancelled:
+            raise BuildStopped("Stopped.")
+        self._work.at(position, self.total, self._note)
+
+
+def _size(file: Wanted) -> int:
+    return file.record.stamp.size if file.record.stamp and not file.kept else 0
+
+
+def _reasons(records: Iterable[FileRecord]) -> str:
+    problems = [
+        f"{one_line(record.source, 100)} {problem.reason}"
+        for record in records
+        for problem in record.problems
+    ]
+    if not problems:
+        return "The sources have no files, or all of them are ignored."
+    more = f"\nand {len(problems) - 5:,} more" if len(problems) > 5 else ""
+    return "\n".join(problems[:5]) + more

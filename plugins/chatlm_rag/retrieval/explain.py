@@ -1,0 +1,103 @@
+"""Why a turn has the passages it has, as lines of text: ranks, scores, and what was left out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from chatlm import ChatlmError, Passage, Turn, Ui, UsageError, one_line
+from chatlm_rag import PLUGIN
+from chatlm_rag.retrieval.citations import LEFT_OUT
+from chatlm_rag.retrieval.hits import Found, Origin, origin_of
+from chatlm_rag.retrieval.relevance import THRESHOLD
+from chatlm_rag.retrieval.search import opened
+
+NEXT = 6
+"""Passages that are shown of those that were not taken."""
+
+
+_HEAD = f"{'':5}{'fused':>6}  {'meaning':>12}  {'words':>12}"
+
+
+def told(ui: Ui) -> str:
+    """The whole account for the selected turn.
+
+    Raises:
+        UsageError: no index was asked for it.
+    """
+    turn, passages = ui.turn, [p for p in ui.passages if origin_of(p).index]
+    asked = _asked(turn)
+    if turn is None or asked is None:
+        raise UsageError("No index was asked for this turn", hint="/rag chooses one.")
+    found, confidence = asked
+    lines = [
+        f"Question    {one_line(turn.words, 300)}",
+        f"Found       {found}; confidence {confidence:.2f}, needed {THRESHOLD:.2f}",
+        "",
+    ]
+    if not passages:
+        return "\n".join([*lines, "Below that nothing is given to the model."])
+    lines += [_HEAD, *_taken(turn, passages)]
+    return "\n".join([*lines, "", *_others(turn.words, passages)])
+
+
+def _asked(turn: Turn | None) -> tuple[str, float] | None:
+    """What was said of the turn's question."""
+    for reply, label in turn.annotations if turn else ():
+        if reply is None and (label.plugin, label.name) == (PLUGIN, "passages"):
+            return label.value, label.score or 0.0
+    return None
+
+
+def _taken(turn: Turn, passages: Sequence[Passage]) -> Iterator[str]:
+    fates = fates_of(turn)
+    for number, passage in enumerate(passages, start=1):
+        origin = origin_of(passage)
+        ranks = (origin.dense_rank, origin.dense), (origin.lexical_rank, origin.lexical)
+        yield _row(f"[{number}]", passage.score, *ranks, fates.get(number, "read"))
+        yield f"     {one_line(origin.where, 70)}"
+        for also in origin.also:
+            yield f"     says the same, left out: {one_line(also, 48)}"
+
+
+def fates_of(turn: Turn) -> dict[int, str]:
+    """What became of the passages of a turn's reply, by their numbers, where that is known."""
+    fates: dict[int, str] = {}
+    shown = turn.reply.id if turn.reply else None
+    for reply, label in turn.annotations:
+        if reply is None or reply != shown or label.plugin != PLUGIN:
+            continue
+        if label.name == LEFT_OUT:
+            fates |= {int(n): "not read, no room" for n in re.findall(r"\[(\d+)\]", label.value)}
+        elif match := re.fullmatch(r"\[(\d+)\]", label.name):
+            fates[int(match[1])] = label.value.rpartition(": ")[2]
+    return fates
+
+
+def _others(question: str, passages: Sequence[Passage]) -> list[str]:
+    """The next best, as the index ranks them now."""
+    try:
+        found = opened(origin_of(passages[0]).index).index.search(question, len(passages) + NEXT)
+    except ChatlmError as error:
+        return [f"The others cannot be told. {one_line(error.message, 200)}"]
+    taken = {origin_of(passage).piece for passage in passages}
+    lines = []
+    for each in [each for each in found if each.piece.id not in taken][:NEXT]:
+        lines += _found(each)
+    return ["Left out, since others are better:", _HEAD, *lines] if lines else []
+
+
+def _found(each: Found) -> list[str]:
+    piece = each.piece
+    origin = Origin(source=piece.source, place=piece.place, line=piece.line)
+    dense, lexical = each.dense, each.lexical
+    row = _row("", each.score, (dense.rank, dense.score), (lexical.rank, lexical.score), "")
+    return [row, f"     {one_line(origin.where, 70)}"]
+
+
+def _row(
+    name: str, fused: float, dense: tuple[int, float], lexical: tuple[int, float], fate: str
+) -> str:
+    words = f"#{lexical[0]} {lexical[1]:.2f}" if lexical[1] else "no word"
+    meaning = f"#{dense[0]} {dense[1]:.3f}"
+    return f"{name:<5}{fused:>6.3f}  {meaning:>12}  {words:>12}  {fate}".rstrip()

@@ -1,0 +1,357 @@
+"""Hybrid search, fusion, duplicates, reranking.
+
+Each score is divided by the best of its kind, then both are added: the "TM2C2" of Bruch, Gai and
+Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023). Reciprocal rank fusion, which
+forgets how sure each side is, found less on both collections of `benchmarks.retrieval`.
+
+It is slow, and used only when the person names one in the settings. It knows no index.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, cast
+
+from chatlm import ChatlmError, UsageError, own_settings
+from chatlm_rag.index import bm25, embedding, manifest, vectors
+from chatlm_rag.index.chunks import Passages
+from chatlm_rag.index.embedding import Embedder, loading, writable
+from chatlm_rag.index.folder import IndexFolder, located, reading
+from chatlm_rag.index.manifest import Manifest
+from chatlm_rag.retrieval import relevance
+from chatlm_rag.retrieval.hits import Found, Ranked
+from chatlm_rag.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from sentence_transformers import CrossEncoder
+
+
+DEPTH = 200
+"""How many of the best by each kind are candidates. A piece that is so far down in both is never
+among the first ten of the fused ranking."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a query may find: arrays of the same length, by falling fused score."""
+
+    ids: NDArray[np.int64]
+    fused: NDArray[np.float32]
+    dense: NDArray[np.float32]
+    lexical: NDArray[np.float32]
+
+
+class Index:
+    """An index open for reading; safe to use in several threads.
+
+    It stays as it is when another process brings the index up to date.
+
+    Args:
+        pieces: of the index.
+        nearest: its vectors.
+        words: its words.
+        embedder: what the vectors were made with.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pieces: Passages,
+        nearest: vectors.Vectors,
+        words: bm25.Lexical,
+        embedder: Embedder,
+    ) -> None:
+        self.name = name
+        self.pieces = pieces
+        self.embedder = embedder
+        self._vectors = nearest
+        self._lexical = words
+
+    @classmethod
+    def open(cls, index: IndexFolder) -> Index:
+        """Open an index; its embedder is loaded by the first search.
+
+        Raises:
+            UsageError: it is not finished.
+            ChatlmError: it is damaged, or its embedder is not here or is another one now.
+        """
+
+        def opener(at: Path) -> Index:
+            made = manifest.read(at)
+            embedder = _embedder(embedding.check(index.name, made.embedder).folder)
+            pieces, nearest, words = Passages(at), vectors.open(at), bm25.open(at)
+            if {len(pieces), len(nearest), len(words)} != {made.pieces}:
+                raise ValueError("its files have not the same number of passages")
+            return cls(index.name, pieces, nearest, words, embedder)
+
+        with reading(index.name):
+            return index.open(opener)
+
+    def search(self, query: str, k: int = 8, reranker: Reranker | None = None) -> list[Found]:
+        """The pieces that fit a query best, best first; of pieces that say the same, the best.
+
+        Args:
+            query: a question, or some words.
+            k: at most so many.
+            reranker: puts the first in a better order; None leaves them as they are.
+
+        Raises:
+            ChatlmError: the embedder or the reranker cannot be loaded.
+        """
+        found = self._found(self.candidates(query))
+        if reranker:
+            found = _reordered(query, list(islice(found, MOST)), reranker)
+        return _merged(found, k)
+
+    def confidence(self, query: str, found: Sequence[Found]) -> float:
+        """How sure it is that what a search found has to do with the query, about 0 to 1.
+
+        Below `abstaining.THRESHOLD` nothing relevant was found.
+        """
+        with reading(self.name):
+            return relevance.confidence(query, found, self._lexical.rarity)
+
+    def fits(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """How well each text answers a query, about 0 to 1: the mean of its cosine with the query
+        and of how much of the query's words stands in it, rare ones counting more.
+
+        Raises:
+            ChatlmError: the embedder cannot be loaded.
+        """
+        import numpy as np
+
+        cosines = self.embedder.embed(texts) @ self.embedder.embed_query(query)
+        with reading(self.name):
+            asked = {stem: self._lexical.rarity(stem) for stem in bm25.stems(query)}
+        there = (set(bm25.stems(text)) for text in texts)
+        covered = np.array([sum(asked[stem] for stem in asked.keys() & each) for each in there])
+        fits = (cosines + covered / (sum(asked.values()) or 1)) / 2
+        return fits.astype(np.float32)
+
+    def candidates(self, query: str, depth: int = DEPTH) -> Candidates:
+        """The best by each kind, with the scores of both kinds; see `search`."""
+        import numpy as np
+
+        vector = self.embedder.embed_query(query)
+        with reading(self.name):
+            near, _ = self._vectors.search(vector, depth)
+            scores = self._lexical.scores(query)
+            depth = min(depth, len(scores))
+            worded = np.argpartition(-scores, depth - 1)[:depth]
+            ids = np.union1d(near, worded[scores[worded] > 0])
+            dense, by_words = self._vectors.cosines(vector, ids), scores[ids]
+        fused = fuse(dense, by_words)
+        order = np.argsort(-fused, kind="stable")
+        return Candidates(ids[order], fused[order], dense[order], by_words[order])
+
+    def _found(self, candidates: Candidates) -> Iterator[Found]:
+        """The candidates in their order; a piece is read when it is reached."""
+        dense, by_words = _ranks(candidates.dense), _ranks(candidates.lexical)
+        for place, number in enumerate(candidates.ids):
+            yield Found(
+                piece=self.pieces[int(number)],
+                score=float(candidates.fused[place]),
+                dense=Ranked(float(candidates.dense[place]), int(dense[place])),
+                lexical=Ranked(float(candidates.lexical[place]), int(by_words[place])),
+            )
+
+
+def _merged(found: Iterable[Found], k: int) -> list[Found]:
+    """The first k that say something new, each with the others that say the same."""
+    kept: list[tuple[Wording, Found]] = []
+    for each in found:
+        wording = Wording(each.piece.text)
+        for place, (other, first) in enumerate(kept):
+            if other.says_the_same(wording):
+                kept[place] = (other, replace(first, also=(*first.also, each.piece)))
+                break
+        else:
+            if len(kept) == k:
+                break
+            kept.append((wording, each))
+    return [each for _, each in kept]
+
+
+def _reordered(query: str, found: list[Found], reranker: Reranker) -> Iterator[Found]:
+    scores = reranker.scores(query, [each.piece.indexed for each in found])
+    for place in (-scores).argsort(kind="stable"):
+        yield replace(found[place], reranked=float(scores[place]))
+
+
+@cache
+def _embedder(folder: Path) -> Embedder:
+    """One for all indices that are made with it: it is large."""
+    return Embedder(folder)
+
+
+def _ranks(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    import numpy as np
+
+    ranks = np.empty(len(scores), np.int64)
+    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return ranks
+
+
+DENSE_WEIGHT = 0.8
+"""How much of a fused score is the vectors'; the rest is the words'. It is large since cosines of
+good and bad pieces are nearer to each other than BM25 scores; 0.7 to 0.9 are about as good."""
+
+
+def fuse(dense: NDArray[np.float32], lexical: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The fused score of each candidate, 0 to 1; 1 for one that is the best of both kinds.
+
+    Args:
+        dense: cosines with the query, -1 to 1. The best candidate of all has to be among them.
+        lexical: BM25 scores of the same candidates, 0 or more; the best of all among them too.
+    """
+    if not len(dense):
+        return dense
+    by_vector = (dense + 1) / max(float(dense.max()) + 1, 1e-6)
+    by_words = lexical / max(float(lexical.max()), 1e-6)
+    return cast("NDArray[np.float32]", DENSE_WEIGHT * by_vector + (1 - DENSE_WEIGHT) * by_words)
+
+
+SAME = 0.9
+"""Two texts say the same when they share this part of all their runs of words."""
+
+
+_RUN = 3
+
+
+class Wording:
+    """The words of a text, to be compared with others."""
+
+    def __init__(self, text: str) -> None:
+        words = text.casefold().split()
+        self._numbers = {word for word in words if any(map(str.isdigit, word))}
+        self._runs = {
+            tuple(words[begin : begin + _RUN]) for begin in range(max(len(words) - _RUN + 1, 1))
+        }
+
+    def says_the_same(self, other: Wording) -> bool:
+        """Whether both have nearly the same words, and the same numbers."""
+        if self._numbers != other._numbers:
+            return False
+        return len(self._runs & other._runs) >= SAME * len(self._runs | other._runs)
+
+
+MOST = 50
+"""How many of the best are put in order."""
+
+
+class Reranker:
+    """A cross-encoder, loaded when it is first needed; safe to use in several threads.
+
+    Args:
+        folder: of a sentence-transformers cross-encoder with one score, its weights as safetensors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = Lock()
+        self._loaded: CrossEncoder | None = None
+
+    def scores(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """How well each text answers the query; only the order says something.
+
+        Raises:
+            UsageError: it cannot be loaded, or has several scores.
+        """
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = _load(self._folder)
+            pairs = [(writable(query), text) for text in texts]
+            scores = self._loaded.predict(pairs, show_progress_bar=False)
+        return cast("NDArray[np.float32]", scores)
+
+
+def configured() -> Reranker | None:
+    """The one that the person's settings name, if they do."""
+    folder = own_settings("rag", Settings).reranker
+    return _reranker(folder) if folder else None
+
+
+@cache
+def _reranker(folder: Path) -> Reranker:
+    return Reranker(folder)
+
+
+def _load(folder: Path) -> CrossEncoder:
+    hint = "The setting reranker of the plugin rag names its folder; without it none is used."
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{folder} holds no cross-encoder.", hint=hint)
+    with loading(f"The cross-encoder in {folder} cannot be loaded", hint):
+        from sentence_transformers import CrossEncoder
+
+        model: CrossEncoder = CrossEncoder(
+            str(folder),
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    if model.num_labels != 1:
+        raise UsageError(f"{folder} gives {model.num_labels} scores, not one.", hint=hint)
+    return model
+
+
+log = logging.getLogger("chatlm.plugins.rag")
+
+
+@dataclass(frozen=True, eq=False)
+class OpenIndex:
+    """An index with what is said of its files."""
+
+    place: IndexFolder
+    folder: Path | None
+    """The one that counted when it was opened."""
+    index: Index
+    made: Manifest
+
+
+_open: dict[str, OpenIndex] = {}
+
+
+_lock = Lock()
+
+
+def opened(name: str) -> OpenIndex:
+    """The index of a name.
+
+    Raises:
+        ChatlmError: there is none, or it cannot be opened; see `Index.open`.
+    """
+    place = located(name)
+    with _lock:
+        while name not in _open or _open[name].folder != place.current():
+            folder = place.current()
+            _open[name] = OpenIndex(place, folder, Index.open(place), place.open(manifest.read))
+        return _open[name]
+
+
+def ready(name: str) -> None:
+    """Open an index and load its embedder, so that the next question need not wait.
+
+    Raises:
+        ChatlmError: see `opened`, or the embedder cannot be loaded.
+    """
+    opened(name).index.search("", 1)
+
+
+def warm(name: str) -> None:
+    """Do that in a thread; what is wrong with the index the first question will say."""
+    Thread(target=_warm, args=(name,), name="chatlm-rag-warm", daemon=True).start()
+
+
+def _warm(name: str) -> None:
+    try:
+        ready(name)
+    except ChatlmError as error:
+        log.info("index %s is not ready: %s", name, error)

@@ -1,1 +1,0 @@
-"""What is read from people's files: which files there are, and the text of each."""

@@ -1,0 +1,199 @@
+"""First come first served worker thread; shared batch."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from chatlm import Batch, EngineEvent, Finished, Request
+
+T = TypeVar("T")
+
+
+class Busy(Exception):
+    """The line is full."""
+
+
+class Stopping(Exception):
+    """Nothing is done any more."""
+
+
+class Line:
+    """Runs generators in a thread of its own, begun in the order they came.
+
+    Those that run are asked in turns for what comes next; None is passed over. One that has ended
+    is out of the line, however slowly its events are read.
+
+    All methods but `close` are for the event loop's thread.
+
+    Args:
+        waiting: how many may wait.
+        at_once: how many run.
+    """
+
+    def __init__(self, waiting: int, at_once: int = 1) -> None:
+        self._most = waiting + at_once
+        self._at_once = at_once
+        self._open: set[_Job] = set()
+        self._stopping = False
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    async def events(
+        self, make: Callable[[], Generator[T | None, None, None]]
+    ) -> AsyncGenerator[T, None]:
+        """What a generator yields, when it is its turn.
+
+        Closing it takes the generator out of the line, or closes it after what it is about to
+        yield.
+
+        Args:
+            make: makes the generator; it too is called in the line's thread.
+
+        Raises:
+            Busy: too many are in the line.
+            Stopping: `stop` was called, perhaps meanwhile.
+            Exception: what the generator raises.
+        """
+        self.check()
+        job = _Job(make, self._open.discard)
+        self._open.add(job)
+        self._jobs.put(job)
+        try:
+            while (event := await job.news.get()) is not _END:
+                if isinstance(event, _Failure):
+                    raise event.error
+                yield event
+        finally:
+            job.cancelled.set()
+            self._open.discard(job)
+
+    def check(self) -> None:
+        """See that there is room for one more.
+
+        Raises:
+            Busy, Stopping: as `events`.
+        """
+        if self._stopping:
+            raise Stopping
+        if len(self._open) >= self._most:
+            raise Busy
+
+    def stop(self) -> None:
+        """End all that runs and waits."""
+        self._stopping = True
+        for job in self._open:
+            job.cancelled.set()
+            job.news.put_nowait(_Failure(Stopping()))
+
+    def close(self) -> None:
+        """Wait until the thread has ended; call `stop` before."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        running: list[_Job] = []
+        closed = False
+        while not closed or running:
+            while not closed and len(running) < self._at_once:
+                try:
+                    job = self._jobs.get(block=not running)
+                except Empty:
+                    break
+                if job is None:
+                    closed = True
+                else:
+                    running.append(job)
+            running = [job for job in running if job.go_on()]
+
+
+class _Failure:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+_END: Any = object()
+
+
+class _Job:
+    def __init__(
+        self, make: Callable[[], Generator[Any, None, None]], leave: Callable[[_Job], None]
+    ) -> None:
+        self._make = make
+        self._leave = leave
+        self._loop = asyncio.get_running_loop()
+        self.news: asyncio.Queue[Any] = asyncio.Queue()
+        self.cancelled = threading.Event()
+        self._events: Generator[Any, None, None] | None = None
+
+    def go_on(self) -> bool:
+        """Pass on what comes next; whether more may come."""
+        if self.cancelled.is_set():
+            if self._events is not None:
+                self._events.close()
+            return False
+        try:
+            if self._events is None:
+                self._events = self._make()
+            event = next(self._events, _END)
+        except Exception as error:
+            self._end(_Failure(error))
+            return False
+        if event is _END:
+            self._end(_END)
+        elif event is not None:
+            self._in_loop(self.news.put_nowait, event)
+        return event is not _END
+
+    def _end(self, news: Any) -> None:
+        self._in_loop(self._leave, self)
+        self._in_loop(self.news.put_nowait, news)
+
+    def _in_loop(self, function: Callable[[Any], object], argument: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, argument)
+        except RuntimeError:  # the loop has ended, and nobody listens
+            self.cancelled.set()
+
+
+class SharedBatch:
+    """Gives each request the events that are its own.
+
+    Args:
+        batch: that all requests go into; closed with this.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._came: dict[int, deque[EngineEvent | Exception]] = {}
+
+    def stream(self, request: Request) -> Generator[EngineEvent | None, None, None]:
+        """As `Engine.stream`; None where something was done, perhaps for others, and nothing came.
+
+        At most `Batch.at_once` may run at a time.
+        """
+        number = self._batch.add(request)
+        came = self._came[number] = deque()
+        try:
+            while True:
+                if not came:
+                    for other, event in self._batch.step():
+                        self._came[other].append(event)
+                event_or_none = came.popleft() if came else None
+                if isinstance(event_or_none, Exception):
+                    raise event_or_none
+                yield event_or_none
+                if isinstance(event_or_none, Finished):
+                    return
+        finally:
+            self._batch.drop(number)
+            del self._came[number]
+
+    def close(self) -> None:
+        """Drop all."""
+        self._batch.close()

@@ -1,0 +1,138 @@
+"""Two-sided card; templates drawn."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.content import Content
+
+from chatlm import PluginCard, one_line, visible
+from chatlm_templates.rendering import Written, examples_text, heading
+from chatlm_templates.template import PARTS, Template, Variable
+from chatlm_templates.template_file import TemplateFault
+
+
+class TemplateCard(PluginCard):
+    """Two sides beside each other, one above the other where it is narrow."""
+
+    DEFAULT_CSS = """
+    TemplateCard {
+        & > .card { width: 150; height: 44; }
+        & .sides { height: 1fr; layout: horizontal; }
+        & .sides > .left { width: 5fr; height: 1fr; }
+        & .sides > .right {
+            width: 6fr;
+            height: 1fr;
+            margin: 0 0 0 1;
+            padding: 0 0 0 1;
+            border-left: vkey $foreground 20%;
+        }
+        &.-narrow .sides { layout: vertical; }
+        &.-narrow .sides > .left { width: 1fr; height: 5fr; }
+        &.-narrow .sides > .right {
+            width: 1fr;
+            height: 6fr;
+            margin: 0;
+            padding: 0;
+            border-left: none;
+            border-top: hkey $foreground 20%;
+        }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("pageup", "turn_page(-1)", "back", show=False, priority=True),
+        Binding("pagedown", "turn_page(1)", "read on", priority=True),
+    ]
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title)
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+
+    def action_turn_page(self, pages: int) -> None:
+        """Turn the pages of what is looked at, while the keys go elsewhere."""
+        preview = self.query_one("#preview")
+        if pages > 0:
+            preview.scroll_page_down(animate=False)
+        else:
+            preview.scroll_page_up(animate=False)
+
+
+QUIET = "$foreground 60%"
+
+
+HEAD = "bold $text-accent"
+
+
+PART = "bold $text-primary"
+
+
+def written(made: Written) -> Content:
+    """System prompt and message, each part under its name."""
+    blocks = []
+    if made.system:
+        blocks.append(Content.assemble(("System prompt\n", HEAD), visible(made.system)))
+    head = Content.styled("Message", HEAD)
+    for name, text in made.parts:
+        part = Content.assemble((f"{name}:\n", PART), visible(text)) if name else visible(text)
+        blocks.append(Content.assemble(head, "\n", part) if head else Content.assemble(part))
+        head = Content()
+    if not made.parts:
+        blocks.append(Content.assemble(head, ("\nWhat you type, as it is.", QUIET)))
+    return Content("\n\n").join(blocks)
+
+
+def source(template: Template, *, own: bool) -> Content:
+    """A template as it is written, with its gaps."""
+    facts = [one_line(template.description, 300)] if template.description else []
+    facts.append("Yours." if own else "Comes with chatlm.")
+    blocks = [Content(" ".join(facts))]
+    if template.variables:
+        asked = [variable(each, template) for each in template.variables.values()]
+        blocks.append(Content("\n").join([Content.styled("Asks for", HEAD), *asked]))
+    settings = [f"{name} {value}" for name, value in template.sampling.to_dict().items()]
+    settings += [
+        f"meant for {hint} {one_line(value, 60)}"
+        for hint in ("model", "adapter", "index")
+        if (value := getattr(template, hint))
+    ]
+    if settings:
+        blocks.append(Content.assemble(("Sets\n", HEAD), visible(", ".join(settings))))
+    texts = [(heading(part), getattr(template, part)) for part in PARTS if part != "examples"]
+    texts.insert(PARTS.index("examples"), ("Examples", examples_text(template.examples)))
+    parts = tuple((name, text) for name, text in [*texts, ("", template.user)] if text)
+    blocks.append(written(Written(template.system, parts)))
+    return Content("\n\n").join(blocks)
+
+
+def variable(each: Variable, template: Template) -> Content:
+    """One variable on a line: its name, what it is, what it may be."""
+    kind = " or ".join(each.choices) if each.choices else each.type
+    notes = [kind]
+    if each.default is not None:
+        notes.append(f"default {shown(each.default)}")
+    elif not each.required:
+        notes.append("may be left out")
+    if template.takes_words and each.name == template.input:
+        notes.append("what you type in the chat")
+    about = f"  {one_line(each.description, 120)}" if each.description else ""
+    return Content.assemble(
+        (each.name, "bold"), about, (f"  ({one_line('; '.join(notes), 160)})", QUIET)
+    )
+
+
+def shown(value: object) -> str:
+    """A default as it is typed."""
+    return str(value).lower() if isinstance(value, bool) else one_line(str(value), 60)
+
+
+def fault(problem: TemplateFault) -> Content:
+    """What is wrong with a template's file, and how it is mended."""
+    where = f"{problem.path}, line {problem.line}" if problem.line else str(problem.path)
+    mend = f"Mend it: chatlm templates edit {problem.path.stem}"
+    return Content.assemble(
+        ("This template cannot be used\n\n", "bold $text-error"),
+        (visible(where), QUIET),
+        f"\n{visible(problem.what)}\n\n{visible(mend)}",
+    )
