@@ -272,7 +272,7 @@ class ChatSession:
 
     def _add_turn(self, conversation_id: int, text: str) -> tuple[Turn, TurnPlugins]:
         chat = self.store.conversation(conversation_id)
-        plugins = self.plugins.for_turn(chat.without)
+        plugins = TurnPlugins(self.plugins, chat.without)
         message = request_builder.message_for(chat, text, plugins)
         typed = text if message != text else ""
         return self.store.add_turn(conversation_id, message, typed), plugins
@@ -318,7 +318,7 @@ class ChatSession:
 
     def _plugins(self) -> TurnPlugins:
         """The plugins for a turn of the chat as it is now."""
-        return self.plugins.for_turn(self._conversation_or_new().without)
+        return TurnPlugins(self.plugins, self._conversation_or_new().without)
 
     def _replying(self, plugins: TurnPlugins) -> Replying:
         return Replying(

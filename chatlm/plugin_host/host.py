@@ -7,7 +7,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,6 @@ from chatlm.errors import ChatlmError
 from chatlm.plugin_host import hook_table, hookspecs, settings
 from chatlm.plugin_host.discovery import Found
 from chatlm.plugin_host.faults import Fault, in_words, pass_on
-from chatlm.plugin_host.turn_plugins import TurnPlugins
 
 Accept = Callable[[Any], Any]
 """Gives what a result is worth, or raises what is wrong with it."""
@@ -270,14 +269,6 @@ class PluginHost(Calls):
         """Call the plugin no more, and say why."""
         self._left_out.add(name)
         self._note(name, where, error, left_out=True)
-
-    def for_turn(self, without: Collection[str] = ()) -> TurnPlugins:
-        """The plugins for one turn, which remembers what each of them does.
-
-        Args:
-            without: those that are switched off in its chat.
-        """
-        return TurnPlugins(self, without)
 
     def take_faults(self) -> list[Fault]:
         """What failed since the last call."""

@@ -8,18 +8,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pluggy
 
 from chatlm.plugin_host.faults import Fault, pass_on
-from chatlm.plugin_host.host import Accept, Calls, Outcome
+from chatlm.plugin_host.host import Accept, Calls, Outcome, PluginHost
 from chatlm.plugin_host.trace_diff import changes, name_of, told
 from chatlm.types.provenance import Call, Change
 from chatlm.types.requests import Request
-
-if TYPE_CHECKING:
-    from chatlm.plugin_host.host import PluginHost
 
 
 class TurnPlugins(Calls):

@@ -1,3 +1,5 @@
+"""The hooks of the LoRA adapters plugin."""
+
 from __future__ import annotations
 
 import dataclasses

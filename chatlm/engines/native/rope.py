@@ -50,5 +50,6 @@ def angles(shape: Shape, positions: int) -> Tensor:
 
 
 def apply_rope(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotate each head's pairs of numbers by their position's angles."""
     first, second = x.chunk(2, dim=-1)
     return x * cosines + torch.cat((-second, first), dim=-1) * sines

@@ -292,9 +292,9 @@ def look(sources: tuple[Source, ...], old: Manifest | None) -> Changes:
 
 
 def _below(source: Source, before: Mapping[str, FileRecord]) -> Iterator[tuple[str, Wanted]]:
-    for path, record in before.items():
+    for path, file_record in before.items():
         if path == source.path or path.startswith(source.path.rstrip(os.sep) + os.sep):
-            yield path, Wanted(record, kept=True)
+            yield path, Wanted(file_record, kept=True)
 
 
 def _wanted(found: FoundFile, record: FileRecord | None, looked_ns: int) -> Wanted:
