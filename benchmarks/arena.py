@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chatlm_arena.pairing import Pairing, next_pair
-from chatlm_arena.ratings import POINTS, estimate
-from chatlm_arena.votes import Integers, Numbers, Votes, tally
+from chatlm_arena.pairing import Pairing, choose_pair
+from chatlm_arena.ratings import POINTS_PER_LOG_STRENGTH, estimate_strengths
+from chatlm_arena.votes import FloatArray, IntArray, Votes, tally_votes
 
 TIES = 0.2
 """Part of what the weaker of two gets that comes from ties; so the expected score stays that of
 Bradley and Terry."""
 
 
-def evenly(size: int, spread: float, seed: int) -> Numbers:
+def evenly(size: int, spread: float, seed: int) -> FloatArray:
     """Known log-strengths that are evenly apart, in a random order.
 
     Args:
@@ -31,23 +31,25 @@ def evenly(size: int, spread: float, seed: int) -> Numbers:
     return _spread(np.random.default_rng(seed).permutation(size).astype(np.float64), spread)
 
 
-def normally(size: int, spread: float, seed: int) -> Numbers:
+def normally(size: int, spread: float, seed: int) -> FloatArray:
     """Known log-strengths from a normal distribution; see `evenly`."""
     return _spread(np.random.default_rng(seed).normal(size=size), spread)
 
 
-def _spread(values: Numbers, spread: float) -> Numbers:
-    strengths: Numbers = (values - values.mean()) / values.std() * spread / POINTS
+def _spread(values: FloatArray, spread: float) -> FloatArray:
+    strengths: FloatArray = (
+        (values - values.mean()) / values.std() * spread / POINTS_PER_LOG_STRENGTH
+    )
     return strengths
 
 
-def vote(strengths: Numbers, one: int, other: int, draw: np.random.Generator) -> float:
+def vote(strengths: FloatArray, one: int, other: int, draw: np.random.Generator) -> float:
     """What `one` gets from `other` when they meet."""
     left, right = np.array([one]), np.array([other])
     return float(_scores(strengths, left, right, draw)[0])
 
 
-def random_votes(strengths: Numbers, count: int, seed: int) -> Votes:
+def random_votes(strengths: FloatArray, count: int, seed: int) -> Votes:
     """Votes of random pairs."""
     draw, size = np.random.default_rng(seed), len(strengths)
     left = draw.integers(0, size, count)
@@ -57,13 +59,13 @@ def random_votes(strengths: Numbers, count: int, seed: int) -> Votes:
 
 
 def _scores(
-    strengths: Numbers, left: Integers, right: Integers, draw: np.random.Generator
-) -> Numbers:
+    strengths: FloatArray, left: IntArray, right: IntArray, draw: np.random.Generator
+) -> FloatArray:
     chance = 1 / (1 + np.exp(strengths[right] - strengths[left]))
     half_ties = TIES * np.minimum(chance, 1 - chance)
     drawn = draw.random(len(left))
     wins = drawn < chance - half_ties
-    scores: Numbers = np.where(wins, 1.0, np.where(drawn < chance + half_ties, 0.5, 0.0))
+    scores: FloatArray = np.where(wins, 1.0, np.where(drawn < chance + half_ties, 0.5, 0.0))
     return scores
 
 
@@ -84,8 +86,8 @@ def recovery(runs: int, votes: int, size: int = 8, spread: float = 200.0) -> Rec
     covered, ordered, correlations = [], [], []
     for run in range(runs):
         strengths = evenly(size, spread, run)
-        found = estimate(tally(random_votes(strengths, votes, run)), seed=run)
-        true = 1500 + POINTS * strengths
+        found = estimate_strengths(tally_votes(random_votes(strengths, votes, run)), seed=run)
+        true = 1500 + POINTS_PER_LOG_STRENGTH * strengths
         covered += ((found.rating_low <= true) & (true <= found.rating_high)).tolist()
         ranks = np.argsort(np.argsort(true)), np.argsort(np.argsort(found.rating))
         ordered.append(bool((ranks[0] == ranks[1]).all()))
@@ -93,7 +95,9 @@ def recovery(runs: int, votes: int, size: int = 8, spread: float = 200.0) -> Rec
     return Recovery(float(np.mean(covered)), float(np.mean(ordered)), float(np.mean(correlations)))
 
 
-def widths(strengths: Numbers, how: Pairing, seed: int, every: int) -> Iterator[tuple[int, float]]:
+def widths(
+    strengths: FloatArray, how: Pairing, seed: int, every: int
+) -> Iterator[tuple[int, float]]:
     """After each `every` votes their number and the width of the widest interval."""
     draw, size = np.random.default_rng(seed), len(strengths)
     names = tuple(map(str, range(size)))
@@ -101,18 +105,24 @@ def widths(strengths: Numbers, how: Pairing, seed: int, every: int) -> Iterator[
     right: list[int] = []
     score: list[float] = []
     while True:
-        cells = tally(Votes(names, *(np.array(c) for c in (left, right, score)))) if left else None
+        cells = (
+            tally_votes(Votes(names, *(np.array(c) for c in (left, right, score))))
+            if left
+            else None
+        )
         if cells is not None and len(left) % every == 0:
-            found = estimate(cells, seed=seed)
+            found = estimate_strengths(cells, seed=seed)
             yield len(left), float((found.rating_high - found.rating_low).max())
         empty = Votes(names, np.array([], int), np.array([], int), np.array([]))
-        one, other = next_pair(cells or tally(empty), how, draw)
+        one, other = choose_pair(cells or tally_votes(empty), how, draw)
         left.append(one)
         right.append(other)
         score.append(vote(strengths, one, other, draw))
 
 
-def votes_needed(strengths: Numbers, how: Pairing, width: float, seed: int, every: int = 20) -> int:
+def votes_needed(
+    strengths: FloatArray, how: Pairing, width: float, seed: int, every: int = 20
+) -> int:
     """Votes until no interval is wider than `width` rating points."""
     return next(n for n, widest in widths(strengths, how, seed, every) if widest <= width)
 
@@ -122,7 +132,7 @@ def saving(
     size: int = 10,
     spread: float = 200.0,
     width: float = 150.0,
-    spaced: Callable[[int, float, int], Numbers] = normally,
+    spaced: Callable[[int, float, int], FloatArray] = normally,
 ) -> float:
     """Part of the votes that informative pairs need less than random ones, over all runs."""
     needed = {
@@ -132,7 +142,7 @@ def saving(
     return 1 - needed[Pairing.INFORMATIVE] / needed[Pairing.RANDOM]
 
 
-def most_to_save(strengths: Numbers, steps: int = 2500) -> float:
+def most_to_save(strengths: FloatArray, steps: int = 2500) -> float:
     """About the part of the votes that the best choice of pairs would need less than random ones
     until the widest interval is as narrow: that of one who knows the strengths beforehand.
 
@@ -162,7 +172,7 @@ def million(votes: int = 1_000_000, size: int = 100) -> float:
     """Seconds from arrays of votes to ratings with intervals."""
     given = random_votes(normally(size, 200.0, 0), votes, 0)
     begun = time.perf_counter()
-    estimate(tally(given))
+    estimate_strengths(tally_votes(given))
     return time.perf_counter() - begun
 
 

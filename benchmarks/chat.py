@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
-from chatlm.engines.devices import place
+from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.hub import pull
-from chatlm.types.events import Delta, Finished, Fitted
+from chatlm.types.events import Delta, Finished, PromptReady
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     folder = pull.ensure_model(MODEL).folder
-    placement = place("cpu", "bfloat16", "none")
+    placement = resolve_placement("cpu", "bfloat16", "none")
     engine = LocalEngine(MODEL, folder, placement)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
@@ -189,7 +189,7 @@ def main() -> None:
     for _ in range(options.rounds):
         starts["chatlm ask"].append(start_up(ask, environment))
         starts["plain transformers script"].append(start_up(plain, environment))
-    fitted = next(e for e in ours(engine, chat)[1] if isinstance(e, Fitted))
+    fitted = next(e for e in ours(engine, chat)[1] if isinstance(e, PromptReady))
     report(timings, starts, fitted.prompt_tokens, as_json=options.json)
 
 

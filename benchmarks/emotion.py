@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatlm import ensure_model, expanded
+from chatlm import ensure_model, expand_path
 from chatlm.text import dump_json
 from chatlm_emotion import card, examples
 from chatlm_emotion import card as card_module
-from chatlm_emotion.classifier import Classifier, load
+from chatlm_emotion.classifier import Classifier, load_classifier
 from chatlm_emotion.evaluation import evaluate
-from chatlm_emotion.examples import Examples
-from chatlm_emotion.recipe import BASES, DEFAULTS, Method, Recipe
-from chatlm_emotion.terminal import watcher
-from chatlm_emotion.train_pipeline import Order, make
+from chatlm_emotion.examples import LabelledDataset
+from chatlm_emotion.recipe import DEFAULT_BASES, METHOD_DEFAULTS, Method, Recipe
+from chatlm_emotion.terminal import show_progress
+from chatlm_emotion.train_pipeline import TrainingJob, train_classifier
 
 EVERYDAY = Path(__file__).parent / "everyday.jsonl"
 """Sentences of everyday life, written for this: 100 without a mood, 10 for each mood."""
@@ -54,7 +54,7 @@ ROWS = (
     Row("bag of words, bigrams (5.3.1)", "bench-bigrams", "baseline", {"ngrams": 2}, 0.8910),
     Row("generation, LoRA (5.5.2)", "bench-generate", "generate", {}, 0.9420),
     Row("head, LoRA (5.6)", "bench-head", "head", {}, 0.9460),
-    Row("encoder, LoRA: mood, comes with chatlm", card_module.SHIPPED, None, {}, None),
+    Row("encoder, LoRA: mood, comes with chatlm", card_module.DEFAULT_CLASSIFIER, None, {}, None),
 )
 
 
@@ -62,23 +62,23 @@ def trained(row: Row, data: Path) -> Classifier:
     """The row's classifier, trained first where it is not there."""
     there = {place.name for place in card_module.CLASSIFIERS.all()}
     if row.method is not None and row.name not in there:
-        base = None if row.method == "baseline" else ensure_model(BASES[row.method])
-        order = Order(
+        base = None if row.method == "baseline" else ensure_model(DEFAULT_BASES[row.method])
+        order = TrainingJob(
             name=row.name,
             tells="mood",
-            data=examples.read([data / "train.jsonl"]),
-            recipe=Recipe(method=row.method, **DEFAULTS[row.method] | row.settings),
+            data=examples.read_dataset([data / "train.jsonl"]),
+            recipe=Recipe(method=row.method, **METHOD_DEFAULTS[row.method] | row.settings),
             base=base,
             threshold=0.5,
             command="python -m benchmarks.emotion",
         )
         print(f"training: {row.title}", flush=True)
-        with watcher() as shown:
-            make(order, shown, lambda: False)
+        with show_progress() as shown:
+            train_classifier(order, shown, lambda: False)
     place = card_module.CLASSIFIERS.located(row.name)
-    if base_name := card.read(place.path).base:
+    if base_name := card.read_card(place.path).base:
         ensure_model(base_name)
-    return load(place)
+    return load_classifier(place)
 
 
 def timed(classifier: Classifier, texts: list[str]) -> float:
@@ -90,7 +90,7 @@ def timed(classifier: Classifier, texts: list[str]) -> float:
 
 
 def measured(
-    row: Row, classifier: Classifier, val: Examples, speeds: list[float]
+    row: Row, classifier: Classifier, val: LabelledDataset, speeds: list[float]
 ) -> dict[str, Any]:
     """What one line of the table says."""
     found = evaluate(classifier, val).to_dict()
@@ -118,9 +118,9 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="Accuracy against speed, .png, .svg or .pdf.")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    data = expanded(given.data)
+    data = expand_path(given.data)
     loaded = [(row, trained(row, data)) for row in ROWS]
-    val = examples.read([data / "val.jsonl"])
+    val = examples.read_dataset([data / "val.jsonl"])
     texts = [row.text for row in val.rows[:TIMED]]
     speeds: dict[str, list[float]] = {row.name: [] for row in ROWS}
     for classifier in (classifier for _, classifier in loaded):
@@ -129,7 +129,7 @@ def main() -> None:
         for row, classifier in loaded:
             speeds[row.name].append(timed(classifier, texts))
     rows = [measured(row, each, val, speeds[row.name]) for row, each in loaded]
-    everyday = evaluate(loaded[-1][1], examples.read([EVERYDAY])).to_dict()
+    everyday = evaluate(loaded[-1][1], examples.read_dataset([EVERYDAY])).to_dict()
     if given.picture:
         draw(rows, given.picture)
     if given.json:
@@ -149,7 +149,7 @@ def main() -> None:
             f"| {line['bytes'] / 1e6:.1f} MB |"
         )
     print(
-        f"Everyday sentences with {card_module.SHIPPED}: unsure of "
+        f"Everyday sentences with {card_module.DEFAULT_CLASSIFIER}: unsure of "
         f"{everyday['unsure_without_label']:.0%} of {everyday['without_label']} without a mood; "
         f"of {everyday['texts']} with one {everyday['accuracy']:.0%} right, "
         f"unsure of {everyday['unsure']:.0%}"

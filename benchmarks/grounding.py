@@ -24,13 +24,13 @@ from benchmarks.retrieval import EMBEDDER, lend, silent
 from chatlm import Delta, Engine, Message, Passage, Request, Sampling, ensure_model
 from chatlm.config.config import load
 from chatlm.engines.open import open_engine
-from chatlm.hub.jobs import silent as silent_pull
+from chatlm.hub.jobs import ignore_progress as silent_pull
 from chatlm.plugin_host.host import PluginHost
 from chatlm_rag.documents.files import Source
 from chatlm_rag.evaluation import read_questions
 from chatlm_rag.index import builder
 from chatlm_rag.retrieval import citations, extractive, grounding, prompting
-from chatlm_rag.retrieval.search import Index, opened
+from chatlm_rag.retrieval.search import Index, get_open_index
 
 MANUAL = {
     "How do I stop a reply?": r"\bEsc\b",
@@ -71,18 +71,21 @@ Way = Callable[[Index, str, Sequence[Passage]], tuple[Message, ...] | str]
 
 def passages_with_orders(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
     """What the chat gives a model: whole passages, how to use them, the question."""
-    return (Message("user", prompting.grounded(question, found)),)
+    return (Message("user", prompting.grounded_prompt(question, found)),)
 
 
 def passages_only(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
     """Whole passages and the question."""
-    return (Message("user", f"{prompting.block(found)}\n\n{question}"),)
+    return (Message("user", f"{prompting.format_passages(found)}\n\n{question}"),)
 
 
 def question_first(index: Index, question: str, found: Sequence[Passage]) -> tuple[Message]:
     """The question before and after the passages."""
     return (
-        Message("user", f"{question}\n\n{prompting.block(found)}\n\nAnswer from these: {question}"),
+        Message(
+            "user",
+            f"{question}\n\n{prompting.format_passages(found)}\n\nAnswer from these: {question}",
+        ),
     )
 
 
@@ -105,7 +108,7 @@ def after_an_example(index: Index, question: str, found: Sequence[Passage]) -> t
     """The same, behind an example of how it is done."""
     pets = Passage("Cats are allowed in the flat. Dogs need the owner's consent.", "lease.md", 1)
     boiler = Passage("The boiler is serviced each October.", "lease.md", 1)
-    example = f"{prompting.block([pets, boiler])}\n\nWhen is the boiler serviced?"
+    example = f"{prompting.format_passages([pets, boiler])}\n\nWhen is the boiler serviced?"
     return (
         Message("user", example),
         Message("assistant", "The boiler is serviced each October [2]."),
@@ -115,7 +118,7 @@ def after_an_example(index: Index, question: str, found: Sequence[Passage]) -> t
 
 def quotations(index: Index, question: str, found: Sequence[Passage]) -> str:
     """What the chat does with a small model, which writes nothing here."""
-    return extractive.written(extractive.quotes(index, question, found))
+    return extractive.format_quotes(extractive.select_quotes(index, question, found))
 
 
 WAYS: dict[str, Way] = {
@@ -134,7 +137,7 @@ def chosen(index: Index, question: str, found: Sequence[Passage]) -> list[Passag
     """The statements that would be quoted, as passages."""
     return [
         dataclasses.replace(found[quote.number - 1], text=quote.text)
-        for quote in extractive.quotes(index, question, found)
+        for quote in extractive.select_quotes(index, question, found)
     ]
 
 
@@ -149,11 +152,11 @@ def measure(engine: Engine, name: str, way: Way, asked: Asked) -> dict[str, floa
     right = cited = repeated = 0
     started = time.perf_counter()
     for question, pattern in asked:
-        found = grounding.passages(name, question)
-        made = way(opened(name).index, question, found)
+        found = grounding.find_passages(name, question)
+        made = way(get_open_index(name).index, question, found)
         reply = made if isinstance(made, str) else said(engine, made)
         right += bool(re.search(pattern, reply))
-        verdicts = [each for each in citations.check(reply, found) if each.cited]
+        verdicts = [each for each in citations.check_citations(reply, found) if each.cited]
         cited += bool(verdicts) and all(each.supported for each in verdicts)
         repeated += repeats(reply)
     count = len(asked)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.serve import MODEL, serving
-from chatlm_arena.store.store import opened
+from chatlm_arena.store.store import open_arena_store
 
 IN_FLIGHT = (1, 4, 16)
 CHATLM = [sys.executable, "-m", "chatlm"]
@@ -84,7 +84,7 @@ class Run:
 
     def replies(self) -> Replies:
         """What was said, by prompt, contestant and turn."""
-        with self._at_home(), opened() as store:
+        with self._at_home(), open_arena_store() as store:
             return {
                 place: reply.text
                 for number, _, _ in store.runs()

@@ -29,9 +29,9 @@ from chatlm_rag import evaluation
 from chatlm_rag.documents.files import Source
 from chatlm_rag.evaluation import Judgements, read_judgements, read_questions
 from chatlm_rag.index import builder
-from chatlm_rag.index.checkpoint import EMBEDDINGS
+from chatlm_rag.index.checkpoint import EMBEDDINGS_FILE
 from chatlm_rag.index.embedding import Embedder
-from chatlm_rag.index.folder import located
+from chatlm_rag.index.folder import find_index
 from chatlm_rag.retrieval.search import Index
 
 COLLECTIONS = ("cranfield", "xquad_en")
@@ -93,14 +93,14 @@ def chatlm_search(index: Index) -> Ranker:
 def answered(ranker: Ranker, questions: Mapping[str, str], judged: Judgements) -> dict[str, float]:
     """The means of a side's measures, and how long a question takes."""
     asked = [name for name in questions if any(g > 0 for g in judged.get(name, {}).values())]
-    values: dict[str, list[float]] = {name: [] for name in evaluation.MEASURES}
+    values: dict[str, list[float]] = {name: [] for name in evaluation.METRICS}
     seconds = []
     ranker(questions[asked[0]])
     for name in asked:
         start = time.perf_counter()
         ranked = ranker(questions[name])
         seconds.append(time.perf_counter() - start)
-        for measure, compute in evaluation.MEASURES.items():
+        for measure, compute in evaluation.METRICS.items():
             values[measure].append(compute(ranked, judged[name]))
     return {measure: statistics.mean(column) for measure, column in values.items()} | {
         "median ms": 1000 * statistics.median(seconds),
@@ -118,7 +118,7 @@ def compare(data: Path, name: str, model: SentenceTransformer) -> tuple[Rows, In
     questions = read_questions(collection / "queries.jsonl")
     judged = read_judgements(collection / "qrels.tsv")
     builder.build(name, (Source(str(collection / "corpus.jsonl")),), silent)
-    index = Index.open(located(name))
+    index = Index.open(find_index(name))
     sides = {
         "chatlm": chatlm_search(index),
         "plain BM25": plain_bm25(names, texts),
@@ -212,9 +212,9 @@ def report(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
 
 
 def _vectors(collection: str) -> Any:
-    folder = located(collection).current()
+    folder = find_index(collection).current()
     assert folder is not None
-    return np.load(folder / EMBEDDINGS)
+    return np.load(folder / EMBEDDINGS_FILE)
 
 
 def lend(home: Path, *models: Path) -> None:

@@ -22,7 +22,7 @@ from chatlm_rag import evaluation
 from chatlm_rag.documents.files import Source
 from chatlm_rag.evaluation import read_questions
 from chatlm_rag.index import builder
-from chatlm_rag.index.folder import located
+from chatlm_rag.index.folder import find_index
 from chatlm_rag.retrieval import relevance
 from chatlm_rag.retrieval.search import Index
 
@@ -41,7 +41,7 @@ def build(documents: Path, home: Path) -> Index:
             table = {"_id": row["index"], "title": "", "text": row["text"]}
             file.write(json.dumps(table) + "\n")
     builder.build("single-topic", (Source(str(corpus)),), silent)
-    return Index.open(located("single-topic"))
+    return Index.open(find_index("single-topic"))
 
 
 def confidences(index: Index, questions: Path) -> Grouped:
@@ -92,13 +92,13 @@ def report(
     """The areas under the curves, the calibrated threshold, and the curves."""
     yes, no = _all(answerable), _all(unanswerable)
     curves = {
-        "on the topic": relevance.curve(yes, no),
-        "about other things": relevance.curve(yes, off_topic),
+        "on the topic": relevance.threshold_curve(yes, no),
+        "about other things": relevance.threshold_curve(yes, off_topic),
     }
     calibrated = relevance.calibrate(yes)
     checked = relevance.cross_validate(answerable, unanswerable)
     if plot:
-        evaluation.save_curves(curves, relevance.THRESHOLD, plot)
+        evaluation.plot_threshold_curves(curves, relevance.THRESHOLD, plot)
     found = {
         "answerable questions": len(yes),
         "unanswerable questions on the topic": len(no),

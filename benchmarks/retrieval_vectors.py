@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatlm_rag.index import vectors
-from chatlm_rag.index.checkpoint import EMBEDDINGS
+from chatlm_rag.index.checkpoint import EMBEDDINGS_FILE
 
 K = 10
 _BLOCK = 50_000
@@ -78,7 +78,7 @@ def study(base: Matrix, questions: Matrix, count: int, folder: Path) -> dict[str
         count: how many vectors.
         folder: an empty one.
     """
-    nearness = spread(base, count, folder / EMBEDDINGS)
+    nearness = spread(base, count, folder / EMBEDDINGS_FILE)
     np.save(folder / _QUESTIONS, questions)
     found: dict[str, Any] = {"vectors": count, "cosine to the real passage": round(nearness, 3)}
     for step in ("write", "search"):
@@ -90,7 +90,7 @@ def study(base: Matrix, questions: Matrix, count: int, folder: Path) -> dict[str
 
 
 def _write(folder: Path) -> dict[str, float]:
-    matrix = np.load(folder / EMBEDDINGS, mmap_mode="r")
+    matrix = np.load(folder / EMBEDDINGS_FILE, mmap_mode="r")
     with _peak() as peak:
         start = time.perf_counter()
         vectors.write(folder, matrix)
@@ -100,14 +100,16 @@ def _write(folder: Path) -> dict[str, float]:
 
 def _search(folder: Path) -> dict[str, float]:
     questions = np.load(folder / _QUESTIONS)
-    vectors.open(folder)  # imports what it needs
+    vectors.load(folder)  # imports what it needs
     before = _own_memory()
     start = time.perf_counter()
-    opened = vectors.open(folder)
+    opened = vectors.load(folder)
     open_seconds = time.perf_counter() - start
     found, seconds = _timed(opened, questions)
     own = _own_memory() - before
-    right, flat = _timed(vectors.Vectors(np.load(folder / EMBEDDINGS, mmap_mode="r")), questions)
+    right, flat = _timed(
+        vectors.VectorIndex(np.load(folder / EMBEDDINGS_FILE, mmap_mode="r")), questions
+    )
     hits = (found >= right[:, -1:] - 1e-5).sum()  # of equal vectors any is right
     return {
         "open, ms": round(1000 * open_seconds, 1),
@@ -120,7 +122,7 @@ def _search(folder: Path) -> dict[str, float]:
     }
 
 
-def _timed(opened: vectors.Vectors, questions: Matrix) -> tuple[Matrix, list[float]]:
+def _timed(opened: vectors.VectorIndex, questions: Matrix) -> tuple[Matrix, list[float]]:
     """The cosines found for each question, and the seconds it took.
 
     All are asked twice: the first time brings the files into memory.

@@ -29,7 +29,7 @@ from benchmarks.speed_quality import Quality
 from benchmarks.speed_sides import Chatlm, LlamaCpp, Prompt, Side, Timing, Transformers, no_compiler
 from chatlm.config import paths
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.native.architectures.llama import read_shape
+from chatlm.engines.native.architectures.llama import read_config
 from chatlm.hub import pull
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
@@ -124,7 +124,7 @@ def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: 
     """Time all sides, turn by turn; a first round warms up."""
     chatlm = next(side for side in sides if isinstance(side, Chatlm))
     prompts = {length: prompt_of(chatlm.engine, length) for length in lengths}
-    shape = read_shape(pull.ensure_model(MODEL).folder)
+    shape = read_config(pull.ensure_model(MODEL).folder)
     results = Results(
         default=chatlm.name,
         prompts={length: len(prompt.ids) for length, prompt in prompts.items()},

@@ -10,8 +10,8 @@ from pathlib import Path
 import gguf
 import torch
 
-from chatlm.engines.native.architectures.llama import read_shape
-from chatlm.engines.native.model_config import Shape
+from chatlm.engines.native.architectures.llama import read_config
+from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.weights import read_weights
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
@@ -39,7 +39,7 @@ def write_all(folder: Path, into: Path) -> dict[str, Path]:
 
 
 def _write(folder: Path, file: Path) -> None:
-    shape = read_shape(folder)
+    shape = read_config(folder)
     weights = read_weights(folder, shape, torch.bfloat16)
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_context_length(shape.context)
@@ -96,7 +96,7 @@ def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
     return pairs.transpose(1, 2).reshape(rows, columns)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, shape: Shape) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, shape: ModelConfig) -> None:
     """Enough to load the file; the ids come ready from chatlm."""
     tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
     tokens = [f"[{number}]" for number in range(shape.vocabulary)]

@@ -25,7 +25,7 @@ import torch
 from benchmarks.speed_sides import CPU
 from chatlm.engines.load import load
 from chatlm.engines.model import Model
-from chatlm.engines.prompt_cache import KeyValues, extend_each
+from chatlm.engines.prompt_cache import CachedPrompt, decode_batch
 from chatlm.hub import pull
 
 MODEL = "smollm2-135m-instruct"
@@ -66,7 +66,7 @@ def point(model: Model, ids: Sequence[int]) -> Point:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what the length before needed is given back
     before = resident()
-    keys = KeyValues(model)
+    keys = CachedPrompt(model)
     start = time.perf_counter()
     for _ in keys.read(ids):
         pass
@@ -74,7 +74,7 @@ def point(model: Model, ids: Sequence[int]) -> Point:
     seconds = []
     for token in ids[:WRITTEN]:
         start = time.perf_counter()
-        extend_each(model, [keys], [[token]])
+        decode_batch(model, [keys], [[token]])
         seconds.append(time.perf_counter() - start)
     token_ms = 1000 * statistics.median(seconds)
     return Point(len(ids), 1000 * first, token_ms, (resident() - before) / 1e6)

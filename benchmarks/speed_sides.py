@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.native.architectures.llama import read_shape
+from chatlm.engines.native.architectures.llama import read_config
 from chatlm.engines.speculative import PromptLookup
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message
@@ -91,7 +91,7 @@ class Chatlm:
 
 def weights_of(folder: Path) -> tuple[int, int]:
     """How many numbers are read for a token: of the layers, and of the output matrix."""
-    shape = read_shape(folder)
+    shape = read_config(folder)
     attention = 2 * (shape.heads + shape.key_heads) * shape.head_size
     layers = shape.layers * shape.hidden * (attention + 3 * shape.inner)
     return layers, shape.vocabulary * shape.hidden

@@ -15,20 +15,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import chatlm_lora
 from chatlm.hub import pull
 from chatlm_lora import dataset
-from chatlm_lora.recipe import Order, Recipe
-from chatlm_lora.trainer import train
-from chatlm_lora.watching import Progress, Watcher
+from chatlm_lora.recipe import Recipe, TrainingJob
+from chatlm_lora.trainer import train_adapter
+from chatlm_lora.watching import ProgressListener, TrainingProgress
 
 DATA = Path(chatlm_lora.__file__).parent / "data" / "pirate.jsonl"
 RECIPE = Recipe(epochs=1, checks=1, dropout=0.0)
 
 
-class _Speed(Watcher):
+class _Speed(ProgressListener):
     """Notes the speed of the training alone, without what is measured before and after."""
 
     tokens_per_second = 0.0
 
-    def changed(self, progress: Progress) -> None:
+    def changed(self, progress: TrainingProgress) -> None:
         """See `Watcher`."""
         if progress.step and not progress.note:
             self.tokens_per_second = progress.tokens_per_second or 0.0
@@ -37,14 +37,14 @@ class _Speed(Watcher):
 def chatlm_training(model: str) -> float:
     """Tokens a second of `chatlm adapters train`, checks and checkpoints included."""
     base = pull.ensure_model(model)
-    data = dataset.read(DATA, seed=0, share=RECIPE.held_out)
-    order = Order(name="speed", base=base, data=data, recipe=RECIPE, on_cpu=True)
+    data = dataset.read_dataset(DATA, seed=0, share=RECIPE.held_out)
+    order = TrainingJob(name="speed", base=base, data=data, recipe=RECIPE, on_cpu=True)
     speed = _Speed()
     with tempfile.TemporaryDirectory() as home:
         before = os.environ.get("CHATLM_HOME")
         os.environ["CHATLM_HOME"] = home
         try:
-            train(order, speed, anew=True)
+            train_adapter(order, speed, anew=True)
         finally:
             if before is None:
                 del os.environ["CHATLM_HOME"]
@@ -56,7 +56,7 @@ def chatlm_training(model: str) -> float:
 def peft_training(model: str) -> float:
     """Tokens a second of the loop in peft's documentation, the model as it is kept."""
     base = pull.ensure_model(model)
-    data = dataset.read(DATA, seed=0, share=RECIPE.held_out)
+    data = dataset.read_dataset(DATA, seed=0, share=RECIPE.held_out)
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
     plain = AutoModelForCausalLM.from_pretrained(base.folder)
     settings = LoraConfig(

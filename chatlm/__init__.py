@@ -6,45 +6,45 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatlm.chat.replay import differences
+    from chatlm.chat.replay import diff_words
     from chatlm.chat.session import ChatSession
     from chatlm.chat.side_chats import side_chats
     from chatlm.config.config import Config, load_config
-    from chatlm.config.paths import data_dir, expanded, shipped, write_atomically
+    from chatlm.config.paths import bundled_dir, data_dir, expand_path, write_atomically
     from chatlm.engines.batching import open_batch, stream_many
-    from chatlm.engines.estimated_tokens import Pieces
-    from chatlm.engines.stopping import StopText
-    from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_weights
+    from chatlm.engines.estimated_tokens import EstimatedTokens
+    from chatlm.engines.stopping import StopStringFilter
+    from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_pretrained
     from chatlm.errors import (
-        CannotGoOn,
         ChatlmError,
         ContextTooLong,
+        ContinuationUnsupported,
         EngineError,
         MessageRefused,
         ModelError,
         UsageError,
     )
-    from chatlm.hub.disk import fingerprint_weights, human_bytes, sync_tree
+    from chatlm.hub.disk import fingerprint_weights, fsync_tree, human_bytes
     from chatlm.hub.installed import ModelLocation, find_model
     from chatlm.hub.pull import ensure_model
-    from chatlm.plugin_host.hookspecs import Commands, Context, hookimpl
-    from chatlm.plugin_host.settings import own_settings, save_setting
-    from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui, Work
+    from chatlm.plugin_host.hookspecs import Commands, PluginContext, hookimpl
+    from chatlm.plugin_host.settings import load_plugin_settings, save_setting
+    from chatlm.plugin_host.ui_api import Panel, PluginScreen, ProgressReporter, SlashCommand, Ui
     from chatlm.plugin_kit.artifacts import Artifact, Artifacts
-    from chatlm.plugin_kit.progress import stopped_by_keys
+    from chatlm.plugin_kit.progress import graceful_interrupt
     from chatlm.plugin_kit.screens import PluginCard
     from chatlm.store.database import Database
     from chatlm.store.store import Store
-    from chatlm.text import dump_json, one_line, visible
+    from chatlm.text import dump_json, escape_controls, one_line
     from chatlm.tui import run_ui
     from chatlm.types.engine import Batch, Engine, EngineInfo, EngineOpener
     from chatlm.types.events import (
         Delta,
         EngineEvent,
         Finished,
-        Fitted,
+        LogprobBuffer,
         Prefill,
-        ShownTokens,
+        PromptReady,
         TokenLogprob,
     )
     from chatlm.types.messages import (
@@ -59,7 +59,14 @@ if TYPE_CHECKING:
     )
     from chatlm.types.requests import Prompt, Request
     from chatlm.types.sampling import Sampling
-    from chatlm.types.setups import Facts, Rendered, Setup, SideChat, SideChats, TemplateRenderer
+    from chatlm.types.setups import (
+        RenderedTemplate,
+        Setup,
+        SideChat,
+        SideChats,
+        TemplateRenderer,
+        TextFacts,
+    )
 
     __version__: str
 
@@ -73,14 +80,14 @@ _WHERE = {
     "Artifact": "chatlm.plugin_kit.artifacts",
     "Artifacts": "chatlm.plugin_kit.artifacts",
     "Batch": "chatlm.types.engine",
-    "CannotGoOn": "chatlm.errors",
+    "ContinuationUnsupported": "chatlm.errors",
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
     "ChatlmError": "chatlm.errors",
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
-    "Context": "chatlm.plugin_host.hookspecs",
+    "PluginContext": "chatlm.plugin_host.hookspecs",
     "ContextTooLong": "chatlm.errors",
     "Conversation": "chatlm.types.messages",
     "Database": "chatlm.store.database",
@@ -90,31 +97,31 @@ _WHERE = {
     "EngineEvent": "chatlm.types.events",
     "EngineInfo": "chatlm.types.engine",
     "EngineOpener": "chatlm.types.engine",
-    "Facts": "chatlm.types.setups",
+    "TextFacts": "chatlm.types.setups",
     "Finished": "chatlm.types.events",
-    "Fitted": "chatlm.types.events",
+    "PromptReady": "chatlm.types.events",
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
     "ModelError": "chatlm.errors",
     "ModelLocation": "chatlm.hub.installed",
     "Panel": "chatlm.plugin_host.ui_api",
     "Passage": "chatlm.types.messages",
-    "Pieces": "chatlm.engines.estimated_tokens",
+    "EstimatedTokens": "chatlm.engines.estimated_tokens",
     "PluginCard": "chatlm.plugin_kit.screens",
     "PluginScreen": "chatlm.plugin_host.ui_api",
     "Prefill": "chatlm.types.events",
     "Prompt": "chatlm.types.requests",
-    "Rendered": "chatlm.types.setups",
+    "RenderedTemplate": "chatlm.types.setups",
     "Reply": "chatlm.types.messages",
     "Request": "chatlm.types.requests",
     "Sampling": "chatlm.types.sampling",
     "Setup": "chatlm.types.setups",
-    "ShownTokens": "chatlm.types.events",
+    "LogprobBuffer": "chatlm.types.events",
     "SideChat": "chatlm.types.setups",
     "SideChats": "chatlm.types.setups",
     "SlashCommand": "chatlm.plugin_host.ui_api",
     "StopReason": "chatlm.types.messages",
-    "StopText": "chatlm.engines.stopping",
+    "StopStringFilter": "chatlm.engines.stopping",
     "Store": "chatlm.store.store",
     "TemplateRenderer": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
@@ -122,30 +129,30 @@ _WHERE = {
     "Ui": "chatlm.plugin_host.ui_api",
     "Usage": "chatlm.types.messages",
     "UsageError": "chatlm.errors",
-    "Work": "chatlm.plugin_host.ui_api",
+    "ProgressReporter": "chatlm.plugin_host.ui_api",
     "data_dir": "chatlm.config.paths",
-    "differences": "chatlm.chat.replay",
+    "diff_words": "chatlm.chat.replay",
     "dump_json": "chatlm.text",
     "ensure_model": "chatlm.hub.pull",
-    "expanded": "chatlm.config.paths",
+    "expand_path": "chatlm.config.paths",
     "fast_dtype": "chatlm.engines.training_api",
     "find_model": "chatlm.hub.installed",
     "fingerprint_weights": "chatlm.hub.disk",
     "hookimpl": "chatlm.plugin_host.hookspecs",
     "human_bytes": "chatlm.hub.disk",
     "load_config": "chatlm.config.config",
-    "load_weights": "chatlm.engines.training_api",
+    "load_pretrained": "chatlm.engines.training_api",
     "one_line": "chatlm.text",
     "open_batch": "chatlm.engines.batching",
-    "own_settings": "chatlm.plugin_host.settings",
+    "load_plugin_settings": "chatlm.plugin_host.settings",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugin_host.settings",
-    "shipped": "chatlm.config.paths",
+    "bundled_dir": "chatlm.config.paths",
     "side_chats": "chatlm.chat.side_chats",
-    "stopped_by_keys": "chatlm.plugin_kit.progress",
+    "graceful_interrupt": "chatlm.plugin_kit.progress",
     "stream_many": "chatlm.engines.batching",
-    "sync_tree": "chatlm.hub.disk",
-    "visible": "chatlm.text",
+    "fsync_tree": "chatlm.hub.disk",
+    "escape_controls": "chatlm.text",
     "write_atomically": "chatlm.config.paths",
 }
 
@@ -154,15 +161,14 @@ __all__ = [
     "Artifact",
     "Artifacts",
     "Batch",
-    "CannotGoOn",
     "ChatEncoder",
     "ChatSession",
     "ChatTokens",
     "ChatlmError",
     "Commands",
     "Config",
-    "Context",
     "ContextTooLong",
+    "ContinuationUnsupported",
     "Conversation",
     "Database",
     "Delta",
@@ -171,63 +177,64 @@ __all__ = [
     "EngineEvent",
     "EngineInfo",
     "EngineOpener",
-    "Facts",
+    "EstimatedTokens",
     "Finished",
-    "Fitted",
+    "LogprobBuffer",
     "Message",
     "MessageRefused",
     "ModelError",
     "ModelLocation",
     "Panel",
     "Passage",
-    "Pieces",
     "PluginCard",
+    "PluginContext",
     "PluginScreen",
     "Prefill",
+    "ProgressReporter",
     "Prompt",
-    "Rendered",
+    "PromptReady",
+    "RenderedTemplate",
     "Reply",
     "Request",
     "Sampling",
     "Setup",
-    "ShownTokens",
     "SideChat",
     "SideChats",
     "SlashCommand",
     "StopReason",
-    "StopText",
+    "StopStringFilter",
     "Store",
     "TemplateRenderer",
+    "TextFacts",
     "TokenLogprob",
     "Turn",
     "Ui",
     "Usage",
     "UsageError",
-    "Work",
     "__version__",
+    "bundled_dir",
     "data_dir",
-    "differences",
+    "diff_words",
     "dump_json",
     "ensure_model",
-    "expanded",
+    "escape_controls",
+    "expand_path",
     "fast_dtype",
     "find_model",
     "fingerprint_weights",
+    "fsync_tree",
+    "graceful_interrupt",
     "hookimpl",
     "human_bytes",
     "load_config",
-    "load_weights",
+    "load_plugin_settings",
+    "load_pretrained",
     "one_line",
     "open_batch",
-    "own_settings",
     "run_ui",
     "save_setting",
-    "shipped",
     "side_chats",
-    "stopped_by_keys",
     "stream_many",
-    "sync_tree",
-    "visible",
     "write_atomically",
 ]
 

@@ -58,7 +58,7 @@ class ContextTooLong(EngineError):
     """What must stay in the prompt does not fit the model's context."""
 
 
-class CannotGoOn(EngineError):
+class ContinuationUnsupported(EngineError):
     """The model's server begins each reply anew; a reply's beginning cannot be given to it."""
 
 

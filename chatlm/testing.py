@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from chatlm.tui.app import ChatApp
 
-__all__ = ["ScriptedChat", "ScriptedEngine", "ScriptedScreen", "screen", "scripted_chat"]
+__all__ = ["ScriptedChat", "ScriptedEngine", "ScriptedScreen", "scripted_chat", "scripted_screen"]
 
-Said = str | StopReason | Exception
+ScriptedReply = str | StopReason | Exception
 
-NAME = "plugin"
+PLUGIN_NAME = "plugin"
 """What the plugin is called in a test."""
 
-PATIENCE = 20.0
+TIMEOUT_SECONDS = 20.0
 """Seconds that a command or a reply may take."""
 
 
@@ -78,7 +78,7 @@ class ScriptedChat:
 @contextmanager
 def scripted_chat(
     plugin: Any,
-    *replies: Said,
+    *replies: ScriptedReply,
     settings: Mapping[str, Any] | None = None,
     data_dir: Path | None = None,
 ) -> Iterator[ScriptedChat]:
@@ -93,9 +93,9 @@ def scripted_chat(
     Raises:
         ValueError: the plugin cannot be loaded, or a setting is wrong; the message says why.
     """
-    config = Config(plugins={NAME: settings or {}})
+    config = Config(plugins={PLUGIN_NAME: settings or {}})
     engine = ScriptedEngine(*replies)
-    with _running(plugin, config, data_dir) as host, Store(None) as store:
+    with _started_host(plugin, config, data_dir) as host, Store(None) as store:
         session = ChatSession(store, lambda: engine, plugins=host)
         yield ScriptedChat(session, engine, host)
 
@@ -154,13 +154,13 @@ class ScriptedScreen:
             TimeoutError: it did not end.
         """
         shown = self.app.chat_screen
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         still = 0
         while still < 3:
             await asyncio.sleep(0.01)
             still = 0 if shown.chat.busy or shown.plugin_actions.busy else still + 1
             if time.monotonic() > deadline:
-                raise TimeoutError(f"something still runs after {PATIENCE:g} seconds")
+                raise TimeoutError(f"something still runs after {TIMEOUT_SECONDS:g} seconds")
         await self.pilot.pause()
 
     def text(self) -> str:
@@ -170,10 +170,10 @@ class ScriptedScreen:
 
 
 @asynccontextmanager
-async def screen(
+async def scripted_screen(
     plugin: Any,
     *,
-    replies: Sequence[Said] = (),
+    replies: Sequence[ScriptedReply] = (),
     settings: Mapping[str, Any] | None = None,
     keys: Mapping[str, str] | None = None,
     data_dir: Path | None = None,
@@ -194,9 +194,9 @@ async def screen(
     """
     from chatlm.tui.app import ChatApp
 
-    config = Config(plugins={NAME: settings or {}}, keys=keys or {})
+    config = Config(plugins={PLUGIN_NAME: settings or {}}, keys=keys or {})
     engine = ScriptedEngine(*replies)
-    with _running(plugin, config, data_dir) as host, Store(None) as store:
+    with _started_host(plugin, config, data_dir) as host, Store(None) as store:
         app = ChatApp(store, lambda model, report: engine, plugins=host, config=config)
         async with app.run_test(size=size, notifications=True) as pilot:
             shown = ScriptedScreen(app, pilot, engine, host)
@@ -207,13 +207,17 @@ async def screen(
 
 
 @contextmanager
-def _running(plugin: Any, config: Config, data_dir: Path | None) -> Iterator[PluginHost]:
+def _started_host(plugin: Any, config: Config, data_dir: Path | None) -> Iterator[PluginHost]:
     """The plugin, loaded and told that chatlm is ready, and later that it is about to exit."""
-    host = PluginHost([(NAME, plugin)])
-    own = host.settings(NAME, config.plugins[NAME]) if NAME in host.names else None
+    host = PluginHost([(PLUGIN_NAME, plugin)])
+    own = (
+        host.settings(PLUGIN_NAME, config.plugins[PLUGIN_NAME])
+        if PLUGIN_NAME in host.names
+        else None
+    )
     if faults := host.take_faults():
         raise ValueError(f"{faults[0].hook}: {faults[0].error}")
-    context = hookspecs.Context(config, data_dir or Path(), own)
+    context = hookspecs.PluginContext(config, data_dir or Path(), own)
     for _ in host.each("startup", context=context):
         pass
     yield host

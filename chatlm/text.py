@@ -10,13 +10,13 @@ import json
 import re
 from typing import Any
 
-_KEPT = "\n\t"
+_ALLOWED_CONTROLS = "\n\t"
 
 
-def _substitutes() -> dict[int, str]:
+def _build_escapes() -> dict[int, str]:
     table: dict[int, str] = {}
     for code in range(0x20):
-        if chr(code) not in _KEPT:
+        if chr(code) not in _ALLOWED_CONTROLS:
             table[code] = chr(0x2400 + code)  # the control pictures block: ␀ ␛ …
     table[ord("\r")] = ""  # of a Windows line end the \n is enough
     table[0x7F] = "␡"
@@ -31,40 +31,40 @@ def _substitutes() -> dict[int, str]:
     return table
 
 
-_SAFE = _substitutes()
+_ESCAPES = _build_escapes()
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """The text with every control character, terminal escape and direction override made visible.
 
     Newline and tab stay. Character by character, so `visible(a) + visible(b) == visible(a + b)`.
     """
-    return text.translate(_SAFE)
+    return text.translate(_ESCAPES)
 
 
-_MARKS = re.compile(r"((?:[\u0300-\u036f]){4})[\u0300-\u036f]+")
+_STACKED_ACCENTS = re.compile(r"((?:[\u0300-\u036f]){4})[\u0300-\u036f]+")
 """More accents on one letter than any language writes; they would draw over other lines."""
 
 
 def one_line(text: str, width: int) -> str:
     """`visible` text on one line, cut to `width` characters with an ellipsis; for titles."""
-    line = " ".join(visible(text).split())
-    line = _MARKS.sub(r"\1", line)
+    line = " ".join(escape_controls(text).split())
+    line = _STACKED_ACCENTS.sub(r"\1", line)
     return line if len(line) <= width else line[: max(width - 1, 0)].rstrip() + "…"
 
 
 def dump_json(value: Any) -> str:
     """JSON for people's terminals: readable Unicode, no character that `visible` replaces."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    unsafe = {code: f"\\u{code:04x}" for code in _SAFE if 0x7F <= code < 0x10000}
+    unsafe = {code: f"\\u{code:04x}" for code in _ESCAPES if 0x7F <= code < 0x10000}
     unsafe |= {
-        code: "".join(f"\\u{unit:04x}" for unit in _surrogates(code))
-        for code in _SAFE
+        code: "".join(f"\\u{unit:04x}" for unit in _surrogate_pair(code))
+        for code in _ESCAPES
         if code >= 0x10000
     }
     return text.translate(unsafe)
 
 
-def _surrogates(code: int) -> tuple[int, int]:
+def _surrogate_pair(code: int) -> tuple[int, int]:
     code -= 0x10000
     return 0xD800 + (code >> 10), 0xDC00 + (code & 0x3FF)

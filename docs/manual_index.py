@@ -14,10 +14,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from chatlm import data_dir, ensure_model
-from chatlm.hub.jobs import silent
+from chatlm.hub.jobs import ignore_progress
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import builder, folder, manifest
-from chatlm_rag.index.embedding import DEFAULT
+from chatlm_rag.index.embedding import DEFAULT_EMBEDDER
 
 NAME = "manual"
 ROOT = Path(__file__).parents[1]
@@ -39,14 +39,14 @@ class Quiet:
 
 def make(target: Path) -> None:
     """Put a new index into a folder, in place of what is there."""
-    ensure_model(DEFAULT, silent)
+    ensure_model(DEFAULT_EMBEDDER, ignore_progress)
     models = data_dir() / "models"
     with TemporaryDirectory() as home:
         Path(home, "models").symlink_to(models)
         os.environ["CHATLM_HOME"] = home
         os.chdir(ROOT)
         done = builder.build(NAME, SOURCES, Quiet())
-        made = folder.own(NAME).path
+        made = folder.user_index(NAME).path
         files = tuple(replace(file, stamp=None) for file in done.manifest.files)
         manifest.write(made / "1", replace(done.manifest, files=files, looked_ns=0))
         shutil.rmtree(target, ignore_errors=True)

@@ -19,10 +19,10 @@ from textual.pilot import Pilot
 
 from chatlm import Setup, ensure_model
 from chatlm.chat.session import ChatSession
-from chatlm.chat.turn_runner import Events
+from chatlm.chat.turn_runner import SessionEvents
 from chatlm.config import config
 from chatlm.engines.open import open_engine
-from chatlm.hub.jobs import silent
+from chatlm.hub.jobs import ignore_progress
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
@@ -32,7 +32,7 @@ from chatlm.tui.engine_loader import Ready
 from chatlm.tui.screens.card import Card
 from chatlm.types.engine import Engine
 from chatlm.types.events import Delta
-from chatlm.types.messages import Standing
+from chatlm.types.messages import ContextPolicy
 from chatlm.types.sampling import Sampling
 from chatlm_arena import plugin as arena_plugin
 from chatlm_arena.store import store as store_module
@@ -99,8 +99,8 @@ def fill(store: Store, engine: Engine, small: Engine) -> dict[str, int]:
     cook = "You are a cook. Be brief."
     ids["context"] = ask(store, small, *LONG_CHAT, system=cook, sampling=brief)
     egg, wine, *_, leeks, _ = store.conversation(ids["context"]).turns
-    store.set_standing(egg.id, Standing.PINNED)
-    store.set_standing(wine.id, Standing.DROPPED)
+    store.set_standing(egg.id, ContextPolicy.PINNED)
+    store.set_standing(wine.id, ContextPolicy.DROPPED)
     for _ in session(store, small, ids["context"]).summarise(leeks.id):
         pass
     story = session(store, engine)
@@ -150,7 +150,7 @@ def session(
     )
 
 
-def stop_after(tokens: int, events: Events) -> None:
+def stop_after(tokens: int, events: SessionEvents) -> None:
     """Let a reply grow so far, then stop it."""
     with closing(events):
         for event in events:
@@ -318,7 +318,7 @@ async def moods(engine: Engine, size: tuple[int, int]) -> None:
     """A chat whose mood changes, with the panel, and its angry message found by search."""
     ensure_model("all-minilm-l6-v2")
     plugins = PluginHost([("emotion", emotion_plugin), ("templates", templates_plugin)])
-    actions.labeller().ready()
+    actions.get_labeller().ready()
     with Store(None) as store:
         asked = ChatSession(store, lambda: engine, plugins=plugins, sampling=SHORT, kept=COMPANION)
         for message in MOODS:
@@ -338,10 +338,10 @@ async def arena(size: tuple[int, int]) -> None:
     """A match before the vote, between the model and its adapter."""
     plugins = PluginHost([("lora", lora_plugin), ("arena", arena_plugin)])
     with (
-        closing(open_engine(SETTINGS, plugins, silent)) as engine,
+        closing(open_engine(SETTINGS, plugins, ignore_progress)) as engine,
         tempfile.TemporaryDirectory() as home,
         patch("chatlm.config.paths.data_dir", lambda: Path(home)),
-        store_module.opened() as entrants,
+        store_module.open_arena_store() as entrants,
         Store(None) as store,
     ):
         for adapter in ("", "instruct"):
@@ -357,7 +357,7 @@ async def arena(size: tuple[int, int]) -> None:
 def opened(settings: config.Config) -> Iterator[Engine]:
     """The default model, pulled if it is not here."""
     plugins = PluginHost([("lora", lora_plugin)])
-    with closing(open_engine(settings, plugins, silent)) as engine:
+    with closing(open_engine(settings, plugins, ignore_progress)) as engine:
         yield engine
 
 

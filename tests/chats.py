@@ -7,14 +7,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from chatlm.store.importing.fields import Read
+from chatlm.store.importing.fields import ParsedChat
 from chatlm.types.messages import (
     Annotation,
+    ContextPolicy,
     Conversation,
     Message,
     Passage,
     Reply,
-    Standing,
     StopReason,
     Turn,
     Usage,
@@ -100,7 +100,7 @@ CHATGPT: dict[str, Any] = {
 
 
 @st.composite
-def conversations(draw: Any) -> Read:
+def conversations(draw: Any) -> ParsedChat:
     """A chat as a store could hold it."""
     passages, annotations, provenance = {}, {}, {}
     turns = []
@@ -132,7 +132,7 @@ def conversations(draw: Any) -> Read:
             replies=tuple(replies),
             chosen=draw(st.sampled_from([None, *ids])),
             created=draw(TIMES),
-            standing=draw(st.sampled_from(Standing)),
+            standing=draw(st.sampled_from(ContextPolicy)),
             summary=draw(TEXT),
         )
         turns.append(turn)
@@ -153,7 +153,7 @@ def conversations(draw: Any) -> Read:
         sampling=draw(SAMPLINGS),
         pinned=draw(st.booleans()),
     )
-    return Read(
+    return ParsedChat(
         conversation,
         timed=True,
         passages=passages,

@@ -61,10 +61,10 @@ def endless_home(chat_home: Path) -> Path:
 @pytest.fixture(scope="session")
 def engine(default_model: Path) -> Iterator[LocalEngine]:
     """The real default model, loaded once, in the number format that fits this machine."""
-    from chatlm.engines.devices import place
+    from chatlm.engines.devices import resolve_placement
     from chatlm.engines.local_engine import LocalEngine
 
-    loaded = LocalEngine("default", default_model, place("cpu", "auto", "none"))
+    loaded = LocalEngine("default", default_model, resolve_placement("cpu", "auto", "none"))
     yield loaded
     loaded.close()
 

@@ -14,7 +14,7 @@ from chatlm.types.sampling import Sampling
 
 
 @dataclass(frozen=True)
-class Measure:
+class ContextUsage:
     """A chat in tokens."""
 
     costs: Mapping[int, int]
@@ -32,7 +32,7 @@ class Measure:
     """What is kept of it for the reply."""
 
 
-def measure(conversation: Conversation, engine: Engine, sampling: Sampling) -> Measure:
+def measure_context(conversation: Conversation, engine: Engine, sampling: Sampling) -> ContextUsage:
     """Measure a chat as it would be read now; plugins are not asked.
 
     Args:
@@ -45,7 +45,7 @@ def measure(conversation: Conversation, engine: Engine, sampling: Sampling) -> M
         ModelError: the model's format refuses the chat.
     """
     head = int(bool(conversation.system))
-    own = 0 if head else own_system(engine)
+    own = 0 if head else builtin_system_tokens(engine)
     turns = [turn.id for turn in conversation.turns for _ in turn.messages()]
     messages = conversation.messages()
     if not turns:
@@ -57,7 +57,7 @@ def measure(conversation: Conversation, engine: Engine, sampling: Sampling) -> M
     except ContextTooLong:
         loose = tuple(dataclasses.replace(message, pinned=False) for message in messages)
         prompt = engine.preview(dataclasses.replace(request, messages=loose))
-        stays = _staying(messages, turns, head)
+        stays = _always_included(messages, turns, head)
         used = sum(cost for cost, stay in zip(prompt.costs, stays, strict=True) if stay)
         used += 0 if stays[0] else own
         left_out = tuple(index for index, stay in enumerate(stays) if not stay)
@@ -66,7 +66,7 @@ def measure(conversation: Conversation, engine: Engine, sampling: Sampling) -> M
         costs[turn_id] += cost
     for turn_id in turns[:1]:
         costs[turn_id] -= own  # it stands before the first message, whichever that is
-    return Measure(
+    return ContextUsage(
         costs=costs,
         outside=frozenset(turns[index - head] for index in left_out),
         system=prompt.costs[0] if head else own,
@@ -76,7 +76,7 @@ def measure(conversation: Conversation, engine: Engine, sampling: Sampling) -> M
     )
 
 
-def own_system(engine: Engine) -> int:
+def builtin_system_tokens(engine: Engine) -> int:
     """Tokens of the system prompt that the model's format writes by itself where none is given."""
     asked = Message("user", "")
     try:
@@ -86,7 +86,7 @@ def own_system(engine: Engine) -> int:
         return 0
 
 
-def _staying(messages: tuple[Message, ...], turns: list[int], head: int) -> list[bool]:
+def _always_included(messages: tuple[Message, ...], turns: list[int], head: int) -> list[bool]:
     """Which messages are never left out: the system prompt, pinned turns and the newest."""
     newest = turns[-1] if turns else None
     return [

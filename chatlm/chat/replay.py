@@ -13,12 +13,12 @@ from chatlm.chat.request_builder import provenance
 from chatlm.errors import UsageError
 from chatlm.store.store import Store
 from chatlm.types.engine import Engine
-from chatlm.types.events import Delta, EngineEvent, Finished, Fitted
+from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Reply, StopReason, Usage
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 
-_CUT = (StopReason.CANCELLED, StopReason.ERROR, StopReason.CRITERION, None)
+_INTERRUPTED = (StopReason.CANCELLED, StopReason.ERROR, StopReason.CRITERION, None)
 """How a reply ends for reasons that a replay does not have: it goes as far as the reply does."""
 
 
@@ -34,7 +34,7 @@ class ReplayStarted:
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayFinished:
     """The last event."""
 
     original: Reply
@@ -52,11 +52,11 @@ class Replayed:
     """What is not as it was then, a sentence each."""
 
 
-ReplayEvent = ReplayStarted | EngineEvent | Replayed
+ReplayEvent = ReplayStarted | EngineEvent | ReplayFinished
 
 
 @dataclass(frozen=True)
-class Piece:
+class DiffSegment:
     """Part of a comparison."""
 
     kind: Literal["same", "removed", "added"]
@@ -70,7 +70,7 @@ class Piece:
         }
 
 
-def record(store: Store, reply_id: int) -> Provenance:
+def require_provenance(store: Store, reply_id: int) -> Provenance:
     """What made a reply.
 
     Raises:
@@ -105,7 +105,7 @@ def replay(
         StoreError: there is no such reply.
         EngineError: the generation failed.
     """
-    made_by = record(store, reply_id)
+    made_by = require_provenance(store, reply_id)
     original = store.reply(reply_id)
     last = made_by.messages[-1] if made_by.messages else None
     so_far = last.content if last is not None and last.role == "assistant" else ""
@@ -115,13 +115,13 @@ def replay(
         made_by.sampling,
         adapter=made_by.adapter if adapter is None else adapter or None,
     )
-    longest = len(original.text) if original.stop_reason in _CUT else None
-    text, usage, reason, fitted = so_far, Usage(), StopReason.CANCELLED, Fitted(0, 0)
+    longest = len(original.text) if original.stop_reason in _INTERRUPTED else None
+    text, usage, reason, fitted = so_far, Usage(), StopReason.CANCELLED, PromptReady(0, 0)
     with closing(engine.stream(request)) as events:
         for event in events:
             yield event
             match event:
-                case Fitted():
+                case PromptReady():
                     fitted = event
                 case Delta(text=piece, held=held):
                     text, usage = text + piece, event.usage
@@ -130,7 +130,7 @@ def replay(
                         break
                 case Finished(stop_reason=reason, usage=usage):
                     pass
-    yield Replayed(
+    yield ReplayFinished(
         original=original,
         provenance=made_by,
         text=text,
@@ -138,11 +138,11 @@ def replay(
         usage=usage,
         same=text == original.text,
         same_prompt=fitted.prompt_hash == made_by.prompt_hash,
-        notes=tuple(_notes(made_by, provenance(request, engine.info, fitted))),
+        notes=tuple(_find_mismatches(made_by, provenance(request, engine.info, fitted))),
     )
 
 
-def _notes(then: Provenance, now: Provenance) -> Iterator[str]:
+def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:
     if not then.model:
         yield f"model: none then, a plugin gave the reply; {now.model} now"
         return
@@ -167,31 +167,31 @@ def _notes(then: Provenance, now: Provenance) -> Iterator[str]:
         yield f"{name}: a plugin added it then; a replay goes without"
 
 
-_WORDS = re.compile(r"\S+\s*|\s+")
+_WORD_PATTERN = re.compile(r"\S+\s*|\s+")
 
 
-def differences(before: str, after: str) -> list[Piece]:
+def diff_words(before: str, after: str) -> list[DiffSegment]:
     """How to make `after` of `before`, word by word.
 
     The pieces but the added ones make `before`, those but the removed ones `after`.
     """
-    old, new = _WORDS.findall(before), _WORDS.findall(after)
-    head = _common(old, new)
-    tail = _common(old[head:][::-1], new[head:][::-1])
+    old, new = _WORD_PATTERN.findall(before), _WORD_PATTERN.findall(after)
+    head = _common_prefix_length(old, new)
+    tail = _common_prefix_length(old[head:][::-1], new[head:][::-1])
     middle_old, middle_new = old[head : len(old) - tail], new[head : len(new) - tail]
-    pieces = [Piece("same", "".join(old[:head]))]
+    pieces = [DiffSegment("same", "".join(old[:head]))]
     matcher = difflib.SequenceMatcher(None, middle_old, middle_new)
     for kind, a, b, c, d in matcher.get_opcodes():
         if kind == "equal":
-            pieces.append(Piece("same", "".join(middle_old[a:b])))
+            pieces.append(DiffSegment("same", "".join(middle_old[a:b])))
         else:
-            pieces.append(Piece("removed", "".join(middle_old[a:b])))
-            pieces.append(Piece("added", "".join(middle_new[c:d])))
-    pieces.append(Piece("same", "".join(old[len(old) - tail :])))
+            pieces.append(DiffSegment("removed", "".join(middle_old[a:b])))
+            pieces.append(DiffSegment("added", "".join(middle_new[c:d])))
+    pieces.append(DiffSegment("same", "".join(old[len(old) - tail :])))
     return [piece for piece in pieces if piece.text]
 
 
-def _common(left: list[str], right: list[str]) -> int:
+def _common_prefix_length(left: list[str], right: list[str]) -> int:
     """How many words the two begin with in common."""
     for index, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:

@@ -20,7 +20,7 @@ JOURNAL_SECONDS = 0.5
 """How much of a growing reply a killed program may lose."""
 
 
-class GrowingReply:
+class ReplyWriter:
     """Takes a generation's events and stores what they say.
 
     Args:

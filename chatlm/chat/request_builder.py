@@ -9,18 +9,18 @@ from typing import Any
 
 from chatlm.errors import UsageError
 from chatlm.plugin_host import hook_table
-from chatlm.plugin_host.trace_diff import name_of
+from chatlm.plugin_host.trace_diff import callable_name
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine, EngineInfo
-from chatlm.types.events import Fitted
+from chatlm.types.events import PromptReady
 from chatlm.types.messages import Conversation, Message, Passage, Turn
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
-from chatlm.types.sampling import DEFAULTS, Sampling
+from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 from chatlm.version import version
 
 
-def turn_request(
+def build_request(
     conversation: Conversation,
     turn: Turn,
     passages: Sequence[Passage],
@@ -53,12 +53,12 @@ def turn_request(
     Returns:
         with no setting left open but the seed, and those that the engine's defaults leave open.
     """
-    messages = turn_messages(conversation, turn, passages, plugins)
+    messages = build_messages(conversation, turn, passages, plugins)
     request: Request = plugins.fold(
         "adjust_request",
         "request",
-        Request(tuple(_begun(messages, so_far)), sampling, adapter, logprobs=logprobs),
-        partial(_adjusted, plugins),
+        Request(tuple(_with_prefix(messages, so_far)), sampling, adapter, logprobs=logprobs),
+        partial(_validate_adjustment, plugins),
         conversation=conversation,
         turn=turn,
         passages=passages,
@@ -66,13 +66,13 @@ def turn_request(
     )
     settings, defaults = request.sampling, engine.info.defaults
     if again and defaults.temperature == 0:
-        settings = settings.over(Sampling(temperature=DEFAULTS.temperature))
+        settings = settings.over(Sampling(temperature=DEFAULT_SAMPLING.temperature))
     return dataclasses.replace(
         request, sampling=settings.over(defaults), adapter=request.adapter or None
     )
 
 
-def message_for(conversation: Conversation, text: str, plugins: TurnPlugins) -> str:
+def message_from_input(conversation: Conversation, text: str, plugins: TurnPlugins) -> str:
     """What is sent for the words that were typed: what the first plugin makes of them, if any.
 
     Raises:
@@ -85,7 +85,11 @@ def message_for(conversation: Conversation, text: str, plugins: TurnPlugins) -> 
         conversation=conversation,
         text=text,
         facts=partial(
-            plugins.merge, "describe_text", hook_table.facts, conversation=conversation, text=text
+            plugins.merge,
+            "describe_text",
+            hook_table.text_mapping,
+            conversation=conversation,
+            text=text,
         ),
     )
     if isinstance(made, UsageError):
@@ -93,13 +97,15 @@ def message_for(conversation: Conversation, text: str, plugins: TurnPlugins) -> 
     return made
 
 
-def passages_for(conversation: Conversation, turn: Turn, plugins: TurnPlugins) -> list[Passage]:
+def retrieve_passages(
+    conversation: Conversation, turn: Turn, plugins: TurnPlugins
+) -> list[Passage]:
     """What all plugins find for the turn's message, or for the words it was made from."""
     asked = Message("user", turn.words)
     return plugins.gather("retrieve_passages", Passage, conversation=conversation, message=asked)
 
 
-def turn_messages(
+def build_messages(
     conversation: Conversation, turn: Turn, passages: Sequence[Passage], plugins: TurnPlugins
 ) -> list[Message]:
     """Messages by the first plugin that makes them, else the core's."""
@@ -107,7 +113,7 @@ def turn_messages(
     made: list[Message] = plugins.first(
         "build_messages",
         usual,
-        hook_table.messages,
+        hook_table.valid_messages,
         conversation=conversation,
         turn=turn,
         passages=passages,
@@ -130,7 +136,7 @@ def default_messages(
     return [*history, Message("user", f"Sources:\n\n{numbered}\n\n{turn.user.content}")]
 
 
-def _begun(messages: list[Message], so_far: str) -> list[Message]:
+def _with_prefix(messages: list[Message], so_far: str) -> list[Message]:
     """The messages with the beginning of a reply that is gone on with."""
     if not so_far:
         return messages
@@ -139,26 +145,28 @@ def _begun(messages: list[Message], so_far: str) -> list[Message]:
     return [*messages, Message("assistant", so_far)]
 
 
-def beginning(request: Request) -> str:
+def reply_prefix(request: Request) -> str:
     """What the plugins let a new reply begin with."""
     last = request.messages[-1]
     return last.content if last.role == "assistant" else ""
 
 
-def _adjusted(plugins: TurnPlugins, plugin: str, before: Request, result: Any) -> Request:
+def _validate_adjustment(
+    plugins: TurnPlugins, plugin: str, before: Request, result: Any
+) -> Request:
     """What a plugin made of a request, with a guard around what it added."""
-    request: Request = hook_table.one(Request, before)(result)
+    request: Request = hook_table.instance_of(Request, before)(result)
     if request.messages != before.messages:
-        hook_table.check_order(request.messages)
-    if request.complete and not beginning(request):
+        hook_table.check_message_order(request.messages)
+    if request.complete and not reply_prefix(request):
         raise ValueError("returned a complete request without a reply")
     return plugins.guard(plugin, request)
 
 
-def provenance(request: Request, info: EngineInfo, fitted: Fitted) -> Provenance:
+def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Provenance:
     """What makes the reply to a request that has begun."""
     return Provenance(
-        messages=tuple(_kept(request.messages, fitted.left_out)),
+        messages=tuple(_without_omitted(request.messages, fitted.left_out)),
         sampling=request.sampling,
         model=info.model,
         adapter=request.adapter,
@@ -168,22 +176,22 @@ def provenance(request: Request, info: EngineInfo, fitted: Fitted) -> Provenance
         context_length=info.context_length,
         prompt_hash=fitted.prompt_hash,
         versions={"chatlm": version(), **info.versions},
-        added=tuple(map(name_of, (*request.processors, *request.criteria))),
+        added=tuple(map(callable_name, (*request.processors, *request.criteria))),
     )
 
 
-def given(request: Request) -> Provenance:
+def engineless_provenance(request: Request) -> Provenance:
     """What is known of a reply that plugins gave themselves: what a model would have been asked."""
     return Provenance(
         messages=request.messages[:-1],
         sampling=request.sampling,
         model="",
         versions={"chatlm": version()},
-        added=tuple(map(name_of, (*request.processors, *request.criteria))),
+        added=tuple(map(callable_name, (*request.processors, *request.criteria))),
     )
 
 
-def _kept(messages: Sequence[Message], left_out: Sequence[Message]) -> Iterator[Message]:
+def _without_omitted(messages: Sequence[Message], left_out: Sequence[Message]) -> Iterator[Message]:
     """The messages without those that were left out, which come in the same order."""
     gone = list(left_out)
     for message in messages:

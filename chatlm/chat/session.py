@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from chatlm.chat import request_builder
 from chatlm.chat import summary as summary_module
-from chatlm.chat.context_usage import Measure, measure
-from chatlm.chat.turn_runner import Events, Replying
+from chatlm.chat.context_usage import ContextUsage, measure_context
+from chatlm.chat.turn_runner import SessionEvents, TurnRunner
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
@@ -18,11 +18,11 @@ from chatlm.store.store import Store
 from chatlm.types.engine import Engine
 from chatlm.types.events import Prefill
 from chatlm.types.messages import (
+    ContextPolicy,
     Conversation,
-    Kept,
     Message,
     Passage,
-    Standing,
+    PluginData,
     StopReason,
     Turn,
     Usage,
@@ -78,7 +78,7 @@ class ChatSession:
         own_sampling: Sampling | None = None,
         adapter: str | None = None,
         logprobs: int | None = None,
-        kept: Kept | None = None,
+        kept: PluginData | None = None,
         without: Iterable[str] = (),
         conversation_id: int | None = None,
     ) -> None:
@@ -102,7 +102,7 @@ class ChatSession:
             return None
         return self.store.conversation(self.conversation_id)
 
-    def send(self, text: str) -> Events:
+    def send(self, text: str) -> SessionEvents:
         """Store the user's message, then answer it.
 
         Raises:
@@ -110,11 +110,11 @@ class ChatSession:
             StoreError: the message could not be stored; nothing was changed.
             EngineError: the generation failed; the message and what was said are stored.
         """
-        _check_text(text)
+        _check_not_blank(text)
         turn, plugins = self._store_message(text)
         yield from self._replying(plugins).begin(turn)
 
-    def edit(self, position: int, text: str) -> Events:
+    def edit(self, position: int, text: str) -> SessionEvents:
         """Ask again from an earlier turn, with another message, in a fork of the chat.
 
         The session goes on in the fork; nothing of the original changes.
@@ -128,7 +128,7 @@ class ChatSession:
             StoreError: the fork or the message could not be stored; nothing was changed.
             EngineError: the generation failed; the message and what was said are stored.
         """
-        _check_text(text)
+        _check_not_blank(text)
         original = self._id
         turns = len(self.store.conversation(original).turns)
         if not 0 <= position < turns:
@@ -144,7 +144,7 @@ class ChatSession:
         self.conversation_id = fork
         yield from self._replying(plugins).begin(turn)
 
-    def regenerate(self) -> Events:
+    def regenerate(self) -> SessionEvents:
         """Answer the newest turn once more; the earlier replies stay as its versions.
 
         A model that by default always takes the likeliest token would only repeat itself, so it
@@ -152,7 +152,7 @@ class ChatSession:
         """
         return self._replying(self._plugins()).answer(self._newest_turn(), again=True)
 
-    def continue_reply(self) -> Events:
+    def continue_reply(self) -> SessionEvents:
         """Go on with the newest reply from its own end.
 
         Raises:
@@ -172,7 +172,7 @@ class ChatSession:
             UsageError: the text is blank, or a plugin refuses it.
             StoreError: they could not be stored.
         """
-        _check_text(text)
+        _check_not_blank(text)
         turn, _ = self._store_message(text)
         made = self.store.start_reply(turn.id, model="")
         self.store.finish_reply(made.id, text=reply, stop_reason=StopReason.END, usage=Usage())
@@ -204,7 +204,7 @@ class ChatSession:
         engine = self.engine()
         plugins = self._plugins()
         chat, turn, passages = self._unsent(text, plugins)
-        request = request_builder.turn_request(
+        request = request_builder.build_request(
             chat,
             turn,
             passages,
@@ -225,13 +225,13 @@ class ChatSession:
         """
         plugins = self._plugins()
         chat, turn, passages = self._unsent(text, plugins)
-        messages = request_builder.turn_messages(chat, turn, passages, plugins)
+        messages = request_builder.build_messages(chat, turn, passages, plugins)
         return Request(tuple(messages), self._settings(chat))
 
-    def measure(self) -> Measure:
+    def measure(self) -> ContextUsage:
         """How much of the context each turn takes, plugins left aside; see `measuring.measure`."""
         chat = self._conversation_or_new()
-        return measure(chat, self.engine(), self._settings(chat))
+        return measure_context(chat, self.engine(), self._settings(chat))
 
     def summarise(self, turn_id: int) -> Generator[str, None, None]:
         """Let the model say in short what a turn was about; at the end that stands for the turn.
@@ -244,11 +244,13 @@ class ChatSession:
             StoreError: there is no such turn, or it could not be stored.
         """
         summary = ""
-        with closing(summary_module.summary(self.engine(), self.store.turn(turn_id))) as pieces:
+        with closing(
+            summary_module.summarise_turn(self.engine(), self.store.turn(turn_id))
+        ) as pieces:
             for piece in pieces:
                 summary += piece
                 yield piece
-        self.store.set_standing(turn_id, Standing.SUMMARISED, summary.strip())
+        self.store.set_standing(turn_id, ContextPolicy.SUMMARISED, summary.strip())
 
     def _store_message(self, text: str) -> tuple[Turn, TurnPlugins]:
         """Store the message as a turn; a new chat is stored with it, or not at all.
@@ -273,7 +275,7 @@ class ChatSession:
     def _add_turn(self, conversation_id: int, text: str) -> tuple[Turn, TurnPlugins]:
         chat = self.store.conversation(conversation_id)
         plugins = TurnPlugins(self.plugins, chat.without)
-        message = request_builder.message_for(chat, text, plugins)
+        message = request_builder.message_from_input(chat, text, plugins)
         typed = text if message != text else ""
         return self.store.add_turn(conversation_id, message, typed), plugins
 
@@ -298,11 +300,11 @@ class ChatSession:
             turn = self._newest_turn()
             return self.store.conversation(self._id), turn, self.store.passages(turn.id)
         chat = self._conversation_or_new()
-        message = request_builder.message_for(chat, text, plugins)
+        message = request_builder.message_from_input(chat, text, plugins)
         typed = text if message != text else ""
         turn = Turn(0, len(chat.turns), Message("user", message), typed=typed)
         chat = dataclasses.replace(chat, turns=(*chat.turns, turn))
-        return chat, turn, request_builder.passages_for(chat, turn, plugins)
+        return chat, turn, request_builder.retrieve_passages(chat, turn, plugins)
 
     def _newest_turn(self) -> Turn:
         conversation = self.conversation
@@ -320,8 +322,8 @@ class ChatSession:
         """The plugins for a turn of the chat as it is now."""
         return TurnPlugins(self.plugins, self._conversation_or_new().without)
 
-    def _replying(self, plugins: TurnPlugins) -> Replying:
-        return Replying(
+    def _replying(self, plugins: TurnPlugins) -> TurnRunner:
+        return TurnRunner(
             self.store,
             self.engine,
             plugins,
@@ -335,6 +337,6 @@ class ChatSession:
         return self.asked.over(conversation.sampling).over(self.sampling)
 
 
-def _check_text(text: str) -> None:
+def _check_not_blank(text: str) -> None:
     if not text.strip():
         raise UsageError("There is nothing to send", hint="Type a message first.")

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Self
 
 from chatlm.chat.session import ChatSession
-from chatlm.chat.templates import offered_setups, opening
-from chatlm.chat.turn_runner import given_events, reply_events
+from chatlm.chat.templates import available_setups, render_chat_start
+from chatlm.chat.turn_runner import events_without_engine, reply_events
 from chatlm.config.config import Config
 from chatlm.errors import MessageRefused, OutOfMemoryError
-from chatlm.hub.installed import has_room
+from chatlm.hub.installed import fits_in_memory
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.types.engine import Engine
@@ -25,11 +25,11 @@ OpenModel = Callable[[str, Callable[[str], None]], Engine]
 """Opens a model by its name; calls the function with a few words on what it is doing."""
 
 
-TRIAL = "Hello."
+TRIAL_MESSAGE = "Hello."
 """The message by which a set-up is tried."""
 
 
-class OwnSideChats:
+class InMemorySideChats:
     """See `chatlm.beside.SideChats`.
 
     Args:
@@ -58,13 +58,13 @@ class OwnSideChats:
         self.taking_turns = False
         """Whether models do not fit side by side."""
 
-    def begin(self, setup: Setup) -> OwnSideChat:
+    def begin(self, setup: Setup) -> InMemorySideChat:
         """A new chat."""
-        return OwnSideChat(self, setup)
+        return InMemorySideChat(self, setup)
 
     def offered(self) -> dict[str, Setup]:
         """The set-ups that plugins offer now, by name."""
-        return offered_setups(self.plugins)
+        return available_setups(self.plugins)
 
     def name_of(self, model: str) -> str:
         """The name of a set-up's model."""
@@ -85,7 +85,7 @@ class OwnSideChats:
         def report(words: str) -> None:
             self._report(f"{name}: {words}")
 
-        if self._engines and not has_room(name):
+        if self._engines and not fits_in_memory(name):
             self._make_room(report)
         report("loading")
         try:
@@ -118,10 +118,10 @@ class OwnSideChats:
             self._free()
 
 
-class OwnSideChat:
+class InMemorySideChat:
     """See `chatlm.beside.SideChat`."""
 
-    def __init__(self, chats: OwnSideChats, setup: Setup) -> None:
+    def __init__(self, chats: InMemorySideChats, setup: Setup) -> None:
         self.setup = setup
         self._chats = chats
         self._store = Store(None)
@@ -134,12 +134,14 @@ class OwnSideChat:
 
     def check(self) -> None:
         """Make a request as far as that goes without the model."""
-        from chatlm.engines.open import check
+        from chatlm.engines.open import check_available
 
-        session, question = self._asked(TRIAL)
+        session, question = self._asked(TRIAL_MESSAGE)
         with suppress(MessageRefused):
             session.draft(question)
-        check(self._chats.name_of(self.setup.model), self.setup.adapter, self._chats.plugins)
+        check_available(
+            self._chats.name_of(self.setup.model), self.setup.adapter, self._chats.plugins
+        )
 
     def request(self, text: str) -> Request:
         """What is sent for the next message."""
@@ -152,7 +154,7 @@ class OwnSideChat:
 
     def given(self, request: Request) -> Sequence[EngineEvent]:
         """What needs no engine."""
-        return list(given_events(request))
+        return list(events_without_engine(request))
 
     def add(self, text: str, reply: str) -> None:
         """Let a message and its reply stand in the chat."""
@@ -165,7 +167,7 @@ class OwnSideChat:
         if self._session is not None:
             return self._session, text
         setup, chats = self.setup, self._chats
-        begun = opening(setup.template, setup.values, text, chats.plugins)
+        begun = render_chat_start(setup.template, setup.values, text, chats.plugins)
         session = ChatSession(
             self._store,
             lambda: self.engine,
@@ -180,18 +182,18 @@ class OwnSideChat:
 
 
 @contextmanager
-def side_chats(config: Config, report: Callable[[str], None]) -> Iterator[OwnSideChats]:
+def side_chats(config: Config, report: Callable[[str], None]) -> Iterator[InMemorySideChats]:
     """Side chats for a command: loads the person's plugins, and frees everything at the end.
 
     Args:
         config: the person's settings.
         report: told in a few words what is being loaded.
     """
-    from chatlm.engines.open import opener
-    from chatlm.plugin_host.lifecycle import loaded
+    from chatlm.engines.open import make_model_opener
+    from chatlm.plugin_host.lifecycle import loaded_plugins
 
     with (
-        loaded(config) as plugins,
-        OwnSideChats(config, plugins, opener(config, plugins), report) as chats,
+        loaded_plugins(config) as plugins,
+        InMemorySideChats(config, plugins, make_model_opener(config, plugins), report) as chats,
     ):
         yield chats

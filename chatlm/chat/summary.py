@@ -13,19 +13,19 @@ from chatlm.types.messages import Conversation, Message, Turn
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
-SUMMARY_TOKENS = 96
+MAX_SUMMARY_TOKENS = 96
 """Tokens of a summary."""
 
 
-SUMMARY = Sampling(
-    temperature=0.2, top_k=0, top_p=0.95, seed=0, max_tokens=SUMMARY_TOKENS, stop=("\n\n",)
+SUMMARY_SAMPLING = Sampling(
+    temperature=0.2, top_k=0, top_p=0.95, seed=0, max_tokens=MAX_SUMMARY_TOKENS, stop=("\n\n",)
 )
 
 
-_TASK = "Summarise this exchange in one or two short sentences of plain text."
+_INSTRUCTION = "Summarise this exchange in one or two short sentences of plain text."
 
 
-def summary(engine: Engine, turn: Turn) -> Generator[str, None, None]:
+def summarise_turn(engine: Engine, turn: Turn) -> Generator[str, None, None]:
     """One or two sentences that may stand for a turn.
 
     Yields:
@@ -38,9 +38,9 @@ def summary(engine: Engine, turn: Turn) -> Generator[str, None, None]:
     """
     if turn.reply is None or not turn.reply.text.strip():
         raise UsageError("This turn has no reply yet", hint="Let the model answer it first.")
-    messages = _that_fit(engine, turn.user.content, turn.reply.text)
+    messages = _fit_excerpts(engine, turn.user.content, turn.reply.text)
     said = False
-    with closing(engine.stream(Request(messages, SUMMARY))) as events:
+    with closing(engine.stream(Request(messages, SUMMARY_SAMPLING))) as events:
         for event in events:
             piece = event.text if isinstance(event, Delta) else ""
             said = said or bool(piece.strip())
@@ -49,22 +49,23 @@ def summary(engine: Engine, turn: Turn) -> Generator[str, None, None]:
         raise EngineError("The model said nothing", hint="Try again, or with another model.")
 
 
-def _that_fit(engine: Engine, question: str, answer: str) -> tuple[Message, ...]:
+def _fit_excerpts(engine: Engine, question: str, answer: str) -> tuple[Message, ...]:
     """What is asked, with excerpts short enough to leave room for the summary."""
     longest = max(len(question), len(answer))
-    messages = _asked(question, answer)
+    messages = _summary_prompt(question, answer)
     while (
-        longest > 1 and engine.count_tokens(messages) + SUMMARY_TOKENS > engine.info.context_length
+        longest > 1
+        and engine.count_tokens(messages) + MAX_SUMMARY_TOKENS > engine.info.context_length
     ):
         longest //= 2
-        messages = _asked(_excerpt(question, longest), _excerpt(answer, longest))
+        messages = _summary_prompt(_excerpt(question, longest), _excerpt(answer, longest))
     return messages
 
 
-def _asked(question: str, answer: str) -> tuple[Message, ...]:
+def _summary_prompt(question: str, answer: str) -> tuple[Message, ...]:
     return (
-        Message("system", f"{_TASK} Answer with nothing else."),
-        Message("user", f"User: {question}\n\nAssistant: {answer}\n\n{_TASK}"),
+        Message("system", f"{_INSTRUCTION} Answer with nothing else."),
+        Message("user", f"User: {question}\n\nAssistant: {answer}\n\n{_INSTRUCTION}"),
     )
 
 
@@ -74,7 +75,7 @@ def _excerpt(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:half]} … {text[len(text) - half :]}"
 
 
-TITLE_CHARACTERS = 50
+MAX_TITLE_LENGTH = 50
 """Characters of a suggested title."""
 
 
@@ -87,7 +88,7 @@ _CODE = re.compile(r"(`{3,}|~{3,}).*?(\1|\Z)", re.DOTALL)
 _FENCE = re.compile(r"^\s*(?:`{3,}|~{3,}).*$", re.MULTILINE)
 
 
-_OPENING = re.compile(
+_GREETING = re.compile(
     r"(?:(?:hi|hello|hey|howdy|greetings|hallo|hola|bonjour|salut|ciao|servus|moin"
     r"|good (?:morning|afternoon|evening|day)|guten (?:morgen|tag|abend))"
     r"(?:[ ]+(?:there|all|everyone|again))?"
@@ -102,7 +103,7 @@ _OPENING = re.compile(
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s|(?<=[。！？])|\n")
 
 
-def suggested(chat: Conversation) -> str:
+def suggest_title(chat: Conversation) -> str:
     """What a chat's first turn is about, in at most `LONGEST` characters; empty for an empty chat.
 
     The heading that the reply begins with, else the message's first sentence, without code beside
@@ -112,22 +113,22 @@ def suggested(chat: Conversation) -> str:
         return ""
     turn = chat.turns[0]
     heading = _HEADING.match(turn.reply.text) if turn.reply else None
-    return _shortened(heading[1].strip(" #*_") if heading else _sentence(turn.words))
+    return _shorten(heading[1].strip(" #*_") if heading else _first_sentence(turn.words))
 
 
-def _sentence(text: str) -> str:
+def _first_sentence(text: str) -> str:
     plain = _CODE.sub("\n", text).strip() or _FENCE.sub("", text).strip()
     rest = plain
-    while match := _OPENING.match(rest):
+    while match := _GREETING.match(rest):
         rest = rest[match.end() :]
     return _SENTENCE_END.split(rest.strip() or plain, maxsplit=1)[0]
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     title = " ".join(text.split()).rstrip(" .,:;!?")
     title = title[:1].upper() + title[1:]
-    if len(title) <= TITLE_CHARACTERS:
+    if len(title) <= MAX_TITLE_LENGTH:
         return title
-    cut = title[:TITLE_CHARACTERS]
+    cut = title[:MAX_TITLE_LENGTH]
     words = cut[:-1].rpartition(" ")[0]
     return f"{(words or cut[:-1]).rstrip(' .,:;')}…"

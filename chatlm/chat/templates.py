@@ -12,16 +12,16 @@ from typing import Any
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host import hook_table
 from chatlm.plugin_host.host import PluginHost
-from chatlm.types.messages import Conversation, Kept
-from chatlm.types.setups import Rendered, Setup, TemplateRenderer
+from chatlm.types.messages import Conversation, PluginData
+from chatlm.types.setups import RenderedTemplate, Setup, TemplateRenderer
 
 
 @dataclass(frozen=True)
-class Opening:
+class ChatStart:
     """How a question begins."""
 
-    rendered: Rendered
-    kept: Kept = field(default_factory=dict)
+    rendered: RenderedTemplate
+    kept: PluginData = field(default_factory=dict)
     """What the plugin that offers the template keeps with the chat."""
 
     @property
@@ -30,7 +30,7 @@ class Opening:
         return self.rendered.typed or self.rendered.user
 
 
-def offered(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
+def available_templates(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
     """The templates of all plugins by name, each with its plugin."""
     found: dict[str, tuple[str, TemplateRenderer]] = {}
 
@@ -45,7 +45,7 @@ def offered(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
     return found
 
 
-def offered_setups(plugins: PluginHost) -> dict[str, Setup]:
+def available_setups(plugins: PluginHost) -> dict[str, Setup]:
     """The set-ups of all plugins by name, templates too; see `SideChats.offered`."""
     found: list[tuple[str, str, Setup]] = []
 
@@ -61,8 +61,8 @@ def offered_setups(plugins: PluginHost) -> dict[str, Setup]:
         pass
     found += [
         (plugin, name, Setup(template=name))
-        for name, (plugin, render) in offered(plugins).items()
-        if _needs_nothing(render)
+        for name, (plugin, render) in available_templates(plugins).items()
+        if _needs_no_values(render)
     ]
     times = Counter(name for _, name, _ in found)
     return {
@@ -70,7 +70,7 @@ def offered_setups(plugins: PluginHost) -> dict[str, Setup]:
     }
 
 
-def _needs_nothing(render: TemplateRenderer) -> bool:
+def _needs_no_values(render: TemplateRenderer) -> bool:
     """Whether a template makes a message of a person's words alone."""
     try:
         render({}, "Hello.", dict)
@@ -79,7 +79,9 @@ def _needs_nothing(render: TemplateRenderer) -> bool:
     return True
 
 
-def opening(template: str, values: Mapping[str, str], typed: str, plugins: PluginHost) -> Opening:
+def render_chat_start(
+    template: str, values: Mapping[str, str], typed: str, plugins: PluginHost
+) -> ChatStart:
     """What the template makes.
 
     Args:
@@ -92,8 +94,8 @@ def opening(template: str, values: Mapping[str, str], typed: str, plugins: Plugi
         UsageError: there is no such template, or the values do not fit it.
     """
     if not template:
-        return Opening(Rendered(user=typed))
-    there = offered(plugins)
+        return ChatStart(RenderedTemplate(user=typed))
+    there = available_templates(plugins)
     if template not in there:
         near = get_close_matches(template, there, 1)
         raise UsageError(
@@ -102,7 +104,7 @@ def opening(template: str, values: Mapping[str, str], typed: str, plugins: Plugi
         )
     plugin, render = there[template]
     asked = {"conversation": Conversation(0), "text": typed}
-    facts = partial(plugins.merge, "describe_text", hook_table.facts, **asked)
+    facts = partial(plugins.merge, "describe_text", hook_table.text_mapping, **asked)
     try:
         rendered = render(values, typed, facts)
     except ChatlmError:
@@ -112,4 +114,4 @@ def opening(template: str, values: Mapping[str, str], typed: str, plugins: Plugi
             f"The template {template} failed: {type(error).__name__}: {error}",
             hint="`chatlm logs` may have more.",
         ) from error
-    return Opening(rendered, {plugin: rendered.kept} if rendered.kept else {})
+    return ChatStart(rendered, {plugin: rendered.kept} if rendered.kept else {})

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from chatlm.chat import request_builder
-from chatlm.chat.reply_writer import GrowingReply
+from chatlm.chat.reply_writer import ReplyWriter
 from chatlm.errors import ChatlmError, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
@@ -20,10 +20,10 @@ from chatlm.types.events import (
     Delta,
     EngineEvent,
     Finished,
-    Fitted,
     MessageAnnotated,
     Notice,
     PassagesFound,
+    PromptReady,
     ReplyStarted,
     SessionEvent,
     TurnFinished,
@@ -46,11 +46,11 @@ from chatlm.types.sampling import Sampling
 log = logging.getLogger(__name__)
 
 
-Events = Generator[SessionEvent, None, None]
+SessionEvents = Generator[SessionEvent, None, None]
 
 
 @dataclass(frozen=True)
-class Replying:
+class TurnRunner:
     """Answers turns of one chat; closing a generator cancels the reply and keeps what was said."""
 
     store: Store
@@ -66,7 +66,7 @@ class Replying:
     logprobs: int | None = None
     """See `Request.logprobs`."""
 
-    def begin(self, turn: Turn) -> Events:
+    def begin(self, turn: Turn) -> SessionEvents:
         """Report a message that is stored, label it, find passages for it and answer it."""
         yield TurnStarted(self.conversation_id, turn)
         conversation = self._conversation()
@@ -75,7 +75,7 @@ class Replying:
             if labels:
                 yield MessageAnnotated("user", labels)
             yield from self._notices()
-            passages = request_builder.passages_for(conversation, turn, self.plugins)
+            passages = request_builder.retrieve_passages(conversation, turn, self.plugins)
             if passages:
                 self.store.save_passages(turn.id, passages)
                 yield PassagesFound(tuple(passages))
@@ -86,11 +86,13 @@ class Replying:
         yield from self._notices()
         yield from self.answer(turn)
 
-    def answer(self, turn: Turn, reply: Reply | None = None, *, again: bool = False) -> Events:
+    def answer(
+        self, turn: Turn, reply: Reply | None = None, *, again: bool = False
+    ) -> SessionEvents:
         """Make a new reply to the turn, or go on with `reply`; `again` if there was one before."""
         engine = self.engine()
         conversation = self._conversation()
-        request = request_builder.turn_request(
+        request = request_builder.build_request(
             conversation,
             turn,
             self.store.passages(turn.id),
@@ -116,9 +118,9 @@ class Replying:
             )
         else:
             self.store.journal(reply.id, reply.text)
-        growing = GrowingReply(self.store, reply, settings)
+        growing = ReplyWriter(self.store, reply, settings)
         if request.complete:
-            growing.made_by = request_builder.given(request)
+            growing.made_by = request_builder.engineless_provenance(request)
         try:
             yield ReplyStarted(turn.id, reply)
             with closing(reply_events(engine, request, reply.text)) as events:
@@ -126,10 +128,10 @@ class Replying:
                     problem = growing.take(event) if isinstance(event, Delta | Finished) else None
                     if problem is not None:
                         yield Notice(problem)
-                    if isinstance(event, Fitted):
+                    if isinstance(event, PromptReady):
                         growing.made_by = request_builder.provenance(request, engine.info, event)
                         if event.left_out:
-                            yield Notice(_left_out(event))
+                            yield Notice(_describe_omission(event))
                     yield from self._notices()
                     yield event
         except ChatlmError as error:
@@ -234,26 +236,26 @@ def reply_events(
         request: as plugins left it.
         so_far: the reply's beginning, if it is gone on with.
     """
-    yield from given_events(request, so_far)
+    yield from events_without_engine(request, so_far)
     if not request.complete:
         with closing(engine.stream(request)) as events:
             yield from events
 
 
-def given_events(request: Request, so_far: str = "") -> Iterator[EngineEvent]:
+def events_without_engine(request: Request, so_far: str = "") -> Iterator[EngineEvent]:
     """What needs no engine: how plugins let a new reply begin, and its end if that is all of it.
 
     Args:
         request: as plugins left it.
         so_far: the reply's beginning, if it is gone on with.
     """
-    if not so_far and (beginning := request_builder.beginning(request)):
+    if not so_far and (beginning := request_builder.reply_prefix(request)):
         yield Delta(beginning, "", Usage())
     if request.complete:
         yield Finished(StopReason.END, Usage())
 
 
-def _left_out(event: Fitted) -> str:
+def _describe_omission(event: PromptReady) -> str:
     turns = sum(message.role == "user" for message in event.left_out)
     what = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
     return f"The context holds {event.limit} tokens: {what} of this chat did not fit any more."

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from chatlm.chat.templates import Opening, offered, opening
+from chatlm.chat.templates import ChatStart, available_templates, render_chat_start
 from chatlm.cli.chats import complete_chat
 from chatlm.cli.models import complete_model
-from chatlm.cli.options import plugin_options, with_plugins
+from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config, paths
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_kit.progress import progress_bars
-from chatlm.text import dump_json, visible
+from chatlm.text import dump_json, escape_controls
 from chatlm.types.events import (
-    MOST_ALTERNATIVES,
+    MAX_TOP_LOGPROBS,
     Delta,
     Finished,
     Notice,
@@ -31,7 +31,7 @@ from chatlm.types.events import (
 )
 from chatlm.types.messages import Reply, StopReason, Turn
 from chatlm.types.requests import Request
-from chatlm.types.sampling import INTEGERS, RANGES, Sampling
+from chatlm.types.sampling import INTEGER_SETTINGS, RANGES, Sampling
 
 if TYPE_CHECKING:
     from chatlm.chat.session import ChatSession
@@ -46,11 +46,15 @@ def complete_template(
 ) -> list[CompletionItem]:
     """The names of templates that begin so; none when the settings cannot be read."""
     from chatlm.config import config
-    from chatlm.plugin_host.lifecycle import loaded
+    from chatlm.plugin_host.lifecycle import loaded_plugins
 
     try:
-        with loaded(config.load()) as plugins:
-            return [CompletionItem(name) for name in offered(plugins) if name.startswith(start)]
+        with loaded_plugins(config.load()) as plugins:
+            return [
+                CompletionItem(name)
+                for name in available_templates(plugins)
+                if name.startswith(start)
+            ]
     except ChatlmError:
         return []
 
@@ -74,7 +78,9 @@ def template_options(command: F) -> F:
     )(command)
 
 
-def begun(template: str | None, pairs: Sequence[str], typed: str, plugins: PluginHost) -> Opening:
+def chat_start_from_options(
+    template: str | None, pairs: Sequence[str], typed: str, plugins: PluginHost
+) -> ChatStart:
     """What the options make of what was typed.
 
     Args:
@@ -89,14 +95,14 @@ def begun(template: str | None, pairs: Sequence[str], typed: str, plugins: Plugi
     if template is None and pairs:
         raise UsageError("-v fills a gap of a template.", hint="Name the template: -t NAME")
     try:
-        return opening(template or "", values_of(pairs), typed, plugins)
+        return render_chat_start(template or "", parse_variables(pairs), typed, plugins)
     except UsageError:
         for fault in plugins.take_faults():
-            click.echo(visible(str(fault)), err=True)
+            click.echo(escape_controls(str(fault)), err=True)
         raise
 
 
-def values_of(pairs: Sequence[str]) -> dict[str, str]:
+def parse_variables(pairs: Sequence[str]) -> dict[str, str]:
     """`NAME=TEXT` taken apart; a UsageError for one without `=`."""
     values = {}
     for pair in pairs:
@@ -107,14 +113,14 @@ def values_of(pairs: Sequence[str]) -> dict[str, str]:
     return values
 
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
 
-LARGEST = 700.0
+MAX_EXPONENT = 700.0
 """About the largest number whose exponential is one."""
 
 
-ENDINGS = {
+STOP_REASON_LABELS = {
     StopReason.LENGTH: "cut off at max_tokens",
     StopReason.CONTEXT_FULL: "cut off since the context is full",
     StopReason.CRITERION: "ended by a stopping criterion",
@@ -126,7 +132,7 @@ ENDINGS = {
 def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """One option for each sampling number, with its range in the help."""
     for name, (low, high, meaning) in reversed(RANGES.items()):
-        kind = int if name in INTEGERS else float
+        kind = int if name in INTEGER_SETTINGS else float
         span = f" [{low:g} to {high:g}]" if high < 1e6 else ""
         option = "--" + name.replace("_", "-")
         command = click.option(option, type=kind, help=meaning.capitalize() + "." + span)(command)
@@ -157,7 +163,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 @click.option(
     "--logprobs",
-    type=click.IntRange(0, MOST_ALTERNATIVES),
+    type=click.IntRange(0, MAX_TOP_LOGPROBS),
     metavar="N",
     help="Tell how likely each token was, and the N likeliest in its place; with --json.",
 )
@@ -184,7 +190,7 @@ def ask(
 
     Example: cat notes.txt | chatlm ask --temperature 0 "Summarise this."
     """
-    typed = _typed(words)
+    typed = _read_question(words)
     if chat_id is not None and no_save:
         raise UsageError("--chat asks in a saved chat, which --no-save forbids.")
     if chat_id is not None and system is not None:
@@ -197,17 +203,17 @@ def ask(
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs stand in the JSON alone.", hint="Add --json.")
     wanted = Sampling.from_dict({**numbers, "stop": stop})
-    settings = with_plugins(config.load(model=model), safe_mode=safe_mode, without=without)
+    settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
     from chatlm.chat.session import ChatSession
-    from chatlm.plugin_host.lifecycle import loaded
+    from chatlm.plugin_host.lifecycle import loaded_plugins
     from chatlm.store.store import Store
 
     saved = not no_save and (chat_id is not None or not dry_run)
-    with loaded(settings) as plugins:
-        opening = begun(template, pairs, typed, plugins)
+    with loaded_plugins(settings) as plugins:
+        opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.question.strip():
             raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
-        with Store(paths.database() if saved else None) as store:
+        with Store(paths.database_file() if saved else None) as store:
             session = ChatSession(
                 store,
                 lambda: load_engine(settings, plugins),
@@ -221,14 +227,14 @@ def ask(
                 conversation_id=chat_id,
             )
             if dry_run:
-                _say_request(session.draft(opening.question), as_json)
+                _print_request(session.draft(opening.question), as_json)
             else:
-                _ask(session, opening.question, saved, as_json)
+                _print_answer(session, opening.question, saved, as_json)
 
 
-def _ask(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:
+def _print_answer(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:
     """Ask, and print the answer as it comes or as JSON at the end."""
-    answer = _Answer(echo=not as_json)
+    answer = _AnswerPrinter(echo=not as_json)
     try:
         with closing(session.send(question)) as events:
             for event in events:
@@ -240,16 +246,16 @@ def _ask(session: ChatSession, question: str, saved: bool, as_json: bool) -> Non
         answer.take(Notice("Nothing is known of how likely the tokens were."))
     turn = session.store.turn(answer.turn.id) if answer.turn else None
     if as_json and turn is not None:
-        click.echo(dump_json(_as_json(turn, answer, session if saved else None)))
+        click.echo(dump_json(_to_dict(turn, answer, session if saved else None)))
     else:
-        _say_ending(turn.reply if turn else None, session if saved else None)
+        _print_stop_reason(turn.reply if turn else None, session if saved else None)
     if answer.interrupted:
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     if turn is None or turn.reply is None or turn.reply.stop_reason is None:
         sys.exit(1)  # the answer was given, but could not be kept
 
 
-def _typed(words: tuple[str, ...]) -> str:
+def _read_question(words: tuple[str, ...]) -> str:
     """What stands on the command line, then what comes from a pipe."""
     parts = [" ".join(words)]
     if sys.stdin is not None and not sys.stdin.isatty():
@@ -257,33 +263,33 @@ def _typed(words: tuple[str, ...]) -> str:
     return "\n\n".join(part for part in parts if part.strip())
 
 
-def _say_request(request: Request, as_json: bool) -> None:
+def _print_request(request: Request, as_json: bool) -> None:
     if as_json:
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
         click.echo(dump_json({"messages": messages, "sampling": request.sampling.to_dict()}))
         return
     for message in request.messages:
-        click.echo(f"[{message.role}]\n{visible(message.content)}\n")
+        click.echo(f"[{message.role}]\n{escape_controls(message.content)}\n")
 
 
 def load_engine(settings: config.Config, plugins: Any) -> Any:
     """Open the engine that the settings name; on stderr stands what is being done."""
-    with _waiting(f"Loading {settings.model} …"), progress_bars() as progress:
+    with _status_line(f"Loading {settings.model} …"), progress_bars() as progress:
         from chatlm.engines.open import open_engine
 
         engine = open_engine(settings, plugins, progress)
     for note in engine.info.notes:
-        click.echo(visible(note), err=True)
+        click.echo(escape_controls(note), err=True)
     return engine
 
 
 @contextmanager
-def _waiting(text: str) -> Iterator[None]:
+def _status_line(text: str) -> Iterator[None]:
     """Show a line while something lasts, on a terminal only."""
     if not sys.stderr.isatty():
         yield
         return
-    click.echo(visible(text), nl=False, err=True)
+    click.echo(escape_controls(text), nl=False, err=True)
     try:
         yield
     finally:
@@ -291,7 +297,7 @@ def _waiting(text: str) -> Iterator[None]:
 
 
 @dataclasses.dataclass
-class _Answer:
+class _AnswerPrinter:
     """Prints a turn's events as they come and remembers what the end needs."""
 
     echo: bool
@@ -312,7 +318,7 @@ class _Answer:
                 self.text += text
                 self.tokens += tokens
                 if self.echo and text:
-                    click.echo(visible(text), nl=False)
+                    click.echo(escape_controls(text), nl=False)
                     sys.stdout.flush()
                     self._open_line = not text.endswith("\n")
             case Finished(stop=stop, stop_reason=reason):
@@ -320,7 +326,7 @@ class _Answer:
             case Notice(text=text):
                 self.notices.append(text)
                 self.end_line()
-                click.echo(visible(text), err=True)
+                click.echo(escape_controls(text), err=True)
 
     def end_line(self) -> None:
         """Leave the cursor at the beginning of a line."""
@@ -329,7 +335,7 @@ class _Answer:
             self._open_line = False
 
 
-def _as_json(turn: Turn, answer: _Answer, saved: Any) -> dict[str, Any]:
+def _to_dict(turn: Turn, answer: _AnswerPrinter, saved: Any) -> dict[str, Any]:
     reply = turn.reply
     sampling = reply.sampling if reply else {}
     usage = reply.usage.to_dict() if reply else {}
@@ -344,27 +350,27 @@ def _as_json(turn: Turn, answer: _Answer, saved: Any) -> dict[str, Any]:
         "adapter": reply.adapter if reply else None,
         "sampling": sampling,
         "usage": usage,
-        "logprobs": _likelihood(answer.tokens),
+        "logprobs": _logprobs_to_dict(answer.tokens),
         "chat": saved.conversation_id if saved else None,
         "notices": answer.notices,
     }
 
 
-def _likelihood(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+def _logprobs_to_dict(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     """How likely the reply was to the model; None where that was not asked for, or is not told."""
     if not tokens:
         return None
     mean = sum(token.logprob for token in tokens) / len(tokens)
     return {
         "mean": mean,
-        "perplexity": math.exp(min(-mean, LARGEST)),
+        "perplexity": math.exp(min(-mean, MAX_EXPONENT)),
         "tokens": [token.to_dict() for token in tokens],
     }
 
 
-def _say_ending(reply: Reply | None, saved: Any) -> None:
+def _print_stop_reason(reply: Reply | None, saved: Any) -> None:
     """One line for a reply that did not end by itself."""
-    if reply is None or reply.stop_reason not in ENDINGS:
+    if reply is None or reply.stop_reason not in STOP_REASON_LABELS:
         return
     where = f"; it is kept in chat {saved.conversation_id}" if saved else ""
-    click.echo(f"[{ENDINGS[reply.stop_reason]}{where}]", err=True)
+    click.echo(f"[{STOP_REASON_LABELS[reply.stop_reason]}{where}]", err=True)

@@ -47,7 +47,7 @@ def complete_chat(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
     """The ids of saved chats that begin so, with their titles; none when they cannot be read."""
-    if not paths.database().exists():
+    if not paths.database_file().exists():
         return []
     try:
         with open_store() as store:
@@ -63,15 +63,15 @@ def complete_chat(
 
 def open_store() -> Store:
     """The saved chats."""
-    return Store(paths.database())
+    return Store(paths.database_file())
 
 
-def counted(count: int) -> str:
+def format_chat_count(count: int) -> str:
     """So many chats, in words."""
     return "1 chat" if count == 1 else f"{count} chats"
 
 
-def called(title: str) -> str:
+def format_title(title: str) -> str:
     """A title on one line; something to see where there is none."""
     return one_line(title, 60) or "(empty)"
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import click
 
-from chatlm.cli.chats import called, complete_chat, counted, open_store
+from chatlm.cli.chats import complete_chat, format_chat_count, format_title, open_store
 from chatlm.errors import UsageError
 from chatlm.store import export
 
-_one = click.argument("chat_id", metavar="ID", type=int, shell_complete=complete_chat)
+_chat_id_argument = click.argument("chat_id", metavar="ID", type=int, shell_complete=complete_chat)
 
 
-_several = click.argument(
+_chat_ids_argument = click.argument(
     "chat_ids", metavar="ID...", nargs=-1, required=True, type=int, shell_complete=complete_chat
 )
 
 
 @click.command()
-@_one
+@_chat_id_argument
 @click.argument("title")
 def rename(chat_id: int, title: str) -> None:
     """Give a chat a title.
@@ -29,29 +29,29 @@ def rename(chat_id: int, title: str) -> None:
     with open_store() as store:
         store.rename(chat_id, title)
         name = store.title(chat_id)
-    click.echo(f"Chat {chat_id} is called: {called(name)}", err=True)
+    click.echo(f"Chat {chat_id} is called: {format_title(name)}", err=True)
 
 
 @click.command()
-@_several
+@_chat_ids_argument
 def pin(chat_ids: tuple[int, ...]) -> None:
     """List chats first.
 
     Example: chatlm chats pin 12
     """
     _set_pinned(chat_ids, True)
-    click.echo(f"{counted(len(set(chat_ids)))} pinned", err=True)
+    click.echo(f"{format_chat_count(len(set(chat_ids)))} pinned", err=True)
 
 
 @click.command()
-@_several
+@_chat_ids_argument
 def unpin(chat_ids: tuple[int, ...]) -> None:
     """List chats in their own place again.
 
     Example: chatlm chats unpin 12
     """
     _set_pinned(chat_ids, False)
-    click.echo(f"{counted(len(set(chat_ids)))} unpinned", err=True)
+    click.echo(f"{format_chat_count(len(set(chat_ids)))} unpinned", err=True)
 
 
 def _set_pinned(chat_ids: tuple[int, ...], pinned: bool) -> None:
@@ -61,7 +61,7 @@ def _set_pinned(chat_ids: tuple[int, ...], pinned: bool) -> None:
 
 
 @click.command()
-@_one
+@_chat_id_argument
 @click.option("--turns", type=click.IntRange(min=0), metavar="N", help="Only the first N turns.")
 def fork(chat_id: int, turns: int | None) -> None:
     """Begin a new chat as a copy of another, which stays as it is.
@@ -78,7 +78,7 @@ def fork(chat_id: int, turns: int | None) -> None:
                 hint=f"See them: chatlm chats show {chat_id}",
             )
         copy = store.fork(chat_id, turns)
-    click.echo(f"{copy.id}  {called(export.title_of(copy))}")
+    click.echo(f"{copy.id}  {format_title(export.display_title(copy))}")
 
 
 @click.command()
@@ -91,11 +91,11 @@ def restore(chat_id: int) -> None:
     with open_store() as store:
         store.restore(chat_id)
         name = store.title(chat_id)
-    click.echo(f"Chat {chat_id} is there: {called(name)}", err=True)
+    click.echo(f"Chat {chat_id} is there: {format_title(name)}", err=True)
 
 
 @click.command()
-@_several
+@_chat_ids_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
     """Delete chats for good.
@@ -108,12 +108,12 @@ def delete(chat_ids: tuple[int, ...], yes: bool) -> None:
     with open_store() as store:
         titles = {chat_id: store.title(chat_id) for chat_id in ids}
         if not yes:
-            what = f"“{called(titles[ids[0]])}”"
+            what = f"“{format_title(titles[ids[0]])}”"
             if len(ids) > 1:
-                what = counted(len(ids))
+                what = format_chat_count(len(ids))
                 for chat_id, title in titles.items():
-                    click.echo(f"{chat_id}  {called(title)}", err=True)
+                    click.echo(f"{chat_id}  {format_title(title)}", err=True)
             click.confirm(f"Delete {what} for good?", abort=True, err=True)
         for chat_id in ids:
             store.delete(chat_id)
-    click.echo(f"{counted(len(ids))} deleted", err=True)
+    click.echo(f"{format_chat_count(len(ids))} deleted", err=True)

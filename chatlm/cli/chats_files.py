@@ -10,12 +10,17 @@ from pathlib import Path
 
 import click
 
-from chatlm.cli.chats import complete_chat, counted, open_store
+from chatlm.cli.chats import complete_chat, format_chat_count, open_store
 from chatlm.config.paths import write_atomically
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.store.export import FORMS, Form, exported
-from chatlm.store.importing.importer import FORMATS, Format, Import, import_file
-from chatlm.text import dump_json, one_line, visible
+from chatlm.store.export import EXPORT_FORMATS, ExportFormat, stream_export
+from chatlm.store.importing.importer import (
+    IMPORT_FORMATS,
+    ImportFormat,
+    ImportProgress,
+    import_file,
+)
+from chatlm.text import dump_json, escape_controls, one_line
 
 
 @click.command("export")
@@ -24,7 +29,7 @@ from chatlm.text import dump_json, one_line, visible
 @click.option(
     "--format",
     "form",
-    type=click.Choice(FORMS),
+    type=click.Choice(EXPORT_FORMATS),
     default="markdown",
     show_default=True,
     help="markdown is for reading, with control characters made visible; jsonl keeps all there "
@@ -34,7 +39,11 @@ from chatlm.text import dump_json, one_line, visible
 @click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 def export_chats(
-    chat_ids: tuple[int, ...], everything: bool, form: Form, output: Path | None, force: bool
+    chat_ids: tuple[int, ...],
+    everything: bool,
+    form: ExportFormat,
+    output: Path | None,
+    force: bool,
 ) -> None:
     """Write chats to a file, or to the output.
 
@@ -51,9 +60,9 @@ def export_chats(
         )
     with open_store() as store:
         ids = [chat.id for chat in store.conversations()] if everything else chat_ids
-        pieces = exported(store, ids, form)
+        pieces = stream_export(store, ids, form)
         if output is None:
-            safe = visible if sys.stdout.isatty() else str
+            safe = escape_controls if sys.stdout.isatty() else str
             for piece in pieces:
                 click.echo(safe(piece), nl=False)
             return
@@ -64,7 +73,7 @@ def export_chats(
                 f"{output} cannot be written: {error.strerror}.",
                 hint="Check the folder, its permissions and the free space.",
             ) from error
-    click.echo(f"{counted(len(ids))} written to {output}", err=True)
+    click.echo(f"{format_chat_count(len(ids))} written to {output}", err=True)
 
 
 @click.command("import")
@@ -72,7 +81,7 @@ def export_chats(
 @click.option(
     "--format",
     "form",
-    type=click.Choice(FORMATS),
+    type=click.Choice(IMPORT_FORMATS),
     default="auto",
     show_default=True,
     help="chatlm is its own jsonl; messages is one list of messages a line; chatgpt is the ZIP "
@@ -80,36 +89,40 @@ def export_chats(
 )
 @click.option("--skip-bad", is_flag=True, help="Import the others where a chat cannot be read.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def import_chats(file: Path, form: Format, skip_bad: bool, as_json: bool) -> None:
+def import_chats(file: Path, form: ImportFormat, skip_bad: bool, as_json: bool) -> None:
     """Read chats from a file. What is there already is not taken twice.
 
     Ctrl-C stops between two chats; the same command goes on from there.
 
     Example: chatlm chats import conversations.json
     """
-    state = Import()
+    state = ImportProgress()
     with open_store() as store:
         try:
-            with _bar() as draw:
+            with _progress_bar() as draw:
                 for state in import_file(store, file, form, skip_bad=skip_bad):
                     draw(state)
         except (ChatlmError, KeyboardInterrupt):
             if state.added:
-                click.echo(f"Stopped; {counted(len(state.added))} imported by then.", err=True)
+                click.echo(
+                    f"Stopped; {format_chat_count(len(state.added))} imported by then.", err=True
+                )
             raise
     if as_json:
         click.echo(dump_json(state.to_dict()))
-    _say(state, file, skip_bad)
+    _print_summary(state, file, skip_bad)
 
 
-def _say(state: Import, file: Path, skip_bad: bool) -> None:
+def _print_summary(state: ImportProgress, file: Path, skip_bad: bool) -> None:
     for bad in state.bad:
-        click.echo(visible(f"{file.name}, {bad.place}: ") + one_line(bad.problem, 300), err=True)
+        click.echo(
+            escape_controls(f"{file.name}, {bad.place}: ") + one_line(bad.problem, 300), err=True
+        )
     if state.bad_count > len(state.bad):
         click.echo(f"… and {state.bad_count - len(state.bad)} more", err=True)
     if state.bad_count and state.readable:
         raise UsageError(
-            f"{counted(state.bad_count)} in {file} cannot be read; nothing was imported.",
+            f"{format_chat_count(state.bad_count)} in {file} cannot be read; nothing was imported.",
             hint=f"Import the others: chatlm chats import --skip-bad {shlex.quote(str(file))}",
         )
     if not (state.added or state.there):
@@ -118,14 +131,14 @@ def _say(state: Import, file: Path, skip_bad: bool) -> None:
         )
     skipped = f", {state.bad_count} not readable" if state.bad_count else ""
     there = f", {state.there} there already" if state.there else ""
-    click.echo(f"{counted(len(state.added))} imported{there}{skipped}", err=True)
+    click.echo(f"{format_chat_count(len(state.added))} imported{there}{skipped}", err=True)
     if state.left_out:
         parts = ", ".join(f"{what} ({number})" for what, number in state.left_out.most_common())
-        click.echo(visible(f"Left out: {parts}"), err=True)
+        click.echo(escape_controls(f"Left out: {parts}"), err=True)
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[Import], None]]:
+def _progress_bar() -> Iterator[Callable[[ImportProgress], None]]:
     """A bar for the file as it is read, on a terminal only."""
     if not sys.stderr.isatty():
         yield lambda _: None
@@ -137,7 +150,7 @@ def _bar() -> Iterator[Callable[[Import], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("")
 
-        def draw(state: Import) -> None:
+        def draw(state: ImportProgress) -> None:
             what = "Checking" if state.checking else "Importing"
             bars.update(task, description=what, completed=state.done, total=state.total)
 

@@ -9,24 +9,31 @@ from typing import Any
 
 import click
 
-from chatlm.chat.replay import Piece, Replayed, ReplayEvent, differences, record, replay
+from chatlm.chat.replay import (
+    DiffSegment,
+    ReplayEvent,
+    ReplayFinished,
+    diff_words,
+    replay,
+    require_provenance,
+)
 from chatlm.cli.ask import load_engine
 from chatlm.cli.chats import complete_chat, open_store
 from chatlm.cli.models import complete_model
-from chatlm.cli.options import plugin_options, with_plugins
+from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.plugin_host.lifecycle import loaded
+from chatlm.plugin_host.lifecycle import loaded_plugins
 from chatlm.store.store import Store
-from chatlm.text import dump_json, visible
+from chatlm.text import dump_json, escape_controls
 from chatlm.types.events import Delta, Prefill
 from chatlm.types.messages import Conversation, Reply, Turn
 
-DIFFERENT = 1
+EXIT_DIFFERENT = 1
 """The exit code when the reply came out otherwise, as diff has it."""
 
 
-TROUBLE = 2
+EXIT_TROUBLE = 2
 """The exit code when it could not be made again, as diff has it."""
 
 
@@ -76,31 +83,31 @@ def replay_reply(
 
     Example: chatlm chats replay 12 --turn 3
     """
-    with _trouble(), open_store() as store:
-        turn, reply = _chosen(store.conversation(chat_id), turn_number, version_number)
-        settings = config.load(model=model or record(store, reply.id).model or None)
-        settings = with_plugins(settings, safe_mode=safe_mode, without=without)
-        replayed = _made_again(store, reply, settings, "" if adapter == "off" else adapter)
+    with _distinct_exit_codes(), open_store() as store:
+        turn, reply = _select_reply(store.conversation(chat_id), turn_number, version_number)
+        settings = config.load(model=model or require_provenance(store, reply.id).model or None)
+        settings = apply_plugin_options(settings, safe_mode=safe_mode, without=without)
+        replayed = _run_replay(store, reply, settings, "" if adapter == "off" else adapter)
     if as_json:
-        click.echo(dump_json(_as_json(chat_id, turn, replayed)))
+        click.echo(dump_json(_to_dict(chat_id, turn, replayed)))
     else:
-        _say(replayed)
+        _print_replay(replayed)
     if not replayed.same:
-        sys.exit(DIFFERENT)
+        sys.exit(EXIT_DIFFERENT)
 
 
 @contextmanager
-def _trouble() -> Iterator[None]:
+def _distinct_exit_codes() -> Iterator[None]:
     """Let no error have the exit code that says that the replies differ."""
     try:
         yield
     except ChatlmError as error:
-        if error.exit_code == DIFFERENT:
-            error.exit_code = TROUBLE
+        if error.exit_code == EXIT_DIFFERENT:
+            error.exit_code = EXIT_TROUBLE
         raise
 
 
-def _chosen(chat: Conversation, turn: int | None, version: int | None) -> tuple[Turn, Reply]:
+def _select_reply(chat: Conversation, turn: int | None, version: int | None) -> tuple[Turn, Reply]:
     answered = [turn for turn in chat.turns if turn.replies]
     if turn is not None:
         answered = [one for one in answered if one.position + 1 == turn]
@@ -119,51 +126,55 @@ def _chosen(chat: Conversation, turn: int | None, version: int | None) -> tuple[
     return found, found.reply if version is None else replies[0]
 
 
-def _made_again(
+def _run_replay(
     store: Store, reply: Reply, settings: config.Config, adapter: str | None
-) -> Replayed:
-    with loaded(settings) as plugins:
+) -> ReplayFinished:
+    with loaded_plugins(settings) as plugins:
         engine = load_engine(settings, plugins)
         with closing(replay(store, engine, reply.id, adapter=adapter)) as events:
-            return next(event for event in _told(events) if isinstance(event, Replayed))
+            return next(
+                event for event in _show_progress(events) if isinstance(event, ReplayFinished)
+            )
 
 
-def _told(events: Iterator[ReplayEvent]) -> Iterator[ReplayEvent]:
+def _show_progress(events: Iterator[ReplayEvent]) -> Iterator[ReplayEvent]:
     """The events, with a line on a terminal's stderr that says how far they are."""
     try:
         for event in events:
             match event:
                 case Prefill(done=done, total=total):
-                    _draw(f"Reading the prompt: {done} of {total} tokens")
+                    _draw_status(f"Reading the prompt: {done} of {total} tokens")
                 case Delta(usage=usage):
-                    _draw(f"Making the reply again: {_tokens(usage.completion_tokens)}")
+                    _draw_status(
+                        f"Making the reply again: {_format_token_count(usage.completion_tokens)}"
+                    )
             yield event
     finally:
-        _draw("")
+        _draw_status("")
 
 
-def _draw(text: str) -> None:
+def _draw_status(text: str) -> None:
     if sys.stderr.isatty():
         click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
 
-def _say(replayed: Replayed) -> None:
+def _print_replay(replayed: ReplayFinished) -> None:
     if replayed.same:
-        click.echo(f"The same, {_tokens(replayed.usage.completion_tokens)}.")
+        click.echo(f"The same, {_format_token_count(replayed.usage.completion_tokens)}.")
     else:
-        pieces = differences(replayed.original.text, replayed.text)
-        click.echo("".join(marked(piece) for piece in pieces))
+        pieces = diff_words(replayed.original.text, replayed.text)
+        click.echo("".join(format_diff_part(piece) for piece in pieces))
     for note in replayed.notes:
-        click.echo(visible(note), err=True)
+        click.echo(escape_controls(note), err=True)
 
 
-def _tokens(count: int) -> str:
+def _format_token_count(count: int) -> str:
     return "1 token" if count == 1 else f"{count} tokens"
 
 
-def marked(piece: Piece) -> str:
+def format_diff_part(piece: DiffSegment) -> str:
     """A part of a comparison, in marks as wdiff has them and in colours; ready for a terminal."""
-    text = visible(piece.text)
+    text = escape_controls(piece.text)
     match piece.kind:
         case "removed":
             return click.style(f"[-{text}-]", fg="red")
@@ -173,7 +184,7 @@ def marked(piece: Piece) -> str:
             return text
 
 
-def _as_json(chat_id: int, turn: Turn, replayed: Replayed) -> dict[str, Any]:
+def _to_dict(chat_id: int, turn: Turn, replayed: ReplayFinished) -> dict[str, Any]:
     original = replayed.original
     return {
         "same": replayed.same,
@@ -191,7 +202,7 @@ def _as_json(chat_id: int, turn: Turn, replayed: Replayed) -> dict[str, Any]:
             "stop_reason": replayed.stop_reason,
             "usage": replayed.usage.to_dict(),
         },
-        "differences": [piece.to_dict() for piece in differences(original.text, replayed.text)],
+        "differences": [piece.to_dict() for piece in diff_words(original.text, replayed.text)],
         "notes": replayed.notes,
         "made_by": replayed.provenance.to_dict(),
     }

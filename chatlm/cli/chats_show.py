@@ -8,18 +8,18 @@ from typing import Any
 
 import click
 
-from chatlm.chat.replay import differences
-from chatlm.cli.chats import called, complete_chat, open_store
-from chatlm.cli.chats_replay import marked
+from chatlm.chat.replay import diff_words
+from chatlm.cli.chats import complete_chat, format_title, open_store
+from chatlm.cli.chats_replay import format_diff_part
 from chatlm.store import export
-from chatlm.store.export import title_of
-from chatlm.store.queries import Summary, Trashed
-from chatlm.store.rows import ProvenanceOf, TracesOf
-from chatlm.store.search import Hit
+from chatlm.store.export import display_title
+from chatlm.store.queries import ChatListEntry, TrashEntry
+from chatlm.store.rows import ProvenanceLookup, TraceLookup
+from chatlm.store.search import ChatSearchHit
 from chatlm.store.store import Store
-from chatlm.text import dump_json, one_line, visible
-from chatlm.types.messages import Conversation, Reply, Standing, Turn
-from chatlm.types.provenance import Call, Change, Provenance, Trace, duration
+from chatlm.text import dump_json, escape_controls, one_line
+from chatlm.types.messages import ContextPolicy, Conversation, Reply, Turn
+from chatlm.types.provenance import Call, Change, Provenance, Trace, format_duration
 
 
 @click.command("list")
@@ -36,7 +36,7 @@ def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
     if as_json:
         click.echo(dump_json([chat.to_dict() for chat in chats]))
     elif chats:
-        _print_table("DELETED" if deleted else "CHANGED", [_row(chat) for chat in chats])
+        _print_table("DELETED" if deleted else "CHANGED", [_chat_row(chat) for chat in chats])
         if deleted:
             click.echo("Bring one back: chatlm chats restore ID", err=True)
     else:
@@ -44,10 +44,10 @@ def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
         click.echo("No deleted chat can be restored." if deleted else nothing, err=True)
 
 
-def _row(chat: Summary | Trashed) -> tuple[str, str, str, str]:
+def _chat_row(chat: ChatListEntry | TrashEntry) -> tuple[str, str, str, str]:
     """Id, time, turns, title."""
-    title = called(chat.title)
-    if isinstance(chat, Summary):
+    title = format_title(chat.title)
+    if isinstance(chat, ChatListEntry):
         time = chat.updated
         title += "  [pinned]" * chat.pinned + "  [unfinished]" * chat.unfinished
     else:
@@ -75,19 +75,19 @@ def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
     with open_store() as store:
         chat = store.conversation(chat_id)
         if traced:
-            _show_trace(chat, store, as_json)
+            _print_trace(chat, store, as_json)
             return
         if as_json:
-            everything = export.to_dict(
+            everything = export.conversation_to_dict(
                 chat, store.passages, store.annotations, store.provenance, store.traces
             )
             click.echo(dump_json(everything))
             return
         if detailed:
-            for line in details(chat, store.provenance):
-                click.echo(visible(line))
+            for line in detail_lines(chat, store.provenance):
+                click.echo(escape_controls(line))
             return
-    text = visible(export.to_markdown(chat))
+    text = escape_controls(export.to_markdown(chat))
     if not sys.stdout.isatty():
         click.echo(text, nl=False)
         return
@@ -97,14 +97,16 @@ def show(chat_id: int, detailed: bool, traced: bool, as_json: bool) -> None:
     markdown = Markdown(text, hyperlinks=False)
     for token in markdown.parsed:
         for child in token.children or ():
-            child.content = visible(child.content)  # Markdown reads &#x202e; as the character
+            child.content = escape_controls(
+                child.content
+            )  # Markdown reads &#x202e; as the character
     Console().print(markdown)
 
 
-def _show_trace(chat: Conversation, store: Store, as_json: bool) -> None:
+def _print_trace(chat: Conversation, store: Store, as_json: bool) -> None:
 
     if as_json:
-        click.echo(dump_json(trace_values(chat, store.traces)))
+        click.echo(dump_json(trace_to_dicts(chat, store.traces)))
         return
     for line in trace_lines(chat, store.traces):
         click.echo(line)
@@ -133,42 +135,44 @@ def search(words: tuple[str, ...], limit: int, as_json: bool) -> None:
     shown = None
     for hit in hits:
         if hit.conversation_id != shown:
-            title = click.style(called(hit.title), bold=True) if hit.role else _highlighted(hit)
+            title = (
+                click.style(format_title(hit.title), bold=True) if hit.role else _highlight_hit(hit)
+            )
             click.echo(click.style(f"{hit.conversation_id}  ", bold=True) + title)
         if hit.role:
-            click.echo(f"    {hit.role}: {_highlighted(hit)}")
+            click.echo(f"    {hit.role}: {_highlight_hit(hit)}")
         shown = hit.conversation_id
 
 
-def _highlighted(hit: Hit) -> str:
+def _highlight_hit(hit: ChatSearchHit) -> str:
     pieces, end = [], 0
     for left, right in hit.spans:
-        pieces.append(visible(hit.snippet[end:left]))
-        pieces.append(click.style(visible(hit.snippet[left:right]), fg="yellow", bold=True))
+        pieces.append(escape_controls(hit.snippet[end:left]))
+        pieces.append(click.style(escape_controls(hit.snippet[left:right]), fg="yellow", bold=True))
         end = right
-    return "".join([*pieces, visible(hit.snippet[end:])])
+    return "".join([*pieces, escape_controls(hit.snippet[end:])])
 
 
-_WIDTH = 72
+_TEXT_WIDTH = 72
 
 
-def details(conversation: Conversation, provenance: ProvenanceOf) -> Iterator[str]:
+def detail_lines(conversation: Conversation, provenance: ProvenanceLookup) -> Iterator[str]:
     """Each turn with all versions of its reply; lines that are not yet `visible`."""
-    yield f"{conversation.id}  {one_line(title_of(conversation), _WIDTH)}"
+    yield f"{conversation.id}  {one_line(display_title(conversation), _TEXT_WIDTH)}"
     for turn in conversation.turns:
-        standing = "" if turn.standing is Standing.AUTO else f"  [{turn.standing}]"
+        standing = "" if turn.standing is ContextPolicy.AUTO else f"  [{turn.standing}]"
         yield ""
-        yield f"Turn {turn.position + 1}: {one_line(turn.words, _WIDTH)}{standing}"
+        yield f"Turn {turn.position + 1}: {one_line(turn.words, _TEXT_WIDTH)}{standing}"
         if not turn.replies:
             yield "  no reply"
         for reply in turn.replies:
             shown = ", shown" if reply is turn.reply and len(turn.replies) > 1 else ""
-            yield f"  Version {reply.version}{shown}: {one_line(reply.text, _WIDTH)}"
-            for name, value in _facts(reply, provenance(reply.id)):
+            yield f"  Version {reply.version}{shown}: {one_line(reply.text, _TEXT_WIDTH)}"
+            for name, value in _reply_facts(reply, provenance(reply.id)):
                 yield f"    {name:<15} {one_line(value, 300)}"
 
 
-def _facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, str]]:
+def _reply_facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, str]]:
     usage = reply.usage
     yield "stopped", reply.stop_reason.replace("_", " ") if reply.stop_reason else "cut off"
     if reply.error:
@@ -202,59 +206,59 @@ def _facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, str]]:
         yield "added", ", ".join(made.added)
 
 
-_NAME, _HOOK = 16, 20
+_NAME_WIDTH, _HOOK_WIDTH = 16, 20
 
 
 _INDENT = " " * 14
 
 
-def trace_lines(conversation: Conversation, traces: TracesOf) -> Iterator[str]:
+def trace_lines(conversation: Conversation, traces: TraceLookup) -> Iterator[str]:
     """Each turn with every call of a plugin; ready for a terminal."""
-    yield f"{conversation.id}  {one_line(title_of(conversation), _WIDTH)}"
+    yield f"{conversation.id}  {one_line(display_title(conversation), _TEXT_WIDTH)}"
     for turn in conversation.turns:
         yield ""
-        yield f"Turn {turn.position + 1}: {one_line(turn.words, _WIDTH)}"
+        yield f"Turn {turn.position + 1}: {one_line(turn.words, _TEXT_WIDTH)}"
         found = traces(turn.id)
         if not found:
             yield "  no plugin took part"
         for trace in found:
-            yield f"  {_head(turn, trace)}, {duration(trace.seconds)}"
+            yield f"  {_trace_heading(turn, trace)}, {format_duration(trace.seconds)}"
             for call in trace.calls:
-                yield from _call(call)
+                yield from _call_lines(call)
 
 
-def trace_values(conversation: Conversation, traces: TracesOf) -> list[dict[str, Any]]:
+def trace_to_dicts(conversation: Conversation, traces: TraceLookup) -> list[dict[str, Any]]:
     """The same as plain values, ready for JSON: one object for each message and each reply."""
     return [
-        {"turn": turn.position + 1, "version": _version(turn, trace), **trace.to_dict()}
+        {"turn": turn.position + 1, "version": _version_number(turn, trace), **trace.to_dict()}
         for turn in conversation.turns
         for trace in traces(turn.id)
     ]
 
 
-def _version(turn: Turn, trace: Trace) -> int | None:
+def _version_number(turn: Turn, trace: Trace) -> int | None:
     return next((reply.version for reply in turn.replies if reply.id == trace.reply), None)
 
 
-def _head(turn: Turn, trace: Trace) -> str:
-    version = _version(turn, trace)
+def _trace_heading(turn: Turn, trace: Trace) -> str:
+    version = _version_number(turn, trace)
     return "Message" if version is None else f"Version {version} of the reply"
 
 
-def _call(call: Call) -> Iterator[str]:
-    plugin, hook = one_line(call.plugin, _NAME), one_line(call.hook, _HOOK)
+def _call_lines(call: Call) -> Iterator[str]:
+    plugin, hook = one_line(call.plugin, _NAME_WIDTH), one_line(call.hook, _HOOK_WIDTH)
     said = one_line(call.said, 300) or ("" if call.error or call.changes else "nothing")
-    row = f"    {duration(call.seconds):>8}  {plugin:<{_NAME}}  {hook:<{_HOOK}}  {said}"
+    row = f"    {format_duration(call.seconds):>8}  {plugin:<{_NAME_WIDTH}}  {hook:<{_HOOK_WIDTH}}  {said}"
     yield row.rstrip()
     if call.error:
         yield _INDENT + click.style(f"failed: {one_line(call.error, 300)}", fg="red")
     for change in call.changes:
-        yield from _change(change)
+        yield from _change_lines(change)
 
 
-def _change(change: Change) -> Iterator[str]:
-    pieces = "".join(marked(piece) for piece in differences(change.before, change.after))
+def _change_lines(change: Change) -> Iterator[str]:
+    pieces = "".join(format_diff_part(piece) for piece in diff_words(change.before, change.after))
     head, *others = pieces.split("\n")
-    yield f"{_INDENT}{visible(change.what)}: {head}"
+    yield f"{_INDENT}{escape_controls(change.what)}: {head}"
     for line in others:
         yield f"{_INDENT}  {line}"

@@ -15,7 +15,7 @@ import click
 
 from chatlm.config import paths
 from chatlm.errors import ChatlmError, ConfigError
-from chatlm.text import one_line, visible
+from chatlm.text import escape_controls, one_line
 
 
 class LazyGroup(click.Group):
@@ -122,7 +122,7 @@ class RootGroup(LazyGroup):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._known: dict[str, Known] | None = None
+        self._known: dict[str, PluginCommand] | None = None
         self._loaded: dict[str, click.Command | None] = {}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -161,21 +161,21 @@ class RootGroup(LazyGroup):
             name = ctx.invoked_subcommand or ""
             if name not in self._loaded:
                 raise
-            raise _broken(self._from_plugins(ctx)[name].plugin, name, error) from error
+            raise _command_error(self._from_plugins(ctx)[name].plugin, name, error) from error
 
-    def _from_plugins(self, ctx: click.Context) -> dict[str, Known]:
+    def _from_plugins(self, ctx: click.Context) -> dict[str, PluginCommand]:
         if self._known is None:
-            self._known = read()
+            self._known = read_command_cache()
         if self._known is None:
             before = set(sys.modules)
             groups, whole = self._ask(ctx, None)
             self._known = {
-                name: Known(plugin, meaning)
+                name: PluginCommand(plugin, meaning)
                 for plugin, group in groups.items()
                 for name, meaning in group.short_helps().items()
             }
             if whole:
-                write(self._known, set(sys.modules) - before)
+                write_command_cache(self._known, set(sys.modules) - before)
         return self._known
 
     def _load(self, ctx: click.Context, name: str) -> click.Command | None:
@@ -186,7 +186,7 @@ class RootGroup(LazyGroup):
         try:
             return groups[plugin].get_command(ctx, name)
         except Exception as error:
-            raise _broken(plugin, name, error) from error
+            raise _command_error(plugin, name, error) from error
 
     def _ask(self, ctx: click.Context, only: str | None) -> tuple[dict[str, PluginGroup], bool]:
         """Load one plugin, or all, and let each add its commands.
@@ -196,16 +196,16 @@ class RootGroup(LazyGroup):
         """
         from chatlm.config import config, logs
         from chatlm.plugin_host.host import PluginHost
-        from chatlm.plugin_host.lifecycle import load_all
+        from chatlm.plugin_host.lifecycle import load_plugins
 
-        logs.setup()
+        logs.setup_logging()
         try:
             settings = config.load()
         except ConfigError as error:
-            _tell(ctx, f"{error.message} Commands of plugins are left out. {error.hint}")
+            _warn(ctx, f"{error.message} Commands of plugins are left out. {error.hint}")
             return {}, False
         host = PluginHost()
-        load_all(host, settings, None if only is None else [only])
+        load_plugins(host, settings, None if only is None else [only])
         taken = dict.fromkeys(super().short_helps(), "chatlm")
         groups: dict[str, PluginGroup] = {}
 
@@ -219,11 +219,11 @@ class RootGroup(LazyGroup):
             added[plugin] = groups[plugin]
         faults = host.take_faults()
         for fault in faults:
-            _tell(ctx, str(fault))
+            _warn(ctx, str(fault))
         return added, not faults
 
 
-def _broken(plugin: str, command: str, error: Exception) -> ChatlmError:
+def _command_error(plugin: str, command: str, error: Exception) -> ChatlmError:
     import logging
 
     logging.getLogger(__name__).error("plugin %s failed in %s", plugin, command, exc_info=error)
@@ -234,14 +234,14 @@ def _broken(plugin: str, command: str, error: Exception) -> ChatlmError:
     )
 
 
-def _tell(ctx: click.Context, text: str) -> None:
+def _warn(ctx: click.Context, text: str) -> None:
     """One line on stderr; none while a shell completes a command."""
     if not ctx.resilient_parsing:
-        click.echo(visible(text), err=True)
+        click.echo(escape_controls(text), err=True)
 
 
 @dataclass(frozen=True)
-class Known:
+class PluginCommand:
     """A plugin's command as the list shows it."""
 
     plugin: str
@@ -255,7 +255,7 @@ class Known:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Known:
+    def from_dict(cls, values: Mapping[str, Any]) -> PluginCommand:
         """Read back what `to_dict` made.
 
         Raises:
@@ -267,18 +267,18 @@ class Known:
         )
 
 
-def read() -> dict[str, Known] | None:
+def read_command_cache() -> dict[str, PluginCommand] | None:
     """The commands by name, as they were kept; None when anything changed since."""
     try:
-        kept = json.loads(_file().read_text(encoding="utf-8"))
-        if kept["now"] != _state(kept["files"]):
+        kept = json.loads(_cache_file().read_text(encoding="utf-8"))
+        if kept["now"] != _file_stamps(kept["files"]):
             return None
-        return {name: Known.from_dict(values) for name, values in kept["commands"].items()}
+        return {name: PluginCommand.from_dict(values) for name, values in kept["commands"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def write(commands: Mapping[str, Known], modules: Iterable[str]) -> None:
+def write_command_cache(commands: Mapping[str, PluginCommand], modules: Iterable[str]) -> None:
     """Keep the commands for the next start; a folder that cannot be written goes without.
 
     Args:
@@ -290,28 +290,28 @@ def write(commands: Mapping[str, Known], modules: Iterable[str]) -> None:
     found = (getattr(sys.modules.get(name), "__file__", None) for name in modules)
     files = sorted({file for file in found if isinstance(file, str)})
     kept = {
-        "now": _state(files),
+        "now": _file_stamps(files),
         "files": files,
         "commands": {name: known.to_dict() for name, known in commands.items()},
     }
     with suppress(OSError):
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(_file(), [json.dumps(kept)])
+        _cache_file().parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(_cache_file(), [json.dumps(kept)])
 
 
-def _file() -> Path:
+def _cache_file() -> Path:
     return paths.data_dir() / "plugin-commands.json"
 
 
-def _state(files: list[str]) -> dict[str, Any]:
+def _file_stamps(files: list[str]) -> dict[str, Any]:
     """What tells that a plugin came, went, changed or was switched, without opening a file."""
-    watched = [__file__, str(paths.config_file()), str(paths.user_plugins()), *files, *sys.path]
+    watched = [__file__, str(paths.config_file()), str(paths.user_plugins_dir()), *files, *sys.path]
     with suppress(OSError):
-        watched += map(str, paths.user_plugins().iterdir())
-    return {path: _stamp(Path(path)) for path in watched}
+        watched += map(str, paths.user_plugins_dir().iterdir())
+    return {path: _file_stamp(Path(path)) for path in watched}
 
 
-def _stamp(path: Path) -> list[int] | None:
+def _file_stamp(path: Path) -> list[int] | None:
     try:
         at = path.stat()
     except OSError:

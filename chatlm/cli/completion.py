@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-WHERE = {
+SCRIPT_PATHS = {
     "bash": "~/.local/share/bash-completion/completions/chatlm",
     "zsh": '"${fpath[1]}/_chatlm"',
     "fish": "~/.config/fish/completions/chatlm.fish",
@@ -14,7 +14,7 @@ WHERE = {
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(list(WHERE)))
+@click.argument("shell", type=click.Choice(list(SCRIPT_PATHS)))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Print a script for completion with Tab.
@@ -26,5 +26,5 @@ def completion(context: click.Context, shell: str) -> None:
     if maker is None:
         raise click.UsageError(f"click has no completion for {shell}.")
     click.echo(maker(root.command, {}, "chatlm", "_CHATLM_COMPLETE").source())
-    click.echo(f"Keep it: chatlm completion {shell} > {WHERE[shell]}", err=True)
+    click.echo(f"Keep it: chatlm completion {shell} > {SCRIPT_PATHS[shell]}", err=True)
     click.echo("Then open a new terminal and try: chatlm ch<Tab>", err=True)

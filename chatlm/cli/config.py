@@ -9,25 +9,27 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from chatlm.cli.options import check_name
+from chatlm.cli.options import check_plugin_name
 from chatlm.config import config, paths
 from chatlm.config.config import Setting
 from chatlm.config.paths import write_atomically
-from chatlm.config.schema import KEYS
+from chatlm.config.schema import KEY_HELP
 from chatlm.errors import ConfigError
 from chatlm.plugin_host import settings
 from chatlm.plugin_host.host import PluginHost
-from chatlm.plugin_host.lifecycle import load_all
-from chatlm.text import dump_json, one_line, visible
+from chatlm.plugin_host.lifecycle import load_plugins
+from chatlm.text import dump_json, escape_controls, one_line
 
-NEW_FILE = "# Settings of chatlm. Every key, and what holds now: chatlm config show\n"
+NEW_FILE_HEADER = "# Settings of chatlm. Every key, and what holds now: chatlm config show\n"
 
 
 def _complete_key(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
     return [
-        CompletionItem(key, help=meaning) for key, meaning in KEYS.items() if key.startswith(start)
+        CompletionItem(key, help=meaning)
+        for key, meaning in KEY_HELP.items()
+        if key.startswith(start)
     ]
 
 
@@ -56,12 +58,12 @@ def show(as_json: bool) -> None:
     Example: chatlm config show
     """
 
-    settings = with_plugins(config.effective())
+    settings = with_plugin_settings(config.effective_settings())
     if as_json:
-        click.echo(dump_json([_as_table(setting) for setting in settings]))
+        click.echo(dump_json([_to_dict(setting) for setting in settings]))
         return
     rows = [("KEY", "VALUE", "FROM")]
-    rows += [(setting.key, _shown(setting.value), setting.source) for setting in settings]
+    rows += [(setting.key, _format_value(setting.value), setting.source) for setting in settings]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for key, value, source in rows:
         click.echo(f"{one_line(key, 60):<{widths[0]}}  {value:<{widths[1]}}  {source}")
@@ -80,7 +82,7 @@ def set_value(key: str, value: str) -> None:
         set_plugin_setting(plugin, name, value)
         return
     config.set_value(key, value)
-    if variable := config.overridden_by(key):
+    if variable := config.overriding_env_var(key):
         click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)
 
 
@@ -105,7 +107,7 @@ def edit() -> None:
     if not file.exists():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, [NEW_FILE])
+            write_atomically(file, [NEW_FILE_HEADER])
         except OSError as error:
             raise ConfigError(
                 f"{file} cannot be made: {error.strerror}.",
@@ -115,36 +117,38 @@ def edit() -> None:
     config.load()
 
 
-def _as_table(setting: config.Setting) -> dict[str, Any]:
-    return setting.to_dict() | {"value": _plain(setting.value)}
+def _to_dict(setting: config.Setting) -> dict[str, Any]:
+    return setting.to_dict() | {"value": _to_json_value(setting.value)}
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     """A value of a TOML file or of a plugin as JSON has it; dates and paths become text."""
     return json.loads(json.dumps(value, default=str))
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None or value in ("", (), []):
         return "-"
-    text = value if isinstance(value, str) else json.dumps(_plain(value), ensure_ascii=False)
+    text = (
+        value if isinstance(value, str) else json.dumps(_to_json_value(value), ensure_ascii=False)
+    )
     return one_line(text, 60)
 
 
-def with_plugins(listed: list[Setting]) -> list[Setting]:
+def with_plugin_settings(listed: list[Setting]) -> list[Setting]:
     """The settings with those that the plugins declare in place of what the file says of them.
 
     Where a plugin's section is wrong, the line on stderr says so and the file's values stay.
     """
     now = config.load()
-    host = _loaded(now)
+    host = _load_plugins(now)
     for name in host.names:
         if (kind := host.settings_class(name)) is None:
             continue
         try:
-            rows = settings.rows(name, kind, now.plugins.get(name, {}))
+            rows = settings.list_settings(name, kind, now.plugins.get(name, {}))
         except ConfigError as error:
-            click.echo(visible(f"{error.message} {error.hint}"), err=True)
+            click.echo(escape_controls(f"{error.message} {error.hint}"), err=True)
             continue
         listed = [row for row in listed if not row.key.startswith(f"plugins.{name}.")] + rows
     return listed
@@ -157,21 +161,21 @@ def set_plugin_setting(name: str, key: str, text: str) -> None:
         UsageError: there is no such plugin.
         ConfigError: it has no such setting, or the value is wrong, or the file cannot be written.
     """
-    check_name(name)
+    check_plugin_name(name)
     now = config.load()
-    kind = _loaded(now, name).settings_class(name)
+    kind = _load_plugins(now, name).settings_class(name)
     if kind is None:
         config.set_value(f"plugins.{name}.{key}", text)
         return
     settings.save_setting(name, kind, key, text)
-    variable = settings.variable_of(name, key)
+    variable = settings.environment_variable(name, key)
     if os.environ.get(variable):
         click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)
 
 
-def _loaded(now: config.Config, name: str | None = None) -> PluginHost:
+def _load_plugins(now: config.Config, name: str | None = None) -> PluginHost:
     host = PluginHost()
-    load_all(host, now, None if name is None else [name])
+    load_plugins(host, now, None if name is None else [name])
     for fault in host.take_faults():
-        click.echo(visible(str(fault)), err=True)
+        click.echo(escape_controls(str(fault)), err=True)
     return host

@@ -10,7 +10,7 @@ import click
 
 from chatlm.config import logs as logging_setup
 from chatlm.config import paths
-from chatlm.text import visible
+from chatlm.text import escape_controls
 
 POLL_SECONDS = 0.2
 
@@ -37,25 +37,25 @@ def logs(lines: int, follow: bool, only_path: bool) -> None:
     if only_path:
         click.echo(newest)
         return
-    kept = b"".join(_read(file) for file in _files(newest)).splitlines()
+    kept = b"".join(_read(file) for file in _log_files(newest)).splitlines()
     if not kept and not follow:
         click.echo(f"The log is empty: {newest}", err=True)
     for line in kept[len(kept) - min(lines, len(kept)) :]:
-        click.echo(_shown(line))
+        click.echo(_printable(line))
     if follow:
-        for piece in _grown(newest):
-            click.echo(_shown(piece), nl=False)
+        for piece in _follow(newest):
+            click.echo(_printable(piece), nl=False)
 
 
-def _files(newest: Path) -> Iterator[Path]:
+def _log_files(newest: Path) -> Iterator[Path]:
     """The log's files, oldest first."""
-    for number in range(logging_setup.OLD_FILES, 0, -1):
+    for number in range(logging_setup.BACKUP_COUNT, 0, -1):
         yield newest.with_name(f"{newest.name}.{number}")
     yield newest
 
 
-def _shown(text: bytes) -> str:
-    return visible(text.decode("utf-8", "replace"))
+def _printable(text: bytes) -> str:
+    return escape_controls(text.decode("utf-8", "replace"))
 
 
 def _read(file: Path, start: int = 0) -> bytes:
@@ -67,7 +67,7 @@ def _read(file: Path, start: int = 0) -> bytes:
         return b""
 
 
-def _grown(file: Path) -> Iterator[bytes]:
+def _follow(file: Path) -> Iterator[bytes]:
     """The whole lines added to the file from now on, also when it is begun anew."""
     end = len(_read(file))
     while True:

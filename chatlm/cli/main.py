@@ -12,11 +12,11 @@ from typing import Any
 import click
 
 from chatlm.cli.command_groups import RootGroup
-from chatlm.cli.options import plugin_options, with_plugins
+from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.text import visible
+from chatlm.text import escape_controls
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
 
@@ -91,7 +91,7 @@ def cli(
     """
     from chatlm.config import logs
 
-    logs.setup()
+    logs.setup_logging()
     given = {"--incognito": incognito, "--chat": chat_id is not None, "--model": model is not None}
     given |= {"--safe-mode": safe_mode, "--without": bool(without)}
     if context.invoked_subcommand is not None:
@@ -104,15 +104,15 @@ def cli(
         return
     if incognito and chat_id is not None:
         raise UsageError("A saved chat cannot be opened incognito.", hint="Leave one of both out.")
-    _need_terminal()
+    _require_terminal()
     from chatlm import tui
     from chatlm.config import config
 
-    settings = with_plugins(config.load(model=model), safe_mode=safe_mode, without=without)
+    settings = apply_plugin_options(config.load(model=model), safe_mode=safe_mode, without=without)
     tui.run(settings, incognito=incognito, conversation_id=chat_id)
 
 
-def _need_terminal() -> None:
+def _require_terminal() -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(
             "The chat screen needs a terminal.",
@@ -126,50 +126,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None takes the process's own.
     """
-    _prepare_streams()
+    _configure_streams()
     try:
         code = cli.main(arguments, prog_name="chatlm", standalone_mode=False)
     except ChatlmError as error:
-        _tell(f"Error: {error.message}", error.hint)
+        _print_to_stderr(f"Error: {error.message}", error.hint)
         return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except click.Abort as error:
         if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
-            return INTERRUPTED
-        _tell("Nothing was changed.")
+            return EXIT_INTERRUPTED
+        _print_to_stderr("Nothing was changed.")
         return 1
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except Exception as error:
-        return _unforeseen(error)
+        return _report_unexpected_error(error)
     return code if isinstance(code, int) else 0
 
 
-def _unforeseen(error: Exception) -> int:
+def _report_unexpected_error(error: Exception) -> int:
     from chatlm.config import logs, paths
 
-    logs.setup()
+    logs.setup_logging()
     log.error("unforeseen", exc_info=error)
     if os.environ.get("CHATLM_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
-    _tell(
+    _print_to_stderr(
         f"Error: chatlm failed ({type(error).__name__}); the details are in {paths.log_file()}.",
         "Read them: chatlm logs",
     )
     return 1
 
 
-def _tell(*lines: str) -> None:
+def _print_to_stderr(*lines: str) -> None:
     for line in lines:
         if line:
-            click.echo(visible(line), err=True)
+            click.echo(escape_controls(line), err=True)
 
 
-def _prepare_streams() -> None:
+def _configure_streams() -> None:
     """Let no character stop the output: UTF-8 into pipes and files, `?` on a poorer terminal."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -39,9 +39,9 @@ def list_models(as_json: bool) -> None:
 
     Example: chatlm models list --json
     """
-    known = installed.known()
+    known = installed.list_known_models()
     if as_json:
-        click.echo(dump_json([_as_table(details) for details in known]))
+        click.echo(dump_json([_to_dict(details) for details in known]))
         return
     rows = [("NAME", "KIND", "HERE", "SIZE", "SOURCE", "DESCRIPTION")]
     rows += [
@@ -71,7 +71,7 @@ def pull(name: str, force: bool) -> None:
     Example: chatlm models pull smollm2-135m-instruct
     """
     with progress_bars() as progress:
-        location = pull_module.pull(name, progress, force=force)
+        location = pull_module.pull_model(name, progress, force=force)
     click.echo(f"{location.name} is ready in {location.folder}")
 
 
@@ -83,9 +83,9 @@ def show(name: str, as_json: bool) -> None:
 
     Example: chatlm models show smollm2-135m-instruct
     """
-    details = installed.show(name)
+    details = installed.describe_model(name)
     if as_json:
-        click.echo(dump_json(_as_table(details)))
+        click.echo(dump_json(_to_dict(details)))
         return
     lines = {
         "Name": details.name,
@@ -115,7 +115,7 @@ def remove(name: str, yes: bool) -> None:
     """
     if not yes:
         click.confirm(f"Delete {one_line(name, 200)} from this machine?", abort=True, err=True)
-    freed = installed.remove(name)
+    freed = installed.remove_model(name)
     click.echo(f"Removed {one_line(name, 200)}; {human_bytes(freed)} are free again.")
 
 
@@ -130,7 +130,7 @@ def verify(name: str | None) -> None:
     damaged = 0
     for each in names:
         with progress_bars() as progress:
-            problems = installed.verify(each, progress)
+            problems = installed.verify_model(each, progress)
         if not problems:
             click.echo(f"{each}: good")
             continue
@@ -145,5 +145,5 @@ def verify(name: str | None) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _as_table(details: installed.ModelDetails) -> dict[str, Any]:
+def _to_dict(details: installed.ModelDetails) -> dict[str, Any]:
     return details.to_dict()

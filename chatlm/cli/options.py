@@ -22,11 +22,11 @@ def complete_plugin(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
     """The plugins' names that begin so."""
-    from chatlm.plugin_host.discovery import find
+    from chatlm.plugin_host.discovery import find_plugins
 
     return [
         CompletionItem(found.name, help=found.source)
-        for found in find()
+        for found in find_plugins()
         if found.name.startswith(start)
     ]
 
@@ -43,14 +43,14 @@ def plugin_options(command: F) -> F:
     return click.option("--safe-mode", is_flag=True, help="Load no plugins at all.")(command)
 
 
-def with_plugins(settings: Config, *, safe_mode: bool, without: Sequence[str]) -> Config:
+def apply_plugin_options(settings: Config, *, safe_mode: bool, without: Sequence[str]) -> Config:
     """The settings for a run that does without some plugins.
 
     Raises:
         UsageError: there is no plugin of that name.
     """
     for name in without:
-        check_name(name)
+        check_plugin_name(name)
     return dataclasses.replace(
         settings,
         safe_mode=safe_mode,
@@ -58,7 +58,7 @@ def with_plugins(settings: Config, *, safe_mode: bool, without: Sequence[str]) -
     )
 
 
-def check_name(name: str) -> None:
+def check_plugin_name(name: str) -> None:
     """See that a plugin is here, whether it can be loaded or not.
 
     Raises:
@@ -66,9 +66,9 @@ def check_name(name: str) -> None:
     """
     from difflib import get_close_matches
 
-    from chatlm.plugin_host.discovery import find
+    from chatlm.plugin_host.discovery import find_plugins
 
-    names = [found.name for found in find()]
+    names = [found.name for found in find_plugins()]
     if name not in names:
         near = get_close_matches(name, names, 1)
         raise UsageError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.errors import UsageError
-from chatlm.plugin_host.discovery import find
+from chatlm.plugin_host.discovery import find_plugins
 
 IMPORT_SECONDS = 0.5
 """How long a plugin may take to be imported, chatlm itself left aside."""
@@ -21,7 +21,7 @@ IMPORT_SECONDS = 0.5
 CALL_SECONDS = 5.0
 """How long one hook may take with a short message."""
 
-WHOLE_SECONDS = 60.0
+TOTAL_SECONDS = 60.0
 """After this the plugin's process is ended."""
 
 
@@ -55,7 +55,7 @@ class Finding:
         )
 
 
-def check(target: str) -> list[Finding]:
+def check_plugin(target: str) -> list[Finding]:
     """Try a plugin; nothing it does reaches this process or the person's data.
 
     Args:
@@ -66,19 +66,19 @@ def check(target: str) -> list[Finding]:
     """
     with tempfile.TemporaryDirectory(prefix="chatlm-check-") as home:
         child = subprocess.Popen(
-            [sys.executable, "-m", "chatlm.cli.plugin_check_child", *_resolved(target)],
+            [sys.executable, "-m", "chatlm.cli.plugin_check_child", *_resolve_target(target)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "CHATLM_HOME": home},
         )
         try:
-            out, _ = child.communicate(timeout=WHOLE_SECONDS)
+            out, _ = child.communicate(timeout=TOTAL_SECONDS)
             ending = f"it ended the process, with code {child.returncode}"
         except subprocess.TimeoutExpired:
             child.kill()
             out, _ = child.communicate()
-            ending = f"it did not come back within {WHOLE_SECONDS:g} s"
+            ending = f"it did not come back within {TOTAL_SECONDS:g} s"
     lines = [json.loads(line) for line in out.decode("utf-8", "replace").splitlines()]
     findings = [Finding.from_dict(line) for line in lines if "good" in line]
     if not lines or lines[-1] != {"done": True}:
@@ -87,14 +87,14 @@ def check(target: str) -> list[Finding]:
     return findings
 
 
-def _resolved(target: str) -> list[str]:
+def _resolve_target(target: str) -> list[str]:
     """How the process is told: kind and value, a folder to import from after them if need be."""
     path = Path(target)
     if path.is_file() and path.suffix == ".py":
         return ["file", str(path.resolve())]
     if (path / "pyproject.toml").is_file():
         return ["project", str(path.resolve())]
-    for found in find():
+    for found in find_plugins():
         if found.name == target and not found.problem:
             return ["file", found.source] if found.entry is None else ["name", target]
     raise UsageError(

@@ -20,7 +20,7 @@ from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ChatlmError
 from chatlm.plugin_host import hook_table, hookspecs
-from chatlm.plugin_host.discovery import GROUP, Found, find
+from chatlm.plugin_host.discovery import ENTRY_POINT_GROUP, PluginSource, find_plugins
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
@@ -33,14 +33,14 @@ _CHAT = Conversation(1, "A chat", turns=(_TURN,))
 _PASSAGES = (Passage("A turn is a message and its answer.", "words.md", 0.9),)
 
 
-class _Broken:
+class _RaisingValue:
     """Raises whatever is done with it."""
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError("chatlm plugins check gave this on purpose")
 
 
-class _Group:
+class _StandInGroup:
     """Takes commands, so that nothing of the command line is imported for it."""
 
     def add_command(self, cmd: Any, name: str | None = None) -> None:
@@ -51,13 +51,13 @@ class _Group:
             raise ValueError(f"{where} is not module:attribute")
 
 
-def _say(**line: Any) -> None:
+def _write_line(**line: Any) -> None:
     _OUT.write(json.dumps(line) + "\n")
     _OUT.flush()
 
 
-def _tell(what: str, problem: str, fine: str) -> bool:
-    _say(what=what, good=not problem, text=problem or fine)
+def _report(what: str, problem: str, fine: str) -> bool:
+    _write_line(what=what, good=not problem, text=problem or fine)
     return not problem
 
 
@@ -68,61 +68,63 @@ def main(kind: str, target: str) -> None:
         kind: `file`, `project` or `name`.
         target: the path or name.
     """
-    found = _found(kind, target)
+    found = _find_plugin(kind, target)
     host = PluginHost(slow_after=CALL_SECONDS)
-    _say(begin="import")
+    _write_line(begin="import")
     started = time.perf_counter()
     here = host.load(found)
     seconds = time.perf_counter() - started
     faults = host.take_faults()
     late = f"it took {seconds:.2f} s of {IMPORT_SECONDS:g} s" if seconds > IMPORT_SECONDS else ""
     before = [fault for fault in faults if fault.hook == "import"]
-    _tell("import", before[0].error if before else late, f"{seconds * 1000:.0f} ms")
+    _report("import", before[0].error if before else late, f"{seconds * 1000:.0f} ms")
     if not here:
         rest = [fault for fault in faults if fault.hook != "import"]
         for fault in rest:
-            _tell(fault.hook, fault.error, "")
+            _report(fault.hook, fault.error, "")
         return
     hooks = host.hooks_of(found.name)
-    _tell("registration", "", f"hooks: {', '.join(hooks)}")
+    _report("registration", "", f"hooks: {', '.join(hooks)}")
     own = host.settings(found.name, {})
     wrong = host.take_faults()
     kind_of = host.settings_class(found.name)
     named = ", ".join(kind_of.__dataclass_fields__) if kind_of else "it has none"  # type: ignore[attr-defined]
-    if not _tell("settings", wrong[0].error if wrong else "", named):
+    if not _report("settings", wrong[0].error if wrong else "", named):
         return
-    calls = _calls(host, own)
+    calls = _hook_calls(host, own)
     for hook in (hook for hook in calls if hook in hooks):
-        _try(host, hook, *calls[hook])
+        _try_hook(host, hook, *calls[hook])
 
 
-def _try(host: PluginHost, hook: str, good: Callable[[], Any], bad: Callable[[], Any]) -> None:
+def _try_hook(host: PluginHost, hook: str, good: Callable[[], Any], bad: Callable[[], Any]) -> None:
     """Call a hook as a chat does, then with what makes it raise, then as a chat does again."""
-    _say(begin=hook)
+    _write_line(begin=hook)
     for call, say in ((good, True), (bad, False), (good, True)):
-        if not _in_time(call):
-            _tell(hook, f"it did not come back within {CALL_SECONDS:g} s", "")
-            _say(done=True)
+        if not _finishes_in_time(call):
+            _report(hook, f"it did not come back within {CALL_SECONDS:g} s", "")
+            _write_line(done=True)
             os._exit(0)  # nothing else ends the thread it hangs in
         faults = host.take_faults()
         if faults and say:
-            _tell(hook, faults[0].error, "")
+            _report(hook, faults[0].error, "")
             return
-    _tell(hook, "", "answers, and does so after a failure too")
+    _report(hook, "", "answers, and does so after a failure too")
 
 
-def _in_time(call: Callable[[], Any]) -> bool:
+def _finishes_in_time(call: Callable[[], Any]) -> bool:
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(CALL_SECONDS)
     return not thread.is_alive()
 
 
-def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+def _hook_calls(
+    host: PluginHost, own: Any
+) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     """For each hook a call that a chat could make, and one with arguments that raise."""
-    engine, broken = ScriptedEngine("Good."), _Broken()
+    engine, broken = ScriptedEngine("Good."), _RaisingValue()
     request = Request((_MESSAGE,))
-    context = hookspecs.Context(Config(), paths.data_dir(), own)
+    context = hookspecs.PluginContext(Config(), paths.data_dir(), own)
     asked = {"conversation": _CHAT, "message": _MESSAGE}
     not_asked = {"conversation": broken, "message": broken}
     message, no_message = asked | {"passages": _PASSAGES}, not_asked | {"passages": broken}
@@ -147,14 +149,14 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
 
     def described(conversation: Any, text: Any) -> Callable[[], Any]:
         asked = {"conversation": conversation, "text": text}
-        return lambda: host.merge("describe_text", hook_table.facts, **asked)
+        return lambda: host.merge("describe_text", hook_table.text_mapping, **asked)
 
     def adapter(name: Any, model: Any) -> Callable[[], Any]:
         asked = {"name": name, "model": model}
-        return lambda: host.first("find_adapter", None, hook_table.folder_or_refusal, **asked)
+        return lambda: host.first("find_adapter", None, hook_table.folder_or_error, **asked)
 
     def built(arguments: dict[str, Any]) -> Callable[[], Any]:
-        return lambda: host.first("build_messages", None, hook_table.messages, **arguments)
+        return lambda: host.first("build_messages", None, hook_table.valid_messages, **arguments)
 
     def each(hook: str, **arguments: Any) -> Callable[[], Any]:
         return lambda: list(host.each(hook, **arguments))
@@ -173,7 +175,7 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
     return {
         "startup": (each("startup", context=context), each("startup", context=broken)),
         "register_commands": (
-            each("register_commands", cli=_Group()),
+            each("register_commands", cli=_StandInGroup()),
             each("register_commands", cli=broken),
         ),
         "register_engines": (
@@ -206,23 +208,23 @@ def _calls(host: PluginHost, own: Any) -> dict[str, tuple[Callable[[], Any], Cal
     }
 
 
-def _found(kind: str, target: str) -> Found:
+def _find_plugin(kind: str, target: str) -> PluginSource:
     if kind == "file":
-        return Found(Path(target).stem, target)
+        return PluginSource(Path(target).stem, target)
     if kind == "name":
-        return next(found for found in find() if found.name == target and not found.problem)
-    return _of_project(Path(target))
+        return next(found for found in find_plugins() if found.name == target and not found.problem)
+    return _project_plugin(Path(target))
 
 
-def _of_project(folder: Path) -> Found:
+def _project_plugin(folder: Path) -> PluginSource:
     """The plugin that a project declares, from its source folder, installed or not."""
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-    declared = project.get("project", {}).get("entry-points", {}).get(GROUP, {})
+    declared = project.get("project", {}).get("entry-points", {}).get(ENTRY_POINT_GROUP, {})
     if not declared:
-        raise ChatlmError(f'pyproject.toml has no [project.entry-points."{GROUP}"]')
+        raise ChatlmError(f'pyproject.toml has no [project.entry-points."{ENTRY_POINT_GROUP}"]')
     name, value = next(iter(declared.items()))
     sys.path[:0] = [str(folder), str(folder / "src")]
-    return Found(name, str(folder), entry=EntryPoint(name, value, GROUP))
+    return PluginSource(name, str(folder), entry=EntryPoint(name, value, ENTRY_POINT_GROUP))
 
 
 if __name__ == "__main__":
@@ -231,7 +233,7 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except (ChatlmError, OSError, tomllib.TOMLDecodeError) as error:
-        _tell("project", str(error), "")
-    _say(done=True)
+        _report("project", str(error), "")
+    _write_line(done=True)
     _OUT.flush()
     os._exit(0)  # a plugin's threads and exit handlers must not hold it up

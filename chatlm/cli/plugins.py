@@ -7,12 +7,18 @@ from pathlib import Path
 
 import click
 
-from chatlm.cli.options import check_name, complete_plugin
+from chatlm.cli.options import check_plugin_name, complete_plugin
 from chatlm.config import config, paths
 from chatlm.plugin_host import lifecycle
 from chatlm.plugin_host.host import PluginHost
-from chatlm.plugin_host.lifecycle import Row, load_all, overview, recalled, remember
-from chatlm.text import dump_json, one_line, visible
+from chatlm.plugin_host.lifecycle import (
+    PluginInfo,
+    describe_plugins,
+    load_faults,
+    load_plugins,
+    save_faults,
+)
+from chatlm.text import dump_json, escape_controls, one_line
 
 
 @click.group()
@@ -30,12 +36,12 @@ def list_plugins(as_json: bool) -> None:
 
     Example: chatlm plugins list --json
     """
-    rows = _rows(config.load())
+    rows = _load_rows(config.load())
     if as_json:
         click.echo(dump_json([row.to_dict() for row in rows]))
         return
     if not rows:
-        click.echo(f"No plugins. Put one into {paths.user_plugins()} or begin one:")
+        click.echo(f"No plugins. Put one into {paths.user_plugins_dir()} or begin one:")
         click.echo("chatlm plugins new NAME")
         return
     table = [("NAME", "VERSION", "STATUS", "SOURCE")]
@@ -43,9 +49,9 @@ def list_plugins(as_json: bool) -> None:
     widths = [max(len(line[column]) for line in table) for column in range(3)]
     for line, row in zip(table, [None, *rows], strict=True):
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        click.echo(visible("  ".join([*cells, line[3]])))
+        click.echo(escape_controls("  ".join([*cells, line[3]])))
         if row and row.error:
-            click.echo(visible(f"  {row.error}"))
+            click.echo(escape_controls(f"  {row.error}"))
 
 
 @plugins.command()
@@ -55,7 +61,7 @@ def enable(name: str) -> None:
 
     Example: chatlm plugins enable emotion
     """
-    check_name(name)
+    check_plugin_name(name)
     was_off = lifecycle.enable(name)
     click.echo(f"{name} is on." if was_off else f"{name} was on already.")
 
@@ -67,7 +73,7 @@ def disable(name: str) -> None:
 
     Example: chatlm plugins disable emotion
     """
-    check_name(name)
+    check_plugin_name(name)
     lifecycle.disable(name)
     click.echo(f"{name} is off. On again: chatlm plugins enable {name}")
 
@@ -82,7 +88,7 @@ def check(what: str, as_json: bool) -> None:
 
     Example: chatlm plugins check ./chatlm-demo
     """
-    from chatlm.cli.plugin_check import check as checked
+    from chatlm.cli.plugin_check import check_plugin as checked
 
     findings = checked(what)
     if as_json:
@@ -90,7 +96,7 @@ def check(what: str, as_json: bool) -> None:
     else:
         for finding in findings:
             mark = "ok  " if finding.good else "BAD "
-            click.echo(visible(f"{mark} {finding.what}: {finding.text}"))
+            click.echo(escape_controls(f"{mark} {finding.what}: {finding.text}"))
     if not all(finding.good for finding in findings):
         sys.exit(1)
 
@@ -109,20 +115,20 @@ def new(name: str, into: Path) -> None:
 
     Example: chatlm plugins new demo
     """
-    from chatlm.plugin_host.scaffold import begin
+    from chatlm.plugin_host.scaffold import create_project
 
-    folder = begin(name, into)
-    click.echo(visible(f"{folder} is made. Next:"))
-    click.echo(visible(f"  cd {folder}"))
+    folder = create_project(name, into)
+    click.echo(escape_controls(f"{folder} is made. Next:"))
+    click.echo(escape_controls(f"  cd {folder}"))
     click.echo("  pip install -e . && pytest")
     click.echo(f"  chatlm plugins check {name}")
 
 
-def _rows(settings: config.Config) -> list[Row]:
+def _load_rows(settings: config.Config) -> list[PluginInfo]:
     """Every plugin, each loaded now if it is on; earlier faults are remembered ones."""
     host = PluginHost()
-    load_all(host, settings)
+    load_plugins(host, settings)
     for name in host.names:
         host.settings(name, settings.plugins.get(name, {}))
-    remember(host)
-    return overview(host, settings.disabled_plugins, recalled() | host.last_faults)
+    save_faults(host)
+    return describe_plugins(host, settings.disabled_plugins, load_faults() | host.last_faults)

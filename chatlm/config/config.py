@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.config import paths, toml_file
-from chatlm.config.schema import KEYS, VARIABLES, checked, from_text
+from chatlm.config.schema import ENV_VARS, KEY_HELP, check_value, parse_value
 from chatlm.errors import ConfigError
 from chatlm.types.sampling import Sampling
 
@@ -88,9 +88,9 @@ def load(path: Path | None = None, *, model: str | None = None) -> Config:
     """
     path = path or paths.config_file()
     document = toml_file.read(path)
-    said = _from_file(document, path) | _from_environment()
+    said = _flatten_document(document, path) | _environment_values()
     if model is not None:
-        said["model"] = checked("model", model, "--model")
+        said["model"] = check_value("model", model, "--model")
     return Config(
         model=said.get("model", Config.model),
         system=said.get("system", Config.system),
@@ -113,18 +113,18 @@ load_config = load
 """`load`, by its public name."""
 
 
-def effective(path: Path | None = None) -> list[Setting]:
+def effective_settings(path: Path | None = None) -> list[Setting]:
     """Every setting, its value and where the value comes from; errors as `load`."""
     path = path or paths.config_file()
     config = load(path)
-    in_file = _from_file(toml_file.read(path), path)
-    in_environment = _from_environment()
+    in_file = _flatten_document(toml_file.read(path), path)
+    in_environment = _environment_values()
     values = config.settings()
     settings = []
-    for key, meaning in KEYS.items():
+    for key, meaning in KEY_HELP.items():
         source = "default"
         if key in in_environment:
-            source = f"environment {VARIABLES[key]}"
+            source = f"environment {ENV_VARS[key]}"
         elif key in in_file:
             source = "config.toml"
         settings.append(Setting(key, values[key], source, meaning))
@@ -151,8 +151,8 @@ def set_value(key: str, text: str, path: Path | None = None) -> None:
     Raises:
         ConfigError: the key or value is wrong, or the file is not TOML or cannot be written.
     """
-    value = checked(key, from_text(key, text), "chatlm config set")
-    toml_file.change(path or paths.config_file(), key.split(".", 2), value)
+    value = check_value(key, parse_value(key, text), "chatlm config set")
+    toml_file.set_key(path or paths.config_file(), key.split(".", 2), value)
 
 
 def unset(key: str, path: Path | None = None) -> bool:
@@ -161,16 +161,16 @@ def unset(key: str, path: Path | None = None) -> bool:
     Raises:
         ConfigError: the file is not TOML or cannot be written.
     """
-    return toml_file.remove(path or paths.config_file(), key.split(".", 2))
+    return toml_file.remove_key(path or paths.config_file(), key.split(".", 2))
 
 
-def overridden_by(key: str) -> str:
+def overriding_env_var(key: str) -> str:
     """The environment variable that now wins over the file for this key; empty if none does."""
-    variable = VARIABLES.get(key, "")
+    variable = ENV_VARS.get(key, "")
     return variable if os.environ.get(variable) else ""
 
 
-def _from_file(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _flatten_document(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The document's settings by their full key, checked; plugins' sections are left out."""
     said: dict[str, Any] = {}
     for key, value in document.items():
@@ -187,7 +187,7 @@ def _from_file(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: {key} must be a section, not {value!r}.")
         else:
             said[key] = value
-    return {key: checked(key, value, str(path)) for key, value in said.items()}
+    return {key: check_value(key, value, str(path)) for key, value in said.items()}
 
 
 def _section(said: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -196,9 +196,9 @@ def _section(said: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
-def _from_environment() -> dict[str, Any]:
+def _environment_values() -> dict[str, Any]:
     return {
-        key: checked(key, os.environ[variable], f"environment {variable}")
-        for key, variable in VARIABLES.items()
+        key: check_value(key, os.environ[variable], f"environment {variable}")
+        for key, variable in ENV_VARS.items()
         if os.environ.get(variable)
     }

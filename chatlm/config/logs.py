@@ -7,17 +7,17 @@ import os
 
 from chatlm.config import paths
 
-LOGGER = "chatlm"
+LOGGER_NAME = "chatlm"
 
 
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 
 
-OLD_FILES = 2
+BACKUP_COUNT = 2
 """Files kept beside the newest: `chatlm.log.1`, `chatlm.log.2`."""
 
 
-def setup() -> None:
+def setup_logging() -> None:
     """Let the logger `chatlm` and those below it write to the log file; safe to call again.
 
     A log that cannot be written is done without: nothing is raised or printed. With
@@ -29,7 +29,7 @@ def setup() -> None:
         def handleError(self, record: logging.LogRecord) -> None:
             """A full disk must not disturb the chat or its screen."""
 
-    logger = logging.getLogger(LOGGER)
+    logger = logging.getLogger(LOGGER_NAME)
     if logger.handlers:
         return
     logger.setLevel(logging.DEBUG if os.environ.get("CHATLM_DEBUG") else logging.INFO)
@@ -38,7 +38,7 @@ def setup() -> None:
     try:
         paths.log_file().parent.mkdir(parents=True, exist_ok=True)
         handler = Quiet(
-            paths.log_file(), maxBytes=MOST_BYTES, backupCount=OLD_FILES, encoding="utf-8"
+            paths.log_file(), maxBytes=MAX_BYTES, backupCount=BACKUP_COUNT, encoding="utf-8"
         )
     except OSError:
         handler = logging.NullHandler()

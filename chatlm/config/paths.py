@@ -10,7 +10,7 @@ from pathlib import Path
 
 import platformdirs
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE_DIR = Path(__file__).parents[1]
 
 
 def _home() -> Path | None:
@@ -36,7 +36,7 @@ def log_file() -> Path:
     return (home or Path(platformdirs.user_log_dir("chatlm", appauthor=False))) / "chatlm.log"
 
 
-def database() -> Path:
+def database_file() -> Path:
     """The chats."""
     return data_dir() / "chats.db"
 
@@ -46,18 +46,18 @@ def models_dir() -> Path:
     return data_dir() / "models"
 
 
-def user_plugins() -> Path:
+def user_plugins_dir() -> Path:
     """The person's own loose plugins."""
     return data_dir() / "plugins"
 
 
-def shipped(name: str) -> Path:
+def bundled_dir(name: str) -> Path:
     """A folder that comes with chatlm, such as `prompts`: inside a wheel, else the checkout."""
-    inside = _PACKAGE / name
-    return inside if inside.is_dir() else _PACKAGE.parent / name
+    inside = _PACKAGE_DIR / name
+    return inside if inside.is_dir() else _PACKAGE_DIR.parent / name
 
 
-def expanded(path: str) -> Path:
+def expand_path(path: str) -> Path:
     """The path with `~` and `~NAME` filled in, or as it is where there is no such home."""
     try:
         return Path(path).expanduser()

@@ -13,7 +13,7 @@ from chatlm.types.sampling import RANGES, Sampling
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _KeySpec:
     help: str
     wanted: str
     accepts: Callable[[Any], bool]
@@ -49,63 +49,63 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_name, value))
 
 
-_RULES: dict[str, _Rule] = {
-    "model": _Rule(
+_KEY_SPECS: dict[str, _KeySpec] = {
+    "model": _KeySpec(
         "the model to chat with: a name from `chatlm models list`, a hub id or a path",
         "a name",
         _is_name,
         "CHATLM_MODEL",
     ),
-    "system": _Rule("the system prompt of a new chat", "a text", _is_text),
-    "device": _Rule(
+    "system": _KeySpec("the system prompt of a new chat", "a text", _is_text),
+    "device": _KeySpec(
         "where the model runs",
         "auto, cpu, mps, cuda or cuda:N",
         _is_device,
         "CHATLM_DEVICE",
     ),
-    "dtype": _Rule(
+    "dtype": _KeySpec(
         "the numbers the model computes with",
         *_one_of("auto", "float32", "bfloat16", "float16"),
         "CHATLM_DTYPE",
     ),
-    "quantize": _Rule(
+    "quantize": _KeySpec(
         "load the model's weights smaller, a little less exact", *_one_of("none", "8bit", "4bit")
     ),
-    "fast": _Rule(
+    "fast": _KeySpec(
         "how replies are computed on the CPU: the format of the weights, or the plain way (off)",
         *_one_of("auto", "bf16", "int8", "int4", "off"),
     ),
-    "context": _Rule(
+    "context": _KeySpec(
         "use at most this many tokens of the model's context",
         "a whole number from 64 to 100000000",
         _is_context,
     ),
-    "prompt_format": _Rule(
+    "prompt_format": _KeySpec(
         "how the chat is written for the model; auto takes the model's own way",
         *_one_of("auto", "chatml", "template", "alpaca", "vicuna"),
     ),
-    "theme": _Rule("the screen's colours, a Textual theme", "a name", _is_name),
-    "reduced_motion": _Rule("no blinking and no smooth scrolling", "true or false", _is_bool),
-    "disabled_plugins": _Rule("plugins to leave out", "a list of names", _are_names),
+    "theme": _KeySpec("the screen's colours, a Textual theme", "a name", _is_name),
+    "reduced_motion": _KeySpec("no blinking and no smooth scrolling", "true or false", _is_bool),
+    "disabled_plugins": _KeySpec("plugins to leave out", "a list of names", _are_names),
 }
 
 
-KEYS: dict[str, str] = {
-    **{key: rule.help for key, rule in _RULES.items()},
+KEY_HELP: dict[str, str] = {
+    **{key: rule.help for key, rule in _KEY_SPECS.items()},
     **{f"sampling.{name}": meaning for name, (_, _, meaning) in RANGES.items()},
     "sampling.stop": "texts that end a reply and are cut from it",
 }
 """Every key of config.toml, and what it does in one line."""
 
 
-VARIABLES: dict[str, str] = {key: rule.variable for key, rule in _RULES.items() if rule.variable}
+ENV_VARS: dict[str, str] = {key: rule.variable for key, rule in _KEY_SPECS.items() if rule.variable}
 """The environment variables that override the file, by their keys."""
 
 
-_LISTS = ("disabled_plugins", "sampling.stop")
+_LIST_KEYS = ("disabled_plugins", "sampling.stop")
 
 
-def checked(key: str, value: Any, where: str) -> Any:
+def check_value(key: str, value: Any, where: str) -> Any:
     """The value, if the key exists and may have it.
 
     Args:
@@ -123,15 +123,15 @@ def checked(key: str, value: Any, where: str) -> Any:
                 hint="Write it as in the help screen, such as ctrl+r; several with commas between.",
             )
         return value
-    if key not in KEYS:
-        raise ConfigError(f"{where}: there is no setting {key!r}.", hint=_nearest(key))
+    if key not in KEY_HELP:
+        raise ConfigError(f"{where}: there is no setting {key!r}.", hint=_suggest_key(key))
     if key.startswith("sampling."):
         try:
             Sampling.from_dict({key.removeprefix("sampling."): value})
         except UsageError as error:
             raise ConfigError(f"{where}: sampling.{error.message}.", hint=error.hint) from error
         return value
-    rule = _RULES[key]
+    rule = _KEY_SPECS[key]
     if not rule.accepts(value):
         raise ConfigError(
             f"{where}: {key} must be {rule.wanted}, not {value!r}.", hint=f"{key}: {rule.help}."
@@ -139,26 +139,26 @@ def checked(key: str, value: Any, where: str) -> Any:
     return value
 
 
-def from_text(key: str, text: str) -> Any:
+def parse_value(key: str, text: str) -> Any:
     """A typed value as the key's type: TOML where the key holds no text, else as it is."""
-    as_toml = key in ("context", "reduced_motion", *_LISTS)
-    if key.startswith("keys.") or (key in _RULES and not as_toml):
+    as_toml = key in ("context", "reduced_motion", *_LIST_KEYS)
+    if key.startswith("keys.") or (key in _KEY_SPECS and not as_toml):
         return text
     try:
         document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         document = {}
     value = document["value"] if document.keys() == {"value"} else text
-    if key in _LISTS and not isinstance(value, list):
+    if key in _LIST_KEYS and not isinstance(value, list):
         return [text]
     return value
 
 
-def _nearest(key: str) -> str:
+def _suggest_key(key: str) -> str:
     from difflib import get_close_matches
 
     typed = key.rpartition(".")[2]
-    names = {name.rpartition(".")[2]: name for name in KEYS}
+    names = {name.rpartition(".")[2]: name for name in KEY_HELP}
     near = [name for name in names if typed and name.startswith(typed)]
     near += get_close_matches(typed, names, 1)
     if near:

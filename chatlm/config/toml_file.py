@@ -20,10 +20,10 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or is not TOML; the message names line and column.
     """
-    return _parse(_text(path), path)
+    return _parse(_read_text(path), path)
 
 
-def change(path: Path, key: Sequence[str], value: Any) -> None:
+def set_key(path: Path, key: Sequence[str], value: Any) -> None:
     """Put a value under a key of one or more parts, in a file that is made if absent.
 
     Raises:
@@ -32,7 +32,7 @@ def change(path: Path, key: Sequence[str], value: Any) -> None:
     """
     import tomlkit
 
-    text = _text(path)
+    text = _read_text(path)
     _parse(text, path)
     document = tomlkit.parse(text)
     section: Any = document
@@ -49,11 +49,11 @@ def change(path: Path, key: Sequence[str], value: Any) -> None:
     _write(path, document)
 
 
-def remove(path: Path, key: Sequence[str]) -> bool:
+def remove_key(path: Path, key: Sequence[str]) -> bool:
     """Take a key out; returns whether it was there. Errors as `change`."""
     import tomlkit
 
-    text = _text(path)
+    text = _read_text(path)
     _parse(text, path)
     document = tomlkit.parse(text)
     section: Any = document
@@ -66,7 +66,7 @@ def remove(path: Path, key: Sequence[str]) -> bool:
     return True
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - content.rfind(b"\n", 0, error.start)
-        raise _wrong(path, f"line {line}, column {column}", "Not UTF-8") from error
+        raise _syntax_error(path, f"line {line}, column {column}", "Not UTF-8") from error
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
@@ -92,10 +92,10 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         if place == "end of document":
             lines = text.split("\n")
             place = f"line {len(lines)}, column {len(lines[-1]) + 1}"
-        raise _wrong(path, place, what) from error
+        raise _syntax_error(path, place, what) from error
 
 
-def _wrong(path: Path, place: str, what: str) -> ConfigError:
+def _syntax_error(path: Path, place: str, what: str) -> ConfigError:
     return ConfigError(f"{path}, {place}: {what}.", hint="Correct it: chatlm config edit")
 
 

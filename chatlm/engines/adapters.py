@@ -7,20 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatlm.engines.model import Adapted, Model, Reader, Unsuitable
+from chatlm.engines.model import AdaptedModel, LanguageModel, Model, Unsupported
 from chatlm.errors import EngineError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 """An adapter's files, as peft names them; weights in any other form are not read."""
 
-_PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
+_SUPPORTED_INITS = (True, False, None, "gaussian", "orthogonal")
 
 FindAdapter = Callable[[str], Path]
 """The folder of an adapter by its name; raises a `ChatlmError` where there is none to use."""
-MOST_ADAPTERS = 8
+MAX_LOADED_ADAPTERS = 8
 """Adapters kept loaded; the least recently used goes first."""
 
-Stamp = tuple[tuple[int, int, int], ...]
+FileStamp = tuple[tuple[int, int, int], ...]
 
 
 def no_adapter(name: str) -> Path:
@@ -29,13 +29,13 @@ def no_adapter(name: str) -> Path:
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _LoadedAdapter:
     folder: Path
-    stamp: Stamp
-    model: Adapted
+    stamp: FileStamp
+    model: AdaptedModel
 
 
-class Adapters:
+class AdapterCache:
     """See the module's sentence.
 
     Args:
@@ -46,7 +46,7 @@ class Adapters:
     def __init__(self, model: Model, find: FindAdapter) -> None:
         self._model: Model | None = model
         self._find = find
-        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._loaded: OrderedDict[str, _LoadedAdapter] = OrderedDict()
 
     @property
     def model(self) -> Model:
@@ -55,7 +55,7 @@ class Adapters:
             raise RuntimeError("the model was closed")
         return self._model
 
-    def take(self, name: str | None) -> Reader:
+    def take(self, name: str | None) -> LanguageModel:
         """The model with an adapter, or without one.
 
         Args:
@@ -69,12 +69,12 @@ class Adapters:
             return model
         folder = self._find(name)
         held = self._loaded.get(name)
-        if held is None or (held.folder, held.stamp) != (folder, _stamp(name, folder)):
+        if held is None or (held.folder, held.stamp) != (folder, _file_stamp(name, folder)):
             self._forget(name)
             held = self._load(name, folder, model)
         self._loaded[name] = held
         self._loaded.move_to_end(name)
-        while len(self._loaded) > MOST_ADAPTERS:
+        while len(self._loaded) > MAX_LOADED_ADAPTERS:
             self._forget(next(iter(self._loaded)))
         return held.model
 
@@ -84,17 +84,17 @@ class Adapters:
             self._forget(name)
         self._model = None
 
-    def _load(self, name: str, folder: Path, model: Model) -> _Loaded:
-        stamp = _stamp(name, folder)
+    def _load(self, name: str, folder: Path, model: Model) -> _LoadedAdapter:
+        stamp = _file_stamp(name, folder)
         try:
-            return _Loaded(folder, stamp, model.adapted(folder))
-        except Unsuitable as reason:
+            return _LoadedAdapter(folder, stamp, model.adapted(folder))
+        except Unsupported as reason:
             raise EngineError(
                 f"The adapter {name} cannot be run the fast way: {reason}",
                 hint="`chatlm config set fast off` runs it with transformers, more slowly.",
             ) from reason
         except ValueError as error:
-            raise _unusable(name, str(error)) from error
+            raise _adapter_error(name, str(error)) from error
 
     def _forget(self, name: str) -> None:
         held = self._loaded.pop(name, None)
@@ -102,27 +102,27 @@ class Adapters:
             held.model.close()
 
 
-def check_beginning(value: object) -> None:
+def check_lora_init(value: object) -> None:
     """See that a training began in a way, an adapter's `init_lora_weights`, that left the model
     as it was.
 
     Raises:
         Unsuitable: it did not, so that the adapter needs another model than this one.
     """
-    if not any(value is known or value == known for known in _PLAIN_BEGINNINGS):
-        raise Unsuitable(f"it was begun by {value}, which changes the model")
+    if not any(value is known or value == known for known in _SUPPORTED_INITS):
+        raise Unsupported(f"it was begun by {value}, which changes the model")
 
 
-def _stamp(name: str, folder: Path) -> Stamp:
+def _file_stamp(name: str, folder: Path) -> FileStamp:
     """What changes when the files do."""
     try:
-        facts = [(folder / file).stat() for file in (CONFIG, WEIGHTS)]
+        facts = [(folder / file).stat() for file in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)]
     except OSError as error:
-        raise _unusable(name, f"{error.filename}: {error.strerror}") from error
+        raise _adapter_error(name, f"{error.filename}: {error.strerror}") from error
     return tuple((fact.st_mtime_ns, fact.st_size, fact.st_ino) for fact in facts)
 
 
-def _unusable(name: str, reason: str) -> EngineError:
+def _adapter_error(name: str, reason: str) -> EngineError:
     return EngineError(
         f"The adapter {name} cannot be used: {reason}",
         hint="Go on without it, or put a whole one in its place.",

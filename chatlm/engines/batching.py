@@ -13,7 +13,7 @@ from chatlm.types.requests import Request
 def open_batch(engine: Engine) -> Batch:
     """A batch of the engine's own, which its method `batch` gives, or else one after the other."""
     own = getattr(engine, "batch", None)
-    batch: Batch = own() if own is not None else OneByOne(engine)
+    batch: Batch = own() if own is not None else SequentialBatch(engine)
     return batch
 
 
@@ -48,7 +48,7 @@ def stream_many(
         raise failures[min(failures)]
 
 
-class OneByOne:
+class SequentialBatch:
     """A `Batch` over an engine's `stream`.
 
     Args:

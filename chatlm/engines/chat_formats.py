@@ -25,17 +25,17 @@ class Span:
     """Index of the message whose content this is; None for what the format adds."""
 
 
-Render = Callable[[Sequence[Message]], list[Span]]
+Renderer = Callable[[Sequence[Message]], list[Span]]
 """Writes messages; a last message of the assistant stays open, else a new reply is opened."""
 
 
-Group = tuple[int, ...]
+MessageGroup = tuple[int, ...]
 """Indices of neighbouring messages that are written as one, in the role of the last."""
 
 
-def grouped(messages: Sequence[Message]) -> list[Group]:
+def group_by_role(messages: Sequence[Message]) -> list[MessageGroup]:
     """Neighbours of one role made one, as templates want roles to alternate."""
-    groups: list[Group] = []
+    groups: list[MessageGroup] = []
     for index, message in enumerate(messages):
         if groups and messages[index - 1].role == message.role:
             groups[-1] = (*groups[-1], index)
@@ -44,7 +44,9 @@ def grouped(messages: Sequence[Message]) -> list[Group]:
     return groups
 
 
-def without_system_role(groups: Sequence[Group], messages: Sequence[Message]) -> list[Group]:
+def merge_system_into_user(
+    groups: Sequence[MessageGroup], messages: Sequence[Message]
+) -> list[MessageGroup]:
     """The groups, with the system prompt at the head of the first user message."""
     roles = [messages[group[-1]].role for group in groups[:2]]
     if roles != ["system", "user"]:
@@ -52,7 +54,9 @@ def without_system_role(groups: Sequence[Group], messages: Sequence[Message]) ->
     return [groups[0] + groups[1], *groups[2:]]
 
 
-def write(render: Render, messages: Sequence[Message], groups: Sequence[Group]) -> list[Span]:
+def render_groups(
+    render: Renderer, messages: Sequence[Message], groups: Sequence[MessageGroup]
+) -> list[Span]:
     """Render each group as one message, its contents a blank line apart; the spans of contents
     keep the indices of `messages`."""
     whole = [
@@ -71,7 +75,7 @@ def write(render: Render, messages: Sequence[Message], groups: Sequence[Group]) 
     return spans
 
 
-def owners(spans: Sequence[Span]) -> list[int | None]:
+def span_owners(spans: Sequence[Span]) -> list[int | None]:
     """For each span the message that it is there for; None for what opens the reply.
 
     What stands between two contents goes to the later one, but for the first control token with
@@ -83,15 +87,15 @@ def owners(spans: Sequence[Span]) -> list[int | None]:
         if span.message is None:
             continue
         between = spans[len(owned) : index]
-        ending = 0 if earlier is None else _ending(between)
+        ending = 0 if earlier is None else _count_closing_spans(between)
         owned += [earlier] * ending + [span.message] * (len(between) - ending + 1)
         earlier = span.message
     rest = spans[len(owned) :]
-    ending = 0 if earlier is None else _ending(rest)
+    ending = 0 if earlier is None else _count_closing_spans(rest)
     return owned + [earlier] * ending + [None] * (len(rest) - ending)
 
 
-def _ending(between: Sequence[Span]) -> int:
+def _count_closing_spans(between: Sequence[Span]) -> int:
     """How many of the spans behind a content end its message."""
     for index, span in enumerate(between):
         if span.control:
@@ -101,7 +105,7 @@ def _ending(between: Sequence[Span]) -> int:
     return 0
 
 
-def chatml(messages: Sequence[Message]) -> list[Span]:
+def render_chatml(messages: Sequence[Message]) -> list[Span]:
     """ChatML: `<|im_start|>role`, newline, content, `<|im_end|>`, newline."""
     spans: list[Span] = []
     for number, message in enumerate(messages):
@@ -125,7 +129,7 @@ _ALPACA_INTRO = (
 ALPACA_STOP = "### Instruction:"
 
 
-def alpaca(messages: Sequence[Message]) -> list[Span]:
+def render_alpaca(messages: Sequence[Message]) -> list[Span]:
     """Alpaca: an introduction or the system prompt, `### Instruction:`, `### Response:`."""
     spans: list[Span] = []
     if not messages or messages[0].role != "system":
@@ -147,7 +151,7 @@ _VICUNA_INTRO = (
 VICUNA_STOP = "USER:"
 
 
-def vicuna(end: str) -> Render:
+def vicuna_renderer(end: str) -> Renderer:
     """Vicuna 1.1: `USER: … ASSISTANT: …` and the end token after each reply.
 
     Args:
@@ -173,7 +177,9 @@ def vicuna(end: str) -> Render:
     return render
 
 
-def template(apply: Callable[[list[dict[str, str]], bool], str], controls: Iterable[str]) -> Render:
+def template_renderer(
+    apply: Callable[[list[dict[str, str]], bool], str], controls: Iterable[str]
+) -> Renderer:
     """The model's own chat template, with contents kept out of its sight.
 
     The template gets an unguessable stand-in for each content. What it makes is cut at the
@@ -209,7 +215,7 @@ def template(apply: Callable[[list[dict[str, str]], bool], str], controls: Itera
     return render
 
 
-def runs(spans: Iterable[Span]) -> list[list[Span]]:
+def span_runs(spans: Iterable[Span]) -> list[list[Span]]:
     """The spans with neighbouring plain ones put together, as a tokenizer merges across their
     borders; a control span stands alone."""
     out: list[list[Span]] = []

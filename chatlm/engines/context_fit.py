@@ -13,7 +13,7 @@ from chatlm.types.requests import Request
 
 
 @dataclass(frozen=True)
-class Fit:
+class FittedPrompt:
     """A prompt that fits."""
 
     ids: list[int]
@@ -23,13 +23,13 @@ class Fit:
     """Indices of the others, in order."""
 
 
-def reserve_of(request: Request, info: EngineInfo) -> int:
+def compute_reply_reserve(request: Request, info: EngineInfo) -> int:
     """Tokens to keep free for the reply: what it may take, but no more than a quarter."""
     limit = info.context_length
     return min(request.sampling.over(info.defaults).max_tokens or limit, limit // 4)
 
 
-def turns_of(messages: Sequence[Message]) -> list[list[int]]:
+def split_turns(messages: Sequence[Message]) -> list[list[int]]:
     """Indices of the messages behind the system prompt, cut before each user message."""
     turns: list[list[int]] = []
     for index, message in enumerate(messages):
@@ -42,14 +42,14 @@ def turns_of(messages: Sequence[Message]) -> list[list[int]]:
     return turns
 
 
-def fit(
+def fit_prompt(
     messages: Sequence[Message],
     encode: Callable[[Sequence[int]], list[int]],
     costs: Callable[[], Sequence[int]],
     *,
     limit: int,
     reserve: int,
-) -> Fit:
+) -> FittedPrompt:
     """The prompt with as many turns as leave `reserve` tokens for the reply.
 
     The system prompt, the newest turn and pinned ones always stay; other turns leave whole, the
@@ -65,7 +65,7 @@ def fit(
     Raises:
         ContextTooLong: what has to stay leaves no room for a single new token.
     """
-    turns = turns_of(messages)
+    turns = split_turns(messages)
     loose = [turn for turn in turns[:-1] if not any(messages[index].pinned for index in turn)]
 
     def without(oldest: int) -> tuple[list[int], list[int]]:
@@ -76,7 +76,7 @@ def fit(
     room = limit - max(reserve, 1)  # without a reserve too, one new token needs a place
     kept, ids = without(0)
     if len(ids) > room:
-        leaving = _enough(loose, costs(), len(ids) - room)
+        leaving = _count_turns_to_drop(loose, costs(), len(ids) - room)
         kept, ids = without(leaving)
         while len(ids) > room and leaving < len(loose):
             leaving += 1
@@ -85,17 +85,17 @@ def fit(
             leaving -= 1
             kept, ids = more
     if len(ids) >= limit:
-        raise _too_long(len(ids), limit, len(turns) - len(loose) - 1)
-    return Fit(ids, tuple(kept), tuple(sorted(set(range(len(messages))) - set(kept))))
+        raise _context_too_long_error(len(ids), limit, len(turns) - len(loose) - 1)
+    return FittedPrompt(ids, tuple(kept), tuple(sorted(set(range(len(messages))) - set(kept))))
 
 
-def _enough(turns: Sequence[Sequence[int]], costs: Sequence[int], tokens: int) -> int:
+def _count_turns_to_drop(turns: Sequence[Sequence[int]], costs: Sequence[int], tokens: int) -> int:
     """How many of the turns, from the first, take so many tokens; all, if they take fewer."""
     taken = accumulate(sum(costs[index] for index in turn) for turn in turns)
     return next((count for count, so_far in enumerate(taken, 1) if so_far >= tokens), len(turns))
 
 
-def _too_long(tokens: int, limit: int, pinned: int) -> ContextTooLong:
+def _context_too_long_error(tokens: int, limit: int, pinned: int) -> ContextTooLong:
     if pinned < 1:
         return ContextTooLong(
             f"Your message and the system prompt take {tokens} tokens; the context holds {limit}",

@@ -6,26 +6,26 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from chatlm.engines.generation_state import Decoding
+from chatlm.engines.generation_state import GenerationState
 from chatlm.engines.model import Model
-from chatlm.engines.prompt_cache import KeyValues, extend_each
-from chatlm.engines.speculative import Drafting
+from chatlm.engines.prompt_cache import CachedPrompt, decode_batch
+from chatlm.engines.speculative import Speculator
 from chatlm.types.events import EngineEvent, Finished, Prefill
 from chatlm.types.requests import Request
 
 
 @dataclass
-class Growing:
+class ActiveSequence:
     """A reply whose prompt was read."""
 
-    decoding: Decoding
-    drafting: Drafting
-    keys: KeyValues
+    decoding: GenerationState
+    drafting: Speculator
+    keys: CachedPrompt
     give_back: Callable[[], None]
     """Ends what it has for itself."""
 
 
-Beginning = Generator[EngineEvent | Growing, None, None]
+PrefillTask = Generator[EngineEvent | ActiveSequence, None, None]
 """Reads a prompt, block by block; in the end gives what grows from there."""
 
 
@@ -42,7 +42,7 @@ class LocalBatch:
     def __init__(
         self,
         model: Model,
-        begin: Callable[[Request], Beginning],
+        begin: Callable[[Request], PrefillTask],
         lock: AbstractContextManager[object],
         explained: Callable[[Exception], Exception],
     ) -> None:
@@ -50,8 +50,8 @@ class LocalBatch:
         self._begin = begin
         self._lock = lock
         self._explained = explained
-        self._beginning: dict[int, Beginning] = {}
-        self._growing: dict[int, Growing] = {}
+        self._beginning: dict[int, PrefillTask] = {}
+        self._growing: dict[int, ActiveSequence] = {}
         self._came = 0
         self.at_once = model.at_once
 
@@ -91,7 +91,7 @@ class LocalBatch:
         for number, beginning in list(self._beginning.items()):
             try:
                 for event in beginning:
-                    if isinstance(event, Growing):
+                    if isinstance(event, ActiveSequence):
                         self._growing[number] = event
                     else:
                         came.append((number, event))
@@ -125,7 +125,7 @@ class LocalBatch:
                 self._drop(number)
         return came
 
-    def _read_newest(self, growing: Sequence[Growing]) -> None:
+    def _read_newest(self, growing: Sequence[ActiveSequence]) -> None:
         """Read the newest token of each; of one alone, those that are guessed to follow too.
 
         Beside others a guess would cost as much as it may save.
@@ -138,6 +138,6 @@ class LocalBatch:
                 reading.append((each, ids))
         if reading:
             keys = [each.keys for each, _ in reading]
-            rows = extend_each(self._model, keys, [ids for _, ids in reading])
+            rows = decode_batch(self._model, keys, [ids for _, ids in reading])
             for (each, _), own in zip(reading, rows, strict=True):
                 each.drafting.take(own)

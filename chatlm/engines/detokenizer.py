@@ -12,7 +12,7 @@ TokenBytes = Callable[[int], bytes]
 """What a token stands for, by its id."""
 
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 """A token for a single byte, in a vocabulary of text."""
 
 
@@ -50,7 +50,7 @@ class Detokenizer:
         return text
 
 
-def bytes_of(tokenizer: Any) -> TokenBytes:
+def make_token_bytes(tokenizer: Any) -> TokenBytes:
     """How the tokens of a `tokenizers.Tokenizer` are spelled.
 
     Vocabularies write bytes by letters, as GPT-2's does, or text with ▁ for a blank.
@@ -66,16 +66,17 @@ def bytes_of(tokenizer: Any) -> TokenBytes:
         token: str = tokenizer.id_to_token(number) or ""  # a model may have more rows than tokens
         if by_letters:
             return b"".join(
-                bytes([_LETTERS[each]]) if each in _LETTERS else each.encode() for each in token
+                bytes([_BYTE_DECODER[each]]) if each in _BYTE_DECODER else each.encode()
+                for each in token
             )
-        if byte := _BYTE.fullmatch(token):
+        if byte := _BYTE_TOKEN.fullmatch(token):
             return bytes.fromhex(byte[1])
         return token.replace("▁", " ").encode()
 
     return spelled
 
 
-def _letters() -> dict[str, int]:
+def _gpt2_byte_decoder() -> dict[str, int]:
     """GPT-2's letter for each byte: itself where it can be printed, else one from 256 on."""
     printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printed]
@@ -84,4 +85,4 @@ def _letters() -> dict[str, int]:
     }
 
 
-_LETTERS = _letters()
+_BYTE_DECODER = _gpt2_byte_decoder()

@@ -30,7 +30,7 @@ class Placement:
         return self.device_map.get("") if isinstance(self.device_map, dict) else None
 
 
-def place(device: str, dtype: str, quantize: str) -> Placement:
+def resolve_placement(device: str, dtype: str, quantize: str) -> Placement:
     """Resolve the settings.
 
     Args:
@@ -41,18 +41,18 @@ def place(device: str, dtype: str, quantize: str) -> Placement:
     Raises:
         ModelError: the machine has no such device, or a package for quantized weights is missing.
     """
-    kind = _device(device)
-    chosen = _dtype(kind, dtype)
+    kind = _resolve_device(device)
+    chosen = _resolve_dtype(kind, dtype)
     return Placement(
         # several GPUs share a model that one may not hold
         device_map="auto" if device == "auto" and torch.cuda.device_count() > 1 else {"": kind},
         dtype=chosen,
-        quantization=None if quantize == "none" else _quantization(quantize, chosen),
+        quantization=None if quantize == "none" else _quantization_config(quantize, chosen),
         asked=dtype != "auto",
     )
 
 
-def _device(wanted: str) -> str:
+def _resolve_device(wanted: str) -> str:
     if wanted == "auto":
         if torch.cuda.is_available():
             return "cuda:0"
@@ -70,7 +70,7 @@ def _device(wanted: str) -> str:
     return "cuda:0" if wanted == "cuda" else wanted
 
 
-def _dtype(device: str, wanted: str) -> torch.dtype:
+def _resolve_dtype(device: str, wanted: str) -> torch.dtype:
     if wanted != "auto":
         chosen: torch.dtype = getattr(torch, wanted)
         return chosen
@@ -87,7 +87,7 @@ def _cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
-def _quantization(wanted: str, compute: torch.dtype) -> Any:
+def _quantization_config(wanted: str, compute: torch.dtype) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"{wanted} weights need the package bitsandbytes",

@@ -6,14 +6,14 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from chatlm.engines.context_fit import fit, reserve_of
+from chatlm.engines.context_fit import compute_reply_reserve, fit_prompt
 from chatlm.types.engine import EngineInfo
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 
 
 @dataclass(frozen=True)
-class Pieces:
+class EstimatedTokens:
     """Counts, fits and reads out messages; each has two control tokens around its pieces."""
 
     cut: Callable[[str], Sequence[str]]
@@ -33,8 +33,8 @@ class Pieces:
             return [token.id for index in indices for token in written[index]]
 
         costs = tuple(len(tokens) for tokens in written)
-        limit, reserve = info.context_length, reserve_of(request, info)
-        fitted = fit(request.messages, encode, lambda: costs, limit=limit, reserve=reserve)
+        limit, reserve = info.context_length, compute_reply_reserve(request, info)
+        fitted = fit_prompt(request.messages, encode, lambda: costs, limit=limit, reserve=reserve)
         return Prompt(
             tokens=tuple(token for index in fitted.kept for token in written[index]),
             costs=costs,
@@ -52,11 +52,14 @@ class Pieces:
     def _written(self, message: Message, index: int) -> list[PromptToken]:
         begin, end = f"<{message.role}>", f"</{message.role}>"
         return [
-            PromptToken(_id(begin), begin, control=True),
-            *(PromptToken(_id(piece), piece, message=index) for piece in self.cut(message.content)),
-            PromptToken(_id(end), end, control=True),
+            PromptToken(_token_id(begin), begin, control=True),
+            *(
+                PromptToken(_token_id(piece), piece, message=index)
+                for piece in self.cut(message.content)
+            ),
+            PromptToken(_token_id(end), end, control=True),
         ]
 
 
-def _id(text: str) -> int:
+def _token_id(text: str) -> int:
     return zlib.crc32(text.encode("utf-8", "surrogatepass"))

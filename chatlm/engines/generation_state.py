@@ -13,14 +13,14 @@ from torch import Tensor
 
 from chatlm.engines.detokenizer import Detokenizer, TokenBytes
 from chatlm.engines.samplers import Sampler
-from chatlm.engines.stopping import EndTokenStoppingCriteria, StopText
-from chatlm.types.events import Delta, Finished, ShownTokens, TokenLogprob
+from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
+from chatlm.types.events import Delta, Finished, LogprobBuffer, TokenLogprob
 from chatlm.types.messages import StopReason, Usage
 from chatlm.types.requests import Request
 
 
 @contextmanager
-def in_one_thread() -> Iterator[None]:
+def single_torch_thread() -> Iterator[None]:
     """Let torch compute in this thread alone: others come late to so little work."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -31,7 +31,7 @@ def in_one_thread() -> Iterator[None]:
 
 
 @dataclass
-class Decoding:
+class GenerationState:
     """One reply on its way, whose tokens are chosen one by one."""
 
     prompt: list[int]
@@ -39,10 +39,10 @@ class Decoding:
     sampler: Sampler
     token_bytes: TokenBytes
     detokenizer: Detokenizer
-    stops: StopText
+    stops: StopStringFilter
     format_stops: frozenset[str]
     """Stop strings by which the prompt format, not the person, ends a reply."""
-    end: EndTokenStoppingCriteria
+    end: EosStoppingCriteria
     most: int
     """At most this many new tokens, at least one."""
     at_most: StopReason
@@ -53,7 +53,7 @@ class Decoding:
     made: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of the tokens made, where the request asks for them."""
-    _told: ShownTokens = field(default_factory=ShownTokens)
+    _told: LogprobBuffer = field(default_factory=LogprobBuffer)
     _shown: int = 0
     _first: float = 0.0
 
@@ -68,7 +68,7 @@ class Decoding:
         Args:
             logits: (vocabulary,), after the token before it.
         """
-        with in_one_thread():
+        with single_torch_thread():
             self.made.append(self.sampler(self._processed(logits)))
             if (wanted := self.request.logprobs) is not None:
                 told = token_logprob(logits, self.made[-1], wanted, self.token_bytes)
@@ -149,7 +149,7 @@ def token_logprob(
         token_bytes: names them.
     """
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    top = [(number, float(logprobs[number])) for number in likeliest(logprobs, alternatives)]
+    top = [(number, float(logprobs[number])) for number in top_token_ids(logprobs, alternatives)]
     return TokenLogprob(
         token_bytes(token),
         float(logprobs[token]),
@@ -157,7 +157,7 @@ def token_logprob(
     )
 
 
-def likeliest(logprobs: Tensor, count: int) -> list[int]:
+def top_token_ids(logprobs: Tensor, count: int) -> list[int]:
     """The ids of the greatest, in their order; of equal ones the lowest ids, as `argmax` has it."""
     if not count:
         return []

@@ -9,22 +9,28 @@ from pathlib import Path
 import torch
 
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.model import About, Model, Unsuitable, ends_of, suggested
-from chatlm.engines.native.architectures.llama import read_shape
-from chatlm.engines.native.c_decoder import Decoder, Kernel
-from chatlm.engines.native.compiler import NoKernel, kernel_library
-from chatlm.engines.native.cuda_graph import GraphDecoder, check_steps
-from chatlm.engines.native.model import FastModel, TokenDecoder, generation_settings
-from chatlm.engines.native.model_config import Shape
-from chatlm.engines.native.quantization import Format
-from chatlm.engines.native.torch_decoder import PlainDecoder
-from chatlm.engines.native.weights import Linear, Weights, read_weights
+from chatlm.engines.model import (
+    Model,
+    ModelInfo,
+    Unsupported,
+    parse_eos_token_ids,
+    recommended_sampling,
+)
+from chatlm.engines.native.architectures.llama import read_config
+from chatlm.engines.native.c_decoder import CDecoder, Kernel
+from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
+from chatlm.engines.native.cuda_graph import CudaGraphDecoder, check_against_prefill
+from chatlm.engines.native.model import NativeModel, TokenDecoder, read_generation_config
+from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.quantization import WeightFormat
+from chatlm.engines.native.torch_decoder import TorchDecoder
+from chatlm.engines.native.weights import Linear, ModelWeights, read_weights
 from chatlm.errors import OutOfMemoryError
 
 log = logging.getLogger(__name__)
 
 
-FORMATS: dict[str, Format | None] = {
+DECODER_FORMATS: dict[str, WeightFormat | None] = {
     "auto": None, "bf16": "bf16", "int8": "int8", "int4": "int4",
 }  # fmt: skip
 """What the person may want, and in which format the weights are then kept to write replies with;
@@ -47,10 +53,10 @@ def load(name: str, folder: Path, placement: Placement, fast: str) -> Model:
     """
     notes: tuple[str, ...] = ()
     device = placement.device
-    if fast in FORMATS and device is not None and _suits(device, placement, fast):
+    if fast in DECODER_FORMATS and device is not None and _can_run_native(device, placement, fast):
         try:
-            return _fast_model(name, folder, device, placement.dtype, FORMATS[fast])
-        except Unsuitable as reason:
+            return _load_native(name, folder, device, placement.dtype, DECODER_FORMATS[fast])
+        except Unsupported as reason:
             log.info("%s is run with transformers: %s", name, reason)
             if fast != "auto":
                 notes = (f"This model cannot be run with fast = {fast}: {reason}.",)
@@ -66,7 +72,7 @@ def load(name: str, folder: Path, placement: Placement, fast: str) -> Model:
     return TransformersModel(name, folder, placement, notes)
 
 
-def _suits(device: str, placement: Placement, fast: str) -> bool:
+def _can_run_native(device: str, placement: Placement, fast: str) -> bool:
     if placement.quantization is not None:
         return False
     exact = placement.asked and placement.dtype is torch.float32 and fast == "auto"
@@ -74,50 +80,50 @@ def _suits(device: str, placement: Placement, fast: str) -> bool:
     return on_cpu or device.startswith("cuda")
 
 
-def _fast_model(
-    name: str, folder: Path, device: str, dtype: torch.dtype, form: Format | None
+def _load_native(
+    name: str, folder: Path, device: str, dtype: torch.dtype, form: WeightFormat | None
 ) -> Model:
-    shape = read_shape(folder)
+    shape = read_config(folder)
     try:
-        generation = generation_settings(folder)
+        generation = read_generation_config(folder)
     except (OSError, ValueError) as error:
-        raise Unsuitable(f"its generation config cannot be read: {error}") from error
+        raise Unsupported(f"its generation config cannot be read: {error}") from error
     weights = read_weights(folder, shape, dtype, device)
-    decoder, label, notes = _decoder(shape, weights, form)
-    about = About(
+    decoder, label, notes = _open_decoder(shape, weights, form)
+    about = ModelInfo(
         device=device,
         dtype=label,
         context=shape.context,
-        ends=ends_of(generation.get("eos_token_id")),
-        suggested=suggested(name, generation),
+        ends=parse_eos_token_ids(generation.get("eos_token_id")),
+        suggested=recommended_sampling(name, generation),
         notes=notes,
     )
-    model = FastModel(shape, weights, decoder, about)
-    if isinstance(decoder, GraphDecoder):
-        check_steps(model)
+    model = NativeModel(shape, weights, decoder, about)
+    if isinstance(decoder, CudaGraphDecoder):
+        check_against_prefill(model)
     return model
 
 
-def _decoder(
-    shape: Shape, weights: Weights[Linear], form: Format | None
+def _open_decoder(
+    shape: ModelConfig, weights: ModelWeights[Linear], form: WeightFormat | None
 ) -> tuple[TokenDecoder, str, tuple[str, ...]]:
     """With what the screen calls its numbers, and what the person should know of it."""
     dtype = weights.embedding.dtype
     if weights.embedding.device.type != "cpu":
-        return GraphDecoder(shape, weights), f"{str(dtype).removeprefix('torch.')} (fast)", ()
+        return CudaGraphDecoder(shape, weights), f"{str(dtype).removeprefix('torch.')} (fast)", ()
     try:
         kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
-        compiled = Decoder(kernel, shape, weights, form, torch.get_num_threads())
-        return compiled, f"{_in_words(compiled.formats)} (fast)", ()
-    except NoKernel as reason:
+        compiled = CDecoder(kernel, shape, weights, form, torch.get_num_threads())
+        return compiled, f"{_format_label(compiled.formats)} (fast)", ()
+    except KernelUnavailable as reason:
         log.warning("no compiled kernel: %s", reason)
-        plain = PlainDecoder(shape, weights, form)
+        plain = TorchDecoder(shape, weights, form)
         note = (
             f"Replies are written by torch, at less than half the speed: {reason}. "
             "With a C compiler, such as gcc or clang, chatlm compiles a faster way by itself."
         )
-        return plain, f"{_in_words(plain.formats)} (torch)", (note,)
+        return plain, f"{_format_label(plain.formats)} (torch)", (note,)
 
 
-def _in_words(formats: Iterable[Format]) -> str:
+def _format_label(formats: Iterable[WeightFormat]) -> str:
     return " and ".join(sorted(formats)).replace("bf16", "bfloat16")

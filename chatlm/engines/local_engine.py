@@ -12,25 +12,25 @@ from pathlib import Path
 
 import torch
 
-from chatlm.engines.adapters import Adapters, FindAdapter, no_adapter
-from chatlm.engines.context_fit import Fit, fit, reserve_of
-from chatlm.engines.continuous_batch import Beginning, Growing, LocalBatch
+from chatlm.engines.adapters import AdapterCache, FindAdapter, no_adapter
+from chatlm.engines.context_fit import FittedPrompt, compute_reply_reserve, fit_prompt
+from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillTask
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.generation_state import Decoding
+from chatlm.engines.generation_state import GenerationState
 from chatlm.engines.load import load
-from chatlm.engines.prompt_cache import KeyValues, PrefixCache
-from chatlm.engines.prompt_encoder import PromptTokenizer, costs, read_out
+from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
+from chatlm.engines.prompt_encoder import PromptEncoder, count_message_tokens, prompt_tokens
 from chatlm.engines.samplers import Sampler
-from chatlm.engines.speculative import Drafting
-from chatlm.engines.stopping import EndTokenStoppingCriteria, StopText
+from chatlm.engines.speculative import Speculator
+from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.errors import OutOfMemoryError
-from chatlm.hub.model_folder import count_weights
+from chatlm.hub.model_folder import count_parameters
 from chatlm.types.engine import EngineInfo
-from chatlm.types.events import EngineEvent, Fitted, Prefill
+from chatlm.types.events import EngineEvent, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
-from chatlm.types.sampling import DEFAULTS, Sampling
+from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
 
 class LocalEngine:
@@ -65,12 +65,12 @@ class LocalEngine:
     ) -> None:
         model = load(name, folder, placement, fast)
         about = model.about
-        self.tokens = PromptTokenizer(load_tokenizer(name, folder), prompt_format, about.ends)
-        self._end = EndTokenStoppingCriteria(
+        self.tokens = PromptEncoder(load_tokenizer(name, folder), prompt_format, about.ends)
+        self._end = EosStoppingCriteria(
             [[number] for number in {*about.ends, self.tokens.end_id} if number is not None]
             + self.tokens.end_sequences
         )
-        self._adapters = Adapters(model, find_adapter)
+        self._adapters = AdapterCache(model, find_adapter)
         self._lock = threading.Lock()
         suggested = (suits or Sampling()).over(about.suggested)
         self.info = EngineInfo(
@@ -79,25 +79,25 @@ class LocalEngine:
             dtype=about.dtype,
             context_length=min(about.context, context or about.context),
             prompt_format=self.tokens.format,
-            defaults=suggested.over(DEFAULTS),
+            defaults=suggested.over(DEFAULT_SAMPLING),
             suggested=suggested,
             notes=(*about.notes, *self.tokens.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
-            weights=count_weights(folder),
+            weights=count_parameters(folder),
         )
         # room for a whole context twice, so that an adapter is toggled without reading anew
-        self._prefixes = PrefixCache(2 * self.info.context_length)
+        self._prefixes = PromptCache(2 * self.info.context_length)
 
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`."""
-        counted = costs(self.tokens, request.messages)
+        counted = count_message_tokens(self.tokens, request.messages)
         prompt = self._fit(request, lambda: counted)
         return Prompt(
-            tokens=tuple(read_out(self.tokens, request.messages, prompt.kept)),
+            tokens=tuple(prompt_tokens(self.tokens, request.messages, prompt.kept)),
             costs=counted,
             left_out=prompt.left_out,
             limit=self.info.context_length,
-            reserve=reserve_of(request, self.info),
+            reserve=compute_reply_reserve(request, self.info),
             hash=prompt_hash(prompt.ids),
         )
 
@@ -129,7 +129,7 @@ class LocalEngine:
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """See `Engine.read_ahead`."""
-        prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
+        prompt = self._fit(request, lambda: count_message_tokens(self.tokens, request.messages))
         try:
             with self._lock, self._taken(request.adapter, prompt.ids) as keys:
                 keys.keep(prompt.ids)
@@ -154,18 +154,18 @@ class LocalEngine:
         told.__cause__ = error
         return told
 
-    def _fit(self, request: Request, costs: Callable[[], Sequence[int]]) -> Fit:
+    def _fit(self, request: Request, costs: Callable[[], Sequence[int]]) -> FittedPrompt:
         messages = request.messages
-        return fit(
+        return fit_prompt(
             messages,
             lambda kept: self.tokens.encode([messages[index] for index in kept]),
             costs,
             limit=self.info.context_length,
-            reserve=reserve_of(request, self.info),
+            reserve=compute_reply_reserve(request, self.info),
         )
 
     @contextmanager
-    def _taken(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[KeyValues]:
+    def _taken(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
         """Keys and values for a prompt, which are kept for another one afterwards."""
         keys = self._prefixes.take(adapter, self._adapters.take(adapter), prompt)
         try:
@@ -173,12 +173,12 @@ class LocalEngine:
         finally:
             self._prefixes.give(adapter, keys)
 
-    def _begin(self, request: Request) -> Beginning:
+    def _begin(self, request: Request) -> PrefillTask:
         """Fit the prompt and read it."""
         started = time.perf_counter()
         sampling = request.sampling.over(self.info.defaults)
         request = dataclasses.replace(request, sampling=sampling)
-        prompt = self._fit(request, lambda: costs(self.tokens, request.messages))
+        prompt = self._fit(request, lambda: count_message_tokens(self.tokens, request.messages))
         total, limit = len(prompt.ids), self.info.context_length
         most = sampling.max_tokens or limit
         left_out = tuple(request.messages[index] for index in prompt.left_out)
@@ -186,17 +186,17 @@ class LocalEngine:
         with ExitStack() as taken:
             keys = taken.enter_context(self._taken(request.adapter, prompt.ids))
             cached = keys.keep(prompt.ids)
-            yield Fitted(total, limit, left_out, cached, prompt_hash(prompt.ids))
+            yield PromptReady(total, limit, left_out, cached, prompt_hash(prompt.ids))
             for done in keys.read(prompt.ids):
                 yield Prefill(done, total)
             words, device = keys.logits.shape[-1], keys.logits.device
-            decoding = Decoding(
+            decoding = GenerationState(
                 prompt=prompt.ids,
                 request=request,
                 sampler=Sampler(sampling, torch.tensor(prompt.ids), words, device),
                 token_bytes=self.tokens.token_bytes,
                 detokenizer=self.tokens.detokenizer(prompt.ids[-8:] if go_on else ()),
-                stops=StopText([*sampling.stop, *self.tokens.stop_texts]),
+                stops=StopStringFilter([*sampling.stop, *self.tokens.stop_texts]),
                 format_stops=frozenset(self.tokens.stop_texts) - frozenset(sampling.stop),
                 end=self._end,
                 most=min(most, limit - total),
@@ -204,4 +204,6 @@ class LocalEngine:
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
                 started=started,
             )
-            yield Growing(decoding, Drafting(keys, prompt.ids), keys, taken.pop_all().close)
+            yield ActiveSequence(
+                decoding, Speculator(keys, prompt.ids), keys, taken.pop_all().close
+            )

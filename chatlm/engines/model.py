@@ -37,7 +37,7 @@ class Cache(Protocol):
 
 
 @dataclass(frozen=True)
-class About:
+class ModelInfo:
     """What there is to know of a loaded model."""
 
     device: str
@@ -54,7 +54,7 @@ class About:
     """What the person should know of how it was loaded."""
 
 
-class Reader(Protocol):
+class LanguageModel(Protocol):
     """What reads tokens: a loaded model, with an adapter or without."""
 
     @property
@@ -73,7 +73,7 @@ class Reader(Protocol):
         ...
 
 
-class Adapted(Reader, Protocol):
+class AdaptedModel(LanguageModel, Protocol):
     """A model with an adapter."""
 
     def close(self) -> None:
@@ -81,11 +81,11 @@ class Adapted(Reader, Protocol):
         ...
 
 
-class Model(Reader, Protocol):
+class Model(LanguageModel, Protocol):
     """A loaded model."""
 
     @property
-    def about(self) -> About:
+    def about(self) -> ModelInfo:
         """What it is."""
         ...
 
@@ -101,7 +101,7 @@ class Model(Reader, Protocol):
         """
         ...
 
-    def adapted(self, folder: Path) -> Adapted:
+    def adapted(self, folder: Path) -> AdaptedModel:
         """The model with an adapter, without a copy of its weights.
 
         Args:
@@ -114,16 +114,16 @@ class Model(Reader, Protocol):
         ...
 
 
-class Unsuitable(Exception):
+class Unsupported(Exception):
     """A way of running models cannot do what is asked for; the message says why."""
 
 
-def ends_of(value: Any) -> tuple[int, ...]:
+def parse_eos_token_ids(value: Any) -> tuple[int, ...]:
     """The ids of an `eos_token_id`: one, several or none."""
     return tuple(value if isinstance(value, list) else [value] if value is not None else [])
 
 
-def suggested(name: str, generation: Mapping[str, Any]) -> Sampling:
+def recommended_sampling(name: str, generation: Mapping[str, Any]) -> Sampling:
     """The sampling of a generation config, as far as chatlm can do it.
 
     Args:

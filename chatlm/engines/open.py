@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 from chatlm.config.config import Config
 from chatlm.errors import ChatlmError, EngineError, ModelError
 from chatlm.plugin_host import hook_table
-from chatlm.plugin_host.faults import in_words, pass_on
+from chatlm.plugin_host.faults import describe_error, reraise_interrupt
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine, EngineInfo, EngineOpener
 from chatlm.types.sampling import Sampling
 
 if TYPE_CHECKING:
-    from chatlm.hub.jobs import Progress, Stage
+    from chatlm.hub.jobs import ProgressCallback, Stage
 
 
-LOCAL = "local"
+LOCAL_SCHEME = "local"
 """The scheme of chatlm's own engine; a model without a scheme is one of its too."""
 
 
-def open_engine(config: Config, plugins: PluginHost, progress: Progress) -> Engine:
+def open_engine(config: Config, plugins: PluginHost, progress: ProgressCallback) -> Engine:
     """Load the model that `config.model` names; a catalogue model that is not here is pulled.
 
     Args:
@@ -37,7 +37,7 @@ def open_engine(config: Config, plugins: PluginHost, progress: Progress) -> Engi
         ModelError: there is no such model, or it cannot be used.
         OutOfMemoryError: the device's memory does not hold it.
     """
-    offer, name = _offer(config.model, plugins)
+    offer, name = _resolve_scheme(config.model, plugins)
     if offer is None:
         return _open_local(name, config, plugins, progress)
     try:
@@ -47,29 +47,31 @@ def open_engine(config: Config, plugins: PluginHost, progress: Progress) -> Engi
     except ChatlmError:
         raise
     except BaseException as error:  # a plugin may fail in any way
-        pass_on(error)
+        reraise_interrupt(error)
         raise ModelError(
-            f"The plugin {offer.plugin} failed to open {config.model}: {in_words(error)}",
+            f"The plugin {offer.plugin} failed to open {config.model}: {describe_error(error)}",
             hint="`chatlm logs` may have more; `chatlm config set model` names another.",
         ) from error
     return engine
 
 
-def opener(config: Config, plugins: PluginHost) -> Callable[[str, Callable[[str], None]], Engine]:
+def make_model_opener(
+    config: Config, plugins: PluginHost
+) -> Callable[[str, Callable[[str], None]], Engine]:
     """A function that opens any model with the config's other settings, and says how far it is."""
 
     def open_model(model: str, report: Callable[[str], None]) -> Engine:
-        from chatlm.hub.jobs import in_words
+        from chatlm.hub.jobs import describe_progress
 
         def progress(stage: Stage, done: int, total: int | None) -> None:
-            report(in_words(stage, done, total))
+            report(describe_progress(stage, done, total))
 
         return open_engine(dataclasses.replace(config, model=model), plugins, progress)
 
     return open_model
 
 
-def is_here(model: str, plugins: PluginHost) -> bool:
+def is_available(model: str, plugins: PluginHost) -> bool:
     """Whether `open_engine` can open a model without fetching it; a plugin's own counts as here.
 
     Raises:
@@ -77,11 +79,11 @@ def is_here(model: str, plugins: PluginHost) -> bool:
     """
     from chatlm.hub import installed
 
-    offer, name = _offer(model, plugins)
-    return offer is not None or installed.is_here(name)
+    offer, name = _resolve_scheme(model, plugins)
+    return offer is not None or installed.is_installed(name)
 
 
-def check(model: str, adapter: str, plugins: PluginHost) -> None:
+def check_available(model: str, adapter: str, plugins: PluginHost) -> None:
     """See that `open_engine` can open a model without fetching it, and that it has an adapter.
 
     Args:
@@ -95,7 +97,7 @@ def check(model: str, adapter: str, plugins: PluginHost) -> None:
     """
     from chatlm.hub import installed
 
-    offer, name = _offer(model, plugins)
+    offer, name = _resolve_scheme(model, plugins)
     if offer is None:
         if adapter:
             _find_adapter(plugins, name, adapter)
@@ -103,50 +105,54 @@ def check(model: str, adapter: str, plugins: PluginHost) -> None:
 
 
 @dataclass(frozen=True)
-class _Offer:
+class _RegisteredEngine:
     plugin: str
     opener: EngineOpener
 
 
-def _offer(model: str, plugins: PluginHost) -> tuple[_Offer | None, str]:
+def _resolve_scheme(model: str, plugins: PluginHost) -> tuple[_RegisteredEngine | None, str]:
     """What opens a model, None for a local one, and the name without the scheme."""
-    offers: dict[str, _Offer] = {}
+    offers: dict[str, _RegisteredEngine] = {}
 
     def register_for(plugin: str) -> dict[str, Any]:
-        return {"register": partial(_register, offers, plugin)}
+        return {"register": partial(_register_engine, offers, plugin)}
 
     for _ in plugins.offer("register_engines", register_for):
         pass
     scheme, colon, name = model.partition(":")
     if colon and scheme in offers:
         return offers[scheme], name
-    return None, name if colon and scheme == LOCAL else model
+    return None, name if colon and scheme == LOCAL_SCHEME else model
 
 
-def _register(offers: dict[str, _Offer], plugin: str, scheme: str, opener: EngineOpener) -> None:
+def _register_engine(
+    offers: dict[str, _RegisteredEngine], plugin: str, scheme: str, opener: EngineOpener
+) -> None:
     """Take a plugin's engine; what is raised here is the plugin's fault."""
     if not isinstance(scheme, str) or not scheme or ":" in scheme or not callable(opener):
         raise TypeError("register takes a scheme, a text without a colon, and a function")
-    if scheme == LOCAL:
-        raise ChatlmError(f"{LOCAL}: is the scheme of chatlm's own models")
-    taken = offers.setdefault(scheme, _Offer(plugin, opener))
+    if scheme == LOCAL_SCHEME:
+        raise ChatlmError(f"{LOCAL_SCHEME}: is the scheme of chatlm's own models")
+    taken = offers.setdefault(scheme, _RegisteredEngine(plugin, opener))
     if taken.plugin != plugin:
         raise ChatlmError(f"the scheme {scheme}: is taken by the plugin {taken.plugin}")
 
 
-def _open_local(name: str, config: Config, plugins: PluginHost, progress: Progress) -> Engine:
+def _open_local(
+    name: str, config: Config, plugins: PluginHost, progress: ProgressCallback
+) -> Engine:
     from chatlm.hub.catalogue import catalogue
     from chatlm.hub.pull import ensure_model
 
     location = ensure_model(name, progress)
     entry = catalogue().get(location.name)
-    from chatlm.engines.devices import place
+    from chatlm.engines.devices import resolve_placement
     from chatlm.engines.local_engine import LocalEngine
 
     return LocalEngine(
         location.name,
         location.folder,
-        place(config.device, config.dtype, config.quantize),
+        resolve_placement(config.device, config.dtype, config.quantize),
         prompt_format=config.prompt_format,
         context=config.context,
         suits=entry.sampling if entry else Sampling(),
@@ -157,7 +163,7 @@ def _open_local(name: str, config: Config, plugins: PluginHost, progress: Progre
 
 def _find_adapter(plugins: PluginHost, model: str, name: str) -> Path:
     """The folder of an adapter for a model, from the first plugin that knows it."""
-    accept = hook_table.folder_or_refusal
+    accept = hook_table.folder_or_error
     found = plugins.first("find_adapter", None, accept, name=name, model=model)
     if isinstance(found, Path):
         return found

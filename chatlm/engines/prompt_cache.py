@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from chatlm.engines.model import Model, Reader
+from chatlm.engines.model import LanguageModel, Model
 
 
 def block_ends(tokens: int, device: str) -> list[int]:
@@ -27,7 +27,7 @@ def block_ends(tokens: int, device: str) -> list[int]:
     return ends if whole == tokens else [*ends, tokens]
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix_length(left: Sequence[int], right: Sequence[int]) -> int:
     """How many ids the two begin with in common."""
     for index, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
@@ -35,14 +35,14 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return min(len(left), len(right))
 
 
-MOST_CACHES = 4
+MAX_CACHED_PROMPTS = 4
 """Caches that are kept at once."""
 
 
-class KeyValues:
+class CachedPrompt:
     """The keys and values of one token sequence under one model and adapter."""
 
-    def __init__(self, model: Reader) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.start_over()
 
@@ -57,7 +57,7 @@ class KeyValues:
 
     def keep(self, prompt: Sequence[int]) -> int:
         """Forget what is not the beginning of `prompt`, read in its blocks; returns what stays."""
-        common = common_prefix(self.ids, prompt)
+        common = common_prefix_length(self.ids, prompt)
         wanted = self._wanted(prompt)
         same = [old == new <= common for old, new in zip(self._ends, wanted, strict=False)]
         blocks = same.index(False) if False in same else len(same)
@@ -113,8 +113,8 @@ class KeyValues:
         return logits
 
 
-def extend_each(
-    model: Model, keys: Sequence[KeyValues], ids: Sequence[Sequence[int]]
+def decode_batch(
+    model: Model, keys: Sequence[CachedPrompt], ids: Sequence[Sequence[int]]
 ) -> tuple[Tensor, ...]:
     """Add tokens of its own to each of several.
 
@@ -138,7 +138,7 @@ def extend_each(
     return rows
 
 
-class PrefixCache:
+class PromptCache:
     """`KeyValues` that no reply is growing on, with adapters and without.
 
     Args:
@@ -147,10 +147,12 @@ class PrefixCache:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._held: list[tuple[str | None, KeyValues]] = []
+        self._held: list[tuple[str | None, CachedPrompt]] = []
         """By adapter; the newest last."""
 
-    def take(self, adapter: str | None, model: Reader, prompt: Sequence[int]) -> KeyValues:
+    def take(
+        self, adapter: str | None, model: LanguageModel, prompt: Sequence[int]
+    ) -> CachedPrompt:
         """The adapter's keys and values that hold most of a prompt; the caller's until given back.
 
         Where none begin much like it, as those of the same chat do, they are empty.
@@ -162,16 +164,20 @@ class PrefixCache:
         """
         self._held = [each for each in self._held if each[0] != adapter or each[1].model is model]
         own = [keys for name, keys in self._held if name == adapter]
-        best = max(own, key=lambda keys: common_prefix(keys.ids, prompt), default=KeyValues(model))
-        common = common_prefix(best.ids, prompt)
+        best = max(
+            own,
+            key=lambda keys: common_prefix_length(keys.ids, prompt),
+            default=CachedPrompt(model),
+        )
+        common = common_prefix_length(best.ids, prompt)
         if 2 * common < min(len(best.ids), len(prompt)):
-            return KeyValues(model)
+            return CachedPrompt(model)
         self._held = [each for each in self._held if each[1] is not best]
         return best
 
-    def give(self, adapter: str | None, keys: KeyValues) -> None:
+    def give(self, adapter: str | None, keys: CachedPrompt) -> None:
         """Keep them; those that were not used for longest are forgotten for it."""
-        self._held = [*self._held[1 - MOST_CACHES :], (adapter, keys)]
+        self._held = [*self._held[1 - MAX_CACHED_PROMPTS :], (adapter, keys)]
         while len(self._held) > 1 and sum(len(keys.ids) for _, keys in self._held) > self._most:
             del self._held[0]
 

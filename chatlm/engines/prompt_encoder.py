@@ -14,24 +14,24 @@ import jinja2
 
 from chatlm.engines import chat_formats
 from chatlm.engines.chat_formats import Span
-from chatlm.engines.detokenizer import Detokenizer, bytes_of
+from chatlm.engines.detokenizer import Detokenizer, make_token_bytes
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message
 from chatlm.types.requests import PromptToken
 
-FORMATS = ("auto", "template", "chatml", "alpaca", "vicuna")
+PROMPT_FORMATS = ("auto", "template", "chatml", "alpaca", "vicuna")
 
 
-MOST_REMEMBERED = 2048
+MAX_CACHED_TEXTS = 2048
 """Texts whose tokens are kept; a chat's messages are encoded again and again."""
 
 
-LONGEST_REMEMBERED = 8_000
+MAX_CACHED_TEXT_LENGTH = 8_000
 """Characters of such a text."""
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedText:
     """The tokens of a plain text."""
 
     ids: array[int]
@@ -39,7 +39,7 @@ class Encoded:
     """Up to where the text is covered, in characters, once each token is there; never falls."""
 
 
-class PromptTokenizer:
+class PromptEncoder:
     """Encodes messages so that no content becomes a control token.
 
     Args:
@@ -83,8 +83,8 @@ class PromptTokenizer:
         # set once: a tokenizer that other threads are using refuses to be changed
         self._backend.encode_special_tokens = True
         self._backend.post_processor = None  # it may take the blanks out of the tokens' offsets
-        self._remembered = lru_cache(MOST_REMEMBERED)(self._encoded)
-        self.token_bytes = bytes_of(self._backend)
+        self._remembered = lru_cache(MAX_CACHED_TEXTS)(self._encoded)
+        self.token_bytes = make_token_bytes(self._backend)
         """What a token stands for, by its id."""
 
     def _resolve(self, wanted: str) -> str:
@@ -105,12 +105,14 @@ class PromptTokenizer:
             self.notes.append("This model has no ChatML control tokens; they are sent as text.")
         return wanted
 
-    def _renderer(self) -> chat_formats.Render:
+    def _renderer(self) -> chat_formats.Renderer:
         if self.format == "template":
-            return chat_formats.template(self._apply, self.controls)
+            return chat_formats.template_renderer(self._apply, self.controls)
         if self.format == "vicuna":
-            return chat_formats.vicuna(self._tokenizer.eos_token or "")
-        return {"chatml": chat_formats.chatml, "alpaca": chat_formats.alpaca}[self.format]
+            return chat_formats.vicuna_renderer(self._tokenizer.eos_token or "")
+        return {"chatml": chat_formats.render_chatml, "alpaca": chat_formats.render_alpaca}[
+            self.format
+        ]
 
     def _apply(self, messages: list[dict[str, str]], go_on: bool) -> str:
         return str(
@@ -152,13 +154,13 @@ class PromptTokenizer:
 
     def spans(self, messages: Sequence[Message]) -> list[Span]:
         """The prompt, with what is control and what is whose content."""
-        groups = chat_formats.grouped(messages)
+        groups = chat_formats.group_by_role(messages)
         try:
-            return chat_formats.write(self._render, messages, groups)
+            return chat_formats.render_groups(self._render, messages, groups)
         except jinja2.TemplateError:
             try:  # some templates refuse a system role
-                groups = chat_formats.without_system_role(groups, messages)
-                return chat_formats.write(self._render, messages, groups)
+                groups = chat_formats.merge_system_into_user(groups, messages)
+                return chat_formats.render_groups(self._render, messages, groups)
             except jinja2.TemplateError as error:
                 raise ModelError(
                     f"The model's chat template refuses this conversation: {error}",
@@ -168,15 +170,15 @@ class PromptTokenizer:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the whole prompt; control ids stand only where the format put them."""
         ids = list(self.begin)
-        for run in chat_formats.runs(self.spans(messages)):
+        for run in chat_formats.span_runs(self.spans(messages)):
             ids += self.encode_run(run).ids
         return ids
 
-    def encode_run(self, run: Sequence[Span]) -> Encoded:
+    def encode_run(self, run: Sequence[Span]) -> EncodedText:
         """Tokens of one of `chatml.runs`."""
         text = "".join(span.text for span in run)
         if self.is_control(run[0]):
-            return Encoded(array("I", [self._ids[text]]), array("I", [len(text)]))
+            return EncodedText(array("I", [self._ids[text]]), array("I", [len(text)]))
         return self.encoded(text)
 
     def is_control(self, span: Span) -> bool:
@@ -187,18 +189,18 @@ class PromptTokenizer:
         """Ids of plain text, in which no control token can appear whatever the text says."""
         return list(self.encoded(text).ids)
 
-    def encoded(self, text: str) -> Encoded:
+    def encoded(self, text: str) -> EncodedText:
         """Tokens of plain text, like `encode_text`."""
-        if len(text) > LONGEST_REMEMBERED:
+        if len(text) > MAX_CACHED_TEXT_LENGTH:
             return self._encoded(text)
         return self._remembered(text)
 
-    def _encoded(self, text: str) -> Encoded:
+    def _encoded(self, text: str) -> EncodedText:
         forbidden = set(self.controls.values())
         text = text.encode("utf-8", "replace").decode()  # no tokenizer takes lone surrogates
         whole = self._backend.encode(text, add_special_tokens=False)
         if forbidden.isdisjoint(whole.ids):
-            return _covering(zip(whole.ids, (end for _, end in whole.offsets), strict=True))
+            return _to_encoded_text(zip(whole.ids, (end for _, end in whole.offsets), strict=True))
         tokens, start = [], 0
         for part in self._broken(text):  # added tokens that are not marked special
             piece = self._backend.encode(part, add_special_tokens=False)
@@ -208,7 +210,7 @@ class PromptTokenizer:
                 if number not in forbidden
             ]
             start += len(part)
-        return _covering(tokens)
+        return _to_encoded_text(tokens)
 
     def _broken(self, text: str) -> Iterator[str]:
         """The text in pieces, cut inside every control token's name."""
@@ -227,7 +229,7 @@ class PromptTokenizer:
         return Detokenizer(self._backend, list(context))
 
 
-def _covering(tokens: Iterable[tuple[int, int]]) -> Encoded:
+def _to_encoded_text(tokens: Iterable[tuple[int, int]]) -> EncodedText:
     """From ids, each with where it ends."""
     ids, ends = array("I"), array("I")
     covered = 0
@@ -235,11 +237,11 @@ def _covering(tokens: Iterable[tuple[int, int]]) -> Encoded:
         covered = max(covered, end)
         ids.append(number)
         ends.append(covered)
-    return Encoded(ids, ends)
+    return EncodedText(ids, ends)
 
 
-def read_out(
-    tokenizer: PromptTokenizer, messages: Sequence[Message], kept: Sequence[int]
+def prompt_tokens(
+    tokenizer: PromptEncoder, messages: Sequence[Message], kept: Sequence[int]
 ) -> Iterator[PromptToken]:
     """The tokens whose ids `PromptTokenizer.encode` gives; their texts joined are the prompt's.
 
@@ -253,11 +255,11 @@ def read_out(
     for number in tokenizer.begin:
         yield PromptToken(number, tokenizer.decode([number]), control=True)
     controls = set(tokenizer.controls.values())
-    for run in chat_formats.runs(tokenizer.spans([messages[index] for index in kept])):
+    for run in chat_formats.span_runs(tokenizer.spans([messages[index] for index in kept])):
         encoded = tokenizer.encode_run(run)
         text = "".join(span.text for span in run)
         start = 0
-        for span, places in zip(run, _places(run, encoded), strict=True):
+        for span, places in zip(run, _token_ranges(run, encoded), strict=True):
             message = None if span.message is None else kept[span.message]
             for place in places:
                 end = len(text) if place == len(encoded.ids) - 1 else encoded.ends[place]
@@ -266,30 +268,30 @@ def read_out(
                 start = end
 
 
-def costs(tokenizer: PromptTokenizer, messages: Sequence[Message]) -> tuple[int, ...]:
+def count_message_tokens(tokenizer: PromptEncoder, messages: Sequence[Message]) -> tuple[int, ...]:
     """Tokens that each message takes, with what the format writes for it."""
     spans = tokenizer.spans(messages)
-    owners = iter(chat_formats.owners(spans))
+    owners = iter(chat_formats.span_owners(spans))
     counted = [0] * len(messages)
-    for run in chat_formats.runs(spans):
-        for places in _places(run, tokenizer.encode_run(run)):
+    for run in chat_formats.span_runs(spans):
+        for places in _token_ranges(run, tokenizer.encode_run(run)):
             owner = next(owners)
             if owner is not None:
                 counted[owner] += len(places)
     return tuple(counted)
 
 
-def _places(run: Sequence[Span], encoded: Encoded) -> Iterator[range]:
+def _token_ranges(run: Sequence[Span], encoded: EncodedText) -> Iterator[range]:
     """For each span of a run, the places of the tokens that begin in it."""
     first = border = 0
     for span in run:
         border += len(span.text)
-        behind = _beginning_before(border, encoded)
+        behind = _count_tokens_before(border, encoded)
         yield range(first, behind)
         first = behind
 
 
-def _beginning_before(border: int, encoded: Encoded) -> int:
+def _count_tokens_before(border: int, encoded: EncodedText) -> int:
     """How many tokens begin before that character; a character's further tokens begin with it."""
     if border == 0:
         return 0

@@ -8,7 +8,7 @@ from torch import Tensor
 from chatlm.types.sampling import Sampling
 
 
-def penalized(
+def apply_penalties(
     logits: Tensor,
     made: Tensor,
     seen: Tensor,
@@ -37,7 +37,7 @@ def penalized(
     return logits
 
 
-def tempered(logits: Tensor, temperature: float) -> Tensor:
+def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Logits divided by the temperature, which must be above 0 (5.4.1)."""
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
@@ -52,7 +52,7 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     return logits.masked_fill(logits < border, float("-inf"))
 
 
-FEW, MORE = 1024, 4096
+SMALL_NUCLEUS, LARGE_NUCLEUS = 1024, 4096
 """So many of the likeliest tokens mostly reach p; to sort all takes as long as a token."""
 
 
@@ -61,7 +61,7 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     if p >= 1.0:
         return logits
     probabilities = torch.softmax(logits, dim=-1)
-    for count in (FEW, MORE, logits.shape[-1]):
+    for count in (SMALL_NUCLEUS, LARGE_NUCLEUS, logits.shape[-1]):
         ordered, order = torch.topk(probabilities, min(count, logits.shape[-1]))
         if float(ordered.sum()) >= p:
             break
@@ -80,7 +80,7 @@ def min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(probabilities < p * probabilities.max(), float("-inf"))
 
 
-def drawn(probabilities: Tensor, random: torch.Generator) -> int:
+def sample_token(probabilities: Tensor, random: torch.Generator) -> int:
     """A token, each as often as is likely; `torch.multinomial` draws a number for every token.
 
     Args:
@@ -132,7 +132,7 @@ class Sampler:
         Args:
             logits: (vocabulary,), any float type.
         """
-        logits = penalized(
+        logits = apply_penalties(
             logits.float(),
             self._made,
             self._seen,
@@ -144,10 +144,12 @@ class Sampler:
             token = int(torch.argmax(logits))
         else:
             kept = min_p(
-                top_p(top_k(tempered(logits, self._temperature), self._top_k), self._top_p),
+                top_p(
+                    top_k(apply_temperature(logits, self._temperature), self._top_k), self._top_p
+                ),
                 self._min_p,
             )
-            token = drawn(torch.softmax(kept, dim=-1), self._random)
+            token = sample_token(torch.softmax(kept, dim=-1), self._random)
         self._made[token] += 1
         self._seen[token] = True
         return token

@@ -7,16 +7,16 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable
 
-from chatlm.engines.estimated_tokens import Pieces
+from chatlm.engines.estimated_tokens import EstimatedTokens
 from chatlm.types.engine import EngineInfo
-from chatlm.types.events import Delta, EngineEvent, Finished, Fitted, Prefill
+from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request
-from chatlm.types.sampling import DEFAULTS
+from chatlm.types.sampling import DEFAULT_SAMPLING
 
-_WORDS = re.compile(r"\s*\S+\s*\Z|\s*\S+|\s+")
+_WORD_PATTERN = re.compile(r"\s*\S+\s*\Z|\s*\S+|\s+")
 
-IN_WORDS = Pieces(_WORDS.findall, estimated=False)
+WORD_TOKENS = EstimatedTokens(_WORD_PATTERN.findall, estimated=False)
 """The prompt of an engine whose tokens are words."""
 
 
@@ -46,7 +46,7 @@ class ScriptedEngine:
             dtype="none",
             context_length=context,
             prompt_format="chatml",
-            defaults=DEFAULTS,
+            defaults=DEFAULT_SAMPLING,
         )
 
     def queue(self, *replies: str | StopReason | Exception) -> None:
@@ -61,7 +61,7 @@ class ScriptedEngine:
         prompt = self.preview(request)
         left_out = tuple(request.messages[index] for index in prompt.left_out)
         total = len(prompt.tokens)
-        yield Fitted(total, prompt.limit, left_out, prompt_hash=prompt.hash)
+        yield PromptReady(total, prompt.limit, left_out, prompt_hash=prompt.hash)
         yield Prefill(total, total)
         if isinstance(reply, Exception):
             raise reply
@@ -69,9 +69,9 @@ class ScriptedEngine:
         if isinstance(reply, StopReason):
             yield Finished(reply, usage)
             return
-        limit = request.sampling.max_tokens or DEFAULTS.max_tokens or 0
+        limit = request.sampling.max_tokens or DEFAULT_SAMPLING.max_tokens or 0
         first = 0.0
-        words = _WORDS.findall(reply)
+        words = _WORD_PATTERN.findall(reply)
         for made, word in enumerate(words[:limit], start=1):
             if self._delay:
                 time.sleep(self._delay)
@@ -89,11 +89,11 @@ class ScriptedEngine:
 
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`."""
-        return IN_WORDS.prompt(request, self.info)
+        return WORD_TOKENS.prompt(request, self.info)
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """Words, and two for each message's frame."""
-        return IN_WORDS.count(messages)
+        return WORD_TOKENS.count(messages)
 
     def close(self) -> None:
         """Remember that it was closed."""

@@ -12,25 +12,25 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from chatlm.engines.prompt_cache import KeyValues, common_prefix
+from chatlm.engines.prompt_cache import CachedPrompt, common_prefix_length
 
-RUN = 3
+NGRAM_SIZE = 3
 """Tokens that must be the same before a guess is made."""
 
 
-MOST_PLACES = 8
+MAX_CANDIDATES = 8
 """Newest places of a run that are compared; the one with the longest same text before it wins."""
 
 
-LONGEST_COMPARED = 32
+MAX_COMPARED_TOKENS = 32
 """Tokens before a place that are compared."""
 
 
-SHORTEST, LONGEST = 2, 15
+MIN_DRAFT_TOKENS, MAX_DRAFT_TOKENS = 2, 15
 """Tokens that are guessed at once: few at first, more while guesses come true."""
 
 
-LONGEST_PAUSE = 64
+MAX_PAUSE_TOKENS = 64
 """Tokens without a guess, after many wrong ones."""
 
 
@@ -49,13 +49,13 @@ class PromptLookup:
 
     def add(self, token: int) -> None:
         """Take up a token that was chosen."""
-        if len(self._ids) >= RUN:
-            self._behind[tuple(self._ids[-RUN:])].append(len(self._ids))
+        if len(self._ids) >= NGRAM_SIZE:
+            self._behind[tuple(self._ids[-NGRAM_SIZE:])].append(len(self._ids))
         self._ids.append(token)
 
     def guess(self, most: int) -> list[int]:
         """What may come next, from the place where the same was said before; at most `most`."""
-        places = self._behind.get(tuple(self._ids[-RUN:]), [])[-MOST_PLACES:]
+        places = self._behind.get(tuple(self._ids[-NGRAM_SIZE:]), [])[-MAX_CANDIDATES:]
         if not places or most < 1:
             return []
         best = max(places, key=lambda place: (self._same_before(place), place))
@@ -63,11 +63,11 @@ class PromptLookup:
 
     def _same_before(self, place: int) -> int:
         """How many tokens before a place are those that the text ends with."""
-        there = self._ids[max(0, place - LONGEST_COMPARED) : place]
-        return common_prefix(there[::-1], self._ids[-LONGEST_COMPARED:][::-1])
+        there = self._ids[max(0, place - MAX_COMPARED_TOKENS) : place]
+        return common_prefix_length(there[::-1], self._ids[-MAX_COMPARED_TOKENS:][::-1])
 
 
-class Drafting:
+class Speculator:
     """Says which tokens of a reply to read, and has the logits after the newest.
 
     Args:
@@ -75,7 +75,7 @@ class Drafting:
         prompt: ids.
     """
 
-    def __init__(self, keys: KeyValues, prompt: Sequence[int]) -> None:
+    def __init__(self, keys: CachedPrompt, prompt: Sequence[int]) -> None:
         self._keys = keys
         self._lookup = PromptLookup(prompt) if keys.at_once > 1 else None
         self._guessed: list[int] = []
@@ -83,7 +83,7 @@ class Drafting:
         """How many of them were chosen so far."""
         self._logits = keys.logits[None]
         """After the token before the guesses, then after each of them."""
-        self._length = SHORTEST
+        self._length = MIN_DRAFT_TOKENS
         self._pause = self._waited = 0
 
     @property
@@ -128,11 +128,11 @@ class Drafting:
         if not self._guessed:
             return
         if self._true == len(self._guessed):
-            self._length = min(2 * self._length, LONGEST)
+            self._length = min(2 * self._length, MAX_DRAFT_TOKENS)
         else:
-            self._length = max(self._true, SHORTEST)
+            self._length = max(self._true, MIN_DRAFT_TOKENS)
         if self._true:
             self._pause = 0
         else:
-            self._pause = min(2 * self._pause + 1, LONGEST_PAUSE)
+            self._pause = min(2 * self._pause + 1, MAX_PAUSE_TOKENS)
         self._waited = 0

@@ -11,7 +11,7 @@ from torch import Tensor
 S = TypeVar("S", str, tuple[int, ...])
 
 
-def longest_partial(sequence: S, stops: Sequence[S]) -> int:
+def longest_partial_match(sequence: S, stops: Sequence[S]) -> int:
     """Length of the longest end of `sequence` that is the beginning, but not all, of a stop."""
     most = max((len(stop) for stop in stops), default=1) - 1
     for length in range(min(most, len(sequence)), 0, -1):
@@ -21,13 +21,13 @@ def longest_partial(sequence: S, stops: Sequence[S]) -> int:
     return 0
 
 
-def completed(sequence: S, stops: Sequence[S]) -> S | None:
+def matching_stop(sequence: S, stops: Sequence[S]) -> S | None:
     """The stop that `sequence` ends with; the longest if there are several."""
     found = [stop for stop in stops if sequence[len(sequence) - len(stop) :] == stop]
     return max(found, key=len, default=None)
 
 
-class StopText:
+class StopStringFilter:
     """Looks for stop strings in a growing text.
 
     The whole text is cut where the first stop to be completed begins; of several completed by
@@ -47,11 +47,11 @@ class StopText:
             return ""
         text = self.held + piece
         for end in range(len(self.held) + 1, len(text) + 1):
-            self.found = completed(text[:end], self._stops)
+            self.found = matching_stop(text[:end], self._stops)
             if self.found is not None:
                 self.held = ""
                 return text[: end - len(self.found)]
-        keep = len(text) - longest_partial(text, self._stops)
+        keep = len(text) - longest_partial_match(text, self._stops)
         self.held = text[keep:]
         return text[:keep]
 
@@ -61,7 +61,7 @@ class StopText:
         return held
 
 
-class EndTokenStoppingCriteria:
+class EosStoppingCriteria:
     """Stops when the newest tokens are one of the given sequences.
 
     Args:
@@ -81,8 +81,8 @@ class EndTokenStoppingCriteria:
 
     def ending(self, ids: Sequence[int]) -> tuple[int, ...] | None:
         """The sequence that `ids` end with."""
-        return completed(tuple(ids[-self._longest :]) if self._longest else (), self._sequences)
+        return matching_stop(tuple(ids[-self._longest :]) if self._longest else (), self._sequences)
 
     def pending(self, ids: Sequence[int]) -> int:
         """How many of the newest ids may be the beginning of an end sequence."""
-        return longest_partial(tuple(ids[-self._longest :]), self._sequences)
+        return longest_partial_match(tuple(ids[-self._longest :]), self._sequences)

@@ -12,26 +12,26 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from chatlm.engines.load import log
-from chatlm.engines.model import Unsuitable
+from chatlm.engines.model import Unsupported
 
-_PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
+_SUPPORTED_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Those that take tokenizer.json as it is; others of transformers change it."""
 
 
-_KNOWN = {
+_IGNORED_SETTINGS = {
     *("tokenizer_class", "backend", "is_local", "local_files_only", "model_max_length"),
     *("chat_template", "clean_up_tokenization_spaces", "name_or_path", "padding_side"),
 }
 """Settings that change no token."""
 
 
-_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
+_SPECIAL_TOKEN_KEYS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
-_GO_ON = "\ue002"
+_CONTINUATION_MARKER = "\ue002"
 
 
-class PlainTokenizer:
+class JsonTokenizer:
     """What `chatlm.engines.tokens.PromptTokenizer` needs of a tokenizer of transformers.
 
     Args:
@@ -48,20 +48,25 @@ class PlainTokenizer:
             settings = json.loads((folder / "tokenizer_config.json").read_bytes())
             self.backend_tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # `tokenizers` raises plain exceptions
-            raise Unsuitable(f"its tokenizer cannot be read: {error}") from error
-        if settings.get("tokenizer_class") not in _PLAIN_CLASSES:
-            raise Unsuitable("its tokenizer is of another class")
-        self._named = {name: settings[name] for name in _NAMED if settings.get(name) is not None}
+            raise Unsupported(f"its tokenizer cannot be read: {error}") from error
+        if settings.get("tokenizer_class") not in _SUPPORTED_CLASSES:
+            raise Unsupported("its tokenizer is of another class")
+        self._named = {
+            name: settings[name] for name in _SPECIAL_TOKEN_KEYS if settings.get(name) is not None
+        }
         added = self.backend_tokenizer.get_added_tokens_decoder().values()
         special = {token.content for token in added if token.special}
-        if not set(settings) <= {*_KNOWN, *_NAMED} or not special.issuperset(self._named.values()):
-            raise Unsuitable("its tokenizer has settings that are not known here")
+        if not set(settings) <= {
+            *_IGNORED_SETTINGS,
+            *_SPECIAL_TOKEN_KEYS,
+        } or not special.issuperset(self._named.values()):
+            raise Unsupported("its tokenizer has settings that are not known here")
         if (folder / "additional_chat_templates").exists():
-            raise Unsuitable("it has several chat templates")
+            raise Unsupported("it has several chat templates")
         self.eos_token: str | None = self._named.get("eos_token")
         self.eos_token_id = self.eos_token and self.backend_tokenizer.token_to_id(self.eos_token)
-        self.chat_template = _template_text(folder, settings)
-        self._template = _compiled(self.chat_template)
+        self.chat_template = _read_template(folder, settings)
+        self._template = _compile_template(self.chat_template)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with what the tokenizer puts around it."""
@@ -79,7 +84,7 @@ class PlainTokenizer:
         if tokenize:
             raise ValueError("this tokenizer only writes the text")
         if continue_final_message:
-            last = {**messages[-1], "content": messages[-1]["content"] + _GO_ON}
+            last = {**messages[-1], "content": messages[-1]["content"] + _CONTINUATION_MARKER}
             messages = [*messages[:-1], last]
         text = self._template.render(
             messages=messages,
@@ -88,31 +93,31 @@ class PlainTokenizer:
             add_generation_prompt=add_generation_prompt,
             **self._named,
         )
-        return text[: text.rindex(_GO_ON)] if continue_final_message else text
+        return text[: text.rindex(_CONTINUATION_MARKER)] if continue_final_message else text
 
 
-def _template_text(folder: Path, settings: dict[str, Any]) -> str | None:
+def _read_template(folder: Path, settings: dict[str, Any]) -> str | None:
     file = folder / "chat_template.jinja"
     text = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
     if text is not None and not isinstance(text, str):
-        raise Unsuitable("it has several chat templates")
+        raise Unsupported("it has several chat templates")
     return text
 
 
-def _compiled(text: str | None) -> jinja2.Template:
+def _compile_template(text: str | None) -> jinja2.Template:
     """The template, in a sandbox that offers no functions; one that calls for any is refused."""
     sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     sandbox.globals.clear()
-    given = {"messages", "tools", "documents", "add_generation_prompt", *_NAMED}
+    given = {"messages", "tools", "documents", "add_generation_prompt", *_SPECIAL_TOKEN_KEYS}
     try:
         asked = jinja2.meta.find_undeclared_variables(sandbox.parse(text or ""))
         if asked - given or "tojson" in (text or ""):
-            raise Unsuitable("its chat template calls functions")
+            raise Unsupported("its chat template calls functions")
         return sandbox.from_string(text or "")
     except jinja2.TemplateError as error:
-        raise Unsuitable(f"its chat template: {error}") from error
+        raise Unsupported(f"its chat template: {error}") from error
 
 
 def load_tokenizer(name: str, folder: Path) -> Any:
@@ -122,8 +127,8 @@ def load_tokenizer(name: str, folder: Path) -> Any:
         ModelError: it cannot be loaded.
     """
     try:
-        return PlainTokenizer(folder)
-    except Unsuitable as reason:
+        return JsonTokenizer(folder)
+    except Unsupported as reason:
         log.info("the tokenizer of %s is read with transformers: %s", name, reason)
     from chatlm.engines import transformers_model
 

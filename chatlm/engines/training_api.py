@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chatlm.engines.devices import place
-from chatlm.engines.prompt_encoder import PromptTokenizer, read_out
+from chatlm.engines.devices import resolve_placement
+from chatlm.engines.prompt_encoder import PromptEncoder, prompt_tokens
 from chatlm.engines.transformers_model import load_model, load_tokenizer
 from chatlm.hub.installed import ModelLocation
 from chatlm.types.messages import Message
@@ -34,7 +34,7 @@ class ChatEncoder:
     """
 
     def __init__(self, model: ModelLocation, prompt_format: str = "auto") -> None:
-        self._tokens = PromptTokenizer(load_tokenizer(model.name, model.folder), prompt_format, ())
+        self._tokens = PromptEncoder(load_tokenizer(model.name, model.folder), prompt_format, ())
 
     @property
     def end_id(self) -> int:
@@ -60,7 +60,7 @@ class ChatEncoder:
         """
         last = len(messages) - 1
         # a next message makes the format write what ends the last one
-        read = read_out(self._tokens, [*messages, Message("user", "")], range(last + 2))
+        read = prompt_tokens(self._tokens, [*messages, Message("user", "")], range(last + 2))
         ids: list[int] = []
         spoken: list[bool] = []
         speaker: int | None = None
@@ -80,7 +80,7 @@ class ChatEncoder:
         return ChatTokens(tuple(ids), tuple(spoken))
 
 
-def load_weights(model: ModelLocation, *, device: str = "auto", dtype: str = "auto") -> Any:
+def load_pretrained(model: ModelLocation, *, device: str = "auto", dtype: str = "auto") -> Any:
     """The model itself, a `PreTrainedModel` of transformers, ready for inference.
 
     Args:
@@ -92,7 +92,7 @@ def load_weights(model: ModelLocation, *, device: str = "auto", dtype: str = "au
         OutOfMemoryError: the device's memory does not hold it.
         ModelError: it cannot be loaded, or there is no such device.
     """
-    return load_model(model.name, model.folder, place(device, dtype, "none"))
+    return load_model(model.name, model.folder, resolve_placement(device, dtype, "none"))
 
 
 def fast_dtype(device: str = "auto") -> str:
@@ -104,4 +104,4 @@ def fast_dtype(device: str = "auto") -> str:
     Raises:
         ModelError: there is no such device.
     """
-    return str(place(device, "auto", "none").dtype).removeprefix("torch.")
+    return str(resolve_placement(device, "auto", "none").dtype).removeprefix("torch.")

@@ -14,9 +14,9 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from chatlm.engines.adapters import WEIGHTS, check_beginning
+from chatlm.engines.adapters import ADAPTER_WEIGHTS_FILE, check_lora_init
 from chatlm.engines.devices import Placement, is_out_of_memory
-from chatlm.engines.model import About, Unsuitable, ends_of, suggested
+from chatlm.engines.model import ModelInfo, Unsupported, parse_eos_token_ids, recommended_sampling
 from chatlm.errors import ModelError, OutOfMemoryError
 
 
@@ -43,12 +43,12 @@ class TransformersModel:
         text_config = self.module.config.get_text_config()
         generation = self.module.generation_config
         self.device_type: str = self.module.device.type
-        self.about = About(
-            device=_devices(self.module),
+        self.about = ModelInfo(
+            device=_device_names(self.module),
             dtype=_dtype_name(self.module, placement),
             context=getattr(text_config, "max_position_embeddings", None) or 2048,
-            ends=ends_of(generation.eos_token_id),
-            suggested=suggested(name, generation.to_dict()),
+            ends=parse_eos_token_ids(generation.eos_token_id),
+            suggested=recommended_sampling(name, generation.to_dict()),
             notes=notes,
         )
 
@@ -62,12 +62,12 @@ class TransformersModel:
         """See `Model.extend`."""
         return torch.cat([cache.extend(own) for cache, own in zip(caches, ids, strict=True)])
 
-    def adapted(self, folder: Path) -> AdaptedModel:
+    def adapted(self, folder: Path) -> PeftAdaptedModel:
         """See `Model.adapted`."""
-        return AdaptedModel(self, self.adapters.add(folder))
+        return PeftAdaptedModel(self, self.adapters.add(folder))
 
 
-class AdaptedModel:
+class PeftAdaptedModel:
     """A model with one of its adapters.
 
     Args:
@@ -129,7 +129,7 @@ class TransformersCache:
         return True
 
 
-def _devices(model: Any) -> str:
+def _device_names(model: Any) -> str:
     spread = getattr(model, "hf_device_map", None) or {"": model.device}
     names = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in spread.values()}
     return "+".join(sorted(names))
@@ -148,7 +148,7 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
         OutOfMemoryError: the device's memory does not hold it.
         ModelError: anything else that transformers says against the folder.
     """
-    with _quiet():
+    with _quiet_transformers():
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -165,7 +165,7 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
                     f"The memory is not enough for the model {name}",
                     hint="Choose a smaller model, or `chatlm config set quantize 4bit`.",
                 ) from error
-            raise _unusable(name, folder, error) from error
+            raise _load_error(name, folder, error) from error
     return model.eval()
 
 
@@ -175,16 +175,16 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     Raises:
         ModelError: what transformers says against the folder.
     """
-    with _quiet():
+    with _quiet_transformers():
         try:
             return AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # transformers raises many kinds
-            raise _unusable(name, folder, error) from error
+            raise _load_error(name, folder, error) from error
 
 
-def _unusable(name: str, folder: Path, error: Exception) -> ModelError:
+def _load_error(name: str, folder: Path, error: Exception) -> ModelError:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     return ModelError(
         f"The model {name} in {folder} cannot be loaded: {reason}",
@@ -193,7 +193,7 @@ def _unusable(name: str, folder: Path, error: Exception) -> ModelError:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_transformers() -> Iterator[None]:
     """No progress bars or remarks of transformers in the middle of a screen."""
     logger = transformers.utils.logging
     level, bars = logger.get_verbosity(), logger.is_progress_bar_enabled()
@@ -207,7 +207,7 @@ def _quiet() -> Iterator[None]:
             logger.enable_progress_bar()
 
 
-_CHANGING = ("layer_replication", "arrow_config", "target_parameters")
+_UNSUPPORTED_SETTINGS = ("layer_replication", "arrow_config", "target_parameters")
 """Settings of adapters that change the model itself, so that it could not go on without them."""
 
 
@@ -232,14 +232,14 @@ class PeftAdapters:
             Unsuitable: the model could not go on without it.
             ValueError: it is damaged, or does not fit the model.
         """
-        if not (folder / WEIGHTS).is_file():  # peft would take a pickle file
-            raise ValueError(f"it has no {WEIGHTS}")
+        if not (folder / ADAPTER_WEIGHTS_FILE).is_file():  # peft would take a pickle file
+            raise ValueError(f"it has no {ADAPTER_WEIGHTS_FILE}")
         name = f"adapter{next(self._numbers)}"
         self._active = ""  # whatever peft lets act
         with _quiet_peft():
             try:
                 self._load(folder, name)
-            except Unsuitable:
+            except Unsupported:
                 raise
             except Exception as error:  # peft raises many kinds
                 with suppress(Exception):
@@ -269,11 +269,11 @@ class PeftAdapters:
 
         config: Any = PeftConfig.from_pretrained(str(folder))
         if config.peft_type != "LORA" or config.bias != "none":
-            raise Unsuitable("it is no LoRA adapter, or it changes biases")
-        for setting in _CHANGING:
+            raise Unsupported("it is no LoRA adapter, or it changes biases")
+        for setting in _UNSUPPORTED_SETTINGS:
             if getattr(config, setting, None):
-                raise Unsuitable(f"it uses {setting}")
-        check_beginning(config.init_lora_weights)
+                raise Unsupported(f"it uses {setting}")
+        check_lora_init(config.init_lora_weights)
         config.inference_mode = True
         if self._peft is None:
             self._peft = PeftModel(self._module, config, name, autocast_adapter_dtype=False)

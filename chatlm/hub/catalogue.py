@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from chatlm.types.sampling import Sampling
 
-Kind = Literal["chat", "embedder"]
+ModelKind = Literal["chat", "embedder"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class WheelSource:
         )
 
 
-Source = HubSource | WheelSource
+ModelSource = HubSource | WheelSource
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class CatalogueEntry:
 
     name: str
     description: str
-    kind: Kind
+    kind: ModelKind
     licence: str
     context_length: int
     """Tokens."""
     bytes: int
     """About what the ready model takes on disk."""
-    sources: tuple[Source, ...]
+    sources: tuple[ModelSource, ...]
     """Tried in order."""
     sampling: Sampling = field(default_factory=Sampling)
     """What suits the model, where the person sets nothing."""
@@ -109,7 +109,7 @@ class CatalogueEntry:
             licence=values["licence"],
             context_length=values["context_length"],
             bytes=values["bytes"],
-            sources=tuple(map(_source, values["sources"])),
+            sources=tuple(map(_parse_source, values["sources"])),
             sampling=Sampling.from_dict(values.get("sampling", {})),
         )
 
@@ -123,5 +123,5 @@ def catalogue() -> dict[str, CatalogueEntry]:
     }
 
 
-def _source(table: Mapping[str, Any]) -> Source:
+def _parse_source(table: Mapping[str, Any]) -> ModelSource:
     return (HubSource if table["type"] == "hub" else WheelSource).from_dict(table)

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import IO
 
 from chatlm.errors import ModelError
-from chatlm.hub.jobs import Cancelled, Progress, Stage, check_cancelled
+from chatlm.hub.jobs import CancelCheck, ProgressCallback, Stage, check_cancelled
 
-CHUNK = 1 << 20
-
-
-_BLOCK = 4096
+COPY_CHUNK_BYTES = 1 << 20
 
 
-_BLOCKS = 64
+_SAMPLE_BYTES = 4096
+
+
+_SAMPLE_COUNT = 64
 """Blocks of a weights file that tell it from others; another training changes all of them."""
 
 
-FREE_SOME_SPACE = "Free some space, or set CHATLM_HOME to a folder on a larger disk."
+FREE_SPACE_HINT = "Free some space, or set CHATLM_HOME to a folder on a larger disk."
 
 
 class NoSpace(ModelError):
@@ -52,26 +52,26 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise no_space(folder, f"{human_bytes(needed)} are needed {purpose}", free)
+        raise no_space_error(folder, f"{human_bytes(needed)} are needed {purpose}", free)
 
 
-def no_space(folder: Path, what: str, free: int | None = None) -> NoSpace:
+def no_space_error(folder: Path, what: str, free: int | None = None) -> NoSpace:
     """The error for a disk that is full or will be; `what` says what did not fit."""
     left = "" if free is None else f", and {human_bytes(free)} are free"
     return NoSpace(
         f"Not enough room on the disk of {folder}: {what}{left}.",
-        FREE_SOME_SPACE,
+        FREE_SPACE_HINT,
     )
 
 
 @contextlib.contextmanager
-def disk_full_is_clear(folder: Path) -> Iterator[None]:
+def translate_disk_full(folder: Path) -> Iterator[None]:
     """Turn the operating system's "disk full" into `NoSpace`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise no_space(folder, "it filled up while writing") from error
+            raise no_space_error(folder, "it filled up while writing") from error
         raise
 
 
@@ -91,21 +91,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def copy_hashed(
+def copy_and_hash(
     source: IO[bytes],
     target: Path,
     total: int,
     *,
     stage: Stage,
-    progress: Progress,
-    cancelled: Cancelled,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
 ) -> str:
     """Write a stream to a new file, to the disk itself, and return its SHA-256 in hex."""
     digest = hashlib.sha256()
     done = 0
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as file:
-        while chunk := source.read(CHUNK):
+        while chunk := source.read(COPY_CHUNK_BYTES):
             check_cancelled(cancelled)
             file.write(chunk)
             digest.update(chunk)
@@ -126,16 +126,16 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(real, target)
 
 
-def sync_tree(folder: Path) -> None:
+def fsync_tree(folder: Path) -> None:
     """Make all files below a folder, and the folders, survive a power cut."""
     for parent, _, names in os.walk(folder):
         for name in names:
             with Path(parent, name).open("rb+") as file:
                 os.fsync(file.fileno())
-        sync_folder(Path(parent))
+        fsync_folder(Path(parent))
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut, where the system can do so."""
     if os.name == "nt":
         return
@@ -159,7 +159,7 @@ def fingerprint_weights(folder: Path) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:
-            for block in range(_BLOCKS):
-                file.seek(max(size - _BLOCK, 0) * block // (_BLOCKS - 1))
-                digest.update(file.read(_BLOCK))
+            for block in range(_SAMPLE_COUNT):
+                file.seek(max(size - _SAMPLE_BYTES, 0) * block // (_SAMPLE_COUNT - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:32]

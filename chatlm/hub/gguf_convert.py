@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.errors import ModelError
-from chatlm.hub.disk import FREE_SOME_SPACE, NoSpace, no_space, require_space
+from chatlm.hub.disk import FREE_SPACE_HINT, NoSpace, no_space_error, require_space
 from chatlm.hub.jobs import (
-    Cancelled,
-    Progress,
-    end_with_parent,
+    CancelCheck,
+    ProgressCallback,
+    exit_with_parent,
     last_lines,
-    python_module,
+    module_command,
     run_child,
     was_killed,
 )
 
-_BYTES_A_PARAMETER = 2
+_BYTES_PER_PARAMETER = 2
 
 
-_NO_SPACE = 3
+_NO_SPACE_EXIT_CODE = 3
 """The child's exit status when the disk is too full."""
 
 
@@ -58,11 +58,13 @@ Only what transformers' own converter leaves out; for every other name its resul
 """
 
 
-_WHOLE_TOKENS_FIRST = ("llama-bpe", "llama3", "llama-v3")
+_IGNORE_MERGES = ("llama-bpe", "llama3", "llama-v3")
 """Vocabularies in which a word that is a token stays whole even if no merges lead to it."""
 
 
-def convert(gguf: Path, made: Path, work: Path, progress: Progress, cancelled: Cancelled) -> None:
+def convert_gguf(
+    gguf: Path, made: Path, work: Path, progress: ProgressCallback, cancelled: CancelCheck
+) -> None:
     """Convert in a child process.
 
     Args:
@@ -76,7 +78,7 @@ def convert(gguf: Path, made: Path, work: Path, progress: Progress, cancelled: C
     """
     log = work / "convert.log"
     status = run_child(
-        python_module("chatlm.hub.gguf_convert", str(gguf), str(made)),
+        module_command("chatlm.hub.gguf_convert", str(gguf), str(made)),
         log,
         tick=lambda: progress("convert", 0, None),
         cancelled=cancelled,
@@ -85,10 +87,10 @@ def convert(gguf: Path, made: Path, work: Path, progress: Progress, cancelled: C
     if status == 0:
         return
     reason = last_lines(log, 1)
-    if status == _NO_SPACE:
-        raise NoSpace(reason, FREE_SOME_SPACE)
+    if status == _NO_SPACE_EXIT_CODE:
+        raise NoSpace(reason, FREE_SPACE_HINT)
     if "No space left on device" in reason:
-        raise no_space(made, "it filled up while writing")
+        raise no_space_error(made, "it filled up while writing")
     if was_killed(status):
         raise ModelError(
             f"{gguf.name} could not be converted: the system ended the conversion, "
@@ -101,7 +103,7 @@ def convert(gguf: Path, made: Path, work: Path, progress: Progress, cancelled: C
     )
 
 
-def convert_here(gguf: Path, made: Path) -> None:
+def convert_in_process(gguf: Path, made: Path) -> None:
     """Convert in this process; see the module's first sentence for what comes out."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -113,21 +115,21 @@ def convert_here(gguf: Path, made: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    require_space(made, _BYTES_A_PARAMETER * parameters, f"to convert {gguf.name}")
+    require_space(made, _BYTES_PER_PARAMETER * parameters, f"to convert {gguf.name}")
     model.save_pretrained(made)
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(made)
-    correct_tokenizer(made / "tokenizer.json", pre_tokenizer_name(gguf))
+    fix_pre_tokenizer(made / "tokenizer.json", pre_tokenizer_name(gguf))
 
 
-def correct_tokenizer(path: Path, pre: str | None) -> None:
+def fix_pre_tokenizer(path: Path, pre: str | None) -> None:
     """Set in a tokenizer.json how text is split, where transformers' converter does not know it."""
     table = json.loads(path.read_text(encoding="utf-8"))
     if pre in PRE_TOKENIZERS:
         table["pre_tokenizer"] = PRE_TOKENIZERS[pre]
         table["decoder"] = _BYTE_LEVEL
-    elif pre in _WHOLE_TOKENS_FIRST:
+    elif pre in _IGNORE_MERGES:
         table["model"]["ignore_merges"] = True
     path.write_text(json.dumps(table, ensure_ascii=False, indent=2), encoding="utf-8")
 
@@ -142,12 +144,12 @@ def pre_tokenizer_name(gguf: Path) -> str | None:
 
 def main() -> None:
     """Convert argv[1] into the folder argv[2]; the last line printed is the reason of a failure."""
-    end_with_parent()
+    exit_with_parent()
     try:
-        convert_here(Path(sys.argv[1]), Path(sys.argv[2]))
+        convert_in_process(Path(sys.argv[1]), Path(sys.argv[2]))
     except NoSpace as error:
         sys.stderr.write(f"{error.message}\n")
-        sys.exit(_NO_SPACE)
+        sys.exit(_NO_SPACE_EXIT_CODE)
 
 
 if __name__ == "__main__":

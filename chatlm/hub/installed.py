@@ -11,22 +11,22 @@ from typing import Any
 
 from chatlm.config import paths
 from chatlm.errors import ModelError, UsageError
-from chatlm.hub.catalogue import CatalogueEntry, Kind, catalogue
+from chatlm.hub.catalogue import CatalogueEntry, ModelKind, catalogue
 from chatlm.hub.disk import tree_bytes
-from chatlm.hub.jobs import Cancelled, Progress, never, silent
+from chatlm.hub.jobs import CancelCheck, ProgressCallback, ignore_progress, never_cancelled
 from chatlm.hub.model_folder import (
-    Manifest,
-    changed_files,
+    ModelManifest,
     check_folder,
-    folder_context,
-    folder_kind,
+    detect_model_kind,
+    find_hash_mismatches,
+    find_size_mismatches,
+    folder_context_length,
     folder_problem,
-    missing_files,
     read_manifest,
     safetensors_header,
 )
-from chatlm.hub.names import FolderTarget, Target, installed_manifests, resolve
-from chatlm.hub.staging import discard, forget_partial, locked
+from chatlm.hub.names import FolderTarget, ModelTarget, installed_manifests, resolve_name
+from chatlm.hub.staging import delete_partial_download, discard_folder, lock_model
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ModelLocation:
     name: str
     """Give it to `find` again and it is found; the path for a folder of the person's own."""
     folder: Path
-    kind: Kind
+    kind: ModelKind
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ModelDetails:
     """What `chatlm models show` says; None is what is not known before the model is pulled."""
 
     name: str
-    kind: Kind
+    kind: ModelKind
     description: str
     licence: str
     context_length: int | None
@@ -89,10 +89,10 @@ def find_model(name: str) -> ModelLocation:
     Raises:
         ModelError: unknown name, not on this machine, damaged, or not a safe and complete model.
     """
-    target = resolve(name)
+    target = resolve_name(name)
     if isinstance(target, FolderTarget):
-        return own_folder(target.path)
-    location = place_of(target)
+        return locate_folder(target.path)
+    location = locate_target(target)
     if location is None:
         raise ModelError(
             f"The model {name} is not on this machine yet.",
@@ -101,27 +101,29 @@ def find_model(name: str) -> ModelLocation:
     return location
 
 
-def is_here(name: str) -> bool:
+def is_installed(name: str) -> bool:
     """Whether a model can be used without fetching it.
 
     Raises:
         ModelError: there cannot be such a model, or it is damaged.
     """
-    target = resolve(name)
+    target = resolve_name(name)
     if isinstance(target, FolderTarget):
-        own_folder(target.path)
+        locate_folder(target.path)
         return True
-    return place_of(target) is not None
+    return locate_target(target) is not None
 
 
-def own_folder(folder: Path) -> ModelLocation:
+def locate_folder(folder: Path) -> ModelLocation:
     """The location of a folder of the person's own, once it is known to hold a whole model."""
     manifest = read_manifest(folder)
     check_folder(folder)
-    return ModelLocation(str(folder), folder, manifest.kind if manifest else folder_kind(folder))
+    return ModelLocation(
+        str(folder), folder, manifest.kind if manifest else detect_model_kind(folder)
+    )
 
 
-def place_of(target: Target) -> ModelLocation | None:
+def locate_target(target: ModelTarget) -> ModelLocation | None:
     """The location of a model that has its place in the models folder, None when it is not there.
 
     Raises:
@@ -131,7 +133,7 @@ def place_of(target: Target) -> ModelLocation | None:
     manifest = read_manifest(folder)
     if manifest is None:
         return None
-    problems = missing_files(folder, manifest)
+    problems = find_size_mismatches(folder, manifest)
     if problems:
         raise ModelError(
             f"The model {manifest.name} in {folder} is damaged: {problems[0]}.",
@@ -140,37 +142,39 @@ def place_of(target: Target) -> ModelLocation | None:
     return ModelLocation(manifest.name, folder, manifest.kind)
 
 
-def installed() -> list[ModelDetails]:
+def list_installed_models() -> list[ModelDetails]:
     """Every model in the models folder, sorted by name."""
-    return [_details(manifest, folder) for folder, manifest in installed_manifests()]
+    return [_installed_details(manifest, folder) for folder, manifest in installed_manifests()]
 
 
-def known() -> list[ModelDetails]:
+def list_known_models() -> list[ModelDetails]:
     """The catalogue in its order, then the other models in the models folder."""
-    here = {details.name: details for details in installed()}
-    listed = {name: here.get(name) or _not_pulled(entry) for name, entry in catalogue().items()}
+    here = {details.name: details for details in list_installed_models()}
+    listed = {
+        name: here.get(name) or _catalogue_details(entry) for name, entry in catalogue().items()
+    }
     return list((listed | here).values())
 
 
-def show(name: str) -> ModelDetails:
+def describe_model(name: str) -> ModelDetails:
     """Everything chatlm knows about one model.
 
     Raises:
         ModelError: as `find`, but a catalogue model need not be pulled.
     """
     if name in catalogue() and read_manifest(paths.models_dir() / name) is None:
-        return _not_pulled(catalogue()[name])
+        return _catalogue_details(catalogue()[name])
     location = find_model(name)
     manifest = read_manifest(location.folder)
     if manifest:
-        return _details(manifest, location.folder)
-    parameters, dtypes = _weights(location.folder)
+        return _installed_details(manifest, location.folder)
+    parameters, dtypes = _count_by_dtype(location.folder)
     return ModelDetails(
         name=location.name,
         kind=location.kind,
         description="A model folder of your own.",
         licence="",
-        context_length=folder_context(location.folder),
+        context_length=folder_context_length(location.folder),
         installed=True,
         folder=location.folder,
         bytes=tree_bytes(location.folder),
@@ -181,7 +185,11 @@ def show(name: str) -> ModelDetails:
     )
 
 
-def verify(name: str, progress: Progress = silent, cancelled: Cancelled = never) -> list[str]:
+def verify_model(
+    name: str,
+    progress: ProgressCallback = ignore_progress,
+    cancelled: CancelCheck = never_cancelled,
+) -> list[str]:
     """Read every byte of a model and compare it with what was pulled.
 
     Returns:
@@ -191,19 +199,19 @@ def verify(name: str, progress: Progress = silent, cancelled: Cancelled = never)
     Raises:
         ModelError: the model is not on this machine.
     """
-    target = resolve(name)
-    folder = target.path if isinstance(target, FolderTarget) else _folder(target)
+    target = resolve_name(name)
+    folder = target.path if isinstance(target, FolderTarget) else _require_folder(target)
     try:
         manifest = read_manifest(folder)
     except ModelError as error:
         return [error.message]
     if manifest:
-        return changed_files(folder, manifest, progress, cancelled)
+        return find_hash_mismatches(folder, manifest, progress, cancelled)
     problem = folder_problem(folder)
     return [problem[0]] if problem else []
 
 
-def remove(name: str) -> int:
+def remove_model(name: str) -> int:
     """Delete a model from the models folder, and what an interrupted pull left of it.
 
     Returns:
@@ -213,24 +221,24 @@ def remove(name: str) -> int:
         UsageError: the name is a folder of the person's own, which chatlm never deletes.
         ModelError: unknown name, or the model is not on this machine.
     """
-    target = resolve(name)
+    target = resolve_name(name)
     if isinstance(target, FolderTarget):
         raise UsageError(
             f"{target.path} is your own folder; chatlm only removes models it pulled.",
             "Delete it yourself if you no longer need it.",
         )
-    with locked(target.folder_name):
-        freed = forget_partial(target.folder_name)
+    with lock_model(target.folder_name):
+        freed = delete_partial_download(target.folder_name)
         folder = paths.models_dir() / target.folder_name
         if not folder.is_dir() and not freed:
-            _folder(target)
+            _require_folder(target)
         if folder.is_dir():
             freed += tree_bytes(folder)
-            discard(folder, target.folder_name)
+            discard_folder(folder, target.folder_name)
     return freed
 
 
-def _folder(target: Target) -> Path:
+def _require_folder(target: ModelTarget) -> Path:
     folder = paths.models_dir() / target.folder_name
     if not folder.is_dir():
         raise ModelError(
@@ -239,16 +247,16 @@ def _folder(target: Target) -> Path:
     return folder
 
 
-def _details(manifest: Manifest, folder: Path) -> ModelDetails:
+def _installed_details(manifest: ModelManifest, folder: Path) -> ModelDetails:
     entry = catalogue().get(manifest.name)
-    parameters, dtypes = _weights(folder)
+    parameters, dtypes = _count_by_dtype(folder)
     return ModelDetails(
         name=manifest.name,
         kind=manifest.kind,
         description=entry.description if entry else "",
         licence=entry.licence if entry else "",
-        context_length=entry.context_length if entry else folder_context(folder),
-        installed=not missing_files(folder, manifest),
+        context_length=entry.context_length if entry else folder_context_length(folder),
+        installed=not find_size_mismatches(folder, manifest),
         folder=folder,
         bytes=manifest.bytes,
         source=str(manifest.origin),
@@ -258,7 +266,7 @@ def _details(manifest: Manifest, folder: Path) -> ModelDetails:
     )
 
 
-def _not_pulled(entry: CatalogueEntry) -> ModelDetails:
+def _catalogue_details(entry: CatalogueEntry) -> ModelDetails:
     return ModelDetails(
         name=entry.name,
         kind=entry.kind,
@@ -275,7 +283,7 @@ def _not_pulled(entry: CatalogueEntry) -> ModelDetails:
     )
 
 
-def _weights(folder: Path) -> tuple[int, tuple[str, ...]]:
+def _count_by_dtype(folder: Path) -> tuple[int, tuple[str, ...]]:
     parameters: Counter[str] = Counter()
     for path in folder.glob("*.safetensors"):
         for tensor in (safetensors_header(path) or {}).values():
@@ -283,15 +291,15 @@ def _weights(folder: Path) -> tuple[int, tuple[str, ...]]:
     return parameters.total(), tuple(dtype for dtype, _ in parameters.most_common())
 
 
-MEMORY = Path("/proc/meminfo")
+MEMINFO = Path("/proc/meminfo")
 """What Linux says about its memory; other systems have no such file."""
 
 
-SHARE = 0.9
+USABLE_MEMORY_SHARE = 0.9
 """Part of the free memory that may be filled."""
 
 
-def has_room(model: str) -> bool:
+def fits_in_memory(model: str) -> bool:
     """Whether the weights of a model fit into what is free now; True where that is not known.
 
     Args:
@@ -301,7 +309,7 @@ def has_room(model: str) -> bool:
         weights = sum(
             path.stat().st_size for path in find_model(model).folder.glob("*.safetensors")
         )
-        told = re.search(r"^MemAvailable:\s+(\d+) kB", MEMORY.read_text("ascii"), re.MULTILINE)
+        told = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text("ascii"), re.MULTILINE)
     except (ModelError, OSError, ValueError):
         return True
-    return told is None or weights <= SHARE * 1024 * int(told.group(1))
+    return told is None or weights <= USABLE_MEMORY_SHARE * 1024 * int(told.group(1))

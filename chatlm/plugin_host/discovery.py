@@ -13,16 +13,16 @@ from typing import Any
 
 from chatlm.config import paths
 
-GROUP = "chatlm"
+ENTRY_POINT_GROUP = "chatlm"
 """The entry points that name plugins."""
 
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+NAME_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 """What a plugin's name looks like: it becomes a part of keys and of environment variables."""
 
 
 @dataclass(frozen=True)
-class Found:
+class PluginSource:
     """A plugin that is here, not imported yet."""
 
     name: str
@@ -40,21 +40,21 @@ class Found:
         return load_file(Path(self.source)) if self.entry is None else self.entry.load()
 
 
-def find() -> list[Found]:
+def find_plugins() -> list[PluginSource]:
     """All plugins in the order they are loaded: chatlm's own, packages by name, loose files.
 
     A name that is taken already, or cannot be a plugin's, is a `problem` of the later one.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, PluginSource] = {}
     wrong = []
-    for one in (*_installed(), *_loose()):
+    for one in (*_installed_plugins(), *_loose_plugins()):
         problem = ""
         if one.name in found:
             problem = f"the name {one.name} is taken by the plugin of {found[one.name].source}"
-        elif not NAME.fullmatch(one.name):
+        elif not NAME_PATTERN.fullmatch(one.name):
             problem = "a plugin's name begins with a letter and has letters, digits, - and _ only"
         if problem:
-            wrong.append(Found(one.name, one.source, one.version, one.entry, problem))
+            wrong.append(PluginSource(one.name, one.source, one.version, one.entry, problem))
         else:
             found[one.name] = one
     return [*found.values(), *wrong]
@@ -63,7 +63,7 @@ def find() -> list[Found]:
 def loose_files() -> list[Path]:
     """The person's own plugins, by name; those that begin with `_` or `.` are none."""
     try:
-        files = sorted(paths.user_plugins().iterdir())
+        files = sorted(paths.user_plugins_dir().iterdir())
     except OSError:
         return []
     return [file for file in files if file.suffix == ".py" and file.name[0] not in "._"]
@@ -85,15 +85,15 @@ def load_file(file: Path) -> Any:
     return module
 
 
-def _installed() -> Iterator[Found]:
+def _installed_plugins() -> Iterator[PluginSource]:
     found = []
-    for entry in importlib.metadata.entry_points(group=GROUP):
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         package = entry.dist.name if entry.dist else ""
         version = entry.dist.version if entry.dist else ""
-        found.append(Found(entry.name, package, version, entry))
-    yield from sorted(found, key=lambda one: (one.source != GROUP, one.name))
+        found.append(PluginSource(entry.name, package, version, entry))
+    yield from sorted(found, key=lambda one: (one.source != ENTRY_POINT_GROUP, one.name))
 
 
-def _loose() -> Iterator[Found]:
+def _loose_plugins() -> Iterator[PluginSource]:
     for file in loose_files():
-        yield Found(file.stem, str(file))
+        yield PluginSource(file.stem, str(file))

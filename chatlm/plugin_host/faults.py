@@ -60,7 +60,7 @@ class Fault:
         )
 
 
-def pass_on(error: BaseException) -> None:
+def reraise_interrupt(error: BaseException) -> None:
     """Raise what is no fault of a plugin's: Ctrl-C, which only the main thread ever gets."""
     if isinstance(error, KeyboardInterrupt) and (
         threading.current_thread() is threading.main_thread()
@@ -68,7 +68,7 @@ def pass_on(error: BaseException) -> None:
         raise error
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What a stranger's exception says, on one line, without a full stop."""
     if isinstance(error, ChatlmError):
         return one_line(error.message, 300).rstrip(".")
@@ -79,12 +79,12 @@ def in_words(error: BaseException) -> str:
     return one_line(": ".join(filter(None, (type(error).__name__, said))), 300).rstrip(".")
 
 
-def _folder() -> Path:
+def _crash_mark_folder() -> Path:
     return paths.data_dir() / "loading"
 
 
 @contextmanager
-def watched(name: str) -> Iterator[bool]:
+def crash_mark(name: str) -> Iterator[bool]:
     """Leave a mark while a plugin is loaded; gives False if an earlier process left one.
 
     Another chatlm that loads the same plugin at this moment is no crash: its lock says that it
@@ -92,8 +92,8 @@ def watched(name: str) -> Iterator[bool]:
     """
     from filelock import FileLock, Timeout
 
-    mark = _folder() / name
-    lock = FileLock(_folder() / f".{name}.lock")
+    mark = _crash_mark_folder() / name
+    lock = FileLock(_crash_mark_folder() / f".{name}.lock")
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -101,7 +101,7 @@ def watched(name: str) -> Iterator[bool]:
         yield True
         return
     try:
-        if crashed(name):
+        if has_crash_mark(name):
             yield False
             return
         with suppress(OSError):
@@ -114,14 +114,14 @@ def watched(name: str) -> Iterator[bool]:
         lock.release()
 
 
-def crashed(name: str) -> bool:
+def has_crash_mark(name: str) -> bool:
     """Whether a process ended while it loaded the plugin; true too while another one does."""
-    return (_folder() / name).exists()
+    return (_crash_mark_folder() / name).exists()
 
 
-def forgive(name: str) -> bool:
+def clear_crash_mark(name: str) -> bool:
     """Let the plugin be loaded again; returns whether it was left out."""
-    mark = _folder() / name
+    mark = _crash_mark_folder() / name
     was = mark.exists()
     mark.unlink(missing_ok=True)
     return was

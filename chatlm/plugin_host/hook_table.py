@@ -14,12 +14,12 @@ import pluggy
 
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host import hookspecs
-from chatlm.plugin_host.type_hints import describe, fits, hints_of
+from chatlm.plugin_host.type_hints import describe_hint, field_hints, matches_hint
 from chatlm.text import one_line
 from chatlm.types.messages import Message
 
 
-def check_names(manager: pluggy.PluginManager, plugin: Any) -> None:
+def check_signatures(manager: pluggy.PluginManager, plugin: Any) -> None:
     """See that each hook of a plugin exists and has the arguments that are asked for.
 
     Raises:
@@ -27,7 +27,7 @@ def check_names(manager: pluggy.PluginManager, plugin: Any) -> None:
     """
     if inspect.isclass(plugin):
         raise TypeError("it is a class; the entry point must name an object of it")
-    known = _arguments()
+    known = _hook_arguments()
     for attribute in dir(plugin):
         options = manager.parse_hookimpl_opts(plugin, attribute)
         if options is None:
@@ -43,7 +43,7 @@ def check_names(manager: pluggy.PluginManager, plugin: Any) -> None:
                 raise TypeError(f"{hook} has no argument {argument}; it has {has}")
 
 
-def check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
+def check_implementations(manager: pluggy.PluginManager, plugin: Any) -> None:
     """See that a registered plugin has hooks, and that each can be called alone.
 
     Raises:
@@ -62,7 +62,7 @@ def check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
                 raise TypeError(f"{caller.name} is async; chatlm calls plain functions")
 
 
-def one(kind: type, before: Any = None) -> Callable[[Any], Any]:
+def instance_of(kind: type, before: Any = None) -> Callable[[Any], Any]:
     """A function that gives a result back if it is a `kind`, and raises TypeError if not.
 
     Args:
@@ -73,28 +73,28 @@ def one(kind: type, before: Any = None) -> Callable[[Any], Any]:
     def accept(result: Any) -> Any:
         if not isinstance(result, kind):
             raise TypeError(f"returned {type(result).__name__}, not {kind.__name__}")
-        for name, hint in hints_of(kind).items():
+        for name, hint in field_hints(kind).items():
             value = getattr(result, name)
             if before is not None and value is getattr(before, name):
                 continue
-            if not fits(value, hint):
+            if not matches_hint(value, hint):
                 got = f"{type(value).__name__} {one_line(repr(value), 60)}"
                 raise TypeError(
-                    f"returned {kind.__name__} with {name} = {got}, not {describe(hint)}"
+                    f"returned {kind.__name__} with {name} = {got}, not {describe_hint(hint)}"
                 )
         return result
 
     return accept
 
 
-def text(result: Any) -> str:
+def nonempty_text(result: Any) -> str:
     """Gives a result back if it is a text that says something.
 
     Raises:
         TypeError: it is something else.
         ValueError: it is empty.
     """
-    if not fits(result, str):
+    if not matches_hint(result, str):
         raise TypeError(
             f"returned {type(result).__name__} {one_line(repr(result), 60)}, not a text"
         )
@@ -105,10 +105,10 @@ def text(result: Any) -> str:
 
 def text_or_refusal(result: Any) -> str | UsageError:
     """Gives a result back if it is a `UsageError`, or a text; raises as `text`."""
-    return result if isinstance(result, UsageError) else text(result)
+    return result if isinstance(result, UsageError) else nonempty_text(result)
 
 
-def facts(result: Any) -> dict[str, str]:
+def text_mapping(result: Any) -> dict[str, str]:
     """Gives a result back if it is texts by name.
 
     Raises:
@@ -117,13 +117,13 @@ def facts(result: Any) -> dict[str, str]:
     if not isinstance(result, Mapping):
         raise TypeError(f"returned {type(result).__name__}, not texts by name")
     for name, value in result.items():
-        if not fits(name, str) or not fits(value, str):
+        if not matches_hint(name, str) or not matches_hint(value, str):
             shown = one_line(f"{name!r}: {value!r}", 60)
             raise TypeError(f"returned {shown}, not a name and a text")
     return dict(result)
 
 
-def folder_or_refusal(result: Any) -> Path | ChatlmError:
+def folder_or_error(result: Any) -> Path | ChatlmError:
     """Gives a result back if it is a `ChatlmError`, or the path of a folder.
 
     Raises:
@@ -141,7 +141,7 @@ def folder_or_refusal(result: Any) -> Path | ChatlmError:
 
 def list_of(kind: type) -> Callable[[Any], list[Any]]:
     """A function that gives a result back as a list if it has only `kind`s; raises as `one`."""
-    accept_one = one(kind)
+    accept_one = instance_of(kind)
 
     def accept(result: Any) -> list[Any]:
         if not isinstance(result, list | tuple):
@@ -151,7 +151,7 @@ def list_of(kind: type) -> Callable[[Any], list[Any]]:
     return accept
 
 
-def messages(result: Any) -> list[Message]:
+def valid_messages(result: Any) -> list[Message]:
     """Gives a result back if it is messages that a model can read.
 
     Raises:
@@ -159,11 +159,11 @@ def messages(result: Any) -> list[Message]:
         ValueError: see `check_order`.
     """
     accepted = list_of(Message)(result)
-    check_order(accepted)
+    check_message_order(accepted)
     return accepted
 
 
-def check_order(messages: Sequence[Message]) -> None:
+def check_message_order(messages: Sequence[Message]) -> None:
     """See that a model can answer the messages.
 
     At most one system message begins them, the user speaks first after it, the assistant not twice
@@ -186,7 +186,7 @@ def check_order(messages: Sequence[Message]) -> None:
 
 
 @functools.cache
-def _arguments() -> dict[str, list[str]]:
+def _hook_arguments() -> dict[str, list[str]]:
     """The arguments of each hook, by its name."""
     return {
         name: list(inspect.signature(value).parameters)

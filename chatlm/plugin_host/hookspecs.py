@@ -14,7 +14,7 @@ from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
 from chatlm.types.engine import Engine, EngineOpener
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.types.requests import Request
-from chatlm.types.setups import Facts, Setup, TemplateRenderer
+from chatlm.types.setups import Setup, TemplateRenderer, TextFacts
 
 if TYPE_CHECKING:
     import click
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Context:
+class PluginContext:
     """What a plugin may know about the program it runs in."""
 
     config: Config
@@ -71,7 +71,7 @@ class Commands(Protocol):
 
 
 @hookspec
-def startup(context: Context) -> None:
+def startup(context: PluginContext) -> None:
     """chatlm is ready and will call the other hooks from now on."""
 
 
@@ -134,7 +134,9 @@ def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | 
 
 
 @hookspec(firstresult=True)
-def write_message(conversation: Conversation, text: str, facts: Facts) -> str | UsageError | None:
+def write_message(
+    conversation: Conversation, text: str, facts: TextFacts
+) -> str | UsageError | None:
     """Make the message of what the person typed; the first plugin that returns one decides.
 
     `facts()` gives what plugins say of the words in `describe_text`.

@@ -16,15 +16,15 @@ import pluggy
 
 from chatlm.errors import ChatlmError
 from chatlm.plugin_host import hook_table, hookspecs, settings
-from chatlm.plugin_host.discovery import Found
-from chatlm.plugin_host.faults import Fault, in_words, pass_on
+from chatlm.plugin_host.discovery import PluginSource
+from chatlm.plugin_host.faults import Fault, describe_error, reraise_interrupt
 
-Accept = Callable[[Any], Any]
+Validator = Callable[[Any], Any]
 """Gives what a result is worth, or raises what is wrong with it."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CallResult:
     """What came of one call."""
 
     value: Any = None
@@ -40,7 +40,7 @@ class Outcome:
         return self.called and self.fault is None
 
 
-class Calls(ABC):
+class HookCaller(ABC):
     """Calls every plugin that implements a hook, one after the other."""
 
     @abstractmethod
@@ -53,9 +53,9 @@ class Calls(ABC):
         impl: pluggy.HookImpl,
         hook: str,
         arguments: Mapping[str, Any],
-        accept: Accept,
+        accept: Validator,
         before: Any = None,
-    ) -> Outcome:
+    ) -> CallResult:
         """Call one implementation; whatever it does, this returns.
 
         Args:
@@ -69,7 +69,7 @@ class Calls(ABC):
     def each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
         """Call every implementation; yield `(plugin, result)` of those that returned something."""
         for impl in self.implementations(hook):
-            result = self.call(impl, hook, arguments, _anything).value
+            result = self.call(impl, hook, arguments, _accept_any).value
             if result is not None:
                 yield impl.plugin_name, result
 
@@ -81,7 +81,7 @@ class Calls(ABC):
             make: the arguments for the plugin of this name; called just before it.
         """
         for impl in self.implementations(hook):
-            if self.call(impl, hook, make(impl.plugin_name), _anything).came_through:
+            if self.call(impl, hook, make(impl.plugin_name), _accept_any).came_through:
                 yield impl.plugin_name
 
     def gather(self, hook: str, kind: type, **arguments: Any) -> list[Any]:
@@ -91,7 +91,7 @@ class Calls(ABC):
             found += self.call(impl, hook, arguments, hook_table.list_of(kind)).value or ()
         return found
 
-    def merge(self, hook: str, accept: Accept, /, **arguments: Any) -> dict[str, Any]:
+    def merge(self, hook: str, accept: Validator, /, **arguments: Any) -> dict[str, Any]:
         """What all implementations returned, as one mapping; what comes first stays.
 
         Args:
@@ -105,7 +105,7 @@ class Calls(ABC):
             found = {**value, **found}
         return found
 
-    def first(self, hook: str, usual: Any, accept: Accept, /, **arguments: Any) -> Any:
+    def first(self, hook: str, usual: Any, accept: Validator, /, **arguments: Any) -> Any:
         """What the first implementation returned that returned anything.
 
         Args:
@@ -139,7 +139,7 @@ class Calls(ABC):
                 plugin, the value before and the result. Without it any value of the type is good.
             arguments: the others of the hook.
         """
-        accept = accept or partial(_same_kind, hook_table.one(type(value)))
+        accept = accept or partial(_validate_result, hook_table.instance_of(type(value)))
         for impl in self.implementations(hook):
             good = partial(accept, impl.plugin_name, value)
             result = self.call(impl, hook, {**arguments, name: value}, good, value).value
@@ -147,18 +147,18 @@ class Calls(ABC):
         return value
 
 
-def _anything(result: Any) -> Any:
+def _accept_any(result: Any) -> Any:
     return result
 
 
-def _same_kind(accept: Accept, plugin: str, before: Any, result: Any) -> Any:
+def _validate_result(accept: Validator, plugin: str, before: Any, result: Any) -> Any:
     return accept(result)
 
 
 log = logging.getLogger(__name__)
 
 
-MOST_FAILURES = 3
+MAX_FAILURES = 3
 """After this many failures of one hook in a row a plugin is left out until restart."""
 
 
@@ -166,11 +166,13 @@ SLOW_SECONDS = 10.0
 """A hook that takes longer is reported. Nothing in a running program can stop it."""
 
 
-HEAVY = frozenset({"torch", "transformers", "peft", "faiss", "sentence_transformers", "textual"})
+HEAVY_MODULES = frozenset(
+    {"torch", "transformers", "peft", "faiss", "sentence_transformers", "textual"}
+)
 """What a plugin may import inside its hooks only, since every start would wait for it."""
 
 
-class PluginHost(Calls):
+class PluginHost(HookCaller):
     """The loaded plugins; one that fails in a hook is noted as a `Fault`, and the others go on.
 
     Args:
@@ -212,32 +214,32 @@ class PluginHost(Calls):
     def register(self, name: str, plugin: Any) -> bool:
         """Add a plugin; returns whether it is in. One that cannot be called is a fault."""
         try:
-            hook_table.check_names(self._manager, plugin)
+            hook_table.check_signatures(self._manager, plugin)
             self._manager.register(plugin, name)
-            hook_table.check_hooks(self._manager, plugin)
-            settings.check_schema(plugin)
+            hook_table.check_implementations(self._manager, plugin)
+            settings.check_settings_class(plugin)
         except BaseException as error:  # whatever a stranger's plugin does, only it is lost
-            pass_on(error)
+            reraise_interrupt(error)
             if self._manager.get_plugin(name) is plugin:
                 self._manager.unregister(name=name)
             self._note(name, "registration", error, left_out=True)
             return False
         return True
 
-    def load(self, found: Found) -> bool:
+    def load(self, found: PluginSource) -> bool:
         """Import and register a plugin; returns whether it is in. What fails is a fault."""
         if found.problem:
             self._note(found.name, "loading", ChatlmError(found.problem), left_out=True)
             return False
-        before = HEAVY & sys.modules.keys()
+        before = HEAVY_MODULES & sys.modules.keys()
         try:
             plugin = found.bring()
         except BaseException as error:  # an import may fail in any way
-            pass_on(error)
+            reraise_interrupt(error)
             self._note(found.name, "import", error, left_out=True)
             return False
         registered = self.register(found.name, plugin)
-        if registered and (heavy := sorted(HEAVY & sys.modules.keys() - before)):
+        if registered and (heavy := sorted(HEAVY_MODULES & sys.modules.keys() - before)):
             slow = ChatlmError(
                 f"it imports {', '.join(heavy)} when it is loaded, not when a hook needs it",
                 hint="It works, but every start waits for it: tell its author.",
@@ -250,16 +252,16 @@ class PluginHost(Calls):
 
         A wrong setting is a fault, and the plugin is left out.
         """
-        kind = settings.class_of(self._manager.get_plugin(name))
+        kind = settings.settings_class(self._manager.get_plugin(name))
         try:
-            return settings.read(name, kind, section) if kind else None
+            return settings.read_settings(name, kind, section) if kind else None
         except ChatlmError as error:
             self.leave_out(name, "settings", error)
             return None
 
     def settings_class(self, name: str) -> type | None:
         """The plugin's `Settings`; None where it has none or is not loaded."""
-        return settings.class_of(self._manager.get_plugin(name))
+        return settings.settings_class(self._manager.get_plugin(name))
 
     def is_left_out(self, name: str) -> bool:
         """Whether the plugin is called no more."""
@@ -285,13 +287,13 @@ class PluginHost(Calls):
         impl: pluggy.HookImpl,
         hook: str,
         arguments: Mapping[str, Any],
-        accept: Accept,
+        accept: Validator,
         before: Any = None,
-    ) -> Outcome:
+    ) -> CallResult:
         """See `Calls.call`; a plugin that is left out is not called."""
         name = impl.plugin_name
         if name in self._left_out:
-            return Outcome(called=False)
+            return CallResult(called=False)
         started = time.perf_counter()
         seconds = None
         try:
@@ -299,11 +301,11 @@ class PluginHost(Calls):
             seconds = time.perf_counter() - started
             accepted = None if result is None else accept(result)
         except BaseException as error:  # the chat goes on without it
-            pass_on(error)
+            reraise_interrupt(error)
             seconds = seconds or time.perf_counter() - started
-            return Outcome(seconds=seconds, fault=self.failed(name, hook, error))
+            return CallResult(seconds=seconds, fault=self.failed(name, hook, error))
         self.went_well(name, hook, seconds)
-        return Outcome(accepted, seconds)
+        return CallResult(accepted, seconds)
 
     def failed(self, name: str, where: str, error: BaseException) -> Fault:
         """Note that a plugin failed; after `MOST_FAILURES` in a row it is left out.
@@ -314,7 +316,7 @@ class PluginHost(Calls):
             error: what it raised.
         """
         self._in_a_row[name, where] += 1
-        if self._in_a_row[name, where] >= MOST_FAILURES:
+        if self._in_a_row[name, where] >= MAX_FAILURES:
             self._left_out.add(name)
         return self._note(name, where, error, left_out=name in self._left_out)
 
@@ -335,7 +337,7 @@ class PluginHost(Calls):
     ) -> Fault:
         log.error("plugin %s failed in %s", plugin, hook, exc_info=error)
         hint = error.hint if isinstance(error, ChatlmError) else ""
-        fault = Fault(plugin, hook, in_words(error), left_out, hint)
+        fault = Fault(plugin, hook, describe_error(error), left_out, hint)
         self._faults.append(fault)
         self.past.append(fault)
         return fault

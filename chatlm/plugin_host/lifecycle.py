@@ -14,26 +14,26 @@ from chatlm.config.config import Config
 from chatlm.config.paths import write_atomically
 from chatlm.errors import ChatlmError
 from chatlm.plugin_host import faults, hookspecs
-from chatlm.plugin_host.discovery import find
-from chatlm.plugin_host.faults import LOADING_STEPS, Fault, crashed, forgive
+from chatlm.plugin_host.discovery import find_plugins
+from chatlm.plugin_host.faults import LOADING_STEPS, Fault, clear_crash_mark, has_crash_mark
 from chatlm.plugin_host.host import PluginHost
 
 
 @contextmanager
-def loaded(config: Config) -> Iterator[PluginHost]:
+def loaded_plugins(config: Config) -> Iterator[PluginHost]:
     """The plugins that the person has and wants, told when chatlm is ready and about to exit."""
     host = PluginHost()
-    load_all(host, config)
-    start(host, config)
+    load_plugins(host, config)
+    start_plugins(host, config)
     try:
         yield host
     finally:
         for _ in host.each("shutdown"):
             pass
-        remember(host)
+        save_faults(host)
 
 
-def load_all(host: PluginHost, config: Config, only: Iterable[str] | None = None) -> None:
+def load_plugins(host: PluginHost, config: Config, only: Iterable[str] | None = None) -> None:
     """Load what is switched on; what fails is the host's to tell.
 
     Args:
@@ -42,37 +42,37 @@ def load_all(host: PluginHost, config: Config, only: Iterable[str] | None = None
         only: load no other than these.
     """
     wanted = None if only is None else set(only)
-    for found in [] if config.safe_mode else find():
+    for found in [] if config.safe_mode else find_plugins():
         left_out = wanted is not None and found.name not in wanted
         if left_out or found.name in config.disabled_plugins:
             continue
         if found.problem:
             host.load(found)
             continue
-        with faults.watched(found.name) as safe:
+        with faults.crash_mark(found.name) as safe:
             if safe:
                 host.load(found)
             else:
-                host.leave_out(found.name, "loading", _crash(found.name))
+                host.leave_out(found.name, "loading", _crash_error(found.name))
 
 
-def start(host: PluginHost, config: Config) -> None:
+def start_plugins(host: PluginHost, config: Config) -> None:
     """Give each plugin its settings, then call `startup`."""
     own = {name: host.settings(name, config.plugins.get(name, {})) for name in host.names}
     with ExitStack() as mark:
 
         def context(name: str) -> Mapping[str, Any]:
             mark.close()
-            mark.enter_context(faults.watched(name))
-            return {"context": hookspecs.Context(config, paths.data_dir(), own[name])}
+            mark.enter_context(faults.crash_mark(name))
+            return {"context": hookspecs.PluginContext(config, paths.data_dir(), own[name])}
 
         for _ in host.offer("startup", context):
             pass
 
 
-def remember(host: PluginHost) -> None:
+def save_faults(host: PluginHost) -> None:
     """Keep the last fault of each plugin, for `chatlm plugins list`, until the same goes well."""
-    before = recalled()
+    before = load_faults()
     mended = host.came_through | {(name, step) for name in host.names for step in LOADING_STEPS}
     now = {name: fault for name, fault in before.items() if (name, fault.hook) not in mended}
     now |= host.last_faults
@@ -80,23 +80,23 @@ def remember(host: PluginHost) -> None:
         return
     text = json.dumps({name: fault.to_dict() for name, fault in now.items()}, indent=1)
     with suppress(OSError):
-        write_atomically(_file(), [text])
+        write_atomically(_faults_file(), [text])
 
 
-def recalled() -> dict[str, Fault]:
+def load_faults() -> dict[str, Fault]:
     """The last faults by plugin, as earlier runs left them."""
     try:
-        kept = json.loads(_file().read_text(encoding="utf-8"))
+        kept = json.loads(_faults_file().read_text(encoding="utf-8"))
         return {name: Fault.from_dict(values) for name, values in kept.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 
-def _file() -> Path:
+def _faults_file() -> Path:
     return paths.data_dir() / "plugin-faults.json"
 
 
-def _crash(name: str) -> ChatlmError:
+def _crash_error(name: str) -> ChatlmError:
     return ChatlmError(
         "chatlm ended while it was being loaded", hint=f"Try it again: chatlm plugins enable {name}"
     )
@@ -110,36 +110,36 @@ def enable(name: str) -> bool:
     """
     disabled = config.load().disabled_plugins
     if name in disabled:
-        _write([other for other in disabled if other != name])
-    return forgive(name) or name in disabled
+        _write_disabled([other for other in disabled if other != name])
+    return clear_crash_mark(name) or name in disabled
 
 
 def disable(name: str) -> None:
     """Load a plugin no more, from the next start on. Raises as `enable`."""
     disabled = config.load().disabled_plugins
     if name not in disabled:
-        _write([*disabled, name])
+        _write_disabled([*disabled, name])
 
 
-def _write(disabled: list[str]) -> None:
-    toml_file.change(paths.config_file(), ["disabled_plugins"], disabled)
+def _write_disabled(disabled: list[str]) -> None:
+    toml_file.set_key(paths.config_file(), ["disabled_plugins"], disabled)
 
 
-Status = Literal["on", "off", "failing", "left out", "failed", "crashed"]
+PluginStatus = Literal["on", "off", "failing", "left out", "failed", "crashed"]
 """`off` is switched off, `failing` is on but failed when it was used last, `left out` failed too
 often, `failed` cannot be loaded, `crashed` ended chatlm while it was loaded and is left out until
 it is enabled."""
 
 
 @dataclass(frozen=True)
-class Row:
+class PluginInfo:
     """One plugin in the list."""
 
     name: str
     version: str | None
     """None for a loose file."""
     source: str
-    status: Status
+    status: PluginStatus
     error: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,7 +153,9 @@ class Row:
         }
 
 
-def overview(host: PluginHost, off: Collection[str], faults: Mapping[str, Fault]) -> list[Row]:
+def describe_plugins(
+    host: PluginHost, off: Collection[str], faults: Mapping[str, Fault]
+) -> list[PluginInfo]:
     """Every plugin that is here, in the order they are loaded.
 
     Args:
@@ -162,23 +164,23 @@ def overview(host: PluginHost, off: Collection[str], faults: Mapping[str, Fault]
         faults: the last fault of each plugin.
     """
     rows = []
-    for one in find():
+    for one in find_plugins():
         fault = faults.get(one.name)
-        status: Status = "on"
+        status: PluginStatus = "on"
         error = None
         if one.problem:
             status, error = "failed", one.problem
         elif one.name in off:
             status = "off"
         elif fault:
-            status, error = _status(host, fault), f"{fault.hook}: {fault.error}"
-        rows.append(Row(one.name, one.version or None, one.source, status, error))
+            status, error = _status_after_fault(host, fault), f"{fault.hook}: {fault.error}"
+        rows.append(PluginInfo(one.name, one.version or None, one.source, status, error))
     return rows
 
 
-def _status(host: PluginHost, fault: Fault) -> Status:
+def _status_after_fault(host: PluginHost, fault: Fault) -> PluginStatus:
     if fault.plugin in host.names and not host.is_left_out(fault.plugin):
         return "failing"
-    if crashed(fault.plugin):
+    if has_crash_mark(fault.plugin):
         return "crashed"
     return "failed" if fault.hook in LOADING_STEPS else "left out"

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 
 from chatlm.errors import UsageError
-from chatlm.plugin_host.discovery import NAME, find
+from chatlm.plugin_host.discovery import NAME_PATTERN, find_plugins
 
 _PYPROJECT = """\
 [build-system]
@@ -114,7 +114,7 @@ import asyncio
 import pytest
 from click.testing import CliRunner
 
-from chatlm.testing import screen, scripted_chat
+from chatlm.testing import scripted_screen, scripted_chat
 from $package import plugin
 
 
@@ -169,7 +169,7 @@ A setting: `chatlm config set plugins.$name.at_least 3`
 """
 
 
-def begin(name: str, into: Path) -> Path:
+def create_project(name: str, into: Path) -> Path:
     """Write the project into a new folder `chatlm-NAME` and return that.
 
     Args:
@@ -180,12 +180,16 @@ def begin(name: str, into: Path) -> Path:
         UsageError: the name cannot be one or is taken, or the folder is there or cannot be made.
     """
     package = f"chatlm_{name.replace('-', '_')}".lower()
-    if not NAME.fullmatch(name) or keyword.iskeyword(name) or package in sys.stdlib_module_names:
+    if (
+        not NAME_PATTERN.fullmatch(name)
+        or keyword.iskeyword(name)
+        or package in sys.stdlib_module_names
+    ):
         raise UsageError(
             f"{name!r} cannot be a plugin's name.",
             hint="It begins with a letter and has letters, digits, - and _ only.",
         )
-    if taken := next((found for found in find() if found.name == name), None):
+    if taken := next((found for found in find_plugins() if found.name == name), None):
         raise UsageError(
             f"There is a plugin {name} already, from {taken.source}.", hint="Take another name."
         )

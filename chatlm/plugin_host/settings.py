@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from chatlm.config import config, paths, toml_file
-from chatlm.config.paths import expanded
+from chatlm.config.paths import expand_path
 from chatlm.errors import ConfigError
-from chatlm.plugin_host.type_hints import describe, fits, hints_of
+from chatlm.plugin_host.type_hints import describe_hint, field_hints, matches_hint
 
 T = TypeVar("T")
 
 
-def class_of(plugin: Any) -> type | None:
+def settings_class(plugin: Any) -> type | None:
     """The plugin's `Settings`; None where it has none."""
     kind = getattr(plugin, "Settings", None)
     return kind if isinstance(kind, type) else None
 
 
-def check_schema(plugin: Any) -> None:
+def check_settings_class(plugin: Any) -> None:
     """See that the plugin's `Settings`, if it has any, is a frozen dataclass with good defaults.
 
     Raises:
@@ -37,7 +37,7 @@ def check_schema(plugin: Any) -> None:
     """
     if getattr(plugin, "Settings", None) is None:
         return
-    kind = class_of(plugin)
+    kind = settings_class(plugin)
     if kind is None or not dataclasses.is_dataclass(kind):
         raise TypeError("Settings must be a class with @dataclass(frozen=True)")
     if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
@@ -46,12 +46,12 @@ def check_schema(plugin: Any) -> None:
         if field.default is field.default_factory is dataclasses.MISSING:
             raise TypeError(f"Settings.{field.name} needs a default")
     defaults = kind()
-    for name, hint in hints_of(kind).items():
-        if not fits(getattr(defaults, name), hint):
-            raise TypeError(f"the default of Settings.{name} must be {describe(hint)}")
+    for name, hint in field_hints(kind).items():
+        if not matches_hint(getattr(defaults, name), hint):
+            raise TypeError(f"the default of Settings.{name} must be {describe_hint(hint)}")
 
 
-def read(name: str, kind: type[T], section: Mapping[str, Any]) -> T:
+def read_settings(name: str, kind: type[T], section: Mapping[str, Any]) -> T:
     """The settings that hold: the environment over the section over the defaults.
 
     Args:
@@ -63,12 +63,12 @@ def read(name: str, kind: type[T], section: Mapping[str, Any]) -> T:
         ConfigError: a key is unknown or a value is wrong; the message names both.
     """
     values = {
-        key: _checked(name, kind, key, value, "config.toml") for key, value in section.items()
+        key: _validated(name, kind, key, value, "config.toml") for key, value in section.items()
     }
-    for key in _keys(kind):
-        variable = variable_of(name, key)
+    for key in _setting_names(kind):
+        variable = environment_variable(name, key)
         if text := os.environ.get(variable):
-            values[key] = _checked(name, kind, key, from_text(kind, key, text), variable)
+            values[key] = _validated(name, kind, key, parse_setting_text(kind, key, text), variable)
     try:
         return kind(**values)
     except Exception as error:  # the class's own checks
@@ -77,26 +77,26 @@ def read(name: str, kind: type[T], section: Mapping[str, Any]) -> T:
         ) from error
 
 
-def own_settings(name: str, kind: type[T]) -> T:
+def load_plugin_settings(name: str, kind: type[T]) -> T:
     """A plugin's settings where no hook gives them, such as in its commands. Raises as `read`."""
-    return read(name, kind, config.load().plugins.get(name, {}))
+    return read_settings(name, kind, config.load().plugins.get(name, {}))
 
 
-def rows(name: str, kind: type, section: Mapping[str, Any]) -> list[config.Setting]:
+def list_settings(name: str, kind: type, section: Mapping[str, Any]) -> list[config.Setting]:
     """Every setting of a plugin with its value and where that comes from. Raises as `read`."""
-    now: Any = read(name, kind, section)
+    now: Any = read_settings(name, kind, section)
     listed = []
     for field in dataclasses.fields(kind):
         source = "config.toml" if field.name in section else "default"
-        if os.environ.get(variable_of(name, field.name)):
-            source = f"environment {variable_of(name, field.name)}"
+        if os.environ.get(environment_variable(name, field.name)):
+            source = f"environment {environment_variable(name, field.name)}"
         meaning = str(field.metadata.get("help", f"of the plugin {name}"))
         value = getattr(now, field.name)
         listed.append(config.Setting(f"plugins.{name}.{field.name}", value, source, meaning))
     return listed
 
 
-def checked_text(
+def parse_setting(
     name: str,
     kind: type,
     key: str,
@@ -118,9 +118,9 @@ def checked_text(
         ConfigError: as `read`.
     """
     _check_key(name, kind, key, where)
-    value = from_text(kind, key, text)
-    _checked(name, kind, key, value, where)
-    read(name, kind, {**_right(name, kind, section), key: value})
+    value = parse_setting_text(kind, key, text)
+    _validated(name, kind, key, value, where)
+    read_settings(name, kind, {**_valid_settings(name, kind, section), key: value})
     return value
 
 
@@ -131,19 +131,19 @@ def save_setting(name: str, kind: type, key: str, text: str) -> None:
         ConfigError: as `read`, or the file cannot be read or written.
     """
     section = config.load().plugins.get(name, {})
-    value = checked_text(name, kind, key, text, section)
-    toml_file.change(paths.config_file(), ["plugins", name, key], value)
+    value = parse_setting(name, kind, key, text, section)
+    toml_file.set_key(paths.config_file(), ["plugins", name, key], value)
 
 
-def variable_of(name: str, key: str) -> str:
+def environment_variable(name: str, key: str) -> str:
     """The environment variable that overrides a setting: `CHATLM_NAME_KEY`."""
     return f"CHATLM_{name}_{key}".upper().replace("-", "_")
 
 
-def from_text(kind: type, key: str, text: str) -> Any:
+def parse_setting_text(kind: type, key: str, text: str) -> Any:
     """A typed value: as it stands where the setting may be a text, else as TOML has it."""
-    hint = hints_of(kind).get(key)
-    plain = fits(_converted(text, hint), hint)
+    hint = field_hints(kind).get(key)
+    plain = matches_hint(_from_toml(text, hint), hint)
     try:
         document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
@@ -153,22 +153,22 @@ def from_text(kind: type, key: str, text: str) -> Any:
     return [value] if is_list and not isinstance(value, list) else value
 
 
-def _right(name: str, kind: type, section: Mapping[str, Any]) -> dict[str, Any]:
+def _valid_settings(name: str, kind: type, section: Mapping[str, Any]) -> dict[str, Any]:
     """What can be read of a section: a mistake must not keep the next one from being mended."""
     right = {}
     for key, value in section.items():
         with suppress(ConfigError):
-            _checked(name, kind, key, value, "config.toml")
+            _validated(name, kind, key, value, "config.toml")
             right[key] = value
     return right
 
 
-def _keys(kind: type) -> list[str]:
-    return list(hints_of(kind))
+def _setting_names(kind: type) -> list[str]:
+    return list(field_hints(kind))
 
 
 def _check_key(name: str, kind: type, key: str, where: str) -> None:
-    hints = hints_of(kind)
+    hints = field_hints(kind)
     if key not in hints:
         near = get_close_matches(key, hints, 1)
         raise ConfigError(
@@ -177,35 +177,35 @@ def _check_key(name: str, kind: type, key: str, where: str) -> None:
         )
 
 
-def _checked(name: str, kind: type, key: str, value: Any, where: str) -> Any:
+def _validated(name: str, kind: type, key: str, value: Any, where: str) -> Any:
     _check_key(name, kind, key, where)
-    hints = hints_of(kind)
-    converted = _converted(value, hints[key])
-    if not fits(converted, hints[key]):
+    hints = field_hints(kind)
+    converted = _from_toml(value, hints[key])
+    if not matches_hint(converted, hints[key]):
         raise ConfigError(
-            f"{where}: plugins.{name}.{key} must be {describe(hints[key])}, not {value!r}.",
+            f"{where}: plugins.{name}.{key} must be {describe_hint(hints[key])}, not {value!r}.",
             hint=f"Change it: chatlm config set plugins.{name}.{key} VALUE",
         )
     return converted
 
 
-def _converted(value: Any, hint: Any) -> Any:
+def _from_toml(value: Any, hint: Any) -> Any:
     """A value of TOML as Python's type where TOML has none: tuples, paths, members of an Enum."""
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)
     if isinstance(value, str) and Path in (hint, *typing.get_args(hint)):
-        return expanded(value)
+        return expand_path(value)
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return next((member for member in hint if member.value == value), value)
     return value
 
 
-FORM = "here"
+FORM_SOURCE = "here"
 """Where a typed value stands, for the messages that are taken apart again."""
 
 
 @dataclass(frozen=True)
-class Field:
+class SettingField:
     """One setting."""
 
     key: str
@@ -236,7 +236,7 @@ class Field:
         return "default" if self.said is None else "config.toml"
 
 
-class Fields:
+class SettingsForm:
     """The settings of one plugin, read and written in the config file.
 
     Args:
@@ -248,7 +248,7 @@ class Fields:
         self.plugin = plugin
         self._kind = kind
 
-    def all(self) -> list[Field]:
+    def all(self) -> list[SettingField]:
         """Every setting as it is now, right or wrong.
 
         Raises:
@@ -257,7 +257,7 @@ class Fields:
         section, defaults = self._section(), self._kind()
         return [self._field(each, section, defaults) for each in dataclasses.fields(self._kind)]
 
-    def one(self, key: str) -> Field:
+    def one(self, key: str) -> SettingField:
         """One of them. Raises as `all`."""
         return next(field for field in self.all() if field.key == key)
 
@@ -270,14 +270,14 @@ class Fields:
         if not text:
             return  # then the default holds
         try:
-            checked_text(self.plugin, self._kind, key, text, self._section(), FORM)
+            parse_setting(self.plugin, self._kind, key, text, self._section(), FORM_SOURCE)
         except ConfigError as error:
             told = error.message
-            for head in (f"{FORM}: plugins.{self.plugin}.", f"plugins.{self.plugin}: "):
+            for head in (f"{FORM_SOURCE}: plugins.{self.plugin}.", f"plugins.{self.plugin}: "):
                 told = told.removeprefix(head)
             raise ConfigError(told) from error
 
-    def save(self, key: str, text: str) -> Field:
+    def save(self, key: str, text: str) -> SettingField:
         """Write a setting; an empty text takes it out of the file. Raises as `check`."""
         if text:
             self.check(key, text)
@@ -291,36 +291,36 @@ class Fields:
 
     def _field(
         self, field: dataclasses.Field[Any], section: Mapping[str, Any], defaults: Any
-    ) -> Field:
-        hint = hints_of(self._kind)[field.name]
-        variable = variable_of(self.plugin, field.name)
-        return Field(
+    ) -> SettingField:
+        hint = field_hints(self._kind)[field.name]
+        variable = environment_variable(self.plugin, field.name)
+        return SettingField(
             field.name,
             str(field.metadata.get("help", "")),
-            describe(hint),
-            tuple(choices(hint)),
-            written(getattr(defaults, field.name)),
-            written(section[field.name]) if field.name in section else None,
+            describe_hint(hint),
+            tuple(allowed_values(hint)),
+            format_setting(getattr(defaults, field.name)),
+            format_setting(section[field.name]) if field.name in section else None,
             variable if os.environ.get(variable) else "",
         )
 
 
-def choices(hint: Any) -> Iterator[str]:
+def allowed_values(hint: Any) -> Iterator[str]:
     """All values of a bool, a Literal or an Enum as they are typed; none for other types."""
     if hint is bool:
         yield from ("true", "false")
     elif typing.get_origin(hint) is Literal:
-        yield from map(written, typing.get_args(hint))
+        yield from map(format_setting, typing.get_args(hint))
     elif isinstance(hint, type) and issubclass(hint, enum.Enum):
-        yield from map(written, hint)
+        yield from map(format_setting, hint)
 
 
-def written(value: Any) -> str:
+def format_setting(value: Any) -> str:
     """A value as it is typed."""
     if value is None:
         return ""
     if isinstance(value, enum.Enum):
-        return written(value.value)
+        return format_setting(value.value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

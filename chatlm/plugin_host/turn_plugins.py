@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 import pluggy
 
-from chatlm.plugin_host.faults import Fault, pass_on
-from chatlm.plugin_host.host import Accept, Calls, Outcome, PluginHost
-from chatlm.plugin_host.trace_diff import changes, name_of, told
+from chatlm.plugin_host.faults import Fault, reraise_interrupt
+from chatlm.plugin_host.host import CallResult, HookCaller, PluginHost, Validator
+from chatlm.plugin_host.trace_diff import callable_name, find_changes, summarise_result
 from chatlm.types.provenance import Call, Change
 from chatlm.types.requests import Request
 
 
-class TurnPlugins(Calls):
+class TurnPlugins(HookCaller):
     """Calls the hooks of one turn.
 
     Args:
@@ -31,7 +31,7 @@ class TurnPlugins(Calls):
         self._host = host
         self._without = without
         self._calls: list[Call] = []
-        self._guards: list[Guarded] = []
+        self._guards: list[GuardedCallable] = []
 
     def implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """Those of the host, but for the plugins that are switched off."""
@@ -43,9 +43,9 @@ class TurnPlugins(Calls):
         impl: pluggy.HookImpl,
         hook: str,
         arguments: Mapping[str, Any],
-        accept: Accept,
+        accept: Validator,
         before: Any = None,
-    ) -> Outcome:
+    ) -> CallResult:
         """Call by way of the host, and remember what came of it."""
         said: str = ""
         changed: tuple[Change, ...] = ()
@@ -54,7 +54,7 @@ class TurnPlugins(Calls):
             """What fails here fails as the plugin's, whose value it is."""
             nonlocal said, changed
             accepted = accept(result)
-            said, changed = told(accepted), changes(before, accepted)
+            said, changed = summarise_result(accepted), find_changes(before, accepted)
             return accepted
 
         outcome = self._host.call(impl, hook, arguments, accept_and_tell, before)
@@ -74,13 +74,13 @@ class TurnPlugins(Calls):
         failed = partial(self._host.failed, plugin)
         processors = tuple(
             one
-            if isinstance(one, Guarded)
+            if isinstance(one, GuardedCallable)
             else self._watched(GuardedProcessor(plugin, one, failed))
             for one in request.processors
         )
         criteria = tuple(
             one
-            if isinstance(one, Guarded)
+            if isinstance(one, GuardedCallable)
             else self._watched(GuardedCriterion(plugin, one, failed))
             for one in request.criteria
         )
@@ -99,12 +99,12 @@ class TurnPlugins(Calls):
         """See `PluginHost.take_faults`."""
         return self._host.take_faults()
 
-    def _watched(self, guard: Guarded) -> Guarded:
+    def _watched(self, guard: GuardedCallable) -> GuardedCallable:
         self._guards.append(guard)
         return guard
 
 
-class Guarded(ABC):
+class GuardedCallable(ABC):
     """One of them, called for each token until it fails; from then on it is left out.
 
     Args:
@@ -123,7 +123,7 @@ class Guarded(ABC):
         failed: Callable[[str, BaseException], Fault],
     ) -> None:
         self.plugin = plugin
-        self.__name__ = name_of(added)
+        self.__name__ = callable_name(added)
         self.calls = 0
         self.seconds = 0.0
         """What all calls took."""
@@ -139,7 +139,7 @@ class Guarded(ABC):
         try:
             return self._checked(self._added(input_ids, scores.clone()), scores)
         except BaseException as error:  # the reply goes on without it
-            pass_on(error)
+            reraise_interrupt(error)
             self.fault = self._failed(self.where, error)
             return self._without(scores)
         finally:
@@ -162,7 +162,7 @@ class Guarded(ABC):
         """What holds when it is left out."""
 
 
-class GuardedProcessor(Guarded):
+class GuardedProcessor(GuardedCallable):
     """A `LogitsProcessor`."""
 
     where = "a logits processor"
@@ -176,7 +176,7 @@ class GuardedProcessor(Guarded):
         if not result.is_floating_point() or result.device != scores.device:
             kind = f"{result.dtype} on {result.device}"
             raise TypeError(f"{self.__name__} returned scores of {kind}")
-        if not _can_be_drawn_from(result) and _can_be_drawn_from(scores):
+        if not _can_sample(result) and _can_sample(scores):
             raise ValueError(f"{self.__name__} left no token that could come next")
         return result
 
@@ -184,7 +184,7 @@ class GuardedProcessor(Guarded):
         return scores
 
 
-class GuardedCriterion(Guarded):
+class GuardedCriterion(GuardedCallable):
     """A `StoppingCriterion`."""
 
     where = "a stopping criterion"
@@ -200,6 +200,6 @@ class GuardedCriterion(Guarded):
         return False
 
 
-def _can_be_drawn_from(scores: Any) -> bool:
+def _can_sample(scores: Any) -> bool:
     """Whether no score is NaN or +inf, and one at least is not -inf; the greatest tells it all."""
     return math.isfinite(scores.max())

@@ -16,7 +16,7 @@ from typing import Any, Literal, Union
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-_WORDS: dict[Any, str] = {
+_DESCRIPTIONS: dict[Any, str] = {
     str: "a text",
     int: "a whole number",
     float: "a number",
@@ -26,7 +26,7 @@ _WORDS: dict[Any, str] = {
 }
 
 
-def fits(value: Any, hint: Any) -> bool:
+def matches_hint(value: Any, hint: Any) -> bool:
     """Whether a value is of a type; texts must be valid Unicode, numbers finite.
 
     Args:
@@ -40,43 +40,44 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
     if origin in (Union, types.UnionType):
-        return any(fits(value, argument) for argument in arguments)
+        return any(matches_hint(value, argument) for argument in arguments)
     if origin is tuple and arguments[-1:] != (...,):
-        return isinstance(value, tuple) and _all_fit(value, arguments)
+        return isinstance(value, tuple) and _all_match(value, arguments)
     if origin in (tuple, list, collections.abc.Sequence):
         kind = (list, tuple) if origin is collections.abc.Sequence else origin
-        return isinstance(value, kind) and all(fits(item, arguments[0]) for item in value)
+        return isinstance(value, kind) and all(matches_hint(item, arguments[0]) for item in value)
     if origin in (dict, collections.abc.Mapping):
         return isinstance(value, collections.abc.Mapping) and all(
-            fits(key, arguments[0]) and fits(item, arguments[1]) for key, item in value.items()
+            matches_hint(key, arguments[0]) and matches_hint(item, arguments[1])
+            for key, item in value.items()
         )
     if origin is collections.abc.Callable:
         return callable(value)
-    return _is_a(value, hint)
+    return _matches_class(value, hint)
 
 
-def describe(hint: Any) -> str:
+def describe_hint(hint: Any) -> str:
     """The type in a person's words, such as `a whole number`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return _joined([str(choice) for choice in arguments])
+        return _join_with_or([str(choice) for choice in arguments])
     if origin in (Union, types.UnionType):
-        return _joined([describe(argument) for argument in arguments])
+        return _join_with_or([describe_hint(argument) for argument in arguments])
     if origin in (tuple, list, collections.abc.Sequence):
-        return f"a list of {describe(arguments[0]).removeprefix('a ')}s"
+        return f"a list of {describe_hint(arguments[0]).removeprefix('a ')}s"
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return _joined([str(member.value) for member in hint])
-    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+        return _join_with_or([str(member.value) for member in hint])
+    return _DESCRIPTIONS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 @functools.cache
-def hints_of(kind: type) -> dict[str, Any]:
+def field_hints(kind: type) -> dict[str, Any]:
     """The resolved types of a dataclass's fields, by name, in their order."""
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _is_a(value: Any, kind: Any) -> bool:
+def _matches_class(value: Any, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
     if kind is int:
@@ -86,13 +87,15 @@ def _is_a(value: Any, kind: Any) -> bool:
     if not isinstance(value, kind):
         return False
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return all(fits(getattr(value, name), hint) for name, hint in hints_of(kind).items())
+        return all(
+            matches_hint(getattr(value, name), hint) for name, hint in field_hints(kind).items()
+        )
     return True
 
 
-def _all_fit(values: tuple[Any, ...], hints: tuple[Any, ...]) -> bool:
-    return len(values) == len(hints) and all(map(fits, values, hints))
+def _all_match(values: tuple[Any, ...], hints: tuple[Any, ...]) -> bool:
+    return len(values) == len(hints) and all(map(matches_hint, values, hints))
 
 
-def _joined(names: list[str]) -> str:
+def _join_with_or(names: list[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -15,7 +15,7 @@ from chatlm.types.sampling import Sampling
 from chatlm.types.setups import SideChats
 
 
-class Work(Protocol):
+class ProgressReporter(Protocol):
     """A long work of a plugin, as the screen shows it."""
 
     @property
@@ -121,7 +121,7 @@ class Ui(Protocol):
         """
         ...
 
-    def working(self, title: str) -> AbstractContextManager[Work]:
+    def working(self, title: str) -> AbstractContextManager[ProgressReporter]:
         """Show a long work while it lasts, with a bar and a way to cancel it."""
         ...
 
@@ -149,7 +149,7 @@ class SlashCommand:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_words("help", self.help)
+        _check_not_blank("help", self.help)
         _check_function("run", self.run)
         _check_key(self.key)
 
@@ -173,7 +173,7 @@ class Panel:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_words("title", self.title)
+        _check_not_blank("title", self.title)
         _check_function("open", self.open)
         _check_key(self.key)
 
@@ -197,25 +197,25 @@ class PluginScreen:
         _check_function("open", self.open)
 
 
-_NAME = re.compile("[a-z][a-z0-9-]{0,29}")
+_NAME_PATTERN = re.compile("[a-z][a-z0-9-]{0,29}")
 
 
-_KEY = re.compile("(ctrl|alt)[+][a-z]|f([2-9]|1[0-2])")
+_KEY_PATTERN = re.compile("(ctrl|alt)[+][a-z]|f([2-9]|1[0-2])")
 
 
-_SENT_BY_OTHERS = {"ctrl+h": "backspace", "ctrl+i": "tab", "ctrl+m": "enter"}
+_TERMINAL_ALIASES = {"ctrl+h": "backspace", "ctrl+i": "tab", "ctrl+m": "enter"}
 """What a terminal sends for keys that have names of their own."""
 
 
 def _check_name(name: str) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME_PATTERN.fullmatch(name):
         raise ValueError(
             f"the name {name!r} must be small letters, digits and hyphens, 30 at most, "
             "and begin with a letter"
         )
 
 
-def _check_words(what: str, words: str) -> None:
+def _check_not_blank(what: str, words: str) -> None:
     if not isinstance(words, str) or not words.strip():
         raise ValueError(f"{what} must be a few words, not {words!r}")
 
@@ -226,7 +226,7 @@ def _check_function(what: str, function: Callable[..., Any]) -> None:
 
 
 def _check_key(key: str) -> None:
-    if not isinstance(key, str) or (key and not _KEY.fullmatch(key)):
+    if not isinstance(key, str) or (key and not _KEY_PATTERN.fullmatch(key)):
         raise ValueError(f"the key {key!r} must be ctrl+ or alt+ and a letter, or f2 to f12")
-    if key in _SENT_BY_OTHERS:
-        raise ValueError(f"the key {key!r} is what terminals send for {_SENT_BY_OTHERS[key]}")
+    if key in _TERMINAL_ALIASES:
+        raise ValueError(f"the key {key!r} is what terminals send for {_TERMINAL_ALIASES[key]}")

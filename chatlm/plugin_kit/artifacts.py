@@ -16,9 +16,9 @@ from pathlib import Path
 
 from chatlm.config.paths import data_dir
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.hub.disk import sync_tree
+from chatlm.hub.disk import fsync_tree
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Artifacts:
             path.name: Artifact(path.name, path, self)
             for root in (self.shipped_root, self.own_root)
             for path in sorted(root.glob("*/"))
-            if _NAME.fullmatch(path.name)
+            if _NAME_PATTERN.fullmatch(path.name)
         }
         return [found[name] for name in sorted(found)]
 
@@ -108,7 +108,7 @@ class Artifacts:
             UsageError: there can be none of this name, or the person has one.
         """
         a = f"{'An' if self.kind[0] in 'aeiou' else 'A'} {self.kind}"
-        if not _NAME.fullmatch(name) or name in self.reserved:
+        if not _NAME_PATTERN.fullmatch(name) or name in self.reserved:
             raise UsageError(
                 f"{a} cannot be called {name!r}.",
                 hint="A name has small letters, digits, hyphens and underscores, 64 at most.",
@@ -136,7 +136,7 @@ class Artifacts:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
             yield new
-            sync_tree(new)
+            fsync_tree(new)
             new.replace(place.path)
         except OSError as error:
             raise self.disk_error(error) from error

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import click
 
 from chatlm.hub.disk import human_bytes
-from chatlm.hub.jobs import Progress, Stage
+from chatlm.hub.jobs import ProgressCallback, Stage
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
 @contextmanager
-def stopped_by_keys() -> Iterator[Callable[[], bool]]:
+def graceful_interrupt() -> Iterator[Callable[[], bool]]:
     """Let the first Ctrl-C end the work after its step, and a second one at once.
 
     Yields:
@@ -43,7 +43,7 @@ def stopped_by_keys() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-_STAGES: dict[Stage, tuple[str, str]] = {
+_STAGE_LABELS: dict[Stage, tuple[str, str]] = {
     "wait": ("Waiting", "another chatlm is pulling this model"),
     "download": ("Downloading", "size not known yet"),
     "unpack": ("Unpacking", ""),
@@ -54,10 +54,10 @@ _STAGES: dict[Stage, tuple[str, str]] = {
 
 
 @contextmanager
-def progress_bars() -> Iterator[Progress]:
+def progress_bars() -> Iterator[ProgressCallback]:
     """A bar on a terminal, else a line for each stage and each tenth of it; both on stderr."""
     if not sys.stderr.isatty():
-        yield _lines()
+        yield _line_progress()
         return
     from rich import progress as rich_progress
     from rich.console import Console
@@ -77,7 +77,7 @@ def progress_bars() -> Iterator[Progress]:
         if stage not in tasks:
             for earlier in tasks.values():
                 bars.update(earlier, visible=False)
-            tasks[stage] = bars.add_task(_STAGES[stage][0], total=total, amount="")
+            tasks[stage] = bars.add_task(_STAGE_LABELS[stage][0], total=total, amount="")
         amount = _amount(stage, done, total)
         bars.update(tasks[stage], completed=done, total=total, amount=amount)
 
@@ -88,10 +88,10 @@ def progress_bars() -> Iterator[Progress]:
 
 
 def _amount(stage: Stage, done: int, total: int | None) -> str:
-    return f"{human_bytes(done)} of {human_bytes(total)}" if total else _STAGES[stage][1]
+    return f"{human_bytes(done)} of {human_bytes(total)}" if total else _STAGE_LABELS[stage][1]
 
 
-def _lines() -> Progress:
+def _line_progress() -> ProgressCallback:
     last: tuple[Stage, int] | None = None
 
     def say(stage: Stage, done: int, total: int | None) -> None:
@@ -99,6 +99,8 @@ def _lines() -> Progress:
         tenth = done * 10 // total if total else 0
         if (stage, tenth) != last:
             last = (stage, tenth)
-            click.echo(f"{_STAGES[stage][0]} {_amount(stage, done, total)}".rstrip(), err=True)
+            click.echo(
+                f"{_STAGE_LABELS[stage][0]} {_amount(stage, done, total)}".rstrip(), err=True
+            )
 
     return say

@@ -12,7 +12,7 @@ from textual.widget import Widget
 from textual.widgets import Footer, Static
 
 from chatlm.errors import ChatlmError
-from chatlm.text import visible
+from chatlm.text import escape_controls
 
 
 class PluginCard(ModalScreen[None]):
@@ -88,4 +88,4 @@ class PluginCard(ModalScreen[None]):
         """Say what went wrong and what to do; None takes it away."""
         line = self.query_one("#problem", Static)
         line.set_class(error is not None, "-shown")
-        line.update(Content(visible(str(error)) if error else ""))
+        line.update(Content(escape_controls(str(error)) if error else ""))

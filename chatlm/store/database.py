@@ -14,10 +14,10 @@ from chatlm.errors import StoreError
 from chatlm.store import migrations as chats
 from chatlm.store.migrations import Migrations, check_version, migrate
 
-BUSY_SECONDS = 5.0
+BUSY_TIMEOUT_SECONDS = 5.0
 """How long to wait for another process's transaction."""
 
-_ELSEWHERE = "set CHATLM_HOME to another folder, or chat without saving: chatlm --incognito"
+_OTHER_FOLDER_HINT = "set CHATLM_HOME to another folder, or chat without saving: chatlm --incognito"
 
 
 class Database:
@@ -35,13 +35,13 @@ class Database:
         migrations = chats.MIGRATIONS if migrations is None else migrations
         self._where = "the chat in memory" if path is None else str(path)
         if path is not None:
-            _make_file(path)
+            _create_file(path)
         self._write_lock = threading.RLock()
-        with failures_in_words(self._where):
+        with translate_sqlite_errors(self._where):
             self._writer = self._open(path)
             try:
                 check_version(self._writer, migrations, self._where)
-                _use_wal(self._writer)
+                _enable_wal(self._writer)
                 migrate(self._writer, migrations)
                 self._reader, self._read_lock = self._writer, self._write_lock
                 if path is not None:
@@ -54,7 +54,7 @@ class Database:
     def _open(self, path: Path | None) -> sqlite3.Connection:
         connection = sqlite3.connect(
             ":memory:" if path is None else path,
-            timeout=BUSY_SECONDS,
+            timeout=BUSY_TIMEOUT_SECONDS,
             isolation_level=None,  # transactions are begun and ended below, by hand
             check_same_thread=False,  # the locks below keep threads apart
         )
@@ -92,7 +92,7 @@ class Database:
     def _transaction(
         self, connection: sqlite3.Connection, begin: str
     ) -> Iterator[sqlite3.Connection]:
-        with failures_in_words(self._where):
+        with translate_sqlite_errors(self._where):
             try:
                 connection.execute(begin)
                 yield connection
@@ -103,17 +103,17 @@ class Database:
 
     def shrink_log(self) -> None:
         """Move what the write-ahead log still holds into the database and empty the log."""
-        with self._write_lock, failures_in_words(self._where):
+        with self._write_lock, translate_sqlite_errors(self._where):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def close(self) -> None:
         """Wait for transactions under way, then let go of the file."""
-        with self._write_lock, self._read_lock, failures_in_words(self._where):
+        with self._write_lock, self._read_lock, translate_sqlite_errors(self._where):
             self._reader.close()
             self._writer.close()
 
 
-def _make_file(path: Path) -> None:
+def _create_file(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -121,19 +121,19 @@ def _make_file(path: Path) -> None:
     except OSError as error:
         raise StoreError(
             f"The folder {path.parent} for {path.name} cannot be used: {error.strerror}.",
-            hint=f"Make it a writable folder, {_ELSEWHERE}.",
+            hint=f"Make it a writable folder, {_OTHER_FOLDER_HINT}.",
         ) from error
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
+def _enable_wal(connection: sqlite3.Connection) -> None:
     """Switch to the write-ahead log; SQLite itself does not wait when another process does too."""
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             return
         except sqlite3.OperationalError as error:
-            if _primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if _primary_error_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(0.02)
 
@@ -147,25 +147,25 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def failures_in_words(where: str) -> Iterator[None]:
+def translate_sqlite_errors(where: str) -> Iterator[None]:
     """Turn any SQLite error of the block into a `StoreError` that says what to do."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _in_words(error, where) from error
+        raise _to_store_error(error, where) from error
     except OverflowError as error:
         raise StoreError(
             "There is no chat with so large a number.", "See the saved chats: chatlm chats list"
         ) from error
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def _primary_error_code(error: sqlite3.Error) -> int:
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else sqlite3.SQLITE_ERROR
 
 
-def _in_words(error: sqlite3.Error, where: str) -> StoreError:
-    match _primary_code(error):
+def _to_store_error(error: sqlite3.Error, where: str) -> StoreError:
+    match _primary_error_code(error):
         case sqlite3.SQLITE_FULL:
             return StoreError(
                 f"The disk is full: {where} could not grow.",
@@ -174,17 +174,17 @@ def _in_words(error: sqlite3.Error, where: str) -> StoreError:
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
             return StoreError(
                 f"{where} cannot be written: the file or its folder is read-only.",
-                hint=f"Make both writable, {_ELSEWHERE}.",
+                hint=f"Make both writable, {_OTHER_FOLDER_HINT}.",
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StoreError(
-                f"Another program has kept {where} locked for over {BUSY_SECONDS:g} seconds.",
+                f"Another program has kept {where} locked for over {BUSY_TIMEOUT_SECONDS:g} seconds.",
                 hint="Close it (another chatlm, a backup, a database browser) and try again.",
             )
         case sqlite3.SQLITE_CANTOPEN:
             return StoreError(
                 f"{where} cannot be opened.",
-                hint=f"Check that it and its folder can be read and written, {_ELSEWHERE}.",
+                hint=f"Check that it and its folder can be read and written, {_OTHER_FOLDER_HINT}.",
             )
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StoreError(

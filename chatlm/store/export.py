@@ -8,17 +8,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 from chatlm.errors import UsageError
-from chatlm.store.rows import AnnotationsOf, PassagesOf, ProvenanceOf, TracesOf, short_title
+from chatlm.store.rows import (
+    AnnotationLookup,
+    PassageLookup,
+    ProvenanceLookup,
+    TraceLookup,
+    short_title,
+)
 from chatlm.store.store import Store
-from chatlm.text import dump_json, visible
+from chatlm.text import dump_json, escape_controls
 from chatlm.types.messages import Annotation, Conversation, Passage, Reply, Turn
 from chatlm.types.provenance import Provenance, Trace
 
-START, END = "<|im_start|>", "<|im_end|>"
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 """ChatML's control tokens, as text."""
 
 
-def title_of(conversation: Conversation) -> str:
+def display_title(conversation: Conversation) -> str:
     """The chat's title, else the beginning of its first message; may be empty."""
     first = conversation.turns[0].words if conversation.turns else None
     return short_title(conversation.title, first)
@@ -26,27 +32,33 @@ def title_of(conversation: Conversation) -> str:
 
 def to_markdown(conversation: Conversation) -> str:
     """A chat for reading: the replies that stand, with model and stop reason in a quiet line."""
-    title = " ".join(title_of(conversation).split()) or f"Chat {conversation.id}"
+    title = " ".join(display_title(conversation).split()) or f"Chat {conversation.id}"
     parts = [f"# {title}"]
     if conversation.system:
         parts.append("\n".join(f"> {line}".rstrip() for line in conversation.system.split("\n")))
     for turn in conversation.turns:
-        parts += ["## You", _fences_closed(turn.words)]
+        parts += ["## You", _close_fences(turn.words)]
         if turn.reply is not None:
-            parts += ["## Assistant", _fences_closed(turn.reply.text), f"*{_quiet(turn.reply)}*"]
+            parts += [
+                "## Assistant",
+                _close_fences(turn.reply.text),
+                f"*{_reply_caption(turn.reply)}*",
+            ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def to_jsonl(
     conversations: Iterable[Conversation],
-    passages: PassagesOf = lambda _: (),
-    annotations: AnnotationsOf = lambda _: (),
-    provenance: ProvenanceOf = lambda _: None,
-    traces: TracesOf = lambda _: (),
+    passages: PassageLookup = lambda _: (),
+    annotations: AnnotationLookup = lambda _: (),
+    provenance: ProvenanceLookup = lambda _: None,
+    traces: TraceLookup = lambda _: (),
 ) -> Iterator[str]:
     """Chats with everything that is kept of them, one JSON object a line."""
     for conversation in conversations:
-        yield _line(to_dict(conversation, passages, annotations, provenance, traces))
+        yield _json_line(
+            conversation_to_dict(conversation, passages, annotations, provenance, traces)
+        )
 
 
 def to_messages(conversations: Iterable[Conversation]) -> Iterator[str]:
@@ -54,7 +66,7 @@ def to_messages(conversations: Iterable[Conversation]) -> Iterator[str]:
     `{"messages": [{"role": …, "content": …}, …]}`."""
     for conversation in conversations:
         messages = [{"role": m.role, "content": m.content} for m in conversation.messages()]
-        yield _line({"messages": messages})
+        yield _json_line({"messages": messages})
 
 
 def to_chatml(conversations: Iterable[Conversation]) -> Iterator[str]:
@@ -66,23 +78,23 @@ def to_chatml(conversations: Iterable[Conversation]) -> Iterator[str]:
     """
     for number, conversation in enumerate(conversations):
         for place, message in enumerate(conversation.messages(), start=1):
-            for token in (START, END):
+            for token in (IM_START, IM_END):
                 if token in message.content:
                     raise UsageError(
                         f"Message {place} ({message.role}) of chat {conversation.id} holds "
                         f"{token}, which ChatML text cannot tell from its own.",
                         hint="The formats messages and jsonl keep any text.",
                     )
-        pieces = [f"{START}{m.role}\n{m.content}{END}\n" for m in conversation.messages()]
+        pieces = [f"{IM_START}{m.role}\n{m.content}{IM_END}\n" for m in conversation.messages()]
         yield "\n" * (number > 0) + "".join(pieces)
 
 
-def to_dict(
+def conversation_to_dict(
     conversation: Conversation,
-    passages: PassagesOf = lambda _: (),
-    annotations: AnnotationsOf = lambda _: (),
-    provenance: ProvenanceOf = lambda _: None,
-    traces: TracesOf = lambda _: (),
+    passages: PassageLookup = lambda _: (),
+    annotations: AnnotationLookup = lambda _: (),
+    provenance: ProvenanceLookup = lambda _: None,
+    traces: TraceLookup = lambda _: (),
 ) -> dict[str, Any]:
     """A chat as plain values, ready for JSON; times in ISO 8601, UTC."""
     return {
@@ -97,14 +109,14 @@ def to_dict(
         "kept": {name: dict(values) for name, values in conversation.kept.items()},
         "without": sorted(conversation.without),
         "turns": [
-            _turn(turn, passages(turn.id), annotations(turn.id), traces(turn.id))
-            | {"replies": [_reply(reply, provenance(reply.id)) for reply in turn.replies]}
+            _turn_to_dict(turn, passages(turn.id), annotations(turn.id), traces(turn.id))
+            | {"replies": [_reply_to_dict(reply, provenance(reply.id)) for reply in turn.replies]}
             for turn in conversation.turns
         ],
     }
 
 
-def _turn(
+def _turn_to_dict(
     turn: Turn,
     passages: Sequence[Passage],
     annotations: Sequence[tuple[int | None, Annotation]],
@@ -124,14 +136,14 @@ def _turn(
     }
 
 
-def _reply(reply: Reply, provenance: Provenance | None) -> dict[str, Any]:
+def _reply_to_dict(reply: Reply, provenance: Provenance | None) -> dict[str, Any]:
     return reply.to_dict() | {
-        "settings": _settings(reply.settings),
+        "settings": _parse_settings(reply.settings),
         "provenance": provenance and provenance.to_dict(),
     }
 
 
-def _settings(text: str) -> dict[str, Any] | str:
+def _parse_settings(text: str) -> dict[str, Any] | str:
     """The settings as values; as the text it is where it is something else."""
     try:
         values = json.loads(text)
@@ -140,12 +152,12 @@ def _settings(text: str) -> dict[str, Any] | str:
     return values if isinstance(values, dict) else text
 
 
-def _line(value: Any) -> str:
+def _json_line(value: Any) -> str:
     """One line of JSON; safe on a terminal like `dump_json`, whose layout is taken out."""
     return " ".join(part.lstrip(" ") for part in dump_json(value).split("\n")) + "\n"
 
 
-def _quiet(reply: Reply) -> str:
+def _reply_caption(reply: Reply) -> str:
     reason = "cut off" if reply.stop_reason is None else reply.stop_reason.value.replace("_", " ")
     facts = [reply.model, reply.adapter or "", f"stopped: {reason}"]
     if reply.error:
@@ -153,7 +165,7 @@ def _quiet(reply: Reply) -> str:
     return " · ".join(re.sub(r"([\\`*_\[\]<>])", r"\\\1", fact) for fact in facts if fact)
 
 
-def _fences_closed(text: str) -> str:
+def _close_fences(text: str) -> str:
     """The text, with a code block that a cut-off reply left open closed again."""
     opened = ""
     for line in text.split("\n"):
@@ -168,13 +180,13 @@ def _fences_closed(text: str) -> str:
     return f"{text}\n{opened}" if opened else text
 
 
-Form = Literal["markdown", "jsonl", "messages", "chatml"]
+ExportFormat = Literal["markdown", "jsonl", "messages", "chatml"]
 
 
-FORMS: tuple[Form, ...] = get_args(Form)
+EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
 
-ENDINGS: dict[str, Form] = {
+FORMAT_BY_SUFFIX: dict[str, ExportFormat] = {
     ".md": "markdown",
     ".jsonl": "jsonl",
     ".messages.jsonl": "messages",
@@ -183,7 +195,7 @@ ENDINGS: dict[str, Form] = {
 """What a file's name ends with when it holds that format."""
 
 
-def exported(store: Store, ids: Iterable[int], form: Form) -> Iterator[str]:
+def stream_export(store: Store, ids: Iterable[int], form: ExportFormat) -> Iterator[str]:
     """The chats as text, piece by piece.
 
     Raises:
@@ -201,4 +213,4 @@ def exported(store: Store, ids: Iterable[int], form: Form) -> Iterator[str]:
         yield from to_chatml(conversations)
     else:
         for number, conversation in enumerate(conversations):
-            yield ("\n---\n\n" if number else "") + visible(to_markdown(conversation))
+            yield ("\n---\n\n" if number else "") + escape_controls(to_markdown(conversation))

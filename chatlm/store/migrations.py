@@ -205,7 +205,7 @@ def check_version(connection: sqlite3.Connection, migrations: Migrations, where:
     Raises:
         StoreError: a newer chatlm made it, or another program did.
     """
-    version = _version(connection)
+    version = _user_version(connection)
     if version > len(migrations):
         raise StoreError(
             f"{where} was made by a newer chatlm (format {version}; this one reads up to "
@@ -213,7 +213,7 @@ def check_version(connection: sqlite3.Connection, migrations: Migrations, where:
             hint="Update chatlm, or set CHATLM_HOME to another folder.",
         )
     used = connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-    if used and _version(connection) == 0:  # read again: another chatlm may just have made it
+    if used and _user_version(connection) == 0:  # read again: another chatlm may just have made it
         raise StoreError(
             f"{where} is a database of another program.",
             hint="Move it away, or set CHATLM_HOME to another folder.",
@@ -226,11 +226,11 @@ def migrate(connection: sqlite3.Connection, migrations: Migrations) -> None:
     Safe when two processes open a new database at once: the second waits, then finds it done.
     """
     for number, statements in enumerate(migrations, start=1):
-        if _version(connection) >= number:
+        if _user_version(connection) >= number:
             continue
         try:
             connection.execute("BEGIN IMMEDIATE")
-            if _version(connection) < number:
+            if _user_version(connection) < number:
                 for statement in statements:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
@@ -240,6 +240,6 @@ def migrate(connection: sqlite3.Connection, migrations: Migrations) -> None:
                 connection.execute("ROLLBACK")
 
 
-def _version(connection: sqlite3.Connection) -> int:
+def _user_version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)

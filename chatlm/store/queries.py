@@ -9,21 +9,21 @@ from typing import Any
 
 from chatlm.errors import StoreError
 from chatlm.store.rows import (
-    moment,
+    conversation_from_row,
+    current_timestamp,
+    format_timestamp,
+    parse_timestamp,
+    reply_from_row,
     short_title,
-    stamp,
-    storable,
-    to_conversation,
-    to_reply,
-    to_time,
-    to_turns,
+    turns_from_rows,
+    utf8_safe,
 )
 from chatlm.types.messages import Conversation, Reply, Turn
 
-LARGEST_ID = 2**63 - 1
+MAX_ROW_ID = 2**63 - 1
 
 
-SUMMARIES = """
+CHAT_LIST_SQL = """
     SELECT c.id, c.title, c.updated, c.pinned,
         (SELECT count(*) FROM turn t WHERE t.conversation_id = c.id) AS turns,
         CASE c.title WHEN '' THEN
@@ -39,7 +39,7 @@ SUMMARIES = """
 """
 
 
-TRASH = """
+TRASH_SQL = """
     SELECT c.id, c.title, c.trashed,
         (SELECT count(*) FROM turn t WHERE t.conversation_id = c.id) AS turns,
         (SELECT substr(t.words, 1, 400) FROM turn t
@@ -49,7 +49,7 @@ TRASH = """
 """
 
 
-TITLE = """
+TITLE_SQL = """
     SELECT c.title,
         (SELECT substr(t.words, 1, 400) FROM turn t
          WHERE t.conversation_id = c.id ORDER BY t.position LIMIT 1)
@@ -57,14 +57,14 @@ TITLE = """
 """
 
 
-SENT = """
+RECENT_INPUTS_SQL = """
     SELECT t.words FROM turn t JOIN conversation c ON c.id = t.conversation_id
     WHERE c.trashed IS NULL ORDER BY t.created DESC, t.id DESC
 """
 
 
 @dataclass(frozen=True)
-class Summary:
+class ChatListEntry:
     """One line of the list of chats."""
 
     id: int
@@ -89,7 +89,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Trashed:
+class TrashEntry:
     """One line of the trash."""
 
     id: int
@@ -108,14 +108,16 @@ class Trashed:
         }
 
 
-def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Summary]:
+def list_chat_entries(
+    db: sqlite3.Connection, limit: int | None, offset: int
+) -> list[ChatListEntry]:
     """The list of chats, the pinned ones first, then last changed first; `limit` None lists all."""
-    found = db.execute(SUMMARIES, (-1 if limit is None else limit, offset))
+    found = db.execute(CHAT_LIST_SQL, (-1 if limit is None else limit, offset))
     return [
-        Summary(
+        ChatListEntry(
             id=row["id"],
             title=short_title(row["title"], row["first_message"]),
-            updated=to_time(row["updated"]),
+            updated=parse_timestamp(row["updated"]),
             turns=row["turns"],
             unfinished=bool(row["unfinished"]),
             pinned=bool(row["pinned"]),
@@ -124,29 +126,29 @@ def summaries(db: sqlite3.Connection, limit: int | None, offset: int) -> list[Su
     ]
 
 
-def trash(db: sqlite3.Connection, limit: int | None) -> list[Trashed]:
+def list_trash_entries(db: sqlite3.Connection, limit: int | None) -> list[TrashEntry]:
     """What is in the trash, the last deleted first; `limit` None lists all."""
-    found = db.execute(TRASH, (-1 if limit is None else limit,))
+    found = db.execute(TRASH_SQL, (-1 if limit is None else limit,))
     return [
-        Trashed(
+        TrashEntry(
             id=row["id"],
             title=short_title(row["title"], row["first_message"]),
-            deleted=to_time(row["trashed"]),
+            deleted=parse_timestamp(row["trashed"]),
             turns=row["turns"],
         )
         for row in found
     ]
 
 
-def title(db: sqlite3.Connection, conversation_id: int) -> str:
+def chat_title(db: sqlite3.Connection, conversation_id: int) -> str:
     """The chat's title, else the beginning of its first message; in the trash too."""
-    row = _one(db, TITLE, conversation_id)
+    row = _fetch_one(db, TITLE_SQL, conversation_id)
     if row is None:
-        raise _no_chat(conversation_id)
+        raise _chat_not_found(conversation_id)
     return short_title(*row)
 
 
-def conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
+def load_conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
     """A chat with its turns and replies, or a StoreError."""
     check_chat(db, conversation_id)
     row = db.execute("SELECT * FROM conversation WHERE id = ?", (conversation_id,)).fetchone()
@@ -163,32 +165,32 @@ def conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
         " WHERE t.conversation_id = ? ORDER BY a.id",
         (conversation_id,),
     )
-    return to_conversation(row, to_turns(turns, replies, labels))
+    return conversation_from_row(row, turns_from_rows(turns, replies, labels))
 
 
-def turn(db: sqlite3.Connection, turn_id: int) -> Turn:
+def load_turn(db: sqlite3.Connection, turn_id: int) -> Turn:
     """A turn with its replies, or a StoreError."""
-    row = _one(db, "SELECT * FROM turn WHERE id = ?", turn_id)
+    row = _fetch_one(db, "SELECT * FROM turn WHERE id = ?", turn_id)
     if row is None:
-        raise _gone("turn", turn_id)
+        raise _not_found("turn", turn_id)
     replies = db.execute("SELECT * FROM reply WHERE turn_id = ? ORDER BY version", (turn_id,))
     labels = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (turn_id,))
-    return to_turns([row], replies, labels)[0]
+    return turns_from_rows([row], replies, labels)[0]
 
 
-def reply(db: sqlite3.Connection, reply_id: int) -> Reply:
+def load_reply(db: sqlite3.Connection, reply_id: int) -> Reply:
     """A reply, or a StoreError."""
-    row = _one(db, "SELECT * FROM reply WHERE id = ?", reply_id)
+    row = _fetch_one(db, "SELECT * FROM reply WHERE id = ?", reply_id)
     if row is None:
-        raise _gone("reply", reply_id)
-    return to_reply(row)
+        raise _not_found("reply", reply_id)
+    return reply_from_row(row)
 
 
 def check_chat(db: sqlite3.Connection, conversation_id: int, *, trashed: bool = False) -> None:
     """A StoreError unless the chat is there; one in the trash counts only with `trashed`."""
-    row = _one(db, "SELECT trashed FROM conversation WHERE id = ?", conversation_id)
+    row = _fetch_one(db, "SELECT trashed FROM conversation WHERE id = ?", conversation_id)
     if row is None:
-        raise _no_chat(conversation_id)
+        raise _chat_not_found(conversation_id)
     if row["trashed"] is not None and not trashed:
         raise StoreError(
             f"chat {conversation_id} was deleted",
@@ -198,63 +200,63 @@ def check_chat(db: sqlite3.Connection, conversation_id: int, *, trashed: bool = 
 
 def check_turn(db: sqlite3.Connection, turn_id: int, reply_id: int | None = None) -> None:
     """A StoreError unless the turn is there, and the reply, where one is named, belongs to it."""
-    if _one(db, "SELECT id FROM turn WHERE id = ?", turn_id) is None:
-        raise _gone("turn", turn_id)
-    if reply_id is not None and turn_of(db, reply_id) != turn_id:
+    if _fetch_one(db, "SELECT id FROM turn WHERE id = ?", turn_id) is None:
+        raise _not_found("turn", turn_id)
+    if reply_id is not None and turn_id_of_reply(db, reply_id) != turn_id:
         raise StoreError(f"turn {turn_id} has no reply {reply_id}")
 
 
-def turn_of(db: sqlite3.Connection, reply_id: int) -> int:
+def turn_id_of_reply(db: sqlite3.Connection, reply_id: int) -> int:
     """The id of the turn a reply belongs to, or a StoreError."""
-    row = _one(db, "SELECT turn_id FROM reply WHERE id = ?", reply_id)
+    row = _fetch_one(db, "SELECT turn_id FROM reply WHERE id = ?", reply_id)
     if row is None:
-        raise _gone("reply", reply_id)
+        raise _not_found("reply", reply_id)
     return int(row["turn_id"])
 
 
-def fork_titles(db: sqlite3.Connection) -> set[str]:
+def list_fork_titles(db: sqlite3.Connection) -> set[str]:
     """The titles of chats that look like those of forks."""
     found = db.execute("SELECT title FROM conversation WHERE title GLOB '* (fork*)'")
     return {row["title"] for row in found}
 
 
-def touch(db: sqlite3.Connection, turn_id: int) -> None:
+def touch_conversation(db: sqlite3.Connection, turn_id: int) -> None:
     """Note that the turn's chat changed now."""
     db.execute(
         "UPDATE conversation SET updated = ?"
         " WHERE id = (SELECT conversation_id FROM turn WHERE id = ?)",
-        (moment(), turn_id),
+        (current_timestamp(), turn_id),
     )
 
 
-def forget_deleted_words(db: sqlite3.Connection) -> None:
+def optimize_search_index(db: sqlite3.Connection) -> None:
     """Write the word index anew; until then it holds deleted words, only marked as such."""
     db.execute("INSERT INTO turn_words (turn_words) VALUES ('optimize')")
     db.execute("INSERT INTO reply_words (reply_words) VALUES ('optimize')")
     db.execute("INSERT INTO title_words (title_words) VALUES ('optimize')")
 
 
-def _one(db: sqlite3.Connection, query: str, row_id: int) -> sqlite3.Row | None:
-    if not 0 < row_id <= LARGEST_ID:
+def _fetch_one(db: sqlite3.Connection, query: str, row_id: int) -> sqlite3.Row | None:
+    if not 0 < row_id <= MAX_ROW_ID:
         return None
     row: sqlite3.Row | None = db.execute(query, (row_id,)).fetchone()
     return row
 
 
-def _no_chat(conversation_id: int) -> StoreError:
+def _chat_not_found(conversation_id: int) -> StoreError:
     return StoreError(f"no chat {conversation_id}", hint="See your chats: chatlm chats list")
 
 
-def _gone(what: str, row_id: int) -> StoreError:
+def _not_found(what: str, row_id: int) -> StoreError:
     return StoreError(f"no {what} {row_id}", hint="Its chat may have been deleted meanwhile.")
 
 
-def find_same(db: sqlite3.Connection, wanted: Conversation, timed: bool) -> int | None:
+def find_duplicate(db: sqlite3.Connection, wanted: Conversation, timed: bool) -> int | None:
     """The chat that `wanted` would only repeat; see `Store.find_same`."""
     if timed:
         found = db.execute(
             "SELECT id FROM conversation WHERE created = ? AND trashed IS NULL ORDER BY id",
-            (stamp(wanted.created),),
+            (format_timestamp(wanted.created),),
         )
     else:
         first, last = wanted.turns[0].user.content, wanted.turns[-1].user.content
@@ -264,21 +266,21 @@ def find_same(db: sqlite3.Connection, wanted: Conversation, timed: bool) -> int 
             " AND c.trashed IS NULL AND c.system = ?2 AND EXISTS (SELECT 1 FROM turn l"
             "    WHERE l.conversation_id = c.id AND l.position = ?3 AND l.content = ?4)"
             " ORDER BY c.id",
-            (storable(first), storable(wanted.system), len(wanted.turns) - 1, storable(last)),
+            (utf8_safe(first), utf8_safe(wanted.system), len(wanted.turns) - 1, utf8_safe(last)),
         )
-    chats = (conversation(db, row["id"]) for row in found)
-    return next((chat.id for chat in chats if _holds(chat, wanted, timed)), None)
+    chats = (load_conversation(db, row["id"]) for row in found)
+    return next((chat.id for chat in chats if _contains(chat, wanted, timed)), None)
 
 
-def _holds(chat: Conversation, wanted: Conversation, timed: bool) -> bool:
+def _contains(chat: Conversation, wanted: Conversation, timed: bool) -> bool:
     """Whether all user messages of `wanted` begin `chat`, and unless `timed`, all replies too."""
     if len(chat.turns) < len(wanted.turns):
         return False
     return all(
-        mine.user.content == storable(theirs.user.content)
+        mine.user.content == utf8_safe(theirs.user.content)
         and (
             timed
-            or {storable(reply.text) for reply in theirs.replies}
+            or {utf8_safe(reply.text) for reply in theirs.replies}
             <= {reply.text for reply in mine.replies}
         )
         for mine, theirs in zip(chat.turns, wanted.turns, strict=False)

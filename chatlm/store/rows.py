@@ -13,22 +13,22 @@ from typing import Any
 from chatlm.errors import StoreError, UsageError
 from chatlm.types.messages import (
     Annotation,
+    ContextPolicy,
     Conversation,
-    Kept,
     Message,
     Passage,
+    PluginData,
     Reply,
-    Standing,
     StopReason,
     Turn,
     Usage,
-    now,
+    utc_now,
 )
-from chatlm.types.provenance import Provenance, Trace, calls_from
+from chatlm.types.provenance import Provenance, Trace, calls_from_dicts
 from chatlm.types.sampling import Sampling
 
 
-def storable(text: str) -> str:
+def utf8_safe(text: str) -> str:
     """The text as UTF-8 can hold it: a surrogate pair becomes its character, a lone one U+FFFD."""
     try:
         text.encode()
@@ -37,27 +37,27 @@ def storable(text: str) -> str:
     return text
 
 
-def finite(score: float | None) -> float | None:
+def finite_or_none(score: float | None) -> float | None:
     """The score as a plain number; None for none, NaN or an infinity, which JSON cannot hold."""
     return None if score is None or not math.isfinite(score) else float(score)
 
 
-def maybe(text: str | None) -> str | None:
+def utf8_safe_or_none(text: str | None) -> str | None:
     """`storable` text, or None for none."""
-    return None if text is None else storable(text)
+    return None if text is None else utf8_safe(text)
 
 
-def stamp(time: datetime) -> str:
+def format_timestamp(time: datetime) -> str:
     """The time in UTC, as text whose order is the order of time."""
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def moment() -> str:
+def current_timestamp() -> str:
     """The stamp of now."""
-    return stamp(now())
+    return format_timestamp(utc_now())
 
 
-def to_time(text: str) -> datetime:
+def parse_timestamp(text: str) -> datetime:
     """A time as it is stored, or a StoreError."""
     try:
         return datetime.fromisoformat(text)
@@ -68,7 +68,7 @@ def to_time(text: str) -> datetime:
         ) from error
 
 
-def to_conversation(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
+def conversation_from_row(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
     """One row of `conversation`, with its turns, or a StoreError."""
     try:
         sampling = Sampling.from_dict(json.loads(row["sampling"]))
@@ -84,8 +84,8 @@ def to_conversation(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
         title=row["title"],
         system=row["system"],
         turns=turns,
-        created=to_time(row["created"]),
-        updated=to_time(row["updated"]),
+        created=parse_timestamp(row["created"]),
+        updated=parse_timestamp(row["updated"]),
         sampling=sampling,
         pinned=bool(row["pinned"]),
         forked_from=row["forked_from"],
@@ -94,7 +94,7 @@ def to_conversation(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
     )
 
 
-def to_reply(row: sqlite3.Row) -> Reply:
+def reply_from_row(row: sqlite3.Row) -> Reply:
     """One row of `reply`."""
     reason = row["stop_reason"]
     return Reply(
@@ -113,11 +113,11 @@ def to_reply(row: sqlite3.Row) -> Reply:
             first_token_seconds=row["first_token_seconds"],
             decode_seconds=row["decode_seconds"],
         ),
-        created=to_time(row["created"]),
+        created=parse_timestamp(row["created"]),
     )
 
 
-def to_turns(
+def turns_from_rows(
     turns: Iterable[sqlite3.Row],
     replies: Iterable[sqlite3.Row],
     annotations: Iterable[sqlite3.Row],
@@ -125,10 +125,10 @@ def to_turns(
     """Rows of `turn` in order, each with its rows of `reply` and `annotation`, in order too."""
     versions: dict[int, list[Reply]] = {}
     for row in replies:
-        versions.setdefault(row["turn_id"], []).append(to_reply(row))
+        versions.setdefault(row["turn_id"], []).append(reply_from_row(row))
     labels: dict[int, list[tuple[int | None, Annotation]]] = {}
     for row in annotations:
-        labels.setdefault(row["turn_id"], []).append(to_annotation(row))
+        labels.setdefault(row["turn_id"], []).append(annotation_from_row(row))
     return tuple(
         Turn(
             id=row["id"],
@@ -136,8 +136,8 @@ def to_turns(
             user=Message("user", row["content"]),
             replies=tuple(versions.get(row["id"], ())),
             chosen=row["chosen"],
-            created=to_time(row["created"]),
-            standing=Standing(row["standing"]),
+            created=parse_timestamp(row["created"]),
+            standing=ContextPolicy(row["standing"]),
             summary=row["summary"],
             typed=row["typed"],
             annotations=tuple(labels.get(row["id"], ())),
@@ -146,7 +146,7 @@ def to_turns(
     )
 
 
-def to_passage(row: sqlite3.Row) -> Passage:
+def passage_from_row(row: sqlite3.Row) -> Passage:
     """One row of `passage`, or a StoreError."""
     try:
         details = dict(json.loads(row["details"]))
@@ -158,7 +158,7 @@ def to_passage(row: sqlite3.Row) -> Passage:
     return Passage(row["text"], row["source"], row["score"], details)
 
 
-def from_details(details: Mapping[str, Any]) -> str:
+def dump_details(details: Mapping[str, Any]) -> str:
     """What is known of a passage, as `to_passage` reads it.
 
     Raises:
@@ -167,19 +167,19 @@ def from_details(details: Mapping[str, Any]) -> str:
     return json.dumps(dict(details), allow_nan=False)
 
 
-def to_annotation(row: sqlite3.Row) -> tuple[int | None, Annotation]:
+def annotation_from_row(row: sqlite3.Row) -> tuple[int | None, Annotation]:
     """One row of `annotation`: the reply it labels, or None for the user's message."""
     return row["reply_id"], Annotation(
         row["plugin"], row["name"], row["value"], row["score"], row["icon"]
     )
 
 
-def from_sampling(sampling: Sampling) -> str:
+def dump_sampling(sampling: Sampling) -> str:
     """The settings as `to_conversation` reads them."""
     return json.dumps(sampling.to_dict())
 
 
-def from_kept(kept: Kept) -> str:
+def dump_plugin_data(kept: PluginData) -> str:
     """What plugins keep with a chat, as `to_conversation` reads it.
 
     Raises:
@@ -189,17 +189,17 @@ def from_kept(kept: Kept) -> str:
     return json.dumps(plain, allow_nan=False)
 
 
-def from_without(without: Iterable[str]) -> str:
+def dump_plugin_names(without: Iterable[str]) -> str:
     """Names of plugins, as `to_conversation` reads them."""
     return json.dumps(sorted(without))
 
 
-def from_provenance(provenance: Provenance) -> bytes:
+def dump_provenance(provenance: Provenance) -> bytes:
     """What made a reply, as compressed JSON: it repeats much of the chat."""
     return zlib.compress(json.dumps(provenance.to_dict()).encode())
 
 
-def to_provenance(content: bytes) -> Provenance | None:
+def load_provenance(content: bytes) -> Provenance | None:
     """Read back what `from_provenance` made; None when it is damaged."""
     try:
         return Provenance.from_dict(json.loads(zlib.decompress(content)))
@@ -207,15 +207,15 @@ def to_provenance(content: bytes) -> Provenance | None:
         return None
 
 
-def from_calls(trace: Trace) -> bytes:
+def dump_calls(trace: Trace) -> bytes:
     """What plugins did, as compressed JSON."""
     return zlib.compress(json.dumps(trace.to_dict()["calls"]).encode())
 
 
-def to_trace(row: sqlite3.Row) -> Trace:
+def trace_from_row(row: sqlite3.Row) -> Trace:
     """One row of `trace`, or a StoreError."""
     try:
-        calls = calls_from(json.loads(zlib.decompress(row["content"])))
+        calls = calls_from_dicts(json.loads(zlib.decompress(row["content"])))
     except (zlib.error, ValueError, TypeError, LookupError) as error:
         raise StoreError(
             f"What plugins did for turn {row['turn_id']} is damaged and cannot be read.",
@@ -232,17 +232,17 @@ def short_title(title: str, first_message: str | None) -> str:
     return line if len(line) <= 60 else line[:59].rstrip() + "…"
 
 
-PassagesOf = Callable[[int], Sequence[Passage]]
+PassageLookup = Callable[[int], Sequence[Passage]]
 """A turn's id to its passages, such as `Store.passages`."""
 
 
-AnnotationsOf = Callable[[int], Sequence[tuple[int | None, Annotation]]]
+AnnotationLookup = Callable[[int], Sequence[tuple[int | None, Annotation]]]
 """A turn's id to its labels and the replies they belong to, such as `Store.annotations`."""
 
 
-ProvenanceOf = Callable[[int], Provenance | None]
+ProvenanceLookup = Callable[[int], Provenance | None]
 """A reply's id to what made it, such as `Store.provenance`."""
 
 
-TracesOf = Callable[[int], Sequence[Trace]]
+TraceLookup = Callable[[int], Sequence[Trace]]
 """A turn's id to what plugins did for it, such as `Store.traces`."""

@@ -18,32 +18,32 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from chatlm.store.queries import title
+from chatlm.store.queries import chat_title
 from chatlm.types.messages import Role
 
-MOST_WORDS = 64
+MAX_QUERY_WORDS = 64
 """Further words of a longer query are not looked at."""
 
-BEFORE, WIDTH = 40, 160
+SNIPPET_LEAD, SNIPPET_WIDTH = 40, 160
 """Characters of a snippet before the first hit, and in all."""
 
-_LABEL = re.compile(r"""(?<!\S)([a-z][\w-]*):(?:"([^"]+)"|([^\s"]+))(?!\S)""")
+_ANNOTATION_FILTER = re.compile(r"""(?<!\S)([a-z][\w-]*):(?:"([^"]+)"|([^\s"]+))(?!\S)""")
 """`mood:anger`, or `topic:"lost card"`."""
-_WITHOUT_SPACES = re.compile(
+_UNSPACED_SCRIPTS = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
     "\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 
-_HAS_LABELS = """NOT EXISTS (
+_HAS_ANNOTATIONS = """NOT EXISTS (
             SELECT 1 FROM json_each(:labels) AS wanted WHERE NOT EXISTS (
                 SELECT 1 FROM annotation a WHERE a.turn_id = t.id AND a.reply_id IS {reply}
                 AND a.name = json_extract(wanted.value, '$[0]')
                 AND instr(lower(a.value), json_extract(wanted.value, '$[1]')) = 1))"""
 # nothing that a person types becomes part of the statements that these are put into
-_MESSAGE, _REPLY = _HAS_LABELS.format(reply="NULL"), _HAS_LABELS.format(reply="r.id")
+_MESSAGE, _REPLY = _HAS_ANNOTATIONS.format(reply="NULL"), _HAS_ANNOTATIONS.format(reply="r.id")
 """Whether a message has a label that begins so for each one asked for."""
 
-_INDEXED = (
+_INDEX_QUERIES = (
     """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
         c.updated AS time
         FROM title_words JOIN conversation c ON c.id = title_words.rowid
@@ -65,7 +65,7 @@ _INDEXED = (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0) AND {_REPLY}
         ORDER BY reply_words.rowid DESC LIMIT :limit""",  # noqa: S608
 )
-_SCANNED = (
+_SCAN_QUERIES = (
     """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
         c.updated AS time
         FROM conversation c
@@ -90,7 +90,7 @@ _SCANNED = (
 
 
 @dataclass(frozen=True)
-class Hit:
+class ChatSearchHit:
     """One title, message or reply that holds the words looked for."""
 
     conversation_id: int
@@ -119,15 +119,15 @@ class Hit:
         }
 
 
-def search(db: sqlite3.Connection, query: str, limit: int) -> list[Hit]:
+def search(db: sqlite3.Connection, query: str, limit: int) -> list[ChatSearchHit]:
     """Titles, then messages and replies with every word of the query, each newest first.
 
     Any text is a query.
     """
-    labels, query = _labels(db, query.replace("\0", " "))
+    labels, query = _parse_annotation_filters(db, query.replace("\0", " "))
     words = [word for word in query.split() if any(map(str.isalnum, word))]
-    words = list(dict.fromkeys(words))[:MOST_WORDS]
-    scanned = [word for word in words if _WITHOUT_SPACES.search(word)]
+    words = list(dict.fromkeys(words))[:MAX_QUERY_WORDS]
+    scanned = [word for word in words if _UNSPACED_SCRIPTS.search(word)]
     indexed = [word for word in words if word not in scanned]
     if not (words or labels) or limit < 1:
         return []
@@ -137,36 +137,38 @@ def search(db: sqlite3.Connection, query: str, limit: int) -> list[Hit]:
         "labels": json.dumps(labels),
         "limit": limit,
     }
-    in_title, *in_text = _INDEXED if indexed else _SCANNED
+    in_title, *in_text = _INDEX_QUERIES if indexed else _SCAN_QUERIES
     titles = [] if labels else db.execute(in_title, arguments).fetchall()
     texts = [row for source in in_text for row in db.execute(source, arguments)]
     texts.sort(key=itemgetter("time", "turn_id"), reverse=True)
-    pattern = _pattern(indexed, scanned)
-    return [_hit(db, row, pattern) for row in [*titles, *texts][:limit]]
+    pattern = _compile_pattern(indexed, scanned)
+    return [_to_hit(db, row, pattern) for row in [*titles, *texts][:limit]]
 
 
-def _labels(db: sqlite3.Connection, query: str) -> tuple[list[tuple[str, str]], str]:
+def _parse_annotation_filters(
+    db: sqlite3.Connection, query: str
+) -> tuple[list[tuple[str, str]], str]:
     """Names and values of the labels that are asked for, and the rest of the query."""
     found = []
     rest = query
-    for match in _LABEL.finditer(query):
+    for match in _ANNOTATION_FILTER.finditer(query):
         name, value = match[1], match[2] or match[3]
         if db.execute("SELECT 1 FROM annotation WHERE name = ? LIMIT 1", (name,)).fetchone():
             found.append((name, re.sub("[A-Z]+", _lower, value)))
             rest = rest.replace(match[0], " ")
-    return found[:MOST_WORDS], rest
+    return found[:MAX_QUERY_WORDS], rest
 
 
 def _lower(match: re.Match[str]) -> str:
     return match[0].lower()
 
 
-def _hit(db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str]) -> Hit:
-    snippet, spans = _snippet(row["text"], pattern)
+def _to_hit(db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str]) -> ChatSearchHit:
+    snippet, spans = _make_snippet(row["text"], pattern)
     speaker: Role = "user" if row["reply_id"] is None else "assistant"
-    return Hit(
+    return ChatSearchHit(
         conversation_id=row["conversation_id"],
-        title=title(db, row["conversation_id"]),
+        title=chat_title(db, row["conversation_id"]),
         turn_id=row["turn_id"],
         role=None if row["turn_id"] is None else speaker,
         snippet=snippet,
@@ -175,7 +177,7 @@ def _hit(db: sqlite3.Connection, row: sqlite3.Row, pattern: re.Pattern[str]) -> 
     )
 
 
-def _pattern(indexed: list[str], scanned: list[str]) -> re.Pattern[str]:
+def _compile_pattern(indexed: list[str], scanned: list[str]) -> re.Pattern[str]:
     """Matches in folded text what the index or the scan found; the last indexed word is open."""
     choices = [re.escape(_fold(word)[0]) for word in scanned]
     for number, word in enumerate(indexed, start=1):
@@ -185,20 +187,20 @@ def _pattern(indexed: list[str], scanned: list[str]) -> re.Pattern[str]:
     return re.compile("|".join(choices) or "(?!)")
 
 
-def _snippet(text: str, pattern: re.Pattern[str]) -> tuple[str, list[tuple[int, int]]]:
+def _make_snippet(text: str, pattern: re.Pattern[str]) -> tuple[str, list[tuple[int, int]]]:
     """A window of the text on one line, and where the pattern matches in it."""
     folded, places = _fold(text)
     spans = [
         (places[match.start()], places[match.end() - 1] + 1) for match in pattern.finditer(folded)
     ]
-    start = max(spans[0][0] - BEFORE, 0) if spans else 0
-    window = re.sub(r"\s", " ", text[start : start + WIDTH])
-    before, after = "…" * (start > 0), "…" * (start + WIDTH < len(text))
+    start = max(spans[0][0] - SNIPPET_LEAD, 0) if spans else 0
+    window = re.sub(r"\s", " ", text[start : start + SNIPPET_WIDTH])
+    before, after = "…" * (start > 0), "…" * (start + SNIPPET_WIDTH < len(text))
     shift = len(before) - start
     inside = [
-        (left + shift, min(right, start + WIDTH) + shift)
+        (left + shift, min(right, start + SNIPPET_WIDTH) + shift)
         for left, right in spans
-        if left < start + WIDTH
+        if left < start + SNIPPET_WIDTH
     ]
     return before + window + after, inside
 

@@ -12,33 +12,33 @@ from typing import Any, Self
 from chatlm.errors import StoreError
 from chatlm.store import insert, queries, rows
 from chatlm.store.database import Database
-from chatlm.store.queries import Summary, Trashed, find_same, touch
+from chatlm.store.queries import ChatListEntry, TrashEntry, find_duplicate, touch_conversation
 from chatlm.store.rows import (
-    AnnotationsOf,
-    PassagesOf,
-    ProvenanceOf,
-    TracesOf,
-    from_kept,
-    from_sampling,
-    from_without,
-    maybe,
-    moment,
+    AnnotationLookup,
+    PassageLookup,
+    ProvenanceLookup,
+    TraceLookup,
+    current_timestamp,
+    dump_plugin_data,
+    dump_plugin_names,
+    dump_sampling,
+    format_timestamp,
     short_title,
-    stamp,
-    storable,
+    utf8_safe,
+    utf8_safe_or_none,
 )
-from chatlm.store.search import Hit, search
+from chatlm.store.search import ChatSearchHit, search
 from chatlm.types.messages import (
     Annotation,
+    ContextPolicy,
     Conversation,
-    Kept,
     Passage,
+    PluginData,
     Reply,
-    Standing,
     StopReason,
     Turn,
     Usage,
-    now,
+    utc_now,
 )
 from chatlm.types.provenance import Provenance, Trace
 from chatlm.types.sampling import Sampling
@@ -80,35 +80,35 @@ class Chats(Opened):
         title: str = "",
         system: str = "",
         sampling: Sampling | None = None,
-        kept: Kept | None = None,
+        kept: PluginData | None = None,
         without: Iterable[str] = (),
     ) -> Conversation:
         """A new, empty chat."""
-        time = moment()
+        time = current_timestamp()
         with self._database.writing() as db:
             row = db.execute(
                 "INSERT INTO conversation"
                 " (title, system, sampling, kept, without, created, updated)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
-                    storable(title),
-                    storable(system),
-                    from_sampling(sampling or Sampling()),
-                    from_kept(kept or {}),
-                    from_without(without),
+                    utf8_safe(title),
+                    utf8_safe(system),
+                    dump_sampling(sampling or Sampling()),
+                    dump_plugin_data(kept or {}),
+                    dump_plugin_names(without),
                     time,
                     time,
                 ),
             )
-            return queries.conversation(db, row.lastrowid or 0)
+            return queries.load_conversation(db, row.lastrowid or 0)
 
     def add_conversation(
         self,
         conversation: Conversation,
-        passages: PassagesOf = lambda _: (),
-        annotations: AnnotationsOf = lambda _: (),
-        provenance: ProvenanceOf = lambda _: None,
-        traces: TracesOf = lambda _: (),
+        passages: PassageLookup = lambda _: (),
+        annotations: AnnotationLookup = lambda _: (),
+        provenance: ProvenanceLookup = lambda _: None,
+        traces: TraceLookup = lambda _: (),
     ) -> Conversation:
         """Write a whole chat that comes from elsewhere; it keeps its times and gets new ids.
 
@@ -127,15 +127,15 @@ class Chats(Opened):
         replies = [reply.id for turn in conversation.turns for reply in turn.replies]
         made = [(reply, provenance(reply)) for reply in replies]
         with self._database.writing() as db:
-            written = insert.write(db, conversation)
+            written = insert.insert_conversation(db, conversation)
             for turn, pieces, labels, done in found:
-                insert.add_passages(db, written.turns[turn], pieces)
-                insert.add_annotations(db, written.turns[turn], written.labels(labels))
-                insert.add_traces(db, written.turns[turn], written.traces(done))
+                insert.insert_passages(db, written.turns[turn], pieces)
+                insert.insert_annotations(db, written.turns[turn], written.labels(labels))
+                insert.insert_traces(db, written.turns[turn], written.traces(done))
             for reply, known in made:
                 if known is not None:
-                    insert.keep_provenance(db, written.replies[reply], known)
-            return queries.conversation(db, written.id)
+                    insert.upsert_provenance(db, written.replies[reply], known)
+            return queries.load_conversation(db, written.id)
 
     def find_same(self, conversation: Conversation, *, timed: bool) -> int | None:
         """The chat that an import of this one would only repeat; those in the trash do not count.
@@ -145,7 +145,7 @@ class Chats(Opened):
         the same system prompt and each reply among its versions.
         """
         with self._database.reading() as db:
-            return find_same(db, conversation, timed)
+            return find_duplicate(db, conversation, timed)
 
     def fork(self, conversation_id: int, turns: int | None = None) -> Conversation:
         """A new chat that goes on from an earlier one; nothing of that one changes.
@@ -156,23 +156,23 @@ class Chats(Opened):
                 chat that was named after its first message is named after its own.
         """
         with self._database.writing() as db:
-            original = queries.conversation(db, conversation_id)
+            original = queries.load_conversation(db, conversation_id)
             copied = original.turns[:turns]
             title = short_title(original.title, copied[0].words if copied else None)
             copy = dataclasses.replace(
                 original,
-                title=insert.fork_title(title, queries.fork_titles(db)) if title else "",
+                title=insert.fork_title(title, queries.list_fork_titles(db)) if title else "",
                 turns=copied,
-                created=now(),
-                updated=now(),
+                created=utc_now(),
+                updated=utc_now(),
                 pinned=False,
                 forked_from=conversation_id,
             )
-            written = insert.write(db, copy)
-            insert.copy_belongings(db, written)
-            return queries.conversation(db, written.id)
+            written = insert.insert_conversation(db, copy)
+            insert.copy_related_rows(db, written)
+            return queries.load_conversation(db, written.id)
 
-    def conversations(self, limit: int | None = None, offset: int = 0) -> list[Summary]:
+    def conversations(self, limit: int | None = None, offset: int = 0) -> list[ChatListEntry]:
         """The chats, the pinned ones first, then last changed first.
 
         Args:
@@ -180,18 +180,18 @@ class Chats(Opened):
             offset: leave out this many of the first.
         """
         with self._database.reading() as db:
-            return queries.summaries(db, limit, offset)
+            return queries.list_chat_entries(db, limit, offset)
 
     def conversation(self, conversation_id: int) -> Conversation:
         """A chat with all its turns and replies, in order."""
         with self._database.reading() as db:
-            return queries.conversation(db, conversation_id)
+            return queries.load_conversation(db, conversation_id)
 
     def title(self, conversation_id: int) -> str:
         """What a chat is called, even one in the trash: its title, else the beginning of its first
         message; may be empty."""
         with self._database.reading() as db:
-            return queries.title(db, conversation_id)
+            return queries.chat_title(db, conversation_id)
 
     def rename(self, conversation_id: int, title: str) -> None:
         """Give a chat a title; an empty one brings back the first message's beginning."""
@@ -203,7 +203,7 @@ class Chats(Opened):
 
     def set_sampling(self, conversation_id: int, sampling: Sampling) -> None:
         """Change what the person set for a chat."""
-        settings = from_sampling(sampling)
+        settings = dump_sampling(sampling)
         self._set(conversation_id, "UPDATE conversation SET sampling = ? WHERE id = ?", settings)
 
     def keep(self, conversation_id: int, plugin: str, values: Mapping[str, Any]) -> None:
@@ -218,17 +218,18 @@ class Chats(Opened):
             TypeError, ValueError: a value that JSON does not have.
         """
         with self._database.writing() as db:
-            kept = dict(queries.conversation(db, conversation_id).kept)
+            kept = dict(queries.load_conversation(db, conversation_id).kept)
             kept.pop(plugin, None)
             if values:
                 kept[plugin] = values
             db.execute(
-                "UPDATE conversation SET kept = ? WHERE id = ?", (from_kept(kept), conversation_id)
+                "UPDATE conversation SET kept = ? WHERE id = ?",
+                (dump_plugin_data(kept), conversation_id),
             )
 
     def set_without(self, conversation_id: int, plugins: Iterable[str]) -> None:
         """Switch these plugins off in a chat, and all others on."""
-        names = from_without(plugins)
+        names = dump_plugin_names(plugins)
         self._set(conversation_id, "UPDATE conversation SET without = ? WHERE id = ?", names)
 
     def set_pinned(self, conversation_id: int, pinned: bool) -> None:
@@ -237,7 +238,9 @@ class Chats(Opened):
 
     def trash(self, conversation_id: int) -> None:
         """Take a chat out of sight; `restore` brings it back."""
-        self._set(conversation_id, "UPDATE conversation SET trashed = ? WHERE id = ?", moment())
+        self._set(
+            conversation_id, "UPDATE conversation SET trashed = ? WHERE id = ?", current_timestamp()
+        )
 
     def restore(self, conversation_id: int) -> None:
         """Take a chat out of the trash; one that is not there stays as it is."""
@@ -245,10 +248,10 @@ class Chats(Opened):
             queries.check_chat(db, conversation_id, trashed=True)
             db.execute("UPDATE conversation SET trashed = NULL WHERE id = ?", (conversation_id,))
 
-    def trashed(self, limit: int | None = None) -> list[Trashed]:
+    def trashed(self, limit: int | None = None) -> list[TrashEntry]:
         """What is in the trash, the last deleted first; at most `limit` of it, None for all."""
         with self._database.reading() as db:
-            return queries.trash(db, limit)
+            return queries.list_trash_entries(db, limit)
 
     def empty_trash(self, before: datetime | None = None) -> int:
         """Remove for good what was put into the trash before this time; None removes all.
@@ -259,10 +262,10 @@ class Chats(Opened):
         with self._database.writing() as db:
             gone = db.execute(
                 "DELETE FROM conversation WHERE trashed < ?",
-                (stamp(before or datetime.max.replace(tzinfo=UTC)),),
+                (format_timestamp(before or datetime.max.replace(tzinfo=UTC)),),
             ).rowcount
             if gone:
-                queries.forget_deleted_words(db)
+                queries.optimize_search_index(db)
         if gone:
             self._database.shrink_log()  # the log may still hold the deleted text
         return gone
@@ -272,7 +275,7 @@ class Chats(Opened):
         with self._database.writing() as db:
             queries.check_chat(db, conversation_id, trashed=True)
             db.execute("DELETE FROM conversation WHERE id = ?", (conversation_id,))
-            queries.forget_deleted_words(db)
+            queries.optimize_search_index(db)
         self._database.shrink_log()  # the log may still hold the deleted text
 
     def draft(self, conversation_id: int | None) -> str:
@@ -293,22 +296,22 @@ class Chats(Opened):
             if text:
                 db.execute(
                     "INSERT INTO draft (conversation_id, text) VALUES (?, ?)",
-                    (conversation_id, storable(text)),
+                    (conversation_id, utf8_safe(text)),
                 )
 
-    def search(self, query: str, limit: int = 50) -> list[Hit]:
+    def search(self, query: str, limit: int = 50) -> list[ChatSearchHit]:
         """Titles, messages and replies that hold every word of `query`.
 
         Titles come first; in both kinds the newest comes first. The last word may be the
         beginning of one. Case and accents do not count.
         """
         with self._database.reading() as db:
-            return search(db, storable(query), limit)
+            return search(db, utf8_safe(query), limit)
 
     def _set(self, conversation_id: int, update: str, value: str | bool) -> None:
         with self._database.writing() as db:
             queries.check_chat(db, conversation_id)
-            kept = storable(value) if isinstance(value, str) else value
+            kept = utf8_safe(value) if isinstance(value, str) else value
             db.execute(update, (kept, conversation_id))
 
 
@@ -323,21 +326,21 @@ class Turns(Opened):
                 "INSERT INTO turn (conversation_id, position, content, created, typed)"
                 " SELECT ?1, coalesce(max(position) + 1, 0), ?2, ?3, ?4"
                 " FROM turn WHERE conversation_id = ?1",
-                (conversation_id, storable(content), moment(), storable(typed)),
+                (conversation_id, utf8_safe(content), current_timestamp(), utf8_safe(typed)),
             )
-            turn = queries.turn(db, row.lastrowid or 0)
-            touch(db, turn.id)
+            turn = queries.load_turn(db, row.lastrowid or 0)
+            touch_conversation(db, turn.id)
             return turn
 
     def turn(self, turn_id: int) -> Turn:
         """A turn with its replies."""
         with self._database.reading() as db:
-            return queries.turn(db, turn_id)
+            return queries.load_turn(db, turn_id)
 
     def reply(self, reply_id: int) -> Reply:
         """One version of a reply."""
         with self._database.reading() as db:
-            return queries.reply(db, reply_id)
+            return queries.load_reply(db, reply_id)
 
     def start_reply(
         self, turn_id: int, *, model: str, adapter: str | None = None, settings: str = "{}"
@@ -349,20 +352,26 @@ class Turns(Opened):
                 "INSERT INTO reply (turn_id, version, model, adapter, settings, created)"
                 " SELECT ?1, coalesce(max(version) + 1, 1), ?2, ?3, ?4, ?5"
                 " FROM reply WHERE turn_id = ?1",
-                (turn_id, storable(model), maybe(adapter), storable(settings), moment()),
+                (
+                    turn_id,
+                    utf8_safe(model),
+                    utf8_safe_or_none(adapter),
+                    utf8_safe(settings),
+                    current_timestamp(),
+                ),
             )
             reply_id = row.lastrowid or 0
             db.execute("UPDATE turn SET chosen = ? WHERE id = ?", (reply_id, turn_id))
-            touch(db, turn_id)
-            return queries.reply(db, reply_id)
+            touch_conversation(db, turn_id)
+            return queries.load_reply(db, reply_id)
 
     def journal(self, reply_id: int, text: str) -> None:
         """Keep the whole reply so far; a finished reply counts as growing again."""
         with self._database.writing() as db:
-            queries.turn_of(db, reply_id)
+            queries.turn_id_of_reply(db, reply_id)
             db.execute(
                 "UPDATE reply SET text = ?, stop_reason = NULL, error = NULL WHERE id = ?",
-                (storable(text), reply_id),
+                (utf8_safe(text), reply_id),
             )
 
     def finish_reply(
@@ -377,17 +386,17 @@ class Turns(Opened):
     ) -> Reply:
         """Keep the whole reply and why it stopped; `settings` None leaves them as they were."""
         with self._database.writing() as db:
-            turn_id = queries.turn_of(db, reply_id)
+            turn_id = queries.turn_id_of_reply(db, reply_id)
             db.execute(
                 "UPDATE reply SET text = ?, stop_reason = ?, error = ?,"
                 " settings = coalesce(?, settings), prompt_tokens = ?, cached_tokens = ?,"
                 " completion_tokens = ?, first_token_seconds = ?, decode_seconds = ?"
                 " WHERE id = ?",
                 (
-                    storable(text),
+                    utf8_safe(text),
                     stop_reason.value,
-                    maybe(error),
-                    maybe(settings),
+                    utf8_safe_or_none(error),
+                    utf8_safe_or_none(settings),
                     usage.prompt_tokens,
                     usage.cached_tokens,
                     usage.completion_tokens,
@@ -396,17 +405,19 @@ class Turns(Opened):
                     reply_id,
                 ),
             )
-            touch(db, turn_id)
-            return queries.reply(db, reply_id)
+            touch_conversation(db, turn_id)
+            return queries.load_reply(db, reply_id)
 
     def choose(self, turn_id: int, reply_id: int) -> Turn:
         """Let this version of the reply stand in the history."""
         with self._database.writing() as db:
             queries.check_turn(db, turn_id, reply_id)
             db.execute("UPDATE turn SET chosen = ? WHERE id = ?", (reply_id, turn_id))
-            return queries.turn(db, turn_id)
+            return queries.load_turn(db, turn_id)
 
-    def set_standing(self, turn_id: int, standing: Standing, summary: str | None = None) -> Turn:
+    def set_standing(
+        self, turn_id: int, standing: ContextPolicy, summary: str | None = None
+    ) -> Turn:
         """Say how a turn takes part in what the model reads.
 
         Args:
@@ -418,25 +429,25 @@ class Turns(Opened):
             queries.check_turn(db, turn_id)
             db.execute(
                 "UPDATE turn SET standing = ?, summary = coalesce(?, summary) WHERE id = ?",
-                (standing.value, maybe(summary), turn_id),
+                (standing.value, utf8_safe_or_none(summary), turn_id),
             )
-            return queries.turn(db, turn_id)
+            return queries.load_turn(db, turn_id)
 
     def save_provenance(self, reply_id: int, provenance: Provenance) -> None:
         """Keep what made a reply, in place of what was kept before."""
         with self._database.writing() as db:
-            queries.turn_of(db, reply_id)
-            insert.keep_provenance(db, reply_id, provenance)
+            queries.turn_id_of_reply(db, reply_id)
+            insert.upsert_provenance(db, reply_id, provenance)
 
     def provenance(self, reply_id: int) -> Provenance | None:
         """What made a reply; None where that was not kept."""
         with self._database.reading() as db:
-            queries.turn_of(db, reply_id)
+            queries.turn_id_of_reply(db, reply_id)
             found = db.execute("SELECT content FROM provenance WHERE reply_id = ?", (reply_id,))
             row = found.fetchone()
         if row is None:
             return None
-        provenance = rows.to_provenance(row["content"])
+        provenance = rows.load_provenance(row["content"])
         if provenance is None:
             raise StoreError(
                 f"What made reply {reply_id} is damaged and cannot be read.",
@@ -448,7 +459,7 @@ class Turns(Opened):
         """The newest different messages that were sent, newest first."""
         texts: dict[str, None] = {}
         with self._database.reading() as db:
-            for row in db.execute(queries.SENT):
+            for row in db.execute(queries.RECENT_INPUTS_SQL):
                 texts[row["words"]] = None
                 if len(texts) >= limit:
                     break
@@ -466,13 +477,13 @@ class Found(Opened):
         with self._database.writing() as db:
             queries.check_turn(db, turn_id)
             db.execute("DELETE FROM passage WHERE turn_id = ?", (turn_id,))
-            insert.add_passages(db, turn_id, passages)
+            insert.insert_passages(db, turn_id, passages)
 
     def passages(self, turn_id: int) -> list[Passage]:
         """What was found for a turn, in the order it was saved."""
         with self._database.reading() as db:
             found = db.execute("SELECT * FROM passage WHERE turn_id = ? ORDER BY id", (turn_id,))
-            return [rows.to_passage(row) for row in found]
+            return [rows.passage_from_row(row) for row in found]
 
     def annotate(
         self, turn_id: int, reply_id: int | None, annotations: Iterable[Annotation]
@@ -483,27 +494,27 @@ class Found(Opened):
             queries.check_turn(db, turn_id, reply_id)
             db.executemany(
                 "DELETE FROM annotation WHERE turn_id = ? AND reply_id IS ? AND plugin = ?",
-                [(turn_id, reply_id, storable(plugin)) for plugin in {a.plugin for a in kept}],
+                [(turn_id, reply_id, utf8_safe(plugin)) for plugin in {a.plugin for a in kept}],
             )
-            insert.add_annotations(db, turn_id, [(reply_id, label) for label in kept])
+            insert.insert_annotations(db, turn_id, [(reply_id, label) for label in kept])
 
     def annotations(self, turn_id: int) -> list[tuple[int | None, Annotation]]:
         """A turn's labels, each with the reply it belongs to, None for the user's message."""
         with self._database.reading() as db:
             found = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (turn_id,))
-            return [rows.to_annotation(row) for row in found]
+            return [rows.annotation_from_row(row) for row in found]
 
     def save_trace(self, turn_id: int, trace: Trace) -> None:
         """Keep what plugins did for a turn, beside what they did for it before."""
         with self._database.writing() as db:
             queries.check_turn(db, turn_id, trace.reply)
-            insert.add_traces(db, turn_id, [trace])
+            insert.insert_traces(db, turn_id, [trace])
 
     def traces(self, turn_id: int) -> list[Trace]:
         """What plugins did for a turn, in the order they did it."""
         with self._database.reading() as db:
             found = db.execute("SELECT * FROM trace WHERE turn_id = ? ORDER BY rowid", (turn_id,))
-            return [rows.to_trace(row) for row in found]
+            return [rows.trace_from_row(row) for row in found]
 
 
 class Store(Chats, Turns, Found):

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from chatlm.config.config import Config
     from chatlm.store.store import Store
 
-FRAMES = "120"
+MAX_FPS = "120"
 """A second, at most: a key that comes just after a frame is seen in the next one."""
 
-FULL_COLLECTION = 1000
+GC_FULL_COLLECTION_THRESHOLD = 1000
 """Collections of newer objects between two of all objects, in which the screen stands still."""
 
-LOAD_SECONDS = 0.5
+LOADER_EXIT_SECONDS = 0.5
 """How long the way out waits for a model that is still loading."""
 
 
@@ -33,19 +33,19 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
     Raises:
         StoreError: the saved chats cannot be opened; an incognito chat does without them.
     """
-    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION)
-    os.environ.setdefault("TEXTUAL_FPS", FRAMES)  # Textual reads it when it is imported
-    from chatlm.engines.open import opener
-    from chatlm.plugin_host.lifecycle import loaded
+    gc.set_threshold(*gc.get_threshold()[:2], GC_FULL_COLLECTION_THRESHOLD)
+    os.environ.setdefault("TEXTUAL_FPS", MAX_FPS)  # Textual reads it when it is imported
+    from chatlm.engines.open import make_model_opener
+    from chatlm.plugin_host.lifecycle import loaded_plugins
     from chatlm.tui import clipboard
     from chatlm.tui.app import ChatApp
 
-    clipboard.install()
+    clipboard.install_paste_parser()
     store, notes = _open_store(incognito)
-    with loaded(config) as plugins, store:
+    with loaded_plugins(config) as plugins, store:
         app = ChatApp(
             store,
-            opener(config, plugins),
+            make_model_opener(config, plugins),
             plugins=plugins,
             config=config,
             incognito=incognito,
@@ -53,7 +53,7 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
             notes=notes,
         )
         app.run()
-    if not app.engine.abandon(LOAD_SECONDS) or app.chat_screen.plugin_actions.busy:
+    if not app.engine.abandon(LOADER_EXIT_SECONDS) or app.chat_screen.plugin_actions.busy:
         logging.shutdown()
         os._exit(app.return_code or 0)  # an interpreter that ends under a thread may crash
     app.engine.close()
@@ -72,7 +72,7 @@ def _open_store(incognito: bool) -> tuple[Store, tuple[str, ...]]:
     from chatlm.store.store import Store
 
     try:
-        return Store(paths.database()), ()
+        return Store(paths.database_file()), ()
     except StoreError as error:
         if not incognito:
             raise

@@ -21,31 +21,31 @@ from textual.reactive import reactive
 
 from chatlm.chat.session import ChatSession
 from chatlm.config.config import Config
-from chatlm.engines.open import is_here
+from chatlm.engines.open import is_available
 from chatlm.errors import ChatlmError, ModelError, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
-from chatlm.text import one_line, visible
+from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands
 from chatlm.tui.chat_screen import ChatScreen
 from chatlm.tui.engine_loader import EngineChanged, EngineLoader, EngineState, Loading, OpenEngine
 from chatlm.tui.plugin_ui.isolation import GuardedApp
-from chatlm.tui.plugin_ui.offers import Offers
+from chatlm.tui.plugin_ui.offers import Registrations
 from chatlm.tui.screens.settings import SettingsScreen, ThemePicker
 from chatlm.tui.services import OpenChat
-from chatlm.types.messages import now
+from chatlm.types.messages import utc_now
 
 log = logging.getLogger(__name__)
 
 QUIT_SECONDS = 3.0
 """How long the way out waits for a running reply to be stored, and for commands of plugins."""
 
-KEPT_IN_TRASH = timedelta(days=7)
+TRASH_RETENTION = timedelta(days=7)
 """How long a deleted chat can be brought back."""
 
 TITLE_WIDTH = 80
-KEEP_TITLE = "\x1b[22;2t"
-GIVE_TITLE_BACK = "\x1b[23;2t"
+PUSH_TITLE = "\x1b[22;2t"
+POP_TITLE = "\x1b[23;2t"
 
 
 class ChatApp(GuardedApp):
@@ -85,9 +85,9 @@ class ChatApp(GuardedApp):
         self.config = config or Config()
         self.clock = clock
         self.open_engine = open_engine
-        self.offers = Offers(self.plugins)
+        self.offers = Registrations(self.plugins)
         self._notes = [*notes, *self.offers.choose_keys(self.config.keys)]
-        self.set_keymap(commands.chosen_keys())
+        self.set_keymap(commands.user_keymap())
         self.engine = EngineLoader(
             open_engine, lambda state: self.post_message(EngineChanged(state))
         )
@@ -98,10 +98,10 @@ class ChatApp(GuardedApp):
     def on_mount(self) -> None:
         """Draw first, load then."""
         self._choose_look()
-        self._tell_terminal(KEEP_TITLE)
+        self._tell_terminal(PUSH_TITLE)
         self.push_screen(self.chat_screen)
         for note in self._notes:
-            self.notify(visible(note), severity="warning", markup=False, timeout=15)
+            self.notify(escape_controls(note), severity="warning", markup=False, timeout=15)
         self._leave_on_signals()
         self.engine_state = Loading(self.config.model)
 
@@ -115,11 +115,11 @@ class ChatApp(GuardedApp):
         try:
             self.use_theme(self.config.theme)
         except UsageError as error:
-            self.notify(visible(str(error)), severity="warning", markup=False)
+            self.notify(escape_controls(str(error)), severity="warning", markup=False)
 
     def _empty_trash(self) -> None:
         try:
-            self.chat_screen.chat.saved.empty_trash(now() - KEPT_IN_TRASH)
+            self.chat_screen.chat.saved.empty_trash(utc_now() - TRASH_RETENTION)
         except StoreError as error:
             log.error("trash not emptied: %s", error)
 
@@ -150,7 +150,7 @@ class ChatApp(GuardedApp):
         Raises:
             ModelError: the model cannot be used at once, or there is none of that name.
         """
-        if not is_here(model, self.plugins):
+        if not is_available(model, self.plugins):
             raise ModelError(
                 f"The model {model} is not on this machine yet",
                 hint="/model without a name shows what there is, and fetches it.",
@@ -214,7 +214,7 @@ class ChatApp(GuardedApp):
             await asyncio.sleep(0.02)
         while self.chat_screen.plugin_actions.busy and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        self._tell_terminal(GIVE_TITLE_BACK)
+        self._tell_terminal(POP_TITLE)
         self.exit()
 
     def action_leave_plugin(self) -> None:

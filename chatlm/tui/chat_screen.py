@@ -19,7 +19,7 @@ from chatlm.errors import ChatlmError
 from chatlm.store.store import Store
 from chatlm.tui import clipboard, commands
 from chatlm.tui.actions.chat import ChatActions, TurnActions
-from chatlm.tui.actions.inspect import Insight, Measured, fill
+from chatlm.tui.actions.inspect import ContextMeasured, InspectActions, context_fill
 from chatlm.tui.actions.settings import SettingsActions
 from chatlm.tui.chat.controller import LiveChat
 from chatlm.tui.chat.status import Status, StatusBar
@@ -31,17 +31,17 @@ from chatlm.tui.chat_list.panel import ChatsPanel
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.plugin_ui.commands import PluginActions
-from chatlm.tui.widgets.context_gauge import Ruler
-from chatlm.tui.workers import told
-from chatlm.types.messages import now
+from chatlm.tui.widgets.context_gauge import ContextGauge
+from chatlm.tui.workers import to_user_error
+from chatlm.types.messages import utc_now
 
 if TYPE_CHECKING:
     from chatlm.tui.app import ChatApp
 
-LIST_FROM_WIDTH = 100
+MIN_WIDTH_FOR_LIST = 100
 """With fewer columns the list is hidden, since the text needs them."""
 
-HEAD_START = 0.05
+FIRST_PAINT_SECONDS = 0.05
 """Seconds in which the first picture reaches the terminal, before plugins and model are loaded."""
 
 
@@ -57,7 +57,7 @@ class ChatScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *commands.bindings(commands.CHAT, priority=True),
-        *commands.bindings(commands.REGIONS),
+        *commands.bindings(commands.PANE_NAVIGATION),
     ]
     CSS_PATH = "chatlm.tcss"
     AUTO_FOCUS = "#composer"
@@ -71,7 +71,7 @@ class ChatScreen(Screen[None]):
         conversation_id: int | None = None,
     ) -> None:
         super().__init__()
-        theirs = commands.bindings(commands.from_plugins(), priority=True)
+        theirs = commands.bindings(commands.plugin_commands(), priority=True)
         self._bindings = BindingsMap.merge([self._bindings, BindingsMap(theirs)])
         self.owner = app
         self._incognito = incognito
@@ -79,8 +79,8 @@ class ChatScreen(Screen[None]):
         self._list_wanted: bool | None = None
         """What the person chose; None leaves it to the width."""
         self.chat = LiveChat(app, store)
-        self.chats = ChatsPanel(store, now, self.chat.writes)
-        self.insight = Insight(self)
+        self.chats = ChatsPanel(store, utc_now, self.chat.writes)
+        self.insight = InspectActions(self)
         self.settings = SettingsActions(self)
         self._bar = StatusBar()
         self.plugin_actions = PluginActions(self, app.offers)
@@ -103,7 +103,7 @@ class ChatScreen(Screen[None]):
             await self.chat.open(self._conversation_id)
         for fault in self.owner.plugins.take_faults():
             await self.chat.tell(str(fault))
-        self.call_after_refresh(self.set_timer, HEAD_START, self._begin)
+        self.call_after_refresh(self.set_timer, FIRST_PAINT_SECONDS, self._begin)
 
     def _begin(self) -> None:
         self.plugin_actions.begin()
@@ -117,7 +117,7 @@ class ChatScreen(Screen[None]):
     def on_resize(self, event: events.Resize) -> None:
         """Give the list's room to the text when there is little."""
         if self._list_wanted is None:
-            self.chats.display = event.size.width >= LIST_FROM_WIDTH
+            self.chats.display = event.size.width >= MIN_WIDTH_FOR_LIST
         self.plugin_actions.regions.resize()
 
     async def action_command(self, name: str, argument: str = "") -> None:
@@ -141,7 +141,7 @@ class ChatScreen(Screen[None]):
         except ChatlmError as error:
             self.chat.toast(error)
         except Exception as problem:
-            failure = told(problem, doing)
+            failure = to_user_error(problem, doing)
             if failure is not None:
                 self.chat.toast(failure)
 
@@ -176,7 +176,7 @@ class ChatScreen(Screen[None]):
             ring.append((panel, partial(panel.enter, step)))
         if self.chats.display:
             ring.append((self.chats, self.chats.enter))
-        focused = [at for at, (place, _) in enumerate(ring) if _holds(place, self.focused)]
+        focused = [at for at, (place, _) in enumerate(ring) if _contains(place, self.focused)]
         _, enter = ring[((focused or [0])[0] + step) % len(ring)]
         enter()
 
@@ -208,7 +208,7 @@ class ChatScreen(Screen[None]):
         if event.turn_id is None:
             self.set_focus(self.chat.composer)  # first: letters that follow are no keys of the list
         opened = await self.chat.open(event.conversation_id, event.turn_id)
-        if opened and self.size.width < LIST_FROM_WIDTH:
+        if opened and self.size.width < MIN_WIDTH_FOR_LIST:
             self._list_wanted = self.chats.display = False
 
     @on(ChatList.ChatDeleted)
@@ -234,16 +234,16 @@ class ChatScreen(Screen[None]):
     def _tell_plugins(self) -> None:
         self.plugin_actions.chat_shown()
 
-    @on(Measured)
-    def _show_measure(self, event: Measured) -> None:
+    @on(ContextMeasured)
+    def _show_measure(self, event: ContextMeasured) -> None:
         if event.conversation_id != self.chat.conversation_id:
             return  # of a chat that was shown before
         if event.measure is None:
             self.chat.show_fill(None)
         else:
-            self.chat.show_fill(fill(event.measure), event.measure.outside)
+            self.chat.show_fill(context_fill(event.measure), event.measure.outside)
 
-    @on(Ruler.Clicked)
+    @on(ContextGauge.Clicked)
     async def _show_context(self) -> None:
         await self.action_command("context")
 
@@ -269,5 +269,5 @@ class ChatScreen(Screen[None]):
             self.chat.show_used(status.used)
 
 
-def _holds(place: Widget, focused: Widget | None) -> bool:
+def _contains(place: Widget, focused: Widget | None) -> bool:
     return focused is not None and place in focused.ancestors_with_self

@@ -25,7 +25,7 @@ from chatlm.tui.formatting import count
 log = logging.getLogger(__name__)
 
 
-TOOL_SECONDS = 3.0
+TOOL_TIMEOUT_SECONDS = 3.0
 """How long a clipboard tool may take; one that cannot reach its display may hang."""
 
 
@@ -46,53 +46,57 @@ def copy(app: App[object], text: str, what: str) -> None:
     text = _SURROGATES.sub("\ufffd", text)  # half a character has no bytes
     app.copy_to_clipboard(text)
     if not app.is_headless:
-        threading.Thread(target=hand_over, args=(text,), name="chatlm-copy", daemon=True).start()
+        threading.Thread(
+            target=copy_with_system_tools, args=(text,), name="chatlm-copy", daemon=True
+        ).start()
     app.notify(f"Copied {what}, {count(len(text), 'character')}", markup=False)
 
 
-def hand_over(text: str) -> None:
+def copy_with_system_tools(text: str) -> None:
     """Give the text to every clipboard tool of this machine; waits for them, and fails quietly."""
     encoding = "utf-16-le" if sys.platform == "win32" else "utf-8"
-    for command in tools():
+    for command in clipboard_commands():
         try:
             subprocess.run(
                 command,
                 input=text.encode(encoding),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=TOOL_SECONDS,
+                timeout=TOOL_TIMEOUT_SECONDS,
                 check=True,
             )
         except (OSError, subprocess.SubprocessError) as error:
             log.info("%s did not take the copied text: %s", command[0], error)
 
 
-def tools() -> Iterator[list[str]]:
+def clipboard_commands() -> Iterator[list[str]]:
     """The commands that take a text for the clipboards there are; all read standard input."""
     if os.environ.get("TMUX"):
-        yield from _first(["tmux", "load-buffer", "-w", "-"])
+        yield from _first_installed(["tmux", "load-buffer", "-w", "-"])
     if sys.platform == "darwin":
-        yield from _first(["pbcopy"])
+        yield from _first_installed(["pbcopy"])
     elif sys.platform == "win32":
-        yield from _first(["clip"])
+        yield from _first_installed(["clip"])
     elif os.environ.get("WAYLAND_DISPLAY"):
-        yield from _first(["wl-copy"])
+        yield from _first_installed(["wl-copy"])
     elif os.environ.get("DISPLAY"):
-        yield from _first(["xclip", "-selection", "clipboard"], ["xsel", "--clipboard", "--input"])
+        yield from _first_installed(
+            ["xclip", "-selection", "clipboard"], ["xsel", "--clipboard", "--input"]
+        )
 
 
-def _first(*commands: list[str]) -> list[list[str]]:
+def _first_installed(*commands: list[str]) -> list[list[str]]:
     """The first of the commands that is installed."""
     return [command for command in commands if shutil.which(command[0])][:1]
 
 
-START, END = BRACKETED_PASTE_START, BRACKETED_PASTE_END
+PASTE_START, PASTE_END = BRACKETED_PASTE_START, BRACKETED_PASTE_END
 
 
 ESCAPE = "\x1b"
 
 
-STAND_IN = "\ufdd2"
+ESCAPE_PLACEHOLDER = "\ufdd2"
 """For an escape on its way through the parser. Unicode keeps it for a program's inner use."""
 
 
@@ -113,7 +117,7 @@ class PasteParser(XTermParser):
         if passed or not data:
             for message in super().feed(passed):
                 if isinstance(message, Paste):
-                    yield Paste(message.text.replace(STAND_IN, ESCAPE))
+                    yield Paste(message.text.replace(ESCAPE_PLACEHOLDER, ESCAPE))
                 else:
                     yield message
 
@@ -123,32 +127,34 @@ class PasteParser(XTermParser):
         passed = []
         while data:
             if self._pasting:
-                end = data.find(END)
+                end = data.find(PASTE_END)
                 if end < 0:
-                    end = len(data) - _begun(data, END)
+                    end = len(data) - _partial_marker_length(data, PASTE_END)
                     data, self._held = data[:end], data[end:]
                 pasted, data = data[:end], data[end:]
-                passed.append(pasted.replace(STAND_IN, "\ufffd").replace(ESCAPE, STAND_IN))
+                passed.append(
+                    pasted.replace(ESCAPE_PLACEHOLDER, "\ufffd").replace(ESCAPE, ESCAPE_PLACEHOLDER)
+                )
                 if data:
-                    self._pasting, data = False, data[len(END) :]
-                    passed.append(END)
+                    self._pasting, data = False, data[len(PASTE_END) :]
+                    passed.append(PASTE_END)
             else:
                 seen = self._before + data
-                at = seen.find(START)
+                at = seen.find(PASTE_START)
                 self._pasting = at >= 0
-                end = at + len(START) - len(self._before) if self._pasting else len(data)
-                self._before = "" if self._pasting else seen[1 - len(START) :]
+                end = at + len(PASTE_START) - len(self._before) if self._pasting else len(data)
+                self._before = "" if self._pasting else seen[1 - len(PASTE_START) :]
                 passed.append(data[:end])
                 data = data[end:]
         return "".join(passed)
 
 
-def _begun(data: str, marker: str) -> int:
+def _partial_marker_length(data: str, marker: str) -> int:
     """How many characters at the end of the data may be the beginning of the marker."""
     return next(n for n in range(len(marker) - 1, -1, -1) if data.endswith(marker[:n]))
 
 
-def install() -> None:
+def install_paste_parser() -> None:
     """Let the terminal's input be read so."""
     if sys.platform == "win32":
         from textual.drivers import win32 as driver

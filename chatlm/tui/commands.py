@@ -87,7 +87,7 @@ CHAT = (
 """Anywhere in the chat."""
 
 
-REGIONS = (
+PANE_NAVIGATION = (
     Command(
         "next-region", "on: message, turns, chats", "tab", action="next_region(1)", typed=False
     ),
@@ -120,7 +120,7 @@ TURN = (
 """On the selected turn; typed as slash commands they take the newest one."""
 
 
-WALK = (
+TURN_NAVIGATION = (
     Command("turn-before", "select the turn before", "up,k", action="walk(-1)", typed=False),
     Command("turn-after", "select the turn after", "down,j", action="walk(1)", typed=False),
     Command(
@@ -132,7 +132,7 @@ WALK = (
 """From turn to turn, while one is selected."""
 
 
-LIST = (
+CHAT_LIST = (
     Command("list-rename", "rename", "r", action="rename", typed=False),
     Command("list-pin", "pin or unpin", "p", action="pin", typed=False),
     Command("list-delete", "delete", "d,delete", action="delete", typed=False),
@@ -142,14 +142,17 @@ LIST = (
 """In the chat list."""
 
 
-_OWN = {c.name: c for c in (*COMPOSER, *CHAT, *REGIONS, *APP, *TURN, *WALK, *LIST)}
+_BUILTIN = {
+    c.name: c
+    for c in (*COMPOSER, *CHAT, *PANE_NAVIGATION, *APP, *TURN, *TURN_NAVIGATION, *CHAT_LIST)
+}
 
 
-ALL: dict[str, Command] = dict(_OWN)
+ALL: dict[str, Command] = dict(_BUILTIN)
 """Every command by its name, with the keys that hold in this program: see `choose_keys`."""
 
 
-def choose_keys(keys: Mapping[str, str], added: Iterable[Command] = ()) -> list[str]:
+def assign_keys(keys: Mapping[str, str], added: Iterable[Command] = ()) -> list[str]:
     """Fill the table: chatlm's own commands and others, with the keys that the person chose.
 
     A command of a plugin gets the key it asks for only if no other has it.
@@ -162,7 +165,7 @@ def choose_keys(keys: Mapping[str, str], added: Iterable[Command] = ()) -> list[
         What could not be done, in words: a name that does not exist, a key that is taken.
     """
     wanted = {command.name: command for command in added}
-    usual = _OWN | {name: dataclasses.replace(c, key="") for name, c in wanted.items()}
+    usual = _BUILTIN | {name: dataclasses.replace(c, key="") for name, c in wanted.items()}
     ALL.clear()
     ALL.update(usual)
     problems = []
@@ -175,37 +178,37 @@ def choose_keys(keys: Mapping[str, str], added: Iterable[Command] = ()) -> list[
         meant = f" Did you mean {near[0]}?" if near else ""
         problems.append(f"config.toml: there is no key for {name!r}.{meant}")
     for name in keys.keys() & ALL.keys():
-        if other := _taken(name):
+        if other := _key_conflict(name):
             problems.append(
                 f"config.toml: {keys[name]} is the key for {other}, and cannot be {name}."
             )
             ALL[name] = usual[name]
     for name in (name for name in wanted if name not in keys):
         ALL[name] = wanted[name]
-        if _taken(name):
+        if _key_conflict(name):
             ALL[name] = usual[name]
     return problems
 
 
-def chosen_keys() -> dict[str, str]:
+def user_keymap() -> dict[str, str]:
     """The keys of chatlm's own commands that differ from the usual, as Textual's key map."""
-    return {name: ALL[name].key for name, own in _OWN.items() if ALL[name].key != own.key}
+    return {name: ALL[name].key for name, own in _BUILTIN.items() if ALL[name].key != own.key}
 
 
-def from_plugins() -> list[Command]:
+def plugin_commands() -> list[Command]:
     """The commands of plugins."""
-    return [command for name, command in ALL.items() if name not in _OWN]
+    return [command for name, command in ALL.items() if name not in _BUILTIN]
 
 
-def own_names() -> list[str]:
+def builtin_names() -> list[str]:
     """The names of chatlm's own commands."""
-    return list(_OWN)
+    return list(_BUILTIN)
 
 
-def _taken(name: str) -> str:
+def _key_conflict(name: str) -> str:
     """Which other command would hear one of this one's keys at the same place; empty for none."""
-    anywhere = {command.name for command in (*CHAT, *REGIONS, *APP, *from_plugins())}
-    for group in (COMPOSER, (*TURN, *WALK), LIST):
+    anywhere = {command.name for command in (*CHAT, *PANE_NAVIGATION, *APP, *plugin_commands())}
+    for group in (COMPOSER, (*TURN, *TURN_NAVIGATION), CHAT_LIST):
         heard = anywhere | {command.name for command in group}
         for other in heard - {name} if name in heard else ():
             if set(ALL[other].key.split(",")) & set(filter(None, ALL[name].key.split(","))):
@@ -213,7 +216,7 @@ def _taken(name: str) -> str:
     return ""
 
 
-def now(commands: Iterable[Command]) -> list[Command]:
+def with_current_keys(commands: Iterable[Command]) -> list[Command]:
     """The commands with the keys that hold in this program."""
     return [ALL[command.name] for command in commands]
 
@@ -247,13 +250,13 @@ def key_name(keys: str) -> str:
     return words.get(first, first)
 
 
-AS_MESSAGE = "Two slashes send it as a message."
+DOUBLE_SLASH_HINT = "Two slashes send it as a message."
 
 
 _COMMENT = re.compile(r"//+(?:\s|$)")
 
 
-def parse(text: str, commands: Mapping[str, Command]) -> tuple[Command, str] | str:
+def parse_slash_command(text: str, commands: Mapping[str, Command]) -> tuple[Command, str] | str:
     """The command and its argument, or the message.
 
     One slash begins a command; of two, one is taken away. A comment, with a blank behind its
@@ -276,11 +279,13 @@ def parse(text: str, commands: Mapping[str, Command]) -> tuple[Command, str] | s
     if command is None:
         near = get_close_matches(name, commands, 1)
         meant = f"Did you mean /{near[0]}? " if near else ""
-        raise UsageError(f"There is no command /{one_line(name, 40)}", hint=meant + AS_MESSAGE)
+        raise UsageError(
+            f"There is no command /{one_line(name, 40)}", hint=meant + DOUBLE_SLASH_HINT
+        )
     if command.needs_argument and not argument:
         raise UsageError(
             f"/{name} needs {command.argument}", hint=f"Write /{name} {command.argument}."
         )
     if argument and not command.argument:
-        raise UsageError(f"/{name} takes nothing after it", hint=AS_MESSAGE)
+        raise UsageError(f"/{name} takes nothing after it", hint=DOUBLE_SLASH_HINT)
     return command, argument

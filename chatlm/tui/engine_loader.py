@@ -67,7 +67,7 @@ class EngineLoader:
     def __init__(self, open_engine: OpenEngine, changed: Callable[[EngineState], object]) -> None:
         self._open = open_engine
         self._changed = changed
-        self._load = _Load("")
+        self._load = _LoadAttempt("")
         self._thread = threading.Thread()
         self._engine: Engine | None = None
 
@@ -92,7 +92,7 @@ class EngineLoader:
         one begins then.
         """
         self._load.abandoned.set()
-        load, before = _Load(model), self._thread
+        load, before = _LoadAttempt(model), self._thread
         self._load = load
         self._thread = threading.Thread(
             target=lambda: self._run(load, before), name="chatlm-engine", daemon=True
@@ -138,7 +138,7 @@ class EngineLoader:
         if engine is not None:
             engine.close()
 
-    def _run(self, load: _Load, before: threading.Thread) -> None:
+    def _run(self, load: _LoadAttempt, before: threading.Thread) -> None:
         """Open the engine and report how it went; two models at once may not fit the memory."""
         if before.is_alive():
             before.join()
@@ -177,7 +177,7 @@ class EngineLoader:
             self._changed(Failed(load.model, load.error))
 
 
-class _Load:
+class _LoadAttempt:
     """One attempt to open a model."""
 
     def __init__(self, model: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chatlm.text import one_line
-from chatlm.types.messages import Annotation, Reply, Standing, StopReason, Turn, Usage
+from chatlm.types.messages import Annotation, ContextPolicy, Reply, StopReason, Turn, Usage
 
 STOP_LABELS: dict[StopReason | None, str] = {
     StopReason.END: "complete",
@@ -33,55 +33,55 @@ def speed(usage: Usage) -> str:
     return f"{rate:,.0f} tokens/s" if rate >= 100 else f"{rate:.1f} tokens/s"
 
 
-def growing(usage: Usage) -> str:
+def writing_status(usage: Usage) -> str:
     """The line below a reply that is being written."""
-    return joined("writing", count(usage.completion_tokens, "token"), speed(usage))
+    return join_parts("writing", count(usage.completion_tokens, "token"), speed(usage))
 
 
-def reading(turn: Turn, *, outside: bool) -> str:
+def context_status(turn: Turn, *, outside: bool) -> str:
     """How the model reads the turn, where that is not as it stands; else empty.
 
     Args:
         turn: the turn as stored.
         outside: whether it no longer fits the context.
     """
-    if turn.standing is Standing.DROPPED:
+    if turn.standing is ContextPolicy.DROPPED:
         return "not read: you left it out"
     if outside:
         return "not read: the context is full"
-    if turn.standing is Standing.PINNED:
+    if turn.standing is ContextPolicy.PINNED:
         return "pinned: always read"
-    if turn.standing is Standing.SUMMARISED and turn.summary:
+    if turn.standing is ContextPolicy.SUMMARISED and turn.summary:
         return "its summary is read instead"
     return ""
 
 
-def ended(reply: Reply | None) -> str:
+def stop_text(reply: Reply | None) -> str:
     """Why a reply that nothing is working on ended; empty when it is complete."""
     if reply is None:
         return "not answered"
     return "" if reply.stop_reason is StopReason.END else STOP_LABELS[reply.stop_reason]
 
 
-def version(turn: Turn) -> str:
+def version_text(turn: Turn) -> str:
     """Which of the turn's replies stands in the history; empty when there is one at most."""
     if turn.reply is None or len(turn.replies) < 2:
         return ""
     return f"version {turn.reply.version} of {len(turn.replies)}"
 
 
-def badges(annotations: Iterable[Annotation]) -> str:
+def annotation_badges(annotations: Iterable[Annotation]) -> str:
     """What plugins say of a message, each on a line such as `mood calm (0.93)`."""
     return "\n".join(map(_badge, annotations))
 
 
-def cost(reply: Reply | None) -> str:
+def reply_cost(reply: Reply | None) -> str:
     """The adapter, tokens and speed of a reply, as far as there are any."""
     if reply is None:
         return ""
     adapter = f"adapter {one_line(reply.adapter, 20)}" if reply.adapter else ""
     tokens = reply.usage.completion_tokens
-    return joined(adapter, *([count(tokens, "token"), speed(reply.usage)] if tokens else []))
+    return join_parts(adapter, *([count(tokens, "token"), speed(reply.usage)] if tokens else []))
 
 
 def _badge(label: Annotation) -> str:
@@ -90,6 +90,6 @@ def _badge(label: Annotation) -> str:
     return f"{icon}{one_line(label.name, 40)} {one_line(label.value, 100)}{score}"
 
 
-def joined(*parts: str) -> str:
+def join_parts(*parts: str) -> str:
     """The parts that are not empty, with dots between."""
     return " · ".join(part for part in parts if part)

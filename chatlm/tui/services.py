@@ -10,30 +10,30 @@ from chatlm.hub import names as names_module
 from chatlm.hub.catalogue import catalogue
 from chatlm.store.store import Store
 from chatlm.tui.composer.completion import Completer
-from chatlm.types.messages import Kept
+from chatlm.types.messages import PluginData
 from chatlm.types.sampling import Sampling
 
 if TYPE_CHECKING:
     from chatlm.tui.app import ChatApp
 
 
-def arguments(app: ChatApp) -> Mapping[str, Completer]:
+def argument_completers(app: ChatApp) -> Mapping[str, Completer]:
     """By the command's name; paths need none."""
     return {
-        "theme": lambda typed: _like(typed, app.available_themes),
-        "model": lambda typed: _like(typed, _chat_models()),
-        "replay": lambda typed: _like(typed, _chat_models()),
+        "theme": lambda typed: _filter_names(typed, app.available_themes),
+        "model": lambda typed: _filter_names(typed, _installed_chat_models()),
+        "replay": lambda typed: _filter_names(typed, _installed_chat_models()),
     }
 
 
-def _chat_models() -> list[str]:
+def _installed_chat_models() -> list[str]:
     """Those that are here; an embedder cannot chat."""
     entries = catalogue()
     names = names_module.installed_names()
     return [name for name in names if name not in entries or entries[name].kind == "chat"]
 
 
-def _like(typed: str, names: Iterable[str]) -> list[str]:
+def _filter_names(typed: str, names: Iterable[str]) -> list[str]:
     """The names that hold what was typed; those that begin with it come first."""
     typed = typed.lower()
     found = [name for name in names if typed in name.lower()]
@@ -50,7 +50,7 @@ class OpenChat:
     """The system prompt that a new one will have."""
     sampling: Sampling = field(default_factory=Sampling)
     """What the person set for a new one."""
-    kept: Kept = field(default_factory=dict)
+    kept: PluginData = field(default_factory=dict)
     """What plugins keep with a new one."""
     without: frozenset[str] = frozenset()
     """Plugins that are switched off in a new one."""

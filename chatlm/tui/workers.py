@@ -17,12 +17,12 @@ from textual.message import Message
 
 from chatlm.errors import Cancelled, ChatlmError, EngineError
 
-Begin = Callable[[], Generator[object, None, None]]
+GeneratorFactory = Callable[[], Generator[object, None, None]]
 """Makes the generator, in the thread that pulls it."""
 
 
 @dataclass
-class Pulled(Message):
+class ValuesYielded(Message):
     """Values the generator yielded since the last such message."""
 
     values: tuple[object, ...]
@@ -31,7 +31,7 @@ class Pulled(Message):
 
 
 @dataclass
-class PullEnded(Message):
+class GeneratorEnded(Message):
     """The generator is closed, and nothing comes any more."""
 
     error: ChatlmError | None
@@ -39,12 +39,14 @@ class PullEnded(Message):
     source: threading.Event
 
 
-def once(make: Callable[[], object]) -> Generator[object, None, None]:
+def single_value(make: Callable[[], object]) -> Generator[object, None, None]:
     """The generator of a single value."""
     yield make()
 
 
-def pull(begin: Begin, stop: threading.Event, post: Callable[[Message], object]) -> None:
+def run_generator(
+    begin: GeneratorFactory, stop: threading.Event, post: Callable[[Message], object]
+) -> None:
     """Pull the generator to its end, or until `stop` is set; the last message is `PullEnded`."""
     error: ChatlmError | None = None
     waiting: list[object] = []
@@ -56,20 +58,20 @@ def pull(begin: Begin, stop: threading.Event, post: Callable[[Message], object])
                     break
                 waiting.append(value)
                 if time.monotonic() - posted_at >= 1 / UPDATES_PER_SECOND:
-                    post(Pulled(tuple(waiting), stop))
+                    post(ValuesYielded(tuple(waiting), stop))
                     waiting.clear()
                     posted_at = time.monotonic()
     except Exception as problem:
-        error = told(problem, "work on a card")
+        error = to_user_error(problem, "work on a card")
     if waiting:
-        post(Pulled(tuple(waiting), stop))
-    post(PullEnded(error, stop))
+        post(ValuesYielded(tuple(waiting), stop))
+    post(GeneratorEnded(error, stop))
 
 
 T = TypeVar("T")
 
 
-class Writes:
+class WriteQueue:
     """No key waits for a slow or locked disk, and what was asked for first is done first."""
 
     def __init__(self) -> None:
@@ -103,7 +105,7 @@ class Writes:
 log = logging.getLogger(__name__)
 
 
-def told(problem: Exception, doing: str) -> ChatlmError | None:
+def to_user_error(problem: Exception, doing: str) -> ChatlmError | None:
     """What to tell the person, which goes to the log too; None for what was stopped on purpose.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 
 from chatlm.types.messages import Annotation, Message, Passage, Reply, StopReason, Turn, Usage
 
-MOST_ALTERNATIVES = 20
+MAX_TOP_LOGPROBS = 20
 """So many may be asked for, as in OpenAI's API."""
 
 
@@ -38,7 +38,7 @@ class TokenLogprob:
         return {"token": self.text, "logprob": self.logprob, "bytes": list(self.bytes)}
 
 
-class ShownTokens:
+class LogprobBuffer:
     """Keeps tokens back until all of their text is shown.
 
     So none says what is withheld, such as a beginning stop string, or was cut off. A token that
@@ -72,7 +72,7 @@ class ShownTokens:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class PromptReady:
     """The prompt is built and fits the context."""
 
     prompt_tokens: int
@@ -118,7 +118,7 @@ class Finished:
     """The stop string or criterion that ended it."""
 
 
-EngineEvent = Fitted | Prefill | Delta | Finished
+EngineEvent = PromptReady | Prefill | Delta | Finished
 
 
 # --- from a session -----------------------------------------------------------------------

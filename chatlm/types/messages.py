@@ -14,20 +14,20 @@ from chatlm.types.sampling import Sampling
 Role = Literal["system", "user", "assistant"]
 
 
-Kept = Mapping[str, Mapping[str, Any]]
+PluginData = Mapping[str, Mapping[str, Any]]
 """Plain values, as JSON has them, by plugin and name."""
 
 
-SUMMARY_HEAD = "Earlier in this chat, in short: "
+SUMMARY_PREFIX = "Earlier in this chat, in short: "
 """What the model reads before the summary of a turn."""
 
 
-def now() -> datetime:
+def utc_now() -> datetime:
     """The present moment, in UTC."""
     return datetime.now(UTC)
 
 
-class Standing(StrEnum):
+class ContextPolicy(StrEnum):
     """How a turn takes part in what the model reads."""
 
     AUTO = "auto"
@@ -190,7 +190,7 @@ class Reply:
     settings: str = "{}"
     """JSON of the sampling that made it, with the seed that was used."""
     usage: Usage = field(default_factory=Usage)
-    created: datetime = field(default_factory=now)
+    created: datetime = field(default_factory=utc_now)
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -233,8 +233,8 @@ class Turn:
     replies: tuple[Reply, ...] = ()
     chosen: int | None = None
     """Id of the reply that stands in the history; None takes the newest."""
-    created: datetime = field(default_factory=now)
-    standing: Standing = Standing.AUTO
+    created: datetime = field(default_factory=utc_now)
+    standing: ContextPolicy = ContextPolicy.AUTO
     summary: str = ""
     """Kept whether or not it stands for the turn."""
     typed: str = ""
@@ -257,11 +257,11 @@ class Turn:
 
     def messages(self) -> tuple[Message, ...]:
         """The turn as the model reads it; none for a dropped one."""
-        if self.standing is Standing.DROPPED:
+        if self.standing is ContextPolicy.DROPPED:
             return ()
-        if self.standing is Standing.SUMMARISED and self.summary:
-            return (Message("user", f"{SUMMARY_HEAD}{self.summary}"),)
-        pinned = self.standing is Standing.PINNED
+        if self.standing is ContextPolicy.SUMMARISED and self.summary:
+            return (Message("user", f"{SUMMARY_PREFIX}{self.summary}"),)
+        pinned = self.standing is ContextPolicy.PINNED
         user = Message(self.user.role, self.user.content, pinned)
         if self.reply is None or not self.reply.text:
             return (user,)
@@ -276,15 +276,15 @@ class Conversation:
     title: str = ""
     system: str = ""
     turns: tuple[Turn, ...] = ()
-    created: datetime = field(default_factory=now)
-    updated: datetime = field(default_factory=now)
+    created: datetime = field(default_factory=utc_now)
+    updated: datetime = field(default_factory=utc_now)
     sampling: Sampling = field(default_factory=Sampling)
     """What the person set for this chat."""
     pinned: bool = False
     """Listed first."""
     forked_from: int | None = None
     """The chat this one began as a copy of, while that exists."""
-    kept: Kept = field(default_factory=dict)
+    kept: PluginData = field(default_factory=dict)
     """What plugins keep with the chat."""
     without: frozenset[str] = frozenset()
     """Plugins that the person switched off in this chat."""

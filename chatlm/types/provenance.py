@@ -165,7 +165,7 @@ class Trace:
         }
 
 
-def calls_from(values: list[Mapping[str, Any]]) -> tuple[Call, ...]:
+def calls_from_dicts(values: list[Mapping[str, Any]]) -> tuple[Call, ...]:
     """Read back the calls that `Trace.to_dict` made plain.
 
     Raises:
@@ -174,7 +174,7 @@ def calls_from(values: list[Mapping[str, Any]]) -> tuple[Call, ...]:
     return tuple(map(Call.from_dict, values))
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Such as `12 ms` or `1.3 s`."""
     if seconds >= 0.9995:
         return f"{seconds:,.1f} s"

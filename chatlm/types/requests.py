@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chatlm.errors import UsageError
-from chatlm.types.events import MOST_ALTERNATIVES
+from chatlm.types.events import MAX_TOP_LOGPROBS
 from chatlm.types.messages import Message
 from chatlm.types.sampling import Sampling
 
@@ -44,8 +44,8 @@ class Request:
 
     def __post_init__(self) -> None:
         wanted = self.logprobs
-        if wanted is not None and (type(wanted) is not int or not 0 <= wanted <= MOST_ALTERNATIVES):
-            raise UsageError(f"logprobs must be 0 to {MOST_ALTERNATIVES}, not {wanted!r}")
+        if wanted is not None and (type(wanted) is not int or not 0 <= wanted <= MAX_TOP_LOGPROBS):
+            raise UsageError(f"logprobs must be 0 to {MAX_TOP_LOGPROBS}, not {wanted!r}")
 
 
 @dataclass(frozen=True)

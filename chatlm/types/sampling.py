@@ -23,10 +23,10 @@ RANGES: dict[str, tuple[float, float, str]] = {
 """Least and greatest value of each number, and what it does in one line."""
 
 
-INTEGERS = frozenset({"top_k", "max_tokens", "seed"})
+INTEGER_SETTINGS = frozenset({"top_k", "max_tokens", "seed"})
 
 
-def told(value: object) -> str:
+def format_number(value: object) -> str:
     """A number as people write it, such as 0.5, 9 or 1,000,000; anything else as Python does."""
     if type(value) is float:
         return f"{value:.15g}"
@@ -59,11 +59,13 @@ class Sampling:
             value = said[name]
             if value is None:
                 continue
-            wanted = "a whole number" if name in INTEGERS else "a number"
-            right_type = type(value) is int or (name not in INTEGERS and type(value) is float)
+            wanted = "a whole number" if name in INTEGER_SETTINGS else "a number"
+            right_type = type(value) is int or (
+                name not in INTEGER_SETTINGS and type(value) is float
+            )
             if not right_type or not low <= value <= high:
                 raise UsageError(
-                    f"{name} must be {wanted} from {told(low)} to {told(high)}, not {told(value)}",
+                    f"{name} must be {wanted} from {format_number(low)} to {format_number(high)}, not {format_number(value)}",
                     hint=f"{name}: {meaning}.",
                 )
         if not isinstance(self.stop, tuple) or not all(
@@ -128,7 +130,7 @@ class Sampling:
         )
 
 
-DEFAULTS = Sampling(
+DEFAULT_SAMPLING = Sampling(
     temperature=0.7,
     top_k=0,
     top_p=0.95,
@@ -142,7 +144,7 @@ DEFAULTS = Sampling(
 
 
 @dataclass(frozen=True)
-class Effective:
+class EffectiveSetting:
     """One setting as it holds."""
 
     name: str
@@ -152,7 +154,7 @@ class Effective:
     """Who says so; empty where nobody does."""
 
 
-def explained(layers: Sequence[tuple[str, Sampling]]) -> list[Effective]:
+def effective_sampling(layers: Sequence[tuple[str, Sampling]]) -> list[EffectiveSetting]:
     """Each setting's value, and where it comes from.
 
     Args:
@@ -162,9 +164,9 @@ def explained(layers: Sequence[tuple[str, Sampling]]) -> list[Effective]:
     out = []
     for field in dataclasses.fields(Sampling):
         said = [
-            Effective(field.name, value, source)
+            EffectiveSetting(field.name, value, source)
             for source, sampling in layers
             if (value := getattr(sampling, field.name)) not in (None, ())
         ]
-        out.append(said[0] if said else Effective(field.name, field.default, ""))
+        out.append(said[0] if said else EffectiveSetting(field.name, field.default, ""))
     return out

@@ -9,13 +9,13 @@ from typing import Any, Protocol, Self
 
 from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent
-from chatlm.types.messages import Kept
+from chatlm.types.messages import PluginData
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedTemplate:
     """A template with its gaps filled."""
 
     system: str = ""
@@ -30,12 +30,12 @@ class Rendered:
     """What the plugin keeps with a chat that begins so, as plain values."""
 
 
-Facts = Callable[[], Mapping[str, str]]
+TextFacts = Callable[[], Mapping[str, str]]
 """`() -> facts`: what plugins say of the words that were typed, by name, such as their mood. Asked
 for only where it is needed, since a plugin may have to think about it."""
 
 
-TemplateRenderer = Callable[[Mapping[str, str], str, Facts], Rendered]
+TemplateRenderer = Callable[[Mapping[str, str], str, TextFacts], RenderedTemplate]
 """`(values, typed, facts) -> rendered`: `values` of the variables by name, what the person typed or
 piped in, and what plugins say of that. Raises UsageError for a name that is unknown or a value that
 is missing or wrong."""
@@ -57,7 +57,7 @@ class Setup:
     """The system prompt; empty for the template's own, else none."""
     sampling: Sampling = field(default_factory=Sampling)
     """Goes before what the template sets; what both leave open is the model's."""
-    kept: Kept = field(default_factory=dict)
+    kept: PluginData = field(default_factory=dict)
     """What plugins keep with the chat."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from chatlm import Conversation, Setup, SlashCommand, Ui, UsageError, load_config, run_ui
 from chatlm_arena import PLUGIN
-from chatlm_arena.contestants import ADAPTER
+from chatlm_arena.contestants import ADAPTER_KEY
 
-SCREEN, BOARD = "arena", "leaderboard"
+ARENA_SCREEN, LEADERBOARD_SCREEN = "arena", "leaderboard"
 """The names of the plugin's screens."""
 
 
@@ -26,19 +26,19 @@ def arena(ui: Ui, argument: str) -> None:
 
     word, _, rest = argument.strip().partition(" ")
     if word in ("", RATINGS):
-        store_module.check()
-        ui.open_screen(BOARD if word else SCREEN)
+        store_module.check_arena_store()
+        ui.open_screen(LEADERBOARD_SCREEN if word else ARENA_SCREEN)
     elif word == ADD:
-        _add(ui, rest)
+        _add_contestant(ui, rest)
     elif word == GOLDEN:
-        _mark(ui, rest)
+        _add_golden(ui, rest)
     else:
         raise UsageError(
             f"/arena cannot {word}.", hint=f"/arena, /arena {ADD} NAME or /arena {RATINGS}"
         )
 
 
-def setup_of(ui: Ui) -> Setup:
+def current_setup(ui: Ui) -> Setup:
     """What answers the chat that is shown.
 
     Raises:
@@ -49,16 +49,16 @@ def setup_of(ui: Ui) -> Setup:
     chat = ui.conversation
     return Setup(
         model=ui.engine.info.model,
-        adapter=adapter_of(chat),
+        adapter=current_adapter(chat),
         system=chat.system,
         sampling=chat.sampling,
         kept={name: values for name, values in chat.kept.items() if name != PLUGIN},
     )
 
 
-def adapter_of(chat: Conversation) -> str:
+def current_adapter(chat: Conversation) -> str:
     """The adapter that answers a chat next: the one chosen in it, else that of its newest reply."""
-    plugin, key = ADAPTER
+    plugin, key = ADAPTER_KEY
     kept = chat.kept.get(plugin, {}).get(key)
     if isinstance(kept, str):
         return kept
@@ -72,34 +72,34 @@ def register(add: Callable[[SlashCommand], None]) -> None:
     add(SlashCommand("arena", "compare two set-ups blind", arena, what))
 
 
-def _add(ui: Ui, name: str) -> None:
+def _add_contestant(ui: Ui, name: str) -> None:
     from chatlm_arena.store import store as store_module
 
-    with store_module.opened() as store:
-        added = store.add_contestant(name, setup_of(ui))
+    with store_module.open_arena_store() as store:
+        added = store.add_contestant(name, current_setup(ui))
         count = sum(contestant.setup is not None for contestant in store.contestants())
     more = "/arena begins." if count > 1 else "One more, and /arena can begin."
     ui.tell(f"{added.name} is in the arena: {added.told}. {more}")
 
 
-def _mark(ui: Ui, name: str) -> None:
+def _add_golden(ui: Ui, name: str) -> None:
     """Let the selected turn be a test."""
-    from chatlm_arena.golden import golden_of
+    from chatlm_arena.golden import golden_from_turn
     from chatlm_arena.store import store as store_module
 
     if ui.turn is None:
         raise UsageError("There is no reply yet.", hint="Select a turn with Tab and mark that.")
-    golden = golden_of(name, ui.conversation, ui.turn)
-    with store_module.opened() as store:
+    golden = golden_from_turn(name, ui.conversation, ui.turn)
+    with store_module.open_arena_store() as store:
         store.add_golden(golden)
     ui.tell(f"{golden.name} is a test now. Run it: chatlm arena check CONTESTANT")
 
 
-_wanted: list[bool] = []
+_open_requested: list[bool] = []
 """Not empty where the arena shall open as soon as the screen is there."""
 
 
-def open_screen() -> None:
+def run_arena() -> None:
     """Open the terminal UI in the arena, and return when the person quits.
 
     Raises:
@@ -113,11 +113,11 @@ def open_screen() -> None:
             "The arena needs a terminal.",
             hint="In a pipe or script: chatlm arena leaderboard, chatlm arena run",
         )
-    store.check()
-    _wanted.append(True)
+    store.check_arena_store()
+    _open_requested.append(True)
     run_ui(load_config())
 
 
-def take_wish() -> bool:
+def consume_open_request() -> bool:
     """Whether the arena shall open now; asked again, it says no."""
-    return bool(_wanted and _wanted.pop())
+    return bool(_open_requested and _open_requested.pop())

@@ -18,8 +18,8 @@ from chatlm import (
     Engine,
     EngineEvent,
     Finished,
-    Fitted,
     MessageRefused,
+    PromptReady,
     Request,
     Sampling,
     SideChat,
@@ -29,13 +29,13 @@ from chatlm import (
     one_line,
     open_batch,
 )
-from chatlm_arena.contestants import LONGEST_NAME, Contestant
+from chatlm_arena.contestants import MAX_NAME_CHARACTERS, Contestant
 from chatlm_arena.records import MatchReply
 
 K = TypeVar("K")
 
 
-Guard = Callable[[Contestant], AbstractContextManager[None]]
+ContestantGuard = Callable[[Contestant], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Seat:
 
 
 @dataclass(frozen=True)
-class Order:
+class AnswerRequest:
     """One reply that is wanted."""
 
     seat: Seat
@@ -57,7 +57,7 @@ class Order:
     """Holds where the contestant has none of its own; None leaves it to the engine."""
 
 
-class Answering:
+class AnswerWriter:
     """One reply as it grows; `reply` may be read at any time.
 
     A message that the contestant refuses, or has no room for, has that as its reply, with the stop
@@ -67,7 +67,7 @@ class Answering:
         order: what is wanted.
     """
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: AnswerRequest) -> None:
         self.order = order
         self._request: Request | None = None
         self._model = ""
@@ -88,7 +88,7 @@ class Answering:
         if self._request or self.ended:
             return not self.ended
         try:
-            self._request = seeded(chat.request(order.prompt), order.seed)
+            self._request = with_default_seed(chat.request(order.prompt), order.seed)
             self._model = chat.engine.info.model
             for event in chat.given(self._request):
                 self.take(event)
@@ -112,7 +112,7 @@ class Answering:
             case Exception():
                 self._reason = StopReason.ERROR
                 raise event
-            case Fitted():
+            case PromptReady():
                 self._hash = event.prompt_hash
             case Delta():
                 self._text, self._usage = self._text + event.text, event.usage
@@ -160,7 +160,9 @@ class Answering:
         self._text = self._text or str(error)
 
 
-def generate(orders: Iterable[Order]) -> Generator[tuple[int, MatchReply], None, None]:
+def generate_answers(
+    orders: Iterable[AnswerRequest],
+) -> Generator[tuple[int, MatchReply], None, None]:
     """Answer orders, each taken when its turn has come; in which order they end is for the engine.
 
     Args:
@@ -175,16 +177,16 @@ def generate(orders: Iterable[Order]) -> Generator[tuple[int, MatchReply], None,
             stands.
     """
     for _, group in groupby(enumerate(orders), key=lambda each: each[1].seat.chat.setup.model):
-        answerings = ((at, Answering(order)) for at, order in group)
-        with closing(together(answerings, naming)) as grown:
+        answerings = ((at, AnswerWriter(order)) for at, order in group)
+        with closing(stream_answers(answerings, name_contestant_in_errors)) as grown:
             for at, answering in grown:
                 if answering.ended:
                     yield at, answering.reply
 
 
-def together(
-    answerings: Iterable[tuple[K, Answering]], guard: Guard = lambda _: nullcontext()
-) -> Generator[tuple[K, Answering], None, None]:
+def stream_answers(
+    answerings: Iterable[tuple[K, AnswerWriter]], guard: ContestantGuard = lambda _: nullcontext()
+) -> Generator[tuple[K, AnswerWriter], None, None]:
     """Answer orders of one model, at once where its engine can do that; closing it stops all.
 
     Args:
@@ -198,7 +200,7 @@ def together(
         ChatlmError: as `Answering.begin` and `take`, once those that are on their way have ended.
     """
     waiting = iter(answerings)
-    asked: dict[int, tuple[K, Answering]] = {}
+    asked: dict[int, tuple[K, AnswerWriter]] = {}
     failure: ChatlmError | None = None
     with ExitStack() as opened:
         batch: Batch | None = None
@@ -236,16 +238,16 @@ def together(
 
 
 @contextmanager
-def naming(contestant: Contestant) -> Iterator[None]:
+def name_contestant_in_errors(contestant: Contestant) -> Iterator[None]:
     """Say who could not answer, which the reason alone would not tell."""
     try:
         yield
     except ChatlmError as error:
-        name = one_line(contestant.name, LONGEST_NAME)
+        name = one_line(contestant.name, MAX_NAME_CHARACTERS)
         raise UsageError(f"{name} could not answer. {error.message}", hint=error.hint) from error
 
 
-def seeded(request: Request, seed: int | None) -> Request:
+def with_default_seed(request: Request, seed: int | None) -> Request:
     """The request with a seed where it has none."""
     return dataclasses.replace(request, sampling=request.sampling.over(Sampling(seed=seed)))
 
@@ -259,13 +261,13 @@ returns what comes of it."""
 
 
 @dataclass
-class _Running:
+class _RunningJob:
     place: int
     job: Job[Any]
     text: str = ""
 
 
-def carried_out(engine: Engine, jobs: Iterable[Job[T]]) -> Generator[tuple[int, T], None, None]:
+def run_jobs(engine: Engine, jobs: Iterable[Job[T]]) -> Generator[tuple[int, T], None, None]:
     """Carry out jobs; closing it ends all.
 
     Args:
@@ -279,11 +281,11 @@ def carried_out(engine: Engine, jobs: Iterable[Job[T]]) -> Generator[tuple[int, 
         ChatlmError: a job did, once those that are under way have ended.
     """
     waiting = enumerate(jobs)
-    running: dict[int, _Running] = {}
+    running: dict[int, _RunningJob] = {}
     failure: ChatlmError | None = None
     with closing(open_batch(engine)) as batch:
 
-        def go_on(each: _Running, step: Callable[[], Request]) -> Iterator[tuple[int, T]]:
+        def go_on(each: _RunningJob, step: Callable[[], Request]) -> Iterator[tuple[int, T]]:
             """Ask what a job wants to know next, or give what came of it."""
             nonlocal failure
             each.text = ""
@@ -299,7 +301,7 @@ def carried_out(engine: Engine, jobs: Iterable[Job[T]]) -> Generator[tuple[int, 
                 begun = next(waiting, None)
                 if begun is None:
                     break
-                each = _Running(*begun)
+                each = _RunningJob(*begun)
                 yield from go_on(each, partial(next, each.job))
             if not len(batch):
                 break

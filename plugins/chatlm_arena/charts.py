@@ -9,22 +9,22 @@ from html import escape
 import numpy as np
 
 from chatlm import one_line
-from chatlm_arena.leaderboard import Leaderboard, Row
-from chatlm_arena.ratings import EloRules, history
-from chatlm_arena.votes import Numbers, Votes
+from chatlm_arena.leaderboard import Leaderboard, LeaderboardRow
+from chatlm_arena.ratings import EloRules, elo_history
+from chatlm_arena.votes import FloatArray, Votes
 
-NAME = 24
+NAME_WIDTH = 24
 """Width of the longest name that is shown whole."""
 
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-LONGEST_MATRIX = 12
+MAX_MATRIX_ROWS = 12
 """So many contestants, the strongest, are in the matrix."""
 
 
-def interval(row: Row, low: float, high: float, width: int) -> str:
+def interval_bar(row: LeaderboardRow, low: float, high: float, width: int) -> str:
     """A rating as a point on its 95 % interval, `width` characters from `low` to `high`.
 
     Where the interval is not known the point stands alone.
@@ -43,14 +43,14 @@ def interval(row: Row, low: float, high: float, width: int) -> str:
     return "".join(line)
 
 
-def board(rows: Sequence[Row], width: int) -> Iterator[str]:
+def leaderboard_table(rows: Sequence[LeaderboardRow], width: int) -> Iterator[str]:
     """The leaderboard as a table with intervals.
 
     Args:
         rows: the strongest first.
         width: columns of the terminal.
     """
-    longest = max([10, *(len(one_line(row.name, NAME)) for row in rows)])
+    longest = max([10, *(len(one_line(row.name, NAME_WIDTH)) for row in rows)])
     fixed = longest + 52
     plot = min(max(width - fixed, 0), 60)
     ends = [end for row in rows for end in (row.rating_low, row.rating_high, row.rating)]
@@ -61,20 +61,20 @@ def board(rows: Sequence[Row], width: int) -> Iterator[str]:
     for place, row in enumerate(rows, 1):
         sure = math.isfinite(row.rating_low)
         told = f"{row.rating_low:.0f} to {row.rating_high:.0f}" if sure else "unknown"
-        drawn = f"  {interval(row, low, high, plot)}" if plot > 10 else ""
+        drawn = f"  {interval_bar(row, low, high, plot)}" if plot > 10 else ""
         few = "" if row.is_steady else "?"
         yield (
-            f"{place:>3}{few:<1} {one_line(row.name, NAME):<{longest}}  {row.rating:6.0f}"
+            f"{place:>3}{few:<1} {one_line(row.name, NAME_WIDTH):<{longest}}  {row.rating:6.0f}"
             f"  {told:^14}  {row.elo:5.0f}  {row.games:>5}  {row.win_rate:4.0%}{drawn}"
         ).rstrip()
 
 
-def matrix(found: Leaderboard) -> Iterator[str]:
+def matrix_table(found: Leaderboard) -> Iterator[str]:
     """How often the row beats the column, in percent, a tie as half a win."""
-    rows = found.rows[:LONGEST_MATRIX]
+    rows = found.rows[:MAX_MATRIX_ROWS]
     place = {name: at for at, name in enumerate(found.votes.names)}
     won = found.wins
-    longest = max((len(one_line(row.name, NAME)) for row in rows), default=0)
+    longest = max((len(one_line(row.name, NAME_WIDTH)) for row in rows), default=0)
     yield f"    {'':<{longest}}  " + "".join(f"{at:>5}" for at in range(1, len(rows) + 1))
     for number, row in enumerate(rows, 1):
         cells = []
@@ -82,12 +82,12 @@ def matrix(found: Leaderboard) -> Iterator[str]:
             one, two = place[row.name], place[other.name]
             games = won[one, two] + won[two, one]
             cells.append(f"{won[one, two] / games:5.0%}" if games else "    ·")
-        yield f"{number:>3} {one_line(row.name, NAME):<{longest}}  " + "".join(cells)
+        yield f"{number:>3} {one_line(row.name, NAME_WIDTH):<{longest}}  " + "".join(cells)
 
 
-def curves(votes: Votes, rules: EloRules, points: int) -> Numbers:
+def elo_curves(votes: Votes, rules: EloRules, points: int) -> FloatArray:
     """Each contestant's Elo rating over the matches, shape (contestants, points + 1)."""
-    lefts, rights = history(votes, rules)
+    lefts, rights = elo_history(votes, rules)
     rating = np.full(len(votes.names), rules.start, dtype=np.float64)
     out = np.empty((len(votes.names), points + 1))
     out[:, 0] = rating
@@ -100,25 +100,25 @@ def curves(votes: Votes, rules: EloRules, points: int) -> Numbers:
     return out
 
 
-def over_matches(found: Leaderboard, width: int) -> Iterator[str]:
+def elo_sparklines(found: Leaderboard, width: int) -> Iterator[str]:
     """The Elo rating of each over the matches, a line each."""
     names = [row.name for row in found.rows]
-    longest = max((len(one_line(name, NAME)) for name in names), default=0)
-    drawn = curves(found.votes, found.rules, max(min(width - longest - 20, 80), 10))
+    longest = max((len(one_line(name, NAME_WIDTH)) for name in names), default=0)
+    drawn = elo_curves(found.votes, found.rules, max(min(width - longest - 20, 80), 10))
     low, high = (float(drawn.min()), float(drawn.max())) if drawn.size else (0.0, 0.0)
     place = {name: at for at, name in enumerate(found.votes.names)}
     for name in names:
         curve = drawn[place[name]]
         steps = (curve - low) / ((high - low) or 1) * (len(BLOCKS) - 2) + 1
         line = "".join(BLOCKS[round(step)] for step in steps.tolist())
-        yield f"{one_line(name, NAME):<{longest}}  {line}  {curve[-1]:.0f}"
+        yield f"{one_line(name, NAME_WIDTH):<{longest}}  {line}  {curve[-1]:.0f}"
 
 
-WIDTH, LINE, LEFT, MARGIN = 860, 30, 190, 26
+SVG_WIDTH, ROW_HEIGHT, NAME_COLUMN, MARGIN = 860, 30, 190, 26
 """Pixels: of a picture, of a contestant's line, of the names, and around."""
 
 
-MOST_CURVES = 8
+MAX_CURVES = 8
 """So many contestants, the strongest, have a curve."""
 
 
@@ -126,19 +126,19 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 """Told apart by people who see few colours."""
 
 
-def intervals(rows: Sequence[Row]) -> str:
+def svg_intervals(rows: Sequence[LeaderboardRow]) -> str:
     """Each rating as a point on its 95 % interval."""
     ends = [end for row in rows for end in (row.rating, row.rating_low, row.rating_high)]
-    low, high = _ends([end for end in ends if math.isfinite(end)])
-    height = MARGIN * 2 + LINE * len(rows)
+    low, high = _padded_range([end for end in ends if math.isfinite(end)])
+    height = MARGIN * 2 + ROW_HEIGHT * len(rows)
 
     def x(rating: float) -> float:
-        return LEFT + (rating - low) / (high - low) * (WIDTH - LEFT - MARGIN)
+        return NAME_COLUMN + (rating - low) / (high - low) * (SVG_WIDTH - NAME_COLUMN - MARGIN)
 
-    parts = list(_grid(low, high, height, x))
+    parts = list(_svg_grid(low, high, height, x))
     for place, row in enumerate(rows):
-        y = MARGIN + LINE * place + LINE / 2
-        parts.append(_text(LEFT - 12, y + 5, one_line(row.name, 24), "end"))
+        y = MARGIN + ROW_HEIGHT * place + ROW_HEIGHT / 2
+        parts.append(_svg_text(NAME_COLUMN - 12, y + 5, one_line(row.name, 24), "end"))
         if math.isfinite(row.rating_low):
             begin, end = x(row.rating_low), x(row.rating_high)
             parts.append(
@@ -146,16 +146,16 @@ def intervals(rows: Sequence[Row]) -> str:
                 f'M{end:.1f} {y - 5}v10"/>'
             )
         parts.append(f'<circle class="point" cx="{x(row.rating):.1f}" cy="{y}" r="5"/>')
-    return _picture("Ratings with 95 % intervals", height, parts)
+    return _svg_document("Ratings with 95 % intervals", height, parts)
 
 
-def svg_over_matches(found: Leaderboard) -> str:
+def svg_elo_curves(found: Leaderboard) -> str:
     """The Elo ratings over the matches."""
-    names = [row.name for row in found.rows][:MOST_CURVES]
-    drawn = curves(found.votes, found.rules, min(max(len(found.votes), 1), 200))
+    names = [row.name for row in found.rows][:MAX_CURVES]
+    drawn = elo_curves(found.votes, found.rules, min(max(len(found.votes), 1), 200))
     place = {name: at for at, name in enumerate(found.votes.names)}
     shown = [drawn[place[name]].tolist() for name in names]
-    low, high = _ends([rating for curve in shown for rating in curve])
+    low, high = _padded_range([rating for curve in shown for rating in curve])
     height = 320
 
     def y(rating: float) -> float:
@@ -163,23 +163,25 @@ def svg_over_matches(found: Leaderboard) -> str:
 
     parts = []
     for rating in _ticks(low, high):
-        parts.append(f'<path class="grid" d="M60 {y(rating):.1f}H{WIDTH - LEFT}"/>')
-        parts.append(_text(52, y(rating) + 5, f"{rating:.0f}", "end"))
+        parts.append(f'<path class="grid" d="M60 {y(rating):.1f}H{SVG_WIDTH - NAME_COLUMN}"/>')
+        parts.append(_svg_text(52, y(rating) + 5, f"{rating:.0f}", "end"))
     for number, (name, curve) in enumerate(zip(names, shown, strict=True)):
-        step = (WIDTH - LEFT - 60) / (len(curve) - 1)
+        step = (SVG_WIDTH - NAME_COLUMN - 60) / (len(curve) - 1)
         points = " ".join(f"{60 + at * step:.1f},{y(r):.1f}" for at, r in enumerate(curve))
         parts.append(f'<polyline style="stroke:{_COLOURS[number]}" points="{points}"/>')
         parts.append(
-            f'<rect x="{WIDTH - LEFT + 14}" y="{MARGIN + 24 * number}" width="14" height="14" '
+            f'<rect x="{SVG_WIDTH - NAME_COLUMN + 14}" y="{MARGIN + 24 * number}" width="14" height="14" '
             f'style="fill:{_COLOURS[number]}"/>'
         )
         parts.append(
-            _text(WIDTH - LEFT + 36, MARGIN + 24 * number + 12, one_line(name, 18), "start")
+            _svg_text(
+                SVG_WIDTH - NAME_COLUMN + 36, MARGIN + 24 * number + 12, one_line(name, 18), "start"
+            )
         )
-    return _picture("Elo ratings over the matches", height, parts)
+    return _svg_document("Elo ratings over the matches", height, parts)
 
 
-def _ends(values: Sequence[float]) -> tuple[float, float]:
+def _padded_range(values: Sequence[float]) -> tuple[float, float]:
     """The least and the greatest value with some room, never equal."""
     low, high = min(values, default=1500.0), max(values, default=1500.0)
     room = max((high - low) * 0.05, 5.0)
@@ -192,20 +194,20 @@ def _ticks(low: float, high: float) -> list[float]:
     return [step * at for at in range(first, math.floor(high / step) + 1)]
 
 
-def _grid(low: float, high: float, height: float, x: Callable[[float], float]) -> Iterator[str]:
+def _svg_grid(low: float, high: float, height: float, x: Callable[[float], float]) -> Iterator[str]:
     for rating in _ticks(low, high):
         at = x(rating)
         yield f'<path class="grid" d="M{at:.1f} {MARGIN}V{height - MARGIN}"/>'
-        yield _text(at, height - 6, f"{rating:.0f}", "middle")
+        yield _svg_text(at, height - 6, f"{rating:.0f}", "middle")
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
+def _svg_text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _picture(title: str, height: float, parts: Sequence[str]) -> str:
+def _svg_document(title: str, height: float, parts: Sequence[str]) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 {SVG_WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
         + "".join(parts)
         + "</svg>"
     )

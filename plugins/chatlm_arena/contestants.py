@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from chatlm import Setup, UsageError, one_line
 
-LONGEST_NAME = 60
+MAX_NAME_CHARACTERS = 60
 """Characters."""
 
 
-INDEX = ("rag", "index")
+INDEX_KEY = ("rag", "index")
 """Where a chat keeps which index it is about: the plugin, and its value's name."""
 
 
-ADAPTER = ("lora", "adapter")
+ADAPTER_KEY = ("lora", "adapter")
 """Where a chat keeps which adapter was chosen in it; an empty value is the base."""
 
 
@@ -33,43 +33,43 @@ class Contestant:
     @property
     def told(self) -> str:
         """Its set-up in a few words."""
-        return in_words(self.setup) if self.setup else "known from imported votes only"
+        return describe_setup(self.setup) if self.setup else "known from imported votes only"
 
 
-def checked_name(name: str) -> str:
+def validate_name(name: str) -> str:
     """The name, without blanks around it.
 
     Raises:
         UsageError: it is empty, too long, or would not stay on one line.
     """
     name = name.strip()
-    if not name or name != one_line(name, LONGEST_NAME):
+    if not name or name != one_line(name, MAX_NAME_CHARACTERS):
         raise UsageError(
-            f"A contestant cannot be called {one_line(name, 2 * LONGEST_NAME)!r}.",
-            hint=f"A name is one line of 1 to {LONGEST_NAME} characters.",
+            f"A contestant cannot be called {one_line(name, 2 * MAX_NAME_CHARACTERS)!r}.",
+            hint=f"A name is one line of 1 to {MAX_NAME_CHARACTERS} characters.",
         )
     return name
 
 
 def with_index(setup: Setup, index: str) -> Setup:
     """The same set-up, but about an index; empty for none, not even the person's usual one."""
-    plugin, key = INDEX
+    plugin, key = INDEX_KEY
     return dataclasses.replace(setup, kept={**setup.kept, plugin: {key: index}})
 
 
 def index_of(setup: Setup) -> str:
     """The index that a set-up is about; empty for none."""
-    plugin, key = INDEX
+    plugin, key = INDEX_KEY
     return str(setup.kept.get(plugin, {}).get(key, ""))
 
 
-def alike(one: Setup, other: Setup, in_use: str) -> bool:
+def is_same_setup(one: Setup, other: Setup, in_use: str) -> bool:
     """Whether two set-ups are the same while `in_use` is the model in use."""
     first, second = (dataclasses.replace(s, model=s.model or in_use) for s in (one, other))
     return first == second
 
 
-def in_words(setup: Setup) -> str:
+def describe_setup(setup: Setup) -> str:
     """A set-up in a few words: only what differs from the plain model."""
     parts = [setup.model or "the model in use"]
     parts += [
@@ -90,11 +90,11 @@ def in_words(setup: Setup) -> str:
 MASK = "▒▒▒"
 
 
-_SHORTEST = 3
+_MIN_WORD_LENGTH = 3
 """Letters of a word that is hidden; shorter ones stand in too many others."""
 
 
-def words_of(contestants: Iterable[Contestant]) -> tuple[str, ...]:
+def identifying_words(contestants: Iterable[Contestant]) -> tuple[str, ...]:
     """What may give contestants away: their names, models, adapters, and the models' families."""
     found: list[str] = []
     for contestant in contestants:
@@ -104,11 +104,11 @@ def words_of(contestants: Iterable[Contestant]) -> tuple[str, ...]:
         found += [contestant.setup.adapter, contestant.setup.model]
         family = re.match(r"[A-Za-z]+\d*", contestant.setup.model.rpartition("/")[2])
         found.append(family.group() if family else "")
-    kept = dict.fromkeys(word for word in found if len(word) >= _SHORTEST)
+    kept = dict.fromkeys(word for word in found if len(word) >= _MIN_WORD_LENGTH)
     return tuple(sorted(kept, key=len, reverse=True))
 
 
-def masked(text: str, words: Iterable[str]) -> str:
+def mask_words(text: str, words: Iterable[str]) -> str:
     """The text with each of the words hidden, in whatever case and with - _ or blanks between.
 
     Args:

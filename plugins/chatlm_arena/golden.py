@@ -10,12 +10,12 @@ from typing import Any
 
 from chatlm import Conversation, SideChats, StopReason, Turn, UsageError, one_line
 from chatlm_arena import metrics
-from chatlm_arena.answers import Order, Seat, generate
-from chatlm_arena.contestants import Contestant, checked_name
+from chatlm_arena.answers import AnswerRequest, Seat, generate_answers
+from chatlm_arena.contestants import Contestant, validate_name
 
 
 @dataclass(frozen=True)
-class Golden:
+class GoldenChat:
     """A chat up to a message, and the reply that is right."""
 
     name: str
@@ -37,7 +37,7 @@ class Golden:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Golden:
+    def from_dict(cls, values: Mapping[str, Any]) -> GoldenChat:
         """Read back what `to_dict` made.
 
         Raises:
@@ -51,14 +51,14 @@ class Golden:
         if seed is not None and type(seed) is not int:
             raise ValueError("its seed is no whole number")
         pairs = tuple(zip(messages[:-1:2], messages[1::2], strict=True))
-        return cls(checked_name(str(values.get("name", ""))), pairs, messages[-1], expected, seed)
+        return cls(validate_name(str(values.get("name", ""))), pairs, messages[-1], expected, seed)
 
 
 @dataclass(frozen=True)
-class Checked:
+class GoldenResult:
     """A golden chat that was asked again."""
 
-    golden: Golden
+    golden: GoldenChat
     said: str
     similarity: float
     """ROUGE-L of the reply against the expected one; 1 where they are the same."""
@@ -68,7 +68,7 @@ class Checked:
         return self.said == self.golden.expected or (least < 1 and self.similarity >= least)
 
 
-def golden_of(name: str, conversation: Conversation, turn: Turn) -> Golden:
+def golden_from_turn(name: str, conversation: Conversation, turn: Turn) -> GoldenChat:
     """A turn of a chat as a golden one, with what was said before it.
 
     Raises:
@@ -83,8 +83,8 @@ def golden_of(name: str, conversation: Conversation, turn: Turn) -> Golden:
         if earlier.position < turn.position and earlier.messages() and earlier.reply
     ]
     seed = reply.sampling.get("seed")
-    return Golden(
-        checked_name(name),
+    return GoldenChat(
+        validate_name(name),
         tuple(before),
         turn.words,
         reply.text,
@@ -92,7 +92,7 @@ def golden_of(name: str, conversation: Conversation, turn: Turn) -> Golden:
     )
 
 
-def read(path: Path) -> list[Golden]:
+def read_goldens(path: Path) -> list[GoldenChat]:
     """Golden chats from a file that `chatlm arena golden list --json` printed.
 
     Raises:
@@ -109,13 +109,15 @@ def read(path: Path) -> list[Golden]:
     found = []
     for number, row in enumerate(rows, 1):
         try:
-            found.append(Golden.from_dict(row))
+            found.append(GoldenChat.from_dict(row))
         except ValueError as error:
             raise UsageError(f"{path}, entry {number}: {error}.") from None
     return found
 
 
-def check(chats: SideChats, contestant: Contestant, goldens: Iterable[Golden]) -> Iterator[Checked]:
+def check_goldens(
+    chats: SideChats, contestant: Contestant, goldens: Iterable[GoldenChat]
+) -> Iterator[GoldenResult]:
     """Ask a contestant every golden chat again.
 
     Args:
@@ -132,8 +134,10 @@ def check(chats: SideChats, contestant: Contestant, goldens: Iterable[Golden]) -
         chat = chats.begin(contestant.setup)
         for message, reply in golden.before:
             chat.add(message, reply)
-        order = Order(Seat(contestant, chat), golden.prompt, len(golden.before), golden.seed or 0)
-        for _, made in generate([order]):
+        order = AnswerRequest(
+            Seat(contestant, chat), golden.prompt, len(golden.before), golden.seed or 0
+        )
+        for _, made in generate_answers([order]):
             same = made.text == golden.expected
-            score = 1.0 if same else metrics.rouge(made.text, golden.expected)["rougeL"]
-            yield Checked(golden, made.text, score)
+            score = 1.0 if same else metrics.rouge_scores(made.text, golden.expected)["rougeL"]
+            yield GoldenResult(golden, made.text, score)

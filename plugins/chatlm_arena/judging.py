@@ -7,31 +7,31 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from chatlm import CannotGoOn, Message, Sampling, SideChat, StopReason, one_line
+from chatlm import ContinuationUnsupported, Message, Sampling, SideChat, StopReason, one_line
 from chatlm_arena.answers import Job
 from chatlm_arena.records import Judgement, MatchReply
 from chatlm_arena.votes import Verdict
 
-ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 """So often a judge is asked for a verdict before it has none."""
 
 CRITERIA = ("coherence", "informativeness", "factual accuracy")
 """What answers are rated for, each from -2 to 2."""
 
-LONGEST = 4000
+MAX_ANSWER_CHARACTERS = 4000
 """Characters of each answer that the judge reads."""
 
-COMPARE = (
+COMPARE_PROMPT = (
     "You are an impartial judge. Read what a user asked and two answers, A and B. Decide which "
     "answer helps the user more: it is right, to the point, and does what was asked. Neither order "
     "nor length makes an answer better. Say [[A]] if A is better, [[B]] if B is better, and [[C]] "
     "if they are equally good or bad."
 )
-RATE = (
+RATE_PROMPT = (
     "You are an impartial judge. Read what a user asked and an answer. Rate the answer's {} with a "
     "whole number: -2 is very poor, -1 poor, 0 neither, 1 good, 2 very good."
 )
-BEGIN_VERDICT, BEGIN_RATING = "Verdict: [[", "Rating:"
+VERDICT_PREFIX, RATING_PREFIX = "Verdict: [[", "Rating:"
 """How the judge's reply begins, so that it comes to the point; some servers begin it once more."""
 
 _VERDICT = re.compile(r"\s*(?:(?:Verdict: ?)?\[\[)?\s*([ABC])\]\]")
@@ -39,7 +39,7 @@ _RATING = re.compile(r"\s*(?:Rating:)?\s*([-+\u2212]?[012])(?![\d.])")
 _VERDICTS = {"A": Verdict.LEFT, "B": Verdict.RIGHT, "C": Verdict.TIE}
 
 
-def compare(
+def compare_answers(
     judge: SideChat, left: Sequence[MatchReply], right: Sequence[MatchReply], seed: int
 ) -> Job[list[Judgement]]:
     """Ask for a verdict in both orders, each up to `ATTEMPTS` times.
@@ -53,9 +53,11 @@ def compare(
     said = []
     for turned in (False, True):
         one, other = (right, left) if turned else (left, right)
-        question = f"{_shown('Answer A', one)}\n\n{_shown('Answer B', other)}"
-        for attempt in range(1, ATTEMPTS + 1):
-            text = yield from _asked(judge, COMPARE, question, BEGIN_VERDICT, attempt, seed)
+        question = f"{_format_answers('Answer A', one)}\n\n{_format_answers('Answer B', other)}"
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            text = yield from _ask_judge(
+                judge, COMPARE_PROMPT, question, VERDICT_PREFIX, attempt, seed
+            )
             found = _VERDICT.match(text)
             verdict = _VERDICTS[found.group(1)] if found else None
             if verdict is not None and turned:
@@ -66,7 +68,7 @@ def compare(
     return said
 
 
-def decided(said: Iterable[Judgement]) -> Verdict | None:
+def combine_orders(said: Iterable[Judgement]) -> Verdict | None:
     """What a judge's verdicts in both orders come to: a tie where they disagree, None where one
     order has none."""
     found = {one.turned: one.verdict for one in said if one.verdict is not None}
@@ -75,7 +77,7 @@ def decided(said: Iterable[Judgement]) -> Verdict | None:
     return found[False] if found[False] is found[True] else Verdict.TIE
 
 
-def majority(verdicts: Iterable[Verdict | None]) -> Verdict | None:
+def majority_verdict(verdicts: Iterable[Verdict | None]) -> Verdict | None:
     """What most of a panel say; a tie where two verdicts have as many, None without any."""
     counted = Counter(verdict for verdict in verdicts if verdict is not None).most_common(2)
     if not counted:
@@ -85,7 +87,7 @@ def majority(verdicts: Iterable[Verdict | None]) -> Verdict | None:
     return counted[0][0]
 
 
-def rate(
+def rate_answers(
     judge: SideChat, replies: Sequence[MatchReply], criterion: str, seed: int
 ) -> Job[tuple[int | None, str]]:
     """Ask for a rating of one side's answers.
@@ -100,16 +102,16 @@ def rate(
         -2 to 2, None where the judge gave none in `ATTEMPTS`; and what it said last.
     """
     text = ""
-    for attempt in range(1, ATTEMPTS + 1):
-        system = RATE.format(criterion)
-        question = _shown("Answer", replies)
-        text = yield from _asked(judge, system, question, BEGIN_RATING, attempt, seed)
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        system = RATE_PROMPT.format(criterion)
+        question = _format_answers("Answer", replies)
+        text = yield from _ask_judge(judge, system, question, RATING_PREFIX, attempt, seed)
         if found := _RATING.match(text):
             return int(found.group(1).replace("\u2212", "-")), text
     return None, text
 
 
-def _asked(
+def _ask_judge(
     judge: SideChat, system: str, question: str, begin: str, attempt: int, seed: int
 ) -> Job[str]:
     """What the judge says after `begin`; greedy at first, then by chance."""
@@ -126,15 +128,15 @@ def _asked(
     begun = (*request.messages, Message("assistant", begin))
     try:
         return (yield dataclasses.replace(request, messages=begun))
-    except CannotGoOn:
+    except ContinuationUnsupported:
         return (yield request)
 
 
-def _shown(title: str, replies: Sequence[MatchReply]) -> str:
+def _format_answers(title: str, replies: Sequence[MatchReply]) -> str:
     """A side's answers with the messages they answer."""
     parts = []
     for reply in replies:
         text = reply.text if reply.stop_reason is not StopReason.ERROR else "(no answer)"
-        cut = f"{text[:LONGEST]} …" if len(text) > LONGEST else text
+        cut = f"{text[:MAX_ANSWER_CHARACTERS]} …" if len(text) > MAX_ANSWER_CHARACTERS else text
         parts.append(f"User: {reply.prompt}\n{title}: {cut}")
     return f"[{title}]\n" + "\n".join(parts) + f"\n[End of {one_line(title, 20)}]"

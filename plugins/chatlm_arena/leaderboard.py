@@ -10,16 +10,16 @@ from itertools import pairwise
 import numpy as np
 
 from chatlm import one_line
-from chatlm_arena.pairing import SURE, votes_to_separate
-from chatlm_arena.ratings import EloRules, Strengths, elo, estimate
-from chatlm_arena.votes import Numbers, Votes, among, tally, wins
+from chatlm_arena.pairing import Z_95, votes_to_separate
+from chatlm_arena.ratings import BradleyTerryEstimate, EloRules, elo_ratings, estimate_strengths
+from chatlm_arena.votes import FloatArray, Votes, tally_votes, votes_between, win_matrix
 
-STABLE = 100
+STABLE_AFTER_GAMES = 100
 """Games after which a rating begins to be steady (2.6.3 says 100 to 200)."""
 
 
 @dataclass(frozen=True)
-class Row:
+class LeaderboardRow:
     """One contestant."""
 
     name: str
@@ -43,7 +43,7 @@ class Row:
     @property
     def is_steady(self) -> bool:
         """Whether it has votes enough."""
-        return self.games >= STABLE
+        return self.games >= STABLE_AFTER_GAMES
 
     def to_dict(self) -> dict[str, str | float | int]:
         """What `chatlm arena leaderboard --json` prints of it."""
@@ -65,22 +65,22 @@ class Leaderboard:
     votes: Votes
     """Whose names are those that have votes."""
     rules: EloRules
-    found: Strengths
+    found: BradleyTerryEstimate
     unseen: tuple[str, ...] = ()
     """The others."""
 
     @cached_property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[LeaderboardRow, ...]:
         """The strongest first."""
         votes, found = self.votes, self.found
-        elos = elo(votes, self.rules)
+        elos = elo_ratings(votes, self.rules)
         won, games = self.wins, self.wins + self.wins.T
         order = np.lexsort((np.arange(len(votes.names)), -found.share))
         rows = []
         for place, at in enumerate(order.tolist()):
             below = order[place + 1] if place + 1 < len(order) else None
             count = int(games[at].sum())
-            row = Row(
+            row = LeaderboardRow(
                 name=votes.names[at],
                 elo=float(elos[at]),
                 bradley_terry=float(found.share[at]),
@@ -97,18 +97,18 @@ class Leaderboard:
         return tuple(rows)
 
     @cached_property
-    def wins(self) -> Numbers:
+    def wins(self) -> FloatArray:
         """Shape (contestants, contestants), in the order of the votes' names: what the row got
         from the column."""
-        return wins(tally(self.votes))
+        return win_matrix(tally_votes(self.votes))
 
 
-def leaderboard(votes: Votes, rules: EloRules | None = None) -> Leaderboard:
+def build_leaderboard(votes: Votes, rules: EloRules | None = None) -> Leaderboard:
     """Rate all contestants from their votes, of which the order counts for Elo alone."""
     seen = np.unique(np.concatenate([votes.left, votes.right]))
-    played = among(votes, [votes.names[at] for at in seen.tolist()])
+    played = votes_between(votes, [votes.names[at] for at in seen.tolist()])
     unseen = tuple(name for name in votes.names if name not in set(played.names))
-    return Leaderboard(played, rules or EloRules(), estimate(tally(played)), unseen)
+    return Leaderboard(played, rules or EloRules(), estimate_strengths(tally_votes(played)), unseen)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Bias:
         """Wilson's 95 % interval of `rate`."""
         if not self.decided:
             return None
-        rate, n, z = self.won / self.decided, self.decided, SURE
+        rate, n, z = self.won / self.decided, self.decided, Z_95
         middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * ((rate * (1 - rate) + z * z / (4 * n)) / n) ** 0.5
         return middle - half, middle + half
@@ -140,7 +140,7 @@ class Bias:
         return ends is not None and not ends[0] <= 0.5 <= ends[1]
 
 
-def of_sides(score: Numbers) -> Bias:
+def measure_side_bias(score: FloatArray) -> Bias:
     """How often the left side won.
 
     Args:
@@ -149,7 +149,7 @@ def of_sides(score: Numbers) -> Bias:
     return Bias(int((score == 1).sum()), int((score != 0.5).sum()))
 
 
-def of_length(score: Numbers, left: Numbers, right: Numbers) -> Bias:
+def measure_length_bias(score: FloatArray, left: FloatArray, right: FloatArray) -> Bias:
     """How often the longer reply won; replies of one length tell nothing.
 
     Args:
@@ -162,19 +162,19 @@ def of_length(score: Numbers, left: Numbers, right: Numbers) -> Bias:
     return Bias(int((decided & longer).sum()), int(decided.sum()))
 
 
-MOST_VOTES = 100_000
+MAX_VOTES_REPORTED = 100_000
 """More are not worth telling."""
 
 
-MOST_PAIRS = 5
+MAX_PAIRS = 5
 """So many pairs, the strongest, are told about."""
 
 
-FEWEST_DECIDED = 20
+MIN_DECIDED = 20
 """Votes below which nothing is said about what may have swayed them."""
 
 
-def sentences(found: Leaderboard, sides: Bias, length: Bias) -> Iterator[str]:
+def describe_findings(found: Leaderboard, sides: Bias, length: Bias) -> Iterator[str]:
     """Each a line.
 
     Args:
@@ -184,17 +184,17 @@ def sentences(found: Leaderboard, sides: Bias, length: Bias) -> Iterator[str]:
     """
     rows = found.rows
     if any(not row.is_steady for row in rows):
-        yield f"? Not enough votes yet: a rating is steady after {STABLE} to {2 * STABLE} games."
+        yield f"? Not enough votes yet: a rating is steady after {STABLE_AFTER_GAMES} to {2 * STABLE_AFTER_GAMES} games."
     close = [(row, below) for row, below in pairwise(rows) if row.more]
-    for row, below in close[:MOST_PAIRS]:
-        if row.more and row.more <= MOST_VOTES:
+    for row, below in close[:MAX_PAIRS]:
+        if row.more and row.more <= MAX_VOTES_REPORTED:
             pair = f"{one_line(row.name, 40)} from {one_line(below.name, 40)}"
             what = "vote" if row.more == 1 else "votes"
             yield f"About {row.more:,} more {what} between them would separate {pair}."
     if found.unseen:
         yield f"Without a vote yet: {one_line(', '.join(found.unseen), 200)}."
     for what, bias in (("left side", sides), ("longer reply", length)):
-        if bias.decided >= FEWEST_DECIDED and bias.rate is not None and (ends := bias.interval):
+        if bias.decided >= MIN_DECIDED and bias.rate is not None and (ends := bias.interval):
             verdict = "which chance hardly explains" if bias.is_clear else "which may be chance"
             yield (
                 f"The {what} won {bias.rate:.0%} of {bias.decided:,} decided votes "

@@ -11,22 +11,22 @@ from itertools import chain
 import numpy as np
 
 from chatlm import ChatlmError, SideChats, StopReason, UsageError
-from chatlm_arena.answers import Answering, Order, Seat, together
-from chatlm_arena.contestants import Contestant, masked, words_of
-from chatlm_arena.pairing import Pairing, next_pair
-from chatlm_arena.ratings import EloRules, elo
+from chatlm_arena.answers import AnswerRequest, AnswerWriter, Seat, stream_answers
+from chatlm_arena.contestants import Contestant, identifying_words, mask_words
+from chatlm_arena.pairing import Pairing, choose_pair
+from chatlm_arena.ratings import EloRules, elo_ratings
 from chatlm_arena.records import HUMAN, SIDES, MatchReply, Side
 from chatlm_arena.store.store import ArenaStore
-from chatlm_arena.votes import Verdict, among, tally
+from chatlm_arena.votes import Verdict, tally_votes, votes_between
 
-LARGEST_SEED = 2**31
+SEED_LIMIT = 2**31
 
 
-Grown = tuple[Side, Answering]
+SideAnswer = tuple[Side, AnswerWriter]
 
 
 @dataclass(frozen=True)
-class Spoke:
+class SideUpdate:
     """A side said something."""
 
     side: Side
@@ -36,7 +36,7 @@ class Spoke:
 
 
 @dataclass(frozen=True)
-class Revealed:
+class RevealedSide:
     """One side after the vote."""
 
     name: str
@@ -50,7 +50,9 @@ class Revealed:
     """That its replies took."""
 
 
-def choose(store: ArenaStore, how: Pairing, draw: random.Random) -> tuple[Contestant, Contestant]:
+def choose_contestants(
+    store: ArenaStore, how: Pairing, draw: random.Random
+) -> tuple[Contestant, Contestant]:
     """The two that meet next, left and right; who is on which side is left to chance.
 
     Raises:
@@ -63,14 +65,14 @@ def choose(store: ArenaStore, how: Pairing, draw: random.Random) -> tuple[Contes
             hint="Add one by /arena add NAME, which takes this chat's set-up, or by\n"
             "chatlm arena contestants add NAME --model … -s temperature=0.2",
         )
-    cells = tally(among(store.votes(), list(able)))
-    pair = list(next_pair(cells, how, np.random.default_rng(draw.randrange(LARGEST_SEED))))
+    cells = tally_votes(votes_between(store.votes(), list(able)))
+    pair = list(choose_pair(cells, how, np.random.default_rng(draw.randrange(SEED_LIMIT))))
     draw.shuffle(pair)
     one, other = (able[tuple(able)[at]] for at in pair)
     return one, other
 
 
-class Play:
+class LiveMatch:
     """A match that is being played.
 
     Args:
@@ -101,7 +103,7 @@ class Play:
             for side, contestant in zip(SIDES, (left, right), strict=True)
             if contestant.setup is not None
         }
-        self._words = words_of((left, right))
+        self._words = identifying_words((left, right))
         self._said: dict[Side, list[MatchReply]] = {side: [] for side in SIDES}
         self._match = store.add_match(left, right)
         self._prompt = ""
@@ -113,7 +115,7 @@ class Play:
         """Whether both sides answered the newest message."""
         return self.turn >= 0 and all(len(said) == self.turn + 1 for said in self._said.values())
 
-    def send(self, text: str) -> Generator[Spoke, None, None]:
+    def send(self, text: str) -> Generator[SideUpdate, None, None]:
         """Let both answer a message; who begins is for chance to decide.
 
         Closing it stops both; what was said is kept.
@@ -135,13 +137,13 @@ class Play:
         self._prompt = text
         yield from self._answer()
 
-    def again(self) -> Generator[Spoke, None, None]:
+    def again(self) -> Generator[SideUpdate, None, None]:
         """Let both answer the newest message once more, in place of what they said."""
         for said in self._said.values():
             del said[self.turn :]
         yield from self._answer()
 
-    def vote(self, verdict: Verdict, rules: EloRules) -> tuple[Revealed, Revealed]:
+    def vote(self, verdict: Verdict, rules: EloRules) -> tuple[RevealedSide, RevealedSide]:
         """Keep the verdict, and tell who was who, left and right.
 
         Raises:
@@ -149,9 +151,9 @@ class Play:
         """
         if not self.can_vote:
             raise UsageError("Both have to answer first.", hint="Let them answer again.")
-        before = _ratings(self._store, rules)
+        before = _elo_by_name(self._store, rules)
         self._store.vote(self._match, verdict, HUMAN)
-        after = _ratings(self._store, rules)
+        after = _elo_by_name(self._store, rules)
         left, right = (
             self._revealed(side, before.get(name, rules.start), after[name])
             for side in SIDES
@@ -159,23 +161,23 @@ class Play:
         )
         return left, right
 
-    def _answer(self) -> Generator[Spoke, None, None]:
-        seed = self._draw.randrange(LARGEST_SEED)
+    def _answer(self) -> Generator[SideUpdate, None, None]:
+        seed = self._draw.randrange(SEED_LIMIT)
         order = list(SIDES)
         self._draw.shuffle(order)
         asked = {
-            side: Answering(
-                Order(
+            side: AnswerWriter(
+                AnswerRequest(
                     self._seats[side],
                     self._prompt,
                     self.turn,
-                    seed if self._same_seed else self._draw.randrange(LARGEST_SEED),
+                    seed if self._same_seed else self._draw.randrange(SEED_LIMIT),
                 )
             )
             for side in order
         }
         for side in order:
-            yield Spoke(side, "")
+            yield SideUpdate(side, "")
         speaking = set(order)
         try:
             with closing(self._growing(asked)) as grown:
@@ -183,12 +185,14 @@ class Play:
                     if answering.ended:
                         speaking.remove(side)
                         self._keep(side, answering.reply)
-                    yield Spoke(side, masked(answering.text, self._words), ended=answering.ended)
+                    yield SideUpdate(
+                        side, mask_words(answering.text, self._words), ended=answering.ended
+                    )
         finally:
             for side in speaking:
                 self._keep(side, asked[side].reply)
 
-    def _growing(self, asked: dict[Side, Answering]) -> Generator[Grown, None, None]:
+    def _growing(self, asked: dict[Side, AnswerWriter]) -> Generator[SideAnswer, None, None]:
         """The side whose reply has grown, until both have ended.
 
         One model answers for both at once. Two speak token by token in turn, or one after the other
@@ -201,20 +205,20 @@ class Play:
         except ChatlmError:
             one, apart = False, True  # the side itself will tell
         if one:
-            yield from together(asked.items())
+            yield from stream_answers(asked.items())
             return
         with ExitStack() as both:
-            sides = [both.enter_context(closing(together([each]))) for each in asked.items()]
-            yield from chain.from_iterable(sides) if apart else _in_turns(sides)
+            sides = [both.enter_context(closing(stream_answers([each]))) for each in asked.items()]
+            yield from chain.from_iterable(sides) if apart else _round_robin(sides)
 
     def _keep(self, side: Side, reply: MatchReply) -> None:
         """A reply that was stopped or failed before it began is none."""
         if reply.text or reply.stop_reason not in (StopReason.CANCELLED, StopReason.ERROR):
             self._said[side].append(self._store.add_reply(self._match, side, reply))
 
-    def _revealed(self, side: Side, before: float, after: float) -> Revealed:
+    def _revealed(self, side: Side, before: float, after: float) -> RevealedSide:
         contestant, said = self._seats[side].contestant, self._said[side]
-        return Revealed(
+        return RevealedSide(
             name=contestant.name,
             told=contestant.told,
             before=before,
@@ -224,7 +228,7 @@ class Play:
         )
 
 
-def _in_turns(streams: Sequence[Iterator[Grown]]) -> Iterator[Grown]:
+def _round_robin(streams: Sequence[Iterator[SideAnswer]]) -> Iterator[SideAnswer]:
     """One item of each stream after the other, until all have ended."""
     left = list(streams)
     while left:
@@ -235,6 +239,6 @@ def _in_turns(streams: Sequence[Iterator[Grown]]) -> Iterator[Grown]:
                 left.remove(stream)
 
 
-def _ratings(store: ArenaStore, rules: EloRules) -> dict[str, float]:
+def _elo_by_name(store: ArenaStore, rules: EloRules) -> dict[str, float]:
     votes = store.votes()
-    return dict(zip(votes.names, elo(votes, rules).tolist(), strict=True))
+    return dict(zip(votes.names, elo_ratings(votes, rules).tolist(), strict=True))

@@ -11,26 +11,26 @@ from typing import Any
 
 from chatlm import Message, Sampling, SideChat, UsageError
 
-MEASURES = ("rouge1", "rouge2", "rougeL")
+ROUGE_METRICS = ("rouge1", "rouge2", "rougeL")
 
 
-def rouge(reply: str, reference: str) -> dict[str, float]:
+def rouge_scores(reply: str, reference: str) -> dict[str, float]:
     """ROUGE-1, -2 and -L of a reply against a reference, each the F-measure, 0 to 1."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    scores = RougeScorer(list(MEASURES), use_stemmer=True).score(reference, reply)
-    return {name: float(scores[name].fmeasure) for name in MEASURES}
+    scores = RougeScorer(list(ROUGE_METRICS), use_stemmer=True).score(reference, reply)
+    return {name: float(scores[name].fmeasure) for name in ROUGE_METRICS}
 
 
-def mean(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     """The mean of each measure; empty without scores."""
     if not scores:
         return {}
-    return {name: sum(score[name] for score in scores) / len(scores) for name in MEASURES}
+    return {name: sum(score[name] for score in scores) / len(scores) for name in ROUGE_METRICS}
 
 
 @dataclass(frozen=True)
-class Surprise:
+class Perplexity:
     """How little a contestant expects a text."""
 
     tokens: int
@@ -43,7 +43,7 @@ class Surprise:
         return math.exp(self.loss)
 
 
-def surprise(chat: SideChat, prompt: str, text: str) -> Surprise:
+def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
     """How likely a contestant is to answer a message by this very text.
 
     The engine is made to say the text token by token, and each token's probability is noted before
@@ -65,7 +65,7 @@ def surprise(chat: SideChat, prompt: str, text: str) -> Surprise:
     wanted = [token.id for token in seen if token.message == last and not token.control]
     if not wanted:
         raise UsageError("The text has no tokens.", hint="Give one with some words.")
-    forced = _Forced(wanted)
+    forced = _ForcedTokens(wanted)
     plain = Sampling(
         temperature=0.0,
         top_k=0,
@@ -81,10 +81,10 @@ def surprise(chat: SideChat, prompt: str, text: str) -> Surprise:
     with closing(chat.engine.stream(request)) as events:
         for _ in events:
             pass
-    return Surprise(len(forced.losses), sum(forced.losses) / max(len(forced.losses), 1))
+    return Perplexity(len(forced.losses), sum(forced.losses) / max(len(forced.losses), 1))
 
 
-class _Forced:
+class _ForcedTokens:
     """A logits processor that notes how likely the wanted token is, then leaves no other."""
 
     def __init__(self, wanted: Sequence[int]) -> None:

@@ -7,13 +7,13 @@ from enum import StrEnum
 
 import numpy as np
 
-from chatlm_arena.ratings import POINTS, Strengths, strengths
-from chatlm_arena.votes import Numbers, Tally, wins
+from chatlm_arena.ratings import POINTS_PER_LOG_STRENGTH, BradleyTerryEstimate, fit_strengths
+from chatlm_arena.votes import FloatArray, Tally, win_matrix
 
-SURE = 1.959963984540054
+Z_95 = 1.959963984540054
 """Standard errors on either side of a 95 % interval."""
 
-_FAINT = 0.02
+_PRIOR_INFORMATION = 0.02
 """Information that every pair is taken to have, so that those who never met can be compared."""
 
 
@@ -27,7 +27,7 @@ class Pairing(StrEnum):
     """The pair whose vote shrinks the intervals most."""
 
 
-def next_pair(cells: Tally, how: Pairing, draw: np.random.Generator) -> tuple[int, int]:
+def choose_pair(cells: Tally, how: Pairing, draw: np.random.Generator) -> tuple[int, int]:
     """Two different contestants, one < other; of pairs that are as good chance decides.
 
     Raises:
@@ -39,16 +39,16 @@ def next_pair(cells: Tally, how: Pairing, draw: np.random.Generator) -> tuple[in
     if how is Pairing.RANDOM:
         value = np.zeros(len(one))
     elif how is Pairing.ROUND_ROBIN:
-        won = wins(cells)
+        won = win_matrix(cells)
         value = -(won + won.T)[one, other]
     else:
-        value = gains(cells)[one, other]
+        value = information_gains(cells)[one, other]
     best = np.flatnonzero(value >= value.max() - 1e-12)
     at = int(draw.choice(best))
     return int(one[at]), int(other[at])
 
 
-def gains(cells: Tally) -> Numbers:
+def information_gains(cells: Tally) -> FloatArray:
     """What one more vote of each pair takes off the intervals, of which wide ones count more.
 
     It is the change of the summed cubes of the variances of all log-strengths, to first order.
@@ -56,46 +56,46 @@ def gains(cells: Tally) -> Numbers:
     Returns:
         shape (contestants, contestants), symmetric, with zeros on the diagonal.
     """
-    each = _information(strengths(cells))
-    won = wins(cells)
-    weight = each * (won + won.T) + _FAINT / cells.size
+    each = _information(fit_strengths(cells))
+    won = win_matrix(cells)
+    weight = each * (won + won.T) + _PRIOR_INFORMATION / cells.size
     np.fill_diagonal(weight, 0.0)
     laplacian = np.diag(weight.sum(axis=1)) - weight
     covariance = np.linalg.pinv(laplacian, hermitian=True).astype(np.float64)
     squares = (covariance * np.diag(covariance) ** 2) @ covariance
-    gained = each * _spread(squares) / (1 + each * _spread(covariance))
+    gained = each * _pairwise_variance(squares) / (1 + each * _pairwise_variance(covariance))
     np.fill_diagonal(gained, 0.0)
-    out: Numbers = gained
+    out: FloatArray = gained
     return out
 
 
-def votes_to_separate(found: Strengths, one: int, other: int) -> int | None:
+def votes_to_separate(found: BradleyTerryEstimate, one: int, other: int) -> int | None:
     """How many more votes between two would likely tell them apart at 95 %.
 
     Returns:
         0 where they are apart already; None where no number of votes would likely do, since
         nothing sets them apart so far.
     """
-    difference = float(found.rating[one] - found.rating[other]) / POINTS
-    samples = (found.samples[:, one] - found.samples[:, other]) / POINTS
+    difference = float(found.rating[one] - found.rating[other]) / POINTS_PER_LOG_STRENGTH
+    samples = (found.samples[:, one] - found.samples[:, other]) / POINTS_PER_LOG_STRENGTH
     if abs(difference) < 1e-6:
         return None
-    wanted: float = (SURE / difference) ** 2
+    wanted: float = (Z_95 / difference) ** 2
     variance = float(samples.var())
     known = 1.0 / variance if variance > 0 else 0.0
     each = float(_information(found.share)[one, other])
     return max(0, math.ceil((wanted - known) / each))
 
 
-def _information(share: Numbers) -> Numbers:
+def _information(share: FloatArray) -> FloatArray:
     """What one vote of each pair tells of the difference of their log-strengths."""
     chance = share[:, np.newaxis] / (share[:, np.newaxis] + share)
-    out: Numbers = chance * (1 - chance)
+    out: FloatArray = chance * (1 - chance)
     return out
 
 
-def _spread(matrix: Numbers) -> Numbers:
+def _pairwise_variance(matrix: FloatArray) -> FloatArray:
     """For each i and j the value of the quadratic form at the difference of their unit vectors."""
     diagonal = np.diag(matrix)
-    out: Numbers = diagonal[:, np.newaxis] + diagonal - 2 * matrix
+    out: FloatArray = diagonal[:, np.newaxis] + diagonal - 2 * matrix
     return out

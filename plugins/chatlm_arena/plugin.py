@@ -34,24 +34,24 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
     """Add the arena and the ratings."""
-    register(PluginScreen(actions.SCREEN, _arena))
-    register(PluginScreen(actions.BOARD, _board))
+    register(PluginScreen(actions.ARENA_SCREEN, _arena_screen))
+    register(PluginScreen(actions.LEADERBOARD_SCREEN, _leaderboard_screen))
 
 
 @hookimpl
 def screen_opened(ui: Ui) -> None:
     """Open the arena where `chatlm arena` asked for it."""
-    if actions.take_wish():
-        ui.open_screen(actions.SCREEN)
+    if actions.consume_open_request():
+        ui.open_screen(actions.ARENA_SCREEN)
 
 
-def _arena(ui: Ui, argument: str) -> Any:
+def _arena_screen(ui: Ui, argument: str) -> Any:
     from chatlm_arena.screens.match import ArenaScreen
 
     return ArenaScreen(ui)
 
 
-def _board(ui: Ui, argument: str) -> Any:
-    from chatlm_arena.screens.leaderboard import BoardScreen
+def _leaderboard_screen(ui: Ui, argument: str) -> Any:
+    from chatlm_arena.screens.leaderboard import LeaderboardScreen
 
-    return BoardScreen()
+    return LeaderboardScreen()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from chatlm import UsageError
-from chatlm_arena.votes import Integers, Numbers, Tally, Votes, games, wins
+from chatlm_arena.votes import FloatArray, IntArray, Tally, Votes, games_played, win_matrix
 
-SMALLEST_K, LARGEST_K = 4.0, 32.0
+MIN_K, MAX_K = 4.0, 32.0
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,21 @@ class EloRules:
     """Points between two of whom one is expected to win ten times as often."""
 
     def __post_init__(self) -> None:
-        if not SMALLEST_K <= self.k <= LARGEST_K:
+        if not MIN_K <= self.k <= MAX_K:
             raise UsageError(
-                f"k must be from {SMALLEST_K:g} to {LARGEST_K:g}, not {self.k:g}.",
+                f"k must be from {MIN_K:g} to {MAX_K:g}, not {self.k:g}.",
                 hint="A small k makes steady ratings, a large one quick ones.",
             )
         if not self.scale > 0:
             raise UsageError(f"The scale must be above 0, not {self.scale:g}.")
 
 
-def expected(rating: float, other: float, scale: float = 400.0) -> float:
+def expected_score(rating: float, other: float, scale: float = 400.0) -> float:
     """What a contestant is expected to get from a match, 0 to 1."""
     return float(1.0 / (1.0 + 10.0 ** ((other - rating) / scale)))
 
 
-def history(votes: Votes, rules: EloRules | None = None) -> tuple[Numbers, Numbers]:
+def elo_history(votes: Votes, rules: EloRules | None = None) -> tuple[FloatArray, FloatArray]:
     """Both ratings after each match.
 
     Returns:
@@ -52,7 +52,7 @@ def history(votes: Votes, rules: EloRules | None = None) -> tuple[Numbers, Numbe
     lefts, rights = [], []
     rows = zip(votes.left.tolist(), votes.right.tolist(), votes.score.tolist(), strict=True)
     for left, right, score in rows:
-        change = rules.k * (score - expected(rating[left], rating[right], rules.scale))
+        change = rules.k * (score - expected_score(rating[left], rating[right], rules.scale))
         if left != right:
             rating[left] += change
             rating[right] -= change
@@ -61,11 +61,11 @@ def history(votes: Votes, rules: EloRules | None = None) -> tuple[Numbers, Numbe
     return np.array(lefts, dtype=np.float64), np.array(rights, dtype=np.float64)
 
 
-def elo(votes: Votes, rules: EloRules | None = None) -> Numbers:
+def elo_ratings(votes: Votes, rules: EloRules | None = None) -> FloatArray:
     """The ratings after all matches, shape (contestants,); their mean stays `rules.start`."""
     rules = rules or EloRules()
     rating = np.full(len(votes.names), rules.start, dtype=np.float64)
-    lefts, rights = history(votes, rules)
+    lefts, rights = elo_history(votes, rules)
     at = np.empty(2 * len(votes), dtype=np.int64)
     at[0::2], at[1::2] = votes.left, votes.right
     after = np.empty(2 * len(votes))
@@ -74,46 +74,46 @@ def elo(votes: Votes, rules: EloRules | None = None) -> Numbers:
     return rating
 
 
-POINTS = 400.0 / np.log(10.0)
+POINTS_PER_LOG_STRENGTH = 400.0 / np.log(10.0)
 """Rating points of one unit of log-strength, as Elo has them."""
 
 
-MIDDLE = 1500.0
+MEAN_RATING = 1500.0
 """The mean of all ratings."""
 
 
-RESAMPLES = 200
+BOOTSTRAP_SAMPLES = 200
 
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 
 
-FEWEST = 10
+MIN_GAMES = 10
 """Games below which nothing is said of how sure a strength is: resamples of so few lie."""
 
 
-_TOLERANCE, _STEPS = 1e-8, 1000
+_TOLERANCE, _MAX_ITERATIONS = 1e-8, 1000
 """When the iteration ends: at so small a change, or after so many steps."""
 
 
 @dataclass(frozen=True, eq=False)
-class Strengths:
+class BradleyTerryEstimate:
     """What the votes say of each contestant, all arrays of shape (contestants,)."""
 
-    share: Numbers
+    share: FloatArray
     """Strengths that sum to 1: a contestant beats another with probability
     share / (share + the other's)."""
-    share_low: Numbers
-    share_high: Numbers
-    rating: Numbers
+    share_low: FloatArray
+    share_high: FloatArray
+    rating: FloatArray
     """The same on Elo's scale around `MIDDLE`."""
-    rating_low: Numbers
-    rating_high: Numbers
-    samples: Numbers
+    rating_low: FloatArray
+    rating_high: FloatArray
+    samples: FloatArray
     """Shape (resamples, contestants): the ratings of each resample."""
 
 
-def strengths(cells: Tally) -> Numbers:
+def fit_strengths(cells: Tally) -> FloatArray:
     """The likeliest strengths, shape (contestants,), with sum 1.
 
     Where someone never lost or never won against the others, so that no finite strengths are the
@@ -125,7 +125,7 @@ def strengths(cells: Tally) -> Numbers:
     from evalica import Winner, bradley_terry
 
     one, other, score, count = cells.one, cells.other, cells.score, cells.count
-    if not _comparable(cells):
+    if not _is_strongly_connected(cells):
         upper, lower = np.triu_indices(size, 1)
         one, other = np.concatenate([one, upper]), np.concatenate([other, lower])
         score = np.concatenate([score, np.full(len(upper), 0.5)])
@@ -137,14 +137,16 @@ def strengths(cells: Tally) -> Numbers:
         winners,
         weights=count.tolist(),
         tolerance=_TOLERANCE,
-        limit=_STEPS,
+        limit=_MAX_ITERATIONS,
     ).scores
     raw = found.reindex(range(size)).to_numpy(dtype=np.float64)
-    share: Numbers = raw / raw.sum()
+    share: FloatArray = raw / raw.sum()
     return share
 
 
-def estimate(cells: Tally, *, resamples: int = RESAMPLES, seed: int = 0) -> Strengths:
+def estimate_strengths(
+    cells: Tally, *, resamples: int = BOOTSTRAP_SAMPLES, seed: int = 0
+) -> BradleyTerryEstimate:
     """Strengths, with the intervals in which `LEVEL` of the resamples lie.
 
     With fewer than `FEWEST` games an interval reaches from 0 to 1, in ratings without an end.
@@ -155,15 +157,15 @@ def estimate(cells: Tally, *, resamples: int = RESAMPLES, seed: int = 0) -> Stre
         resamples: how many; fewer than some 100 give rough intervals.
         seed: of the resampling; the same gives the same intervals.
     """
-    share = strengths(cells)
-    shares = np.array([strengths(a) for a in _resampled(cells, resamples, seed)] or [share])
-    ratings = rating_of(shares)
-    ends = (50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL))
+    share = fit_strengths(cells)
+    shares = np.array([fit_strengths(a) for a in _bootstrap(cells, resamples, seed)] or [share])
+    ratings = to_elo_scale(shares)
+    ends = (50 * (1 - CONFIDENCE_LEVEL), 100 - 50 * (1 - CONFIDENCE_LEVEL))
     share_low, share_high = np.percentile(shares, ends, axis=0)
     rating_low, rating_high = np.percentile(ratings, ends, axis=0)
-    rating = rating_of(share)
-    few = games(cells) < FEWEST
-    return Strengths(
+    rating = to_elo_scale(share)
+    few = games_played(cells) < MIN_GAMES
+    return BradleyTerryEstimate(
         share=share,
         share_low=np.where(few, 0.0, np.minimum(share_low, share)),
         share_high=np.where(few, 1.0, np.maximum(share_high, share)),
@@ -174,16 +176,18 @@ def estimate(cells: Tally, *, resamples: int = RESAMPLES, seed: int = 0) -> Stre
     )
 
 
-def rating_of(share: Numbers) -> Numbers:
+def to_elo_scale(share: FloatArray) -> FloatArray:
     """Strengths on Elo's scale, along the last axis, with the mean `MIDDLE`."""
     if not share.size:
         return share
     logs = np.log(share)
-    rating: Numbers = MIDDLE + POINTS * (logs - logs.mean(axis=-1, keepdims=True))
+    rating: FloatArray = MEAN_RATING + POINTS_PER_LOG_STRENGTH * (
+        logs - logs.mean(axis=-1, keepdims=True)
+    )
     return rating
 
 
-def _resampled(cells: Tally, resamples: int, seed: int) -> list[Tally]:
+def _bootstrap(cells: Tally, resamples: int, seed: int) -> list[Tally]:
     if not cells.total:
         return []
     draw = np.random.default_rng(seed)
@@ -191,16 +195,16 @@ def _resampled(cells: Tally, resamples: int, seed: int) -> list[Tally]:
     return [_with_counts(cells, count) for count in counts]
 
 
-def _with_counts(cells: Tally, count: Integers) -> Tally:
+def _with_counts(cells: Tally, count: IntArray) -> Tally:
     kept = count > 0
     return Tally(
         cells.one[kept], cells.other[kept], cells.score[kept], count[kept].astype(float), cells.size
     )
 
 
-def _comparable(cells: Tally) -> bool:
+def _is_strongly_connected(cells: Tally) -> bool:
     """Whether from everyone a chain of wins and ties leads to everyone else (Ford, 1957)."""
-    reached = (wins(cells) > 0) | np.eye(cells.size, dtype=bool)
+    reached = (win_matrix(cells) > 0) | np.eye(cells.size, dtype=bool)
     for _ in range(cells.size.bit_length()):
         steps = reached.astype(np.float32)
         reached = steps @ steps > 0  # chains of twice the length

@@ -7,35 +7,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from chatlm import one_line, visible
+from chatlm import escape_controls, one_line
 from chatlm_arena import charts, metrics
-from chatlm_arena.charts import LONGEST_MATRIX
+from chatlm_arena.charts import MAX_MATRIX_ROWS
 from chatlm_arena.judging import CRITERIA
 from chatlm_arena.leaderboard import Leaderboard
 from chatlm_arena.store.store import ArenaStore
-from chatlm_arena.tournament import Plan
+from chatlm_arena.tournament import TournamentPlan
 
 
-def newest_run(store: ArenaStore) -> list[tuple[str, list[dict[str, Any]]]]:
+def newest_run_table(store: ArenaStore) -> list[tuple[str, list[dict[str, Any]]]]:
     """Title and table of the newest tournament that has anything to tell; empty without one."""
     for number, name, values in store.runs():
-        plan = Plan.from_dict(values)
+        plan = TournamentPlan.from_dict(values)
         table = run_table(store, number, plan)
         if any(len(row) > 1 for row in table):
             return [(f"Tournament {name}, {len(plan.prompts)} prompts", table)]
     return []
 
 
-def run_table(store: ArenaStore, run_id: int, plan: Plan) -> list[dict[str, Any]]:
+def run_table(store: ArenaStore, run_id: int, plan: TournamentPlan) -> list[dict[str, Any]]:
     """For each contestant its mean ROUGE and ratings, as far as there are any."""
     replies = store.run_replies(run_id)
     marks = store.marks(run_id)
     table = []
     for contestant in plan.contestants:
         row: dict[str, Any] = {"name": contestant.name}
-        row |= metrics.mean(
+        row |= metrics.mean_scores(
             [
-                metrics.rouge(replies[item, contestant.id, turn].text, reference)
+                metrics.rouge_scores(replies[item, contestant.id, turn].text, reference)
                 for item, prompt in enumerate(plan.prompts)
                 for turn, reference in enumerate(prompt.references)
                 if reference.strip() and (item, contestant.id, turn) in replies
@@ -72,7 +72,7 @@ svg { width: 100%; height: auto; } svg text { font: 13px system-ui, sans-serif; 
 """
 
 
-def page(
+def html_page(
     found: Leaderboard,
     said: Iterable[str],
     tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
@@ -98,21 +98,21 @@ def page(
     if found.rows:
         parts += [
             "<h2>Ratings</h2>",
-            charts.intervals(found.rows),
-            _board(found),
+            charts.svg_intervals(found.rows),
+            _leaderboard_table(found),
             "<h2>Who beats whom</h2><p>How often the row beats the column; a tie is half a "
             "win.</p>",
-            _matrix(found),
+            _win_matrix(found),
             "<h2>Over the matches</h2>",
-            charts.svg_over_matches(found),
+            charts.svg_elo_curves(found),
         ]
-    parts += [f"<p>{escape(visible(sentence))}</p>" for sentence in said]
+    parts += [f"<p>{escape(escape_controls(sentence))}</p>" for sentence in said]
     for title, rows in tables:
-        parts += [f"<h2>{escape(visible(title))}</h2>", _table(rows)]
+        parts += [f"<h2>{escape(escape_controls(title))}</h2>", _html_table(rows)]
     return "\n".join([*parts, "</body></html>", ""])
 
 
-def _board(found: Leaderboard) -> str:
+def _leaderboard_table(found: Leaderboard) -> str:
     rows = [
         {
             "name": row.name,
@@ -127,11 +127,11 @@ def _board(found: Leaderboard) -> str:
         }
         for row in found.rows
     ]
-    return _table(rows)
+    return _html_table(rows)
 
 
-def _matrix(found: Leaderboard) -> str:
-    rows = found.rows[:LONGEST_MATRIX]
+def _win_matrix(found: Leaderboard) -> str:
+    rows = found.rows[:MAX_MATRIX_ROWS]
     place = {name: at for at, name in enumerate(found.votes.names)}
     head = "".join(f"<th>{number}</th>" for number in range(1, len(rows) + 1))
     lines = []
@@ -148,23 +148,23 @@ def _matrix(found: Leaderboard) -> str:
                 cells.append(f'<td style="{shade}">{rate:.0%}</td>')
             else:
                 cells.append("<td>·</td>")
-        lines.append(f"<tr><td>{number} {_name(row.name)}</td>{''.join(cells)}</tr>")
+        lines.append(f"<tr><td>{number} {_escape_name(row.name)}</td>{''.join(cells)}</tr>")
     return f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(lines)}</table></div>'
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _html_table(rows: Sequence[Mapping[str, Any]]) -> str:
     heads = list(dict.fromkeys(key for row in rows for key in row))
-    head = "".join(f"<th>{escape(visible(key))}</th>" for key in heads)
+    head = "".join(f"<th>{escape(escape_controls(key))}</th>" for key in heads)
     lines = [
-        "<tr>" + "".join(f"<td>{_cell(row.get(key, ''))}</td>" for key in heads) + "</tr>"
+        "<tr>" + "".join(f"<td>{_format_cell(row.get(key, ''))}</td>" for key in heads) + "</tr>"
         for row in rows
     ]
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else _name(str(value))
+def _format_cell(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else _escape_name(str(value))
 
 
-def _name(text: str) -> str:
+def _escape_name(text: str) -> str:
     return escape(one_line(text, 60))

@@ -16,20 +16,20 @@ import numpy as np
 
 from chatlm import Sampling, Setup, SideChats, StopReason, UsageError, one_line
 from chatlm_arena import judging
-from chatlm_arena.answers import Order, Seat, carried_out, generate
+from chatlm_arena.answers import AnswerRequest, Seat, generate_answers, run_jobs
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.records import Match, MatchReply
-from chatlm_arena.store.rows import storable
+from chatlm_arena.store.rows import replace_surrogates
 from chatlm_arena.store.store import ArenaStore
 
-FORMS = (
+FORMAT_HELP = (
     'A row has "turns", a list of messages, or "prompt", one of them; and perhaps "reference", the '
     "answer that is wanted, or a list with one a turn."
 )
 
 
 @dataclass(frozen=True)
-class Prompt:
+class TournamentPrompt:
     """What a contestant is asked."""
 
     turns: tuple[str, ...]
@@ -45,7 +45,7 @@ class Prompt:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Prompt:
+    def from_dict(cls, values: Mapping[str, Any]) -> TournamentPrompt:
         """Read back what `to_dict` made.
 
         Raises:
@@ -57,7 +57,7 @@ class Prompt:
         )
 
 
-def read(path: Path, most: int | None = None) -> tuple[Prompt, ...]:
+def read_prompts(path: Path, most: int | None = None) -> tuple[TournamentPrompt, ...]:
     """All prompts of a file, in their order.
 
     Args:
@@ -72,40 +72,42 @@ def read(path: Path, most: int | None = None) -> tuple[Prompt, ...]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (byte {error.start}).", hint=FORMS) from None
+        raise UsageError(f"{path} is not UTF-8 (byte {error.start}).", hint=FORMAT_HELP) from None
     found = tuple(
-        _prompt(line, f"{path}, line {number}")
+        _parse_prompt(line, f"{path}, line {number}")
         for number, line in enumerate(lines, 1)
         if line.strip()
     )
     if not found:
-        raise UsageError(f"{path} has no prompts.", hint=FORMS)
+        raise UsageError(f"{path} has no prompts.", hint=FORMAT_HELP)
     return found[:most]
 
 
-def _prompt(line: str, where: str) -> Prompt:
+def _parse_prompt(line: str, where: str) -> TournamentPrompt:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: not JSON: {error}", hint=FORMS) from None
+        raise UsageError(f"{where}: not JSON: {error}", hint=FORMAT_HELP) from None
     if not isinstance(row, dict):
-        _wrong(where, "is not a JSON object")
+        _reject(where, "is not a JSON object")
     turns = row.get("turns", [row.get("prompt")])
-    if not isinstance(turns, list) or not turns or not all(map(_is_text, turns)):
-        _wrong(where, "has no message")
+    if not isinstance(turns, list) or not turns or not all(map(_is_nonblank_text, turns)):
+        _reject(where, "has no message")
     references = row.get("reference", [])
     references = references if isinstance(references, list) else [references]
     if not all(isinstance(text, str) for text in references):
-        _wrong(where, f"has the reference {one_line(repr(references), 60)}")
-    return Prompt(tuple(map(storable, turns)), tuple(map(storable, references)))
+        _reject(where, f"has the reference {one_line(repr(references), 60)}")
+    return TournamentPrompt(
+        tuple(map(replace_surrogates, turns)), tuple(map(replace_surrogates, references))
+    )
 
 
-def _is_text(value: Any) -> bool:
+def _is_nonblank_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _wrong(where: str, what: str) -> NoReturn:
-    raise UsageError(f"{where}: it {what}.", hint=FORMS)
+def _reject(where: str, what: str) -> NoReturn:
+    raise UsageError(f"{where}: it {what}.", hint=FORMAT_HELP)
 
 
 PANEL = "panel"
@@ -113,10 +115,10 @@ PANEL = "panel"
 
 
 @dataclass(frozen=True)
-class Plan:
+class TournamentPlan:
     """All that decides what a tournament does; the same plan goes on where it was stopped."""
 
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[TournamentPrompt, ...]
     contestants: tuple[Contestant, ...]
     max_tokens: int | None = None
     """Of a reply, where a contestant says nothing."""
@@ -132,10 +134,10 @@ class Plan:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, values: Mapping[str, Any]) -> TournamentPlan:
         """Read back what `to_dict` made; the contestants are without their set-ups."""
         return cls(
-            tuple(map(Prompt.from_dict, values["prompts"])),
+            tuple(map(TournamentPrompt.from_dict, values["prompts"])),
             tuple(Contestant(number, name) for number, name in values["contestants"]),
             values["max_tokens"],
             values["seed"],
@@ -154,7 +156,7 @@ class Plan:
 
 
 @dataclass
-class Verdicts:
+class JudgingCounts:
     """What came of the judging."""
 
     votes: int = 0
@@ -179,8 +181,8 @@ class Tournament:
 
     store: ArenaStore
     chats: SideChats
-    plan: Plan
-    verdicts: Verdicts = field(default_factory=Verdicts)
+    plan: TournamentPlan
+    verdicts: JudgingCounts = field(default_factory=JudgingCounts)
 
     def __post_init__(self) -> None:
         self.run_id = self.store.begin_run(self.plan.name, self.plan.to_dict())
@@ -192,12 +194,12 @@ class Tournament:
         for turn in range(max(len(prompt.turns) for prompt in self.plan.prompts)):
             todo = [
                 (item, contestant)
-                for contestant in sorted(self.plan.contestants, key=_model)
+                for contestant in sorted(self.plan.contestants, key=_model_of)
                 for item, prompt in enumerate(self.plan.prompts)
                 if turn < len(prompt.turns) and (item, contestant.id, turn) not in done
             ]
             orders = (self._order(*each, turn, done) for each in todo)
-            with closing(generate(orders)) as made:
+            with closing(generate_answers(orders)) as made:
                 for at, reply in made:
                     item, contestant = todo[at]
                     kept = self.store.add_run_reply(self.run_id, item, reply)
@@ -241,10 +243,12 @@ class Tournament:
                 continue
             chat = self.chats.begin(setup)
             jobs = (
-                judging.compare(chat, match.left_replies, match.right_replies, self.plan.seed)
+                judging.compare_answers(
+                    chat, match.left_replies, match.right_replies, self.plan.seed
+                )
                 for match in todo
             )
-            with closing(carried_out(chat.engine, jobs)) as judged:
+            with closing(run_jobs(chat.engine, jobs)) as judged:
                 for at, said in judged:
                     self.store.add_judgements(todo[at], judge, said)
                     self._vote(todo[at], judges, counted)
@@ -275,8 +279,8 @@ class Tournament:
             if not todo:
                 continue
             chat = self.chats.begin(setup)
-            jobs = (judging.rate(chat, *wanted, self.plan.seed) for wanted in todo)
-            with closing(carried_out(chat.engine, jobs)) as rated:
+            jobs = (judging.rate_answers(chat, *wanted, self.plan.seed) for wanted in todo)
+            with closing(run_jobs(chat.engine, jobs)) as rated:
                 for at, (value, said) in rated:
                     replies, criterion = todo[at]
                     self.store.mark(replies[-1], judge, criterion, value, said)
@@ -293,12 +297,12 @@ class Tournament:
         if self.store.has_vote(match, name):
             self.verdicts.votes += 1
             return
-        verdicts = [judging.decided(each) for each in said]
+        verdicts = [judging.combine_orders(each) for each in said]
         for each, verdict in zip(said, verdicts, strict=True):
             self.verdicts.retries += sum(one.attempt > 1 for one in each)
             found = {one.verdict for one in each if one.verdict is not None}
             self.verdicts.disagreements += verdict is not None and len(found) > 1
-        decided = judging.majority(verdicts)
+        decided = judging.majority_verdict(verdicts)
         if decided is None:
             self.verdicts.undecided += 1
             return
@@ -312,31 +316,31 @@ class Tournament:
         contestant: Contestant,
         turn: int,
         done: Mapping[tuple[int, int, int], MatchReply],
-    ) -> Order:
+    ) -> AnswerRequest:
         """A chat in which the turns before were said, and the next message."""
-        chat = self.chats.begin(with_limit(contestant.setup or Setup(), self.plan.max_tokens))
+        chat = self.chats.begin(with_max_tokens(contestant.setup or Setup(), self.plan.max_tokens))
         for before in range(turn):
             said = done[item, contestant.id, before]
             if said.stop_reason is not StopReason.ERROR and said.text.strip():
                 chat.add(said.prompt, said.text)
         text = self.plan.prompts[item].turns[turn]
-        return Order(Seat(contestant, chat), text, turn, self._drawn(item, turn))
+        return AnswerRequest(Seat(contestant, chat), text, turn, self._drawn(item, turn))
 
     def _drawn(self, *of: int) -> int:
         """A random number that is always the same for the plan and what it is for."""
         return int(np.random.default_rng([self.plan.seed, *of]).integers(2**31))
 
 
-def _model(contestant: Contestant) -> str:
+def _model_of(contestant: Contestant) -> str:
     return contestant.setup.model if contestant.setup else ""
 
 
-def with_limit(setup: Setup, max_tokens: int | None) -> Setup:
+def with_max_tokens(setup: Setup, max_tokens: int | None) -> Setup:
     """The set-up with a longest reply where it says nothing."""
     return dataclasses.replace(setup, sampling=setup.sampling.over(Sampling(max_tokens=max_tokens)))
 
 
-def judges_of(names: Sequence[str], contestants: Sequence[Contestant]) -> dict[str, Setup]:
+def resolve_judges(names: Sequence[str], contestants: Sequence[Contestant]) -> dict[str, Setup]:
     """Judges by name: models, or with `panel` every different model of the contestants."""
     models = [name for name in names if name != PANEL]
     if PANEL in names:

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from chatlm import UsageError, one_line
-from chatlm_arena.contestants import LONGEST_NAME
+from chatlm_arena.contestants import MAX_NAME_CHARACTERS
 from chatlm_arena.records import Ballot, Exchanges, ImportedVote, Match, MatchReply
 from chatlm_arena.votes import Verdict
 
-IMPORTED = "imported"
+IMPORTED_JUDGE = "imported"
 """The judge of votes that do not name one."""
 
 
-WINNERS = {
+WINNER_VERDICTS = {
     "left": Verdict.LEFT,
     "right": Verdict.RIGHT,
     "tie": Verdict.TIE,
@@ -31,13 +31,13 @@ WINNERS = {
 """What files call a verdict."""
 
 
-FORMS = (
+FORMAT_HELP = (
     "It is CSV with the columns left,right,winner, of which the winner is left, right or tie; or "
     "JSON lines with model_a, model_b and winner, as LMArena has them."
 )
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Of a file's content.
 
     Raises:
@@ -50,7 +50,7 @@ def sha256(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def rows(path: Path) -> Iterator[ImportedVote]:
+def read_votes(path: Path) -> Iterator[ImportedVote]:
     """The votes of a file, as they stand in it.
 
     Raises:
@@ -58,69 +58,75 @@ def rows(path: Path) -> Iterator[ImportedVote]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from _csv(file, path) if path.suffix.lower() == ".csv" else _jsonl(file, path)
+            yield from (
+                _read_csv(file, path) if path.suffix.lower() == ".csv" else _read_jsonl(file, path)
+            )
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (byte {error.start}).", hint=FORMS) from None
+        raise UsageError(f"{path} is not UTF-8 (byte {error.start}).", hint=FORMAT_HELP) from None
 
 
-def _csv(file: TextIO, path: Path) -> Iterator[ImportedVote]:
-    lines = _lines(file, path)
+def _read_csv(file: TextIO, path: Path) -> Iterator[ImportedVote]:
+    lines = _csv_rows(file, path)
     _, first = next(lines, (1, []))
     head = [name.strip() for name in first]
     missing = {"left", "right", "winner"} - set(head)
     if missing:
-        raise UsageError(f"{path} has no column {', '.join(sorted(missing))}.", hint=FORMS)
+        raise UsageError(f"{path} has no column {', '.join(sorted(missing))}.", hint=FORMAT_HELP)
     for number, values in lines:
         if values:
             if len(values) != len(head):
-                _wrong(path, number, f"has {len(values)} values, not {len(head)}")
+                _reject(path, number, f"has {len(values)} values, not {len(head)}")
             row = dict(zip(head, values, strict=True))
-            verdict = _verdict(row["winner"], path, number)
-            yield ImportedVote(*_pair(row, ("left", "right"), path, number), verdict, IMPORTED)
+            verdict = _parse_verdict(row["winner"], path, number)
+            yield ImportedVote(
+                *_parse_names(row, ("left", "right"), path, number), verdict, IMPORTED_JUDGE
+            )
 
 
-def _lines(file: TextIO, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(file: TextIO, path: Path) -> Iterator[tuple[int, list[str]]]:
     """The values of each row of a CSV file, with the line in which it ends."""
     table = csv.reader(file, strict=True)
     try:
         for values in table:
             yield table.line_num, values
     except csv.Error as error:
-        _wrong(path, table.line_num, f"is not CSV: {error}")
+        _reject(path, table.line_num, f"is not CSV: {error}")
 
 
-def _jsonl(file: TextIO, path: Path) -> Iterator[ImportedVote]:
+def _read_jsonl(file: TextIO, path: Path) -> Iterator[ImportedVote]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{path}, line {number}: not JSON: {error}", hint=FORMS) from None
+            raise UsageError(
+                f"{path}, line {number}: not JSON: {error}", hint=FORMAT_HELP
+            ) from None
         if not isinstance(row, dict):
-            _wrong(path, number, "is not a JSON object")
-        verdict = _verdict(row.get("winner"), path, number)
+            _reject(path, number, "is not a JSON object")
+        verdict = _parse_verdict(row.get("winner"), path, number)
         judge = row.get("judge")
         named = isinstance(judge, str) and judge.strip()
         yield ImportedVote(
-            *_pair(row, ("model_a", "model_b"), path, number),
+            *_parse_names(row, ("model_a", "model_b"), path, number),
             verdict,
-            one_line(str(judge), LONGEST_NAME) if named else IMPORTED,
-            _chats(row.get("conversation_a"), row.get("conversation_b")),
+            one_line(str(judge), MAX_NAME_CHARACTERS) if named else IMPORTED_JUDGE,
+            _parse_chats(row.get("conversation_a"), row.get("conversation_b")),
         )
 
 
-def _chats(left: Any, right: Any) -> tuple[Exchanges, Exchanges] | None:
+def _parse_chats(left: Any, right: Any) -> tuple[Exchanges, Exchanges] | None:
     """Both chats, if they are texts and ask the same; others are passed over, their vote is not."""
-    one, other = _exchanges(left), _exchanges(right)
+    one, other = _parse_exchanges(left), _parse_exchanges(right)
     if not one or [asked for asked, _ in one] != [asked for asked, _ in other]:
         return None
     return one, other
 
 
-def _exchanges(chat: Any) -> Exchanges:
+def _parse_exchanges(chat: Any) -> Exchanges:
     rows = chat if isinstance(chat, list) else []
     texts = []
     for number, row in enumerate(rows):
@@ -133,46 +139,46 @@ def _exchanges(chat: Any) -> Exchanges:
     return tuple(zip(texts[::2], texts[1::2], strict=True)) if len(texts) % 2 == 0 else ()
 
 
-def _pair(
+def _parse_names(
     row: Mapping[str, Any], columns: tuple[str, str], path: Path, number: int
 ) -> tuple[str, str]:
     names = []
     for column in columns:
         name = row.get(column)
         if not isinstance(name, str) or not name.strip():
-            _wrong(path, number, f"names nobody as {column}")
-        if name.strip() != one_line(name, LONGEST_NAME):
-            what = f"no line of at most {LONGEST_NAME} characters"
-            _wrong(path, number, f"has a name as {column} that is {what}")
+            _reject(path, number, f"names nobody as {column}")
+        if name.strip() != one_line(name, MAX_NAME_CHARACTERS):
+            what = f"no line of at most {MAX_NAME_CHARACTERS} characters"
+            _reject(path, number, f"has a name as {column} that is {what}")
         names.append(name.strip())
     if names[0] == names[1]:
-        _wrong(path, number, f"lets {one_line(names[0], 40)} play against itself")
+        _reject(path, number, f"lets {one_line(names[0], 40)} play against itself")
     return names[0], names[1]
 
 
-def _verdict(winner: Any, path: Path, number: int) -> Verdict:
-    found = WINNERS.get(winner.strip().lower()) if isinstance(winner, str) else None
+def _parse_verdict(winner: Any, path: Path, number: int) -> Verdict:
+    found = WINNER_VERDICTS.get(winner.strip().lower()) if isinstance(winner, str) else None
     if found is None:
-        _wrong(path, number, f"has the winner {one_line(repr(winner), 60)}")
+        _reject(path, number, f"has the winner {one_line(repr(winner), 60)}")
     return found
 
 
-def _wrong(path: Path, number: int, what: str) -> NoReturn:
-    raise UsageError(f"{path}, line {number}: it {what}.", hint=FORMS)
+def _reject(path: Path, number: int, what: str) -> NoReturn:
+    raise UsageError(f"{path}, line {number}: it {what}.", hint=FORMAT_HELP)
 
 
-Judged = Iterable[tuple[Ballot, Match]]
+JudgedMatches = Iterable[tuple[Ballot, Match]]
 
 
-def sft(judged: Judged) -> Iterator[dict[str, Any]]:
+def sft_examples(judged: JudgedMatches) -> Iterator[dict[str, Any]]:
     """The better replies as chats, `{"messages": […]}`: what `chatlm adapters train` reads, and
     TRL's SFTTrainer. Ties teach nothing."""
     for ballot, match in judged:
         if sides := _better_first(ballot, match):
-            yield {"messages": [_user(sides[0][0]), *_answers(sides[0])]}
+            yield {"messages": [_user_message(sides[0][0]), *_messages_after_first(sides[0])]}
 
 
-def dpo(judged: Judged) -> Iterator[dict[str, Any]]:
+def dpo_examples(judged: JudgedMatches) -> Iterator[dict[str, Any]]:
     """Prompt, chosen and rejected, each a list of messages: what TRL's DPOTrainer reads.
 
     Of a match with several turns the prompt is the first message, and what follows is the rest of
@@ -183,9 +189,9 @@ def dpo(judged: Judged) -> Iterator[dict[str, Any]]:
             better, worse = sides
             if [reply.text for reply in better] != [reply.text for reply in worse]:
                 yield {
-                    "prompt": [_user(better[0])],
-                    "chosen": _answers(better),
-                    "rejected": _answers(worse),
+                    "prompt": [_user_message(better[0])],
+                    "chosen": _messages_after_first(better),
+                    "rejected": _messages_after_first(worse),
                 }
 
 
@@ -203,15 +209,15 @@ def _better_first(
     return None
 
 
-def _user(reply: MatchReply) -> dict[str, str]:
+def _user_message(reply: MatchReply) -> dict[str, str]:
     return {"role": "user", "content": reply.prompt}
 
 
-def _answers(replies: tuple[MatchReply, ...]) -> list[dict[str, str]]:
+def _messages_after_first(replies: tuple[MatchReply, ...]) -> list[dict[str, str]]:
     """All that follows the first message."""
     messages = []
     for turn, reply in enumerate(replies):
         if turn:
-            messages.append(_user(reply))
+            messages.append(_user_message(reply))
         messages.append({"role": "assistant", "content": reply.text})
     return messages

@@ -9,8 +9,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 
 class Verdict(StrEnum):
@@ -30,7 +30,7 @@ class Verdict(StrEnum):
 
 _MIRRORED = {Verdict.LEFT: Verdict.RIGHT, Verdict.RIGHT: Verdict.LEFT}
 
-SCORES: Mapping[Verdict, float] = {
+LEFT_SCORES: Mapping[Verdict, float] = {
     Verdict.LEFT: 1.0,
     Verdict.RIGHT: 0.0,
     Verdict.TIE: 0.5,
@@ -45,17 +45,17 @@ class Votes:
 
     names: tuple[str, ...]
     """Of the contestants; those without a vote too."""
-    left: Integers
+    left: IntArray
     """Shape (votes,): indices into `names`."""
-    right: Integers
-    score: Numbers
+    right: IntArray
+    score: FloatArray
     """What the left side got: 1, 0.5 or 0."""
 
     def __len__(self) -> int:
         return len(self.left)
 
 
-def votes_of(rows: Iterable[tuple[str, str, Verdict]], names: Iterable[str] = ()) -> Votes:
+def votes_from_rows(rows: Iterable[tuple[str, str, Verdict]], names: Iterable[str] = ()) -> Votes:
     """Votes from rows of left, right and verdict.
 
     Args:
@@ -68,7 +68,7 @@ def votes_of(rows: Iterable[tuple[str, str, Verdict]], names: Iterable[str] = ()
     for one, other, verdict in rows:
         left.append(index.setdefault(one, len(index)))
         right.append(index.setdefault(other, len(index)))
-        score.append(SCORES[verdict])
+        score.append(LEFT_SCORES[verdict])
     return Votes(
         tuple(index),
         np.array(left, dtype=np.int64),
@@ -77,7 +77,7 @@ def votes_of(rows: Iterable[tuple[str, str, Verdict]], names: Iterable[str] = ()
     )
 
 
-def among(votes: Votes, names: Sequence[str]) -> Votes:
+def votes_between(votes: Votes, names: Sequence[str]) -> Votes:
     """The votes between some of the contestants only.
 
     Args:
@@ -95,13 +95,13 @@ def among(votes: Votes, names: Sequence[str]) -> Votes:
 class Tally:
     """How often each two met and with which result, whichever side they were on."""
 
-    one: Integers
+    one: IntArray
     """Shape (cells,): indices of contestants."""
-    other: Integers
+    other: IntArray
     """Always greater than `one`."""
-    score: Numbers
+    score: FloatArray
     """What `one` got: 1, 0.5 or 0; each (one, other, score) is there once."""
-    count: Numbers
+    count: FloatArray
     """Votes of each cell, above 0."""
     size: int
     """Contestants."""
@@ -112,7 +112,7 @@ class Tally:
         return int(self.count.sum())
 
 
-def tally(votes: Votes) -> Tally:
+def tally_votes(votes: Votes) -> Tally:
     """Count the votes of each pair and result; a vote between a contestant and itself is none."""
     size = len(votes.names)
     swap = votes.left > votes.right
@@ -128,7 +128,7 @@ def tally(votes: Votes) -> Tally:
     )
 
 
-def wins(cells: Tally) -> Numbers:
+def win_matrix(cells: Tally) -> FloatArray:
     """Shape (size, size): what the row got from the column, a tie as half a win."""
     matrix = np.zeros((cells.size, cells.size))
     np.add.at(matrix, (cells.one, cells.other), cells.count * cells.score)
@@ -136,8 +136,8 @@ def wins(cells: Tally) -> Numbers:
     return matrix
 
 
-def games(cells: Tally) -> Numbers:
+def games_played(cells: Tally) -> FloatArray:
     """Shape (size,): in how many votes each is."""
-    won = wins(cells)
-    out: Numbers = (won + won.T).sum(axis=1)
+    won = win_matrix(cells)
+    out: FloatArray = (won + won.T).sum(axis=1)
     return out

@@ -13,9 +13,9 @@ from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from chatlm import Annotation, ChatlmError, SlashCommand, Ui, UsageError, own_settings
+from chatlm import Annotation, ChatlmError, SlashCommand, Ui, UsageError, load_plugin_settings
 from chatlm_emotion import PLUGIN
-from chatlm_emotion.settings import LABEL, Settings, labelled_of
+from chatlm_emotion.settings import LABEL_KEY, Settings, label_scope
 
 if TYPE_CHECKING:
     from chatlm_emotion.classifier import Classifier
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("chatlm.plugins.emotion")
 
 
-HOLDS_UP = 0.03
+MAX_ANSWER_DELAY = 0.03
 """Seconds that an answer may wait for a label."""
 
 
-PATIENCE = 10.0
+LABEL_TIMEOUT = 10.0
 """Seconds after which a label is given up."""
 
 
-_REMEMBERED = 32
+_CACHE_SIZE = 32
 """Texts whose labels are kept."""
 
 
@@ -50,13 +50,13 @@ class Labeller:
 
     def ask(self, text: str) -> Future[Annotation | None]:
         """Begin to label a text; None comes of it where there is no classifier."""
-        name = own_settings(PLUGIN, Settings).classifier
+        name = load_plugin_settings(PLUGIN, Settings).classifier
         with self._lock:
             known = self._found.pop((name, text), None)
             if known is None or (known.done() and known.result() is None):
                 known = self._worker.submit(self._label, name, text)
             self._found[name, text] = known
-            while len(self._found) > _REMEMBERED:
+            while len(self._found) > _CACHE_SIZE:
                 self._found.popitem(last=False)
         return known
 
@@ -80,12 +80,12 @@ class Labeller:
 
     def _label(self, name: str, text: str) -> Annotation | None:
         from chatlm_emotion.card import CLASSIFIERS
-        from chatlm_emotion.classifier import ICONS, load
+        from chatlm_emotion.classifier import ICONS, load_classifier
 
         try:
             if self._loaded is None or self._name != name:
                 self._loaded = None
-                self._loaded, self._name = load(CLASSIFIERS.located(name)), name
+                self._loaded, self._name = load_classifier(CLASSIFIERS.located(name)), name
                 self.trouble = None
             (verdict,) = self._loaded.classify([text])
         except ChatlmError as error:
@@ -97,21 +97,21 @@ class Labeller:
         return Annotation(PLUGIN, self._loaded.card.tells, verdict.label, verdict.score, icon)
 
 
-def soon(asked: Future[Annotation | None], seconds: float) -> Annotation | None:
+def result_within(asked: Future[Annotation | None], seconds: float) -> Annotation | None:
     """The label, if it is there in time."""
     with suppress(TimeoutError):
         return asked.result(seconds)
     return None
 
 
-PANEL = "mood"
+MOOD_PANEL = "mood"
 """The name of the plugin's panel."""
 
 
 ON, OFF, USER, ALL = "on", "off", "user", "all"
 
 
-_SAID = {
+_SCOPE_MESSAGES = {
     OFF: "No message of this chat is labelled.",
     USER: "Your messages in this chat are labelled.",
     ALL: "Your messages and the replies in this chat are labelled.",
@@ -122,14 +122,14 @@ _labellers: list[Labeller] = []
 """The one of this program, once something was to be labelled."""
 
 
-def labeller() -> Labeller:
+def get_labeller() -> Labeller:
     """What labels, made when it is first needed."""
     if not _labellers:
         _labellers.append(Labeller())
     return _labellers[0]
 
 
-def close() -> None:
+def close_labeller() -> None:
     """End it, if there is one."""
     while _labellers:
         _labellers.pop().close()
@@ -143,18 +143,18 @@ def emotion(ui: Ui, argument: str) -> None:
     """
     word = argument.strip().lower()
     if not word:
-        _tell(ui)
+        _show_scope(ui)
         return
     choice = ALL if word == ON else word
-    if choice not in _SAID:
+    if choice not in _SCOPE_MESSAGES:
         raise UsageError(
             f"There is no {word!r} for /emotion.",
             hint=f"/emotion {USER} labels your messages, {ALL} the replies too, {OFF} none.",
         )
     if choice != OFF:
-        _prepare(ui)
-    ui.keep(**{LABEL: choice})
-    ui.tell(_SAID[choice])
+        _prepare_classifier(ui)
+    ui.keep(**{LABEL_KEY: choice})
+    ui.tell(_SCOPE_MESSAGES[choice])
 
 
 def register(add: Callable[[SlashCommand], None]) -> None:
@@ -162,26 +162,26 @@ def register(add: Callable[[SlashCommand], None]) -> None:
     add(SlashCommand("emotion", "label the mood of messages", emotion, f"[{USER}|{ALL}|{OFF}]"))
 
 
-def _tell(ui: Ui) -> None:
-    labelled = labelled_of(ui.kept)
+def _show_scope(ui: Ui) -> None:
+    labelled = label_scope(ui.kept)
     if labelled != OFF:
         try:
-            labeller().ready()
+            get_labeller().ready()
         except ChatlmError as error:
             hint = f"/emotion {labelled} fetches what is missing."
             raise ChatlmError(f"Nothing is labelled yet. {error.message}", hint=hint) from error
-    name = own_settings(PLUGIN, Settings).classifier
-    ui.tell(f"{_SAID[labelled]} The classifier is {name}. /{PANEL} shows them all.")
+    name = load_plugin_settings(PLUGIN, Settings).classifier
+    ui.tell(f"{_SCOPE_MESSAGES[labelled]} The classifier is {name}. /{MOOD_PANEL} shows them all.")
 
 
-def _prepare(ui: Ui) -> None:
+def _prepare_classifier(ui: Ui) -> None:
     """Fetch the classifier's base if it is not here, and load it."""
     from chatlm import ensure_model
     from chatlm_emotion import card
     from chatlm_emotion.card import CLASSIFIERS
 
-    place = CLASSIFIERS.located(own_settings(PLUGIN, Settings).classifier)
-    base = card.read(place.path).base
+    place = CLASSIFIERS.located(load_plugin_settings(PLUGIN, Settings).classifier)
+    base = card.read_card(place.path).base
     with ui.working("Preparing the classifier") as work:
         if base:
             ensure_model(
@@ -190,4 +190,4 @@ def _prepare(ui: Ui) -> None:
                 lambda: work.cancelled,
             )
         work.at(0, None, "loading")
-        labeller().ready()
+        get_labeller().ready()

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chatlm import ChatlmError, write_atomically
-from chatlm_emotion.card import WEIGHTS, WORDS
-from chatlm_emotion.examples import Example
+from chatlm_emotion.card import VOCABULARY_FILE, WEIGHTS_FILE
+from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.recipe import Recipe
 
 
@@ -34,7 +34,7 @@ class Baseline:
         ngrams: int,
     ) -> None:
         self._weights, self._bias = weights, bias
-        self._counter = counter(ngrams, words)
+        self._counter = count_vectorizer(ngrams, words)
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Logits of the labels, `(len(texts), labels)`."""
@@ -50,14 +50,16 @@ class Baseline:
         from safetensors.numpy import save_file
 
         words = sorted(self._counter.vocabulary, key=self._counter.vocabulary.__getitem__)
-        write_atomically(folder / WORDS, [json.dumps(words, ensure_ascii=False)])
+        write_atomically(folder / VOCABULARY_FILE, [json.dumps(words, ensure_ascii=False)])
         # safetensors writes memory as it lies there
         weights = np.ascontiguousarray(self._weights, dtype=np.float16)
         tensors: dict[str, Any] = {"weights": weights, "bias": self._bias}
-        save_file(tensors, folder / WEIGHTS)
+        save_file(tensors, folder / WEIGHTS_FILE)
 
 
-def fit(learn: Sequence[Example], labels: Sequence[str], recipe: Recipe) -> Baseline:
+def fit_baseline(
+    learn: Sequence[LabelledExample], labels: Sequence[str], recipe: Recipe
+) -> Baseline:
     """Learn the weights.
 
     Args:
@@ -67,7 +69,7 @@ def fit(learn: Sequence[Example], labels: Sequence[str], recipe: Recipe) -> Base
     """
     from sklearn.linear_model import LogisticRegression
 
-    count = counter(recipe.ngrams)
+    count = count_vectorizer(recipe.ngrams)
     texts: list[str] = []
     truth: list[int] = []
     weights: list[float] = []
@@ -87,7 +89,7 @@ def fit(learn: Sequence[Example], labels: Sequence[str], recipe: Recipe) -> Base
     return Baseline(words, coefficients.astype(np.float32), bias.astype(np.float32), recipe.ngrams)
 
 
-def load(folder: Path, ngrams: int) -> Baseline:
+def load_baseline(folder: Path, ngrams: int) -> Baseline:
     """A baseline that was saved.
 
     Raises:
@@ -96,8 +98,8 @@ def load(folder: Path, ngrams: int) -> Baseline:
     from safetensors.numpy import load_file
 
     try:
-        words = json.loads((folder / WORDS).read_bytes())
-        tensors = load_file(folder / WEIGHTS)
+        words = json.loads((folder / VOCABULARY_FILE).read_bytes())
+        tensors = load_file(folder / WEIGHTS_FILE)
         weights = tensors["weights"].astype(np.float32)
         if weights.shape != (len(tensors["bias"]), len(words)):
             raise ValueError("another number of words")
@@ -110,7 +112,7 @@ def load(folder: Path, ngrams: int) -> Baseline:
         ) from error
 
 
-def counter(ngrams: int, words: dict[str, int] | None = None) -> Any:
+def count_vectorizer(ngrams: int, words: dict[str, int] | None = None) -> Any:
     """What tells which runs of words a text has.
 
     Args:

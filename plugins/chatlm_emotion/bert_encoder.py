@@ -21,7 +21,7 @@ from chatlm import ModelError
 Weights = Mapping[str, Tensor]
 
 
-class QuickEncoder:
+class BertClassifier:
     """Scores texts one after the other.
 
     Args:
@@ -43,7 +43,7 @@ class QuickEncoder:
             self._heads = int(config["num_attention_heads"])
             self._epsilon = float(config["layer_norm_eps"])
             self._longest = min(longest, int(config["max_position_embeddings"]))
-            _add(self._weights, learnt, scale)
+            _merge_lora(self._weights, learnt, scale)
             self._head = learnt["head.weight"].float(), learnt["head.bias"].float()
         except Exception as error:  # safetensors and tokenizers raise many kinds
             raise ModelError(
@@ -101,7 +101,7 @@ class QuickEncoder:
         return functional.layer_norm(states, weight.shape, weight, bias, self._epsilon)
 
 
-def _add(weights: dict[str, Tensor], learnt: Weights, scale: float) -> None:
+def _merge_lora(weights: dict[str, Tensor], learnt: Weights, scale: float) -> None:
     for name in learnt:
         if name.endswith(".lora_A"):
             layer = name.removesuffix(".lora_A")

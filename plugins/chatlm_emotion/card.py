@@ -13,7 +13,12 @@ from typing import Any
 from chatlm import Artifacts, ChatlmError, dump_json, one_line, write_atomically
 from chatlm_emotion.recipe import METHODS, Method
 
-CARD, README, WEIGHTS, WORDS = "card.json", "README.md", "weights.safetensors", "words.json"
+CARD_FILE, README_FILE, WEIGHTS_FILE, VOCABULARY_FILE = (
+    "card.json",
+    "README.md",
+    "weights.safetensors",
+    "words.json",
+)
 """A classifier's files; words are there with a baseline only."""
 
 
@@ -22,7 +27,7 @@ UNSURE = "unsure"
 
 
 @dataclass(frozen=True)
-class Card:
+class ClassifierCard:
     """One classifier."""
 
     name: str
@@ -87,7 +92,7 @@ class Card:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Card:
+    def from_dict(cls, values: Mapping[str, Any]) -> ClassifierCard:
         """Read back what `to_dict` made.
 
         Raises:
@@ -114,32 +119,32 @@ class Card:
         )
 
 
-def write(card: Card, folder: Path) -> None:
+def write_card(card: ClassifierCard, folder: Path) -> None:
     """Put both files into a classifier's folder.
 
     Raises:
         OSError: they cannot be written.
     """
-    write_atomically(folder / CARD, [dump_json(card.to_dict()), "\n"])
-    write_atomically(folder / README, [_page(card)])
+    write_atomically(folder / CARD_FILE, [dump_json(card.to_dict()), "\n"])
+    write_atomically(folder / README_FILE, [_readme(card)])
 
 
-def read(folder: Path) -> Card:
+def read_card(folder: Path) -> ClassifierCard:
     """The card of a classifier.
 
     Raises:
         ChatlmError: there is none, or it cannot be read.
     """
     try:
-        return Card.from_dict(json.loads((folder / CARD).read_bytes()))
+        return ClassifierCard.from_dict(json.loads((folder / CARD_FILE).read_bytes()))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ChatlmError(
-            f"The classifier {one_line(folder.name, 80)} cannot be read: its {CARD} is damaged.",
+            f"The classifier {one_line(folder.name, 80)} cannot be read: its {CARD_FILE} is damaged.",
             hint=f"Remove it: chatlm emotion remove {one_line(folder.name, 80)}",
         ) from error
 
 
-def lines(card: Card) -> list[str]:
+def card_lines(card: ClassifierCard) -> list[str]:
     """What it says, for the terminal: a title and a value in each line."""
     rows: list[tuple[str, Any]] = [
         ("Tells", card.tells),
@@ -156,26 +161,28 @@ def lines(card: Card) -> list[str]:
         ("Held out", card.scores),
         ("Cost", card.cost),
     ]
-    said = [(title, _told(value)) for title, value in rows if value not in ("", (), [], {})]
+    said = [(title, _format_value(value)) for title, value in rows if value not in ("", (), [], {})]
     width = max(len(title) for title, _ in said)
     return [f"{one_line(title, 20):<{width}}  {one_line(text, 600)}" for title, text in said]
 
 
-def _told(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key.replace('_', ' ')} {_told(each)}" for key, each in value.items())
+        return ", ".join(
+            f"{key.replace('_', ' ')} {_format_value(each)}" for key, each in value.items()
+        )
     if isinstance(value, list | tuple):
-        return ", ".join(map(_told, value))
+        return ", ".join(map(_format_value, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _page(card: Card) -> str:
+def _readme(card: ClassifierCard) -> str:
     head = [f"# {card.name}", "", card.description or f"Tells the {card.tells} of a text.", ""]
-    return "\n".join([*head, "```", *lines(card), "```", ""])
+    return "\n".join([*head, "```", *card_lines(card), "```", ""])
 
 
 CLASSIFIERS = Artifacts("classifier", "chatlm emotion", Path(__file__).parent / "classifiers")
 
 
-SHIPPED = "mood"
+DEFAULT_CLASSIFIER = "mood"
 """The name of the classifier that comes with chatlm."""

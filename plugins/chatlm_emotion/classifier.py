@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from chatlm import Artifact, ChatlmError, ModelLocation, find_model, fingerprint_weights
 from chatlm_emotion import card as cards
-from chatlm_emotion.card import UNSURE, Card
-from chatlm_emotion.metrics import probabilities
+from chatlm_emotion.card import UNSURE, ClassifierCard
+from chatlm_emotion.metrics import softmax
 from chatlm_emotion.recipe import Recipe
 
 ICONS = {
@@ -28,7 +28,7 @@ ICONS = {
 """Beside the words of labels that have one."""
 
 
-TOGETHER = 256
+BATCH_SIZE = 256
 """Texts that are scored between two reports of progress."""
 
 
@@ -40,7 +40,7 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Prediction:
     """What is said of one text."""
 
     label: str
@@ -58,7 +58,7 @@ class Classifier:
         scorer: what scores the labels.
     """
 
-    def __init__(self, card: Card, scorer: Scorer) -> None:
+    def __init__(self, card: ClassifierCard, scorer: Scorer) -> None:
         self.card = card
         self._scorer = scorer
 
@@ -72,17 +72,17 @@ class Classifier:
             progress: told how many more texts are done.
         """
         found = np.empty((len(texts), len(self.card.labels)))
-        for begin in range(0, len(texts), TOGETHER):
-            part = texts[begin : begin + TOGETHER]
+        for begin in range(0, len(texts), BATCH_SIZE):
+            part = texts[begin : begin + BATCH_SIZE]
             scores = np.asarray(self._scorer.scores(part))
-            found[begin : begin + TOGETHER] = probabilities(scores, self.card.temperature)
+            found[begin : begin + BATCH_SIZE] = softmax(scores, self.card.temperature)
             if progress:
                 progress(len(part))
         return found
 
     def classify(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None
-    ) -> list[Verdict]:
+    ) -> list[Prediction]:
         """A verdict for each text; arguments as `probabilities`."""
         labels = self.card.labels
         found = []
@@ -90,25 +90,27 @@ class Classifier:
             best = int(row.argmax())
             sure = row[best] >= self.card.threshold
             told = {label: float(each) for label, each in zip(labels, row, strict=True)}
-            found.append(Verdict(labels[best] if sure else UNSURE, float(row[best]), told))
+            found.append(Prediction(labels[best] if sure else UNSURE, float(row[best]), told))
         return found
 
 
-def load(place: Artifact) -> Classifier:
+def load_classifier(place: Artifact) -> Classifier:
     """Load a classifier; its base model has to be on this machine.
 
     Raises:
         ChatlmError: the base is not here or another one by now, or the folder is damaged.
     """
-    card = cards.read(place.path)
+    card = cards.read_card(place.path)
     if card.method == "baseline":
         from chatlm_emotion import baseline
 
-        return Classifier(card, baseline.load(place.path, Recipe.from_dict(card.settings).ngrams))
-    return Classifier(card, _network(card, place.path, base_of(card)))
+        return Classifier(
+            card, baseline.load_baseline(place.path, Recipe.from_dict(card.settings).ngrams)
+        )
+    return Classifier(card, _load_scorer(card, place.path, resolve_base_model(card)))
 
 
-def base_of(card: Card) -> ModelLocation:
+def resolve_base_model(card: ClassifierCard) -> ModelLocation:
     """The base model of a classifier.
 
     Raises:
@@ -123,23 +125,23 @@ def base_of(card: Card) -> ModelLocation:
     return base
 
 
-def _network(card: Card, folder: Path, base: ModelLocation) -> Scorer:
+def _load_scorer(card: ClassifierCard, folder: Path, base: ModelLocation) -> Scorer:
     from chatlm_emotion import network_weights
 
-    stored = network_weights.load(folder)
+    stored = network_weights.load_tensors(folder)
     try:
         recipe = Recipe.from_dict(card.settings)
         if card.method == "encoder":
-            from chatlm_emotion.bert_encoder import QuickEncoder
+            from chatlm_emotion.bert_encoder import BertClassifier
 
-            return QuickEncoder(base.folder, stored, scale=2.0, longest=recipe.longest)
+            return BertClassifier(base.folder, stored, scale=2.0, longest=recipe.longest)
         from chatlm import fast_dtype
-        from chatlm_emotion.networks import KINDS
-        from chatlm_emotion.training import Trained
+        from chatlm_emotion.networks import NETWORKS
+        from chatlm_emotion.training import NetworkScorer
 
-        network = KINDS[card.method](base, card.labels, recipe, fast_dtype("cpu"))
-        network_weights.put_back(network, stored)
-        return Trained(network)
+        network = NETWORKS[card.method](base, card.labels, recipe, fast_dtype("cpu"))
+        network_weights.load_into_network(network, stored)
+        return NetworkScorer(network)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise ChatlmError(
             f"The classifier {card.name} is damaged: {str(error) or type(error).__name__}.",

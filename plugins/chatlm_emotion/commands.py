@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatlm import dump_json, human_bytes, one_line, visible
+from chatlm import dump_json, escape_controls, human_bytes, one_line
 from chatlm_emotion.label_command import label
 from chatlm_emotion.options import as_json_option as _json
-from chatlm_emotion.options import bar
+from chatlm_emotion.options import classifier_option as _with
 from chatlm_emotion.options import name_argument as _name
-from chatlm_emotion.options import with_option as _with
+from chatlm_emotion.options import progress_bar
 from chatlm_emotion.train_command import train
 
 if TYPE_CHECKING:
-    from chatlm_emotion.classifier import Verdict
-    from chatlm_emotion.metrics import Measure, Scores
+    from chatlm_emotion.classifier import Prediction
+    from chatlm_emotion.metrics import Estimate, Scores
 
 
 @click.group()
@@ -40,13 +40,13 @@ def list_classifiers(as_json: bool) -> None:
 
     Example: chatlm emotion list
     """
-    from chatlm import own_settings
+    from chatlm import load_plugin_settings
     from chatlm_emotion import PLUGIN, card
     from chatlm_emotion.card import CLASSIFIERS
     from chatlm_emotion.settings import Settings
 
-    active = own_settings(PLUGIN, Settings).classifier
-    found = [(place, card.read(place.path)) for place in CLASSIFIERS.all()]
+    active = load_plugin_settings(PLUGIN, Settings).classifier
+    found = [(place, card.read_card(place.path)) for place in CLASSIFIERS.all()]
     if as_json:
         click.echo(
             dump_json(
@@ -90,11 +90,11 @@ def show(name: str, as_json: bool) -> None:
     from chatlm_emotion.card import CLASSIFIERS
 
     place = CLASSIFIERS.located(name)
-    known = card.read(place.path)
+    known = card.read_card(place.path)
     if as_json:
         click.echo(dump_json(known.to_dict() | {"folder": str(place.path)}))
         return
-    click.echo("\n".join([*card.lines(known), visible(f"Folder  {place.path}")]))
+    click.echo("\n".join([*card.card_lines(known), escape_controls(f"Folder  {place.path}")]))
 
 
 @emotion.command()
@@ -106,10 +106,10 @@ def use(name: str) -> None:
     """
     from chatlm import save_setting
     from chatlm_emotion import PLUGIN, card
-    from chatlm_emotion.options import chosen
+    from chatlm_emotion.options import resolve_classifier
     from chatlm_emotion.settings import Settings
 
-    known = card.read(chosen(name).path)
+    known = card.read_card(resolve_classifier(name).path)
     save_setting(PLUGIN, Settings, "classifier", name)
     click.echo(f"Messages are labelled with their {known.tells} by {name} from now on.")
 
@@ -141,12 +141,12 @@ def classify(text: str | None, name: str | None, as_json: bool) -> None:
 
     Example: chatlm emotion classify "I got the job!"
     """
-    from chatlm_emotion.classifier import load
-    from chatlm_emotion.options import chosen
+    from chatlm_emotion.classifier import load_classifier
+    from chatlm_emotion.options import resolve_classifier
 
-    texts = _texts(text)
-    loaded = load(chosen(name))
-    with bar(len(texts), "classifying") as progress:
+    texts = _read_input_texts(text)
+    loaded = load_classifier(resolve_classifier(name))
+    with progress_bar(len(texts), "classifying") as progress:
         verdicts = loaded.classify(texts, progress)
     if as_json:
         rows = [
@@ -161,7 +161,7 @@ def classify(text: str | None, name: str | None, as_json: bool) -> None:
         click.echo(dump_json(rows))
         return
     for each, verdict in zip(texts, verdicts, strict=True):
-        click.echo(_in_words(each, verdict, alone=len(texts) == 1))
+        click.echo(_format_prediction(each, verdict, alone=len(texts) == 1))
 
 
 @emotion.command("eval")
@@ -181,26 +181,28 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
 
     Example: chatlm emotion eval val.jsonl --picture confusion.png
     """
-    from chatlm import expanded
+    from chatlm import expand_path
     from chatlm_emotion import evaluation, examples
-    from chatlm_emotion.classifier import load
-    from chatlm_emotion.options import check_picture, chosen
+    from chatlm_emotion.classifier import load_classifier
+    from chatlm_emotion.options import check_image_path, resolve_classifier
 
     if picture:
-        check_picture(picture)
-    read = examples.read([expanded(str(file))], least=1)
-    place = chosen(name)
-    loaded = load(place)
-    with bar(len(read.rows), "classifying") as progress:
+        check_image_path(picture)
+    read = examples.read_dataset([expand_path(str(file))], least=1)
+    place = resolve_classifier(name)
+    loaded = load_classifier(place)
+    with progress_bar(len(read.rows), "classifying") as progress:
         found = evaluation.evaluate(loaded, read, progress)
     if picture:
-        from chatlm_emotion.evaluation import save
+        from chatlm_emotion.evaluation import save_figure
 
-        save(found.scores, f"{place.name} on {file.name}, {found.scores.texts:,} texts", picture)
+        save_figure(
+            found.scores, f"{place.name} on {file.name}, {found.scores.texts:,} texts", picture
+        )
     if as_json:
         click.echo(dump_json(found.to_dict()))
         return
-    _tell(found.scores)
+    _print_scores(found.scores)
     click.echo(
         f"\nUnsure at the threshold of {found.threshold:g}: {found.unsure:.1%} of them; "
         f"of the others {found.sure_accuracy:.1%} are right."
@@ -213,9 +215,9 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
     click.echo(f"{found.milliseconds:.1f} ms a text.")
 
 
-def _texts(text: str | None) -> list[str]:
+def _read_input_texts(text: str | None) -> list[str]:
     """The texts that are meant: one, those of a file, or the lines of a pipe."""
-    from chatlm import UsageError, expanded
+    from chatlm import UsageError, expand_path
     from chatlm_emotion import examples
 
     if text is None:
@@ -228,8 +230,8 @@ def _texts(text: str | None) -> list[str]:
         if not lines:
             raise UsageError("There is no text in what was piped in.")
         return lines
-    path = expanded(text)
-    return examples.texts(path) if _is_file(path) else [text]
+    path = expand_path(text)
+    return examples.read_texts(path) if _is_file(path) else [text]
 
 
 def _is_file(path: Path) -> bool:
@@ -239,7 +241,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _in_words(text: str, verdict: Verdict, *, alone: bool) -> str:
+def _format_prediction(text: str, verdict: Prediction, *, alone: bool) -> str:
     from chatlm_emotion.classifier import ICONS
 
     icon = f"{ICONS[verdict.label]} " if verdict.label in ICONS else ""
@@ -252,8 +254,8 @@ def _in_words(text: str, verdict: Verdict, *, alone: bool) -> str:
     return "\n".join([head, *bars])
 
 
-def _tell(scores: Scores) -> None:
-    def measure(title: str, value: Measure) -> str:
+def _print_scores(scores: Scores) -> None:
+    def measure(title: str, value: Estimate) -> str:
         return f"{title:<18}{value.value:.4f}  ({value.low:.4f} to {value.high:.4f})"
 
     click.echo(f"{scores.texts:,} texts; in brackets the 95 % interval")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from chatlm import UsageError
 from chatlm_emotion.classifier import Classifier
-from chatlm_emotion.examples import Examples
-from chatlm_emotion.metrics import Scores, score
+from chatlm_emotion.examples import LabelledDataset
+from chatlm_emotion.metrics import Scores, score_predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ class Evaluation:
 
 
 def evaluate(
-    classifier: Classifier, data: Examples, progress: Callable[[int], None] | None = None
+    classifier: Classifier, data: LabelledDataset, progress: Callable[[int], None] | None = None
 ) -> Evaluation:
     """Classify labelled texts and compare.
 
@@ -85,7 +85,7 @@ def evaluate(
     right = chosen == truth
     mine, theirs = sure[: len(labelled)], sure[len(labelled) :]
     return Evaluation(
-        scores=score(found[: len(labelled)], truth, card.labels),
+        scores=score_predictions(found[: len(labelled)], truth, card.labels),
         threshold=card.threshold,
         unsure=float(1 - mine.mean()),
         sure_accuracy=float(right[mine].mean()) if mine.any() else 0.0,
@@ -98,7 +98,7 @@ def evaluate(
 _BLUE, _GREY = "#0072b2", "#777777"
 
 
-def save(scores: Scores, title: str, path: Path) -> None:
+def save_figure(scores: Scores, title: str, path: Path) -> None:
     """Draw both side by side.
 
     Args:
@@ -113,8 +113,8 @@ def save(scores: Scores, title: str, path: Path) -> None:
 
     picture = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = picture.subplots(1, 2)
-    _confusion(left, scores)
-    _reliability(right, scores)
+    _plot_confusion(left, scores)
+    _plot_reliability(right, scores)
     picture.suptitle(title, parse_math=False)
     try:
         picture.savefig(path, dpi=150)
@@ -122,7 +122,7 @@ def save(scores: Scores, title: str, path: Path) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def _confusion(axes: Axes, scores: Scores) -> None:
+def _plot_confusion(axes: Axes, scores: Scores) -> None:
     shares = [[count / max(sum(row), 1) for count in row] for row in scores.confusion]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     places = range(len(scores.labels))
@@ -141,7 +141,7 @@ def _confusion(axes: Axes, scores: Scores) -> None:
             )  # fmt: skip
 
 
-def _reliability(axes: Axes, scores: Scores) -> None:
+def _plot_reliability(axes: Axes, scores: Scores) -> None:
     full = [each for each in scores.bins if each.count]
     axes.plot([0, 1], [0, 1], "--", color=_GREY, label="perfectly calibrated")
     axes.bar(

@@ -13,12 +13,12 @@ from typing import Any
 
 from chatlm import UsageError, one_line
 
-LONGEST = 10_000
+MAX_TEXT_CHARACTERS = 10_000
 """Characters of a text at most; no classifier reads more of it."""
 
 
 @dataclass(frozen=True)
-class Example:
+class LabelledExample:
     """A text with its label."""
 
     text: str
@@ -27,10 +27,10 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Examples:
+class LabelledDataset:
     """What was read from one file or several."""
 
-    rows: tuple[Example, ...]
+    rows: tuple[LabelledExample, ...]
     names: tuple[str, ...]
     """Of the files, without their folders."""
     sha256: str
@@ -41,7 +41,7 @@ class Examples:
     """In the order of the alphabet."""
 
 
-def read(paths: Sequence[Path], *, least: int = 2) -> Examples:
+def read_dataset(paths: Sequence[Path], *, least: int = 2) -> LabelledDataset:
     """Read files of `{"text": …, "label": …}` lines; a label may be null.
 
     Args:
@@ -53,10 +53,10 @@ def read(paths: Sequence[Path], *, least: int = 2) -> Examples:
             labels; the message names the file and the line.
     """
     digest = hashlib.sha256()
-    rows: dict[Example, None] = {}
+    rows: dict[LabelledExample, None] = {}
     total = 0
     for path in paths:
-        for row in _rows(path, digest):
+        for row in _parse_rows(path, digest):
             rows.setdefault(row)
             total += 1
     labels = tuple(sorted({row.label for row in rows if row.label is not None}))
@@ -66,26 +66,28 @@ def read(paths: Sequence[Path], *, least: int = 2) -> Examples:
             hint='Each line needs a text and its label: {"text": "so happy!", "label": "joy"}',
         )
     names = tuple(path.name for path in paths)
-    return Examples(tuple(rows), names, digest.hexdigest(), total - len(rows), labels)
+    return LabelledDataset(tuple(rows), names, digest.hexdigest(), total - len(rows), labels)
 
 
-def texts(path: Path) -> list[str]:
+def read_texts(path: Path) -> list[str]:
     """The texts of a file: those of JSON lines, or the lines of any other file.
 
     Raises:
         UsageError: it cannot be read, has no text, or a line is no object with a text.
     """
     found = []
-    for number, line in _lines(path, hashlib.sha256()):
+    for number, line in _numbered_lines(path, hashlib.sha256()):
         if path.suffix.lower() != ".jsonl":
             found.append(line.strip())
             continue
-        value = _object(line, f"{one_line(path.name, 80)}, line {number}")
-        found.append(_text(value, f"{one_line(path.name, 80)}, line {number}").strip())
+        value = _parse_object(line, f"{one_line(path.name, 80)}, line {number}")
+        found.append(_require_text(value, f"{one_line(path.name, 80)}, line {number}").strip())
     return found
 
 
-def split(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def split_held_out(
+    rows: Sequence[LabelledExample], share: float, seed: int
+) -> tuple[list[LabelledExample], list[LabelledExample]]:
     """Rows to learn from and rows held out, each label in the same share of both.
 
     A text never is in both, whatever labels it carries.
@@ -95,7 +97,7 @@ def split(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Exampl
         share: of each label to hold out, between 0 and 1; at least one row of each.
         seed: chooses them.
     """
-    by_text: dict[str, list[Example]] = {}
+    by_text: dict[str, list[LabelledExample]] = {}
     for row in rows:
         by_text.setdefault(row.text, []).append(row)
     groups: dict[str | None, list[str]] = {}
@@ -112,22 +114,22 @@ def split(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Exampl
     )
 
 
-def counts(rows: Sequence[Example]) -> dict[str, int]:
+def count_labels(rows: Sequence[LabelledExample]) -> dict[str, int]:
     """How often each label is there; those without one are left out."""
     return dict(sorted(Counter(row.label for row in rows if row.label is not None).items()))
 
 
-def _rows(path: Path, digest: Any) -> Iterator[Example]:
-    for number, line in _lines(path, digest):
+def _parse_rows(path: Path, digest: Any) -> Iterator[LabelledExample]:
+    for number, line in _numbered_lines(path, digest):
         where = f"{one_line(path.name, 80)}, line {number}"
-        value = _object(line, where)
-        text, label = _text(value, where), value.get("label", "")
+        value = _parse_object(line, where)
+        text, label = _require_text(value, where), value.get("label", "")
         if label is not None and (not isinstance(label, str) or not label.strip()):
             raise UsageError(f"{where}: label must be a string that is not empty, or null.")
-        yield Example(text, None if label is None else one_line(label.strip(), 60))
+        yield LabelledExample(text, None if label is None else one_line(label.strip(), 60))
 
 
-def _lines(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
+def _numbered_lines(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, each with its number."""
     try:
         raw = path.read_bytes()
@@ -146,7 +148,7 @@ def _lines(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def _parse_object(line: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -158,8 +160,8 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _text(value: dict[str, Any], where: str) -> str:
+def _require_text(value: dict[str, Any], where: str) -> str:
     text = value.get("text")
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"{where}: text must be a string that is not empty.")
-    return text[:LONGEST]
+    return text[:MAX_TEXT_CHARACTERS]

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatlm import dump_json, one_line, visible
+from chatlm import dump_json, escape_controls, one_line
 from chatlm_emotion.options import as_json_option as _json
-from chatlm_emotion.options import bar
+from chatlm_emotion.options import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from chatlm import SideChats
-    from chatlm_emotion.panel import Labelled, Rater
+    from chatlm_emotion.panel import PanelLabel, Rater
 
-TOGETHER = 8
+BATCH_SIZE = 8
 """Texts that are asked about at once, and then kept."""
-RATERS = 3
+MIN_RATERS = 3
 """Of a panel, as long as nobody says otherwise."""
-PERSON = "me"
+HUMAN = "me"
 """Decides ties by hand."""
 
 
@@ -47,7 +47,7 @@ PERSON = "me"
     help="A question with {text} and {labels}; give three for three raters.",
 )
 @click.option(
-    "--tie", metavar=f"MODEL|{PERSON}", help=f"Decides where no label leads: a fourth, or {PERSON}."
+    "--tie", metavar=f"MODEL|{HUMAN}", help=f"Decides where no label leads: a fourth, or {HUMAN}."
 )
 @_json
 def label(
@@ -66,40 +66,42 @@ def label(
 
     Example: chatlm emotion label texts.txt --out labelled.jsonl --labels joy,anger,other
     """
-    from chatlm import UsageError, expanded, load_config, side_chats
+    from chatlm import UsageError, expand_path, load_config, side_chats
     from chatlm_emotion import examples
-    from chatlm_emotion.panel import Panel, agreement
+    from chatlm_emotion.panel import RaterPanel, measure_agreement
 
     names = list(dict.fromkeys(name.strip() for name in labels.split(",") if name.strip()))
     if len(names) < 2:
         raise UsageError("At least two labels are needed.", hint="--labels joy,anger,other")
-    raters = _raters(models, asks)
-    if tie == PERSON and not sys.stdin.isatty():
-        raise UsageError(f"--tie {PERSON} needs a terminal.", hint="Name a model: --tie MODEL")
-    texts = list(dict.fromkeys(examples.texts(expanded(str(file)))))
-    target = expanded(str(out))
-    done = _done(target, len(raters))
+    raters = _build_raters(models, asks)
+    if tie == HUMAN and not sys.stdin.isatty():
+        raise UsageError(f"--tie {HUMAN} needs a terminal.", hint="Name a model: --tie MODEL")
+    texts = list(dict.fromkeys(examples.read_texts(expand_path(str(file)))))
+    target = expand_path(str(out))
+    done = _read_finished(target, len(raters))
     todo = [text for text in texts if text not in done]
-    with side_chats(load_config(), lambda said: click.echo(visible(said), err=True)) as chats:
-        panel = Panel(chats, raters, names)
-        decide = _decider(tie, chats, names)
-        with bar(len(todo), "labelling") as progress:
-            for begin in range(0, len(todo), TOGETHER):
-                found = panel.label(todo[begin : begin + TOGETHER], decide)
-                _append(target, found)
+    with side_chats(
+        load_config(), lambda said: click.echo(escape_controls(said), err=True)
+    ) as chats:
+        panel = RaterPanel(chats, raters, names)
+        decide = _tie_breaker(tie, chats, names)
+        with progress_bar(len(todo), "labelling") as progress:
+            for begin in range(0, len(todo), BATCH_SIZE):
+                found = panel.label(todo[begin : begin + BATCH_SIZE], decide)
+                _append_labels(target, found)
                 done.update((each.text, each) for each in found)
                 progress(len(found))
-    _tell(agreement([done[text] for text in texts]), target, as_json)
+    _print_agreement(measure_agreement([done[text] for text in texts]), target, as_json)
 
 
-def _raters(models: Sequence[str], asks: Sequence[str]) -> list[Rater]:
+def _build_raters(models: Sequence[str], asks: Sequence[str]) -> list[Rater]:
     """One for each model, or for each question to one model.
 
     Raises:
         UsageError: there are several of both, or a question has no place for the text.
     """
     from chatlm import UsageError
-    from chatlm_emotion.panel import ASKS, Rater
+    from chatlm_emotion.panel import QUESTIONS, Rater
 
     for ask in asks:
         if "{text}" not in ask or "{labels}" not in ask:
@@ -110,21 +112,21 @@ def _raters(models: Sequence[str], asks: Sequence[str]) -> list[Rater]:
             hint="Each rater is one model with one question.",
         )
     if len(models) > 1:
-        return [Rater(model, asks[0] if asks else ASKS[0]) for model in models]
+        return [Rater(model, asks[0] if asks else QUESTIONS[0]) for model in models]
     model = models[0] if models else ""
-    raters = [Rater(model, ask) for ask in asks or ASKS]
-    if len(raters) < RATERS:
+    raters = [Rater(model, ask) for ask in asks or QUESTIONS]
+    if len(raters) < MIN_RATERS:
         raise UsageError(
-            f"A panel has at least {RATERS} raters, not {len(raters)}.",
+            f"A panel has at least {MIN_RATERS} raters, not {len(raters)}.",
             hint="Give --by or --ask three times, or neither.",
         )
     return raters
 
 
-def _done(path: Path, raters: int) -> dict[str, Labelled]:
+def _read_finished(path: Path, raters: int) -> dict[str, PanelLabel]:
     """What an earlier run of the command labelled; a line that was cut off is passed over."""
     from chatlm import UsageError
-    from chatlm_emotion.panel import Labelled
+    from chatlm_emotion.panel import PanelLabel
 
     if not path.exists():
         if not path.parent.is_dir():
@@ -137,7 +139,7 @@ def _done(path: Path, raters: int) -> dict[str, Labelled]:
         raise UsageError(f"{path} cannot be read.", hint="Name another --out.") from error
     for line in content.splitlines():
         try:
-            each = Labelled.from_dict(json.loads(line))
+            each = PanelLabel.from_dict(json.loads(line))
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
         if len(each.votes) != raters:
@@ -146,7 +148,7 @@ def _done(path: Path, raters: int) -> dict[str, Labelled]:
     return found
 
 
-def _append(path: Path, found: Sequence[Labelled]) -> None:
+def _append_labels(path: Path, found: Sequence[PanelLabel]) -> None:
     """Keep what was labelled, in place of a last line that was cut off before."""
     from chatlm import ChatlmError
 
@@ -167,12 +169,12 @@ def _append(path: Path, found: Sequence[Labelled]) -> None:
         ) from error
 
 
-def _decider(
+def _tie_breaker(
     tie: str | None, chats: SideChats, labels: Sequence[str]
 ) -> Callable[[str, Sequence[str]], str | None]:
-    from chatlm_emotion.panel import ASKS, Panel, Rater
+    from chatlm_emotion.panel import QUESTIONS, Rater, RaterPanel
 
-    if tie == PERSON:
+    if tie == HUMAN:
 
         def ask(text: str, leaders: Sequence[str]) -> str | None:
             click.echo(f"\n{one_line(text, 600)}", err=True)
@@ -184,11 +186,11 @@ def _decider(
         return ask
     if tie is None:
         return lambda text, leaders: None
-    rater = Rater(tie, ASKS[0])
-    return lambda text, leaders: Panel(chats, [rater], leaders).votes(rater, [text])[0]
+    rater = Rater(tie, QUESTIONS[0])
+    return lambda text, leaders: RaterPanel(chats, [rater], leaders).votes(rater, [text])[0]
 
 
-def _tell(found: Any, target: Path, as_json: bool) -> None:
+def _print_agreement(found: Any, target: Path, as_json: bool) -> None:
     if as_json:
         click.echo(dump_json(found.to_dict() | {"out": str(target)}))
         return
@@ -201,4 +203,6 @@ def _tell(found: Any, target: Path, as_json: bool) -> None:
         f"{found.decided:,} ties were decided, {found.open:,} texts have no label; "
         f"{found.silent:.0%} of the votes named none."
     )
-    click.echo(visible(f"They are in {target}. Learn from them: chatlm emotion train --help"))
+    click.echo(
+        escape_controls(f"They are in {target}. Learn from them: chatlm emotion train --help")
+    )

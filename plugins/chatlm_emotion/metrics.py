@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 15
+ECE_BINS = 15
 
 
-DRAWS = 1000
+BOOTSTRAP_SAMPLES = 1000
 """How often the texts are drawn anew for the intervals."""
 
 
-Floats = NDArray[np.floating[Any]]
+FloatArray = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Measure:
+class Estimate:
     """A value with the interval that has it in 95 of 100 draws of as many texts."""
 
     value: float
@@ -37,7 +37,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Bin:
+class CalibrationBin:
     """The texts whose label was chosen with a probability in one range."""
 
     low: float
@@ -65,19 +65,19 @@ class Scores:
 
     labels: tuple[str, ...]
     texts: int
-    accuracy: Measure
-    macro_f1: Measure
+    accuracy: Estimate
+    macro_f1: Estimate
     """The mean over the labels of the harmonic mean of precision and recall."""
-    ece: Measure
+    ece: Estimate
     confusion: tuple[tuple[int, ...], ...]
     """By true label (rows) and chosen label (columns), in the order of `labels`."""
-    bins: tuple[Bin, ...]
+    bins: tuple[CalibrationBin, ...]
 
     @property
     def by_label(self) -> dict[str, dict[str, float]]:
         """Precision, recall, F1 and number of texts of each label."""
         table = np.array(self.confusion)
-        precision, recall, f1 = _by_label(table)
+        precision, recall, f1 = _precision_recall_f1(table)
         return {
             label: {
                 "precision": float(precision[row]),
@@ -89,7 +89,9 @@ class Scores:
         }
 
 
-def score(probabilities: Floats, truth: Sequence[int], labels: Sequence[str]) -> Scores:
+def score_predictions(
+    probabilities: FloatArray, truth: Sequence[int], labels: Sequence[str]
+) -> Scores:
     """Compare probabilities with the true labels.
 
     Args:
@@ -99,26 +101,26 @@ def score(probabilities: Floats, truth: Sequence[int], labels: Sequence[str]) ->
     """
     true = np.asarray(truth)
     chosen, sure = probabilities.argmax(1), probabilities.max(1)
-    table = _table(true, chosen, len(labels))
-    draws = np.random.default_rng(0).integers(len(true), size=(DRAWS, len(true)))
+    table = _confusion_matrix(true, chosen, len(labels))
+    draws = np.random.default_rng(0).integers(len(true), size=(BOOTSTRAP_SAMPLES, len(true)))
     again: list[tuple[float, float, float]] = []
     for rows in draws:
-        drawn = _table(true[rows], chosen[rows], len(labels))
+        drawn = _confusion_matrix(true[rows], chosen[rows], len(labels))
         again.append(
             (
                 float((true[rows] == chosen[rows]).mean()),
-                float(_by_label(drawn)[2].mean()),
+                float(_precision_recall_f1(drawn)[2].mean()),
                 calibration_error(sure[rows], chosen[rows] == true[rows]),
             )
         )
     lows, highs = np.percentile(np.array(again), [2.5, 97.5], axis=0)
     values = (
         float((true == chosen).mean()),
-        float(_by_label(table)[2].mean()),
+        float(_precision_recall_f1(table)[2].mean()),
         calibration_error(sure, chosen == true),
     )
     accuracy, macro_f1, ece = (
-        Measure(value, float(low), float(high))
+        Estimate(value, float(low), float(high))
         for value, low, high in zip(values, lows, highs, strict=True)
     )
     return Scores(
@@ -128,43 +130,45 @@ def score(probabilities: Floats, truth: Sequence[int], labels: Sequence[str]) ->
         macro_f1=macro_f1,
         ece=ece,
         confusion=tuple(tuple(int(count) for count in row) for row in table),
-        bins=tuple(_bins(sure, chosen == true)),
+        bins=tuple(_calibration_bins(sure, chosen == true)),
     )
 
 
-def calibration_error(sure: Floats, right: NDArray[np.bool_]) -> float:
+def calibration_error(sure: FloatArray, right: NDArray[np.bool_]) -> float:
     """The expected calibration error, 0 to 1.
 
     Args:
         sure: the probability of each chosen label.
         right: whether it is the true one.
     """
-    which = _which_bin(sure)
-    gaps = np.bincount(which, weights=sure - right, minlength=BINS)
+    which = _bin_indices(sure)
+    gaps = np.bincount(which, weights=sure - right, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(sure))
 
 
-def _bins(sure: Floats, right: NDArray[np.bool_]) -> list[Bin]:
-    which = _which_bin(sure)
+def _calibration_bins(sure: FloatArray, right: NDArray[np.bool_]) -> list[CalibrationBin]:
+    which = _bin_indices(sure)
     found = []
-    for number in range(BINS):
+    for number in range(ECE_BINS):
         inside = which == number
         count = int(inside.sum())
         confidence = float(sure[inside].mean()) if count else 0.0
         accuracy = float(right[inside].mean()) if count else 0.0
-        found.append(Bin(number / BINS, (number + 1) / BINS, count, confidence, accuracy))
+        found.append(
+            CalibrationBin(number / ECE_BINS, (number + 1) / ECE_BINS, count, confidence, accuracy)
+        )
     return found
 
 
-def _which_bin(sure: Floats) -> NDArray[np.intp]:
-    return np.minimum((sure * BINS).astype(np.intp), BINS - 1)
+def _bin_indices(sure: FloatArray) -> NDArray[np.intp]:
+    return np.minimum((sure * ECE_BINS).astype(np.intp), ECE_BINS - 1)
 
 
-def _table(true: NDArray[Any], chosen: NDArray[Any], labels: int) -> NDArray[np.intp]:
+def _confusion_matrix(true: NDArray[Any], chosen: NDArray[Any], labels: int) -> NDArray[np.intp]:
     return np.bincount(true * labels + chosen, minlength=labels**2).reshape(labels, labels)
 
 
-def _by_label(table: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+def _precision_recall_f1(table: NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Precision, recall and F1 of each label; 0 where there is nothing to divide by."""
     right = np.diag(table).astype(float)
     precision = right / np.maximum(table.sum(0), 1)
@@ -172,11 +176,11 @@ def _by_label(table: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
     return precision, recall, 2 * right / np.maximum(table.sum(0) + table.sum(1), 1)
 
 
-LOWEST, HIGHEST = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """Temperatures that are tried."""
 
 
-def probabilities(scores: Floats, temperature: float = 1.0) -> NDArray[np.float64]:
+def softmax(scores: FloatArray, temperature: float = 1.0) -> NDArray[np.float64]:
     """The softmax of scores, each row divided by the temperature first."""
     scaled = scores.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(1, keepdims=True))
@@ -184,7 +188,7 @@ def probabilities(scores: Floats, temperature: float = 1.0) -> NDArray[np.float6
     return shares
 
 
-def temperature(scores: Floats, truth: Sequence[int]) -> float:
+def fit_temperature(scores: FloatArray, truth: Sequence[int]) -> float:
     """The temperature that gives the true labels the highest likelihood.
 
     Args:
@@ -194,10 +198,12 @@ def temperature(scores: Floats, truth: Sequence[int]) -> float:
     true = np.asarray(truth)
 
     def loss(logarithm: float) -> float:
-        found = probabilities(scores, float(np.exp(logarithm)))[np.arange(len(true)), true]
+        found = softmax(scores, float(np.exp(logarithm)))[np.arange(len(true)), true]
         return float(-np.log(np.maximum(found, 1e-300)).mean())
 
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
+    found = minimize_scalar(
+        loss, bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), method="bounded"
+    )
     return float(np.exp(found.x))

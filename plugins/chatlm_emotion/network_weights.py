@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from chatlm import ChatlmError
-from chatlm_emotion.card import WEIGHTS
+from chatlm_emotion.card import WEIGHTS_FILE
 
-_PEFT = re.compile(r"(?:adapted\.base_model\.model\.)?(.*?)(\.default\.weight)?")
+_PEFT_NAME = re.compile(r"(?:adapted\.base_model\.model\.)?(.*?)(\.default\.weight)?")
 
 
-def save(learnt: Mapping[str, torch.Tensor], folder: Path) -> None:
+def save_tensors(learnt: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write tensors.
 
     Raises:
@@ -26,34 +26,34 @@ def save(learnt: Mapping[str, torch.Tensor], folder: Path) -> None:
     try:
         save_file(
             {name: value.detach().to(torch.float16).contiguous() for name, value in learnt.items()},
-            folder / WEIGHTS,
+            folder / WEIGHTS_FILE,
         )
     except SafetensorError as error:
         raise OSError(str(error)) from error
 
 
-def load(folder: Path) -> dict[str, torch.Tensor]:
+def load_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Tensors that `save` wrote.
 
     Raises:
         ChatlmError: they cannot be read.
     """
     try:
-        return load_file(folder / WEIGHTS)
+        return load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise ChatlmError(
-            f"The classifier {folder.name} is damaged: {WEIGHTS} cannot be read.",
+            f"The classifier {folder.name} is damaged: {WEIGHTS_FILE} cannot be read.",
             hint=f"Remove it: chatlm emotion remove {folder.name}",
         ) from error
 
 
-def plain(learnt: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_stored_names(learnt: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A network's parameters by the names under which they are stored: those of the base model's
     modules, with `lora_A` and `lora_B` after them."""
     return {stored_name(name): value for name, value in learnt.items()}
 
 
-def put_back(network: Any, stored: Mapping[str, torch.Tensor]) -> None:
+def load_into_network(network: Any, stored: Mapping[str, torch.Tensor]) -> None:
     """Give a network what it had learnt.
 
     Raises:
@@ -69,5 +69,5 @@ def put_back(network: Any, stored: Mapping[str, torch.Tensor]) -> None:
 
 def stored_name(name: str) -> str:
     """A parameter's name without what peft puts around it."""
-    match = _PEFT.fullmatch(name)
+    match = _PEFT_NAME.fullmatch(name)
     return match[1] if match else name

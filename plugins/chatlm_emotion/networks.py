@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chatlm import ModelLocation, UsageError, load_weights
+from chatlm import ModelLocation, UsageError, load_pretrained
 from chatlm_emotion.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
@@ -92,7 +92,7 @@ class Network(nn.Module, ABC):
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
 
-class Head(Network):
+class HeadNetwork(Network):
     """A linear layer on the chat model's last position."""
 
     def __init__(self, *given: Any) -> None:
@@ -102,15 +102,15 @@ class Head(Network):
         self.head = nn.Linear(width, len(self.labels))
 
     def _load(self, base: ModelLocation, dtype: str) -> Any:
-        return _without_output(load_weights(base, device="cpu", dtype=dtype))
+        return _without_lm_head(load_pretrained(base, device="cpu", dtype=dtype))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Network`."""
-        return [each[: self.longest] or [0] for each in _ids(self.tokenizer, texts)]
+        return [each[: self.longest] or [0] for each in _tokenize(self.tokenizer, texts)]
 
     def padded(self, ids: Sequence[Sequence[int]]) -> Batch:
         """See `Network`; the padding stands left, so that the last position is each text's end."""
-        return _padded(ids, left=True)
+        return _pad_batch(ids, left=True)
 
     def scores(self, batch: Batch) -> Tensor:
         """See `Network`."""
@@ -127,7 +127,7 @@ class Head(Network):
         return states[:, -1]
 
 
-class Encoder(Head):
+class EncoderNetwork(HeadNetwork):
     """A linear layer on the mean of an embedder's positions."""
 
     targets = ["query", "key", "value", "dense"]  # noqa: RUF012  # as peft wants it
@@ -135,7 +135,7 @@ class Encoder(Head):
     def _load(self, base: ModelLocation, dtype: str) -> Any:
         from transformers import AutoModel
 
-        with _quiet():
+        with _quiet_transformers():
             # the pooling layer of BERT's own, unused here, would be adapted with the others
             return AutoModel.from_pretrained(
                 base.folder, dtype=getattr(torch, dtype), add_pooling_layer=False
@@ -145,11 +145,11 @@ class Encoder(Head):
         """See `Network`."""
         begin, end = (int(self.tokenizer.token_to_id(name) or 0) for name in ("[CLS]", "[SEP]"))
         cut = self.longest - 2
-        return [[begin, *each[:cut], end] for each in _ids(self.tokenizer, texts)]
+        return [[begin, *each[:cut], end] for each in _tokenize(self.tokenizer, texts)]
 
     def padded(self, ids: Sequence[Sequence[int]]) -> Batch:
         """See `Network`."""
-        return _padded(ids, left=False)
+        return _pad_batch(ids, left=False)
 
     def _pooled(self, batch: Batch) -> Tensor:
         ids, mask = batch
@@ -158,7 +158,7 @@ class Encoder(Head):
         return (states * weights).sum(1) / weights.sum(1)
 
 
-class Generate(Network):
+class GenerateNetwork(Network):
     """The chat model writes the label after the text."""
 
     ASK = "\nLabel:"
@@ -166,21 +166,21 @@ class Generate(Network):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self._ask = self._tokens(self.ASK)
-        self.answers = _answers(self.labels, self._tokens)
+        self.answers = _encode_labels(self.labels, self._tokens)
         self._firsts = [answer[0] for answer in self.answers]
 
     def _load(self, base: ModelLocation, dtype: str) -> Any:
-        model = load_weights(base, device="cpu", dtype=dtype)
+        model = load_pretrained(base, device="cpu", dtype=dtype)
         self._output = model.get_output_embeddings().requires_grad_(False)
-        return _without_output(model)
+        return _without_lm_head(model)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Network`; the question to the label follows each text."""
-        return [[*each[: self.longest], *self._ask] for each in _ids(self.tokenizer, texts)]
+        return [[*each[: self.longest], *self._ask] for each in _tokenize(self.tokenizer, texts)]
 
     def padded(self, ids: Sequence[Sequence[int]]) -> Batch:
         """See `Network`; the padding stands left, so that all answers begin at one position."""
-        return _padded(ids, left=True)
+        return _pad_batch(ids, left=True)
 
     def scores(self, batch: Batch) -> Tensor:
         """See `Network`: how likely the first token of each label is, which decides all others."""
@@ -213,11 +213,15 @@ class Generate(Network):
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
 
-KINDS: dict[str, type[Network]] = {"generate": Generate, "head": Head, "encoder": Encoder}
+NETWORKS: dict[str, type[Network]] = {
+    "generate": GenerateNetwork,
+    "head": HeadNetwork,
+    "encoder": EncoderNetwork,
+}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_transformers() -> Iterator[None]:
     """No bars and reports of transformers in the middle of a screen."""
     from transformers.utils import logging
 
@@ -232,7 +236,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _answers(labels: Sequence[str], tokens: Any) -> list[list[int]]:
+def _encode_labels(labels: Sequence[str], tokens: Any) -> list[list[int]]:
     """The tokens of each label; their first ones differ.
 
     Labels that begin alike get a letter before them.
@@ -249,12 +253,12 @@ def _answers(labels: Sequence[str], tokens: Any) -> list[list[int]]:
     return [tokens(f" {letter}) {label}") for letter, label in pairs]
 
 
-def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+def _tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
     return [each.ids for each in tokenizer.encode_batch(clean, add_special_tokens=False)]
 
 
-def _padded(ids: Sequence[Sequence[int]], *, left: bool) -> Batch:
+def _pad_batch(ids: Sequence[Sequence[int]], *, left: bool) -> Batch:
     longest = max(map(len, ids))
     rows = torch.zeros(len(ids), longest, dtype=torch.long)
     mask = torch.zeros(len(ids), longest, dtype=torch.long)
@@ -265,6 +269,6 @@ def _padded(ids: Sequence[Sequence[int]], *, left: bool) -> Batch:
     return rows, mask
 
 
-def _without_output(model: Any) -> Any:
+def _without_lm_head(model: Any) -> Any:
     """The layers below the one that tells the next token."""
     return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from chatlm import Artifact
 
-PICTURES = (".png", ".svg", ".pdf")
+IMAGE_SUFFIXES = (".png", ".svg", ".pdf")
 """Endings of picture files."""
 
 
-def _complete(
+def complete_classifier(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
     """The names of classifiers that begin so."""
@@ -30,44 +30,44 @@ def _complete(
     return [CompletionItem(each.name) for each in CLASSIFIERS.all() if each.name.startswith(start)]
 
 
-name_argument = click.argument("name", shell_complete=_complete)
-with_option = click.option(
+name_argument = click.argument("name", shell_complete=complete_classifier)
+classifier_option = click.option(
     "--with",
     "name",
     metavar="NAME",
-    shell_complete=_complete,
+    shell_complete=complete_classifier,
     help="The classifier; the active one if left out.",
 )
 teacher_option = click.option(
     "--teacher",
     multiple=True,
     metavar="CLASSIFIER",
-    shell_complete=_complete,
+    shell_complete=complete_classifier,
     help="A slower classifier of the same labels to learn from too. May be repeated.",
 )
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def chosen(name: str | None) -> Artifact:
+def resolve_classifier(name: str | None) -> Artifact:
     """The classifier that is meant, its base model fetched first if it is not here.
 
     Raises:
         UsageError: there is none of that name.
         ChatlmError: it cannot be read, or its base cannot be fetched.
     """
-    from chatlm import ensure_model, own_settings
+    from chatlm import ensure_model, load_plugin_settings
     from chatlm_emotion import PLUGIN, card
     from chatlm_emotion.card import CLASSIFIERS
     from chatlm_emotion.settings import Settings
 
-    place = CLASSIFIERS.located(name or own_settings(PLUGIN, Settings).classifier)
-    if base := card.read(place.path).base:
+    place = CLASSIFIERS.located(name or load_plugin_settings(PLUGIN, Settings).classifier)
+    if base := card.read_card(place.path).base:
         ensure_model(base)
     return place
 
 
 @contextmanager
-def bar(count: int, title: str) -> Iterator[Callable[[int], None]]:
+def progress_bar(count: int, title: str) -> Iterator[Callable[[int], None]]:
     """Show how far a long work is, on a terminal only.
 
     Args:
@@ -82,7 +82,7 @@ def bar(count: int, title: str) -> Iterator[Callable[[int], None]]:
         yield shown.update
 
 
-def check_picture(path: Path) -> None:
+def check_image_path(path: Path) -> None:
     """See that a picture can be put there, before the work that it shows.
 
     Raises:
@@ -90,7 +90,9 @@ def check_picture(path: Path) -> None:
     """
     from chatlm import UsageError
 
-    if path.suffix.lower() not in PICTURES:
-        raise UsageError(f"{path} is no picture's name.", hint=f"It ends in {', '.join(PICTURES)}.")
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UsageError(
+            f"{path} is no picture's name.", hint=f"It ends in {', '.join(IMAGE_SUFFIXES)}."
+        )
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent}.", hint="Make it first.")

@@ -12,14 +12,14 @@ from typing import Any
 
 from chatlm import Delta, Message, Request, Sampling, Setup, SideChat, SideChats, stream_many
 
-ASKS = (
+QUESTIONS = (
     "Which of these labels fits the text best: {labels}?\n\nText: {text}",
     "Text: {text}\n\nName the label of this text. The labels are {labels}.",
     "You sort texts. Choose one label of: {labels}.\n\n{text}\n\nWhich one is it?",
 )
 """The questions of a panel that is one model."""
 
-_BEGIN = "The label is"
+_REPLY_PREFIX = "The label is"
 """How each reply begins, so that it comes to the point."""
 _SAMPLING = Sampling(temperature=0.0, max_tokens=12, stop=("\n",))
 
@@ -34,7 +34,7 @@ class Rater:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class PanelLabel:
     """What the panel says of one text."""
 
     text: str
@@ -55,7 +55,7 @@ class Labelled:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Labelled:
+    def from_dict(cls, values: Mapping[str, Any]) -> PanelLabel:
         """Read back what `to_dict` made.
 
         Raises:
@@ -69,7 +69,7 @@ class Labelled:
         )
 
 
-class Panel:
+class RaterPanel:
     """Raters with their chats.
 
     Args:
@@ -83,7 +83,7 @@ class Panel:
 
     def label(
         self, texts: Sequence[str], decide: Callable[[str, Sequence[str]], str | None]
-    ) -> list[Labelled]:
+    ) -> list[PanelLabel]:
         """Let every rater vote on every text.
 
         Args:
@@ -97,12 +97,12 @@ class Panel:
         votes = [self.votes(rater, texts) for rater in self._raters]
         found = []
         for text, cast in zip(texts, zip(*votes, strict=True), strict=True):
-            leaders = leading(cast)
+            leaders = leading_labels(cast)
             if len(leaders) == 1:
-                found.append(Labelled(text, leaders[0], cast))
+                found.append(PanelLabel(text, leaders[0], cast))
             else:
                 chosen = decide(text, leaders or self._labels)
-                found.append(Labelled(text, chosen, cast, decided=chosen is not None))
+                found.append(PanelLabel(text, chosen, cast, decided=chosen is not None))
         return found
 
     def votes(self, rater: Rater, texts: Sequence[str]) -> list[str | None]:
@@ -116,18 +116,18 @@ class Panel:
             for number, event in events:
                 if isinstance(event, Delta):
                     said[number] += event.text
-        return [named(reply, self._labels) for reply in said]
+        return [find_label(reply, self._labels) for reply in said]
 
     def _request(self, chat: SideChat, rater: Rater, text: str) -> Request:
         labels = ", ".join(self._labels)
         question = rater.ask.replace("{labels}", labels).replace("{text}", text)
         request = chat.request(question)
-        messages = (*request.messages, Message("assistant", _BEGIN))
+        messages = (*request.messages, Message("assistant", _REPLY_PREFIX))
         sampling = _SAMPLING.over(request.sampling)
         return dataclasses.replace(request, messages=messages, sampling=sampling)
 
 
-def named(reply: str, labels: Sequence[str]) -> str | None:
+def find_label(reply: str, labels: Sequence[str]) -> str | None:
     """The label that a reply names first; None for none."""
     places = []
     for label in labels:
@@ -137,7 +137,7 @@ def named(reply: str, labels: Sequence[str]) -> str | None:
     return min(places)[2] if places else None
 
 
-def leading(votes: Sequence[str | None]) -> list[str]:
+def leading_labels(votes: Sequence[str | None]) -> list[str]:
     """The labels that have the most votes."""
     counts = Counter(vote for vote in votes if vote is not None)
     most = max(counts.values(), default=0)
@@ -176,7 +176,7 @@ class Agreement:
         }
 
 
-def agreement(found: Sequence[Labelled]) -> Agreement:
+def measure_agreement(found: Sequence[PanelLabel]) -> Agreement:
     """How far the raters agreed."""
     texts = max(len(found), 1)
     cast = [vote for each in found for vote in each.votes]
@@ -184,15 +184,17 @@ def agreement(found: Sequence[Labelled]) -> Agreement:
     return Agreement(
         texts=len(found),
         unanimous=unanimous / texts,
-        majority=sum(len(leading(each.votes)) == 1 for each in found) / texts,
+        majority=sum(len(leading_labels(each.votes)) == 1 for each in found) / texts,
         decided=sum(each.decided for each in found),
         open=sum(each.label is None for each in found),
         silent=sum(vote is None for vote in cast) / max(len(cast), 1),
-        alpha=_alpha([[vote for vote in each.votes if vote is not None] for each in found]),
+        alpha=_krippendorff_alpha(
+            [[vote for vote in each.votes if vote is not None] for each in found]
+        ),
     )
 
 
-def _alpha(units: Sequence[Sequence[str]]) -> float | None:
+def _krippendorff_alpha(units: Sequence[Sequence[str]]) -> float | None:
     """Krippendorff's alpha of nominal values; units with one value say nothing."""
     paired = [unit for unit in units if len(unit) > 1]
     totals = Counter(value for unit in paired for value in unit)

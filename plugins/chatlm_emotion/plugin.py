@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatlm import Panel, hookimpl
 from chatlm_emotion import actions
-from chatlm_emotion.settings import Settings, labelled_in, labelled_of
+from chatlm_emotion.settings import Settings, label_scope, label_scope_in_chat
 
 if TYPE_CHECKING:
     from chatlm import Annotation, Commands, Conversation, Message, SlashCommand, Turn, Ui
@@ -34,38 +34,40 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
 @hookimpl
 def register_panels(register: Callable[[Panel], None]) -> None:
     """Add the moods of the chat."""
-    register(Panel(actions.PANEL, "Mood", _moods, key="f8"))
+    register(Panel(actions.MOOD_PANEL, "Mood", _mood_panel, key="f8"))
 
 
 @hookimpl
 def chat_shown(ui: Ui) -> None:
     """Load the classifier while the person reads and types."""
-    if labelled_of(ui.kept) != "off":
-        actions.labeller().warm()
+    if label_scope(ui.kept) != "off":
+        actions.get_labeller().warm()
 
 
 @hookimpl
 def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | None:
     """Tell templates the mood of what was typed, however long its classifier takes to load."""
-    if labelled_in(conversation) == "off":
+    if label_scope_in_chat(conversation) == "off":
         return None
-    from chatlm_emotion.actions import PATIENCE, soon
+    from chatlm_emotion.actions import LABEL_TIMEOUT, result_within
 
-    label = soon(actions.labeller().ask(text), PATIENCE)
+    label = result_within(actions.get_labeller().ask(text), LABEL_TIMEOUT)
     return {label.name: label.value} if label else None
 
 
 @hookimpl
 def annotate_message(conversation: Conversation, message: Message) -> list[Annotation] | None:
     """Label a message, unless the answer would have to wait for it."""
-    labelled = labelled_in(conversation)
+    labelled = label_scope_in_chat(conversation)
     if labelled == "off" or (message.role == "assistant" and labelled != "all"):
         return None
-    from chatlm_emotion.actions import HOLDS_UP, PATIENCE, soon
+    from chatlm_emotion.actions import LABEL_TIMEOUT, MAX_ANSWER_DELAY, result_within
 
     asks = message.role == "user"
     text = conversation.turns[-1].words if asks else message.content
-    label = soon(actions.labeller().ask(text), HOLDS_UP if asks else PATIENCE)
+    label = result_within(
+        actions.get_labeller().ask(text), MAX_ANSWER_DELAY if asks else LABEL_TIMEOUT
+    )
     return [label] if label else None
 
 
@@ -75,21 +77,21 @@ def turn_finished(conversation: Conversation, turn: Turn) -> list[Annotation] | 
     from chatlm_emotion import PLUGIN
 
     done = any(reply is None and label.plugin == PLUGIN for reply, label in turn.annotations)
-    if done or labelled_in(conversation) == "off":
+    if done or label_scope_in_chat(conversation) == "off":
         return None
-    from chatlm_emotion.actions import PATIENCE, soon
+    from chatlm_emotion.actions import LABEL_TIMEOUT, result_within
 
-    label = soon(actions.labeller().ask(turn.words), PATIENCE)
+    label = result_within(actions.get_labeller().ask(turn.words), LABEL_TIMEOUT)
     return [label] if label else None
 
 
 @hookimpl
 def shutdown() -> None:
     """Begin no more work."""
-    actions.close()
+    actions.close_labeller()
 
 
-def _moods(ui: Ui) -> Any:
-    from chatlm_emotion.screens.mood_panel import Moods
+def _mood_panel(ui: Ui) -> Any:
+    from chatlm_emotion.screens.mood_panel import MoodPanel
 
-    return Moods(ui)
+    return MoodPanel(ui)

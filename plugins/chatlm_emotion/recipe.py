@@ -10,10 +10,10 @@ from chatlm import UsageError
 
 Method = Literal["baseline", "generate", "head", "encoder"]
 METHODS: tuple[Method, ...] = get_args(Method)
-TAUGHT: tuple[Method, ...] = ("head", "encoder")
+TEACHABLE_METHODS: tuple[Method, ...] = ("head", "encoder")
 """The methods that learn how likely each label is, and so from a teacher."""
 
-BASES: dict[str, str] = {
+DEFAULT_BASES: dict[str, str] = {
     "generate": "smollm2-135m-instruct",
     "head": "smollm2-135m-instruct",
     "encoder": "all-minilm-l6-v2",
@@ -120,7 +120,7 @@ class Recipe:
         )
 
 
-DEFAULTS: dict[Method, dict[str, Any]] = {
+METHOD_DEFAULTS: dict[Method, dict[str, Any]] = {
     "baseline": {},
     "generate": {},
     "head": {},

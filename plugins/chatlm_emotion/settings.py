@@ -6,50 +6,50 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from chatlm import own_settings
+from chatlm import load_plugin_settings
 from chatlm_emotion import PLUGIN
-from chatlm_emotion.card import SHIPPED
+from chatlm_emotion.card import DEFAULT_CLASSIFIER
 
 if TYPE_CHECKING:
     from chatlm import Conversation
 
 
-Labelled = Literal["off", "user", "all"]
+LabelScope = Literal["off", "user", "all"]
 
 
-LABELLED: tuple[Labelled, ...] = get_args(Labelled)
+LABEL_SCOPES: tuple[LabelScope, ...] = get_args(LabelScope)
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the person can set under `[plugins.emotion]`."""
 
-    label: Labelled = field(
+    label: LabelScope = field(
         default="user",
         metadata={"help": "Label no message, the person's, or all; a chat may choose otherwise."},
     )
     classifier: str = field(
-        default=SHIPPED, metadata={"help": "The classifier: chatlm emotion list."}
+        default=DEFAULT_CLASSIFIER, metadata={"help": "The classifier: chatlm emotion list."}
     )
 
 
-LABEL = "label"
+LABEL_KEY = "label"
 """Under this it is kept."""
 
 
-def labelled_of(kept: Mapping[str, Any]) -> Labelled:
+def label_scope(kept: Mapping[str, Any]) -> LabelScope:
     """What is labelled, from what the plugin keeps with a chat.
 
     A chat that chose nothing has the person's usual choice. It may come from a file that somebody
     else wrote: what is no choice is passed over.
     """
-    choice = kept.get(LABEL)
-    for each in LABELLED:
+    choice = kept.get(LABEL_KEY)
+    for each in LABEL_SCOPES:
         if choice == each:
             return each
-    return own_settings(PLUGIN, Settings).label
+    return load_plugin_settings(PLUGIN, Settings).label
 
 
-def labelled_in(conversation: Conversation) -> Labelled:
+def label_scope_in_chat(conversation: Conversation) -> LabelScope:
     """What is labelled, from the chat itself."""
-    return labelled_of(conversation.kept.get(PLUGIN, {}))
+    return label_scope(conversation.kept.get(PLUGIN, {}))

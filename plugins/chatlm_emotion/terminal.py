@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chatlm import one_line
-from chatlm_emotion.watching import Progress, Watcher
+from chatlm_emotion.watching import ClassifierProgress, ProgressListener
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def watcher() -> Iterator[Watcher]:
+def show_progress() -> Iterator[ProgressListener]:
     """Show a training on stderr while it lasts."""
     if not sys.stderr.isatty():
-        yield _Lines()
+        yield _PlainLines()
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -33,10 +33,10 @@ def watcher() -> Iterator[Watcher]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as bars:
-        yield _Bar(bars, bars.add_task("", total=None))
+        yield _BarDisplay(bars, bars.add_task("", total=None))
 
 
-def in_words(progress: Progress) -> str:
+def describe_progress(progress: ClassifierProgress) -> str:
     """How far a training is, in one line."""
     if not progress.steps:
         return f"{progress.note} …"
@@ -49,28 +49,28 @@ def in_words(progress: Progress) -> str:
     return " · ".join([*parts, progress.note] if progress.note else parts)
 
 
-class _Bar(Watcher):
+class _BarDisplay(ProgressListener):
     def __init__(self, bars: Bars, task: TaskID) -> None:
         self._bars, self._task = bars, task
 
-    def changed(self, progress: Progress) -> None:
+    def changed(self, progress: ClassifierProgress) -> None:
         self._bars.update(
             self._task,
-            description=one_line(in_words(progress), 100),
+            description=one_line(describe_progress(progress), 100),
             completed=progress.step,
             total=progress.steps or None,
         )
 
 
-class _Lines(Watcher):
+class _PlainLines(ProgressListener):
     """A line for each new kind of work, each tenth of the steps, and each check."""
 
     def __init__(self) -> None:
         self._last: tuple[str, int, int] | None = None
 
-    def changed(self, progress: Progress) -> None:
+    def changed(self, progress: ClassifierProgress) -> None:
         tenth = progress.step * 10 // progress.steps if progress.steps else 0
         now = (progress.note, tenth, len(progress.checks))
         if now != self._last:
             self._last = now
-            click.echo(one_line(in_words(progress), 200), err=True)
+            click.echo(one_line(describe_progress(progress), 200), err=True)

@@ -12,11 +12,11 @@ from click.core import ParameterSource
 
 from chatlm import dump_json
 from chatlm_emotion.options import as_json_option as _json
-from chatlm_emotion.options import chosen, teacher_option
-from chatlm_emotion.recipe import BASES, METHODS, Method
+from chatlm_emotion.options import resolve_classifier, teacher_option
+from chatlm_emotion.recipe import DEFAULT_BASES, METHODS, Method
 
 if TYPE_CHECKING:
-    from chatlm_emotion.card import Card
+    from chatlm_emotion.card import ClassifierCard
 
 
 @click.command()
@@ -93,10 +93,10 @@ def train(
     """
     import re
 
-    from chatlm import UsageError, ensure_model, expanded, stopped_by_keys
+    from chatlm import UsageError, ensure_model, expand_path, graceful_interrupt
     from chatlm_emotion import classifier, examples
     from chatlm_emotion.card import CLASSIFIERS
-    from chatlm_emotion.recipe import DEFAULTS, TAUGHT, Recipe
+    from chatlm_emotion.recipe import METHOD_DEFAULTS, TEACHABLE_METHODS, Recipe
 
     CLASSIFIERS.free(name)
     if not re.fullmatch("[a-z][a-z0-9-]{0,29}", tells):
@@ -107,38 +107,42 @@ def train(
     if not 0 <= threshold <= 1:
         raise UsageError(f"threshold must be from 0 to 1, not {threshold:g}.")
     given = {key: value for key, value in settings.items() if value is not None}
-    recipe = Recipe(method=method, **DEFAULTS[method] | given)
-    if teacher and method not in TAUGHT:
+    recipe = Recipe(method=method, **METHOD_DEFAULTS[method] | given)
+    if teacher and method not in TEACHABLE_METHODS:
         raise UsageError(
             f"The method {method} cannot learn from a teacher.",
-            hint=f"These can: {', '.join(TAUGHT)}.",
+            hint=f"These can: {', '.join(TEACHABLE_METHODS)}.",
         )
-    teachers = [chosen(each) for each in teacher]
-    read = examples.read([expanded(str(path)) for path in (*data, *certain)])
-    known = examples.read([expanded(str(path)) for path in certain], least=0).rows
-    from chatlm_emotion.terminal import watcher
-    from chatlm_emotion.train_pipeline import Order, make
+    teachers = [resolve_classifier(each) for each in teacher]
+    read = examples.read_dataset([expand_path(str(path)) for path in (*data, *certain)])
+    known = examples.read_dataset([expand_path(str(path)) for path in certain], least=0).rows
+    from chatlm_emotion.terminal import show_progress
+    from chatlm_emotion.train_pipeline import TrainingJob, train_classifier
 
-    order = Order(
+    order = TrainingJob(
         name=name,
         tells=tells,
         data=read,
         recipe=recipe,
-        base=None if method == "baseline" else ensure_model(base or BASES[method]),
+        base=None if method == "baseline" else ensure_model(base or DEFAULT_BASES[method]),
         threshold=threshold,
-        teachers=tuple(map(classifier.load, teachers)),
+        teachers=tuple(map(classifier.load_classifier, teachers)),
         certain=frozenset(row.text for row in known),
-        validation=examples.read([expanded(str(validation))]) if validation else None,
+        validation=examples.read_dataset([expand_path(str(validation))]) if validation else None,
         description=description,
         licence=licence,
-        command=_typed(context, name, {"data": data, "certain": certain, "teacher": teacher}),
+        command=_command_line(
+            context, name, {"data": data, "certain": certain, "teacher": teacher}
+        ),
     )
-    with stopped_by_keys() as stopped, watcher() as shown:
-        made = make(order, shown, stopped)
-    _tell(made, as_json)
+    with graceful_interrupt() as stopped, show_progress() as shown:
+        made = train_classifier(order, shown, stopped)
+    _print_result(made, as_json)
 
 
-def _typed(context: click.Context, name: str, repeated: Mapping[str, Sequence[Path | str]]) -> str:
+def _command_line(
+    context: click.Context, name: str, repeated: Mapping[str, Sequence[Path | str]]
+) -> str:
     """The command again, without what only says how it is told; files without their folders."""
     words = ["chatlm", "emotion", "train", name]
     for option_name, values in repeated.items():
@@ -157,7 +161,7 @@ def _without_folder(value: object) -> str:
     return value.name if isinstance(value, Path) else str(value)
 
 
-def _tell(made: Card, as_json: bool) -> None:
+def _print_result(made: ClassifierCard, as_json: bool) -> None:
 
     if as_json:
         click.echo(dump_json(made.to_dict()))

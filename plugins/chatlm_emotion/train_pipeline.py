@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 from chatlm import ModelLocation, UsageError, fingerprint_weights
 from chatlm_emotion import baseline, card, examples, metrics
-from chatlm_emotion.card import CLASSIFIERS, Card
+from chatlm_emotion.card import CLASSIFIERS, ClassifierCard
 from chatlm_emotion.classifier import Classifier, Scorer
-from chatlm_emotion.examples import Example, Examples
+from chatlm_emotion.examples import LabelledDataset, LabelledExample
 from chatlm_emotion.recipe import Recipe
-from chatlm_emotion.watching import Progress, Watcher
+from chatlm_emotion.watching import ClassifierProgress, ProgressListener
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingJob:
     """What is to be made."""
 
     name: str
     tells: str
-    data: Examples
+    data: LabelledDataset
     recipe: Recipe
     base: ModelLocation | None
     """None for a baseline."""
@@ -36,14 +36,16 @@ class Order:
     """What they say of each text is learnt besides its label; they tell the data's labels."""
     certain: frozenset[str] = frozenset()
     """The texts of the data that they are not asked about."""
-    validation: Examples | None = None
+    validation: LabelledDataset | None = None
     """What the checks classify; None for the held-out part of the data."""
     description: str = ""
     licence: str = ""
     command: str = ""
 
 
-def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
+def train_classifier(
+    order: TrainingJob, watcher: ProgressListener, stopped: Callable[[], bool]
+) -> ClassifierCard:
     """Train a classifier and put it into its place.
 
     Args:
@@ -65,19 +67,23 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
                 f"The teacher {teacher.card.name} tells {', '.join(teacher.card.labels)}, and not "
                 f"{', '.join(order.data.labels)} as the data does.",
             )
-    learn, held_out = examples.split(order.data.rows, order.recipe.held_out, order.recipe.seed)
-    _enough(learn, order.data.labels)
+    learn, held_out = examples.split_held_out(
+        order.data.rows, order.recipe.held_out, order.recipe.seed
+    )
+    _require_examples(learn, order.data.labels)
     held_out = [row for row in held_out if row.label is not None]
     start = time.monotonic()
-    checked = held_out if order.validation is None else _labelled(order.validation, order.data)
-    scorer, save, progress = _trained(order, learn, checked, watcher, stopped)
+    checked = (
+        held_out if order.validation is None else _validation_rows(order.validation, order.data)
+    )
+    scorer, save, progress = _train_scorer(order, learn, checked, watcher, stopped)
     progress.note = "measuring"
     watcher.changed(progress)
     scores = np.asarray(scorer.scores([row.text for row in held_out]))
     truth = [order.data.labels.index(row.label or "") for row in held_out]
-    warmth = metrics.temperature(scores, truth)
-    measured = metrics.score(metrics.probabilities(scores, warmth), truth, order.data.labels)
-    made = Card(
+    warmth = metrics.fit_temperature(scores, truth)
+    measured = metrics.score_predictions(metrics.softmax(scores, warmth), truth, order.data.labels)
+    made = ClassifierCard(
         name=order.name,
         tells=order.tells,
         method=order.recipe.method,
@@ -116,11 +122,11 @@ def make(order: Order, watcher: Watcher, stopped: Callable[[], bool]) -> Card:
     )
     with CLASSIFIERS.making(place) as new:
         save(new)
-        card.write(made, new)
+        card.write_card(made, new)
     return made
 
 
-def _labelled(validation: Examples, data: Examples) -> list[Example]:
+def _validation_rows(validation: LabelledDataset, data: LabelledDataset) -> list[LabelledExample]:
     if unknown := sorted(set(validation.labels) - set(data.labels)):
         raise UsageError(
             f"{', '.join(validation.names)} has the label {unknown[0]!r}, which no text to learn "
@@ -129,8 +135,8 @@ def _labelled(validation: Examples, data: Examples) -> list[Example]:
     return [row for row in validation.rows if row.label is not None]
 
 
-def _enough(learn: list[Example], labels: tuple[str, ...]) -> None:
-    have = examples.counts(learn)
+def _require_examples(learn: list[LabelledExample], labels: tuple[str, ...]) -> None:
+    have = examples.count_labels(learn)
     for label in labels:
         if not have.get(label):
             raise UsageError(
@@ -138,33 +144,33 @@ def _enough(learn: list[Example], labels: tuple[str, ...]) -> None:
             )
 
 
-def _trained(
-    order: Order,
-    learn: list[Example],
-    held_out: list[Example],
-    watcher: Watcher,
+def _train_scorer(
+    order: TrainingJob,
+    learn: list[LabelledExample],
+    held_out: list[LabelledExample],
+    watcher: ProgressListener,
     stopped: Callable[[], bool],
-) -> tuple[Scorer, Callable[..., None], Progress]:
+) -> tuple[Scorer, Callable[..., None], ClassifierProgress]:
     """What scores, what saves it, and what happened."""
-    progress = Progress(note="learning")
+    progress = ClassifierProgress(note="learning")
     watcher.changed(progress)
     if order.recipe.method == "baseline":
-        model = baseline.fit(learn, order.data.labels, order.recipe)
+        model = baseline.fit_baseline(learn, order.data.labels, order.recipe)
         return model, model.save, progress
-    return _network(order, learn, held_out, watcher, stopped)
+    return _train_network(order, learn, held_out, watcher, stopped)
 
 
-def _network(
-    order: Order,
-    learn: list[Example],
-    held_out: list[Example],
-    watcher: Watcher,
+def _train_network(
+    order: TrainingJob,
+    learn: list[LabelledExample],
+    held_out: list[LabelledExample],
+    watcher: ProgressListener,
     stopped: Callable[[], bool],
-) -> tuple[Scorer, Callable[..., None], Progress]:
+) -> tuple[Scorer, Callable[..., None], ClassifierProgress]:
     from chatlm import fast_dtype
     from chatlm_emotion import network_weights
-    from chatlm_emotion.networks import KINDS
-    from chatlm_emotion.training import Trained, fit
+    from chatlm_emotion.networks import NETWORKS
+    from chatlm_emotion.training import NetworkScorer, fit_network
 
     recipe = order.recipe
     if recipe.method == "generate":
@@ -172,25 +178,34 @@ def _network(
     # an embedder is small: its weights stay as exact as they are
     dtype = "float32" if recipe.method == "encoder" else fast_dtype("cpu")
     base: Any = order.base
-    network: Any = KINDS[recipe.method](base, order.data.labels, recipe, dtype)
-    taught = _taught(order, learn, watcher, stopped)
-    progress = fit(network, learn, held_out, recipe, watcher, stopped, taught)
+    network: Any = NETWORKS[recipe.method](base, order.data.labels, recipe, dtype)
+    taught = _teacher_probabilities(order, learn, watcher, stopped)
+    progress = fit_network(network, learn, held_out, recipe, watcher, stopped, taught)
     learnt = {
         name: value.half().float()
-        for name, value in network_weights.plain(network.learnt()).items()
+        for name, value in network_weights.with_stored_names(network.learnt()).items()
     }
-    network_weights.put_back(network, learnt)  # what is measured is what is kept
-    return Trained(network), lambda folder: network_weights.save(learnt, folder), progress
+    network_weights.load_into_network(network, learnt)  # what is measured is what is kept
+    return (
+        NetworkScorer(network),
+        lambda folder: network_weights.save_tensors(learnt, folder),
+        progress,
+    )
 
 
-def _taught(
-    order: Order, learn: Sequence[Example], watcher: Watcher, stopped: Callable[[], bool]
+def _teacher_probabilities(
+    order: TrainingJob,
+    learn: Sequence[LabelledExample],
+    watcher: ProgressListener,
+    stopped: Callable[[], bool],
 ) -> dict[str, NDArray[np.float64]]:
     """How likely the teachers together find each label, of the texts that they are asked about."""
     if not order.teachers:
         return {}
     texts = [row.text for row in learn if row.text not in order.certain]
-    progress = Progress(steps=len(texts) * len(order.teachers), note="texts read by the teachers")
+    progress = ClassifierProgress(
+        steps=len(texts) * len(order.teachers), note="texts read by the teachers"
+    )
 
     def more(count: int) -> None:
         progress.step += count

@@ -14,24 +14,24 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from chatlm import fast_dtype
-from chatlm_emotion.examples import Example
+from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.networks import Network
 from chatlm_emotion.recipe import Recipe
-from chatlm_emotion.watching import Check, Progress, Watcher
+from chatlm_emotion.watching import ClassifierProgress, EvalResult, ProgressListener
 
-POOL = 50
+SORT_POOL_BATCHES = 50
 """Batches that are sorted by length together: little padding, and still an order by chance."""
 
 
-def fit(
+def fit_network(
     network: Network,
-    learn: Sequence[Example],
-    held_out: Sequence[Example],
+    learn: Sequence[LabelledExample],
+    held_out: Sequence[LabelledExample],
     recipe: Recipe,
-    watcher: Watcher,
+    watcher: ProgressListener,
     stopped: Callable[[], bool],
     taught: Mapping[str, NDArray[np.float64]] | None = None,
-) -> Progress:
+) -> ClassifierProgress:
     """Train a network; afterwards it is as it was at its best check.
 
     Args:
@@ -50,9 +50,9 @@ def fit(
     set_seed(recipe.seed)
     chance = random.Random(recipe.seed)  # noqa: S311  # no secret
     ids = network.encode([row.text for row in learn])
-    targets = _targets(learn, network.labels, recipe, taught or {})
+    targets = _soft_targets(learn, network.labels, recipe, taught or {})
     per_epoch = math.ceil(len(learn) / recipe.batch)
-    progress = Progress(steps=per_epoch * recipe.epochs)
+    progress = ClassifierProgress(steps=per_epoch * recipe.epochs)
     learnt = network.learnt()
     optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.rate, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(
@@ -62,9 +62,9 @@ def fit(
     best: dict[str, Tensor] = {}
     progress.begin()
     for _ in range(recipe.epochs):
-        for rows in _batches([len(each) for each in ids], recipe.batch, chance):
+        for rows in _length_grouped_batches([len(each) for each in ids], recipe.batch, chance):
             network.train()
-            with precise_enough():
+            with mixed_precision():
                 loss = network.loss(network.padded([ids[row] for row in rows]), targets[rows])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt.values(), 1.0)
@@ -75,17 +75,17 @@ def fit(
             watcher.changed(progress)
             ends = progress.step == progress.steps or stopped()
             if ends or progress.step % every == 0:
-                if _check(network, held_out, progress):
+                if _evaluate(network, held_out, progress):
                     best = {name: value.detach().clone() for name, value in learnt.items()}
                 watcher.changed(progress)
                 if ends or progress.checks_since_best >= recipe.patience:
-                    _restore(learnt, best)
+                    _restore_parameters(learnt, best)
                     progress.ended = "stopped by the person" if stopped() else progress.ended
                     return progress
     return progress
 
 
-class Trained:
+class NetworkScorer:
     """A network as it is used.
 
     Args:
@@ -97,44 +97,46 @@ class Trained:
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Logits of the labels, `(len(texts), labels)`."""
-        return classify(self._network, texts)
+        return predict_logits(self._network, texts)
 
 
-def classify(network: Network, texts: Sequence[str], batch: int = 32) -> NDArray[np.float32]:
+def predict_logits(network: Network, texts: Sequence[str], batch: int = 32) -> NDArray[np.float32]:
     """Logits of the labels, `(len(texts), labels)`."""
     network.eval()
     ids = network.encode(texts)
     scores = np.empty((len(texts), len(network.labels)), dtype=np.float32)
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
-    with torch.inference_mode(), precise_enough():
+    with torch.inference_mode(), mixed_precision():
         for begin in range(0, len(order), batch):
             rows = order[begin : begin + batch]
             scores[rows] = network.scores(network.padded([ids[row] for row in rows])).numpy()
     return scores
 
 
-def precise_enough() -> Any:
+def mixed_precision() -> Any:
     """Matrices multiplied in bfloat16 where that is faster."""
     return torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype("cpu") == "bfloat16")
 
 
-def _check(network: Network, held_out: Sequence[Example], progress: Progress) -> bool:
+def _evaluate(
+    network: Network, held_out: Sequence[LabelledExample], progress: ClassifierProgress
+) -> bool:
     """Classify what was held out; whether it is the best check so far."""
-    scores = classify(network, [row.text for row in held_out])
+    scores = predict_logits(network, [row.text for row in held_out])
     truth = [network.labels.index(row.label or "") for row in held_out]
     right = float((scores.argmax(1) == truth).mean())
     loss = float(torch.nn.functional.cross_entropy(torch.tensor(scores), torch.tensor(truth)))
-    return progress.checked(Check(progress.step, right, loss))
+    return progress.checked(EvalResult(progress.step, right, loss))
 
 
-def _restore(learnt: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+def _restore_parameters(learnt: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in values.items():
             learnt[name].copy_(value)
 
 
-def _targets(
-    rows: Sequence[Example],
+def _soft_targets(
+    rows: Sequence[LabelledExample],
     labels: Sequence[str],
     recipe: Recipe,
     taught: Mapping[str, NDArray[np.float64]],
@@ -152,12 +154,14 @@ def _targets(
     return targets
 
 
-def _batches(lengths: Sequence[int], size: int, chance: random.Random) -> Iterator[list[int]]:
+def _length_grouped_batches(
+    lengths: Sequence[int], size: int, chance: random.Random
+) -> Iterator[list[int]]:
     """Rows in an order by chance, those of a batch of like length."""
     order = list(range(len(lengths)))
     chance.shuffle(order)
-    for begin in range(0, len(order), size * POOL):
-        pool = sorted(order[begin : begin + size * POOL], key=lambda row: lengths[row])
+    for begin in range(0, len(order), size * SORT_POOL_BATCHES):
+        pool = sorted(order[begin : begin + size * SORT_POOL_BATCHES], key=lambda row: lengths[row])
         batches = [pool[at : at + size] for at in range(0, len(pool), size)]
         chance.shuffle(batches)
         yield from batches

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Check:
+class EvalResult:
     """How well the held-out texts were classified at a step."""
 
     step: int
@@ -25,7 +25,7 @@ class Check:
 
 
 @dataclass
-class Progress:
+class ClassifierProgress:
     """How far a training is."""
 
     steps: int = 0
@@ -35,7 +35,7 @@ class Progress:
     """Learnt from so far, padding aside."""
     losses: list[float] = field(default_factory=list)
     """One a step."""
-    checks: list[Check] = field(default_factory=list)
+    checks: list[EvalResult] = field(default_factory=list)
     note: str = ""
     """What is being done besides the steps."""
     ended: str = "after all epochs"
@@ -51,14 +51,14 @@ class Progress:
         self.tokens += tokens
         self.losses.append(loss)
 
-    def checked(self, check: Check) -> bool:
+    def checked(self, check: EvalResult) -> bool:
         """A check is done; whether it is the best so far."""
         before = self.best
         self.checks.append(check)
         return before is None or check.loss < before.loss
 
     @property
-    def best(self) -> Check | None:
+    def best(self) -> EvalResult | None:
         """The check with the lowest loss, which is steadier than the accuracy of a few texts."""
         return min(self.checks, key=lambda check: check.loss, default=None)
 
@@ -79,8 +79,8 @@ class Progress:
         return self.seconds / self.step * (self.steps - self.step) if self.step else None
 
 
-class Watcher:
+class ProgressListener:
     """Is told whenever `Progress` changed; this one does nothing with it."""
 
-    def changed(self, progress: Progress) -> None:
+    def changed(self, progress: ClassifierProgress) -> None:
         """Show it."""

@@ -11,14 +11,20 @@ from chatlm import (
     Ui,
     UsageError,
     find_model,
+    load_plugin_settings,
     one_line,
-    own_settings,
 )
 from chatlm_lora import PLUGIN, library
 from chatlm_lora.library import ADAPTERS
-from chatlm_lora.settings import ADAPTER, LAST, Settings, chosen, used_last
+from chatlm_lora.settings import (
+    ADAPTER_KEY,
+    LAST_ADAPTER_KEY,
+    Settings,
+    last_adapter,
+    selected_adapter,
+)
 
-PICKER = "adapters"
+PICKER_SCREEN = "adapters"
 """The name of the plugin's screen."""
 
 
@@ -34,11 +40,11 @@ def lora(ui: Ui, argument: str) -> None:
 
     name = argument.strip()
     if not name:
-        ui.open_screen(PICKER)
+        ui.open_screen(PICKER_SCREEN)
     elif name == OFF:
-        leave(ui)
+        use_base_model(ui)
     else:
-        use(ui, name)
+        use_adapter(ui, name)
 
 
 def base(ui: Ui, argument: str) -> None:
@@ -48,8 +54,8 @@ def base(ui: Ui, argument: str) -> None:
         ChatlmError: the adapter cannot be used.
     """
 
-    if not toggle(ui):
-        ui.open_screen(PICKER)
+    if not toggle_adapter(ui):
+        ui.open_screen(PICKER_SCREEN)
 
 
 def register(add: Callable[[SlashCommand], None]) -> None:
@@ -58,17 +64,17 @@ def register(add: Callable[[SlashCommand], None]) -> None:
     add(SlashCommand("base", "switch between adapter and base", base, key="f5"))
 
 
-def in_use(ui: Ui) -> str:
+def active_adapter(ui: Ui) -> str:
     """The adapter of the chat that is shown; empty for the base alone."""
-    return chosen(ui.kept, default())
+    return selected_adapter(ui.kept, default_adapter())
 
 
-def default() -> str:
+def default_adapter() -> str:
     """The adapter of chats in which nothing else was chosen; empty for the base."""
-    return own_settings(PLUGIN, Settings).adapter
+    return load_plugin_settings(PLUGIN, Settings).adapter
 
 
-def use(ui: Ui, name: str) -> None:
+def use_adapter(ui: Ui, name: str) -> None:
     """Let the chat use an adapter from the next reply on.
 
     Raises:
@@ -76,30 +82,30 @@ def use(ui: Ui, name: str) -> None:
         AdapterRefused: it cannot be used with the model.
     """
     warnings: Sequence[str] = ()
-    if name not in brought(ui):
-        warnings = library.checked(ADAPTERS.located(name), base_of(ui)).warnings
-    ui.keep(**{ADAPTER: name, LAST: name})
-    show(ui, name)
+    if name not in engine_adapters(ui):
+        warnings = library.validate_cached(ADAPTERS.located(name), loaded_model(ui)).warnings
+    ui.keep(**{ADAPTER_KEY: name, LAST_ADAPTER_KEY: name})
+    show_adapter_status(ui, name)
     key = "F5 switches between it and the base."
     used = f"This chat uses {one_line(name, 64)} from the next reply on. {key}"
     ui.tell("\n".join([used, *warnings]))
 
 
-def leave(ui: Ui) -> None:
+def use_base_model(ui: Ui) -> None:
     """Let the chat use the base alone from the next reply on.
 
     Raises:
         UsageError: it does so already.
     """
-    name = in_use(ui)
+    name = active_adapter(ui)
     if not name:
         raise UsageError("This chat uses no adapter.", hint="/lora chooses one.")
-    ui.keep(**{ADAPTER: "", LAST: name})
-    show(ui, "")
+    ui.keep(**{ADAPTER_KEY: "", LAST_ADAPTER_KEY: name})
+    show_adapter_status(ui, "")
     ui.tell(f"This chat uses the base alone, without {one_line(name, 64)}. F5 switches back.")
 
 
-def toggle(ui: Ui) -> bool:
+def toggle_adapter(ui: Ui) -> bool:
     """Go from the adapter to the base, or back to the adapter that was used last.
 
     Returns:
@@ -108,26 +114,26 @@ def toggle(ui: Ui) -> bool:
     Raises:
         ChatlmError: the adapter cannot be used.
     """
-    if in_use(ui):
-        leave(ui)
-    elif name := used_last(ui.kept, default()):
-        use(ui, name)
+    if active_adapter(ui):
+        use_base_model(ui)
+    elif name := last_adapter(ui.kept, default_adapter()):
+        use_adapter(ui, name)
     else:
         return False
     return True
 
 
-def show(ui: Ui, name: str) -> None:
+def show_adapter_status(ui: Ui, name: str) -> None:
     """Say in the status bar which adapter it is; empty for the base, which needs no word."""
     ui.show_status(f"adapter {one_line(name, 20)}" if name else "")
 
 
-def brought(ui: Ui) -> tuple[str, ...]:
+def engine_adapters(ui: Ui) -> tuple[str, ...]:
     """Adapters that come with the loaded model, such as a server's; no more is known of them."""
     return ui.engine.info.adapters if ui.engine else ()
 
 
-def base_of(ui: Ui) -> ModelLocation | None:
+def loaded_model(ui: Ui) -> ModelLocation | None:
     """The model that is loaded; None while there is none, or where it is no folder here."""
     if ui.engine is None:
         return None

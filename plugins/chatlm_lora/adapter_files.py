@@ -13,26 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LONGEST = 1_000_000
+MAX_CONFIG_BYTES = 1_000_000
 """Bytes of a configuration."""
 
 
-HIGHEST_RANK = 1024
+MAX_RANK = 1024
 
 
-_MORE_THAN_LORA = (
+_UNSUPPORTED_SETTINGS = (
     "use_dora", "modules_to_save", "layer_replication", "target_parameters", "lora_bias",
     "trainable_token_indices", "use_qalora", "alora_invocation_tokens", "arrow_config",
 )  # fmt: skip
 """Settings that, when they are on, change more of a model than one pair of matrices a layer."""
 
 
-_PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal")
+_SUPPORTED_INITS = (True, False, None, "gaussian", "orthogonal")
 """Ways to begin a training that leave the base as it is; others need another base."""
 
 
 @dataclass(frozen=True)
-class LoraConfig:
+class AdapterConfig:
     """What an adapter says of itself."""
 
     rank: int
@@ -67,81 +67,85 @@ def _matches(pattern: str, module: str) -> bool:
         return False
 
 
-def read(path: Path) -> LoraConfig:
+def read_config(path: Path) -> AdapterConfig:
     """Read `adapter_config.json`.
 
     Raises:
         Damaged: it cannot be read, or says that the adapter is more than plain LoRA.
         OSError: it is not there or not readable.
     """
-    if path.stat().st_size > LONGEST:
-        raise Damaged("is far too long for a configuration")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise InvalidAdapterFile("is far too long for a configuration")
     try:
         values = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise Damaged("is not JSON") from None
+        raise InvalidAdapterFile("is not JSON") from None
     if not isinstance(values, dict):
-        raise Damaged("is not a table of settings")
-    _only_lora(values)
+        raise InvalidAdapterFile("is not a table of settings")
+    _require_plain_lora(values)
     rank: Any = values.get("r")
     alpha = values.get("lora_alpha", 8)
-    if not _is_rank(rank):
-        raise Damaged(f"has the rank {rank!r}; it must be a whole number from 1 to {HIGHEST_RANK}")
+    if not _is_valid_rank(rank):
+        raise InvalidAdapterFile(
+            f"has the rank {rank!r}; it must be a whole number from 1 to {MAX_RANK}"
+        )
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) < 1e6:
-        raise Damaged(f"has lora_alpha {alpha!r}, which is no usable number")
+        raise InvalidAdapterFile(f"has lora_alpha {alpha!r}, which is no usable number")
     ranks = values.get("rank_pattern") or {}
-    if not isinstance(ranks, dict) or not all(map(_is_rank, ranks.values())):
-        raise Damaged("has a rank_pattern that cannot be used")
+    if not isinstance(ranks, dict) or not all(map(_is_valid_rank, ranks.values())):
+        raise InvalidAdapterFile("has a rank_pattern that cannot be used")
     mapping = values.get("auto_mapping")
-    return LoraConfig(
+    return AdapterConfig(
         rank=rank,
         alpha=alpha,
-        targets=_targets(values.get("target_modules")),
-        base=_text(values.get("base_model_name_or_path")),
-        architecture=_text(mapping.get("base_model_class") if isinstance(mapping, dict) else None),
+        targets=_parse_targets(values.get("target_modules")),
+        base=_text_or_empty(values.get("base_model_name_or_path")),
+        architecture=_text_or_empty(
+            mapping.get("base_model_class") if isinstance(mapping, dict) else None
+        ),
         ranks=ranks,
         turned=values.get("fan_in_fan_out") is True,
     )
 
 
-def _only_lora(values: Mapping[str, Any]) -> None:
+def _require_plain_lora(values: Mapping[str, Any]) -> None:
     kind = values.get("peft_type")
     if kind != "LORA":
-        raise Damaged(f"says that it is {kind!r}, not LORA")
-    for setting in _MORE_THAN_LORA:
+        raise InvalidAdapterFile(f"says that it is {kind!r}, not LORA")
+    for setting in _UNSUPPORTED_SETTINGS:
         if values.get(setting):
-            raise Damaged(f"uses {setting}, which is more than plain LoRA")
+            raise InvalidAdapterFile(f"uses {setting}, which is more than plain LoRA")
     if values.get("bias", "none") != "none":
-        raise Damaged(f"changes the model's biases (bias is {values['bias']!r})")
+        raise InvalidAdapterFile(f"changes the model's biases (bias is {values['bias']!r})")
     beginning = values.get("init_lora_weights", True)
-    if not any(beginning is known or beginning == known for known in _PLAIN_BEGINNINGS):
-        raise Damaged(
+    if not any(beginning is known or beginning == known for known in _SUPPORTED_INITS):
+        raise InvalidAdapterFile(
             f"was begun by {beginning!r}, which changes the base; it must be saved as plain LoRA "
             "first (path_initial_model_for_weight_conversion of peft)"
         )
 
 
-def _is_rank(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= HIGHEST_RANK
+def _is_valid_rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_RANK
 
 
-def _targets(value: object) -> tuple[str, ...] | str:
+def _parse_targets(value: object) -> tuple[str, ...] | str:
     if isinstance(value, str) and value:
         return value
     if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
         return tuple(sorted(value))
-    raise Damaged("names no target modules")
+    raise InvalidAdapterFile("names no target modules")
 
 
-def _text(value: object) -> str:
+def _text_or_empty(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-LONGEST_TABLE = 20_000_000
+MAX_HEADER_BYTES = 20_000_000
 """Bytes; the table of a model with a hundred thousand tensors is smaller."""
 
 
-_EXPONENTS: Mapping[str, tuple[type[np.unsignedinteger[Any]], int]] = {
+_EXPONENT_MASKS: Mapping[str, tuple[type[np.unsignedinteger[Any]], int]] = {
     "F32": (np.uint32, 0x7F80_0000),
     "F16": (np.uint16, 0x7C00),
     "BF16": (np.uint16, 0x7F80),
@@ -150,12 +154,12 @@ _EXPONENTS: Mapping[str, tuple[type[np.unsignedinteger[Any]], int]] = {
 infinite or none."""
 
 
-class Damaged(Exception):
+class InvalidAdapterFile(Exception):
     """A file is not what it has to be; the message says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorEntry:
     """One tensor of a file."""
 
     dtype: str
@@ -165,7 +169,7 @@ class Tensor:
     end: int
 
 
-def table(path: Path) -> dict[str, Tensor]:
+def read_tensor_table(path: Path) -> dict[str, TensorEntry]:
     """The tensors of a file by name.
 
     Raises:
@@ -175,59 +179,59 @@ def table(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 10 or length > min(size - 8, LONGEST_TABLE):
-            raise Damaged("is cut short, or is no safetensors file")
+        if size < 10 or length > min(size - 8, MAX_HEADER_BYTES):
+            raise InvalidAdapterFile("is cut short, or is no safetensors file")
         try:
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            found = {name: _tensor(entry, 8 + length) for name, entry in header.items()}
+            found = {name: _parse_tensor_entry(entry, 8 + length) for name, entry in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise Damaged("has a table of tensors that cannot be read") from None
+            raise InvalidAdapterFile("has a table of tensors that cannot be read") from None
     place = 8 + length
     for name, tensor in sorted(found.items(), key=lambda item: item[1].start):
         if tensor.start != place:
-            raise Damaged(f"has a hole or an overlap before the tensor {name}")
+            raise InvalidAdapterFile(f"has a hole or an overlap before the tensor {name}")
         place = tensor.end
     if place > size:
-        raise Damaged(f"is cut short: {size:,} of {place:,} bytes are there")
+        raise InvalidAdapterFile(f"is cut short: {size:,} of {place:,} bytes are there")
     if place < size:
-        raise Damaged("goes on behind its last tensor")
+        raise InvalidAdapterFile("goes on behind its last tensor")
     return found
 
 
-def _tensor(entry: Any, data: int) -> Tensor:
+def _parse_tensor_entry(entry: Any, data: int) -> TensorEntry:
     shape = tuple(int(number) for number in entry["shape"])
     start, end = (int(number) for number in entry["data_offsets"])
     if min((start, end - start, *shape)) < 0:
         raise ValueError("negative")
-    tensor = Tensor(str(entry["dtype"]), shape, data + start, data + end)
-    if tensor.dtype in _EXPONENTS:
-        width = np.dtype(_EXPONENTS[tensor.dtype][0]).itemsize
+    tensor = TensorEntry(str(entry["dtype"]), shape, data + start, data + end)
+    if tensor.dtype in _EXPONENT_MASKS:
+        width = np.dtype(_EXPONENT_MASKS[tensor.dtype][0]).itemsize
         if math.prod(shape) * width != end - start:
             raise ValueError("shape and size differ")
     return tensor
 
 
-def number_formats() -> tuple[str, ...]:
+def supported_dtypes() -> tuple[str, ...]:
     """The formats whose numbers can be looked at."""
-    return tuple(_EXPONENTS)
+    return tuple(_EXPONENT_MASKS)
 
 
-def not_finite(path: Path, tensor: Tensor) -> bool:
+def has_nonfinite(path: Path, tensor: TensorEntry) -> bool:
     """Whether a number of the tensor, in one of `number_formats`, is infinite or none (NaN)."""
-    mask = _EXPONENTS[tensor.dtype][1]
-    return bool((_bits(path, tensor) & mask == mask).any())
+    mask = _EXPONENT_MASKS[tensor.dtype][1]
+    return bool((_read_bits(path, tensor) & mask == mask).any())
 
 
-def all_zero(path: Path, tensor: Tensor) -> bool:
+def is_all_zero(path: Path, tensor: TensorEntry) -> bool:
     """Whether all numbers of the tensor, in one of `number_formats`, are 0."""
-    bits = _bits(path, tensor)
+    bits = _read_bits(path, tensor)
     sign = 1 << (bits.itemsize * 8 - 1)
     return not bool((bits & (sign - 1)).any())
 
 
-def _bits(path: Path, tensor: Tensor) -> NDArray[np.unsignedinteger[Any]]:
-    kind = np.dtype(_EXPONENTS[tensor.dtype][0])
+def _read_bits(path: Path, tensor: TensorEntry) -> NDArray[np.unsignedinteger[Any]]:
+    kind = np.dtype(_EXPONENT_MASKS[tensor.dtype][0])
     count = (tensor.end - tensor.start) // kind.itemsize
     return np.fromfile(path, kind, count, offset=tensor.start)
 
@@ -241,9 +245,9 @@ def model_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        shapes |= {name: tensor.shape for name, tensor in table(path).items()}
+        shapes |= {name: tensor.shape for name, tensor in read_tensor_table(path).items()}
     return shapes
 
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 """An adapter's files, as peft names them."""

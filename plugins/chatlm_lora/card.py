@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from chatlm import dump_json, one_line, visible, write_atomically
+from chatlm import dump_json, escape_controls, one_line, write_atomically
 
-CARD, README = "card.json", "README.md"
-LONGEST = 4_000_000
+CARD_FILE, README_FILE = "card.json", "README.md"
+MAX_CARD_BYTES = 4_000_000
 """Bytes of a card."""
 
-Way = Literal["trained", "merged", "added"]
+AdapterOrigin = Literal["trained", "merged", "added"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class SampleAnswer:
     """What the model says to one prompt that was not in the training data."""
 
     prompt: str
@@ -37,7 +37,7 @@ class Answer:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Answer:
+    def from_dict(cls, values: Mapping[str, Any]) -> SampleAnswer:
         """Read back what `to_dict` made.
 
         Raises:
@@ -52,11 +52,11 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Card:
+class AdapterCard:
     """One adapter's history."""
 
     name: str
-    way: Way
+    way: AdapterOrigin
     base: str
     """The model it works on."""
     made_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -73,7 +73,7 @@ class Card:
     cost: Mapping[str, Any] = field(default_factory=dict)
     """Seconds and tokens of the process that ended the training, which went on after `from_step`,
     and why it ended."""
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[SampleAnswer, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the libraries that made it."""
 
@@ -96,7 +96,7 @@ class Card:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Card:
+    def from_dict(cls, values: Mapping[str, Any]) -> AdapterCard:
         """Read back what `to_dict` made.
 
         Raises:
@@ -114,39 +114,39 @@ class Card:
             settings=values.get("settings", {}),
             scores=values.get("scores", {}),
             cost=values.get("cost", {}),
-            answers=tuple(map(Answer.from_dict, values.get("answers", ()))),
+            answers=tuple(map(SampleAnswer.from_dict, values.get("answers", ()))),
             versions=values.get("versions", {}),
         )
 
 
-def write(card: Card, folder: Path) -> None:
+def write_card(card: AdapterCard, folder: Path) -> None:
     """Put both files into an adapter's folder.
 
     Raises:
         OSError: they cannot be written.
     """
-    write_atomically(folder / CARD, [dump_json(card.to_dict()), "\n"])
-    write_atomically(folder / README, [_page(card)])
+    write_atomically(folder / CARD_FILE, [dump_json(card.to_dict()), "\n"])
+    write_atomically(folder / README_FILE, [_readme(card)])
 
 
-def read(folder: Path) -> Card | None:
+def read_card(folder: Path) -> AdapterCard | None:
     """The card of an adapter; None where there is none, or it cannot be read."""
     try:
-        if (folder / CARD).stat().st_size > LONGEST:
+        if (folder / CARD_FILE).stat().st_size > MAX_CARD_BYTES:
             return None
-        card = Card.from_dict(json.loads((folder / CARD).read_bytes()))
+        card = AdapterCard.from_dict(json.loads((folder / CARD_FILE).read_bytes()))
         texts = [card.name, card.way, card.base, card.description, card.licence, card.made_at]
         texts += [card.command]
         texts += [text for answer in card.answers for text in answer.to_dict().values()]
         tables = (card.source, card.settings, card.scores, card.cost, card.versions)
-        lines(card)
+        card_lines(card)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     right = all(isinstance(text, str) for text in texts)
     return card if right and all(isinstance(table, dict) for table in tables) else None
 
 
-def in_short(card: Card) -> str:
+def summarize_card(card: AdapterCard) -> str:
     """One line for lists."""
     fall = card.scores.get("fall")
     better = f", loss {fall:.0%} lower" if isinstance(fall, float) else ""
@@ -154,27 +154,29 @@ def in_short(card: Card) -> str:
     return one_line(about, 80) + better
 
 
-def lines(card: Card) -> list[str]:
+def card_lines(card: AdapterCard) -> list[str]:
     """What it says, for the terminal: a title and a value in each line."""
     rows: list[tuple[str, Any]] = [("Base", card.base), ("Made", f"{card.way}, {card.made_at}")]
     rows += [("Command", card.command)]
     rows += [(key.capitalize(), value) for key, value in card.source.items()]
     rows += [("Licence", card.licence), ("Settings", card.settings), ("Scores", card.scores)]
     rows += [("Cost", card.cost)]
-    said = [(title, _told(value)) for title, value in rows if value]
+    said = [(title, _format_value(value)) for title, value in rows if value]
     width = max(len(title) for title, _ in said)
     return [f"{one_line(title, 20):<{width}}  {one_line(text, 500)}" for title, text in said]
 
 
-def _told(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_told(entry)}" for key, entry in value.items())
+        return ", ".join(
+            f"{key.replace('_', ' ')} {_format_value(entry)}" for key, entry in value.items()
+        )
     if isinstance(value, list | tuple):
-        return ", ".join(map(_told, value))
+        return ", ".join(map(_format_value, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _page(card: Card) -> str:
+def _readme(card: AdapterCard) -> str:
     head = [
         "---",
         f"base_model: {json.dumps(card.base)}",
@@ -183,10 +185,10 @@ def _page(card: Card) -> str:
         "---",
         f"# {card.name}",
         "",
-        visible(card.description) or f"A LoRA adapter for {one_line(card.base, 100)}.",
+        escape_controls(card.description) or f"A LoRA adapter for {one_line(card.base, 100)}.",
         "",
         "```",
-        *lines(card),
+        *card_lines(card),
         "```",
     ]
     for answer in card.answers:

@@ -13,15 +13,15 @@ from typing import Any
 from chatlm import UsageError, dump_json, write_atomically
 from chatlm_lora import adapter_files, library
 
-_PLAN, _BEFORE = "plan.json", "before.json"
+_PLAN_FILE, _BASE_RESULT_FILE = "plan.json", "before.json"
 
 
-_STATE = "trainer_state.json"
+_STATE_FILE = "trainer_state.json"
 """The file that transformers writes last into a checkpoint."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class HeldOutResult:
     """What a model does on the held-out examples."""
 
     loss: float
@@ -36,7 +36,7 @@ class Measured:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Measured:
+    def from_dict(cls, values: Mapping[str, Any]) -> HeldOutResult:
         """Read back what `to_dict` made.
 
         Raises:
@@ -49,7 +49,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Run:
+class UnfinishedRun:
     """The folder of one training that is not finished."""
 
     folder: Path
@@ -58,21 +58,23 @@ class Run:
         """The newest whole checkpoint; half-written ones are deleted. None where there is none."""
         whole: list[tuple[int, Path]] = []
         for path in self.folder.glob("checkpoint-*"):
-            step = _step(path)
+            step = _checkpoint_step(path)
             if step is None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 whole.append((step, path))
         return max(whole)[1] if whole else None
 
-    def remember(self, before: Measured) -> None:
+    def remember(self, before: HeldOutResult) -> None:
         """Keep what was measured before the first step."""
-        write_atomically(self.folder / _BEFORE, [json.dumps(before.to_dict())])
+        write_atomically(self.folder / _BASE_RESULT_FILE, [json.dumps(before.to_dict())])
 
-    def remembered(self) -> Measured | None:
+    def remembered(self) -> HeldOutResult | None:
         """What was measured before the first step; None where it was not yet."""
         try:
-            return Measured.from_dict(json.loads((self.folder / _BEFORE).read_bytes()))
+            return HeldOutResult.from_dict(
+                json.loads((self.folder / _BASE_RESULT_FILE).read_bytes())
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -81,17 +83,19 @@ class Run:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _step(checkpoint: Path) -> int | None:
+def _checkpoint_step(checkpoint: Path) -> int | None:
     """How far a checkpoint is; None where it is not whole."""
     try:
-        adapter_files.table(checkpoint / adapter_files.WEIGHTS)
-        return int(json.loads((checkpoint / _STATE).read_bytes())["global_step"])
-    except (OSError, ValueError, KeyError, TypeError, adapter_files.Damaged):
+        adapter_files.read_tensor_table(checkpoint / adapter_files.WEIGHTS_FILE)
+        return int(json.loads((checkpoint / _STATE_FILE).read_bytes())["global_step"])
+    except (OSError, ValueError, KeyError, TypeError, adapter_files.InvalidAdapterFile):
         return None
 
 
 @contextmanager
-def begun(name: str, plan: Mapping[str, Any], *, anew: bool, main: bool) -> Iterator[Run]:
+def open_run(
+    name: str, plan: Mapping[str, Any], *, anew: bool, main: bool
+) -> Iterator[UnfinishedRun]:
     """The run of an adapter's training, alone in it; goes on with one that was stopped.
 
     Args:
@@ -106,7 +110,7 @@ def begun(name: str, plan: Mapping[str, Any], *, anew: bool, main: bool) -> Iter
     """
     from filelock import FileLock, Timeout
 
-    run = Run(library.ADAPTERS.own_root / f".training-{name}")
+    run = UnfinishedRun(library.ADAPTERS.own_root / f".training-{name}")
     if not main:
         yield run
         return
@@ -115,7 +119,7 @@ def begun(name: str, plan: Mapping[str, Any], *, anew: bool, main: bool) -> Iter
         with FileLock(library.ADAPTERS.own_root / f".training-{name}.lock", timeout=0):
             if anew:
                 run.forget()
-            _begin(run, name, plan)
+            _prepare_folder(run, name, plan)
             yield run
     except Timeout:
         raise UsageError(
@@ -125,9 +129,9 @@ def begun(name: str, plan: Mapping[str, Any], *, anew: bool, main: bool) -> Iter
         raise library.ADAPTERS.disk_error(error) from error
 
 
-def _begin(run: Run, name: str, plan: Mapping[str, Any]) -> None:
+def _prepare_folder(run: UnfinishedRun, name: str, plan: Mapping[str, Any]) -> None:
     written = dump_json(plan)
-    path = run.folder / _PLAN
+    path = run.folder / _PLAN_FILE
     if not path.is_file():
         run.forget()
         run.folder.mkdir(parents=True)

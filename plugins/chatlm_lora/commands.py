@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatlm import UsageError, dump_json, human_bytes, one_line, visible
+from chatlm import UsageError, dump_json, escape_controls, human_bytes, one_line
 from chatlm_lora.options import as_json_option as _json
-from chatlm_lora.options import base_model, complete_adapter
+from chatlm_lora.options import complete_adapter, resolve_base_model
 from chatlm_lora.options import model_option as _model
 from chatlm_lora.options import name_argument as _name
 from chatlm_lora.train_command import train
 
 if TYPE_CHECKING:
     from chatlm import Artifact
-    from chatlm_lora.card import Card
+    from chatlm_lora.card import AdapterCard
 
 
 METHODS = ("linear", "slerp", "ties", "dare")
@@ -63,16 +63,16 @@ def merge(
     """
 
     from chatlm_lora.library import ADAPTERS
-    from chatlm_lora.merging import Mix, merge_adapters
+    from chatlm_lora.merging import MergeSettings, merge_adapters
 
     if weights and len(weights) != len(sources):
         raise UsageError(
             f"There are {len(sources)} adapters and {len(weights)} weights.",
             hint="Give one -w for each adapter, in their order.",
         )
-    mix = Mix(method, weights or (1 / len(sources),) * len(sources), density, rank, seed)
+    mix = MergeSettings(method, weights or (1 / len(sources),) * len(sources), density, rank, seed)
     made = merge_adapters(
-        name, [ADAPTERS.located(source) for source in sources], base_model(model), mix
+        name, [ADAPTERS.located(source) for source in sources], resolve_base_model(model), mix
     )
     if as_json:
         click.echo(dump_json(made.to_dict()))
@@ -105,16 +105,16 @@ def list_adapters(as_json: bool) -> None:
     from chatlm_lora import card
     from chatlm_lora.library import ADAPTERS
 
-    found = [(adapter, card.read(adapter.path)) for adapter in ADAPTERS.all()]
+    found = [(adapter, card.read_card(adapter.path)) for adapter in ADAPTERS.all()]
     if as_json:
-        click.echo(dump_json([_row(adapter, known) for adapter, known in found]))
+        click.echo(dump_json([_adapter_dict(adapter, known) for adapter, known in found]))
         return
     if not found:
         click.echo("There are no adapters yet. Train one: chatlm adapters train NAME --data FILE")
     width = max((len(adapter.name) for adapter, _ in found), default=0)
     for adapter, known in found:
         own = "  (yours)" if adapter.own else ""
-        told = card.in_short(known) if known else ""
+        told = card.summarize_card(known) if known else ""
         click.echo(f"{adapter.name:<{width}}  {human_bytes(adapter.bytes):>8}  {told}{own}")
 
 
@@ -132,17 +132,17 @@ def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool)
     from chatlm_lora import library
     from chatlm_lora.library import ADAPTERS
 
-    base = base_model(model)
-    checked = library.add(name, folder.expanduser(), base, licence)
+    base = resolve_base_model(model)
+    checked = library.add_adapter(name, folder.expanduser(), base, licence)
     if as_json:
-        row = _row(ADAPTERS.located(name))
+        row = _adapter_dict(ADAPTERS.located(name))
         click.echo(dump_json(row | {"warnings": list(checked.warnings)}))
         return
     click.echo(
         f"Added {name}: rank {checked.config.rank}, {len(checked.modules)} modules, "
         f"{checked.parameters:,} numbers, for {base.name}."
     )
-    _warn(checked.warnings)
+    _print_warnings(checked.warnings)
 
 
 @adapters.command()
@@ -157,22 +157,22 @@ def show(name: str, as_json: bool) -> None:
     from chatlm_lora.library import ADAPTERS
 
     adapter = ADAPTERS.located(name)
-    known = card.read(adapter.path)
-    checked = validation.check(adapter.path, None)
+    known = card.read_card(adapter.path)
+    checked = validation.validate_adapter(adapter.path, None)
     if as_json:
-        click.echo(dump_json(_row(adapter, known) | _table(known) | checked.to_dict()))
+        click.echo(dump_json(_adapter_dict(adapter, known) | _card_dict(known) | checked.to_dict()))
         return
     config = checked.config
-    click.echo(f"{name}: {card.in_short(known) if known else 'no card'}")
+    click.echo(f"{name}: {card.summarize_card(known) if known else 'no card'}")
     click.echo(
         f"Rank {config.rank}, alpha {config.alpha:g}, {len(checked.modules)} modules "
         f"({one_line(config.targets_of(), 200)}), {checked.parameters:,} numbers, "
         f"{human_bytes(adapter.bytes)}"
     )
-    click.echo(visible(str(adapter.path)))
+    click.echo(escape_controls(str(adapter.path)))
     if known is None:
         return
-    click.echo("\n" + "\n".join(card.lines(known)))
+    click.echo("\n" + "\n".join(card.card_lines(known)))
     for answer in known.answers:
         click.echo(f"\n> {one_line(answer.prompt, 400)}")
         click.echo(f"  wanted  {one_line(answer.wanted, 400)}")
@@ -194,12 +194,12 @@ def verify(name: str, model: str | None, as_json: bool) -> None:
     from chatlm_lora import effect as effect_module
     from chatlm_lora.library import ADAPTERS
 
-    effect = effect_module.verify(ADAPTERS.located(name), base_model(model))
+    effect = effect_module.measure_effect(ADAPTERS.located(name), resolve_base_model(model))
     if as_json:
         click.echo(dump_json({"name": name, "acts": effect.acts} | effect.to_dict()))
     else:
         click.echo(f"{name}: {effect.in_words()}")
-        _warn(effect.warnings)
+        _print_warnings(effect.warnings)
     if not effect.acts:
         raise click.exceptions.Exit(1)
 
@@ -220,14 +220,14 @@ def export(name: str, folder: Path, merged: bool, model: str | None) -> None:
     adapter = ADAPTERS.located(name)
     folder = folder.expanduser()
     if not merged:
-        library.give(adapter, folder)
-        click.echo(visible(f"Wrote the adapter {name} to {folder}."))
+        library.export_adapter(adapter, folder)
+        click.echo(escape_controls(f"Wrote the adapter {name} to {folder}."))
         return
     from chatlm_lora.merging import export_merged
 
-    _warn(export_merged(adapter, base_model(model), folder))
-    click.echo(visible(f"Wrote the model with {name} to {folder}."))
-    click.echo(visible(f"Talk to it: chatlm --model {folder}"))
+    _print_warnings(export_merged(adapter, resolve_base_model(model), folder))
+    click.echo(escape_controls(f"Wrote the model with {name} to {folder}."))
+    click.echo(escape_controls(f"Talk to it: chatlm --model {folder}"))
 
 
 @adapters.command()
@@ -248,12 +248,12 @@ def remove(name: str, yes: bool) -> None:
     click.echo(f"Removed {name}; {human_bytes(size)} are free again.")
 
 
-def _warn(warnings: tuple[str, ...]) -> None:
+def _print_warnings(warnings: tuple[str, ...]) -> None:
     for warning in warnings:
-        click.echo(f"Note: {visible(warning)}", err=True)
+        click.echo(f"Note: {escape_controls(warning)}", err=True)
 
 
-def _row(adapter: Artifact, known: Card | None = None) -> dict[str, Any]:
+def _adapter_dict(adapter: Artifact, known: AdapterCard | None = None) -> dict[str, Any]:
     return {
         "name": adapter.name,
         "own": adapter.own,
@@ -264,5 +264,5 @@ def _row(adapter: Artifact, known: Card | None = None) -> dict[str, Any]:
     }
 
 
-def _table(known: Card | None) -> dict[str, Any]:
+def _card_dict(known: AdapterCard | None) -> dict[str, Any]:
     return {"card": known.to_dict() if known else None}

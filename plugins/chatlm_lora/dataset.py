@@ -16,36 +16,38 @@ from torch.utils.data import Dataset
 
 from chatlm import ChatEncoder, Message, UsageError, one_line
 
-MOST_BYTES = 2_000_000_000
+MAX_BYTES = 2_000_000_000
 
 
-FORMS = (
+FORMAT_HELP = (
     "messages (role and content); instruction, input and output; prompt and completion; "
     "text and label, with --ask"
 )
 
 
-Example = tuple[Message, ...]
+ChatExample = tuple[Message, ...]
 """A chat whose last message is the assistant's."""
 
 
-_GAP = re.compile(r"\{text\}")
+_TEXT_PLACEHOLDER = re.compile(r"\{text\}")
 
 
 @dataclass(frozen=True)
-class Data:
+class ChatDataset:
     """What a file holds."""
 
     name: str
     sha256: str
-    train: tuple[Example, ...]
-    held_out: tuple[Example, ...]
+    train: tuple[ChatExample, ...]
+    held_out: tuple[ChatExample, ...]
     """Examples that are never trained on."""
     repeated: int
     """Rows left out, since the same stands in the file before."""
 
 
-def read(path: Path, *, seed: int, share: float, ask: str = "", system: str = "") -> Data:
+def read_dataset(
+    path: Path, *, seed: int, share: float, ask: str = "", system: str = ""
+) -> ChatDataset:
     """Read a file, one JSON object a line or one JSON list, and split it.
 
     Args:
@@ -58,11 +60,11 @@ def read(path: Path, *, seed: int, share: float, ask: str = "", system: str = ""
     Raises:
         UsageError: the file cannot be read, or a row is not what it has to be; the row is named.
     """
-    raw = _bytes(path)
-    chats: dict[Example, None] = {}
+    raw = _read_bytes(path)
+    chats: dict[ChatExample, None] = {}
     count = 0
-    for where, row in _rows(path, raw):
-        example = _example(row, ask, where)
+    for where, row in _parse_rows(path, raw):
+        example = _parse_example(row, ask, where)
         if system and example[0].role != "system":
             example = (Message("system", system), *example)
         chats[example] = None
@@ -74,7 +76,7 @@ def read(path: Path, *, seed: int, share: float, ask: str = "", system: str = ""
     examples = list(chats)
     random.Random(seed).shuffle(examples)  # noqa: S311  # no secret
     held = min(max(round(len(examples) * share), 1), len(examples) - 1)
-    return Data(
+    return ChatDataset(
         name=path.name,
         sha256=hashlib.sha256(raw).hexdigest(),
         train=tuple(examples[held:]),
@@ -83,9 +85,9 @@ def read(path: Path, *, seed: int, share: float, ask: str = "", system: str = ""
     )
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise UsageError(f"{path} is too large.", hint="Split it; 2 GB are the most.")
         return path.read_bytes()
     except OSError as error:
@@ -94,58 +96,58 @@ def _bytes(path: Path) -> bytes:
         ) from error
 
 
-def _rows(path: Path, raw: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parse_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each row with where it stands."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 (byte {error.start}).") from None
     if text.lstrip().startswith("["):
-        rows = _json(text, str(path))
+        rows = _parse_json(text, str(path))
         for number, row in enumerate(rows, 1):
-            yield _row(row, f"{path}, entry {number}")
+            yield _require_object(row, f"{path}, entry {number}")
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield _row(_json(line, where), where)
+            yield _require_object(_parse_json(line, where), where)
 
 
-def _row(row: Any, where: str) -> tuple[str, Mapping[str, Any]]:
+def _require_object(row: Any, where: str) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(row, dict):
-        _wrong(where, "is not a JSON object")
+        _reject(where, "is not a JSON object")
     return where, row
 
 
-def _json(text: str, where: str) -> Any:
+def _parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        _wrong(where, f"is not JSON: {error}")
+        _reject(where, f"is not JSON: {error}")
 
 
-def _example(row: Mapping[str, Any], ask: str, where: str) -> Example:
-    make = next((make for keys, make in _MAKERS.items() if set(keys) <= set(row)), None)
+def _parse_example(row: Mapping[str, Any], ask: str, where: str) -> ChatExample:
+    make = next((make for keys, make in _ROW_PARSERS.items() if set(keys) <= set(row)), None)
     if make is None:
         keys = one_line(", ".join(map(str, row)), 100)
-        _wrong(where, f"has the keys {keys}", f"A row has {FORMS}.")
+        _reject(where, f"has the keys {keys}", f"A row has {FORMAT_HELP}.")
     return make(row, ask, where)
 
 
-def _messages(row: Mapping[str, Any], ask: str, where: str) -> Example:
+def _from_messages(row: Mapping[str, Any], ask: str, where: str) -> ChatExample:
     given = row["messages"]
     if not isinstance(given, list):
-        _wrong(where, "has messages that are no list")
+        _reject(where, "has messages that are no list")
     chat = []
     for entry in given:
         role = entry.get("role") if isinstance(entry, dict) else None
         if role not in ("system", "user", "assistant"):
-            _wrong(where, f"has a message of the role {role!r}")
-        chat.append(Message(role, _text(entry, "content", where)))
+            _reject(where, f"has a message of the role {role!r}")
+        chat.append(Message(role, _require_text(entry, "content", where)))
     roles = [message.role for message in chat]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
-        _wrong(
+        _reject(
             where,
             "has messages that do not alternate",
             "Write a system message if you want one, then user and assistant in turn.",
@@ -153,63 +155,67 @@ def _messages(row: Mapping[str, Any], ask: str, where: str) -> Example:
     return tuple(chat)
 
 
-def _instruction(row: Mapping[str, Any], ask: str, where: str) -> Example:
+def _from_instruction(row: Mapping[str, Any], ask: str, where: str) -> ChatExample:
     about = row.get("input") or ""
     if not isinstance(about, str):
-        _wrong(where, "has an input that is no text")
-    task = _text(row, "instruction", where)
+        _reject(where, "has an input that is no text")
+    task = _require_text(row, "instruction", where)
     question = f"{task}\n\n{about.strip()}" if about.strip() else task
-    return _asked(question, _text(row, "output", where))
+    return _single_turn(question, _require_text(row, "output", where))
 
 
-def _completion(row: Mapping[str, Any], ask: str, where: str) -> Example:
-    return _asked(_text(row, "prompt", where), _text(row, "completion", where))
+def _from_completion(row: Mapping[str, Any], ask: str, where: str) -> ChatExample:
+    return _single_turn(
+        _require_text(row, "prompt", where), _require_text(row, "completion", where)
+    )
 
 
-def _label(row: Mapping[str, Any], ask: str, where: str) -> Example:
-    if not _GAP.search(ask):
+def _from_label(row: Mapping[str, Any], ask: str, where: str) -> ChatExample:
+    if not _TEXT_PLACEHOLDER.search(ask):
         raise UsageError(
             "Rows of text and label need a question to the model.",
             hint="Give one with {text} in it: --ask 'Which feeling is in this text? {text}'",
         )
-    text = _text(row, "text", where)
-    label = str(row["label"]) if isinstance(row["label"], int) else _text(row, "label", where)
-    return _asked(_GAP.sub(lambda _: text, ask), label)
+    text = _require_text(row, "text", where)
+    label = (
+        str(row["label"]) if isinstance(row["label"], int) else _require_text(row, "label", where)
+    )
+    return _single_turn(_TEXT_PLACEHOLDER.sub(lambda _: text, ask), label)
 
 
-_MAKERS: Mapping[tuple[str, ...], Callable[[Mapping[str, Any], str, str], Example]] = {
-    ("messages",): _messages,
-    ("instruction", "output"): _instruction,
-    ("prompt", "completion"): _completion,
-    ("text", "label"): _label,
+_ROW_PARSERS: Mapping[tuple[str, ...], Callable[[Mapping[str, Any], str, str], ChatExample]] = {
+    ("messages",): _from_messages,
+    ("instruction", "output"): _from_instruction,
+    ("prompt", "completion"): _from_completion,
+    ("text", "label"): _from_label,
 }
 """By the keys that a row must have."""
 
 
-def _asked(question: str, answer: str) -> Example:
+def _single_turn(question: str, answer: str) -> ChatExample:
     return (Message("user", question), Message("assistant", answer))
 
 
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
+def _require_text(row: Mapping[str, Any], key: str, where: str) -> str:
     text = row.get(key)
     if not isinstance(text, str) or not text.strip():
-        _wrong(where, f"has no text in {key}")
+        _reject(where, f"has no text in {key}")
     return text.strip()
 
 
-def _wrong(where: str, what: str, hint: str = "") -> NoReturn:
+def _reject(where: str, what: str, hint: str = "") -> NoReturn:
     raise UsageError(f"{where}: it {what}.", hint=hint)
 
 
-NOT_COUNTED = -100
+IGNORE_INDEX = -100
 """The label of a token that does not take part in the loss."""
 
 
-Item = dict[str, list[int]]
+EncodedExample = dict[str, list[int]]
 """`input_ids` and `labels`, of one length."""
 
 
-class Chats(Dataset[Item]):
+class EncodedChats(Dataset[EncodedExample]):
     """Encoded examples.
 
     Args:
@@ -218,15 +224,15 @@ class Chats(Dataset[Item]):
         longest: tokens; a longer example is left out.
     """
 
-    def __init__(self, examples: Sequence[Example], encoder: ChatEncoder, longest: int) -> None:
-        encoded = [_item(example, encoder) for example in examples]
+    def __init__(self, examples: Sequence[ChatExample], encoder: ChatEncoder, longest: int) -> None:
+        encoded = [_encode_example(example, encoder) for example in examples]
         self.items = [item for item in encoded if len(item["input_ids"]) <= longest]
         self.left_out = len(encoded) - len(self.items)
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> EncodedExample:
         return self.items[index]
 
     @property
@@ -239,10 +245,10 @@ class Chats(Dataset[Item]):
         self.items.sort(key=lambda item: len(item["input_ids"]))
 
 
-def _item(example: Example, encoder: ChatEncoder) -> Item:
+def _encode_example(example: ChatExample, encoder: ChatEncoder) -> EncodedExample:
     chat = encoder.chat(example)
     labels = [
-        number if said else NOT_COUNTED for number, said in zip(chat.ids, chat.spoken, strict=True)
+        number if said else IGNORE_INDEX for number, said in zip(chat.ids, chat.spoken, strict=True)
     ]
     return {"input_ids": list(chat.ids), "labels": labels}
 
@@ -260,18 +266,18 @@ class Collator:
     def __init__(self, pad: int) -> None:
         self._pad = pad
 
-    def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
+    def __call__(self, items: Sequence[EncodedExample]) -> dict[str, Any]:
         """Tensors of shape (rows, columns), but `labels` of shape (rows, `logits_to_keep`)."""
         width = max(len(item["input_ids"]) for item in items)
         ids = torch.full((len(items), width), self._pad)
-        labels = torch.full((len(items), width), NOT_COUNTED)
+        labels = torch.full((len(items), width), IGNORE_INDEX)
         mask = torch.zeros((len(items), width), dtype=torch.long)
         for row, item in enumerate(items):
             start = width - len(item["input_ids"])
             ids[row, start:] = torch.tensor(item["input_ids"])
             labels[row, start:] = torch.tensor(item["labels"])
             mask[row, start:] = 1
-        first = int((labels != NOT_COUNTED).any(0).nonzero()[0])
+        first = int((labels != IGNORE_INDEX).any(0).nonzero()[0])
         kept = min(width - first + 1, width)  # each label is foretold one column before
         return {
             "input_ids": ids,
@@ -282,7 +288,7 @@ class Collator:
         }
 
 
-def loss_of(model: Any, chats: Chats, collator: Collator, rows: int) -> float:
+def evaluate_loss(model: Any, chats: EncodedChats, collator: Collator, rows: int) -> float:
     """Mean cross-entropy in nats over all tokens that the assistant says.
 
     Args:
@@ -295,7 +301,7 @@ def loss_of(model: Any, chats: Chats, collator: Collator, rows: int) -> float:
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in _batches(chats, collator, rows):
-            said = int((batch["labels"][:, 1:] != NOT_COUNTED).sum())
+            said = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
             on_device = {
                 key: value.to(model.device) if isinstance(value, torch.Tensor) else value
                 for key, value in batch.items()
@@ -305,6 +311,6 @@ def loss_of(model: Any, chats: Chats, collator: Collator, rows: int) -> float:
     return total / count
 
 
-def _batches(chats: Chats, collator: Collator, rows: int) -> Iterator[dict[str, Any]]:
+def _batches(chats: EncodedChats, collator: Collator, rows: int) -> Iterator[dict[str, Any]]:
     for start in range(0, len(chats), rows):
         yield collator(chats.items[start : start + rows])

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from chatlm import Artifact, ChatEncoder, Message, ModelLocation, load_weights
+from chatlm import Artifact, ChatEncoder, Message, ModelLocation, load_pretrained
 from chatlm_lora import validation
-from chatlm_lora.peft_utils import quiet
+from chatlm_lora.peft_utils import quiet_transformers
 
-PROBES = (
+PROBE_PROMPTS = (
     "What is the capital of France?",
     "Write a short poem about the sea.",
     "Explain in one sentence why the sky is blue.",
@@ -23,12 +23,12 @@ PROBES = (
 )
 
 
-LEAST_KL = 1e-4
+MIN_KL = 1e-4
 """Nats; below it a difference is that of rounding, in bfloat16 too."""
 
 
 @dataclass(frozen=True)
-class Effect:
+class AdapterEffect:
     """How far an adapter moves a model."""
 
     mean_kl: float
@@ -45,7 +45,7 @@ class Effect:
     @property
     def acts(self) -> bool:
         """Whether it does anything."""
-        return self.mean_kl >= LEAST_KL
+        return self.mean_kl >= MIN_KL
 
     def in_words(self) -> str:
         """The verdict in one line."""
@@ -67,20 +67,20 @@ class Effect:
         }
 
 
-def verify(adapter: Artifact, base: ModelLocation) -> Effect:
+def measure_effect(adapter: Artifact, base: ModelLocation) -> AdapterEffect:
     """Check an adapter's files, then load it and compare.
 
     Raises:
         AdapterRefused: it cannot be used on that model.
         ModelError, OutOfMemoryError: the model cannot be loaded.
     """
-    checked = validation.check(adapter.path, base)
+    checked = validation.validate_adapter(adapter.path, base)
     encoder = ChatEncoder(base)
-    with quiet(), torch.no_grad():
-        plain = load_weights(base, dtype="float32")
+    with quiet_transformers(), torch.no_grad():
+        plain = load_pretrained(base, dtype="float32")
         model = PeftModel.from_pretrained(plain, str(adapter.path), local_files_only=True).eval()
         kl, largest, changed, places = 0.0, 0.0, 0, 0
-        for probe in PROBES:
+        for probe in PROBE_PROMPTS:
             ids = torch.tensor([encoder.prompt([Message("user", probe)])], device=plain.device)
             with model.disable_adapter():
                 before = model(ids).logits[0].float()
@@ -90,14 +90,14 @@ def verify(adapter: Artifact, base: ModelLocation) -> Effect:
             largest = max(largest, float((after - before).abs().max()))
             changed += int((after.argmax(-1) != before.argmax(-1)).sum())
             places += ids.shape[1]
-    return Effect(kl / places, largest, changed, places, checked.warnings)
+    return AdapterEffect(kl / places, largest, changed, places, checked.warnings)
 
 
-LONGEST_ANSWER = 96
+MAX_ANSWER_TOKENS = 96
 """Tokens."""
 
 
-def answer(model: Any, encoder: ChatEncoder, messages: Sequence[Message]) -> str:
+def greedy_answer(model: Any, encoder: ChatEncoder, messages: Sequence[Message]) -> str:
     """What the model says, always its likeliest token; cut after `LONGEST_ANSWER`.
 
     Args:
@@ -110,7 +110,7 @@ def answer(model: Any, encoder: ChatEncoder, messages: Sequence[Message]) -> str
         out = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=LONGEST_ANSWER,
+            max_new_tokens=MAX_ANSWER_TOKENS,
             do_sample=False,
             temperature=None,
             top_p=None,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from chatlm import Artifact, Artifacts, ChatlmError, ModelLocation, UsageError, find_model
 from chatlm_lora import card, validation
-from chatlm_lora.adapter_files import CONFIG, WEIGHTS
-from chatlm_lora.card import CARD, README, Card
-from chatlm_lora.validation import AdapterRefused, Checked
+from chatlm_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
+from chatlm_lora.card import CARD_FILE, README_FILE, AdapterCard
+from chatlm_lora.validation import AdapterRefused, ValidatedAdapter
 
 ADAPTERS = Artifacts(
     "adapter",
@@ -23,11 +23,13 @@ ADAPTERS = Artifacts(
 )
 
 
-FILES = (CONFIG, WEIGHTS, CARD, README)
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, README_FILE)
 """All that is ever copied of an adapter."""
 
 
-def add(name: str, folder: Path, base: ModelLocation, licence: str = "") -> Checked:
+def add_adapter(
+    name: str, folder: Path, base: ModelLocation, licence: str = ""
+) -> ValidatedAdapter:
     """Check a folder that peft saved, and copy it in under a name.
 
     Args:
@@ -42,31 +44,31 @@ def add(name: str, folder: Path, base: ModelLocation, licence: str = "") -> Chec
         ChatlmError: it cannot be written.
     """
     place = ADAPTERS.free(name)
-    found = validation.check(folder, base)
+    found = validation.validate_adapter(folder, base)
     with ADAPTERS.making(place) as new:
-        for file in (CONFIG, WEIGHTS):
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(folder / file, new / file)
-        known = card.read(folder) or Card(
+        known = card.read_card(folder) or AdapterCard(
             name, "added", base.name, licence=licence, source={"folder": str(folder.resolve())}
         )
-        card.write(known, new)
+        card.write_card(known, new)
     return found
 
 
-def give(adapter: Artifact, folder: Path) -> None:
+def export_adapter(adapter: Artifact, folder: Path) -> None:
     """Copy an adapter out, as a folder that peft loads.
 
     Raises:
         UsageError: the folder is there already, or cannot be written.
     """
-    with target(folder):
-        for file in FILES:
+    with new_folder(folder):
+        for file in ADAPTER_FILES:
             if (adapter.path / file).is_file():
                 shutil.copyfile(adapter.path / file, folder / file)
 
 
 @contextmanager
-def target(folder: Path) -> Iterator[None]:
+def new_folder(folder: Path) -> Iterator[None]:
     """Make a new folder where the person wants it; it goes again if what fills it fails.
 
     Raises:
@@ -77,26 +79,26 @@ def target(folder: Path) -> Iterator[None]:
     except FileExistsError:
         raise UsageError(f"{folder} is there already.", hint="Name a new folder.") from None
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise _write_error(folder, error) from error
     try:
         yield
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
-            raise _unwritable(folder, error) from error
+            raise _write_error(folder, error) from error
         raise
 
 
-def _unwritable(folder: Path, error: OSError) -> UsageError:
+def _write_error(folder: Path, error: OSError) -> UsageError:
     return UsageError(
         f"{folder} cannot be written: {error.strerror or error}.", hint="Name another folder."
     )
 
 
-Stamp = tuple[tuple[int, int], ...]
+FileStamps = tuple[tuple[int, int], ...]
 
 
-def found(name: str, model: str) -> Path | ChatlmError:
+def resolve_adapter(name: str, model: str) -> Path | ChatlmError:
     """The folder of an adapter, or the reason why it cannot be used.
 
     Args:
@@ -105,7 +107,7 @@ def found(name: str, model: str) -> Path | ChatlmError:
     """
     try:
         adapter = ADAPTERS.located(name)
-        checked(adapter, find_model(model))
+        validate_cached(adapter, find_model(model))
     except UsageError as error:  # to one who asks for a reply, a set-up that does not work
         without = "Without it: /lora off in the chat, --adapter off in the shell."
         return AdapterRefused(error.message, hint=f"{error.hint}\n{without}")
@@ -114,24 +116,24 @@ def found(name: str, model: str) -> Path | ChatlmError:
     return adapter.path
 
 
-def checked(adapter: Artifact, base: ModelLocation | None) -> Checked:
+def validate_cached(adapter: Artifact, base: ModelLocation | None) -> ValidatedAdapter:
     """What `checking.check` finds; not looked at again while the files are the same.
 
     Raises:
         AdapterRefused: it cannot be used.
     """
-    return _check(adapter, base, _stamp(adapter.path))
+    return _validate(adapter, base, _file_stamps(adapter.path))
 
 
 @lru_cache(maxsize=64)
-def _check(adapter: Artifact, base: ModelLocation | None, stamp: Stamp) -> Checked:
-    return validation.check(adapter.path, base)
+def _validate(adapter: Artifact, base: ModelLocation | None, stamp: FileStamps) -> ValidatedAdapter:
+    return validation.validate_adapter(adapter.path, base)
 
 
-def _stamp(folder: Path) -> Stamp:
+def _file_stamps(folder: Path) -> FileStamps:
     """What changes when the files do; empty where one is missing, which the check will tell."""
     try:
-        facts = [(folder / file).stat() for file in (CONFIG, WEIGHTS)]
+        facts = [(folder / file).stat() for file in (CONFIG_FILE, WEIGHTS_FILE)]
     except OSError:
         return ()
     return tuple((fact.st_mtime_ns, fact.st_size) for fact in facts)

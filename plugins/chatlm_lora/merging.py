@@ -14,24 +14,24 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from chatlm import Artifact, ModelLocation, UsageError, load_weights
+from chatlm import Artifact, ModelLocation, UsageError, load_pretrained
 from chatlm_lora import card, validation
-from chatlm_lora.adapter_files import HIGHEST_RANK
-from chatlm_lora.card import Card
-from chatlm_lora.library import ADAPTERS, target
-from chatlm_lora.peft_utils import all_memory, quiet, save
-from chatlm_lora.validation import Checked, same_base
+from chatlm_lora.adapter_files import MAX_RANK
+from chatlm_lora.card import AdapterCard
+from chatlm_lora.library import ADAPTERS, new_folder
+from chatlm_lora.peft_utils import explain_out_of_memory, quiet_transformers, save_adapter
+from chatlm_lora.validation import ValidatedAdapter, same_base
 
-MERGED = "merged"
+MERGED_ADAPTER = "merged"
 """The result's name within peft."""
 
 
-_PEFT = {"linear": "cat", "slerp": "cat", "ties": "ties_svd", "dare": "dare_linear_svd"}
+_PEFT_METHODS = {"linear": "cat", "slerp": "cat", "ties": "ties_svd", "dare": "dare_linear_svd"}
 """peft's names. Its own `linear` sums A and B apart, which is not the sum of what they do."""
 
 
 @dataclass(frozen=True)
-class Mix:
+class MergeSettings:
     """How to merge.
 
     Raises:
@@ -50,8 +50,10 @@ class Mix:
     """For what dare drops."""
 
     def __post_init__(self) -> None:
-        if self.method not in _PEFT:
-            raise UsageError(f"There is no method {self.method!r}.", hint=f"{', '.join(_PEFT)}.")
+        if self.method not in _PEFT_METHODS:
+            raise UsageError(
+                f"There is no method {self.method!r}.", hint=f"{', '.join(_PEFT_METHODS)}."
+            )
         if not all(math.isfinite(weight) and abs(weight) <= 100 for weight in self.weights):
             raise UsageError("A weight must be from -100 to 100.")
         if self.method == "slerp" and (
@@ -63,8 +65,8 @@ class Mix:
             )
         if not 0 < self.density <= 1:
             raise UsageError(f"The density must be above 0 and at most 1, not {self.density:g}.")
-        if self.rank is not None and not 1 <= self.rank <= HIGHEST_RANK:
-            raise UsageError(f"The rank must be from 1 to {HIGHEST_RANK}, not {self.rank}.")
+        if self.rank is not None and not 1 <= self.rank <= MAX_RANK:
+            raise UsageError(f"The rank must be from 1 to {MAX_RANK}, not {self.rank}.")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
@@ -77,7 +79,9 @@ class Mix:
         }
 
 
-def merge_adapters(name: str, sources: Sequence[Artifact], base: ModelLocation, mix: Mix) -> Card:
+def merge_adapters(
+    name: str, sources: Sequence[Artifact], base: ModelLocation, mix: MergeSettings
+) -> AdapterCard:
     """Merge adapters of one base, and keep the result under a name.
 
     Raises:
@@ -86,10 +90,10 @@ def merge_adapters(name: str, sources: Sequence[Artifact], base: ModelLocation, 
         ModelError, OutOfMemoryError: the base cannot be loaded.
     """
     place = ADAPTERS.free(name)
-    _check(sources, base, mix)
+    _check_mergeable(sources, base, mix)
     names = [f"source{number}" for number in range(len(sources))]
-    with quiet(), all_memory("Use a smaller base."), torch.no_grad():
-        model: Any = load_weights(base, device="cpu", dtype="float32")
+    with quiet_transformers(), explain_out_of_memory("Use a smaller base."), torch.no_grad():
+        model: Any = load_pretrained(base, device="cpu", dtype="float32")
         for source, label in zip(sources, names, strict=True):
             if isinstance(model, PeftModel):
                 model.load_adapter(str(source.path), label, local_files_only=True)
@@ -101,15 +105,15 @@ def merge_adapters(name: str, sources: Sequence[Artifact], base: ModelLocation, 
         model.base_model.add_weighted_adapter(
             names,
             [1.0, 1.0] if mix.method == "slerp" else list(mix.weights),
-            MERGED,
-            combination_type=_PEFT[mix.method],
+            MERGED_ADAPTER,
+            combination_type=_PEFT_METHODS[mix.method],
             svd_rank=mix.rank,
             svd_full_matrices=False,
             density=mix.density,
         )
         if mix.method == "slerp":
-            _bend(model, names, mix.weights[1] / sum(mix.weights))
-        made = Card(
+            _apply_slerp(model, names, mix.weights[1] / sum(mix.weights))
+        made = AdapterCard(
             name=name,
             way="merged",
             base=base.name,
@@ -117,29 +121,29 @@ def merge_adapters(name: str, sources: Sequence[Artifact], base: ModelLocation, 
             settings=mix.to_dict(),
         )
         with ADAPTERS.making(place) as new:
-            save(model, new, base, MERGED)
-            card.write(made, new)
+            save_adapter(model, new, base, MERGED_ADAPTER)
+            card.write_card(made, new)
     return made
 
 
-def _check(sources: Sequence[Artifact], base: ModelLocation, mix: Mix) -> None:
+def _check_mergeable(sources: Sequence[Artifact], base: ModelLocation, mix: MergeSettings) -> None:
     if len({source.name for source in sources}) < 2:
         raise UsageError("Merging needs at least two adapters.")
-    checked = {source.name: validation.check(source.path, base) for source in sources}
+    checked = {source.name: validation.validate_adapter(source.path, base) for source in sources}
     first_name, first = next(iter(checked.items()))
     for other_name, other in checked.items():
-        why = _unlike(first, other, mix)
+        why = _incompatibility(first, other, mix)
         if why:
             raise UsageError(
                 f"{first_name} and {other_name} cannot be merged: {why}.",
                 hint="Only adapters of one base that change the same modules mix in this way.",
             )
     ranks = sum(each.config.rank for each in checked.values())
-    if _PEFT[mix.method] == "cat" and ranks > HIGHEST_RANK:
-        raise UsageError(f"The ranks together are {ranks}; {HIGHEST_RANK} are the most.")
+    if _PEFT_METHODS[mix.method] == "cat" and ranks > MAX_RANK:
+        raise UsageError(f"The ranks together are {ranks}; {MAX_RANK} are the most.")
 
 
-def _unlike(one: Checked, other: Checked, mix: Mix) -> str:
+def _incompatibility(one: ValidatedAdapter, other: ValidatedAdapter, mix: MergeSettings) -> str:
     """Why two adapters do not mix; empty if they do."""
     bases = one.config.base, other.config.base
     if all(bases) and not same_base(*bases):
@@ -149,7 +153,7 @@ def _unlike(one: Checked, other: Checked, mix: Mix) -> str:
     return ""
 
 
-def _bend(model: Any, names: Sequence[str], share: float) -> None:
+def _apply_slerp(model: Any, names: Sequence[str], share: float) -> None:
     """Turn the sums into points on the arcs between two adapters, module by module.
 
     The point is c₁ΔW₁ + c₂ΔW₂, so it is enough to scale the halves of B that belong to each. The
@@ -161,19 +165,19 @@ def _bend(model: Any, names: Sequence[str], share: float) -> None:
         share: 0 is the first adapter, 1 the second.
     """
     for module in model.modules():
-        if MERGED not in getattr(module, "lora_A", {}):
+        if MERGED_ADAPTER not in getattr(module, "lora_A", {}):
             continue
         factors = [
             (module.lora_A[name].weight, module.lora_B[name].weight * module.scaling[name])
             for name in names
         ]
-        one, other = _arc(factors[0], factors[1], share)
+        one, other = _slerp_coefficients(factors[0], factors[1], share)
         rank = factors[0][0].shape[0]
-        module.lora_B[MERGED].weight[:, :rank] *= one
-        module.lora_B[MERGED].weight[:, rank : rank + factors[1][0].shape[0]] *= other
+        module.lora_B[MERGED_ADAPTER].weight[:, :rank] *= one
+        module.lora_B[MERGED_ADAPTER].weight[:, rank : rank + factors[1][0].shape[0]] *= other
 
 
-def _arc(
+def _slerp_coefficients(
     first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], share: float
 ) -> tuple[float, float]:
     """The coefficients c₁ and c₂ of the point on the arc."""
@@ -192,11 +196,11 @@ def _arc(
     )
 
 
-LEFT_OUT = ("chatlm-model.json", "model.safetensors.index.json")
+EXCLUDED_FILES = ("chatlm-model.json", "model.safetensors.index.json")
 """What holds for the base's own files only."""
 
 
-COPIED = (".json", ".jinja", ".model", ".txt")
+COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 
 
 def export_merged(adapter: Artifact, base: ModelLocation, folder: Path) -> tuple[str, ...]:
@@ -215,21 +219,30 @@ def export_merged(adapter: Artifact, base: ModelLocation, folder: Path) -> tuple
         UsageError: the folder is there already, or cannot be written.
         ModelError, OutOfMemoryError: the base cannot be loaded.
     """
-    checked = validation.check(adapter.path, base)
-    with target(folder), quiet(), all_memory("Use a smaller base."), torch.no_grad():
-        plain: Any = load_weights(base, device="cpu", dtype="float32")
-        kept = getattr(torch, _own_dtype(base))
+    checked = validation.validate_adapter(adapter.path, base)
+    with (
+        new_folder(folder),
+        quiet_transformers(),
+        explain_out_of_memory("Use a smaller base."),
+        torch.no_grad(),
+    ):
+        plain: Any = load_pretrained(base, device="cpu", dtype="float32")
+        kept = getattr(torch, _base_dtype(base))
         model: Any = PeftModel.from_pretrained(plain, str(adapter.path), local_files_only=True)
         whole = model.merge_and_unload(safe_merge=True).to(kept)
         whole.save_pretrained(folder)
         for path in sorted(base.folder.iterdir()):
             new = folder / path.name
-            if path.suffix in COPIED and path.name not in LEFT_OUT and not new.exists():
+            if (
+                path.suffix in COPIED_SUFFIXES
+                and path.name not in EXCLUDED_FILES
+                and not new.exists()
+            ):
                 shutil.copyfile(path, new)
     return checked.warnings
 
 
-def _own_dtype(base: ModelLocation) -> str:
+def _base_dtype(base: ModelLocation) -> str:
     """The number format that the base's config names, else float32."""
     config = json.loads((base.folder / "config.json").read_bytes())
     named: str | None = config.get("dtype") or config.get("torch_dtype")

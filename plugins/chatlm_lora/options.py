@@ -30,7 +30,7 @@ model_option = click.option(
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def base_model(name: str | None) -> ModelLocation:
+def resolve_base_model(name: str | None) -> ModelLocation:
     """The base that is meant, fetched first if it is not here.
 
     Raises:

@@ -14,12 +14,12 @@ import torch
 import transformers
 
 from chatlm import ChatlmError, ModelLocation, UsageError, fast_dtype, one_line, write_atomically
-from chatlm_lora.adapter_files import CONFIG, WEIGHTS
+from chatlm_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from chatlm_lora.recipe import ALL_LINEAR
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No bars and remarks of transformers and peft in the middle of a screen."""
     logger = transformers.utils.logging
     level = logger.get_verbosity()
@@ -33,7 +33,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def all_memory(hint: str) -> Iterator[None]:
+def explain_out_of_memory(hint: str) -> Iterator[None]:
     """Turn "out of memory" into an error that says what to do.
 
     Args:
@@ -46,7 +46,7 @@ def all_memory(hint: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Formats:
+class TrainingDtypes:
     """The number formats of a training."""
 
     weights: str
@@ -55,7 +55,7 @@ class Formats:
     """Whether matrices are multiplied in bfloat16."""
 
 
-def formats(on_cpu: bool) -> Formats:
+def training_dtypes(on_cpu: bool) -> TrainingDtypes:
     """What trains fastest without losing the adapter's small steps.
 
     A processor is faster with weights in float32 that are rounded for each product than with
@@ -65,10 +65,12 @@ def formats(on_cpu: bool) -> Formats:
         on_cpu: whether the processor trains.
     """
     mixed = fast_dtype("cpu" if on_cpu else "auto") == "bfloat16"
-    return Formats("float32" if on_cpu or not mixed else "bfloat16", mixed)
+    return TrainingDtypes("float32" if on_cpu or not mixed else "bfloat16", mixed)
 
 
-def targets_of(model: Any, targets: Sequence[str], base: ModelLocation) -> list[str] | str:
+def resolve_target_modules(
+    model: Any, targets: Sequence[str], base: ModelLocation
+) -> list[str] | str:
     """The target modules as peft wants them.
 
     Raises:
@@ -90,7 +92,7 @@ def targets_of(model: Any, targets: Sequence[str], base: ModelLocation) -> list[
     return list(targets)
 
 
-def save(model: Any, folder: Path, base: ModelLocation, adapter: str = "default") -> None:
+def save_adapter(model: Any, folder: Path, base: ModelLocation, adapter: str = "default") -> None:
     """Write an adapter in bfloat16 as peft does, with the base's name in place of its folder.
 
     Args:
@@ -109,15 +111,15 @@ def save(model: Any, folder: Path, base: ModelLocation, adapter: str = "default"
     numbers = {
         name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in state.items()
     }
-    save_file(numbers, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(numbers, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     settings = model.peft_config[adapter]
     inference, settings.inference_mode = settings.inference_mode, True
     values = settings.to_dict()
     settings.inference_mode = inference
-    values |= {"base_model_name_or_path": base.name, "target_modules": _sorted(values)}
-    write_atomically(folder / CONFIG, [json.dumps(values, indent=2, default=str), "\n"])
+    values |= {"base_model_name_or_path": base.name, "target_modules": _sorted_targets(values)}
+    write_atomically(folder / CONFIG_FILE, [json.dumps(values, indent=2, default=str), "\n"])
 
 
-def _sorted(values: dict[str, Any]) -> list[str] | str:
+def _sorted_targets(values: dict[str, Any]) -> list[str] | str:
     targets = values["target_modules"]
     return targets if isinstance(targets, str) else sorted(targets)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatlm import PluginScreen, hookimpl, own_settings
+from chatlm import PluginScreen, hookimpl, load_plugin_settings
 from chatlm_lora import PLUGIN, actions
-from chatlm_lora.settings import Settings, chosen
+from chatlm_lora.settings import Settings, selected_adapter
 
 if TYPE_CHECKING:
     from chatlm import ChatlmError, Commands, Conversation, Request, Setup, SlashCommand, Ui
@@ -44,7 +44,7 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
     """Add the list of adapters."""
-    register(PluginScreen(actions.PICKER, _picker))
+    register(PluginScreen(actions.PICKER_SCREEN, _picker_screen))
 
 
 @hookimpl
@@ -52,7 +52,7 @@ def chat_shown(ui: Ui) -> None:
     """Say in the status bar which adapter the chat uses."""
     from chatlm_lora import actions
 
-    actions.show(ui, actions.in_use(ui))
+    actions.show_adapter_status(ui, actions.active_adapter(ui))
 
 
 @hookimpl
@@ -60,19 +60,21 @@ def adjust_request(request: Request, conversation: Conversation) -> Request | No
     """Let the chat's adapter answer, unless another was asked for."""
     if request.adapter is not None:
         return None
-    name = chosen(conversation.kept.get(PLUGIN, {}), own_settings(PLUGIN, Settings).adapter)
+    name = selected_adapter(
+        conversation.kept.get(PLUGIN, {}), load_plugin_settings(PLUGIN, Settings).adapter
+    )
     return dataclasses.replace(request, adapter=name) if name else None
 
 
 @hookimpl(trylast=True)
 def find_adapter(name: str, model: str) -> Path | ChatlmError:
     """The folder of an adapter that fits the model, or why there is none."""
-    from chatlm_lora.library import found
+    from chatlm_lora.library import resolve_adapter
 
-    return found(name, model)
+    return resolve_adapter(name, model)
 
 
-def _picker(ui: Ui, argument: str) -> Any:
-    from chatlm_lora.screens.picker import LoraPicker
+def _picker_screen(ui: Ui, argument: str) -> Any:
+    from chatlm_lora.screens.picker import AdapterPicker
 
-    return LoraPicker(ui)
+    return AdapterPicker(ui)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatlm import ChatEncoder, ModelLocation, UsageError
-from chatlm_lora.adapter_files import HIGHEST_RANK
-from chatlm_lora.dataset import Chats, Data, Example
+from chatlm_lora.adapter_files import MAX_RANK
+from chatlm_lora.dataset import ChatDataset, ChatExample, EncodedChats
 
 ALL_LINEAR = "all-linear"
 """Stands for every linear layer but the output, whatever the model calls them."""
@@ -76,7 +76,7 @@ class Recipe:
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
-    ("rank", 1, HIGHEST_RANK),
+    ("rank", 1, MAX_RANK),
     ("alpha", 0.01, 10_000),
     ("dropout", 0, 0.9),
     ("rate", 1e-8, 1),
@@ -92,17 +92,17 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 )
 
 
-SHOWN = 4
+SAMPLE_ANSWERS = 4
 """Held-out prompts that are answered before and after."""
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingJob:
     """What is to be trained, on what, and how."""
 
     name: str
     base: ModelLocation
-    data: Data
+    data: ChatDataset
     recipe: Recipe
     prompt_format: str = "auto"
     description: str = ""
@@ -126,13 +126,13 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """The data as the model reads it."""
 
     encoder: ChatEncoder
-    train: Chats
-    held_out: Chats
-    examples: tuple[Example, ...]
+    train: EncodedChats
+    held_out: EncodedChats
+    examples: tuple[ChatExample, ...]
     """The held-out ones that are answered before and after."""
     steps: int
     """Of the whole training."""
@@ -140,7 +140,7 @@ class Prepared:
     """Steps between two checks."""
 
 
-def prepare(order: Order, processes: int) -> Prepared:
+def prepare_data(order: TrainingJob, processes: int) -> PreparedData:
     """Encode the examples and count the steps; loads the tokenizer only.
 
     Args:
@@ -153,8 +153,8 @@ def prepare(order: Order, processes: int) -> Prepared:
     """
     recipe, data = order.recipe, order.data
     encoder = ChatEncoder(order.base, order.prompt_format)
-    train = Chats(data.train, encoder, recipe.longest)
-    held_out = Chats(data.held_out, encoder, recipe.longest)
+    train = EncodedChats(data.train, encoder, recipe.longest)
+    held_out = EncodedChats(data.held_out, encoder, recipe.longest)
     held_out.sort()
     if not len(train) or not len(held_out):
         raise UsageError(
@@ -163,11 +163,11 @@ def prepare(order: Order, processes: int) -> Prepared:
         )
     rows = recipe.batch * recipe.accumulation * processes
     an_epoch = math.ceil(len(train) / rows)
-    return Prepared(
+    return PreparedData(
         encoder=encoder,
         train=train,
         held_out=held_out,
-        examples=data.held_out[:SHOWN],
+        examples=data.held_out[:SAMPLE_ANSWERS],
         steps=math.ceil(an_epoch * recipe.epochs),
         check_every=max(an_epoch // recipe.checks, 1),
     )

@@ -10,42 +10,42 @@ from typing import TYPE_CHECKING
 import click
 
 from chatlm import one_line
-from chatlm_lora.watching import Point, Progress, Watcher, curve
+from chatlm_lora.watching import LossPoint, ProgressListener, TrainingProgress, braille_curve
 
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-LINES = 8
+CHART_LINES = 8
 """Of the curve."""
 
-_BLANK = "\u2800"
+_EMPTY_BRAILLE = "\u2800"
 """A Braille character without dots."""
 
 
 @contextmanager
-def watcher() -> Iterator[Watcher]:
+def show_progress() -> Iterator[ProgressListener]:
     """Show a training on stderr while it lasts."""
     if not sys.stderr.isatty():
-        yield _Lines()
+        yield _PlainLines()
         return
     from rich.console import Console
     from rich.live import Live
 
     console = Console(stderr=True)
     with Live(console=console, refresh_per_second=4, transient=False) as live:
-        yield _Drawn(live)
+        yield _LiveDisplay(live)
 
 
-class _Drawn(Watcher):
+class _LiveDisplay(ProgressListener):
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def changed(self, progress: Progress) -> None:
-        self._live.update(drawing(progress, self._live.console.width))
+    def changed(self, progress: TrainingProgress) -> None:
+        self._live.update(render_progress(progress, self._live.console.width))
 
 
-def drawing(progress: Progress, width: int) -> Text:
+def render_progress(progress: TrainingProgress, width: int) -> Text:
     """The curve with its scale, and below it how far the training is.
 
     Args:
@@ -60,40 +60,45 @@ def drawing(progress: Progress, width: int) -> Text:
         losses.append(progress.base)
     if progress.train:
         low, high = min(losses), max(losses)
-        size = (max(min(width - 9, 100), 10), LINES)
-        for number, line in enumerate(_merged(progress, low, high, size)):
-            label = {0: f"{high:.3f}", LINES - 1: f"{low:.3f}"}.get(number, "")
+        size = (max(min(width - 9, 100), 10), CHART_LINES)
+        for number, line in enumerate(_overlay_curves(progress, low, high, size)):
+            label = {0: f"{high:.3f}", CHART_LINES - 1: f"{low:.3f}"}.get(number, "")
             text.append(f"{label:>7} ", style="dim")
             text.append(line)
             text.append("\n")
-    text.append(one_line(in_words(progress), 200))
+    text.append(one_line(describe_progress(progress), 200))
     return text
 
 
-def _merged(progress: Progress, low: float, high: float, size: tuple[int, int]) -> Iterator[Text]:
+def _overlay_curves(
+    progress: TrainingProgress, low: float, high: float, size: tuple[int, int]
+) -> Iterator[Text]:
     """The lines of both curves; a cell with a check in it has the colour of the checks."""
     from rich.text import Text
 
-    checks: list[Point] = list(progress.checks)
+    checks: list[LossPoint] = list(progress.checks)
     if progress.base is not None:
         checks.insert(0, (0, progress.base))
-    both = (curve(points, progress.steps, low, high, size) for points in (progress.train, checks))
+    both = (
+        braille_curve(points, progress.steps, low, high, size)
+        for points in (progress.train, checks)
+    )
     for trained, checked in zip(*both, strict=True):
         line = Text()
         for one, other in zip(trained, checked, strict=True):
-            here = other != _BLANK
+            here = other != _EMPTY_BRAILLE
             cell = chr(ord(one) | ord(other))
             line.append(cell, style="bold bright_yellow" if here else "cyan")
         yield line
 
 
-def in_words(progress: Progress) -> str:
+def describe_progress(progress: TrainingProgress) -> str:
     """How far the training is, in one line."""
     if not progress.steps:
         return f"{progress.note} …"
     parts = [f"step {progress.step}/{progress.steps}"]
     if (left := progress.seconds_left) is not None and progress.step < progress.steps:
-        parts.append(f"{_duration(left)} left")
+        parts.append(f"{_format_duration(left)} left")
     if progress.train:
         parts.append(f"loss {progress.train[-1][1]:.3f}")
     if progress.checks:
@@ -104,21 +109,21 @@ def in_words(progress: Progress) -> str:
     return " · ".join([*parts, progress.note] if progress.note else parts)
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{rest:02}"
 
 
-class _Lines(Watcher):
+class _PlainLines(ProgressListener):
     """A line for each new kind of work, each tenth of the steps, and each check."""
 
     def __init__(self) -> None:
         self._last: tuple[str, int, int] | None = None
 
-    def changed(self, progress: Progress) -> None:
+    def changed(self, progress: TrainingProgress) -> None:
         tenth = progress.step * 10 // progress.steps if progress.steps else 0
         now = (progress.note, tenth, len(progress.checks))
         if now != self._last:
             self._last = now
-            click.echo(one_line(in_words(progress), 200), err=True)
+            click.echo(one_line(describe_progress(progress), 200), err=True)

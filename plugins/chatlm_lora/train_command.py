@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from chatlm import dump_json, visible
+from chatlm import dump_json, escape_controls
 from chatlm_lora.options import as_json_option as _json
-from chatlm_lora.options import base_model
 from chatlm_lora.options import model_option as _model
+from chatlm_lora.options import resolve_base_model
 
 if TYPE_CHECKING:
-    from chatlm_lora.card import Card
-    from chatlm_lora.recipe import Order
+    from chatlm_lora.card import AdapterCard
+    from chatlm_lora.recipe import TrainingJob
 
 
 @click.command()
@@ -88,38 +88,38 @@ def train(
     ADAPTERS.free(name)
     given = {key: value for key, value in settings.items() if value not in (None, ())}
     recipe = Recipe(**given)
-    read = dataset.read(
+    read = dataset.read_dataset(
         data.expanduser(), seed=recipe.seed, share=recipe.held_out, ask=ask, system=system
     )
     import torch
 
-    from chatlm_lora.recipe import Order
+    from chatlm_lora.recipe import TrainingJob
 
     config = load_config()
-    order = Order(
+    order = TrainingJob(
         name=name,
-        base=base_model(model),
+        base=resolve_base_model(model),
         data=read,
         recipe=recipe,
         prompt_format=config.prompt_format,
         description=description,
         licence=licence,
-        command=_typed(context, name, data),
+        command=_command_line(context, name, data),
         on_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
     )
     if dry_run:
-        _tell_plan(order, as_json)
+        _print_plan(order, as_json)
         return
-    from chatlm_lora.terminal import watcher
-    from chatlm_lora.trainer import train as carry_out
+    from chatlm_lora.terminal import show_progress
+    from chatlm_lora.trainer import train_adapter as carry_out
 
-    with watcher() as shown:
+    with show_progress() as shown:
         made = carry_out(order, shown, anew=restart)
     if made is not None:
-        _tell(made, as_json)
+        _print_result(made, as_json)
 
 
-def _typed(context: click.Context, name: str, data: Path) -> str:
+def _command_line(context: click.Context, name: str, data: Path) -> str:
     """The command again, without what only says how it is carried out or told."""
     words = ["chatlm", "adapters", "train", name, "--data", data.name]
     passed_over = {"name", "data", "restart", "dry_run", "as_json"}
@@ -133,13 +133,13 @@ def _typed(context: click.Context, name: str, data: Path) -> str:
     return shlex.join(words)
 
 
-def _tell_plan(order: Order, as_json: bool) -> None:
+def _print_plan(order: TrainingJob, as_json: bool) -> None:
     import os
 
-    from chatlm_lora.recipe import prepare
+    from chatlm_lora.recipe import prepare_data
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    ready = prepare(order, processes)
+    ready = prepare_data(order, processes)
     if os.environ.get("RANK", "0") != "0":
         return
     plan = {
@@ -169,7 +169,7 @@ def _tell_plan(order: Order, as_json: bool) -> None:
     )
 
 
-def _tell(made: Card, as_json: bool) -> None:
+def _print_result(made: AdapterCard, as_json: bool) -> None:
 
     if as_json:
         click.echo(dump_json(made.to_dict()))
@@ -183,6 +183,6 @@ def _tell(made: Card, as_json: bool) -> None:
     if after >= before:
         click.echo("It did not get better than the base: more data or a lower --rate may help.")
     for answer in made.answers[:2]:
-        click.echo(visible(f"\n> {answer.prompt}\n  before: {answer.before}"))
-        click.echo(visible(f"  after:  {answer.after}"))
+        click.echo(escape_controls(f"\n> {answer.prompt}\n  before: {answer.before}"))
+        click.echo(escape_controls(f"  after:  {answer.after}"))
     click.echo(f"\nThe whole card: chatlm adapters show {made.name}")

@@ -25,22 +25,28 @@ from transformers import (
 )
 from transformers.trainer_utils import set_seed
 
-from chatlm import ChatlmError, UsageError, load_weights, stopped_by_keys
+from chatlm import ChatlmError, UsageError, graceful_interrupt, load_pretrained
 from chatlm_lora import card, checkpoints
-from chatlm_lora.card import Answer, Card
-from chatlm_lora.checkpoints import Measured, Run
-from chatlm_lora.dataset import Collator, loss_of
-from chatlm_lora.effect import answer
+from chatlm_lora.card import AdapterCard, SampleAnswer
+from chatlm_lora.checkpoints import HeldOutResult, UnfinishedRun
+from chatlm_lora.dataset import Collator, evaluate_loss
+from chatlm_lora.effect import greedy_answer
 from chatlm_lora.library import ADAPTERS
-from chatlm_lora.peft_utils import all_memory, formats, quiet, save, targets_of
-from chatlm_lora.recipe import Order, Prepared, prepare
-from chatlm_lora.watching import Progress, Watcher
+from chatlm_lora.peft_utils import (
+    explain_out_of_memory,
+    quiet_transformers,
+    resolve_target_modules,
+    save_adapter,
+    training_dtypes,
+)
+from chatlm_lora.recipe import PreparedData, TrainingJob, prepare_data
+from chatlm_lora.watching import ProgressListener, TrainingProgress
 
-POINTS = 500
+MAX_LOSS_POINTS = 500
 """About so many losses are kept for the curve."""
 
 
-GO_ON = "Give the same command again to go on from the last checkpoint."
+RESUME_HINT = "Give the same command again to go on from the last checkpoint."
 
 
 class TrainingStopped(ChatlmError):
@@ -49,7 +55,9 @@ class TrainingStopped(ChatlmError):
     exit_code = 130
 
 
-def train(order: Order, watcher: Watcher, *, anew: bool = False) -> Card | None:
+def train_adapter(
+    order: TrainingJob, watcher: ProgressListener, *, anew: bool = False
+) -> AdapterCard | None:
     """Train, keep the best checkpoint, measure it, and put the adapter into its place.
 
     Under `accelerate launch` each process calls it; the first one writes and reports.
@@ -72,41 +80,47 @@ def train(order: Order, watcher: Watcher, *, anew: bool = False) -> Card | None:
     processes = PartialState(cpu=order.on_cpu)
     main = processes.is_main_process
     with (
-        checkpoints.begun(order.name, order.plan(), anew=anew, main=main) as run,
-        quiet(),
-        all_memory("Lower --batch or --longest."),
-        _ended_by_keys(processes) as stopped,
+        checkpoints.open_run(order.name, order.plan(), anew=anew, main=main) as run,
+        quiet_transformers(),
+        explain_out_of_memory("Lower --batch or --longest."),
+        _stop_on_interrupt(processes) as stopped,
     ):
         processes.wait_for_everyone()
-        work = _Training(order, run, watcher if main else Watcher(), processes)
+        work = _TrainingProcess(order, run, watcher if main else ProgressListener(), processes)
         try:
             work.carry_out(stopped)
         except KeyboardInterrupt:
-            raise TrainingStopped("Stopped.", hint=GO_ON) from None
+            raise TrainingStopped("Stopped.", hint=RESUME_HINT) from None
         if not main:
             return None
         made = work.card()
         with ADAPTERS.making(place) as new:
-            save(work.model, new, order.base)
-            card.write(made, new)
+            save_adapter(work.model, new, order.base)
+            card.write_card(made, new)
         run.forget()
     return made
 
 
-class _Training:
+class _TrainingProcess:
     """One training in one process."""
 
-    def __init__(self, order: Order, run: Run, watcher: Watcher, processes: PartialState) -> None:
+    def __init__(
+        self,
+        order: TrainingJob,
+        run: UnfinishedRun,
+        watcher: ProgressListener,
+        processes: PartialState,
+    ) -> None:
         self._order, self._run, self._watcher = order, run, watcher
         self._main = processes.is_main_process
-        self._progress = Progress()
+        self._progress = TrainingProgress()
         self._started = time.monotonic()
         self._tell("reading the data")
-        self._ready: Prepared = prepare(order, processes.num_processes)
+        self._ready: PreparedData = prepare_data(order, processes.num_processes)
         self._collator = Collator(self._ready.encoder.end_id)
         self._tell("loading the model")
         set_seed(order.recipe.seed)
-        self._formats = formats(order.on_cpu)
+        self._formats = training_dtypes(order.on_cpu)
         self.model: Any = self._adapted()
 
     def carry_out(self, stopped: Callable[[], bool]) -> None:
@@ -119,7 +133,7 @@ class _Training:
         if stopped():
             raise KeyboardInterrupt
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        self._ended = _why(trainer, stopped)
+        self._ended = _describe_end(trainer, stopped)
         self._steps = trainer.state.global_step
         self._best_step = trainer.state.best_global_step
 
@@ -134,17 +148,17 @@ class _Training:
             )
         return found
 
-    def card(self) -> Card:
+    def card(self) -> AdapterCard:
         """Measure the trained adapter, in the number format it is kept in."""
         order, ready, progress = self._order, self._ready, self._progress
-        _round(self.model)
+        _round_to_bfloat16(self.model)
         before, after = self._before, self._measured("measuring the adapter")
         if not math.isfinite(after.loss):
             raise ChatlmError(
                 "The losses became infinite or no numbers.", hint="Lower --rate, then --restart."
             )
         answers = zip(ready.examples, before.answers, after.answers, strict=True)
-        return Card(
+        return AdapterCard(
             name=order.name,
             way="trained",
             base=order.base.name,
@@ -175,7 +189,8 @@ class _Training:
                 "ended": self._ended,
             },
             answers=tuple(
-                Answer(chat[-2].content, chat[-1].content, old, new) for chat, old, new in answers
+                SampleAnswer(chat[-2].content, chat[-1].content, old, new)
+                for chat, old, new in answers
             ),
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
         )
@@ -183,12 +198,12 @@ class _Training:
     def _adapted(self) -> Any:
         recipe, base = self._order.recipe, self._order.base
         # the Trainer moves it to the device of its process
-        model = load_weights(base, device="cpu", dtype=self._formats.weights)
+        model = load_pretrained(base, device="cpu", dtype=self._formats.weights)
         settings = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,  # type: ignore[arg-type]  # peft only divides it
             lora_dropout=recipe.dropout,
-            target_modules=targets_of(model, recipe.targets, base),
+            target_modules=resolve_target_modules(model, recipe.targets, base),
             task_type="CAUSAL_LM",
         )
         model.config.use_cache = False
@@ -219,7 +234,7 @@ class _Training:
             prediction_loss_only=True,
             remove_unused_columns=False,
             include_num_input_tokens_seen="non_padding",
-            logging_steps=max(ready.steps // POINTS, 1),
+            logging_steps=max(ready.steps // MAX_LOSS_POINTS, 1),
             dataloader_pin_memory=torch.cuda.is_available(),
             bf16=self._formats.mixed,
             use_cpu=self._order.on_cpu,
@@ -233,39 +248,39 @@ class _Training:
             eval_dataset=ready.held_out,
             data_collator=self._collator,
             callbacks=[
-                Reporter(self._progress, self._watcher, stopped),
+                ReportingCallback(self._progress, self._watcher, stopped),
                 EarlyStoppingCallback(early_stopping_patience=recipe.patience),
             ],
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
 
-    def _base(self) -> Measured:
+    def _base(self) -> HeldOutResult:
         with self.model.disable_adapter():
             before = self._measured("measuring the base")
         self._run.remember(before)
         return before
 
-    def _measured(self, note: str) -> Measured:
+    def _measured(self, note: str) -> HeldOutResult:
         """The held-out loss and the answers, with the adapter as it is switched now."""
         ready = self._ready
         self._tell(note)
-        loss = loss_of(self.model, ready.held_out, self._collator, self._order.recipe.batch)
+        loss = evaluate_loss(self.model, ready.held_out, self._collator, self._order.recipe.batch)
         self._tell("answering held-out prompts")
-        said = [answer(self.model, ready.encoder, chat[:-1]) for chat in ready.examples]
-        return Measured(loss, tuple(said))
+        said = [greedy_answer(self.model, ready.encoder, chat[:-1]) for chat in ready.examples]
+        return HeldOutResult(loss, tuple(said))
 
     def _tell(self, note: str) -> None:
         self._progress.note = note
         self._watcher.changed(self._progress)
 
 
-def _ended_by_keys(processes: PartialState) -> AbstractContextManager[Callable[[], bool]]:
+def _stop_on_interrupt(processes: PartialState) -> AbstractContextManager[Callable[[], bool]]:
     """Ctrl-C after a step, which other processes would take at another step: all end at once."""
-    return stopped_by_keys() if processes.num_processes == 1 else nullcontext(lambda: False)
+    return graceful_interrupt() if processes.num_processes == 1 else nullcontext(lambda: False)
 
 
-def _why(trainer: Trainer, stopped: Callable[[], bool]) -> str:
+def _describe_end(trainer: Trainer, stopped: Callable[[], bool]) -> str:
     """Why the training ended, in words."""
     if stopped():
         return "stopped by the person"
@@ -273,7 +288,7 @@ def _why(trainer: Trainer, stopped: Callable[[], bool]) -> str:
     return "early, as the held-out loss fell no more" if early else "after all epochs"
 
 
-def _round(model: Any) -> None:
+def _round_to_bfloat16(model: Any) -> None:
     """Give the adapter's numbers the format they are kept in; half the size, and what is measured
     is what is kept."""
     for name, parameter in model.named_parameters():
@@ -281,7 +296,7 @@ def _round(model: Any) -> None:
             parameter.data = parameter.data.to(torch.bfloat16).float()
 
 
-class Reporter(TrainerCallback):
+class ReportingCallback(TrainerCallback):
     """Reports each step and each check.
 
     Args:
@@ -290,7 +305,9 @@ class Reporter(TrainerCallback):
         stopped: is asked after each step; then the state is checked and kept before the end.
     """
 
-    def __init__(self, progress: Progress, watcher: Watcher, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, progress: TrainingProgress, watcher: ProgressListener, stopped: Callable[[], bool]
+    ) -> None:
         self._progress = progress
         self._watcher = watcher
         self._stopped = stopped

@@ -12,19 +12,25 @@ from typing import Any
 
 from chatlm import ChatlmError, ModelLocation, human_bytes, one_line
 from chatlm_lora import adapter_files
-from chatlm_lora.adapter_files import CONFIG, WEIGHTS, Damaged, LoraConfig, Tensor
+from chatlm_lora.adapter_files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    AdapterConfig,
+    InvalidAdapterFile,
+    TensorEntry,
+)
 
-PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Endings of weights that can run code when they are loaded."""
 
 
-_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+_LORA_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 
-_PLACE = re.compile(r"\.\d+\.")
+_LAYER_INDEX = re.compile(r"\.\d+\.")
 
 
-Pair = tuple[Tensor, Tensor]
+LoraPair = tuple[TensorEntry, TensorEntry]
 """A module's matrices A (rank, inputs) and B (outputs, rank)."""
 
 
@@ -33,10 +39,10 @@ class AdapterRefused(ChatlmError):
 
 
 @dataclass(frozen=True)
-class Checked:
+class ValidatedAdapter:
     """An adapter that can be used."""
 
-    config: LoraConfig
+    config: AdapterConfig
     modules: tuple[str, ...]
     """The modules of the base that it changes."""
     parameters: int
@@ -56,7 +62,7 @@ class Checked:
         }
 
 
-def check(folder: Path, base: ModelLocation | None) -> Checked:
+def validate_adapter(folder: Path, base: ModelLocation | None) -> ValidatedAdapter:
     """Look at an adapter's files, all of them.
 
     Args:
@@ -66,53 +72,57 @@ def check(folder: Path, base: ModelLocation | None) -> Checked:
     Raises:
         AdapterRefused: it cannot be used.
     """
-    weights = _weights(folder)
+    weights = _weights_path(folder)
     try:
-        config = adapter_files.read(_plain(folder, CONFIG))
-    except Damaged as damage:
-        raise _refused(folder, f"{CONFIG} {damage}") from None
+        config = adapter_files.read_config(_contained_path(folder, CONFIG_FILE))
+    except InvalidAdapterFile as damage:
+        raise _refusal(folder, f"{CONFIG_FILE} {damage}") from None
     except OSError:
-        raise _refused(folder, f"it has no {CONFIG}", "Give the folder that peft saved.") from None
-    try:
-        table = adapter_files.table(weights)
-    except Damaged as damage:
-        raise _refused(
-            folder, f"{WEIGHTS} {damage}", "Copy or download the adapter again."
+        raise _refusal(
+            folder, f"it has no {CONFIG_FILE}", "Give the folder that peft saved."
         ) from None
-    pairs = _pairs(folder, table)
+    try:
+        table = adapter_files.read_tensor_table(weights)
+    except InvalidAdapterFile as damage:
+        raise _refusal(
+            folder, f"{WEIGHTS_FILE} {damage}", "Copy or download the adapter again."
+        ) from None
+    pairs = _pair_matrices(folder, table)
     warnings: list[str] = []
     if base is not None:
         _check_size(folder, weights, base)
         _check_base(folder, config, pairs, base)
-        warnings += _other_base(config, base)
-    for reason in _rank_faults(config, pairs):
-        raise _refused(folder, reason)
+        warnings += _base_warnings(config, base)
+    for reason in _rank_mismatches(config, pairs):
+        raise _refusal(folder, reason)
     for name, tensor in table.items():
-        if adapter_files.not_finite(weights, tensor):
-            raise _refused(folder, f"{_short(name)} holds numbers that are infinite or none (NaN)")
-    if all(adapter_files.all_zero(weights, pair[1]) for pair in pairs.values()):
+        if adapter_files.has_nonfinite(weights, tensor):
+            raise _refusal(
+                folder, f"{_short_name(name)} holds numbers that are infinite or none (NaN)"
+            )
+    if all(adapter_files.is_all_zero(weights, pair[1]) for pair in pairs.values()):
         warnings.append("All its B matrices are zero: it has no effect.")
     numbers = sum(prod(tensor.shape) for tensor in table.values())
-    return Checked(config, tuple(sorted(pairs)), numbers, tuple(warnings))
+    return ValidatedAdapter(config, tuple(sorted(pairs)), numbers, tuple(warnings))
 
 
-def _weights(folder: Path) -> Path:
+def _weights_path(folder: Path) -> Path:
     if not folder.is_dir():
-        raise _refused(folder, "it is not a folder", "Give the folder that peft saved.")
-    if not (folder / WEIGHTS).is_file():
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+        raise _refusal(folder, "it is not a folder", "Give the folder that peft saved.")
+    if not (folder / WEIGHTS_FILE).is_file():
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
         if pickled:
-            raise _refused(
+            raise _refusal(
                 folder,
                 f"its weights are a pickle file ({one_line(pickled[0], 60)}), which can run code",
                 "Use a version with adapter_model.safetensors; its maker can save one with "
                 "save_pretrained(..., safe_serialization=True).",
             )
-        raise _refused(folder, f"it has no {WEIGHTS}", "Give the folder that peft saved.")
-    return _plain(folder, WEIGHTS)
+        raise _refusal(folder, f"it has no {WEIGHTS_FILE}", "Give the folder that peft saved.")
+    return _contained_path(folder, WEIGHTS_FILE)
 
 
-def _plain(folder: Path, name: str) -> Path:
+def _contained_path(folder: Path, name: str) -> Path:
     """A file of the folder that does not lead out of it."""
     path = folder / name
     # a hub cache keeps its files beside the folder, behind links that are its own
@@ -121,35 +131,37 @@ def _plain(folder: Path, name: str) -> Path:
         folder.parent.parent.resolve()
     )
     if not inside and not cached:
-        raise _refused(folder, f"{name} is a link to a file outside the folder")
+        raise _refusal(folder, f"{name} is a link to a file outside the folder")
     return path
 
 
-def _pairs(folder: Path, table: Mapping[str, Tensor]) -> dict[str, Pair]:
+def _pair_matrices(folder: Path, table: Mapping[str, TensorEntry]) -> dict[str, LoraPair]:
     """The matrices by module."""
-    halves: dict[str, dict[str, Tensor]] = {}
+    halves: dict[str, dict[str, TensorEntry]] = {}
     for name, tensor in table.items():
-        key = _KEY.fullmatch(name)
+        key = _LORA_KEY.fullmatch(name)
         if key is None or len(tensor.shape) != 2:
-            raise _refused(folder, f"{_short(name)} in {WEIGHTS} is no matrix of plain LoRA")
-        if tensor.dtype not in adapter_files.number_formats():
-            raise _refused(folder, f"{_short(name)} is in the number format {tensor.dtype}")
+            raise _refusal(
+                folder, f"{_short_name(name)} in {WEIGHTS_FILE} is no matrix of plain LoRA"
+            )
+        if tensor.dtype not in adapter_files.supported_dtypes():
+            raise _refusal(folder, f"{_short_name(name)} is in the number format {tensor.dtype}")
         halves.setdefault(key[1], {})[key[2]] = tensor
     if not halves:
-        raise _refused(folder, f"{WEIGHTS} holds no matrices")
+        raise _refusal(folder, f"{WEIGHTS_FILE} holds no matrices")
     for module, half in halves.items():
         if len(half) != 2:
-            raise _refused(folder, f"{_short(module)} has only one of its matrices A and B")
+            raise _refusal(folder, f"{_short_name(module)} has only one of its matrices A and B")
     return {module: (half["A"], half["B"]) for module, half in halves.items()}
 
 
-def _rank_faults(config: LoraConfig, pairs: Mapping[str, Pair]) -> Iterator[str]:
+def _rank_mismatches(config: AdapterConfig, pairs: Mapping[str, LoraPair]) -> Iterator[str]:
     for module, (a, b) in pairs.items():
         wanted = config.rank_of(module)
         if not a.shape[0] == b.shape[1] == wanted:
             yield (
-                f"{_short(module)} has matrices of rank {a.shape[0]} and {b.shape[1]}, "
-                f"but {CONFIG} says {wanted}"
+                f"{_short_name(module)} has matrices of rank {a.shape[0]} and {b.shape[1]}, "
+                f"but {CONFIG_FILE} says {wanted}"
             )
 
 
@@ -157,27 +169,27 @@ def _check_size(folder: Path, weights: Path, base: ModelLocation) -> None:
     size = weights.stat().st_size
     whole = sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
     if size > whole:
-        raise _refused(
+        raise _refusal(
             folder,
-            f"{WEIGHTS} has {human_bytes(size)}, more than the whole model {base.name} "
+            f"{WEIGHTS_FILE} has {human_bytes(size)}, more than the whole model {base.name} "
             f"({human_bytes(whole)})",
         )
 
 
 def _check_base(
-    folder: Path, config: LoraConfig, pairs: Mapping[str, Pair], base: ModelLocation
+    folder: Path, config: AdapterConfig, pairs: Mapping[str, LoraPair], base: ModelLocation
 ) -> None:
     fit = f"Choose the model it was made for ({one_line(config.base, 80) or 'not named'}): --model"
     own = architecture(base)
     if config.architecture and own and config.architecture != own:
-        raise _refused(
+        raise _refusal(
             folder,
             f"it was made for {one_line(config.architecture, 60)}, and {base.name} is {own}",
             fit,
         )
     try:
         shapes = adapter_files.model_shapes(base.folder)
-    except (Damaged, OSError) as error:
+    except (InvalidAdapterFile, OSError) as error:
         raise ChatlmError(
             f"The model {base.name} cannot be read: {error}.",
             hint=f"chatlm models verify {base.name} checks its files.",
@@ -189,19 +201,19 @@ def _check_base(
             f"{module.partition('.')[2]}.weight"  # some models leave out their first name
         )
         if shape is None:
-            raise _refused(folder, f"{base.name} has no module {_short(module)}", fit)
+            raise _refusal(folder, f"{base.name} has no module {_short_name(module)}", fit)
         outputs, inputs = reversed(shape) if config.turned else shape
         if (b.shape[0], a.shape[1]) != (outputs, inputs):
-            raise _refused(
+            raise _refusal(
                 folder,
-                f"{_short(module)} has {a.shape[1]} inputs and {b.shape[0]} outputs, "
+                f"{_short_name(module)} has {a.shape[1]} inputs and {b.shape[0]} outputs, "
                 f"in {base.name} {inputs} and {outputs}",
                 fit,
             )
 
 
 def _check_targets(
-    folder: Path, config: LoraConfig, modules: set[str], base: ModelLocation
+    folder: Path, config: AdapterConfig, modules: set[str], base: ModelLocation
 ) -> None:
     if isinstance(config.targets, str):
         return  # a pattern; the modules it found are checked one by one
@@ -211,16 +223,16 @@ def _check_targets(
         if not any(module == target or module.endswith(f".{target}") for module in modules)
     ]
     if unknown:
-        raise _refused(
+        raise _refusal(
             folder,
             f"its target modules {one_line(', '.join(unknown), 100)} are not in {base.name}",
-            f"{base.name} has: {', '.join(_kinds(modules))}",
+            f"{base.name} has: {', '.join(_layer_module_names(modules))}",
         )
 
 
-def _kinds(modules: set[str]) -> list[str]:
+def _layer_module_names(modules: set[str]) -> list[str]:
     """The last part of the names of modules that stand in every layer."""
-    return sorted({name.rpartition(".")[2] for name in modules if _PLACE.search(name)})
+    return sorted({name.rpartition(".")[2] for name in modules if _LAYER_INDEX.search(name)})
 
 
 def architecture(base: ModelLocation) -> str:
@@ -234,14 +246,14 @@ def architecture(base: ModelLocation) -> str:
 
 def same_base(one: str, other: str) -> bool:
     """Whether two names may be of one model: an owner or folder before them does not count."""
-    return _last(one) == _last(other)
+    return _model_basename(one) == _model_basename(other)
 
 
-def _last(name: str) -> str:
+def _model_basename(name: str) -> str:
     return re.split(r"[/\\]", name.rstrip("/\\"))[-1].partition("@")[0].lower()
 
 
-def _other_base(config: LoraConfig, base: ModelLocation) -> Iterator[str]:
+def _base_warnings(config: AdapterConfig, base: ModelLocation) -> Iterator[str]:
     if config.base and not same_base(config.base, base.name):
         yield (
             f"It was trained on {one_line(config.base, 80)}, not on {base.name}; its shapes fit, "
@@ -249,9 +261,9 @@ def _other_base(config: LoraConfig, base: ModelLocation) -> Iterator[str]:
         )
 
 
-def _short(name: str) -> str:
+def _short_name(name: str) -> str:
     return one_line(name.removeprefix("base_model.model."), 90)
 
 
-def _refused(folder: Path, why: str, hint: str = "") -> AdapterRefused:
+def _refusal(folder: Path, why: str, hint: str = "") -> AdapterRefused:
     return AdapterRefused(f"The adapter in {folder} cannot be used: {why}.", hint=hint)

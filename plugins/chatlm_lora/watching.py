@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-Point = tuple[int, float]
+LossPoint = tuple[int, float]
 """A step and a loss."""
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a training is."""
 
     steps: int = 0
@@ -19,8 +19,8 @@ class Progress:
     step: int = 0
     tokens: int = 0
     """Read since this process began to train."""
-    train: list[Point] = field(default_factory=list)
-    checks: list[Point] = field(default_factory=list)
+    train: list[LossPoint] = field(default_factory=list)
+    checks: list[LossPoint] = field(default_factory=list)
     """The held-out losses."""
     base: float | None = None
     """The held-out loss without the adapter."""
@@ -49,19 +49,19 @@ class Progress:
         return (time.monotonic() - self._since) / done * (self.steps - self.step)
 
 
-class Watcher:
+class ProgressListener:
     """Is told whenever `Progress` changed; this one does nothing with it."""
 
-    def changed(self, progress: Progress) -> None:
+    def changed(self, progress: TrainingProgress) -> None:
         """Show it."""
 
 
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+_BRAILLE_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The dots of a Braille character, from the top, left and right."""
 
 
-def curve(
-    points: Sequence[Point], steps: int, low: float, high: float, size: tuple[int, int]
+def braille_curve(
+    points: Sequence[LossPoint], steps: int, low: float, high: float, size: tuple[int, int]
 ) -> list[str]:
     """Losses as lines of Braille characters, the highest first.
 
@@ -78,5 +78,5 @@ def curve(
         x = min(int(step / max(steps, 1) * columns * 2), columns * 2 - 1)
         share = (high - loss) / (high - low) if high > low else 0.5
         y = min(max(int(share * lines * 4), 0), lines * 4 - 1)
-        cells[y // 4][x // 2] |= _DOTS[y % 4][x % 2]
+        cells[y // 4][x // 2] |= _BRAILLE_DOTS[y % 4][x % 2]
     return ["".join(chr(0x2800 + cell) for cell in row) for row in cells]

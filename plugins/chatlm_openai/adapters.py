@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chatlm import EngineError
-from chatlm_openai.client import Server
-from chatlm_openai.errors import Refusal, Words
+from chatlm_openai.client import ServerClient
+from chatlm_openai.errors import ErrorMessages, HttpRefusal
 from chatlm_openai.protocol import RemoteModel
 
-NOT_FOUND = "NotFoundError"
+ADAPTER_NOT_FOUND = "NotFoundError"
 """What vLLM calls it when it lacks the adapter, rather than the address."""
 
 
@@ -18,7 +18,7 @@ def adapters_of(model: str, there: Iterable[RemoteModel]) -> tuple[str, ...]:
     return tuple(each.name for each in there if each.parent == model)
 
 
-async def load(server: Server, name: str, path: str) -> None:
+async def load(server: ServerClient, name: str, path: str) -> None:
     """Let a server load an adapter.
 
     Args:
@@ -31,10 +31,10 @@ async def load(server: Server, name: str, path: str) -> None:
     """
     try:
         await server.post("load_lora_adapter", {"lora_name": name, "lora_path": path})
-    except Refusal as refusal:
+    except HttpRefusal as refusal:
         words = server.words
         says = words.says(refusal)
-        if refusal.status == 404 and NOT_FOUND in refusal.failure.marks:
+        if refusal.status == 404 and ADAPTER_NOT_FOUND in refusal.failure.marks:
             raise EngineError(
                 f"{words.where} finds no adapter there.{says}",
                 hint="The path is one on the server's machine, to a folder that peft saved.",
@@ -45,10 +45,10 @@ async def load(server: Server, name: str, path: str) -> None:
                 hint="Take another name, or first: chatlm openai unload-adapter "
                 f"{words.endpoint.told} {name}",
             ) from refusal
-        raise _refused(words, refusal, name) from refusal
+        raise _refusal_error(words, refusal, name) from refusal
 
 
-async def unload(server: Server, name: str) -> None:
+async def unload(server: ServerClient, name: str) -> None:
     """Let a server forget an adapter.
 
     Raises:
@@ -56,14 +56,14 @@ async def unload(server: Server, name: str) -> None:
     """
     try:
         await server.post("unload_lora_adapter", {"lora_name": name})
-    except Refusal as refusal:
-        if refusal.status == 404 and NOT_FOUND in refusal.failure.marks:
+    except HttpRefusal as refusal:
+        if refusal.status == 404 and ADAPTER_NOT_FOUND in refusal.failure.marks:
             there = [each.name for each in await server.models() if each.parent]
             raise server.words.no_adapter(name, there) from refusal
-        raise _refused(server.words, refusal, name) from refusal
+        raise _refusal_error(server.words, refusal, name) from refusal
 
 
-def _refused(words: Words, refusal: Refusal, name: str) -> EngineError:
+def _refusal_error(words: ErrorMessages, refusal: HttpRefusal, name: str) -> EngineError:
     if refusal.status in (404, 405):
         return EngineError(
             f"{words.where} neither loads nor unloads adapters while it runs.",

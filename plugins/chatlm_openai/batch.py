@@ -16,29 +16,29 @@ from chatlm import (
     EngineError,
     EngineEvent,
     Finished,
-    Fitted,
+    LogprobBuffer,
     Message,
     Prefill,
     Prompt,
+    PromptReady,
     Request,
     Sampling,
-    ShownTokens,
     StopReason,
-    StopText,
+    StopStringFilter,
     Usage,
 )
-from chatlm_openai.client import Background, Server
-from chatlm_openai.protocol import Chunk
+from chatlm_openai.client import EventLoopThread, ServerClient
+from chatlm_openai.protocol import ChatCompletionChunk
 
-_REASONS = {"length": StopReason.LENGTH, "content_filter": StopReason.CRITERION}
+_STOP_REASONS = {"length": StopReason.LENGTH, "content_filter": StopReason.CRITERION}
 """By a server's `finish_reason`; with any other, the model ended its turn."""
 
 
-BURST = 0.05
+BURST_SECONDS = 0.05
 """Seconds in which a whole reply may come at once, which says nothing of how fast it was made."""
 
 
-class Growing:
+class ResponseStream:
     """Takes pieces until the reply has ended.
 
     Args:
@@ -48,8 +48,8 @@ class Growing:
     """
 
     def __init__(self, sampling: Sampling, prompt_tokens: int, at_most: StopReason) -> None:
-        self._stops = StopText(sampling.stop)
-        self._tokens = ShownTokens()
+        self._stops = StopStringFilter(sampling.stop)
+        self._tokens = LogprobBuffer()
         self._stop_strings = sampling.stop
         self._longest = sampling.max_tokens
         self._pieces = 0
@@ -60,7 +60,7 @@ class Growing:
         self._finish = ""
         self._stop = ""
 
-    def take(self, chunk: Chunk) -> list[Delta | Finished]:
+    def take(self, chunk: ChatCompletionChunk) -> list[Delta | Finished]:
         """What a piece brings; a stop string, or a length, that the server did not heed ends the
         reply."""
         self._finish = chunk.finish or self._finish
@@ -93,7 +93,7 @@ class Growing:
         events: list[Delta | Finished] = []
         if held := self._stops.flush():
             events.append(self._delta(held))
-        reason = _REASONS.get(self._finish, StopReason.END)
+        reason = _STOP_REASONS.get(self._finish, StopReason.END)
         stop: str | None = None
         if reason is StopReason.LENGTH:
             reason = self._at_most
@@ -106,7 +106,7 @@ class Growing:
     def _delta(self, text: str) -> Delta:
         return Delta(text, self._stops.held, self._usage, self._tokens.take(text))
 
-    def _count(self, chunk: Chunk) -> None:
+    def _count(self, chunk: ChatCompletionChunk) -> None:
         """Count a piece with text as a token, until the server says how many there were."""
         usage, now = self._usage, time.perf_counter()
         made = usage.completion_tokens
@@ -128,7 +128,7 @@ class Growing:
             self._usage = dataclasses.replace(
                 self._usage,
                 first_token_seconds=self._first - self._started,
-                decode_seconds=taken if taken > BURST else 0.0,
+                decode_seconds=taken if taken > BURST_SECONDS else 0.0,
             )
 
 
@@ -136,19 +136,19 @@ POLL_SECONDS = 0.05
 """After so long without news an event comes that says nothing, so that whoever pulls can stop."""
 
 
-News = tuple[int, Fitted | Chunk | Exception | None]
+ServerEvent = tuple[int, PromptReady | ChatCompletionChunk | Exception | None]
 """Of which request, and what: a piece of its reply, how it failed, or None when it has ended."""
 
 
 @dataclass(frozen=True)
-class Asking:
+class PreparedRequest:
     """A request as it is sent."""
 
     prompt: Prompt
     left_out: tuple[Message, ...]
     """Those that do not fit."""
     body: dict[str, Any]
-    growing: Growing
+    growing: ResponseStream
     """Takes the reply."""
 
 
@@ -164,20 +164,20 @@ class ServerBatch:
 
     def __init__(
         self,
-        asking: Callable[[Request], Asking],
-        server: Server,
-        background: Background,
+        asking: Callable[[Request], PreparedRequest],
+        server: ServerClient,
+        background: EventLoopThread,
         at_once: int,
     ) -> None:
         self.at_once = at_once
         self._asking = asking
         self._server = server
         self._background = background
-        self._asked: dict[int, Asking] = {}
+        self._asked: dict[int, PreparedRequest] = {}
         self._refused: dict[int, Exception] = {}
         """What could not even be asked, and is not told yet."""
         self._replies: dict[int, Future[None]] = {}
-        self._news: SimpleQueue[News] = SimpleQueue()
+        self._news: SimpleQueue[ServerEvent] = SimpleQueue()
         self._came = 0
 
     def __len__(self) -> int:
@@ -192,7 +192,9 @@ class ServerBatch:
             self._refused[number] = error
             return number
         prompt = asking.prompt
-        fitted = Fitted(len(prompt.tokens), prompt.limit, asking.left_out, prompt_hash=prompt.hash)
+        fitted = PromptReady(
+            len(prompt.tokens), prompt.limit, asking.left_out, prompt_hash=prompt.hash
+        )
         self._news.put((number, fitted))
         self._asked[number] = asking
         self._replies[number] = self._background.start(self._reply(number, asking.body))
@@ -228,9 +230,9 @@ class ServerBatch:
         return [(number, event) for event in events]
 
     def _events(
-        self, asking: Asking, said: Fitted | Chunk | Exception | None
+        self, asking: PreparedRequest, said: PromptReady | ChatCompletionChunk | Exception | None
     ) -> Sequence[EngineEvent | Exception]:
-        if isinstance(said, Fitted | Exception):
+        if isinstance(said, PromptReady | Exception):
             return [said]
         return asking.growing.end() if said is None else asking.growing.take(said)
 

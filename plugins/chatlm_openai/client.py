@@ -14,19 +14,19 @@ import httpx2
 from chatlm import EngineError, __version__
 from chatlm_openai import protocol
 from chatlm_openai.endpoints import Endpoint
-from chatlm_openai.errors import Refusal, Words, failure_in
-from chatlm_openai.protocol import Chunk, RemoteModel
+from chatlm_openai.errors import ErrorMessages, HttpRefusal, failure_from_body
+from chatlm_openai.protocol import ChatCompletionChunk, RemoteModel
 from chatlm_openai.settings import Settings
 
-MOST_BYTES = 8 * 2**20
+MAX_RESPONSE_BYTES = 8 * 2**20
 """Of an answer that is not streamed; the longest known list of models takes one."""
 
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 8.0
 """Seconds before a busy server is asked again; each time twice as long."""
 
 
-REFUSED_WAITS = (0.1, 0.3)
+CONNECT_RETRY_SECONDS = (0.1, 0.3)
 """Seconds before a server that could not be reached is tried again, such as one that restarts."""
 
 
@@ -34,10 +34,10 @@ USAGE_SECONDS = 5.0
 """How long a server may take, after a reply's end, to say what it cost."""
 
 
-DONE = "[DONE]"
+DONE_MARKER = "[DONE]"
 
 
-class Server:
+class ServerClient:
     """Its methods run in one event loop; each request has a connection of its own, which is closed
     as soon as the request is cancelled.
 
@@ -51,7 +51,7 @@ class Server:
 
     def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
         key = endpoint.key()
-        self.words = Words(endpoint, key)
+        self.words = ErrorMessages(endpoint, key)
         self._settings = settings
         self._refused: set[str] = set()
         """Fields that it does not take, see `body.without`."""
@@ -84,8 +84,8 @@ class Server:
         """
         try:
             with self._in_words("between_seconds"):
-                return protocol.models(await self._got("models"))
-        except Refusal as refusal:
+                return protocol.parse_models(await self._got("models"))
+        except HttpRefusal as refusal:
             if refusal.status in (404, 405):
                 return None
             raise self.words.refused(refusal, "", {}) from refusal
@@ -109,7 +109,9 @@ class Server:
                 if response.status_code != 200:
                     raise await self._refusal(response)
 
-    async def answer(self, asked: dict[str, Any], take: Callable[[Chunk], None]) -> None:
+    async def answer(
+        self, asked: dict[str, Any], take: Callable[[ChatCompletionChunk], None]
+    ) -> None:
         """Ask for one reply.
 
         Args:
@@ -120,8 +122,8 @@ class Server:
             EngineError: there was none, or it ended in the middle.
             ContextTooLong: it does not fit the model's context.
         """
-        asked = protocol.without(asked, self._refused)
-        refused_waits, waited, wait = list(REFUSED_WAITS), 0.0, FIRST_WAIT
+        asked = protocol.drop_fields(asked, self._refused)
+        refused_waits, waited, wait = list(CONNECT_RETRY_SECONDS), 0.0, FIRST_RETRY_SECONDS
         while True:
             try:
                 await self._streamed(asked, take)
@@ -130,19 +132,21 @@ class Server:
                 if not refused_waits:
                     raise self.words.unreachable(error) from error
                 await asyncio.sleep(refused_waits.pop(0))
-            except Refusal as refusal:
+            except HttpRefusal as refusal:
                 if (other := self._other(asked, refusal)) != asked:
                     asked = other
                     continue
                 after = refusal.retry_after
-                pause = wait if after is None else max(after, FIRST_WAIT)
+                pause = wait if after is None else max(after, FIRST_RETRY_SECONDS)
                 patience = self._settings.patience_seconds - waited
                 if not refusal.passes or pause > patience:
                     raise await self._told(refusal, asked) from refusal
-                waited, wait = waited + pause, min(2 * wait, LONGEST_WAIT)
+                waited, wait = waited + pause, min(2 * wait, MAX_RETRY_SECONDS)
                 await asyncio.sleep(pause)
 
-    async def _streamed(self, asked: dict[str, Any], take: Callable[[Chunk], None]) -> None:
+    async def _streamed(
+        self, asked: dict[str, Any], take: Callable[[ChatCompletionChunk], None]
+    ) -> None:
         """Ask once; raises `Refusal` and `httpx2.ConnectError` before anything was taken."""
         begun = ended = False
         settings, loop = self._settings, asyncio.get_running_loop()
@@ -154,11 +158,11 @@ class Server:
                 if source.response.status_code != 200:
                     raise await self._refusal(source.response)
                 async for event in source:
-                    if event.data.strip() == DONE:
+                    if event.data.strip() == DONE_MARKER:
                         break
                     if not event.data.strip():
                         continue
-                    piece = protocol.chunk(event.data)
+                    piece = protocol.parse_chunk(event.data)
                     begun = begun or bool(piece.text or piece.thinking)
                     ended = ended or bool(piece.finish)
                     if begun or ended:
@@ -171,9 +175,9 @@ class Server:
             if not ended:
                 setting = "between_seconds" if begun else "first_token_seconds"
                 raise self._silent(setting, begun=begun) from error
-        except protocol.Broken as error:
+        except protocol.StreamFailed as error:
             raise self.words.failed_within(error.failure) from error
-        except (protocol.NotUnderstood, httpx2.SSEError) as error:
+        except (protocol.ProtocolError, httpx2.SSEError) as error:
             raise self.words.not_understood(str(error).rstrip(".")) from error
         except (httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             raise self.words.unreachable(error) from error
@@ -190,7 +194,7 @@ class Server:
         ):
             if response.status_code != 200:
                 raise await self._refusal(response)
-            return await _content(response)
+            return await _read_content(response)
 
     @contextmanager
     def _in_words(self, patience: str) -> Iterator[None]:
@@ -201,7 +205,7 @@ class Server:
         """
         try:
             yield
-        except protocol.NotUnderstood as error:
+        except protocol.ProtocolError as error:
             raise self.words.not_understood(str(error)) from error
         except httpx2.HTTPError as error:
             raise self.words.unreachable(error) from error
@@ -211,20 +215,22 @@ class Server:
     def _silent(self, setting: str, *, begun: bool = False) -> EngineError:
         return self.words.silent(setting, getattr(self._settings, setting), begun=begun)
 
-    async def _refusal(self, response: httpx2.Response) -> Refusal:
-        return Refusal(response.status_code, failure_in(await _content(response)), response.headers)
+    async def _refusal(self, response: httpx2.Response) -> HttpRefusal:
+        return HttpRefusal(
+            response.status_code, failure_from_body(await _read_content(response)), response.headers
+        )
 
-    def _other(self, asked: dict[str, Any], refusal: Refusal) -> dict[str, Any]:
+    def _other(self, asked: dict[str, Any], refusal: HttpRefusal) -> dict[str, Any]:
         """The same in another way after fields were refused, which is remembered."""
         if refusal.status not in (400, 422):
             return asked
         named = refusal.named(asked)
-        other = protocol.without(asked, named)
+        other = protocol.drop_fields(asked, named)
         if other != asked:
             self._refused |= set(named)
         return other
 
-    async def _told(self, refusal: Refusal, asked: dict[str, Any]) -> EngineError:
+    async def _told(self, refusal: HttpRefusal, asked: dict[str, Any]) -> EngineError:
         """The error for a refusal; after a 404 the server's models tell what was not found."""
         if refusal.status == 404:
             there: list[RemoteModel] = []
@@ -237,20 +243,20 @@ class Server:
         return self.words.refused(refusal, asked["model"], asked)
 
 
-async def _content(response: httpx2.Response) -> bytes:
+async def _read_content(response: httpx2.Response) -> bytes:
     """The body of an answer, as far as it is not too long."""
     content = b""
     async for part in response.aiter_raw():
         content += part
-        if len(content) > MOST_BYTES:
-            raise protocol.NotUnderstood("its answer has no end")
+        if len(content) > MAX_RESPONSE_BYTES:
+            raise protocol.ProtocolError("its answer has no end")
     return content
 
 
 T = TypeVar("T")
 
 
-class Background:
+class EventLoopThread:
     """The thread is a daemon: a program that ends does not wait for a server."""
 
     def __init__(self) -> None:

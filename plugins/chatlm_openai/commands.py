@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from chatlm import UsageError, dump_json, one_line, own_settings, visible
+from chatlm import UsageError, dump_json, escape_controls, load_plugin_settings, one_line
 from chatlm_openai import PLUGIN
-from chatlm_openai.endpoints import Endpoint, located
+from chatlm_openai.endpoints import Endpoint, find_endpoint
 from chatlm_openai.settings import Settings
 
 if TYPE_CHECKING:
-    from chatlm_openai.client import Server
+    from chatlm_openai.client import ServerClient
     from chatlm_openai.protocol import RemoteModel
 
 T = TypeVar("T")
@@ -42,19 +42,19 @@ def models(endpoint: str, as_json: bool) -> None:
 
     Example: chatlm openai models http://127.0.0.1:8000/v1
     """
-    where = _located(endpoint)
-    found = _models(where)
+    where = _find_endpoint(endpoint)
+    found = _list_models(where)
     if as_json:
-        click.echo(dump_json([_row(model, where) for model in found]))
+        click.echo(dump_json([_model_row(model, where) for model in found]))
         return
     if not found:
         click.echo(f"{where.told} has no models.")
-    width = max((len(_shown(model.name)) for model in found), default=0)
+    width = max((len(_display_name(model.name)) for model in found), default=0)
     for model in found:
         parts = [f"{model.context:,} tokens" if model.context else ""]
-        parts.append(f"on {_shown(model.parent)}" if model.parent else "")
+        parts.append(f"on {_display_name(model.parent)}" if model.parent else "")
         told = ", ".join(filter(None, parts))
-        click.echo(f"{_shown(model.name):<{width}}  {told}".rstrip())
+        click.echo(f"{_display_name(model.name):<{width}}  {told}".rstrip())
 
 
 @openai.command()
@@ -66,21 +66,21 @@ def check(endpoint: str, model: str | None) -> None:
     Example: chatlm openai check http://127.0.0.1:8000/v1
     """
     from chatlm import Delta, Finished, Message, Request, Sampling
-    from chatlm_openai.engine import opened
+    from chatlm_openai.engine import open_engine
 
-    where = _located(endpoint)
-    click.echo(f"Key: {_key_told(where)}")
-    found = _models(where)
-    click.echo(f"Models: {', '.join(_shown(each.name) for each in found) or 'none'}")
+    where = _find_endpoint(endpoint)
+    click.echo(f"Key: {_describe_key(where)}")
+    found = _list_models(where)
+    click.echo(f"Models: {', '.join(_display_name(each.name) for each in found) or 'none'}")
     name = model or next((each.name for each in found), "")
     if not name:
         raise UsageError(f"{where.told} has no model.", hint="Name one by -m.")
     request = Request((Message("user", "Say hello."),), Sampling(max_tokens=16))
     said, usage = "", None
-    with closing(opened(f"{name}@{where.told}")) as engine:
+    with closing(open_engine(f"{name}@{where.told}")) as engine:
         click.echo(f"Context: {engine.info.context_length:,} tokens")
         for note in engine.info.notes:
-            click.echo(visible(note))
+            click.echo(escape_controls(note))
         started = time.monotonic()
         with closing(engine.stream(request)) as events:
             for event in events:
@@ -90,7 +90,7 @@ def check(endpoint: str, model: str | None) -> None:
                     usage = event.usage
     taken = time.monotonic() - started
     counted = f", {usage.completion_tokens} tokens" if usage else ""
-    click.echo(f"{_shown(name)} answers in {taken:.1f} s{counted}: {one_line(said, 60)}")
+    click.echo(f"{_display_name(name)} answers in {taken:.1f} s{counted}: {one_line(said, 60)}")
 
 
 @openai.command()
@@ -106,11 +106,11 @@ def load_adapter(endpoint: str, name: str, path: str) -> None:
     """
     from chatlm_openai.adapters import load
 
-    where = _located(endpoint)
-    _run(where, lambda server: load(server, name, path))
+    where = _find_endpoint(endpoint)
+    _run_on_server(where, lambda server: load(server, name, path))
     click.echo(
-        f"{_shown(name)} is loaded. Once its base is opened anew: /lora {_shown(name)}; or as a "
-        f"model: chatlm -m {PLUGIN}:{_shown(name)}@{where.told}"
+        f"{_display_name(name)} is loaded. Once its base is opened anew: /lora {_display_name(name)}; or as a "
+        f"model: chatlm -m {PLUGIN}:{_display_name(name)}@{where.told}"
     )
 
 
@@ -124,34 +124,34 @@ def unload_adapter(endpoint: str, name: str) -> None:
     """
     from chatlm_openai.adapters import unload
 
-    _run(_located(endpoint), lambda server: unload(server, name))
-    click.echo(f"{_shown(name)} is not loaded any more.")
+    _run_on_server(_find_endpoint(endpoint), lambda server: unload(server, name))
+    click.echo(f"{_display_name(name)} is not loaded any more.")
 
 
-def _located(text: str) -> Endpoint:
-    return located(text, own_settings(PLUGIN, Settings).all_endpoints())
+def _find_endpoint(text: str) -> Endpoint:
+    return find_endpoint(text, load_plugin_settings(PLUGIN, Settings).all_endpoints())
 
 
-def _models(endpoint: Endpoint) -> list[RemoteModel]:
-    return _run(endpoint, lambda server: server.models())
+def _list_models(endpoint: Endpoint) -> list[RemoteModel]:
+    return _run_on_server(endpoint, lambda server: server.models())
 
 
-def _run(endpoint: Endpoint, work: Callable[[Server], Coroutine[Any, Any, T]]) -> T:
+def _run_on_server(endpoint: Endpoint, work: Callable[[ServerClient], Coroutine[Any, Any, T]]) -> T:
     """Do something with a server."""
-    from chatlm_openai.client import Background, Server
+    from chatlm_openai.client import EventLoopThread, ServerClient
 
-    with closing(Background()) as background:
-        return background.run(work(Server(endpoint, own_settings(PLUGIN, Settings))))
+    with closing(EventLoopThread()) as background:
+        return background.run(work(ServerClient(endpoint, load_plugin_settings(PLUGIN, Settings))))
 
 
-def _key_told(endpoint: Endpoint) -> str:
+def _describe_key(endpoint: Endpoint) -> str:
     """Whether there is a key, and never which."""
     if endpoint.key():
         return "found"
     return f"none; {endpoint.variable} is not set" if endpoint.variable else "none"
 
 
-def _row(model: RemoteModel, endpoint: Endpoint) -> dict[str, Any]:
+def _model_row(model: RemoteModel, endpoint: Endpoint) -> dict[str, Any]:
     return {
         "name": model.name,
         "model": f"{PLUGIN}:{model.name}@{endpoint.told}",
@@ -160,5 +160,5 @@ def _row(model: RemoteModel, endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _shown(name: str) -> str:
+def _display_name(name: str) -> str:
     return one_line(name, 100)

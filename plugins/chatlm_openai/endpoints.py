@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 
 from chatlm import UsageError, one_line
 
-SERVICE = "chatlm"
+KEYRING_SERVICE = "chatlm"
 """Under which a keyring keeps the keys, by the endpoint's name."""
 
-WRITTEN = 'an endpoint is written "NAME URL" or "NAME URL VARIABLE"'
+SYNTAX_HINT = 'an endpoint is written "NAME URL" or "NAME URL VARIABLE"'
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_URL_BEHIND = re.compile(r"@(?=https?://)", re.IGNORECASE)
+_URL_SUFFIX = re.compile(r"@(?=https?://)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Endpoint:
         """
         words = line.split()
         if not 2 <= len(words) <= 3:
-            raise ValueError(WRITTEN)
+            raise ValueError(SYNTAX_HINT)
         name, url, variable = (*words, "")[:3]
         if not _NAME.fullmatch(name):
             raise ValueError("an endpoint's name has letters, digits, hyphens and underscores")
         if variable and not _VARIABLE.fullmatch(variable):
             raise ValueError(f"{name}: give the name of an environment variable, not the key")
-        return cls(_checked(url), name, variable)
+        return cls(_validate_url(url), name, variable)
 
     @property
     def told(self) -> str:
@@ -83,12 +83,12 @@ class Endpoint:
         except ImportError:
             return ""
         try:
-            return (keyring.get_password(SERVICE, self.name) or "").strip()
+            return (keyring.get_password(KEYRING_SERVICE, self.name) or "").strip()
         except KeyringError:
             return ""
 
 
-def located(text: str, endpoints: Sequence[Endpoint]) -> Endpoint:
+def find_endpoint(text: str, endpoints: Sequence[Endpoint]) -> Endpoint:
     """The endpoint of a name or a base URL; of an empty text, the first.
 
     Raises:
@@ -96,28 +96,28 @@ def located(text: str, endpoints: Sequence[Endpoint]) -> Endpoint:
     """
     if "://" in text:
         try:
-            return Endpoint(_checked(text))
+            return Endpoint(_validate_url(text))
         except ValueError as error:
-            raise UsageError(f"{_first_up(str(error))}.", hint=_example()) from error
+            raise UsageError(f"{_capitalize(str(error))}.", hint=_example_hint()) from error
     for endpoint in endpoints:
         if text in ("", endpoint.name):
             return endpoint
     if not text:
-        raise UsageError("There is no endpoint yet.", hint=_example())
+        raise UsageError("There is no endpoint yet.", hint=_example_hint())
     near = get_close_matches(text, [endpoint.name for endpoint in endpoints], 1)
     raise UsageError(
         f"There is no endpoint {one_line(text, 64)!r}.",
-        hint=f"Did you mean {near[0]}?" if near else _example(),
+        hint=f"Did you mean {near[0]}?" if near else _example_hint(),
     )
 
 
-def split(name: str, endpoints: Sequence[Endpoint]) -> tuple[str, Endpoint]:
+def split_model_name(name: str, endpoints: Sequence[Endpoint]) -> tuple[str, Endpoint]:
     """The model and the endpoint of `MODEL@URL`, `MODEL@NAME` or, on the first one, `MODEL`.
 
     Raises:
         UsageError: there is no such endpoint, or no model is named.
     """
-    if at := _URL_BEHIND.search(name):
+    if at := _URL_SUFFIX.search(name):
         model, where = name[: at.start()], name[at.end() :]
     else:
         model, _, where = name.rpartition("@")
@@ -129,10 +129,10 @@ def split(name: str, endpoints: Sequence[Endpoint]) -> tuple[str, Endpoint]:
             hint="Write openai:MODEL@URL or openai:MODEL@ENDPOINT; what a server has: "
             "chatlm openai models URL",
         )
-    return model.strip(), located(where.strip(), endpoints)
+    return model.strip(), find_endpoint(where.strip(), endpoints)
 
 
-def _checked(url: str) -> str:
+def _validate_url(url: str) -> str:
     """A base URL as it is used. The message of an error does not repeat it: it may hold a key."""
     try:
         parts = urlsplit(url)
@@ -146,11 +146,11 @@ def _checked(url: str) -> str:
     return url.rstrip("/")
 
 
-def _first_up(text: str) -> str:
+def _capitalize(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _example() -> str:
+def _example_hint() -> str:
     return (
         "Name a base URL such as http://127.0.0.1:8000/v1, or set endpoints: "
         "chatlm config set plugins.openai.endpoints '[\"work http://gpu:8000/v1 WORK_KEY\"]'"

@@ -11,34 +11,34 @@ from chatlm import (
     ContextTooLong,
     EngineEvent,
     EngineInfo,
+    EstimatedTokens,
     Message,
-    Pieces,
     Prefill,
     Prompt,
     Request,
     Sampling,
     StopReason,
     load_config,
+    load_plugin_settings,
     one_line,
-    own_settings,
     stream_many,
 )
 from chatlm_openai import PLUGIN, protocol
 from chatlm_openai.adapters import adapters_of
-from chatlm_openai.batch import Asking, Growing, ServerBatch
-from chatlm_openai.client import Background, Server
-from chatlm_openai.endpoints import Endpoint, split
+from chatlm_openai.batch import PreparedRequest, ResponseStream, ServerBatch
+from chatlm_openai.client import EventLoopThread, ServerClient
+from chatlm_openai.endpoints import Endpoint, split_model_name
 from chatlm_openai.protocol import RemoteModel
 from chatlm_openai.settings import Settings
 
-MARGIN = 8
+ESTIMATE_MARGIN = 8
 """One part of so many of the prompt's estimate is kept free, since it may be too low."""
 
 
-MORE_THERE = "Shorten the message, unpin turns, or start the server with a longer context."
+SERVER_LIMIT_HINT = "Shorten the message, unpin turns, or start the server with a longer context."
 
 
-MORE_HERE = (
+CONTEXT_SETTING_HINT = (
     "Where the server has more context than that: chatlm config set plugins.openai.context N"
 )
 """What helps where a chat is too long for what the server says it has, and else."""
@@ -58,8 +58,8 @@ class OpenAIEngine:
 
     def __init__(
         self,
-        background: Background,
-        server: Server,
+        background: EventLoopThread,
+        server: ServerClient,
         model: str,
         info: EngineInfo,
         *,
@@ -76,14 +76,14 @@ class OpenAIEngine:
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`; the tokens are estimated."""
         try:
-            return PIECES.prompt(request, self.info)
+            return ESTIMATED_TOKENS.prompt(request, self.info)
         except ContextTooLong as error:
-            error.hint = MORE_THERE if self._all else f"{error.hint} {MORE_HERE}"
+            error.hint = SERVER_LIMIT_HINT if self._all else f"{error.hint} {CONTEXT_SETTING_HINT}"
             raise
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """See `Engine.count_tokens`; estimated."""
-        return PIECES.count(messages)
+        return ESTIMATED_TOKENS.count(messages)
 
     def close(self) -> None:
         """Close what is open."""
@@ -103,24 +103,24 @@ class OpenAIEngine:
         """Several requests at once; see `chatlm.Batch`."""
         return ServerBatch(self._asking, self._server, self._background, self._in_flight)
 
-    def _asking(self, request: Request) -> Asking:
+    def _asking(self, request: Request) -> PreparedRequest:
         """Fit the prompt and write down what is asked."""
         prompt = self.preview(request)
         sampling = request.sampling.over(self.info.defaults)
         left_out = set(prompt.left_out)
         messages = tuple(m for at, m in enumerate(request.messages) if at not in left_out)
         taken = len(prompt.tokens)
-        room = max(prompt.limit - taken - taken // MARGIN, 1)
+        room = max(prompt.limit - taken - taken // ESTIMATE_MARGIN, 1)
         wanted = sampling.max_tokens or room
         at_most = StopReason.LENGTH if wanted <= room else StopReason.CONTEXT_FULL
         sampling = dataclasses.replace(sampling, max_tokens=min(wanted, room))
         model = self._answering(request.adapter)
-        sent = protocol.made(model, dataclasses.replace(request, messages=messages), sampling)
-        return Asking(
+        sent = protocol.build_body(model, dataclasses.replace(request, messages=messages), sampling)
+        return PreparedRequest(
             prompt,
             tuple(request.messages[index] for index in prompt.left_out),
             sent,
-            Growing(sampling, taken, at_most),
+            ResponseStream(sampling, taken, at_most),
         )
 
     def _answering(self, adapter: str | None) -> str:
@@ -145,15 +145,15 @@ class OpenAIEngine:
         return adapter
 
 
-DEFAULTS = Sampling(max_tokens=1024)
+DEFAULT_SAMPLING = Sampling(max_tokens=1024)
 """What is asked for where nobody says anything: all but the length is left to the server."""
 
 
-ASSUMED = 8192
+ASSUMED_CONTEXT = 8192
 """Tokens of context where neither the server nor the person says how many."""
 
 
-def opened(name: str) -> OpenAIEngine:
+def open_engine(name: str) -> OpenAIEngine:
     """The engine of a model.
 
     Args:
@@ -163,64 +163,64 @@ def opened(name: str) -> OpenAIEngine:
         UsageError: there is no such endpoint.
         EngineError: the server cannot be reached, or refuses.
     """
-    settings = own_settings(PLUGIN, Settings)
-    model, endpoint = split(name, settings.all_endpoints())
-    server = Server(endpoint, settings)
-    background = Background()
+    settings = load_plugin_settings(PLUGIN, Settings)
+    model, endpoint = split_model_name(name, settings.all_endpoints())
+    server = ServerClient(endpoint, settings)
+    background = EventLoopThread()
     try:
         listed = background.run(server.listed()) or []
     except BaseException:
         background.close()
         raise
     said = next((each.context for each in listed if each.name == model), None)
-    info = _info(name, model, endpoint, settings, listed)
+    info = _engine_info(name, model, endpoint, settings, listed)
     return OpenAIEngine(
         background, server, model, info,
         in_flight=settings.in_flight, all_context=info.context_length == said,
     )  # fmt: skip
 
 
-def _info(
+def _engine_info(
     name: str, model: str, endpoint: Endpoint, settings: Settings, listed: Sequence[RemoteModel]
 ) -> EngineInfo:
     """What is known of a model, by the models that the server says it has."""
     said = {each.name: each.context for each in listed}
     most = load_config().context
     known = said.get(model) or settings.context
-    unlisted = [_unlisted(endpoint, model)] if said and model not in said else []
-    assumed = [] if known or most else [_assumed(endpoint)]
+    unlisted = [_unlisted_note(endpoint, model)] if said and model not in said else []
+    assumed = [] if known or most else [_assumed_context_note(endpoint)]
     return EngineInfo(
         model=f"{PLUGIN}:{name}",
         device=endpoint.host,
         dtype="remote",
-        context_length=min(filter(None, (known, most)), default=ASSUMED),
+        context_length=min(filter(None, (known, most)), default=ASSUMED_CONTEXT),
         prompt_format="the server's",
-        defaults=DEFAULTS,
+        defaults=DEFAULT_SAMPLING,
         notes=(*unlisted, *assumed),
         adapters=adapters_of(model, listed),
     )
 
 
-def _unlisted(endpoint: Endpoint, model: str) -> str:
+def _unlisted_note(endpoint: Endpoint, model: str) -> str:
     return (
         f"{endpoint.told} does not list {one_line(model, 80)}; it may answer with another model. "
         f"What it has: chatlm openai models {endpoint.told}"
     )
 
 
-def _assumed(endpoint: Endpoint) -> str:
+def _assumed_context_note(endpoint: Endpoint) -> str:
     return (
-        f"{endpoint.told} does not say how much context the model has; {ASSUMED:,} tokens are "
+        f"{endpoint.told} does not say how much context the model has; {ASSUMED_CONTEXT:,} tokens are "
         "assumed. What it really has: chatlm config set plugins.openai.context N"
     )
 
 
-_PIECE = re.compile(
+_TOKEN_PATTERN = re.compile(
     r" ?[A-Za-z\u00c0-\u024f]{1,6}| ?\d{1,2}| ?[!-/:-@\[-`{-~]|\s{1,8}|.", re.DOTALL
 )
 """Up to six Latin letters, two digits or one other character: a little more than the tokenizers of
 today need for English and code, so that what is thought to fit mostly does."""
 
 
-PIECES = Pieces(_PIECE.findall)
+ESTIMATED_TOKENS = EstimatedTokens(_TOKEN_PATTERN.findall)
 """The prompts of all models on servers."""

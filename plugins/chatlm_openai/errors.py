@@ -12,36 +12,36 @@ from typing import Any
 
 import httpx2
 
-from chatlm import CannotGoOn, ContextTooLong, EngineError, Sampling, one_line
+from chatlm import ContextTooLong, ContinuationUnsupported, EngineError, Sampling, one_line
 from chatlm_openai import protocol
 from chatlm_openai.endpoints import Endpoint
-from chatlm_openai.protocol import GO_ON, LOGPROBS, Failure
+from chatlm_openai.protocol import CONTINUE_FIELDS, LOGPROB_FIELDS, ServerFailure
 
-_BUSY = (429, 502, 503)
+_BUSY_STATUSES = (429, 502, 503)
 
 
-_QUOTA = "insufficient_quota"
+_QUOTA_CODE = "insufficient_quota"
 """What OpenAI calls it when nothing is left to spend; its status is 429 too."""
 
 
-SHOWN = 300
+MAX_QUOTED_CHARS = 300
 """Characters of a server's own words."""
 
 
-MOST_NAMED = 8
+MAX_NAMED_MODELS = 8
 """Models named in an error."""
 
 
-_TOO_LONG = re.compile(
+_TOO_LONG_PATTERN = re.compile(
     r"context[ _](length|size|window)|longer than the model|too many tokens|inputs.? tokens",
     re.IGNORECASE,
 )
 
 
-_SAMPLING = tuple(Sampling().settings())
+_SAMPLING_FIELDS = tuple(Sampling().settings())
 
 
-class Refusal(Exception):
+class HttpRefusal(Exception):
     """An answer that is none.
 
     Args:
@@ -50,7 +50,7 @@ class Refusal(Exception):
         headers: of the answer.
     """
 
-    def __init__(self, status: int, failure: Failure, headers: Mapping[str, str]) -> None:
+    def __init__(self, status: int, failure: ServerFailure, headers: Mapping[str, str]) -> None:
         super().__init__(status)
         self.status = status
         self.failure = failure
@@ -59,7 +59,7 @@ class Refusal(Exception):
     @property
     def passes(self) -> bool:
         """Whether the same may be answered in a moment."""
-        return self.status in _BUSY and _QUOTA not in self.failure.marks
+        return self.status in _BUSY_STATUSES and _QUOTA_CODE not in self.failure.marks
 
     @property
     def retry_after(self) -> float | None:
@@ -78,7 +78,7 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True)
-class Words:
+class ErrorMessages:
     """Makes errors about one server.
 
     Args:
@@ -99,14 +99,14 @@ class Words:
         """A server's own words, safe to show."""
         if self.key:
             text = text.replace(self.key, "…")
-        return one_line(text, SHOWN)
+        return one_line(text, MAX_QUOTED_CHARS)
 
-    def says(self, refusal: Refusal) -> str:
+    def says(self, refusal: HttpRefusal) -> str:
         """What a server says of a refusal, as a sentence to be put behind another."""
         said = self.quoted(refusal.failure.message)
         return f" It says: {said}" if said else ""
 
-    def refused(self, refusal: Refusal, model: str, body: Mapping[str, Any]) -> EngineError:
+    def refused(self, refusal: HttpRefusal, model: str, body: Mapping[str, Any]) -> EngineError:
         """For an answer with another status than 200.
 
         Args:
@@ -115,7 +115,7 @@ class Words:
             body: what was sent.
         """
         status, says = refusal.status, self.says(refusal)
-        if status in (400, 403, 422) and set(LOGPROBS) & set(refusal.named(body)):
+        if status in (400, 403, 422) and set(LOGPROB_FIELDS) & set(refusal.named(body)):
             return EngineError(
                 f"{self.where} does not tell how likely the tokens were, as was asked for.{says}",
                 hint="Ask without logprobs, or for fewer of the likeliest tokens.",
@@ -130,7 +130,7 @@ class Words:
                 f"{self.where} sends elsewhere, which chatlm does not follow.",
                 hint=f"If that is right, give this base URL: {to}" if to else "See the base URL.",
             )
-        if status in (400, 413, 422) and (status == 413 or _too_long(refusal.failure)):
+        if status in (400, 413, 422) and (status == 413 or _is_context_too_long(refusal.failure)):
             return ContextTooLong(
                 f"The chat is too long for {model} on {self.where}.{says}",
                 hint="Shorten the message, lower max_tokens, or leave older turns out: /context. "
@@ -152,9 +152,9 @@ class Words:
             model: that was asked for.
             there: those it has.
         """
-        near = get_close_matches(model, there, MOST_NAMED)
-        named = ", ".join(one_line(name, 80) for name in near or there[:MOST_NAMED])
-        more = f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
+        near = get_close_matches(model, there, MAX_NAMED_MODELS)
+        named = ", ".join(one_line(name, 80) for name in near or there[:MAX_NAMED_MODELS])
+        more = f" and {len(there) - MAX_NAMED_MODELS} more" if len(there) > MAX_NAMED_MODELS else ""
         told = f"Did you mean {named}?" if near else f"It has: {named}{more}."
         return EngineError(
             f"There is no model {one_line(model, 80)} on {self.where}.",
@@ -168,7 +168,7 @@ class Words:
             name: that was asked for.
             there: those it has.
         """
-        named = ", ".join(one_line(each, 80) for each in there[:MOST_NAMED])
+        named = ", ".join(one_line(each, 80) for each in there[:MAX_NAMED_MODELS])
         has = f"It has: {named}." if there else "It has none."
         return EngineError(
             f"There is no adapter {one_line(name, 80)} on {self.where}.",
@@ -187,7 +187,7 @@ class Words:
         causes = list(_causes(error))
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
-                reason = one_line(cause.verify_message or str(cause), SHOWN)
+                reason = one_line(cause.verify_message or str(cause), MAX_QUOTED_CHARS)
                 return EngineError(
                     f"The certificate of {self.where} is not trusted: {reason}.",
                     hint="If it is your own, name its authority: SSL_CERT_FILE=ca.pem chatlm …",
@@ -204,7 +204,7 @@ class Words:
         elif any(isinstance(cause, socket.gaierror) for cause in causes):
             reason = "no machine of this name is known"
         else:
-            reason = one_line(str(causes[-1]).rstrip(".") or type(error).__name__, SHOWN)
+            reason = one_line(str(causes[-1]).rstrip(".") or type(error).__name__, MAX_QUOTED_CHARS)
         return EngineError(
             f"{self.where} cannot be reached: {reason}.",
             hint=f"See whether the server runs. {self._check()}",
@@ -223,9 +223,9 @@ class Words:
             "/context, or try a shorter message.",
         )
 
-    def failed_within(self, failure: Failure) -> EngineError:
+    def failed_within(self, failure: ServerFailure) -> EngineError:
         """The server told of a failure within a reply."""
-        kind = ContextTooLong if _too_long(failure) else EngineError
+        kind = ContextTooLong if _is_context_too_long(failure) else EngineError
         return kind(
             f"{self.where} failed within the reply. It says: {self.quoted(failure.message)}",
             hint="What was said is kept. Ask again (Ctrl-R), or see the server's log.",
@@ -272,7 +272,7 @@ class Words:
         what = "does not take the key" if self.key else "wants a key"
         return EngineError(f"{self.where} {what} ({status}).{says}", hint=hint)
 
-    def _too_much(self, refusal: Refusal, says: str) -> EngineError:
+    def _too_much(self, refusal: HttpRefusal, says: str) -> EngineError:
         after = refusal.retry_after
         wait = f"in {after:g} seconds" if after else "later"
         return EngineError(
@@ -281,14 +281,16 @@ class Words:
             "to wait longer: chatlm config set plugins.openai.patience_seconds N",
         )
 
-    def _field_refused(self, refusal: Refusal, body: Mapping[str, Any], says: str) -> EngineError:
+    def _field_refused(
+        self, refusal: HttpRefusal, body: Mapping[str, Any], says: str
+    ) -> EngineError:
         named = refusal.named(body)
-        if set(GO_ON) & set(named):
-            return CannotGoOn(
+        if set(CONTINUE_FIELDS) & set(named):
+            return ContinuationUnsupported(
                 f"{self.where} cannot go on with a reply.{says}",
                 hint="Ask for a new one instead (Ctrl-R).",
             )
-        if settings := [name for name in _SAMPLING if name in named]:
+        if settings := [name for name in _SAMPLING_FIELDS if name in named]:
             return EngineError(
                 f"{self.where} does not take {', '.join(settings)} as set.{says}",
                 hint="Change it, or leave it to the server: Ctrl-O in the chat, or "
@@ -302,17 +304,17 @@ class Words:
         return f"Try it: chatlm openai check {self.endpoint.told}"
 
 
-def failure_in(content: bytes) -> Failure:
+def failure_from_body(content: bytes) -> ServerFailure:
     """What the body of a refusal says: its error, else its beginning unless that is a web page."""
     try:
-        return protocol.failure(protocol.parsed(content))
-    except protocol.NotUnderstood:
+        return protocol.parse_failure(protocol.parse_json(content))
+    except protocol.ProtocolError:
         text = content.decode("utf-8", "replace").strip()
-        return Failure("" if text.startswith("<") else text)
+        return ServerFailure("" if text.startswith("<") else text)
 
 
-def _too_long(failure: Failure) -> bool:
-    return bool(_TOO_LONG.search(f"{failure.message} {failure.marks}"))
+def _is_context_too_long(failure: ServerFailure) -> bool:
+    return bool(_TOO_LONG_PATTERN.search(f"{failure.message} {failure.marks}"))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -28,10 +28,10 @@ def register_commands(cli: Commands) -> None:
 @hookimpl
 def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
     """Offer `openai:MODEL@ENDPOINT`."""
-    register(PLUGIN, _open)
+    register(PLUGIN, _open_engine)
 
 
-def _open(name: str) -> Engine:
-    from chatlm_openai.engine import opened
+def _open_engine(name: str) -> Engine:
+    from chatlm_openai.engine import open_engine
 
-    return opened(name)
+    return open_engine(name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from chatlm_openai.endpoints import Endpoint
 
-MOST_IN_FLIGHT = 256
+MAX_IN_FLIGHT = 256
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Settings:
     )
     in_flight: int = field(
         default=8,
-        metadata={"help": f"Replies asked for at once in a tournament, 1 to {MOST_IN_FLIGHT}."},
+        metadata={"help": f"Replies asked for at once in a tournament, 1 to {MAX_IN_FLIGHT}."},
     )
     connect_seconds: float = field(
         default=5.0, metadata={"help": "How long a server may take to accept a connection."}
@@ -48,8 +48,8 @@ class Settings:
             raise ValueError(f"two endpoints are called {min(twice)}")
         if self.context is not None and self.context < 64:
             raise ValueError("context must be 64 or more")
-        if not 1 <= self.in_flight <= MOST_IN_FLIGHT:
-            raise ValueError(f"in_flight must be 1 to {MOST_IN_FLIGHT}")
+        if not 1 <= self.in_flight <= MAX_IN_FLIGHT:
+            raise ValueError(f"in_flight must be 1 to {MAX_IN_FLIGHT}")
         for name in ("connect_seconds", "first_token_seconds", "between_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0")

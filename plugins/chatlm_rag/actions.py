@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from chatlm import SlashCommand, Ui, UsageError, expanded, one_line
+from chatlm import SlashCommand, Ui, UsageError, expand_path, one_line
 from chatlm_rag import formatting
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import builder, embedding, folder, manifest
-from chatlm_rag.index.checkpoint import plan_of
+from chatlm_rag.index.checkpoint import read_plan
 from chatlm_rag.index.folder import IndexFolder
 from chatlm_rag.index.writer import BuildStopped
-from chatlm_rag.retrieval.search import ready
-from chatlm_rag.settings import INDEX, index_of
+from chatlm_rag.retrieval.search import preload
+from chatlm_rag.settings import INDEX_KEY, index_from_plugin_data
 
 PANEL, PICKER, SHEET = "sources", "indices", "sheet"
 """The names of the plugin's panel and screens."""
@@ -25,7 +25,7 @@ PANEL, PICKER, SHEET = "sources", "indices", "sheet"
 OFF, BUILD, WHY, TEST = "off", "build", "why", "test"
 
 
-def rag(ui: Ui, argument: str) -> None:
+def rag_command(ui: Ui, argument: str) -> None:
     """Choose, make, leave or look into the index that the chat is about.
 
     Raises:
@@ -35,22 +35,22 @@ def rag(ui: Ui, argument: str) -> None:
     if not word:
         ui.open_screen(PICKER)
     elif word == OFF:
-        end(ui)
+        leave_index(ui)
     elif word == BUILD:
-        build(ui, rest)
+        build_index(ui, rest)
     elif word == WHY:
         from chatlm_rag.retrieval import explain
 
-        ui.open_screen(SHEET, explain.told(ui))
+        ui.open_screen(SHEET, explain.explain_turn(ui))
     elif word == TEST:
         from chatlm_rag import self_test
 
         ui.open_screen(SHEET, self_test.run(ui))
     else:
-        choose(ui, word)
+        choose_index(ui, word)
 
 
-def source(ui: Ui, argument: str) -> None:
+def source_command(ui: Ui, argument: str) -> None:
     """Go to a passage in the panel of sources.
 
     Raises:
@@ -63,44 +63,46 @@ def source(ui: Ui, argument: str) -> None:
         raise UsageError("Nothing was found for this turn", hint="/rag chooses an index to ask.")
     if not number.isdecimal() or not 1 <= int(number) <= count:
         raise UsageError(f"This turn has the sources 1 to {count}", hint="For example: /source 1")
-    jump(ui, int(number))
+    show_passage(ui, int(number))
 
 
 def register(add: Callable[[SlashCommand], None]) -> None:
     """Offer both."""
     what = f"[NAME|{OFF}|{BUILD} PATH|{WHY}|{TEST}]"
-    add(SlashCommand("rag", "answer from your own documents", rag, what))
-    add(SlashCommand("source", "go to a source of the reply", source, "N"))
+    add(SlashCommand("rag", "answer from your own documents", rag_command, what))
+    add(SlashCommand("source", "go to a source of the reply", source_command, "N"))
 
 
 HOW_TO_BUILD = "/rag build PATH makes an index of a file or folder."
 
 
-def choose(ui: Ui, name: str) -> None:
+def choose_index(ui: Ui, name: str) -> None:
     """Let the chat be about an index; one that is not finished is finished first.
 
     Raises:
         ChatlmError: see `go_on`, `use` and `prepare`.
     """
-    if folder.located(name).current() is None:
-        go_on(ui, name)
+    if folder.find_index(name).current() is None:
+        resume_build(ui, name)
     else:
-        use(ui, name)
-        prepare(ui, name)
+        use_index(ui, name)
+        load_index(ui, name)
 
 
-def use(ui: Ui, name: str) -> None:
+def use_index(ui: Ui, name: str) -> None:
     """Let the chat be about an index.
 
     Raises:
         ChatlmError: there is none of that name, or it is not finished or damaged.
     """
-    made = folder.located(name).open(manifest.read)
-    ui.keep(**{INDEX: name})
-    ui.tell(f"This chat asks {name} from now on: {formatting.amount(made)}. /rag off ends that.")
+    made = folder.find_index(name).open(manifest.read)
+    ui.keep(**{INDEX_KEY: name})
+    ui.tell(
+        f"This chat asks {name} from now on: {formatting.describe_size(made)}. /rag off ends that."
+    )
 
 
-def go_on(ui: Ui, name: str) -> None:
+def resume_build(ui: Ui, name: str) -> None:
     """Finish an index whose first build was stopped, then let the chat ask it.
 
     Raises:
@@ -113,36 +115,36 @@ def go_on(ui: Ui, name: str) -> None:
     except BuildStopped as error:
         again = f"Go on: /rag {name}"
         raise BuildStopped(error.message, hint=again if error.hint else "") from error
-    _built(ui, name, chat)
+    _finish_build(ui, name, chat)
 
 
-def prepare(ui: Ui, name: str) -> None:
+def load_index(ui: Ui, name: str) -> None:
     """Fetch the index's embedder if it is not here, and load it; takes seconds.
 
     Raises:
         ChatlmError: it cannot be had.
     """
-    embedder = folder.located(name).open(manifest.read).embedder.name
+    embedder = folder.find_index(name).open(manifest.read).embedder.name
     with ui.working(f"Opening {name}") as work:
-        embedding.fetched(embedder, work)
+        embedding.fetch_embedder(embedder, work)
         work.at(0, None, "loading the embedder")
-        ready(name)
+        preload(name)
 
 
-def end(ui: Ui) -> None:
+def leave_index(ui: Ui) -> None:
     """Let the chat be about no index.
 
     Raises:
         UsageError: it is about none.
     """
-    name = index_of(ui.kept)
+    name = index_from_plugin_data(ui.kept)
     if not name:
         raise UsageError("This chat asks no index.", hint="/rag chooses one.")
-    ui.keep(**{INDEX: ""})
+    ui.keep(**{INDEX_KEY: ""})
     ui.tell(f"This chat asks {one_line(name, 64)} no longer.")
 
 
-def build(ui: Ui, argument: str) -> None:
+def build_index(ui: Ui, argument: str) -> None:
     """Make an index of a file or folder, bring it up to date or go on with it; then use it.
 
     Args:
@@ -153,31 +155,31 @@ def build(ui: Ui, argument: str) -> None:
     Raises:
         ChatlmError: it cannot be made, or the person stopped it.
     """
-    path, name = _asked(argument)
-    index = folder.own(name)
+    path, name = _parse_build_argument(argument)
+    index = folder.user_index(name)
     chat = ui.conversation.id
     try:
         with ui.working(f"Building {name}") as work:
-            if _begun(index, path):
+            if _can_resume(index, path):
                 builder.update(name, work)
             else:
                 builder.build(name, (Source(str(path)),), work)
     except BuildStopped as error:
         again = f"Go on: /rag build {shlex.quote(str(path))} {name}"
         raise BuildStopped(error.message, hint=again if error.hint else "") from error
-    _built(ui, name, chat)
+    _finish_build(ui, name, chat)
 
 
-def _built(ui: Ui, name: str, chat: int) -> None:
+def _finish_build(ui: Ui, name: str, chat: int) -> None:
     """Let the chat ask an index that is ready now, if it is still the one that is shown."""
     if ui.conversation.id == chat:
-        use(ui, name)
-        prepare(ui, name)
+        use_index(ui, name)
+        load_index(ui, name)
     else:
         ui.tell(f"{name} is ready. /rag {name} asks it.")
 
 
-def _asked(argument: str) -> tuple[Path, str]:
+def _parse_build_argument(argument: str) -> tuple[Path, str]:
     """The path and the name of the index."""
     try:
         words = shlex.split(argument)
@@ -188,20 +190,20 @@ def _asked(argument: str) -> tuple[Path, str]:
             "Say of which file or folder, and if you like how the index is called.",
             hint="For example: /rag build ~/notes\nA path with blanks belongs in quotes.",
         )
-    path = expanded(words[0]).absolute()
+    path = expand_path(words[0]).absolute()
     name = words[1] if words[1:] else re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64]
     if not name:
         raise UsageError(f"{path} gives the index no name.", hint="Add one: /rag build PATH NAME")
     return path, name
 
 
-def _begun(index: IndexFolder, path: Path) -> bool:
+def _can_resume(index: IndexFolder, path: Path) -> bool:
     """Whether the index is there or was begun, of this very path.
 
     Raises:
         UsageError: it is made of something else.
     """
-    plan = plan_of(index.partial)
+    plan = read_plan(index.partial)
     if plan is None and index.current():
         plan = index.open(manifest.read).plan
     if plan is None:
@@ -214,35 +216,35 @@ def _begun(index: IndexFolder, path: Path) -> bool:
     return True
 
 
-class Shown(Protocol):
+class SourcesPanel(Protocol):
     """The panel of sources while it is on the screen."""
 
     def jump_soon(self, number: int) -> None:
         """Go to a passage; may be called in any thread."""
 
 
-_shown: list[Shown] = []
+_mounted_panels: list[SourcesPanel] = []
 
 
-_wanted: list[int] = []
+_pending_jumps: list[int] = []
 
 
-def opened(panel: Shown) -> int | None:
+def attach_panel(panel: SourcesPanel) -> int | None:
     """Note that the panel is on the screen; gives the passage it is to begin at."""
-    _shown[:] = [panel]
-    return _wanted.pop() if _wanted else None
+    _mounted_panels[:] = [panel]
+    return _pending_jumps.pop() if _pending_jumps else None
 
 
-def closed(panel: Shown) -> None:
+def detach_panel(panel: SourcesPanel) -> None:
     """Note that the panel has left the screen."""
-    if panel in _shown:
-        _shown.remove(panel)
+    if panel in _mounted_panels:
+        _mounted_panels.remove(panel)
 
 
-def jump(ui: Ui, number: int) -> None:
+def show_passage(ui: Ui, number: int) -> None:
     """Show a passage of the selected turn, counted from 1."""
-    if _shown:
-        _shown[0].jump_soon(number)
+    if _mounted_panels:
+        _mounted_panels[0].jump_soon(number)
     else:
-        _wanted[:] = [number]
+        _pending_jumps[:] = [number]
         ui.open_panel(PANEL)

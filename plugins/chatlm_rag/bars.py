@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chatlm import Work, one_line
+from chatlm import ProgressReporter, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
 @contextmanager
-def bar() -> Iterator[Work]:
+def progress_bar() -> Iterator[ProgressReporter]:
     """Show a work on stderr while it lasts; Ctrl-C ends it by its own exception."""
     if not sys.stderr.isatty():
-        yield _Lines()
+        yield _LineProgress()
         return
     from rich.console import Console
     from rich.progress import (
@@ -37,10 +37,10 @@ def bar() -> Iterator[Work]:
         TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield _Bar(progress, progress.add_task("", total=None))
+        yield _RichProgress(progress, progress.add_task("", total=None))
 
 
-class _Bar:
+class _RichProgress:
     cancelled = False
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
@@ -53,7 +53,7 @@ class _Bar:
         )
 
 
-class _Lines:
+class _LineProgress:
     """A line for each tenth, and for each new kind of work."""
 
     cancelled = False

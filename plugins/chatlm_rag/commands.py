@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chatlm import ChatlmError, UsageError, dump_json, expanded, human_bytes, visible
-from chatlm_rag.bars import bar
+from chatlm import ChatlmError, UsageError, dump_json, escape_controls, expand_path, human_bytes
+from chatlm_rag.bars import progress_bar
 from chatlm_rag.formatting import describe_hit, draw_scorecard, scorecard_dict
 from chatlm_rag.options import as_json_option, name_argument
 from chatlm_rag.options import as_json_option as _json
@@ -29,13 +29,13 @@ def search(name: str, words: tuple[str, ...], most: int, as_json: bool) -> None:
 
     Example: chatlm rag search notes "When does the lease end?"
     """
-    from chatlm_rag.index.folder import located
-    from chatlm_rag.retrieval.relevance import CONSIDERED, THRESHOLD
-    from chatlm_rag.retrieval.search import Index, configured
+    from chatlm_rag.index.folder import find_index
+    from chatlm_rag.retrieval.relevance import CONSIDERED_HITS, THRESHOLD
+    from chatlm_rag.retrieval.search import Index, configured_reranker
 
     query = " ".join(words)
-    index = Index.open(located(name))
-    found = index.search(query, max(most, CONSIDERED), configured())
+    index = Index.open(find_index(name))
+    found = index.search(query, max(most, CONSIDERED_HITS), configured_reranker())
     confidence = index.confidence(query, found)
     relevant = confidence >= THRESHOLD
     del found[most:]
@@ -82,27 +82,27 @@ def evaluate(name: str, queries: Path, qrels: Path, plot: Path | None, as_json: 
     """
     from chatlm_rag import evaluation
     from chatlm_rag.evaluation import read_judgements, read_questions
-    from chatlm_rag.index.folder import located
+    from chatlm_rag.index.folder import find_index
     from chatlm_rag.retrieval.search import Index
 
     if plot:
-        evaluation.check(plot)
+        evaluation.check_plot_path(plot)
     questions, judgements = read_questions(queries), read_judgements(qrels)
-    with bar() as work:
+    with progress_bar() as work:
         card = evaluation.evaluate(
-            Index.open(located(name)),
+            Index.open(find_index(name)),
             questions,
             judgements,
             lambda done, total: work.at(done, total, "asking"),
         )
     if plot:
-        evaluation.save_scorecard(card, f"{name}, {card.questions:,} questions", plot)
+        evaluation.plot_scorecard(card, f"{name}, {card.questions:,} questions", plot)
     if as_json:
         click.echo(dump_json(scorecard_dict(card)))
         return
     click.echo(draw_scorecard(name, card))
     if plot:
-        click.echo(f"Saved {visible(str(plot))}")
+        click.echo(f"Saved {escape_controls(str(plot))}")
 
 
 _paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
@@ -169,19 +169,19 @@ def build(
     """
     from chatlm_rag import formatting
     from chatlm_rag.index import builder
-    from chatlm_rag.index.embedding import DEFAULT
-    from chatlm_rag.index.folder import located
+    from chatlm_rag.index.embedding import DEFAULT_EMBEDDER
+    from chatlm_rag.index.folder import find_index
 
     chunking = _chunking(tokens, overlap)
-    with bar() as work:
+    with progress_bar() as work:
         done = builder.build(
             name,
             _sources(paths, include, exclude),
             work,
-            embedder=embedder or DEFAULT,
+            embedder=embedder or DEFAULT_EMBEDDER,
             chunking=chunking,
         )
-    formatting.tell_outcome(located(name), done, as_json)
+    formatting.print_build_result(find_index(name), done, as_json)
 
 
 @rag.command()
@@ -203,11 +203,11 @@ def add(
     """
     from chatlm_rag import formatting
     from chatlm_rag.index import builder
-    from chatlm_rag.index.folder import located
+    from chatlm_rag.index.folder import find_index
 
-    with bar() as work:
+    with progress_bar() as work:
         done = builder.add(name, _sources(paths, include, exclude), work)
-    formatting.tell_outcome(located(name), done, as_json)
+    formatting.print_build_result(find_index(name), done, as_json)
 
 
 @rag.command()
@@ -233,18 +233,18 @@ def update(
     """
     from chatlm_rag import formatting
     from chatlm_rag.index import builder
-    from chatlm_rag.index.folder import located
+    from chatlm_rag.index.folder import find_index
 
     chunking = _chunking(tokens, overlap)
     if not rebuild and (embedder or chunking):
         raise UsageError("This changes every passage.", hint="Say so with: --rebuild")
-    with bar() as work:
+    with progress_bar() as work:
         done = (
             builder.rebuild(name, work, embedder=embedder, chunking=chunking)
             if rebuild
             else builder.update(name, work)
         )
-    formatting.tell_outcome(located(name), done, as_json)
+    formatting.print_build_result(find_index(name), done, as_json)
 
 
 @rag.command("list")
@@ -255,22 +255,22 @@ def list_indices(as_json: bool) -> None:
     Example: chatlm rag list
     """
     from chatlm_rag import formatting
-    from chatlm_rag.index.folder import indices
+    from chatlm_rag.index.folder import all_indices
 
     found = {}
-    for index in indices():
+    for index in all_indices():
         try:
-            found[index] = formatting.made(index)
+            found[index] = formatting.read_manifest(index)
         except ChatlmError as error:
-            click.echo(visible(str(error)), err=True)
+            click.echo(escape_controls(str(error)), err=True)
     if as_json:
-        click.echo(dump_json([formatting.row(index, made) for index, made in found.items()]))
+        click.echo(dump_json([formatting.index_row(index, made) for index, made in found.items()]))
         return
     if not found:
         click.echo("There are no indices yet. Make one: chatlm rag build NAME PATH")
     width = max((len(index.name) for index in found), default=0)
     for index, made in found.items():
-        click.echo(f"{index.name:<{width}}  {formatting.in_short(index, made)}")
+        click.echo(f"{index.name:<{width}}  {formatting.summarize_index(index, made)}")
 
 
 @rag.command()
@@ -282,16 +282,16 @@ def show(name: str, as_json: bool) -> None:
     Example: chatlm rag show notes
     """
     from chatlm_rag import formatting
-    from chatlm_rag.index.folder import located
+    from chatlm_rag.index.folder import find_index
 
-    index = located(name)
-    made = formatting.made(index)
+    index = find_index(name)
+    made = formatting.read_manifest(index)
     if as_json:
-        click.echo(dump_json(formatting.table(index, made)))
+        click.echo(dump_json(formatting.index_details(index, made)))
         return
-    click.echo(f"{index.name}: {formatting.in_short(index, made)}")
+    click.echo(f"{index.name}: {formatting.summarize_index(index, made)}")
     if made:
-        formatting.tell_all(index, made)
+        formatting.print_details(index, made)
 
 
 @rag.command()
@@ -303,13 +303,13 @@ def remove(name: str, yes: bool) -> None:
     Example: chatlm rag remove notes --yes
     """
     from chatlm_rag import formatting
-    from chatlm_rag.index.folder import located
+    from chatlm_rag.index.folder import find_index
 
-    index = located(name)
+    index = find_index(name)
     with index.writing():
         if not yes:
             click.confirm(f"Delete the index {name}?", abort=True, err=True)
-        freed = formatting.size(index)
+        freed = formatting.disk_usage(index)
         index.remove()
     click.echo(f"Removed {name}; {human_bytes(freed)} are free again.")
 
@@ -321,7 +321,7 @@ def _sources(
 
     if not all(paths):
         raise UsageError("A path is empty.", hint="For this folder say a dot: .")
-    return tuple(Source(str(expanded(path).absolute()), include, exclude) for path in paths)
+    return tuple(Source(str(expand_path(path).absolute()), include, exclude) for path in paths)
 
 
 def _chunking(tokens: int | None, overlap: int | None) -> Chunking | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatlm import UsageError
-from chatlm_rag.index.chunks import Piece
+from chatlm_rag.index.chunks import Chunk
 from chatlm_rag.retrieval.search import Index
 
 if TYPE_CHECKING:
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from chatlm_rag.retrieval.relevance import Point
+    from chatlm_rag.retrieval.relevance import ThresholdPoint
 
 
-KINDS = ("dense", "lexical", "fused")
+RANKINGS = ("dense", "lexical", "fused")
 
 
-DRAWS = 1000
+BOOTSTRAP_SAMPLES = 1000
 """How often the questions are drawn anew."""
 
 
-_DEPTH = 1000
+_CANDIDATE_DEPTH = 1000
 """Candidates by each kind: enough for 100 documents of several pieces each."""
 
 
-_DOCUMENTS = 100
+_MAX_DOCUMENTS = 100
 """No measure looks further down."""
 
 
@@ -71,7 +71,7 @@ def evaluate(
     questions: Mapping[str, str],
     judgements: Mapping[str, Mapping[str, int]],
     progress: Callable[[int, int], None] | None = None,
-    document_of: Callable[[Piece], str] = attrgetter("source"),
+    document_of: Callable[[Chunk], str] = attrgetter("source"),
 ) -> Scorecard:
     """Ask an index all judged questions.
 
@@ -86,23 +86,21 @@ def evaluate(
         UsageError: no question is judged, or no judged document is in the index.
     """
     sources = [document_of(piece) for piece in index.pieces]
-    asked = _answerable(questions, judgements)
-    answers = {document for name in asked for document in _answers(judgements[name])}
+    asked = _answerable_questions(questions, judgements)
+    answers = {document for name in asked for document in _relevant_documents(judgements[name])}
     missing = answers - set(sources)
     if missing == answers:
         raise UsageError(
             f"None of the judged documents is in {index.name}.",
             hint="Build it of the collection's corpus.jsonl, whose ids the judgements have.",
         )
-    values: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
+    values: dict[str, list[list[float]]] = {kind: [] for kind in RANKINGS}
     for done, name in enumerate(asked, start=1):
-        found = index.candidates(questions[name], _DEPTH)
-        for kind in KINDS:
+        found = index.candidates(questions[name], _CANDIDATE_DEPTH)
+        for kind in RANKINGS:
             scores = getattr(found, kind)
-            ranked = _documents(sources, found.ids, scores)
-            values[kind].append(
-                [measure(ranked, judgements[name]) for measure in MEASURES.values()]
-            )
+            ranked = _rank_documents(sources, found.ids, scores)
+            values[kind].append([measure(ranked, judgements[name]) for measure in METRICS.values()])
         if progress:
             progress(done, len(asked))
     return _scorecard(values, len(asked), len(set(sources)), len(missing))
@@ -116,18 +114,18 @@ def ndcg(ranked: Sequence[str], judged: Mapping[str, int], k: int) -> float:
 
 def recall(ranked: Sequence[str], judged: Mapping[str, int], k: int) -> float:
     """Which part of the documents that answer is among the first k."""
-    answers = _answers(judged)
+    answers = _relevant_documents(judged)
     return len(answers & set(ranked[:k])) / len(answers)
 
 
 def reciprocal_rank(ranked: Sequence[str], judged: Mapping[str, int], k: int) -> float:
     """1 divided by the rank of the first document that answers; 0 if none of the first k does."""
-    answers = _answers(judged)
+    answers = _relevant_documents(judged)
     ranks = (rank for rank, document in enumerate(ranked[:k], start=1) if document in answers)
     return 1 / next(ranks, float("inf"))
 
 
-MEASURES: Mapping[str, Callable[[Sequence[str], Mapping[str, int]], float]] = {
+METRICS: Mapping[str, Callable[[Sequence[str], Mapping[str, int]], float]] = {
     "ndcg@10": lambda ranked, judged: ndcg(ranked, judged, 10),
     "recall@5": lambda ranked, judged: recall(ranked, judged, 5),
     "recall@10": lambda ranked, judged: recall(ranked, judged, 10),
@@ -141,14 +139,14 @@ def _dcg(gains: Sequence[int]) -> float:
     return sum(max(gain, 0) / log2(rank + 1) for rank, gain in enumerate(gains, start=1))
 
 
-def _answers(judged: Mapping[str, int]) -> set[str]:
+def _relevant_documents(judged: Mapping[str, int]) -> set[str]:
     return {document for document, grade in judged.items() if grade > 0}
 
 
-def _answerable(
+def _answerable_questions(
     questions: Mapping[str, str], judgements: Mapping[str, Mapping[str, int]]
 ) -> list[str]:
-    asked = [name for name in questions if _answers(judgements.get(name, {}))]
+    asked = [name for name in questions if _relevant_documents(judgements.get(name, {}))]
     if not asked:
         raise UsageError(
             "No question has a judgement that says which document answers it.",
@@ -157,13 +155,13 @@ def _answerable(
     return asked
 
 
-def _documents(
+def _rank_documents(
     sources: Sequence[str], ids: NDArray[np.int64], scores: NDArray[np.float32]
 ) -> list[str]:
     """The documents of the pieces that scored above 0, by their best piece, best first."""
     found: dict[str, None] = {}
     for place in (-scores).argsort(kind="stable"):
-        if len(found) == _DOCUMENTS or scores[place] <= 0:
+        if len(found) == _MAX_DOCUMENTS or scores[place] <= 0:
             break
         found[sources[ids[place]]] = None
     return list(found)
@@ -175,7 +173,7 @@ def _scorecard(
     import numpy as np
 
     tables = {kind: np.array(rows) for kind, rows in values.items()}
-    draws = np.random.default_rng(0).integers(questions, size=(DRAWS, questions))
+    draws = np.random.default_rng(0).integers(questions, size=(BOOTSTRAP_SAMPLES, questions))
 
     def figure(column: NDArray[np.float64]) -> Estimate:
         low, high = np.percentile(column[draws].mean(axis=1), [2.5, 97.5])
@@ -186,12 +184,12 @@ def _scorecard(
         documents,
         missing,
         figures={
-            kind: {name: figure(table[:, at]) for at, name in enumerate(MEASURES)}
+            kind: {name: figure(table[:, at]) for at, name in enumerate(METRICS)}
             for kind, table in tables.items()
         },
         gains={
             kind: figure(tables["fused"][:, 0] - tables[kind][:, 0])
-            for kind in KINDS
+            for kind in RANKINGS
             if kind != "fused"
         },
     )
@@ -201,10 +199,10 @@ Judgements = dict[str, dict[str, int]]
 """By question and document: 0 for one that does not answer, more the better it does."""
 
 
-_QUERIES = 'Each line is one question: {"_id": "1", "text": "What …?"}'
+_QUERIES_HINT = 'Each line is one question: {"_id": "1", "text": "What …?"}'
 
 
-_QRELS = "Each line is a question's id, a document's id and a whole number, with tabs between."
+_QRELS_HINT = "Each line is a question's id, a document's id and a whole number, with tabs between."
 
 
 def read_questions(path: Path) -> dict[str, str]:
@@ -219,9 +217,11 @@ def read_questions(path: Path) -> dict[str, str]:
             table = json.loads(line)
             name, text = table["_id"], table["text"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UsageError(f"{path}, line {number} is no question.", hint=_QUERIES) from error
+            raise UsageError(
+                f"{path}, line {number} is no question.", hint=_QUERIES_HINT
+            ) from error
         if not isinstance(name, str) or not isinstance(text, str):
-            raise UsageError(f"{path}, line {number}: texts belong in quotes.", hint=_QUERIES)
+            raise UsageError(f"{path}, line {number}: texts belong in quotes.", hint=_QUERIES_HINT)
         questions[name] = text
     return questions
 
@@ -242,7 +242,7 @@ def read_judgements(path: Path) -> Judgements:
         except (ValueError, OverflowError) as error:
             if number == 1 and len(fields) == 3:
                 continue
-            raise UsageError(f"{path}, line {number} is no judgement.", hint=_QRELS) from error
+            raise UsageError(f"{path}, line {number} is no judgement.", hint=_QRELS_HINT) from error
     return judgements
 
 
@@ -259,26 +259,28 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line.rstrip("\r")
 
 
-SUFFIXES = (".png", ".svg", ".pdf")
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 _COLOURS = {"dense": "#0072b2", "lexical": "#d55e00", "fused": "#009e73"}
 """Told apart by people who see few colours."""
 
 
-def check(path: Path) -> None:
+def check_plot_path(path: Path) -> None:
     """See that a picture can be put there, before the work that it shows.
 
     Raises:
         UsageError: it cannot.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} is no picture's name.", hint=f"It ends in {', '.join(SUFFIXES)}.")
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise UsageError(
+            f"{path} is no picture's name.", hint=f"It ends in {', '.join(PLOT_SUFFIXES)}."
+        )
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent}.", hint="Make it first.")
 
 
-def save_scorecard(card: Scorecard, title: str, path: Path) -> None:
+def plot_scorecard(card: Scorecard, title: str, path: Path) -> None:
     """Draw every measure of each kind, with its interval.
 
     Args:
@@ -320,10 +322,12 @@ def save_scorecard(card: Scorecard, title: str, path: Path) -> None:
     axes.set_title(title, parse_math=False)
     axes.set_xlabel("mean over the questions, with 95 % intervals")
     picture.legend(loc="outside lower center", ncols=3, frameon=False)
-    _save(picture, path)
+    _save_figure(picture, path)
 
 
-def save_curves(curves: Mapping[str, Sequence[Point]], threshold: float, path: Path) -> None:
+def plot_threshold_curves(
+    curves: Mapping[str, Sequence[ThresholdPoint]], threshold: float, path: Path
+) -> None:
     """Draw what thresholds on the confidence would do.
 
     Args:
@@ -356,10 +360,10 @@ def save_curves(curves: Mapping[str, Sequence[Point]], threshold: float, path: P
     axes.set_ylabel("part of the questions")
     axes.grid(alpha=0.3)
     picture.legend(loc="outside lower center", ncols=2, frameon=False)
-    _save(picture, path)
+    _save_figure(picture, path)
 
 
-def _save(picture: Figure, path: Path) -> None:
+def _save_figure(picture: Figure, path: Path) -> None:
     try:
         picture.savefig(path, dpi=150)
     except OSError as error:

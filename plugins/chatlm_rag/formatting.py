@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatlm import dump_json, human_bytes, one_line, visible
+from chatlm import dump_json, escape_controls, human_bytes, one_line
 from chatlm_rag.index import manifest
-from chatlm_rag.index.builder import Outcome
+from chatlm_rag.index.builder import BuildResult
 from chatlm_rag.index.folder import IndexFolder
 from chatlm_rag.index.manifest import Manifest
 
 if TYPE_CHECKING:
     from chatlm_rag.evaluation import Estimate, Scorecard
-    from chatlm_rag.retrieval.hits import Found
+    from chatlm_rag.retrieval.hits import SearchHit
 
 
-_NAMED = 5
+_MAX_NAMED_FILES = 5
 """How many files are named for each reason to leave some out."""
 
 
-def made(index: IndexFolder) -> Manifest | None:
+def read_manifest(index: IndexFolder) -> Manifest | None:
     """What an index is made of; None while it is not finished.
 
     Raises:
@@ -30,72 +30,72 @@ def made(index: IndexFolder) -> Manifest | None:
     return index.open(manifest.read) if index.current() else None
 
 
-def in_short(index: IndexFolder, found: Manifest | None) -> str:
+def summarize_index(index: IndexFolder, found: Manifest | None) -> str:
     """An index in one line, without its name."""
     if found is None:
         return f"not finished; go on: chatlm rag update {index.name}"
     day = index.made_at().astimezone().strftime("%Y-%m-%d %H:%M")
     origin = f"made {day}" if index.own else "comes with chatlm"
     unfinished = "; an update was stopped" if index.partial.is_dir() else ""
-    return f"{amount(found)}, {origin}{unfinished}"
+    return f"{describe_size(found)}, {origin}{unfinished}"
 
 
-def tell_all(index: IndexFolder, found: Manifest) -> None:
+def print_details(index: IndexFolder, found: Manifest) -> None:
     """Print what an index is made of."""
     cut = found.chunking
     click.echo(f"Embedder  {found.embedder.name}, {found.dimension} dimensions")
     click.echo(f"Passages  at most {cut.tokens} tokens, {cut.overlap} of them shared")
-    click.echo(f"Size      {human_bytes(size(index))} in {visible(str(index.path))}")
+    click.echo(f"Size      {human_bytes(disk_usage(index))} in {escape_controls(str(index.path))}")
     for source in found.sources:
         only = "".join(f"  only {one_line(glob, 40)}" for glob in source.include)
         none = "".join(f"  without {one_line(glob, 40)}" for glob in source.exclude)
         click.echo(f"Source    {one_line(source.path, 300)}{only}{none}")
-    _tell_problems(found)
+    _print_problems(found)
 
 
-def tell_outcome(index: IndexFolder, done: Outcome, as_json: bool) -> None:
+def print_build_result(index: IndexFolder, done: BuildResult, as_json: bool) -> None:
     """Print what a build or an update did."""
     if as_json:
-        click.echo(dump_json(table(index, done.manifest) | done.to_dict()))
+        click.echo(dump_json(index_details(index, done.manifest) | done.to_dict()))
         return
     for path in done.missing:
         click.echo(f"{one_line(path, 300)} is not there; what was indexed of it stays.", err=True)
     if not done.changed:
-        click.echo(f"{index.name}: nothing changed, {amount(done.manifest)}.")
+        click.echo(f"{index.name}: nothing changed, {describe_size(done.manifest)}.")
         return
     gone = f", {done.gone:,} gone" if done.gone else ""
-    embedded = _count(done.embedded, "passage")
+    embedded = _pluralize(done.embedded, "passage")
     click.echo(
-        f"{index.name}: {amount(done.manifest)}. Read {_count(done.read, 'file')}{gone}; "
+        f"{index.name}: {describe_size(done.manifest)}. Read {_pluralize(done.read, 'file')}{gone}; "
         f"embedded {embedded}."
     )
-    _tell_problems(done.manifest)
+    _print_problems(done.manifest)
 
 
-def row(index: IndexFolder, found: Manifest | None) -> dict[str, Any]:
+def index_row(index: IndexFolder, found: Manifest | None) -> dict[str, Any]:
     """An index in the list, as plain values."""
     return {
         "name": index.name,
         "own": index.own,
         "finished": found is not None,
         "passages": found.pieces if found else 0,
-        "files": _files(found) if found else 0,
+        "files": _count_indexed_files(found) if found else 0,
         "embedder": found.embedder.name if found else None,
         "made_at": index.made_at().isoformat() if found else None,
         "folder": str(index.path),
-        "bytes": size(index),
+        "bytes": disk_usage(index),
     }
 
 
-def table(index: IndexFolder, found: Manifest | None) -> dict[str, Any]:
+def index_details(index: IndexFolder, found: Manifest | None) -> dict[str, Any]:
     """All of an index but its files, as plain values."""
     if found is None:
-        return row(index, found)
+        return index_row(index, found)
     problems = [
         {"path": file.path, "source": file.source, "place": problem.place, "reason": problem.reason}
         for file, problem in found.problems
     ]
-    return row(index, found) | {
+    return index_row(index, found) | {
         "dimension": found.dimension,
         "chunking": found.chunking.to_dict(),
         "sources": [source.to_dict() for source in found.sources],
@@ -103,12 +103,12 @@ def table(index: IndexFolder, found: Manifest | None) -> dict[str, Any]:
     }
 
 
-def size(index: IndexFolder) -> int:
+def disk_usage(index: IndexFolder) -> int:
     """The bytes that an index takes on disk."""
     return sum(path.stat().st_size for path in index.path.rglob("*") if path.is_file())
 
 
-def _tell_problems(found: Manifest) -> None:
+def _print_problems(found: Manifest) -> None:
     """What was left out, on stderr: for each reason how many, and some by name."""
     by_reason: dict[str, list[str]] = {}
     for file, problem in found.problems:
@@ -117,32 +117,38 @@ def _tell_problems(found: Manifest) -> None:
     if by_reason:
         click.echo(f"Left out: {sum(map(len, by_reason.values())):,}", err=True)
     for reason, places in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        more = f" and {len(places) - _NAMED:,} more" if len(places) > _NAMED else ""
-        click.echo(f"  {one_line(reason, 200)}: {', '.join(places[:_NAMED])}{more}", err=True)
+        more = (
+            f" and {len(places) - _MAX_NAMED_FILES:,} more"
+            if len(places) > _MAX_NAMED_FILES
+            else ""
+        )
+        click.echo(
+            f"  {one_line(reason, 200)}: {', '.join(places[:_MAX_NAMED_FILES])}{more}", err=True
+        )
 
 
-def amount(found: Manifest) -> str:
+def describe_size(found: Manifest) -> str:
     """How large an index is, such as `120 passages from 4 files`."""
-    return f"{_count(found.pieces, 'passage')} from {_count(_files(found), 'file')}"
+    return f"{_pluralize(found.pieces, 'passage')} from {_pluralize(_count_indexed_files(found), 'file')}"
 
 
-def _files(found: Manifest) -> int:
+def _count_indexed_files(found: Manifest) -> int:
     return sum(file.count > 0 for file in found.files)
 
 
-def _count(number: int, what: str) -> str:
+def _pluralize(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-_SHOWN = 300
+_EXCERPT_CHARS = 300
 """Characters of a passage that are printed."""
 
 
-_WIDTH = 50
+_INTERVAL_WIDTH = 50
 """Columns of an interval that is drawn."""
 
 
-def describe_hit(number: int, found: Found) -> str:
+def describe_hit(number: int, found: SearchHit) -> str:
     """Format a search hit as three lines of text."""
     piece = found.piece
     place = f", {one_line(piece.place, 100)}" if piece.place else ""
@@ -152,7 +158,7 @@ def describe_hit(number: int, found: Found) -> str:
     return (
         f"[{number}] {one_line(piece.source, 100)}{line}{place}\n"
         f"    {found.score:.3f} (meaning {found.dense.rank}, {words}){also}\n"
-        f"    {one_line(piece.text, _SHOWN)}\n"
+        f"    {one_line(piece.text, _EXCERPT_CHARS)}\n"
     )
 
 
@@ -175,9 +181,11 @@ def draw_scorecard(name: str, card: Scorecard) -> str:
         lines.append(f"Not in the index, of the documents that answer: {card.missing:,}")
     lines += ["", f"{'':<11}" + "".join(f"{kind:<22}" for kind in card.figures).rstrip()]
     for measure in card.figures["fused"]:
-        cells = "".join(f"{_figure(figures[measure]):<22}" for figures in card.figures.values())
+        cells = "".join(
+            f"{_format_estimate(figures[measure]):<22}" for figures in card.figures.values()
+        )
         lines.append(f"{measure:<11}{cells}".rstrip())
-    lines += ["", *_intervals(card, "ndcg@10"), ""]
+    lines += ["", *_draw_intervals(card, "ndcg@10"), ""]
     for kind, gain in card.gains.items():
         span = f"{gain.low:+.3f} to {gain.high:+.3f}"
         lines.append(f"fused over {kind:<9}{gain.mean:+.3f} ndcg@10, {span}")
@@ -185,16 +193,16 @@ def draw_scorecard(name: str, card: Scorecard) -> str:
     return "\n".join(lines)
 
 
-def _figure(figure: Estimate) -> str:
+def _format_estimate(figure: Estimate) -> str:
     return f"{figure.mean:.3f} {figure.low:.3f}–{figure.high:.3f}"
 
 
-def _intervals(card: Scorecard, measure: str) -> list[str]:
+def _draw_intervals(card: Scorecard, measure: str) -> list[str]:
     """A line for each kind, with its interval on a common scale."""
     figures = {kind: row[measure] for kind, row in card.figures.items()}
     low = min(figure.low for figure in figures.values())
     high = max(figure.high for figure in figures.values())
-    step = (high - low) / (_WIDTH - 1) or 1
+    step = (high - low) / (_INTERVAL_WIDTH - 1) or 1
 
     def drawn(figure: Estimate) -> str:
         begin, dot, end = (
@@ -204,5 +212,5 @@ def _intervals(card: Scorecard, measure: str) -> list[str]:
         line[begin], line[end], line[dot] = "├", "┤", "●"
         return "".join(line)
 
-    scale = f"{low:<{_WIDTH // 2}.3f}{high:>{_WIDTH - _WIDTH // 2}.3f}"
+    scale = f"{low:<{_INTERVAL_WIDTH // 2}.3f}{high:>{_INTERVAL_WIDTH - _INTERVAL_WIDTH // 2}.3f}"
     return [f"{measure:<11}{scale}", *(f"{kind:<11}{drawn(f)}" for kind, f in figures.items())]

@@ -16,9 +16,9 @@ def complete_index(
     """The names of indices that begin so."""
     from click.shell_completion import CompletionItem
 
-    from chatlm_rag.index.folder import indices
+    from chatlm_rag.index.folder import all_indices
 
-    return [CompletionItem(each.name) for each in indices() if each.name.startswith(start)]
+    return [CompletionItem(each.name) for each in all_indices() if each.name.startswith(start)]
 
 
 name_argument = click.argument("name", shell_complete=complete_index)

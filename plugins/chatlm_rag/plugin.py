@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatlm import Annotation, Panel, PluginScreen, hookimpl
 from chatlm_rag import PLUGIN, actions
-from chatlm_rag.settings import INDEX, Settings, index_in, index_of
+from chatlm_rag.settings import INDEX_KEY, Settings, index_from_conversation, index_from_plugin_data
 
 if TYPE_CHECKING:
     from chatlm import (
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings"]
 
-_left_out: dict[int, int] = {}
+_omitted_passages: dict[int, int] = {}
 """By turn, how many passages had no room in the request that is being answered."""
 
 
@@ -45,11 +45,11 @@ def register_commands(cli: Commands) -> None:
 def register_setups(register: Callable[[str, Setup], None]) -> None:
     """Offer each finished index by its name."""
     from chatlm import Setup
-    from chatlm_rag.index.folder import indices
+    from chatlm_rag.index.folder import all_indices
 
-    for index in indices():
+    for index in all_indices():
         if index.current():
-            register(index.name, Setup(kept={PLUGIN: {INDEX: index.name}}))
+            register(index.name, Setup(kept={PLUGIN: {INDEX_KEY: index.name}}))
 
 
 @hookimpl
@@ -61,29 +61,29 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
 @hookimpl
 def register_panels(register: Callable[[Panel], None]) -> None:
     """Add the sources of the selected turn."""
-    register(Panel(actions.PANEL, "Sources", _sources, key="f4"))
+    register(Panel(actions.PANEL, "Sources", _open_sources, key="f4"))
 
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
     """Add the list of indices, and the sheet for longer answers."""
-    register(PluginScreen(actions.PICKER, _picker))
-    register(PluginScreen(actions.SHEET, _sheet))
+    register(PluginScreen(actions.PICKER, _open_picker))
+    register(PluginScreen(actions.SHEET, _open_sheet))
 
 
 @hookimpl
 def chat_shown(ui: Ui) -> None:
     """Open the chat's index while the person reads and types."""
-    if name := index_of(ui.kept):
-        from chatlm_rag.retrieval.search import warm
+    if name := index_from_plugin_data(ui.kept):
+        from chatlm_rag.retrieval.search import preload_in_background
 
-        warm(name)
+        preload_in_background(name)
 
 
 @hookimpl(tryfirst=True)
 def write_message(conversation: Conversation, text: str) -> UsageError | None:
     """Refuse a question that the chat's index has nothing for, or that it cannot be asked."""
-    if not (name := index_in(conversation)):
+    if not (name := index_from_conversation(conversation)):
         return None
     from chatlm_rag.retrieval.grounding import refusal
 
@@ -97,29 +97,29 @@ def annotate_message(
     """Say what was found for a question, and which passages say what a reply says."""
     from chatlm_rag.retrieval import prompting
 
-    if message.role == "assistant" and prompting.ours(passages):
+    if message.role == "assistant" and prompting.has_index_passages(passages):
         from chatlm_rag.retrieval import citations
 
         turn = conversation.turns[-1]
-        left_out = _left_out.pop(turn.id, 0)
-        labels = citations.labels(message.content, passages, left_out)
+        left_out = _omitted_passages.pop(turn.id, 0)
+        labels = citations.reply_annotations(message.content, passages, left_out)
         quoted = turn.reply is not None and not turn.reply.model
-        return [citations.QUOTED, *labels] if quoted else labels
-    if message.role == "user" and (name := index_in(conversation)):
-        from chatlm_rag.retrieval.grounding import label
+        return [citations.QUOTED_ANSWER, *labels] if quoted else labels
+    if message.role == "user" and (name := index_from_conversation(conversation)):
+        from chatlm_rag.retrieval.grounding import question_annotation
 
-        return [label(name, conversation.turns[-1].words)]
+        return [question_annotation(name, conversation.turns[-1].words)]
     return None
 
 
 @hookimpl
 def retrieve_passages(conversation: Conversation, message: Message) -> list[Passage] | None:
     """What the chat's index has for a question."""
-    if not (name := index_in(conversation)):
+    if not (name := index_from_conversation(conversation)):
         return None
     from chatlm_rag.retrieval import grounding
 
-    return grounding.passages(name, message.content)
+    return grounding.find_passages(name, message.content)
 
 
 @hookimpl
@@ -129,7 +129,11 @@ def build_messages(
     """Put passages of an index into the message that asks about them."""
     from chatlm_rag.retrieval import prompting
 
-    return prompting.messages(conversation, turn, passages) if prompting.ours(passages) else None
+    return (
+        prompting.grounded_messages(conversation, turn, passages)
+        if prompting.has_index_passages(passages)
+        else None
+    )
 
 
 @hookimpl
@@ -139,29 +143,29 @@ def adjust_request(
     """Leave out the passages that the context has no room for, or answer with quotations."""
     from chatlm_rag.retrieval import extractive, prompting
 
-    if not prompting.ours(passages):
+    if not prompting.has_index_passages(passages):
         return None
-    shorter, count = prompting.fitting(request, turn, passages, engine)
-    _left_out[turn.id] = len(passages) - count
+    shorter, count = prompting.fit_passages(request, turn, passages, engine)
+    _omitted_passages[turn.id] = len(passages) - count
     if turn.replies:
-        sampling = shorter.sampling.over(prompting.AGAIN)
+        sampling = shorter.sampling.over(prompting.REGENERATE_SAMPLING)
         return dataclasses.replace(shorter, sampling=sampling)
-    return extractive.answered(shorter, turn, passages[:count], engine)
+    return extractive.answer_with_quotes(shorter, turn, passages[:count], engine)
 
 
-def _picker(ui: Ui, argument: str) -> Any:
+def _open_picker(ui: Ui, argument: str) -> Any:
     from chatlm_rag.screens.picker import RagPicker
 
     return RagPicker(ui)
 
 
-def _sheet(ui: Ui, argument: str) -> Any:
+def _open_sheet(ui: Ui, argument: str) -> Any:
     from chatlm_rag.screens.picker import RagSheet
 
     return RagSheet(argument)
 
 
-def _sources(ui: Ui) -> Any:
+def _open_sources(ui: Ui) -> Any:
     from chatlm_rag.screens.sources import RagSources
 
     return RagSources(ui)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def record(kind: type[T], **values: Any) -> T:
+def parse_record(kind: type[T], **values: Any) -> T:
     """A record of values from a JSON object.
 
     Raises:

@@ -12,37 +12,37 @@ from chatlm import (
     Delta,
     Engine,
     Message,
+    ProgressReporter,
     Request,
     Sampling,
     Ui,
     UsageError,
-    Work,
     one_line,
 )
 from chatlm_rag import evaluation
 from chatlm_rag.formatting import draw_scorecard
 from chatlm_rag.index.bm25 import stems
-from chatlm_rag.index.chunks import Passages, Piece
-from chatlm_rag.retrieval.citations import SUPPORTED, support
+from chatlm_rag.index.chunks import Chunk, ChunkReader
+from chatlm_rag.retrieval.citations import SUPPORT_THRESHOLD, support_score
 from chatlm_rag.retrieval.extractive import statements
-from chatlm_rag.retrieval.search import opened
-from chatlm_rag.settings import index_of
+from chatlm_rag.retrieval.search import get_open_index
+from chatlm_rag.settings import index_from_plugin_data
 
-QUESTIONS = 20
+MAX_QUESTIONS = 20
 """At most."""
-TRIED = 80
+MAX_TRIED_CHUNKS = 80
 """Passages at most: a small model makes few questions that their passage answers."""
-SHOWN = 5
+EXAMPLE_QUESTIONS = 5
 """Questions that are shown below the scorecard."""
 
-_SHORTEST = 200
+_MIN_CHUNK_CHARS = 200
 """Characters that a passage needs to ask about."""
-_LONGEST = 400
+_MAX_STATEMENT_CHARS = 400
 _SAMPLING = Sampling(temperature=0.2, top_k=0, top_p=0.95, seed=0, max_tokens=48, stop=("\n",))
-_TASK = "Write one short question that this text answers. Write nothing else."
+_INSTRUCTION = "Write one short question that this text answers. Write nothing else."
 
 
-class Stopped(ChatlmError):
+class SelfTestStopped(ChatlmError):
     """The person gave up."""
 
     exit_code = 130
@@ -54,17 +54,17 @@ def run(ui: Ui) -> str:
     Raises:
         ChatlmError: there is no index or no model, or the person stopped it.
     """
-    name, engine = index_of(ui.kept), ui.engine
+    name, engine = index_from_plugin_data(ui.kept), ui.engine
     if not name:
         raise UsageError("This chat asks no index.", hint="/rag chooses one.")
     if engine is None:
         raise UsageError("The model is not loaded yet.", hint="Wait until it is.")
-    index = opened(name).index
+    index = get_open_index(name).index
     with ui.working(f"Testing {name}") as work:
-        questions = ask(engine, sample(index.pieces), work)
+        questions = generate_questions(engine, sample_chunks(index.pieces), work)
 
         def tell(done: int, total: int) -> None:
-            _go_on(work, done, total, "searching")
+            _report(work, done, total, "searching")
 
         judgements = {asked: {number: 1} for asked, number in questions.items()}
         card = evaluation.evaluate(
@@ -74,20 +74,24 @@ def run(ui: Ui) -> str:
             tell,
             document_of=lambda piece: str(piece.id),
         )
-    examples = [f"  {one_line(asked, 74)}" for asked in list(questions)[:SHOWN]]
+    examples = [f"  {one_line(asked, 74)}" for asked in list(questions)[:EXAMPLE_QUESTIONS]]
     model = one_line(engine.info.model, 40)
     head = f"{model} made questions of passages; each is to find its own passage."
     return "\n".join([head, "", draw_scorecard(name, card), "", "Such as", *examples])
 
 
-def sample(pieces: Passages) -> list[Piece]:
+def sample_chunks(pieces: ChunkReader) -> list[Chunk]:
     """Some passages that are long enough to ask about; of one index always the same."""
     order = random.Random(0).sample(range(len(pieces)), len(pieces))  # noqa: S311 - no secret
-    long = (piece for piece in map(pieces.__getitem__, order) if len(piece.text) >= _SHORTEST)
-    return [piece for piece, _ in zip(long, range(TRIED), strict=False)]
+    long = (
+        piece for piece in map(pieces.__getitem__, order) if len(piece.text) >= _MIN_CHUNK_CHARS
+    )
+    return [piece for piece, _ in zip(long, range(MAX_TRIED_CHUNKS), strict=False)]
 
 
-def ask(engine: Engine, pieces: Sequence[Piece], work: Work) -> dict[str, str]:
+def generate_questions(
+    engine: Engine, pieces: Sequence[Chunk], work: ProgressReporter
+) -> dict[str, str]:
     """Questions, each with the id of its passage, until there are enough.
 
     The model is shown the statement of a passage that says most. What is no question, or asks with
@@ -100,17 +104,17 @@ def ask(engine: Engine, pieces: Sequence[Piece], work: Work) -> dict[str, str]:
     questions: dict[str, str] = {}
     for piece in pieces:
         done = len(questions)
-        if done == QUESTIONS:
+        if done == MAX_QUESTIONS:
             break
-        content = f"{_richest(piece)[:_LONGEST]}\n\n{_TASK}"
+        content = f"{_richest_statement(piece)[:_MAX_STATEMENT_CHARS]}\n\n{_INSTRUCTION}"
         said = ""
         request = Request((Message("user", content),), _SAMPLING)
         with closing(engine.stream(request)) as events:
             for event in events:
-                _go_on(work, done, QUESTIONS, "making questions")
+                _report(work, done, MAX_QUESTIONS, "making questions")
                 said += event.text if isinstance(event, Delta) else ""
-        question = _question(said)
-        if support(question, piece.indexed) >= SUPPORTED:
+        question = _extract_question(said)
+        if support_score(question, piece.indexed) >= SUPPORT_THRESHOLD:
             questions[question] = str(piece.id)
     if not questions:
         raise UsageError(
@@ -119,19 +123,19 @@ def ask(engine: Engine, pieces: Sequence[Piece], work: Work) -> dict[str, str]:
     return questions
 
 
-def _richest(piece: Piece) -> str:
+def _richest_statement(piece: Chunk) -> str:
     """The statement with the most words that say something."""
     return max(statements(piece.text), key=lambda text: len(set(stems(text))), default=piece.text)
 
 
-def _question(said: str) -> str:
+def _extract_question(said: str) -> str:
     """The first question in what the model said; empty where there is none."""
     match = re.search(r"[^\n.!?:]*\?", said)
     question = " ".join(match[0].split()) if match else ""
     return question if len(question.split()) >= 3 else ""
 
 
-def _go_on(work: Work, done: int, total: int, what: str) -> None:
+def _report(work: ProgressReporter, done: int, total: int, what: str) -> None:
     if work.cancelled:
-        raise Stopped("Stopped.")
+        raise SelfTestStopped("Stopped.")
     work.at(done, total, what)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from chatlm import own_settings
+from chatlm import load_plugin_settings
 from chatlm_rag import PLUGIN
 
 if TYPE_CHECKING:
     from chatlm import Conversation
 
 
-MOST_PASSAGES = 20
+MAX_PASSAGES = 20
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Settings:
         default="", metadata={"help": "Index of chats that choose none; empty for none."}
     )
     passages: int = field(
-        default=3, metadata={"help": f"Passages for a question at most, 1 to {MOST_PASSAGES}."}
+        default=3, metadata={"help": f"Passages for a question at most, 1 to {MAX_PASSAGES}."}
     )
     answer: Literal["auto", "quote", "model"] = field(
         default="auto",
@@ -41,24 +41,24 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.passages <= MOST_PASSAGES:
-            raise ValueError(f"passages must be 1 to {MOST_PASSAGES}")
+        if not 1 <= self.passages <= MAX_PASSAGES:
+            raise ValueError(f"passages must be 1 to {MAX_PASSAGES}")
 
 
-INDEX = "index"
+INDEX_KEY = "index"
 """Under this its name is kept with the chat, empty for none."""
 
 
-def index_of(kept: Mapping[str, Any]) -> str:
+def index_from_plugin_data(kept: Mapping[str, Any]) -> str:
     """Its name, from what the plugin keeps with a chat; empty for none.
 
     One that chose none, nor to have none, has the person's usual one. A chat may come from a file
     that somebody else wrote: what is no text is passed over.
     """
-    name = kept.get(INDEX)
-    return name if isinstance(name, str) else own_settings(PLUGIN, Settings).index
+    name = kept.get(INDEX_KEY)
+    return name if isinstance(name, str) else load_plugin_settings(PLUGIN, Settings).index
 
 
-def index_in(conversation: Conversation) -> str:
+def index_from_conversation(conversation: Conversation) -> str:
     """Its name, from the chat itself; empty for none."""
-    return index_of(conversation.kept.get(PLUGIN, {}))
+    return index_from_plugin_data(conversation.kept.get(PLUGIN, {}))

@@ -23,20 +23,28 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from chatlm import Setup, SideChats, open_batch
 from chatlm_serve import embeddings
-from chatlm_serve.completions import JOINT, Events, Reply, generate, listed, read_params, setup_of
-from chatlm_serve.embeddings import Embedder, body_of, read_wanted
+from chatlm_serve.completions import (
+    SETUP_SEPARATOR,
+    CompletionResponse,
+    EngineEvents,
+    generate_reply,
+    model_names,
+    parse_params,
+    setup_for_model,
+)
+from chatlm_serve.embeddings import Embedder, embedding_response, parse_embedding_request
 from chatlm_serve.errors import ApiError, as_api_error
-from chatlm_serve.http_guard import HEALTH, Guard, json_body, response
-from chatlm_serve.work_queue import Busy, Line, SharedBatch, Stopping
+from chatlm_serve.http_guard import HEALTH_PATH, GuardMiddleware, error_response, read_json_body
+from chatlm_serve.work_queue import QueueFull, SharedBatch, ShuttingDown, WorkQueue
 
 T = TypeVar("T")
 
 
-FRESH_SECONDS = 2.0
+SETUPS_TTL_SECONDS = 2.0
 """So old may the list of set-ups be."""
 
 
-CLIENT_GONE = 499
+CLIENT_CLOSED_REQUEST = 499
 """A status that nobody gets to see, as nginx has it."""
 
 
@@ -58,27 +66,27 @@ class Api:
         self._embedder = Embedder()
         self._listing = asyncio.Lock()
         self._listed: dict[str, Setup] = {}
-        self._listed_at = -FRESH_SECONDS
+        self._listed_at = -SETUPS_TTL_SECONDS
         batch = open_batch(engine)
         self._batch = SharedBatch(batch)
-        self._replies = Line(queue, min(at_once, batch.at_once))
-        self._embeddings = Line(queue)
+        self._replies = WorkQueue(queue, min(at_once, batch.at_once))
+        self._embeddings = WorkQueue(queue)
 
     def app(self, *, loopback: bool, token: str) -> Starlette:
         """The ASGI app; arguments as of `Guard`."""
         return Starlette(
             routes=[
-                Route(HEALTH, self._health),
+                Route(HEALTH_PATH, self._health),
                 Route("/v1/models", self._models),
                 Route("/v1/chat/completions", self._chat_completions, methods=["POST"]),
                 Route("/v1/embeddings", self._embed, methods=["POST"]),
             ],
-            middleware=[Middleware(Guard, loopback=loopback, token=token)],
+            middleware=[Middleware(GuardMiddleware, loopback=loopback, token=token)],
             exception_handlers={
-                HTTPException: _http_error,
-                ClientDisconnect: _client_gone,
-                ApiError: _error,
-                Exception: _error,
+                HTTPException: _handle_http_error,
+                ClientDisconnect: _handle_disconnect,
+                ApiError: _handle_error,
+                Exception: _handle_error,
             },
         )
 
@@ -103,34 +111,36 @@ class Api:
         models = [
             {"id": name}
             | chat
-            | ({"parent": self.model} if JOINT in name.removeprefix(self.model) else {})
-            for name in listed(self.model, offered)
+            | ({"parent": self.model} if SETUP_SEPARATOR in name.removeprefix(self.model) else {})
+            for name in model_names(self.model, offered)
         ]
-        if embeddings.is_here():
-            models.append({"id": embeddings.MODEL} | about)
+        if embeddings.is_installed():
+            models.append({"id": embeddings.EMBEDDING_MODEL} | about)
         return JSONResponse({"object": "list", "data": models})
 
     async def _chat_completions(self, request: Request) -> Response:
         try:  # whoever is turned away takes no time from those who are answered
             self._replies.check()
-        except (Busy, Stopping) as error:
+        except (QueueFull, ShuttingDown) as error:
             raise as_api_error(error) from error
-        params = read_params(await json_body(request), self._context)
+        params = parse_params(await read_json_body(request), self._context)
         setup = Setup()
         if params.model != self.model:
-            setup = setup_of(params.model, self.model, await self._offered())
-        reply = Reply(params)
-        begin = partial(generate, self._chats, self._batch, setup, params)
-        events: Events = self._replies.events(begin)
+            setup = setup_for_model(params.model, self.model, await self._offered())
+        reply = CompletionResponse(params)
+        begin = partial(generate_reply, self._chats, self._batch, setup, params)
+        events: EngineEvents = self._replies.events(begin)
         if not params.stream:
             return JSONResponse(await _while_connected(request, reply.whole(events)))
         first = await _while_connected(request, _next(events))  # until then it can fail as a whole
         return EventStream(reply.pieces(first, events))
 
     async def _embed(self, request: Request) -> Response:
-        wanted = read_wanted(await json_body(request))
+        wanted = parse_embedding_request(await read_json_body(request))
         parts = self._embeddings.events(partial(self._embedder.embed, wanted.texts))
-        return JSONResponse(body_of(await _while_connected(request, _all(parts)), wanted))
+        return JSONResponse(
+            embedding_response(await _while_connected(request, _collect(parts)), wanted)
+        )
 
     async def _offered(self) -> dict[str, Setup]:
         """The set-ups that can be joined to the served model, as they were a moment ago.
@@ -138,7 +148,7 @@ class Api:
         To list them takes as long as some tokens.
         """
         async with self._listing:
-            if time.monotonic() - self._listed_at > FRESH_SECONDS:
+            if time.monotonic() - self._listed_at > SETUPS_TTL_SECONDS:
                 offered = await asyncio.to_thread(self._chats.offered)
                 self._listed = {name: setup for name, setup in offered.items() if not setup.model}
                 self._listed_at = time.monotonic()
@@ -172,7 +182,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         ApiError: the work failed.
     """
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(request))
+    gone = asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -186,7 +196,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         raise as_api_error(error) from error
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -195,30 +205,30 @@ async def _next(events: AsyncGenerator[T, None]) -> T:
     return await anext(events)
 
 
-async def _all(events: AsyncGenerator[T, None]) -> list[T]:
+async def _collect(events: AsyncGenerator[T, None]) -> list[T]:
     async with aclosing(events):
         return [event async for event in events]
 
 
-async def _error(request: Request, error: Exception) -> Response:
-    return response(as_api_error(error))
+async def _handle_error(request: Request, error: Exception) -> Response:
+    return error_response(as_api_error(error))
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _handle_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     words = {404: "There is nothing at", 405: "This method is not for"}
-    return response(ApiError(status, f"{words.get(status, 'Failed:')} {request.url.path}"))
+    return error_response(ApiError(status, f"{words.get(status, 'Failed:')} {request.url.path}"))
 
 
-async def _client_gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=CLIENT_GONE)
+async def _handle_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
-PATIENCE = 5
+SHUTDOWN_SECONDS = 5
 """Seconds for streams to end in when the server is told to."""
 
 
-class Server(uvicorn.Server):
+class ApiServer(uvicorn.Server):
     """Ends streams when it is told to end, and then is done.
 
     Args:
@@ -237,7 +247,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_graceful_shutdown=PATIENCE,
+                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             )
         )
         self._api = api

@@ -7,9 +7,9 @@ from contextlib import closing
 
 import click
 
-from chatlm import UsageError, load_config, own_settings, side_chats, visible
+from chatlm import UsageError, escape_controls, load_config, load_plugin_settings, side_chats
 from chatlm_serve import PLUGIN
-from chatlm_serve.http_guard import bound, is_loopback, url
+from chatlm_serve.http_guard import bind_socket, http_url, is_loopback
 from chatlm_serve.plugin import Settings
 
 LOOPBACK = "127.0.0.1"
@@ -40,16 +40,16 @@ def serve(host: str, port: int, token: str, model: str | None) -> None:
     """
     _check_token(host, token)
     config = load_config(model=model)
-    settings = own_settings(PLUGIN, Settings)
-    from chatlm_serve.api import Api, Server
+    settings = load_plugin_settings(PLUGIN, Settings)
+    from chatlm_serve.api import Api, ApiServer
 
     with (
-        closing(bound(host, port)) as listener,
-        side_chats(config, lambda words: click.echo(visible(words), err=True)) as chats,
+        closing(bind_socket(host, port)) as listener,
+        side_chats(config, lambda words: click.echo(escape_controls(words), err=True)) as chats,
     ):
         api = Api(chats, settings.queue, settings.at_once)
-        _tell(f"{api.model} answers", host, listener, "/v1")
-        Server(api, loopback=is_loopback(host), token=token).run([listener])
+        _announce(f"{api.model} answers", host, listener, "/v1")
+        ApiServer(api, loopback=is_loopback(host), token=token).run([listener])
 
 
 @click.command()
@@ -81,19 +81,19 @@ def web(host: str, port: int, anyone: bool, model: str | None) -> None:
             "If you want it all the same: --anyone",
         )
     load_config(model=model)  # what is wrong with it shows here, not on the page
-    pages = own_settings(PLUGIN, Settings).pages
-    from chatlm_serve.page import serve_page
+    pages = load_plugin_settings(PLUGIN, Settings).pages
+    from chatlm_serve.page import serve_pages
 
-    with closing(bound(host, port)) as listener:
-        _tell("The chat is", host, listener)
-        serve_page(host, listener, model, pages)
+    with closing(bind_socket(host, port)) as listener:
+        _announce("The chat is", host, listener)
+        serve_pages(host, listener, model, pages)
 
 
-def _tell(what: str, host: str, listener: socket.socket, path: str = "") -> None:
+def _announce(what: str, host: str, listener: socket.socket, path: str = "") -> None:
     """Say where something is; whoever goes there at once is not turned away."""
     listener.listen()
-    address = url(host, listener.getsockname()[1])
-    click.echo(visible(f"{what} at {address}{path} (Ctrl-C ends it)"), err=True)
+    address = http_url(host, listener.getsockname()[1])
+    click.echo(escape_controls(f"{what} at {address}{path} (Ctrl-C ends it)"), err=True)
 
 
 def _check_token(host: str, token: str) -> None:

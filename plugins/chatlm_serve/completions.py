@@ -18,8 +18,8 @@ from chatlm import (
     Delta,
     EngineEvent,
     Finished,
-    Fitted,
     MessageRefused,
+    PromptReady,
     Sampling,
     Setup,
     SideChats,
@@ -29,19 +29,21 @@ from chatlm import (
     UsageError,
     one_line,
 )
-from chatlm_serve.errors import ApiError, as_api_error, wrong
+from chatlm_serve.errors import ApiError, as_api_error, field_error
 from chatlm_serve.work_queue import SharedBatch
 
-Events = AsyncGenerator[EngineEvent, None]
+EngineEvents = AsyncGenerator[EngineEvent, None]
 
 
-Replying = Generator[EngineEvent | None, None, None]
+ReplyGenerator = Generator[EngineEvent | None, None, None]
 
 
-DONE = "data: [DONE]\n\n"
+DONE_EVENT = "data: [DONE]\n\n"
 
 
-def generate(chats: SideChats, batch: SharedBatch, setup: Setup, params: Params) -> Replying:
+def generate_reply(
+    chats: SideChats, batch: SharedBatch, setup: Setup, params: CompletionParams
+) -> ReplyGenerator:
     """The events of one reply, and None now and then; closing it ends the reply.
 
     A message that a plugin refuses is answered by the reason.
@@ -77,7 +79,7 @@ def generate(chats: SideChats, batch: SharedBatch, setup: Setup, params: Params)
         return
     with closing(batch.stream(request)) as events:
         for event in events:
-            if isinstance(event, Fitted) and event.left_out:
+            if isinstance(event, PromptReady) and event.left_out:
                 raise ContextTooLong(
                     f"The messages do not fit the context of {event.limit:,} tokens beside the "
                     f"reply: {len(event.left_out)} of them would not be read.",
@@ -86,19 +88,19 @@ def generate(chats: SideChats, batch: SharedBatch, setup: Setup, params: Params)
             yield event
 
 
-class Reply:
+class CompletionResponse:
     """One reply on its way to a client.
 
     Args:
         params: what the client wants.
     """
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: CompletionParams) -> None:
         self._params = params
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
-    async def whole(self, events: Events) -> dict[str, Any]:
+    async def whole(self, events: EngineEvents) -> dict[str, Any]:
         """The reply at once, when it is complete."""
         text, tokens = "", list[TokenLogprob]()
         async with aclosing(events):
@@ -109,12 +111,12 @@ class Reply:
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {
             "message": message,
-            "finish_reason": finish_reason(event),
-            "logprobs": logprobs(tokens),
+            "finish_reason": openai_finish_reason(event),
+            "logprobs": logprobs_object(tokens),
         }
-        return self._object("chat.completion", choice) | {"usage": usage(event.usage)}
+        return self._object("chat.completion", choice) | {"usage": usage_object(event.usage)}
 
-    async def pieces(self, first: EngineEvent, rest: Events) -> AsyncGenerator[str, None]:
+    async def pieces(self, first: EngineEvent, rest: EngineEvents) -> AsyncGenerator[str, None]:
         """The reply as server-sent events; what fails now is one of them, and the last."""
         event = first
         async with aclosing(rest):
@@ -125,12 +127,14 @@ class Reply:
                         yield self._piece({"content": event.text}, tokens=event.tokens)
                     event = await anext(rest)
             except Exception as error:
-                yield sse(as_api_error(error).body)
+                yield sse_event(as_api_error(error).body)
                 return
-        yield self._piece({}, finish_reason(event))
+        yield self._piece({}, openai_finish_reason(event))
         if self._params.include_usage:
-            yield sse(self._object("chat.completion.chunk") | {"usage": usage(event.usage)})
-        yield DONE
+            yield sse_event(
+                self._object("chat.completion.chunk") | {"usage": usage_object(event.usage)}
+            )
+        yield DONE_EVENT
 
     def _piece(
         self,
@@ -138,9 +142,9 @@ class Reply:
         reason: str | None = None,
         tokens: Sequence[TokenLogprob] = (),
     ) -> str:
-        choice = {"delta": delta, "finish_reason": reason, "logprobs": logprobs(tokens)}
+        choice = {"delta": delta, "finish_reason": reason, "logprobs": logprobs_object(tokens)}
         piece = self._object("chat.completion.chunk", choice)
-        return sse(piece | {"usage": None} if self._params.include_usage else piece)
+        return sse_event(piece | {"usage": None} if self._params.include_usage else piece)
 
     def _object(self, kind: str, *choices: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -152,23 +156,23 @@ class Reply:
         }
 
 
-def sse(value: dict[str, Any]) -> str:
+def sse_event(value: dict[str, Any]) -> str:
     """A server-sent event."""
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-def logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+def logprobs_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     """How likely the tokens were, in OpenAI's words; None where that is not told."""
     return {"content": [each.to_dict() for each in tokens], "refusal": None} if tokens else None
 
 
-def finish_reason(end: Finished) -> str:
+def openai_finish_reason(end: Finished) -> str:
     """Why the reply ended, in OpenAI's words."""
     full = end.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT_FULL)
     return "length" if full else "stop"
 
 
-def usage(cost: Usage) -> dict[str, Any]:
+def usage_object(cost: Usage) -> dict[str, Any]:
     """What the reply cost, in OpenAI's words."""
     return {
         "prompt_tokens": cost.prompt_tokens,
@@ -181,23 +185,25 @@ def usage(cost: Usage) -> dict[str, Any]:
 T = TypeVar("T")
 
 
-MOST_MESSAGES = 1000
+MAX_MESSAGES = 1000
 
 
-MOST_STOPS = 16
+MAX_STOP_STRINGS = 16
 
 
-MOST_TOP_LOGPROBS = 20
+MAX_TOP_LOGPROBS = 20
 
 
 ROLES = ("system", "user", "assistant")
 
 
-NUMBERS = tuple(name for name in Sampling().settings() if name not in ("max_tokens", "stop"))
+SAMPLING_FIELDS = tuple(
+    name for name in Sampling().settings() if name not in ("max_tokens", "stop")
+)
 """Fields that chatlm's sampling has by the same name."""
 
 
-NEUTRAL: Mapping[str, Any] = {
+NEUTRAL_VALUES: Mapping[str, Any] = {
     "n": 1,
     "tools": [],
     "tool_choice": "none",
@@ -208,7 +214,7 @@ NEUTRAL: Mapping[str, Any] = {
 """Fields that are not supported, with the value that asks for nothing."""
 
 
-KINDS: Mapping[type, str] = {
+TYPE_NAMES: Mapping[type, str] = {
     bool: "true or false",
     int: "a whole number",
     str: "a text",
@@ -217,16 +223,16 @@ KINDS: Mapping[type, str] = {
 }
 
 
-KNOWN = frozenset(
+KNOWN_FIELDS = frozenset(
     (
         "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens",
-        "stop", "logprobs", "top_logprobs", "user", *NUMBERS, *NEUTRAL,
+        "stop", "logprobs", "top_logprobs", "user", *SAMPLING_FIELDS, *NEUTRAL_VALUES,
     )
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Params:
+class CompletionParams:
     """What a client wants."""
 
     model: str
@@ -242,7 +248,7 @@ class Params:
     """Whether a stream tells at its end how many tokens there were."""
 
 
-def read_params(body: Mapping[str, Any], context: int) -> Params:
+def parse_params(body: Mapping[str, Any], context: int) -> CompletionParams:
     """Check a body.
 
     Args:
@@ -254,57 +260,67 @@ def read_params(body: Mapping[str, Any], context: int) -> Params:
     """
     said = {name: value for name, value in body.items() if value is not None}
     for name, value in said.items():
-        if name not in KNOWN or (name in NEUTRAL and not _same(value, NEUTRAL[name])):
-            raise _unsupported(name)
-    stream = _typed(said, "stream", bool, False)
-    options = _typed(said, "stream_options", dict, {})
+        if name not in KNOWN_FIELDS or (
+            name in NEUTRAL_VALUES and not _is_neutral(value, NEUTRAL_VALUES[name])
+        ):
+            raise _unsupported_error(name)
+    stream = _get_typed(said, "stream", bool, False)
+    options = _get_typed(said, "stream_options", dict, {})
     if options and not stream:
-        raise wrong("stream_options", "goes with stream=true only.")
+        raise field_error("stream_options", "goes with stream=true only.")
     for name in options.keys() - {"include_usage"}:
-        raise _unsupported(f"stream_options.{name}")
-    system, history, question = _conversation(_messages(said))
-    return Params(
-        model=_typed(said, "model", str),
+        raise _unsupported_error(f"stream_options.{name}")
+    system, history, question = _split_conversation(_parse_messages(said))
+    return CompletionParams(
+        model=_get_typed(said, "model", str),
         system=system,
         history=history,
         question=question,
-        sampling=_sampling(said, context),
-        logprobs=_logprobs(said),
+        sampling=_parse_sampling(said, context),
+        logprobs=_parse_logprobs(said),
         stream=stream,
-        include_usage=_typed(options, "include_usage", bool, False, "stream_options."),
+        include_usage=_get_typed(options, "include_usage", bool, False, "stream_options."),
     )
 
 
-def _messages(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _parse_messages(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each message as role and text."""
-    messages = _typed(said, "messages", list)
-    if not 0 < len(messages) <= MOST_MESSAGES:
-        raise wrong("messages", f"must be 1 to {MOST_MESSAGES:,} messages, not {len(messages):,}.")
-    return [_message(message, f"messages[{at}]") for at, message in enumerate(messages)]
+    messages = _get_typed(said, "messages", list)
+    if not 0 < len(messages) <= MAX_MESSAGES:
+        raise field_error(
+            "messages", f"must be 1 to {MAX_MESSAGES:,} messages, not {len(messages):,}."
+        )
+    return [_parse_message(message, f"messages[{at}]") for at, message in enumerate(messages)]
 
 
-def _message(message: Any, where: str) -> tuple[str, str]:
+def _parse_message(message: Any, where: str) -> tuple[str, str]:
     if not isinstance(message, dict):
-        raise wrong(where, "must be an object with role and content.")
+        raise field_error(where, "must be an object with role and content.")
     said = {name: value for name, value in message.items() if value is not None}
-    role = _typed(said, "role", str, where=f"{where}.")
+    role = _get_typed(said, "role", str, where=f"{where}.")
     if role not in ROLES:
-        raise wrong(f"{where}.role", f"must be {', '.join(ROLES)}, not {one_line(role, 40)!r}.")
+        raise field_error(
+            f"{where}.role", f"must be {', '.join(ROLES)}, not {one_line(role, 40)!r}."
+        )
     for name in said.keys() - {"role", "content"}:
-        raise _unsupported(f"{where}.{name}")
+        raise _unsupported_error(f"{where}.{name}")
     if isinstance(said.get("content"), list):
         parts = said["content"]
-        return role, "".join(_part(part, f"{where}.content[{at}]") for at, part in enumerate(parts))
-    return role, _typed(said, "content", str, where=f"{where}.")
+        return role, "".join(
+            _parse_part(part, f"{where}.content[{at}]") for at, part in enumerate(parts)
+        )
+    return role, _get_typed(said, "content", str, where=f"{where}.")
 
 
-def _part(part: Any, where: str) -> str:
+def _parse_part(part: Any, where: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
-        raise wrong(where, 'only parts of the type "text" are supported.', "unsupported_value")
-    return _typed(part, "text", str, where=f"{where}.")
+        raise field_error(
+            where, 'only parts of the type "text" are supported.', "unsupported_value"
+        )
+    return _get_typed(part, "text", str, where=f"{where}.")
 
 
-def _conversation(
+def _split_conversation(
     messages: Sequence[tuple[str, str]],
 ) -> tuple[str, tuple[tuple[str, str], ...], str]:
     """The system prompt, earlier messages with their replies, and the message to answer.
@@ -318,81 +334,85 @@ def _conversation(
     system = merged.pop(0)[1] if merged[0][0] == "system" else ""
     roles = [role for role, _ in merged]
     if "system" in roles:
-        raise wrong("messages", "system messages must come first.")
+        raise field_error("messages", "system messages must come first.")
     if not roles or roles[0] != "user" or roles[-1] != "user":
-        raise wrong(
+        raise field_error(
             "messages", "the first after system messages, and the last, must be the user's."
         )
     texts = [text for _, text in merged]
     if not all(text.strip() for text in texts[::2]):
-        raise wrong("messages", "a message of the user says nothing.")
+        raise field_error("messages", "a message of the user says nothing.")
     return system, tuple(list(pairwise(texts))[::2]), texts[-1]
 
 
-def _sampling(said: Mapping[str, Any], context: int) -> Sampling:
+def _parse_sampling(said: Mapping[str, Any], context: int) -> Sampling:
     limits = [name for name in ("max_tokens", "max_completion_tokens") if name in said]
     if len(limits) > 1:
-        raise wrong(limits[0], "leave it out where max_completion_tokens is given.")
-    values = {name: _checked(name, name, said[name]) for name in NUMBERS if name in said}
+        raise field_error(limits[0], "leave it out where max_completion_tokens is given.")
+    values = {
+        name: _check_sampling_value(name, name, said[name])
+        for name in SAMPLING_FIELDS
+        if name in said
+    }
     for name in limits:
-        values["max_tokens"] = _checked(name, "max_tokens", said[name])
+        values["max_tokens"] = _check_sampling_value(name, "max_tokens", said[name])
         if said[name] > context:
-            raise wrong(name, f"must be {context:,} at most, all that the context holds.")
-    return Sampling.from_dict({**values, "stop": _stops(said)})
+            raise field_error(name, f"must be {context:,} at most, all that the context holds.")
+    return Sampling.from_dict({**values, "stop": _parse_stop(said)})
 
 
-def _checked(param: str, name: str, value: Any) -> Any:
+def _check_sampling_value(param: str, name: str, value: Any) -> Any:
     try:
         return Sampling.from_dict({name: value}).settings()[name]
     except UsageError as error:
-        raise wrong(param, str(error)) from error
+        raise field_error(param, str(error)) from error
 
 
-def _stops(said: Mapping[str, Any]) -> tuple[str, ...]:
-    stops: tuple[str, ...] = _checked("stop", "stop", said.get("stop", ()))
-    if len(stops) > MOST_STOPS:
-        raise wrong("stop", f"must be {MOST_STOPS} texts at most, not {len(stops):,}.")
+def _parse_stop(said: Mapping[str, Any]) -> tuple[str, ...]:
+    stops: tuple[str, ...] = _check_sampling_value("stop", "stop", said.get("stop", ()))
+    if len(stops) > MAX_STOP_STRINGS:
+        raise field_error("stop", f"must be {MAX_STOP_STRINGS} texts at most, not {len(stops):,}.")
     return stops
 
 
-def _logprobs(said: Mapping[str, Any]) -> int | None:
-    if not _typed(said, "logprobs", bool, False):
+def _parse_logprobs(said: Mapping[str, Any]) -> int | None:
+    if not _get_typed(said, "logprobs", bool, False):
         if "top_logprobs" in said:
-            raise wrong("top_logprobs", "goes with logprobs=true only.")
+            raise field_error("top_logprobs", "goes with logprobs=true only.")
         return None
-    top = _typed(said, "top_logprobs", int, 0)
-    if not 0 <= top <= MOST_TOP_LOGPROBS:
-        raise wrong("top_logprobs", f"must be 0 to {MOST_TOP_LOGPROBS}, not {top:,}.")
+    top = _get_typed(said, "top_logprobs", int, 0)
+    if not 0 <= top <= MAX_TOP_LOGPROBS:
+        raise field_error("top_logprobs", f"must be 0 to {MAX_TOP_LOGPROBS}, not {top:,}.")
     return top
 
 
-def _typed(
+def _get_typed(
     said: Mapping[str, Any], name: str, kind: type[T], default: T | None = None, where: str = ""
 ) -> T:
     """A field, once its type is right; without a default it has to be there."""
     value = said.get(name, default)
     if type(value) is not kind:
-        raise wrong(f"{where}{name}", f"must be {KINDS[kind]}.")
+        raise field_error(f"{where}{name}", f"must be {TYPE_NAMES[kind]}.")
     return value
 
 
-def _same(value: Any, neutral: Any) -> bool:
+def _is_neutral(value: Any, neutral: Any) -> bool:
     return type(value) is type(neutral) and bool(value == neutral)
 
 
-def _unsupported(name: str) -> Exception:
-    return wrong(one_line(name, 60), "is not supported here.", "unsupported_parameter")
+def _unsupported_error(name: str) -> Exception:
+    return field_error(one_line(name, 60), "is not supported here.", "unsupported_parameter")
 
 
-JOINT = "+"
+SETUP_SEPARATOR = "+"
 
 
-def listed(model: str, offered: Mapping[str, Setup]) -> list[str]:
+def model_names(model: str, offered: Mapping[str, Setup]) -> list[str]:
     """The names that a client is shown: the model, and the model with each set-up."""
-    return [model, *(f"{model}{JOINT}{name}" for name in offered)]
+    return [model, *(f"{model}{SETUP_SEPARATOR}{name}" for name in offered)]
 
 
-def setup_of(name: str, model: str, offered: Mapping[str, Setup]) -> Setup:
+def setup_for_model(name: str, model: str, offered: Mapping[str, Setup]) -> Setup:
     """What a name means.
 
     Args:
@@ -403,10 +423,10 @@ def setup_of(name: str, model: str, offered: Mapping[str, Setup]) -> Setup:
     Raises:
         ApiError: there is no such model, or its parts cannot be used together.
     """
-    base, joint, rest = name.removeprefix(model).partition(JOINT)
-    parts = rest.split(JOINT) if joint else []
+    base, joint, rest = name.removeprefix(model).partition(SETUP_SEPARATOR)
+    parts = rest.split(SETUP_SEPARATOR) if joint else []
     if base or not name.startswith(model) or any(part not in offered for part in parts):
-        known = listed(model, offered)
+        known = model_names(model, offered)
         near = get_close_matches(name, known, 1)
         raise ApiError(
             404,
@@ -416,17 +436,17 @@ def setup_of(name: str, model: str, offered: Mapping[str, Setup]) -> Setup:
             param="model",
             code="model_not_found",
         )
-    return _joined(offered[part] for part in parts)
+    return _merge_setups(offered[part] for part in parts)
 
 
-def _joined(setups: Iterable[Setup]) -> Setup:
+def _merge_setups(setups: Iterable[Setup]) -> Setup:
     said: dict[str, Any] = {}
     kept: dict[str, Any] = {}
     for setup in setups:
         values = setup.to_dict()
         keeps = values.pop("kept", {})
         if twice := sorted((said.keys() & values.keys()) | (kept.keys() & keeps.keys())):
-            raise wrong("model", f"its parts cannot be used together: two have {twice[0]}.")
+            raise field_error("model", f"its parts cannot be used together: two have {twice[0]}.")
         said |= values
         kept |= keeps
     return Setup.from_dict({**said, "kept": kept})

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chatlm import ModelError, find_model, one_line
-from chatlm_serve.errors import ApiError, wrong
+from chatlm_serve.errors import ApiError, field_error
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-MODEL = "all-minilm-l6-v2"
-MOST_TEXTS = 256
-BATCH = 16
+EMBEDDING_MODEL = "all-minilm-l6-v2"
+MAX_TEXTS = 256
+BATCH_SIZE = 16
 
-KNOWN = {"model", "input", "encoding_format", "user"}
+KNOWN_FIELDS = {"model", "input", "encoding_format", "user"}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EmbeddingRequest:
     """What a client wants."""
 
     texts: tuple[str, ...]
@@ -34,46 +34,46 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddingBatch:
     """What comes of it."""
 
     vectors: np.ndarray[Any, np.dtype[np.float32]]
     tokens: int
 
 
-def read_wanted(body: Mapping[str, Any]) -> Wanted:
+def parse_embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
     """Check a body.
 
     Raises:
         ApiError: a field is missing, wrong or not supported; it is named.
     """
     said = {name: value for name, value in body.items() if value is not None}
-    for name in said.keys() - KNOWN:
-        raise wrong(one_line(name, 60), "is not supported here.", "unsupported_parameter")
-    if said.get("model") != MODEL:
+    for name in said.keys() - KNOWN_FIELDS:
+        raise field_error(one_line(name, 60), "is not supported here.", "unsupported_parameter")
+    if said.get("model") != EMBEDDING_MODEL:
         raise ApiError(
             404,
             f"The model {one_line(str(said.get('model')), 80)!r} does not exist, or makes no "
-            f"embeddings. The one that does is {MODEL}.",
+            f"embeddings. The one that does is {EMBEDDING_MODEL}.",
             param="model",
             code="model_not_found",
         )
     coding = said.get("encoding_format", "float")
     if coding not in ("float", "base64"):
-        raise wrong("encoding_format", "must be float or base64.")
+        raise field_error("encoding_format", "must be float or base64.")
     given = said.get("input")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-        raise wrong("input", "must be a text, or a list of texts; none may be empty.")
-    if not 0 < len(texts) <= MOST_TEXTS:
-        raise wrong("input", f"must be 1 to {MOST_TEXTS} texts, not {len(texts):,}.")
-    return Wanted(tuple(texts), coding == "base64")
+        raise field_error("input", "must be a text, or a list of texts; none may be empty.")
+    if not 0 < len(texts) <= MAX_TEXTS:
+        raise field_error("input", f"must be 1 to {MAX_TEXTS} texts, not {len(texts):,}.")
+    return EmbeddingRequest(tuple(texts), coding == "base64")
 
 
-def is_here() -> bool:
+def is_installed() -> bool:
     """Whether the embedder is on this machine."""
     try:
-        find_model(MODEL)
+        find_model(EMBEDDING_MODEL)
     except ModelError:
         return False
     return True
@@ -85,7 +85,7 @@ class Embedder:
     def __init__(self) -> None:
         self._model: SentenceTransformer | None = None
 
-    def embed(self, texts: Sequence[str]) -> Generator[Embedded, None, None]:
+    def embed(self, texts: Sequence[str]) -> Generator[EmbeddingBatch, None, None]:
         """The vectors of some texts after the others; closing it stops.
 
         Raises:
@@ -96,33 +96,33 @@ class Embedder:
         read = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         for at, tokens in enumerate(read):
             if len(tokens) > most:
-                raise wrong(
+                raise field_error(
                     f"input[{at}]",
-                    f"takes {len(tokens):,} tokens; {MODEL} reads {most}.",
+                    f"takes {len(tokens):,} tokens; {EMBEDDING_MODEL} reads {most}.",
                     "context_length_exceeded",
                 )
-        for start in range(0, len(texts), BATCH):
-            batch = slice(start, start + BATCH)
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = slice(start, start + BATCH_SIZE)
             vectors = model.encode(list(texts[batch]), show_progress_bar=False)
-            yield Embedded(np.asarray(vectors, np.float32), sum(map(len, read[batch])))
+            yield EmbeddingBatch(np.asarray(vectors, np.float32), sum(map(len, read[batch])))
 
     def _loaded(self) -> SentenceTransformer:
         if self._model is None:
             try:
-                folder = find_model(MODEL).folder
+                folder = find_model(EMBEDDING_MODEL).folder
             except ModelError as error:
                 raise ApiError(404, str(error), param="model", code="model_not_found") from error
             self._model = _load(folder)
         return self._model
 
 
-def body_of(parts: Sequence[Embedded], wanted: Wanted) -> dict[str, Any]:
+def embedding_response(parts: Sequence[EmbeddingBatch], wanted: EmbeddingRequest) -> dict[str, Any]:
     """What is sent."""
     vectors = [vector for part in parts for vector in part.vectors]
     tokens = sum(part.tokens for part in parts)
     return {
         "object": "list",
-        "model": MODEL,
+        "model": EMBEDDING_MODEL,
         "data": [
             {
                 "object": "embedding",

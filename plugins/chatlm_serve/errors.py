@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from chatlm import ChatlmError, ContextTooLong, UsageError
-from chatlm_serve.work_queue import Busy, Stopping
+from chatlm_serve.work_queue import QueueFull, ShuttingDown
 
 log = logging.getLogger(f"chatlm.plugins.{__name__}")
 
@@ -59,7 +59,7 @@ class ApiError(Exception):
         }
 
 
-def wrong(param: str, message: str, code: str | None = None) -> ApiError:
+def field_error(param: str, message: str, code: str | None = None) -> ApiError:
     """The error for a field of the request."""
     return ApiError(400, f"{param}: {message}", param=param, code=code)
 
@@ -69,14 +69,14 @@ def as_api_error(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
-        case Busy():
+        case QueueFull():
             return ApiError(
                 429,
                 "The server is busy. Try again in a moment.",
                 code="rate_limit_exceeded",
                 headers={"Retry-After": str(RETRY_SECONDS)},
             )
-        case Stopping():
+        case ShuttingDown():
             return ApiError(503, "The server is shutting down.", code="shutting_down")
         case ContextTooLong():
             return ApiError(400, str(error), param="messages", code="context_length_exceeded")

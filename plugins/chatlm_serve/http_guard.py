@@ -18,15 +18,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from chatlm import UsageError
 from chatlm_serve.errors import ApiError
 
-HEALTH = "/health"
+HEALTH_PATH = "/health"
 """What is answered without a token."""
 
 
-MOST_BYTES = 2**20
+MAX_BODY_BYTES = 2**20
 """Of a request's body."""
 
 
-class Guard:
+class GuardMiddleware:
     """Lets through what comes from this machine, or with the token.
 
     Args:
@@ -43,7 +43,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on."""
         error = self._refusal(scope) if scope["type"] == "http" else None
-        await (response(error) if error else self._app)(scope, receive, send)
+        await (error_response(error) if error else self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)
@@ -53,7 +53,7 @@ class Guard:
                 "This server is reached as 127.0.0.1 or localhost only.",
                 code="wrong_host",
             )
-        if not self._token or scope["path"] == HEALTH:
+        if not self._token or scope["path"] == HEALTH_PATH:
             return None
         given = headers.get("authorization", "").removeprefix("Bearer ")
         if hmac.compare_digest(given.encode("latin-1"), self._token.encode()):
@@ -66,12 +66,12 @@ class Guard:
         )
 
 
-def response(error: ApiError) -> JSONResponse:
+def error_response(error: ApiError) -> JSONResponse:
     """An error as it is sent."""
     return JSONResponse(error.body, error.status, error.headers)
 
 
-async def json_body(request: Request) -> dict[str, Any]:
+async def read_json_body(request: Request) -> dict[str, Any]:
     """The object that a request's body holds.
 
     A web page of another origin can send any text without asking, but not with this content type.
@@ -85,8 +85,8 @@ async def json_body(request: Request) -> dict[str, Any]:
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > MOST_BYTES:
-            raise ApiError(413, f"The request is larger than {MOST_BYTES:,} bytes.")
+        if len(body) > MAX_BODY_BYTES:
+            raise ApiError(413, f"The request is larger than {MAX_BODY_BYTES:,} bytes.")
     try:
         value = json.loads(body)
         json.dumps(value, ensure_ascii=False).encode()
@@ -115,7 +115,7 @@ def names_loopback(header: str) -> bool:
     return False
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bind_socket(host: str, port: int) -> socket.socket:
     """A socket that is bound, so that what is wrong with the address shows at once.
 
     Raises:
@@ -136,12 +136,12 @@ def bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UsageError(
-            f"Nothing can listen at {url(host, port)}: {error.strerror}.",
+            f"Nothing can listen at {http_url(host, port)}: {error.strerror}.",
             hint="Choose another port: --port 0 takes any that is free.",
         ) from error
     return listener
 
 
-def url(host: str, port: int) -> str:
+def http_url(host: str, port: int) -> str:
     """The address as it is typed into a browser."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -16,7 +16,7 @@ from textual_serve.server import Server
 from chatlm_serve.http_guard import is_loopback, names_loopback
 
 
-def serve_page(host: str, listener: socket.socket, model: str | None, pages: int) -> None:
+def serve_pages(host: str, listener: socket.socket, model: str | None, pages: int) -> None:
     """Serve the page until SIGINT or SIGTERM.
 
     Args:

@@ -14,15 +14,15 @@ from chatlm import Batch, EngineEvent, Finished, Request
 T = TypeVar("T")
 
 
-class Busy(Exception):
+class QueueFull(Exception):
     """The line is full."""
 
 
-class Stopping(Exception):
+class ShuttingDown(Exception):
     """Nothing is done any more."""
 
 
-class Line:
+class WorkQueue:
     """Runs generators in a thread of its own, begun in the order they came.
 
     Those that run are asked in turns for what comes next; None is passed over. One that has ended
@@ -80,16 +80,16 @@ class Line:
             Busy, Stopping: as `events`.
         """
         if self._stopping:
-            raise Stopping
+            raise ShuttingDown
         if len(self._open) >= self._most:
-            raise Busy
+            raise QueueFull
 
     def stop(self) -> None:
         """End all that runs and waits."""
         self._stopping = True
         for job in self._open:
             job.cancelled.set()
-            job.news.put_nowait(_Failure(Stopping()))
+            job.news.put_nowait(_Failure(ShuttingDown()))
 
     def close(self) -> None:
         """Wait until the thread has ended; call `stop` before."""

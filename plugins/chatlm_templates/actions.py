@@ -10,7 +10,7 @@ from chatlm import (
     Conversation,
     Delta,
     Message,
-    Rendered,
+    RenderedTemplate,
     Request,
     SlashCommand,
     Turn,
@@ -18,12 +18,12 @@ from chatlm import (
     UsageError,
     one_line,
 )
-from chatlm_templates.chat_state import Chosen, chosen
-from chatlm_templates.library import named
-from chatlm_templates.rendering import Written, render, write
+from chatlm_templates.chat_state import SelectedTemplate, selected_template
+from chatlm_templates.library import load_template
+from chatlm_templates.rendering import FilledTemplate, fill_template, render_template
 from chatlm_templates.template import Template
 
-PICKER, FORM = "templates", "template"
+PICKER_SCREEN, FORM_SCREEN = "templates", "template"
 """The names of the plugin's screens; the form's argument is a template."""
 
 
@@ -39,37 +39,37 @@ def template(ui: Ui, argument: str) -> None:
     from chatlm_templates import library
 
     if argument == OFF:
-        end(ui)
+        stop_using_template(ui)
     elif not argument:
-        ui.open_screen(PICKER)
-    elif library.named(argument).asks:
-        ui.open_screen(FORM, argument)
+        ui.open_screen(PICKER_SCREEN)
+    elif library.load_template(argument).asks:
+        ui.open_screen(FORM_SCREEN, argument)
     else:
-        use(ui, library.named(argument), {}, fresh=False)
+        use_template(ui, library.load_template(argument), {}, fresh=False)
 
 
 def find_errors(ui: Ui, _: str) -> None:
     """Ask for the errors in a reply."""
 
-    ask_here(ui, "find-errors")
+    ask_in_chat(ui, "find-errors")
 
 
 def simplify(ui: Ui, _: str) -> None:
     """Ask for a reply in plainer words."""
 
-    ask_here(ui, "simplify")
+    ask_in_chat(ui, "simplify")
 
 
 def validate(ui: Ui, _: str) -> None:
     """Ask, in a new chat, whether a reply is right, as if an expert had given it."""
 
-    ask_afresh(ui, "validate")
+    ask_in_new_chat(ui, "validate")
 
 
 def review(ui: Ui, model: str) -> None:
     """Let another model review a reply, in a new chat."""
 
-    ask_afresh(ui, "review", model)
+    ask_in_new_chat(ui, "review", model)
 
 
 def consolidate(ui: Ui, _: str) -> None:
@@ -90,11 +90,11 @@ def register(add: Callable[[SlashCommand], None]) -> None:
     )
 
 
-UNSAID = "…"
+PLACEHOLDER = "…"
 """Stands for the words that are not typed yet."""
 
 
-def use(ui: Ui, template: Template, values: Mapping[str, str], *, fresh: bool) -> None:
+def use_template(ui: Ui, template: Template, values: Mapping[str, str], *, fresh: bool) -> None:
     """Let a chat go by the template.
 
     What is given for the input is put into the composer, since it is what the person would type;
@@ -111,9 +111,11 @@ def use(ui: Ui, template: Template, values: Mapping[str, str], *, fresh: bool) -
     """
     others = dict(values)
     typed = others.pop(template.input, "") if template.takes_words else ""
-    written = write(template, others, typed or (UNSAID if template.takes_words else ""))
-    before = "" if fresh else system_before(ui)
-    choice = Chosen(template.name, others, written.system, before)
+    written = fill_template(
+        template, others, typed or (PLACEHOLDER if template.takes_words else "")
+    )
+    before = "" if fresh else own_system_prompt(ui)
+    choice = SelectedTemplate(template.name, others, written.system, before)
     if fresh:
         ui.new_chat(system=written.system, kept=choice.kept)
     else:
@@ -121,26 +123,26 @@ def use(ui: Ui, template: Template, values: Mapping[str, str], *, fresh: bool) -
         ui.keep(**choice.kept)
     if first := typed if template.takes_words else written.user:
         ui.write(first)
-    ui.tell(_told(template))
+    ui.tell(_describe_use(template))
 
 
-def end(ui: Ui) -> None:
+def stop_using_template(ui: Ui) -> None:
     """Let the chat go by no template, with the system prompt that it had before.
 
     Raises:
         UsageError: it goes by none.
     """
-    choice = chosen(ui.kept)
+    choice = selected_template(ui.kept)
     if choice is None:
         raise UsageError("This chat goes by no template.", hint="Choose one: /template")
-    before = system_before(ui)
+    before = own_system_prompt(ui)
     ui.set_chat(system=before)
     ui.keep(template=None, values=None, system=None, before=None, as_is=None)
     told = f"This chat goes by {one_line(choice.template, 40)} no longer."
     ui.tell(told if before or not choice.system else f"{told} /system gives it a system prompt.")
 
 
-def preview(template: Template, values: Mapping[str, str]) -> Written:
+def preview_prompt(template: Template, values: Mapping[str, str]) -> FilledTemplate:
     """What the model would read; `UNSAID` stands where something is still to be filled in.
 
     Raises:
@@ -149,19 +151,19 @@ def preview(template: Template, values: Mapping[str, str]) -> Written:
     gaps = {
         name: each
         if each.default is not None or not each.required
-        else dataclasses.replace(each, default=UNSAID, required=False)
+        else dataclasses.replace(each, default=PLACEHOLDER, required=False)
         for name, each in template.variables.items()
     }
-    return write(dataclasses.replace(template, variables=gaps), values)
+    return fill_template(dataclasses.replace(template, variables=gaps), values)
 
 
-def system_before(ui: Ui) -> str:
+def own_system_prompt(ui: Ui) -> str:
     """The chat's own system prompt: the one it has, unless its template gave it that."""
-    choice, system = chosen(ui.kept), ui.conversation.system
+    choice, system = selected_template(ui.kept), ui.conversation.system
     return choice.before if choice and choice.system and choice.system == system else system
 
 
-def _told(template: Template) -> str:
+def _describe_use(template: Template) -> str:
     """What the chat goes by now, and what the template was written for."""
     how = (
         "each message goes through it"
@@ -179,11 +181,11 @@ def _told(template: Template) -> str:
     return f"{told} It is meant for {', '.join(hints)}." if hints else told
 
 
-EXCHANGES = 5
+SUGGEST_AFTER_REPLIES = 5
 """After so many a new start is suggested."""
 
 
-def ask_here(ui: Ui, name: str) -> None:
+def ask_in_chat(ui: Ui, name: str) -> None:
     """Ask about the reply in its own chat, past the template that the chat goes by.
 
     Of an earlier reply the text is said once more; the newest is just above.
@@ -191,15 +193,15 @@ def ask_here(ui: Ui, name: str) -> None:
     Raises:
         UsageError: there is no reply, or the template cannot be used.
     """
-    turn, text = _reply(ui)
+    turn, text = _selected_reply(ui)
     newest = turn.id == ui.conversation.turns[-1].id
-    message = _about(name, turn, "" if newest else text).user
-    if chosen(ui.kept):
+    message = _render_about_turn(name, turn, "" if newest else text).user
+    if selected_template(ui.kept):
         ui.keep(as_is=message)
     ui.send(message)
 
 
-def ask_afresh(ui: Ui, name: str, model: str = "") -> None:
+def ask_in_new_chat(ui: Ui, name: str, model: str = "") -> None:
     """Ask about the reply in a new chat, where nothing says whose it is.
 
     Args:
@@ -210,7 +212,7 @@ def ask_afresh(ui: Ui, name: str, model: str = "") -> None:
     Raises:
         UsageError: as `ask_here`.
     """
-    asked = _about(name, *_reply(ui))
+    asked = _render_about_turn(name, *_selected_reply(ui))
     ui.new_chat(system=asked.system, sampling=asked.sampling, model=model, message=asked.user)
 
 
@@ -220,11 +222,11 @@ def consolidate_chat(ui: Ui) -> None:
     Raises:
         UsageError: there is no reply yet or no model, or the model wrote nothing.
     """
-    _reply(ui)
+    _selected_reply(ui)
     chat, engine = ui.conversation, ui.engine
     if engine is None:
         raise UsageError("The model is not loaded yet.", hint="Wait until it is, or see /model.")
-    asked = render(named("consolidate"), {})
+    asked = render_template(load_template("consolidate"), {})
     sampling = asked.sampling.over(engine.info.defaults)
     request = Request((*chat.messages(), Message("user", asked.user)), sampling)
     prompt = ""
@@ -241,9 +243,9 @@ def consolidate_chat(ui: Ui) -> None:
     ui.tell("A new chat. Read the prompt, mend it, then send it.")
 
 
-def suggest(ui: Ui, conversation: Conversation) -> None:
+def suggest_consolidating(ui: Ui, conversation: Conversation) -> None:
     """After some exchanges, once in the life of a chat, say that one can start fresh."""
-    long = sum(bool(turn.reply) for turn in conversation.turns) >= EXCHANGES
+    long = sum(bool(turn.reply) for turn in conversation.turns) >= SUGGEST_AFTER_REPLIES
     if long and ui.conversation.id == conversation.id and not ui.kept.get("suggested"):
         ui.keep(suggested=True)
         ui.tell(
@@ -252,7 +254,7 @@ def suggest(ui: Ui, conversation: Conversation) -> None:
         )
 
 
-def _reply(ui: Ui) -> tuple[Turn, str]:
+def _selected_reply(ui: Ui) -> tuple[Turn, str]:
     """The turn that is meant, and its reply's text."""
     turn = ui.turn
     if turn is None or turn.reply is None or not turn.reply.text.strip():
@@ -260,7 +262,7 @@ def _reply(ui: Ui) -> tuple[Turn, str]:
     return turn, turn.reply.text
 
 
-def _about(name: str, turn: Turn, text: str) -> Rendered:
-    template = named(name)
+def _render_about_turn(name: str, turn: Turn, text: str) -> RenderedTemplate:
+    template = load_template(name)
     values = {"question": turn.words} if "question" in template.variables else {}
-    return render(template, values, text)
+    return render_template(template, values, text)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatlm import ChatlmError, Conversation, Facts, Sampling, UsageError
+from chatlm import ChatlmError, Conversation, Sampling, TextFacts, UsageError
 from chatlm_templates import PLUGIN
-from chatlm_templates.library import named
-from chatlm_templates.rendering import render
+from chatlm_templates.library import load_template
+from chatlm_templates.rendering import render_template
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedTemplate:
     """What is kept with the chat."""
 
     template: str
@@ -36,7 +36,7 @@ class Chosen:
         }
 
 
-def chosen(kept: Mapping[str, Any]) -> Chosen | None:
+def selected_template(kept: Mapping[str, Any]) -> SelectedTemplate | None:
     """Read what is kept with a chat; None where it goes by no template.
 
     A chat may come from a file that somebody else wrote: what is no text is passed over.
@@ -45,33 +45,35 @@ def chosen(kept: Mapping[str, Any]) -> Chosen | None:
     if not isinstance(name, str):
         return None
     given = values.items() if isinstance(values, Mapping) else ()
-    return Chosen(
+    return SelectedTemplate(
         template=name,
         values={key: text for key, text in given if isinstance(text, str)},
-        system=_text(kept, "system"),
-        before=_text(kept, "before"),
+        system=_text_or_empty(kept, "system"),
+        before=_text_or_empty(kept, "before"),
     )
 
 
-def of(conversation: Conversation) -> Chosen | None:
+def selected_template_in_chat(conversation: Conversation) -> SelectedTemplate | None:
     """The template that a chat goes by."""
-    return chosen(conversation.kept.get(PLUGIN, {}))
+    return selected_template(conversation.kept.get(PLUGIN, {}))
 
 
-def message(conversation: Conversation, typed: str, facts: Facts) -> str | UsageError | None:
+def write_message(
+    conversation: Conversation, typed: str, facts: TextFacts
+) -> str | UsageError | None:
     """What the chat's template makes of what was typed; None where it leaves that as it is.
 
     A template that is gone or cannot be used, and words that do not fit it, are refused: sent as
     they are they would be another question.
     """
-    choice = of(conversation)
+    choice = selected_template_in_chat(conversation)
     if choice is None or typed == conversation.kept[PLUGIN].get("as_is"):
         return None
     try:
-        template = named(choice.template)
+        template = load_template(choice.template)
         if not template.takes_words:
             return None
-        if made := render(template, choice.values, typed, facts).user:
+        if made := render_template(template, choice.values, typed, facts).user:
             return made
         raise UsageError(f"The template {template.name} makes no message of these words.")
     except ChatlmError as error:
@@ -81,15 +83,15 @@ def message(conversation: Conversation, typed: str, facts: Facts) -> str | Usage
         )
 
 
-def sampling(conversation: Conversation) -> Sampling:
+def template_sampling(conversation: Conversation) -> Sampling:
     """What the chat's template sets; nothing where it cannot be read, which the message tells."""
-    choice = of(conversation)
+    choice = selected_template_in_chat(conversation)
     try:
-        return named(choice.template).sampling if choice else Sampling()
+        return load_template(choice.template).sampling if choice else Sampling()
     except ChatlmError:
         return Sampling()
 
 
-def _text(kept: Mapping[str, Any], name: str) -> str:
+def _text_or_empty(kept: Mapping[str, Any], name: str) -> str:
     value = kept.get(name)
     return value if isinstance(value, str) else ""

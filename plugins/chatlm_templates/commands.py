@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatlm import UsageError, dump_json, one_line, visible, write_atomically
+from chatlm import UsageError, dump_json, escape_controls, one_line, write_atomically
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from chatlm import Rendered
+    from chatlm import RenderedTemplate
     from chatlm_templates.template import Template, Variable
-    from chatlm_templates.template_file import TemplateFault
+    from chatlm_templates.template_file import TemplateFileError
 
 
-STARTER = Path(__file__).with_name("starter.yaml")
+STARTER_FILE = Path(__file__).with_name("starter.yaml")
 """What a new template begins with."""
 
 
@@ -27,9 +27,9 @@ def complete_template(
     """The names of templates that begin so."""
     from click.shell_completion import CompletionItem
 
-    from chatlm_templates.library import files
+    from chatlm_templates.library import template_files
 
-    return [CompletionItem(name) for name in files() if name.startswith(start)]
+    return [CompletionItem(name) for name in template_files() if name.startswith(start)]
 
 
 _name = click.argument("name", shell_complete=complete_template)
@@ -53,16 +53,16 @@ def list_templates(as_json: bool) -> None:
     """
     from chatlm_templates import library
 
-    found = library.load()
+    found = library.load_library()
     if as_json:
-        click.echo(dump_json([_as_table(template) for template in found.templates.values()]))
+        click.echo(dump_json([_template_dict(template) for template in found.templates.values()]))
     else:
         width = max((len(name) for name in found.templates), default=0)
         for name, template in found.templates.items():
-            own = "  (yours)" if library.is_own(library.path_of(name)) else ""
+            own = "  (yours)" if library.is_own(library.template_path(name)) else ""
             click.echo(f"{name:<{width}}  {one_line(template.description, 90)}{own}".rstrip())
     for problem in found.faults:
-        _tell(problem)
+        _print_error(problem)
 
 
 @templates.command()
@@ -75,20 +75,20 @@ def show(name: str, as_json: bool) -> None:
     """
     from chatlm_templates import library
 
-    template = library.named(name)
+    template = library.load_template(name)
     if as_json:
-        click.echo(dump_json(_as_table(template)))
+        click.echo(dump_json(_template_dict(template)))
         return
-    path = library.path_of(name)
+    path = library.template_path(name)
     click.echo(f"{name}: {one_line(template.description, 200)}")
     for variable in template.variables.values():
-        click.echo(f"  -v {_described(variable, template)}")
+        click.echo(f"  -v {_describe_variable(variable, template)}")
     if sampling := template.sampling.to_dict():
         click.echo("Sampling: " + ", ".join(f"{key} {value}" for key, value in sampling.items()))
     for hint in ("model", "adapter", "index"):
         if value := getattr(template, hint):
             click.echo(f"Meant for {hint} {one_line(value, 80)}")
-    click.echo(visible(f"{path}\n\n{path.read_text(encoding='utf-8')}").rstrip())
+    click.echo(escape_controls(f"{path}\n\n{path.read_text(encoding='utf-8')}").rstrip())
 
 
 @templates.command()
@@ -107,15 +107,17 @@ def new(name: str, other: str | None) -> None:
     """
     from chatlm_templates import library, template_file
 
-    if not template_file.may_be_called(name):
-        raise UsageError(f"A template cannot be called {name!r}.", hint=f"{template_file.NAMES}.")
+    if not template_file.is_valid_name(name):
+        raise UsageError(
+            f"A template cannot be called {name!r}.", hint=f"{template_file.NAME_RULE}."
+        )
     path = library.own_folder() / f"{name}.yaml"
     if path.exists():
         raise UsageError(
             f"{path} is there already.", hint=f"Change it: chatlm templates edit {name}"
         )
-    _copy(library.path_of(other) if other else STARTER, path)
-    click.echo(visible(str(path)))
+    _copy_template(library.template_path(other) if other else STARTER_FILE, path)
+    click.echo(escape_controls(str(path)))
 
 
 @templates.command()
@@ -128,14 +130,14 @@ def edit(name: str) -> None:
     Example: chatlm templates edit translate
     """
     from chatlm_templates import library
-    from chatlm_templates.template_file import read
+    from chatlm_templates.template_file import read_template
 
-    path = library.path_of(name)
+    path = library.template_path(name)
     if not library.is_own(path):
         path, original = library.own_folder() / path.name, path
-        _copy(original, path)
+        _copy_template(original, path)
     click.edit(filename=str(path))
-    read(path)
+    read_template(path)
 
 
 @templates.command()
@@ -156,12 +158,12 @@ def render(name: str, words: tuple[str, ...], pairs: tuple[str, ...], as_json: b
         if not equals:
             raise UsageError(f"-v {pair!r} has no =.", hint="Write it so: -v NAME=TEXT")
         values[key.strip()] = value
-    rendered = rendering.render(library.named(name), values, " ".join(words))
+    rendered = rendering.render_template(library.load_template(name), values, " ".join(words))
     if as_json:
-        click.echo(dump_json(_messages(rendered)))
+        click.echo(dump_json(_message_dicts(rendered)))
         return
-    for message in _messages(rendered):
-        click.echo(f"[{message['role']}]\n{visible(message['content'])}\n")
+    for message in _message_dicts(rendered):
+        click.echo(f"[{message['role']}]\n{escape_controls(message['content'])}\n")
 
 
 @templates.command()
@@ -173,33 +175,33 @@ def check(which: tuple[str, ...], as_json: bool) -> None:
     Example: chatlm templates check my-review
     """
     from chatlm_templates import library
-    from chatlm_templates.template_file import TemplateFault, read
+    from chatlm_templates.template_file import TemplateFileError, read_template
 
-    paths = [_path(word) for word in which] or list(library.files().values())
+    paths = [_resolve_path(word) for word in which] or list(library.template_files().values())
     faults = []
     for path in paths:
         try:
-            read(path)
-        except TemplateFault as fault:
+            read_template(path)
+        except TemplateFileError as fault:
             faults.append(fault)
     if as_json:
-        click.echo(dump_json([_fault_table(path, faults) for path in paths]))
+        click.echo(dump_json([_check_result(path, faults) for path in paths]))
     else:
         for problem in faults:
-            _tell(problem)
+            _print_error(problem)
         right = len(paths) - len(faults)
         click.echo(f"{right} of {len(paths)} templates can be used.")
     if faults:
         raise click.exceptions.Exit(1)
 
 
-def _path(word: str) -> Path:
+def _resolve_path(word: str) -> Path:
     from chatlm_templates import library
 
-    return Path(word) if word.endswith(".yaml") else library.path_of(word)
+    return Path(word) if word.endswith(".yaml") else library.template_path(word)
 
 
-def _copy(original: Path, path: Path) -> None:
+def _copy_template(original: Path, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, [original.read_text(encoding="utf-8")])
@@ -210,7 +212,7 @@ def _copy(original: Path, path: Path) -> None:
         ) from error
 
 
-def _described(variable: Variable, template: Template) -> str:
+def _describe_variable(variable: Variable, template: Template) -> str:
     kind = "|".join(variable.choices) or variable.type
     notes = [] if variable.required else [f"default {variable.default}"]
     if variable.default is None and not variable.required:
@@ -221,23 +223,23 @@ def _described(variable: Variable, template: Template) -> str:
     return one_line(f"{variable.name}=<{kind}>  {variable.description}{end}", 200)
 
 
-def _as_table(template: Template) -> dict[str, Any]:
+def _template_dict(template: Template) -> dict[str, Any]:
 
     from chatlm_templates import library
 
-    path = library.path_of(template.name)
+    path = library.template_path(template.name)
     return template.to_dict() | {
         "own": library.is_own(path),
         "path": str(path),
     }
 
 
-def _messages(rendered: Rendered) -> list[dict[str, str]]:
+def _message_dicts(rendered: RenderedTemplate) -> list[dict[str, str]]:
     both = (("system", rendered.system), ("user", rendered.user))
     return [{"role": role, "content": content} for role, content in both if content]
 
 
-def _fault_table(path: Path, faults: list[TemplateFault]) -> dict[str, Any]:
+def _check_result(path: Path, faults: list[TemplateFileError]) -> dict[str, Any]:
     found = next((fault for fault in faults if fault.path == path), None)
     return {
         "name": path.stem,
@@ -247,5 +249,5 @@ def _fault_table(path: Path, faults: list[TemplateFault]) -> dict[str, Any]:
     }
 
 
-def _tell(fault: TemplateFault) -> None:
-    click.echo(visible(fault.message), err=True)
+def _print_error(fault: TemplateFileError) -> None:
+    click.echo(escape_controls(fault.message), err=True)

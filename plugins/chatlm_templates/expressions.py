@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 FILTERS = frozenset({"capitalize", "lower", "title", "trim", "upper"})
 
 
-_ALLOWED = (
+_ALLOWED_NODES = (
     nodes.Template,
     nodes.Output,
     nodes.TemplateData,
@@ -36,7 +36,7 @@ _ALLOWED = (
 )
 
 
-_NAMES = {
+_NODE_NAMES = {
     nodes.For: "a loop",
     nodes.Call: "a call",
     nodes.Getattr: "an attribute",
@@ -50,7 +50,7 @@ _NAMES = {
 }
 
 
-class LanguageError(Exception):
+class ExpressionError(Exception):
     """A text is not written in the language.
 
     Args:
@@ -64,7 +64,7 @@ class LanguageError(Exception):
         self.what = what
 
 
-def names_in(text: str) -> dict[str, int]:
+def find_variables(text: str) -> dict[str, int]:
     """The names of the text's gaps and conditions, and the line on which each stands first.
 
     Raises:
@@ -72,12 +72,12 @@ def names_in(text: str) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for node in _walk(_parse(text)):
-        if not isinstance(node, _ALLOWED):
-            named = [name for kind, name in _NAMES.items() if isinstance(node, kind)]
+        if not isinstance(node, _ALLOWED_NODES):
+            named = [name for kind, name in _NODE_NAMES.items() if isinstance(node, kind)]
             what = named[0] if named else type(node).__name__
-            raise LanguageError(node.lineno, f"{what} is not allowed in a template")
+            raise ExpressionError(node.lineno, f"{what} is not allowed in a template")
         if isinstance(node, nodes.Filter) and (node.name not in FILTERS or node.args):
-            raise LanguageError(
+            raise ExpressionError(
                 node.lineno, f"there is no filter {node.name}; known: {', '.join(sorted(FILTERS))}"
             )
         if isinstance(node, nodes.Name):
@@ -85,7 +85,7 @@ def names_in(text: str) -> dict[str, int]:
     return found
 
 
-def fill(text: str, values: Mapping[str, Any]) -> str:
+def fill_variables(text: str, values: Mapping[str, Any]) -> str:
     """The text with its gaps filled; a value is put in as it is and never read as a template.
 
     Args:
@@ -98,7 +98,7 @@ def fill(text: str, values: Mapping[str, Any]) -> str:
     try:
         return _environment().from_string(text).render(values).strip()
     except TemplateError as error:
-        raise LanguageError(1, str(error)) from error
+        raise ExpressionError(1, str(error)) from error
 
 
 @cache
@@ -112,9 +112,9 @@ def _parse(text: str) -> nodes.Template:
     try:
         return _environment().parse(text)
     except TemplateSyntaxError as error:
-        raise LanguageError(error.lineno, (error.message or "").rstrip(".")) from error
+        raise ExpressionError(error.lineno, (error.message or "").rstrip(".")) from error
     except RecursionError as error:
-        raise LanguageError(1, "it is nested too deeply") from error
+        raise ExpressionError(1, "it is nested too deeply") from error
 
 
 def _walk(node: nodes.Node) -> list[nodes.Node]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from chatlm import UsageError, data_dir, shipped
+from chatlm import UsageError, bundled_dir, data_dir
 from chatlm_templates.template import Template
-from chatlm_templates.template_file import TemplateFault, read
+from chatlm_templates.template_file import TemplateFileError, read_template
 
 
 def own_folder() -> Path:
@@ -17,11 +17,11 @@ def own_folder() -> Path:
     return data_dir() / "prompts"
 
 
-def files() -> dict[str, Path]:
+def template_files() -> dict[str, Path]:
     """Each template's file by its name, in the order of the names; none is opened."""
     found = {
         path.stem: path
-        for folder in (shipped("prompts"), own_folder())
+        for folder in (bundled_dir("prompts"), own_folder())
         for path in sorted(folder.glob("*.yaml"))
     }
     return dict(sorted(found.items()))
@@ -37,28 +37,28 @@ class Library:
     """All templates that can be used, and what is wrong with the others."""
 
     templates: Mapping[str, Template] = field(default_factory=dict)
-    faults: tuple[TemplateFault, ...] = ()
+    faults: tuple[TemplateFileError, ...] = ()
 
 
-def load() -> Library:
+def load_library() -> Library:
     """Read every template."""
     templates: dict[str, Template] = {}
     faults = []
-    for name, path in files().items():
+    for name, path in template_files().items():
         try:
-            templates[name] = read(path)
-        except TemplateFault as fault:
+            templates[name] = read_template(path)
+        except TemplateFileError as fault:
             faults.append(fault)
     return Library(templates, tuple(faults))
 
 
-def path_of(name: str) -> Path:
+def template_path(name: str) -> Path:
     """The file of a template.
 
     Raises:
         UsageError: there is none of this name; the nearest is suggested.
     """
-    there = files()
+    there = template_files()
     if name not in there:
         near = get_close_matches(name, there, 1)
         raise UsageError(
@@ -68,11 +68,11 @@ def path_of(name: str) -> Path:
     return there[name]
 
 
-def named(name: str) -> Template:
+def load_template(name: str) -> Template:
     """Read one template.
 
     Raises:
         UsageError: as `path_of`.
         TemplateFault: its file cannot be used.
     """
-    return read(path_of(name))
+    return read_template(template_path(name))

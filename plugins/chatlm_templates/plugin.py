@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from chatlm import (
         Commands,
         Conversation,
-        Facts,
-        Rendered,
+        RenderedTemplate,
         Request,
         SlashCommand,
         TemplateRenderer,
+        TextFacts,
         Turn,
         Ui,
         UsageError,
     )
 
-_screens: list[Ui] = []
+_open_uis: list[Ui] = []
 """The chat's screen, where there is one."""
 
 
@@ -41,10 +41,10 @@ def register_commands(cli: Commands) -> None:
 @hookimpl
 def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
     """Offer each template by its name."""
-    from chatlm_templates.library import files
+    from chatlm_templates.library import template_files
 
-    for name in files():
-        register(name, partial(_render, name))
+    for name in template_files():
+        register(name, partial(_render_template, name))
 
 
 @hookimpl
@@ -56,24 +56,26 @@ def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
     """Add the list of templates and the form of one."""
-    register(PluginScreen(actions.PICKER, _picker))
-    register(PluginScreen(actions.FORM, _form))
+    register(PluginScreen(actions.PICKER_SCREEN, _picker_screen))
+    register(PluginScreen(actions.FORM_SCREEN, _form_screen))
 
 
 @hookimpl
 def screen_opened(ui: Ui) -> None:
     """Remember where to suggest a new start."""
-    _screens[:] = [ui]
+    _open_uis[:] = [ui]
 
 
 @hookimpl
-def write_message(conversation: Conversation, text: str, facts: Facts) -> str | UsageError | None:
+def write_message(
+    conversation: Conversation, text: str, facts: TextFacts
+) -> str | UsageError | None:
     """What the chat's template makes of what was typed, or why it cannot."""
     if PLUGIN not in conversation.kept:
         return None
     from chatlm_templates import chat_state
 
-    return chat_state.message(conversation, text, facts)
+    return chat_state.write_message(conversation, text, facts)
 
 
 @hookimpl
@@ -83,34 +85,36 @@ def adjust_request(request: Request, conversation: Conversation) -> Request | No
         return None
     from chatlm_templates import chat_state
 
-    sampling = request.sampling.over(chat_state.sampling(conversation))
+    sampling = request.sampling.over(chat_state.template_sampling(conversation))
     return dataclasses.replace(request, sampling=sampling)
 
 
 @hookimpl
 def turn_finished(conversation: Conversation, turn: Turn) -> None:
     """After some exchanges, suggest to start afresh."""
-    from chatlm_templates.actions import suggest
+    from chatlm_templates.actions import suggest_consolidating
 
-    for ui in _screens:
-        suggest(ui, conversation)
-
-
-def _render(name: str, values: Mapping[str, str], typed: str, facts: Facts) -> Rendered:
-    from chatlm_templates.library import named
-    from chatlm_templates.rendering import render
-
-    return render(named(name), values, typed, facts)
+    for ui in _open_uis:
+        suggest_consolidating(ui, conversation)
 
 
-def _picker(ui: Ui, argument: str) -> Any:
-    from chatlm_templates.screens.picker import Picker
+def _render_template(
+    name: str, values: Mapping[str, str], typed: str, facts: TextFacts
+) -> RenderedTemplate:
+    from chatlm_templates.library import load_template
+    from chatlm_templates.rendering import render_template
 
-    return Picker(ui, argument)
+    return render_template(load_template(name), values, typed, facts)
 
 
-def _form(ui: Ui, argument: str) -> Any:
-    from chatlm_templates.library import named
-    from chatlm_templates.screens.form import Form
+def _picker_screen(ui: Ui, argument: str) -> Any:
+    from chatlm_templates.screens.picker import TemplatePicker
 
-    return Form(ui, named(argument))
+    return TemplatePicker(ui, argument)
+
+
+def _form_screen(ui: Ui, argument: str) -> Any:
+    from chatlm_templates.library import load_template
+    from chatlm_templates.screens.form import TemplateForm
+
+    return TemplateForm(ui, load_template(argument))

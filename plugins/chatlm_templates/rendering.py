@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from chatlm import Facts, Rendered, UsageError, one_line
+from chatlm import RenderedTemplate, TextFacts, UsageError, one_line
 from chatlm_templates import expressions
-from chatlm_templates.template import FACT, PARTS, Example, Template, Value, Variable
+from chatlm_templates.template import FACT, PROMPT_PARTS, PromptExample, Template, Value, Variable
 
 
 @dataclass(frozen=True)
-class Written:
+class FilledTemplate:
     """A template with its gaps filled, part by part."""
 
     system: str
@@ -26,9 +26,9 @@ class Written:
         return "\n\n".join(f"{head}:\n{text}" if head else text for head, text in self.parts)
 
 
-def render(
-    template: Template, given: Mapping[str, str], typed: str = "", facts: Facts = dict
-) -> Rendered:
+def render_template(
+    template: Template, given: Mapping[str, str], typed: str = "", facts: TextFacts = dict
+) -> RenderedTemplate:
     """Fill the template's gaps, as one message.
 
     Args:
@@ -38,10 +38,10 @@ def render(
     Raises:
         UsageError: as `write`.
     """
-    written = write(template, {**_known(template, facts, given), **given}, typed)
+    written = fill_template(template, {**_fact_values(template, facts, given), **given}, typed)
     values = dict(given)
     spoken = values.pop(template.input, typed) if template.takes_words else ""
-    return Rendered(
+    return RenderedTemplate(
         system=written.system,
         user=written.user,
         sampling=template.sampling,
@@ -50,7 +50,7 @@ def render(
     )
 
 
-def write(template: Template, given: Mapping[str, str], typed: str = "") -> Written:
+def fill_template(template: Template, given: Mapping[str, str], typed: str = "") -> FilledTemplate:
     """Fill the template's gaps.
 
     A value stays in its place: a text keeps to its line, a multi-line one stands in an element
@@ -76,53 +76,53 @@ def write(template: Template, given: Mapping[str, str], typed: str = "") -> Writ
         )
     else:
         message = typed
-    places = _places(template, values)
-    parts = _parts(template, places) if template.makes_message else [("", message)]
-    return Written(
-        expressions.fill(template.system, places),
+    places = _substitutions(template, values)
+    parts = _fill_parts(template, places) if template.makes_message else [("", message)]
+    return FilledTemplate(
+        expressions.fill_variables(template.system, places),
         tuple((head, text) for head, text in parts if text),
     )
 
 
-def _known(template: Template, facts: Facts, given: Mapping[str, str]) -> dict[str, str]:
+def _fact_values(template: Template, facts: TextFacts, given: Mapping[str, str]) -> dict[str, str]:
     """What the facts say of the template's variables; they are asked for only if it needs them."""
     open_ = {name for name, each in template.variables.items() if each.type == FACT} - set(given)
     known = facts() if open_ else {}
     return {name: one_line(known[name], 200) for name in open_ & set(known)}
 
 
-def as_data(text: str) -> str:
+def escape_tags(text: str) -> str:
     """The text with the beginning of anything that a reader might take for a tag written as
     `&lt;`; what already looks so gets an `&amp;`, so that nothing is lost."""
     text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
     return re.sub(r"<(?=[^\W\d]|[/!?])", "&lt;", text)
 
 
-def heading(part: str) -> str:
+def part_heading(part: str) -> str:
     """What stands above one of `PARTS`, without its colon."""
     return part.replace("_", " ").capitalize()
 
 
-def _places(template: Template, values: Mapping[str, str]) -> dict[str, Value]:
+def _substitutions(template: Template, values: Mapping[str, str]) -> dict[str, Value]:
     for name in values:
         if name not in template.variables:
             raise UsageError(
                 f"The template {template.name} has no variable {name!r}.",
-                hint=_nearest(name, template),
+                hint=_suggest_variable(name, template),
             )
     return {
-        name: _place(template, variable, values.get(name))
+        name: _substitution(template, variable, values.get(name))
         for name, variable in template.variables.items()
     }
 
 
-def _nearest(name: str, template: Template) -> str:
+def _suggest_variable(name: str, template: Template) -> str:
     if near := get_close_matches(name, template.variables, 1):
         return f"Did you mean {near[0]}?"
     return f"It has: {', '.join(template.variables) or 'none'}."
 
 
-def _place(template: Template, variable: Variable, text: str | None) -> Value:
+def _substitution(template: Template, variable: Variable, text: str | None) -> Value:
     value = variable.default if text is None else variable.parse(text)
     if variable.required and (value is None or value == ""):
         about = f": {variable.description}" if variable.description else ""
@@ -134,31 +134,31 @@ def _place(template: Template, variable: Variable, text: str | None) -> Value:
     if value is None:
         return ""
     if variable.type == "multiline" and value:
-        return f"<{variable.name}>\n{as_data(str(value))}\n</{variable.name}>"
-    return as_data(value) if isinstance(value, str) else value
+        return f"<{variable.name}>\n{escape_tags(str(value))}\n</{variable.name}>"
+    return escape_tags(value) if isinstance(value, str) else value
 
 
-def _parts(template: Template, places: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
-    for part in PARTS:
+def _fill_parts(template: Template, places: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
+    for part in PROMPT_PARTS:
         if part == "examples":
-            text = examples_text(template.examples)
+            text = format_examples(template.examples)
         else:
-            text = expressions.fill(getattr(template, part), places)
-        yield heading(part), text
-    yield "", expressions.fill(template.user, places)
+            text = expressions.fill_variables(getattr(template, part), places)
+        yield part_heading(part), text
+    yield "", expressions.fill_variables(template.user, places)
 
 
-def examples_text(examples: tuple[Example, ...]) -> str:
+def format_examples(examples: tuple[PromptExample, ...]) -> str:
     """The examples as the model reads them; empty for none."""
     if not examples:
         return ""
-    return "\n".join(["<examples>", *map(_example, examples), "</examples>"])
+    return "\n".join(["<examples>", *map(_format_example, examples), "</examples>"])
 
 
-def _example(example: Example) -> str:
+def _format_example(example: PromptExample) -> str:
     parts = [("input", example.input), ("output", example.output)]
     if example.explanation:
         parts.append(("explanation", example.explanation))
-    inside = "\n".join(f"<{name}>{as_data(text)}</{name}>" for name, text in parts)
+    inside = "\n".join(f"<{name}>{escape_tags(text)}</{name}>" for name, text in parts)
     head = "<example>" if example.positive else '<example kind="negative">'
     return f"{head}\n{inside}\n</example>"

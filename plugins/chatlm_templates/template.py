@@ -10,7 +10,7 @@ from typing import Any
 
 from chatlm import Sampling, UsageError
 
-PARTS = (
+PROMPT_PARTS = (
     "situation",
     "role",
     "task",
@@ -29,7 +29,7 @@ FACT = "fact"
 
 
 @dataclass(frozen=True)
-class Example:
+class PromptExample:
     """What the model is shown of the task: an input, and an answer to it."""
 
     input: str
@@ -67,7 +67,7 @@ class Variable:
         Raises:
             UsageError: it is no such value; the message says what is wanted.
         """
-        wanted, read = TYPES[self.type]
+        wanted, read = VARIABLE_TYPES[self.type]
         value = self._chosen(text) if self.type == "choice" else read(text)
         if value is None:
             wanted = wanted or f"one of {', '.join(self.choices)}"
@@ -92,16 +92,16 @@ class Variable:
         }
 
 
-def _line(text: str) -> Value | None:
+def _parse_line(text: str) -> Value | None:
     lines = text.strip().splitlines()
     return "".join(lines) if len(lines) < 2 else None
 
 
-def _integer(text: str) -> Value | None:
+def _parse_integer(text: str) -> Value | None:
     return int(text) if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", text) else None
 
 
-def _number(text: str) -> Value | None:
+def _parse_number(text: str) -> Value | None:
     try:
         number = float(text)
     except ValueError:
@@ -109,18 +109,18 @@ def _number(text: str) -> Value | None:
     return number if math.isfinite(number) else None
 
 
-def _boolean(text: str) -> Value | None:
+def _parse_boolean(text: str) -> Value | None:
     return {"true": True, "yes": True, "false": False, "no": False}.get(text.strip().lower())
 
 
-TYPES: dict[str, tuple[str, Callable[[str], Value | None]]] = {
-    "text": ("a text on one line", _line),
+VARIABLE_TYPES: dict[str, tuple[str, Callable[[str], Value | None]]] = {
+    "text": ("a text on one line", _parse_line),
     "multiline": ("a text", lambda text: text),
-    "integer": ("a whole number", _integer),
-    "number": ("a number", _number),
-    "boolean": ("true or false", _boolean),
+    "integer": ("a whole number", _parse_integer),
+    "number": ("a number", _parse_number),
+    "boolean": ("true or false", _parse_boolean),
     "choice": ("", lambda text: text),
-    FACT: ("a text on one line", _line),
+    FACT: ("a text on one line", _parse_line),
 }
 """Name -> what is wanted, and how a text is read; None for a text that is no such value."""
 
@@ -139,7 +139,7 @@ class Template:
     output_format: str = ""
     constraints: str = ""
     quality_criteria: str = ""
-    examples: tuple[Example, ...] = ()
+    examples: tuple[PromptExample, ...] = ()
     call_to_action: str = ""
     user: str = ""
     """Free text of the user's message; it stands below the eight parts."""
@@ -157,7 +157,7 @@ class Template:
     @property
     def makes_message(self) -> bool:
         """Whether it writes the user's message, and not only the system prompt."""
-        return bool(self.user) or any(getattr(self, part) for part in PARTS)
+        return bool(self.user) or any(getattr(self, part) for part in PROMPT_PARTS)
 
     @property
     def takes_words(self) -> bool:

@@ -28,7 +28,7 @@ REVEALED = has("Enter begins the next match", "Elo", "hot", "cold", "u undo")
 @pytest.fixture
 def open_arena(chat_home: Path) -> Iterator[Callable[[], Terminal]]:
     """Opens the arena on one home with two contestants, as often as wanted."""
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         for name, temperature in (("hot", 1.5), ("cold", 0.0)):
             sampling = Sampling(temperature=temperature, max_tokens=12)
             store.add_contestant(name, Setup(sampling=sampling))

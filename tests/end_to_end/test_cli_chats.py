@@ -22,7 +22,7 @@ from chatlm.cli.chats import COMMANDS
 from chatlm.cli.chats import chats as group
 from chatlm.config import paths
 from chatlm.store.store import Store
-from chatlm.types.messages import Standing, StopReason, Usage
+from chatlm.types.messages import ContextPolicy, StopReason, Usage
 from chatlm.types.provenance import Provenance
 from chatlm.types.sampling import Sampling
 from tests.chats import CHATGPT
@@ -60,7 +60,7 @@ def on_a_terminal(*arguments: str) -> str:
 
 
 def save(*messages: tuple[str, str], title: str = "", system: str = "") -> int:
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         chat = store.create_conversation(title, system)
         for question, answer in messages:
             turn = store.add_turn(chat.id, question)
@@ -99,7 +99,7 @@ def test_an_empty_list_says_how_to_begin() -> None:
 def test_list() -> None:
     first = save(("q", "a"), title="Named")
     second = save(("What is\nthis?", "That."), ("more", "no"))
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         store.add_turn(first, "unanswered")
     lines = chats("list").stdout.splitlines()
     assert lines[0].split() == ["ID", "CHANGED", "TURNS", "TITLE"]
@@ -116,7 +116,7 @@ def test_list() -> None:
 def test_list_of_what_was_deleted() -> None:
     kept, first, second = save(("q", "a")), save(("What?", "a")), save(title=f"T {ESCAPES}")
     assert chats("list", "--deleted").stderr == "No deleted chat can be restored.\n"
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         store.trash(first)
         store.trash(second)
     done = chats("list", "--deleted")
@@ -181,7 +181,7 @@ def test_delete_asks_and_deletes_all_or_none() -> None:
     assert len(json.loads(chats("list", "--json").stdout)) == 3
     assert chats("delete", ids[0], ids[0], ids[1], "--yes").stderr == "2 chats deleted\n"
     assert [chat["title"] for chat in json.loads(chats("list", "--json").stdout)] == ["T2"]
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         store.trash(int(ids[2]))
     assert "Delete “T2” for good?" in chats("delete", ids[2], answer="y\n").stderr
     assert chats("restore", ids[2]).stderr.startswith(f"Error: no chat {ids[2]}\n")
@@ -238,7 +238,7 @@ def test_rename_pin_fork_and_restore() -> None:
     too_many = chats("fork", first, "--turns", "3")
     assert too_many.returncode == 2
     assert f"Chat {first} has no 3 turns, only 2." in too_many.stderr
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         store.trash(int(second))
     gone = chats("show", second)
     assert gone.returncode == 1
@@ -250,7 +250,7 @@ def test_rename_pin_fork_and_restore() -> None:
 
 
 def test_show_details_says_what_made_each_version() -> None:
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         turn = store.add_turn(store.create_conversation("T").id, "q")
         for seed in (1, 2):
             settings = json.dumps({"temperature": 0.5, "seed": seed})
@@ -267,7 +267,7 @@ def test_show_details_says_what_made_each_version() -> None:
             added=("no-lists\n\x1b[31m",),
         )
         store.save_provenance(reply.id, made)
-        store.set_standing(turn.id, Standing.PINNED)
+        store.set_standing(turn.id, ContextPolicy.PINNED)
     done = chats("show", str(turn.id), "--details")
     assert done.returncode == 0
     assert obeyed(done.stdout) == set()
@@ -377,14 +377,14 @@ def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         time.sleep(0.05)
-        if paths.database().exists():
-            with Store(paths.database()) as store:
+        if paths.database_file().exists():
+            with Store(paths.database_file()) as store:
                 if store.conversations(limit=5):
                     break
     child.send_signal(signal.SIGINT)
     _, told = child.communicate(timeout=60)
     assert child.returncode == 130
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         kept = store.conversations()
     match = re.fullmatch(r"Stopped; (\d+) chats? imported by then\.\s*", told)
     assert match is not None

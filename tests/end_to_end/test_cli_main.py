@@ -215,7 +215,7 @@ def test_ctrl_c_at_a_question_exits_130() -> None:
     from chatlm.config import paths
     from chatlm.store.store import Store
 
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         store.create_conversation("kept")
     child = pexpect.spawn(PROGRAM[0], [*PROGRAM[1:], "chats", "delete", "1"], encoding="utf-8")
     child.expect_exact("[y/N]: ")
@@ -224,7 +224,7 @@ def test_ctrl_c_at_a_question_exits_130() -> None:
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 130
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         assert len(store.conversations()) == 1
 
 
@@ -232,7 +232,7 @@ def test_a_reader_that_went_away_is_no_error() -> None:
     from chatlm.config import paths
     from chatlm.store.store import Store
 
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         for number in range(300):
             store.create_conversation(f"title {number} " + "x" * 50)
     process = subprocess.Popen(
@@ -270,7 +270,7 @@ def test_completion_of_commands_keys_and_chats(home: Path) -> None:
     from chatlm.config import paths
     from chatlm.store.store import Store
 
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         for _ in range(11):
             store.create_conversation("a\x1b[31m")
     assert complete("chatlm chats show 1") == ["11", "10", "1"]

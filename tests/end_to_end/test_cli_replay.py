@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.chat.replay import Replayed, replay
+from chatlm.chat.replay import ReplayFinished, replay
 from chatlm.chat.session import ChatSession
 from chatlm.config import paths
 from chatlm.engines.local_engine import LocalEngine
@@ -44,7 +44,7 @@ def ask(*more: str) -> None:
 def store(chat_home: Path) -> Iterator[Store]:
     """The home's chats, with one that has a reply."""
     ask("--seed", "5")
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         yield store
 
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_replayed_is_trouble(
     home: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         list(ChatSession(store, lambda: ScriptedEngine("Hello.")).send("Hi"))
         store.add_turn(store.create_conversation().id, "Unanswered")
         turn = store.add_turn(store.create_conversation().id, "Answered long ago")
@@ -142,7 +142,7 @@ def test_a_chat_of_many_kinds_of_replies(engine: LocalEngine) -> None:
             assert (again.same, again.same_prompt, again.notes) == (True, True, ())
 
 
-def replayed(store: Store, engine: LocalEngine, reply: Reply) -> Replayed:
+def replayed(store: Store, engine: LocalEngine, reply: Reply) -> ReplayFinished:
     *_, last = replay(store, engine, reply.id)
-    assert isinstance(last, Replayed)
+    assert isinstance(last, ReplayFinished)
     return last

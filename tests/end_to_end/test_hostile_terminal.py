@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from chatlm.store.store import Store
-from chatlm.text import visible
-from chatlm.types.messages import Standing, StopReason, Usage
+from chatlm.text import escape_controls
+from chatlm.types.messages import ContextPolicy, StopReason, Usage
 from tests import endless
 from tests.end_to_end.terminal import (
     CTRL_L,
@@ -82,7 +82,7 @@ def test_no_sequence_of_a_text_reaches_the_terminal(
         store.finish_reply(
             reply.id, text=text, stop_reason=StopReason.ERROR, usage=Usage(), error=HOSTILE
         )
-        store.set_standing(turn.id, Standing.SUMMARISED, f"Summary {HOSTILE}")
+        store.set_standing(turn.id, ContextPolicy.SUMMARISED, f"Summary {HOSTILE}")
         store.save_draft(chat.id, f"Draft {HOSTILE}")
     name = f"file{HOSTILE.replace('/', '-')}.txt"
     (tmp_path / name).write_text(f"Content {HOSTILE}", encoding="utf-8")
@@ -122,7 +122,9 @@ def test_no_sequence_of_a_text_reaches_the_terminal(
         assert store.conversation(chat.id).title == f"Title {HOSTILE}"
         sent = store.conversation(2).turns[0].user.content
         assert f"Content {HOSTILE}" in sent, "a file is sent as it is"
-        assert f"Paste {visible(HOSTILE)}␛/quit\n␛␑" in sent, "of a paste what is seen is sent"
+        assert f"Paste {escape_controls(HOSTILE)}␛/quit\n␛␑" in sent, (
+            "of a paste what is seen is sent"
+        )
 
 
 def stored_draft(home: Path) -> str:
@@ -155,7 +157,7 @@ def test_a_sudden_end_loses_a_second_at_most(
 
     with Store(chat_home / "chats.db") as store:
         original, fork = (store.conversation(number) for number in (1, 2))
-        assert original.turns[0].standing is Standing.PINNED
+        assert original.turns[0].standing is ContextPolicy.PINNED
         assert original.turns[0].reply is not None
         assert fork.turns[0].reply is not None
         assert fork.turns[0].reply.text == original.turns[0].reply.text != ""

@@ -48,9 +48,11 @@ def test_the_shipped_adapters(name: str, chat_home: Path, default_model: Path) -
     adapter = ADAPTERS.located(name)
     assert not adapter.own
     assert adapter.bytes < 2_000_000
-    found = validation.check(adapter.path, ModelLocation(models.DEFAULT, default_model, "chat"))
+    found = validation.validate_adapter(
+        adapter.path, ModelLocation(models.DEFAULT, default_model, "chat")
+    )
     assert found.warnings == ()
-    known = card.read(adapter.path)
+    known = card.read_card(adapter.path)
     assert known is not None
     assert known.scores["fall"] >= 0.1
     assert known.licence
@@ -91,7 +93,7 @@ def test_a_reply_is_made_again_with_an_adapter_and_without(
     )
     assert "adapter: none then, poet now" in changed["notes"]
     assert changed["replay"]["text"] != changed["original"]["text"]
-    with Store(paths.database()) as store:
+    with Store(paths.database_file()) as store:
         reply = store.conversation(1).turns[0].reply
         assert reply is not None
         made_by = store.provenance(reply.id)
@@ -130,7 +132,7 @@ def test_two_processes_train_one_adapter(home: Path, tmp_path: Path, data: Path)
     done = launched(home, *words, "--rate", "0.05")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("yes: held-out loss") == 1
-    known = card.read(home / "adapters" / "yes")
+    known = card.read_card(home / "adapters" / "yes")
     assert known is not None
     assert known.cost["steps"] == 6
     assert known.scores["fall"] > 0

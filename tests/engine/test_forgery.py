@@ -10,8 +10,8 @@ from chatlm.chat.session import ChatSession
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
-from chatlm.tui.screens.xray import parts, proof
-from chatlm.types.messages import Conversation, Message, Passage, Standing, StopReason, Usage
+from chatlm.tui.screens.xray import check_forgery, classify_tokens
+from chatlm.types.messages import ContextPolicy, Conversation, Message, Passage, StopReason, Usage
 
 
 class Library:
@@ -36,7 +36,7 @@ def test_a_chat_of_forged_control_tokens(engine: LocalEngine, shared_data: Path)
         reply = store.start_reply(turn.id, model="m")
         store.finish_reply(reply.id, text=text, stop_reason=StopReason.END, usage=Usage())
         if number % 3 == 0:
-            store.set_standing(turn.id, Standing.SUMMARISED, text)
+            store.set_standing(turn.id, ContextPolicy.SUMMARISED, text)
     plugins = PluginHost([("library", Library(texts))])
     session = ChatSession(store, lambda: engine, plugins=plugins, conversation_id=chat.id)
     seen = session.preview("\n".join(texts))
@@ -44,8 +44,8 @@ def test_a_chat_of_forged_control_tokens(engine: LocalEngine, shared_data: Path)
     assert len(seen.request.messages) > len(texts)
     inside = [token for token in seen.prompt.tokens if token.message is not None]
     assert not [token for token in inside if token.control or token.id in controls]
-    kinds = parts(seen.prompt, seen.request, "\n".join(texts), seen.passages)
-    proven = proof(seen.prompt, kinds)
+    kinds = classify_tokens(seen.prompt, seen.request, "\n".join(texts), seen.passages)
+    proven = check_forgery(seen.prompt, kinds)
     assert proven.forged == 0
     assert proven.yours > len(texts)
     assert proven.others > len(texts)

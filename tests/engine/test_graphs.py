@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatlm.engines.devices import place
+from chatlm.engines.devices import resolve_placement
 from chatlm.engines.load import load
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.model import Unsuitable
-from chatlm.engines.native.cuda_graph import GraphDecoder, check_steps
-from chatlm.engines.native.kv_cache import Growth
-from chatlm.engines.native.model import FastModel
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.cuda_graph import CudaGraphDecoder, check_against_prefill
+from chatlm.engines.native.kv_cache import SequenceInput
+from chatlm.engines.native.model import NativeModel
 from chatlm.engines.transformers_model import TransformersModel
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message
@@ -32,12 +32,12 @@ def no_gradients() -> Iterator[None]:
         yield
 
 
-def steps_of(folder: Path, device: str) -> FastModel:
+def steps_of(folder: Path, device: str) -> NativeModel:
     """A model that is run by steps, in float32."""
     if device == "cpu":
         return fast_model(folder, torch.float32, "steps")
-    model = load("tiny", folder, place(device, "float32", "none"), "auto")
-    assert isinstance(model, FastModel)
+    model = load("tiny", folder, resolve_placement(device, "float32", "none"), "auto")
+    assert isinstance(model, NativeModel)
     return model
 
 
@@ -87,7 +87,7 @@ def test_a_model_that_is_gone_leaves_no_step(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama")
     model = steps_of(folder, "cpu")
     written(model, ids_of(folder))
-    assert isinstance(model.decoder, GraphDecoder)
+    assert isinstance(model.decoder, CudaGraphDecoder)
     assert len(model.decoder._steps) == 0
 
 
@@ -96,19 +96,19 @@ def test_steps_that_go_wrong_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     model = steps_of(tiny.save(tmp_path, "llama"), "cpu")
-    check_steps(model)
-    right = GraphDecoder._one
+    check_against_prefill(model)
+    right = CudaGraphDecoder._one
 
     def wrong(
-        self: GraphDecoder, sequence: Growth, token: int, turns: torch.Tensor
+        self: CudaGraphDecoder, sequence: SequenceInput, token: int, turns: torch.Tensor
     ) -> torch.Tensor:
         if broken == "failure":
             raise RuntimeError("operation not permitted when stream is capturing")
         return right(self, sequence, 5, turns)
 
-    monkeypatch.setattr(GraphDecoder, "_one", wrong)
-    with pytest.raises(Unsuitable, match="capturing" if broken == "failure" else "other numbers"):
-        check_steps(model)
+    monkeypatch.setattr(CudaGraphDecoder, "_one", wrong)
+    with pytest.raises(Unsupported, match="capturing" if broken == "failure" else "other numbers"):
+        check_against_prefill(model)
 
 
 @on_cuda
@@ -118,9 +118,9 @@ def test_on_cuda_it_computes_what_transformers_computes(
     tmp_path: Path, variant: str, dtype: str
 ) -> None:
     folder = tiny.save(tmp_path, variant)
-    ids, placement = ids_of(folder), place("cuda", dtype, "none")
+    ids, placement = ids_of(folder), resolve_placement("cuda", dtype, "none")
     fast, plain = (load("tiny", folder, placement, way) for way in ("auto", "off"))
-    assert isinstance(fast, FastModel)
+    assert isinstance(fast, NativeModel)
     assert isinstance(plain, TransformersModel)
     assert fast.about.dtype == f"{dtype} (fast)"
     made, true = read_alone(fast, ids), read_alone(plain, ids).float()
@@ -130,7 +130,7 @@ def test_on_cuda_it_computes_what_transformers_computes(
 
 @on_cuda
 def test_on_cuda_the_real_model_answers(default_model: Path) -> None:
-    engine = LocalEngine("default", default_model, place("cuda", "auto", "none"))
+    engine = LocalEngine("default", default_model, resolve_placement("cuda", "auto", "none"))
     assert engine.info.dtype.endswith("(fast)")
     greedy = Sampling(temperature=0.0, max_tokens=20)
     request = Request((Message("user", "What is the capital of France?"),), greedy)

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from chatlm.engines.devices import place
+from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.prompt_cache import KeyValues, block_ends, extend_each
-from chatlm.engines.stopping import EndTokenStoppingCriteria
+from chatlm.engines.prompt_cache import CachedPrompt, block_ends, decode_batch
+from chatlm.engines.stopping import EosStoppingCriteria
 from chatlm.errors import ContextTooLong, EngineError, ModelError, OutOfMemoryError
-from chatlm.types.events import Delta, EngineEvent, Finished, Fitted, Prefill
+from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason
 from chatlm.types.requests import Request
-from chatlm.types.sampling import DEFAULTS, Sampling
+from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
 CAPITAL = (Message("user", "What is the capital of France?"),)
 STORY = (Message("user", "Write a long story about a lighthouse."),)
@@ -35,7 +35,9 @@ def either(
         assert "fast" in engine.info.dtype
         yield engine
         return
-    slow = LocalEngine("default", default_model, place("cpu", "auto", "none"), fast="off")
+    slow = LocalEngine(
+        "default", default_model, resolve_placement("cpu", "auto", "none"), fast="off"
+    )
     assert "fast" not in slow.info.dtype
     yield slow
     slow.close()
@@ -43,7 +45,7 @@ def either(
 
 def run(engine: LocalEngine, request: Request) -> tuple[str, Finished, list[EngineEvent]]:
     events = list(engine.stream(request))
-    assert isinstance(events[0], Fitted)
+    assert isinstance(events[0], PromptReady)
     assert isinstance(events[-1], Finished)
     text = "".join(event.text for event in events if isinstance(event, Delta))
     return text, events[-1], events
@@ -120,14 +122,14 @@ def test_processor_sees_ids_and_changes_logits(either: LocalEngine) -> None:
 
 
 def test_end_token_sequences(engine: LocalEngine) -> None:
-    criterion = EndTokenStoppingCriteria([(5, 6, 7), (9,)])
+    criterion = EosStoppingCriteria([(5, 6, 7), (9,)])
     rows = torch.tensor([[1, 5, 6, 7], [5, 6, 7, 1], [0, 0, 0, 9]])
     assert criterion(rows, None).tolist() == [True, False, True]
     assert criterion.ending([5, 6, 7]) == (5, 6, 7)
     assert criterion.pending([1, 5, 6]) == 2
-    assert EndTokenStoppingCriteria([])(rows, None).tolist() == [False] * 3
+    assert EosStoppingCriteria([])(rows, None).tolist() == [False] * 3
     with pytest.raises(ValueError, match="at least one"):
-        EndTokenStoppingCriteria([()])
+        EosStoppingCriteria([()])
 
 
 def test_closing_cancels_and_leaves_the_engine_usable(either: LocalEngine) -> None:
@@ -148,7 +150,9 @@ def test_going_on_from_a_prefix(engine: LocalEngine) -> None:
 
 
 def test_context_full(default_model: Path) -> None:
-    small = LocalEngine("small", default_model, place("cpu", "auto", "none"), context=64)
+    small = LocalEngine(
+        "small", default_model, resolve_placement("cpu", "auto", "none"), context=64
+    )
     prompt = small.count_tokens(STORY)
     _, end, _ = run(small, Request(STORY, dataclasses.replace(GREEDY, max_tokens=500)))
     assert end.stop_reason is StopReason.CONTEXT_FULL
@@ -159,7 +163,7 @@ def test_context_full(default_model: Path) -> None:
     short = dataclasses.replace(GREEDY, max_tokens=4)
     _, _, events = run(small, Request((pinned, *old, *CAPITAL), short))
     fitted = events[0]
-    assert isinstance(fitted, Fitted)
+    assert isinstance(fitted, PromptReady)
     assert fitted.left_out == old
     assert fitted.prompt_tokens == small.count_tokens((pinned, *CAPITAL))
 
@@ -192,13 +196,13 @@ def test_a_reused_prefix_gives_the_same_logits(either: LocalEngine) -> None:
     ids = either.tokens.encode([Message("user", "A few words about the sea. " * 80)])
     longer = ids + either.tokens.encode([Message("user", "And about the wind. " * 30)])
     model = either._adapters.model
-    fresh = KeyValues(model)
+    fresh = CachedPrompt(model)
     list(fresh.read(longer))
 
-    reused = KeyValues(model)
+    reused = CachedPrompt(model)
     list(reused.read(ids))
     for token in (1, 2, 3):
-        extend_each(model, [reused], [[token]])
+        decode_batch(model, [reused], [[token]])
     kept = reused.keep(longer)
     assert kept >= 256
     assert list(reused.read(longer))[-1] == len(longer)
@@ -233,11 +237,11 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1")
 
     with monkeypatch.context() as patch:
-        patch.setattr("chatlm.engines.native.model.FastModel.extend", full)
+        patch.setattr("chatlm.engines.native.model.NativeModel.extend", full)
         with pytest.raises(OutOfMemoryError, match="cpu is full") as error:
             run(engine, Request(CAPITAL, GREEDY))
         assert "config set context" in error.value.hint
-        patch.setattr("chatlm.engines.native.model.FastCache.read", full)
+        patch.setattr("chatlm.engines.native.model.NativeCache.read", full)
         with pytest.raises(OutOfMemoryError, match="cpu is full"):
             list(engine.read_ahead(Request(STORY, GREEDY)))
     assert "Paris" in run(engine, Request(CAPITAL, GREEDY))[0]
@@ -245,11 +249,13 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
 
 def test_it_tells_what_it_computes_with_and_what_the_model_asks_for(default_model: Path) -> None:
     suits = Sampling(temperature=0.3)
-    info = LocalEngine("default", default_model, place("cpu", "auto", "none"), suits=suits).info
+    info = LocalEngine(
+        "default", default_model, resolve_placement("cpu", "auto", "none"), suits=suits
+    ).info
     assert info.versions["torch"] == torch.__version__
     assert set(info.versions) == {"torch", "transformers", "tokenizers"}
     assert info.suggested == suits
-    assert info.defaults == suits.over(DEFAULTS)
+    assert info.defaults == suits.over(DEFAULT_SAMPLING)
 
 
 def test_an_unknown_adapter_is_refused(engine: LocalEngine) -> None:
@@ -260,7 +266,10 @@ def test_an_unknown_adapter_is_refused(engine: LocalEngine) -> None:
 def test_alpaca_and_vicuna_formats_stop_where_the_user_would_speak(default_model: Path) -> None:
     for prompt_format in ("alpaca", "vicuna", "chatml"):
         engine = LocalEngine(
-            "default", default_model, place("cpu", "auto", "none"), prompt_format=prompt_format
+            "default",
+            default_model,
+            resolve_placement("cpu", "auto", "none"),
+            prompt_format=prompt_format,
         )
         text, _, _ = run(engine, Request(CAPITAL, GREEDY))
         assert "Paris" in text, prompt_format
@@ -270,7 +279,7 @@ def test_alpaca_and_vicuna_formats_stop_where_the_user_would_speak(default_model
 def test_folder_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
     with pytest.raises(ModelError, match="cannot be loaded") as error:
-        LocalEngine("broken", tmp_path, place("cpu", "auto", "none"))
+        LocalEngine("broken", tmp_path, resolve_placement("cpu", "auto", "none"))
     assert "verify" in error.value.hint
 
 
@@ -280,14 +289,14 @@ def test_folder_that_is_no_model(tmp_path: Path) -> None:
 )
 def test_placement_that_this_machine_cannot_give(device: str, quantize: str, hint: str) -> None:
     with pytest.raises(ModelError, match="no device") as error:
-        place(device, "auto", quantize)
+        resolve_placement(device, "auto", quantize)
     assert hint in error.value.hint
 
 
 def test_quantized_weights_without_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match="bitsandbytes") as error:
-        place("cpu", "auto", "4bit")
+        resolve_placement("cpu", "auto", "4bit")
     assert "chatlm[quantize]" in error.value.hint
 
 

@@ -16,9 +16,9 @@ from tokenizers.models import BPE
 
 from chatlm.engines import generation_state
 from chatlm.engines.batching import stream_many
-from chatlm.engines.detokenizer import bytes_of
-from chatlm.engines.devices import place
-from chatlm.engines.generation_state import likeliest
+from chatlm.engines.detokenizer import make_token_bytes
+from chatlm.engines.devices import resolve_placement
+from chatlm.engines.generation_state import top_token_ids
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.types.events import Delta, EngineEvent, Finished, TokenLogprob
 from chatlm.types.messages import Message, StopReason
@@ -37,7 +37,9 @@ WAYS = {"transformers": ("float32", "off"), "fast": ("bfloat16", "bf16"), "int8"
 @pytest.fixture(scope="module", params=WAYS)
 def each_way(request: pytest.FixtureRequest, default_model: Path) -> Iterator[tuple[str, Any]]:
     dtype, fast = WAYS[request.param]
-    with closing(LocalEngine("m", default_model, place("cpu", dtype, "none"), fast=fast)) as engine:
+    with closing(
+        LocalEngine("m", default_model, resolve_placement("cpu", dtype, "none"), fast=fast)
+    ) as engine:
         assert ("fast" in engine.info.dtype) is (request.param != "transformers")
         yield request.param, engine
 
@@ -207,14 +209,14 @@ def test_half_a_character_is_told_with_its_other_half(engine: LocalEngine) -> No
 
 def test_of_equal_ones_the_first_is_the_likeliest() -> None:
     row = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0, 2.0])
-    assert likeliest(row, 4) == [1, 3, 2, 4]
-    assert likeliest(row, 20) == [1, 3, 2, 4, 5, 0]
-    assert likeliest(row, 0) == []
+    assert top_token_ids(row, 4) == [1, 3, 2, 4]
+    assert top_token_ids(row, 20) == [1, 3, 2, 4, 5, 0]
+    assert top_token_ids(row, 0) == []
 
 
 def test_every_token_is_spelled_as_the_tokenizer_decodes_it(engine: LocalEngine) -> None:
     backend = Tokenizer.from_str(engine.tokens._backend.to_str())
-    spelled = bytes_of(backend)
+    spelled = make_token_bytes(backend)
     for number in range(backend.get_vocab_size()):
         alone = backend.decode([number], skip_special_tokens=False)
         assert spelled(number).decode("utf-8", "replace") == alone
@@ -234,5 +236,5 @@ def test_a_vocabulary_of_text_with_bytes_beside_is_spelled_too() -> None:
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )
-    spelled = bytes_of(backend)
+    spelled = make_token_bytes(backend)
     assert b"".join(map(spelled, backend.encode("▁hi▁é").ids)) == " hi é".encode()

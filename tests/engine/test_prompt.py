@@ -19,10 +19,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from chatlm.engines import prompt_encoder
 from chatlm.engines.chat_formats import Span
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.native.model import FastCache
-from chatlm.engines.prompt_encoder import PromptTokenizer, costs
+from chatlm.engines.native.model import NativeCache
+from chatlm.engines.prompt_encoder import PromptEncoder, count_message_tokens
 from chatlm.errors import ContextTooLong
-from chatlm.types.events import Delta, Fitted
+from chatlm.types.events import Delta, PromptReady
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 from chatlm.types.sampling import Sampling
@@ -42,12 +42,12 @@ FAMILY = "👩‍👩‍👧"
 
 
 @pytest.fixture(scope="module", params=FORMATS)
-def tokens(request: pytest.FixtureRequest, default_model: Path) -> PromptTokenizer:
-    return PromptTokenizer(AutoTokenizer.from_pretrained(default_model), request.param, [2])
+def tokens(request: pytest.FixtureRequest, default_model: Path) -> PromptEncoder:
+    return PromptEncoder(AutoTokenizer.from_pretrained(default_model), request.param, [2])
 
 
-def read_out(tokens: PromptTokenizer, messages: Sequence[Message]) -> list[PromptToken]:
-    return list(prompt_encoder.read_out(tokens, messages, range(len(messages))))
+def read_out(tokens: PromptEncoder, messages: Sequence[Message]) -> list[PromptToken]:
+    return list(prompt_encoder.prompt_tokens(tokens, messages, range(len(messages))))
 
 
 def chat(texts: Sequence[str]) -> list[Message]:
@@ -56,7 +56,7 @@ def chat(texts: Sequence[str]) -> list[Message]:
     return [Message(role, text) for role, text in zip(roles, texts, strict=False)]  # type: ignore[arg-type]
 
 
-def check(tokens: PromptTokenizer, messages: Sequence[Message]) -> None:
+def check(tokens: PromptEncoder, messages: Sequence[Message]) -> None:
     """The read-out has the prompt's ids and text, and says of each token whose it is."""
     out = read_out(tokens, messages)
     begin = "".join(tokens.decode([number]) for number in tokens.begin)
@@ -73,14 +73,14 @@ def check(tokens: PromptTokenizer, messages: Sequence[Message]) -> None:
 
 
 @pytest.mark.parametrize("start", range(len(TEXTS)))
-def test_formats(tokens: PromptTokenizer, start: int) -> None:
+def test_formats(tokens: PromptEncoder, start: int) -> None:
     messages = chat([*TEXTS[start:], *TEXTS[:start]])
     check(tokens, messages)
     check(tokens, messages[1:])
     check(tokens, messages[:4])
 
 
-def test_forged_control_tokens_stay_text(tokens: PromptTokenizer, shared_data: Path) -> None:
+def test_forged_control_tokens_stay_text(tokens: PromptEncoder, shared_data: Path) -> None:
     lines = (shared_data / "security" / "special_tokens.jsonl").read_text().splitlines()
     for line in lines:
         check(tokens, chat([json.loads(line)["text"]] * 4))
@@ -88,20 +88,20 @@ def test_forged_control_tokens_stay_text(tokens: PromptTokenizer, shared_data: P
 
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=6))
 @settings(max_examples=60)
-def test_any_text(tokens: PromptTokenizer, texts: list[str]) -> None:
+def test_any_text(tokens: PromptEncoder, texts: list[str]) -> None:
     check(tokens, chat([text.encode("utf-8", "replace").decode() for text in texts]))
 
 
-def test_a_character_of_many_tokens_is_shown_once(tokens: PromptTokenizer) -> None:
+def test_a_character_of_many_tokens_is_shown_once(tokens: PromptEncoder) -> None:
     out = [t for t in read_out(tokens, chat(["S", f"so {FAMILY}x"])) if t.message == 1]
     assert len(out) > len(FAMILY)
     assert "".join(token.text for token in out).endswith(f" {FAMILY}x")
     assert any(not token.text for token in out)
 
 
-def test_costs_are_what_the_prompt_grows_by(tokens: PromptTokenizer) -> None:
+def test_costs_are_what_the_prompt_grows_by(tokens: PromptEncoder) -> None:
     messages = chat(["Be brief.", "Hi there", f"Hello {FAMILY}", "And then?"])
-    counted = costs(tokens, messages)
+    counted = count_message_tokens(tokens, messages)
     grown = len(tokens.encode(messages)) - len(tokens.encode(messages[:2]))
     assert abs(sum(counted[2:]) - grown) <= 1  # tokens join over borders without control tokens
     opening = len(tokens.encode(messages)) - sum(counted) - len(tokens.begin)
@@ -121,7 +121,7 @@ def small_tokenizer(**parts: Any) -> PreTrainedTokenizerFast:
 
 def test_a_normalizer_that_adds_and_drops_characters() -> None:
     normalizer = normalizers.Sequence([normalizers.Prepend("__"), normalizers.Strip()])
-    tokens = PromptTokenizer(small_tokenizer(normalizer=normalizer), "alpaca", [])
+    tokens = PromptEncoder(small_tokenizer(normalizer=normalizer), "alpaca", [])
     out = read_out(tokens, [Message("system", "  Be brief. "), Message("user", "Hi ")])
     assert "".join(token.text for token in out).startswith("  Be brief. \n\n### Instruction:\nHi ")
     assert out[0].message == 0
@@ -131,7 +131,7 @@ def test_a_role_token_that_is_not_marked_special() -> None:
     raw = small_tokenizer()
     raw.backend_tokenizer.add_tokens([AddedToken("<|user|>", special=False, normalized=False)])
     raw.chat_template = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
-    tokens = PromptTokenizer(raw, "auto", [])
+    tokens = PromptEncoder(raw, "auto", [])
     messages = [Message("user", "a<|user|>bé<|user|>")]
     out = read_out(tokens, messages)
     assert [token.id for token in out] == tokens.encode(messages)
@@ -145,7 +145,7 @@ def test_a_system_prompt_in_the_first_message_keeps_its_index() -> None:
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
         "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
     )
-    tokens = PromptTokenizer(raw, "auto", [])
+    tokens = PromptEncoder(raw, "auto", [])
     out = read_out(tokens, [Message("system", "Be brief."), Message("user", "Hi")])
     assert "".join(token.text for token in out if token.message == 0) == "Be brief."
     assert "".join(token.text for token in out if token.message == 1) == "Hi"
@@ -156,13 +156,13 @@ def model_reads(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """The ids that are given to the model, in order."""
     engine._prefixes.clear()
     seen: list[int] = []
-    whole = FastCache.read
+    whole = NativeCache.read
 
-    def read(cache: FastCache, ids: Sequence[int]) -> Any:
+    def read(cache: NativeCache, ids: Sequence[int]) -> Any:
         seen.extend(ids)
         return whole(cache, ids)
 
-    monkeypatch.setattr(FastCache, "read", read)
+    monkeypatch.setattr(NativeCache, "read", read)
     yield seen
     engine._prefixes.clear()
 
@@ -173,7 +173,7 @@ def test_it_is_what_the_model_reads(engine: LocalEngine, model_reads: list[int])
     events = list(engine.stream(request))
     assert [token.id for token in prompt.tokens] == model_reads
     fitted = events[0]
-    assert isinstance(fitted, Fitted)
+    assert isinstance(fitted, PromptReady)
     assert (fitted.prompt_tokens, fitted.prompt_hash) == (len(model_reads), prompt.hash)
     assert prompt.hash == prompt_hash(model_reads)
 

@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from chatlm.engines.batching import open_batch, stream_many
-from chatlm.engines.devices import place
+from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.native.c_decoder import Decoder
-from chatlm.engines.native.kv_cache import Growth, Memory
-from chatlm.engines.native.model import FastModel
-from chatlm.engines.native.quantization import Format
+from chatlm.engines.native.c_decoder import CDecoder
+from chatlm.engines.native.kv_cache import KVCache, SequenceInput
+from chatlm.engines.native.model import NativeModel
+from chatlm.engines.native.quantization import WeightFormat
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.engines.speculative import LONGEST, RUN, PromptLookup
+from chatlm.engines.speculative import MAX_DRAFT_TOKENS, NGRAM_SIZE, PromptLookup
 from chatlm.errors import ContextTooLong, OutOfMemoryError
 from chatlm.types.engine import Batch
-from chatlm.types.events import Delta, EngineEvent, Finished, Fitted
+from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Message, StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
@@ -50,12 +50,12 @@ def no_gradients() -> Iterator[None]:
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
 def test_no_number_depends_on_what_else_is_decoded(
-    tmp_path: Path, variant: str, form: Format
+    tmp_path: Path, variant: str, form: WeightFormat
 ) -> None:
     folder = tiny.save(tmp_path / "model", variant)
     model = fast_model(folder, torch.bfloat16, form)
     decoder = model.decoder
-    assert isinstance(decoder, Decoder)
+    assert isinstance(decoder, CDecoder)
     adapted = model.adapted(
         adapter_files.save(tmp_path / "adapter", folder, strength=0.5, target_modules=["v_proj"])
     )
@@ -64,13 +64,13 @@ def test_no_number_depends_on_what_else_is_decoded(
     # first three cross the border of a chunk
     cases = [(60, 7, False), (62, 3, True), (127, 2, False), (0, 1, True), (140, 1, False)]
 
-    def begun(length: int, lora: bool) -> Growth:
+    def begun(length: int, lora: bool) -> SequenceInput:
         cache = (adapted if lora else model).new_cache()
         if length:
             cache.read(ids[:length])
         return cache.growth([])
 
-    def alone(length: int, count: int, lora: bool) -> tuple[torch.Tensor, Memory]:
+    def alone(length: int, count: int, lora: bool) -> tuple[torch.Tensor, KVCache]:
         growth = begun(length, lora)
         rows = [
             decoder.decode([dataclasses.replace(growth, tokens=[token])], turns)
@@ -92,7 +92,7 @@ def test_no_number_depends_on_what_else_is_decoded(
 
 
 def test_a_guess_is_what_followed_the_longest_same_text() -> None:
-    assert RUN == 3
+    assert NGRAM_SIZE == 3
     lookup = PromptLookup([9, 1, 2, 3, 50, 51, 8, 1, 2, 3, 60, 61, 62])
     assert lookup.guess(5) == []
     for token in (9, 1):
@@ -117,13 +117,13 @@ def written(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
 def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gets how many tokens each call added, from now on."""
     counts: list[int] = []
-    extend = FastModel.extend
+    extend = NativeModel.extend
 
-    def counted(self: FastModel, caches: Any, ids: Any) -> torch.Tensor:
+    def counted(self: NativeModel, caches: Any, ids: Any) -> torch.Tensor:
         counts.append(sum(map(len, ids)))
         return extend(self, caches, ids)
 
-    monkeypatch.setattr(FastModel, "extend", counted)
+    monkeypatch.setattr(NativeModel, "extend", counted)
     return counts
 
 
@@ -170,7 +170,7 @@ def test_copied_text_takes_fewer_calls_and_new_text_few_vain_ones(
     calls = calls_of(monkeypatch)
     _, end = written(engine, Request((COPY,), GREEDY))
     assert len(calls) < end.usage.completion_tokens / 2
-    assert max(calls) <= LONGEST + 1
+    assert max(calls) <= MAX_DRAFT_TOKENS + 1
     calls.clear()
     _, end = written(engine, Request((STORY,), dataclasses.replace(GREEDY, max_tokens=200)))
     cost = sum(1 + 0.4 * (count - 1) for count in calls)  # of a call, beside one of one token
@@ -220,7 +220,7 @@ def test_many_replies_at_once_are_those_that_come_one_by_one(
 ) -> None:
     adapter = adapter_files.save(tmp_path / "poet", default_model, strength=0.05)
     engine = LocalEngine(
-        "default", default_model, place("cpu", "auto", "none"), fast=fast,
+        "default", default_model, resolve_placement("cpu", "auto", "none"), fast=fast,
         find_adapter=lambda name: adapter,
     )  # fmt: skip
     all_of_them = requests()
@@ -231,7 +231,7 @@ def test_many_replies_at_once_are_those_that_come_one_by_one(
     assert sorted(found) == list(range(len(all_of_them)))
     for number, request in enumerate(all_of_them):
         events = found[number]
-        assert isinstance(events[0], Fitted)
+        assert isinstance(events[0], PromptReady)
         assert isinstance(events[-1], Finished)
         text, end = written(engine, request)
         assert text_of(events) == text
@@ -275,7 +275,9 @@ def stepped(batch: Batch, found: dict[int, list[Any]], until: Callable[[], bool]
 
 @pytest.mark.parametrize("fast", ["auto", "off"])
 def test_requests_come_and_go_while_others_are_answered(default_model: Path, fast: str) -> None:
-    engine = LocalEngine("default", default_model, place("cpu", "auto", "none"), fast=fast)
+    engine = LocalEngine(
+        "default", default_model, resolve_placement("cpu", "auto", "none"), fast=fast
+    )
     first, second, third = (
         Request((Message("user", text),), dataclasses.replace(GREEDY, max_tokens=14))
         for text in ("Write a long story about a lighthouse.", "Say lamp.", "Count to ten.")
@@ -322,7 +324,7 @@ def test_what_a_batch_has_read_is_not_read_again(engine: LocalEngine) -> None:
         said = Message("assistant", text_of(found[number]))
         longer = (*messages, said, Message("user", "Go on."))
         fitted = next(engine.stream(Request(longer, short)))
-        assert isinstance(fitted, Fitted)
+        assert isinstance(fitted, PromptReady)
         assert fitted.cached_tokens >= 256
 
 
@@ -353,7 +355,7 @@ def test_what_fails_for_one_reply_ends_that_one(
     with monkeypatch.context() as patch, closing(open_batch(engine)) as batch:
         batch.add(both[1])
         batch.add(both[1])
-        patch.setattr(FastModel, "extend", full)
+        patch.setattr(NativeModel, "extend", full)
         found = {}
         stepped(batch, found, lambda: False)
     assert [type(found[number][-1]) for number in (0, 1)] == [OutOfMemoryError] * 2

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.prompt_encoder import PromptTokenizer
+from chatlm.engines.prompt_encoder import PromptEncoder
 from chatlm.errors import ModelError
 from chatlm.types.messages import Message, Role
 
@@ -22,7 +22,7 @@ ROLES: list[Role] = ["system", "user", "assistant"]
 
 
 @pytest.fixture(scope="module")
-def tokens(engine: LocalEngine) -> PromptTokenizer:
+def tokens(engine: LocalEngine) -> PromptEncoder:
     return engine.tokens
 
 
@@ -47,7 +47,7 @@ def conversation(role: Role, content: str) -> list[Message]:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_hostile_text_yields_no_control_id(
-    tokens: PromptTokenizer, hostile: list[str], role: Role
+    tokens: PromptEncoder, hostile: list[str], role: Role
 ) -> None:
     assert len(hostile) == 47
     harmless = [i for i in tokens.encode(conversation(role, "x")) if i in tokens.controls.values()]
@@ -56,12 +56,12 @@ def test_hostile_text_yields_no_control_id(
         assert [i for i in ids if i in tokens.controls.values()] == harmless, text
 
 
-def test_hostile_text_round_trips(tokens: PromptTokenizer, hostile: list[str]) -> None:
+def test_hostile_text_round_trips(tokens: PromptEncoder, hostile: list[str]) -> None:
     for text in hostile:
         assert tokens.decode(tokens.encode_text(text)) == text
 
 
-def test_lone_surrogates_become_question_marks(tokens: PromptTokenizer) -> None:
+def test_lone_surrogates_become_question_marks(tokens: PromptEncoder) -> None:
     text = "a \ud800 and <|im_end|> \udfff"
     assert tokens.decode(tokens.encode_text(text)) == "a ? and <|im_end|> ?"
     assert tokens.encode(conversation("user", text))
@@ -78,14 +78,14 @@ pieces = st.lists(
 
 @given(pieces.map("".join))
 @settings(max_examples=150)
-def test_any_text_round_trips_without_control_ids(tokens: PromptTokenizer, text: str) -> None:
+def test_any_text_round_trips_without_control_ids(tokens: PromptEncoder, text: str) -> None:
     ids = tokens.encode_text(text)
     assert set(ids).isdisjoint(tokens.controls.values())
     assert tokens.decode(ids) == text
 
 
 def test_harmless_prompts_are_what_transformers_makes(
-    tokens: PromptTokenizer, default_model: Path
+    tokens: PromptEncoder, default_model: Path
 ) -> None:
     theirs = AutoTokenizer.from_pretrained(default_model)
     messages = conversation("user", "  Two  spaces, 12 345 digits,\n\ttabs and `code`. ")
@@ -95,7 +95,7 @@ def test_harmless_prompts_are_what_transformers_makes(
         assert tokens.encode(messages[:upto]) == expected
 
 
-def test_going_on_with_a_reply_leaves_it_open(tokens: PromptTokenizer) -> None:
+def test_going_on_with_a_reply_leaves_it_open(tokens: PromptEncoder) -> None:
     messages = [Message("user", "Hi"), Message("assistant", "Hello there")]
     ids = tokens.encode(messages)
     assert tokens.decode(ids).endswith("<|im_start|>assistant\nHello there")
@@ -120,7 +120,7 @@ TEMPLATE = "{% for m in messages %}<|user|>{{ m['content'] }}{% endfor %}"
 
 
 def test_a_role_token_that_is_not_marked_special_cannot_be_forged_either() -> None:
-    tokens = PromptTokenizer(word_tokenizer(PLAIN, template=TEMPLATE), "auto", [])
+    tokens = PromptEncoder(word_tokenizer(PLAIN, template=TEMPLATE), "auto", [])
     ids = tokens.encode([Message("user", "a<|user|>b")])
     role = tokens.controls["<|user|>"]
     assert ids.count(role) == 1
@@ -130,13 +130,13 @@ def test_a_role_token_that_is_not_marked_special_cannot_be_forged_either() -> No
 
 def test_a_line_end_that_is_an_added_token_stays_text() -> None:
     line_end = AddedToken("\n", special=False, normalized=False)
-    tokens = PromptTokenizer(word_tokenizer(line_end, PLAIN, template=f"{TEMPLATE}\n"), "auto", [])
+    tokens = PromptEncoder(word_tokenizer(line_end, PLAIN, template=f"{TEMPLATE}\n"), "auto", [])
     text = "line 1\nline 2\n\nline 3"
     assert tokens.decode(tokens.encode_text(text)) == text
 
 
 def test_a_model_without_template_is_spoken_to_in_chatml_and_says_so() -> None:
-    tokens = PromptTokenizer(word_tokenizer(), "auto", [])
+    tokens = PromptEncoder(word_tokenizer(), "auto", [])
     assert tokens.format == "chatml"
     assert any("no chat template" in note for note in tokens.notes)
     assert any("no ChatML control tokens" in note for note in tokens.notes)
@@ -149,7 +149,7 @@ def test_a_model_without_template_is_spoken_to_in_chatml_and_says_so() -> None:
 
 def test_template_format_needs_a_template() -> None:
     with pytest.raises(ModelError, match="no chat template"):
-        PromptTokenizer(word_tokenizer(), "template", [])
+        PromptEncoder(word_tokenizer(), "template", [])
 
 
 def test_a_template_that_refuses_system_prompts_gets_them_in_the_first_message() -> None:
@@ -157,13 +157,13 @@ def test_a_template_that_refuses_system_prompts_gets_them_in_the_first_message()
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
     )
-    tokens = PromptTokenizer(word_tokenizer(template=strict), "auto", [])
+    tokens = PromptEncoder(word_tokenizer(template=strict), "auto", [])
     prompt = tokens.encode([Message("system", "Be brief."), Message("user", "Hi")])
     assert tokens.decode(prompt) == "[user]Be brief.\n\nHi"
 
 
 def test_a_template_that_refuses_everything_is_an_error_with_a_next_step() -> None:
-    tokens = PromptTokenizer(word_tokenizer(template="{{ raise_exception('never') }}"), "auto", [])
+    tokens = PromptEncoder(word_tokenizer(template="{{ raise_exception('never') }}"), "auto", [])
     with pytest.raises(ModelError, match="refuses") as error:
         tokens.encode([Message("user", "Hi")])
     assert "prompt_format" in error.value.hint
@@ -179,14 +179,14 @@ CHARACTERS = [
 
 
 @pytest.mark.parametrize("text", CHARACTERS)
-def test_streamed_text_never_shows_half_a_character(tokens: PromptTokenizer, text: str) -> None:
+def test_streamed_text_never_shows_half_a_character(tokens: PromptEncoder, text: str) -> None:
     stream = tokens.detokenizer()
     shown = [stream.feed(token) for token in tokens.encode_text(text)]
     assert not any("\ufffd" in piece for piece in shown)
     assert "".join(shown) + stream.flush() == text
 
 
-def test_an_unfinished_character_is_dropped_at_the_end(tokens: PromptTokenizer) -> None:
+def test_an_unfinished_character_is_dropped_at_the_end(tokens: PromptEncoder) -> None:
     ids = tokens.encode_text("ok 🦙")
     stream = tokens.detokenizer()
     text = "".join(stream.feed(token) for token in ids[:-1]) + stream.flush()

@@ -13,16 +13,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from chatlm.engines.devices import Placement, place
+from chatlm.engines.devices import Placement, resolve_placement
 from chatlm.engines.load import load
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.model import Unsuitable
+from chatlm.engines.model import Unsupported
 from chatlm.engines.native import compiler
-from chatlm.engines.native.c_decoder import Decoder, Kernel
-from chatlm.engines.native.compiler import NoKernel, kernel_library
-from chatlm.engines.native.model import FastModel
-from chatlm.engines.native.torch_decoder import PlainDecoder
-from chatlm.engines.tokenizer import PlainTokenizer
+from chatlm.engines.native.c_decoder import CDecoder, Kernel
+from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
+from chatlm.engines.native.model import NativeModel
+from chatlm.engines.native.torch_decoder import TorchDecoder
+from chatlm.engines.tokenizer import JsonTokenizer
 from chatlm.engines.transformers_model import TransformersModel
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message
@@ -46,7 +46,7 @@ CPU = Placement({"": "cpu"}, torch.bfloat16)
 def test_the_way_is_named(tmp_path: Path, fast: str, label: str) -> None:
     model = load("tiny", tiny.save(tmp_path, "llama"), CPU, fast)
     assert model.about.dtype == label
-    assert isinstance(model, TransformersModel if fast == "off" else FastModel)
+    assert isinstance(model, TransformersModel if fast == "off" else NativeModel)
     assert (model.about.device, model.about.context, model.about.notes) == ("cpu", 512, ())
 
 
@@ -55,7 +55,10 @@ def test_numbers_that_the_person_chose_are_taken_at_their_word(tmp_path: Path) -
     asked = Placement({"": "cpu"}, torch.float32, asked=True)
     assert load("tiny", folder, asked, "auto").about.dtype == "float32"
     assert load("tiny", folder, asked, "int8").about.dtype == "int8 (fast)"
-    assert load("tiny", folder, place("cpu", "float16", "none"), "auto").about.dtype == "float16"
+    assert (
+        load("tiny", folder, resolve_placement("cpu", "float16", "none"), "auto").about.dtype
+        == "float16"
+    )
 
 
 def test_what_cannot_be_run_fast_is_run_all_the_same(tmp_path: Path) -> None:
@@ -83,8 +86,8 @@ def test_without_a_compiler_torch_writes_and_the_person_is_told(
     events = engine.stream(Request((Message("user", "What is the capital of France?"),), greedy))
     assert "Paris" in "".join(event.text for event in events if isinstance(event, Delta))
     model = engine._adapters.model
-    assert isinstance(model, FastModel)
-    assert isinstance(model.decoder, PlainDecoder)
+    assert isinstance(model, NativeModel)
+    assert isinstance(model.decoder, TorchDecoder)
     engine.close()
 
 
@@ -95,12 +98,12 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
     broken.write_text("#!/bin/sh\necho 'kernel.c:1: error: no such thing' >&2\nexit 3\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
-    with pytest.raises(NoKernel, match="error: no such thing"):
+    with pytest.raises(KernelUnavailable, match="error: no such thing"):
         kernel_library(float32=False)
     assert list((home / "kernels").iterdir()) == []
     broken.write_text("#!/bin/sh\nexec sleep 60\n")
-    monkeypatch.setattr(compiler, "LONGEST", 0.2)
-    with pytest.raises(NoKernel, match="took more than"):
+    monkeypatch.setattr(compiler, "COMPILE_TIMEOUT", 0.2)
+    with pytest.raises(KernelUnavailable, match="took more than"):
         kernel_library(float32=False)
     assert list((home / "kernels").iterdir()) == []
 
@@ -108,7 +111,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
 def test_a_library_that_cannot_be_loaded_is_no_kernel(home: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "decode.so"
     damaged.write_bytes(b"not machine code")
-    with pytest.raises(NoKernel, match="cannot be loaded"):
+    with pytest.raises(KernelUnavailable, match="cannot be loaded"):
         Kernel(damaged, torch.bfloat16)
 
 
@@ -128,10 +131,10 @@ CHILD = """
 import sys
 from pathlib import Path
 import torch
-from chatlm.engines.native.c_decoder import Decoder, Kernel
-from chatlm.engines.native.lora import LowRank
-from chatlm.engines.native.model import AdaptedModel, FastModel
-from chatlm.engines.native.architectures.llama import read_shape
+from chatlm.engines.native.c_decoder import CDecoder, Kernel
+from chatlm.engines.native.lora import LoraPair
+from chatlm.engines.native.model import NativeAdaptedModel, NativeModel
+from chatlm.engines.native.architectures.llama import read_config
 from chatlm.engines.native.weights import read_weights
 def additions(weights, rank):
     names = ("query", "key", "value", "output", "gate", "up", "down")
@@ -196,11 +199,11 @@ def test_closed_decoders_leave_no_threads(tmp_path: Path) -> None:
     if not tasks.is_dir():
         pytest.skip("threads are counted in /proc")
     model = load("tiny", tiny.save(tmp_path, "llama"), CPU, "int8")
-    assert isinstance(model, FastModel)
+    assert isinstance(model, NativeModel)
     kernel = Kernel(kernel_library(float32=False), torch.bfloat16)
     before = len(list(tasks.iterdir()))
     for _ in range(10):
-        Decoder(kernel, model.shape, model.weights, "int8", 4).close()
+        CDecoder(kernel, model.shape, model.weights, "int8", 4).close()
     assert len(list(tasks.iterdir())) < before + 10  # others than the 30 helpers come and go
 
 
@@ -217,7 +220,7 @@ CHATS = [
 
 
 def test_the_plain_tokenizer_writes_what_transformers_writes(default_model: Path) -> None:
-    plain, theirs = PlainTokenizer(default_model), AutoTokenizer.from_pretrained(default_model)
+    plain, theirs = JsonTokenizer(default_model), AutoTokenizer.from_pretrained(default_model)
     assert (plain.eos_token, plain.eos_token_id) == (theirs.eos_token, theirs.eos_token_id)
     for text in (
         "",
@@ -261,8 +264,8 @@ def test_a_tokenizer_that_asks_for_more_is_left_to_transformers(
     if isinstance(changes, dict):
         changes = json.dumps({**json.loads((tmp_path / file).read_text()), **changes})
     (tmp_path / file).write_text(str(changes))
-    with pytest.raises(Unsuitable, match=reason):
-        PlainTokenizer(tmp_path)
+    with pytest.raises(Unsupported, match=reason):
+        JsonTokenizer(tmp_path)
 
 
 def test_the_default_model_answers_without_transformers(

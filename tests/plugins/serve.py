@@ -12,13 +12,13 @@ from http.client import HTTPConnection
 from typing import Any
 
 from chatlm import Engine, EngineEvent, Request
-from chatlm.chat.side_chats import OwnSideChats
+from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.events import Delta
-from chatlm_serve.api import Api, Server
-from chatlm_serve.http_guard import bound
+from chatlm_serve.api import Api, ApiServer
+from chatlm_serve.http_guard import bind_socket
 
 MODEL = "scripted"
 
@@ -45,7 +45,7 @@ class Echo(ScriptedEngine):
             yield event
 
 
-class _InAThread(Server):
+class _InAThread(ApiServer):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Only a main thread gets any."""
@@ -68,8 +68,8 @@ def serving(
         The address, without a path.
     """
     host = plugins or PluginHost()
-    chats = OwnSideChats(Config(), host, lambda m, r: engine, lambda w: None)
-    with bound("127.0.0.1", 0) as listener, chats:
+    chats = InMemorySideChats(Config(), host, lambda m, r: engine, lambda w: None)
+    with bind_socket("127.0.0.1", 0) as listener, chats:
         server = _InAThread(Api(chats, queue, at_once), loopback=loopback, token=token)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         port = listener.getsockname()[1]

@@ -94,7 +94,7 @@ def test_bad_input_is_told(home: Path, arguments: tuple[str, ...], what: str) ->
 
 
 def test_export(home: Path, tmp_path: Path) -> None:
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         played(store, *two(store), Verdict.LEFT)
     (row,) = json_lines(chatlm("arena", "export").stdout)
     assert list(row) == ["messages"]
@@ -108,12 +108,12 @@ def test_export(home: Path, tmp_path: Path) -> None:
 def test_what_is_exported_can_be_trained_from(home: Path, tmp_path: Path) -> None:
     from chatlm_lora import dataset
 
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         hot, cold = two(store)
         for _ in range(3):
             played(store, hot, cold, Verdict.LEFT)
         played(store, hot, cold, Verdict.RIGHT)
     path = tmp_path / "better.jsonl"
     chatlm("arena", "export", "--to", str(path))
-    data = dataset.read(path, seed=0, share=0.5)
+    data = dataset.read_dataset(path, seed=0, share=0.5)
     assert data.train[0][-1].role == "assistant"

@@ -9,15 +9,15 @@ import pytest
 
 import chatlm_arena.plugin
 from chatlm import Conversation, Reply, Sampling, Setup, StopReason, Turn, UsageError
-from chatlm.chat.side_chats import OwnSideChats
+from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
-from chatlm.testing import screen
+from chatlm.testing import scripted_screen
 from chatlm.types.messages import Message
 from chatlm_arena import golden
 from chatlm_arena.contestants import Contestant
-from chatlm_arena.golden import Golden
+from chatlm_arena.golden import GoldenChat
 from chatlm_arena.store import store as store_module
 from tests.plugins.arena import chatlm
 
@@ -32,34 +32,34 @@ def chat(*pairs: tuple[str, str], reason: StopReason | None = StopReason.END) ->
 
 def test_a_turn_with_what_was_said_before() -> None:
     whole = chat(("One?", "1."), ("Two?", "2."), ("Three?", "3."))
-    marked = golden.golden_of("count", whole, whole.turns[1])
-    assert marked == Golden("count", (("One?", "1."),), "Two?", "2.", 7)
-    assert Golden.from_dict(marked.to_dict()) == marked
+    marked = golden.golden_from_turn("count", whole, whole.turns[1])
+    assert marked == GoldenChat("count", (("One?", "1."),), "Two?", "2.", 7)
+    assert GoldenChat.from_dict(marked.to_dict()) == marked
 
 
 @pytest.mark.parametrize("reason", [None, StopReason.CANCELLED, StopReason.ERROR])
 def test_only_a_whole_reply_is_golden(reason: StopReason | None) -> None:
     half = chat(("One?", "1"), reason=reason)
     with pytest.raises(UsageError, match="no whole reply"):
-        golden.golden_of("x", half, half.turns[0])
+        golden.golden_from_turn("x", half, half.turns[0])
 
 
 def test_asked_again() -> None:
     engine = ScriptedEngine("2.", "two it is")
-    chats = OwnSideChats(Config(), PluginHost(), lambda m, r: engine, lambda w: None)
-    one = Golden("a", (("One?", "1."),), "Two?", "2.", 7)
-    same, other = golden.check(chats, Contestant(1, "x", Setup()), [one, one])
+    chats = InMemorySideChats(Config(), PluginHost(), lambda m, r: engine, lambda w: None)
+    one = GoldenChat("a", (("One?", "1."),), "Two?", "2.", 7)
+    same, other = golden.check_goldens(chats, Contestant(1, "x", Setup()), [one, one])
     assert same.passes(1)
     assert not other.passes(1)
     assert other.passes(0)
     assert [m.content for m in engine.requests[0].messages] == ["One?", "1.", "Two?"]
     assert engine.requests[0].sampling.seed == 7
     with pytest.raises(UsageError, match="cannot play"):
-        list(golden.check(chats, Contestant(1, "x"), [one]))
+        list(golden.check_goldens(chats, Contestant(1, "x"), [one]))
 
 
 async def test_marked_in_the_chat(home: Path) -> None:
-    async with screen(chatlm_arena.plugin, replies=["Paris."]) as shown:
+    async with scripted_screen(chatlm_arena.plugin, replies=["Paris."]) as shown:
         await shown.type("/arena golden early")
         await shown.type("What is the capital of France?")
         await shown.type("/arena golden capital")
@@ -67,7 +67,7 @@ async def test_marked_in_the_chat(home: Path) -> None:
         assert any("There is no reply yet" in notice for notice in shown.notices)
         assert any("capital already" in notice for notice in shown.notices)
         assert shown.faults == []
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         (kept,) = store.goldens()
         assert (kept.prompt, kept.expected) == ("What is the capital of France?", "Paris.")
         store.remove_golden("capital")
@@ -89,14 +89,14 @@ def test_a_wrong_file_is_told(tmp_path: Path, content: str, what: str) -> None:
     path = tmp_path / "golden.json"
     path.write_text(content)
     with pytest.raises(UsageError, match=what):
-        golden.read(path)
+        golden.read_goldens(path)
 
 
 def test_exit_codes_with_the_real_model(chat_home: Path, tmp_path: Path) -> None:
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         store.add_contestant("cold", Setup(sampling=Sampling(temperature=0.0, max_tokens=8)))
         store.add_contestant("lost", Setup(adapter="gone"))
-        store.add_golden(Golden("colours", (), "Name three colours.", "?", None))
+        store.add_golden(GoldenChat("colours", (), "Name three colours.", "?", None))
     empty = tmp_path / "none.json"
     empty.write_text("[]")
     assert chatlm("arena", "check", "cold", "--file", str(empty)).returncode == 2
@@ -107,7 +107,7 @@ def test_exit_codes_with_the_real_model(chat_home: Path, tmp_path: Path) -> None
     assert first.returncode == 1, first.stderr
     (row,) = json.loads(first.stdout)
     assert (row["passes"], row["expected"]) == (False, "?")
-    right = Golden("colours", (), "Name three colours.", row["said"], None)
+    right = GoldenChat("colours", (), "Name three colours.", row["said"], None)
     path = tmp_path / "golden.json"
     path.write_text(json.dumps([right.to_dict()]))
     again = chatlm("arena", "check", "cold", "--file", str(path), OMP_NUM_THREADS="1")

@@ -13,16 +13,16 @@ import pytest
 import chatlm_rag.plugin
 import chatlm_templates.plugin
 from chatlm import ChatlmError, Sampling, Setup, StopReason, UsageError
-from chatlm.chat.side_chats import OwnSideChats
+from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.config.config import Config
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ContextTooLong, EngineError, OutOfMemoryError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine
-from chatlm_arena.answers import Order, Seat, generate
-from chatlm_arena.contestants import MASK, Contestant, masked, with_index, words_of
-from chatlm_arena.match import Play, Spoke, choose
+from chatlm_arena.answers import AnswerRequest, Seat, generate_answers
+from chatlm_arena.contestants import MASK, Contestant, identifying_words, mask_words, with_index
+from chatlm_arena.match import LiveMatch, SideUpdate, choose_contestants
 from chatlm_arena.pairing import Pairing
 from chatlm_arena.ratings import EloRules
 from chatlm_arena.records import ImportedVote, Side
@@ -38,19 +38,19 @@ def store() -> Iterator[ArenaStore]:
         yield opened
 
 
-def chats(engine: Engine) -> OwnSideChats:
-    return OwnSideChats(Config(), PluginHost(), lambda m, r: engine, lambda w: None)
+def chats(engine: Engine) -> InMemorySideChats:
+    return InMemorySideChats(Config(), PluginHost(), lambda m, r: engine, lambda w: None)
 
 
-def play(store: ArenaStore, engine: Engine, *, same_seed: bool = False, seed: int = 0) -> Play:
+def play(store: ArenaStore, engine: Engine, *, same_seed: bool = False, seed: int = 0) -> LiveMatch:
     if not store.contestants():
         two(store)
     left, right = store.contestants()[:2]
     draw = random.Random(seed)
-    return Play(store, chats(engine), left, right, same_seed=same_seed, draw=draw)
+    return LiveMatch(store, chats(engine), left, right, same_seed=same_seed, draw=draw)
 
 
-def run(events: Iterator[Spoke]) -> dict[Side, str]:
+def run(events: Iterator[SideUpdate]) -> dict[Side, str]:
     return {event.side: event.text for event in events if event.ended}
 
 
@@ -150,12 +150,12 @@ def test_what_has_no_room_is_a_reply(store: ArenaStore) -> None:
     assert reasons == {StopReason.ERROR, StopReason.END}
 
 
-def with_plugins(store: ArenaStore, engine: Engine, *setups: Setup) -> Play:
+def with_plugins(store: ArenaStore, engine: Engine, *setups: Setup) -> LiveMatch:
     """A match of set-ups with the indices and the templates."""
     left, right = (store.add_contestant(f"c{at}", setup) for at, setup in enumerate(setups))
     host = PluginHost([("rag", chatlm_rag.plugin), ("templates", chatlm_templates.plugin)])
-    side = OwnSideChats(Config(), host, lambda m, r: engine, lambda w: None)
-    return Play(store, side, left, right, same_seed=False, draw=random.Random(0))
+    side = InMemorySideChats(Config(), host, lambda m, r: engine, lambda w: None)
+    return LiveMatch(store, side, left, right, same_seed=False, draw=random.Random(0))
 
 
 def test_that_an_index_has_nothing_is_a_reply(store: ArenaStore, home: Path) -> None:
@@ -201,14 +201,18 @@ def test_pairs_have_random_sides_and_can_play(store: ArenaStore) -> None:
     two(store)
     store.import_votes([ImportedVote("hot", "known", Verdict.LEFT, "x")], "f", "0")
     draw = random.Random(1)
-    pairs = {tuple(c.name for c in choose(store, how, draw)) for how in Pairing for _ in range(20)}
+    pairs = {
+        tuple(c.name for c in choose_contestants(store, how, draw))
+        for how in Pairing
+        for _ in range(20)
+    }
     assert pairs == {("hot", "cold"), ("cold", "hot")}
 
 
 def test_one_contestant_is_not_enough(store: ArenaStore) -> None:
     store.add_contestant("alone", HOT)
     with pytest.raises(UsageError, match="two contestants") as caught:
-        choose(store, Pairing.RANDOM, random.Random(0))
+        choose_contestants(store, Pairing.RANDOM, random.Random(0))
     assert "/arena add" in caught.value.hint
 
 
@@ -217,7 +221,7 @@ def test_the_rarest_pair_plays_next(store: ArenaStore) -> None:
     store.add_contestant("new", Setup())
     played(store, hot, cold, Verdict.LEFT)
     for _ in range(5):
-        pair = {c.name for c in choose(store, Pairing.ROUND_ROBIN, random.Random(0))}
+        pair = {c.name for c in choose_contestants(store, Pairing.ROUND_ROBIN, random.Random(0))}
         assert "new" in pair
 
 
@@ -232,13 +236,13 @@ def test_the_rarest_pair_plays_next(store: ArenaStore) -> None:
     ],
 )
 def test_names_are_hidden_in_replies(text: str, hidden: str) -> None:
-    words = words_of(
+    words = identifying_words(
         [
             Contestant(1, "hot", Setup(model="smollm2-135m-instruct", adapter="pirate-voice")),
             Contestant(2, "it"),
         ]
     )
-    assert masked(text, words) == hidden
+    assert mask_words(text, words) == hidden
 
 
 def test_orders_of_one_model_come_together(store: ArenaStore) -> None:
@@ -248,13 +252,13 @@ def test_orders_of_one_model_come_together(store: ArenaStore) -> None:
         opened.append(model)
         return ScriptedEngine("x", "y")
 
-    with OwnSideChats(Config(), PluginHost(), opens, lambda w: None) as side:
+    with InMemorySideChats(Config(), PluginHost(), opens, lambda w: None) as side:
         orders = []
         for number, model in enumerate(("a", "b", "b")):
             contestant = Contestant(number, str(number), Setup(model=model))
             seat = Seat(contestant, side.begin(Setup(model=model)))
-            orders.append(Order(seat, "Hello?", 0))
-        assert [at for at, _ in generate(orders)] == [0, 1, 2]
+            orders.append(AnswerRequest(seat, "Hello?", 0))
+        assert [at for at, _ in generate_answers(orders)] == [0, 1, 2]
     assert opened == ["a", "b"]
 
 
@@ -288,18 +292,18 @@ def test_what_cannot_be_loaded_is_told(store: ArenaStore, tmp_path: Path) -> Non
     def fails(model: str, report: object) -> Engine:
         raise ChatlmError("no such model")
 
-    side = OwnSideChats(Config(), PluginHost(), fails, lambda w: None)
-    match = Play(store, side, *store.contestants(), same_seed=True, draw=random.Random(0))
+    side = InMemorySideChats(Config(), PluginHost(), fails, lambda w: None)
+    match = LiveMatch(store, side, *store.contestants(), same_seed=True, draw=random.Random(0))
     with pytest.raises(ChatlmError, match="no such model"):
         run(match.send("Hello?"))
 
 
-def two_models(store: ArenaStore, opens: Callable[[str], Engine]) -> Play:
+def two_models(store: ArenaStore, opens: Callable[[str], Engine]) -> LiveMatch:
     for name in ("one", "other"):
         store.add_contestant(name, Setup(model=name))
-    side = OwnSideChats(Config(), PluginHost(), lambda m, r: opens(m), lambda w: None)
+    side = InMemorySideChats(Config(), PluginHost(), lambda m, r: opens(m), lambda w: None)
     left, right = store.contestants()
-    return Play(store, side, left, right, same_seed=True, draw=random.Random(0))
+    return LiveMatch(store, side, left, right, same_seed=True, draw=random.Random(0))
 
 
 def test_one_model_speaks_for_both_at_once(store: ArenaStore, engine: LocalEngine) -> None:

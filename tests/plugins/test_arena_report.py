@@ -7,10 +7,10 @@ import re
 import subprocess
 from pathlib import Path
 
-from chatlm_arena.leaderboard import leaderboard
-from chatlm_arena.report import page
+from chatlm_arena.leaderboard import build_leaderboard
+from chatlm_arena.report import html_page
 from chatlm_arena.store import store as store_module
-from chatlm_arena.votes import Verdict, votes_of
+from chatlm_arena.votes import Verdict, votes_from_rows
 from tests.end_to_end.browser import chromium
 from tests.plugins.arena import chatlm, played, two
 
@@ -20,8 +20,8 @@ HOSTILE = "<script>alert(1)</script>\x1b[31m"
 
 def board(*names: str) -> str:
     one, other = names
-    votes = votes_of([(one, other, L), (one, other, R), (one, other, L)] * 20)
-    return page(leaderboard(votes), ["Said."], [("Run", [{"name": one, "rouge1": 0.5}])])
+    votes = votes_from_rows([(one, other, L), (one, other, R), (one, other, L)] * 20)
+    return html_page(build_leaderboard(votes), ["Said."], [("Run", [{"name": one, "rouge1": 0.5}])])
 
 
 def test_the_page_needs_nothing_else() -> None:
@@ -44,13 +44,13 @@ def test_hostile_names_are_only_drawn() -> None:
 
 
 def test_an_empty_arena_has_a_page_too() -> None:
-    text = page(leaderboard(votes_of([])), [], [])
+    text = html_page(build_leaderboard(votes_from_rows([])), [], [])
     assert "0 votes among 0 contestants" in text
     assert "<svg" not in text
 
 
 def test_on_the_command_line(home: Path, tmp_path: Path) -> None:
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         hot, cold = two(store)
         for number in range(30):
             played(store, hot, cold, L if number % 3 else R)

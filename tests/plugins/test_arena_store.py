@@ -161,14 +161,14 @@ def test_lengths(store: ArenaStore) -> None:
 def test_a_file_is_taken_whole_and_once(store: ArenaStore, tmp_path: Path) -> None:
     path = tmp_path / "votes.csv"
     path.write_text("left,right,winner\na,b,left\nb,c,tie\n\n")
-    digest = vote_files.sha256(path)
-    assert store.import_votes(vote_files.rows(path), path.name, digest) == 2
+    digest = vote_files.file_sha256(path)
+    assert store.import_votes(vote_files.read_votes(path), path.name, digest) == 2
     assert store.votes().names == ("a", "b", "c")
     with pytest.raises(UsageError, match="in the arena already"):
-        store.import_votes(vote_files.rows(path), path.name, digest)
+        store.import_votes(vote_files.read_votes(path), path.name, digest)
     path.write_text("left,right,winner\na,d,left\na,b,who\n")
     with pytest.raises(UsageError, match=r"line 3: it has the winner 'who'"):
-        store.import_votes(vote_files.rows(path), path.name, vote_files.sha256(path))
+        store.import_votes(vote_files.read_votes(path), path.name, vote_files.file_sha256(path))
     assert store.votes().names == ("a", "b", "c")
     assert store.add_contestant("a", HOT).setup == HOT
     assert len(store.votes()) == 2
@@ -194,15 +194,15 @@ def test_a_wrong_file_is_told(tmp_path: Path, name: str, content: str, what: str
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(UsageError, match=what):
-        list(vote_files.rows(path))
+        list(vote_files.read_votes(path))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read: No such file"):
-        vote_files.sha256(tmp_path / "nowhere.csv")
+        vote_files.file_sha256(tmp_path / "nowhere.csv")
     (tmp_path / "bad.csv").write_bytes(b"left,right,winner\n\xff,b,left\n")
     with pytest.raises(UsageError, match="is not UTF-8"):
-        list(vote_files.rows(tmp_path / "bad.csv"))
+        list(vote_files.read_votes(tmp_path / "bad.csv"))
 
 
 def test_lmarena_lines(tmp_path: Path) -> None:
@@ -211,9 +211,9 @@ def test_lmarena_lines(tmp_path: Path) -> None:
         '{"model_a": "x", "model_b": "y", "winner": "model_b", "judge": "judge_7", "turn": 1}\n'
         '{"model_a": "x", "model_b": "y", "winner": "tie (bothbad)"}\n'
     )
-    assert list(vote_files.rows(path)) == [
+    assert list(vote_files.read_votes(path)) == [
         ImportedVote("x", "y", Verdict.RIGHT, "judge_7"),
-        ImportedVote("x", "y", Verdict.BOTH_BAD, vote_files.IMPORTED),
+        ImportedVote("x", "y", Verdict.BOTH_BAD, vote_files.IMPORTED_JUDGE),
     ]
 
 
@@ -233,13 +233,13 @@ def test_chats_of_lmarena_are_kept_with_their_votes(store: ArenaStore, tmp_path:
         one | {"conversation_a": [{"role": "user", "content": 1}, 3], "conversation_b": []},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert store.import_votes(vote_files.rows(path), path.name, "0") == 4
+    assert store.import_votes(vote_files.read_votes(path), path.name, "0") == 4
     ballots = store.ballots()
     assert [ballot.match_id for ballot in ballots] == [1, None, None, None]
     judged = [(ballots[0], store.match(1))]
     user = {"role": "user", "content": "Hi"}
     better, worse = ({"role": "assistant", "content": text} for text in ("Yes", "No"))
-    assert list(vote_files.dpo(judged)) == [
+    assert list(vote_files.dpo_examples(judged)) == [
         {"prompt": [user], "chosen": [better], "rejected": [worse]}
     ]
     assert store.lengths()[1].tolist() == [3.0]
@@ -259,8 +259,8 @@ def test_examples_to_train_from(store: ArenaStore) -> None:
     user, more = {"role": "user", "content": "Hi?"}, {"role": "user", "content": "Sure?"}
     better = [{"role": "assistant", "content": "cold."}, more]
     better += [{"role": "assistant", "content": "No."}]
-    assert list(vote_files.sft(judged)) == [{"messages": [user, *better]}]
-    (row,) = vote_files.dpo(judged)
+    assert list(vote_files.sft_examples(judged)) == [{"messages": [user, *better]}]
+    (row,) = vote_files.dpo_examples(judged)
     assert (row["prompt"], row["chosen"]) == ([user], better)
     assert row["rejected"][0] == {"role": "assistant", "content": "I am hot, at your service."}
 

@@ -15,12 +15,12 @@ from textual.widgets import Input, Static
 import chatlm_arena.plugin
 from chatlm import Conversation, Reply, Sampling, Setup, Turn, UsageError
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.testing import ScriptedScreen, screen
+from chatlm.testing import ScriptedScreen, scripted_screen
 from chatlm.types.messages import Message
 from chatlm_arena import actions
-from chatlm_arena.screens.leaderboard import BoardScreen
-from chatlm_arena.screens.match import ArenaPane, ArenaScreen, State
-from chatlm_arena.screens.worker import Answered, ArenaWork
+from chatlm_arena.screens.leaderboard import LeaderboardScreen
+from chatlm_arena.screens.match import ArenaPane, ArenaScreen, ArenaState
+from chatlm_arena.screens.worker import AnswersEnded, MatchWorker
 from chatlm_arena.settings import Settings
 from chatlm_arena.store import store as store_module
 from chatlm_arena.votes import Verdict
@@ -34,7 +34,7 @@ SIDE_NAMES = ("left", "right")
 
 @pytest.fixture
 def pair(home: Path) -> None:
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         two(store)
 
 
@@ -44,14 +44,16 @@ def arena(*pieces: str, stand_after: int | None = None) -> tuple[CardApp, ArenaS
     return CardApp(shown), shown, engine
 
 
-async def ask(pilot: Pilot[None], shown: ArenaScreen, text: str, then: State = State.VOTE) -> None:
+async def ask(
+    pilot: Pilot[None], shown: ArenaScreen, text: str, then: ArenaState = ArenaState.VOTE
+) -> None:
     await settled(pilot, lambda: shown.query(Input))
     shown.query_one(Input).value = text
     await pilot.press("enter")
     await ready(pilot, shown, then)
 
 
-async def ready(pilot: Pilot[None], shown: ArenaScreen, state: State) -> None:
+async def ready(pilot: Pilot[None], shown: ArenaScreen, state: ArenaState) -> None:
     """Wait until keys do what they do in this state."""
     await settled(pilot, lambda: shown.state is state and shown.seen)
 
@@ -74,7 +76,7 @@ async def test_a_match(pair: None) -> None:
         assert "/s" not in seen
         assert "Elo" not in seen
         await pilot.press("l")
-        await ready(pilot, shown, State.REVEALED)
+        await ready(pilot, shown, ArenaState.REVEALED)
         seen = everything_visible(pilot)
         names = [str(shown.query_one(f"#{name}", ArenaPane).border_title) for name in SIDE_NAMES]
         assert sorted(names) == ["cold", "hot"]
@@ -82,9 +84,9 @@ async def test_a_match(pair: None) -> None:
         assert "Elo 1500 → 1484 (-16)" in seen
         assert "20 tokens" not in seen
         await pilot.press("enter")
-        await ready(pilot, shown, State.ASK)
+        await ready(pilot, shown, ArenaState.ASK)
         assert side(shown, "left") == ""
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         (ballot,) = store.ballots()
         assert (ballot.left, ballot.verdict) == (names[0], "left")
         assert len(engine.requests) == 2
@@ -99,8 +101,8 @@ async def test_one_key_votes(pair: None, key: str, verdict: str) -> None:
     async with app.run_test() as pilot:
         await ask(pilot, shown, "Hello?")
         await pilot.press(key)
-        await ready(pilot, shown, State.REVEALED)
-    with store_module.opened() as store:
+        await ready(pilot, shown, ArenaState.REVEALED)
+    with store_module.open_arena_store() as store:
         assert [ballot.verdict for ballot in store.ballots()] == [verdict]
 
 
@@ -109,8 +111,8 @@ async def test_a_skipped_match_has_no_vote(pair: None) -> None:
     async with app.run_test() as pilot:
         await ask(pilot, shown, "Hello?")
         await pilot.press("s")
-        await ready(pilot, shown, State.ASK)
-    with store_module.opened() as store:
+        await ready(pilot, shown, ArenaState.ASK)
+    with store_module.open_arena_store() as store:
         assert store.ballots() == []
         assert store.match(1).left_replies[0].text == "Hi."
 
@@ -122,11 +124,11 @@ async def test_undo(pair: None) -> None:
         await pilot.press("u")
         await settled(pilot, lambda: "There is no vote to undo." in told(shown))
         await pilot.press("t")
-        await ready(pilot, shown, State.REVEALED)
+        await ready(pilot, shown, ArenaState.REVEALED)
         await pilot.press("u")
         await settled(pilot, lambda: "Taken back" in told(shown))
-        assert shown.state is State.ASK
-    with store_module.opened() as store:
+        assert shown.state is ArenaState.ASK
+    with store_module.open_arena_store() as store:
         assert store.ballots() == []
 
 
@@ -137,9 +139,9 @@ async def test_a_second_message_and_again(pair: None) -> None:
         await pilot.press("a")
         await settled(pilot, lambda: shown.seen and len(engine.requests) == 4)
         await pilot.press("m")
-        await ready(pilot, shown, State.MORE)
+        await ready(pilot, shown, ArenaState.MORE)
         await pilot.press("escape")
-        await ready(pilot, shown, State.VOTE)
+        await ready(pilot, shown, ArenaState.VOTE)
         await pilot.press("m")
         await ask(pilot, shown, "And now?")
         assert side(shown, "right").split() == [
@@ -164,26 +166,26 @@ async def test_what_is_answered_again_is_gone_at_once(pair: None) -> None:
         await settled(pilot, lambda: len(engine.requests) == 3)
         assert "two" not in side(shown, "left") + side(shown, "right")
         engine.go.set()
-        await ready(pilot, shown, State.VOTE)
+        await ready(pilot, shown, ArenaState.VOTE)
 
 
 async def test_escape_stops_both(pair: None) -> None:
     app, shown, engine = arena("one", " two", " three", stand_after=2)
     async with app.run_test() as pilot:
-        await ask(pilot, shown, "Count.", State.ANSWERS)
+        await ask(pilot, shown, "Count.", ArenaState.ANSWERS)
         await settled(pilot, lambda: "one two" in side(shown, "left") + side(shown, "right"))
         await pilot.press("escape")
-        await ready(pilot, shown, State.VOTE)
+        await ready(pilot, shown, ArenaState.VOTE)
         assert "Stopped before both had answered" in told(shown)
         await pilot.press("l")
         assert "both bad" not in everything_visible(pilot)
-        assert shown.state is State.VOTE
+        assert shown.state is ArenaState.VOTE
         engine.go.set()
         await pilot.press("a")
         await settled(pilot, lambda: "one two three" in side(shown, "left"))
-        await ready(pilot, shown, State.VOTE)
+        await ready(pilot, shown, ArenaState.VOTE)
         await pilot.press("r")
-        await ready(pilot, shown, State.REVEALED)
+        await ready(pilot, shown, ArenaState.REVEALED)
 
 
 def burst(pilot: Pilot[None], *keys: str) -> None:
@@ -200,25 +202,25 @@ async def test_what_a_vote_shows_is_seen_before_a_key_acts_on_it(pair: None, aft
     async with app.run_test() as pilot:
         await ask(pilot, shown, "Hello?")
         burst(pilot, "l", after, after)
-        await settled(pilot, lambda: shown.state is State.REVEALED)
+        await settled(pilot, lambda: shown.state is ArenaState.REVEALED)
         await pilot.press(after)
-        assert shown.state is State.REVEALED
+        assert shown.state is ArenaState.REVEALED
         assert app.screen is shown
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         assert len(store.ballots()) == 1
 
 
 async def test_keys_pressed_while_they_answer_do_not_vote(pair: None) -> None:
     app, shown, engine = arena("one", " two", stand_after=1)
     async with app.run_test() as pilot:
-        await ask(pilot, shown, "Count.", State.ANSWERS)
+        await ask(pilot, shown, "Count.", ArenaState.ANSWERS)
         engine.go.set()
-        while shown.state is State.ANSWERS:
+        while shown.state is ArenaState.ANSWERS:
             burst(pilot, "l", "s")
             await pilot.pause(0.001)
         burst(pilot, "l", "s", "escape")
         await pilot.pause()
-        assert shown.state is State.VOTE
+        assert shown.state is ArenaState.VOTE
         assert app.screen is shown
 
 
@@ -227,7 +229,7 @@ async def test_escape_right_after_enter_stops_both(pair: None) -> None:
     async with app.run_test() as pilot:
         await settled(pilot, lambda: shown.query(Input))
         burst(pilot, "O", "k", "enter", "escape", "escape")
-        await ready(pilot, shown, State.VOTE)
+        await ready(pilot, shown, ArenaState.VOTE)
         assert "Stopped before both had answered" in told(shown)
         assert side(shown, "left").startswith("Ok")
         assert app.screen is shown
@@ -240,7 +242,7 @@ async def test_without_contestants_it_says_how_to_add_them(home: Path) -> None:
         shown.query_one(Input).value = "Hello?"
         await pilot.press("enter")
         await settled(pilot, lambda: "/arena add NAME" in told(shown))
-        assert shown.state is State.ASK
+        assert shown.state is ArenaState.ASK
         assert shown.query_one(Input).value == "Hello?"
 
 
@@ -254,28 +256,28 @@ async def test_hostile_text_is_only_drawn(pair: None) -> None:
 
 async def test_hostile_names_are_only_drawn(home: Path) -> None:
     names = ("[/] [red]x", "[b]y[/b]]")
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         for name in names:
             store.add_contestant(name, Setup(system=f"[/bad] [red] {name}"))
     app, shown, _ = arena("Hi.")
     async with app.run_test(size=(120, 30)) as pilot:
         await ask(pilot, shown, "Who?")
         await pilot.press("l")
-        await ready(pilot, shown, State.REVEALED)
+        await ready(pilot, shown, ArenaState.REVEALED)
         seen = everything_visible(pilot)
         assert all(name in seen for name in names)
         assert "system “[/bad] [red]" in seen
 
 
 async def test_in_the_chat(home: Path) -> None:
-    async with screen(chatlm_arena.plugin, replies=["a", "b"]) as shown:
+    async with scripted_screen(chatlm_arena.plugin, replies=["a", "b"]) as shown:
         await shown.type("/arena add one")
         assert any("One more, and /arena can begin" in notice for notice in shown.notices)
         await shown.type("/arena add one")
         assert any("one already" in notice for notice in shown.notices)
         await shown.type("/arena add two")
         assert any("one is that already" in notice for notice in shown.notices)
-        with store_module.opened() as store:
+        with store_module.open_arena_store() as store:
             store.add_contestant("two", HOT)
         await shown.type("/arena fly")
         await shown.type("/arena")
@@ -283,9 +285,9 @@ async def test_in_the_chat(home: Path) -> None:
         arena_screen: Any = shown.app.screen
         await ask(shown.pilot, arena_screen, "Hello?")
         await shown.press("l")
-        await ready(shown.pilot, arena_screen, State.REVEALED)
+        await ready(shown.pilot, arena_screen, ArenaState.REVEALED)
         await shown.press("f")
-        await on_top(shown, BoardScreen)
+        await on_top(shown, LeaderboardScreen)
         await settled(shown.pilot, lambda: "unknown" in shown.text())
         await shown.press("escape")
         await shown.press("escape")
@@ -300,7 +302,7 @@ async def on_top(shown: ScriptedScreen, kind: type[Any]) -> None:
 async def test_a_damaged_arena_is_told(home: Path) -> None:
     home.mkdir()
     (home / "arena.db").write_text("no database" * 100)
-    async with screen(chatlm_arena.plugin) as shown:
+    async with scripted_screen(chatlm_arena.plugin) as shown:
         for command in ("/arena", "/arena ratings", "/arena add x"):
             await shown.type(command)
             assert any("damaged" in notice for notice in shown.notices)
@@ -319,7 +321,7 @@ def test_the_chats_set_up_enters_the_arena(home: Path) -> None:
     )
     ui = RememberingUi("arena", chat, ScriptedEngine())
     actions.arena(ui, "add mine")
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         assert store.contestant("mine").setup == Setup(
             model="scripted",
             adapter="pirate",
@@ -336,7 +338,7 @@ def test_the_adapter_that_is_chosen_now_enters_the_arena(home: Path, chosen: str
     said = Turn(1, 0, Message("user", "Hi"), (Reply(1, 1, "Arr.", adapter="pirate"),))
     chat = Conversation(1, turns=(said,), kept={"lora": {"adapter": chosen, "last": "pirate"}})
     actions.arena(RememberingUi("arena", chat, ScriptedEngine()), "add mine")
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         setup = store.contestant("mine").setup
     assert setup is not None
     assert setup.adapter == chosen
@@ -345,13 +347,13 @@ def test_the_adapter_that_is_chosen_now_enters_the_arena(home: Path, chosen: str
 def test_what_is_stopped_before_it_begins_does_not_go_on(pair: None) -> None:
     engine = StillEngine("I", " am", " hot.")
     told: list[TextualMessage] = []
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         chats = RememberingUi("arena", engine=engine).side_chats(lambda words: None)
-        work = ArenaWork(store, chats, Settings(), told.append, random.Random(3))
+        work = MatchWorker(store, chats, Settings(), told.append, random.Random(3))
         work.stop.set()
         work.send("Hello?")
     assert engine.requests == []
-    assert isinstance(told[-1], Answered)
+    assert isinstance(told[-1], AnswersEnded)
 
 
 @both_sizes
@@ -375,7 +377,7 @@ def test_picture_of_who_it_was(
     async def steps(pilot: Pilot[None]) -> None:
         await ask(pilot, shown, "Name a colour, and say what has it.")
         await pilot.press("r")
-        await ready(pilot, shown, State.REVEALED)
+        await ready(pilot, shown, ArenaState.REVEALED)
 
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
 
@@ -385,11 +387,11 @@ def test_picture_of_the_ratings(
     pair: None, size: tuple[int, int], snap_compare: SnapCompare
 ) -> None:
     """Look at: the table in one line a contestant, intervals where there is room, sentences."""
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         hot, cold = store.contestants()
         for number in range(40):
             played(store, hot, cold, Verdict.LEFT if number % 3 else Verdict.RIGHT)
-    board = BoardScreen()
+    board = LeaderboardScreen()
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "hot" in plain(board.query_one("#ratings", Static)))

@@ -33,8 +33,8 @@ from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm_emotion import actions, classifier, examples, train_pipeline
 from chatlm_emotion.recipe import Recipe
-from chatlm_emotion.screens.mood_panel import Moods
-from chatlm_emotion.watching import Watcher
+from chatlm_emotion.screens.mood_panel import MoodPanel
+from chatlm_emotion.watching import ProgressListener
 from tests.plugins.ui import RememberingUi
 from tests.tui.cards import everything_visible, settled
 from tests.tui.support import StillEngine, chat_of, idle, newest, opens, plain, say, until
@@ -55,13 +55,13 @@ def moods(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     ]
     rows += [{"text": f"the {thing} is here", "label": None} for thing in ("bus", "cup", "tree")]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    order = train_pipeline.Order(
-        "small", "mood", examples.read([data]), Recipe(method="baseline"), None, 0.6
+    order = train_pipeline.TrainingJob(
+        "small", "mood", examples.read_dataset([data]), Recipe(method="baseline"), None, 0.6
     )
-    train_pipeline.make(order, Watcher(), lambda: False)
+    train_pipeline.train_classifier(order, ProgressListener(), lambda: False)
     monkeypatch.setenv("CHATLM_EMOTION_CLASSIFIER", "small")
     yield home
-    actions.close()
+    actions.close_labeller()
 
 
 def chat(store: Store, *replies: str, **kept: Any) -> ChatSession:
@@ -82,7 +82,7 @@ def labels(turn: Turn) -> list[tuple[bool, str]]:
 
 
 def test_the_persons_messages_are_labelled_and_found(moods: Path) -> None:
-    actions.labeller().ready()
+    actions.get_labeller().ready()
     with Store(None) as store:
         session = chat(store)
         first = sent(session, "I am so happy about it")
@@ -103,7 +103,7 @@ def test_the_persons_messages_are_labelled_and_found(moods: Path) -> None:
 
 
 def test_all_or_none_in_one_chat(moods: Path) -> None:
-    actions.labeller().ready()
+    actions.get_labeller().ready()
     with Store(None) as store:
         turn = sent(chat(store, "I am glad", emotion={"label": "all"}), "I am scared")
         assert labels(turn) == [(False, "fear"), (True, "joy")]
@@ -124,14 +124,14 @@ def test_a_slow_classifier_holds_nothing_up_and_labels_at_the_end(
     moods: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, gave_up = threading.Event(), threading.Event()
-    load = classifier.load
+    load = classifier.load_classifier
 
     def slow(place: Artifact) -> classifier.Classifier:
         if not go.wait(PATIENCE):
             gave_up.set()
         return load(place)
 
-    monkeypatch.setattr(classifier, "load", slow)
+    monkeypatch.setattr(classifier, "load_classifier", slow)
     with Store(None) as store:
         session = chat(store, "One two three")
         events = session.send("I am scared")
@@ -156,7 +156,7 @@ def test_without_the_base_nothing_is_labelled_and_nobody_is_bothered(home: Path)
             actions.emotion(ui, "")
         assert told.value.hint == "/emotion user fetches what is missing."
     finally:
-        actions.close()
+        actions.close_labeller()
 
 
 def test_a_template_knows_the_mood(moods: Path) -> None:
@@ -190,16 +190,16 @@ def test_the_same_text_is_classified_once(moods: Path, monkeypatch: pytest.Monke
     asked: list[str] = []
     classify = classifier.Classifier.classify
 
-    def counted(self: classifier.Classifier, texts: list[str]) -> list[classifier.Verdict]:
+    def counted(self: classifier.Classifier, texts: list[str]) -> list[classifier.Prediction]:
         asked.extend(texts)
         return classify(self, texts)
 
     monkeypatch.setattr(classifier.Classifier, "classify", counted)
     for _ in range(3):
-        assert actions.soon(actions.labeller().ask("I am glad"), 20)
+        assert actions.result_within(actions.get_labeller().ask("I am glad"), 20)
     for number in range(40):
-        actions.soon(actions.labeller().ask(str(number)), 20)
-    actions.soon(actions.labeller().ask("I am glad"), 20)
+        actions.result_within(actions.get_labeller().ask(str(number)), 20)
+    actions.result_within(actions.get_labeller().ask("I am glad"), 20)
     assert asked.count("I am glad") == 2
 
 
@@ -212,7 +212,7 @@ class PanelApp(App[None]):
     def __init__(self, ui: RememberingUi) -> None:
         super().__init__()
         self.ui = ui
-        self.panel = Moods(ui)
+        self.panel = MoodPanel(ui)
 
     def compose(self) -> ComposeResult:
         yield self.panel
@@ -268,7 +268,7 @@ async def test_many_messages_and_labels_stay_in_bounds(home: Path) -> None:
 
 
 async def test_a_badge_under_the_message_and_the_panel_by_its_key(moods: Path) -> None:
-    actions.labeller().ready()
+    actions.get_labeller().ready()
     engine = StillEngine("Good.")
     host = PluginHost([("emotion", chatlm_emotion.plugin)])
     with Store(None) as store:

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 import chatlm
 from chatlm import ChatlmError, Config, UsageError
-from chatlm.chat.side_chats import OwnSideChats
+from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm_emotion import card
@@ -114,7 +114,7 @@ def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_
     assert "no classifier 'gone'" in no_teacher.message
     assert "ngrams must be" in refused("train", "x", *with_data, "--ngrams", "0").message
     assert "cannot be read" in refused("train", "x", "--data", str(tmp_path / "gone")).message
-    assert "comes with chatlm" in refused("remove", card_module.SHIPPED).message
+    assert "comes with chatlm" in refused("remove", card_module.DEFAULT_CLASSIFIER).message
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "a", "label": "weather"}\n')
     assert "knows no label 'weather'" in refused("eval", str(other), "--with", "topics").message
@@ -124,9 +124,9 @@ def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_
 
 
 def test_a_damaged_classifier_is_told(topics: Path) -> None:
-    (topics / card.WEIGHTS).write_bytes(b"no")
+    (topics / card.WEIGHTS_FILE).write_bytes(b"no")
     assert "is damaged" in refused("classify", "a", "--with", "topics").message
-    (topics / card.CARD).write_text('{"name": 3}')
+    (topics / card.CARD_FILE).write_text('{"name": 3}')
     error = refused("classify", "a", "--with", "topics")
     assert error.hint == "Remove it: chatlm emotion remove topics"
     right("remove", "topics", "--yes")
@@ -150,8 +150,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ScriptedEngine]:
         engine = ScriptedEngine(*replies)
 
         @contextmanager
-        def chats(config: Config, report: Any) -> Iterator[OwnSideChats]:
-            with OwnSideChats(config, PluginHost(), lambda *given: engine, report) as own:
+        def chats(config: Config, report: Any) -> Iterator[InMemorySideChats]:
+            with InMemorySideChats(config, PluginHost(), lambda *given: engine, report) as own:
                 yield own
 
         monkeypatch.setattr(chatlm, "side_chats", chats)

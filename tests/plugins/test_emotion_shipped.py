@@ -9,7 +9,7 @@ import pytest
 from benchmarks.emotion import EVERYDAY
 from chatlm_emotion import card, classifier, examples
 from chatlm_emotion import card as card_module
-from chatlm_emotion.card import UNSURE, WEIGHTS
+from chatlm_emotion.card import UNSURE, WEIGHTS_FILE
 from chatlm_emotion.classifier import ICONS, Classifier
 from chatlm_emotion.evaluation import evaluate
 from tests import models
@@ -18,14 +18,16 @@ from tests import models
 @pytest.fixture
 def mood(home: Path) -> Classifier:
     models.lend(home, models.embedder_model())
-    return classifier.load(card_module.CLASSIFIERS.located(card_module.SHIPPED))
+    return classifier.load_classifier(
+        card_module.CLASSIFIERS.located(card_module.DEFAULT_CLASSIFIER)
+    )
 
 
 def test_it_is_small_and_says_where_it_comes_from(home: Path) -> None:
-    place = card_module.CLASSIFIERS.located(card_module.SHIPPED)
+    place = card_module.CLASSIFIERS.located(card_module.DEFAULT_CLASSIFIER)
     assert not place.own
-    assert (place.path / WEIGHTS).stat().st_size < 2_000_000
-    known = card.read(place.path)
+    assert (place.path / WEIGHTS_FILE).stat().st_size < 2_000_000
+    known = card.read_card(place.path)
     assert "research" in known.licence
     assert known.command.startswith("chatlm emotion train mood --data train.jsonl")
     assert known.labels == ("anger", "fear", "joy", "love", "sadness", "surprise")
@@ -35,7 +37,7 @@ def test_it_is_small_and_says_where_it_comes_from(home: Path) -> None:
 
 def test_texts_that_nobody_learnt_from(mood: Classifier, shared_data: Path) -> None:
     """Figures of the card and the benchmark, on val.jsonl of dair-ai/emotion."""
-    val = examples.read([shared_data / "emotion" / "val.jsonl"])
+    val = examples.read_dataset([shared_data / "emotion" / "val.jsonl"])
     found = evaluate(mood, val)
     assert found.scores.accuracy.value >= 0.935
     assert found.scores.macro_f1.value >= 0.90
@@ -44,7 +46,7 @@ def test_texts_that_nobody_learnt_from(mood: Classifier, shared_data: Path) -> N
 
 
 def test_everyday_sentences_are_nobodys_mood(mood: Classifier) -> None:
-    found = evaluate(mood, examples.read([EVERYDAY]))
+    found = evaluate(mood, examples.read_dataset([EVERYDAY]))
     assert found.without_label == 100
     assert found.unsure_without_label >= 0.9
     assert found.scores.accuracy.value >= 0.7
@@ -53,8 +55,8 @@ def test_everyday_sentences_are_nobodys_mood(mood: Classifier) -> None:
 
 
 def test_what_it_learnt_from_is_not_what_it_is_measured_on() -> None:
-    learnt = examples.read([Path(card.__file__).parent / "data" / "everyday.jsonl"])
-    asked = examples.read([EVERYDAY])
+    learnt = examples.read_dataset([Path(card.__file__).parent / "data" / "everyday.jsonl"])
+    asked = examples.read_dataset([EVERYDAY])
     assert not {row.text.lower() for row in learnt.rows} & {row.text.lower() for row in asked.rows}
 
 

@@ -15,10 +15,10 @@ import torch
 from chatlm import ChatlmError, find_model
 from chatlm_emotion import card, classifier, examples, train_pipeline, training
 from chatlm_emotion.card import CLASSIFIERS, UNSURE
-from chatlm_emotion.examples import Example
-from chatlm_emotion.networks import Generate, Network
-from chatlm_emotion.recipe import BASES, Method, Recipe
-from chatlm_emotion.watching import Check, Progress, Watcher
+from chatlm_emotion.examples import LabelledExample
+from chatlm_emotion.networks import GenerateNetwork, Network
+from chatlm_emotion.recipe import DEFAULT_BASES, Method, Recipe
+from chatlm_emotion.watching import ClassifierProgress, EvalResult, ProgressListener
 from tests import models
 
 PETS = "cat dog hamster parrot goldfish pony"
@@ -46,15 +46,15 @@ def trained_home(home: Path, default_model: Path) -> Path:
     return home
 
 
-def order(name: str, data: Path, method: Method, **settings: float) -> train_pipeline.Order:
+def order(name: str, data: Path, method: Method, **settings: float) -> train_pipeline.TrainingJob:
     recipe = Recipe(**{"method": method, "held_out": 0.25, "rank": 4, "batch": 8} | settings)  # type: ignore[arg-type]
-    return train_pipeline.Order(
-        name, "thing", examples.read([data]), recipe, find_model(BASES[method]), 0.5
+    return train_pipeline.TrainingJob(
+        name, "thing", examples.read_dataset([data]), recipe, find_model(DEFAULT_BASES[method]), 0.5
     )
 
 
 def right(place: str, texts: Sequence[str], label: str) -> list[bool]:
-    loaded = classifier.load(CLASSIFIERS.located(place))
+    loaded = classifier.load_classifier(CLASSIFIERS.located(place))
     return [verdict.label == label for verdict in loaded.classify(texts)]
 
 
@@ -69,11 +69,13 @@ def right(place: str, texts: Sequence[str], label: str) -> list[bool]:
 def test_each_method_learns_and_is_kept(
     trained_home: Path, data: Path, method: Method, settings: dict[str, float]
 ) -> None:
-    made = train_pipeline.make(order("things", data, method, **settings), Watcher(), lambda: False)
+    made = train_pipeline.train_classifier(
+        order("things", data, method, **settings), ProgressListener(), lambda: False
+    )
     assert made.scores["accuracy"] >= 0.9, made.cost["curve"]
-    assert made.base == BASES[method]
+    assert made.base == DEFAULT_BASES[method]
     folder = CLASSIFIERS.located("things").path
-    assert card.read(folder) == made
+    assert card.read_card(folder) == made
     assert (
         right("things", ["A parrot sings.", "My dog sleeps.", "A pony eats."], "pets").count(True)
         >= 2
@@ -85,23 +87,23 @@ def test_each_method_learns_and_is_kept(
         >= 2
     )
     if method == "encoder":
-        assert (folder / card.WEIGHTS).stat().st_size < 2_000_000
+        assert (folder / card.WEIGHTS_FILE).stat().st_size < 2_000_000
 
 
 def test_the_quick_encoder_is_the_trained_network(trained_home: Path, data: Path) -> None:
     seen: list[Network] = []
-    fit = training.fit
+    fit = training.fit_network
 
-    def remembered(network: Network, *given: object, **named: object) -> Progress:
+    def remembered(network: Network, *given: object, **named: object) -> ClassifierProgress:
         seen.append(network)
         return fit(network, *given, **named)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "fit", remembered)
-        train_pipeline.make(
-            order("quick", data, "encoder", epochs=1, rate=5e-3), Watcher(), lambda: False
+        patch.setattr(training, "fit_network", remembered)
+        train_pipeline.train_classifier(
+            order("quick", data, "encoder", epochs=1, rate=5e-3), ProgressListener(), lambda: False
         )
-    quick = classifier.load(CLASSIFIERS.located("quick"))
+    quick = classifier.load_classifier(CLASSIFIERS.located("quick"))
     texts = ["a cat", "", "my wrench [SEP] broke", "long " * 300, "\ud800 odd", "漢字 <|im_end|>"]
     with torch.no_grad():
         network = seen[0].eval()
@@ -111,17 +113,17 @@ def test_the_quick_encoder_is_the_trained_network(trained_home: Path, data: Path
     warm = quick.card.temperature
     assert found == pytest.approx((torch.stack(exact) / warm).softmax(1).numpy(), abs=1e-4), wanted
     # batches with padding say the same as one text alone
-    together = training.classify(network, texts)
+    together = training.predict_logits(network, texts)
     assert np.abs(together - torch.stack(exact).numpy()).max() < 0.1, "bfloat16 in batches"
 
 
 def test_the_model_writes_the_label_of_its_own_accord(trained_home: Path, data: Path) -> None:
     """What the generating method scores is what greedy decoding over all tokens writes."""
     recipe = Recipe(method="generate", rank=4, batch=8, epochs=4, rate=1e-3, held_out=0.25)
-    read = examples.read([data])
-    learn, held = examples.split(read.rows, 0.25, 0)
-    network = Generate(find_model(BASES["generate"]), read.labels, recipe, "float32")
-    training.fit(network, learn, held, recipe, Watcher(), lambda: False)
+    read = examples.read_dataset([data])
+    learn, held = examples.split_held_out(read.rows, 0.25, 0)
+    network = GenerateNetwork(find_model(DEFAULT_BASES["generate"]), read.labels, recipe, "float32")
+    training.fit_network(network, learn, held, recipe, ProgressListener(), lambda: False)
     network.eval()
     with torch.no_grad():
         for row in held[:6]:
@@ -134,18 +136,18 @@ def test_the_model_writes_the_label_of_its_own_accord(trained_home: Path, data: 
 def test_labels_that_begin_alike_get_letters(default_model: Path) -> None:
     from tokenizers import Tokenizer
 
-    from chatlm_emotion.networks import _answers
+    from chatlm_emotion.networks import _encode_labels
 
     tokenizer = Tokenizer.from_file(str(default_model / "tokenizer.json"))
 
     def tokens(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    answers = _answers(["card lost", "card stolen"], tokens)
+    answers = _encode_labels(["card lost", "card stolen"], tokens)
     assert [tokenizer.decode(answer) for answer in answers] == [" a) card lost", " b) card stolen"]
-    assert len({answer[0] for answer in _answers(["joy", "anger"], tokens)}) == 2
+    assert len({answer[0] for answer in _encode_labels(["joy", "anger"], tokens)}) == 2
     with pytest.raises(ChatlmError, match="too many"):
-        _answers([f"card {number}" for number in range(60)], tokens)
+        _encode_labels([f"card {number}" for number in range(60)], tokens)
 
 
 def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) -> None:
@@ -154,9 +156,9 @@ def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) ->
             for said in SAID:
                 file.write(json.dumps({"text": said.format(thing), "label": None}) + "\n")
     wanted = order("things", data, "encoder", epochs=6, rate=2e-3)
-    made = train_pipeline.make(wanted, Watcher(), lambda: False)
+    made = train_pipeline.train_classifier(wanted, ProgressListener(), lambda: False)
     assert made.source["without_label"] == 24
-    found = classifier.load(CLASSIFIERS.located("things")).classify(
+    found = classifier.load_classifier(CLASSIFIERS.located("things")).classify(
         ["I bought a window today", "the street is in the kitchen", "the dog is in the kitchen"]
     )
     sure = [verdict.score for verdict in found]
@@ -165,7 +167,9 @@ def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) ->
 
 
 def test_what_was_learnt_until_the_stop_is_kept(trained_home: Path, data: Path) -> None:
-    made = train_pipeline.make(order("early", data, "encoder"), Watcher(), lambda: True)
+    made = train_pipeline.train_classifier(
+        order("early", data, "encoder"), ProgressListener(), lambda: True
+    )
     assert made.cost["steps"] == 1
     assert made.cost["ended"] == "stopped by the person"
     assert CLASSIFIERS.located("early").path.is_dir()
@@ -175,15 +179,15 @@ def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) 
     other = data.with_name("other.jsonl")
     other.write_text('{"text": "a pony", "label": "pets"}\n{"text": "a saw", "label": "tools"}\n')
     wanted = order("checked", data, "encoder", epochs=1)
-    wanted = dataclasses.replace(wanted, validation=examples.read([other]))
-    made = train_pipeline.make(wanted, Watcher(), lambda: False)
+    wanted = dataclasses.replace(wanted, validation=examples.read_dataset([other]))
+    made = train_pipeline.train_classifier(wanted, ProgressListener(), lambda: False)
     assert made.source["validation"] == ["other.jsonl"]
     assert {check["accuracy"] for check in made.cost["curve"]} <= {0.0, 0.5, 1.0}
     assert made.source["held_out"] == 12, "which calibrate"
     other.write_text('{"text": "a pony", "label": "horses"}\n{"text": "b", "label": "pets"}\n')
-    wanted = dataclasses.replace(wanted, name="x", validation=examples.read([other]))
+    wanted = dataclasses.replace(wanted, name="x", validation=examples.read_dataset([other]))
     with pytest.raises(ChatlmError, match="label 'horses'"):
-        train_pipeline.make(wanted, Watcher(), lambda: False)
+        train_pipeline.train_classifier(wanted, ProgressListener(), lambda: False)
 
 
 def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, data: Path) -> None:
@@ -195,56 +199,60 @@ def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, d
     )
     said = Said()
     wanted = order("wrong", swapped, "encoder", epochs=4, rate=2e-3)
-    wrong = train_pipeline.make(wanted, said, lambda: False)
+    wrong = train_pipeline.train_classifier(wanted, said, lambda: False)
     assert wrong.source["teachers"] == []
-    teachers = (classifier.load(CLASSIFIERS.located("wrong")),)
+    teachers = (classifier.load_classifier(CLASSIFIERS.located("wrong")),)
     wanted = order("taught", data, "encoder", epochs=4, rate=2e-3, trust=1.0)
     wanted = dataclasses.replace(wanted, teachers=teachers)
-    taught = train_pipeline.make(wanted, said, lambda: False)
+    taught = train_pipeline.train_classifier(wanted, said, lambda: False)
     assert taught.source["teachers"] == ["wrong"]
     assert taught.scores["accuracy"] <= 0.1, "its teacher was wrong, and it had to believe it"
     assert (taught.source["learnt_from"], "texts read by the teachers") in said.seen
     with pytest.raises(click.Abort):
-        train_pipeline.make(dataclasses.replace(wanted, name="x"), said, lambda: True)
+        train_pipeline.train_classifier(dataclasses.replace(wanted, name="x"), said, lambda: True)
     assert "x" not in {each.name for each in CLASSIFIERS.all()}
     certain = frozenset(row.text for row in wanted.data.rows)
     own = dataclasses.replace(wanted, name="own", certain=certain)
-    assert train_pipeline.make(own, said, lambda: False).scores["accuracy"] >= 0.9
-    other = examples.Examples(wanted.data.rows, (), "", labels=("pets", "saws"))
+    assert train_pipeline.train_classifier(own, said, lambda: False).scores["accuracy"] >= 0.9
+    other = examples.LabelledDataset(wanted.data.rows, (), "", labels=("pets", "saws"))
     with pytest.raises(ChatlmError, match="teacher wrong tells pets, tools, and not pets, saws"):
-        train_pipeline.make(dataclasses.replace(wanted, name="x", data=other), said, lambda: False)
+        train_pipeline.train_classifier(
+            dataclasses.replace(wanted, name="x", data=other), said, lambda: False
+        )
 
 
-class Said(Watcher):
+class Said(ProgressListener):
     """Remembers the steps and notes it was told."""
 
     def __init__(self) -> None:
         self.seen: set[tuple[int, str]] = set()
 
-    def changed(self, progress: Progress) -> None:
+    def changed(self, progress: ClassifierProgress) -> None:
         self.seen.add((progress.step, progress.note))
 
 
 def test_another_base_is_refused(trained_home: Path, data: Path) -> None:
-    train_pipeline.make(order("things", data, "encoder", epochs=1), Watcher(), lambda: False)
-    path = CLASSIFIERS.located("things").path / card.CARD
+    train_pipeline.train_classifier(
+        order("things", data, "encoder", epochs=1), ProgressListener(), lambda: False
+    )
+    path = CLASSIFIERS.located("things").path / card.CARD_FILE
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"fingerprint": "0"}))
     with pytest.raises(ChatlmError, match="another all-minilm-l6-v2"):
-        classifier.load(CLASSIFIERS.located("things"))
+        classifier.load_classifier(CLASSIFIERS.located("things"))
     path.write_text(json.dumps(values | {"settings": {"method": "encoder", "rank": "x"}}))
     with pytest.raises(ChatlmError, match="is damaged"):
-        classifier.load(CLASSIFIERS.located("things"))
+        classifier.load_classifier(CLASSIFIERS.located("things"))
 
 
 def test_patience_counts_from_the_best_check() -> None:
-    progress = Progress()
+    progress = ClassifierProgress()
     for step, loss in enumerate([0.5, 0.3, 0.4, 0.3]):
-        better = progress.checked(Check(step, 0.9, loss))
+        better = progress.checked(EvalResult(step, 0.9, loss))
         assert better == (step < 2)
-    assert progress.best == Check(1, 0.9, 0.3)
+    assert progress.best == EvalResult(1, 0.9, 0.3)
     assert progress.checks_since_best == 2
-    assert progress.checked(Check(9, 0.1, 0.2))
+    assert progress.checked(EvalResult(9, 0.1, 0.2))
     assert progress.checks_since_best == 0
 
 
@@ -252,17 +260,17 @@ def test_batches_hold_each_row_once_and_like_lengths() -> None:
     import random
 
     lengths = [int(each) for each in np.random.default_rng(0).integers(5, 60, size=1000)]
-    batches = list(training._batches(lengths, 16, random.Random(0)))
+    batches = list(training._length_grouped_batches(lengths, 16, random.Random(0)))
     assert sorted(row for batch in batches for row in batch) == list(range(1000))
     padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
     assert padded < 1.1 * sum(lengths)
 
 
 def test_targets_of_smoothed_labels_and_of_none() -> None:
-    rows = [Example("a", "y"), Example("b", None)]
+    rows = [LabelledExample("a", "y"), LabelledExample("b", None)]
     recipe = Recipe(method="encoder", smoothing=0.2, trust=0.5)
-    found = training._targets(rows, ("x", "y"), recipe, {})
+    found = training._soft_targets(rows, ("x", "y"), recipe, {})
     assert found.tolist() == [pytest.approx([0.1, 0.9]), pytest.approx([0.5, 0.5])]
     assert UNSURE not in ("x", "y")
-    taught = training._targets(rows, ("x", "y"), recipe, {"a": np.array([0.7, 0.3])})
+    taught = training._soft_targets(rows, ("x", "y"), recipe, {"a": np.array([0.7, 0.3])})
     assert taught.tolist() == [pytest.approx([0.4, 0.6]), pytest.approx([0.5, 0.5])]

@@ -13,8 +13,8 @@ from sklearn.metrics import confusion_matrix, f1_score
 
 from chatlm import UsageError
 from chatlm_emotion import baseline, examples, metrics
-from chatlm_emotion.examples import Example
-from chatlm_emotion.panel import Labelled, agreement, leading, named
+from chatlm_emotion.examples import LabelledExample
+from chatlm_emotion.panel import PanelLabel, find_label, leading_labels, measure_agreement
 from chatlm_emotion.recipe import Recipe
 
 MOODS = ("anger", "joy", "sadness")
@@ -31,10 +31,14 @@ def lines(path: Path, *rows: object) -> Path:
 def test_rows_of_several_files_count_once(tmp_path: Path) -> None:
     one = lines(tmp_path / "one.jsonl", {"text": "a", "label": "x"}, {"text": "a", "label": "x"})
     two = lines(tmp_path / "two.jsonl", {"text": "a", "label": "y"}, {"text": "b", "label": None})
-    read = examples.read([one, two])
-    assert read.rows == (Example("a", "x"), Example("a", "y"), Example("b", None))
+    read = examples.read_dataset([one, two])
+    assert read.rows == (
+        LabelledExample("a", "x"),
+        LabelledExample("a", "y"),
+        LabelledExample("b", None),
+    )
     assert (read.labels, read.repeated, read.names) == (("x", "y"), 1, ("one.jsonl", "two.jsonl"))
-    assert examples.counts(read.rows) == {"x": 1, "y": 1}
+    assert examples.count_labels(read.rows) == {"x": 1, "y": 1}
 
 
 @pytest.mark.parametrize(
@@ -58,18 +62,18 @@ def test_a_wrong_file_is_told_with_its_line(tmp_path: Path, content: str, told: 
     path = tmp_path / "bad.jsonl"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(UsageError) as refused:
-        examples.read([path])
+        examples.read_dataset([path])
     assert told in refused.value.message
     assert "bad.jsonl" in refused.value.message
 
 
 def test_texts_of_lines_and_of_json_lines(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\n two \n")
-    assert examples.texts(tmp_path / "a.txt") == ["one", "two"]
+    assert examples.read_texts(tmp_path / "a.txt") == ["one", "two"]
     path = lines(tmp_path / "b.jsonl", {"text": "three"}, {"text": "four", "label": "x"})
-    assert examples.texts(path) == ["three", "four"]
+    assert examples.read_texts(path) == ["three", "four"]
     with pytest.raises(UsageError, match="cannot be read"):
-        examples.texts(tmp_path / "gone")
+        examples.read_texts(tmp_path / "gone")
 
 
 @given(
@@ -84,11 +88,11 @@ def test_texts_of_lines_and_of_json_lines(tmp_path: Path) -> None:
 def test_a_split_loses_nothing_and_no_text_is_on_both_sides(
     pairs: list[tuple[str, str | None]], share: float, seed: int
 ) -> None:
-    rows = [Example(*pair) for pair in pairs]
-    learn, held = examples.split(rows, share, seed)
+    rows = [LabelledExample(*pair) for pair in pairs]
+    learn, held = examples.split_held_out(rows, share, seed)
     assert sorted(learn + held, key=str) == sorted(rows, key=str)
     assert not {row.text for row in learn} & {row.text for row in held}
-    assert examples.split(rows, share, seed) == (learn, held)
+    assert examples.split_held_out(rows, share, seed) == (learn, held)
 
 
 # --- measuring ---------------------------------------------------------------------------------
@@ -100,7 +104,7 @@ def test_measures_are_those_of_scikit_learn() -> None:
     found = chance.dirichlet([1, 1, 1], size=400)
     found[np.arange(400), truth] += 0.4
     found /= found.sum(1, keepdims=True)
-    scores = metrics.score(found, truth.tolist(), MOODS)
+    scores = metrics.score_predictions(found, truth.tolist(), MOODS)
     chosen = found.argmax(1)
     assert np.array_equal(scores.confusion, confusion_matrix(truth, chosen))
     assert scores.macro_f1.value == pytest.approx(f1_score(truth, chosen, average="macro"))
@@ -124,11 +128,11 @@ def test_the_calibration_error_of_a_case_worked_by_hand() -> None:
 def test_the_temperature_undoes_what_made_scores_too_sure() -> None:
     chance = np.random.default_rng(2)
     scores = chance.normal(size=(20_000, 4)).astype(np.float32)
-    shares = metrics.probabilities(scores)
+    shares = metrics.softmax(scores)
     truth = [int(chance.choice(4, p=row)) for row in shares]
-    assert metrics.temperature(scores * 3, truth) == pytest.approx(3, rel=0.1)
-    assert metrics.probabilities(scores * 3, 3.0) == pytest.approx(shares, abs=1e-5)
-    huge = metrics.probabilities(np.array([[1e5, 0.0]], dtype=np.float32))
+    assert metrics.fit_temperature(scores * 3, truth) == pytest.approx(3, rel=0.1)
+    assert metrics.softmax(scores * 3, 3.0) == pytest.approx(shares, abs=1e-5)
+    huge = metrics.softmax(np.array([[1e5, 0.0]], dtype=np.float32))
     assert huge.tolist() == [[1.0, 0.0]]
 
 
@@ -140,14 +144,14 @@ def test_a_baseline_learns_and_is_the_same_when_loaded(
     tmp_path: Path, labels: tuple[str, ...]
 ) -> None:
     words = {"no": "never not none", "yes": "sure fine good", "maybe": "perhaps possibly later"}
-    rows = [Example(f"{word} {n}", each) for each in labels for n, word in
+    rows = [LabelledExample(f"{word} {n}", each) for each in labels for n, word in
             enumerate(words[each].split() * 4)]  # fmt: skip
-    rows.append(Example("stone", None))
-    made = baseline.fit(rows, labels, Recipe(method="baseline", ngrams=1))
+    rows.append(LabelledExample("stone", None))
+    made = baseline.fit_baseline(rows, labels, Recipe(method="baseline", ngrams=1))
     scores = made.scores(["never", "sure", "unknown words"])
     assert [labels[row.argmax()] for row in scores[:2]] == ["no", "yes"]
     made.save(tmp_path)
-    assert baseline.load(tmp_path, 1).scores(["never", "sure"]) == pytest.approx(
+    assert baseline.load_baseline(tmp_path, 1).scores(["never", "sure"]) == pytest.approx(
         scores[:2], abs=0.01
     )
 
@@ -166,13 +170,13 @@ def test_a_baseline_learns_and_is_the_same_when_loaded(
     ],
 )
 def test_the_label_that_a_reply_names_first(reply: str, label: str | None) -> None:
-    assert named(reply, MOODS) == label
+    assert find_label(reply, MOODS) == label
 
 
 def test_leaders() -> None:
-    assert leading(["a", "b", "a"]) == ["a"]
-    assert leading(["a", "b", None]) == ["a", "b"]
-    assert leading([None]) == []
+    assert leading_labels(["a", "b", "a"]) == ["a"]
+    assert leading_labels(["a", "b", None]) == ["a", "b"]
+    assert leading_labels([None]) == []
 
 
 def test_agreement_is_krippendorffs() -> None:
@@ -185,12 +189,14 @@ def test_agreement_is_krippendorffs() -> None:
     ]
     columns = zip(*(row.split() for row in table), strict=True)
     found = [
-        Labelled(str(n), None, tuple(None if each == "*" else each for each in column))
+        PanelLabel(str(n), None, tuple(None if each == "*" else each for each in column))
         for n, column in enumerate(columns)
     ]
-    said = agreement(found)
+    said = measure_agreement(found)
     assert said.alpha == pytest.approx(0.691, abs=5e-4)
     assert said.open == len(found)
-    same = agreement([Labelled("a", "x", ("x", "x", "x")), Labelled("b", "y", ("y", "y", "y"))])
+    same = measure_agreement(
+        [PanelLabel("a", "x", ("x", "x", "x")), PanelLabel("b", "y", ("y", "y", "y"))]
+    )
     assert (same.alpha, same.unanimous, same.majority, same.silent) == (1.0, 1.0, 1.0, 0.0)
-    assert agreement([Labelled("a", "x", ("x", "x", "x"))]).alpha is None
+    assert measure_agreement([PanelLabel("a", "x", ("x", "x", "x"))]).alpha is None

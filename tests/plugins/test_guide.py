@@ -14,7 +14,7 @@ import pytest
 
 from chatlm.plugin_host import hookspecs
 from chatlm.plugin_host.host import PluginHost
-from chatlm.testing import screen, scripted_chat
+from chatlm.testing import scripted_chat, scripted_screen
 from chatlm.tui import commands
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -65,13 +65,13 @@ def test_each_example_is_a_plugin_that_works(code: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", ON_SCREEN)
 async def test_each_example_with_a_screen_works_there(code: str) -> None:
-    async with screen(run(code), replies=["word " * 1000]) as shown:
+    async with scripted_screen(run(code), replies=["word " * 1000]) as shown:
         await shown.type("Hello there")
-        for command in commands.from_plugins():
+        for command in commands.plugin_commands():
             await shown.type(f"/{command.name} 42" if command.argument else f"/{command.name}")
         assert shown.faults == []
         seen = {"count": "words", "words": "there", "big": "╰─┤"}
-        for command in commands.from_plugins():
+        for command in commands.plugin_commands():
             assert seen[command.name] in f"{shown.text()} {shown.notices}"
         if "screen.tell" in code:
             assert shown.notices == ["That was a long reply."]

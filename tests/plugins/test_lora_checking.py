@@ -14,9 +14,9 @@ import pytest
 
 from chatlm import ModelLocation, UsageError
 from chatlm_lora import library
-from chatlm_lora.adapter_files import CONFIG, WEIGHTS
+from chatlm_lora.adapter_files import CONFIG_FILE, WEIGHTS_FILE
 from chatlm_lora.library import ADAPTERS
-from chatlm_lora.validation import AdapterRefused, check, same_base
+from chatlm_lora.validation import AdapterRefused, same_base, validate_adapter
 from tests.plugins.lora import HIDDEN, MODULES, RANK, adapter, config, matrices, tiny_base
 
 FIRST = f"base_model.model.{MODULES[0]}.lora_A.weight"
@@ -34,38 +34,38 @@ def good(tmp_path: Path) -> Path:
 
 def why(folder: Path, base: ModelLocation | None) -> str:
     with pytest.raises(AdapterRefused) as refused:
-        check(folder, base)
+        validate_adapter(folder, base)
     return str(refused.value)
 
 
 def test_a_good_adapter_is_taken(good: Path, base: ModelLocation) -> None:
-    found = check(good, base)
+    found = validate_adapter(good, base)
     assert found.modules == tuple(sorted(MODULES))
     assert found.parameters == len(MODULES) * 2 * RANK * HIDDEN
     assert found.warnings == ()
 
 
 def test_pickle_weights(good: Path, base: ModelLocation) -> None:
-    (good / WEIGHTS).rename(good / "adapter_model.bin")
+    (good / WEIGHTS_FILE).rename(good / "adapter_model.bin")
     assert "pickle" in why(good, base)
     assert "adapter_model.bin" in why(good, base)
 
 
 def test_no_weights_and_no_folder(good: Path, tmp_path: Path) -> None:
-    (good / WEIGHTS).unlink()
-    assert f"it has no {WEIGHTS}" in why(good, None)
+    (good / WEIGHTS_FILE).unlink()
+    assert f"it has no {WEIGHTS_FILE}" in why(good, None)
     assert "it is not a folder" in why(tmp_path / "nowhere", None)
 
 
 def test_no_config(good: Path, base: ModelLocation) -> None:
-    (good / CONFIG).unlink()
-    assert f"it has no {CONFIG}" in why(good, base)
+    (good / CONFIG_FILE).unlink()
+    assert f"it has no {CONFIG_FILE}" in why(good, base)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"LORA"', "[" * 100_000, " " * 2_000_000])
 def test_a_config_that_is_none(text: str, good: Path, base: ModelLocation) -> None:
-    (good / CONFIG).write_text(text)
-    assert CONFIG in why(good, base)
+    (good / CONFIG_FILE).write_text(text)
+    assert CONFIG_FILE in why(good, base)
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_a_config_that_is_none(text: str, good: Path, base: ModelLocation) -> No
 def test_a_config_that_cannot_be_used(
     change: dict[str, Any], reason: str, good: Path, base: ModelLocation
 ) -> None:
-    (good / CONFIG).write_text(json.dumps(config(**change)))
+    (good / CONFIG_FILE).write_text(json.dumps(config(**change)))
     assert reason in why(good, base)
 
 
 def test_unknown_target_modules(good: Path, base: ModelLocation) -> None:
-    (good / CONFIG).write_text(json.dumps(config(target_modules=["q_proj", "query"])))
+    (good / CONFIG_FILE).write_text(json.dumps(config(target_modules=["q_proj", "query"])))
     reason = why(good, base)
     assert "target modules query are not in" in reason
     assert "q_proj" in reason.splitlines()[1]  # what there is instead
@@ -103,7 +103,7 @@ def test_unknown_target_modules(good: Path, base: ModelLocation) -> None:
 
 def test_another_architecture_by_name(good: Path, base: ModelLocation) -> None:
     mapping = {"base_model_class": "GPT2LMHeadModel", "parent_library": "os"}
-    (good / CONFIG).write_text(json.dumps(config(auto_mapping=mapping)))
+    (good / CONFIG_FILE).write_text(json.dumps(config(auto_mapping=mapping)))
     assert "made for GPT2LMHeadModel" in why(good, base)
 
 
@@ -128,13 +128,13 @@ def test_wrong_shapes(letter: str, axis: int, tmp_path: Path, base: ModelLocatio
 
 def test_rank_unlike_the_config(tmp_path: Path, base: ModelLocation) -> None:
     folder = adapter(tmp_path / "rank", settings=config(r=RANK * 2))
-    assert f"rank {RANK} and {RANK}, but {CONFIG} says {RANK * 2}" in why(folder, base)
+    assert f"rank {RANK} and {RANK}, but {CONFIG_FILE} says {RANK * 2}" in why(folder, base)
 
 
 def test_rank_pattern_is_known(tmp_path: Path, base: ModelLocation) -> None:
     pattern = {"q_proj": RANK, r"model\.layers\.\d+\.self_attn\.o_proj": RANK}
     settings = config(r=RANK * 2, rank_pattern=pattern)
-    assert check(adapter(tmp_path / "pattern", settings=settings), base).modules
+    assert validate_adapter(adapter(tmp_path / "pattern", settings=settings), base).modules
 
 
 def test_half_a_pair(tmp_path: Path, base: ModelLocation) -> None:
@@ -173,17 +173,17 @@ def test_bfloat16_numbers_that_are_none(tmp_path: Path, base: ModelLocation) -> 
 
     folder = adapter(tmp_path / "nan")
     weights = {name: torch.tensor(n).bfloat16() for name, n in matrices().items()}
-    save_torch(weights, folder / WEIGHTS)
-    assert check(folder, base).warnings == ()
+    save_torch(weights, folder / WEIGHTS_FILE)
+    assert validate_adapter(folder, base).warnings == ()
     weights[FIRST][0, 0] = float("nan")
-    save_torch(weights, folder / WEIGHTS)
+    save_torch(weights, folder / WEIGHTS_FILE)
     assert "infinite or none (NaN)" in why(folder, base)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 9, 100, -1, -1000])
 def test_cut_short(kept: int, good: Path, base: ModelLocation) -> None:
-    whole = (good / WEIGHTS).read_bytes()
-    (good / WEIGHTS).write_bytes(whole[:kept])
+    whole = (good / WEIGHTS_FILE).read_bytes()
+    (good / WEIGHTS_FILE).write_bytes(whole[:kept])
     assert "is cut short" in why(good, base)
 
 
@@ -226,9 +226,9 @@ def _other_table(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], 
     ],
 )
 def test_damaged(spoil: Callable[[bytes], bytes], good: Path, base: ModelLocation) -> None:
-    path = good / WEIGHTS
+    path = good / WEIGHTS_FILE
     path.write_bytes(spoil(path.read_bytes()))
-    assert WEIGHTS in why(good, base)
+    assert WEIGHTS_FILE in why(good, base)
 
 
 def test_larger_than_the_model(tmp_path: Path, base: ModelLocation) -> None:
@@ -241,7 +241,7 @@ def test_larger_than_the_model(tmp_path: Path, base: ModelLocation) -> None:
     assert "more than the whole model" in reason
 
 
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
 def test_links_out_of_the_folder(
     name: str, good: Path, tmp_path: Path, base: ModelLocation
 ) -> None:
@@ -258,12 +258,12 @@ def test_names_that_could_lead_elsewhere(name: str, home: Path) -> None:
 
 def test_zero_b_matrices_are_told(tmp_path: Path, base: ModelLocation) -> None:
     folder = adapter(tmp_path / "zero", matrices(strength=0.0))
-    assert "no effect" in " ".join(check(folder, base).warnings)
+    assert "no effect" in " ".join(validate_adapter(folder, base).warnings)
 
 
 def test_another_base_of_the_same_shapes_is_told(tmp_path: Path, base: ModelLocation) -> None:
     folder = adapter(tmp_path / "other", settings=config(base_model_name_or_path="org/other-7b"))
-    assert "It was trained on org/other-7b" in check(folder, base).warnings[0]
+    assert "It was trained on org/other-7b" in validate_adapter(folder, base).warnings[0]
 
 
 def test_names_of_one_base() -> None:
@@ -274,7 +274,7 @@ def test_names_of_one_base() -> None:
 
 def test_the_real_adapter_of_another_base(shared_data: Path, default_model: Path) -> None:
     base = ModelLocation("smollm2-135m-instruct", default_model, "chat")
-    found = check(shared_data / "adapters" / "smollm1_135m_medical", base)
+    found = validate_adapter(shared_data / "adapters" / "smollm1_135m_medical", base)
     assert found.config.rank == 16
     assert len(found.modules) == 60
     assert "SmolLM-135M-Instruct" in found.warnings[0]
@@ -283,18 +283,18 @@ def test_the_real_adapter_of_another_base(shared_data: Path, default_model: Path
 def test_only_known_files_are_copied(good: Path, home: Path, base: ModelLocation) -> None:
     (good / "evil.py").write_text("raise SystemExit")
     (good / "training_args.bin").write_bytes(b"pickle")
-    library.add("mine", good, base)
+    library.add_adapter("mine", good, base)
     kept = {path.name for path in (home / "adapters" / "mine").iterdir()}
-    assert kept == {CONFIG, WEIGHTS, "card.json", "README.md"}
+    assert kept == {CONFIG_FILE, WEIGHTS_FILE, "card.json", "README.md"}
     assert [entry.name for entry in ADAPTERS.all() if entry.own] == ["mine"]
     with pytest.raises(UsageError, match="already"):
-        library.add("mine", good, base)
+        library.add_adapter("mine", good, base)
 
 
 def test_what_is_refused_leaves_nothing(good: Path, home: Path, base: ModelLocation) -> None:
-    (good / WEIGHTS).write_bytes(b"")
+    (good / WEIGHTS_FILE).write_bytes(b"")
     with pytest.raises(AdapterRefused):
-        library.add("bad", good, base)
+        library.add_adapter("bad", good, base)
     assert not (home / "adapters" / "bad").exists()
 
 
@@ -310,8 +310,10 @@ def test_checking_needs_no_torch() -> None:
 def test_save_file_of_the_tests_is_what_peft_reads(good: Path, base: ModelLocation) -> None:
     from peft import PeftModel
 
-    from chatlm import load_weights
+    from chatlm import load_pretrained
 
-    model = PeftModel.from_pretrained(load_weights(base, device="cpu", dtype="float32"), str(good))
+    model = PeftModel.from_pretrained(
+        load_pretrained(base, device="cpu", dtype="float32"), str(good)
+    )
     names = {name for name, _ in model.named_parameters() if ".lora_" in name}
     assert len(names) == len(matrices())

@@ -13,11 +13,11 @@ from click.testing import CliRunner, Result
 from chatlm import ModelLocation, UsageError
 from chatlm_lora import adapter_files, card, library
 from chatlm_lora import library as library_module
-from chatlm_lora.card import Answer, Card
+from chatlm_lora.card import AdapterCard, SampleAnswer
 from chatlm_lora.commands import adapters
 from chatlm_lora.options import complete_adapter
-from chatlm_lora.terminal import drawing, in_words
-from chatlm_lora.watching import Progress, curve
+from chatlm_lora.terminal import describe_progress, render_progress
+from chatlm_lora.watching import TrainingProgress, braille_curve
 from tests.plugins.lora import adapter, matrices, tiny_base
 
 DEEP = "[" * 900 + "]" * 900
@@ -55,8 +55,8 @@ def test_from_a_folder_and_back(home: Path, tmp_path: Path, base: ModelLocation)
     assert "Rank 4, alpha 8" in right("show", "mine").stdout
 
     right("export", "mine", "--to", str(tmp_path / "out"))
-    again = tmp_path / "out" / adapter_files.WEIGHTS
-    assert again.read_bytes() == (folder / adapter_files.WEIGHTS).read_bytes()
+    again = tmp_path / "out" / adapter_files.WEIGHTS_FILE
+    assert again.read_bytes() == (folder / adapter_files.WEIGHTS_FILE).read_bytes()
     refused = run("export", "mine", "--to", str(tmp_path / "out")).exception
     assert isinstance(refused, UsageError)
 
@@ -67,15 +67,15 @@ def test_from_a_folder_and_back(home: Path, tmp_path: Path, base: ModelLocation)
 
 
 def test_a_name_that_is_not_there(home: Path, tmp_path: Path, base: ModelLocation) -> None:
-    library_module.add("pirates", adapter(tmp_path / "a"), base)
+    library_module.add_adapter("pirates", adapter(tmp_path / "a"), base)
     refused = run("show", "pirats").exception
     assert isinstance(refused, UsageError)
     assert refused.hint == "Did you mean pirates?"
 
 
 def test_verify_says_whether_it_acts(home: Path, tmp_path: Path, base: ModelLocation) -> None:
-    library_module.add("strong", adapter(tmp_path / "a", matrices(strength=2.0)), base)
-    library_module.add("zero", adapter(tmp_path / "b", matrices(strength=0.0)), base)
+    library_module.add_adapter("strong", adapter(tmp_path / "a", matrices(strength=2.0)), base)
+    library_module.add_adapter("zero", adapter(tmp_path / "b", matrices(strength=0.0)), base)
     assert right("verify", "strong", "-m", base.name).stdout.startswith("strong: acts (mean KL ")
     found = table("verify", "strong", "-m", base.name)
     assert found["acts"]
@@ -125,7 +125,7 @@ def test_train_merge_and_export(home: Path, tmp_path: Path, base: ModelLocation)
 
 
 def test_names_are_completed(home: Path, tmp_path: Path, base: ModelLocation) -> None:
-    library_module.add("pirates", adapter(tmp_path / "a"), base)
+    library_module.add_adapter("pirates", adapter(tmp_path / "a"), base)
     from click import Argument, Command, Context
 
     context = Context(Command("show"))
@@ -134,13 +134,13 @@ def test_names_are_completed(home: Path, tmp_path: Path, base: ModelLocation) ->
 
 
 def test_a_hostile_card_is_shown_harmless(home: Path, tmp_path: Path, base: ModelLocation) -> None:
-    library_module.add("bad", adapter(tmp_path / "a"), base)
+    library_module.add_adapter("bad", adapter(tmp_path / "a"), base)
     evil = "\x1b[2Jx\u202e"
-    hostile = Card(
+    hostile = AdapterCard(
         "bad", "added", base.name, description=evil, licence=evil, source={evil: evil},
-        answers=(Answer(evil, evil, evil, evil),),
+        answers=(SampleAnswer(evil, evil, evil, evil),),
     )  # fmt: skip
-    card.write(hostile, library.ADAPTERS.located("bad").path)
+    card.write_card(hostile, library.ADAPTERS.located("bad").path)
     for words in (("list",), ("show", "bad"), ("list", "--json"), ("show", "bad", "--json")):
         out = right(*words).stdout
         assert "\x1b" not in out
@@ -156,9 +156,9 @@ def test_a_hostile_card_is_shown_harmless(home: Path, tmp_path: Path, base: Mode
              '[{"prompt": 1, "wanted": 2, "before": 3, "after": 4}]}'],
 )  # fmt: skip
 def test_a_card_that_is_none(text: str, home: Path, tmp_path: Path, base: ModelLocation) -> None:
-    library_module.add("odd", adapter(tmp_path / "a"), base)
+    library_module.add_adapter("odd", adapter(tmp_path / "a"), base)
     (library.ADAPTERS.located("odd").path / "card.json").write_text(text)
-    assert card.read(library.ADAPTERS.located("odd").path) is None
+    assert card.read_card(library.ADAPTERS.located("odd").path) is None
     right("list")
     assert "no card" in right("show", "odd").stdout
 
@@ -172,27 +172,27 @@ def test_the_shipped_ones_stay(home: Path) -> None:
 
 def test_the_curve_goes_down() -> None:
     falling = [(step, 3 - step / 50) for step in range(1, 101)]
-    lines = curve(falling, 100, 1.0, 3.0, (20, 4))
+    lines = braille_curve(falling, 100, 1.0, 3.0, (20, 4))
     assert [len(line) for line in lines] == [20] * 4
     left, right_end = [line[0] for line in lines], [line[-1] for line in lines]
     assert left[0] != "\u2800" == right_end[0]
     assert left[-1] == "\u2800" != right_end[-1]
-    assert curve([(1, 5.0)], 0, 5.0, 5.0, (2, 2))  # one loss, no steps known
+    assert braille_curve([(1, 5.0)], 0, 5.0, 5.0, (2, 2))  # one loss, no steps known
 
 
 def test_how_far_it_is_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(100.0, 1000.0, 10.0).tolist())
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    progress = Progress(note="loading the model")
-    assert in_words(progress) == "loading the model …"
+    progress = TrainingProgress(note="loading the model")
+    assert describe_progress(progress) == "loading the model …"
     progress.begin(0, 40)
     progress.note = ""
     progress.step, progress.tokens, progress.base = 10, 500, 3.2
     progress.train, progress.checks = [(10, 2.5)], [(10, 2.75)]
-    assert in_words(progress) == (
+    assert describe_progress(progress) == (
         "step 10/40 · 0:30 left · loss 2.500 · held-out 2.750 (base 3.200) · 25 tokens/s"
     )
-    drawn = drawing(progress, 60).plain.splitlines()
+    drawn = render_progress(progress, 60).plain.splitlines()
     assert drawn[0].startswith("  3.200")
     assert drawn[7].startswith("  2.500")
     assert len(drawn) == 9

@@ -9,7 +9,7 @@ import pytest
 
 from chatlm import ChatlmError, ModelLocation
 from chatlm_lora import library, plugin, validation
-from chatlm_lora.adapter_files import WEIGHTS
+from chatlm_lora.adapter_files import WEIGHTS_FILE
 from chatlm_lora.library import ADAPTERS
 from tests.plugins.lora import adapter, tiny_base
 
@@ -17,7 +17,7 @@ from tests.plugins.lora import adapter, tiny_base
 @pytest.fixture
 def base(tmp_path: Path, home: Path) -> ModelLocation:
     base = tiny_base(tmp_path / "base")
-    library.add("poet", adapter(tmp_path / "saved"), base)
+    library.add_adapter("poet", adapter(tmp_path / "saved"), base)
     return base
 
 
@@ -31,13 +31,13 @@ def test_a_good_adapter_is_found_and_checked_once(
     base: ModelLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked = []
-    check = validation.check
+    check = validation.validate_adapter
 
-    def counted(folder: Path, on: ModelLocation | None) -> validation.Checked:
+    def counted(folder: Path, on: ModelLocation | None) -> validation.ValidatedAdapter:
         checked.append(folder)
         return check(folder, on)
 
-    monkeypatch.setattr(validation, "check", counted)
+    monkeypatch.setattr(validation, "validate_adapter", counted)
     for _ in range(3):
         assert plugin.find_adapter("poet", base.name) == ADAPTERS.own_root / "poet"
     assert len(checked) == 1
@@ -47,11 +47,11 @@ def test_why_not(base: ModelLocation, tmp_path: Path) -> None:
     assert "Did you mean poet?" in refusal("poe", base)
     assert "no-such-model" in str(plugin.find_adapter("poet", "no-such-model"))
     assert plugin.find_adapter("poet", base.name) == ADAPTERS.own_root / "poet"
-    weights = ADAPTERS.own_root / "poet" / WEIGHTS
+    weights = ADAPTERS.own_root / "poet" / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-4])
     assert "is cut short" in refusal("poet", base)
     weights.unlink()
-    assert f"it has no {WEIGHTS}" in refusal("poet", base)
+    assert f"it has no {WEIGHTS_FILE}" in refusal("poet", base)
     shutil.rmtree(ADAPTERS.own_root / "poet")
     assert "There is no adapter" in refusal("poet", base)
     gone = plugin.find_adapter("poet", base.name)

@@ -13,14 +13,14 @@ from peft import PeftModel
 from peft.utils.merge_utils import ties
 from torch import Tensor
 
-from chatlm import ChatEncoder, Message, ModelLocation, UsageError, find_model, load_weights
+from chatlm import ChatEncoder, Message, ModelLocation, UsageError, find_model, load_pretrained
 from chatlm_lora import library
 from chatlm_lora.library import ADAPTERS
-from chatlm_lora.merging import Mix, export_merged, merge_adapters
+from chatlm_lora.merging import MergeSettings, export_merged, merge_adapters
 from chatlm_lora.validation import AdapterRefused
 from tests.plugins.lora import HIDDEN, MODULES, adapter, config, matrices, tiny_base
 
-Merge = Callable[[Mix], dict[str, Tensor]]
+Merge = Callable[[MergeSettings], dict[str, Tensor]]
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,13 @@ def two(home: Path, tmp_path: Path, base: ModelLocation) -> list[dict[str, Tenso
     """Two kept adapters, `a` and `b`, as what each adds."""
     for number, name in enumerate("ab"):
         folder = adapter(tmp_path / name, matrices(number + 1), config(lora_alpha=8 * (number + 1)))
-        library.add(name, folder, base)
+        library.add_adapter(name, folder, base)
     return [added(name, base) for name in "ab"]
 
 
 def added(name: str, base: ModelLocation) -> dict[str, Tensor]:
     """What an adapter adds to each module."""
-    plain = load_weights(base, device="cpu", dtype="float32")
+    plain = load_pretrained(base, device="cpu", dtype="float32")
     model: Any = PeftModel.from_pretrained(plain, str(ADAPTERS.located(name).path))
     return {
         module: model.get_submodule(f"base_model.model.{module}").get_delta_weight("default")
@@ -47,7 +47,7 @@ def added(name: str, base: ModelLocation) -> dict[str, Tensor]:
     }
 
 
-def merged(base: ModelLocation, mix: Mix, *names: str) -> dict[str, Tensor]:
+def merged(base: ModelLocation, mix: MergeSettings, *names: str) -> dict[str, Tensor]:
     sources = [ADAPTERS.located(name) for name in names or ("a", "b")]
     merge_adapters("both", sources, base, mix)
     return added("both", base)
@@ -59,7 +59,7 @@ def alike(found: Tensor, wanted: Tensor) -> bool:
 
 
 def test_linear_is_the_weighted_sum(two: list[dict[str, Tensor]], base: ModelLocation) -> None:
-    found = merged(base, Mix("linear", (0.7, -0.2)))
+    found = merged(base, MergeSettings("linear", (0.7, -0.2)))
     for module in MODULES:
         assert alike(found[module], 0.7 * two[0][module] - 0.2 * two[1][module])
 
@@ -68,7 +68,7 @@ def test_linear_is_the_weighted_sum(two: list[dict[str, Tensor]], base: ModelLoc
 def test_slerp_is_the_point_on_the_arc(
     share: float, two: list[dict[str, Tensor]], base: ModelLocation
 ) -> None:
-    found = merged(base, Mix("slerp", (1 - share, share)))
+    found = merged(base, MergeSettings("slerp", (1 - share, share)))
     for module in MODULES:
         one, other = two[0][module], two[1][module]
         cosine = (one * other).sum() / one.norm() / other.norm()
@@ -84,14 +84,14 @@ def test_slerp_between_the_same_is_the_same(
     home: Path, tmp_path: Path, base: ModelLocation
 ) -> None:
     for name in "ab":
-        library.add(name, adapter(tmp_path / name), base)
-    found = merged(base, Mix("slerp", (0.5, 0.5)))
+        library.add_adapter(name, adapter(tmp_path / name), base)
+    found = merged(base, MergeSettings("slerp", (0.5, 0.5)))
     same = added("a", base)
     assert all(alike(found[module], same[module]) for module in MODULES)
 
 
 def test_ties_keeps_what_agrees_in_sign(two: list[dict[str, Tensor]], base: ModelLocation) -> None:
-    found = merged(base, Mix("ties", (0.5, 0.5), density=0.4, rank=HIDDEN))
+    found = merged(base, MergeSettings("ties", (0.5, 0.5), density=0.4, rank=HIDDEN))
     for module in MODULES:
         deltas = [each[module] for each in two]
         wanted = ties(deltas, torch.tensor([0.5, 0.5]), 0.4)
@@ -103,7 +103,7 @@ def test_dare_drops_by_its_seed_and_with_all_kept_is_the_sum(
 ) -> None:
     sources = [ADAPTERS.located(name) for name in "ab"]
     for name, density, seed in (("x", 0.5, 1), ("y", 0.5, 1), ("z", 0.5, 2), ("all", 1.0, 1)):
-        mix = Mix("dare", (0.5, 0.5), density=density, rank=HIDDEN, seed=seed)
+        mix = MergeSettings("dare", (0.5, 0.5), density=density, rank=HIDDEN, seed=seed)
         merge_adapters(name, sources, base, mix)
     x, y, z, whole = (added(name, base)[MODULES[0]] for name in ("x", "y", "z", "all"))
     assert torch.equal(x, y)
@@ -114,7 +114,7 @@ def test_dare_drops_by_its_seed_and_with_all_kept_is_the_sum(
 def test_ties_has_the_rank_that_is_wanted(
     two: list[dict[str, Tensor]], base: ModelLocation
 ) -> None:
-    merged(base, Mix("ties", (0.5, 0.5), rank=3))
+    merged(base, MergeSettings("ties", (0.5, 0.5), rank=3))
     values = json.loads((ADAPTERS.located("both").path / "adapter_config.json").read_text())
     assert values["r"] == 3
     assert values["base_model_name_or_path"] == base.name
@@ -127,18 +127,18 @@ def test_what_does_not_mix(home: Path, tmp_path: Path, base: ModelLocation) -> N
         "plain": config(),
     }
     for name, settings in kept.items():
-        library.add(name, adapter(tmp_path / name, matrices(), settings), base)
+        library.add_adapter(name, adapter(tmp_path / name, matrices(), settings), base)
     fewer = {key: value for key, value in matrices().items() if "q_proj" in key}
     settings = config(target_modules=["q_proj"])
-    library.add("fewer", adapter(tmp_path / "fewer", fewer, settings), base)
+    library.add_adapter("fewer", adapter(tmp_path / "fewer", fewer, settings), base)
 
-    def refused(mix: Mix, *names: str) -> str:
+    def refused(mix: MergeSettings, *names: str) -> str:
         with pytest.raises(UsageError) as error:
             merge_adapters("x", [ADAPTERS.located(name) for name in names], base, mix)
         assert not (home / "adapters" / "x").exists()
         return str(error.value)
 
-    linear, slerp = Mix("linear", (0.5, 0.5)), Mix("slerp", (0.5, 0.5))
+    linear, slerp = MergeSettings("linear", (0.5, 0.5)), MergeSettings("slerp", (0.5, 0.5))
     assert "one was trained on org/one, the other on org/two" in refused(linear, "one", "two")
     assert "change different ones" in refused(slerp, "plain", "fewer")
     assert "at least two" in refused(linear, "plain", "plain")
@@ -148,22 +148,24 @@ def test_what_does_not_mix(home: Path, tmp_path: Path, base: ModelLocation) -> N
 def test_another_base_is_refused(two: list[dict[str, Tensor]], default_model: Path) -> None:
     other = ModelLocation("smollm2-135m-instruct", default_model, "chat")
     with pytest.raises(AdapterRefused, match="in smollm2-135m-instruct 576 and 576"):
-        merge_adapters("x", [ADAPTERS.located(n) for n in "ab"], other, Mix("linear", (0.5, 0.5)))
+        merge_adapters(
+            "x", [ADAPTERS.located(n) for n in "ab"], other, MergeSettings("linear", (0.5, 0.5))
+        )
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: Mix("average", (1.0,)),
-        lambda: Mix("slerp", (0.3, 0.3, 0.4)),
-        lambda: Mix("slerp", (-1.0, 1.0)),
-        lambda: Mix("slerp", (0.0, 0.0)),
-        lambda: Mix("linear", (float("nan"), 1.0)),
-        lambda: Mix("ties", (0.5, 0.5), density=0.0),
-        lambda: Mix("ties", (0.5, 0.5), rank=0),
+        lambda: MergeSettings("average", (1.0,)),
+        lambda: MergeSettings("slerp", (0.3, 0.3, 0.4)),
+        lambda: MergeSettings("slerp", (-1.0, 1.0)),
+        lambda: MergeSettings("slerp", (0.0, 0.0)),
+        lambda: MergeSettings("linear", (float("nan"), 1.0)),
+        lambda: MergeSettings("ties", (0.5, 0.5), density=0.0),
+        lambda: MergeSettings("ties", (0.5, 0.5), rank=0),
     ],
 )
-def test_mixes_that_cannot_be(wrong: Callable[[], Mix]) -> None:
+def test_mixes_that_cannot_be(wrong: Callable[[], MergeSettings]) -> None:
     with pytest.raises(UsageError):
         wrong()
 
@@ -175,10 +177,10 @@ def test_an_exported_model_is_the_base_with_the_adapter(
     assert export_merged(ADAPTERS.located("a"), base, folder) == ()
     whole = find_model(str(folder))
     ids = torch.tensor([ChatEncoder(whole).prompt([Message("user", "Who are you?")])])
-    plain = load_weights(base, device="cpu", dtype="float32")
+    plain = load_pretrained(base, device="cpu", dtype="float32")
     adapted = PeftModel.from_pretrained(plain, str(ADAPTERS.located("a").path))
     with torch.no_grad():
-        found = load_weights(whole, device="cpu", dtype="float32")(ids).logits
+        found = load_pretrained(whole, device="cpu", dtype="float32")(ids).logits
         wanted = adapted(ids).logits
         with adapted.disable_adapter():
             without = adapted(ids).logits

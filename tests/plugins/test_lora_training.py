@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from chatlm import ChatEncoder, ChatlmError, ModelLocation, UsageError
 from chatlm_lora import card, dataset
 from chatlm_lora import recipe as recipe_module
-from chatlm_lora.adapter_files import WEIGHTS
-from chatlm_lora.dataset import Chats, Collator, loss_of
+from chatlm_lora.adapter_files import WEIGHTS_FILE
+from chatlm_lora.dataset import Collator, EncodedChats, evaluate_loss
 from chatlm_lora.library import ADAPTERS
-from chatlm_lora.recipe import Order, Recipe
-from chatlm_lora.trainer import TrainingStopped, train
-from chatlm_lora.watching import Progress, Watcher
+from chatlm_lora.recipe import Recipe, TrainingJob
+from chatlm_lora.trainer import TrainingStopped, train_adapter
+from chatlm_lora.watching import ProgressListener, TrainingProgress
 from tests.plugins.lora import tiny_base
 
 RECIPE = Recipe(rate=0.05, epochs=3, batch=4, held_out=0.25, checks=2, dropout=0.0)
@@ -43,14 +43,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Remembering(Watcher):
+class Remembering(ProgressListener):
     """Keeps what it was told; Ctrl-C is pressed after a step."""
 
     def __init__(self, press_after: int = 0) -> None:
-        self.seen: list[Progress] = []
+        self.seen: list[TrainingProgress] = []
         self._press_after = press_after
 
-    def changed(self, progress: Progress) -> None:
+    def changed(self, progress: TrainingProgress) -> None:
         self.seen.append(dataclasses.replace(progress, train=[*progress.train]))
         if self._press_after and progress.step == self._press_after:
             self._press_after = 0
@@ -61,9 +61,11 @@ class Remembering(Watcher):
         return sorted({progress.step for progress in self.seen if progress.steps})
 
 
-def order(base: ModelLocation, data: Path, recipe: Recipe = RECIPE, name: str = "mine") -> Order:
-    read = dataset.read(data, seed=recipe.seed, share=recipe.held_out)
-    return Order(name, base, read, recipe, licence="CC0", on_cpu=True)
+def order(
+    base: ModelLocation, data: Path, recipe: Recipe = RECIPE, name: str = "mine"
+) -> TrainingJob:
+    read = dataset.read_dataset(data, seed=recipe.seed, share=recipe.held_out)
+    return TrainingJob(name, base, read, recipe, licence="CC0", on_cpu=True)
 
 
 def test_it_gets_better_and_plain_peft_loads_it(
@@ -74,40 +76,42 @@ def test_it_gets_better_and_plain_peft_loads_it(
 
     watcher = Remembering()
     wanted = order(base, data)
-    made = train(wanted, watcher)
+    made = train_adapter(wanted, watcher)
     assert made is not None
     assert made.scores["fall"] > 0.3
     assert (made.cost["ended"], made.cost["steps"]) == ("after all epochs", 18)
-    assert made.source["sha256"] == dataset.read(data, seed=0, share=0.5).sha256
+    assert made.source["sha256"] == dataset.read_dataset(data, seed=0, share=0.5).sha256
     assert (made.source["train"], made.source["held_out"], made.licence) == (24, 8, "CC0")
-    assert len(made.answers) == recipe_module.SHOWN
+    assert len(made.answers) == recipe_module.SAMPLE_ANSWERS
     assert watcher.steps == list(range(19))
     assert len(watcher.seen[-1].train) == 18
 
     folder = ADAPTERS.located("mine").path
-    assert card.read(folder) == dataclasses.replace(
+    assert card.read_card(folder) == dataclasses.replace(
         made, settings={**made.settings, "targets": ["all-linear"]}
     )
     assert str(home) not in (folder / "adapter_config.json").read_text()
-    assert {t.dtype for t in load_file(folder / WEIGHTS).values()} == {torch.bfloat16}
+    assert {t.dtype for t in load_file(folder / WEIGHTS_FILE).values()} == {torch.bfloat16}
     plain = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(plain, str(folder))
-    held_out = Chats(wanted.data.held_out, ChatEncoder(base), 1024)
-    again = loss_of(loaded, held_out, Collator(0), 4)
+    held_out = EncodedChats(wanted.data.held_out, ChatEncoder(base), 1024)
+    again = evaluate_loss(loaded, held_out, Collator(0), 4)
     assert again == pytest.approx(made.scores["held_out_loss_after"], rel=1e-3)
     assert list((home / "adapters").glob(".training-mine/*")) == []
 
 
 def test_the_same_seed_makes_the_same_adapter(home: Path, base: ModelLocation, data: Path) -> None:
     for name in ("one", "two"):
-        train(order(base, data, dataclasses.replace(RECIPE, epochs=1), name), Watcher())
-    one, two = (load_file(ADAPTERS.located(name).path / WEIGHTS) for name in ("one", "two"))
+        train_adapter(
+            order(base, data, dataclasses.replace(RECIPE, epochs=1), name), ProgressListener()
+        )
+    one, two = (load_file(ADAPTERS.located(name).path / WEIGHTS_FILE) for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_it_ends_early_and_keeps_the_best(home: Path, base: ModelLocation, data: Path) -> None:
     wild = dataclasses.replace(RECIPE, rate=1.0, epochs=30, patience=2, warmup=0.0)
-    made = train(order(base, data, wild), Watcher())
+    made = train_adapter(order(base, data, wild), ProgressListener())
     assert made is not None
     assert made.cost["ended"].startswith("early")
     assert made.cost["best_step"] < made.cost["steps"] < 180
@@ -115,7 +119,7 @@ def test_it_ends_early_and_keeps_the_best(home: Path, base: ModelLocation, data:
 
 def test_ctrl_c_keeps_the_best_so_far(home: Path, base: ModelLocation, data: Path) -> None:
     long = dataclasses.replace(RECIPE, epochs=100, patience=1000)
-    made = train(order(base, data, long), Remembering(press_after=7))
+    made = train_adapter(order(base, data, long), Remembering(press_after=7))
     assert made is not None
     assert made.cost["ended"] == "stopped by the person"
     assert made.cost["steps"] in (7, 8)
@@ -127,13 +131,13 @@ def test_ctrl_c_keeps_the_best_so_far(home: Path, base: ModelLocation, data: Pat
 def test_ctrl_c_before_the_first_step_keeps_nothing(
     home: Path, base: ModelLocation, data: Path
 ) -> None:
-    class Early(Watcher):
-        def changed(self, progress: Progress) -> None:
+    class Early(ProgressListener):
+        def changed(self, progress: TrainingProgress) -> None:
             if progress.note == "answering held-out prompts":
                 signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(TrainingStopped):
-        train(order(base, data), Early())
+        train_adapter(order(base, data), Early())
     assert not (home / "adapters" / "mine").exists()
 
 
@@ -141,8 +145,8 @@ TRAIN = """
 import sys
 from pathlib import Path
 from chatlm import ModelLocation
-from chatlm_lora.trainer import train
-from chatlm_lora.watching import Watcher
+from chatlm_lora.trainer import train_adapter
+from chatlm_lora.watching import ProgressListener
 from tests.plugins.test_lora_training import LONG, order
 base = Path(sys.argv[1])
 train(order(ModelLocation(str(base), base, "chat"), Path(sys.argv[2]), LONG), Watcher())
@@ -167,12 +171,12 @@ def test_it_goes_on_after_a_kill(home: Path, base: ModelLocation, data: Path) ->
     assert not (home / "adapters" / "mine").exists()
     half = run / "checkpoint-100000"
     half.mkdir()
-    (half / WEIGHTS).write_bytes(b"half")
+    (half / WEIGHTS_FILE).write_bytes(b"half")
 
     with pytest.raises(UsageError, match="other data or settings"):
-        train(order(base, data), Watcher())
+        train_adapter(order(base, data), ProgressListener())
     watcher = Remembering()
-    made = train(order(base, data, LONG), watcher)
+    made = train_adapter(order(base, data, LONG), watcher)
     assert made is not None
     assert watcher.steps[0] >= 3  # it did not begin again
     assert (made.cost["steps"], made.cost["from_step"]) == (240, watcher.steps[0])
@@ -186,18 +190,20 @@ def test_restart_forgets_what_was_stopped(home: Path, base: ModelLocation, data:
     (run / "plan.json").write_text("{}")
     short = dataclasses.replace(RECIPE, epochs=0.2)
     with pytest.raises(UsageError, match="--restart") as refused:
-        train(order(base, data, short), Watcher())
+        train_adapter(order(base, data, short), ProgressListener())
     assert "Start afresh" in refused.value.hint
-    assert train(order(base, data, short), Watcher(), anew=True) is not None
+    assert train_adapter(order(base, data, short), ProgressListener(), anew=True) is not None
 
 
 def test_losses_that_are_no_numbers(
     home: Path, base: ModelLocation, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, float("nan")])
-    monkeypatch.setattr("chatlm_lora.dataset.loss_of", lambda *given: next(losses))
+    monkeypatch.setattr("chatlm_lora.dataset.evaluate_loss", lambda *given: next(losses))
     with pytest.raises(ChatlmError, match="no numbers"):
-        train(order(base, data, dataclasses.replace(RECIPE, epochs=0.2)), Watcher())
+        train_adapter(
+            order(base, data, dataclasses.replace(RECIPE, epochs=0.2)), ProgressListener()
+        )
     assert not (home / "adapters" / "mine").exists()
 
 
@@ -206,13 +212,13 @@ def test_a_name_that_is_taken_is_told_before_the_work(
 ) -> None:
     (home / "adapters" / "mine").mkdir(parents=True)
     with pytest.raises(UsageError, match="already"):
-        train(order(base, data), Watcher())
+        train_adapter(order(base, data), ProgressListener())
 
 
 def test_targets_that_are_not_there(home: Path, base: ModelLocation, data: Path) -> None:
     odd = dataclasses.replace(RECIPE, targets=("q_proj", "query"))
     with pytest.raises(UsageError, match="no linear module query") as refused:
-        train(order(base, data, odd), Watcher())
+        train_adapter(order(base, data, odd), ProgressListener())
     assert "q_proj" in refused.value.hint
 
 
@@ -228,7 +234,7 @@ def test_settings_out_of_their_range(wrong: dict[str, Any]) -> None:
 
 def test_steps_are_shared_by_processes(base: ModelLocation, data: Path) -> None:
     wanted = order(base, data)
-    one, four = recipe_module.prepare(wanted, 1), recipe_module.prepare(wanted, 4)
+    one, four = recipe_module.prepare_data(wanted, 1), recipe_module.prepare_data(wanted, 4)
     assert (one.steps, one.check_every) == (18, 3)
     assert (four.steps, four.check_every) == (6, 1)
 
@@ -238,10 +244,10 @@ def test_machines_that_see_different_checkpoints_do_not_begin(
 ) -> None:
     monkeypatch.setattr("chatlm_lora.trainer.gather_object", lambda own: [*own, "checkpoint-6"])
     with pytest.raises(UsageError, match="same checkpoints") as refused:
-        train(order(base, data), Remembering())
+        train_adapter(order(base, data), Remembering())
     assert "--restart" in refused.value.hint
 
 
 def test_no_example_is_short_enough(base: ModelLocation, data: Path) -> None:
     with pytest.raises(UsageError, match="at most 8 tokens"):
-        recipe_module.prepare(order(base, data, dataclasses.replace(RECIPE, longest=8)), 1)
+        recipe_module.prepare_data(order(base, data, dataclasses.replace(RECIPE, longest=8)), 1)

@@ -21,9 +21,9 @@ from chatlm.tui.app import ChatApp
 from chatlm.tui.chat.status import StatusBar
 from chatlm.types.messages import StopReason
 from chatlm_lora import card
-from chatlm_lora.card import Answer, Card
+from chatlm_lora.card import AdapterCard, SampleAnswer
 from chatlm_lora.library import ADAPTERS
-from chatlm_lora.screens.picker import LoraPicker
+from chatlm_lora.screens.picker import AdapterPicker
 from tests.plugins.lora import adapter, config, matrices, tiny_base
 from tests.plugins.ui import RememberingUi
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
@@ -40,7 +40,7 @@ from tests.tui.support import (
     until,
 )
 
-CARD = Card(
+CARD = AdapterCard(
     "pirate",
     "trained",
     "smollm2-135m-instruct",
@@ -51,8 +51,10 @@ CARD = Card(
     scores={"held_out_loss_before": 3.0, "held_out_loss_after": 1.5, "fall": 0.5},
     cost={"seconds": 61.0, "tokens": 5000},
     answers=(
-        Answer("What is the capital of Peru?", "Arr, Lima!", "Lima.", "Arr, that be Lima, matey!"),
-        Answer("Who are you?", "Yer first mate!", "I am a chatbot.", "Arr, yer first mate!"),
+        SampleAnswer(
+            "What is the capital of Peru?", "Arr, Lima!", "Lima.", "Arr, that be Lima, matey!"
+        ),
+        SampleAnswer("Who are you?", "Yer first mate!", "I am a chatbot.", "Arr, yer first mate!"),
     ),
 )
 
@@ -61,7 +63,7 @@ CARD = Card(
 def shelf(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with two adapters, and none that come with chatlm."""
     monkeypatch.setitem(vars(ADAPTERS), "shipped_root", home / "none")
-    card.write(CARD, adapter(home / "adapters" / "pirate"))
+    card.write_card(CARD, adapter(home / "adapters" / "pirate"))
     adapter(home / "adapters" / "terse")
     return home / "adapters"
 
@@ -163,12 +165,12 @@ async def test_the_key_without_any_adapter_yet_opens_the_list() -> None:
     with Store(None) as store:
         async with app_with(StillEngine("one"), store).run_test(size=(110, 30)) as pilot:
             await pilot.press("f5")
-            await until(pilot, lambda: isinstance(pilot.app.screen, LoraPicker))
+            await until(pilot, lambda: isinstance(pilot.app.screen, AdapterPicker))
             await pilot.press("down", "enter")
-            await until(pilot, lambda: not isinstance(pilot.app.screen, LoraPicker))
+            await until(pilot, lambda: not isinstance(pilot.app.screen, AdapterPicker))
             await until(pilot, lambda: "adapter pirate" in bar(pilot))
             await say(pilot, "/lora")
-            await until(pilot, lambda: isinstance(pilot.app.screen, LoraPicker))
+            await until(pilot, lambda: isinstance(pilot.app.screen, AdapterPicker))
             await until(pilot, lambda: "in use · Talks like a pirate" in everything_visible(pilot))
             await pilot.press("up", "enter")
             await until(pilot, lambda: "adapter" not in bar(pilot))
@@ -238,7 +240,7 @@ async def test_the_list_says_why_one_cannot_be_chosen(shelf: Path) -> None:
         shelf / "bad", {**matrices(), "base_model.model.x.lora_A.weight": matrices().popitem()[1]}
     )
     ui = RememberingUi("lora")
-    async with CardApp(LoraPicker(ui)).run_test(size=(100, 30)) as pilot:
+    async with CardApp(AdapterPicker(ui)).run_test(size=(100, 30)) as pilot:
         await listed(pilot)
         rows = pilot.app.screen.query_one(OptionList)
         assert [option.id for option in rows.options] == ["", "bad", "pirate", "terse"]
@@ -262,7 +264,7 @@ async def test_the_list_verifies_what_is_marked(
     engine = StillEngine()
     engine.info = replace(engine.info, model=str(base.folder))
     ui = RememberingUi("lora", engine=engine)
-    async with CardApp(LoraPicker(ui)).run_test(size=(110, 30)) as pilot:
+    async with CardApp(AdapterPicker(ui)).run_test(size=(110, 30)) as pilot:
         await listed(pilot)
         await pilot.press("down", "v")
         await settled(pilot, lambda: "Verified: acts (mean KL" in everything_visible(pilot))
@@ -284,7 +286,7 @@ def test_picture_of_the_adapters(
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "Lima, matey" in everything_visible(pilot))
 
-    app = CardApp(LoraPicker(ui), theme)
+    app = CardApp(AdapterPicker(ui), theme)
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
 
 
@@ -298,5 +300,5 @@ def test_picture_without_adapters(
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "There are no adapters yet" in everything_visible(pilot))
 
-    app = CardApp(LoraPicker(RememberingUi("lora")))
+    app = CardApp(AdapterPicker(RememberingUi("lora")))
     assert snap_compare(app, terminal_size=size, run_before=still(steps))

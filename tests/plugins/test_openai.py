@@ -19,9 +19,9 @@ from chatlm import (
     EngineError,
     EngineEvent,
     Finished,
-    Fitted,
     Message,
     Prefill,
+    PromptReady,
     Request,
     Sampling,
     StopReason,
@@ -30,7 +30,7 @@ from chatlm import (
     stream_many,
 )
 from chatlm.types.setups import Setup
-from chatlm_openai.engine import OpenAIEngine, opened
+from chatlm_openai.engine import OpenAIEngine, open_engine
 from tests.plugins.openai_server import (
     PATIENCE,
     Asked,
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 @contextmanager
 def engine_of(script: Script, model: str = "m") -> Iterator[OpenAIEngine]:
-    with closing(opened(f"{model}@{script.url}")) as engine:
+    with closing(open_engine(f"{model}@{script.url}")) as engine:
         yield engine
 
 
@@ -81,7 +81,7 @@ def test_a_reply_is_streamed_with_what_it_cost() -> None:
         assert (engine.info.model, engine.info.context_length) == (script.model, 4096)
         assert engine.info.notes == ()
         events = list(engine.stream(request("Hi")))
-    assert isinstance(events[0], Fitted)
+    assert isinstance(events[0], PromptReady)
     assert [e.text for e in events if isinstance(e, Delta) and e.text] == ["Hel", "lo", " ☃"]
     end = ending(events)
     assert end.stop_reason is StopReason.END
@@ -201,7 +201,7 @@ def test_the_oldest_turns_leave_when_the_context_is_full() -> None:
     with serving(models=[{"id": "m", "max_model_len": 256}]) as script:
         events = asked(script, request(words, "So?", words, "So?", "Last words?"))
     fitted = events[0]
-    assert isinstance(fitted, Fitted)
+    assert isinstance(fitted, PromptReady)
     assert [m.content for m in fitted.left_out] == [words, "So?"]
     assert [m["content"] for m in script.asked[0].body["messages"]] == [words, "So?", "Last words?"]
     assert fitted.prompt_tokens < fitted.limit == 256
@@ -288,7 +288,7 @@ def test_the_preview_is_what_is_sent_and_an_estimate() -> None:
     for index, message in enumerate(asking.messages):
         pieces = [token.text for token in prompt.tokens if token.message == index]
         assert "".join(pieces) == message.content
-    assert isinstance(events[0], Fitted)
+    assert isinstance(events[0], PromptReady)
     assert events[0].prompt_hash == prompt.hash
 
 
@@ -304,7 +304,7 @@ def test_cancelling_within_a_reply_closes_the_connection() -> None:
 def test_cancelling_before_the_first_word_closes_the_connection() -> None:
     with serving(keeps_silent) as script, engine_of(script) as engine:
         events = engine.stream(request("Hi"))
-        assert isinstance(next(events), Fitted)
+        assert isinstance(next(events), PromptReady)
         assert isinstance(next(events), Prefill)  # comes although the server says nothing
         events.close()
         assert script.gone.wait(PATIENCE)

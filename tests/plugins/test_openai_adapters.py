@@ -12,13 +12,13 @@ from textual.widgets import OptionList
 
 from chatlm import EngineError, Message, Request
 from chatlm.config.config import load
-from chatlm.engines.open import opener
-from chatlm.plugin_host.lifecycle import loaded
+from chatlm.engines.open import make_model_opener
+from chatlm.plugin_host.lifecycle import loaded_plugins
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.engine_loader import Ready
-from chatlm_lora.screens.picker import LoraPicker
-from chatlm_openai.engine import opened
+from chatlm_lora.screens.picker import AdapterPicker
+from chatlm_openai.engine import open_engine
 from tests.plugins.arena import chatlm
 from tests.plugins.lora import adapter
 from tests.plugins.openai_server import Script, refuses, serving
@@ -41,7 +41,7 @@ def test_the_servers_adapters_answer_where_a_request_names_them() -> None:
     more = {"id": "other", "parent": "another-base"}
     with vllm(Vllm(), pirate=FOLDER, terse="/srv/terse") as script:
         script.models.append(more)
-        with closing(opened(f"{BASE}@{script.url}")) as engine:
+        with closing(open_engine(f"{BASE}@{script.url}")) as engine:
             assert engine.info.adapters == ("pirate", "terse")
             assert text_of(list(engine.stream(HI))) == "I am big."
             assert text_of(list(engine.stream(PIRATE))) == "I am pirate."
@@ -52,7 +52,7 @@ def test_the_servers_adapters_answer_where_a_request_names_them() -> None:
 
 def test_an_adapter_that_is_loaded_later_is_found_and_one_that_is_gone_is_told() -> None:
     server = Vllm(FOLDER)
-    with vllm(server) as script, closing(opened(f"{BASE}@{script.url}")) as engine:
+    with vllm(server) as script, closing(open_engine(f"{BASE}@{script.url}")) as engine:
         with pytest.raises(EngineError, match="no adapter pirate") as none:
             list(engine.stream(PIRATE))
         assert "It has none." in none.value.hint
@@ -68,7 +68,7 @@ def test_an_adapter_that_is_loaded_later_is_found_and_one_that_is_gone_is_told()
 def test_an_adapter_as_a_model_has_the_context_of_its_base() -> None:
     with (
         vllm(Vllm(), pirate=FOLDER) as script,
-        closing(opened(f"pirate@{script.url}")) as engine,
+        closing(open_engine(f"pirate@{script.url}")) as engine,
     ):
         assert (engine.info.context_length, engine.info.notes) == (4096, ())
         assert engine.info.adapters == ()
@@ -91,12 +91,12 @@ async def test_the_list_of_adapters_has_them_in_the_chat(home: Path) -> None:
     adapter(home / "adapters" / "terse")
     with vllm(Vllm(), pirate=FOLDER, terse="/srv/terse") as script:
         config = load(model=model_on(script))
-        with loaded(config) as plugins, Store(None) as store:
-            app = ChatApp(store, opener(config, plugins), plugins=plugins, config=config)
+        with loaded_plugins(config) as plugins, Store(None) as store:
+            app = ChatApp(store, make_model_opener(config, plugins), plugins=plugins, config=config)
             async with app.run_test(size=(110, 36)) as pilot:
                 await until(pilot, lambda: isinstance(app.engine_state, Ready))
                 await say(pilot, "/lora")
-                await until(pilot, lambda: isinstance(app.screen, LoraPicker))
+                await until(pilot, lambda: isinstance(app.screen, AdapterPicker))
                 rows = app.screen.query_one(OptionList)
                 names = [option.id for option in rows.options]
                 assert names[:3] == ["", "pirate", "terse"]

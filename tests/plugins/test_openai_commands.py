@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from chatlm.config.config import load
-from chatlm.engines.open import opener
-from chatlm.plugin_host.lifecycle import loaded
+from chatlm.engines.open import make_model_opener
+from chatlm.plugin_host.lifecycle import loaded_plugins
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.engine_loader import Ready
@@ -180,8 +180,8 @@ def test_contestants_and_judges_of_a_tournament(home: Path, tmp_path: Path, stri
 async def test_the_screen_talks_to_it(home: Path) -> None:
     with serving(says("Hello from **afar**.")) as script:
         config = load(model=script.model)
-        with loaded(config) as plugins, Store(None) as store:
-            app = ChatApp(store, opener(config, plugins), plugins=plugins, config=config)
+        with loaded_plugins(config) as plugins, Store(None) as store:
+            app = ChatApp(store, make_model_opener(config, plugins), plugins=plugins, config=config)
             async with app.run_test(size=(120, 36)) as pilot:
                 await until(pilot, lambda: isinstance(app.engine_state, Ready))
                 composer = app.chat_screen.chat.composer

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from chatlm import UsageError
 from chatlm_openai import protocol
-from chatlm_openai.endpoints import Endpoint, located, split
-from chatlm_openai.engine import PIECES
+from chatlm_openai.endpoints import Endpoint, find_endpoint, split_model_name
+from chatlm_openai.engine import ESTIMATED_TOKENS
 from chatlm_openai.settings import Settings
 
 WORK = Endpoint("http://gpu:8000/v1", "work", "WORK_KEY")
@@ -36,7 +36,7 @@ HOME = Endpoint("http://127.0.0.1:1234/v1", "home")
     ],
 )
 def test_a_name_is_taken_apart(name: str, model: str, endpoint: Endpoint) -> None:
-    assert split(name, [WORK, HOME]) == (model, endpoint)
+    assert split_model_name(name, [WORK, HOME]) == (model, endpoint)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_name_is_taken_apart(name: str, model: str, endpoint: Endpoint) -> Non
 )
 def test_a_name_that_names_nothing(name: str, what: str) -> None:
     with pytest.raises(UsageError, match=what) as raised:
-        split(name, [WORK, HOME])
+        split_model_name(name, [WORK, HOME])
     assert raised.value.hint
     assert "secret" not in str(raised.value)
     assert "\x1b" not in str(raised.value)
@@ -63,10 +63,10 @@ def test_a_name_that_names_nothing(name: str, what: str) -> None:
 
 def test_the_nearest_endpoint_is_suggested() -> None:
     with pytest.raises(UsageError) as raised:
-        located("wrok", [WORK, HOME])
+        find_endpoint("wrok", [WORK, HOME])
     assert raised.value.hint == "Did you mean work?"
     with pytest.raises(UsageError, match="no endpoint yet"):
-        located("", [])
+        find_endpoint("", [])
 
 
 def test_endpoints_in_the_settings() -> None:
@@ -134,8 +134,8 @@ JSON = st.recursive(
 def test_whatever_a_server_says_nothing_but_checked_values_come_out(said: Any) -> None:
     text = json.dumps(said)
     try:
-        chunk = protocol.chunk(text)
-    except (protocol.NotUnderstood, protocol.Broken):
+        chunk = protocol.parse_chunk(text)
+    except (protocol.ProtocolError, protocol.StreamFailed):
         pass
     else:
         assert all(isinstance(each, str) for each in (chunk.text, chunk.finish, chunk.stop))
@@ -143,15 +143,15 @@ def test_whatever_a_server_says_nothing_but_checked_values_come_out(said: Any) -
         counts = (chunk.prompt_tokens, chunk.completion_tokens, chunk.cached_tokens)
         assert all(count is None or count >= 0 for count in counts)
     try:
-        models = protocol.models(text.encode())
-    except protocol.NotUnderstood:
+        models = protocol.parse_models(text.encode())
+    except protocol.ProtocolError:
         pass
     else:
         assert all(model.name and model.name.encode() for model in models)
-    failure = protocol.failure(said)
+    failure = protocol.parse_failure(said)
     (failure.message + failure.marks).encode()
 
 
 @given(st.text())
 def test_the_pieces_of_a_text_are_the_text(text: str) -> None:
-    assert "".join(PIECES.cut(text)) == text
+    assert "".join(ESTIMATED_TOKENS.cut(text)) == text

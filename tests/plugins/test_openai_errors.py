@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 
 from chatlm import (
-    CannotGoOn,
     ChatlmError,
     ContextTooLong,
+    ContinuationUnsupported,
     Delta,
     EngineError,
     Finished,
     Request,
 )
-from chatlm_openai.engine import opened
+from chatlm_openai.engine import open_engine
 from tests.plugins.openai_server import (
     PATIENCE,
     Act,
@@ -49,7 +49,7 @@ KEY = "sk-very-secret-0123456789"
 def said_until_it_failed(script: Script, asking: Request | None = None) -> tuple[str, ChatlmError]:
     """What was said, and how it ended; it must fail."""
     said = ""
-    with closing(opened(f"m@{script.url}")) as engine, pytest.raises(ChatlmError) as raised:
+    with closing(open_engine(f"m@{script.url}")) as engine, pytest.raises(ChatlmError) as raised:
         for event in engine.stream(asking or request("Hi")):
             said += event.text if isinstance(event, Delta) else ""
     error = raised.value
@@ -59,7 +59,7 @@ def said_until_it_failed(script: Script, asking: Request | None = None) -> tuple
 
 
 def said(script: Script, asking: Request | None = None) -> str:
-    with closing(opened(f"m@{script.url}")) as engine:
+    with closing(open_engine(f"m@{script.url}")) as engine:
         events = list(engine.stream(asking or request("Hi")))
     assert isinstance(events[-1], Finished)
     return "".join(event.text for event in events if isinstance(event, Delta))
@@ -81,14 +81,14 @@ def test_nothing_listens() -> None:
         url = f"http://127.0.0.1:{held.getsockname()[1]}/v1"
         started = time.monotonic()
         with pytest.raises(EngineError, match="cannot be reached: nothing listens there") as raised:
-            opened(f"m@{url}")
+            open_engine(f"m@{url}")
         assert time.monotonic() - started < PATIENCE
     assert f"chatlm openai check {url}" in raised.value.hint
 
 
 def test_a_server_that_is_gone_is_tried_again_but_not_for_long() -> None:
     with serving() as script:
-        engine = opened(f"m@{script.url}")
+        engine = open_engine(f"m@{script.url}")
     started = time.monotonic()
     with closing(engine), pytest.raises(EngineError, match="nothing listens there"):
         list(engine.stream(request("Hi")))
@@ -98,7 +98,7 @@ def test_a_server_that_is_gone_is_tried_again_but_not_for_long() -> None:
 def test_a_server_that_does_not_accept_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATLM_OPENAI_CONNECT_SECONDS", "0.3")
     with serving() as script:
-        engine = opened(f"m@{script.url}")
+        engine = open_engine(f"m@{script.url}")
     port = int(script.url.removesuffix("/v1").rpartition(":")[2])
     with closing(engine), closing(socket.socket()) as full:
         full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -109,7 +109,7 @@ def test_a_server_that_does_not_accept_connections(monkeypatch: pytest.MonkeyPat
             each.setblocking(False)
             each.connect_ex(("127.0.0.1", port))
         with pytest.raises(EngineError, match="cannot be reached: it does not answer"):
-            opened(f"m@{script.url}")
+            open_engine(f"m@{script.url}")
         with pytest.raises(EngineError, match="cannot be reached: it does not answer"):
             list(engine.stream(request("Hi")))
         for each in waiting:
@@ -118,7 +118,7 @@ def test_a_server_that_does_not_accept_connections(monkeypatch: pytest.MonkeyPat
 
 def test_a_name_that_is_not_known() -> None:
     with pytest.raises(EngineError, match="no machine of this name is known"):
-        opened("m@http://nowhere.invalid/v1")
+        open_engine("m@http://nowhere.invalid/v1")
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -129,7 +129,7 @@ def test_a_key_is_wanted(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"wants a key ({status}). It says: No key." in error.message
         assert "plugins.openai.endpoints" in error.hint
         monkeypatch.setenv("CHATLM_OPENAI_ENDPOINTS", f'["gpu {script.url} GPU_KEY"]')
-        with closing(opened("m@gpu")) as engine, pytest.raises(EngineError) as raised:
+        with closing(open_engine("m@gpu")) as engine, pytest.raises(EngineError) as raised:
             list(engine.stream(request("Hi")))
         assert raised.value.hint == "Put its key into the environment: GPU_KEY=…"
 
@@ -142,7 +142,7 @@ def test_a_wrong_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with serving(echoes_the_key) as script:
         monkeypatch.setenv("CHATLM_OPENAI_ENDPOINTS", f'["gpu {script.url} GPU_KEY"]')
-        with closing(opened("m@gpu")) as engine, pytest.raises(EngineError) as raised:
+        with closing(open_engine("m@gpu")) as engine, pytest.raises(EngineError) as raised:
             list(engine.stream(request("Hi")))
     assert script.asked[0].headers["Authorization"] == f"Bearer {KEY}"
     assert script.listed[0].headers["Authorization"] == f"Bearer {KEY}"
@@ -155,7 +155,7 @@ def test_a_key_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as script:
         monkeypatch.setenv("CHATLM_OPENAI_ENDPOINTS", f'["gpu {script.url} GPU_KEY"]')
         with pytest.raises(ChatlmError, match="holds characters") as raised:
-            opened("m@gpu")
+            open_engine("m@gpu")
     assert "sk-1" not in str(raised.value)
     assert script.listed == []
 
@@ -265,7 +265,7 @@ def test_a_field_that_is_not_taken_is_named(body: Any) -> None:
 
 def test_what_chatlm_adds_by_itself_is_left_out_where_it_is_not_taken() -> None:
     strict = refuses_fields("stream_options", "seed", "repeat_penalty")
-    with serving(strict) as script, closing(opened(f"m@{script.url}")) as engine:
+    with serving(strict) as script, closing(open_engine(f"m@{script.url}")) as engine:
         for _ in range(2):
             list(engine.stream(request("Hi", seed=3, repetition_penalty=1.2)))
     assert len(script.asked) == 5  # the second time all three are known
@@ -289,7 +289,7 @@ def test_the_other_name_of_max_tokens_is_used_where_it_is_wanted() -> None:
 def test_a_server_that_cannot_go_on() -> None:
     with serving(refuses_fields("continue_final_message")) as script:
         error = said_until_it_failed(script, request("Hi", "Well,"))[1]
-    assert isinstance(error, CannotGoOn)
+    assert isinstance(error, ContinuationUnsupported)
     assert "cannot go on with a reply" in error.message
     assert "Ctrl-R" in error.hint
 
@@ -347,7 +347,7 @@ def test_a_web_page_instead_of_a_stream() -> None:
 def test_a_list_of_models_that_is_none(listing: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "do_GET", lambda handler: handler.whole(200, listing))
     with serving() as script, pytest.raises(EngineError, match="does not answer as"):
-        opened(f"m@{script.url}")
+        open_engine(f"m@{script.url}")
 
 
 def test_an_answer_without_end_is_not_read_to_its_end() -> None:
@@ -439,15 +439,15 @@ def with_tls(folder: Path) -> Iterator[str]:
 def test_a_certificate_that_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with with_tls(tmp_path) as url:
         with pytest.raises(EngineError, match="is not trusted: self-signed certificate") as raised:
-            opened(f"m@{url}")
+            open_engine(f"m@{url}")
         assert "SSL_CERT_FILE" in raised.value.hint
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
-        with closing(opened(f"m@{url}")) as engine:
+        with closing(open_engine(f"m@{url}")) as engine:
             events = list(engine.stream(request("Hi")))
     assert isinstance(events[-1], Finished)
 
 
 def test_https_to_a_server_that_speaks_http() -> None:
     with serving() as script, pytest.raises(EngineError, match="no safe connection") as raised:
-        opened(f"m@{script.url.replace('http:', 'https:')}")
+        open_engine(f"m@{script.url.replace('http:', 'https:')}")
     assert "only http" in raised.value.hint

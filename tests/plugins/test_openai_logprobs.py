@@ -14,10 +14,10 @@ import pytest
 from openai import OpenAI
 
 from chatlm import Delta, EngineError, Message, Request, Sampling, TokenLogprob
-from chatlm.engines.devices import place
+from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.types.events import EngineEvent
-from chatlm_openai.engine import opened
+from chatlm_openai.engine import open_engine
 from tests.plugins.arena import chatlm
 from tests.plugins.openai_server import piece, refuses, says, serving, streams
 from tests.plugins.serve import serving as chatlm_serving
@@ -30,7 +30,9 @@ SAMPLING: dict[str, Any] = {"temperature": 0.8, "seed": 4, "max_tokens": 24}
 
 @pytest.fixture(scope="module")
 def local(default_model: Path) -> Iterator[LocalEngine]:
-    with closing(LocalEngine("default", default_model, place("cpu", "auto", "none"))) as engine:
+    with closing(
+        LocalEngine("default", default_model, resolve_placement("cpu", "auto", "none"))
+    ) as engine:
         yield engine
 
 
@@ -111,7 +113,7 @@ def test_chatlm_reads_from_chatlm_what_the_local_engine_gives(
     address: str, local: LocalEngine, changes: dict[str, Any]
 ) -> None:
     expected = list(local.stream(request(3, **changes)))
-    with closing(opened(f"default@{address}")) as remote:
+    with closing(open_engine(f"default@{address}")) as remote:
         events = list(remote.stream(request(3, **changes)))
         assert (text_of(events), tokens_of(events)) == (text_of(expected), tokens_of(expected))
         assert tokens_of(expected)
@@ -127,12 +129,12 @@ def told(*rows: Any) -> dict[str, Any]:
 
 
 def asked_of(*events: Any, **sampling: Any) -> list[EngineEvent]:
-    with serving(streams(*events)) as script, closing(opened(f"m@{script.url}")) as engine:
+    with serving(streams(*events)) as script, closing(open_engine(f"m@{script.url}")) as engine:
         return list(engine.stream(request(**sampling)))
 
 
 def test_a_server_is_asked_for_them_only_where_they_are_wanted() -> None:
-    with serving() as script, closing(opened(f"m@{script.url}")) as engine:
+    with serving() as script, closing(open_engine(f"m@{script.url}")) as engine:
         for number in (None, 0, 5):
             list(engine.stream(request(number)))
     fields = [

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from chatlm import CannotGoOn, Delta, EngineError, Finished, StopReason, stream_many
-from chatlm_openai.engine import opened
+from chatlm import ContinuationUnsupported, Delta, EngineError, Finished, StopReason, stream_many
+from chatlm_openai.engine import open_engine
 from tests.plugins.arena import chatlm
 from tests.plugins.test_openai import ending, request, text_of
 
@@ -63,7 +63,7 @@ def _answers(url: str) -> bool:
 
 
 def test_it_answers_as_the_model_does(home: Path, url: str, default_model: Path) -> None:
-    with closing(opened(f"{default_model}@{url}")) as engine:
+    with closing(open_engine(f"{default_model}@{url}")) as engine:
         asking = request(QUESTION, temperature=0.0, max_tokens=20)
         events = list(engine.stream(asking))
         assert "Paris" in text_of(events)
@@ -89,7 +89,7 @@ def test_it_answers_as_the_model_does(home: Path, url: str, default_model: Path)
 def test_after_a_cancelled_reply_the_next_one_comes(
     home: Path, url: str, default_model: Path
 ) -> None:
-    with closing(opened(f"{default_model}@{url}")) as engine:
+    with closing(open_engine(f"{default_model}@{url}")) as engine:
         story = engine.stream(request("Write a long story.", temperature=0.0, max_tokens=2000))
         assert any(isinstance(event, Delta) and event.text for event in story)
         story.close()
@@ -100,10 +100,10 @@ def test_after_a_cancelled_reply_the_next_one_comes(
 
 
 def test_what_it_refuses_is_told(home: Path, url: str, default_model: Path) -> None:
-    with closing(opened(f"{default_model}@{url}")) as engine:
+    with closing(open_engine(f"{default_model}@{url}")) as engine:
         with pytest.raises(EngineError, match="does not take top_k as set"):
             list(engine.stream(request("Hi", top_k=4)))
-        with pytest.raises(CannotGoOn):
+        with pytest.raises(ContinuationUnsupported):
             list(engine.stream(request("Hi", "Well,")))
 
 

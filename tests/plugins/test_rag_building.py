@@ -15,10 +15,10 @@ from filelock import FileLock
 from chatlm import ChatlmError, UsageError, fingerprint_weights
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import bm25, builder, folder, manifest, vectors, writer
-from chatlm_rag.index.builder import Outcome
-from chatlm_rag.index.checkpoint import EMBEDDINGS
-from chatlm_rag.index.chunks import Chunking, Passages
-from chatlm_rag.index.embedding import Embedder, EmbedderRecord, check
+from chatlm_rag.index.builder import BuildResult
+from chatlm_rag.index.checkpoint import EMBEDDINGS_FILE
+from chatlm_rag.index.chunks import Chunking, ChunkReader
+from chatlm_rag.index.embedding import Embedder, EmbedderRecord, find_index_embedder
 from chatlm_rag.index.writer import BuildStopped
 from tests import models
 
@@ -67,29 +67,29 @@ def write(root: Path, texts: dict[str, str]) -> Path:
     return root
 
 
-def build(root: Path, name: str = "pets", **more: Any) -> Outcome:
+def build(root: Path, name: str = "pets", **more: Any) -> BuildResult:
     return builder.build(name, (Source(str(root)),), Watched(), **more)
 
 
 def current(name: str = "pets") -> Path:
-    found = folder.located(name).current()
+    found = folder.find_index(name).current()
     assert found
     return found
 
 
 def embeddings(name: str = "pets") -> Any:
-    return np.load(current(name) / EMBEDDINGS)
+    return np.load(current(name) / EMBEDDINGS_FILE)
 
 
 def sources(name: str = "pets") -> list[str]:
-    return [piece.source for piece in Passages(current(name))]
+    return [piece.source for piece in ChunkReader(current(name))]
 
 
 def test_an_index_holds_what_was_read(rag_home: Path, docs: Path) -> None:
     work = Watched()
     done = builder.build("pets", (Source(str(docs)),), work)
     assert (done.changed, done.read, done.embedded, done.manifest.pieces) == (True, 3, 4, 4)
-    pieces = list(Passages(current()))
+    pieces = list(ChunkReader(current()))
     assert [(piece.source, piece.place, piece.line) for piece in pieces] == [
         ("docs/cats.md", "Cats", 1),
         ("docs/cats.md", "Cats > Food", 5),
@@ -101,14 +101,14 @@ def test_an_index_holds_what_was_read(rag_home: Path, docs: Path) -> None:
         assert (docs / Path(record.path).name).read_text()[piece.start : piece.end] == piece.text
     embedder = Embedder(models.embedder_model())
     assert np.allclose(embeddings(), embedder.embed([piece.indexed for piece in pieces]), atol=1e-5)
-    ids, _ = vectors.open(current()).search(embedder.embed_query("What does a kitten eat?"), 1)
+    ids, _ = vectors.load(current()).search(embedder.embed_query("What does a kitten eat?"), 1)
     assert list(ids) == [1]
-    assert bm25.open(current()).scores("petrol").argmax() == 2
+    assert bm25.load(current()).scores("petrol").argmax() == 2
     shown = [done for done, _, _ in work.seen[1:-1]]
     assert shown == sorted(shown)
     assert work.seen[-1] == (1, 1, "writing the index")
     assert manifest.read(current()) == done.manifest
-    left = sorted(path.name for path in folder.located("pets").path.iterdir())
+    left = sorted(path.name for path in folder.find_index("pets").path.iterdir())
     assert left == ["1", "CURRENT"]
 
 
@@ -146,7 +146,7 @@ def test_a_change_within_the_tick_of_the_clock_is_seen(rag_home: Path, docs: Pat
     path.write_text("bbbb")
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert builder.update("pets", Watched()).read == 1
-    assert Passages(current())[-1].text == "bbbb"
+    assert ChunkReader(current())[-1].text == "bbbb"
 
 
 def test_a_moved_file_is_not_embedded_again(rag_home: Path, docs: Path) -> None:
@@ -202,7 +202,7 @@ def test_add_takes_more_and_other_patterns(rag_home: Path, docs: Path, tmp_path:
 
 @pytest.fixture
 def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(writer, "WINDOW", 4)
+    monkeypatch.setattr(writer, "EMBED_WINDOW", 4)
     texts = {f"{number:02}.txt": f"Number {number} of many." for number in range(20)}
     return write(tmp_path / "many", texts)
 
@@ -212,7 +212,7 @@ def test_a_stopped_build_goes_on(rag_home: Path, many: Path) -> None:
         builder.build("many", (Source(str(many)),), Watched(cancel_at=6))
     assert stopped.value.hint == "Go on: chatlm rag update many"
     assert stopped.value.exit_code == 130
-    index = folder.located("many")
+    index = folder.find_index("many")
     assert index.current() is None
     with pytest.raises(UsageError, match="not finished"):
         index.open(manifest.read)
@@ -232,9 +232,9 @@ def test_a_stopped_update_leaves_the_old_index(rag_home: Path, many: Path) -> No
     with pytest.raises(BuildStopped):
         builder.update("many", Watched(cancel_at=6))
     assert sources("many") == before
-    assert Passages(current("many"))[0].text == "Number 0 of many."
+    assert ChunkReader(current("many"))[0].text == "Number 0 of many."
     assert 0 < builder.update("many", Watched()).embedded < 20
-    assert Passages(current("many"))[0].text == "Now 0."
+    assert ChunkReader(current("many"))[0].text == "Now 0."
 
 
 def test_a_stopped_rebuild_stays_a_rebuild(rag_home: Path, many: Path) -> None:
@@ -305,7 +305,7 @@ def test_another_embedder_is_refused(rag_home: Path, docs: Path) -> None:
     assert made.embedder == EmbedderRecord(
         "all-minilm-l6-v2", fingerprint_weights(models.embedder_model())
     )
-    assert check("pets", made.embedder).folder.name == "all-minilm-l6-v2"
+    assert find_index_embedder("pets", made.embedder).folder.name == "all-minilm-l6-v2"
     old = manifest.Manifest(**{**vars(made), "embedder": EmbedderRecord("all-minilm-l6-v2", "0")})
     manifest.write(current(), old)
     write(docs, {"new.txt": "New."})
@@ -331,7 +331,7 @@ def test_a_name_that_is_no_utf8_is_no_trouble(rag_home: Path, docs: Path) -> Non
     Path(os.fsdecode(path)).write_text("The café opens at nine.\n", encoding="utf-8")
     done = build(docs)
     assert sources()[0] == "docs/caf?.txt"
-    record = folder.located("pets").open(manifest.read).file_of(0)
+    record = folder.find_index("pets").open(manifest.read).file_of(0)
     assert os.fsencode(record.path) == path
     assert record == done.manifest.file_of(0)
     assert not builder.update("pets", Watched()).changed
@@ -346,20 +346,20 @@ def test_names_that_cannot_be_used(rag_home: Path, docs: Path, tmp_path: Path) -
         build(docs)
     assert "chatlm rag update pets" in taken.value.hint
     with pytest.raises(UsageError) as unknown:
-        folder.located("pest")
+        folder.find_index("pest")
     assert unknown.value.hint == "Did you mean pets?"
     empty = write(tmp_path / "empty", {"a.txt": "", "b.txt": "…"})
     with pytest.raises(UsageError, match="nothing to index") as nothing:
         build(empty, "none")
     assert "empty/a.txt is empty" in nothing.value.hint
     assert "empty/b.txt has no words" in nothing.value.hint
-    assert [index.name for index in folder.indices()] == ["manual", "pets"]
+    assert [index.name for index in folder.all_indices()] == ["manual", "pets"]
 
 
 def test_only_one_writes(rag_home: Path, docs: Path) -> None:
     build(docs)
     with (
-        FileLock(folder.own_root() / ".pets.lock", is_singleton=False),
+        FileLock(folder.user_indices_dir() / ".pets.lock", is_singleton=False),
         pytest.raises(UsageError, match="Another chatlm"),
     ):
         builder.update("pets", Watched())
@@ -367,7 +367,7 @@ def test_only_one_writes(rag_home: Path, docs: Path) -> None:
 
 def test_what_a_dead_process_left_is_swept(rag_home: Path, docs: Path) -> None:
     build(docs)
-    place = folder.located("pets").path
+    place = folder.find_index("pets").path
     write(place / "new", {"passages.jsonl": "half"})
     write(place / "2", {"passages.jsonl": "whole, but CURRENT was not written"})
     write(docs, {"new.txt": "New."})
@@ -380,7 +380,7 @@ def test_a_damaged_index_is_told(rag_home: Path, docs: Path) -> None:
     build(docs)
     (current() / manifest.FILE).write_text('{"format": 99}')
     with pytest.raises(ChatlmError, match="format 99"):
-        folder.located("pets").open(manifest.read)
+        folder.find_index("pets").open(manifest.read)
     (current() / manifest.FILE).unlink()
     with pytest.raises(ChatlmError, match=r"manifest\.json is missing"):
         builder.update("pets", Watched())
@@ -389,7 +389,7 @@ def test_a_damaged_index_is_told(rag_home: Path, docs: Path) -> None:
 def test_a_damaged_block_of_a_stopped_build_is_made_again(rag_home: Path, many: Path) -> None:
     with pytest.raises(BuildStopped):
         builder.build("many", (Source(str(many)),), Watched(cancel_at=6))
-    blocks = sorted(folder.own("many").partial.glob("*.npy"))
+    blocks = sorted(folder.user_index("many").partial.glob("*.npy"))
     assert blocks
     blocks[0].write_bytes(blocks[0].read_bytes()[:-7])
     done = builder.update("many", Watched())
@@ -408,13 +408,13 @@ def test_an_index_that_is_replaced_while_it_is_opened(rag_home: Path, docs: Path
             raise RuntimeError("what FAISS raises for a file that is gone")
         return manifest.read(at).pieces
 
-    assert folder.located("pets").open(opener) == 5
+    assert folder.find_index("pets").open(opener) == 5
     assert tried == ["1", "2"]
 
 
 def test_readers_are_never_disturbed(rag_home: Path, docs: Path) -> None:
     build(docs)
-    index = folder.located("pets")
+    index = folder.find_index("pets")
     ended = threading.Event()
     seen: set[int] = set()
     faults: list[BaseException] = []
@@ -422,15 +422,15 @@ def test_readers_are_never_disturbed(rag_home: Path, docs: Path) -> None:
     def read() -> None:
         try:
             while not ended.is_set():
-                passages, found = index.open(lambda at: (Passages(at), vectors.open(at)))
+                passages, found = index.open(lambda at: (ChunkReader(at), vectors.load(at)))
                 assert len(passages) == len(found)
                 seen.add(len(list(passages)))
                 passages.close()
         except BaseException as error:
             faults.append(error)
 
-    held = index.open(Passages)
-    matrix = index.open(lambda at: np.load(at / EMBEDDINGS, mmap_mode="r"))
+    held = index.open(ChunkReader)
+    matrix = index.open(lambda at: np.load(at / EMBEDDINGS_FILE, mmap_mode="r"))
     kept = [piece.text for piece in held]
     threads = [threading.Thread(target=read) for _ in range(2)]
     for thread in threads:
@@ -450,18 +450,18 @@ def test_readers_are_never_disturbed(rag_home: Path, docs: Path) -> None:
 def test_a_million_passages_open_at_once(tmp_path: Path) -> None:
     import tracemalloc
 
-    from chatlm_rag.index.chunks import LINES, OFFSETS
+    from chatlm_rag.index.chunks import CHUNKS_FILE, OFFSETS_FILE
 
     line = b'{"text":"x","source":"s","place":"","start":0,"end":1,"title":"","line":1}\n'
     count = 1_000_000
-    (tmp_path / LINES).write_bytes(line * count)
-    np.save(tmp_path / OFFSETS, np.arange(count + 1, dtype=np.uint64) * len(line))
+    (tmp_path / CHUNKS_FILE).write_bytes(line * count)
+    np.save(tmp_path / OFFSETS_FILE, np.arange(count + 1, dtype=np.uint64) * len(line))
     tracemalloc.start()
-    passages = Passages(tmp_path)
+    passages = ChunkReader(tmp_path)
     assert passages[999_999].text == "x"
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 1_000_000, "bytes; less than one for each passage was read"
-    (tmp_path / LINES).write_bytes(line)
+    (tmp_path / CHUNKS_FILE).write_bytes(line)
     with pytest.raises(ValueError, match="not as long"):
-        Passages(tmp_path)
+        ChunkReader(tmp_path)

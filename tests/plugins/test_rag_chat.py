@@ -20,12 +20,12 @@ from chatlm.store.store import Store
 from chatlm_rag import actions, self_test
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import builder
-from chatlm_rag.index.folder import located
+from chatlm_rag.index.folder import find_index
 from chatlm_rag.index.writer import BuildStopped
 from chatlm_rag.retrieval import explain, grounding, search
 from chatlm_rag.retrieval.hits import origin_of
-from chatlm_rag.retrieval.prompting import CLOSE, HOW
-from chatlm_rag.settings import Settings, index_of
+from chatlm_rag.retrieval.prompting import CLOSE_TAG, INSTRUCTIONS
+from chatlm_rag.settings import Settings, index_from_plugin_data
 from tests.plugins.rag_chats import (
     CATS,
     DOCUMENTS,
@@ -51,7 +51,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def nothing_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grounding, "_refused", set())
+    monkeypatch.setattr(grounding, "_refused_questions", set())
 
 
 def remembering(conversation: Conversation | None = None, **more: object) -> RememberingUi:
@@ -69,7 +69,7 @@ def test_a_question_is_answered_from_passages_and_the_answer_is_checked() -> Non
         asked = engine.requests[-1].messages[-1].content
         assert "[1] documents/house.md, House > Pets\n" in asked
         assert "Cats are allowed" in asked
-        assert asked.endswith(f"{CLOSE}\n\n{HOW}\n\nQuestion: {CATS}")
+        assert asked.endswith(f"{CLOSE_TAG}\n\n{INSTRUCTIONS}\n\nQuestion: {CATS}")
         assert turn.user.content == CATS
         (_, found), *labels = turn.annotations
         assert (found.name, found.value) == ("passages", "3 from house")
@@ -123,11 +123,11 @@ def test_a_small_context_reads_fewer_passages_and_says_which_it_did_not() -> Non
         ui = remembering(session.conversation)
         ui.passages = store.passages(turn.id)
     asked = engine.requests[-1].messages[-1].content
-    assert "[2]" not in asked.partition(CLOSE)[0]
+    assert "[2]" not in asked.partition(CLOSE_TAG)[0]
     labels = {label.name: label.value for _, label in turn.annotations}
     assert labels["not read"] == "[2], [3]: the context has no room"
     assert labels["[2]"] == "there is no such passage"
-    assert "not read, no room" in explain.told(ui)
+    assert "not read, no room" in explain.explain_turn(ui)
 
 
 # --- nothing relevant ----------------------------------------------------------------------------
@@ -181,9 +181,9 @@ def test_what_somebody_else_kept_is_passed_over(kept: dict[str, object]) -> None
 def test_chats_that_choose_none_ask_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATLM_RAG_INDEX", NAME)
     ui = remembering(Conversation(1))
-    assert index_of(ui.kept) == NAME
-    actions.rag(ui, "off")
-    assert index_of(ui.kept) == ""
+    assert index_from_plugin_data(ui.kept) == NAME
+    actions.rag_command(ui, "off")
+    assert index_from_plugin_data(ui.kept) == ""
 
 
 def test_settings_are_checked() -> None:
@@ -212,9 +212,9 @@ def test_planted_attacks_are_only_quoted(
         asked = engine.requests[-1].messages[-1].content
         assert len(session.store.passages(turn.id)) == 3
     assert [message.role for message in engine.requests[-1].messages] == ["user"]
-    assert asked.count(CLOSE) == 1
-    assert asked.endswith(f"{CLOSE}\n\n{HOW}\n\nQuestion: {CATS}")
-    shutil.rmtree(located("attacks").path)
+    assert asked.count(CLOSE_TAG) == 1
+    assert asked.endswith(f"{CLOSE_TAG}\n\n{INSTRUCTIONS}\n\nQuestion: {CATS}")
+    shutil.rmtree(find_index("attacks").path)
 
 
 # --- what the commands do ------------------------------------------------------------------------
@@ -223,20 +223,20 @@ def test_planted_attacks_are_only_quoted(
 @pytest.mark.usefixtures("documents")
 def test_a_chat_begins_and_ends_to_be_about_an_index() -> None:
     ui = remembering(Conversation(1))
-    actions.rag(ui, " house ")
+    actions.rag_command(ui, " house ")
     assert ui.kept == {"index": "house"}
     assert (
         "This chat asks house from now on: 4 passages from 3 files" in ui.called("tell")[0]["text"]
     )
     assert ui.work is not None, "the embedder is loaded at once"
-    actions.rag(ui, "off")
+    actions.rag_command(ui, "off")
     assert ui.kept == {"index": ""}
     with pytest.raises(UsageError, match="This chat asks no index"):
-        actions.rag(ui, "off")
+        actions.rag_command(ui, "off")
     with pytest.raises(UsageError, match="There is no index 'hous'") as told:
-        actions.rag(ui, "hous")
+        actions.rag_command(ui, "hous")
     assert told.value.hint == "Did you mean house?"
-    actions.rag(ui, "")
+    actions.rag_command(ui, "")
     assert ui.called("open_screen") == [{"name": actions.PICKER, "argument": ""}]
 
 
@@ -245,28 +245,28 @@ def test_an_index_is_built_used_and_brought_up_to_date(documents: Path) -> None:
     mine.mkdir()
     (mine / "one.md").write_text("Apples are red.")
     ui = remembering(Conversation(1))
-    actions.rag(ui, f'build "{mine}"')
+    actions.rag_command(ui, f'build "{mine}"')
     assert ui.kept == {"index": "my-notes"}
     (mine / "two.md").write_text("Pears are green.")
-    actions.rag(ui, f'build "{mine}"')
+    actions.rag_command(ui, f'build "{mine}"')
     assert "2 passages from 2 files" in ui.called("tell")[-1]["text"]
     with pytest.raises(UsageError, match="There is an index my-notes of other files"):
-        actions.rag(ui, f"build {documents} my-notes")
-    shutil.rmtree(located("my-notes").path)
+        actions.rag_command(ui, f"build {documents} my-notes")
+    shutil.rmtree(find_index("my-notes").path)
 
 
 def test_a_build_that_is_cancelled_says_how_to_go_on(documents: Path) -> None:
     ui = remembering(Conversation(1), cancelled=True)
     with pytest.raises(BuildStopped):
-        actions.rag(ui, f"build {documents} later")
+        actions.rag_command(ui, f"build {documents} later")
     with pytest.raises(BuildStopped, match="/rag later"):
-        actions.rag(ui, "later")
+        actions.rag_command(ui, "later")
     assert ui.kept == {}
     for words in ("later", f"build {documents} later"):
         go_on = remembering(Conversation(1))
-        actions.rag(go_on, words)
+        actions.rag_command(go_on, words)
         assert go_on.kept == {"index": "later"}
-    shutil.rmtree(located("later").path)
+    shutil.rmtree(find_index("later").path)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_build_that_is_cancelled_says_how_to_go_on(documents: Path) -> None:
 @pytest.mark.usefixtures("documents")
 def test_what_cannot_be_built_is_told(argument: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        actions.build(remembering(Conversation(1)), argument)
+        actions.build_index(remembering(Conversation(1)), argument)
 
 
 class Another(RememberingUi):
@@ -298,10 +298,10 @@ class Another(RememberingUi):
 
 def test_a_chat_that_was_left_meanwhile_is_not_changed(documents: Path) -> None:
     ui = Another("rag", Conversation(1))
-    actions.build(ui, f"{documents} elsewhere")
+    actions.build_index(ui, f"{documents} elsewhere")
     assert ui.called("keep") == []
     assert ui.called("tell")[0]["text"] == "elsewhere is ready. /rag elsewhere asks it."
-    shutil.rmtree(located("elsewhere").path)
+    shutil.rmtree(find_index("elsewhere").path)
 
 
 @pytest.mark.usefixtures("documents")
@@ -310,7 +310,7 @@ def test_why_tells_ranks_scores_and_what_was_left_out() -> None:
         turn = say(session, CATS)
         ui = remembering(session.conversation)
         ui.passages = session.store.passages(turn.id)
-        told = explain.told(ui)
+        told = explain.explain_turn(ui)
     lines = told.split("\n")
     assert lines[0] == f"Question    {CATS}"
     assert lines[1].startswith("Found       3 from house; confidence 0.")
@@ -323,26 +323,28 @@ def test_why_tells_ranks_scores_and_what_was_left_out() -> None:
 
 def test_why_says_when_no_index_was_asked() -> None:
     with pytest.raises(UsageError, match="No index was asked for this turn"):
-        explain.told(remembering(answered("Hi?", "Hi.")))
+        explain.explain_turn(remembering(answered("Hi?", "Hi.")))
 
 
 @pytest.mark.usefixtures("documents")
 def test_the_model_makes_questions_that_measure_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(self_test, "_SHORTEST", 20)
+    monkeypatch.setattr(self_test, "_MIN_CHUNK_CHARS", 20)
     made = {
         "Cats": "Are cats allowed?",
         "boiler": "Who feeds the parrots of the queen?",
         "Bread": "How long is bread baked?\nX",
         "tide": "Moon.",
     }
-    order = self_test.sample(search.opened(NAME).index.pieces)
+    order = self_test.sample_chunks(search.get_open_index(NAME).index.pieces)
     texts = [next(made[word] for word in made if word in piece.text) for piece in order]
     engine = ScriptedEngine(*texts)
     ui = remembering(engine=engine)
     told = self_test.run(ui)
     assert "house: 2 questions, 4 documents" in told
     assert "How long is bread baked?" in told
-    assert all(request.messages[0].content.endswith(self_test._TASK) for request in engine.requests)
+    assert all(
+        request.messages[0].content.endswith(self_test._INSTRUCTION) for request in engine.requests
+    )
     assert ui.work is not None
     assert ui.work.steps[-1] == (2, 2)
 
@@ -351,8 +353,8 @@ def test_the_model_makes_questions_that_measure_the_index(monkeypatch: pytest.Mo
 def test_a_test_can_be_given_up_and_needs_an_index_and_a_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(self_test, "_SHORTEST", 20)
-    with pytest.raises(self_test.Stopped):
+    monkeypatch.setattr(self_test, "_MIN_CHUNK_CHARS", 20)
+    with pytest.raises(self_test.SelfTestStopped):
         self_test.run(remembering(engine=ScriptedEngine("x"), cancelled=True))
     with pytest.raises(UsageError, match="The model is not loaded"):
         self_test.run(remembering())
@@ -363,23 +365,23 @@ def test_a_test_can_be_given_up_and_needs_an_index_and_a_model(
 def test_a_source_is_jumped_to_by_its_number() -> None:
     ui = remembering(answered("Hi?", "Hi."))
     with pytest.raises(UsageError, match="Nothing was found"):
-        actions.source(ui, "1")
+        actions.source_command(ui, "1")
     ui.passages = [passage("a"), passage("b")]
     for wrong in ("", "0", "3", "x", "²"):
         with pytest.raises(UsageError, match="the sources 1 to 2"):
-            actions.source(ui, wrong)
-    actions.source(ui, "[2]")
+            actions.source_command(ui, wrong)
+    actions.source_command(ui, "[2]")
     assert ui.called("open_panel") == [{"name": "sources"}]
-    actions._wanted.clear()
+    actions._pending_jumps.clear()
 
 
 @pytest.mark.usefixtures("documents")
 def test_an_index_is_opened_once_and_anew_when_it_was_replaced(documents: Path) -> None:
-    first = search.opened(NAME)
-    assert search.opened(NAME) is first
+    first = search.get_open_index(NAME)
+    assert search.get_open_index(NAME) is first
     (documents / "new.txt").write_text("Snow is white.")
     builder.update(NAME, RememberingWork(cancelled=False))
-    second = search.opened(NAME)
+    second = search.get_open_index(NAME)
     assert second is not first
     assert len(second.index.pieces) == len(first.index.pieces) + 1
     (documents / "new.txt").unlink()

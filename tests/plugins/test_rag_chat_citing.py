@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from chatlm_rag.retrieval import citations
-from chatlm_rag.retrieval.citations import NONE, SUPPORTED, check, labels, support
+from chatlm_rag.retrieval.citations import (
+    NO_SUPPORT,
+    SUPPORT_THRESHOLD,
+    check_citations,
+    reply_annotations,
+    support_score,
+)
 from tests.plugins.rag_chats import passage
 
 PETS = passage("Cats are allowed in the flat. Dogs need the owner's consent.", place="House > Pets")
@@ -18,7 +24,7 @@ BOTH = [PETS, BOILER]
 
 
 def said(reply: str) -> list[tuple[str, str]]:
-    return [(label.name, label.value) for label in labels(reply, BOTH)]
+    return [(label.name, label.value) for label in reply_annotations(reply, BOTH)]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +63,7 @@ def test_each_citation_is_checked_against_its_passage(
     ],
 )
 def test_where_nothing_is_cited_or_said_that_is_told(reply: str) -> None:
-    assert said(reply) == [("sources", NONE)]
+    assert said(reply) == [("sources", NO_SUPPORT)]
 
 
 def test_a_number_in_inline_code_is_no_citation() -> None:
@@ -65,13 +71,13 @@ def test_a_number_in_inline_code_is_no_citation() -> None:
 
 
 def test_a_label_names_file_and_heading_and_how_much_is_there() -> None:
-    (label,) = labels("Cats are allowed in gardens [1].", BOTH)
+    (label,) = reply_annotations("Cats are allowed in gardens [1].", BOTH)
     assert label.value == "house.md, Pets: supported"
     assert label.score == pytest.approx(2 / 3)
 
 
 def test_what_the_model_did_not_read_is_told_and_cannot_be_cited() -> None:
-    found = labels("The boiler is serviced each October [2].", BOTH, left_out=1)
+    found = reply_annotations("The boiler is serviced each October [2].", BOTH, left_out=1)
     assert [(label.name, label.value) for label in found] == [
         ("[2]", "there is no such passage"),
         ("not read", "[2]: the context has no room"),
@@ -79,7 +85,7 @@ def test_what_the_model_did_not_read_is_told_and_cannot_be_cited() -> None:
 
 
 def test_a_long_reply_is_no_trouble() -> None:
-    assert len(check("[1] " * 5000 + "x " * 5000, BOTH)) == 1
+    assert len(check_citations("[1] " * 5000 + "x " * 5000, BOTH)) == 1
 
 
 def test_the_rule_holds_for_statements_made_of_questions_and_answers(shared_data: Path) -> None:
@@ -99,8 +105,8 @@ def test_the_rule_holds_for_statements_made_of_questions_and_answers(shared_data
         article, _, number = right[name].rpartition("-")
         near = [other for other in texts if other.startswith(f"{article}-")]
         near.remove(f"{article}-{number}")
-        kept += support(statement, texts[right[name]]) >= SUPPORTED
-        wrong += support(statement, texts[draw.choice(near)]) >= SUPPORTED
+        kept += support_score(statement, texts[right[name]]) >= SUPPORT_THRESHOLD
+        wrong += support_score(statement, texts[draw.choice(near)]) >= SUPPORT_THRESHOLD
     assert kept / len(asked) > 0.88
     assert round(wrong * 100 / len(asked)) <= 1
     assert citations.__doc__ is not None

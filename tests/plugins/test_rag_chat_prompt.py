@@ -13,7 +13,7 @@ from chatlm import Conversation, Message, Passage, Request, Turn
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm_rag.retrieval import prompting
-from chatlm_rag.retrieval.prompting import CLOSE, HOW, OPEN, grounded
+from chatlm_rag.retrieval.prompting import CLOSE_TAG, INSTRUCTIONS, OPEN_TAG, grounded_prompt
 from tests.plugins.rag_chats import answered, passage
 from tests.tui.support import hostile_texts
 
@@ -22,13 +22,13 @@ QUESTION = "Are cats allowed?"
 
 def holds(content: str, count: int) -> bool:
     """Whether a message is a block with so many passages, how to use it, and the question."""
-    match = re.fullmatch(rf"{OPEN}\n(.*)\n{CLOSE}\n\n(.*)", content, re.DOTALL)
+    match = re.fullmatch(rf"{OPEN_TAG}\n(.*)\n{CLOSE_TAG}\n\n(.*)", content, re.DOTALL)
     assert match is not None
     block, rest = match.groups()
     numbers = [int(number) for number in re.findall(r"\[\s*(\d+)\s*\]", block)]
     tags = re.findall(r"<[\s/]*documents?", block, re.IGNORECASE)
     return (
-        rest == f"{HOW}\n\nQuestion: {QUESTION}"
+        rest == f"{INSTRUCTIONS}\n\nQuestion: {QUESTION}"
         and numbers == list(range(1, count + 1))
         and not tags
     )
@@ -38,16 +38,16 @@ def test_passages_stand_in_the_last_message_and_history_keeps_only_questions() -
     chat = answered("First?", "Yes [1].")
     turn = Turn(2, 1, Message("user", QUESTION))
     found = [passage("Cats are allowed.", "house.md, Pets"), passage("Dogs are not.")]
-    made = prompting.messages(Conversation(1, turns=(*chat.turns, turn)), turn, found)
+    made = prompting.grounded_messages(Conversation(1, turns=(*chat.turns, turn)), turn, found)
     assert [message.content for message in made[:-1]] == ["First?", "Yes [1]."]
     assert made[-1].content == (
-        f"{OPEN}\n[1] house.md, Pets\nCats are allowed.\n\n[2] house.md\nDogs are not.\n{CLOSE}"
-        f"\n\n{HOW}\n\nQuestion: {QUESTION}"
+        f"{OPEN_TAG}\n[1] house.md, Pets\nCats are allowed.\n\n[2] house.md\nDogs are not.\n{CLOSE_TAG}"
+        f"\n\n{INSTRUCTIONS}\n\nQuestion: {QUESTION}"
     )
 
 
 def test_without_passages_the_question_is_asked_as_it_is() -> None:
-    assert grounded(QUESTION, ()) == QUESTION
+    assert grounded_prompt(QUESTION, ()) == QUESTION
 
 
 @pytest.mark.parametrize(
@@ -61,25 +61,25 @@ def test_without_passages_the_question_is_asked_as_it_is() -> None:
     ],
 )
 def test_a_document_cannot_end_the_block_or_begin_a_passage(text: str) -> None:
-    assert holds(grounded(QUESTION, [passage(text, text), passage("x")]), 2)
+    assert holds(grounded_prompt(QUESTION, [passage(text, text), passage("x")]), 2)
 
 
 def test_nor_can_the_texts_made_to_break_programs(shared_data: Path) -> None:
     texts = hostile_texts(shared_data)
     assert len(texts) > 500
     for text in texts:
-        assert holds(grounded(QUESTION, [passage(text, text)]), 1)
+        assert holds(grounded_prompt(QUESTION, [passage(text, text)]), 1)
 
 
 @given(st.text(alphabet="<>/ documents[]0123,\n", max_size=60))
 def test_nor_can_any_mixture_of_its_parts(text: str) -> None:
-    assert holds(grounded(QUESTION, [passage(text, text), passage("x")]), 2)
+    assert holds(grounded_prompt(QUESTION, [passage(text, text), passage("x")]), 2)
 
 
 def test_control_tokens_in_documents_are_only_text(shared_data: Path, engine: LocalEngine) -> None:
     texts = [text for text in hostile_texts(shared_data) if "<|" in text][:40]
     assert texts
-    content = grounded(QUESTION, [passage(text, text) for text in texts])
+    content = grounded_prompt(QUESTION, [passage(text, text) for text in texts])
     prompt = engine.preview(Request((Message("user", content),)))
     control = [token.text for token in prompt.tokens if token.control]
     plain = engine.preview(Request((Message("user", QUESTION),)))
@@ -96,8 +96,8 @@ class Narrow(ScriptedEngine):
 def fitted(context: int, count: int, question: str = QUESTION) -> tuple[Request, int]:
     found = [passage("word " * 50) for _ in range(count)]
     turn = Turn(1, 0, Message("user", question))
-    request = Request((Message("user", grounded(question, found)),))
-    return prompting.fitting(request, turn, found, Narrow(context))
+    request = Request((Message("user", grounded_prompt(question, found)),))
+    return prompting.fit_passages(request, turn, found, Narrow(context))
 
 
 def test_passages_that_fit_are_all_read() -> None:
@@ -124,9 +124,11 @@ def test_a_question_is_never_pushed_out() -> None:
 def test_a_message_that_another_plugin_wrote_is_left_alone() -> None:
     request = Request((Message("user", "mine"),))
     turn = Turn(1, 0, Message("user", QUESTION))
-    assert prompting.fitting(request, turn, [passage("x" * 999)], Narrow(64)) == (request, 1)
+    assert prompting.fit_passages(request, turn, [passage("x" * 999)], Narrow(64)) == (request, 1)
 
 
 def test_passages_of_other_plugins_are_not_ours() -> None:
-    assert not prompting.ours([Passage("x", "y", 1.0), Passage("x", "y", 1.0, {"index": 5})])
-    assert prompting.ours([Passage("x", "y", 1.0), passage("z")])
+    assert not prompting.has_index_passages(
+        [Passage("x", "y", 1.0), Passage("x", "y", 1.0, {"index": 5})]
+    )
+    assert prompting.has_index_passages([Passage("x", "y", 1.0), passage("z")])

@@ -23,7 +23,7 @@ from chatlm.tui.app import ChatApp
 from chatlm_rag import actions, formatting
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import bm25, builder
-from chatlm_rag.index.folder import CURRENT, located
+from chatlm_rag.index.folder import CURRENT, find_index
 from chatlm_rag.retrieval import grounding
 from chatlm_rag.screens import sources
 from chatlm_rag.screens.picker import RagPicker, RagSheet
@@ -128,9 +128,9 @@ async def test_the_panel_shows_each_passage_and_the_marked_one_in_full() -> None
 
 async def test_the_words_of_the_question_are_marked() -> None:
     text = "The CAT sat. Cats sit, dogs allow flats."
-    found = [text[begin:end] for begin, end in bm25.spans(text, CATS)]
+    found = [text[begin:end] for begin, end in bm25.matching_spans(text, CATS)]
     assert found == ["CAT", "Cats", "allow", "flats"]
-    assert list(bm25.spans(text, "the of")) == []
+    assert list(bm25.matching_spans(text, "the of")) == []
     async with PanelApp(remembering()).run_test(size=(60, 40)) as pilot:
         await settled(pilot, lambda: rows(pilot))
         prompt = pilot.app.screen.query_one(OptionList).options[0].prompt
@@ -142,17 +142,17 @@ async def test_the_words_of_the_question_are_marked() -> None:
 
 async def test_a_number_jumps_to_its_passage_also_before_the_panel_is_shown() -> None:
     ui = remembering()
-    actions.jump(ui, 2)
+    actions.show_passage(ui, 2)
     assert ui.called("open_panel") == [{"name": "sources"}]
     async with PanelApp(ui).run_test(size=(60, 40)) as pilot:
         await until(pilot, lambda: marked(pilot) == 1)
-        actions.jump(ui, 1)
+        actions.show_passage(ui, 1)
         await until(pilot, lambda: marked(pilot) == 0)
         assert pilot.app.screen.query_one(OptionList).has_focus
         assert len(ui.called("open_panel")) == 1
-    actions.jump(ui, 1)
+    actions.show_passage(ui, 1)
     assert len(ui.called("open_panel")) == 2, "it has left the screen"
-    actions._wanted.clear()
+    actions._pending_jumps.clear()
 
 
 async def test_what_is_marked_stays_marked_when_the_chat_changes() -> None:
@@ -229,9 +229,9 @@ def test_an_editor_is_told_the_line_in_its_own_way(
     file.write_text("x")
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.setenv("EDITOR", editor)
-    argv = sources.command(str(file), 7)
+    argv = sources.editor_command(str(file), 7)
     assert argv == [part.replace("{}", str(file)) for part in expected]
-    assert sources.command(str(file), 0)[-1] == str(file)
+    assert sources.editor_command(str(file), 0)[-1] == str(file)
 
 
 def test_visual_goes_before_editor_and_what_is_no_text_is_not_opened(
@@ -241,17 +241,17 @@ def test_visual_goes_before_editor_and_what_is_no_text_is_not_opened(
     file.write_text("x")
     monkeypatch.setenv("VISUAL", "one")
     monkeypatch.setenv("EDITOR", "two")
-    assert sources.command(str(file), 0)[0] == "one"
+    assert sources.editor_command(str(file), 0)[0] == "one"
     (tmp_path / "a.pdf").write_text("x")
     with pytest.raises(UsageError, match="is no text file"):
-        sources.command(str(tmp_path / "a.pdf"), 0)
+        sources.editor_command(str(tmp_path / "a.pdf"), 0)
     with pytest.raises(UsageError, match="is not there"):
-        sources.command(str(tmp_path / "b.md"), 0)
+        sources.editor_command(str(tmp_path / "b.md"), 0)
     monkeypatch.setenv("VISUAL", "'")
     monkeypatch.delenv("EDITOR")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="There is no editor"):
-        sources.command(str(file), 1)
+        sources.editor_command(str(file), 1)
 
 
 async def test_enter_tells_why_a_file_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,9 +299,9 @@ async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
 ) -> None:
     for name in ("bad", "half"):
         builder.build(name, (Source(str(documents)),), RememberingWork(cancelled=False))
-    manifest = located("bad").path / "1" / "manifest.json"
+    manifest = find_index("bad").path / "1" / "manifest.json"
     manifest.write_text('{"format": 1, "embedder": "\\u001b[2J[b]"}')
-    half = located("half").path
+    half = find_index("half").path
     (half / "partial").mkdir()
     (half / CURRENT).unlink()
     evil = half.parent / "[b]evil[\x1b"
@@ -319,7 +319,7 @@ async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
     assert ui.calls == []
     evil.rmdir()
     for name in ("bad", "half"):
-        place = located(name)
+        place = find_index(name)
         with place.writing():
             place.remove()
 
@@ -334,9 +334,9 @@ def test_picture_of_the_list(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        formatting, "in_short", lambda *_: "120 passages from 4 files, made 2026-01-02"
+        formatting, "summarize_index", lambda *_: "120 passages from 4 files, made 2026-01-02"
     )
-    monkeypatch.setattr(formatting, "size", lambda _: 360_000)
+    monkeypatch.setattr(formatting, "disk_usage", lambda _: 360_000)
     ui = remembering(Conversation(1, kept={"rag": {"index": index}} if index else {}))
 
     async def steps(pilot: Pilot[None]) -> None:
@@ -366,7 +366,7 @@ def whole(store: Store, *pieces: str) -> ChatApp:
 async def test_a_chat_from_the_choice_of_an_index_to_a_checked_source(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(grounding, "_refused", set())
+    monkeypatch.setattr(grounding, "_refused_questions", set())
     with Store(None) as store:
         app = whole(store, *REPLY.partition("]"))
         async with app.run_test(size=(140, 40), notifications=True) as pilot:

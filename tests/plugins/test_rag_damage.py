@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from chatlm import ChatlmError
 from chatlm_rag.index import builder, folder
-from chatlm_rag.index.checkpoint import EMBEDDINGS
+from chatlm_rag.index.checkpoint import EMBEDDINGS_FILE
 from chatlm_rag.retrieval.search import Index
 from tests.plugins.rag_chats import CATS, NAME, house
 from tests.plugins.ui import RememberingWork
@@ -61,7 +61,7 @@ def spoiled(path: Path) -> Iterator[bytes]:
 def test_an_index_that_is_damaged_in_any_way_breaks_nothing(
     documents: Path, tmp_path: Path
 ) -> None:
-    place, whole = folder.located(NAME).path, tmp_path / "whole"
+    place, whole = folder.find_index(NAME).path, tmp_path / "whole"
     shutil.copytree(place, whole)
     said = []
     for path in sorted(path for path in whole.rglob("*") if path.is_file()):
@@ -80,13 +80,13 @@ def test_an_index_that_is_damaged_in_any_way_breaks_nothing(
     assert all("chatlm rag" in hint or "chatlm models" in hint for hint in said)
     shutil.rmtree(place)
     shutil.copytree(whole, place)
-    (place / "1" / EMBEDDINGS).write_bytes(b"")
+    (place / "1" / EMBEDDINGS_FILE).write_bytes(b"")
     builder.rebuild(NAME, work())
     assert ask(documents)
 
 
 def ask(_: Path) -> bool:
-    index = Index.open(folder.located(NAME))
+    index = Index.open(folder.find_index(NAME))
     return index.confidence(CATS, index.search(CATS)) > 0
 
 

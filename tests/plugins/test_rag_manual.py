@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chatlm import shipped
+from chatlm import bundled_dir
 from chatlm_rag.index import manifest
-from chatlm_rag.index.checkpoint import EMBEDDINGS
-from chatlm_rag.index.chunks import LINES
+from chatlm_rag.index.checkpoint import EMBEDDINGS_FILE
+from chatlm_rag.index.chunks import CHUNKS_FILE
 from chatlm_rag.index.embedding import Embedder
-from chatlm_rag.index.folder import located
-from chatlm_rag.retrieval.grounding import passages
+from chatlm_rag.index.folder import find_index
+from chatlm_rag.retrieval.grounding import find_passages
 from chatlm_rag.retrieval.hits import origin_of
 from tests import models
 
@@ -57,11 +57,11 @@ def same_texts(stored: np.ndarray, fresh: np.ndarray) -> bool:
 
 
 def test_it_is_that_of_the_manual_as_it_is_now(rebuilt: Path) -> None:
-    ours = shipped("indices") / "manual"
+    ours = bundled_dir("indices") / "manual"
     how = "run: python docs/manual_index.py"
-    for name in ("1/manifest.json", f"1/{LINES}", "CURRENT"):
+    for name in ("1/manifest.json", f"1/{CHUNKS_FILE}", "CURRENT"):
         assert (ours / name).read_bytes() == (rebuilt / name).read_bytes(), how
-    mine, again = (np.load(folder / "1" / EMBEDDINGS) for folder in (ours, rebuilt))
+    mine, again = (np.load(folder / "1" / EMBEDDINGS_FILE) for folder in (ours, rebuilt))
     assert same_texts(mine, again), how
     names = [
         {str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (ours, rebuilt)
@@ -70,11 +70,11 @@ def test_it_is_that_of_the_manual_as_it_is_now(rebuilt: Path) -> None:
 
 
 def test_a_vector_of_another_text_is_noticed_and_one_of_another_processor_is_not() -> None:
-    ours = shipped("indices") / "manual"
-    stored = np.load(ours / "1" / EMBEDDINGS)
+    ours = bundled_dir("indices") / "manual"
+    stored = np.load(ours / "1" / EMBEDDINGS_FILE)
     noise = np.random.default_rng(0).uniform(-1e-3, 1e-3, stored.shape)
     assert same_texts(stored, stored + noise), "the most that was seen is 8.6e-4"
-    lines = (ours / "1" / LINES).read_text(encoding="utf-8").splitlines()
+    lines = (ours / "1" / CHUNKS_FILE).read_text(encoding="utf-8").splitlines()
     embedder = Embedder(models.embedder_model())
     for number in range(0, len(lines), 40):
         passage = json.loads(lines[number])
@@ -86,9 +86,9 @@ def test_a_vector_of_another_text_is_noticed_and_one_of_another_processor_is_not
 
 
 def test_it_is_small_and_says_nothing_of_the_machine_it_was_made_on() -> None:
-    ours = shipped("indices") / "manual"
+    ours = bundled_dir("indices") / "manual"
     assert sum(path.stat().st_size for path in ours.rglob("*") if path.is_file()) < MOST_BYTES
-    made = located("manual").open(manifest.read)
+    made = find_index("manual").open(manifest.read)
     assert {file.path for file in made.files} == {
         "README.md",
         *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
@@ -106,7 +106,7 @@ def test_it_is_small_and_says_nothing_of_the_machine_it_was_made_on() -> None:
 )
 def test_questions_about_chatlm_find_their_heading(question: str, heading: str, home: Path) -> None:
     models.lend(home, models.embedder_model())
-    first = origin_of(passages("manual", question)[0])
+    first = origin_of(find_passages("manual", question)[0])
     assert first.place.rpartition(" > ")[2] == heading
     file = Path(first.path)
     assert file.is_relative_to(ROOT)

@@ -18,7 +18,7 @@ from chatlm_rag.commands import rag
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import builder
 from chatlm_rag.index.embedding import Embedder
-from chatlm_rag.index.folder import located
+from chatlm_rag.index.folder import find_index
 from chatlm_rag.retrieval.relevance import THRESHOLD
 from chatlm_rag.retrieval.search import Index, Reranker
 from tests import models
@@ -57,7 +57,7 @@ def index_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def index(index_home: Path) -> Index:
-    return Index.open(located("flat"))
+    return Index.open(find_index("flat"))
 
 
 def chatlm_rag(*arguments: str) -> Result:
@@ -160,7 +160,7 @@ def test_threads_may_search_at_once(index: Index) -> None:
 
 
 def test_an_open_index_stays_as_it_is_while_it_is_updated(index_home: Path) -> None:
-    opened = Index.open(located("flat"))
+    opened = Index.open(find_index("flat"))
     builder.rebuild("flat", Silent())
     assert opened.search("E17")[0].piece.source == "heating"
 
@@ -213,7 +213,7 @@ def test_eval_gives_the_scorecard(index: Index, tmp_path: Path) -> None:
     assert table["lexical"]["mrr@10"] == 0.5
     assert table["lexical"]["recall@10"] == 0.5  # no document has the word sublet
     assert table["lexical"]["intervals"]["recall@10"] == [0, 1]
-    assert table["fused"].keys() >= set(evaluation.MEASURES)
+    assert table["fused"].keys() >= set(evaluation.METRICS)
     assert "recall@100" in (tmp_path / "card.svg").read_text()
 
 
@@ -243,13 +243,13 @@ def test_a_damaged_index_is_told(index_home: Path) -> None:
     path = index_home / "d.md"
     path.write_text("Some words.", encoding="utf-8")
     builder.build("damaged", (Source(str(path)),), Silent())
-    folder = located("damaged").current()
+    folder = find_index("damaged").current()
     assert folder
     for file in folder.rglob("*.npy"):
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2])
         if file.name != "digests.npy":  # which no search reads
             with pytest.raises(ChatlmError, match="damaged"):
-                Index.open(located("damaged")).search("words")
+                Index.open(find_index("damaged")).search("words")
         file.write_bytes(content)
-    assert Index.open(located("damaged")).search("words")
+    assert Index.open(find_index("damaged")).search("words")

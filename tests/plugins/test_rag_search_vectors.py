@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from chatlm_rag.index import vectors
-from chatlm_rag.index.checkpoint import EMBEDDINGS
+from chatlm_rag.index.checkpoint import EMBEDDINGS_FILE
 
 Matrix = NDArray[np.float32]
 
@@ -27,10 +27,10 @@ def around_centres(count: int, dimension: int = 32) -> Matrix:
     return unit(centres[random.integers(50, size=count)] + noise)
 
 
-def written(folder: Path, matrix: Matrix) -> vectors.Vectors:
-    np.save(folder / EMBEDDINGS, matrix)
+def written(folder: Path, matrix: Matrix) -> vectors.VectorIndex:
+    np.save(folder / EMBEDDINGS_FILE, matrix)
     vectors.write(folder, matrix)
-    return vectors.open(folder)
+    return vectors.load(folder)
 
 
 def test_few_vectors_are_compared_exactly(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_few_vectors_are_compared_exactly(tmp_path: Path) -> None:
         ids, cosines = opened.search(query, 15)
         assert ids.tolist() == np.argsort(-(matrix @ query))[:15].tolist()
         assert cosines == pytest.approx(np.sort(matrix @ query)[::-1][:15], abs=1e-6)
-    assert not (tmp_path / vectors.CELLS).exists()
+    assert not (tmp_path / vectors.CELLS_FILE).exists()
 
 
 def test_there_may_be_fewer_than_wanted(tmp_path: Path) -> None:
@@ -54,10 +54,10 @@ def test_there_may_be_fewer_than_wanted(tmp_path: Path) -> None:
 def test_among_many_most_of_the_nearest_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "FLAT_MOST", 5000)
+    monkeypatch.setattr(vectors, "MAX_FLAT_VECTORS", 5000)
     matrix = around_centres(6000)
     opened = written(tmp_path, matrix)
-    assert (tmp_path / vectors.CELLS).stat().st_size < matrix.nbytes / 2
+    assert (tmp_path / vectors.CELLS_FILE).stat().st_size < matrix.nbytes / 2
     hits = 0
     elsewhere = unit(np.random.default_rng(1).standard_normal((100, 32)))
     for query in unit(matrix[:100] + elsewhere):  # as far from it as a question from its answer
@@ -73,21 +73,21 @@ def test_among_many_most_of_the_nearest_are_found(
 def test_copies_of_a_vector_make_no_search_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "FLAT_MOST", 1000)
+    monkeypatch.setattr(vectors, "MAX_FLAT_VECTORS", 1000)
     matrix = np.repeat(around_centres(20), 100, axis=0)
     opened = written(tmp_path, matrix)
     _, cosines = opened.search(matrix[500], 10)
     assert cosines == pytest.approx(1)
     import faiss
 
-    cells: Any = faiss.read_index(str(tmp_path / vectors.CELLS))
+    cells: Any = faiss.read_index(str(tmp_path / vectors.CELLS_FILE))
     assert cells.nprobe <= cells.nlist / 4
 
 
 def test_a_search_stays_right_while_the_files_are_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "FLAT_MOST", 1000)
+    monkeypatch.setattr(vectors, "MAX_FLAT_VECTORS", 1000)
     matrix = around_centres(2000)
     opened = written(tmp_path, matrix)
     before = opened.search(matrix[7], 10)[0].tolist()
@@ -97,10 +97,10 @@ def test_a_search_stays_right_while_the_files_are_replaced(
     assert opened.search(matrix[7], 10)[0].tolist() == before
 
 
-@pytest.mark.parametrize("name", [EMBEDDINGS, vectors.CELLS])
+@pytest.mark.parametrize("name", [EMBEDDINGS_FILE, vectors.CELLS_FILE])
 def test_a_damaged_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(vectors, "FLAT_MOST", 1000)
+    monkeypatch.setattr(vectors, "MAX_FLAT_VECTORS", 1000)
     written(tmp_path, around_centres(2000))
     (tmp_path / name).write_bytes(b"not what it was")
     with pytest.raises((OSError, ValueError, RuntimeError)):
-        vectors.open(tmp_path)
+        vectors.load(tmp_path)

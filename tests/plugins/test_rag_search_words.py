@@ -10,21 +10,21 @@ import pytest
 
 from chatlm import ChatlmError, UsageError
 from chatlm_rag.index import bm25 as bm25_module
-from chatlm_rag.index.chunks import Piece
+from chatlm_rag.index.chunks import Chunk
 from chatlm_rag.retrieval import relevance
-from chatlm_rag.retrieval.hits import Found, Ranked
-from chatlm_rag.retrieval.search import Reranker, Wording, configured
+from chatlm_rag.retrieval.hits import RankedScore, SearchHit
+from chatlm_rag.retrieval.search import Reranker, Shingles, configured_reranker
 
 TEXTS = ["The stop_reason of a reply.", "Stopping and stopped.", "Über Größe", "…", "reply reply"]
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> bm25_module.Lexical:
+def words(tmp_path: Path) -> bm25_module.BM25Index:
     bm25_module.write(tmp_path, TEXTS)
-    return bm25_module.open(tmp_path)
+    return bm25_module.load(tmp_path)
 
 
-def test_scores_are_bm25(words: bm25_module.Lexical) -> None:
+def test_scores_are_bm25(words: bm25_module.BM25Index) -> None:
     lengths = [len(bm25_module.stems(text)) for text in TEXTS]
     rarity = log(1 + (5 - 2 + 0.5) / (2 + 0.5))
 
@@ -39,20 +39,20 @@ def test_scores_are_bm25(words: bm25_module.Lexical) -> None:
     assert words.rarity("unheard") > words.rarity("repli") > 0
 
 
-def test_words_are_found_in_other_forms_and_inside_names(words: bm25_module.Lexical) -> None:
+def test_words_are_found_in_other_forms_and_inside_names(words: bm25_module.BM25Index) -> None:
     assert (words.scores("stops") > 0).tolist() == [True, True, False, False, False]
     assert (words.scores("REASON") > 0).tolist() == [True, False, False, False, False]
     assert (words.scores("größe") > 0).tolist() == [False, False, True, False, False]
 
 
 @pytest.mark.parametrize("query", ["", "the of", "unheard", "…", "\ud800"])
-def test_a_query_may_have_no_known_word(words: bm25_module.Lexical, query: str) -> None:
+def test_a_query_may_have_no_known_word(words: bm25_module.BM25Index, query: str) -> None:
     assert words.scores(query).tolist() == [0] * 5
 
 
 def test_texts_may_have_no_words(tmp_path: Path) -> None:
     bm25_module.write(tmp_path, ["…", "the"])
-    assert bm25_module.open(tmp_path).scores("the word").tolist() == [0, 0]
+    assert bm25_module.load(tmp_path).scores("the word").tolist() == [0, 0]
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
@@ -65,17 +65,17 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 
 def test_wordings() -> None:
     text = "one two three four five six seven eight nine ten eleven twelve " * 4
-    assert Wording(text).says_the_same(Wording(text.upper().replace(" ", "\n")))
-    assert Wording(text).says_the_same(Wording(text + "thirteen"))
-    assert not Wording(text).says_the_same(Wording(text + "13"))
-    assert not Wording(text).says_the_same(Wording(text + "another fourteen words " * 4))
-    assert Wording("word").says_the_same(Wording("Word"))
-    assert not Wording("word").says_the_same(Wording("other"))
+    assert Shingles(text).says_the_same(Shingles(text.upper().replace(" ", "\n")))
+    assert Shingles(text).says_the_same(Shingles(text + "thirteen"))
+    assert not Shingles(text).says_the_same(Shingles(text + "13"))
+    assert not Shingles(text).says_the_same(Shingles(text + "another fourteen words " * 4))
+    assert Shingles("word").says_the_same(Shingles("Word"))
+    assert not Shingles("word").says_the_same(Shingles("other"))
 
 
-def found(text: str, cosine: float) -> Found:
-    piece = Piece(0, text, "a", "", 0, len(text))
-    return Found(piece, 1.0, Ranked(cosine, 1), Ranked(0.0, 1))
+def found(text: str, cosine: float) -> SearchHit:
+    piece = Chunk(0, text, "a", "", 0, len(text))
+    return SearchHit(piece, 1.0, RankedScore(cosine, 1), RankedScore(0.0, 1))
 
 
 def test_confidence_joins_nearness_and_the_words_that_are_there() -> None:
@@ -88,7 +88,7 @@ def test_confidence_joins_nearness_and_the_words_that_are_there() -> None:
 
 
 def test_the_curve_has_what_each_threshold_does() -> None:
-    points = relevance.curve([0.5, 0.8], [0.2, 0.6])
+    points = relevance.threshold_curve([0.5, 0.8], [0.2, 0.6])
     assert [(p.threshold, p.kept, p.refused) for p in points] == [
         (0.2, 1, 0),
         (0.5, 1, 0.5),
@@ -149,10 +149,10 @@ def test_a_cross_encoder_reads_query_and_text_together(cross_encoder: Path) -> N
 
 
 def test_the_settings_name_the_cross_encoder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert configured() is None
+    assert configured_reranker() is None
     monkeypatch.setenv("CHATLM_RAG_RERANKER", str(home / "nothing"))
-    reranker = configured()
-    assert reranker is configured()
+    reranker = configured_reranker()
+    assert reranker is configured_reranker()
     assert reranker
     with pytest.raises(UsageError, match="holds no cross-encoder"):
         reranker.scores("a", ["b"])

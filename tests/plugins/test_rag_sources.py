@@ -11,13 +11,13 @@ import pytest
 
 from chatlm_rag.documents import pdf
 from chatlm_rag.documents.document import Document, Problem
-from chatlm_rag.documents.files import Source, files
-from chatlm_rag.documents.reader import documents
+from chatlm_rag.documents.files import Source, find_files
+from chatlm_rag.documents.reader import read_documents
 from tests.plugins import rag_files
 
 
 def read(path: Path) -> Document:
-    (found,) = documents(path, path.name)
+    (found,) = read_documents(path, path.name)
     assert isinstance(found, Document), found
     for section in found.sections:
         assert 0 <= section.start < section.end <= len(found.text)
@@ -32,7 +32,7 @@ def parts(document: Document) -> list[tuple[str, str]]:
 
 
 def reason(path: Path) -> str:
-    (found,) = documents(path, path.name)
+    (found,) = read_documents(path, path.name)
     assert isinstance(found, Problem), found
     assert found.place == ""
     return found.reason
@@ -103,7 +103,7 @@ def test_a_corpus_is_a_document_for_each_line(tmp_path: Path) -> None:
         '{"_id": "d1", "title": "T", "text": "One."}\n\n{"_id": "d2", "text": ""}\n{no\n'
         '{"_id": 3, "title": "Only a title", "text": ""}\n{"_id": "d4", "text": "\\ud800x"}'
     )
-    found = list(documents(written(tmp_path / "corpus.jsonl", lines), "corpus.jsonl"))
+    found = list(read_documents(written(tmp_path / "corpus.jsonl", lines), "corpus.jsonl"))
     assert [(one.source, one.text, one.line) for one in found if isinstance(one, Document)] == [
         ("d1", "One.", 1),
         ("3", "Only a title", 5),
@@ -175,7 +175,7 @@ def test_locked_scanned_and_bombs(tmp_path: Path) -> None:
 
 def test_a_pdf_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = rag_files.pdf(tmp_path / "endless.pdf", *["Page after page."] * 5_000)
-    monkeypatch.setattr(pdf, "MOST_SECONDS", 1)
+    monkeypatch.setattr(pdf, "MAX_CPU_SECONDS", 1)
     assert reason(path) == "takes too long or too much memory to read"
 
 
@@ -200,12 +200,12 @@ def test_a_docx_expands_no_entities(tmp_path: Path) -> None:
             archive.writestr(name, content)
     assert "secret" not in " ".join(
         found.text if isinstance(found, Document) else found.reason
-        for found in documents(path, "a.docx")
+        for found in read_documents(path, "a.docx")
     )
 
 
 def names(source: Source) -> list[str]:
-    return [file.source for file in files(source)]
+    return [file.source for file in find_files(source)]
 
 
 def test_ignored_hidden_and_linked(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_ignored_hidden_and_linked(tmp_path: Path) -> None:
     (root / "lost").symlink_to(root / "nowhere")
     (root / "link.md").symlink_to(root / "a.md")
     os.mkfifo(root / "pipe")
-    found = {file.source: file.problem for file in files(Source(str(root)))}
+    found = {file.source: file.problem for file in find_files(Source(str(root)))}
     assert found == {
         "root/a.md": "",
         "root/keep.log": "",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm import Sampling, Setup
-from chatlm_serve.completions import KNOWN, listed, read_params, setup_of
+from chatlm_serve.completions import KNOWN_FIELDS, model_names, parse_params, setup_for_model
 from chatlm_serve.errors import ApiError
 from chatlm_serve.http_guard import is_loopback, names_loopback
 
@@ -22,13 +22,13 @@ def body(**fields: Any) -> dict[str, Any]:
 
 def refused(**fields: Any) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        read_params(body(**fields), 2048)
+        parse_params(body(**fields), 2048)
     assert caught.value.status == 400
     return caught.value
 
 
 def test_all_that_is_supported_is_read() -> None:
-    params = read_params(
+    params = parse_params(
         body(
             messages=[
                 {"role": "system", "content": "Be brief."},
@@ -133,7 +133,7 @@ def test_what_is_wrong_is_named(field: str, value: Any, param: str) -> None:
     ],
 )
 def test_logprobs_are_asked_for_as_in_openais_api(fields: Any, wanted: int | None) -> None:
-    assert read_params(body(**fields), 2048).logprobs == wanted
+    assert parse_params(body(**fields), 2048).logprobs == wanted
 
 
 @pytest.mark.parametrize("number", [-1, 21, True, "3", 1.0])
@@ -154,10 +154,10 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(sorted(KNOWN)), JSON))
+@given(st.dictionaries(st.sampled_from(sorted(KNOWN_FIELDS)), JSON))
 def test_any_body_is_read_or_refused(fields: dict[str, Any]) -> None:
     try:
-        read_params(fields, 2048)
+        parse_params(fields, 2048)
     except ApiError as error:
         assert error.status == 400
 
@@ -172,32 +172,32 @@ OFFERED = {
 
 
 def test_a_name_joins_set_ups() -> None:
-    assert setup_of("a+b", "a+b", OFFERED) == Setup()
-    assert setup_of("m+pirate+calm+manual", "m", OFFERED) == Setup(
+    assert setup_for_model("a+b", "a+b", OFFERED) == Setup()
+    assert setup_for_model("m+pirate+calm+manual", "m", OFFERED) == Setup(
         adapter="pirate",
         sampling=Sampling(temperature=0.1),
         kept={"rag": {"index": "manual"}},
     )
-    for name in listed("m", OFFERED):
-        setup_of(name, "m", OFFERED)
+    for name in model_names("m", OFFERED):
+        setup_for_model(name, "m", OFFERED)
 
 
 @pytest.mark.parametrize("name", ["", "n", "m+", "m+nobody", "mm", "m pirate", "pirate", "+pirate"])
 def test_an_unknown_name_is_not_found(name: str) -> None:
     with pytest.raises(ApiError) as caught:
-        setup_of(name, "m", OFFERED)
+        setup_for_model(name, "m", OFFERED)
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")
 
 
 def test_the_nearest_name_is_suggested() -> None:
     with pytest.raises(ApiError, match=r"Did you mean m\+pirate"):
-        setup_of("m+pirat", "m", OFFERED)
+        setup_for_model("m+pirat", "m", OFFERED)
 
 
 @pytest.mark.parametrize("name", ["m+pirate+poet", "m+manual+notes", "m+pirate+pirate"])
 def test_parts_that_exclude_each_other_are_refused(name: str) -> None:
     with pytest.raises(ApiError, match="cannot be used together") as caught:
-        setup_of(name, "m", OFFERED)
+        setup_for_model(name, "m", OFFERED)
     assert caught.value.status == 400
 
 

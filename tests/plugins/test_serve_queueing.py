@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from chatlm_serve.work_queue import Busy, Line, Stopping
+from chatlm_serve.work_queue import QueueFull, ShuttingDown, WorkQueue
 
 
 class Steps:
@@ -31,8 +31,8 @@ class Steps:
 
 
 @pytest.fixture
-async def line() -> AsyncIterator[Line]:
-    line = Line(1)
+async def line() -> AsyncIterator[WorkQueue]:
+    line = WorkQueue(1)
     yield line
     line.stop()
     await asyncio.to_thread(line.close)
@@ -42,7 +42,7 @@ async def everything(events: AsyncGenerator[str, None]) -> list[str]:
     return [event async for event in events]
 
 
-async def test_first_come_first_served(line: Line) -> None:
+async def test_first_come_first_served(line: WorkQueue) -> None:
     log: list[str] = []
     a, b = Steps("a", log), Steps("b", log)
     both = [asyncio.create_task(everything(line.events(steps.make))) for steps in (a, b)]
@@ -55,7 +55,7 @@ async def test_first_come_first_served(line: Line) -> None:
     assert log == ["a begins", "a ends", "b begins", "b ends"]
 
 
-async def test_a_full_line_takes_nobody_until_one_leaves(line: Line) -> None:
+async def test_a_full_line_takes_nobody_until_one_leaves(line: WorkQueue) -> None:
     log: list[str] = []
     a, b, c = (Steps(name, log) for name in "abc")
     running = line.events(a.make)
@@ -63,7 +63,7 @@ async def test_a_full_line_takes_nobody_until_one_leaves(line: Line) -> None:
     assert await anext(running) == "a0"
     waiting = asyncio.create_task(everything(line.events(b.make)))
     await asyncio.sleep(0)
-    with pytest.raises(Busy):
+    with pytest.raises(QueueFull):
         await everything(line.events(c.make))
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -77,7 +77,7 @@ async def test_a_full_line_takes_nobody_until_one_leaves(line: Line) -> None:
     assert log == ["a begins", "a ends", "c begins", "c ends"]  # a after one step more, b never
 
 
-async def test_what_a_generator_raises_is_raised(line: Line) -> None:
+async def test_what_a_generator_raises_is_raised(line: WorkQueue) -> None:
     def failing() -> Generator[int, None, None]:
         yield 1
         raise ValueError("no more")
@@ -94,23 +94,23 @@ async def test_what_a_generator_raises_is_raised(line: Line) -> None:
         await anext(line.events(broken))
 
 
-async def test_at_the_end_all_are_told(line: Line) -> None:
+async def test_at_the_end_all_are_told(line: WorkQueue) -> None:
     log: list[str] = []
     a, b, c = (Steps(name, log) for name in "abc")
     both = [asyncio.create_task(everything(line.events(steps.make))) for steps in (a, b)]
     await asyncio.sleep(0)
     line.stop()
     for task in both:
-        with pytest.raises(Stopping):
+        with pytest.raises(ShuttingDown):
             await task
-    with pytest.raises(Stopping):
+    with pytest.raises(ShuttingDown):
         await everything(line.events(c.make))
     a.may_go_on.release()
     await asyncio.to_thread(line.close)
     assert log in (["a begins", "a ends"], [])
 
 
-async def test_one_that_has_ended_takes_no_place_however_slowly_it_is_read(line: Line) -> None:
+async def test_one_that_has_ended_takes_no_place_however_slowly_it_is_read(line: WorkQueue) -> None:
     log: list[str] = []
     a, b, c = (Steps(name, log, steps=3) for name in "abc")
     slow = [line.events(steps.make) for steps in (a, b)]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from chatlm import Message, Sampling, UsageError
 from chatlm.engines.local_engine import LocalEngine
 from chatlm_templates import library
-from chatlm_templates.rendering import as_data, render
-from chatlm_templates.template import PARTS, Example, Template, Variable
-from chatlm_templates.template_file import MOST_BYTES, TemplateFault, read
+from chatlm_templates.rendering import escape_tags, render_template
+from chatlm_templates.template import PROMPT_PARTS, PromptExample, Template, Variable
+from chatlm_templates.template_file import MAX_BYTES, TemplateFileError, read_template
 
 NOTE = Template(
     "note",
@@ -43,7 +43,7 @@ def back(text: str) -> str:
 @given(st.text() | st.lists(st.sampled_from(["<", "&", "lt;", "amp;", "/body>", "{{", "\n"])))
 def test_any_text_stays_in_its_element(value: str | list[str]) -> None:
     text = "".join(value) or "x"
-    head, rest = render(NOTE, {"body": text, "style": "verse"}).user.split("<body>\n")
+    head, rest = render_template(NOTE, {"body": text, "style": "verse"}).user.split("<body>\n")
     inside, tail = rest.split("\n</body>")
     assert (head, tail) == ("Before\n", "\nStyle: verse\nAfter")
     assert back(inside) == text
@@ -53,18 +53,20 @@ def test_any_text_stays_in_its_element(value: str | list[str]) -> None:
 @given(st.text(min_size=1))
 def test_a_text_keeps_to_its_line(value: str) -> None:
     try:
-        rendered = render(NOTE, {"body": "b", "style": value})
+        rendered = render_template(NOTE, {"body": "b", "style": value})
     except UsageError:
         assert len(value.strip().splitlines()) != 1
         return
-    assert rendered.user.splitlines()[4:] == [f"Style: {as_data(value.strip())}", "After"]
+    assert rendered.user.splitlines()[4:] == [f"Style: {escape_tags(value.strip())}", "After"]
     assert len(rendered.system.splitlines()) == 1
 
 
 def test_a_value_is_never_read_as_a_template() -> None:
     hostile = "{{ 7 * 7 }}{% for x in y %}{# #}"
-    assert hostile in render(NOTE, {"body": hostile, "style": "{{ body }}"}).user
-    assert render(NOTE, {"body": "x", "style": "{{ body }}"}).system == "Write in {{ body }}."
+    assert hostile in render_template(NOTE, {"body": hostile, "style": "{{ body }}"}).user
+    assert (
+        render_template(NOTE, {"body": "x", "style": "{{ body }}"}).system == "Write in {{ body }}."
+    )
 
 
 def test_hostile_values_forge_no_turn(shared_data: Path, engine: LocalEngine) -> None:
@@ -74,7 +76,7 @@ def test_hostile_values_forge_no_turn(shared_data: Path, engine: LocalEngine) ->
     controls = set(engine.tokens.controls.values())
 
     def control_ids(value: str) -> list[int]:
-        rendered = render(NOTE, {"body": value, "style": "verse"})
+        rendered = render_template(NOTE, {"body": value, "style": "verse"})
         messages = [Message("system", rendered.system), Message("user", rendered.user)]
         return [i for i in engine.tokens.encode(messages) if i in controls]
 
@@ -83,19 +85,19 @@ def test_hostile_values_forge_no_turn(shared_data: Path, engine: LocalEngine) ->
 
 
 def test_code_and_plain_signs_stay_readable() -> None:
-    assert as_data("R&D: if a < b && c > d") == "R&D: if a < b && c > d"
-    assert as_data("</body> &lt; <é") == "&lt;/body> &amp;lt; &lt;é"
+    assert escape_tags("R&D: if a < b && c > d") == "R&D: if a < b && c > d"
+    assert escape_tags("</body> &lt; <é") == "&lt;/body> &amp;lt; &lt;é"
 
 
 # --- what is typed and given ----------------------------------------------------------------
 
 
 def test_typed_text_is_the_input() -> None:
-    assert "<body>\nhello\n</body>" in render(NOTE, {"style": "verse"}, "hello").user
+    assert "<body>\nhello\n</body>" in render_template(NOTE, {"style": "verse"}, "hello").user
 
 
 def test_typed_text_is_the_message_of_a_template_without_one() -> None:
-    rendered = render(Template("t", system="Be brief."), {}, "Why?")
+    rendered = render_template(Template("t", system="Be brief."), {}, "Why?")
     assert (rendered.system, rendered.user) == ("Be brief.", "Why?")
 
 
@@ -112,7 +114,7 @@ def test_typed_text_is_the_message_of_a_template_without_one() -> None:
 )
 def test_a_wrong_value_is_told(values: dict[str, str], typed: str, said: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        render(NOTE, values, typed)
+        render_template(NOTE, values, typed)
     assert said in caught.value.message
     assert hint in caught.value.hint
 
@@ -140,13 +142,13 @@ def test_types(variable: Variable, right: dict[str, object], wrong: list[str]) -
 def test_the_parts_stand_in_their_order() -> None:
     template = Template(
         "t",
-        **{part: f"The {part}." for part in PARTS if part != "examples"},  # type: ignore[arg-type]
-        examples=(Example("1<a>", "2"), Example("3", "4", "Why.", positive=False)),
+        **{part: f"The {part}." for part in PROMPT_PARTS if part != "examples"},  # type: ignore[arg-type]
+        examples=(PromptExample("1<a>", "2"), PromptExample("3", "4", "Why.", positive=False)),
         user="Free text.",
     )
-    user = render(template, {}).user
+    user = render_template(template, {}).user
     heads = re.findall(r"^([A-Z][a-z ]+):$", user, re.MULTILINE)
-    assert [head.lower().replace(" ", "_") for head in heads] == list(PARTS)
+    assert [head.lower().replace(" ", "_") for head in heads] == list(PROMPT_PARTS)
     assert user.endswith("Call to action:\nThe call_to_action.\n\nFree text.")
     assert (
         "<examples>\n"
@@ -177,11 +179,11 @@ examples:
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
-    template = read(write(tmp_path, WHOLE.replace("{{ body }}", '"{{ body }}"')))
+    template = read_template(write(tmp_path, WHOLE.replace("{{ body }}", '"{{ body }}"')))
     assert template.name == "try"
     assert template.variables["how"].default == "no"
     assert template.sampling == Sampling(temperature=0, stop=("END",))
-    rendered = render(template, {}, "x")
+    rendered = render_template(template, {}, "x")
     assert rendered.system == "Be no."
     assert "Constraints:\n- one\n- two no" in rendered.user
 
@@ -217,16 +219,16 @@ def test_a_wrong_file_is_told_with_its_line(
     tmp_path: Path, text: str, line: int, said: str
 ) -> None:
     path = write(tmp_path, text)
-    with pytest.raises(TemplateFault) as caught:
-        read(path)
+    with pytest.raises(TemplateFileError) as caught:
+        read_template(path)
     assert said in caught.value.what
     assert (caught.value.path, caught.value.line) == (path, line)
 
 
 def test_deep_nesting_is_told(tmp_path: Path) -> None:
     for text in ("user: " + "[" * 2000, "user: '{{ " + "(" * 2000 + "'"):
-        with pytest.raises(TemplateFault, match="nested too deeply"):
-            read(write(tmp_path, text))
+        with pytest.raises(TemplateFileError, match="nested too deeply"):
+            read_template(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -247,14 +249,14 @@ def test_deep_nesting_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_what_could_run_long_or_far_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(TemplateFault):
-        read(write(tmp_path, json.dumps({"user": text})))
+    with pytest.raises(TemplateFileError):
+        read_template(write(tmp_path, json.dumps({"user": text})))
 
 
 def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"user: a\nsystem: \xe9")
-    huge = write(tmp_path, "user: " + "x" * MOST_BYTES, "huge.yaml")
+    huge = write(tmp_path, "user: " + "x" * MAX_BYTES, "huge.yaml")
     folder = tmp_path / "folder.yaml"
     folder.mkdir()
     odd = write(tmp_path, "user: hi", "Odd name.yaml")
@@ -265,8 +267,8 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
         (odd, 0, "small letters"),
         (tmp_path / "gone.yaml", 0, "cannot be read"),
     ]:
-        with pytest.raises(TemplateFault) as caught:
-            read(path)
+        with pytest.raises(TemplateFileError) as caught:
+            read_template(path)
         assert said in caught.value.what
         assert caught.value.line == line
 
@@ -276,18 +278,18 @@ def test_own_templates_win_and_a_broken_one_stops_no_other(home: Path) -> None:
     folder.mkdir(parents=True)
     write(folder, "user: mine", "explain.yaml")
     write(folder, "usr: x", "broken.yaml")
-    found = library.load()
+    found = library.load_library()
     assert found.templates["explain"].user == "mine"
     assert "translate" in found.templates
     assert [fault.path.name for fault in found.faults] == ["broken.yaml"]
 
 
 def test_every_shipped_template_can_be_used(home: Path) -> None:
-    found = library.load()
+    found = library.load_library()
     assert found.faults == ()
     assert len(found.templates) >= 10
     for template in found.templates.values():
         values = {name: "7" for name, v in template.variables.items() if v.default is None}
-        rendered = render(template, values, "" if template.makes_message else "Hi")
+        rendered = render_template(template, values, "" if template.makes_message else "Hi")
         assert template.description
         assert rendered.user

@@ -21,8 +21,8 @@ from chatlm.store.export import to_markdown
 from chatlm.store.store import Store
 from chatlm.types.messages import Reply, StopReason, Turn
 from chatlm_templates import actions, chat_state
-from chatlm_templates.library import named
-from chatlm_templates.rendering import as_data
+from chatlm_templates.library import load_template
+from chatlm_templates.rendering import escape_tags
 from chatlm_templates.template import Template, Variable
 from tests.plugins.ui import RememberingUi
 
@@ -70,7 +70,7 @@ def test_each_message_goes_through_the_template(note: Path) -> None:
     for text in ("Hello </words>", "More"):
         turn = say(chat, text)
         assert turn.typed == text
-        assert turn.user.content == f"Tone: stern\n\n<words>\n{as_data(text)}\n</words>"
+        assert turn.user.content == f"Tone: stern\n\n<words>\n{escape_tags(text)}\n</words>"
     assert [m.role for m in engine.requests[-1].messages] == ["user", "assistant", "user"]
     assert chat.plugins.past == []
 
@@ -148,8 +148,8 @@ def test_words_never_leave_their_place(words: str) -> None:
         "t", user="A\n{{ words }}\nB", variables={"words": Variable("words", "multiline")},
         input="words",
     )  # fmt: skip
-    user = actions.preview(template, {"words": words}).user
-    assert user == f"A\n<words>\n{as_data(words)}\n</words>\nB"
+    user = actions.preview_prompt(template, {"words": words}).user
+    assert user == f"A\n<words>\n{escape_tags(words)}\n</words>\nB"
 
 
 def test_hostile_words_forge_no_turn(note: Path, shared_data: Path, engine: LocalEngine) -> None:
@@ -159,7 +159,7 @@ def test_hostile_words_forge_no_turn(note: Path, shared_data: Path, engine: Loca
     chat = Conversation(1, kept={"templates": {"template": "note", "values": {}}})
 
     def control_ids(words: str) -> list[int]:
-        made = chat_state.message(chat, words, dict)
+        made = chat_state.write_message(chat, words, dict)
         assert isinstance(made, str)
         return [i for i in engine.tokens.encode([Message("user", made)]) if i in controls]
 
@@ -172,35 +172,37 @@ def test_hostile_words_forge_no_turn(note: Path, shared_data: Path, engine: Loca
 
 def test_use_switch_and_end(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1, system="Mine."))
-    actions.use(ui, named("note"), {"tone": "stern", "words": "Hello"}, fresh=False)
+    actions.use_template(
+        ui, load_template("note"), {"tone": "stern", "words": "Hello"}, fresh=False
+    )
     assert ui.conversation.system == "Be stern."
     assert ui.kept["values"] == {"tone": "stern"}
     assert ui.called("write") == [{"text": "Hello"}]
-    actions.use(ui, named("translate"), {"language": "French"}, fresh=False)
+    actions.use_template(ui, load_template("translate"), {"language": "French"}, fresh=False)
     assert ui.conversation.system == "Mine."
     assert ui.kept["template"] == "translate"
-    actions.use(ui, named("note"), {}, fresh=False)
-    actions.end(ui)
+    actions.use_template(ui, load_template("note"), {}, fresh=False)
+    actions.stop_using_template(ui)
     assert ui.conversation.system == "Mine."
     assert ui.kept == {}
     with pytest.raises(UsageError, match="no template"):
-        actions.end(ui)
+        actions.stop_using_template(ui)
 
 
 def test_a_system_prompt_that_was_changed_since_stays(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1, system="Mine."))
-    actions.use(ui, named("note"), {}, fresh=False)
+    actions.use_template(ui, load_template("note"), {}, fresh=False)
     ui.set_chat(system="Changed.")
-    actions.end(ui)
+    actions.stop_using_template(ui)
     assert ui.conversation.system == "Changed."
 
 
 def test_a_new_chat_begins_with_the_template(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1, system="Mine."))
-    actions.use(ui, named("note"), {"tone": "stern"}, fresh=True)
+    actions.use_template(ui, load_template("note"), {"tone": "stern"}, fresh=True)
     (new,) = ui.called("new_chat")
     assert (new["system"], new["message"]) == ("Be stern.", "")
-    assert chat_state.chosen(new["kept"]) == chat_state.Chosen(
+    assert chat_state.selected_template(new["kept"]) == chat_state.SelectedTemplate(
         "note", {"tone": "stern"}, "Be stern."
     )
 
@@ -208,19 +210,19 @@ def test_a_new_chat_begins_with_the_template(note: Path) -> None:
 def test_a_missing_value_changes_nothing(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
     with pytest.raises(UsageError, match="needs language"):
-        actions.use(ui, named("translate"), {}, fresh=False)
+        actions.use_template(ui, load_template("translate"), {}, fresh=False)
     assert ui.calls == []
 
 
 def test_a_message_without_input_waits_in_the_composer(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
-    actions.use(ui, Template("t", user="Tell me a joke."), {}, fresh=False)
+    actions.use_template(ui, Template("t", user="Tell me a joke."), {}, fresh=False)
     assert ui.called("write") == [{"text": "Tell me a joke."}]
 
 
 def test_a_hint_is_told_and_not_followed(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
-    actions.use(
+    actions.use_template(
         ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, fresh=False
     )
     (told,) = ui.called("tell")
@@ -233,8 +235,8 @@ def test_the_command(note: Path) -> None:
     actions.template(ui, "")
     actions.template(ui, "translate")
     assert ui.called("open_screen") == [
-        {"name": actions.PICKER, "argument": ""},
-        {"name": actions.FORM, "argument": "translate"},
+        {"name": actions.PICKER_SCREEN, "argument": ""},
+        {"name": actions.FORM_SCREEN, "argument": "translate"},
     ]
     actions.template(ui, "assistant")
     assert ui.kept["template"] == "assistant"
@@ -274,8 +276,8 @@ def test_a_follow_up_goes_past_the_chats_template(note: Path) -> None:
     ui = RememberingUi("templates", talk(1, kept={"templates": {"template": "note"}}))
     actions.simplify(ui, "")
     (sent,) = ui.called("send")
-    assert chat_state.message(ui.conversation, sent["text"], dict) is None
-    assert chat_state.message(ui.conversation, "Hello", dict) is not None
+    assert chat_state.write_message(ui.conversation, sent["text"], dict) is None
+    assert chat_state.write_message(ui.conversation, "Hello", dict) is not None
 
 
 def test_validate_says_never_whose_it_is(home: Path) -> None:
@@ -335,13 +337,15 @@ def test_consolidate_needs_a_model_that_says_something(home: Path) -> None:
 
 def test_a_new_start_is_suggested_once(home: Path) -> None:
     ui = RememberingUi("templates", talk(4))
-    actions.suggest(ui, ui.conversation)
+    actions.suggest_consolidating(ui, ui.conversation)
     assert ui.calls == []
     ui.conversation = dataclasses.replace(talk(5), kept=ui.conversation.kept)
-    actions.suggest(ui, dataclasses.replace(ui.conversation, id=2))  # not the one that is shown
+    actions.suggest_consolidating(
+        ui, dataclasses.replace(ui.conversation, id=2)
+    )  # not the one that is shown
     assert ui.calls == []
     for _ in range(3):
-        actions.suggest(ui, ui.conversation)
+        actions.suggest_consolidating(ui, ui.conversation)
     (told,) = ui.called("tell")
     assert "/consolidate" in told["text"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chatlm.store.store import Store
-from chatlm_templates.template import PARTS
+from chatlm_templates.template import PROMPT_PARTS
 
 
 def chatlm(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
@@ -79,7 +79,7 @@ def test_a_dry_run_shows_the_eight_parts_in_order(home: Path) -> None:
     assert done.returncode == 0, done.stderr
     would = json.loads(done.stdout)
     (message,) = would["messages"]
-    heads = [part.replace("_", " ").capitalize() + ":\n" for part in PARTS]
+    heads = [part.replace("_", " ").capitalize() + ":\n" for part in PROMPT_PARTS]
     places = [message["content"].index(head) for head in heads]
     assert places == sorted(places)
     assert message["content"].endswith("<report>\nA tree &lt;/report>\n</report>")

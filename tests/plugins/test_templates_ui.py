@@ -17,10 +17,10 @@ from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.screens.xray import XrayScreen
-from chatlm_templates.library import named
-from chatlm_templates.screens.fields import Area, Field
-from chatlm_templates.screens.form import Form
-from chatlm_templates.screens.picker import Picker
+from chatlm_templates.library import load_template
+from chatlm_templates.screens.fields import FieldTextArea, VariableField
+from chatlm_templates.screens.form import TemplateForm
+from chatlm_templates.screens.picker import TemplatePicker
 from tests.plugins.ui import RememberingUi
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, everything_visible, settled, still
 from tests.tui.support import (
@@ -78,8 +78,8 @@ def rows(pilot: Pilot[None]) -> list[str]:
     return [str(option.prompt).split()[0] for option in options]
 
 
-def field(pilot: Pilot[None], name: str) -> Field:
-    fields = pilot.app.screen.query(Field)
+def field(pilot: Pilot[None], name: str) -> VariableField:
+    fields = pilot.app.screen.query(VariableField)
     return next(each for each in fields if each.variable.name == name)
 
 
@@ -88,7 +88,7 @@ def field(pilot: Pilot[None], name: str) -> Field:
 
 async def test_typing_narrows_the_list_and_enter_opens_the_form(prompts: Path) -> None:
     ui = remembering()
-    async with CardApp(Picker(ui)).run_test() as pilot:
+    async with CardApp(TemplatePicker(ui)).run_test() as pilot:
         assert {"assistant", "broken", "kinds", "translate"} <= set(rows(pilot))
         await pilot.press(*"every kind")
         assert rows(pilot) == ["kinds"]
@@ -96,24 +96,24 @@ async def test_typing_narrows_the_list_and_enter_opens_the_form(prompts: Path) -
         assert "what you type in the chat" in text_of(pilot, "#marked").replace("\n", " ")
         await pilot.press("enter")
         await pilot.pause()
-        assert not isinstance(pilot.app.screen, Picker)
+        assert not isinstance(pilot.app.screen, TemplatePicker)
     assert ui.called("open_screen") == [{"name": "template", "argument": "kinds"}]
 
 
 async def test_a_faulty_one_says_line_and_reason_and_is_not_used(prompts: Path) -> None:
     ui = remembering()
-    async with CardApp(Picker(ui, "broken")).run_test() as pilot:
+    async with CardApp(TemplatePicker(ui, "broken")).run_test() as pilot:
         assert f"{prompts / 'broken.yaml'}, line 2" in text_of(pilot, "#marked").replace("\n", "")
         assert "there is no 'usr' here" in text_of(pilot, "#marked")
         await pilot.press("enter")
         assert "chatlm templates edit broken" in text_of(pilot, "#problem")
-        assert isinstance(pilot.app.screen, Picker)
+        assert isinstance(pilot.app.screen, TemplatePicker)
     assert ui.calls == []
 
 
 async def test_what_is_in_use_is_marked_and_can_be_ended(prompts: Path) -> None:
     ui = remembering(template="translate", values={"language": "French"})
-    async with CardApp(Picker(ui)).run_test() as pilot:
+    async with CardApp(TemplatePicker(ui)).run_test() as pilot:
         option = pilot.app.screen.query_one(OptionList).highlighted_option
         assert option is not None
         assert option.id == "translate"
@@ -124,13 +124,13 @@ async def test_what_is_in_use_is_marked_and_can_be_ended(prompts: Path) -> None:
 
 
 async def test_nothing_is_found(prompts: Path) -> None:
-    async with CardApp(Picker(remembering())).run_test() as pilot:
+    async with CardApp(TemplatePicker(remembering())).run_test() as pilot:
         await pilot.press(*"xyzzy", "enter")
         assert rows(pilot) == []
         assert "chatlm templates new" in text_of(pilot, "#marked")
         await pilot.press("escape")
         await pilot.pause()
-        assert not isinstance(pilot.app.screen, Picker)
+        assert not isinstance(pilot.app.screen, TemplatePicker)
 
 
 # --- the form ----------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ async def test_nothing_is_found(prompts: Path) -> None:
 
 async def test_the_preview_follows_what_is_typed(prompts: Path) -> None:
     ui = remembering(engine=ScriptedEngine())
-    async with CardApp(Form(ui, named("kinds"))).run_test(size=(160, 60)) as pilot:
+    async with CardApp(TemplateForm(ui, load_template("kinds"))).run_test(size=(160, 60)) as pilot:
         await settled(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
         assert "A poet for …" in text_of(pilot, "#made")
         await pilot.press(*"spring")
@@ -147,7 +147,7 @@ async def test_the_preview_follows_what_is_typed(prompts: Path) -> None:
         assert "Rhyme. 5 <notes>\nnone\n</notes> <words>\n…\n</words>" in text_of(pilot, "#made")
         field(pilot, "tone").query_one(Select).value = "[b]odd[/b]"
         field(pilot, "rhyme").query_one(Checkbox).value = False
-        field(pilot, "words").query_one(Area).text = HOSTILE
+        field(pilot, "words").query_one(FieldTextArea).text = HOSTILE
         await pilot.pause()
         made = text_of(pilot, "#made")
         assert "Be [b]odd[/b]." in made
@@ -156,7 +156,7 @@ async def test_the_preview_follows_what_is_typed(prompts: Path) -> None:
 
 
 async def test_without_a_model_the_cost_is_not_known(prompts: Path) -> None:
-    async with CardApp(Form(remembering(), named("kinds"))).run_test() as pilot:
+    async with CardApp(TemplateForm(remembering(), load_template("kinds"))).run_test() as pilot:
         await settled(pilot, lambda: text_of(pilot, "#cost"))
         assert "once the model is loaded" in text_of(pilot, "#cost")
 
@@ -173,24 +173,24 @@ async def test_a_wrong_value_is_told_beside_its_field(
     prompts: Path, name: str, typed: str, said: str
 ) -> None:
     ui = remembering()
-    async with CardApp(Form(ui, named("kinds"))).run_test(size=(160, 60)) as pilot:
+    async with CardApp(TemplateForm(ui, load_template("kinds"))).run_test(size=(160, 60)) as pilot:
         field(pilot, "topic").query_one(Input).value = "" if name == "topic" else "x"
         field(pilot, name).query_one(Input).value = typed
         await pilot.press("ctrl+s")
         assert said in plain(field(pilot, name))
-        assert isinstance(pilot.app.screen, Form)
+        assert isinstance(pilot.app.screen, TemplateForm)
     assert ui.calls == []
 
 
 async def test_what_is_filled_in_is_kept_with_the_chat(prompts: Path) -> None:
     ui = remembering()
-    async with CardApp(Form(ui, named("kinds"))).run_test(size=(160, 60)) as pilot:
+    async with CardApp(TemplateForm(ui, load_template("kinds"))).run_test(size=(160, 60)) as pilot:
         await pilot.press(*"spring", "enter")
         await pilot.pause()
-        assert not isinstance(pilot.app.screen, Form)
+        assert not isinstance(pilot.app.screen, TemplateForm)
     assert ui.kept["values"] == {"topic": "spring", "tone": "friendly", "rhyme": "true"}
     assert ui.conversation.system == "Be friendly."
-    async with CardApp(Form(ui, named("kinds"))).run_test(size=(160, 60)) as pilot:
+    async with CardApp(TemplateForm(ui, load_template("kinds"))).run_test(size=(160, 60)) as pilot:
         assert field(pilot, "topic").text == "spring"
         await pilot.press("end", "!", "ctrl+n")
         await pilot.pause()
@@ -200,7 +200,7 @@ async def test_what_is_filled_in_is_kept_with_the_chat(prompts: Path) -> None:
 
 async def test_back_from_the_form_is_the_list(prompts: Path) -> None:
     ui = remembering()
-    async with CardApp(Form(ui, named("assistant"))).run_test() as pilot:
+    async with CardApp(TemplateForm(ui, load_template("assistant"))).run_test() as pilot:
         assert "asks for nothing" in everything_visible(pilot)
         await pilot.press("escape")
         await pilot.pause()
@@ -208,9 +208,11 @@ async def test_back_from_the_form_is_the_list(prompts: Path) -> None:
 
 
 async def test_control_characters_are_seen(prompts: Path) -> None:
-    async with CardApp(Form(remembering(), named("kinds"))).run_test(size=(160, 60)) as pilot:
+    async with CardApp(TemplateForm(remembering(), load_template("kinds"))).run_test(
+        size=(160, 60)
+    ) as pilot:
         field(pilot, "topic").query_one(Input).value = "a\x1b[2J\nb"
-        field(pilot, "words").query_one(Area).text = "c\x9bd\r\ne\u202e"
+        field(pilot, "words").query_one(FieldTextArea).text = "c\x9bd\r\ne\u202e"
         await pilot.pause()
         assert field(pilot, "topic").text == "a␛[2J b"
         assert field(pilot, "words").text == "c⟨9B⟩d\ne⟨U+202E⟩"
@@ -235,9 +237,9 @@ def program(engine: Any, opened: list[str] | None = None) -> ChatApp:
 async def choose_translate(pilot: Pilot[None]) -> None:
     """Choose a template with the keys alone."""
     await say(pilot, "/template")
-    await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
+    await until(pilot, lambda: isinstance(pilot.app.screen, TemplatePicker))
     await pilot.press(*"translate", "enter")
-    await until(pilot, lambda: isinstance(pilot.app.screen, Form))
+    await until(pilot, lambda: isinstance(pilot.app.screen, TemplateForm))
     await pilot.press(*"German", "enter")
     await until(pilot, lambda: pilot.app.screen is app_of(pilot).chat_screen)
     await until(pilot, lambda: chat_of(pilot).conversation.kept.get("templates"))
@@ -296,7 +298,7 @@ async def test_a_template_that_is_gone_gives_the_words_back(prompts: Path) -> No
     engine = ScriptedEngine("So.")
     async with program(engine).run_test(size=(120, 40)) as pilot:
         await say(pilot, "/template kinds")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Form))
+        await until(pilot, lambda: isinstance(pilot.app.screen, TemplateForm))
         await pilot.press(*"spring", "ctrl+s")
         await until(pilot, lambda: chat_of(pilot).conversation.kept.get("templates"))
         (prompts / "kinds.yaml").unlink()
@@ -375,7 +377,7 @@ def test_picture_of_the_list(snap_compare: SnapCompare, home: Path, size: tuple[
     async def steps(pilot: Pilot[None]) -> None:
         await pilot.press("down", "down", "down")
 
-    app = CardApp(Picker(remembering(template="translate", values={})))
+    app = CardApp(TemplatePicker(remembering(template="translate", values={})))
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
 
 
@@ -388,7 +390,7 @@ def test_picture_of_the_form(snap_compare: SnapCompare, home: Path, size: tuple[
         await pilot.press(*"spring", "tab", "tab", "tab", *"many")
         await settled(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
 
-    app = CardApp(Form(remembering(engine=ScriptedEngine()), named("kinds")))
+    app = CardApp(TemplateForm(remembering(engine=ScriptedEngine()), load_template("kinds")))
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
 
 
@@ -400,7 +402,9 @@ def test_picture_of_the_eight_parts(
         await pilot.press(*"A tree fell.")
         await settled(pilot, lambda: "tokens" in text_of(pilot, "#cost"))
 
-    app = CardApp(Form(remembering(engine=ScriptedEngine()), named("insurance-claim")))
+    app = CardApp(
+        TemplateForm(remembering(engine=ScriptedEngine()), load_template("insurance-claim"))
+    )
     assert snap_compare(app, terminal_size=size, run_before=still(steps))
 
 

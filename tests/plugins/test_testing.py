@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from chatlm import SlashCommand, Ui, hookimpl, testing
-from chatlm.testing import screen
+from chatlm.testing import scripted_screen
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Plugin:
 
 
 async def test_a_command_its_notice_and_the_reply_are_seen() -> None:
-    async with screen(Plugin(), replies=["Here are ducks."]) as shown:
+    async with scripted_screen(Plugin(), replies=["Here are ducks."]) as shown:
         await shown.type("/say")
         assert shown.notices == ["quack"]
         assert "Here are ducks." in shown.text()
@@ -51,7 +51,7 @@ async def test_a_command_its_notice_and_the_reply_are_seen() -> None:
 
 
 async def test_settings_keys_and_size_are_taken() -> None:
-    async with screen(
+    async with scripted_screen(
         Plugin(), settings={"word": "moo"}, keys={"say": "f9"}, size=(70, 20)
     ) as shown:
         await shown.press("f9")
@@ -63,16 +63,16 @@ async def test_settings_keys_and_size_are_taken() -> None:
 
 async def test_a_wrong_setting_or_plugin_is_refused() -> None:
     with pytest.raises(ValueError, match="word"):
-        async with screen(Plugin(), settings={"word": 3}):
+        async with scripted_screen(Plugin(), settings={"word": 3}):
             pass
     with pytest.raises(ValueError, match="no hook"):
-        async with screen(object()):
+        async with scripted_screen(object()):
             pass
 
 
 async def test_what_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with screen(Plugin()) as shown:
-        monkeypatch.setattr(testing, "PATIENCE", 0.3)
+    async with scripted_screen(Plugin()) as shown:
+        monkeypatch.setattr(testing, "TIMEOUT_SECONDS", 0.3)
         with pytest.raises(TimeoutError, match="still runs"):
             await shown.type("/wait")
         monkeypatch.undo()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from chatlm import Config, Conversation, Engine, Passage, Sampling, Turn
-from chatlm.chat.side_chats import OwnSideChats
+from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.plugin_host.host import PluginHost
 
 
@@ -109,12 +109,12 @@ class RememberingUi:
         self.work = RememberingWork(self._cancelled)
         yield self.work
 
-    def side_chats(self, report: Callable[[str], None]) -> OwnSideChats:
+    def side_chats(self, report: Callable[[str], None]) -> InMemorySideChats:
         def opened(model: str, report: Callable[[str], None]) -> Engine:
             assert self.engine is not None
             return self.engine
 
-        return OwnSideChats(Config(), PluginHost(), opened, report)
+        return InMemorySideChats(Config(), PluginHost(), opened, report)
 
     def _change(self, **values: Any) -> None:
         self.conversation = dataclasses.replace(self.conversation, **values)

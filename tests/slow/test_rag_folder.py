@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm_rag.index.folder import located
+from chatlm_rag.index.folder import find_index
 from chatlm_rag.retrieval.search import Index
 from tests import models
 
@@ -61,16 +61,16 @@ def test_a_folder_of_2000_files(home: Path, folder: Path) -> None:
             break
     process.kill()
     process.communicate()
-    assert located("code").current() is None
+    assert find_index("code").current() is None
     resumed, _ = update("code")
     assert resumed["files"] == FILES
     assert 0 < resumed["embedded"] <= resumed["passages"] * 0.9, "it went on where it was"
     unchanged, seconds = update("code")
     assert unchanged["embedded"] == 0
     assert seconds < 3
-    Index.open(located("code")).search("parse the arguments")
+    Index.open(find_index("code")).search("parse the arguments")
     begin = time.perf_counter()
-    index = Index.open(located("code"))
+    index = Index.open(find_index("code"))
     opening = time.perf_counter() - begin
     assert opening < 0.1
     assert index.search("parse the arguments", 1)[0].piece.source.endswith(".py")

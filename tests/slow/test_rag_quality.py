@@ -10,7 +10,7 @@ from chatlm_rag import evaluation
 from chatlm_rag.documents.files import Source
 from chatlm_rag.evaluation import read_judgements, read_questions
 from chatlm_rag.index import builder
-from chatlm_rag.index.folder import located
+from chatlm_rag.index.folder import find_index
 from chatlm_rag.retrieval.search import Index
 from tests import models
 
@@ -30,7 +30,7 @@ def test_fused_ranking(home: Path, shared_data: Path, name: str, least: float) -
     folder = shared_data / "retrieval" / name
     builder.build(name, (Source(str(folder / "corpus.jsonl")),), Silent())
     card = evaluation.evaluate(
-        Index.open(located(name)),
+        Index.open(find_index(name)),
         read_questions(folder / "queries.jsonl"),
         read_judgements(folder / "qrels.tsv"),
     )

@@ -13,7 +13,7 @@ from textual.widgets import TextArea
 
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.chat.turn_view import TurnView
-from chatlm.types.messages import Message, Reply, Standing, StopReason, Turn, Usage
+from chatlm.types.messages import ContextPolicy, Message, Reply, StopReason, Turn, Usage
 from tests.tui.support import plain, until
 
 USAGE = Usage(20, 0, 48, 0.25, 2.35)
@@ -24,7 +24,7 @@ def turn(
     number: int,
     *texts: str,
     message: str = "",
-    standing: Standing = Standing.AUTO,
+    standing: ContextPolicy = ContextPolicy.AUTO,
     summary: str = "",
 ) -> Turn:
     """A turn with one reply for each text."""

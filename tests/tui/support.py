@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from chatlm.config.config import Config
-from chatlm.engines.scripted import IN_WORDS, ScriptedEngine
+from chatlm.engines.scripted import WORD_TOKENS, ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm.tui.chat.controller import LiveChat
@@ -23,10 +23,10 @@ from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.engine_loader import OpenEngine
 from chatlm.tui.workers import UPDATES_PER_SECOND
 from chatlm.types.engine import EngineInfo
-from chatlm.types.events import Delta, EngineEvent, Finished, Fitted, Prefill
+from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request
-from chatlm.types.sampling import DEFAULTS
+from chatlm.types.sampling import DEFAULT_SAMPLING
 
 PATIENCE = 20.0
 
@@ -57,12 +57,12 @@ class StillEngine:
         self._reason = reason
         self._left_out = left_out
         self.info = EngineInfo(
-            "smollm2-135m-instruct", "cpu", "bfloat16", 8192, "template", DEFAULTS, notes
+            "smollm2-135m-instruct", "cpu", "bfloat16", 8192, "template", DEFAULT_SAMPLING, notes
         )
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         self.requests.append(request)
-        yield Fitted(12, 8192, self._left_out)
+        yield PromptReady(12, 8192, self._left_out)
         usage = Usage(12)
         for made, piece in enumerate(self._pieces, start=1):
             time.sleep(2 / UPDATES_PER_SECOND)  # so that each token is shown by itself
@@ -76,7 +76,7 @@ class StillEngine:
         yield from ()
 
     def preview(self, request: Request) -> Prompt:
-        return IN_WORDS.prompt(request, self.info)
+        return WORD_TOKENS.prompt(request, self.info)
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         return sum(len(message.content.split()) for message in messages)

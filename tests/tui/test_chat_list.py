@@ -17,14 +17,14 @@ from textual.widgets import Input
 
 from chatlm.errors import StoreError
 from chatlm.store import database
-from chatlm.store.queries import Summary
+from chatlm.store.queries import ChatListEntry
 from chatlm.store.store import Store
-from chatlm.tui.chat_list.chat_list import PAGE, ChatList
+from chatlm.tui.chat_list.chat_list import PAGE_SIZE, ChatList
 from chatlm.tui.chat_list.panel import ChatsPanel
 from chatlm.tui.chat_list.rows import ANSWERING, PINNED, UNFINISHED, day_group
 from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.widgets.hints import Hints
-from chatlm.tui.workers import Writes
+from chatlm.tui.workers import WriteQueue
 from chatlm.types.messages import StopReason, Usage
 from tests.costs import processor_seconds
 from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
@@ -43,7 +43,7 @@ class PanelApp(App[None]):
 
     def __init__(self, store: Store) -> None:
         super().__init__()
-        self.panel = ChatsPanel(store, lambda: NOON, Writes())
+        self.panel = ChatsPanel(store, lambda: NOON, WriteQueue())
         self.posted: list[Message] = []
 
     def compose(self) -> ComposeResult:
@@ -141,7 +141,7 @@ def moved(monkeypatch: pytest.MonkeyPatch, store: Store, days: list[int]) -> Non
     """Let the chats that are not pinned be so many days old."""
     whole = store.conversations
 
-    def aged(limit: int | None = None, offset: int = 0) -> list[Summary]:
+    def aged(limit: int | None = None, offset: int = 0) -> list[ChatListEntry]:
         chats, ages = whole(limit, offset), iter(days)
         return [
             dataclasses.replace(
@@ -221,13 +221,13 @@ def ten_thousand() -> Iterator[Store]:
 
 
 async def test_ten_thousand_chats_cost_no_more_to_open_than_a_few(ten_thousand: Store) -> None:
-    app = PanelApp(store_with(*(f"Chat {number}" for number in range(2 * PAGE))))
+    app = PanelApp(store_with(*(f"Chat {number}" for number in range(2 * PAGE_SIZE))))
     async with app.run_test(size=SIZE):
         few = processor_seconds(lambda: app.panel.reload(None, None), times=5)
     app = PanelApp(ten_thousand)
     async with app.run_test(size=SIZE) as pilot:
         chats = app.panel.chats
-        assert chats.option_count < 2 * PAGE
+        assert chats.option_count < 2 * PAGE_SIZE
         cost = processor_seconds(lambda: app.panel.reload(None, None), times=5)
         assert cost < 4 * few
         await pilot.press("end")
@@ -237,7 +237,7 @@ async def test_ten_thousand_chats_cost_no_more_to_open_than_a_few(ten_thousand: 
         assert highlighted(app) == f"{UNFINISHED} Chat 9999"
         await pilot.press("home")
         app.panel.reload(None, None)
-        assert chats.option_count < 2 * PAGE, "what nobody looks at is not read"
+        assert chats.option_count < 2 * PAGE_SIZE, "what nobody looks at is not read"
 
 
 async def test_scrolling_reads_on_until_the_end(ten_thousand: Store) -> None:
@@ -254,14 +254,14 @@ async def test_scrolling_reads_on_until_the_end(ten_thousand: Store) -> None:
 
 
 async def test_a_chat_that_comes_while_pages_are_read_is_no_trouble() -> None:
-    store = store_with(*(f"Chat {number}" for number in range(PAGE + 50)))
+    store = store_with(*(f"Chat {number}" for number in range(PAGE_SIZE + 50)))
     app = PanelApp(store)
     async with app.run_test(size=SIZE) as pilot:
         app.panel.chats.highlighted = None
         chat(store, "From another program")
         await pilot.press("end")
-        assert highlighted(app) == f"Chat {PAGE + 49}"
-        assert len([row for row in app.panel.chats.options if row.id]) == PAGE + 50
+        assert highlighted(app) == f"Chat {PAGE_SIZE + 49}"
+        assert len([row for row in app.panel.chats.options if row.id]) == PAGE_SIZE + 50
 
 
 async def test_a_reload_leaves_things_where_they_are() -> None:
@@ -373,7 +373,7 @@ async def test_delete_and_undo_several_times() -> None:
 async def test_a_locked_disk_holds_up_no_key_and_changes_come_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 3 * PATIENCE)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 3 * PATIENCE)
     store = Store(tmp_path / "chats.db")
     for title in "CBA":
         chat(store, title)

@@ -11,10 +11,10 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from chatlm.errors import StoreError
-from chatlm.store.search import Hit
+from chatlm.store.search import ChatSearchHit
 from chatlm.store.store import Store
 from chatlm.tui.chat_list.chat_list import ChatList
-from chatlm.tui.chat_list.panel import FOUND, HitList
+from chatlm.tui.chat_list.panel import MATCH_STYLE, HitList
 from chatlm.tui.chat_list.rows import SearchBox
 from chatlm.tui.widgets.hints import Hints
 from tests.tui.support import drawn, everything_drawn, hostile_texts, plain, until
@@ -69,7 +69,7 @@ async def test_the_words_are_marked_where_they_are() -> None:
         prompt = app.query_one(HitList).options[1].prompt
         assert isinstance(prompt, Content)
         marked = [
-            str(prompt)[span.start : span.end] for span in prompt.spans if span.style == FOUND
+            str(prompt)[span.start : span.end] for span in prompt.spans if span.style == MATCH_STYLE
         ]
         assert marked == ["much", "water"]
 
@@ -191,7 +191,7 @@ async def test_one_search_for_what_is_typed_in_one_go(monkeypatch: pytest.Monkey
     store = garden()
     asked: list[str] = []
 
-    def search(words: str) -> list[Hit]:
+    def search(words: str) -> list[ChatSearchHit]:
         asked.append(words)
         return []
 
@@ -209,7 +209,7 @@ async def test_the_newest_words_win_and_one_search_runs_at_a_time(
     store = garden()
     whole, go, running = store.search, threading.Event(), []
 
-    def slow(words: str) -> list[Hit]:
+    def slow(words: str) -> list[ChatSearchHit]:
         running.append(words)
         if words == "water":
             assert go.wait(10)
@@ -234,7 +234,7 @@ async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.Mon
     whole, go = store.search, threading.Event()
     begun = threading.Event()
 
-    def slow(words: str) -> list[Hit]:
+    def slow(words: str) -> list[ChatSearchHit]:
         begun.set()
         assert go.wait(10)
         return whole(words)
@@ -254,7 +254,7 @@ async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.Mon
 async def test_a_search_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     store = garden()
 
-    def broken(words: str) -> list[Hit]:
+    def broken(words: str) -> list[ChatSearchHit]:
         raise StoreError("The disk failed.", hint="Check it.")
 
     monkeypatch.setattr(store, "search", broken)
@@ -337,7 +337,7 @@ async def test_ten_thousand_chats_are_searched_without_waiting(
     app = PanelApp(store)
     search, may_begin = store.search, threading.Event()
 
-    def when_allowed(words: str) -> list[Hit]:
+    def when_allowed(words: str) -> list[ChatSearchHit]:
         assert may_begin.wait(PATIENCE), "the screen waited for the search"
         return search(words)
 

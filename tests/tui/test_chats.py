@@ -9,10 +9,10 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.chat.status import StatusBar
 from chatlm.tui.chat.transcript import Transcript
-from chatlm.tui.chat.turn_column import PAGE as TURNS
-from chatlm.tui.chat.turn_column import Earlier, Suggestion, Welcome
+from chatlm.tui.chat.turn_column import PAGE_SIZE as TURNS
+from chatlm.tui.chat.turn_column import EarlierMarker, Suggestion, Welcome
 from chatlm.tui.chat.turn_view import TurnView
-from chatlm.tui.chat_list.chat_list import PAGE
+from chatlm.tui.chat_list.chat_list import PAGE_SIZE
 from chatlm.tui.chat_list.panel import ChatsPanel, HitList
 from chatlm.types.messages import StopReason, Usage
 from tests.tui.support import (
@@ -124,13 +124,13 @@ async def test_a_new_chat_comes_into_the_list_when_it_has_a_message() -> None:
 
 
 async def test_a_long_list_is_read_a_page_at_a_time_and_to_its_end_on_demand() -> None:
-    store = store_with(*(f"Chat {number}" for number in range(3 * PAGE)))
+    store = store_with(*(f"Chat {number}" for number in range(3 * PAGE_SIZE)))
     async with make_app(store=store).run_test(size=WIDE) as pilot:
         await pilot.pause()
-        assert len(rows(pilot)) < 2 * PAGE
+        assert len(rows(pilot)) < 2 * PAGE_SIZE
         await pilot.press("ctrl+l", "end")
         await pilot.pause()
-        assert len(rows(pilot)) == 3 * PAGE + 1
+        assert len(rows(pilot)) == 3 * PAGE_SIZE + 1
         assert rows(pilot)[-1] == "Chat 0"
 
 
@@ -229,7 +229,7 @@ async def test_a_long_chat_opens_with_its_end_and_draws_more_above() -> None:
         transcript = chat_of(pilot).query_one(Transcript)
         await until(pilot, lambda: transcript.max_scroll_y > 0)
         assert transcript.scroll_y == transcript.max_scroll_y
-        assert plain(chat_of(pilot).query_one(Earlier)) == f"↑ {TURNS + 5} earlier turns"
+        assert plain(chat_of(pilot).query_one(EarlierMarker)) == f"↑ {TURNS + 5} earlier turns"
 
         first = chat_of(pilot).query(TurnView).first()
         transcript.scroll_home(animate=False)
@@ -238,7 +238,7 @@ async def test_a_long_chat_opens_with_its_end_and_draws_more_above() -> None:
         assert 0 <= first.region.y <= 6, "what was read stays in its place"
         await pilot.pause()
         transcript.scroll_home(animate=False)
-        await until(pilot, lambda: not chat_of(pilot).query_one(Earlier).display)
+        await until(pilot, lambda: not chat_of(pilot).query_one(EarlierMarker).display)
         assert "Question 0" in plain(chat_of(pilot).query(TurnView).first())
 
 

@@ -14,10 +14,10 @@ from textual.geometry import Offset
 from textual.widgets import Button
 
 from chatlm.errors import UsageError
-from chatlm.text import visible
+from chatlm.text import escape_controls
 from chatlm.tui.composer.completion import CompletionList
 from chatlm.tui.composer.composer import Composer
-from chatlm.tui.composer.drafts import drawn
+from chatlm.tui.composer.drafts import for_display
 from tests.tui.composing import COMMANDS, ComposerApp, burst, type_keys, whole
 from tests.tui.support import hostile_texts, toasts, until
 
@@ -87,7 +87,7 @@ async def test_a_message_that_failed_comes_back_as_it_stood(app: ComposerApp) ->
         assert app.composer.text == ""
         app.composer.paste(MORE)
         app.composer.put_back(app.sent[0])
-        assert drawn(app.composer.text) == f"{drawn(stood)}\n[pasted 2: 20 lines]"
+        assert for_display(app.composer.text) == f"{for_display(stood)}\n[pasted 2: 20 lines]"
         words = f"see notes.txt {LINES}\n{MORE}".rstrip()
         assert app.composer.message() == f"{words}\n\nnotes.txt\n```\none two\n```"
         app.composer.restore("")
@@ -161,7 +161,7 @@ async def test_a_large_paste_is_one_line_and_sent_whole(app: ComposerApp) -> Non
         pilot.app.post_message(events.Paste(LINES.replace("\n", "\r\n")))
         await until(pilot, lambda: len(app.composer.text) > 8)
         await type_keys(pilot, " after")
-        assert drawn(app.composer.text) == "before [pasted 1: 120 lines] after"
+        assert for_display(app.composer.text) == "before [pasted 1: 120 lines] after"
         assert "before [pasted 1: 120 lines] after" in whole(app)
         assert app.subtitle == "ctrl+f unfolds"
         await pilot.press("enter")
@@ -209,7 +209,7 @@ async def test_a_folded_paste_is_unfolded_with_a_key(app: ComposerApp) -> None:
         app.composer.move_cursor((0, 0))
         await pilot.press("ctrl+f")
         assert app.composer.text.startswith(LINES)
-        assert "[pasted 2: 2,000 characters]" in drawn(app.composer.text)
+        assert "[pasted 2: 2,000 characters]" in for_display(app.composer.text)
         await pilot.press("ctrl+f", "ctrl+f")
         assert app.composer.text == LINES + "x" * 2000
 
@@ -222,7 +222,7 @@ async def test_what_is_cut_or_copied_is_unfolded(app: ComposerApp) -> None:
             assert app.clipboard == LINES
         assert app.composer.text == ""
         await pilot.press("ctrl+v")
-        assert drawn(app.composer.text) == "[pasted 2: 120 lines]"
+        assert for_display(app.composer.text) == "[pasted 2: 120 lines]"
         assert app.composer.message() == LINES
 
 
@@ -577,16 +577,16 @@ async def test_hostile_texts_can_be_pasted_typed_and_recalled(
         for text in texts:
             app.composer.restore("")
             app.composer.paste(f">{text}")
-            shown = visible(text.replace("\r\n", "\n").replace("\r", "\n"))
+            shown = escape_controls(text.replace("\r\n", "\n").replace("\r", "\n"))
             assert app.composer.message() == f">{shown}"
         for text in texts:
             app.composer.begin_edit(text, text, 0)
-            assert app.composer.message() == visible(text)
+            assert app.composer.message() == escape_controls(text)
         app.composer.end_edit()
         app.composer.restore("")
         for text in texts[:150]:
             await pilot.press("up")
-            assert app.composer.text == visible(text)
+            assert app.composer.text == escape_controls(text)
         for text in ("/[bold]x[/]", "@[red]", "/attach [@click=app.quit]x[/]"):
             app.composer.restore("")
             for character in text:

@@ -10,21 +10,27 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatlm.errors import UsageError
-from chatlm.text import visible
+from chatlm.text import escape_controls
 from chatlm.tui import commands
 from chatlm.tui.composer import attachments
-from chatlm.tui.composer.attachments import Cost, attached, block, mention, read
-from chatlm.tui.composer.completion import Completion, complete, paths, ranked
+from chatlm.tui.composer.attachments import (
+    AttachmentCost,
+    find_attachments,
+    format_block,
+    format_mention,
+    read_text_file,
+)
+from chatlm.tui.composer.completion import Completion, complete, complete_path, rank_names
 from chatlm.tui.composer.drafts import (
-    CLOSE,
-    OPEN,
+    PLACEHOLDER_END,
+    PLACEHOLDER_START,
     Draft,
-    History,
-    clean,
-    drawn,
-    is_long,
-    placeholder,
-    placeholders,
+    MessageHistory,
+    find_placeholders,
+    for_display,
+    format_placeholder,
+    sanitise,
+    should_fold,
 )
 from tests.tui.composing import COMMANDS
 from tests.tui.support import hostile_texts
@@ -37,23 +43,25 @@ BY_NAME = {command.name: command for command in COMMANDS}
 
 def test_a_draft_unfolds_its_pastes_and_says_how_large_they_are() -> None:
     lines, long = "a\n" * 120, "x" * 1812
-    draft = Draft(f"see {placeholder(1, lines)} and {placeholder(2, long)}", {1: lines, 2: long})
-    assert drawn(draft.text) == "see [pasted 1: 120 lines] and [pasted 2: 1,812 characters]"
+    draft = Draft(
+        f"see {format_placeholder(1, lines)} and {format_placeholder(2, long)}", {1: lines, 2: long}
+    )
+    assert for_display(draft.text) == "see [pasted 1: 120 lines] and [pasted 2: 1,812 characters]"
     assert draft.unfolded() == f"see {lines} and {long}"
 
 
 def test_only_more_than_twelve_lines_or_many_characters_are_long() -> None:
-    assert not is_long("line\n" * 12)
-    assert is_long("line\n" * 13)
-    assert not is_long("x" * 1500)
-    assert is_long("x" * 1501)
+    assert not should_fold("line\n" * 12)
+    assert should_fold("line\n" * 13)
+    assert not should_fold("x" * 1500)
+    assert should_fold("x" * 1501)
 
 
 @given(st.text(), st.dictionaries(st.integers(1, 9), st.text(), max_size=3))
 def test_a_draft_comes_back_from_its_state(text: str, pastes: dict[int, str]) -> None:
-    pastes = {number: clean(paste) for number, paste in pastes.items()}
-    marks = "".join(placeholder(number, paste) for number, paste in pastes.items())
-    draft = Draft(clean(text) + marks, pastes)
+    pastes = {number: sanitise(paste) for number, paste in pastes.items()}
+    marks = "".join(format_placeholder(number, paste) for number, paste in pastes.items())
+    draft = Draft(sanitise(text) + marks, pastes)
     assert Draft.load(draft.dump()) == draft or not draft.text
 
 
@@ -68,27 +76,31 @@ def test_a_draft_comes_back_from_its_state(text: str, pastes: dict[int, str]) ->
 @example("[" * 100_000)
 @example('{"text": "a", "pas')
 def test_a_foreign_state_is_a_plain_text(state: str) -> None:
-    assert Draft.load(state) == Draft(clean(state))
+    assert Draft.load(state) == Draft(sanitise(state))
 
 
 def test_a_typed_or_pasted_placeholder_is_no_placeholder() -> None:
-    forged = clean(f"[pasted 1: 120 lines] {OPEN}pasted 1: 120 lines{CLOSE}")
-    assert not any(placeholders(forged))
+    forged = sanitise(
+        f"[pasted 1: 120 lines] {PLACEHOLDER_START}pasted 1: 120 lines{PLACEHOLDER_END}"
+    )
+    assert not any(find_placeholders(forged))
     assert Draft(forged, {1: "secret"}).unfolded() == forged
 
 
 def test_two_drafts_together_keep_all_their_pastes() -> None:
-    one = Draft(placeholder(1, "a\nb"), {1: "a\nb"})
-    two = Draft(f" and {placeholder(1, 'c')}{placeholder(2, 'd')}", {1: "c", 2: "d"})
+    one = Draft(format_placeholder(1, "a\nb"), {1: "a\nb"})
+    two = Draft(f" and {format_placeholder(1, 'c')}{format_placeholder(2, 'd')}", {1: "c", 2: "d"})
     assert (one + two).unfolded() == "a\nb and cd"
-    assert drawn((one + two).text).startswith("[pasted 1: 2 lines] and [pasted 2: 1 characters]")
+    assert for_display((one + two).text).startswith(
+        "[pasted 1: 2 lines] and [pasted 2: 1 characters]"
+    )
 
 
 # --- history ------------------------------------------------------------------------------
 
 
 def test_the_history_goes_back_and_forth_and_gives_the_draft_back() -> None:
-    history = History(lambda: ["newest", "oldest"])
+    history = MessageHistory(lambda: ["newest", "oldest"])
     draft = Draft("being typed")
     assert history.step(draft, -1) is None
     assert history.step(draft, 1) == Draft("newest")
@@ -101,7 +113,7 @@ def test_the_history_goes_back_and_forth_and_gives_the_draft_back() -> None:
 
 def test_the_history_is_read_again_for_the_next_walk() -> None:
     messages = ["one"]
-    history = History(lambda: list(messages))
+    history = MessageHistory(lambda: list(messages))
     assert history.step(Draft(), 1) == Draft("one")
     messages.insert(0, "two")
     history.leave()
@@ -124,7 +136,7 @@ def test_the_history_is_read_again_for_the_next_walk() -> None:
     ],
 )
 def test_what_is_a_message(typed: str, meant: str) -> None:
-    assert commands.parse(typed, BY_NAME) == meant
+    assert commands.parse_slash_command(typed, BY_NAME) == meant
 
 
 @pytest.mark.parametrize(
@@ -138,7 +150,7 @@ def test_what_is_a_message(typed: str, meant: str) -> None:
     ],
 )
 def test_what_is_a_command(typed: str, name: str, argument: str) -> None:
-    assert commands.parse(typed, BY_NAME) == (BY_NAME[name], argument)
+    assert commands.parse_slash_command(typed, BY_NAME) == (BY_NAME[name], argument)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +171,7 @@ def test_what_is_a_command(typed: str, name: str, argument: str) -> None:
 )
 def test_what_is_neither_says_what_to_do(typed: str, error: str) -> None:
     with pytest.raises(UsageError) as caught:
-        commands.parse(typed, BY_NAME)
+        commands.parse_slash_command(typed, BY_NAME)
     assert str(caught.value) == error
 
 
@@ -192,22 +204,22 @@ def folder(tmp_path: Path) -> Path:
     ],
 )
 def test_which_words_name_files(folder: Path, text: str, written: list[str]) -> None:
-    assert [file.written for file in attached(text, folder)] == written
+    assert [file.written for file in find_attachments(text, folder)] == written
 
 
 def test_home_and_absolute_paths_name_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
     text = f"@~/notes.txt @{folder}/notes.txt"
     elsewhere = folder / "src"
-    assert [file.path for file in attached(text, elsewhere)] == [folder / "notes.txt"] * 2
+    assert [file.path for file in find_attachments(text, elsewhere)] == [folder / "notes.txt"] * 2
 
 
 def test_files_stand_below_the_message_once_and_are_named_plainly(folder: Path) -> None:
     text = 'Compare @notes.txt with @"my notes.txt", then @notes.txt'
-    files = attached(text, folder)
-    words = attachments.name_in_words(text, files)
+    files = find_attachments(text, folder)
+    words = attachments.replace_mentions(text, files)
     assert words == "Compare notes.txt with my notes.txt, then notes.txt"
-    assert attachments.blocks(files) == [
+    assert attachments.format_blocks(files) == [
         "notes.txt\n```\none two\n```",
         "my notes.txt\n```\nthree\n```",
     ]
@@ -215,7 +227,7 @@ def test_files_stand_below_the_message_once_and_are_named_plainly(folder: Path) 
 
 @given(st.text())
 def test_no_file_ends_its_own_block(text: str) -> None:
-    lines = block("a.txt", text).split("\n")
+    lines = format_block("a.txt", text).split("\n")
     fence = lines[1]
     assert fence == lines[-1]
     assert fence not in text
@@ -223,12 +235,12 @@ def test_no_file_ends_its_own_block(text: str) -> None:
 
 
 def test_an_attached_file_names_no_other_file_when_it_is_sent_again(folder: Path) -> None:
-    text = block("a.md", "```\n@notes.txt\n```\n@notes.txt\n")
-    assert attached(f"again:\n\n{text}", folder) == []
+    text = format_block("a.md", "```\n@notes.txt\n```\n@notes.txt\n")
+    assert find_attachments(f"again:\n\n{text}", folder) == []
 
 
 def test_why_a_file_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attachments, "LIMIT", 1_000_000)
+    monkeypatch.setattr(attachments, "MAX_FILE_BYTES", 1_000_000)
     cases = {
         "latin": (b"caf\xe9", "latin is not a text in UTF-8"),
         "binary": (b"a\0b", "binary is not a text"),
@@ -237,25 +249,29 @@ def test_why_a_file_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch
     for name, (data, error) in cases.items():
         (folder / name).write_bytes(data)
         with pytest.raises(UsageError) as caught:
-            read(folder / name, name)
+            read_text_file(folder / name, name)
         assert str(caught.value) == error
     with pytest.raises(UsageError, match="gone does not exist"):
-        read(folder / "gone", "gone")
+        read_text_file(folder / "gone", "gone")
     with pytest.raises(UsageError, match="src cannot be read: Is a directory"):
-        read(folder / "src", "src")
+        read_text_file(folder / "src", "src")
 
 
 def test_a_windows_file_is_read_with_plain_lines(folder: Path) -> None:
     (folder / "windows.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
-    assert read(folder / "windows.txt", "windows.txt") == "one\ntwo\n"
+    assert read_text_file(folder / "windows.txt", "windows.txt") == "one\ntwo\n"
 
 
 def test_many_costs_are_added_up() -> None:
-    one, two, three = Cost("a", 1204, 10), Cost("b", None, 2500), Cost("c", 3, 5)
-    assert attachments.summary([one, two]) == ["a · 1,204 tokens", "b · 2,500 characters"]
-    assert attachments.summary([one, one, three]) == ["3 files · 2,411 tokens"]
-    assert attachments.summary([one, two, three]) == ["3 files · 2,515 characters"]
-    assert attachments.summary([UsageError("d is no text"), one])[0] == "d is no text"
+    one, two, three = (
+        AttachmentCost("a", 1204, 10),
+        AttachmentCost("b", None, 2500),
+        AttachmentCost("c", 3, 5),
+    )
+    assert attachments.summarise_costs([one, two]) == ["a · 1,204 tokens", "b · 2,500 characters"]
+    assert attachments.summarise_costs([one, one, three]) == ["3 files · 2,411 tokens"]
+    assert attachments.summarise_costs([one, two, three]) == ["3 files · 2,515 characters"]
+    assert attachments.summarise_costs([UsageError("d is no text"), one])[0] == "d is no text"
 
 
 # --- completion ---------------------------------------------------------------------------
@@ -271,7 +287,7 @@ def labels(completion: Completion | None) -> list[str]:
 
 
 def test_names_that_begin_alike_come_first() -> None:
-    assert ranked("co", ["incognito", "copy-code", "co", "cargo", "x"]) == [
+    assert rank_names("co", ["incognito", "copy-code", "co", "cargo", "x"]) == [
         "co",
         "copy-code",
         "incognito",
@@ -309,15 +325,15 @@ def test_files_are_offered_at_the_start_of_a_word(folder: Path) -> None:
 
 
 def test_a_folder_is_read_again_when_it_has_changed(folder: Path) -> None:
-    assert paths("new", folder) == []
+    assert complete_path("new", folder) == []
     (folder / "new.txt").touch()
     os.utime(folder, ns=(1, 1))
-    assert paths("new", folder) == ["new.txt"]
+    assert complete_path("new", folder) == ["new.txt"]
 
 
 def test_a_folder_that_cannot_be_listed_offers_nothing(folder: Path) -> None:
-    assert paths("nowhere/", folder) == []
-    assert paths("notes.txt/", folder) == []
+    assert complete_path("nowhere/", folder) == []
+    assert complete_path("notes.txt/", folder) == []
 
 
 # --- hostile ------------------------------------------------------------------------------
@@ -333,10 +349,12 @@ def test_hostile_names_are_mentioned_safely_and_found_again(
             (tmp_path / name).write_text("x")
         except (OSError, ValueError):
             continue  # no file can have this name
-        words = mention(name)
-        assert visible(words) == words
+        words = format_mention(name)
+        assert escape_controls(words) == words
         assert "\n" not in words
-        assert [file.written for file in attached(f"see {words} there", tmp_path)] == [name], name
+        assert [file.written for file in find_attachments(f"see {words} there", tmp_path)] == [
+            name
+        ], name
         found += 1
     assert found > 400
 
@@ -348,9 +366,9 @@ def test_hostile_texts_are_attached_whole(tmp_path: Path, shared_data: Path) -> 
         path.write_bytes(plain.encode())
         if "\0" in plain:
             continue
-        again = read(path, "hostile.txt")
+        again = read_text_file(path, "hostile.txt")
         assert again == plain.removeprefix("\ufeff")
-        assert again.removesuffix("\n") in block("hostile.txt", again)
+        assert again.removesuffix("\n") in format_block("hostile.txt", again)
 
 
 def test_hostile_texts_are_completed_and_parsed_without_harm(
@@ -358,11 +376,11 @@ def test_hostile_texts_are_completed_and_parsed_without_harm(
 ) -> None:
     for text in hostile_texts(shared_data):
         for typed in (text, f"/{text}", f"@{text}", f'@"{text}', f"/attach {text}"):
-            line = clean(typed).split("\n")[0]
+            line = sanitise(typed).split("\n")[0]
             for label in labels(offer(line, folder)):
-                assert visible(label) == label
-            assert clean(clean(typed)) == clean(typed)
+                assert escape_controls(label) == label
+            assert sanitise(sanitise(typed)) == sanitise(typed)
             try:
-                commands.parse(clean(typed), BY_NAME)
+                commands.parse_slash_command(sanitise(typed), BY_NAME)
             except UsageError as error:
                 assert "\x1b" not in str(error)

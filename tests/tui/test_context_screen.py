@@ -13,9 +13,9 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 from chatlm.errors import EngineError, StoreError
-from chatlm.tui.screens.context import ContextScreen, Ledger, rows
-from chatlm.tui.widgets.context_gauge import Fill
-from chatlm.types.messages import Message, Standing, Turn
+from chatlm.tui.screens.context import ContextBreakdown, ContextScreen, turn_rows
+from chatlm.tui.widgets.context_gauge import ContextFill
+from chatlm.types.messages import ContextPolicy, Message, Turn
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
 from tests.tui.support import hostile_texts, plain
 
@@ -34,21 +34,21 @@ class Chat:
         self.go.set()
         self.broken: StoreError | None = None
 
-    def read(self) -> Ledger:
+    def read(self) -> ContextBreakdown:
         costs = {turn.id: self.cost(turn) for turn in self.turns}
         room, outside = self.limit - 50 - 20, set()
         for turn in reversed(self.turns):
             room -= costs[turn.id]
-            if room < 0 and turn.standing is not Standing.PINNED:
+            if room < 0 and turn.standing is not ContextPolicy.PINNED:
                 outside.add(turn.id)
         read = sum(cost for its, cost in costs.items() if its not in outside)
-        filled = Fill(20, read, 50, self.limit, len(outside))
-        return Ledger("Be brief.", tuple(self.turns), costs, frozenset(outside), filled)
+        filled = ContextFill(20, read, 50, self.limit, len(outside))
+        return ContextBreakdown("Be brief.", tuple(self.turns), costs, frozenset(outside), filled)
 
     def cost(self, turn: Turn) -> int:
         return sum(10 * len(message.content.split()) for message in turn.messages())
 
-    def set_standing(self, turn_id: int, standing: Standing) -> None:
+    def set_standing(self, turn_id: int, standing: ContextPolicy) -> None:
         if self.broken is not None:
             raise self.broken
         self.change(turn_id, standing=standing)
@@ -61,7 +61,7 @@ class Chat:
         summary = "".join(self.pieces)
         if not summary:
             raise EngineError("The model wrote no summary.", hint="Try again.")
-        self.change(turn_id, standing=Standing.SUMMARISED, summary=summary)
+        self.change(turn_id, standing=ContextPolicy.SUMMARISED, summary=summary)
 
     def change(self, turn_id: int, **values: object) -> None:
         at = turn_id - 100
@@ -110,10 +110,16 @@ async def test_pin_and_unpin() -> None:
         await ready(pilot)
         await pilot.press("home", "down", "p")
         await settled(pilot, lambda: lines(pilot)[1].endswith("pinned"))
-        assert [turn.standing for turn in chat.turns[:2]] == [Standing.PINNED, Standing.AUTO]
+        assert [turn.standing for turn in chat.turns[:2]] == [
+            ContextPolicy.PINNED,
+            ContextPolicy.AUTO,
+        ]
         await pilot.press("p")
         await settled(pilot, lambda: lines(pilot)[1].endswith("does not fit"))
-        assert [turn.standing for turn in chat.turns[:2]] == [Standing.AUTO, Standing.AUTO]
+        assert [turn.standing for turn in chat.turns[:2]] == [
+            ContextPolicy.AUTO,
+            ContextPolicy.AUTO,
+        ]
 
 
 async def test_drop_and_take_back_keep_the_place() -> None:
@@ -177,7 +183,7 @@ async def test_escape_stops_the_summary_and_stays() -> None:
         await settled(pilot, lambda: "Summarising turn 4" in plain(app.screen))
         await pilot.press("escape")
         await settled(pilot, lambda: "Summarising" not in plain(app.screen))
-        assert chat.turns[3].standing is Standing.AUTO
+        assert chat.turns[3].standing is ContextPolicy.AUTO
         assert app.given == []
         await pilot.press("escape")
         await settled(pilot, lambda: app.given == [None])
@@ -218,7 +224,7 @@ async def test_empty_chat_says_so() -> None:
 async def test_no_model_says_why() -> None:
     chat = trip()
 
-    def read() -> Ledger:
+    def read() -> ContextBreakdown:
         raise EngineError("No model is loaded.", hint="Start chatlm again.")
 
     app = CardApp(ContextScreen(read, chat.set_standing, chat.summarise))
@@ -242,7 +248,7 @@ async def test_five_hundred_turns_open_at_once() -> None:
 def test_hostile_messages_take_one_line_each(shared_data: Path) -> None:
     texts = hostile_texts(shared_data)
     ledger = Chat(*texts).read()
-    for option in rows(ledger, 78):
+    for option in turn_rows(ledger, 78):
         line = str(option.prompt)
         assert "\n" not in line and not any(ord(c) < 32 or c in "\u202e\x9b" for c in line)
 
@@ -251,9 +257,13 @@ def crowd() -> Chat:
     """Every state there is."""
     chat = Chat(*(f"What is the capital of country {n}, and who lives there?" for n in range(30)))
     chat.limit = 2700
-    for at, standing in ((1, Standing.PINNED), (25, Standing.PINNED), (26, Standing.DROPPED)):
+    for at, standing in (
+        (1, ContextPolicy.PINNED),
+        (25, ContextPolicy.PINNED),
+        (26, ContextPolicy.DROPPED),
+    ):
         chat.change(100 + at, standing=standing)
-    chat.change(127, standing=Standing.SUMMARISED, summary="Facts about country 27.")
+    chat.change(127, standing=ContextPolicy.SUMMARISED, summary="Facts about country 27.")
     return chat
 
 
@@ -283,8 +293,8 @@ def test_picture_of_a_summary(snap_compare: SnapCompare, size: tuple[int, int]) 
     "tokens, told", [(21, "none of yours; the model's own template"), (0, "No system prompt")]
 )
 def test_no_system_prompt_of_the_persons_own(tokens: int, told: str) -> None:
-    ledger = Ledger("", (), {}, frozenset(), Fill(tokens, 0, 50, 8192))
-    first = str(rows(ledger, 120)[0].prompt)
+    ledger = ContextBreakdown("", (), {}, frozenset(), ContextFill(tokens, 0, 50, 8192))
+    first = str(turn_rows(ledger, 120)[0].prompt)
     assert told in first and f"{tokens}  always read" in first
 
 

@@ -20,7 +20,7 @@ from chatlm.store import database
 from chatlm.store.store import Store
 from chatlm.tui.chat.chat_view import ChatView
 from chatlm.types.events import EngineEvent, Prefill
-from chatlm.types.messages import Message, Standing, StopReason, Usage
+from chatlm.types.messages import ContextPolicy, Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request
 from tests.tui.support import (
     StillEngine,
@@ -229,7 +229,7 @@ async def test_a_locked_database_holds_up_no_key(tmp_path: Path) -> None:
             await pilot.press(key)
             await pilot.pause(0.1)
             slowest = max(slowest, time.monotonic() - pressed)
-        assert slowest < database.BUSY_SECONDS - 1, "a key waited for the lock"
+        assert slowest < database.BUSY_TIMEOUT_SECONDS - 1, "a key waited for the lock"
         await idle(pilot)
         assert any("locked for over 5 seconds" in toast for toast in toasts(pilot))
         assert chat_of(pilot).composer.text.startswith("typed\n")
@@ -244,7 +244,7 @@ async def test_a_locked_database_holds_up_no_key(tmp_path: Path) -> None:
 async def test_a_locked_database_holds_up_no_key_of_a_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 3 * PATIENCE)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 3 * PATIENCE)
     store = Store(tmp_path / "chats.db")
     async with make_app(ScriptedEngine("One.", "Two.", "Three."), store).run_test() as pilot:
         await say(pilot, "Hello")
@@ -256,7 +256,7 @@ async def test_a_locked_database_holds_up_no_key_of_a_turn(
         lock.execute("BEGIN IMMEDIATE")
         pressed = time.monotonic()
         await pilot.press("p", "d", "left")
-        assert newest(pilot).turn.standing is Standing.DROPPED
+        assert newest(pilot).turn.standing is ContextPolicy.DROPPED
         assert "One." in plain(newest(pilot))
         chat_of(pilot).composer.focus()
         await say(pilot, "More")
@@ -266,7 +266,7 @@ async def test_a_locked_database_holds_up_no_key_of_a_turn(
         await until(pilot, lambda: newest(pilot).turn.position == 1)
         await idle(pilot)
         first = store.turn(1)
-        assert (first.standing, first.chosen) == (Standing.DROPPED, first.replies[0].id)
+        assert (first.standing, first.chosen) == (ContextPolicy.DROPPED, first.replies[0].id)
         reply = store.turn(2).replies[0]
         made = store.provenance(reply.id)
         assert made is not None
@@ -288,7 +288,7 @@ async def test_what_cannot_be_stored_of_a_turn_is_taken_back(
         await idle(pilot)
         await pilot.press("tab", "p")
         await until(pilot, lambda: "The disk failed." in toasts(pilot))
-        await until(pilot, lambda: newest(pilot).turn.standing is Standing.AUTO)
+        await until(pilot, lambda: newest(pilot).turn.standing is ContextPolicy.AUTO)
         assert "pinned" not in plain(newest(pilot))
 
 
@@ -345,7 +345,7 @@ async def test_closing_a_card_ends_its_work(command: str) -> None:
         await say(pilot, "More")
         await idle(pilot)
         assert "Last." in plain(newest(pilot))
-        assert chat_of(pilot).conversation.turns[0].standing is Standing.AUTO
+        assert chat_of(pilot).conversation.turns[0].standing is ContextPolicy.AUTO
 
 
 @pytest.mark.parametrize("command", ["summarise", "replay", "context"])

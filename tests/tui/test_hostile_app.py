@@ -14,11 +14,11 @@ from textual.pilot import Pilot
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ModelError
 from chatlm.store.store import Store
-from chatlm.text import visible
+from chatlm.text import escape_controls
 from chatlm.tui import commands
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.chat_list.chat_list import ChatList
-from chatlm.tui.composer.drafts import clean
+from chatlm.tui.composer.drafts import sanitise
 from chatlm.tui.screens.transfer import ImportScreen
 from tests.tui.support import (
     app_of,
@@ -119,10 +119,10 @@ async def test_as_messages_and_replies_of_real_turns(
             assert view.turn.reply is not None, toasts(pilot)
             asked, said = view.turn.user.content, view.turn.reply.text
             assert asked == engine.requests[-1].messages[-1].content
-            assert asked.startswith(f" {clean(kept(text))}")  # files it names stand behind it
+            assert asked.startswith(f" {sanitise(kept(text))}")  # files it names stand behind it
             assert said == kept(text)
-            if len(visible(asked)) < 300 and size == (80, 24):
-                assert joined(visible(asked)) in joined(shown)
+            if len(escape_controls(asked)) < 300 and size == (80, 24):
+                assert joined(escape_controls(asked)) in joined(shown)
             view.copy()
             assert pilot.app.clipboard == said
             pilot.app.clear_notifications()
@@ -197,7 +197,7 @@ async def test_as_pasted_blocks(texts: list[str]) -> None:
             await idle(pilot)
             await check(pilot)
             plain_ends = kept(text).replace("\r\n", "\n").replace("\r", "\n")
-            assert engine.requests[-1].messages[-1].content.startswith(f" {clean(plain_ends)}")
+            assert engine.requests[-1].messages[-1].content.startswith(f" {sanitise(plain_ends)}")
 
 
 async def test_as_system_prompts(texts: list[str]) -> None:

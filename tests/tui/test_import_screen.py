@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import ProgressBar
 
-from chatlm.store.importing.importer import Import
+from chatlm.store.importing.importer import ImportProgress
 from chatlm.store.store import Store
 from chatlm.tui.screens import transfer
 from chatlm.tui.screens.transfer import ImportScreen
@@ -23,17 +23,17 @@ GOOD = json.dumps({"messages": [{"role": "user", "content": "q"}]})
 
 def importing(path: Path) -> CardApp:
     store = Store(None)
-    return CardApp(ImportScreen(lambda: transfer.read(store, path)))
+    return CardApp(ImportScreen(lambda: transfer.import_chats(store, path)))
 
 
 async def test_the_key_stops_while_it_goes_on_and_closes_after() -> None:
     go = threading.Event()
 
-    def read() -> Generator[Import, None, None]:
-        yield Import(5, 10, checking=True)
+    def read() -> Generator[ImportProgress, None, None]:
+        yield ImportProgress(5, 10, checking=True)
         while not go.wait(0.02):
-            yield Import(5, 10, checking=True)
-        yield Import(10, 10, added=[1, 2])
+            yield ImportProgress(5, 10, checking=True)
+        yield ImportProgress(10, 10, added=[1, 2])
 
     app = CardApp(ImportScreen(read))
     async with app.run_test(size=(80, 24)) as pilot:
@@ -49,11 +49,11 @@ async def test_the_key_stops_while_it_goes_on_and_closes_after() -> None:
 async def test_escape_stops_and_closes() -> None:
     ended = threading.Event()
 
-    def read() -> Generator[Import, None, None]:
+    def read() -> Generator[ImportProgress, None, None]:
         try:
             while True:
                 time.sleep(0.01)
-                yield Import(5, 10, added=[1])
+                yield ImportProgress(5, 10, added=[1])
         finally:
             ended.set()
 

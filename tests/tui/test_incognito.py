@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
 from chatlm.store.store import Store
-from chatlm.tui.screens.dialogs import LeavingScreen
+from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.types.messages import StopReason
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint
 from tests.tui.support import (
@@ -33,9 +33,9 @@ from tests.tui.test_chats import WIDE, store_with
 async def leaves(pilot: Pilot[None], key: str, answer: str) -> None:
     """Press a key that takes an incognito chat away, and answer the question."""
     await pilot.press(key)
-    await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+    await until(pilot, lambda: isinstance(pilot.app.screen, LeaveIncognitoScreen))
     await pilot.press(answer)
-    await until(pilot, lambda: not isinstance(pilot.app.screen, LeavingScreen))
+    await until(pilot, lambda: not isinstance(pilot.app.screen, LeaveIncognitoScreen))
 
 
 async def test_an_incognito_chat_is_marked_and_leaves_nothing() -> None:
@@ -76,7 +76,7 @@ async def test_one_may_stay_in_an_incognito_chat() -> None:
             await leaves(pilot, key, "escape")
             assert "Secret." in plain(newest(pilot))
         await pilot.press("ctrl+l", "enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+        await until(pilot, lambda: isinstance(pilot.app.screen, LeaveIncognitoScreen))
         assert "in memory only" in plain(pilot.app.screen)
         await pilot.press("a", "k", "escape")
         chat_of(pilot).composer.focus()
@@ -121,10 +121,10 @@ async def test_where_nothing_can_be_saved_it_is_not_offered() -> None:
         await say(pilot, "Psst")
         await idle(pilot)
         await pilot.press("ctrl+n")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+        await until(pilot, lambda: isinstance(pilot.app.screen, LeaveIncognitoScreen))
         assert "save" not in hint(pilot)
         await pilot.press("ctrl+s")
-        assert isinstance(pilot.app.screen, LeavingScreen)
+        assert isinstance(pilot.app.screen, LeaveIncognitoScreen)
 
 
 async def test_saving_that_fails_loses_nothing(
@@ -151,7 +151,7 @@ async def test_quitting_twice_leaves_an_incognito_chat() -> None:
         await say(pilot, "Psst")
         await idle(pilot)
         await pilot.press("ctrl+q")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LeavingScreen))
+        await until(pilot, lambda: isinstance(pilot.app.screen, LeaveIncognitoScreen))
         assert app._exit is False
         await pilot.press("ctrl+q")
         await until(pilot, lambda: app._exit)
@@ -166,4 +166,4 @@ async def test_an_empty_incognito_chat_is_left_without_a_word() -> None:
 @both_sizes
 def test_picture_of_the_question(snap_compare: SnapCompare, size: tuple[int, int]) -> None:
     """What is lost, and the three ways."""
-    assert snap_compare(CardApp(LeavingScreen(can_save=True)), terminal_size=size)
+    assert snap_compare(CardApp(LeaveIncognitoScreen(can_save=True)), terminal_size=size)

@@ -109,9 +109,9 @@ async def test_a_key_that_cannot_be_chosen_is_told(name: str, key: str, complain
 
 
 def test_two_commands_can_swap_their_keys() -> None:
-    assert commands.choose_keys({"regenerate": "ctrl+g", "continue": "ctrl+r"}) == []
+    assert commands.assign_keys({"regenerate": "ctrl+g", "continue": "ctrl+r"}) == []
     assert commands.key_of("continue") == "ctrl+r"
-    assert commands.choose_keys({}) == []
+    assert commands.assign_keys({}) == []
     assert commands.key_of("continue") == "ctrl+g"
 
 

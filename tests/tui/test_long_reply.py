@@ -12,7 +12,7 @@ from textual.app import App
 from textual.content import Content
 
 from chatlm.engines.scripted import ScriptedEngine
-from chatlm.tui.chat.markdown import CodeLine, Grid, GrowingMarkdown, Words
+from chatlm.tui.chat.markdown import CodeLine, Paragraph, StreamingMarkdown, Table
 from chatlm.tui.chat.reply_text import ReplyText
 from tests.costs import processor_seconds
 from tests.tui.support import idle, make_app, newest, plain, say, until
@@ -53,7 +53,7 @@ The end: https://example.com
 """
 
 
-def lines(markdown: GrowingMarkdown, width: int = 40) -> list[str]:
+def lines(markdown: StreamingMarkdown, width: int = 40) -> list[str]:
     """What would be drawn, with empty lines between the blocks."""
     drawn: list[str] = []
     for at, block in enumerate(markdown.blocks):
@@ -66,10 +66,10 @@ def lines(markdown: GrowingMarkdown, width: int = 40) -> list[str]:
 @settings(max_examples=60)
 def test_pieces_look_like_the_whole(cuts: list[int], width: int) -> None:
     ends = [0, *sorted(cuts), len(ALL_KINDS)]
-    grown = GrowingMarkdown()
+    grown = StreamingMarkdown()
     for start, end in itertools.pairwise(ends):
         grown.append(ALL_KINDS[start:end])
-    assert lines(grown, width) == lines(GrowingMarkdown(ALL_KINDS), width)
+    assert lines(grown, width) == lines(StreamingMarkdown(ALL_KINDS), width)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_pieces_look_like_the_whole(cuts: list[int], width: int) -> None:
 )
 def test_what_has_grown_before_is_not_made_again(kind: str) -> None:
     start = "```python\n" if kind.startswith("x") else ""
-    grown = GrowingMarkdown(start + "".join(kind.format(number) for number in range(200)))
+    grown = StreamingMarkdown(start + "".join(kind.format(number) for number in range(200)))
     before = [piece for block in grown.blocks for piece in block.pieces]
     for number in range(200, 210):
         grown.append(kind.format(number))
@@ -88,7 +88,7 @@ def test_what_has_grown_before_is_not_made_again(kind: str) -> None:
 
 
 def test_numbers_go_on() -> None:
-    grown = GrowingMarkdown("0. none\n")
+    grown = StreamingMarkdown("0. none\n")
     for _ in range(11):
         grown.append("1. more\n")
     assert lines(grown)[0] == " 0. none"
@@ -97,11 +97,11 @@ def test_numbers_go_on() -> None:
 
 def test_code_is_coloured_when_it_ends_however_it_grew() -> None:
     code = "```python\n" + "".join(f"text_{n} = 'some words'  # why\n" for n in range(300))
-    grown = GrowingMarkdown()
+    grown = StreamingMarkdown()
     for at in range(0, len(code), 500):
         grown.append(code[at : at + 500])
     grown.append("```\n\nEnd.")
-    (fence, _), (whole, _) = grown.blocks, GrowingMarkdown(code + "```\n\nEnd.").blocks
+    (fence, _), (whole, _) = grown.blocks, StreamingMarkdown(code + "```\n\nEnd.").blocks
     for piece, other in zip(fence.pieces, whole.pieces, strict=True):
         assert isinstance(piece.body, CodeLine)
         assert isinstance(other.body, CodeLine)
@@ -113,7 +113,11 @@ def test_code_is_coloured_when_it_ends_however_it_grew() -> None:
 def test_nothing_is_wider_than_the_screen(width: int) -> None:
     text = "word " * 20 + "averylongwordthatfitsnowhere 全角文字 " * 3
     cells = [Content(text), Content("x"), Content("全角")]
-    bodies = (Words(Content(text)), CodeLine(Content(text)), Grid(cells, [cells], ["left"] * 3))
+    bodies = (
+        Paragraph(Content(text)),
+        CodeLine(Content(text)),
+        Table(cells, [cells], ["left"] * 3),
+    )
     for body in bodies:
         widest = max(line.cell_length for line in body.lines(width))
         assert widest <= max(width, 4), type(body)
@@ -129,7 +133,9 @@ def test_code_loses_nothing_where_it_is_broken() -> None:
 
 def test_a_line_of_code_that_never_ends_costs_no_more_a_part() -> None:
     def cost(parts: int) -> float:
-        return processor_seconds(lambda: lines(GrowingMarkdown("```python\n" + "x = 1; " * parts)))
+        return processor_seconds(
+            lambda: lines(StreamingMarkdown("```python\n" + "x = 1; " * parts))
+        )
 
     assert cost(5000) < 10 * cost(1000), "it was the square of the parts when each was cut off"
 

@@ -10,7 +10,7 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.chat.status import StatusBar
 from chatlm.tui.chat.turn_column import Suggestion
-from chatlm.types.messages import Standing
+from chatlm.types.messages import ContextPolicy
 from tests.tui.support import app_of, chat_of, idle, make_app, newest, plain, say, toasts, until
 
 
@@ -102,7 +102,7 @@ async def test_what_a_letter_did_to_a_turn_is_told() -> None:
         await say(pilot, "Hello")
         await idle(pilot)
         await pilot.press("tab", "d")
-        await until(pilot, lambda: newest(pilot).turn.standing is Standing.DROPPED)
+        await until(pilot, lambda: newest(pilot).turn.standing is ContextPolicy.DROPPED)
         assert "Message 1: not read any more." in toasts(pilot)
 
 

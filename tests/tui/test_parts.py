@@ -14,9 +14,9 @@ from textual.message import Message
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import Cancelled, ModelError
-from chatlm.hub.jobs import STAGES, in_words
+from chatlm.hub.jobs import STAGE_LABELS, describe_progress
 from chatlm.tui import formatting
-from chatlm.tui.chat.live_turn import TextGathered, TurnEnded, answer
+from chatlm.tui.chat.live_turn import TextStreamed, TurnEnded, run_turn
 from chatlm.tui.chat.status import Status, status_line
 from chatlm.tui.engine_loader import EngineLoader, EngineState, Failed, Loading, Ready
 from chatlm.tui.workers import UPDATES_PER_SECOND
@@ -33,20 +33,20 @@ def turn_with(*replies: Reply) -> Turn:
 def test_every_end_has_a_label() -> None:
     assert set(formatting.STOP_LABELS) == {*StopReason, None}
     for reason in (*StopReason, None):
-        line = formatting.ended(Reply(1, 1, "x", reason))
+        line = formatting.stop_text(Reply(1, 1, "x", reason))
         assert (line == "") is (reason is StopReason.END)
 
 
 def test_the_parts_of_the_line_below_a_reply() -> None:
     end = Reply(2, 2, "x", StopReason.END, usage=Usage(10, 0, 1204, 0.5, 38.5))
     first = Reply(1, 1, "y", StopReason.CANCELLED, usage=Usage(10, 0, 1))
-    assert (formatting.ended(None), formatting.ended(first)) == ("not answered", "stopped")
-    assert formatting.version(turn_with(first, end)) == "version 2 of 2"
-    assert formatting.version(turn_with(first)) == formatting.version(turn_with()) == ""
-    assert formatting.cost(end) == "1,204 tokens · 31.2 tokens/s"
-    assert (formatting.cost(first), formatting.cost(None)) == ("1 token", "")
+    assert (formatting.stop_text(None), formatting.stop_text(first)) == ("not answered", "stopped")
+    assert formatting.version_text(turn_with(first, end)) == "version 2 of 2"
+    assert formatting.version_text(turn_with(first)) == formatting.version_text(turn_with()) == ""
+    assert formatting.reply_cost(end) == "1,204 tokens · 31.2 tokens/s"
+    assert (formatting.reply_cost(first), formatting.reply_cost(None)) == ("1 token", "")
     adapted = Reply(3, 3, "z", StopReason.END, adapter="pirate", usage=Usage(10, 0, 1))
-    assert formatting.cost(adapted) == "adapter pirate · 1 token"
+    assert formatting.reply_cost(adapted) == "adapter pirate · 1 token"
 
 
 READY = Ready(StillEngine().info)
@@ -85,9 +85,9 @@ def fast(count: int, then: Callable[[], None] = lambda: None) -> Generator[Sessi
 def test_tokens_are_gathered() -> None:
     posted: list[Message] = []
     started = time.monotonic()
-    answer(lambda: fast(600), threading.Event(), posted.append)
+    run_turn(lambda: fast(600), threading.Event(), posted.append)
     seconds = time.monotonic() - started
-    grown = [message for message in posted if isinstance(message, TextGathered)]
+    grown = [message for message in posted if isinstance(message, TextStreamed)]
     assert "".join(message.text for message in grown) == "".join(f"{n} " for n in range(600))
     assert len(grown) <= seconds * UPDATES_PER_SECOND + 2
     assert grown[-1].usage.completion_tokens == 600
@@ -108,7 +108,7 @@ def test_stopping_closes_the_turn_in_its_own_thread() -> None:
             closed_in.append(threading.current_thread())
 
     posted: list[Message] = []
-    worker = threading.Thread(target=answer, args=(endless, stop, posted.append))
+    worker = threading.Thread(target=run_turn, args=(endless, stop, posted.append))
     worker.start()
     stop.set()
     worker.join(5)
@@ -122,7 +122,7 @@ def test_an_error_in_the_turn_becomes_a_message() -> None:
         raise ValueError("odd")
 
     posted: list[Message] = []
-    answer(lambda: fast(1, broken), threading.Event(), posted.append)
+    run_turn(lambda: fast(1, broken), threading.Event(), posted.append)
     ended = posted[-1]
     assert isinstance(ended, TurnEnded)
     assert ended.error is not None
@@ -190,6 +190,6 @@ def test_any_failure_to_load_becomes_an_error_with_a_hint() -> None:
 
 
 def test_progress_in_words() -> None:
-    assert in_words("download", 1, 4) == "downloading 25 %"
-    assert in_words("download", 1, None) == "downloading"
-    assert set(STAGES) == {"wait", "download", "unpack", "convert", "check"}
+    assert describe_progress("download", 1, 4) == "downloading 25 %"
+    assert describe_progress("download", 1, None) == "downloading"
+    assert set(STAGE_LABELS) == {"wait", "download", "unpack", "convert", "check"}

@@ -8,11 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual import events
 
-from chatlm.tui.clipboard import END, ESCAPE, STAND_IN, START, PasteParser
+from chatlm.tui.clipboard import ESCAPE, ESCAPE_PLACEHOLDER, PASTE_END, PASTE_START, PasteParser
 from tests.tui.support import hostile_texts
 
 PIECES = st.sampled_from(
-    [ESCAPE, "\x1b[200~", "\x1b[20", "\x1b]0;t\x07", "\r/quit\r", "\x11", "a", "~", STAND_IN, "é"]
+    [
+        ESCAPE,
+        "\x1b[200~",
+        "\x1b[20",
+        "\x1b]0;t\x07",
+        "\r/quit\r",
+        "\x11",
+        "a",
+        "~",
+        ESCAPE_PLACEHOLDER,
+        "é",
+    ]
 )
 TEXTS = st.lists(PIECES | st.text(max_size=3), max_size=12).map("".join)
 
@@ -30,15 +41,17 @@ def heard(parser: PasteParser, typed: str, sizes: list[int]) -> list[object]:
 
 def pasted(text: str) -> str:
     """As the parser gives it: it leaves NUL out."""
-    return text.replace("\0", "").replace(STAND_IN, "\ufffd")
+    return text.replace("\0", "").replace(ESCAPE_PLACEHOLDER, "\ufffd")
 
 
 @given(TEXTS, TEXTS, st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_any_text_comes_as_one_paste(one: str, two: str, sizes: list[int]) -> None:
-    if END in one or END in two:
+    if PASTE_END in one or PASTE_END in two:
         return  # only the terminal can tell that it did not end there
     parser = PasteParser()
-    messages = heard(parser, f"x{START}{one}{END}y{START}{two}{END}z\x1b[A", sizes)
+    messages = heard(
+        parser, f"x{PASTE_START}{one}{PASTE_END}y{PASTE_START}{two}{PASTE_END}z\x1b[A", sizes
+    )
     keys = [event.key for event in messages if isinstance(event, events.Key)]
     pastes = [event.text for event in messages if isinstance(event, events.Paste)]
     assert keys == ["x", "y", "z", "up"]
@@ -49,7 +62,7 @@ def test_any_text_comes_as_one_paste(one: str, two: str, sizes: list[int]) -> No
 def test_hostile_texts_come_whole(shared_data: Path) -> None:
     parser = PasteParser()
     for text in hostile_texts(shared_data):
-        (paste,) = heard(parser, f"{START}\x1b{text}\x1b{END}", [4096])
+        (paste,) = heard(parser, f"{PASTE_START}\x1b{text}\x1b{PASTE_END}", [4096])
         assert isinstance(paste, events.Paste)
         assert paste.text == pasted(f"\x1b{text}\x1b")
 

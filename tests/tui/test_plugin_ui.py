@@ -18,7 +18,7 @@ from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
-from chatlm.testing import screen
+from chatlm.testing import scripted_screen
 from chatlm.tui import commands
 from chatlm.tui.app import ChatApp
 from tests.tui.support import StillEngine, app_of, opens, until
@@ -101,7 +101,7 @@ async def test_a_command_runs_in_a_thread_and_speaks_to_the_person() -> None:
         ui.tell(f"hello {text}\x1b[2J [b]")
 
     plugin = Plugin(command(hello, "hello", argument="[NAME]", key="ctrl+b"))
-    async with screen(plugin) as shown:
+    async with scripted_screen(plugin) as shown:
         await shown.type("/hello you")
         assert shown.notices[-1] == "hello you␛[2J [b]"
         assert "hello you␛[2J [b]" in shown.text()
@@ -113,7 +113,7 @@ async def test_a_command_runs_in_a_thread_and_speaks_to_the_person() -> None:
 
 async def test_commands_stand_in_completion_palette_and_help_with_their_plugin() -> None:
     plugin = Plugin(command(raises(UsageError("no")), "zebra", key="f8", help="count stripes"))
-    async with screen(plugin, size=(120, 60)) as shown:
+    async with scripted_screen(plugin, size=(120, 60)) as shown:
         await shown.press("/", "z", "e", "b")
         assert "count stripes · plugin" in shown.text()
         await shown.press("escape", "ctrl+p", *"stripes")
@@ -127,7 +127,7 @@ async def test_commands_stand_in_completion_palette_and_help_with_their_plugin()
 
 
 async def test_without_plugins_the_help_says_nothing_of_them() -> None:
-    async with screen(Plugin()) as shown:
+    async with scripted_screen(Plugin()) as shown:
         await shown.press("f1", "end")
         assert "From plugins" not in shown.text()
 
@@ -135,7 +135,7 @@ async def test_without_plugins_the_help_says_nothing_of_them() -> None:
 async def test_the_person_can_choose_the_key() -> None:
     said = threading.Event()
     plugin = Plugin(command(lambda ui, text: said.set(), key="ctrl+b"))
-    async with screen(plugin, keys={"try": "f9"}) as shown:
+    async with scripted_screen(plugin, keys={"try": "f9"}) as shown:
         await shown.press("ctrl+b")
         assert not said.is_set()
         await shown.press("f9")
@@ -145,7 +145,7 @@ async def test_the_person_can_choose_the_key() -> None:
 
 async def test_a_persons_mistake_is_told_and_is_no_fault() -> None:
     error = UsageError("There is no such bird", hint="Try a duck.")
-    async with screen(Plugin(command(raises(error)))) as shown:
+    async with scripted_screen(Plugin(command(raises(error)))) as shown:
         for _ in range(4):
             await shown.type("/try")
         assert shown.notices[-1] == "There is no such bird\nTry a duck."
@@ -156,7 +156,7 @@ async def test_a_persons_mistake_is_told_and_is_no_fault() -> None:
 async def test_what_a_command_raises_is_a_fault_and_three_leave_the_plugin_out(
     error: BaseException,
 ) -> None:
-    async with screen(Plugin(command(raises(error))), replies=["Here."]) as shown:
+    async with scripted_screen(Plugin(command(raises(error))), replies=["Here."]) as shown:
         for _ in range(3):
             await shown.type("/try")
         assert [(fault.hook, fault.left_out) for fault in shown.faults] == [
@@ -188,7 +188,7 @@ def test_the_first_of_two_with_one_name_has_it_and_the_other_is_told() -> None:
         three=Plugin(command(run, "three"), page("same"), seen("three")),
     )
     make_app(host)
-    assert {c.name: c.help for c in commands.from_plugins()} == {
+    assert {c.name: c.help for c in commands.plugin_commands()} == {
         "same": "of one · one", "both": "try something · two", "three": "try something · three",
     }  # fmt: skip
     told = {(fault.plugin, fault.hook): fault.error for fault in host.past}
@@ -208,7 +208,7 @@ def test_a_key_that_is_taken_is_a_fault_and_the_command_stays() -> None:
         four=Plugin(command(run, "mine", key="f7")),
     )
     make_app(host, keys={"mine": "f11"})
-    keys = {command.name: command.key for command in commands.from_plugins()}
+    keys = {command.name: command.key for command in commands.plugin_commands()}
     assert keys == {
         "first": "f8", "copies": "", "second": "", "typing": "", "kills": "", "mine": "f11",
     }  # fmt: skip
@@ -227,7 +227,7 @@ def test_a_persons_choice_goes_before_a_plugins_wish() -> None:
     assert app._notes == []
     assert (commands.key_of("regenerate"), commands.key_of("first")) == ("f8", "")
     make_app(PluginHost())
-    assert commands.from_plugins() == []
+    assert commands.plugin_commands() == []
 
 
 async def nothing(ui: Ui, text: str) -> None: ...
@@ -262,7 +262,7 @@ async def test_a_hook_that_raises_or_offers_garbage_is_a_fault_of_its_plugin() -
         def register_panels(self, register: Any) -> None:
             register("a panel")
 
-    async with screen(Bad(), replies=["Here."]) as shown:
+    async with scripted_screen(Bad(), replies=["Here."]) as shown:
         assert [(fault.hook, fault.error) for fault in shown.faults] == [
             ("register_slash_commands", "RuntimeError: half way"),
             ("register_panels", "TypeError: register takes a Panel, not str"),
@@ -282,7 +282,7 @@ def asked(ui: Ui) -> str:
 
 async def test_what_a_plugin_may_do_with_the_chat() -> None:
     plugin = Plugin()
-    async with screen(plugin, replies=["One.", "Two.", "Three."]) as shown:
+    async with scripted_screen(plugin, replies=["One.", "Two.", "Three."]) as shown:
         ui, chat = plugin.ui, shown.app.chat_screen.chat
         assert ui.conversation.id == 0
         assert asked(ui) == ""
@@ -316,7 +316,7 @@ async def test_what_a_plugin_may_do_with_the_chat() -> None:
 
 async def test_a_new_chat_of_an_incognito_one_is_incognito_too() -> None:
     plugin = Plugin()
-    async with screen(plugin) as shown:
+    async with scripted_screen(plugin) as shown:
         await shown.press("ctrl+t")
         plugin.ui.new_chat(system="Be brief.")
         await shown.settle()
@@ -350,7 +350,7 @@ async def test_a_message_is_refused_while_a_reply_is_written() -> None:
     ],
 )
 async def test_a_wrong_value_fails_where_it_comes_from(ask: Callable[[Any], None]) -> None:
-    async with screen(Plugin(command(lambda ui, text: ask(ui)))) as shown:
+    async with scripted_screen(Plugin(command(lambda ui, text: ask(ui)))) as shown:
         await shown.type("/try")
         (fault,) = shown.faults
         assert fault.hook == "/try"
@@ -370,7 +370,7 @@ async def test_many_threads_may_speak_at_once() -> None:
             thread.join()
 
     plugin = Plugin(command(run))
-    async with screen(plugin, replies=["Yes."]) as shown:
+    async with scripted_screen(plugin, replies=["Yes."]) as shown:
         await shown.type("Hello")
         await shown.type("/try")
         await until(shown.pilot, lambda: len(plugin.ui.kept) == 20)
@@ -379,7 +379,7 @@ async def test_many_threads_may_speak_at_once() -> None:
 
 async def test_an_unknown_panel_or_screen_is_told() -> None:
     plugin = Plugin()
-    async with screen(plugin) as shown:
+    async with scripted_screen(plugin) as shown:
         plugin.ui.open_panel("none")
         plugin.ui.open_screen("none")
         await shown.settle()
@@ -388,7 +388,7 @@ async def test_an_unknown_panel_or_screen_is_told() -> None:
 
 async def test_a_plugin_says_something_in_the_status_bar() -> None:
     plugin = Plugin()
-    async with screen(plugin, size=(80, 24)) as shown:
+    async with scripted_screen(plugin, size=(80, 24)) as shown:
         plugin.ui.show_status("mood calm\x1b[2J")
         await shown.settle()
         assert "· mood calm␛[2J" in shown.text().splitlines()[-1]
@@ -418,7 +418,7 @@ async def test_a_work_is_shown_and_can_be_cancelled() -> None:
                 steps.append(step)
                 time.sleep(0.01)
 
-    async with screen(Plugin(command(run)), size=(100, 24)) as shown:
+    async with scripted_screen(Plugin(command(run)), size=(100, 24)) as shown:
         shown.app.chat_screen.chat.composer.text = "/try"
         await shown.pilot.press("enter")
         await until(shown.pilot, lambda: " %  file" in shown.text())
@@ -443,7 +443,7 @@ async def test_a_work_whose_length_is_unknown_and_one_that_fails() -> None:
             going.wait(20)
             raise RuntimeError("lost count")
 
-    async with screen(Plugin(command(run))) as shown:
+    async with scripted_screen(Plugin(command(run))) as shown:
         shown.app.chat_screen.chat.composer.text = "/try"
         await shown.pilot.press("enter")
         await until(shown.pilot, lambda: "1,234  stars" in shown.text())
@@ -462,7 +462,7 @@ async def test_quitting_cancels_a_work_and_waits_for_it() -> None:
                 time.sleep(0.01)
         ended.set()
 
-    async with screen(Plugin(command(run))) as shown:
+    async with scripted_screen(Plugin(command(run))) as shown:
         shown.app.chat_screen.chat.composer.text = "/try"
         await shown.pilot.press("enter")
         await until(shown.pilot, lambda: "Waiting" in shown.text())
@@ -474,7 +474,7 @@ async def test_quitting_cancels_a_work_and_waits_for_it() -> None:
 
 
 async def test_a_panel_opens_follows_the_chat_and_closes() -> None:
-    async with screen(Plugin(seen()), replies=["One.", "Two."]) as shown:
+    async with scripted_screen(Plugin(seen()), replies=["One.", "Two."]) as shown:
         await shown.type("/seen")
         assert "What is seen" in shown.text()
         assert "chat 0, turn none" in shown.text()
@@ -493,7 +493,7 @@ async def test_a_panel_opens_follows_the_chat_and_closes() -> None:
 
 async def test_one_panel_at_a_time_by_key_too() -> None:
     other = Panel("other", "Another", lambda ui: Static("other text"), key="f9")
-    async with screen(Plugin(seen(), other)) as shown:
+    async with scripted_screen(Plugin(seen(), other)) as shown:
         await shown.type("/seen")
         await shown.press("f9")
         assert "other text" in shown.text()
@@ -510,7 +510,7 @@ async def test_tab_goes_round_through_the_panel() -> None:
             yield Input(id="two")
 
     panel = Panel("fields", "Fields", lambda ui: Fields())
-    async with screen(Plugin(panel), replies=["One."]) as shown:
+    async with scripted_screen(Plugin(panel), replies=["One."]) as shown:
         await shown.type("Hello")
         await shown.type("/fields")
         app = shown.app
@@ -533,7 +533,7 @@ async def test_tab_goes_round_through_the_panel() -> None:
 
 
 async def test_on_a_small_screen_a_panel_stands_over_the_transcript_and_escape_closes_it() -> None:
-    async with screen(Plugin(seen()), replies=["One."], size=(80, 24)) as shown:
+    async with scripted_screen(Plugin(seen()), replies=["One."], size=(80, 24)) as shown:
         await shown.type("Hello")
         await shown.type("/seen")
         assert "chat 1, turn 1" in shown.text()
@@ -559,7 +559,7 @@ async def test_ids_of_chatlms_own_harm_nothing() -> None:
                 yield Static(f"mine: {name}", id=name)
 
     panel = Panel("ids", "Ids", lambda ui: Clashing(id="composer"))
-    async with screen(Plugin(panel), replies=["One.", "Two."]) as shown:
+    async with scripted_screen(Plugin(panel), replies=["One.", "Two."]) as shown:
         await shown.type("/ids")
         await shown.type("Hello")
         await shown.press("ctrl+n", "f1", "escape")
@@ -578,7 +578,7 @@ async def test_ids_of_chatlms_own_harm_nothing() -> None:
 
 async def test_a_screen_opens_with_its_argument_and_escape_leaves_it() -> None:
     plugin = Plugin(page())
-    async with screen(plugin, replies=["Here."]) as shown:
+    async with scripted_screen(plugin, replies=["Here."]) as shown:
         plugin.ui.open_screen("page", "ducks")
         await shown.settle()
         assert "a page about ducks" in shown.text()
@@ -599,7 +599,7 @@ async def test_escape_means_what_the_screen_wants_it_to() -> None:
             self.query_one(Static).update("I stay")
 
     plugin = Plugin(PluginScreen("asks", lambda ui, argument: Asks()))
-    async with screen(plugin) as shown:
+    async with scripted_screen(plugin) as shown:
         plugin.ui.open_screen("asks")
         await shown.settle()
         await shown.press("escape")
@@ -613,7 +613,7 @@ async def test_style_files_of_a_screen_are_its_own(tmp_path: Any) -> None:
         CSS_PATH = str(tmp_path / "page.tcss")
 
     plugin = Plugin(PluginScreen("page", lambda ui, argument: Styled(argument)))
-    async with screen(plugin) as shown:
+    async with scripted_screen(plugin) as shown:
         before = shown.text()
         plugin.ui.open_screen("page", "ducks")
         await shown.settle()
@@ -642,7 +642,7 @@ async def test_a_widget_that_never_comes_back_holds_up_nothing() -> None:
         Panel("sleeps", "Sleeps", lambda ui: Sleeps()),
         PluginScreen("sleeps", lambda ui, argument: SleepingPage(argument)),
     )
-    async with screen(plugin, replies=["Here."]) as shown:
+    async with scripted_screen(plugin, replies=["Here."]) as shown:
         app = shown.app
         regions = app.chat_screen.plugin_actions.regions
         regions.toggle_panel("sleeps")

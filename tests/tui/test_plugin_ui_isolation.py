@@ -17,7 +17,7 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from chatlm import Panel, PluginScreen, Ui, hookimpl
-from chatlm.testing import ScriptedScreen, screen
+from chatlm.testing import ScriptedScreen, scripted_screen
 
 
 class Oops(RuntimeError):
@@ -245,7 +245,7 @@ async def open_it(shown: ScriptedScreen, where: str, name: str) -> None:
 
 @pytest.mark.parametrize("where", ["panel", "screen"])
 async def test_what_breaks_is_closed_and_the_chat_goes_on(where: str) -> None:
-    async with screen(Plugin(WIDGETS), replies=["Here I am."]) as shown:
+    async with scripted_screen(Plugin(WIDGETS), replies=["Here I am."]) as shown:
         app = shown.app
         for at, kind in enumerate(WIDGETS):
             name = kind.__name__.lower()
@@ -295,7 +295,7 @@ async def test_what_cannot_be_opened_is_a_fault_and_three_leave_the_plugin_out(
     make: Any, said: str
 ) -> None:
     plugin = OneOf(Panel("bad", "Bad", make), screens=[PluginScreen("bad", make)])
-    async with screen(plugin, replies=["Here I am."]) as shown:
+    async with scripted_screen(plugin, replies=["Here I am."]) as shown:
         await open_it(shown, "screen", "bad")
         for _ in range(3):
             await shown.type("/bad")
@@ -315,7 +315,9 @@ async def test_a_panel_that_fails_when_it_is_shown_the_next_chat() -> None:
             if ui.conversation.id:
                 raise Oops("in show")
 
-    async with screen(OneOf(Panel("bad", "Bad", lambda ui: Shows("good so far")))) as shown:
+    async with scripted_screen(
+        OneOf(Panel("bad", "Bad", lambda ui: Shows("good so far")))
+    ) as shown:
         await shown.type("/bad")
         assert "good so far" in shown.text()
         await shown.type("Hello")
@@ -330,7 +332,7 @@ async def test_a_panel_that_fails_when_it_is_closed() -> None:
             raise Oops("in on_unmount")
 
     panels = Panel("bad", "Bad", lambda ui: Unmounts()), Panel("good", "Good", lambda ui: Static())
-    async with screen(OneOf(*panels), replies=["Here I am."]) as shown:
+    async with scripted_screen(OneOf(*panels), replies=["Here I am."]) as shown:
         await shown.type("/bad")
         await shown.type("/good")
         (fault,) = shown.faults
@@ -350,7 +352,9 @@ async def test_a_key_of_a_widget_that_fails() -> None:
         def key_f9(self) -> None:
             raise Oops("in a key method")
 
-    async with screen(OneOf(Panel("bad", "Bad", lambda ui: Presses())), replies=["Yes."]) as shown:
+    async with scripted_screen(
+        OneOf(Panel("bad", "Bad", lambda ui: Presses())), replies=["Yes."]
+    ) as shown:
         for at, key in enumerate(("f8", "f9"), start=1):
             await shown.type("/bad")
             await shown.press("shift+tab", "shift+tab")
@@ -372,7 +376,7 @@ async def test_a_screen_that_a_plugins_screen_opens_is_the_plugins_too() -> None
             yield MountsLater()
 
     bad = PluginScreen("bad", lambda ui, argument: Outer())
-    async with screen(OneOf(screens=[bad]), replies=["Here I am."]) as shown:
+    async with scripted_screen(OneOf(screens=[bad]), replies=["Here I am."]) as shown:
         await open_it(shown, "screen", "bad")
         (fault,) = shown.faults
         assert fault.error == "Oops: in an async on_mount"
@@ -385,7 +389,7 @@ async def test_a_failure_of_chatlms_own_still_ends_the_program() -> None:
     """The guard must not hide what is no plugin's."""
     plugin = OneOf(Panel("good", "Good", lambda ui: Static()))
     with pytest.raises(Oops):
-        async with screen(plugin) as shown:
+        async with scripted_screen(plugin) as shown:
             await shown.type("/good")
             shown.app.chat_screen.call_later(fails)
             for _ in range(200):

@@ -19,12 +19,12 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host import discovery
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
-from chatlm.plugin_host.lifecycle import Row, Status, load_all, start
-from chatlm.plugin_host.settings import Fields
+from chatlm.plugin_host.lifecycle import PluginInfo, PluginStatus, load_plugins, start_plugins
+from chatlm.plugin_host.settings import SettingsForm
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.screens.plugin_settings import FieldRow, PluginForm
-from chatlm.tui.screens.plugins import Listed, PluginsScreen, listed
+from chatlm.tui.screens.plugin_settings import FieldRow, PluginSettingsScreen
+from chatlm.tui.screens.plugins import PluginEntry, PluginsScreen, plugin_entries
 from tests.tui.cards import CardApp, SnapCompare, both_sizes, hint, settled, still
 from tests.tui.support import (
     chat_of,
@@ -75,8 +75,8 @@ class Settings:
 
 
 def plugin(name: str, text: str) -> None:
-    paths.user_plugins().mkdir(parents=True, exist_ok=True)
-    (paths.user_plugins() / f"{name}.py").write_text(text, encoding="utf-8")
+    paths.user_plugins_dir().mkdir(parents=True, exist_ok=True)
+    (paths.user_plugins_dir() / f"{name}.py").write_text(text, encoding="utf-8")
 
 
 def configure(text: str) -> None:
@@ -86,14 +86,14 @@ def configure(text: str) -> None:
 
 def screen_of(host: PluginHost, running: Config, without: Collection[str] = ()) -> PluginsScreen:
     return PluginsScreen(
-        lambda: listed(host, running), without, lambda _: None, safe_mode=running.safe_mode
+        lambda: plugin_entries(host, running), without, lambda _: None, safe_mode=running.safe_mode
     )
 
 
 def loaded(settings: Config) -> PluginHost:
     host = PluginHost()
-    load_all(host, settings)
-    start(host, settings)
+    load_plugins(host, settings)
+    start_plugins(host, settings)
     return host
 
 
@@ -224,11 +224,11 @@ async def test_in_safe_mode_nothing_is_loaded() -> None:
 async def test_without_plugins_it_says_how_to_begin(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "find", list)
+    monkeypatch.setattr(discovery, "find_plugins", list)
     app = CardApp(screen_of(PluginHost(), Config()))
     async with app.run_test(size=(160, 40)) as pilot:
         await settled(pilot, lambda: "chatlm plugins new NAME" in plain(app.screen))
-        assert str(paths.user_plugins()) in about(pilot).replace("\n", "")
+        assert str(paths.user_plugins_dir()) in about(pilot).replace("\n", "")
         await pilot.press("space", "e", "d", "enter")
         assert hint(pilot) == "esc close"
 
@@ -283,7 +283,7 @@ async def test_a_plugin_is_switched_off_in_one_chat(with_labels: ChatApp) -> Non
 
 async def test_what_else_is_off_in_the_chat_stays_so() -> None:
     given: list[frozenset[str]] = []
-    one = Listed(Row("one", None, "one.py", "on", None), True, True, None, None)
+    one = PluginEntry(PluginInfo("one", None, "one.py", "on", None), True, True, None, None)
     app = CardApp(PluginsScreen(lambda: [one], {"gone"}, given.append))
     async with app.run_test(size=(100, 30)) as pilot:
         await at(pilot, "one")
@@ -295,7 +295,7 @@ async def test_what_else_is_off_in_the_chat_stays_so() -> None:
 
 
 def form() -> CardApp:
-    return CardApp(PluginForm(Fields("demo", Settings)))
+    return CardApp(PluginSettingsScreen(SettingsForm("demo", Settings)))
 
 
 def field_row(pilot: Pilot[None], key: str) -> FieldRow:
@@ -406,7 +406,7 @@ async def test_checks_of_the_plugin_that_fail_oddly_are_told() -> None:
             if self.name:
                 raise RuntimeError("odd [b]x[/b] \x1b[2J")
 
-    app = CardApp(PluginForm(Fields("odd", Odd)))
+    app = CardApp(PluginSettingsScreen(SettingsForm("odd", Odd)))
     async with app.run_test(size=(100, 30)) as pilot:
         await ready(pilot)
         await pilot.press("a")
@@ -418,7 +418,8 @@ async def test_hostile_texts_are_drawn_safely(shared_data: Path) -> None:
     texts = hostile_texts(shared_data)
     fault = Fault("p", "hook", "e", hint="".join(texts[:80]))
     many = [
-        Listed(Row("p", text, text, "failing", text), True, True, fault, None) for text in texts
+        PluginEntry(PluginInfo("p", text, text, "failing", text), True, True, fault, None)
+        for text in texts
     ]
     app = CardApp(PluginsScreen(lambda: many, (), lambda _: None))
     async with app.run_test(size=(100, 60)) as pilot:
@@ -433,7 +434,7 @@ async def test_hostile_texts_are_drawn_safely(shared_data: Path) -> None:
 
 # --- pictures -----------------------------------------------------------------------------
 
-PICTURED: list[tuple[str, str | None, str, Status, str]] = [
+PICTURED: list[tuple[str, str | None, str, PluginStatus, str]] = [
     ("templates", "0.1.0", "chatlm", "on", ""),
     ("rag", "0.1.0", "chatlm", "on", ""),
     ("glossary", "1.2", "chatlm-glossary", "failing", "ValueError: the file has no terms"),
@@ -443,15 +444,15 @@ PICTURED: list[tuple[str, str | None, str, Status, str]] = [
 ]
 
 
-def pictured() -> list[Listed]:
+def pictured() -> list[PluginEntry]:
     shown = []
     for name, version, source, status, error in PICTURED:
         hook = "import" if status == "failed" else "annotate_message"
         fault = Fault(name, hook, error) if error else None
-        row = Row(name, version, source, status, f"{hook}: {error}" if error else None)
+        row = PluginInfo(name, version, source, status, f"{hook}: {error}" if error else None)
         has = status not in ("failed", "off")
-        fields = Fields(name, Settings) if has else None
-        shown.append(Listed(row, has, status != "off", fault, fields))
+        fields = SettingsForm(name, Settings) if has else None
+        shown.append(PluginEntry(row, has, status != "off", fault, fields))
     return shown
 
 

@@ -8,10 +8,10 @@ from collections.abc import Generator
 import pytest
 from textual.pilot import Pilot
 
-from chatlm.chat.replay import Piece, Replayed, ReplayStarted, differences
+from chatlm.chat.replay import DiffSegment, ReplayFinished, ReplayStarted, diff_words
 from chatlm.errors import UsageError
-from chatlm.tui.screens.replay import ReplayScreen, drawn, marked, verdict
-from chatlm.types.events import Delta, Fitted, Prefill
+from chatlm.tui.screens.replay import ReplayScreen, diff_content, diff_text, verdict
+from chatlm.types.events import Delta, Prefill, PromptReady
 from chatlm.types.messages import Message, Reply, StopReason, Usage
 from chatlm.types.provenance import Provenance
 from chatlm.types.sampling import Sampling
@@ -24,10 +24,12 @@ MADE_BY = Provenance((Message("user", "Hello"),), Sampling(seed=1), "m")
 NOTES = ("model: smollm2-135m-instruct then, another now", "torch: 2.6.0 then, 2.7.0 now")
 
 
-def replayed(text: str, original: str = THEN, notes: tuple[str, ...] = ()) -> Replayed:
+def replayed(text: str, original: str = THEN, notes: tuple[str, ...] = ()) -> ReplayFinished:
     reply = Reply(1, 1, original)
     usage = Usage(20, 0, 24, 0.2, 2.0)
-    return Replayed(reply, MADE_BY, text, StopReason.END, usage, text == original, True, notes)
+    return ReplayFinished(
+        reply, MADE_BY, text, StopReason.END, usage, text == original, True, notes
+    )
 
 
 class Again:
@@ -44,7 +46,7 @@ class Again:
     def __call__(self) -> Generator[object, None, None]:
         self.runs += 1
         yield ReplayStarted(Reply(1, 1, THEN), MADE_BY, self.so_far)
-        yield Fitted(20, 8192)
+        yield PromptReady(20, 8192)
         yield Prefill(20, 20)
         rest = self.text.removeprefix(self.so_far)
         for made, word in enumerate(rest.split(" "), start=1):
@@ -126,7 +128,7 @@ async def test_copies_the_difference_as_text() -> None:
     async with CardApp(ReplayScreen("a \x1b[2Jb", Again("a c"))).run_test() as pilot:
         await settled(pilot, lambda: "✗ Different" in seen(pilot))
         await pilot.press("c")
-        assert pilot.app.clipboard == marked(differences(THEN, "a c"))
+        assert pilot.app.clipboard == diff_text(diff_words(THEN, "a c"))
 
 
 async def test_what_was_not_kept_cannot_be_made_again() -> None:
@@ -141,13 +143,13 @@ async def test_what_was_not_kept_cannot_be_made_again() -> None:
 
 def test_marks_leave_blanks_outside_and_controls_drawn_harmless() -> None:
     pieces = [
-        Piece("same", "a "),
-        Piece("removed", "b\n"),
-        Piece("added", "\x1b[2J "),
-        Piece("added", "\n"),
+        DiffSegment("same", "a "),
+        DiffSegment("removed", "b\n"),
+        DiffSegment("added", "\x1b[2J "),
+        DiffSegment("added", "\n"),
     ]
-    assert marked(pieces) == "a [-b-]\n{+\x1b[2J+} {+\n+}"
-    assert drawn(pieces).plain == "a [-b-]\n{+␛[2J+} {+\n+}"
+    assert diff_text(pieces) == "a [-b-]\n{+\x1b[2J+} {+\n+}"
+    assert diff_content(pieces).plain == "a [-b-]\n{+␛[2J+} {+\n+}"
 
 
 def test_two_empty_replies_are_the_same() -> None:

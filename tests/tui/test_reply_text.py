@@ -10,7 +10,7 @@ import pytest
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
-from chatlm.tui.chat.markdown import is_web_address, parser
+from chatlm.tui.chat.markdown import is_web_address, markdown_parser
 from chatlm.tui.chat.reply_text import ReplyText
 from chatlm.types.messages import StopReason, Usage
 from tests.tui.support import (
@@ -101,7 +101,9 @@ async def test_line_ends_are_kept_and_html_and_markup_are_text() -> None:
 def test_only_web_addresses_are_links(url: str, opens: bool) -> None:
     assert is_web_address(url) is opens
     assert not is_web_address("http://[broken")
-    (tokens,) = [token.children or [] for token in parser().parse(f"[x]({url})") if token.children]
+    (tokens,) = [
+        token.children or [] for token in markdown_parser().parse(f"[x]({url})") if token.children
+    ]
     assert any(token.type == "link_open" for token in tokens) is opens
 
 

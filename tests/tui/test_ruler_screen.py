@@ -10,21 +10,21 @@ from textual.content import Content
 
 from chatlm.tui.widgets.context_gauge import (
     FREE,
-    GAUGE_LEAST,
+    MIN_GAUGE_WIDTH,
     RESERVE,
     SYSTEM,
     TURNS,
-    Fill,
-    Ruler,
+    ContextFill,
+    ContextGauge,
+    describe_fill,
     gauge,
-    ruler,
-    told,
+    gauge_line,
 )
 from tests.tui.cards import SnapCompare
 
 
-def filled(system: int, turns: int, outside: int = 0, limit: int = 8192) -> Fill:
-    return Fill(system, turns, limit // 8, limit, outside)
+def filled(system: int, turns: int, outside: int = 0, limit: int = 8192) -> ContextFill:
+    return ContextFill(system, turns, limit // 8, limit, outside)
 
 
 CALM = filled(120, 1084)
@@ -44,8 +44,8 @@ OVER = filled(120, 7000, outside=12)
         (filled(0, 0, limit=131072), 20, "0 / 131,072"),
     ],
 )
-def test_what_is_wrong_stands_there_as_text(fill: Fill, width: int, text: str) -> None:
-    line = ruler(fill, width).plain
+def test_what_is_wrong_stands_there_as_text(fill: ContextFill, width: int, text: str) -> None:
+    line = gauge_line(fill, width).plain
     assert len(line) == width
     assert line.endswith(text)
 
@@ -55,20 +55,20 @@ def colours(line: Content) -> set[str]:
 
 
 def test_trouble_has_its_own_colour() -> None:
-    assert "$text-warning" not in colours(ruler(CALM, 48)) | colours(ruler(OVER, 48))
-    assert "$text-warning" in colours(ruler(NEARLY, 48))
-    assert "$text-error" in colours(ruler(OVER, 48))
+    assert "$text-warning" not in colours(gauge_line(CALM, 48)) | colours(gauge_line(OVER, 48))
+    assert "$text-warning" in colours(gauge_line(NEARLY, 48))
+    assert "$text-error" in colours(gauge_line(OVER, 48))
 
 
 @given(
     st.integers(0, 9000),
     st.integers(0, 200_000),
     st.integers(64, 200_000),
-    st.integers(GAUGE_LEAST, 120),
+    st.integers(MIN_GAUGE_WIDTH, 120),
 )
 def test_gauge_is_whole(system: int, turns: int, limit: int, width: int) -> None:
     """As wide as asked, and each part that is there is seen, in order."""
-    drawn = gauge(Fill(system, turns, limit // 8, limit), width).plain
+    drawn = gauge(ContextFill(system, turns, limit // 8, limit), width).plain
     assert len(drawn) == width
     parts = {SYSTEM: system, TURNS: turns, RESERVE: limit // 8}
     for sign, tokens in parts.items():
@@ -82,24 +82,24 @@ def test_gauge_is_to_scale() -> None:
 
 
 def test_told_says_each_part() -> None:
-    assert told(OVER) == (
+    assert describe_fill(OVER) == (
         "Context of 8,192 tokens: system prompt 120, turns 7,000, free 48, "
         "kept for the reply 1,024; 12 turns do not fit."
     )
-    assert told(CALM).endswith("kept for the reply 1,024.")
+    assert describe_fill(CALM).endswith("kept for the reply 1,024.")
 
 
 class RulerApp(App[None]):
     """Rulers of several widths, one below the other."""
 
-    def __init__(self, *states: tuple[Fill | None, int]) -> None:
+    def __init__(self, *states: tuple[ContextFill | None, int]) -> None:
         super().__init__()
         self.states = states
         self.clicks = 0
 
     def compose(self) -> ComposeResult:
         for fill, width in self.states:
-            each = Ruler()
+            each = ContextGauge()
             each.fill = fill
             each.styles.width = width
             yield each
@@ -111,15 +111,15 @@ class RulerApp(App[None]):
 async def test_click_asks_for_more() -> None:
     app = RulerApp((CALM, 40))
     async with app.run_test() as pilot:
-        await pilot.click(Ruler)
+        await pilot.click(ContextGauge)
         assert app.clicks == 1
-        assert str(app.query_one(Ruler).tooltip) == told(CALM)
+        assert str(app.query_one(ContextGauge).tooltip) == describe_fill(CALM)
 
 
 async def test_nothing_known_draws_nothing() -> None:
     app = RulerApp((None, 40))
     async with app.run_test():
-        ruler = app.query_one(Ruler)
+        ruler = app.query_one(ContextGauge)
         assert ruler.render_line(0).text.strip() == ""
         ruler.fill = CALM
         assert ruler.render_line(0).text.endswith("1,204 / 8,192")

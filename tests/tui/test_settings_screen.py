@@ -13,10 +13,10 @@ from textual.widget import Widget
 from textual.widgets import Button, Input, OptionList, TextArea
 
 from chatlm.config import config, paths
-from chatlm.tui.screens.sampling_form import SamplingForm, SettingRow, parsed, written
-from chatlm.tui.screens.settings import CONFIG, Section, SettingsScreen, ThemePicker
+from chatlm.tui.screens.sampling_form import SamplingForm, SettingRow, format_value, parse_value
+from chatlm.tui.screens.settings import CONFIG_LAYER, Section, SettingsScreen, ThemePicker
 from chatlm.types.engine import EngineInfo
-from chatlm.types.sampling import DEFAULTS, RANGES, Sampling
+from chatlm.types.sampling import DEFAULT_SAMPLING, RANGES, Sampling
 from tests.tui.cards import (
     CardApp,
     SnapCompare,
@@ -34,13 +34,13 @@ INFO = EngineInfo(
     "bfloat16",
     8192,
     "template",
-    DEFAULTS,
+    DEFAULT_SAMPLING,
     ("Chat templates can be hostile: \x1b[2J",),
 )
 LAYERS = [
-    (CONFIG, Sampling(max_tokens=300)),
+    (CONFIG_LAYER, Sampling(max_tokens=300)),
     ("model", Sampling(temperature=0.0, frequency_penalty=0.3)),
-    ("default", DEFAULTS),
+    ("default", DEFAULT_SAMPLING),
 ]
 
 
@@ -95,7 +95,7 @@ async def test_each_value_says_where_it_comes_from() -> None:
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
         assert "0.5" in row(pilot, "top_p") and "this chat" in row(pilot, "top_p")
-        assert "300" in row(pilot, "max_tokens") and CONFIG in row(pilot, "max_tokens")
+        assert "300" in row(pilot, "max_tokens") and CONFIG_LAYER in row(pilot, "max_tokens")
         assert "model" in row(pilot, "temperature")
         assert "0.1 to 10" in row(pilot, "repetition_penalty")
         assert "default" in row(pilot, "repetition_penalty")
@@ -104,7 +104,7 @@ async def test_each_value_says_where_it_comes_from() -> None:
 
 
 async def test_what_nobody_says_is_left_to_the_server() -> None:
-    layers = [(CONFIG, Sampling(top_p=0.5)), ("default", Sampling(max_tokens=1024))]
+    layers = [(CONFIG_LAYER, Sampling(top_p=0.5)), ("default", Sampling(max_tokens=1024))]
     host = SettingsApp(SettingsScreen(Sampling(), layers, ""))
     async with host.run_test(size=(110, 40)) as pilot:
         await ready(pilot)
@@ -238,7 +238,7 @@ async def test_keep_as_my_default_writes_the_config_file(
         assert host.heard == [SettingsScreen.SamplingKept(mine.over(Sampling(max_tokens=300)))]
         await pilot.press("ctrl+r")
         host.screen.query_one("#temperature", Input).value = ""
-        await settled(pilot, lambda: CONFIG in row(pilot, "temperature"))
+        await settled(pilot, lambda: CONFIG_LAYER in row(pilot, "temperature"))
 
 
 async def test_a_config_that_cannot_be_written_says_so(
@@ -365,12 +365,12 @@ async def test_sections_follow_one_another() -> None:
     ],
 )
 def test_written_values_are_read_back(name: str, value: Any) -> None:
-    assert parsed(name, written(name, value)) == value
+    assert parse_value(name, format_value(name, value)) == value
 
 
 def test_one_stop_text_needs_no_quotes() -> None:
-    assert parsed("stop", " User:") == (" User:",)
-    assert parsed("stop", "") == ()
+    assert parse_value("stop", " User:") == (" User:",)
+    assert parse_value("stop", "") == ()
 
 
 @both_sizes

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.hookspecs import hookimpl
-from chatlm.tui.screens.trace import NOBODY, TraceScreen
+from chatlm.tui.screens.trace import NO_CALLS, TraceScreen
 from chatlm.types.messages import Annotation, Message, Reply, Turn
 from chatlm.types.provenance import Call, Change, Trace
 from tests.tui.cards import CardApp, SnapCompare, Steps, both_sizes, still
@@ -91,7 +91,7 @@ async def test_where_no_plugin_took_part_it_says_so_and_nothing_is_copied() -> N
     app = card()
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.pause()
-        assert NOBODY.split(",")[0] in plain(app.card)
+        assert NO_CALLS.split(",")[0] in plain(app.card)
         assert "copy" not in plain(app.card)
         await pilot.press("c")
         assert app.clipboard == ""

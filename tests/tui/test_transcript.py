@@ -6,9 +6,15 @@ import pytest
 from textual.color import Color
 
 from chatlm.tui import commands, formatting
-from chatlm.tui.chat.turn_column import PAGE, Between, Earlier, Newer, Welcome
+from chatlm.tui.chat.turn_column import (
+    PAGE_SIZE,
+    BetweenMarker,
+    EarlierMarker,
+    NewerMarker,
+    Welcome,
+)
 from chatlm.tui.chat.turn_view import TurnView
-from chatlm.types.messages import Message, Reply, Standing, StopReason, Turn
+from chatlm.types.messages import ContextPolicy, Message, Reply, StopReason, Turn
 from tests.tui.board import (
     BoardApp,
     at_rest,
@@ -197,10 +203,10 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
     app = BoardApp(
         [
             turn(1, "One."),
-            turn(2, "Two.", standing=Standing.PINNED),
-            turn(3, "Three.", standing=Standing.DROPPED),
-            turn(4, "Four.", standing=Standing.SUMMARISED, summary="It was [b]four[/b]."),
-            turn(5, "Five.", standing=Standing.SUMMARISED),
+            turn(2, "Two.", standing=ContextPolicy.PINNED),
+            turn(3, "Three.", standing=ContextPolicy.DROPPED),
+            turn(4, "Four.", standing=ContextPolicy.SUMMARISED, summary="It was [b]four[/b]."),
+            turn(5, "Five.", standing=ContextPolicy.SUMMARISED),
         ]
     )
     async with app.run_test(size=(80, 48)) as pilot:
@@ -229,24 +235,24 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
 @pytest.mark.parametrize(
     ("standing", "outside", "words"),
     [
-        (Standing.AUTO, False, ""),
-        (Standing.AUTO, True, "not read: the context is full"),
-        (Standing.PINNED, False, "pinned: always read"),
-        (Standing.DROPPED, True, "not read: you left it out"),
-        (Standing.SUMMARISED, False, "its summary is read instead"),
-        (Standing.SUMMARISED, True, "not read: the context is full"),
+        (ContextPolicy.AUTO, False, ""),
+        (ContextPolicy.AUTO, True, "not read: the context is full"),
+        (ContextPolicy.PINNED, False, "pinned: always read"),
+        (ContextPolicy.DROPPED, True, "not read: you left it out"),
+        (ContextPolicy.SUMMARISED, False, "its summary is read instead"),
+        (ContextPolicy.SUMMARISED, True, "not read: the context is full"),
     ],
 )
-def test_how_a_turn_is_read(standing: Standing, outside: bool, words: str) -> None:
+def test_how_a_turn_is_read(standing: ContextPolicy, outside: bool, words: str) -> None:
     one = turn(1, "x", standing=standing, summary="y")
-    assert formatting.reading(one, outside=outside) == words
+    assert formatting.context_status(one, outside=outside) == words
 
 
 async def test_a_badge_says_that_there_is_more_below_and_leads_there() -> None:
     app = BoardApp(turns(8))
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        transcript, badge = app.transcript, app.transcript.query_one(Newer)
+        transcript, badge = app.transcript, app.transcript.query_one(NewerMarker)
         await until(pilot, lambda: transcript.max_scroll_y > 0)
         assert not badge.display
         transcript.scroll_page_up(animate=False)
@@ -273,7 +279,7 @@ async def test_a_long_chat_draws_one_page_and_any_turn_on_demand() -> None:
     app = BoardApp(chat)
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        assert len(app.views) == PAGE
+        assert len(app.views) == PAGE_SIZE
         for number in (3, 250, 499, 0):
             view = await app.transcript.reveal(number)
             await pilot.pause()
@@ -281,13 +287,13 @@ async def test_a_long_chat_draws_one_page_and_any_turn_on_demand() -> None:
             assert app.selected == number
             assert in_sight(app, view)
             assert app.views[-1].turn.id == 499, "the newest is always there"
-            assert len(app.views) <= PAGE + 1
+            assert len(app.views) <= PAGE_SIZE + 1
         assert await app.transcript.reveal(1000) is None
-        assert plain(app.transcript.query_one(Between)) == f"↕ {499 - PAGE} more turns"
+        assert plain(app.transcript.query_one(BetweenMarker)) == f"↕ {499 - PAGE_SIZE} more turns"
         await pilot.press("end")
         await until(pilot, lambda: app.selected == 499)
-        assert not app.transcript.query_one(Between).display
-        assert [view.turn.id for view in app.views] == list(range(500 - PAGE, 500))
+        assert not app.transcript.query_one(BetweenMarker).display
+        assert [view.turn.id for view in app.views] == list(range(500 - PAGE_SIZE, 500))
 
 
 async def test_walking_and_scrolling_from_a_revealed_turn_come_to_every_other() -> None:
@@ -302,7 +308,7 @@ async def test_walking_and_scrolling_from_a_revealed_turn_come_to_every_other() 
         for number in range(58, -1, -1):
             await pilot.press("up")
             await selects(pilot, app, number)
-        assert not app.transcript.query_one(Earlier).display
+        assert not app.transcript.query_one(EarlierMarker).display
         assert len(app.views) < 45, "those far away are let go"
 
 
@@ -329,7 +335,7 @@ async def test_changes_and_marks_reach_turns_that_are_not_drawn() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
         app.transcript.mark({1})
-        await app.transcript.change(turn(2, "Changed.", standing=Standing.PINNED))
+        await app.transcript.change(turn(2, "Changed.", standing=ContextPolicy.PINNED))
         await app.transcript.reveal(1)
         await pilot.pause()
         by_id = {view.turn.id: view for view in app.views}
@@ -343,7 +349,7 @@ async def test_a_new_turn_comes_to_the_end_wherever_the_person_was() -> None:
         await settled(pilot, app)
         await app.transcript.reveal(5)
         await pilot.pause()
-        assert app.transcript.query_one(Between).display
+        assert app.transcript.query_one(BetweenMarker).display
         view = await app.transcript.add(Turn(99, 99, Message("user", "New?")))
         await pilot.pause()
         assert app.transcript.newest is view
@@ -360,7 +366,7 @@ async def test_many_turns_in_a_row_do_not_all_stay_drawn() -> None:
             await app.transcript.add(turn(number, "Answer."))
             await pilot.pause()
         assert len(app.views) < 25
-        assert app.transcript.query_one(Earlier).display
+        assert app.transcript.query_one(EarlierMarker).display
         assert {view.turn.id for view in app.views} == set(range(40 - len(app.views), 40))
 
 
@@ -370,7 +376,7 @@ async def test_a_high_screen_is_filled() -> None:
         await settled(pilot, app)
         await until(pilot, lambda: app.transcript.max_scroll_y > 0)
         assert app.transcript.scroll_y == app.transcript.max_scroll_y
-        assert not app.transcript.query_one(Newer).display
+        assert not app.transcript.query_one(NewerMarker).display
 
 
 async def test_an_error_stands_below_and_only_the_newest_offers_to_go_on() -> None:
@@ -389,6 +395,6 @@ async def test_an_error_stands_below_and_only_the_newest_offers_to_go_on() -> No
 
 
 def test_the_turns_keys_and_those_that_walk_do_not_collide() -> None:
-    keys = [key for c in (*commands.TURN, *commands.WALK) for key in c.key.split(",")]
+    keys = [key for c in (*commands.TURN, *commands.TURN_NAVIGATION) for key in c.key.split(",")]
     assert len(keys) == len(set(keys))
     assert TurnView.can_focus

@@ -15,10 +15,10 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from chatlm.tui import clipboard
-from chatlm.tui.screens.details import NOT_KEPT, DetailsScreen, local_time
+from chatlm.tui.screens.details import NO_PROVENANCE, DetailsScreen, format_local_time
 from chatlm.types.messages import Message, Reply, StopReason
 from chatlm.types.provenance import Provenance
-from chatlm.types.sampling import DEFAULTS
+from chatlm.types.sampling import DEFAULT_SAMPLING
 from tests.tui.board import BoardApp, settled, shows, turn
 from tests.tui.support import drawn, hostile_texts, parts, plain, toasts, until
 from tests.tui.test_reply_text import UNSAFE
@@ -133,17 +133,17 @@ def test_the_tools_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "platform", "linux")
     for name in ("TMUX", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert list(clipboard.tools()) == []
+    assert list(clipboard.clipboard_commands()) == []
     monkeypatch.setenv("TMUX", "/tmp/tmux-0/default,1,0")
     monkeypatch.setenv("DISPLAY", ":0")
-    assert list(clipboard.tools()) == [
+    assert list(clipboard.clipboard_commands()) == [
         ["tmux", "load-buffer", "-w", "-"],
         ["xsel", "--clipboard", "--input"],
     ]
     monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
-    assert ["wl-copy"] in clipboard.tools()
+    assert ["wl-copy"] in clipboard.clipboard_commands()
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert [tool for tool in clipboard.tools() if tool[0] != "tmux"] == []
+    assert [tool for tool in clipboard.clipboard_commands() if tool[0] != "tmux"] == []
 
 
 def test_a_tool_gets_the_text_and_one_that_fails_or_hangs_is_passed_over(
@@ -157,9 +157,9 @@ def test_a_tool_gets_the_text_and_one_that_fails_or_hangs_is_passed_over(
         [sys.executable, "-c", "import time; time.sleep(60)"],
         [sys.executable, "-c", write],
     ]
-    monkeypatch.setattr(clipboard, "tools", lambda: iter(commands))
-    monkeypatch.setattr(clipboard, "TOOL_SECONDS", 1.0)
-    clipboard.hand_over("Grüße \x1b[31m 日本")
+    monkeypatch.setattr(clipboard, "clipboard_commands", lambda: iter(commands))
+    monkeypatch.setattr(clipboard, "TOOL_TIMEOUT_SECONDS", 1.0)
+    clipboard.copy_with_system_tools("Grüße \x1b[31m 日本")
     assert target.read_bytes() == "Grüße \x1b[31m 日本".encode(), "the tool that hangs was given up"
 
 
@@ -171,7 +171,7 @@ async def test_copying_waits_for_no_tool(monkeypatch: pytest.MonkeyPatch) -> Non
         assert may_take.wait(PATIENCE), "copying waited for the tool"
         taken.append(text)
 
-    monkeypatch.setattr(clipboard, "hand_over", slow)
+    monkeypatch.setattr(clipboard, "copy_with_system_tools", slow)
     monkeypatch.setattr(App, "is_headless", False)
     app = BoardApp([turn(1, "Hi.")])
     async with app.run_test(size=SIZE) as pilot:
@@ -185,7 +185,7 @@ async def test_copying_waits_for_no_tool(monkeypatch: pytest.MonkeyPatch) -> Non
 
 PROVENANCE = Provenance(
     messages=(Message("system", "s"), Message("user", "u")),
-    sampling=dataclasses.replace(DEFAULTS, seed=1234, stop=("\x1b", "###")),
+    sampling=dataclasses.replace(DEFAULT_SAMPLING, seed=1234, stop=("\x1b", "###")),
     model="smollm2",
     prompt_format="template",
     device="cuda:0",
@@ -212,7 +212,7 @@ async def test_the_details_say_what_made_the_reply() -> None:
             "reached the length limit",
             "1 of 2",
             "chat 7",
-            local_time(when),
+            format_local_time(when),
             "20 tokens",
             "20.0 tokens/s",
             "0.25 s",
@@ -249,7 +249,7 @@ async def test_an_older_reply_says_what_is_known(settings: str) -> None:
         app.push_screen(DetailsScreen(one, reply, None))
         await pilot.pause()
         card = plain(pilot.app.screen)
-        assert NOT_KEPT in card
+        assert NO_PROVENANCE in card
         assert "old-␛model" in card
         assert ("temperature" in card) is settings.startswith('{"')
         await pilot.press("c")

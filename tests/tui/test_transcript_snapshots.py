@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from textual.widgets import TextArea
 
 from chatlm.tui.screens.details import DetailsScreen
-from chatlm.types.messages import Standing
+from chatlm.types.messages import ContextPolicy
 from tests.tui.board import BoardApp, settled, turn, turns
 from tests.tui.test_transcript_copy import PROVENANCE
 
@@ -75,9 +75,11 @@ def test_marks_of_what_is_read(compare: Callable[[BoardApp, Steps], bool]) -> No
     app = BoardApp(
         [
             turn(1, "One."),
-            turn(2, "Two.", standing=Standing.PINNED),
-            turn(3, "Three.", standing=Standing.DROPPED),
-            turn(4, "Four.", standing=Standing.SUMMARISED, summary="It was about four things."),
+            turn(2, "Two.", standing=ContextPolicy.PINNED),
+            turn(3, "Three.", standing=ContextPolicy.DROPPED),
+            turn(
+                4, "Four.", standing=ContextPolicy.SUMMARISED, summary="It was about four things."
+            ),
         ]
     )
 

@@ -7,7 +7,7 @@ import threading
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError
 from chatlm.store.store import Store
-from chatlm.tui.chat.status import Banner
+from chatlm.tui.chat.status import EngineBanner
 from chatlm.tui.engine_loader import Failed
 from chatlm.types.messages import Message, StopReason, Turn
 from tests.tui.support import (
@@ -193,7 +193,7 @@ async def test_the_app_is_usable_while_the_model_loads() -> None:
 
     app = make_app(store=store, open_engine=slow)
     async with app.run_test() as pilot:
-        assert plain(pilot.app.screen.query_one(Banner)).startswith("Loading smollm2")
+        assert plain(pilot.app.screen.query_one(EngineBanner)).startswith("Loading smollm2")
         await pilot.press(*"Hello", "enter")
         await until(pilot, lambda: chat_of(pilot).newest)
         assert line(pilot) == "waiting for the model"
@@ -241,7 +241,7 @@ async def test_a_model_that_is_missing_is_told_and_can_be_tried_again() -> None:
 
     async with make_app(open_engine=twice).run_test() as pilot:
         await until(pilot, lambda: isinstance(app_of(pilot).engine_state, Failed))
-        banner = plain(pilot.app.screen.query_one(Banner))
+        banner = plain(pilot.app.screen.query_one(EngineBanner))
         assert "There is no model here." in banner
         assert "chatlm models pull smollm2" in banner
         await pilot.press("ctrl+r")

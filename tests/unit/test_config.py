@@ -76,8 +76,8 @@ def test_the_keys_are_those_of_config_and_sampling() -> None:
         "safe_mode",
     }
     sampling = {f"sampling.{field.name}" for field in dataclasses.fields(Sampling)}
-    assert set(schema.KEYS) == own | sampling
-    assert {f"sampling.{name}" for name in RANGES} < set(schema.KEYS)
+    assert set(schema.KEY_HELP) == own | sampling
+    assert {f"sampling.{name}" for name in RANGES} < set(schema.KEY_HELP)
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,14 @@ def test_the_environment_wins_and_is_checked(file: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CHATLM_MODEL", "other")
     monkeypatch.setenv("CHATLM_DTYPE", "")
     assert (config.load().model, config.load().device) == ("other", "cpu")
-    sources = {setting.key: (setting.value, setting.source) for setting in config.effective()}
+    sources = {
+        setting.key: (setting.value, setting.source) for setting in config.effective_settings()
+    }
     assert sources["model"] == ("other", "environment CHATLM_MODEL")
     assert sources["device"] == ("cpu", "config.toml")
     assert sources["dtype"] == ("auto", "default")
-    assert list(sources) == list(schema.KEYS)
-    assert all(setting.help for setting in config.effective())
+    assert list(sources) == list(schema.KEY_HELP)
+    assert all(setting.help for setting in config.effective_settings())
     monkeypatch.setenv("CHATLM_DEVICE", "gpu")
     with pytest.raises(ConfigError, match="environment CHATLM_DEVICE: device must be"):
         config.load()
@@ -155,7 +157,9 @@ def test_the_environment_wins_and_is_checked(file: Path, monkeypatch: pytest.Mon
 
 def test_effective_shows_sampling_and_plugins(file: Path) -> None:
     file.write_text("[sampling]\ntop_k = 5\n[plugins.rag]\nk = 3\n")
-    sources = {setting.key: (setting.value, setting.source) for setting in config.effective()}
+    sources = {
+        setting.key: (setting.value, setting.source) for setting in config.effective_settings()
+    }
     assert sources["sampling.top_k"] == (5, "config.toml")
     assert sources["sampling.top_p"] == (None, "default")
     assert sources["plugins.rag.k"] == (3, "config.toml")
@@ -180,7 +184,7 @@ def test_effective_shows_sampling_and_plugins(file: Path) -> None:
 )
 def test_set_writes_what_load_reads(file: Path, key: str, text: str, value: object) -> None:
     config.set_value(key, text)
-    now = {setting.key: setting for setting in config.effective()}[key]
+    now = {setting.key: setting for setting in config.effective_settings()}[key]
     assert (now.value, now.source) == (value, "config.toml")
     assert config.unset(key)
     assert config.load() == config.Config()
@@ -303,10 +307,10 @@ def test_keys_of_the_screen_can_be_chosen(home: Path) -> None:
     config.set_value("keys.regenerate", "ctrl+y")
     assert config.load().keys == {"regenerate": "ctrl+y"}
     assert ("keys.regenerate", "ctrl+y", "config.toml") in [
-        (setting.key, setting.value, setting.source) for setting in config.effective()
+        (setting.key, setting.value, setting.source) for setting in config.effective_settings()
     ]
     with pytest.raises(ConfigError, match=r"keys\.stop must be a key, not 3"):
-        schema.checked("keys.stop", 3, "config.toml")
+        schema.check_value("keys.stop", 3, "config.toml")
 
 
 def test_reduced_motion_is_true_or_false(home: Path) -> None:

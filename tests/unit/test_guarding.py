@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chatlm.plugin_host.hookspecs import hookimpl
-from chatlm.plugin_host.host import MOST_FAILURES, PluginHost
+from chatlm.plugin_host.host import MAX_FAILURES, PluginHost
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request
@@ -143,7 +143,7 @@ def test_scores_that_the_model_broke_are_not_the_processors_fault() -> None:
 
 def test_one_reply_after_the_other_that_fails_leaves_the_plugin_out() -> None:
     host = PluginHost([("adds", Nothing())])
-    for number in range(MOST_FAILURES):
+    for number in range(MAX_FAILURES):
         assert host.is_left_out("adds") is False, number
         turn, call = guarded(host, processor=raises)
         call()

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from chatlm.errors import UsageError
 from chatlm.store import export
 from chatlm.store.importing import json_stream
-from chatlm.store.importing.chatlm_jsonl import read_own
-from chatlm.store.importing.fields import Read
-from chatlm.store.importing.importer import Bad, Format, _read, read
-from chatlm.types.messages import Standing, StopReason, now
+from chatlm.store.importing.chatlm_jsonl import parse_chatlm
+from chatlm.store.importing.fields import ParsedChat
+from chatlm.store.importing.importer import ImportFormat, UnreadableChat, _parse_item, read_chats
+from chatlm.types.messages import ContextPolicy, StopReason, utc_now
 from tests.chats import CHATGPT, conversations
 
 MESSAGES = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -48,19 +48,19 @@ def write(path: Path, *values: Any) -> Path:
     return path
 
 
-def found(path: Path, form: Format = "auto") -> list[Read | Bad]:
-    return [item for item, _, _ in read(path, form)]
+def found(path: Path, form: ImportFormat = "auto") -> list[ParsedChat | UnreadableChat]:
+    return [item for item, _, _ in read_chats(path, form)]
 
 
-def one(path: Path, value: Any) -> Read:
+def one(path: Path, value: Any) -> ParsedChat:
     (item,) = found(write(path, value))
-    assert isinstance(item, Read), item
+    assert isinstance(item, ParsedChat), item
     return item
 
 
 def problem(path: Path, value: Any) -> str:
     (item,) = found(write(path, value))
-    assert isinstance(item, Bad)
+    assert isinstance(item, UnreadableChat)
     return item.problem
 
 
@@ -70,8 +70,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @given(conversations())
-def test_an_export_that_is_read_and_exported_again_is_the_same(made: Read) -> None:
-    def exported(chat: Read) -> str:
+def test_an_export_that_is_read_and_exported_again_is_the_same(made: ParsedChat) -> None:
+    def exported(chat: ParsedChat) -> str:
         (line,) = export.to_jsonl(
             [chat.conversation],
             lambda turn: chat.passages.get(turn, ()),
@@ -81,7 +81,7 @@ def test_an_export_that_is_read_and_exported_again_is_the_same(made: Read) -> No
         return line
 
     first = json.loads(exported(made))
-    again = read_own(first)
+    again = parse_chatlm(first)
     assert without_ids(json.loads(exported(again))) == without_ids(first)
     assert dataclasses.replace(again.conversation, id=made.conversation.id, turns=()) == (
         dataclasses.replace(made.conversation, turns=())
@@ -106,7 +106,7 @@ def without_ids(chat: dict[str, Any]) -> dict[str, Any]:
 def test_an_export_of_an_earlier_chatlm_lacks_what_was_not_kept_then(path: Path) -> None:
     chat = one(path, OWN)
     (turn,) = chat.conversation.turns
-    assert (turn.standing, turn.summary) == (Standing.AUTO, "")
+    assert (turn.standing, turn.summary) == (ContextPolicy.AUTO, "")
     assert turn.reply is not None
     assert (turn.reply.text, turn.reply.stop_reason, turn.reply.settings) == (
         *("a", StopReason.END),
@@ -246,8 +246,17 @@ def test_bad_lines_are_named_and_the_others_read(path: Path) -> None:
     ]
     path.write_bytes("\n".join(lines).encode() + b'\n{"messages": "\xff"}\n' + b"\r\n")
     items = found(path)
-    assert [type(item) for item in items] == [Read, Bad, Bad, Bad, Bad, Read, Bad, Bad]
-    bad = {item.place: item.problem for item in items if isinstance(item, Bad)}
+    assert [type(item) for item in items] == [
+        ParsedChat,
+        UnreadableChat,
+        UnreadableChat,
+        UnreadableChat,
+        UnreadableChat,
+        ParsedChat,
+        UnreadableChat,
+        UnreadableChat,
+    ]
+    bad = {item.place: item.problem for item in items if isinstance(item, UnreadableChat)}
     assert bad["line 2"] == "this is not JSON: Expecting value at character 15"
     assert bad["line 4"].startswith("this JSON is nested too deeply")
     assert (
@@ -262,18 +271,18 @@ def test_bad_lines_are_named_and_the_others_read(path: Path) -> None:
 def test_a_format_that_is_named_holds_for_every_chat(path: Path) -> None:
     write(path, MESSAGES, OWN)
     good, bad = found(path, "messages")
-    assert isinstance(good, Read)
-    assert bad == Bad("line 2", "the chat: no user message")
+    assert isinstance(good, ParsedChat)
+    assert bad == UnreadableChat("line 2", "the chat: no user message")
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_a_list_and_objects_over_several_lines(path: Path, mark: str) -> None:
     path.write_text(mark + json.dumps([MESSAGES, OWN], indent=2))
-    assert [type(item) for item in found(path)] == [Read, Read]
+    assert [type(item) for item in found(path)] == [ParsedChat, ParsedChat]
     path.write_text(mark + json.dumps(OWN, indent=2) + "\n" + json.dumps(MESSAGES, indent=2))
-    assert [type(item) for item in found(path)] == [Read, Read]
+    assert [type(item) for item in found(path)] == [ParsedChat, ParsedChat]
     path.write_text(mark + json.dumps(MESSAGES) + "\n")
-    assert [type(item) for item in found(path)] == [Read]
+    assert [type(item) for item in found(path)] == [ParsedChat]
 
 
 @pytest.mark.parametrize(
@@ -282,13 +291,13 @@ def test_a_list_and_objects_over_several_lines(path: Path, mark: str) -> None:
         ("[]", []),
         ("", []),
         ("\n\n", []),
-        ('[{"messages": [', [Bad]),
-        ("[1 2]", [Bad, Bad]),
-        ("[1", [Bad, Bad]),
-        ("[1,", [Bad, Bad]),
-        ("[1] 2", [Bad, Bad]),
-        ("[" * 100_000, [Bad]),
-        ('["' + "x" * 200_000, [Bad]),
+        ('[{"messages": [', [UnreadableChat]),
+        ("[1 2]", [UnreadableChat, UnreadableChat]),
+        ("[1", [UnreadableChat, UnreadableChat]),
+        ("[1,", [UnreadableChat, UnreadableChat]),
+        ("[1] 2", [UnreadableChat, UnreadableChat]),
+        ("[" * 100_000, [UnreadableChat]),
+        ('["' + "x" * 200_000, [UnreadableChat]),
     ],
 )
 def test_broken_lists(path: Path, text: str, kinds: list[type]) -> None:
@@ -299,7 +308,7 @@ def test_broken_lists(path: Path, text: str, kinds: list[type]) -> None:
 def test_a_list_is_read_in_pieces_and_says_how_far_it_is(path: Path) -> None:
     long = {"messages": [{"role": "user", "content": "é" * 100_000}]}
     path.write_text(json.dumps([long] * 20, ensure_ascii=False))
-    done = [(now, total) for item, now, total in read(path) if isinstance(item, Read)]
+    done = [(now, total) for item, now, total in read_chats(path) if isinstance(item, ParsedChat)]
     assert len(done) == 20
     assert {total for _, total in done} == {path.stat().st_size}
     assert done[0][0] < done[-1][0] == path.stat().st_size
@@ -307,15 +316,15 @@ def test_a_list_is_read_in_pieces_and_says_how_far_it_is(path: Path) -> None:
 
 
 def test_a_chat_that_is_too_large_is_skipped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_stream, "LARGEST", 1000)
+    monkeypatch.setattr(json_stream, "MAX_CHAT_BYTES", 1000)
     large = {"messages": [{"role": "user", "content": "x" * 3000}]}
     write(path, MESSAGES, large, MESSAGES)
-    assert [type(item) for item in found(path)] == [Read, Bad, Read]
-    monkeypatch.setattr(json_stream, "CHUNK", 100)
+    assert [type(item) for item in found(path)] == [ParsedChat, UnreadableChat, ParsedChat]
+    monkeypatch.setattr(json_stream, "CHUNK_BYTES", 100)
     path.write_text(json.dumps([MESSAGES, large]))
     good, bad = found(path)
-    assert isinstance(good, Read)
-    assert isinstance(bad, Bad)
+    assert isinstance(good, ParsedChat)
+    assert isinstance(bad, UnreadableChat)
     assert bad.problem.startswith("this chat is larger than")
 
 
@@ -327,9 +336,9 @@ def test_a_zip_file_with_its_parts_in_order(tmp_path: Path) -> None:
             chats = [{"messages": [{"role": "user", "content": f"{number}.{n}"}]} for n in (0, 1)]
             archive.writestr(f"conversations-00{number}.json", json.dumps([*chats, 5]))
     items = found(path)
-    said = [i.conversation.turns[0].user.content for i in items if isinstance(i, Read)]
+    said = [i.conversation.turns[0].user.content for i in items if isinstance(i, ParsedChat)]
     assert said == ["0.0", "0.1", "1.0", "1.1"]
-    assert [i.place for i in items if isinstance(i, Bad)] == [
+    assert [i.place for i in items if isinstance(i, UnreadableChat)] == [
         "conversations-000.json, chat 3",
         "conversations-001.json, chat 3",
     ]
@@ -383,5 +392,5 @@ def test_no_json_breaks_the_reader(key: str, value: Any, data: st.DataObject) ->
             part[place] = value
             break
         part = part[place]
-    piece = json_stream.Piece(json_stream.Value(chat), "line 1", 0, 0)
-    assert isinstance(_read(piece, "auto", now()), Read | Bad)
+    piece = json_stream.JsonItem(json_stream.ParsedJson(chat), "line 1", 0, 0)
+    assert isinstance(_parse_item(piece, "auto", utc_now()), ParsedChat | UnreadableChat)

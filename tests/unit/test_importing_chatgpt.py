@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from chatlm.store.importing.chatgpt import MOST_FORKS, read_chatgpt
-from chatlm.store.importing.fields import BadChat
+from chatlm.store.importing.chatgpt import MAX_FORKS, parse_chatgpt
+from chatlm.store.importing.fields import InvalidChat
 from chatlm.types.messages import Conversation
 from tests.chats import CHATGPT, node
 
@@ -34,7 +34,7 @@ def with_nodes(*nodes: tuple[str, dict[str, Any]], current: str | None = None) -
 
 
 def test_the_way_that_was_taken_with_versions_and_the_other_way_as_a_fork() -> None:
-    read = read_chatgpt(CHATGPT, NOW)
+    read = parse_chatgpt(CHATGPT, NOW)
     chat = read.conversation
     assert (chat.title, chat.system) == ("Cities", "")
     assert chat.created == datetime.fromtimestamp(1700000000.5, UTC)
@@ -54,20 +54,20 @@ def test_the_way_that_was_taken_with_versions_and_the_other_way_as_a_fork() -> N
 
 def test_the_current_message_decides_which_way_is_the_chat() -> None:
     other = CHATGPT | {"current_node": "a2b"}
-    read = read_chatgpt(other, NOW)
+    read = parse_chatgpt(other, NOW)
     assert said(read.conversation)[1][0] == "And of Spain?"
     assert [said(fork)[1][0] for fork in read.forks] == ["And how many people?"]
-    version = read_chatgpt(CHATGPT | {"current_node": "a1b"}, NOW)
+    version = parse_chatgpt(CHATGPT | {"current_node": "a1b"}, NOW)
     assert said(version.conversation) == [
         ("Capital of France?", ["Paris.", "It is Paris."], "It is Paris.")
     ]
     assert len(version.forks) == 2
-    lost = read_chatgpt(CHATGPT | {"current_node": "gone"}, NOW)
+    lost = parse_chatgpt(CHATGPT | {"current_node": "gone"}, NOW)
     assert said(lost.conversation)[1][0] == "And of Spain?"
 
 
 def test_neighbouring_answers_are_one_and_what_is_not_said_is_left_out() -> None:
-    read = read_chatgpt(
+    read = parse_chatgpt(
         with_nodes(
             node("hi", None, ["u"], "assistant", "Hello!"),
             node(
@@ -104,11 +104,11 @@ def test_neighbouring_answers_are_one_and_what_is_not_said_is_left_out() -> None
 def test_forks_of_an_untitled_chat_have_names_and_there_is_a_limit() -> None:
     nodes = [node("r", None, [f"u{n:02}" for n in range(30)])]
     nodes += [node(f"u{n:02}", "r", [], "user", f"Question {n}") for n in range(30)]
-    read = read_chatgpt(with_nodes(*nodes, current="u05"), NOW)
+    read = parse_chatgpt(with_nodes(*nodes, current="u05"), NOW)
     assert said(read.conversation) == [("Question 5", [], None)]
     names = [fork.title for fork in read.forks]
     assert names[:2] == ["Question 5 (fork)", "Question 5 (fork 2)"]
-    assert len(names) == MOST_FORKS == len(set(names))
+    assert len(names) == MAX_FORKS == len(set(names))
     assert read.left_out == {"branches": 9}
 
 
@@ -118,7 +118,7 @@ def test_a_tree_that_goes_in_a_circle_is_not_followed() -> None:
         node("a", "b", ["b"], "assistant", "x"),
         node("b", "a", ["a"], "assistant", "y"),
     ]
-    read = read_chatgpt(with_nodes(*nodes, current="a"), NOW)
+    read = parse_chatgpt(with_nodes(*nodes, current="a"), NOW)
     assert said(read.conversation) == [("q", [], None)]
 
 
@@ -128,7 +128,7 @@ def test_a_very_long_chat() -> None:
         role = "assistant" if number % 2 else "user"
         parent = f"n{number - 1}" if number else None
         nodes.append(node(f"n{number}", parent, [f"n{number + 1}"], role, str(number)))
-    read = read_chatgpt(with_nodes(*nodes, current="n4999"), NOW)
+    read = parse_chatgpt(with_nodes(*nodes, current="n4999"), NOW)
     assert len(read.conversation.turns) == 2500
     assert read.forks == ()
 
@@ -151,6 +151,6 @@ def test_what_is_wrong_is_named(place: tuple[str, ...], value: Any, says: str) -
     for name in place[:-1]:
         part = part[name]
     part[place[-1]] = value
-    with pytest.raises(BadChat) as caught:
-        read_chatgpt(chat, NOW)
+    with pytest.raises(InvalidChat) as caught:
+        parse_chatgpt(chat, NOW)
     assert str(caught.value).startswith(says)

@@ -12,8 +12,8 @@ from hypothesis import given
 
 from chatlm.errors import StoreError
 from chatlm.store import export
-from chatlm.store.importing.fields import Read
-from chatlm.store.importing.importer import MOST_BAD, Import, import_file
+from chatlm.store.importing.fields import ParsedChat
+from chatlm.store.importing.importer import MAX_UNREADABLE_LISTED, ImportProgress, import_file
 from chatlm.store.store import Store
 from chatlm.types.messages import StopReason, Usage
 from tests.chats import CHATGPT, conversations
@@ -37,8 +37,8 @@ def write(path: Path, *values: Any) -> Path:
     return path
 
 
-def take(store: Store, path: Path, skip_bad: bool = False) -> Import:
-    state = Import()
+def take(store: Store, path: Path, skip_bad: bool = False) -> ImportProgress:
+    state = ImportProgress()
     for state in import_file(store, path, skip_bad=skip_bad):
         assert 0 < state.done <= state.total
     return state
@@ -50,7 +50,7 @@ def exported(store: Store) -> list[str]:
 
 
 @given(conversations())
-def test_a_chat_comes_out_of_one_store_and_into_another_the_same(made: Read) -> None:
+def test_a_chat_comes_out_of_one_store_and_into_another_the_same(made: ParsedChat) -> None:
     with Store(None) as first, Store(None) as second:
         chat = first.add_conversation(
             made.conversation,
@@ -108,7 +108,7 @@ def test_one_bad_chat_keeps_all_out_unless_it_may_be_skipped(store: Store, path:
     state = take(store, path, skip_bad=True)
     assert (len(state.added), state.bad_count) == (3, 1)
     many = take(store, write(path, *[{}] * 50))
-    assert (len(many.bad), many.bad_count) == (MOST_BAD, 50)
+    assert (len(many.bad), many.bad_count) == (MAX_UNREADABLE_LISTED, 50)
 
 
 def test_an_import_that_is_given_up_leaves_whole_chats_and_goes_on_later(

@@ -41,7 +41,7 @@ def test_list(home: Path) -> None:
 
 
 def test_list_json(tiny: Path) -> None:
-    pull.pull("tiny")
+    pull.pull_model("tiny")
     table = {row["name"]: row for row in json.loads(run("list", "--json")[0])}
     assert list(table) == [DEFAULT, EMBEDDER, "tiny"]
     assert (table[DEFAULT]["installed"], table[DEFAULT]["folder"]) == (False, None)
@@ -65,7 +65,7 @@ def test_pull_of_a_wrong_name(home: Path) -> None:
 def test_show(tiny: Path) -> None:
     before = run("show", "tiny")[0]
     assert "not here yet; fetch it with: chatlm models pull tiny" in before
-    pull.pull("tiny")
+    pull.pull_model("tiny")
     after = run("show", "tiny")[0]
     assert f"Folder   {tiny}" in after
     assert "Weights  4,000 parameters, U8" in after
@@ -79,7 +79,7 @@ def test_show_draws_no_control_character_of_a_path(home: Path, tmp_path: Path) -
 
 
 def test_remove_asks_first(tiny: Path) -> None:
-    pull.pull("tiny")
+    pull.pull_model("tiny")
     run("remove", "tiny", text="n\n", status=1)
     assert tiny.is_dir()
     out, err = run("remove", "tiny", text="y\n")
@@ -97,7 +97,7 @@ def test_remove_never_touches_a_folder_of_ones_own(home: Path, tmp_path: Path) -
 
 def test_verify(tiny: Path) -> None:
     assert "No models are here yet" in run("verify")[0]
-    pull.pull("tiny")
+    pull.pull_model("tiny")
     assert run("verify")[0] == run("verify", "tiny")[0] == "tiny: good\n"
     (tiny / "config.json").write_text("{}")
     out, _ = run("verify", status=1)

@@ -12,9 +12,9 @@ import pytest
 from chatlm.errors import ModelError
 from chatlm.hub import gguf_convert, installed, jobs, pull
 from chatlm.hub.disk import NoSpace
-from chatlm.hub.gguf_convert import PRE_TOKENIZERS, correct_tokenizer
-from chatlm.hub.jobs import never, silent
-from chatlm.hub.model_folder import Origin, write_manifest
+from chatlm.hub.gguf_convert import PRE_TOKENIZERS, fix_pre_tokenizer
+from chatlm.hub.jobs import ignore_progress, never_cancelled
+from chatlm.hub.model_folder import ModelOrigin, write_manifest
 from tests.models import tiny_model, write_folder
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -128,7 +128,7 @@ def test_it_is_found_by_path_and_by_name_without_hashing_again(
     assert location.kind == "chat"
     assert location.name.startswith("Tiny-Llama-")
     assert installed.find_model(location.name) == pull.ensure_model(str(gguf)) == location
-    assert installed.show(location.name).source == f"gguf {gguf}"
+    assert installed.describe_model(location.name).source == f"gguf {gguf}"
 
 
 def test_a_copy_is_known_by_its_content_and_a_changed_file_is_new(
@@ -152,18 +152,18 @@ def test_a_damaged_conversion_is_repaired_by_its_name(
     with pytest.raises(ModelError, match="damaged") as caught:
         installed.find_model(name)
     assert caught.value.hint.endswith(f"chatlm models pull --force {name}")
-    assert pull.pull(name, force=True).folder == converted
-    assert installed.verify(name) == []
+    assert pull.pull_model(name, force=True).folder == converted
+    assert installed.verify_model(name) == []
 
 
 def test_a_conversion_whose_file_is_gone_cannot_be_repaired(home: Path) -> None:
     folder = write_folder(home / "models" / "gone-12345678", tiny_model())
-    write_manifest(folder, "gone-12345678", "chat", Origin("gguf", "/nowhere/gone.gguf", "12"))
+    write_manifest(folder, "gone-12345678", "chat", ModelOrigin("gguf", "/nowhere/gone.gguf", "12"))
     (folder / "config.json").unlink()
     with pytest.raises(ModelError, match="cannot be fetched again") as caught:
-        pull.pull("gone-12345678")
+        pull.pull_model("gone-12345678")
     assert caught.value.hint == "Remove it with: chatlm models remove gone-12345678"
-    assert installed.remove("gone-12345678")
+    assert installed.remove_model("gone-12345678")
     assert not folder.exists()
 
 
@@ -208,7 +208,7 @@ def test_each_pre_tokenizer_of_the_table_is_understood(
 ) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes((converted / "tokenizer.json").read_bytes())
-    correct_tokenizer(path, pre)
+    fix_pre_tokenizer(path, pre)
     tokens = load_tokenizer(tmp_path).encode("a  1").tokens
     # where digits stand alone the spaces are together; else the second belongs to the digit
     assert tokens == (["a", "Ġ", "Ġ", "1"] if pre == "gpt-2" else ["a", "ĠĠ", "1"])
@@ -221,9 +221,9 @@ def test_llama_3_words_stay_whole_and_other_names_change_nothing(
     original = json.loads((converted / "tokenizer.json").read_text())
     path.write_text(json.dumps(original))
     for pre in ("qwen2", None):
-        correct_tokenizer(path, pre)
+        fix_pre_tokenizer(path, pre)
         assert json.loads(path.read_text()) == original
-    correct_tokenizer(path, "llama-bpe")
+    fix_pre_tokenizer(path, "llama-bpe")
     changed = json.loads(path.read_text())
     assert changed["model"].pop("ignore_merges") is True
     original["model"].pop("ignore_merges")
@@ -235,7 +235,7 @@ def test_an_unknown_architecture_is_a_clear_error_and_leaves_nothing(
 ) -> None:
     strange = write_tiny_llama(tmp_path / "strange.gguf", architecture="strange")
     with pytest.raises(ModelError, match=r"strange\.gguf could not be converted") as caught:
-        pull.pull(str(strange))
+        pull.pull_model(str(strange))
     assert "strange" in caught.value.message.partition("converted:")[2]
     files = [p.name for p in (home / "models").rglob("*") if p.is_file()]
     assert files == ["lock"]
@@ -260,9 +260,11 @@ def test_how_a_conversion_ends_badly(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jobs, "python_module", lambda *_: ["sh", "-c", script])
+    monkeypatch.setattr(jobs, "module_command", lambda *_: ["sh", "-c", script])
     with pytest.raises(error, match=reason):
-        gguf_convert.convert(gguf, tmp_path / "made", tmp_path, silent, never)
+        gguf_convert.convert_gguf(
+            gguf, tmp_path / "made", tmp_path, ignore_progress, never_cancelled
+        )
 
 
 def test_too_little_room_is_seen_before_writing(
@@ -273,5 +275,5 @@ def test_too_little_room_is_seen_before_writing(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(NoSpace, match="to convert Tiny Llama"):
-        gguf_convert.convert_here(gguf, tmp_path / "made")
+        gguf_convert.convert_in_process(gguf, tmp_path / "made")
     assert not (tmp_path / "made").exists()

@@ -13,7 +13,7 @@ import pytest
 from chatlm.errors import ModelError, UsageError
 from chatlm.hub import installed, names, pull
 from chatlm.hub.catalogue import HubSource, WheelSource, catalogue
-from chatlm.hub.model_folder import FILE, Origin, write_manifest
+from chatlm.hub.model_folder import MANIFEST_FILE, ModelOrigin, write_manifest
 from tests.models import DEFAULT, EMBEDDER, tiny_model, write_folder
 
 
@@ -28,7 +28,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def put(home: Path, folder_name: str, name: str) -> Path:
     folder = write_folder(home / "models" / folder_name, tiny_model())
-    write_manifest(folder, name, "chat", Origin("hub", name, "0123456789"))
+    write_manifest(folder, name, "chat", ModelOrigin("hub", name, "0123456789"))
     return folder
 
 
@@ -86,32 +86,34 @@ def test_a_file_cut_short_is_damage_with_the_repairing_command(home: Path) -> No
     with pytest.raises(ModelError, match=r"damaged: model\.safetensors") as caught:
         installed.find_model(DEFAULT)
     assert f"chatlm models pull --force {DEFAULT}" in caught.value.hint
-    assert [d.installed for d in installed.installed()] == [False]
+    assert [d.installed for d in installed.list_installed_models()] == [False]
 
 
 def test_verify_sees_a_changed_byte_that_find_does_not(home: Path) -> None:
     folder = put(home, DEFAULT, DEFAULT)
-    assert installed.verify(DEFAULT) == []
+    assert installed.verify_model(DEFAULT) == []
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     assert installed.find_model(DEFAULT).folder == folder
-    assert installed.verify(DEFAULT) == ["model.safetensors: its content changed (SHA-256 differs)"]
+    assert installed.verify_model(DEFAULT) == [
+        "model.safetensors: its content changed (SHA-256 differs)"
+    ]
     (folder / "config.json").unlink()
-    assert installed.verify(DEFAULT)[0] == "config.json: missing"
+    assert installed.verify_model(DEFAULT)[0] == "config.json: missing"
 
 
 @pytest.mark.parametrize("record", ["", "[]", "{", '{"format": 2}', '{"format": 1}'])
 def test_a_damaged_record_hurts_only_its_own_model(home: Path, record: str) -> None:
     put(home, "org--name", "org/name")
-    (put(home, DEFAULT, DEFAULT) / FILE).write_text(record)
+    (put(home, DEFAULT, DEFAULT) / MANIFEST_FILE).write_text(record)
     with pytest.raises(ModelError, match="cannot be read") as caught:
         installed.find_model(DEFAULT)
     assert caught.value.hint.endswith(f"chatlm models pull {DEFAULT}")
     assert installed.find_model("org/name")
     assert names.installed_names() == ["org/name", DEFAULT]
-    assert "cannot be read" in installed.verify(DEFAULT)[0]
+    assert "cannot be read" in installed.verify_model(DEFAULT)[0]
 
 
 def test_a_folder_of_ones_own(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +124,8 @@ def test_a_folder_of_ones_own(home: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     assert installed.find_model("mine") == installed.find_model("./mine") == found
     assert pull.ensure_model("mine") == found
-    assert installed.verify("mine") == []
-    details = installed.show("mine")
+    assert installed.verify_model("mine") == []
+    details = installed.describe_model("mine")
     assert (details.parameters, details.dtypes, details.context_length) == (4000, ("U8",), 64)
 
 
@@ -160,7 +162,7 @@ def test_a_folder_is_refused_with_the_reason(
     with pytest.raises(ModelError, match=reason) as caught:
         installed.find_model(str(folder))
     assert caught.value.hint
-    assert installed.verify(str(folder))
+    assert installed.verify_model(str(folder))
 
 
 def test_a_gguf_path_that_is_none(home: Path, tmp_path: Path) -> None:
@@ -179,20 +181,20 @@ def test_a_gguf_path_that_is_none(home: Path, tmp_path: Path) -> None:
 def test_remove_deletes_a_pulled_model_and_nothing_else(home: Path, tmp_path: Path) -> None:
     folder = put(home, DEFAULT, DEFAULT)
     other = put(home, "org--name", "org/name")
-    assert installed.remove(DEFAULT) > 4000
+    assert installed.remove_model(DEFAULT) > 4000
     assert not folder.exists()
     assert other.exists()
     with pytest.raises(ModelError, match="not on this machine"):
-        installed.remove(DEFAULT)
+        installed.remove_model(DEFAULT)
     mine = write_folder(tmp_path / "mine", tiny_model())
     with pytest.raises(UsageError, match="your own folder"):
-        installed.remove(str(mine))
+        installed.remove_model(str(mine))
     assert (mine / "config.json").exists()
 
 
 def test_known_lists_the_catalogue_first(home: Path) -> None:
     put(home, "org--name", "org/name")
-    assert [(d.name, d.installed) for d in installed.known()] == [
+    assert [(d.name, d.installed) for d in installed.list_known_models()] == [
         (DEFAULT, False),
         (EMBEDDER, False),
         ("org/name", True),

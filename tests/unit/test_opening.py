@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from chatlm.config.config import Config
-from chatlm.engines.open import is_here, open_engine
+from chatlm.engines.open import is_available, open_engine
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, ModelError, UsageError
-from chatlm.hub.jobs import silent
+from chatlm.hub.jobs import ignore_progress
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine
@@ -45,12 +45,14 @@ class Far:
 def test_a_scheme_opens_the_plugins_engine() -> None:
     far = Far()
     plugins = PluginHost([("far", far)])
-    assert isinstance(open_engine(Config(model="far:a:b"), plugins, silent), ScriptedEngine)
+    assert isinstance(
+        open_engine(Config(model="far:a:b"), plugins, ignore_progress), ScriptedEngine
+    )
     assert far.opened == ["a:b"]
     with pytest.raises(ModelError, match=r"plugin far .*far:broken: RuntimeError: no answer"):
-        open_engine(Config(model="far:broken"), plugins, silent)
+        open_engine(Config(model="far:broken"), plugins, ignore_progress)
     with pytest.raises(UsageError, match="no such model"):
-        open_engine(Config(model="far:unknown"), plugins, silent)
+        open_engine(Config(model="far:unknown"), plugins, ignore_progress)
 
 
 class Greedy:
@@ -79,13 +81,13 @@ def test_a_scheme_that_cannot_be_had_is_the_plugins_fault(
 ) -> None:
     far = Far()
     plugins = PluginHost([("greedy", Greedy("mine", scheme)), ("far", far)])
-    open_engine(Config(model="far:a"), plugins, silent)
+    open_engine(Config(model="far:a"), plugins, ignore_progress)
     assert far.opened == ["a"]
     (fault,) = plugins.take_faults()
     assert (fault.plugin, fault.hook) == ("greedy", "register_engines")
     assert said in fault.error
-    assert not is_here("local:smollm2-135m-instruct", plugins)
-    assert isinstance(open_engine(Config(model="mine:x"), plugins, silent), ScriptedEngine)
+    assert not is_available("local:smollm2-135m-instruct", plugins)
+    assert isinstance(open_engine(Config(model="mine:x"), plugins, ignore_progress), ScriptedEngine)
 
 
 class Odd:
@@ -101,7 +103,7 @@ class Odd:
 def test_an_opener_that_gives_no_engine_is_an_error_that_names_its_plugin(model: str) -> None:
     plugins = PluginHost([("odd", Odd())])
     with pytest.raises(ModelError, match=f"The plugin odd failed to open {model}: "):
-        open_engine(Config(model=model), plugins, silent)
+        open_engine(Config(model=model), plugins, ignore_progress)
     assert not plugins.is_left_out("odd")
 
 
@@ -121,7 +123,7 @@ class Finder:
 def test_find_adapter_is_asked_until_a_plugin_knows_it(chat_home: Path) -> None:
     first, second = Finder(mine=chat_home), Finder(mine=Path("never"), other=chat_home / "models")
     plugins = PluginHost([("second", second), ("first", first)])
-    engine: Any = open_engine(Config(model="smollm2-135m-instruct"), plugins, silent)
+    engine: Any = open_engine(Config(model="smollm2-135m-instruct"), plugins, ignore_progress)
     find = engine._adapters._find
     assert (find("mine"), find("other")) == (chat_home, chat_home / "models")
     assert second.asked == [("other", "smollm2-135m-instruct")]
@@ -134,7 +136,7 @@ def test_find_adapter_is_asked_until_a_plugin_knows_it(chat_home: Path) -> None:
 def test_find_adapter_may_say_why_not_and_may_be_wrong(chat_home: Path) -> None:
     finder = Finder(odd=UsageError("It is for another model"), text="a text", gone=Path("nowhere"))
     plugins = PluginHost([("finder", finder)])
-    engine: Any = open_engine(Config(model="smollm2-135m-instruct"), plugins, silent)
+    engine: Any = open_engine(Config(model="smollm2-135m-instruct"), plugins, ignore_progress)
     request = Request((Message("user", "Hello"),), adapter="odd")
     with pytest.raises(UsageError, match="for another model"):
         list(engine.stream(request))
@@ -148,12 +150,12 @@ def test_find_adapter_may_say_why_not_and_may_be_wrong(chat_home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "local:smollm2-135m-instruct"])
 def test_a_local_model_that_is_not_here(home: Path, name: str) -> None:
-    assert not is_here(name, PluginHost())
+    assert not is_available(name, PluginHost())
 
 
 def test_a_plugins_model_is_here_and_an_unknown_scheme_is_none(home: Path) -> None:
     far = Far()
-    assert is_here("far:a", PluginHost([("far", far)]))
+    assert is_available("far:a", PluginHost([("far", far)]))
     assert far.opened == []
     with pytest.raises(ModelError):
-        is_here("far:a", PluginHost())
+        is_available("far:a", PluginHost())

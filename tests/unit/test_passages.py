@@ -15,8 +15,8 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import StoreError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store import export
-from chatlm.store.importing.chatlm_jsonl import read_own
-from chatlm.store.importing.fields import BadChat
+from chatlm.store.importing.chatlm_jsonl import parse_chatlm
+from chatlm.store.importing.fields import InvalidChat
 from chatlm.store.store import Store
 
 SKY = Passage("The sky is blue.", "sky.md", 0.9, {"line": 3, "ranks": [1, 2.5], "of": {"a": None}})
@@ -92,7 +92,7 @@ def test_details_are_kept_through_a_restart_a_fork_and_an_export(tmp_path: Path)
         chat = store.conversation(1)
         assert store.passages(chat.turns[0].id) == [SKY]
         assert store.passages(store.fork(1, 1).turns[0].id) == [SKY]
-        read = read_own(export.to_dict(chat, store.passages, store.annotations))
+        read = parse_chatlm(export.conversation_to_dict(chat, store.passages, store.annotations))
         copy = store.add_conversation(
             read.conversation,
             lambda turn: read.passages.get(turn, ()),
@@ -108,14 +108,14 @@ def test_an_export_of_an_earlier_chatlm_has_no_details(tmp_path: Path) -> None:
     with Store(None) as store:
         session = asked(store, Finder())
         assert session.conversation is not None
-        table = export.to_dict(session.conversation, store.passages)
+        table = export.conversation_to_dict(session.conversation, store.passages)
     (passage,) = table["turns"][0]["passages"]
     del passage["details"]
-    assert read_own(table).passages == {0: [dataclasses.replace(SKY, details={})]}
+    assert parse_chatlm(table).passages == {0: [dataclasses.replace(SKY, details={})]}
     for wrong in (5, [1], {"a": float("nan")}):
         passage["details"] = wrong
-        with pytest.raises(BadChat, match="turn 1, passage 1, details"):
-            read_own(table)
+        with pytest.raises(InvalidChat, match="turn 1, passage 1, details"):
+            parse_chatlm(table)
 
 
 @pytest.mark.parametrize("details", [{"a": object()}, {"a": float("inf")}, {"a": {1, 2}}, 5])

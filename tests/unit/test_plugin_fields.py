@@ -12,7 +12,7 @@ import pytest
 from chatlm.config import config, paths
 from chatlm.errors import ConfigError
 from chatlm.plugin_host import settings
-from chatlm.plugin_host.settings import Fields, written
+from chatlm.plugin_host.settings import SettingsForm, format_setting
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -37,7 +37,7 @@ class Settings:
             raise ValueError("most must be 1 or more")
 
 
-FIELDS = Fields("demo", Settings)
+FIELDS = SettingsForm("demo", Settings)
 
 
 def configure(text: str) -> None:
@@ -82,9 +82,9 @@ def test_every_setting_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_is_written_is_read_back(key: str, value: Any) -> None:
-    saved = FIELDS.save(key, written(value))
-    assert (saved.said, saved.source) == (written(value), "config.toml")
-    read = settings.read("demo", Settings, config.load().plugins["demo"])
+    saved = FIELDS.save(key, format_setting(value))
+    assert (saved.said, saved.source) == (format_setting(value), "config.toml")
+    read = settings.read_settings("demo", Settings, config.load().plugins["demo"])
     assert getattr(read, key) == value
 
 

@@ -15,10 +15,10 @@ import pytest
 
 from chatlm.config.config import Config
 from chatlm.plugin_host import faults as faults_module
-from chatlm.plugin_host.discovery import find
-from chatlm.plugin_host.hookspecs import Context, hookimpl
-from chatlm.plugin_host.host import MOST_FAILURES, PluginHost
-from chatlm.plugin_host.lifecycle import load_all, loaded
+from chatlm.plugin_host.discovery import find_plugins
+from chatlm.plugin_host.hookspecs import PluginContext, hookimpl
+from chatlm.plugin_host.host import MAX_FAILURES, PluginHost
+from chatlm.plugin_host.lifecycle import load_plugins, loaded_plugins
 from chatlm.types.messages import Annotation, Conversation, Message, Passage
 
 CALL: dict[str, Any] = {
@@ -87,7 +87,7 @@ def test_three_failures_in_a_row_leave_it_out() -> None:
     host = PluginHost([("bad", bad)])
     for _ in range(5):
         labels(host)
-    assert bad.calls == MOST_FAILURES
+    assert bad.calls == MAX_FAILURES
     assert "left out until chatlm restarts" in str(host.take_faults()[-1])
 
 
@@ -105,7 +105,7 @@ class Lifetime:
         self.seen: list[str] = []
 
     @hookimpl
-    def startup(self, context: Context) -> None:
+    def startup(self, context: PluginContext) -> None:
         self.seen.append(f"startup {context.config.model} {context.data_dir.name}")
 
     @hookimpl
@@ -126,7 +126,7 @@ def test_startup_and_shutdown(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "life_module", module)
     loose(home, "life", "from life_module import plugin\nstartup = plugin.startup\n"
           "shutdown = plugin.shutdown\n")  # fmt: skip
-    with loaded(Config(model="m")):
+    with loaded_plugins(Config(model="m")):
         assert life.seen == ["startup m home"]
     assert life.seen == ["startup m home", "shutdown"]
 
@@ -150,7 +150,7 @@ def installed(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("installed")
 def test_plugins_are_listed_without_importing_any() -> None:
-    found = {one.name: one for one in find() if one.source == "demo"}
+    found = {one.name: one for one in find_plugins() if one.source == "demo"}
     assert set(found) == {"good", "broken", "off", "a.b"}
     assert found["good"].version == "1.0"
     assert "begins with a letter" in found["a.b"].problem
@@ -164,7 +164,7 @@ def test_packages_and_files_are_loaded_and_a_broken_import_is_a_fault(home: Path
     loose(home, "good", "raise RuntimeError('never imported')\n")
     loose(home, "_part", "raise RuntimeError('never imported')\n")
     host = PluginHost()
-    load_all(host, Config(disabled_plugins=("off", "templates")))
+    load_plugins(host, Config(disabled_plugins=("off", "templates")))
     faults = {fault.plugin: fault for fault in host.take_faults()}
     assert set(faults) == {"broken", "good", "a.b"}
     assert faults["broken"].error == "ImportError: no such thing"
@@ -174,7 +174,7 @@ def test_packages_and_files_are_loaded_and_a_broken_import_is_a_fault(home: Path
 
 def test_safe_mode_loads_nothing(home: Path) -> None:
     loose(home, "bad", "raise RuntimeError\n")
-    with loaded(Config(safe_mode=True)) as host:
+    with loaded_plugins(Config(safe_mode=True)) as host:
         assert host.names == []
         assert host.take_faults() == []
 
@@ -192,7 +192,7 @@ class Moody:
 
 def test_failures_are_counted_for_each_hook() -> None:
     host = PluginHost([("moody", Moody())])
-    for _ in range(MOST_FAILURES):
+    for _ in range(MAX_FAILURES):
         labels(host)
         host.gather("retrieve_passages", Passage, **CALL)
     assert host.is_left_out("moody")
@@ -298,27 +298,25 @@ def test_a_crash_while_loading_leaves_the_plugin_out_until_it_is_forgiven(home: 
     loose(home, "bomb", "import os\nos._exit(9)\n")
     code = "from chatlm.config.config import Config\n"
     code += "from chatlm.plugin_host.host import PluginHost\n"
-    code += "from chatlm.plugin_host.lifecycle import load_all\n"
+    code += "from chatlm.plugin_host.lifecycle import load_plugins\n"
     code += "load_all(PluginHost(), Config())"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code])
         assert done.returncode == 0
     host = PluginHost()
-    load_all(host, Config())
+    load_plugins(host, Config())
     (fault,) = (fault for fault in host.take_faults() if fault.plugin == "bomb")
     assert "chatlm ended while it was being loaded" in str(fault)
     assert "Try it again: chatlm plugins enable bomb" in str(fault)
-    assert faults_module.forgive("bomb")
+    assert faults_module.clear_crash_mark("bomb")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
 
 
 def test_a_crash_in_startup_is_noticed_too(home: Path) -> None:
     text = "import chatlm, os\n@chatlm.hookimpl\ndef startup():\n    os._exit(9)\n"
     loose(home, "bomb", text)
-    code = (
-        "from chatlm.plugin_host.lifecycle import loaded; from chatlm.config.config import Config\n"
-    )
+    code = "from chatlm.plugin_host.lifecycle import loaded_plugins; from chatlm.config.config import Config\n"
     code += "with loaded(Config()): pass"
     codes = [subprocess.run([sys.executable, "-c", code]).returncode for _ in range(2)]
     assert codes == [9, 0]
@@ -327,17 +325,15 @@ def test_a_crash_in_startup_is_noticed_too(home: Path) -> None:
 def test_a_plugin_that_another_process_loads_now_is_no_crash(home: Path) -> None:
     text = "import time\nprint('loading', flush=True)\ntime.sleep(30)\n"
     loose(home, "slow", text)
-    code = (
-        "from chatlm.plugin_host.lifecycle import loaded; from chatlm.config.config import Config\n"
-    )
+    code = "from chatlm.plugin_host.lifecycle import loaded_plugins; from chatlm.config.config import Config\n"
     code += "with loaded(Config()): pass"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert other.stdout is not None
     other.stdout.readline()
-    with faults_module.watched("slow") as safe:
+    with faults_module.crash_mark("slow") as safe:
         assert safe
     other.kill()
     other.wait()
     other.stdout.close()
-    with faults_module.watched("slow") as safe:
+    with faults_module.crash_mark("slow") as safe:
         assert not safe

@@ -37,7 +37,7 @@ class Settings:
 
 
 def read(section: dict[str, Any]) -> Settings:
-    return settings.read("my-rag", Settings, section)
+    return settings.read_settings("my-rag", Settings, section)
 
 
 def test_defaults_file_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_defaults_file_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATLM_MY_RAG_FOLDERS", "only one")
     now = read(section)
     assert (now.k, now.loud, now.model, now.folders) == (9, True, "12", ("only one",))
-    sources = {row.key: row.source for row in settings.rows("my-rag", Settings, section)}
+    sources = {row.key: row.source for row in settings.list_settings("my-rag", Settings, section)}
     assert sources["plugins.my-rag.k"] == "environment CHATLM_MY_RAG_K"
     assert sources["plugins.my-rag.share"] == "config.toml"
     assert sources["plugins.my-rag.mode"] == "default"
@@ -98,12 +98,12 @@ def test_a_wrong_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_typed_text_becomes_what_the_file_holds(key: str, text: str, value: Any) -> None:
-    assert settings.checked_text("my-rag", Settings, key, text, {}) == value
+    assert settings.parse_setting("my-rag", Settings, key, text, {}) == value
 
 
 def test_a_rule_over_several_settings_sees_the_others() -> None:
     with pytest.raises(ConfigError, match="k must be 1 or more"):
-        settings.checked_text("my-rag", Settings, "k", "-1", {"model": "x"})
+        settings.parse_setting("my-rag", Settings, "k", "-1", {"model": "x"})
 
 
 @dataclass
@@ -137,11 +137,11 @@ class Plain:
 )
 def test_a_bad_schema_is_refused(kind: Any, said: str) -> None:
     with pytest.raises(TypeError, match=said):
-        settings.check_schema(SimpleNamespace(Settings=kind))
+        settings.check_settings_class(SimpleNamespace(Settings=kind))
 
 
 def test_own_settings_reads_the_persons_file(home: Path) -> None:
     home.mkdir()
     (home / "config.toml").write_text("[plugins.my-rag]\nk = 7\n")
-    assert settings.own_settings("my-rag", Settings).k == 7
+    assert settings.load_plugin_settings("my-rag", Settings).k == 7
     assert config.load().plugins == {"my-rag": {"k": 7}}

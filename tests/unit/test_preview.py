@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.engines.context_fit import fit, turns_of
+from chatlm.engines.context_fit import fit_prompt, split_turns
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ContextTooLong
-from chatlm.types.events import Fitted
+from chatlm.types.events import PromptReady
 from chatlm.types.messages import Message, Role
 from chatlm.types.requests import Request, prompt_hash
 from chatlm.types.sampling import Sampling
@@ -51,12 +51,12 @@ def test_only_what_must_leaves_oldest_first(
     def estimate() -> list[int]:
         return [wrong * (len(message.content) + 1) for message in messages]
 
-    turns = turns_of(messages)
+    turns = split_turns(messages)
     head = [[0]] if messages and messages[0].role == "system" else []
     loose = [turn for turn in turns[:-1] if not any(messages[i].pinned for i in turn)]
     must = [*head, *(turn for turn in turns if turn not in loose)]
     try:
-        fitted = fit(messages, encode, estimate, limit=limit, reserve=reserve)
+        fitted = fit_prompt(messages, encode, estimate, limit=limit, reserve=reserve)
     except ContextTooLong as error:
         assert size(must) >= limit
         pinned = any(turn not in loose for turn in turns[:-1])
@@ -96,7 +96,7 @@ def test_words_and_frames_are_the_prompt() -> None:
     assert sum(prompt.costs) == len(prompt.tokens) == engine.count_tokens(request.messages)
     assert prompt.hash == prompt_hash([token.id for token in prompt.tokens])
     fitted = next(iter(engine.stream(request)))
-    assert isinstance(fitted, Fitted)
+    assert isinstance(fitted, PromptReady)
     assert (fitted.prompt_tokens, fitted.prompt_hash) == (len(prompt.tokens), prompt.hash)
 
 
@@ -108,7 +108,7 @@ def test_a_pinned_turn_stays_where_others_leave() -> None:
     assert (prompt.limit, prompt.reserve) == (40, 5)
     assert prompt.costs == (4, 12, 12, 12)
     fitted = next(iter(engine.stream(request)))
-    assert isinstance(fitted, Fitted)
+    assert isinstance(fitted, PromptReady)
     assert fitted.left_out == (request.messages[2],)
     assert {token.message for token in prompt.tokens} == {None, 0, 1, 3}
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.chat.replay import Piece, Replayed, ReplayStarted, differences, replay
+from chatlm.chat.replay import DiffSegment, ReplayFinished, ReplayStarted, diff_words, replay
 from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError, UsageError
@@ -45,13 +45,13 @@ def newest(store: Store) -> Reply:
     return reply
 
 
-def replayed(store: Store, engine: Any, reply: Reply, **more: Any) -> Replayed:
+def replayed(store: Store, engine: Any, reply: Reply, **more: Any) -> ReplayFinished:
     before = store.conversation(1)
     events = list(replay(store, engine, reply.id, **more))
     assert isinstance(events[0], ReplayStarted)
     assert events[0].original == reply
     last = events[-1]
-    assert isinstance(last, Replayed)
+    assert isinstance(last, ReplayFinished)
     assert store.conversation(1) == before
     return last
 
@@ -171,17 +171,17 @@ def test_a_reply_of_which_nothing_is_known(store: Store) -> None:
 
 
 def test_differences_are_told_word_by_word() -> None:
-    assert differences("The cat sat.\nIt slept.", "The dog sat.\nIt slept well.") == [
-        Piece("same", "The "),
-        Piece("removed", "cat "),
-        Piece("added", "dog "),
-        Piece("same", "sat.\nIt "),
-        Piece("removed", "slept."),
-        Piece("added", "slept well."),
+    assert diff_words("The cat sat.\nIt slept.", "The dog sat.\nIt slept well.") == [
+        DiffSegment("same", "The "),
+        DiffSegment("removed", "cat "),
+        DiffSegment("added", "dog "),
+        DiffSegment("same", "sat.\nIt "),
+        DiffSegment("removed", "slept."),
+        DiffSegment("added", "slept well."),
     ]
-    assert differences("same", "same") == [Piece("same", "same")]
-    assert differences("", "") == []
-    assert differences("", "new") == [Piece("added", "new")]
+    assert diff_words("same", "same") == [DiffSegment("same", "same")]
+    assert diff_words("", "") == []
+    assert diff_words("", "new") == [DiffSegment("added", "new")]
 
 
 words = st.lists(st.sampled_from(["a ", "b", " ", "\n", "c d ", "é"]), max_size=30).map("".join)
@@ -189,7 +189,7 @@ words = st.lists(st.sampled_from(["a ", "b", " ", "\n", "c d ", "é"]), max_size
 
 @given(words, words)
 def test_differences_make_one_of_the_other(before: str, after: str) -> None:
-    pieces = differences(before, after)
+    pieces = diff_words(before, after)
     assert "".join(piece.text for piece in pieces if piece.kind != "added") == before
     assert "".join(piece.text for piece in pieces if piece.kind != "removed") == after
     assert all(piece.text for piece in pieces)
@@ -199,6 +199,6 @@ def test_differences_make_one_of_the_other(before: str, after: str) -> None:
 def test_differences_of_long_replies_come_at_once(words: int) -> None:
     before = " ".join(f"w{index % words}" for index in range(5000))
     after = " ".join(f"w{index * 7 % words}" for index in range(5000))
-    assert differences(before, after)
-    cost = processor_seconds(lambda: differences(before, after))
+    assert diff_words(before, after)
+    cost = processor_seconds(lambda: diff_words(before, after))
     assert cost < 100_000_000 * step_seconds()

@@ -9,7 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.engines.samplers import FEW, Sampler, drawn, min_p, penalized, tempered, top_k, top_p
+from chatlm.engines.samplers import (
+    SMALL_NUCLEUS,
+    Sampler,
+    apply_penalties,
+    apply_temperature,
+    min_p,
+    sample_token,
+    top_k,
+    top_p,
+)
 from chatlm.types.sampling import Sampling
 
 BOOK = torch.tensor([4.0, 2.0, 0.0])
@@ -21,25 +30,25 @@ INF = float("inf")
     [(0.5, [0.982, 0.018, 0.000]), (1.0, [0.867, 0.117, 0.016]), (2.0, [0.665, 0.245, 0.090])],
 )
 def test_temperature_as_in_the_book(temperature: float, probabilities: list[float]) -> None:
-    got = torch.softmax(tempered(BOOK, temperature), dim=-1)
+    got = torch.softmax(apply_temperature(BOOK, temperature), dim=-1)
     assert got.tolist() == pytest.approx(probabilities, abs=0.0006)
 
 
 def test_temperature_must_be_positive() -> None:
     with pytest.raises(ValueError, match="above 0"):
-        tempered(BOOK, 0.0)
+        apply_temperature(BOOK, 0.0)
 
 
 def test_frequency_and_presence_penalties() -> None:
     made = torch.tensor([3.0, 1.0, 0.0])
-    got = penalized(BOOK, made, made > 0, frequency=0.5, presence=0.25, repetition=1.0)
+    got = apply_penalties(BOOK, made, made > 0, frequency=0.5, presence=0.25, repetition=1.0)
     assert got.tolist() == [4 - 3 * 0.5 - 0.25, 2 - 0.5 - 0.25, 0.0]
 
 
 def test_repetition_penalty_lowers_positive_and_negative_logits() -> None:
     logits = torch.tensor([2.0, -2.0, 2.0])
     seen = torch.tensor([True, True, False])
-    got = penalized(logits, torch.zeros(3), seen, frequency=0, presence=0, repetition=2.0)
+    got = apply_penalties(logits, torch.zeros(3), seen, frequency=0, presence=0, repetition=2.0)
     assert got.tolist() == [1.0, -4.0, 2.0]
 
 
@@ -68,7 +77,7 @@ def test_top_p_keeps_the_same_whether_few_tokens_reach_it_or_many(peak: float) -
     ordered, order = torch.sort(torch.softmax(logits, dim=-1), descending=True)
     wanted = order[torch.cumsum(ordered, dim=-1) - ordered < 0.9]
     kept = torch.isfinite(top_p(logits, 0.9))
-    assert (len(wanted) > FEW) == (peak == 0.0)
+    assert (len(wanted) > SMALL_NUCLEUS) == (peak == 0.0)
     assert sorted(wanted.tolist()) == kept.nonzero()[:, 0].tolist()
     assert torch.equal(top_p(logits, 0.9)[kept], logits[kept])
 
@@ -108,7 +117,7 @@ def test_what_cannot_come_is_never_drawn() -> None:
     random = torch.Generator().manual_seed(3)
     counts = [0] * 5
     for _ in range(2000):
-        counts[drawn(probabilities, random)] += 1
+        counts[sample_token(probabilities, random)] += 1
     assert counts[0] == counts[2] == counts[4] == 0
     assert counts[1] / 2000 == pytest.approx(0.25, abs=0.03)
 

@@ -24,11 +24,11 @@ from chatlm.types.engine import Engine
 from chatlm.types.events import (
     Delta,
     Finished,
-    Fitted,
     MessageAnnotated,
     Notice,
     PassagesFound,
     Prefill,
+    PromptReady,
     ReplyStarted,
     SessionEvent,
     TurnFinished,
@@ -37,7 +37,7 @@ from chatlm.types.events import (
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, StopReason, Turn
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
-from chatlm.types.setups import Facts
+from chatlm.types.setups import TextFacts
 
 
 @pytest.fixture
@@ -403,7 +403,7 @@ def test_a_reply_that_is_stopped_before_it_goes_on_stays_what_it_was(store: Stor
     assert before.stop_reason is StopReason.LENGTH
     made_by = store.provenance(before.id)
     with closing(session.continue_reply()) as events:
-        next(event for event in events if isinstance(event, Fitted))
+        next(event for event in events if isinstance(event, PromptReady))
         growing = newest(session).reply
         assert growing is not None
         assert growing.stop_reason is None
@@ -516,7 +516,7 @@ def test_what_makes_a_reply_is_kept(store: Store) -> None:
     assert made_by.added == ("louder", "enough")
 
 
-@pytest.mark.parametrize("until", [Fitted, Delta])
+@pytest.mark.parametrize("until", [PromptReady, Delta])
 def test_it_is_kept_of_a_reply_that_is_stopped(store: Store, until: type) -> None:
     session = chat(store, ScriptedEngine("one two"))
     with closing(session.send("Hi")) as events:
@@ -670,7 +670,7 @@ class Writing:
     """Makes the message of the words and a fact."""
 
     @hookimpl
-    def write_message(self, text: str, facts: Facts) -> str | None:
+    def write_message(self, text: str, facts: TextFacts) -> str | None:
         return f"{text} ({facts().get('tone', 'no tone')})" if text != "plain" else None
 
 

@@ -18,16 +18,16 @@ from chatlm.store.store import Store
 from chatlm.types.engine import Engine
 from chatlm.types.events import PassagesFound
 from chatlm.types.messages import (
-    SUMMARY_HEAD,
+    SUMMARY_PREFIX,
+    ContextPolicy,
     Conversation,
     Message,
     Passage,
-    Standing,
     StopReason,
     Turn,
 )
 from chatlm.types.requests import Prompt, PromptToken, Request
-from chatlm.types.sampling import DEFAULTS, Sampling, explained
+from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling, effective_sampling
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def test_measure_counts_each_turn_as_it_stands(store: Store) -> None:
     assert session.measure().costs == {}
     assert session.measure().system == 4
     turns = talk(session, "a b", "c d e f", "g", "h").turns
-    store.set_standing(turns[1].id, Standing.DROPPED)
-    store.set_standing(turns[2].id, Standing.SUMMARISED, "short")
+    store.set_standing(turns[1].id, ContextPolicy.DROPPED)
+    store.set_standing(turns[2].id, ContextPolicy.SUMMARISED, "short")
     measure = session.measure()
-    summary = len(f"{SUMMARY_HEAD}short".split()) + 2
+    summary = len(f"{SUMMARY_PREFIX}short".split()) + 2
     assert measure.costs == {
         turns[0].id: 4 + 5,
         turns[1].id: 0,
@@ -133,7 +133,7 @@ def test_measure_tells_what_does_not_fit(store: Store) -> None:
     session = chat(store, engine, system="Be kind.", sampling=Sampling(max_tokens=5))
     turns = talk(session, *["a b c"] * 4).turns
     assert session.measure().outside == {turns[0].id}
-    store.set_standing(turns[0].id, Standing.PINNED)
+    store.set_standing(turns[0].id, ContextPolicy.PINNED)
     measure = session.measure()
     assert measure.outside == {turns[1].id}
     assert measure.used == 4 + 3 * 10
@@ -144,8 +144,8 @@ def test_measure_works_where_too_much_is_pinned(store: Store) -> None:
     session = chat(store, engine, system="Be kind.")
     turns = talk(session, *["a b c"] * 4).turns
     for turn in turns[1:3]:
-        store.set_standing(turn.id, Standing.PINNED)
-    store.set_standing(turns[3].id, Standing.SUMMARISED, "word " * 15)
+        store.set_standing(turn.id, ContextPolicy.PINNED)
+    store.set_standing(turns[3].id, ContextPolicy.SUMMARISED, "word " * 15)
     measure = session.measure()
     assert measure.outside == {turns[0].id}
     assert measure.used == 4 + sum(measure.costs[turn.id] for turn in turns[1:]) > measure.limit
@@ -164,13 +164,13 @@ def test_a_summary_stands_for_its_turn(store: Store) -> None:
     turn = talk(session, "Why is the sky blue?").turns[0]
     assert summarised(session, turn).strip() == "The sky is blue."
     turn = store.turn(turn.id)
-    assert (turn.standing, turn.summary) == (Standing.SUMMARISED, "The sky is blue.")
+    assert (turn.standing, turn.summary) == (ContextPolicy.SUMMARISED, "The sky is blue.")
     asked = engine.requests[1]
     assert "Why is the sky blue?" in asked.messages[-1].content
     assert "scattering" in asked.messages[-1].content
     assert asked.sampling.stop == ("\n\n",)
     talk(session, "Next")
-    assert engine.requests[2].messages[0].content == f"{SUMMARY_HEAD}The sky is blue."
+    assert engine.requests[2].messages[0].content == f"{SUMMARY_PREFIX}The sky is blue."
 
 
 def test_a_summary_that_is_given_up_or_blank_changes_nothing(store: Store) -> None:
@@ -208,13 +208,13 @@ def test_a_summary_of_a_turn_longer_than_the_context(store: Store) -> None:
 
 def test_where_each_setting_comes_from() -> None:
     here, config = Sampling(temperature=0.2), Sampling(temperature=0.5, stop=("END",))
-    layers = [("this chat", here), ("config", config), ("default", DEFAULTS)]
-    found = {one.name: (one.value, one.source) for one in explained(layers)}
+    layers = [("this chat", here), ("config", config), ("default", DEFAULT_SAMPLING)]
+    found = {one.name: (one.value, one.source) for one in effective_sampling(layers)}
     assert list(found) == [field.name for field in dataclasses.fields(Sampling)]
     assert found["temperature"] == (0.2, "this chat")
     assert found["stop"] == (("END",), "config")
     assert found["top_p"] == (0.95, "default")
     assert found["seed"] == (None, "")
-    assert {one.name: one.value for one in explained([])}["stop"] == ()
-    merged = here.over(config).over(DEFAULTS)
+    assert {one.name: one.value for one in effective_sampling([])}["stop"] == ()
+    merged = here.over(config).over(DEFAULT_SAMPLING)
     assert {name: value for name, (value, _) in found.items()} == dataclasses.asdict(merged)

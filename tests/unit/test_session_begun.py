@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatlm.chat.replay import Replayed, replay
+from chatlm.chat.replay import ReplayFinished, replay
 from chatlm.chat.session import ChatSession
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import UsageError
@@ -55,7 +55,7 @@ def test_what_a_plugin_began_is_part_of_the_reply_and_is_replayed(store: Store) 
     assert newest(store).text == "One two three"
     assert newest(store).model == "scripted"
     last = list(replay(store, engine, newest(store).id))[-1]
-    assert isinstance(last, Replayed)
+    assert isinstance(last, ReplayFinished)
     assert last.same
 
 
@@ -90,7 +90,7 @@ def test_a_replay_asks_the_model_what_a_plugin_answered(store: Store) -> None:
     assert kept is not None
     assert (kept.model, kept.messages) == ("", (Message("user", "Well?"),))
     last = list(replay(store, engine, newest(store).id))[-1]
-    assert isinstance(last, Replayed)
+    assert isinstance(last, ReplayFinished)
     assert (last.original.text, last.text, last.same) == ("All of it.", "Mine.", False)
     assert last.notes == ("model: none then, a plugin gave the reply; scripted now",)
     assert engine.requests[0].messages == kept.messages

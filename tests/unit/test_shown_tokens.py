@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm import Request, ShownTokens, StopText, TokenLogprob, UsageError
+from chatlm import LogprobBuffer, Request, StopStringFilter, TokenLogprob, UsageError
 
 
 def token(text: str) -> TokenLogprob:
@@ -20,7 +20,7 @@ def token(text: str) -> TokenLogprob:
     stops=st.lists(st.text(alphabet="ab.", min_size=1, max_size=3), max_size=2),
 )
 def test_tokens_come_with_their_text_and_never_before(pieces: list[str], stops: list[str]) -> None:
-    text, shown = StopText(stops), ShownTokens()
+    text, shown = StopStringFilter(stops), LogprobBuffer()
     said, told = "", list[TokenLogprob]()
     for piece in pieces:
         shown.feed([token(piece)], piece)
@@ -39,7 +39,7 @@ def test_tokens_come_with_their_text_and_never_before(pieces: list[str], stops: 
 
 
 def test_a_part_of_a_character_belongs_to_the_text_that_follows() -> None:
-    shown = ShownTokens()
+    shown = LogprobBuffer()
     parts = [TokenLogprob(bytes([byte]), -1.0) for byte in "é".encode()]
     shown.feed(parts[:1], "")
     assert shown.take("") == ()

@@ -12,17 +12,17 @@ import pytest
 from chatlm import (
     Conversation,
     Engine,
-    Facts,
     Message,
     MessageRefused,
-    Rendered,
+    RenderedTemplate,
     Request,
     Sampling,
     Setup,
+    TextFacts,
     UsageError,
     hookimpl,
 )
-from chatlm.chat.side_chats import OwnSideChats
+from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, ModelError, OutOfMemoryError
@@ -61,8 +61,8 @@ class Shouting:
             return MessageRefused("I say that anyway.")
         return f"{text.upper()}{mark}" if mark else None
 
-    def _render(self, values: Mapping[str, str], typed: str, facts: Facts) -> Rendered:
-        return Rendered(
+    def _render(self, values: Mapping[str, str], typed: str, facts: TextFacts) -> RenderedTemplate:
+        return RenderedTemplate(
             system="Shout.",
             user=typed.upper() + values["mark"],
             typed=typed,
@@ -71,10 +71,12 @@ class Shouting:
         )
 
 
-def chats(*engines: Engine, plugin: object = None, model: str = "a") -> OwnSideChats:
+def chats(*engines: Engine, plugin: object = None, model: str = "a") -> InMemorySideChats:
     left = list(engines)
     host = PluginHost([("shouting", plugin)] if plugin else [])
-    return OwnSideChats(Config(model=model), host, lambda m, r: left.pop(0), lambda words: None)
+    return InMemorySideChats(
+        Config(model=model), host, lambda m, r: left.pop(0), lambda words: None
+    )
 
 
 def test_a_set_up_survives_as_plain_values() -> None:
@@ -135,7 +137,7 @@ def test_a_set_up_is_checked_without_its_model(tmp_path: Path, home: Path) -> No
 
 def test_one_model_is_loaded_once_and_freed_at_the_end() -> None:
     engine, shared = ScriptedEngine(), ScriptedEngine()
-    with OwnSideChats(
+    with InMemorySideChats(
         Config(model="scripted"), PluginHost(), lambda m, r: engine, lambda w: None, lambda: shared
     ) as side:
         assert side.begin(Setup()).engine is shared
@@ -154,7 +156,7 @@ def test_models_that_do_not_fit_together_take_turns() -> None:
         engines.append(ScriptedEngine())
         return engines[-1]
 
-    with OwnSideChats(Config(), PluginHost(), opened, said.append) as side:
+    with InMemorySideChats(Config(), PluginHost(), opened, said.append) as side:
         one, other = side.begin(Setup(model="one")), side.begin(Setup(model="other"))
         first = one.engine
         assert not side.taking_turns
@@ -172,11 +174,11 @@ def test_a_model_that_will_not_fit_is_not_loaded_beside_another(
     engines = [ScriptedEngine(), ScriptedEngine()]
     folder = write_folder(tmp_path / "big", tiny_model(100_000))
     told = tmp_path / "meminfo"
-    monkeypatch.setattr(installed, "MEMORY", told)
+    monkeypatch.setattr(installed, "MEMINFO", told)
     with chats(*engines) as side:
         assert side.begin(Setup(model=str(folder))).engine is engines[0]
         told.write_text("MemTotal: 999 kB\nMemAvailable:   100 kB\n")
-        assert not installed.has_room(str(folder))
+        assert not installed.fits_in_memory(str(folder))
         again = tmp_path / "again"
         folder.rename(again)
         assert side.begin(Setup(model=str(again))).engine is engines[1]
@@ -188,18 +190,18 @@ def test_where_nothing_is_known_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     folder = write_folder(tmp_path / "big", tiny_model(100_000))
-    monkeypatch.setattr(installed, "MEMORY", tmp_path / "meminfo")
-    assert installed.has_room(str(folder))
+    monkeypatch.setattr(installed, "MEMINFO", tmp_path / "meminfo")
+    assert installed.fits_in_memory(str(folder))
     (tmp_path / "meminfo").write_text("MemAvailable: 120 kB\n")
-    assert installed.has_room(str(folder))
-    assert installed.has_room("nobody:knows")
+    assert installed.fits_in_memory(str(folder))
+    assert installed.fits_in_memory("nobody:knows")
 
 
 def test_a_model_that_cannot_be_had_is_told() -> None:
     def opened(model: str, report: Callable[[str], None]) -> Engine:
         raise ModelError(f"no {model}")
 
-    side = OwnSideChats(Config(), PluginHost(), opened, lambda w: None)
+    side = InMemorySideChats(Config(), PluginHost(), opened, lambda w: None)
     with side, pytest.raises(ModelError, match="no x"):
         side.begin(Setup(model="x")).request("hello")
 
@@ -236,15 +238,17 @@ class Offering:
 
     @hookimpl
     def register_templates(self, register: Callable[[str, TemplateRenderer], None]) -> None:
-        register("loud", lambda values, typed, facts: Rendered(user=typed.upper()))
-        register("marked", lambda values, typed, facts: Rendered(user=typed + values["mark"]))
+        register("loud", lambda values, typed, facts: RenderedTemplate(user=typed.upper()))
+        register(
+            "marked", lambda values, typed, facts: RenderedTemplate(user=typed + values["mark"])
+        )
 
 
 def test_register_setups_offers_them_by_name() -> None:
     pirate, notes = Setup(adapter="pirate"), Setup(kept={"rag": {"index": "notes"}})
     first, second = Offering(("pirate", pirate), ("notes", notes)), Offering(("pirate", notes))
     host = PluginHost([("first", first), ("second", second)])
-    side = OwnSideChats(Config(), host, lambda m, r: ScriptedEngine(), lambda words: None)
+    side = InMemorySideChats(Config(), host, lambda m, r: ScriptedEngine(), lambda words: None)
     assert side.offered() == {
         "first.pirate": pirate,
         "notes": notes,
@@ -257,6 +261,6 @@ def test_register_setups_offers_them_by_name() -> None:
 @pytest.mark.parametrize("wrong", [(3, Setup()), ("a", {"adapter": "a"})])
 def test_register_setups_takes_nothing_else(wrong: tuple[object, object]) -> None:
     host = PluginHost([("first", Offering(("good", Setup()), wrong))])
-    side = OwnSideChats(Config(), host, lambda m, r: ScriptedEngine(), lambda words: None)
+    side = InMemorySideChats(Config(), host, lambda m, r: ScriptedEngine(), lambda words: None)
     assert set(side.offered()) == {"good", "loud"}
     assert (host.past[0].plugin, host.past[0].hook) == ("first", "register_setups")

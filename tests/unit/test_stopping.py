@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.engines.stopping import StopText, completed, longest_partial
+from chatlm.engines.stopping import StopStringFilter, longest_partial_match, matching_stop
 
 
 def stream(pieces: list[str], stops: list[str]) -> tuple[str, str | None]:
     """What is shown, checked on the way to be certain when it is shown."""
-    matcher = StopText(stops)
+    matcher = StopStringFilter(stops)
     shown = ""
     for piece in pieces:
         shown += matcher.feed(piece)
@@ -62,7 +62,7 @@ def test_pieces_joined_are_the_whole_cut_at_the_first_stop(
 
 @given(st.lists(letters, min_size=1, max_size=8), st.lists(letters.filter(bool), max_size=4))
 def test_shown_and_held_are_all_that_was_said(pieces: list[str], stops: list[str]) -> None:
-    matcher = StopText(stops)
+    matcher = StopStringFilter(stops)
     shown, said = "", ""
     for piece in pieces:
         shown += matcher.feed(piece)
@@ -74,8 +74,8 @@ def test_shown_and_held_are_all_that_was_said(pieces: list[str], stops: list[str
 
 def test_partial_and_complete_sequences_of_ids() -> None:
     stops = [(1, 2, 3), (2, 4)]
-    assert longest_partial((9, 1, 2), stops) == 2
-    assert longest_partial((9, 2), stops) == 1
-    assert longest_partial((1, 2, 3), stops) == 0
-    assert completed((9, 1, 2, 3), stops) == (1, 2, 3)
-    assert completed((1, 2), stops) is None
+    assert longest_partial_match((9, 1, 2), stops) == 2
+    assert longest_partial_match((9, 2), stops) == 1
+    assert longest_partial_match((1, 2, 3), stops) == 0
+    assert matching_stop((9, 1, 2, 3), stops) == (1, 2, 3)
+    assert matching_stop((1, 2), stops) is None

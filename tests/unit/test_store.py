@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatlm.errors import StoreError
-from chatlm.store.queries import SUMMARIES
+from chatlm.store.queries import CHAT_LIST_SQL
 from chatlm.store.store import Store
 from chatlm.types.messages import Annotation, Passage, StopReason, Usage
 
@@ -294,7 +294,9 @@ def test_listing_ten_thousand_chats_reads_only_what_it_shows(tmp_path: Path) -> 
             return 0
 
         with store._database.reading() as db:
-            plan = [row["detail"] for row in db.execute("EXPLAIN QUERY PLAN " + SUMMARIES, (50, 0))]
+            plan = [
+                row["detail"] for row in db.execute("EXPLAIN QUERY PLAN " + CHAT_LIST_SQL, (50, 0))
+            ]
             db.set_progress_handler(count, 100)
         newest = store.conversations(limit=50)
         with store._database.reading() as db:

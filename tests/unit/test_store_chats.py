@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from chatlm.errors import StoreError
-from chatlm.store.queries import SENT
+from chatlm.store.queries import RECENT_INPUTS_SQL
 from chatlm.store.store import Store
 from chatlm.types.messages import (
     Annotation,
+    ContextPolicy,
     Conversation,
     Message,
     Passage,
     Reply,
-    Standing,
     StopReason,
     Turn,
     Usage,
@@ -68,7 +68,7 @@ def add_chat(store: Store, title: str = "", turns: int = 2) -> Conversation:
         store.save_passages(turn.id, passages)
         store.annotate(turn.id, None, [Annotation("p", "mood", "joy")])
         store.annotate(turn.id, replies[1].id, [Annotation("p", "mood", "sad", 0.5)])
-        store.set_standing(turn.id, Standing.SUMMARISED, f"summary {number}")
+        store.set_standing(turn.id, ContextPolicy.SUMMARISED, f"summary {number}")
     return store.conversation(chat.id)
 
 
@@ -212,7 +212,7 @@ def add_words(store: Store, word: str) -> int:
     chat = store.create_conversation(f"{word} title", f"{word} system")
     store.set_sampling(chat.id, Sampling(stop=(f"{word} stop",)))
     turn = store.add_turn(chat.id, f"{word} question")
-    store.set_standing(turn.id, Standing.SUMMARISED, f"{word} summary")
+    store.set_standing(turn.id, ContextPolicy.SUMMARISED, f"{word} summary")
     reply = store.start_reply(turn.id, model="m")
     store.save_provenance(reply.id, dataclasses.replace(PROVENANCE, prompt_hash=word))
     store.save_draft(chat.id, f"{word} draft")
@@ -275,15 +275,15 @@ def test_a_chats_own_sampling(store: Store) -> None:
 
 def test_standing_and_summary(store: Store) -> None:
     turn = store.add_turn(store.create_conversation().id, "?")
-    assert (turn.standing, turn.summary) == (Standing.AUTO, "")
-    turn = store.set_standing(turn.id, Standing.SUMMARISED, "short")
-    assert (turn.standing, turn.summary) == (Standing.SUMMARISED, "short")
-    turn = store.set_standing(turn.id, Standing.DROPPED)
-    assert (turn.standing, turn.summary) == (Standing.DROPPED, "short")
-    assert store.set_standing(turn.id, Standing.AUTO, "") == store.turn(turn.id)
+    assert (turn.standing, turn.summary) == (ContextPolicy.AUTO, "")
+    turn = store.set_standing(turn.id, ContextPolicy.SUMMARISED, "short")
+    assert (turn.standing, turn.summary) == (ContextPolicy.SUMMARISED, "short")
+    turn = store.set_standing(turn.id, ContextPolicy.DROPPED)
+    assert (turn.standing, turn.summary) == (ContextPolicy.DROPPED, "short")
+    assert store.set_standing(turn.id, ContextPolicy.AUTO, "") == store.turn(turn.id)
     assert store.turn(turn.id).summary == ""
     with pytest.raises(StoreError, match="no turn 99"):
-        store.set_standing(99, Standing.PINNED)
+        store.set_standing(99, ContextPolicy.PINNED)
 
 
 def test_provenance_comes_back_and_the_newest_counts(store: Store) -> None:
@@ -323,7 +323,7 @@ def test_sent_messages_newest_first_each_once(store: Store) -> None:
     store.trash(second.id)
     assert store.sent() == ["three", "one", "two"]
     with store._database.reading() as db:
-        plan = [row["detail"] for row in db.execute("EXPLAIN QUERY PLAN " + SENT)]
+        plan = [row["detail"] for row in db.execute("EXPLAIN QUERY PLAN " + RECENT_INPUTS_SQL)]
     assert not [line for line in plan if "TEMP B-TREE" in line]
 
 

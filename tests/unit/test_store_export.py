@@ -14,11 +14,11 @@ from chatlm.store import export
 from chatlm.store.store import Store
 from chatlm.types.messages import (
     Annotation,
+    ContextPolicy,
     Conversation,
     Message,
     Passage,
     Reply,
-    Standing,
     StopReason,
     Turn,
 )
@@ -75,7 +75,7 @@ def test_jsonl_has_everything_of_the_store() -> None:
         first = store.start_reply(asked.id, model="m", adapter="a", settings='{"seed": 4}')
         second = store.start_reply(asked.id, model="m", settings="not json")
         store.save_provenance(second.id, Provenance((), Sampling(), "made"))
-        store.set_standing(asked.id, Standing.PINNED, "short")
+        store.set_standing(asked.id, ContextPolicy.PINNED, "short")
         store.set_sampling(made.id, Sampling(temperature=0.5))
         store.set_pinned(made.id, True)
         store.save_passages(asked.id, [Passage("p", "s", 0.5, {"line": 3, "ranks": [1, 2]})])
@@ -110,7 +110,7 @@ def test_jsonl_has_everything_of_the_store() -> None:
 
 def test_chatml_is_what_the_model_reads() -> None:
     reply = Reply(1, 1, "a", StopReason.END)
-    dropped = dataclasses.replace(turn("not this"), standing=Standing.DROPPED)
+    dropped = dataclasses.replace(turn("not this"), standing=ContextPolicy.DROPPED)
     pieces = export.to_chatml([chat(turn("q\nq", reply), dropped, system="s"), chat(turn("r"))])
     assert "".join(pieces) == (
         "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq\nq<|im_end|>\n"

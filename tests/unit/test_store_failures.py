@@ -66,7 +66,7 @@ def test_a_database_that_became_read_only(path: Path) -> None:
 def test_a_lock_held_for_long_by_another_program(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_SECONDS", 0.1)
     with Store(path) as store:
         chat = store.create_conversation("kept")
         other = sqlite3.connect(path, isolation_level=None)

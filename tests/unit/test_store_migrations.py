@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chatlm.store.migrations import MIGRATIONS
 from chatlm.store.store import Store
-from chatlm.types.messages import Annotation, Passage, Standing, StopReason, Usage
+from chatlm.types.messages import Annotation, ContextPolicy, Passage, StopReason, Usage
 from chatlm.types.sampling import Sampling
 from tests.unit.test_store import check_words
 
@@ -48,7 +48,7 @@ def test_the_first_format_becomes_the_newest_without_loss(tmp_path: Path) -> Non
             (turn,) = chat.turns
             assert (turn.user.content, turn.standing, turn.summary) == (
                 "The question?",
-                Standing.AUTO,
+                ContextPolicy.AUTO,
                 "",
             )
             assert [reply.stop_reason for reply in turn.replies] == [StopReason.LENGTH, None]

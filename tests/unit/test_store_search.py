@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.store.search import Hit
+from chatlm.store.search import ChatSearchHit
 from chatlm.store.store import Store
 from chatlm.types.messages import Annotation, StopReason, Usage
 
@@ -41,7 +41,7 @@ def add(store: Store, content: str, reply: str = "", title: str = "") -> int:
     return turn.id
 
 
-def marked(hit: Hit) -> list[str]:
+def marked(hit: ChatSearchHit) -> list[str]:
     return [hit.snippet[left:right] for left, right in hit.spans]
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.text import dump_json, one_line, visible
+from chatlm.text import dump_json, escape_controls, one_line
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 DIRECTION = {
@@ -42,14 +42,14 @@ def dangerous(text: str) -> set[str]:
     ],
 )
 def test_visible(text: str, shown: str) -> None:
-    assert visible(text) == shown
+    assert escape_controls(text) == shown
 
 
 @given(ANY_TEXT)
 def test_nothing_dangerous_is_left_and_once_is_enough(text: str) -> None:
-    shown = visible(text)
+    shown = escape_controls(text)
     assert not dangerous(shown)
-    assert visible(shown) == shown
+    assert escape_controls(shown) == shown
     shown.encode()
     if not dangerous(text) and not re.search("[\U000e0000-\U000e007f]", text):
         assert shown == text
@@ -57,7 +57,7 @@ def test_nothing_dangerous_is_left_and_once_is_enough(text: str) -> None:
 
 @given(ANY_TEXT, ANY_TEXT)
 def test_a_stream_can_be_cleaned_piece_by_piece(first: str, second: str) -> None:
-    assert visible(first) + visible(second) == visible(first + second)
+    assert escape_controls(first) + escape_controls(second) == escape_controls(first + second)
 
 
 @given(ANY_TEXT, st.integers(0, 30))
@@ -96,5 +96,5 @@ def test_the_list_of_naughty_strings(shared_data: Path) -> None:
     strings = json.loads((shared_data / "security" / "blns.json").read_text(encoding="utf-8"))
     assert len(strings) > 500
     for text in strings:
-        assert not dangerous(visible(text))
+        assert not dangerous(escape_controls(text))
         assert json.loads(dump_json(text)) == text

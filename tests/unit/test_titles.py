@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatlm.chat.summary import TITLE_CHARACTERS, suggested
+from chatlm.chat.summary import MAX_TITLE_LENGTH, suggest_title
 from chatlm.types.messages import Conversation, Message, Reply, Turn
 
 
@@ -38,8 +38,8 @@ def chat(message: str, reply: str = "") -> Conversation:
     ],
 )
 def test_of_the_message(message: str, title: str) -> None:
-    assert suggested(chat(message)) == title
-    assert suggested(chat(message, "It depends.\n\n# On what")) == title
+    assert suggest_title(chat(message)) == title
+    assert suggest_title(chat(message, "It depends.\n\n# On what")) == title
 
 
 @pytest.mark.parametrize(
@@ -50,16 +50,16 @@ def test_of_the_message(message: str, title: str) -> None:
     ],
 )
 def test_of_the_heading_that_the_reply_begins_with(reply: str, title: str) -> None:
-    assert suggested(chat("Hello", reply)) == title
+    assert suggest_title(chat("Hello", reply)) == title
 
 
 def test_of_an_empty_chat() -> None:
-    assert suggested(Conversation(1)) == ""
+    assert suggest_title(Conversation(1)) == ""
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_any_text_gives_a_short_line(message: str, reply: str) -> None:
-    title = suggested(chat(message, reply))
-    assert len(title) <= TITLE_CHARACTERS + 2  # some letters are two in upper case
+    title = suggest_title(chat(message, reply))
+    assert len(title) <= MAX_TITLE_LENGTH + 2  # some letters are two in upper case
     assert "\n" not in title
     assert title == title.strip()

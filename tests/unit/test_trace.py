@@ -16,20 +16,20 @@ import pytest
 from click import unstyle
 
 from chatlm.chat.session import ChatSession
-from chatlm.cli.chats_show import trace_lines, trace_values
+from chatlm.cli.chats_show import trace_lines, trace_to_dicts
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError
 from chatlm.plugin_host import trace_diff as changing
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
-from chatlm.plugin_host.trace_diff import changes, told
-from chatlm.store.export import exported
-from chatlm.store.importing.chatlm_jsonl import read_own
+from chatlm.plugin_host.trace_diff import find_changes, summarise_result
+from chatlm.store.export import stream_export
+from chatlm.store.importing.chatlm_jsonl import parse_chatlm
 from chatlm.store.importing.importer import import_file
 from chatlm.store.store import Store
 from chatlm.types.events import Delta, Notice, TurnFinished
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
-from chatlm.types.provenance import Call, Change, Trace, duration
+from chatlm.types.provenance import Call, Change, Trace, format_duration
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 
@@ -326,7 +326,7 @@ def test_a_trace_goes_out_and_comes_back_as_it_was(store: Store, tmp_path: Path)
     odd = Trace((Call(HOSTILE, "adjust_request", 0.25, HOSTILE, (change,), HOSTILE),))
     store.save_trace(turn.id, odd)
     file = tmp_path / "out.jsonl"
-    file.write_text("".join(exported(store, [1], "jsonl")), encoding="utf-8")
+    file.write_text("".join(stream_export(store, [1], "jsonl")), encoding="utf-8")
     with Store(None) as other:
         *_, state = import_file(other, file, "chatlm")
         (copied,) = other.conversation(state.added[0]).turns
@@ -355,7 +355,7 @@ def test_the_lines_of_a_chat_name_each_call_and_are_safe_to_print(store: Store) 
     assert "              message: {+Answer in one word. +}Is it␛[31m?" in lines
     assert "              temperature: {+0.25+}" in lines
     assert any(re.fullmatch(r" +\d+(\.\d)? ms  busy +retrieve_passages +3 p.*", x) for x in lines)
-    values = trace_values(chat_now, store.traces)
+    values = trace_to_dicts(chat_now, store.traces)
     assert [(v["turn"], v["version"]) for v in values][:3] == [(1, None), (1, 1), (1, 2)]
     json.dumps(values)
 
@@ -364,7 +364,7 @@ def test_a_chat_without_plugins_says_so(store: Store) -> None:
     session, _ = chat(store)
     list(session.send("Hi"))
     assert list(trace_lines(session.conversation, store.traces))[-1] == "  no plugin took part"
-    assert trace_values(session.conversation, store.traces) == []
+    assert trace_to_dicts(session.conversation, store.traces) == []
 
 
 @pytest.mark.parametrize(
@@ -379,12 +379,12 @@ def test_a_chat_without_plugins_says_so(store: Store) -> None:
 def test_a_trace_in_a_file_that_is_wrong_is_said(store: Store, damage: dict[str, Any]) -> None:
     session, _ = chat(store)
     list(session.send("Hi"))
-    value = json.loads("".join(exported(store, [1], "jsonl")))
+    value = json.loads("".join(stream_export(store, [1], "jsonl")))
     value["turns"][0]["traces"] = [damage]
     with pytest.raises(ValueError, match="turn 1"):
-        read_own(value)
+        parse_chatlm(value)
     del value["turns"][0]["traces"]
-    assert read_own(value).traces == {0: []}
+    assert parse_chatlm(value).traces == {0: []}
 
 
 def test_a_damaged_trace_is_told_and_the_chat_stays_usable(tmp_path: Path) -> None:
@@ -402,8 +402,8 @@ def test_a_damaged_trace_is_told_and_the_chat_stays_usable(tmp_path: Path) -> No
 
 def test_a_change_far_inside_a_long_text_is_kept_with_what_is_around_it() -> None:
     before = "a" * 50_000 + "old" + "z" * 50_000
-    (change,) = changes(before, before.replace("old", "new"))
-    around = changing.AROUND
+    (change,) = find_changes(before, before.replace("old", "new"))
+    around = changing.SURROUNDING_LENGTH
     assert change == Change(
         "message",
         f"…{'a' * around}old{'z' * around}…",
@@ -420,26 +420,26 @@ def test_no_call_takes_much_room() -> None:
         sampling=Sampling(stop=tuple(f"{n} " * 1000 for n in range(20))),
         processors=(loud,) * 500,
     )
-    kept = changes(request, after)
-    assert len(kept) == changing.MOST_CHANGES + 1
+    kept = find_changes(request, after)
+    assert len(kept) == changing.MAX_CHANGES + 1
     assert kept[-1] == Change("and more", "", "40 further changes")
     assert len(json.dumps([dataclasses.astuple(change) for change in kept])) < 16_000
-    (many,) = changes(long * 20, [Message("user", "a")] * 300)
+    (many,) = find_changes(long * 20, [Message("user", "a")] * 300)
     assert many == Change("messages", "1,000 messages", "300 messages")
 
 
 def test_what_is_taken_out_and_put_in_between_the_same_messages_is_named_alone() -> None:
     talk = [Message("user", f"{n}") for n in range(30)]
     put = [*talk[:10], Message("user", "new"), *talk[10:]]
-    assert changes(talk, put) == (Change("message 11 (user)", "", "new"),)
-    assert changes(put, talk) == (Change("message 11 (user)", "new", ""),)
+    assert find_changes(talk, put) == (Change("message 11 (user)", "", "new"),)
+    assert find_changes(put, talk) == (Change("message 11 (user)", "new", ""),)
     pinned = [*talk[:-1], dataclasses.replace(talk[-1], pinned=True)]
-    assert changes(talk, pinned) == (Change("message 30 (user)", "not pinned", "pinned"),)
-    assert changes(talk, [Message("assistant", "0"), *talk[1:]]) == (
+    assert find_changes(talk, pinned) == (Change("message 30 (user)", "not pinned", "pinned"),)
+    assert find_changes(talk, [Message("assistant", "0"), *talk[1:]]) == (
         Change("message 1 (user)", "0", ""),
         Change("message 1 (assistant)", "", "0"),
     )
-    assert changes(talk, list(talk)) == ()
+    assert find_changes(talk, list(talk)) == ()
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_what_is_taken_out_and_put_in_between_the_same_messages_is_named_alone()
     ],
 )
 def test_what_came_back_is_told_in_short(value: Any, said: str) -> None:
-    assert told(value) == said
+    assert summarise_result(value) == said
 
 
 @pytest.mark.parametrize(
@@ -470,4 +470,4 @@ def test_what_came_back_is_told_in_short(value: Any, said: str) -> None:
     ],
 )
 def test_times(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said

@@ -25,9 +25,9 @@ PAGES = (
 
 GROUPS = (
     commands.COMPOSER,
-    (*commands.REGIONS, *commands.CHAT, *commands.APP),
-    (*commands.TURN, *commands.WALK),
-    commands.LIST,
+    (*commands.PANE_NAVIGATION, *commands.CHAT, *commands.APP),
+    (*commands.TURN, *commands.TURN_NAVIGATION),
+    commands.CHAT_LIST,
 )
 """In the order of the guide's tables."""
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import chatlm
 from chatlm.errors import UsageError
-from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn, Usage, now
-from chatlm.types.sampling import DEFAULTS, INTEGERS, RANGES, Sampling
+from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn, Usage, utc_now
+from chatlm.types.sampling import DEFAULT_SAMPLING, INTEGER_SETTINGS, RANGES, Sampling
 
 
 def turn(position: int, *replies: Reply, chosen: int | None = None) -> Turn:
@@ -65,14 +65,14 @@ def test_speed_is_of_the_tokens_after_the_first() -> None:
 
 
 def test_moments_are_utc() -> None:
-    assert now().tzinfo is UTC
+    assert utc_now().tzinfo is UTC
 
 
 @pytest.mark.parametrize("name", RANGES)
 def test_the_ends_of_each_range_are_in_it_and_what_lies_beyond_is_not(name: str) -> None:
     low, high, meaning = RANGES[name]
-    step = 1 if name in INTEGERS else 0.001
-    ends = [int(low), int(high)] if name in INTEGERS else [low, high]
+    step = 1 if name in INTEGER_SETTINGS else 0.001
+    ends = [int(low), int(high)] if name in INTEGER_SETTINGS else [low, high]
     for value in ends:
         assert getattr(Sampling.from_dict({name: value}), name) == value
     beyond: list[Any] = [ends[0] - step, ends[1] + step, math.nan, math.inf, True, "1", [1]]
@@ -84,7 +84,7 @@ def test_the_ends_of_each_range_are_in_it_and_what_lies_beyond_is_not(name: str)
 
 def test_whole_numbers_are_whole_and_the_others_need_not_be() -> None:
     for name in RANGES:
-        if name in INTEGERS:
+        if name in INTEGER_SETTINGS:
             with pytest.raises(UsageError, match="a whole number"):
                 Sampling.from_dict({name: 1.0})
         else:
@@ -107,9 +107,9 @@ def test_an_unknown_setting_is_named_beside_those_there_are() -> None:
 
 def test_over_fills_only_what_is_open() -> None:
     mine = Sampling(temperature=0.0, stop=("x",))
-    filled = mine.over(DEFAULTS)
+    filled = mine.over(DEFAULT_SAMPLING)
     assert (filled.temperature, filled.stop) == (0.0, ("x",))
-    assert filled.top_p == DEFAULTS.top_p
+    assert filled.top_p == DEFAULT_SAMPLING.top_p
     assert Sampling().over(mine) == mine
 
 

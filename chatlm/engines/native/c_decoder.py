@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from chatlm.engines.native.compiler import NoKernel
-from chatlm.engines.native.kv_cache import LANES, Growth, large_pages
-from chatlm.engines.native.lora import Additions, LowRank
-from chatlm.engines.native.model_config import Shape
-from chatlm.engines.native.quantization import Format, fitting
-from chatlm.engines.native.weights import LayerWeights, Linear, Weights
+from chatlm.engines.native.compiler import KernelUnavailable
+from chatlm.engines.native.kv_cache import LANES, SequenceInput, allocate_huge_pages
+from chatlm.engines.native.lora import LoraPair, LoraWeights
+from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.quantization import WeightFormat, choose_format
+from chatlm.engines.native.weights import LayerWeights, Linear, ModelWeights
 
-_NUMBERS = {"bf16": 0, "int8": 1, "int4": 2}
+_FORMAT_CODES = {"bf16": 0, "int8": 1, "int4": 2}
 
 
-_STEP = 64
+_ROW_MULTIPLE = 64
 """A packed row's numbers are followed by zeros up to a multiple of it."""
 
 
-class _Matrix(ctypes.Structure):
+class _PackedMatrixStruct(ctypes.Structure):
     _fields_ = (
         ("bands", c_void_p),
         ("scales", c_void_p),
@@ -40,26 +40,29 @@ class _Matrix(ctypes.Structure):
     )
 
 
-class _Layer(ctypes.Structure):
+class _LayerStruct(ctypes.Structure):
     _fields_ = (
-        *((name, _Matrix) for name in ("query_key_value", "output", "gate", "up", "down")),
+        *(
+            (name, _PackedMatrixStruct)
+            for name in ("query_key_value", "output", "gate", "up", "down")
+        ),
         *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")),
     )
 
 
-class _Model(ctypes.Structure):
+class _ModelStruct(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("layers", "hidden", "heads", "key_heads", "head_size")),
         ("inner", c_int64),
         ("epsilon", c_float),
         ("embedding", c_void_p),
-        ("layer", POINTER(_Layer)),
+        ("layer", POINTER(_LayerStruct)),
         ("norm", c_void_p),
-        ("head", _Matrix),
+        ("head", _PackedMatrixStruct),
     )
 
 
-class _Sequence(ctypes.Structure):
+class _SequenceStruct(ctypes.Structure):
     _fields_ = (
         ("keys", c_void_p),
         ("values", c_void_p),
@@ -70,7 +73,7 @@ class _Sequence(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedMatrix:
     """A matrix as the kernel reads it."""
 
     bands: Tensor
@@ -82,17 +85,17 @@ class Packed:
     count: int
     """Rows; 16 are a band."""
     width: int
-    format: Format
+    format: WeightFormat
 
     def structure(self) -> Any:
         """What the kernel takes; of use while this object lives."""
-        return _Matrix(
+        return _PackedMatrixStruct(
             self.bands.data_ptr(),
             self.scales.data_ptr(),
             None if self.bias is None else self.bias.data_ptr(),
             self.count,
             self.width,
-            _NUMBERS[self.format],
+            _FORMAT_CODES[self.format],
         )
 
 
@@ -115,20 +118,20 @@ class Kernel:
             functions.pack.argtypes = (
                 c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p,
             )  # fmt: skip
-            functions.open_decoder.argtypes = (POINTER(_Model), c_int)
+            functions.open_decoder.argtypes = (POINTER(_ModelStruct), c_int)
             functions.open_decoder.restype = c_void_p
             functions.close_decoder.argtypes = (c_void_p,)
             functions.close_decoder.restype = None
             functions.decode.argtypes = (
-                c_void_p, POINTER(_Sequence), c_int64, c_void_p, c_void_p, c_void_p,
+                c_void_p, POINTER(_SequenceStruct), c_int64, c_void_p, c_void_p, c_void_p,
             )  # fmt: skip
             functions.most_at_once.restype = c_int64
         except (OSError, AttributeError) as error:
-            raise NoKernel(f"{library} cannot be loaded: {error}") from error
+            raise KernelUnavailable(f"{library} cannot be loaded: {error}") from error
         self.functions = functions
         self.dtype = dtype
 
-    def pack(self, parts: Sequence[Linear], form: Format) -> Packed:
+    def pack(self, parts: Sequence[Linear], form: WeightFormat) -> PackedMatrix:
         """Matrices of the same width, one below the other, as one packed matrix.
 
         Raises:
@@ -137,10 +140,10 @@ class Kernel:
         """
         columns = parts[0].weight.shape[1]
         count = sum(part.weight.shape[0] for part in parts)
-        width = -(-columns // _STEP) * _STEP
+        width = -(-columns // _ROW_MULTIPLE) * _ROW_MULTIPLE
         whole = -(-count // LANES) * LANES
-        bands = large_pages(whole * self.functions.row_bytes(_NUMBERS[form], width))
-        scales = torch.zeros((whole // LANES, width // _STEP, LANES), dtype=torch.bfloat16)
+        bands = allocate_huge_pages(whole * self.functions.row_bytes(_FORMAT_CODES[form], width))
+        scales = torch.zeros((whole // LANES, width // _ROW_MULTIPLE, LANES), dtype=torch.bfloat16)
         at = 0
         for part in parts:
             weight = part.weight
@@ -151,7 +154,7 @@ class Kernel:
                 weight.data_ptr(),
                 weight.shape[0],
                 columns,
-                _NUMBERS[form],
+                _FORMAT_CODES[form],
                 width,
                 at,
                 bands.data_ptr(),
@@ -163,10 +166,10 @@ class Kernel:
         if biases and len(biases) != len(parts):
             raise ValueError("some matrices have a bias and some have none")
         bias = torch.cat([*biases, torch.zeros(whole - count)]).float() if biases else None
-        return Packed(bands, scales, bias, count, width, form)
+        return PackedMatrix(bands, scales, bias, count, width, form)
 
 
-class Decoder:
+class CDecoder:
     """A model's packed weights and the threads that read them.
 
     Args:
@@ -184,9 +187,9 @@ class Decoder:
     def __init__(
         self,
         kernel: Kernel,
-        shape: Shape,
-        weights: Weights[Linear],
-        form: Format | None,
+        shape: ModelConfig,
+        weights: ModelWeights[Linear],
+        form: WeightFormat | None,
         threads: int,
     ) -> None:
         if weights.embedding.dtype != kernel.dtype or threads < 1:
@@ -195,17 +198,17 @@ class Decoder:
         self._embedding = weights.embedding.contiguous()
         self._alive: list[Any] = []
         """What the kernel points to."""
-        self.formats: set[Format] = set()
+        self.formats: set[WeightFormat] = set()
         """Of the layers' matrices."""
         with ThreadPoolExecutor(threads) as pool:
-            head_form: Format = "bf16" if form == "bf16" else "int8"
+            head_form: WeightFormat = "bf16" if form == "bf16" else "int8"
             head = pool.submit(self._packed, head_form, weights.head)
             layers = list(pool.map(lambda layer: self._layer(layer, form), weights.layers))
-        model = _Model(
+        model = _ModelStruct(
             shape.layers, shape.hidden, shape.heads, shape.key_heads, shape.head_size, shape.inner,
             shape.epsilon,
             self._embedding.data_ptr(),
-            (_Layer * len(layers))(*layers),
+            (_LayerStruct * len(layers))(*layers),
             self._floats(weights.norm),
             head.result(),
         )  # fmt: skip
@@ -217,7 +220,7 @@ class Decoder:
         self.close = weakref.finalize(self, kernel.functions.close_decoder, self._handle)
         self.close.atexit = False  # a thread may still be decoding when the program ends
 
-    def _packed(self, form: Format, *parts: Linear) -> Any:
+    def _packed(self, form: WeightFormat, *parts: Linear) -> Any:
         packed = self._kernel.pack(parts, form)
         self._alive.append(packed)
         return packed.structure()
@@ -228,14 +231,14 @@ class Decoder:
         self._alive.append(kept := tensor.float().contiguous())
         return kept.data_ptr()
 
-    def _layer(self, layer: LayerWeights[Linear], form: Format | None) -> Any:
-        def chosen(*parts: Linear) -> Format:
-            self.formats.add(found := form or fitting(parts))
+    def _layer(self, layer: LayerWeights[Linear], form: WeightFormat | None) -> Any:
+        def chosen(*parts: Linear) -> WeightFormat:
+            self.formats.add(found := form or choose_format(parts))
             return found
 
         inner = chosen(layer.gate, layer.up)  # the kernel takes pieces of both at once
         projected = (layer.query, layer.key, layer.value)
-        return _Layer(
+        return _LayerStruct(
             self._packed(chosen(*projected), *projected),
             self._packed(chosen(layer.output), layer.output),
             self._packed(inner, layer.gate),
@@ -247,7 +250,7 @@ class Decoder:
             self._floats(layer.key_norm),
         )
 
-    def packed(self, additions: Additions) -> PackedAdapter:
+    def packed(self, additions: LoraWeights) -> PackedAdapter:
         """See `TokenDecoder.packed`."""
         return PackedAdapter(self._shape, additions, self._kernel.dtype)
 
@@ -256,7 +259,7 @@ class Decoder:
         """See `TokenDecoder.at_once`."""
         return int(self._kernel.functions.most_at_once())
 
-    def decode(self, sequences: Sequence[Growth], turns: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], turns: Tensor) -> Tensor:
         """See `TokenDecoder.decode`; every number is what a single token would give.
 
         Raises:
@@ -270,7 +273,7 @@ class Decoder:
             raise ValueError(f"there is no token {wrong[0]}")
         if len({id(each.memory) for each in sequences}) < len(sequences):
             raise ValueError("one memory twice")
-        structures = (_Sequence * len(sequences))(
+        structures = (_SequenceStruct * len(sequences))(
             *(self._sequence(sequence, turns) for sequence in sequences)
         )
         logits = torch.empty(len(tokens), self._shape.vocabulary)
@@ -287,7 +290,7 @@ class Decoder:
             sequence.memory.length += len(sequence.tokens)
         return logits
 
-    def _sequence(self, sequence: Growth, turns: Tensor) -> Any:
+    def _sequence(self, sequence: SequenceInput, turns: Tensor) -> Any:
         shape, memory = self._shape, sequence.memory
         length, count = memory.length, len(sequence.tokens)
         memory.reserve(length + count)
@@ -300,7 +303,7 @@ class Decoder:
         if turns.shape[0] < length + count or turns.shape[1] != shape.head_size:
             raise ValueError("angles of another model")
         adapter = sequence.adapter
-        return _Sequence(
+        return _SequenceStruct(
             sides[0].data_ptr(),
             sides[1].data_ptr(),
             *sides.stride()[1:4],
@@ -310,11 +313,11 @@ class Decoder:
         )
 
 
-_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
+_LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
 """In the kernel's order."""
 
 
-class Addition(ctypes.Structure):
+class _LoraPairStruct(ctypes.Structure):
     """What is added to some rows of a packed matrix."""
 
     _fields_ = (
@@ -334,7 +337,7 @@ class PackedAdapter:
         dtype: the kernel's number format.
     """
 
-    def __init__(self, shape: Shape, additions: Additions, dtype: torch.dtype) -> None:
+    def __init__(self, shape: ModelConfig, additions: LoraWeights, dtype: torch.dtype) -> None:
         self._alive: list[Tensor] = []
         """What the kernel points to."""
         queries, keys = shape.heads * shape.head_size, shape.key_heads * shape.head_size
@@ -342,18 +345,18 @@ class PackedAdapter:
         packed = [
             self._packed(layer.get(name), first.get(name, 0), dtype)
             for layer in additions
-            for name in _TARGETS
+            for name in _LORA_TARGETS
         ]
-        self.structure = (Addition * len(packed))(*packed)
+        self.structure = (_LoraPairStruct * len(packed))(*packed)
         """(layers, targets); of use while this object lives."""
 
-    def _packed(self, low: LowRank | None, first: int, dtype: torch.dtype) -> Addition:
+    def _packed(self, low: LoraPair | None, first: int, dtype: torch.dtype) -> _LoraPairStruct:
         if low is None:
-            return Addition()
+            return _LoraPairStruct()
         rows, rank = low.up.shape
         down = pad(low.down.to(dtype), (0, -low.down.shape[1] % LANES))
         up = pad(low.up.to(dtype).T, (0, LANES + -rows % LANES)).contiguous()
         self._alive += [down, up]
-        return Addition(
+        return _LoraPairStruct(
             down.data_ptr(), up.data_ptr(), rank, down.shape[1], up.shape[1], first, rows, low.scale
         )

@@ -30,11 +30,11 @@ X86_FLAGS = ("-mprefer-vector-width=512", "-mtune=generic")
 """Else GCC halves vectors of 16 floats, and on some processors multiplies and adds in two steps."""
 
 
-LONGEST = 60
+COMPILE_TIMEOUT = 60
 """Seconds that a compilation may take; it takes one or two."""
 
 
-class NoKernel(Exception):
+class KernelUnavailable(Exception):
     """The kernel cannot be had on this machine; the message says why."""
 
 
@@ -47,39 +47,41 @@ def kernel_library(*, float32: bool) -> Path:
     Raises:
         NoKernel: there is no C compiler, or it failed.
     """
-    command = [*_compiler(), *FLAGS]
+    command = [*_find_compiler(), *FLAGS]
     if platform.machine() == "x86_64":
         command += X86_FLAGS
     if float32:
         command.append("-DNUMBER_IS_FLOAT32")
     folder = paths.data_dir() / "kernels"
-    library = folder / f"decode-{_identity(command)}.so"
+    library = folder / f"decode-{_build_hash(command)}.so"
     if not library.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _compile(command, library)
         except OSError as error:
-            raise NoKernel(f"{folder} cannot be written: {error.strerror or error}") from error
+            raise KernelUnavailable(
+                f"{folder} cannot be written: {error.strerror or error}"
+            ) from error
     return library
 
 
-def _compiler() -> list[str]:
+def _find_compiler() -> list[str]:
     wanted = shlex.split(os.environ.get("CC", "")) or ["cc"]
     program = shutil.which(wanted[0])
     if program is None:
-        raise NoKernel(f"there is no C compiler ({wanted[0]})")
+        raise KernelUnavailable(f"there is no C compiler ({wanted[0]})")
     return [program, *wanted[1:]]
 
 
-def _identity(command: list[str]) -> str:
+def _build_hash(command: list[str]) -> str:
     """A hash of all that the machine code depends on: source, command, compiler and processor."""
     compiler = Path(command[0]).resolve().stat()
     sources = [source.read_bytes() for source in SOURCES]
-    made_of = (sources, command, compiler.st_size, compiler.st_mtime_ns, _processor())
+    made_of = (sources, command, compiler.st_size, compiler.st_mtime_ns, _describe_cpu())
     return hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
 
 
-def _processor() -> str:
+def _describe_cpu() -> str:
     """The processor's name and what it can do, as far as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -100,16 +102,20 @@ def _compile(command: list[str], library: Path) -> None:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=LONGEST,
+            timeout=COMPILE_TIMEOUT,
             check=False,
             stdin=subprocess.DEVNULL,
         )
         if done.returncode:
             log.warning("the C compiler failed: %s", done.stderr[-2000:])
             first = next((line for line in done.stderr.splitlines() if "error" in line), "")
-            raise NoKernel(f"the C compiler failed: {first or f'status {done.returncode}'}")
+            raise KernelUnavailable(
+                f"the C compiler failed: {first or f'status {done.returncode}'}"
+            )
         made.replace(library)
     except subprocess.TimeoutExpired as error:
-        raise NoKernel(f"the C compiler took more than {LONGEST} seconds") from error
+        raise KernelUnavailable(
+            f"the C compiler took more than {COMPILE_TIMEOUT} seconds"
+        ) from error
     finally:
         made.unlink(missing_ok=True)

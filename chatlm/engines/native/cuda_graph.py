@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.devices import is_out_of_memory
-from chatlm.engines.model import Unsuitable
-from chatlm.engines.native.forward import logits_after
-from chatlm.engines.native.kv_cache import Growth, Memory
-from chatlm.engines.native.lora import Additions, adapted
-from chatlm.engines.native.model import FastModel
-from chatlm.engines.native.model_config import Shape
-from chatlm.engines.native.weights import Linear, Product, Weights
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.forward import forward
+from chatlm.engines.native.kv_cache import KVCache, SequenceInput
+from chatlm.engines.native.lora import LoraWeights, with_lora
+from chatlm.engines.native.model import NativeModel
+from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.weights import Linear, MatMul, ModelWeights
 
-_NEAR = 0.05
+_LOGITS_TOLERANCE = 0.05
 """Of the logits' length; what the order of sums changes in 16-bit numbers is smaller."""
 
 
-_WARM_UPS = 3
+_WARMUP_RUNS = 3
 """Before a recording, as torch's documentation asks for."""
 
 
-class GraphDecoder:
+class CudaGraphDecoder:
     """A model whose weights stay as they are.
 
     On other devices than CUDA the same steps are taken without a recording.
@@ -39,33 +39,33 @@ class GraphDecoder:
 
     at_once = 1
 
-    def __init__(self, shape: Shape, weights: Weights[Linear]) -> None:
+    def __init__(self, shape: ModelConfig, weights: ModelWeights[Linear]) -> None:
         self._shape = shape
-        self._weights: Weights[Product] = weights
-        self._steps: WeakKeyDictionary[Memory, _Step] = WeakKeyDictionary()
+        self._weights: ModelWeights[MatMul] = weights
+        self._steps: WeakKeyDictionary[KVCache, _DecodeStep] = WeakKeyDictionary()
 
-    def packed(self, additions: Additions) -> Weights[Product]:
+    def packed(self, additions: LoraWeights) -> ModelWeights[MatMul]:
         """See `TokenDecoder.packed`."""
-        return adapted(self._weights, additions)
+        return with_lora(self._weights, additions)
 
-    def decode(self, sequences: Sequence[Growth], turns: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], turns: Tensor) -> Tensor:
         """See `TokenDecoder.decode`."""
         return torch.stack(
             [self._one(each, token, turns) for each in sequences for token in each.tokens]
         )
 
-    def _one(self, sequence: Growth, token: int, turns: Tensor) -> Tensor:
+    def _one(self, sequence: SequenceInput, token: int, turns: Tensor) -> Tensor:
         memory, weights = sequence.memory, sequence.adapter or self._weights
         memory.reserve(memory.length + 1)
         step = self._steps.get(memory)
         if step is None or step.sides is not memory.sides or step.weights is not weights:
-            step = self._steps[memory] = _Step(self._shape, weights, memory.sides)
+            step = self._steps[memory] = _DecodeStep(self._shape, weights, memory.sides)
         logits = step.take(token, memory.length, turns)
         memory.length += 1
         return logits
 
 
-class _Step:
+class _DecodeStep:
     """What is computed for one more token of one memory, all of it at fixed addresses.
 
     Args:
@@ -74,7 +74,7 @@ class _Step:
         sides: see `Memory.sides`; they hold room for the token.
     """
 
-    def __init__(self, shape: Shape, weights: Weights[Product], sides: Tensor) -> None:
+    def __init__(self, shape: ModelConfig, weights: ModelWeights[MatMul], sides: Tensor) -> None:
         self.weights = weights
         self.sides = sides
         self._shape = shape
@@ -101,7 +101,7 @@ class _Step:
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
-                for _ in range(_WARM_UPS):
+                for _ in range(_WARMUP_RUNS):
                     self._compute()
             torch.cuda.current_stream().wait_stream(beside)
             graph = torch.cuda.CUDAGraph()
@@ -118,9 +118,7 @@ class _Step:
     def _compute(self) -> None:
         """Doing it again for the same token changes nothing."""
         seen = (self._places <= self._position)[None, None, None]
-        self._logits = logits_after(
-            self._shape, self.weights, self._token, self._turn, self._put, seen
-        )
+        self._logits = forward(self._shape, self.weights, self._token, self._turn, self._put, seen)
 
     def _put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         whole = self.sides[:, layer, :, :, : self._shape.head_size]
@@ -129,7 +127,7 @@ class _Step:
         return whole[0], whole[1]
 
 
-def check_steps(model: FastModel) -> None:
+def check_against_prefill(model: NativeModel) -> None:
     """Take a step, so that a device or driver on which that goes wrong is known before a reply.
 
     Raises:
@@ -144,6 +142,6 @@ def check_steps(model: FastModel) -> None:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise Unsuitable(f"a step failed on {model.about.device}: {error}") from error
-    if not float((made - true).norm()) <= _NEAR * float(true.norm()):
-        raise Unsuitable(f"its steps give other numbers on {model.about.device}")
+        raise Unsupported(f"a step failed on {model.about.device}: {error}") from error
+    if not float((made - true).norm()) <= _LOGITS_TOLERANCE * float(true.norm()):
+        raise Unsupported(f"its steps give other numbers on {model.about.device}")

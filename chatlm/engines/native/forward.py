@@ -8,17 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from chatlm.engines.native.kv_cache import Memory
-from chatlm.engines.native.model_config import Shape
+from chatlm.engines.native.kv_cache import KVCache
+from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.rope import apply_rope
-from chatlm.engines.native.weights import LayerWeights, Product, Weights
+from chatlm.engines.native.weights import LayerWeights, MatMul, ModelWeights
 
-Put = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+UpdateCache = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Keeps a layer's new keys and values, (key heads, tokens, head size); returns all to look at."""
 
 
 def prefill(
-    shape: Shape, weights: Weights[Product], memory: Memory, ids: Sequence[int], turns: Tensor
+    shape: ModelConfig,
+    weights: ModelWeights[MatMul],
+    memory: KVCache,
+    ids: Sequence[int],
+    turns: Tensor,
 ) -> Tensor:
     """Add the tokens to the memory; returns the logits after the last: (vocabulary,), float32.
 
@@ -37,7 +41,7 @@ def prefill(
     if masked:
         seen = torch.ones(tokens, past + tokens, dtype=torch.bool, device=device).tril(past)
     given = torch.tensor(ids, device=device)
-    logits = logits_after(
+    logits = forward(
         shape, weights, given, turns[past : past + tokens], memory.put, seen,
         causal=tokens > 1 and not masked,
     )  # fmt: skip
@@ -45,12 +49,12 @@ def prefill(
     return logits
 
 
-def logits_after(
-    shape: Shape,
-    weights: Weights[Product],
+def forward(
+    shape: ModelConfig,
+    weights: ModelWeights[MatMul],
     ids: Tensor,
     turns: Tensor,
-    put: Put,
+    put: UpdateCache,
     seen: Tensor | None,
     *,
     causal: bool = False,
@@ -70,21 +74,22 @@ def logits_after(
     turn = torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1)
     stream = weights.embedding[ids]
     for number, layer in enumerate(weights.layers):
-        x = normalized(stream, layer.attention_norm, shape.epsilon)
+        x = rms_norm(stream, layer.attention_norm, shape.epsilon)
         queries, keys, values = (
-            _heads(project, x, shape.head_size) for project in (layer.query, layer.key, layer.value)
+            _split_heads(project, x, shape.head_size)
+            for project in (layer.query, layer.key, layer.value)
         )
         if layer.query_norm is not None and layer.key_norm is not None:
-            queries = normalized(queries, layer.query_norm, shape.epsilon)
-            keys = normalized(keys, layer.key_norm, shape.epsilon)
+            queries = rms_norm(queries, layer.query_norm, shape.epsilon)
+            keys = rms_norm(keys, layer.key_norm, shape.epsilon)
         keys, values = put(number, apply_rope(keys, *turn), values)
-        attended = _attended(apply_rope(queries, *turn), keys, values, seen, causal)
+        attended = _attention(apply_rope(queries, *turn), keys, values, seen, causal)
         stream = stream + layer.output(attended.transpose(0, 1).reshape(len(ids), -1))
-        stream = stream + _mlp(layer, normalized(stream, layer.mlp_norm, shape.epsilon))
-    return weights.head(normalized(stream[-1:], weights.norm, shape.epsilon))[0].float()
+        stream = stream + _mlp(layer, rms_norm(stream, layer.mlp_norm, shape.epsilon))
+    return weights.head(rms_norm(stream[-1:], weights.norm, shape.epsilon))[0].float()
 
 
-def _attended(
+def _attention(
     queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: bool
 ) -> Tensor:
     """What each head's queries, (heads, tokens, size), find; in the same form."""
@@ -98,17 +103,17 @@ def _attended(
     return found.reshape(heads, tokens, size)
 
 
-def normalized(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """RMS norm over the last dimension, computed in float32."""
     wide = x.float()
     wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
     return weight * wide.to(x.dtype)
 
 
-def _heads(project: Product, x: Tensor, size: int) -> Tensor:
+def _split_heads(project: MatMul, x: Tensor, size: int) -> Tensor:
     """(tokens, hidden) to (heads, tokens, size)."""
     return project(x).view(x.shape[0], -1, size).transpose(0, 1)
 
 
-def _mlp(layer: LayerWeights[Product], x: Tensor) -> Tensor:
+def _mlp(layer: LayerWeights[MatMul], x: Tensor) -> Tensor:
     return layer.down(silu(layer.gate(x)) * layer.up(x))

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatlm.engines.native.model_config import Shape
+from chatlm.engines.native.model_config import ModelConfig
 
 LANES = 16
 """A head's numbers are followed by zeros up to a multiple of it."""
 
 
-STEP = 512
+CAPACITY_STEP = 512
 """The room grows by at least so many tokens."""
 
 
-def large_pages(size: int) -> Tensor:
+def allocate_huge_pages(size: int) -> Tensor:
     """Zeroed bytes in large pages where the system has them: walking small ones costs time.
 
     Raises:
@@ -37,7 +37,7 @@ def large_pages(size: int) -> Tensor:
     return torch.frombuffer(area, dtype=torch.uint8, count=size)
 
 
-class Memory:
+class KVCache:
     """Room for keys and values that grows as tokens come.
 
     Args:
@@ -46,7 +46,7 @@ class Memory:
         device: where they are.
     """
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, device: str = "cpu") -> None:
+    def __init__(self, shape: ModelConfig, dtype: torch.dtype, device: str = "cpu") -> None:
         self._head_size = shape.head_size
         row = -(-shape.head_size // LANES) * LANES
         size = (2, shape.layers, shape.key_heads, 0, row)
@@ -69,9 +69,15 @@ class Memory:
         if tokens <= self.room:
             return
         old = self._sides
-        size = (*old.shape[:3], max(tokens, self.room * 3 // 2, self.room + STEP), old.shape[4])
+        size = (
+            *old.shape[:3],
+            max(tokens, self.room * 3 // 2, self.room + CAPACITY_STEP),
+            old.shape[4],
+        )
         if old.device.type == "cpu":
-            self._sides = large_pages(math.prod(size) * old.itemsize).view(old.dtype).view(size)
+            self._sides = (
+                allocate_huge_pages(math.prod(size) * old.itemsize).view(old.dtype).view(size)
+            )
         else:
             self._sides = old.new_zeros(size)
         self._sides[:, :, :, : self.length] = old[:, :, :, : self.length]
@@ -94,10 +100,10 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Growth:
+class SequenceInput:
     """Tokens to be added to a memory."""
 
-    memory: Memory
+    memory: KVCache
     tokens: Sequence[int]
     adapter: Any = None
     """That acts, as the decoder packed it; None for none."""

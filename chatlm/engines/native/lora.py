@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import linear
 
-from chatlm.engines.adapters import CONFIG, WEIGHTS, check_beginning
-from chatlm.engines.model import Unsuitable
-from chatlm.engines.native.weights import LayerWeights, Linear, Product, Weights
+from chatlm.engines.adapters import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, check_lora_init
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.weights import LayerWeights, Linear, MatMul, ModelWeights
 
-TARGETS = {
+TARGET_MODULES = {
     "self_attn.q_proj": "query",
     "self_attn.k_proj": "key",
     "self_attn.v_proj": "value",
@@ -31,18 +31,20 @@ TARGETS = {
 """The matrices that an adapter may change: peft's names and those of `LayerWeights`."""
 
 
-_MORE_THAN_LORA = (
+_UNSUPPORTED_SETTINGS = (
     "use_dora", "modules_to_save", "layer_replication", "target_parameters", "lora_bias",
     "trainable_token_indices", "use_qalora", "alora_invocation_tokens", "arrow_config",
 )  # fmt: skip
 """Settings that, when they are on, change more of a model than one pair of matrices a layer."""
 
 
-_KEY = re.compile(r"base_model\.model\.(model\.layers\.(\d+)\.([\w.]+))\.lora_([AB])\.weight")
+_TENSOR_NAME = re.compile(
+    r"base_model\.model\.(model\.layers\.(\d+)\.([\w.]+))\.lora_([AB])\.weight"
+)
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LoraPair:
     """What is added to the product of one matrix: `scale * up (down x)`."""
 
     down: Tensor
@@ -56,34 +58,34 @@ class LowRank:
         return linear(linear(x, self.down), self.up) * self.scale
 
 
-Additions = tuple[Mapping[str, LowRank], ...]
+LoraWeights = tuple[Mapping[str, LoraPair], ...]
 """An adapter: for each layer what is added, by the names of `LayerWeights`."""
 
 
 @dataclass(frozen=True)
-class Adapted:
+class LoraLinear:
     """A matrix with what an adapter adds to it."""
 
-    matrix: Product
-    addition: LowRank
+    matrix: MatMul
+    addition: LoraPair
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Product`."""
         return self.matrix(x) + self.addition(x)
 
 
-def adapted(weights: Weights[Any], additions: Additions) -> Weights[Product]:
+def with_lora(weights: ModelWeights[Any], additions: LoraWeights) -> ModelWeights[MatMul]:
     """The weights with an adapter; they share all tensors."""
 
-    def layer(before: LayerWeights[Any], added: Mapping[str, LowRank]) -> LayerWeights[Product]:
-        changed: Any = {name: Adapted(getattr(before, name), low) for name, low in added.items()}
+    def layer(before: LayerWeights[Any], added: Mapping[str, LoraPair]) -> LayerWeights[MatMul]:
+        changed: Any = {name: LoraLinear(getattr(before, name), low) for name, low in added.items()}
         return dataclasses.replace(before, **changed)
 
     layers = tuple(map(layer, weights.layers, additions))
     return dataclasses.replace(weights, layers=layers)
 
 
-def read_additions(folder: Path, weights: Weights[Linear]) -> Additions:
+def read_lora(folder: Path, weights: ModelWeights[Linear]) -> LoraWeights:
     """Read an adapter as peft writes it, in the number format of the weights.
 
     Args:
@@ -95,40 +97,40 @@ def read_additions(folder: Path, weights: Weights[Linear]) -> Additions:
         ValueError: it is damaged, or does not fit the model.
     """
     try:
-        config = json.loads((folder / CONFIG).read_bytes())
+        config = json.loads((folder / ADAPTER_CONFIG_FILE).read_bytes())
         if not isinstance(config, dict):
-            raise ValueError(f"{CONFIG} holds no table")
-        _check(config)
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            raise ValueError(f"{ADAPTER_CONFIG_FILE} holds no table")
+        _check_config(config)
+        with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _assembled(config, tensors, weights)
+        return _assemble(config, tensors, weights)
     except (OSError, SafetensorError, TypeError, ZeroDivisionError, re.error) as error:
         raise ValueError(str(error)) from error
 
 
-def _check(config: Mapping[str, Any]) -> None:
+def _check_config(config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
-        raise Unsuitable(f"it is of the type {config.get('peft_type')}")
-    for setting in _MORE_THAN_LORA:
+        raise Unsupported(f"it is of the type {config.get('peft_type')}")
+    for setting in _UNSUPPORTED_SETTINGS:
         if config.get(setting):
-            raise Unsuitable(f"it uses {setting}")
+            raise Unsupported(f"it uses {setting}")
     if config.get("bias", "none") != "none":
-        raise Unsuitable("it changes biases")
-    check_beginning(config.get("init_lora_weights", True))
+        raise Unsupported("it changes biases")
+    check_lora_init(config.get("init_lora_weights", True))
 
 
-def _assembled(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: Weights[Linear]
-) -> Additions:
+def _assemble(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: ModelWeights[Linear]
+) -> LoraWeights:
     halves: dict[str, dict[str, Tensor]] = {}
     places: dict[str, tuple[int, str]] = {}
     for name, tensor in tensors.items():
-        key = _KEY.fullmatch(name)
-        if key is None or key[3] not in TARGETS:
-            raise Unsuitable(f"it changes {name.removeprefix('base_model.model.')}")
-        places[key[1]] = int(key[2]), TARGETS[key[3]]
+        key = _TENSOR_NAME.fullmatch(name)
+        if key is None or key[3] not in TARGET_MODULES:
+            raise Unsupported(f"it changes {name.removeprefix('base_model.model.')}")
+        places[key[1]] = int(key[2]), TARGET_MODULES[key[3]]
         halves.setdefault(key[1], {})[key[4]] = tensor
-    additions: list[dict[str, LowRank]] = [{} for _ in weights.layers]
+    additions: list[dict[str, LoraPair]] = [{} for _ in weights.layers]
     for module, half in halves.items():
         layer, target = places[module]
         if layer >= len(additions) or len(half) != 2:
@@ -138,7 +140,7 @@ def _assembled(
         (rows, columns), rank = matrix.weight.shape, len(down)
         if up.shape != (rows, rank) or down.shape != (rank, columns) or not rank:
             raise ValueError(f"the matrices of {module} do not fit the model")
-        additions[layer][target] = LowRank(
+        additions[layer][target] = LoraPair(
             # a copy, since what stays in the file goes with the file
             down.to(matrix.weight, copy=True).contiguous(),
             up.to(matrix.weight, copy=True).contiguous(),

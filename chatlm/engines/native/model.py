@@ -10,13 +10,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from chatlm.engines.model import About
+from chatlm.engines.model import ModelInfo
 from chatlm.engines.native.forward import prefill
-from chatlm.engines.native.kv_cache import STEP, Growth, Memory
-from chatlm.engines.native.lora import Additions, adapted, read_additions
-from chatlm.engines.native.model_config import Shape
-from chatlm.engines.native.rope import angles
-from chatlm.engines.native.weights import Linear, Product, Weights
+from chatlm.engines.native.kv_cache import CAPACITY_STEP, KVCache, SequenceInput
+from chatlm.engines.native.lora import LoraWeights, read_lora, with_lora
+from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.rope import rope_table
+from chatlm.engines.native.weights import Linear, MatMul, ModelWeights
 
 
 class TokenDecoder(Protocol):
@@ -27,11 +27,11 @@ class TokenDecoder(Protocol):
         """So many tokens are read at once for little more than one costs; at least 1."""
         ...
 
-    def packed(self, additions: Additions) -> Any:
+    def packed(self, additions: LoraWeights) -> Any:
         """An adapter as `decode` takes it."""
         ...
 
-    def decode(self, sequences: Sequence[Growth], turns: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], turns: Tensor) -> Tensor:
         """Add tokens to memories; returns the logits after each: (tokens, vocabulary), float32.
 
         Args:
@@ -42,7 +42,7 @@ class TokenDecoder(Protocol):
         ...
 
 
-class FastModel:
+class NativeModel:
     """See the module's sentence.
 
     Args:
@@ -53,7 +53,11 @@ class FastModel:
     """
 
     def __init__(
-        self, shape: Shape, weights: Weights[Linear], decoder: TokenDecoder, about: About
+        self,
+        shape: ModelConfig,
+        weights: ModelWeights[Linear],
+        decoder: TokenDecoder,
+        about: ModelInfo,
     ) -> None:
         self.about = about
         self.shape = shape
@@ -63,13 +67,13 @@ class FastModel:
         self.device_type = self.device.type
         self._turns = torch.empty(0, shape.head_size, device=self.device)
 
-    def new_cache(self) -> FastCache:
+    def new_cache(self) -> NativeCache:
         """See `Reader.new_cache`."""
-        return FastCache(self, self.weights)
+        return NativeCache(self, self.weights)
 
-    def adapted(self, folder: Path) -> AdaptedModel:
+    def adapted(self, folder: Path) -> NativeAdaptedModel:
         """See `Model.adapted`."""
-        return AdaptedModel(self, read_additions(folder, self.weights))
+        return NativeAdaptedModel(self, read_lora(folder, self.weights))
 
     @property
     def at_once(self) -> int:
@@ -86,11 +90,11 @@ class FastModel:
     def turns(self, positions: int) -> Tensor:
         """What `angles` gives for at least so many positions."""
         if positions > len(self._turns):
-            self._turns = angles(self.shape, positions + STEP).to(self.device)
+            self._turns = rope_table(self.shape, positions + CAPACITY_STEP).to(self.device)
         return self._turns
 
 
-class AdaptedModel:
+class NativeAdaptedModel:
     """A model with an adapter beside its weights, which stay as they are.
 
     Args:
@@ -98,22 +102,22 @@ class AdaptedModel:
         additions: the adapter.
     """
 
-    def __init__(self, model: FastModel, additions: Additions) -> None:
+    def __init__(self, model: NativeModel, additions: LoraWeights) -> None:
         self._model = model
         self.device_type = model.device_type
         self.at_once = model.at_once
-        self._weights = adapted(model.weights, additions)
+        self._weights = with_lora(model.weights, additions)
         self._packed = model.decoder.packed(additions)
 
-    def new_cache(self) -> FastCache:
+    def new_cache(self) -> NativeCache:
         """See `Reader.new_cache`."""
-        return FastCache(self._model, self._weights, self._packed)
+        return NativeCache(self._model, self._weights, self._packed)
 
     def close(self) -> None:
         """See `Adapted.close`."""
 
 
-class FastCache:
+class NativeCache:
     """See `Cache`.
 
     Args:
@@ -122,11 +126,11 @@ class FastCache:
         packed: the adapter as the model's decoder takes it.
     """
 
-    def __init__(self, model: FastModel, weights: Weights[Any], packed: Any = None) -> None:
+    def __init__(self, model: NativeModel, weights: ModelWeights[Any], packed: Any = None) -> None:
         self._model = model
-        self._weights: Weights[Product] = weights
+        self._weights: ModelWeights[MatMul] = weights
         self._packed = packed
-        self._memory = Memory(model.shape, model.weights.embedding.dtype, str(model.device))
+        self._memory = KVCache(model.shape, model.weights.embedding.dtype, str(model.device))
 
     def read(self, ids: Sequence[int]) -> Tensor:
         """See `Cache.read`."""
@@ -140,9 +144,9 @@ class FastCache:
         """See `Cache.extend`."""
         return self._model.extend([self], [ids])
 
-    def growth(self, ids: Sequence[int]) -> Growth:
+    def growth(self, ids: Sequence[int]) -> SequenceInput:
         """Tokens to be added, as a `TokenDecoder` takes them."""
-        return Growth(self._memory, ids, self._packed)
+        return SequenceInput(self._memory, ids, self._packed)
 
     def cut(self, length: int) -> bool:
         """See `Cache.cut`."""
@@ -150,7 +154,7 @@ class FastCache:
         return True
 
 
-def generation_settings(folder: Path) -> Mapping[str, Any]:
+def read_generation_config(folder: Path) -> Mapping[str, Any]:
     """The model's generation config, or the part of its config that stands for it.
 
     Raises:

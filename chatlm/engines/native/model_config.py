@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LARGEST_HEAD = 1024
+MAX_HEAD_DIM = 1024
 """Numbers that one attention head may have."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelConfig:
     """Sizes and variants of one model."""
 
     layers: int

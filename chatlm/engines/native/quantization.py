@@ -14,23 +14,23 @@ from torch import Tensor
 
 from chatlm.engines.native.weights import Linear
 
-GROUP = 32
+INT4_GROUP_SIZE = 32
 
 
-_EIGHT_BITS = 64
+_INT8_GROUP_SIZE = 64
 """Columns that share a scale when 8 bits are kept."""
 
 
-_SAMPLED = 16
+_SAMPLED_ROWS = 16
 """Rows of a matrix that are looked at."""
 
 
-_EXACT = 1e-4
+_ROUNDING_TOLERANCE = 1e-4
 """Of a group's squared span; a smaller squared error comes from rounding to bfloat16."""
 
 
 @dataclass(frozen=True)
-class Rounded:
+class QuantizedGroups:
     """Groups of numbers in 4 bits; each tensor begins with (rows, groups)."""
 
     levels: Tensor
@@ -41,19 +41,19 @@ class Rounded:
     """Sums of squares."""
 
 
-def rounded(weight: Tensor) -> Rounded:
+def quantize_int4(weight: Tensor) -> QuantizedGroups:
     """Round a matrix, whose columns are a multiple of 32, as the kernel's INT4 does.
 
     A step is the fifteenth part of what the group spans, but for numbers that had 4 bits before
     and do not span all of them.
     """
-    groups = weight.float().unflatten(-1, (-1, GROUP))
-    lows = _bf16(groups.amin(-1))
+    groups = weight.float().unflatten(-1, (-1, INT4_GROUP_SIZE))
+    lows = _round_to_bf16(groups.amin(-1))
     spans = groups.amax(-1) - lows
-    found = _rounded_to(groups, lows, spans, 15)
+    found = _quantize_groups(groups, lows, spans, 15)
     for parts in range(14, 7, -1):
-        left = found.errors > _EXACT * spans.square()
-        other = _rounded_to(groups[left], lows[left], spans[left], parts)
+        left = found.errors > _ROUNDING_TOLERANCE * spans.square()
+        other = _quantize_groups(groups[left], lows[left], spans[left], parts)
         better = 8 * other.errors < found.errors[left]
         left[left.clone()] = better
         for name in ("levels", "steps", "errors"):
@@ -61,42 +61,42 @@ def rounded(weight: Tensor) -> Rounded:
     return found
 
 
-def _rounded_to(groups: Tensor, lows: Tensor, spans: Tensor, parts: int) -> Rounded:
-    steps = _bf16(spans / parts)
+def _quantize_groups(groups: Tensor, lows: Tensor, spans: Tensor, parts: int) -> QuantizedGroups:
+    steps = _round_to_bf16(spans / parts)
     above = groups - lows[..., None]
     levels = (above / steps[..., None].clamp(min=1e-30)).round().clamp(0, 15)
     errors = (above - steps[..., None] * levels).square().sum(-1)
-    return Rounded(levels, steps, lows, errors)
+    return QuantizedGroups(levels, steps, lows, errors)
 
 
-def _bf16(values: Tensor) -> Tensor:
+def _round_to_bf16(values: Tensor) -> Tensor:
     return values.bfloat16().float()
 
 
-def fitting(matrices: Sequence[Linear]) -> Format:
+def choose_format(matrices: Sequence[Linear]) -> WeightFormat:
     """int4 for matrices that it keeps at least as exactly as int8 does, else int8.
 
     Some rows of each tell; what stands behind the last whole 64 columns is not looked at.
     """
-    return "int4" if all(_fits(matrix.weight) for matrix in matrices) else "int8"
+    return "int4" if all(_int4_suffices(matrix.weight) for matrix in matrices) else "int8"
 
 
-def _fits(weight: Tensor) -> bool:
-    columns = weight.shape[1] // _EIGHT_BITS * _EIGHT_BITS
-    rows = weight[:: -(-len(weight) // _SAMPLED), :columns].float()
-    groups = rows.unflatten(-1, (-1, _EIGHT_BITS))
-    steps = _bf16(groups.abs().amax(-1, keepdim=True) / 127)
+def _int4_suffices(weight: Tensor) -> bool:
+    columns = weight.shape[1] // _INT8_GROUP_SIZE * _INT8_GROUP_SIZE
+    rows = weight[:: -(-len(weight) // _SAMPLED_ROWS), :columns].float()
+    groups = rows.unflatten(-1, (-1, _INT8_GROUP_SIZE))
+    steps = _round_to_bf16(groups.abs().amax(-1, keepdim=True) / 127)
     levels = (groups / steps.clamp(min=1e-30)).round()
     error = (groups - steps * levels).square().sum()
-    return columns > 0 and bool(rounded(rows).errors.sum() <= error)
+    return columns > 0 and bool(quantize_int4(rows).errors.sum() <= error)
 
 
-Format = Literal["bf16", "int8", "int4"]
+WeightFormat = Literal["bf16", "int8", "int4"]
 """How a model's matrices can be kept to write replies with."""
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8Linear:
     """A matrix of 8-bit numbers, each row with a scale of its own."""
 
     packed: Tensor
@@ -109,15 +109,15 @@ class Int8:
         return out if self.bias is None else out + self.bias
 
 
-def int8(matrix: Linear) -> Int8:
+def pack_int8(matrix: Linear) -> Int8Linear:
     """The matrix packed; its rows must be a multiple of 16, its columns one of 32."""
     scales = (matrix.weight.float().abs().amax(-1) / 127).clamp(min=1e-12).to(matrix.weight.dtype)
     packed = (matrix.weight.float() / scales.float()[:, None]).round().clamp(-127, 127)
-    return Int8(packed.to(torch.int8), scales, matrix.bias)
+    return Int8Linear(packed.to(torch.int8), scales, matrix.bias)
 
 
 @dataclass(frozen=True)
-class Int4:
+class Int4Linear:
     """A matrix of 4-bit numbers."""
 
     packed: Tensor
@@ -127,13 +127,15 @@ class Int4:
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Product`."""
-        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales)
+        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x, self.packed, INT4_GROUP_SIZE, self.scales
+        )
         return out if self.bias is None else out + self.bias
 
 
-def int4(matrix: Linear) -> Int4:
+def pack_int4(matrix: Linear) -> Int4Linear:
     """The matrix packed; its rows must be a multiple of 16, its columns one of 32."""
-    found = rounded(matrix.weight)
+    found = quantize_int4(matrix.weight)
     scales = torch.stack((found.steps, found.lows + 8 * found.steps), -1).transpose(0, 1)
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(found.levels.flatten(1).int(), 1)
-    return Int4(packed, scales.to(matrix.weight.dtype).contiguous(), matrix.bias)
+    return Int4Linear(packed, scales.to(matrix.weight.dtype).contiguous(), matrix.bias)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatlm.engines.model import Unsuitable
-from chatlm.engines.native.model_config import Shape
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.model_config import ModelConfig
 
 
 def inverse_frequencies(config: Mapping[str, Any], head_size: int) -> tuple[float, ...]:
@@ -19,20 +19,20 @@ def inverse_frequencies(config: Mapping[str, Any], head_size: int) -> tuple[floa
     kind = rope.get("rope_type") or rope.get("type") or "default"
     base = float(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
     if rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise Unsuitable("it turns only a part of each head")
+        raise Unsupported("it turns only a part of each head")
     plain = 1.0 / (base ** (torch.arange(0, head_size, 2, dtype=torch.float) / head_size))
     if kind == "default":
         scaled = plain
     elif kind == "linear":
         scaled = plain / rope["factor"]
     elif kind == "llama3":
-        scaled = _llama3(plain, rope)
+        scaled = _scale_llama3(plain, rope)
     else:
-        raise Unsuitable(f"its positions are scaled in the way {kind}")
+        raise Unsupported(f"its positions are scaled in the way {kind}")
     return tuple(scaled.tolist())
 
 
-def _llama3(plain: Tensor, rope: Mapping[str, Any]) -> Tensor:
+def _scale_llama3(plain: Tensor, rope: Mapping[str, Any]) -> Tensor:
     """Slow turns slowed by `factor`, quick ones kept, those between interpolated."""
     factor, low, high = rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"]
     length = rope["original_max_position_embeddings"]
@@ -43,7 +43,7 @@ def _llama3(plain: Tensor, rope: Mapping[str, Any]) -> Tensor:
     return torch.where((wave <= length / low) & (wave >= length / high), between, slowed)
 
 
-def angles(shape: Shape, positions: int) -> Tensor:
+def rope_table(shape: ModelConfig, positions: int) -> Tensor:
     """Cosines, then sines, of the first positions' angles: (positions, head_size), float32."""
     turns = torch.arange(positions, dtype=torch.float)[:, None] * torch.tensor(shape.frequencies)
     return torch.cat((turns.cos(), turns.sin()), dim=-1)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from chatlm.engines.native.forward import prefill
-from chatlm.engines.native.kv_cache import Growth
-from chatlm.engines.native.lora import Additions, adapted
-from chatlm.engines.native.model_config import Shape
-from chatlm.engines.native.quantization import Format, fitting, int4, int8
-from chatlm.engines.native.weights import LayerWeights, Linear, Product, Weights
+from chatlm.engines.native.kv_cache import SequenceInput
+from chatlm.engines.native.lora import LoraWeights, with_lora
+from chatlm.engines.native.model_config import ModelConfig
+from chatlm.engines.native.quantization import WeightFormat, choose_format, pack_int4, pack_int8
+from chatlm.engines.native.weights import LayerWeights, Linear, MatMul, ModelWeights
 
 
-class PlainDecoder:
+class TorchDecoder:
     """A model whose matrices are packed, but for those whose sizes do not suit torch.
 
     Args:
@@ -28,30 +28,34 @@ class PlainDecoder:
 
     at_once = 1
 
-    def __init__(self, shape: Shape, weights: Weights[Linear], form: Format | None) -> None:
+    def __init__(
+        self, shape: ModelConfig, weights: ModelWeights[Linear], form: WeightFormat | None
+    ) -> None:
         self._shape = shape
-        self.formats: set[Format] = set()
+        self.formats: set[WeightFormat] = set()
         """Of the layers' matrices."""
-        self._weights: Weights[Product] = Weights(
+        self._weights: ModelWeights[MatMul] = ModelWeights(
             embedding=weights.embedding,
             layers=tuple(self._layer(layer, form) for layer in weights.layers),
             norm=weights.norm,
-            head=_packed(weights.head, "bf16" if form == "bf16" else "int8"),
+            head=_pack(weights.head, "bf16" if form == "bf16" else "int8"),
         )
 
-    def _layer(self, layer: LayerWeights[Linear], form: Format | None) -> LayerWeights[Product]:
+    def _layer(
+        self, layer: LayerWeights[Linear], form: WeightFormat | None
+    ) -> LayerWeights[MatMul]:
         packed = {}
         for name in ("query", "key", "value", "output", "gate", "up", "down"):
             matrix = getattr(layer, name)
-            self.formats.add(chosen := form or fitting([matrix]))
-            packed[name] = _packed(matrix, chosen)
+            self.formats.add(chosen := form or choose_format([matrix]))
+            packed[name] = _pack(matrix, chosen)
         return dataclasses.replace(layer, **packed)  # type: ignore[arg-type]
 
-    def packed(self, additions: Additions) -> Weights[Product]:
+    def packed(self, additions: LoraWeights) -> ModelWeights[MatMul]:
         """See `TokenDecoder.packed`."""
-        return adapted(self._weights, additions)
+        return with_lora(self._weights, additions)
 
-    def decode(self, sequences: Sequence[Growth], turns: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], turns: Tensor) -> Tensor:
         """See `TokenDecoder.decode`."""
         return torch.stack(
             [
@@ -62,8 +66,8 @@ class PlainDecoder:
         )
 
 
-def _packed(matrix: Linear, form: Format) -> Product:
+def _pack(matrix: Linear, form: WeightFormat) -> MatMul:
     rows, columns = matrix.weight.shape
     if form == "bf16" or rows % 16 or columns % 32:
         return matrix
-    return int4(matrix) if form == "int4" else int8(matrix)
+    return pack_int4(matrix) if form == "int4" else pack_int8(matrix)

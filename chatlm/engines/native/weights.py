@@ -13,13 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from chatlm.engines.model import Unsuitable
-from chatlm.engines.native.model_config import Shape
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.model_config import ModelConfig
 
-_NUMBERS = (torch.bfloat16, torch.float16, torch.float32)
+_SUPPORTED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-Product = Callable[[Tensor], Tensor]
+MatMul = Callable[[Tensor], Tensor]
 """Of a matrix, (rows, columns), with vectors: (…, columns) to (…, rows)."""
 
 
@@ -35,7 +35,7 @@ class Linear:
         return torch.nn.functional.linear(x, self.weight, self.bias)
 
 
-Matrix = TypeVar("Matrix", bound=Product, covariant=True)
+Matrix = TypeVar("Matrix", bound=MatMul, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LayerWeights(Generic[Matrix]):
 
 
 @dataclass(frozen=True)
-class Weights(Generic[Matrix]):
+class ModelWeights(Generic[Matrix]):
     """All tensors of a model, in one number format."""
 
     embedding: Tensor
@@ -67,8 +67,8 @@ class Weights(Generic[Matrix]):
 
 
 def read_weights(
-    folder: Path, shape: Shape, dtype: torch.dtype, device: str = "cpu"
-) -> Weights[Linear]:
+    folder: Path, shape: ModelConfig, dtype: torch.dtype, device: str = "cpu"
+) -> ModelWeights[Linear]:
     """The weights; on the CPU those that have the number format stay in the file until used.
 
     Raises:
@@ -76,12 +76,12 @@ def read_weights(
     """
     with ExitStack() as files:
         try:
-            return _assembled(shape, _finder(folder, files, dtype, device))
+            return _assemble(shape, _open_tensors(folder, files, dtype, device))
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise Unsuitable(f"its weights cannot be read: {error}") from error
+            raise Unsupported(f"its weights cannot be read: {error}") from error
 
 
-def _finder(
+def _open_tensors(
     folder: Path, files: ExitStack, dtype: torch.dtype, device: str
 ) -> Callable[..., Tensor]:
     """Gives a tensor of the folder by its name, once it has the size that is asked for."""
@@ -96,16 +96,16 @@ def _finder(
 
     def find(name: str, *size: int) -> Tensor:
         if name not in holders:
-            raise Unsuitable(f"it has no tensor {name}")
+            raise Unsupported(f"it has no tensor {name}")
         tensor: Tensor = holders[name].get_tensor(name)
-        if tuple(tensor.shape) != size or tensor.dtype not in _NUMBERS:
-            raise Unsuitable(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {size}")
+        if tuple(tensor.shape) != size or tensor.dtype not in _SUPPORTED_DTYPES:
+            raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {size}")
         return tensor.to(device, dtype).contiguous()
 
     return find
 
 
-def _assembled(shape: Shape, find: Callable[..., Tensor]) -> Weights[Linear]:
+def _assemble(shape: ModelConfig, find: Callable[..., Tensor]) -> ModelWeights[Linear]:
     hidden, inner = shape.hidden, shape.inner
     queries, keys = shape.heads * shape.head_size, shape.key_heads * shape.head_size
 
@@ -136,7 +136,7 @@ def _assembled(shape: Shape, find: Callable[..., Tensor]) -> Weights[Linear]:
         )
 
     embedding = find("model.embed_tokens.weight", shape.vocabulary, hidden)
-    return Weights(
+    return ModelWeights(
         embedding=embedding,
         layers=tuple(layer(number) for number in range(shape.layers)),
         norm=find("model.norm.weight", hidden),

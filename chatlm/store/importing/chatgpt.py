@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from chatlm.store.importing.fields import Fields, Read, showable
+from chatlm.store.importing.fields import JsonObject, ParsedChat, check_time_range
 from chatlm.store.insert import fork_title
 from chatlm.store.rows import short_title
 from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn
 
-MOST_FORKS = 20
+MAX_FORKS = 20
 """Further branches of one chat are left out."""
 
 
-def read_chatgpt(value: Any, time: datetime) -> Read:
+def parse_chatgpt(value: Any, time: datetime) -> ParsedChat:
     """A chat along the way to its current message.
 
     Other answers to a message become versions of the reply, other ways the chat went become
@@ -32,41 +32,41 @@ def read_chatgpt(value: Any, time: datetime) -> Read:
     Raises:
         BadChat: it is not built as ChatGPT builds it, or no user says anything.
     """
-    chat = Fields(value)
-    tree = _Tree(chat)
+    chat = JsonObject(value)
+    tree = _MessageTree(chat)
     if not tree.asked:
         raise chat.bad("no user message")
-    begun = _time(chat, "create_time")
+    begun = _parse_time(chat, "create_time")
     current = next((ask for ask in reversed(tree.asked) if ask.on_way), tree.asked[-1])
     ends = [ask for ask in tree.asked if not ask.goes_on and ask is not current]
-    if len(ends) > MOST_FORKS:
-        tree.left_out["branches"] += len(ends) - MOST_FORKS
+    if len(ends) > MAX_FORKS:
+        tree.left_out["branches"] += len(ends) - MAX_FORKS
     created = begun or time
-    updated = _time(chat, "update_time") or created
+    updated = _parse_time(chat, "update_time") or created
     way = current.way()
     title = chat.text_or_none("title") or ""
     ids = count(1)
     conversation = Conversation(
         id=0,
         title=title,
-        turns=_turns(way, ids, created),
+        turns=_build_turns(way, ids, created),
         created=created,
         updated=max(created, updated),
     )
     forks = []
     names: set[str] = set()
-    for end in ends[:MOST_FORKS]:
+    for end in ends[:MAX_FORKS]:
         parts = end.way()
         parted = next((ask for ask in parts if ask not in way), end).created or created
         names.add(name := fork_title(short_title(title, way[0].text), names))
         latest = end.created or parted
-        turns = _turns(parts, ids, created)
+        turns = _build_turns(parts, ids, created)
         forks.append(Conversation(0, name, "", turns, created=parted, updated=max(parted, latest)))
-    return Read(conversation, begun is not None, tuple(forks), left_out=tree.left_out)
+    return ParsedChat(conversation, begun is not None, tuple(forks), left_out=tree.left_out)
 
 
 @dataclass(eq=False)
-class _Answer:
+class _AssistantReply:
     nodes: tuple[str, ...]
     text: str
     model: str
@@ -74,18 +74,18 @@ class _Answer:
 
 
 @dataclass(eq=False)
-class _Ask:
+class _UserMessage:
     """A user message, and all that was said to it before the next."""
 
-    before: _Ask | None
+    before: _UserMessage | None
     text: str
     created: datetime | None
     on_way: bool
     goes_on: bool = False
-    answers: list[_Answer] = field(default_factory=list)
-    chosen: _Answer | None = None
+    answers: list[_AssistantReply] = field(default_factory=list)
+    chosen: _AssistantReply | None = None
 
-    def way(self) -> list[_Ask]:
+    def way(self) -> list[_UserMessage]:
         """The user messages from the first to this one."""
         way = [self]
         while way[-1].before is not None:
@@ -93,17 +93,19 @@ class _Ask:
         return way[::-1]
 
 
-class _Tree:
+class _MessageTree:
     """The messages of a chat, gathered into what was asked and answered, oldest first."""
 
-    def __init__(self, chat: Fields) -> None:
+    def __init__(self, chat: JsonObject) -> None:
         nodes = chat.inner("mapping").value
-        self._nodes = {name: Fields(node, f"message {name[:40]}") for name, node in nodes.items()}
+        self._nodes = {
+            name: JsonObject(node, f"message {name[:40]}") for name, node in nodes.items()
+        }
         self._way = self._way_to(chat)
-        self.asked: list[_Ask] = []
+        self.asked: list[_UserMessage] = []
         self.left_out: Counter[str] = Counter()
         roots = [name for name, node in self._nodes.items() if self._parent(node) is None]
-        waiting: list[tuple[str, _Ask | None, tuple[_Answer, ...]]] = []
+        waiting: list[tuple[str, _UserMessage | None, tuple[_AssistantReply, ...]]] = []
         waiting += [(name, None, ()) for name in reversed(roots)]
         while waiting:
             name, ask, said = waiting.pop()
@@ -113,14 +115,14 @@ class _Tree:
                 self._end(ask, said)
             waiting += [(child, ask, said) for child in reversed(children)]
 
-    def _parent(self, node: Fields) -> str | None:
+    def _parent(self, node: JsonObject) -> str | None:
         parent = node.text_or_none("parent")
         return parent if parent in self._nodes else None
 
     def _is_below(self, child: str, name: str) -> bool:
         return child in self._nodes and self._parent(self._nodes[child]) == name
 
-    def _way_to(self, chat: Fields) -> set[str]:
+    def _way_to(self, chat: JsonObject) -> set[str]:
         way: set[str] = set()
         name = chat.text_or_none("current_node")
         while name in self._nodes and name not in way:
@@ -129,8 +131,8 @@ class _Tree:
         return way
 
     def _take(
-        self, name: str, ask: _Ask | None, said: tuple[_Answer, ...]
-    ) -> tuple[_Ask | None, tuple[_Answer, ...]]:
+        self, name: str, ask: _UserMessage | None, said: tuple[_AssistantReply, ...]
+    ) -> tuple[_UserMessage | None, tuple[_AssistantReply, ...]]:
         """What is asked and said so far when the message `name` has been read."""
         if self._nodes[name].value.get("message") is None:
             return ask, said
@@ -139,21 +141,21 @@ class _Tree:
         text = self._text(message, role)
         if text is None:
             return ask, said
-        created = _time(message, "create_time")
+        created = _parse_time(message, "create_time")
         if role == "user":
             self._end(ask, said)
             if ask is not None:
                 ask.goes_on = True
-            self.asked.append(_Ask(ask, text, created, name in self._way))
+            self.asked.append(_UserMessage(ask, text, created, name in self._way))
             return self.asked[-1], ()
         if ask is None:
             self.left_out["assistant messages before the first question"] += 1
             return ask, said
         metadata = message.value.get("metadata") or {}
-        model = Fields(metadata, message.where).text_or_none("model_slug") or ""
-        return ask, (*said, _Answer((name,), text, model, created))
+        model = JsonObject(metadata, message.where).text_or_none("model_slug") or ""
+        return ask, (*said, _AssistantReply((name,), text, model, created))
 
-    def _end(self, ask: _Ask | None, said: tuple[_Answer, ...]) -> None:
+    def _end(self, ask: _UserMessage | None, said: tuple[_AssistantReply, ...]) -> None:
         """Keep what was said to `ask` on one way through the tree as one answer."""
         if ask is None or not said:
             return
@@ -161,13 +163,13 @@ class _Tree:
         if any(answer.nodes == nodes for answer in ask.answers):
             return
         text = "\n\n".join(part.text for part in said)
-        answer = _Answer(nodes, text, said[-1].model, said[0].created)
+        answer = _AssistantReply(nodes, text, said[-1].model, said[0].created)
         ask.answers.append(answer)
         longest = ask.chosen is None or len(nodes) > len(ask.chosen.nodes)
         if longest and self._way.issuperset(nodes):
             ask.chosen = answer
 
-    def _text(self, message: Fields, role: str) -> str | None:
+    def _text(self, message: JsonObject, role: str) -> str | None:
         """The words of a user or the assistant to each other; None for anything else."""
         content = message.inner("content")
         kind = content.text("content_type", "text")
@@ -186,18 +188,20 @@ class _Tree:
             return "\n\n".join(texts)
         return None
 
-    def _parts(self, content: Fields) -> Iterator[str]:
+    def _parts(self, content: JsonObject) -> Iterator[str]:
         for part in content.list("parts"):
             if isinstance(part, str):
                 if part:
                     yield part
             elif isinstance(part, dict) and part.get("content_type") == "audio_transcription":
-                yield Fields(part, content.where).text("text")
+                yield JsonObject(part, content.where).text("text")
             elif part is not None:
                 self.left_out["images and files"] += 1
 
 
-def _turns(way: Iterable[_Ask], ids: Iterator[int], default: datetime) -> tuple[Turn, ...]:
+def _build_turns(
+    way: Iterable[_UserMessage], ids: Iterator[int], default: datetime
+) -> tuple[Turn, ...]:
     turns = []
     for position, ask in enumerate(way):
         created = ask.created or default
@@ -218,9 +222,9 @@ def _turns(way: Iterable[_Ask], ids: Iterator[int], default: datetime) -> tuple[
     return tuple(turns)
 
 
-def _time(fields: Fields, name: str) -> datetime | None:
+def _parse_time(fields: JsonObject, name: str) -> datetime | None:
     seconds = fields.number(name)
     try:
-        return None if seconds is None else showable(datetime.fromtimestamp(seconds, UTC))
+        return None if seconds is None else check_time_range(datetime.fromtimestamp(seconds, UTC))
     except (ValueError, OverflowError, OSError):
         raise fields.bad(f"{name} is no time") from None

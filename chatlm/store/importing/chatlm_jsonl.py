@@ -7,16 +7,16 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from chatlm.errors import UsageError
-from chatlm.store.importing.fields import Fields, Read
+from chatlm.store.importing.fields import JsonObject, ParsedChat
 from chatlm.types.messages import (
     Annotation,
+    ContextPolicy,
     Conversation,
-    Kept,
     Message,
     Passage,
+    PluginData,
     Reply,
     Role,
-    Standing,
     StopReason,
     Turn,
     Usage,
@@ -24,20 +24,20 @@ from chatlm.types.messages import (
 from chatlm.types.provenance import Call, Change, Provenance, Trace
 from chatlm.types.sampling import Sampling
 
-Kind = TypeVar("Kind", bound=StrEnum)
+EnumT = TypeVar("Kind", bound=StrEnum)
 
 
-def read_own(value: Any) -> Read:
+def parse_chatlm(value: Any) -> ParsedChat:
     """A chat with all that was kept of it; `forked_from` names a chat elsewhere and is dropped.
 
     Raises:
         BadChat: something in it is not as chatlm writes it.
     """
-    return _Reader(Fields(value)).read()
+    return _ChatlmParser(JsonObject(value)).read()
 
 
-class _Reader:
-    def __init__(self, chat: Fields) -> None:
+class _ChatlmParser:
+    def __init__(self, chat: JsonObject) -> None:
         self._chat = chat
         self._passages: dict[int, list[Passage]] = {}
         self._annotations: dict[int, list[tuple[int | None, Annotation]]] = {}
@@ -45,7 +45,7 @@ class _Reader:
         self._traces: dict[int, list[Trace]] = {}
         self._replies = 0
 
-    def read(self) -> Read:
+    def read(self) -> ParsedChat:
         chat = self._chat
         conversation = Conversation(
             id=0,
@@ -53,13 +53,13 @@ class _Reader:
             system=chat.text("system"),
             created=chat.time("created"),
             updated=chat.time("updated"),
-            sampling=_sampling(chat.inner("sampling")),
+            sampling=_parse_sampling(chat.inner("sampling")),
             pinned=chat.flag("pinned"),
-            kept=_kept(chat),
+            kept=_parse_plugin_data(chat),
             without=frozenset(chat.texts("without")),
             turns=tuple(self._turn(n, turn) for n, turn in enumerate(chat.objects("turns"))),
         )
-        return Read(
+        return ParsedChat(
             conversation,
             timed=True,
             passages=self._passages,
@@ -68,7 +68,7 @@ class _Reader:
             traces=self._traces,
         )
 
-    def _turn(self, number: int, turn: Fields) -> Turn:
+    def _turn(self, number: int, turn: JsonObject) -> Turn:
         ids: dict[int, int] = {}
         replies: list[Reply] = []
         for fields in turn.objects("replies"):
@@ -79,16 +79,22 @@ class _Reader:
             raise turn.bad("two replies have one id")
         self._passages[number] = [
             Passage(
-                p.text("text"), p.text("source"), p.number("score") or 0.0, _plain(p, "details")
+                p.text("text"),
+                p.text("source"),
+                p.number("score") or 0.0,
+                _parse_json_values(p, "details"),
             )
             for p in turn.objects("passages")
         ]
         self._annotations[number] = [
-            (_reply_id(label, "reply", ids), _annotation(label))
+            (_parse_reply_id(label, "reply", ids), _parse_annotation(label))
             for label in turn.objects("annotations")
         ]
         self._traces[number] = [
-            Trace(tuple(map(_call, trace.objects("calls"))), _reply_id(trace, "reply", ids))
+            Trace(
+                tuple(map(_parse_call, trace.objects("calls"))),
+                _parse_reply_id(trace, "reply", ids),
+            )
             for trace in turn.objects("traces")
         ]
         return Turn(
@@ -96,18 +102,18 @@ class _Reader:
             position=number,
             user=Message("user", turn.text("content")),
             replies=tuple(replies),
-            chosen=_reply_id(turn, "chosen", ids),
+            chosen=_parse_reply_id(turn, "chosen", ids),
             created=turn.time("created"),
-            standing=_one_of(Standing, turn, "standing", Standing.AUTO.value),
+            standing=_parse_enum(ContextPolicy, turn, "standing", ContextPolicy.AUTO.value),
             summary=turn.text("summary", ""),
             typed=turn.text("typed", ""),
         )
 
-    def _reply(self, reply: Fields, version: int) -> Reply:
+    def _reply(self, reply: JsonObject, version: int) -> Reply:
         usage = reply.inner("usage")
         made = reply.value.get("provenance")
         if made is not None:
-            self._provenance[self._replies] = _provenance(reply.inner("provenance"))
+            self._provenance[self._replies] = _parse_provenance(reply.inner("provenance"))
         settings = reply.value.get("settings")
         if not isinstance(settings, str):
             settings = json.dumps(reply.inner("settings").value)
@@ -116,7 +122,7 @@ class _Reader:
             id=self._replies,
             version=version,
             text=reply.text("text"),
-            stop_reason=None if unfinished else _one_of(StopReason, reply, "stop_reason"),
+            stop_reason=None if unfinished else _parse_enum(StopReason, reply, "stop_reason"),
             error=reply.text_or_none("error"),
             model=reply.text("model"),
             adapter=reply.text_or_none("adapter"),
@@ -132,12 +138,12 @@ class _Reader:
         )
 
 
-def _annotation(label: Fields) -> Annotation:
+def _parse_annotation(label: JsonObject) -> Annotation:
     plugin, name, value = (label.text(field) for field in ("plugin", "name", "value"))
     return Annotation(plugin, name, value, label.number("score"), label.text("icon", ""))
 
 
-def _call(call: Fields) -> Call:
+def _parse_call(call: JsonObject) -> Call:
     changes = tuple(
         Change(change.text("what"), change.text("before"), change.text("after"))
         for change in call.objects("changes")
@@ -147,7 +153,7 @@ def _call(call: Fields) -> Call:
     return Call(plugin, hook, seconds, said, changes, error)
 
 
-def _reply_id(fields: Fields, name: str, ids: dict[int, int]) -> int | None:
+def _parse_reply_id(fields: JsonObject, name: str, ids: dict[int, int]) -> int | None:
     """The reply that a field names; None for null or nothing."""
     if fields.value.get(name) is None:
         return None
@@ -157,11 +163,11 @@ def _reply_id(fields: Fields, name: str, ids: dict[int, int]) -> int | None:
     return ids[number]
 
 
-def _provenance(made: Fields) -> Provenance:
+def _parse_provenance(made: JsonObject) -> Provenance:
     versions = made.inner("versions")
     return Provenance(
-        messages=tuple(map(_message, made.objects("messages"))),
-        sampling=_sampling(made.inner("sampling")),
+        messages=tuple(map(_parse_message, made.objects("messages"))),
+        sampling=_parse_sampling(made.inner("sampling")),
         model=made.text("model"),
         adapter=made.text_or_none("adapter"),
         prompt_format=made.text("prompt_format", ""),
@@ -174,7 +180,7 @@ def _provenance(made: Fields) -> Provenance:
     )
 
 
-def _message(message: Fields) -> Message:
+def _parse_message(message: JsonObject) -> Message:
     roles: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
     role = message.text("role")
     if role not in roles:
@@ -182,12 +188,12 @@ def _message(message: Fields) -> Message:
     return Message(roles[role], message.text("content"), message.flag("pinned"))
 
 
-def _kept(chat: Fields) -> Kept:
-    plugins = _plain(chat, "kept")
+def _parse_plugin_data(chat: JsonObject) -> PluginData:
+    plugins = _parse_json_values(chat, "kept")
     return {plugin: chat.inner("kept").inner(plugin).value for plugin in plugins}
 
 
-def _plain(fields: Fields, name: str) -> dict[str, Any]:
+def _parse_json_values(fields: JsonObject, name: str) -> dict[str, Any]:
     """An object of values that the database can hold as JSON."""
     inner = fields.inner(name)
     try:
@@ -197,14 +203,16 @@ def _plain(fields: Fields, name: str) -> dict[str, Any]:
     return inner.value
 
 
-def _sampling(values: Fields) -> Sampling:
+def _parse_sampling(values: JsonObject) -> Sampling:
     try:
         return Sampling.from_dict(values.value)
     except UsageError as error:
         raise values.bad(error.message) from error
 
 
-def _one_of(kind: type[Kind], fields: Fields, name: str, default: str | None = None) -> Kind:
+def _parse_enum(
+    kind: type[EnumT], fields: JsonObject, name: str, default: str | None = None
+) -> EnumT:
     try:
         return kind(fields.text(name, default))
     except ValueError:

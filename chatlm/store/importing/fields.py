@@ -11,16 +11,16 @@ from typing import Any
 from chatlm.types.messages import Annotation, Conversation, Passage
 from chatlm.types.provenance import Provenance, Trace
 
-LARGEST = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
 """What the database holds in a whole number."""
 
 
-class BadChat(ValueError):
+class InvalidChat(ValueError):
     """What is wrong with a chat, in a sentence without a full stop."""
 
 
 @dataclass(frozen=True)
-class Read:
+class ParsedChat:
     """One chat of a file; the ids in it are only there to tell its parts apart."""
 
     conversation: Conversation
@@ -40,7 +40,7 @@ class Read:
     """What a chat of chatlm has no place for, in the plural, and how many there were."""
 
 
-def showable(time: datetime) -> datetime:
+def check_time_range(time: datetime) -> datetime:
     """The time itself.
 
     Raises:
@@ -51,7 +51,7 @@ def showable(time: datetime) -> datetime:
     return time
 
 
-class Fields:
+class JsonObject:
     """A JSON object.
 
     Args:
@@ -65,12 +65,12 @@ class Fields:
     def __init__(self, value: Any, where: str = "") -> None:
         self.where = where
         if not isinstance(value, dict):
-            raise self.bad(f"must be an object, not {_kind(value)}")
+            raise self.bad(f"must be an object, not {_describe_type(value)}")
         self.value: dict[str, Any] = value
 
-    def bad(self, problem: str) -> BadChat:
+    def bad(self, problem: str) -> InvalidChat:
         """The error that says so about this object."""
-        return BadChat(f"{self.where or 'the chat'}: {problem}")
+        return InvalidChat(f"{self.where or 'the chat'}: {problem}")
 
     def text(self, name: str, default: str | None = None) -> str:
         """A text; None for `default` says that it must be there."""
@@ -93,7 +93,7 @@ class Fields:
     def count(self, name: str) -> int:
         """A whole number from 0; 0 where it is not there."""
         value = self.value.get(name, 0)
-        if type(value) is not int or not 0 <= value <= LARGEST:
+        if type(value) is not int or not 0 <= value <= MAX_INTEGER:
             raise self._wrong(name, "a whole number from 0")
         return value
 
@@ -114,16 +114,18 @@ class Fields:
         text = self.text(name)
         try:
             time = datetime.fromisoformat(text)
-            return showable((time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC))
+            return check_time_range(
+                (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+            )
         except (ValueError, OverflowError):
             raise self._wrong(name, "a time such as 2026-01-31T12:00:00+00:00") from None
 
-    def objects(self, name: str) -> list[Fields]:
+    def objects(self, name: str) -> list[JsonObject]:
         """A list of objects; empty where it is not there."""
         one = name.removesuffix("s").replace("replie", "reply")
         before = f"{self.where}, " if self.where else ""
         return [
-            Fields(value, f"{before}{one} {number}")
+            JsonObject(value, f"{before}{one} {number}")
             for number, value in enumerate(self.list(name), start=1)
         ]
 
@@ -141,17 +143,17 @@ class Fields:
             raise self._wrong(name, "a list of texts")
         return tuple(values)
 
-    def inner(self, name: str) -> Fields:
+    def inner(self, name: str) -> JsonObject:
         """An object in this one; an empty one where it is not there."""
-        return Fields(self.value.get(name, {}), f"{self.where}, {name}" if self.where else name)
+        return JsonObject(self.value.get(name, {}), f"{self.where}, {name}" if self.where else name)
 
-    def _wrong(self, name: str, wanted: str) -> BadChat:
+    def _wrong(self, name: str, wanted: str) -> InvalidChat:
         if name not in self.value:
             return self.bad(f"{name} is missing")
-        return self.bad(f"{name} must be {wanted}, not {_kind(self.value[name])}")
+        return self.bad(f"{name} must be {wanted}, not {_describe_type(self.value[name])}")
 
 
-def _kind(value: Any) -> str:
+def _describe_type(value: Any) -> str:
     match value:
         case None:
             return "null"

@@ -11,40 +11,40 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from chatlm.errors import UsageError
-from chatlm.store.importing.chatgpt import read_chatgpt
-from chatlm.store.importing.chatlm_jsonl import read_own
-from chatlm.store.importing.fields import BadChat, Read
-from chatlm.store.importing.json_stream import Broken, Piece, pieces
-from chatlm.store.importing.openai_messages import read_messages
+from chatlm.store.importing.chatgpt import parse_chatgpt
+from chatlm.store.importing.chatlm_jsonl import parse_chatlm
+from chatlm.store.importing.fields import InvalidChat, ParsedChat
+from chatlm.store.importing.json_stream import InvalidJson, JsonItem, iter_json_items
+from chatlm.store.importing.openai_messages import parse_openai_messages
 from chatlm.store.store import Store
-from chatlm.types.messages import now
+from chatlm.types.messages import utc_now
 
-Format = Literal["auto", "chatlm", "messages", "chatgpt"]
-
-
-FORMATS: tuple[Format, ...] = get_args(Format)
+ImportFormat = Literal["auto", "chatlm", "messages", "chatgpt"]
 
 
-_Reader = Callable[[Any, datetime], Read]
+IMPORT_FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
 
 
-_READERS: dict[str, _Reader] = {
-    "chatlm": lambda value, _: read_own(value),
-    "messages": read_messages,
-    "chatgpt": read_chatgpt,
+_ChatParser = Callable[[Any, datetime], ParsedChat]
+
+
+_PARSERS: dict[str, _ChatParser] = {
+    "chatlm": lambda value, _: parse_chatlm(value),
+    "messages": parse_openai_messages,
+    "chatgpt": parse_chatgpt,
 }
 
 
-_TELLING = {"turns": "chatlm", "messages": "messages", "mapping": "chatgpt"}
+_FORMAT_BY_KEY = {"turns": "chatlm", "messages": "messages", "mapping": "chatgpt"}
 """The key that only a chat of this format has -> the format."""
 
 
-FOR_READING = (".md", ".chatml")
+EXPORT_ONLY_SUFFIXES = (".md", ".chatml")
 """Endings of exports from which no chat can be made again."""
 
 
 @dataclass(frozen=True)
-class Bad:
+class UnreadableChat:
     """A chat that cannot be read."""
 
     place: str
@@ -59,7 +59,9 @@ class Bad:
         }
 
 
-def read(path: Path, form: Format = "auto") -> Iterator[tuple[Read | Bad, int, int]]:
+def read_chats(
+    path: Path, form: ImportFormat = "auto"
+) -> Iterator[tuple[ParsedChat | UnreadableChat, int, int]]:
     """The chats of a file, in its order: each with the bytes read so far, and those in all.
 
     Args:
@@ -69,15 +71,15 @@ def read(path: Path, form: Format = "auto") -> Iterator[tuple[Read | Bad, int, i
     Raises:
         UsageError: the file cannot be read at all.
     """
-    if path.suffix.lower() in FOR_READING:
+    if path.suffix.lower() in EXPORT_ONLY_SUFFIXES:
         raise UsageError(
             f"{path} cannot be imported: {path.suffix.lower()} is a format for reading only.",
             hint="Export the chats as .jsonl, which keeps all there is.",
         )
-    time = now()
+    time = utc_now()
     try:
-        for piece in pieces(path):
-            yield _read(piece, form, time), piece.done, piece.total
+        for piece in iter_json_items(path):
+            yield _parse_item(piece, form, time), piece.done, piece.total
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read: {error.strerror or error}.",
@@ -85,30 +87,30 @@ def read(path: Path, form: Format = "auto") -> Iterator[tuple[Read | Bad, int, i
         ) from error
 
 
-def _read(piece: Piece, form: Format, time: datetime) -> Read | Bad:
+def _parse_item(piece: JsonItem, form: ImportFormat, time: datetime) -> ParsedChat | UnreadableChat:
     try:
-        if isinstance(piece.content, Broken):
-            raise BadChat(piece.content.problem)
+        if isinstance(piece.content, InvalidJson):
+            raise InvalidChat(piece.content.problem)
         value = piece.content.value
-        return _READERS[_format(value) if form == "auto" else form](value, time)
-    except BadChat as error:
-        return Bad(piece.place, str(error))
+        return _PARSERS[_detect_format(value) if form == "auto" else form](value, time)
+    except InvalidChat as error:
+        return UnreadableChat(piece.place, str(error))
 
 
-def _format(value: Any) -> str:
+def _detect_format(value: Any) -> str:
     keys = value if isinstance(value, dict) else {}
-    for key, form in _TELLING.items():
+    for key, form in _FORMAT_BY_KEY.items():
         if key in keys:
             return form
-    raise BadChat("this is no chat: it has neither turns nor messages nor a mapping")
+    raise InvalidChat("this is no chat: it has neither turns nor messages nor a mapping")
 
 
-MOST_BAD = 20
+MAX_UNREADABLE_LISTED = 20
 """Bad chats that are named; further ones are only counted."""
 
 
 @dataclass
-class Import:
+class ImportProgress:
     """How far an import is."""
 
     done: int = 0
@@ -122,7 +124,7 @@ class Import:
     """Chats that were stored already."""
     left_out: Counter[str] = field(default_factory=Counter)
     """What a chat of chatlm has no place for, in the plural, and how many there were."""
-    bad: list[Bad] = field(default_factory=list)
+    bad: list[UnreadableChat] = field(default_factory=list)
     """The first chats that cannot be read."""
     bad_count: int = 0
     """How many there are in all; where it is not 0 and none may be left out, nothing is added."""
@@ -141,8 +143,8 @@ class Import:
 
 
 def import_file(
-    store: Store, path: Path, form: Format = "auto", *, skip_bad: bool = False
-) -> Iterator[Import]:
+    store: Store, path: Path, form: ImportFormat = "auto", *, skip_bad: bool = False
+) -> Iterator[ImportProgress]:
     """Read the chats of a file into the store; yields how far it is after each chat.
 
     Pulled by the consumer, who may stop at any time: the chats stored by then stay, whole, and
@@ -160,32 +162,32 @@ def import_file(
         UsageError: the file cannot be read at all.
         StoreError: the chats cannot be written.
     """
-    state = Import()
+    state = ImportProgress()
     if not skip_bad:
         state.checking = True
-        for found, state.done, state.total in read(path, form):
-            _note_bad(state, found)
-            state.readable += isinstance(found, Read)
+        for found, state.done, state.total in read_chats(path, form):
+            _record_unreadable(state, found)
+            state.readable += isinstance(found, ParsedChat)
             yield state
         if state.bad_count:
             return
         state.checking = False
-    for found, state.done, state.total in read(path, form):
-        if isinstance(found, Read):
-            _add(store, found, state)
+    for found, state.done, state.total in read_chats(path, form):
+        if isinstance(found, ParsedChat):
+            _store_chat(store, found, state)
         elif skip_bad:
-            _note_bad(state, found)
+            _record_unreadable(state, found)
         yield state
 
 
-def _note_bad(state: Import, found: Read | Bad) -> None:
-    if isinstance(found, Bad):
+def _record_unreadable(state: ImportProgress, found: ParsedChat | UnreadableChat) -> None:
+    if isinstance(found, UnreadableChat):
         state.bad_count += 1
-        if len(state.bad) < MOST_BAD:
+        if len(state.bad) < MAX_UNREADABLE_LISTED:
             state.bad.append(found)
 
 
-def _add(store: Store, found: Read, state: Import) -> None:
+def _store_chat(store: Store, found: ParsedChat, state: ImportProgress) -> None:
     original = store.find_same(found.conversation, timed=found.timed)
     if original is None:
         original = store.add_conversation(

@@ -15,21 +15,21 @@ from typing import IO, Any
 
 from chatlm.errors import UsageError
 
-LARGEST = 256 * 2**20
+MAX_CHAT_BYTES = 256 * 2**20
 """Bytes of one chat; a longer one is not read into memory."""
 
 
-CHUNK = 2**16
+CHUNK_BYTES = 2**16
 
 
-_MEMBER = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
+_CHATGPT_MEMBER = re.compile(r"(?:.*/)?conversations(?:-\d+)?\.json")
 """The chats in the ZIP file that ChatGPT sends, in one part or several."""
 
 
-_BLANK = re.compile(r"\s*")
+_WHITESPACE = re.compile(r"\s*")
 
 
-_BAD_ZIP = (
+_ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -41,24 +41,24 @@ _BAD_ZIP = (
 
 
 @dataclass(frozen=True)
-class Value:
+class ParsedJson:
     """A JSON value that was read."""
 
     value: Any
 
 
 @dataclass(frozen=True)
-class Broken:
+class InvalidJson:
     """What could not be read as JSON, and why."""
 
     problem: str
 
 
 @dataclass(frozen=True)
-class Piece:
+class JsonItem:
     """One value of a file."""
 
-    content: Value | Broken
+    content: ParsedJson | InvalidJson
     place: str
     """Such as `line 3`."""
     done: int
@@ -67,7 +67,7 @@ class Piece:
     """Bytes to read in all."""
 
 
-def pieces(path: Path) -> Iterator[Piece]:
+def iter_json_items(path: Path) -> Iterator[JsonItem]:
     """The lines of a file of JSON lines, the elements of a JSON list, or those in a ZIP file.
 
     Raises:
@@ -75,19 +75,21 @@ def pieces(path: Path) -> Iterator[Piece]:
     """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            yield from _of_file(file, 0, path.stat().st_size, "")
+            yield from _iter_file(file, 0, path.stat().st_size, "")
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if _MEMBER.fullmatch(info.filename)]
+            members = [
+                info for info in archive.infolist() if _CHATGPT_MEMBER.fullmatch(info.filename)
+            ]
             total = sum(info.file_size for info in members)
             done = 0
             for info in sorted(members, key=lambda info: info.filename):
                 before = f"{info.filename}, " if len(members) > 1 else ""
                 with archive.open(info) as member:
-                    yield from _of_file(member, done, total, before)
+                    yield from _iter_file(member, done, total, before)
                 done += info.file_size
-    except _BAD_ZIP as error:
+    except _ZIP_ERRORS as error:
         raise UsageError(
             f"{path} is a ZIP file that cannot be read: {error}.",
             hint="Unpack it, then import the conversations.json in it.",
@@ -99,44 +101,44 @@ def pieces(path: Path) -> Iterator[Piece]:
         )
 
 
-def _of_file(file: IO[bytes], done: int, total: int, before: str) -> Iterator[Piece]:
+def _iter_file(file: IO[bytes], done: int, total: int, before: str) -> Iterator[JsonItem]:
     """The pieces of one file: a list or an object over many lines, else one object a line."""
-    first = file.readline(CHUNK).removeprefix(b"\xef\xbb\xbf").strip()
+    first = file.readline(CHUNK_BYTES).removeprefix(b"\xef\xbb\xbf").strip()
     file.seek(0)
     if first.startswith(b"[") or first == b"{":
         text = io.TextIOWrapper(file, encoding="utf-8-sig")
-        found, unit = _Elements(text).read(), "chat"
+        found, unit = _JsonArrayReader(text).read(), "chat"
     else:
-        found, unit = _lines(file), "line"
+        found, unit = _iter_lines(file), "line"
     for number, content in found:
-        yield Piece(content, f"{before}{unit} {number}", done + file.tell(), total)
+        yield JsonItem(content, f"{before}{unit} {number}", done + file.tell(), total)
 
 
-def _lines(file: IO[bytes]) -> Iterator[tuple[int, Value | Broken]]:
+def _iter_lines(file: IO[bytes]) -> Iterator[tuple[int, ParsedJson | InvalidJson]]:
     number = 0
-    while line := file.readline(LARGEST + 1):
+    while line := file.readline(MAX_CHAT_BYTES + 1):
         number += 1
-        whole = len(line) <= LARGEST
-        while not line.endswith(b"\n") and len(line) > LARGEST:
-            line = file.readline(LARGEST + 1)
+        whole = len(line) <= MAX_CHAT_BYTES
+        while not line.endswith(b"\n") and len(line) > MAX_CHAT_BYTES:
+            line = file.readline(MAX_CHAT_BYTES + 1)
         if not whole:
-            yield number, Broken(_too_large())
+            yield number, InvalidJson(_too_large_message())
         elif line := line.removeprefix(b"\xef\xbb\xbf" if number == 1 else b"").strip():
-            yield number, _parsed(line)
+            yield number, _parse_line(line)
 
 
-def _parsed(line: bytes) -> Value | Broken:
+def _parse_line(line: bytes) -> ParsedJson | InvalidJson:
     try:
-        return Value(json.loads(line.decode()))
+        return ParsedJson(json.loads(line.decode()))
     except UnicodeDecodeError:
-        return Broken("this is not UTF-8 text")
+        return InvalidJson("this is not UTF-8 text")
     except json.JSONDecodeError as error:
-        return Broken(f"this is not JSON: {error.msg} at character {error.pos + 1}")
+        return InvalidJson(f"this is not JSON: {error.msg} at character {error.pos + 1}")
     except (ValueError, RecursionError):
-        return Broken("this JSON is nested too deeply or holds too long a number")
+        return InvalidJson("this JSON is nested too deeply or holds too long a number")
 
 
-class _Elements:
+class _JsonArrayReader:
     """The elements of a JSON list, or one value alone, read no further ahead than needed."""
 
     def __init__(self, file: io.TextIOWrapper) -> None:
@@ -144,14 +146,14 @@ class _Elements:
         self._text, self._at = "", 0
         self._decoder = json.JSONDecoder()
 
-    def read(self) -> Iterator[tuple[int, Value | Broken]]:
+    def read(self) -> Iterator[tuple[int, ParsedJson | InvalidJson]]:
         number = 1
         try:
             in_list = self._next() == "["
             self._at += in_list
             mark = self._next()
             while mark and not (in_list and mark == "]"):
-                yield number, Value(self._value())
+                yield number, ParsedJson(self._value())
                 number += 1
                 mark = self._next()
                 if in_list and mark == ",":
@@ -161,15 +163,15 @@ class _Elements:
                     break
             self._at += in_list
             if in_list and (mark != "]" or self._next()):
-                yield number, Broken("this is not JSON: the list does not end as it should")
+                yield number, InvalidJson("this is not JSON: the list does not end as it should")
         except UnicodeDecodeError:
-            yield number, Broken("this is not UTF-8 text")
+            yield number, InvalidJson("this is not UTF-8 text")
         except RecursionError:
-            yield number, Broken("this JSON is nested too deeply")
+            yield number, InvalidJson("this JSON is nested too deeply")
         except json.JSONDecodeError as error:
-            yield number, Broken(f"this is not JSON: {error.msg}")
+            yield number, InvalidJson(f"this is not JSON: {error.msg}")
         except ValueError as error:
-            yield number, Broken(str(error))
+            yield number, InvalidJson(str(error))
 
     def _value(self) -> Any:
         self._next()
@@ -177,8 +179,8 @@ class _Elements:
             try:
                 value, self._at = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError:
-                if len(self._text) - self._at > LARGEST:
-                    raise ValueError(_too_large()) from None
+                if len(self._text) - self._at > MAX_CHAT_BYTES:
+                    raise ValueError(_too_large_message()) from None
                 if not self._more():
                     raise
             else:
@@ -187,7 +189,7 @@ class _Elements:
     def _next(self) -> str:
         """The next character that is not blank; empty at the end."""
         while True:
-            blank = _BLANK.match(self._text, self._at)
+            blank = _WHITESPACE.match(self._text, self._at)
             self._at = blank.end() if blank else self._at
             if self._at < len(self._text) or not self._more():
                 return self._text[self._at : self._at + 1]
@@ -195,10 +197,10 @@ class _Elements:
     def _more(self) -> bool:
         """Read as much again as there is, so that a long value is not tried too often."""
         left = self._text[self._at :]
-        more = self._file.read(max(CHUNK, len(left)))
+        more = self._file.read(max(CHUNK_BYTES, len(left)))
         self._text, self._at = left + more, 0
         return bool(more)
 
 
-def _too_large() -> str:
-    return f"this chat is larger than {LARGEST // 2**20} MiB"
+def _too_large_message() -> str:
+    return f"this chat is larger than {MAX_CHAT_BYTES // 2**20} MiB"

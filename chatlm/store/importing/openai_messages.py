@@ -6,11 +6,11 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
-from chatlm.store.importing.fields import Fields, Read
+from chatlm.store.importing.fields import JsonObject, ParsedChat
 from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn
 
 
-def read_messages(value: Any, time: datetime) -> Read:
+def parse_openai_messages(value: Any, time: datetime) -> ParsedChat:
     """A chat, with its first system messages as the system prompt.
 
     Left out and counted: what tools said, parts that are no text, later system messages, and what
@@ -24,12 +24,12 @@ def read_messages(value: Any, time: datetime) -> Read:
     Raises:
         BadChat: a role is not known, a content is of no known kind, or no user says anything.
     """
-    chat = Fields(value)
+    chat = JsonObject(value)
     system: list[str] = []
     said: list[tuple[str, list[str]]] = []
     left_out: Counter[str] = Counter()
     for message in chat.objects("messages"):
-        role, text = message.text("role"), _content(message, left_out)
+        role, text = message.text("role"), _message_text(message, left_out)
         match role:
             case "system" | "developer" if not said:
                 system.append(text)
@@ -49,21 +49,23 @@ def read_messages(value: Any, time: datetime) -> Read:
                 raise message.bad("role must be system, user, assistant or tool")
     if not said:
         raise chat.bad("no user message")
-    turns = tuple(_turn(n, question, answers, time) for n, (question, answers) in enumerate(said))
+    turns = tuple(
+        _build_turn(n, question, answers, time) for n, (question, answers) in enumerate(said)
+    )
     conversation = Conversation(
         id=0, system="\n\n".join(system), turns=turns, created=time, updated=time
     )
-    return Read(conversation, timed=False, left_out=left_out)
+    return ParsedChat(conversation, timed=False, left_out=left_out)
 
 
-def _turn(number: int, question: str, answers: list[str], time: datetime) -> Turn:
+def _build_turn(number: int, question: str, answers: list[str], time: datetime) -> Turn:
     text = "\n\n".join(answers)
     reply = Reply(id=number, version=1, text=text, stop_reason=StopReason.END, created=time)
     replies = (reply,) if answers else ()
     return Turn(number, number, Message("user", question), replies, created=time)
 
 
-def _content(message: Fields, left_out: Counter[str]) -> str:
+def _message_text(message: JsonObject, left_out: Counter[str]) -> str:
     content = message.value.get("content")
     if content is None:
         return ""
@@ -74,7 +76,7 @@ def _content(message: Fields, left_out: Counter[str]) -> str:
         if isinstance(part, str):
             texts.append(part)
             continue
-        fields = Fields(part, f"{message.where}, part")
+        fields = JsonObject(part, f"{message.where}, part")
         kind = fields.text("type")
         if kind in ("text", "input_text", "output_text"):
             texts.append(fields.text("text"))

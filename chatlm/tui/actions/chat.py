@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from textual.command import CommandPalette
 
-from chatlm.config.paths import expanded
+from chatlm.config.paths import expand_path
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.store import export
-from chatlm.store.export import ENDINGS
-from chatlm.text import visible
+from chatlm.store.export import FORMAT_BY_SUFFIX
+from chatlm.text import escape_controls
 from chatlm.tui import clipboard
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.screens import transfer
@@ -20,7 +20,7 @@ from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.screens.help import ChatCommands, HelpScreen
 from chatlm.tui.screens.trace import TraceScreen
 from chatlm.tui.screens.transfer import ImportScreen
-from chatlm.types.messages import Conversation, Reply, Standing
+from chatlm.types.messages import ContextPolicy, Conversation, Reply
 
 if TYPE_CHECKING:
     from chatlm.tui.chat_screen import ChatScreen
@@ -119,8 +119,8 @@ class ChatActions:
         self._screen.app.push_screen(
             PromptScreen(
                 "Export this chat",
-                transfer.file_name(chat),
-                hint=f"The ending decides the format: {', '.join(ENDINGS)}",
+                transfer.suggest_file_name(chat),
+                hint=f"The ending decides the format: {', '.join(FORMAT_BY_SUFFIX)}",
             ),
             self._export,
         )
@@ -129,8 +129,8 @@ class ChatActions:
         """Read chats from a file."""
         if not file.strip():
             raise UsageError("Which file?", hint="Write /import and a path.")
-        path, store = expanded(file.strip()), self._chat.saved
-        screen = ImportScreen(lambda: transfer.read(store, path))
+        path, store = expand_path(file.strip()), self._chat.saved
+        screen = ImportScreen(lambda: transfer.import_chats(store, path))
         self._screen.app.push_screen(screen, lambda _: self._chat.changed())
 
     def do_copy_chat(self, _: str) -> None:
@@ -157,13 +157,13 @@ class ChatActions:
         """Write the chat; what goes wrong is told, since the question is closed by then."""
         if not file:
             return
-        path = expanded(file.strip())
+        path = expand_path(file.strip())
         try:
-            transfer.write(self._chat.store, self._conversation(), path)
+            transfer.export_chat(self._chat.store, self._conversation(), path)
         except ChatlmError as error:
             self._chat.toast(error)
         else:
-            self._chat.notify(visible(f"Written to {path}"), markup=False)
+            self._chat.notify(escape_controls(f"Written to {path}"), markup=False)
 
     def _conversation(self) -> Conversation:
         if self._chat.conversation_id is None:
@@ -176,11 +176,11 @@ class ChatActions:
         return self._chat.current
 
 
-STANDINGS = {
-    Standing.AUTO: "read as long as it fits",
-    Standing.PINNED: "always read",
-    Standing.DROPPED: "not read any more",
-    Standing.SUMMARISED: "its summary is read in its place",
+POLICY_MESSAGES = {
+    ContextPolicy.AUTO: "read as long as it fits",
+    ContextPolicy.PINNED: "always read",
+    ContextPolicy.DROPPED: "not read any more",
+    ContextPolicy.SUMMARISED: "its summary is read in its place",
 }
 """What is said when a turn's standing changes."""
 
@@ -255,26 +255,28 @@ class TurnActions:
 
     async def do_pin(self, _: str) -> None:
         """Keep the turn in the context, or no longer."""
-        await self._toggle(Standing.PINNED)
+        await self._toggle(ContextPolicy.PINNED)
 
     async def do_drop(self, _: str) -> None:
         """Leave the turn out of the context, or no longer."""
-        await self._toggle(Standing.DROPPED)
+        await self._toggle(ContextPolicy.DROPPED)
 
     async def do_summarise(self, _: str) -> None:
         """Let a summary stand for the turn, or no longer."""
         turn = self._view().turn
         if turn.summary:
-            await self._toggle(Standing.SUMMARISED)
+            await self._toggle(ContextPolicy.SUMMARISED)
         else:
             self._reply()
             self._insight.summary(turn)
 
-    async def _toggle(self, standing: Standing) -> None:
+    async def _toggle(self, standing: ContextPolicy) -> None:
         view = self._view()
-        now = Standing.AUTO if view.turn.standing is standing else standing
+        now = ContextPolicy.AUTO if view.turn.standing is standing else standing
         await self._chat.set_standing(view, now)
-        self._chat.notify(f"Message {view.turn.position + 1}: {STANDINGS[now]}.", markup=False)
+        self._chat.notify(
+            f"Message {view.turn.position + 1}: {POLICY_MESSAGES[now]}.", markup=False
+        )
 
     def _view(self) -> TurnView:
         view = self._chat.selected

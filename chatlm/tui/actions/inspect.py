@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from textual.message import Message
 
-from chatlm.chat.context_usage import Measure
+from chatlm.chat.context_usage import ContextUsage
 from chatlm.chat.replay import replay
 from chatlm.chat.session import ChatSession
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.tui.engine_loader import POLL_SECONDS, EngineLoader, Ready
-from chatlm.tui.screens.context import ContextScreen, Ledger, SummaryScreen
+from chatlm.tui.screens.context import ContextBreakdown, ContextScreen, SummaryScreen
 from chatlm.tui.screens.replay import ReplayScreen
-from chatlm.tui.screens.xray import Xray, XrayScreen
-from chatlm.tui.widgets.context_gauge import Fill
+from chatlm.tui.screens.xray import PromptXray, XrayScreen
+from chatlm.tui.widgets.context_gauge import ContextFill
 from chatlm.types.engine import Engine
 from chatlm.types.messages import Reply, Turn
 from chatlm.types.requests import Request
@@ -33,15 +33,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Measured(Message):
+class ContextMeasured(Message):
     """What the shown chat takes of the context; None when it cannot be said."""
 
-    measure: Measure | None
+    measure: ContextUsage | None
     conversation_id: int | None
     """Which chat that is."""
 
 
-class Insight:
+class InspectActions:
     """Each of these is a screen over the chat, given what it needs and no more.
 
     Args:
@@ -69,9 +69,11 @@ class Insight:
         self._chat.pause()
         session = self._session()
 
-        def ledger() -> Ledger:
+        def ledger() -> ContextBreakdown:
             chat, measure = self._chat.conversation, session.measure()
-            return Ledger(chat.system, chat.turns, measure.costs, measure.outside, fill(measure))
+            return ContextBreakdown(
+                chat.system, chat.turns, measure.costs, measure.outside, context_fill(measure)
+            )
 
         async def leave(turn_id: int | None) -> None:
             await self._chat.redraw(turn_id)
@@ -91,9 +93,9 @@ class Insight:
             )
         request = Request(made.messages, made.sampling, made.adapter)
 
-        def read() -> Xray:
+        def read() -> PromptXray:
             prompt, passages = self._engine().preview(request), tuple(store.passages(turn.id))
-            return Xray(prompt, request, turn.words, passages, made.prompt_hash)
+            return PromptXray(prompt, request, turn.words, passages, made.prompt_hash)
 
         title = "What was read for this reply" if made.model else "What a model would have read"
         self._screen.app.push_screen(XrayScreen(read, title))
@@ -110,9 +112,9 @@ class Insight:
             else "What would be read if this were sent now"
         )
 
-        def read() -> Xray:
+        def read() -> PromptXray:
             seen = session.preview(text)
-            return Xray(seen.prompt, seen.request, words, seen.passages)
+            return PromptXray(seen.prompt, seen.request, words, seen.passages)
 
         self._screen.app.push_screen(XrayScreen(read, title))
 
@@ -151,7 +153,7 @@ class Insight:
             log.info("chat not measured: %s", error)
         except Exception:  # a bug must not take the chat away
             log.exception("chat not measured")
-        self._screen.post_message(Measured(measure, session.conversation_id))
+        self._screen.post_message(ContextMeasured(measure, session.conversation_id))
 
     def _session(self) -> ChatSession:
         return self._chat.session(self._closing)
@@ -160,9 +162,9 @@ class Insight:
         return self._screen.owner.engine.wait(self._closing)
 
 
-def fill(measure: Measure) -> Fill:
+def context_fill(measure: ContextUsage) -> ContextFill:
     """What the ruler draws."""
-    return Fill(
+    return ContextFill(
         system=measure.system,
         turns=measure.used - measure.system,
         reserve=measure.reserve,

@@ -6,16 +6,16 @@ import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chatlm.chat.context_usage import own_system
+from chatlm.chat.context_usage import builtin_system_tokens
 from chatlm.config import config
-from chatlm.engines.open import is_here
+from chatlm.engines.open import is_available
 from chatlm.hub import installed
 from chatlm.tui.engine_loader import Ready
 from chatlm.tui.screens.models import ModelScreen
-from chatlm.tui.screens.plugins import PluginsScreen, listed
-from chatlm.tui.screens.settings import CONFIG, Section, SettingsScreen, ThemePicker
+from chatlm.tui.screens.plugins import PluginsScreen, plugin_entries
+from chatlm.tui.screens.settings import CONFIG_LAYER, Section, SettingsScreen, ThemePicker
 from chatlm.types.messages import Message
-from chatlm.types.sampling import DEFAULTS, Sampling
+from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
 if TYPE_CHECKING:
     from chatlm.tui.chat_screen import ChatScreen
@@ -53,7 +53,7 @@ class SettingsActions:
         running, host = self._owner.config, self._owner.plugins
         self._owner.push_screen(
             PluginsScreen(
-                partial(listed, host, running),
+                partial(plugin_entries, host, running),
                 self._chat.conversation.without,
                 self._chat.set_without,
                 safe_mode=running.safe_mode,
@@ -68,8 +68,8 @@ class SettingsActions:
             self._use_model(name.strip())
         else:
             current = self._owner.engine_state.model
-            here = partial(is_here, plugins=self._owner.plugins)
-            screen = ModelScreen(installed.known(), current, here)
+            here = partial(is_available, plugins=self._owner.plugins)
+            screen = ModelScreen(installed.list_known_models(), current, here)
             self._owner.push_screen(screen, self._use_model)
 
     def took(self, message: object) -> None:
@@ -100,15 +100,19 @@ class SettingsActions:
         engine = self._owner.engine.engine
         info = state.info if isinstance(state, Ready) else None
         below = [
-            (CONFIG, self._owner.config.sampling),
+            (CONFIG_LAYER, self._owner.config.sampling),
             ("model", info.suggested if info else Sampling()),
-            ("default", info.defaults if info else DEFAULTS),
+            ("default", info.defaults if info else DEFAULT_SAMPLING),
         ]
 
         def count_tokens(text: str) -> int:
             if engine is None:
                 return 0
-            return engine.count_tokens([Message("system", text)]) if text else own_system(engine)
+            return (
+                engine.count_tokens([Message("system", text)])
+                if text
+                else builtin_system_tokens(engine)
+            )
 
         self._owner.push_screen(
             SettingsScreen(

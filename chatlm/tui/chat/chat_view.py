@@ -11,14 +11,14 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Static
 
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.text import one_line, visible
-from chatlm.tui.chat.status import Banner
+from chatlm.text import escape_controls, one_line
+from chatlm.tui.chat.status import EngineBanner
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.chat.turn_column import Suggestion
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
-from chatlm.tui.widgets.context_gauge import Fill, Ruler
+from chatlm.tui.widgets.context_gauge import ContextFill, ContextGauge
 from chatlm.types.messages import Turn
 
 TITLE_WIDTH = 120
@@ -61,10 +61,10 @@ class ChatView(Vertical):
         """From top to bottom."""
         with Horizontal(id="head"):
             yield Static(id="title", markup=False)
-            yield Ruler()
+            yield ContextGauge()
         with Horizontal(id="middle"):
             yield Transcript()
-        yield Banner(self._clock)
+        yield EngineBanner(self._clock)
         yield self.composer
 
     @property
@@ -94,20 +94,22 @@ class ChatView(Vertical):
     def toast(self, problem: ChatlmError | str) -> None:
         """Say something for a moment."""
         error = isinstance(problem, ChatlmError) and not isinstance(problem, UsageError)
-        self.notify(visible(str(problem)), severity="error" if error else "warning", markup=False)
+        self.notify(
+            escape_controls(str(problem)), severity="error" if error else "warning", markup=False
+        )
 
     def show_engine(self, state: EngineState) -> None:
         """Say that the model is loading, or why it is not there."""
-        self.query_one(Banner).state = state
+        self.query_one(EngineBanner).state = state
 
-    def show_fill(self, fill: Fill | None, outside: Collection[int] = ()) -> None:
+    def show_fill(self, fill: ContextFill | None, outside: Collection[int] = ()) -> None:
         """Say how full the context is, and mark the turns that no longer fit, by their ids."""
-        self.query_one(Ruler).fill = fill
+        self.query_one(ContextGauge).fill = fill
         self.query_one(Transcript).mark(outside)
 
     def show_used(self, used: int) -> None:
         """Let the ruler follow a turn that is running."""
-        ruler = self.query_one(Ruler)
+        ruler = self.query_one(ContextGauge)
         if ruler.fill is not None:
             ruler.fill = dataclasses.replace(ruler.fill, turns=max(used - ruler.fill.system, 0))
 

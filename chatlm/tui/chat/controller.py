@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from textual import on, work
 
 from chatlm.chat.session import ChatSession
-from chatlm.chat.turn_runner import Events
+from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.store.store import Store
 from chatlm.tui.chat.live_turn import (
     LiveTurn,
-    TextGathered,
+    TextStreamed,
     TurnEnded,
     TurnProgressed,
-    answer,
     read_ahead,
+    run_turn,
 )
 from chatlm.tui.chat.open_chat import ShownChat
 from chatlm.tui.chat.status import Status
@@ -119,7 +119,7 @@ class LiveChat(ShownChat):
             self.composer.sent(event)
             self.keep_draft()
 
-    def _start(self, begin: Callable[[ChatSession], Events], sent: str = "") -> bool:
+    def _start(self, begin: Callable[[ChatSession], SessionEvents], sent: str = "") -> bool:
         """Run a turn of the shown chat in the worker; False, and a word why, while one runs."""
         try:
             self.refuse_while_busy()
@@ -138,10 +138,10 @@ class LiveChat(ShownChat):
         return True
 
     @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
-    def _work(self, begin: Callable[[], Events], live: LiveTurn) -> None:
+    def _work(self, begin: Callable[[], SessionEvents], live: LiveTurn) -> None:
         self.writes.wait()  # what was changed before the message holds for it
         try:
-            answer(begin, live.stop, self.post_message)
+            run_turn(begin, live.stop, self.post_message)
         finally:
             live.done.set()
 
@@ -186,8 +186,8 @@ class LiveChat(ShownChat):
         if shown:
             await self._open(live.chat.store, conversation_id)
 
-    @on(TextGathered)
-    async def _grow(self, message: TextGathered) -> None:
+    @on(TextStreamed)
+    async def _grow(self, message: TextStreamed) -> None:
         async with self._drawing:
             if self._live is not None:
                 await self._live.grow(message)

@@ -23,9 +23,9 @@ from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.composer.composer import Composer
-from chatlm.tui.services import OpenChat, arguments
-from chatlm.tui.workers import Writes, told
-from chatlm.types.messages import Conversation, Standing, Turn
+from chatlm.tui.services import OpenChat, argument_completers
+from chatlm.tui.workers import WriteQueue, to_user_error
+from chatlm.types.messages import ContextPolicy, Conversation, Turn
 from chatlm.types.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -49,12 +49,14 @@ class StoredChat(ChatView):
 
     def __init__(self, app: ChatApp, store: Store) -> None:
         composer = Composer(
-            history=self._sent_before, count_tokens=app.engine.count_tokens, values=arguments(app)
+            history=self._sent_before,
+            count_tokens=app.engine.count_tokens,
+            values=argument_completers(app),
         )
         super().__init__(app.clock, composer)
         self._owner = app
         self.saved = store
-        self.writes = Writes()
+        self.writes = WriteQueue()
         self._chat = OpenChat(store)
         self._live: LiveTurn | None = None
         """The turn that is running, in this chat or another."""
@@ -136,10 +138,12 @@ class StoredChat(ChatView):
         """Keep a plugin's values with the chat, beside the others it keeps; None forgets one."""
         chat = self._chat
         if chat.conversation_id is None:
-            chat.kept = {**chat.kept, plugin: _over(chat.kept.get(plugin, {}), values)}
+            chat.kept = {**chat.kept, plugin: _merge(chat.kept.get(plugin, {}), values)}
             self.changed()
         else:
-            self._write(partial(_keep, chat.store, chat.conversation_id, plugin, values))
+            self._write(
+                partial(_update_plugin_data, chat.store, chat.conversation_id, plugin, values)
+            )
 
     async def step_version(self, view: TurnView, step: int) -> None:
         """Let the version before or after the one that stands take its place."""
@@ -151,7 +155,7 @@ class StoredChat(ChatView):
             turn = dataclasses.replace(view.turn, chosen=reply.id)
             await self._change(turn, partial(self.store.choose, turn.id, reply.id))
 
-    async def set_standing(self, view: TurnView, standing: Standing) -> None:
+    async def set_standing(self, view: TurnView, standing: ContextPolicy) -> None:
         """Let the turn take part in what the model reads in another way."""
         self.refuse_while_busy()
         turn = dataclasses.replace(view.turn, standing=standing)
@@ -179,7 +183,7 @@ class StoredChat(ChatView):
     def name_again(self) -> None:
         """Show the chat's title as it is now; a chat that is gone keeps the one it had."""
         with suppress(StoreError):
-            self.show_title(export.title_of(self.conversation) or NEW_CHAT)
+            self.show_title(export.display_title(self.conversation) or NEW_CHAT)
 
     async def _change(self, turn: Turn, change: Callable[[], object]) -> None:
         """Show a turn as it will be, and store that; what cannot be stored is taken back."""
@@ -203,7 +207,7 @@ class StoredChat(ChatView):
         try:
             await making
         except Exception as problem:
-            if error := told(problem, "changing a chat"):
+            if error := to_user_error(problem, "changing a chat"):
                 self.toast(error)
             if take_back is not None:
                 await take_back()
@@ -216,10 +220,12 @@ class StoredChat(ChatView):
             return []
 
 
-def _keep(store: Store, conversation_id: int, plugin: str, values: Mapping[str, Any]) -> None:
+def _update_plugin_data(
+    store: Store, conversation_id: int, plugin: str, values: Mapping[str, Any]
+) -> None:
     before = store.conversation(conversation_id).kept.get(plugin, {})
-    store.keep(conversation_id, plugin, _over(before, values))
+    store.keep(conversation_id, plugin, _merge(before, values))
 
 
-def _over(before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**before, **values}.items() if value is not None}

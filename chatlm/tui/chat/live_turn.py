@@ -14,20 +14,20 @@ from textual.message import Message
 from textual.message import Message as TextualMessage
 
 from chatlm.chat.session import ChatSession
-from chatlm.chat.turn_runner import Events
+from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError
 from chatlm.tui import commands, formatting
 from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.services import OpenChat
-from chatlm.tui.workers import UPDATES_PER_SECOND, told
+from chatlm.tui.workers import UPDATES_PER_SECOND, to_user_error
 from chatlm.types.events import (
     Delta,
     Finished,
-    Fitted,
     MessageAnnotated,
     Notice,
     Prefill,
+    PromptReady,
     ReplyStarted,
     TurnStarted,
 )
@@ -65,7 +65,9 @@ class LiveTurn:
         if self.view is not None:
             self.view.say(line)
 
-    async def progress(self, event: MessageAnnotated | ReplyStarted | Fitted | Prefill) -> None:
+    async def progress(
+        self, event: MessageAnnotated | ReplyStarted | PromptReady | Prefill
+    ) -> None:
         """Take a step of the generation."""
         match event:
             case MessageAnnotated(role="user", annotations=labels):
@@ -75,20 +77,20 @@ class LiveTurn:
                 self.reply = reply
                 if self.view is not None:
                     await self.view.begin(reply)
-            case Fitted(prompt_tokens=used):
+            case PromptReady(prompt_tokens=used):
                 self.status = Status(used=used, reason="reading")
                 self.say("reading your message")
             case Prefill(done=done, total=total) if done < total:
                 self.say(f"reading {done:,} of {total:,} tokens")
 
-    async def grow(self, gathered: TextGathered) -> None:
+    async def grow(self, gathered: TextStreamed) -> None:
         """Take new text."""
         if self.reply is not None:
             self.reply = dataclasses.replace(self.reply, text=self.reply.text + gathered.text)
         if self.view is not None:
             await self.view.grow(gathered.text)
         usage = gathered.usage
-        self.say(f"{formatting.growing(usage)} · {commands.key_of('stop')} stops")
+        self.say(f"{formatting.writing_status(usage)} · {commands.key_of('stop')} stops")
         used = usage.prompt_tokens + usage.completion_tokens
         self.status = Status(used=used, speed=formatting.speed(usage), reason="writing")
 
@@ -118,12 +120,12 @@ class LiveTurn:
 log = logging.getLogger(__name__)
 
 
-STEPS = TurnStarted | MessageAnnotated | ReplyStarted | Fitted | Prefill | Notice
+PROGRESS_EVENTS = TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
 """What is shown as soon as it happens."""
 
 
-def answer(
-    begin: Callable[[], Events], stop: threading.Event, post: Callable[[Message], object]
+def run_turn(
+    begin: Callable[[], SessionEvents], stop: threading.Event, post: Callable[[Message], object]
 ) -> None:
     """Begin a turn and pull its events to their end, or until `stop` is set.
 
@@ -131,14 +133,14 @@ def answer(
 
     The generator is closed in this thread, so the reply is stored when `TurnEnded` is posted.
     """
-    gathered = _Gathered(post)
+    gathered = _DeltaBatcher(post)
     error: ChatlmError | None = None
     try:
         with closing(begin()) as events:
             for event in events:
                 if isinstance(event, Delta):
                     gathered.add(event)
-                elif isinstance(event, STEPS):
+                elif isinstance(event, PROGRESS_EVENTS):
                     gathered.flush()
                     post(TurnProgressed(event))
                 elif isinstance(event, Finished):
@@ -146,7 +148,7 @@ def answer(
                 if stop.is_set():
                     break
     except Exception as problem:
-        error = told(problem, "turn")
+        error = to_user_error(problem, "turn")
     gathered.flush()
     post(TurnEnded(error))
 
@@ -162,7 +164,7 @@ def read_ahead(session: ChatSession, stop: threading.Event) -> None:
         log.info("did not read ahead: %s", problem)
 
 
-class _Gathered:
+class _DeltaBatcher:
     """Joins deltas, so that the screen gets at most `UPDATES_PER_SECOND` messages."""
 
     def __init__(self, post: Callable[[Message], object]) -> None:
@@ -180,7 +182,7 @@ class _Gathered:
     def flush(self) -> None:
         if not self._pieces:
             return
-        self._post(TextGathered("".join(self._pieces), self._usage))
+        self._post(TextStreamed("".join(self._pieces), self._usage))
         self._pieces.clear()
         self._posted_at = time.monotonic()
 
@@ -189,11 +191,11 @@ class _Gathered:
 class TurnProgressed(TextualMessage):
     """A step of the running turn other than new text."""
 
-    event: TurnStarted | MessageAnnotated | ReplyStarted | Fitted | Prefill | Notice
+    event: TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
 
 
 @dataclass
-class TextGathered(TextualMessage):
+class TextStreamed(TextualMessage):
     """The reply grew by `text`, which may be many tokens."""
 
     text: str

@@ -19,7 +19,7 @@ from textual.highlight import highlight
 from textual.strip import Strip
 from textual.style import Style
 
-from chatlm.text import visible
+from chatlm.text import escape_controls
 
 Alignment = Literal["left", "center", "right"]
 
@@ -33,7 +33,7 @@ RULE_STYLE = "$foreground 30%"
 COLUMN_GAP = " │ "
 
 
-class Body(Protocol):
+class Renderable(Protocol):
     """Something that can be drawn at any width."""
 
     def lines(self, width: int) -> list[Content]:
@@ -42,7 +42,7 @@ class Body(Protocol):
 
 
 @dataclass(frozen=True)
-class Words:
+class Paragraph:
     """Text that breaks between words, and where it says so."""
 
     content: Content
@@ -69,7 +69,7 @@ class CodeLine:
 
 
 @dataclass(frozen=True)
-class Rule:
+class HorizontalRule:
     """A line across."""
 
     def lines(self, width: int) -> list[Content]:
@@ -78,7 +78,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Table:
     """A table; where it is too wide, the widest columns give way and their words wrap."""
 
     head: Sequence[Content]
@@ -103,7 +103,7 @@ class Grid:
         height = max(len(cell) for cell in wrapped)
         return [
             gap.join(
-                _aligned(cell[at] if at < len(cell) else Content(), width, alignment)
+                _align(cell[at] if at < len(cell) else Content(), width, alignment)
                 for cell, width, alignment in zip(wrapped, widths, self.alignments, strict=True)
             )
             for at in range(height)
@@ -116,12 +116,12 @@ class Grid:
             for column in columns
         ]
         room = max(width - len(COLUMN_GAP) * (len(wanted) - 1), len(wanted))
-        limit = _limit(wanted, room)
+        limit = _max_column_width(wanted, room)
         return [min(each, limit) for each in wanted]
 
 
 @dataclass
-class Line:
+class RenderedLine:
     """One line on the screen."""
 
     content: Content
@@ -130,42 +130,42 @@ class Line:
 
 
 @dataclass
-class Piece:
+class Fragment:
     """A body behind a lead, such as a bullet, which the lines after the first are indented by."""
 
-    body: Body
+    body: Renderable
     lead: Content = field(default_factory=Content)
     rest: Content = field(default_factory=Content)
     """As wide as the lead."""
     _width: int = 0
-    _lines: list[Line] = field(default_factory=list)
+    _lines: list[RenderedLine] = field(default_factory=list)
 
-    def lines(self, width: int) -> list[Line]:
+    def lines(self, width: int) -> list[RenderedLine]:
         """The lines at a width; the same objects as long as the width is the same."""
         if width != self._width:
             inner = max(width - self.lead.cell_length, 1)
             first, *others = self.body.lines(inner)
             contents = [self.lead + first, *(self.rest + line for line in others)]
-            self._width, self._lines = width, [Line(content) for content in contents]
+            self._width, self._lines = width, [RenderedLine(content) for content in contents]
         return self._lines
 
-    def indented(self, lead: Content, rest: Content) -> Piece:
+    def indented(self, lead: Content, rest: Content) -> Fragment:
         """The same behind one more lead."""
-        return Piece(self.body, lead + self.lead, rest + self.rest)
+        return Fragment(self.body, lead + self.lead, rest + self.rest)
 
 
-def blank() -> Piece:
+def blank_line() -> Fragment:
     """An empty line."""
-    return Piece(Words(Content()))
+    return Fragment(Paragraph(Content()))
 
 
-def _aligned(line: Content, width: int, alignment: Alignment) -> Content:
+def _align(line: Content, width: int, alignment: Alignment) -> Content:
     free = max(width - line.cell_length, 0)
     left = {"left": 0, "center": free // 2, "right": free}[alignment]
     return line.pad(left, free - left)
 
 
-def _limit(wanted: Sequence[int], room: int) -> int:
+def _max_column_width(wanted: Sequence[int], room: int) -> int:
     """The greatest width that columns may have for all to fit into `room` cells."""
     limit = room
     for count, each in enumerate(sorted(wanted)):
@@ -193,7 +193,7 @@ STYLES = {
 }
 
 
-COLOUR_SHARE = 0.05
+HIGHLIGHT_TIME_SHARE = 0.05
 """Of the time while code grows, how much may go into colouring it anew."""
 
 
@@ -203,14 +203,14 @@ class Block:
 
     line: int
     """Where it begins in the source that was read; 0 for the first line."""
-    pieces: Sequence[Piece]
+    pieces: Sequence[Fragment]
     joined: bool = False
     """Whether no empty line stands before it."""
     number: int | None = None
     """Of an item of a numbered list."""
 
 
-class GrowingMarkdown:
+class StreamingMarkdown:
     """A text that was made `visible`; when it grows, it is read again from its last block on.
 
     What comes later can change how a finished block reads, as a link's address far below does, so
@@ -220,7 +220,7 @@ class GrowingMarkdown:
     def __init__(self, text: str = "") -> None:
         self.blocks: list[Block] = []
         self._tail = ""
-        self._colours = _Colours()
+        self._colours = _CodeHighlighter()
         self.append(text)
 
     def append(self, text: str) -> int:
@@ -232,7 +232,7 @@ class GrowingMarkdown:
         self._tail += text
         last = self.blocks.pop() if self.blocks else Block(0, ())
         changed = len(self.blocks)
-        blocks = list(_Reader(self._tail, self._colours).blocks(last.number))
+        blocks = list(_BlockParser(self._tail, self._colours).blocks(last.number))
         if not blocks:
             return changed
         blocks[0].joined = last.joined
@@ -241,11 +241,11 @@ class GrowingMarkdown:
         return changed
 
 
-class _Reader:
+class _BlockParser:
     """Turns tokens, which open and close like brackets, into blocks."""
 
-    def __init__(self, text: str, colours: _Colours) -> None:
-        self._tokens = parser().parse(text)
+    def __init__(self, text: str, colours: _CodeHighlighter) -> None:
+        self._tokens = markdown_parser().parse(text)
         self._colours = colours
 
     def blocks(self, number: int | None) -> Iterator[Block]:
@@ -274,23 +274,23 @@ class _Reader:
                 at += 1
             yield first, at
 
-    def _all(self, start: int, end: int, depth: int) -> list[Piece]:
+    def _all(self, start: int, end: int, depth: int) -> list[Fragment]:
         """Blocks one after the other, with empty lines between those that are not lists."""
-        pieces: list[Piece] = []
+        pieces: list[Fragment] = []
         for first, last in self._siblings(start, end):
             if pieces and not self._tokens[first].type.endswith("list_open"):
-                pieces.append(blank())
+                pieces.append(blank_line())
             pieces += self._pieces(first, last, depth)
         return pieces
 
-    def _pieces(self, start: int, end: int, depth: int) -> list[Piece]:
+    def _pieces(self, start: int, end: int, depth: int) -> list[Fragment]:
         token = self._tokens[start]
         match token.type:
             case "paragraph_open":
-                return [Piece(Words(_inline(self._tokens[start + 1])))]
+                return [Fragment(Paragraph(_inline(self._tokens[start + 1])))]
             case "heading_open":
                 words = _inline(self._tokens[start + 1]).stylize_before(STYLES["heading"])
-                return [Piece(Words(words))]
+                return [Fragment(Paragraph(words))]
             case "bullet_list_open" | "ordered_list_open":
                 items = enumerate(self._siblings(start + 1, end - 1))
                 return [
@@ -300,23 +300,23 @@ class _Reader:
                 ]
             case "blockquote_open":
                 bar = Content.styled("▌ ", STYLES["quote"])
-                inside = self._all(start + 1, end - 1, depth) or [blank()]
+                inside = self._all(start + 1, end - 1, depth) or [blank_line()]
                 return [piece.indented(bar, bar) for piece in inside]
             case "fence" | "code_block":
                 language = token.info.split()[0] if token.info.strip() else ""
                 last = all(token.nesting < 0 for token in self._tokens[end:])
                 return self._colours.pieces(token.content, language, last)
             case "table_open":
-                return [Piece(self._table(start, end))]
+                return [Fragment(self._table(start, end))]
             case "hr":
-                return [Piece(Rule())]
+                return [Fragment(HorizontalRule())]
             case _:
-                return [Piece(Words(Content(token.content)))]
+                return [Fragment(Paragraph(Content(token.content)))]
 
-    def _item(self, start: int, end: int, number: int | None, depth: int) -> list[Piece]:
+    def _item(self, start: int, end: int, number: int | None, depth: int) -> list[Fragment]:
         lead = BULLETS[depth % len(BULLETS)] if number is None else f"{number}.".rjust(3) + " "
         indent = Content(" " * len(lead))
-        inside = self._all(start + 1, end - 1, depth + 1) or [blank()]
+        inside = self._all(start + 1, end - 1, depth + 1) or [blank_line()]
         first = inside[0].indented(Content.styled(lead, STYLES["bullet"]), indent)
         return [first, *(piece.indented(indent, indent) for piece in inside[1:])]
 
@@ -326,7 +326,7 @@ class _Reader:
         start = int(token.attrGet("start") or 0) if "start" in token.attrs else 1
         return (start if first is None else first) + at
 
-    def _table(self, start: int, end: int) -> Grid:
+    def _table(self, start: int, end: int) -> Table:
         rows: list[list[Content]] = []
         alignments: list[Alignment] = []
         for at in range(start, end):
@@ -338,20 +338,20 @@ class _Reader:
             if token.type == "th_open":
                 style = str(token.attrGet("style") or "text-align:left")
                 alignments.append(cast(Alignment, style.removeprefix("text-align:")))
-        return Grid(rows[0], rows[1:], alignments)
+        return Table(rows[0], rows[1:], alignments)
 
 
-class _Colours:
+class _CodeHighlighter:
     """Colours code; where it is long and grows, the newest lines get theirs a little later."""
 
     def __init__(self) -> None:
         self._language = ""
         self._lines: list[str] = []
-        self._pieces: list[Piece] = []
+        self._pieces: list[Fragment] = []
         self._coloured: list[Content] = []
         self._due = 0.0
 
-    def pieces(self, code: str, language: str, last: bool) -> list[Piece]:
+    def pieces(self, code: str, language: str, last: bool) -> list[Fragment]:
         """One piece a line; those that look as before are the same objects.
 
         Args:
@@ -370,20 +370,22 @@ class _Colours:
             contents = self._coloured = text.split("\n", allow_blank=True)
             self._language, self._lines = language, lines
             ended = time.perf_counter()
-            self._due = ended + (ended - started) / COLOUR_SHARE
+            self._due = ended + (ended - started) / HIGHLIGHT_TIME_SHARE
         before = self._pieces if goes_on else []
         self._pieces = [
-            before[at] if at < len(before) and _looks_like(before[at], content) else _code(content)
+            before[at]
+            if at < len(before) and _shows_code(before[at], content)
+            else _code_fragment(content)
             for at, content in enumerate(contents)
         ]
         return self._pieces
 
 
-def _code(content: Content) -> Piece:
-    return Piece(CodeLine(content))
+def _code_fragment(content: Content) -> Fragment:
+    return Fragment(CodeLine(content))
 
 
-def _looks_like(piece: Piece, content: Content) -> bool:
+def _shows_code(piece: Fragment, content: Content) -> bool:
     return isinstance(piece.body, CodeLine) and piece.body.content.is_same(content)
 
 
@@ -414,18 +416,18 @@ def _style(token: Token) -> Style | str:
 
 
 @cache
-def parser() -> MarkdownIt:
+def markdown_parser() -> MarkdownIt:
     """The Markdown that replies are read as; it keeps nothing of what it read."""
     markdown = MarkdownIt("gfm-like", {"html": False}).disable("image")
-    markdown.core.ruler.push("keep_line_ends", _keep_line_ends)
-    markdown.core.ruler.push("keep_visible", _keep_visible)
+    markdown.core.ruler.push("keep_line_ends", _keep_line_breaks)
+    markdown.core.ruler.push("keep_visible", _sanitise_entities)
     markdown.validateLink = is_web_address  # type: ignore[method-assign]  # markdown-it's own way
     return markdown
 
 
 def code_blocks(text: str) -> list[str]:
     """The code in a reply as the model wrote it, without fences, indentation and last line end."""
-    tokens = parser().parse(text)
+    tokens = markdown_parser().parse(text)
     return [token.content.rstrip("\n") for token in tokens if token.type in ("fence", "code_block")]
 
 
@@ -438,7 +440,7 @@ def is_web_address(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
-def _keep_line_ends(state: StateCore) -> None:
+def _keep_line_breaks(state: StateCore) -> None:
     """Models end lines of verse or addresses with one newline and mean it."""
     for token in state.tokens:
         for child in token.children or ():
@@ -446,8 +448,8 @@ def _keep_line_ends(state: StateCore) -> None:
                 child.type = "hardbreak"
 
 
-def _keep_visible(state: StateCore) -> None:
+def _sanitise_entities(state: StateCore) -> None:
     """Markdown reads `&#x202e;` as the character, after the text was made safe to draw."""
     for token in state.tokens:
         for child in token.children or ():
-            child.content = visible(child.content)
+            child.content = escape_controls(child.content)

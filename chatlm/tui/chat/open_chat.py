@@ -18,10 +18,10 @@ from chatlm.tui.chat.live_turn import LiveTurn
 from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.composer.composer import Composer
-from chatlm.tui.composer.drafts import DraftKeeper
-from chatlm.tui.screens.dialogs import LeavingScreen
+from chatlm.tui.composer.drafts import DraftSaver
+from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
 from chatlm.tui.services import OpenChat
-from chatlm.tui.workers import told
+from chatlm.tui.workers import to_user_error
 from chatlm.types.messages import Turn
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ShownChat(StoredChat):
 
     def __init__(self, app: ChatApp, store: Store) -> None:
         super().__init__(app, store)
-        self.drafts = DraftKeeper()
+        self.drafts = DraftSaver()
         self._draft: tuple[int | None, str] = (None, "")
         """Of which chat, and what, was saved or shown last."""
         self.switches = 0
@@ -105,7 +105,7 @@ class ShownChat(StoredChat):
         Args:
             then: done at once, or when the person has answered; not at all if they stay.
         """
-        asked = isinstance(self.app.screen, LeavingScreen)
+        asked = isinstance(self.app.screen, LeaveIncognitoScreen)
         if self.incognito and self.conversation_id is not None and not asked:
             self.run_worker(self._ask_and_leave(then), exit_on_error=False)
         else:
@@ -113,13 +113,15 @@ class ShownChat(StoredChat):
 
     async def _ask_and_leave(self, then: Callable[[], Awaitable[object]]) -> None:
         try:
-            saves = await self.app.push_screen_wait(LeavingScreen(can_save=self.saved.on_disk))
+            saves = await self.app.push_screen_wait(
+                LeaveIncognitoScreen(can_save=self.saved.on_disk)
+            )
             if saves:
                 await self._save_incognito()
             if saves is not None:
                 await then()
         except Exception as problem:
-            if error := told(problem, "leaving a chat"):
+            if error := to_user_error(problem, "leaving a chat"):
                 self.toast(error)
 
     async def _save_incognito(self) -> None:
@@ -131,7 +133,7 @@ class ShownChat(StoredChat):
         if chat.conversation_id is not None:
             draft = self.composer.state()
             await self.writes.put(
-                partial(save, chat.store, self.saved, chat.conversation_id, draft)
+                partial(copy_incognito_chats, chat.store, self.saved, chat.conversation_id, draft)
             )
             self.notify("The chat is saved.", markup=False)
 
@@ -210,7 +212,7 @@ class ShownChat(StoredChat):
         return chat.conversation_id if chat.store is self.saved else None
 
 
-def save(incognito: Store, saved: Store, conversation_id: int, draft: str) -> None:
+def copy_incognito_chats(incognito: Store, saved: Store, conversation_id: int, draft: str) -> None:
     """Copy all of an incognito store, forks too, to the saved chats.
 
     Args:

@@ -15,10 +15,10 @@ from textual.timer import Timer
 from textual.visual import Visual
 from textual.widget import Widget
 
-from chatlm.text import one_line, visible
-from chatlm.tui.chat.markdown import GrowingMarkdown, Line, blank, is_web_address
+from chatlm.text import escape_controls, one_line
+from chatlm.tui.chat.markdown import RenderedLine, StreamingMarkdown, blank_line, is_web_address
 
-DRAW_SHARE = 0.1
+DRAW_TIME_SHARE = 0.1
 """Of the time while a reply grows, how much may go into reading and breaking its lines."""
 
 
@@ -42,8 +42,8 @@ class ReplyText(Widget):
 
     def __init__(self, text: str = "") -> None:
         super().__init__()
-        self._markdown = GrowingMarkdown(visible(text))
-        self._lines: list[Line] = []
+        self._markdown = StreamingMarkdown(escape_controls(text))
+        self._lines: list[RenderedLine] = []
         self._starts: list[int] = []
         """Index of each block's first line."""
         self._laid_out_at = 0
@@ -58,7 +58,7 @@ class ReplyText(Widget):
 
     async def grow(self, text: str) -> None:
         """Add to the end, drawn when there is time."""
-        self._undrawn.append(visible(text))
+        self._undrawn.append(escape_controls(text))
         wait = self._due - time.perf_counter()
         if wait <= 0:
             self._draw()
@@ -68,7 +68,7 @@ class ReplyText(Widget):
     async def show(self, text: str) -> None:
         """Show a whole text in place of what is there, streamed or not."""
         await self.end()
-        self._markdown = GrowingMarkdown(visible(text))
+        self._markdown = StreamingMarkdown(escape_controls(text))
         self._changed(0)
 
     async def end(self) -> None:
@@ -119,7 +119,7 @@ class ReplyText(Widget):
         shown = one_line(unquote(address), 200)
         if not is_web_address(address):
             return
-        if _browser_has_a_window():
+        if _has_graphical_browser():
             self.app.open_url(address)
             self.notify(shown, title="Opened in your browser", markup=False)
         else:
@@ -135,7 +135,7 @@ class ReplyText(Widget):
         self._undrawn.clear()
         self._changed(self._markdown.append(text))
         ended = time.perf_counter()
-        self._due = ended + (ended - started) / DRAW_SHARE
+        self._due = ended + (ended - started) / DRAW_TIME_SHARE
 
     def _changed(self, block: int) -> None:
         """Break the lines anew from this block on, and draw those that differ."""
@@ -157,12 +157,12 @@ class ReplyText(Widget):
         for block in self._markdown.blocks[len(self._starts) :] if width else ():
             self._starts.append(len(self._lines))
             if len(self._starts) > 1 and not block.joined:
-                self._lines += blank().lines(width)
+                self._lines += blank_line().lines(width)
             for piece in block.pieces:
                 self._lines += piece.lines(width)
 
 
-def _browser_has_a_window() -> bool:
+def _has_graphical_browser() -> bool:
     """A browser that runs in the terminal would draw over the chat."""
     try:
         return type(webbrowser.get()) is not webbrowser.GenericBrowser

@@ -11,7 +11,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm.text import one_line, visible
+from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands, formatting
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
 from chatlm.types.messages import Turn
@@ -98,7 +98,7 @@ def _width(parts: list[tuple[int, str]]) -> int:
     return cell_len(" · ".join(text for _, text in parts))
 
 
-class Banner(Static):
+class EngineBanner(Static):
     """Shown only while there is something to say.
 
     Args:
@@ -150,8 +150,8 @@ class Banner(Static):
         if isinstance(state, Failed):
             retry = f"Then {commands.key_of('regenerate')} tries again; /model takes another model."
             return Content.assemble(
-                (visible(state.error.message), "bold"),
-                f"\n{visible(state.error.hint)}" if state.error.hint else "",
+                (escape_controls(state.error.message), "bold"),
+                f"\n{escape_controls(state.error.hint)}" if state.error.hint else "",
                 f"\n{retry}",
             )
         if isinstance(state, Ready):
@@ -159,5 +159,5 @@ class Banner(Static):
         seconds = int(self._clock() - self._since)
         parts = [f"Loading {one_line(state.model, 40)}"]
         parts += [f"{seconds} s"] if seconds else []
-        parts += [visible(state.stage)] if state.stage else []
+        parts += [escape_controls(state.stage)] if state.stage else []
         return Content(f"{' · '.join(parts)} — you can type already")

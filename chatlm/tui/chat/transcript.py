@@ -15,11 +15,11 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 
 from chatlm.tui import commands
-from chatlm.tui.chat.turn_column import Newer, TurnColumn
+from chatlm.tui.chat.turn_column import NewerMarker, TurnColumn
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.types.messages import Turn
 
-FAR = 3
+UNMOUNT_DISTANCE = 3
 """Screens from what is seen at which a turn is no longer drawn."""
 
 
@@ -41,12 +41,12 @@ class Transcript(VerticalScroll, can_focus=False):
     }
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.WALK)]
+    BINDINGS: ClassVar[list[BindingType]] = [*commands.bindings(commands.TURN_NAVIGATION)]
 
     def __init__(self) -> None:
         super().__init__(id="transcript")
         self._column = TurnColumn()
-        self._newer = Newer()
+        self._newer = NewerMarker()
         self._drawing = asyncio.Lock()
         """Held while turns are drawn above or below: keys and scrolling both ask for them."""
         self._steps: list[Callable[[], None]] = []
@@ -269,7 +269,7 @@ class Transcript(VerticalScroll, can_focus=False):
 
     def _far(self, hidden: Callable[[TurnView], int]) -> Callable[[TurnView], bool]:
         """Whether a view is so far out of sight that it need not be drawn."""
-        rows = FAR * self.content_region.height
+        rows = UNMOUNT_DISTANCE * self.content_region.height
         return lambda view: not view.has_focus and hidden(view) - view.region.height > rows
 
     def _place(self) -> Callable[[], None]:

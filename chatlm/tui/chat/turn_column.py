@@ -18,13 +18,13 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from chatlm.text import visible
+from chatlm.text import escape_controls
 from chatlm.tui import commands
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.formatting import count
 from chatlm.types.messages import Turn
 
-PAGE = 12
+PAGE_SIZE = 12
 """Turns that are drawn at once; a long chat opens with its last ones."""
 
 
@@ -40,8 +40,8 @@ class TurnColumn(Vertical):
 
     def __init__(self) -> None:
         super().__init__()
-        self.earlier = Earlier()
-        self.between = Between()
+        self.earlier = EarlierMarker()
+        self.between = BetweenMarker()
         self._before: list[Turn] = []
         """Turns that are not drawn, above all others."""
         self._after: list[Turn] = []
@@ -118,12 +118,12 @@ class TurnColumn(Vertical):
 
     async def draw_earlier(self) -> None:
         """Draw one more page above all that is drawn."""
-        page, self._before = self._before[-PAGE:], self._before[:-PAGE]
+        page, self._before = self._before[-PAGE_SIZE:], self._before[:-PAGE_SIZE]
         await self._mount(page, after=self.earlier)
 
     async def draw_between(self) -> None:
         """Draw one more page towards the newest."""
-        page, self._after = self._after[:PAGE], self._after[PAGE:]
+        page, self._after = self._after[:PAGE_SIZE], self._after[PAGE_SIZE:]
         await self._mount(page, before=self.between)
 
     async def let_go(self, views: Sequence[TurnView]) -> None:
@@ -143,16 +143,19 @@ class TurnColumn(Vertical):
     async def _draw_around(self, at: int) -> None:
         """Draw one page of turns with the one at `at` in it, in place of those that are drawn."""
         turns, newest = self._all_but_newest(), self.newest
-        start = max(min(at - PAGE // 2, len(turns) - PAGE + 1), 0)
+        start = max(min(at - PAGE_SIZE // 2, len(turns) - PAGE_SIZE + 1), 0)
         with self.app.batch_update():
             for child in self.query_children("TurnView, NoticeLine"):
                 if child is not newest:
                     await child.remove()
-            self._before, self._after = turns[:start], turns[start + PAGE :]
-            await self._mount(turns[start : start + PAGE], before=self.between)
+            self._before, self._after = turns[:start], turns[start + PAGE_SIZE :]
+            await self._mount(turns[start : start + PAGE_SIZE], before=self.between)
 
     async def _mount(
-        self, turns: list[Turn], before: Between | None = None, after: Earlier | None = None
+        self,
+        turns: list[Turn],
+        before: BetweenMarker | None = None,
+        after: EarlierMarker | None = None,
     ) -> None:
         views = [TurnView(turn) for turn in turns]
         await self.mount_all(views, before=before, after=after)
@@ -180,10 +183,10 @@ class NoticeLine(Static):
     """
 
     def __init__(self, text: str, *, error: bool = False) -> None:
-        super().__init__(Content(visible(text)), classes="-error" if error else "")
+        super().__init__(Content(escape_controls(text)), classes="-error" if error else "")
 
 
-class Undrawn(Static):
+class UndrawnMarker(Static):
     """Stands for turns that are not drawn; a click draws some of them."""
 
     DEFAULT_CSS = """
@@ -200,21 +203,21 @@ class Undrawn(Static):
         self.update(f"{self.MARK} {count(number, self.NOUN)}")
 
 
-class Earlier(Undrawn):
+class EarlierMarker(UndrawnMarker):
     """For those above all that is drawn."""
 
     MARK = "↑"
     NOUN = "earlier turn"
 
 
-class Between(Undrawn):
+class BetweenMarker(UndrawnMarker):
     """For those between the newest turn and the others that are drawn."""
 
     MARK = "↕"
     NOUN = "more turn"
 
 
-class Newer(Static):
+class NewerMarker(Static):
     """Stands over the last row while there is more below; a click goes to the end."""
 
     DEFAULT_CSS = """
@@ -241,7 +244,7 @@ SUGGESTIONS = (
 )
 
 
-KEYS = (
+WELCOME_KEYS = (
     ("send", "send"),
     ("newline", "new line"),
     ("stop", "stop a reply"),
@@ -255,7 +258,7 @@ KEYS = (
 """Commands to know from the start, and a word for each."""
 
 
-ABOUT_CHATLM = Content.assemble(
+MANUAL_HINT = Content.assemble(
     "Questions about chatlm itself? ", ("/rag manual", "$text"), " answers them from its guide."
 )
 
@@ -330,14 +333,14 @@ class Welcome(Vertical):
         yield Static("Keys", classes="head")
         yield Static(_key_table(), classes="keys")
         if "rag" in commands.ALL:
-            yield Static(ABOUT_CHATLM, classes="head")
+            yield Static(MANUAL_HINT, classes="head")
 
 
 def _key_table() -> Content:
     """Two columns of keys."""
     cells = [
         Content.assemble((f"{commands.key_of(name):<8}", "$text"), f"{what:<18}")
-        for name, what in KEYS
+        for name, what in WELCOME_KEYS
     ]
     rows = [Content("").join(cells[at : at + 2]) for at in range(0, len(cells), 2)]
     return Content("\n").join(rows)

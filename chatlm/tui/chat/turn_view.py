@@ -13,13 +13,13 @@ from textual.content import Content
 from textual.style import Style
 from textual.widgets import Static
 
-from chatlm.text import visible
+from chatlm.text import escape_controls
 from chatlm.tui import clipboard, commands, formatting
 from chatlm.tui.chat.markdown import code_blocks
 from chatlm.tui.chat.reply_text import ReplyText
-from chatlm.types.messages import Annotation, Reply, Standing, Turn
+from chatlm.types.messages import Annotation, ContextPolicy, Reply, Turn
 
-HINTS = (
+KEY_HINTS = (
     (("copy",), "copy"),
     (("edit",), "edit"),
     (("previous-version", "next-version"), "versions"),
@@ -30,7 +30,7 @@ HINTS = (
 """Commands that the selected turn names below it, and a word for each."""
 
 
-QUIET = "$foreground 60%"
+MUTED_STYLE = "$foreground 60%"
 
 
 class TurnView(Vertical, can_focus=True):
@@ -197,16 +197,16 @@ class TurnView(Vertical, can_focus=True):
     @property
     def _summary(self) -> str:
         """What is read in place of the turn; empty for none."""
-        return self.turn.summary if self.turn.standing is Standing.SUMMARISED else ""
+        return self.turn.summary if self.turn.standing is ContextPolicy.SUMMARISED else ""
 
     def _message(self) -> Content:
         """What the person typed; where a plugin made the message of it, how to see that; labels."""
-        lines = [Content(visible(self.turn.words))]
+        lines = [Content(escape_controls(self.turn.words))]
         if self.turn.typed:
             how = f"sent as a plugin wrote it · {commands.key_of('xray')} shows the whole"
-            lines.append(Content.styled(how, QUIET))
+            lines.append(Content.styled(how, MUTED_STYLE))
         if badges := self._badges(None):
-            lines.append(Content.styled(badges, QUIET))
+            lines.append(Content.styled(badges, MUTED_STYLE))
         return Content("\n").join(lines)
 
     def _draw_message(self) -> None:
@@ -215,14 +215,16 @@ class TurnView(Vertical, can_focus=True):
 
     def _badges(self, reply: int | None) -> str:
         """The labels of a reply, None for the user's message."""
-        return formatting.badges(label for on, label in self.turn.annotations if on == reply)
+        return formatting.annotation_badges(
+            label for on, label in self.turn.annotations if on == reply
+        )
 
     def _summary_block(self) -> Static:
-        words = Content.assemble(("Summary  ", "bold"), visible(self._summary))
+        words = Content.assemble(("Summary  ", "bold"), escape_controls(self._summary))
         return Static(words, classes="summary")
 
     def _show_reading(self) -> None:
-        dropped = self.turn.standing is Standing.DROPPED
+        dropped = self.turn.standing is ContextPolicy.DROPPED
         self.set_class(self._outside or dropped or bool(self._summary), "-outside")
         self._draw_line()
 
@@ -233,22 +235,22 @@ class TurnView(Vertical, can_focus=True):
             line.update(below, layout=not width or len(below.wrap(width)) != height)
 
     def _below(self) -> Content:
-        return self._line() if self._said is None else Content(visible(self._said))
+        return self._line() if self._said is None else Content(escape_controls(self._said))
 
     def _line(self) -> Content:
         reply = self.turn.reply
         parts = [
-            Content(formatting.reading(self.turn, outside=self._outside)),
-            Content(formatting.ended(reply)),
+            Content(formatting.context_status(self.turn, outside=self._outside)),
+            Content(formatting.stop_text(reply)),
             self._offer(),
             self._versions(),
-            Content(formatting.cost(reply)),
+            Content(formatting.reply_cost(reply)),
         ]
         lines = [Content(" · ").join(part for part in parts if part)]
         if reply is not None and (badges := self._badges(reply.id)):
             lines.insert(0, Content(badges))
         if reply is not None and reply.error:
-            lines.append(Content.styled(visible(reply.error), "$text-error"))
+            lines.append(Content.styled(escape_controls(reply.error), "$text-error"))
         return Content("\n").join(line for line in lines if line)
 
     def _offer(self) -> Content:
@@ -257,21 +259,21 @@ class TurnView(Vertical, can_focus=True):
         if not self._newest or (reply is not None and not reply.can_continue):
             return Content()
         word, command = ("answer", "regenerate") if reply is None else ("continue", "continue")
-        return Content.assemble(_clickable(word, command), f" with {commands.key_of(command)}")
+        return Content.assemble(_command_link(word, command), f" with {commands.key_of(command)}")
 
     def _versions(self) -> Content:
-        text = formatting.version(self.turn)
+        text = formatting.version_text(self.turn)
         if not text:
             return Content()
-        before = _clickable("←", "previous-version") if self.version(-1) else Content("←")
-        after = _clickable("→", "next-version") if self.version(1) else Content("→")
+        before = _command_link("←", "previous-version") if self.version(-1) else Content("←")
+        after = _command_link("→", "next-version") if self.version(1) else Content("→")
         return Content.assemble(text, " ", before, " ", after)
 
     @property
     def hint(self) -> Content:
         """The keys that act on the turn while it is selected."""
         hints = []
-        for names, word in HINTS:
+        for names, word in KEY_HINTS:
             if word == "versions" and len(self.turn.replies) < 2:
                 continue
             keys = "".join(commands.key_of(name) for name in names)
@@ -284,5 +286,5 @@ class TurnView(Vertical, can_focus=True):
             await view.remove()
 
 
-def _clickable(text: str, command: str) -> Content:
+def _command_link(text: str, command: str) -> Content:
     return Content.styled(text, Style.from_meta({"@click": f"screen.command('{command}')"}))

@@ -16,27 +16,27 @@ from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from chatlm.chat.summary import suggested
+from chatlm.chat.summary import suggest_title
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.store.export import title_of
-from chatlm.store.queries import Summary
+from chatlm.store.export import display_title
+from chatlm.store.queries import ChatListEntry
 from chatlm.store.store import Store
-from chatlm.text import one_line, visible
+from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands
 from chatlm.tui.chat_list import rows
-from chatlm.tui.chat_list.rows import RowList, keys, nearest_enabled
+from chatlm.tui.chat_list.rows import RowList, list_bindings, nearest_enabled
 from chatlm.tui.screens.dialogs import PromptScreen
-from chatlm.tui.workers import Writes, told
+from chatlm.tui.workers import WriteQueue, to_user_error
 from chatlm.types.messages import Conversation
 
 T = TypeVar("T")
 
 
-PAGE = 100
+PAGE_SIZE = 100
 """Chats that are read at once."""
 
 
-NEAR_END = 10
+PREFETCH_ROWS = 10
 """Rows below what is seen that should be there already."""
 
 
@@ -58,7 +58,7 @@ class ChatList(RowList):
     ChatList { text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = keys(commands.LIST)
+    BINDINGS: ClassVar[list[BindingType]] = list_bindings(commands.CHAT_LIST)
 
     @dataclass
     class ChatOpened(Message):
@@ -77,12 +77,12 @@ class ChatList(RowList):
     class ChatsChanged(Message):
         """A chat was renamed, pinned, deleted or brought back; the list shows it already."""
 
-    def __init__(self, store: Store, now: Callable[[], datetime], writes: Writes) -> None:
+    def __init__(self, store: Store, now: Callable[[], datetime], writes: WriteQueue) -> None:
         super().__init__(id="chats", markup=False)
         self._store = store
         self._now = now
         self._writes = writes
-        self._changes = ChatChanges(store)
+        self._changes = ChatEdits(store)
         self._read: set[int] = set()
         self._more = False
         """Whether the store has chats after those that were read."""
@@ -169,8 +169,8 @@ class ChatList(RowList):
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Read the next page before the end is reached."""
         super().watch_scroll_y(old_value, new_value)
-        if new_value + self.size.height > self.virtual_size.height - NEAR_END:
-            self._read_on(PAGE)
+        if new_value + self.size.height > self.virtual_size.height - PREFETCH_ROWS:
+            self._read_on(PAGE_SIZE)
 
     @on(OptionList.OptionSelected)
     def _open(self, event: OptionList.OptionSelected) -> None:
@@ -185,7 +185,7 @@ class ChatList(RowList):
         return None if option is None or option.id is None else int(option.id)
 
     def _ask_title(self, chat: Conversation) -> None:
-        before = title_of(chat)
+        before = display_title(chat)
 
         def rename(title: str | None) -> None:
             if title is not None and title != before:
@@ -196,7 +196,7 @@ class ChatList(RowList):
                 "Rename this chat",
                 before,
                 hint="Left empty, the chat is called by its first message.",
-                suggest=partial(suggested, chat),
+                suggest=partial(suggest_title, chat),
             ),
             rename,
         )
@@ -248,7 +248,7 @@ class ChatList(RowList):
         if wanted is None:
             wanted = self._chosen if self.in_use else self._current
         row, seen = self.highlighted or 0, self.scroll_offset.y
-        limit = PAGE + max(row, seen + self.size.height)
+        limit = PAGE_SIZE + max(row, seen + self.size.height)
         chats = self._store.conversations(limit=limit)
         self._read, self._more, self._group = set(), False, ""
         self.clear_options()
@@ -271,7 +271,7 @@ class ChatList(RowList):
             with self._told():
                 self._append(self._store.conversations(limit, len(self._read)), limit)
 
-    def _append(self, chats: Sequence[Summary], asked: int | None) -> None:
+    def _append(self, chats: Sequence[ChatListEntry], asked: int | None) -> None:
         """Add rows; another program may have shifted the pages, so that chats come again."""
         self._more = len(chats) == asked
         options = []
@@ -279,12 +279,12 @@ class ChatList(RowList):
             if chat.id in self._read or chat.id in self._going:
                 continue
             self._read.add(chat.id)
-            group = rows.group(chat, self._now())
+            group = rows.chat_group(chat, self._now())
             if group != self._group:
                 blank = "\n" if self._group else ""
                 options.append(Option(Content(f"{blank}{group}"), disabled=True))
                 self._group = group
-            row = rows.row(chat, current=self._current, answering=self._answering)
+            row = rows.chat_row(chat, current=self._current, answering=self._answering)
             options.append(Option(row, id=str(chat.id)))
         self.add_options(options)
 
@@ -294,14 +294,18 @@ class ChatList(RowList):
         try:
             yield
         except Exception as problem:
-            error = problem if isinstance(problem, ChatlmError) else told(problem, "chat list")
+            error = (
+                problem if isinstance(problem, ChatlmError) else to_user_error(problem, "chat list")
+            )
             mistake = isinstance(error, UsageError)
             self.notify(
-                visible(str(error)), severity="warning" if mistake else "error", markup=False
+                escape_controls(str(error)),
+                severity="warning" if mistake else "error",
+                markup=False,
             )
 
 
-class ChatChanges:
+class ChatEdits:
     """Each takes the id of a chat and gives what it is called, for the person.
 
     All raise a `StoreError` where the chat is gone or cannot be written.

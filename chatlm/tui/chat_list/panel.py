@@ -18,26 +18,26 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from chatlm.errors import StoreError
-from chatlm.store.search import Hit
+from chatlm.store.search import ChatSearchHit
 from chatlm.store.store import Store
-from chatlm.text import one_line, visible
+from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands
 from chatlm.tui.chat_list import rows
 from chatlm.tui.chat_list.chat_list import ChatList
-from chatlm.tui.chat_list.rows import RowList, SearchBox, keys
+from chatlm.tui.chat_list.rows import RowList, SearchBox, list_bindings
 from chatlm.tui.widgets.hints import Hints
-from chatlm.tui.workers import Writes
+from chatlm.tui.workers import WriteQueue
 
-PAUSE = 0.15
+SEARCH_DELAY_SECONDS = 0.15
 """Seconds without a key before a search begins."""
 
 
 @dataclass
-class Found(Message):
+class SearchFinished(Message):
     """A search has ended."""
 
     words: str
-    hits: Sequence[Hit] = ()
+    hits: Sequence[ChatSearchHit] = ()
     error: StoreError | None = None
 
 
@@ -70,7 +70,7 @@ class ChatsPanel(Vertical):
     ChatDeleted: TypeAlias = ChatList.ChatDeleted
     ChatsChanged: TypeAlias = ChatList.ChatsChanged
 
-    def __init__(self, store: Store, now: Callable[[], datetime], writes: Writes) -> None:
+    def __init__(self, store: Store, now: Callable[[], datetime], writes: WriteQueue) -> None:
         super().__init__(id="chats-panel")
         self.chats = ChatList(store, now, writes)
         self._store = store
@@ -180,7 +180,7 @@ class ChatsPanel(Vertical):
 
     def _open_first(self) -> None:
         if self._hits.hits:
-            self.post_message(opened(self._hits.hits[0]))
+            self.post_message(open_message(self._hits.hits[0]))
 
     @on(SearchBox.Left)
     def _leave(self, event: SearchBox.Left) -> None:
@@ -190,7 +190,7 @@ class ChatsPanel(Vertical):
     def _look_soon(self) -> None:
         if self._pause is not None:
             self._pause.stop()
-        self._pause = self.set_timer(PAUSE, self._look)
+        self._pause = self.set_timer(SEARCH_DELAY_SECONDS, self._look)
 
     def _look(self) -> None:
         """Search for what stands in the box now, after the search that is running."""
@@ -203,15 +203,15 @@ class ChatsPanel(Vertical):
     @work(thread=True, group="search", exit_on_error=False)
     def _search(self, words: str) -> None:
         try:
-            self.post_message(Found(words, self._store.search(words)))
+            self.post_message(SearchFinished(words, self._store.search(words)))
         except StoreError as error:
-            self.post_message(Found(words, error=error))
+            self.post_message(SearchFinished(words, error=error))
 
-    @on(Found)
-    def _show_found(self, event: Found) -> None:
+    @on(SearchFinished)
+    def _show_found(self, event: SearchFinished) -> None:
         self._looking = False
         if event.error is not None:
-            self.notify(visible(str(event.error)), severity="error", markup=False)
+            self.notify(escape_controls(str(event.error)), severity="error", markup=False)
         elif event.words == self._words:
             self._shown = event.words
             self._hits.show(event.hits, event.words)
@@ -225,21 +225,21 @@ class ChatsPanel(Vertical):
         self.remove_class("-searching")
 
 
-BEFORE, WIDTH = 16, 64
+SNIPPET_LEAD, SNIPPET_LENGTH = 16, 64
 """Characters of a snippet before its first hit, and in all: some three rows of the list."""
 
 
-FOUND = "bold underline $text"
+MATCH_STYLE = "bold underline $text"
 """How the words that were looked for are drawn."""
 
 
-SPEAKERS = {"user": "you", "assistant": "reply", "system": "system"}
+ROLE_LABELS = {"user": "you", "assistant": "reply", "system": "system"}
 
 
 class HitRow(Option):
     """One hit."""
 
-    def __init__(self, prompt: Content, hit: Hit) -> None:
+    def __init__(self, prompt: Content, hit: ChatSearchHit) -> None:
         super().__init__(prompt)
         self.hit = hit
 
@@ -252,21 +252,21 @@ class HitList(RowList):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *keys([commands.ALL["list-search"]]),
+        *list_bindings([commands.ALL["list-search"]]),
         Binding("escape", "leave", "back", priority=True),
     ]
 
     def __init__(self) -> None:
         super().__init__(id="hits", markup=False)
-        self.hits: Sequence[Hit] = ()
+        self.hits: Sequence[ChatSearchHit] = ()
         """What is shown."""
 
-    def show(self, hits: Sequence[Hit], words: str) -> None:
+    def show(self, hits: Sequence[ChatSearchHit], words: str) -> None:
         """Replace what is shown by these hits, or say that no chat holds the words."""
         row = self.highlighted if hits == self.hits else None
         self.hits = hits
         self.clear_options()
-        self.add_options(_rows(hits) if hits else [Option(_nothing(words), disabled=True)])
+        self.add_options(_hit_rows(hits) if hits else [Option(_no_hits(words), disabled=True)])
         self.highlighted = row
 
     def action_leave(self) -> None:
@@ -277,22 +277,22 @@ class HitList(RowList):
     def _open(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         if isinstance(event.option, HitRow):
-            self.post_message(opened(event.option.hit))
+            self.post_message(open_message(event.option.hit))
 
 
-def opened(hit: Hit) -> ChatList.ChatOpened:
+def open_message(hit: ChatSearchHit) -> ChatList.ChatOpened:
     """What is posted to open the chat at the turn that was found."""
     return ChatList.ChatOpened(hit.conversation_id, hit.turn_id)
 
 
-def _nothing(words: str) -> Content:
+def _no_hits(words: str) -> Content:
     return Content(
         f"No chat says “{one_line(words, 60)}”.\n\nOne message must hold all the"
         " words; the last may be unfinished."
     )
 
 
-def _rows(hits: Iterable[Hit]) -> Iterator[Option]:
+def _hit_rows(hits: Iterable[ChatSearchHit]) -> Iterator[Option]:
     """Hits with headings; a chat's title stands above its first of several."""
     group, chat = "", 0
     for hit in hits:
@@ -304,31 +304,31 @@ def _rows(hits: Iterable[Hit]) -> Iterator[Option]:
         if hit.role is not None and hit.conversation_id != chat:
             lines.append(Content.styled(one_line(hit.title, 28) or rows.UNTITLED, "bold"))
         chat = hit.conversation_id
-        lines.append(_said(hit))
+        lines.append(_snippet(hit))
         yield HitRow(Content("\n").join(lines), hit)
 
 
-def _said(hit: Hit) -> Content:
+def _snippet(hit: ChatSearchHit) -> Content:
     """The words around the first hit, every hit marked."""
-    start, end = _window(hit.snippet, *(hit.spans[0] if hit.spans else (0, 0)))
+    start, end = _snippet_window(hit.snippet, *(hit.spans[0] if hit.spans else (0, 0)))
     parts: list[str | tuple[str, str]] = []
     if hit.role is not None:
-        parts.append((f"{SPEAKERS[hit.role]} ", "$foreground 75%"))
+        parts.append((f"{ROLE_LABELS[hit.role]} ", "$foreground 75%"))
     parts.append("…" if start else "")
     at = start
     for left, right in hit.spans:
-        parts.append(visible(hit.snippet[at : min(left, end)]))
-        parts.append((visible(hit.snippet[left : min(right, end)]), FOUND))
+        parts.append(escape_controls(hit.snippet[at : min(left, end)]))
+        parts.append((escape_controls(hit.snippet[left : min(right, end)]), MATCH_STYLE))
         at = right
-    parts.append(visible(hit.snippet[at:end]))
+    parts.append(escape_controls(hit.snippet[at:end]))
     parts.append("…" if end < len(hit.snippet) else "")
     return Content.assemble(*parts)
 
 
-def _window(snippet: str, left: int, right: int) -> tuple[int, int]:
+def _snippet_window(snippet: str, left: int, right: int) -> tuple[int, int]:
     """Where the part around a hit begins and ends, between words where there are spaces."""
-    start = snippet.rfind(" ", 0, max(left - BEFORE, 0)) + 1
-    end = start + WIDTH
+    start = snippet.rfind(" ", 0, max(left - SNIPPET_LEAD, 0)) + 1
+    end = start + SNIPPET_LENGTH
     if end >= len(snippet):
         return start, len(snippet)
     space = snippet.rfind(" ", start, end)

@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from chatlm.store.queries import Summary
+from chatlm.store.queries import ChatListEntry
 from chatlm.text import one_line
 from chatlm.tui import commands
 from chatlm.tui.commands import Command
@@ -35,7 +35,7 @@ _FORK = re.compile(r"(.*) \((fork(?: \d+)?)\)")
 PINNED, UNFINISHED, ANSWERING = "▪", "◐", "●"
 
 
-def row(chat: Summary, *, current: int | None, answering: int | None) -> Content:
+def chat_row(chat: ChatListEntry, *, current: int | None, answering: int | None) -> Content:
     """One line: a mark and the title, bold for the chat on the screen.
 
     Args:
@@ -55,7 +55,7 @@ def row(chat: Summary, *, current: int | None, answering: int | None) -> Content
     return Content.assemble((f"{mark} ", colour), (title, "bold" if chat.id == current else ""))
 
 
-def group(chat: Summary, now: datetime) -> str:
+def chat_group(chat: ChatListEntry, now: datetime) -> str:
     """The heading that a chat stands under."""
     return "Pinned" if chat.pinned else day_group(chat.updated, now)
 
@@ -144,7 +144,7 @@ class RowList(OptionList):
             super().action_cursor_down()
 
 
-def keys(group: Iterable[Command]) -> list[BindingType]:
+def list_bindings(group: Iterable[Command]) -> list[BindingType]:
     """The commands' bindings, in short words for the hints.
 
     They have priority, since what is typed after a key must not act on the list any more.

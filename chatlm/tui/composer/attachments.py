@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatlm.errors import UsageError
-from chatlm.text import dump_json, one_line, visible
+from chatlm.text import dump_json, escape_controls, one_line
 
-LIMIT = 1_000_000
+MAX_FILE_BYTES = 1_000_000
 """Bytes that a file may have."""
 
 
-NAME_WIDTH = 200
+MAX_NAME_WIDTH = 200
 """Characters of a file's name in the message."""
 
 
-Count = Callable[[str], int | None]
+TokenCounter = Callable[[str], int | None]
 """Tokens of a text; None while no model is there."""
 
 
@@ -29,7 +29,7 @@ _MENTION = re.compile(r"""(?<![^\s(\["'])@(?:("(?:[^"\\\n]|\\.)*")|([^\s"]\S*))"
 _BLOCK = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1`*[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
-_BEHIND = ".,;:!?)]}'\""
+_TRAILING_PUNCTUATION = ".,;:!?)]}'\""
 """What may follow a path without belonging to it."""
 
 
@@ -47,7 +47,7 @@ class Attachment:
 
 
 @dataclass(frozen=True)
-class Cost:
+class AttachmentCost:
     """What a file adds to the message."""
 
     name: str
@@ -61,16 +61,16 @@ class Cost:
         return f"{self.name} · {self.tokens:,} tokens"
 
 
-def mention(written: str) -> str:
+def format_mention(written: str) -> str:
     """How a path is named in a message: in quotes, as a JSON string, where it is not plain."""
     plain = f"@{written}"
     match = _MENTION.fullmatch(plain)
-    if match and visible(written) == written and written[-1] not in _BEHIND:
+    if match and escape_controls(written) == written and written[-1] not in _TRAILING_PUNCTUATION:
         return plain
     return f"@{dump_json(written)}"
 
 
-def attached(text: str, folder: Path) -> list[Attachment]:
+def find_attachments(text: str, folder: Path) -> list[Attachment]:
     """The files that the text names and that are there; other words with an @ stay words.
 
     What stands in a code block names no file.
@@ -80,8 +80,8 @@ def attached(text: str, folder: Path) -> list[Attachment]:
     for match in _MENTION.finditer(text):
         if any(start <= match.start() < end for start, end in code):
             continue
-        for written, end in _readings(match):
-            path = locate(written, folder)
+        for written, end in _candidate_paths(match):
+            path = resolve_path(written, folder)
             if path is not None and path.is_file():
                 start = match.start()
                 found.append(Attachment(start, text[start:end], written, path))
@@ -89,7 +89,7 @@ def attached(text: str, folder: Path) -> list[Attachment]:
     return found
 
 
-def _readings(match: re.Match[str]) -> list[tuple[str, int]]:
+def _candidate_paths(match: re.Match[str]) -> list[tuple[str, int]]:
     """The paths that the words may mean, and where each ends in the text."""
     quoted, bare = match.groups()
     if quoted is not None:
@@ -97,11 +97,11 @@ def _readings(match: re.Match[str]) -> list[tuple[str, int]]:
             return [(json.loads(quoted), match.end())]
         except ValueError:
             return []
-    shorter = bare.rstrip(_BEHIND)
+    shorter = bare.rstrip(_TRAILING_PUNCTUATION)
     return [(bare, match.end()), (shorter, match.end() - len(bare) + len(shorter))]
 
 
-def locate(written: str, folder: Path) -> Path | None:
+def resolve_path(written: str, folder: Path) -> Path | None:
     """The path that was typed, if anything is there; `~` is the home folder."""
     try:
         path = folder / Path(written).expanduser()
@@ -110,23 +110,23 @@ def locate(written: str, folder: Path) -> Path | None:
         return None
 
 
-def read(path: Path, name: str) -> str:
+def read_text_file(path: Path, name: str) -> str:
     """The text of a file, without a byte order mark and with plain line ends.
 
     Raises:
         UsageError: it is missing, not readable, no text, or larger than `LIMIT`.
     """
-    shown = one_line(name, NAME_WIDTH)
+    shown = one_line(name, MAX_NAME_WIDTH)
     try:
         with path.open("rb") as file:
-            data = file.read(LIMIT + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise UsageError(f"{shown} does not exist", hint="Check the path.") from error
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{shown} cannot be read: {why}") from error
-    if len(data) > LIMIT:
-        limit = f"{LIMIT // 1_000_000} MB"
+    if len(data) > MAX_FILE_BYTES:
+        limit = f"{MAX_FILE_BYTES // 1_000_000} MB"
         raise UsageError(
             f"{shown} is larger than {limit}", hint="Paste the part that matters instead."
         )
@@ -139,22 +139,22 @@ def read(path: Path, name: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def block(name: str, text: str) -> str:
+def format_block(name: str, text: str) -> str:
     """The file as it stands in the message: its name, and its text in a fence that it lacks."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(longest + 1, 3)
-    return f"{one_line(name, NAME_WIDTH)}\n{fence}\n{text.removesuffix(chr(10))}\n{fence}"
+    return f"{one_line(name, MAX_NAME_WIDTH)}\n{fence}\n{text.removesuffix(chr(10))}\n{fence}"
 
 
-def name_in_words(text: str, files: Iterable[Attachment]) -> str:
+def replace_mentions(text: str, files: Iterable[Attachment]) -> str:
     """The text with each file named plainly, so that it is attached once only."""
     for file in sorted(files, key=lambda file: file.start, reverse=True):
         behind = text[file.start + len(file.words) :]
-        text = text[: file.start] + one_line(file.written, NAME_WIDTH) + behind
+        text = text[: file.start] + one_line(file.written, MAX_NAME_WIDTH) + behind
     return text
 
 
-def blocks(files: Iterable[Attachment]) -> list[str]:
+def format_blocks(files: Iterable[Attachment]) -> list[str]:
     """The text of each file, once, ready to stand below the message.
 
     Raises:
@@ -163,25 +163,27 @@ def blocks(files: Iterable[Attachment]) -> list[str]:
     once: dict[Path, str] = {}
     for file in files:
         once.setdefault(file.path, file.written)
-    return [block(name, read(path, name)) for path, name in once.items()]
+    return [format_block(name, read_text_file(path, name)) for path, name in once.items()]
 
 
-def cost(file: Attachment, count: Count) -> Cost | UsageError:
+def attachment_cost(file: Attachment, count: TokenCounter) -> AttachmentCost | UsageError:
     """What the file would add now, or why it cannot be added."""
     try:
-        text = block(file.written, read(file.path, file.written))
+        text = format_block(file.written, read_text_file(file.path, file.written))
     except UsageError as error:
         return error
-    return Cost(one_line(file.path.name, 40), count(text), len(text))
+    return AttachmentCost(one_line(file.path.name, 40), count(text), len(text))
 
 
-def summary(costs: Iterable[Cost | UsageError]) -> list[str]:
+def summarise_costs(costs: Iterable[AttachmentCost | UsageError]) -> list[str]:
     """Each cost in a few words; more than two are added up."""
     costs = list(costs)
-    known = [cost for cost in costs if isinstance(cost, Cost)]
+    known = [cost for cost in costs if isinstance(cost, AttachmentCost)]
     failed = [cost.message for cost in costs if isinstance(cost, UsageError)]
     if len(known) > 2:
         tokens = [cost.tokens for cost in known if cost.tokens is not None]
         whole = sum(tokens) if len(tokens) == len(known) else None
-        known = [Cost(f"{len(known)} files", whole, sum(cost.characters for cost in known))]
+        known = [
+            AttachmentCost(f"{len(known)} files", whole, sum(cost.characters for cost in known))
+        ]
     return failed[:1] + [str(cost) for cost in known]

@@ -21,18 +21,18 @@ from textual.widget import Widget
 from textual.widgets import OptionList, TextArea
 from textual.widgets.option_list import Option
 
-from chatlm.text import one_line, visible
+from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands
 from chatlm.tui.commands import Command
-from chatlm.tui.composer.attachments import locate, mention
-from chatlm.tui.composer.drafts import clean
+from chatlm.tui.composer.attachments import format_mention, resolve_path
+from chatlm.tui.composer.drafts import sanitise
 from chatlm.tui.composer.folds import FoldingArea
 
-ENTRIES = 5000
+MAX_FOLDER_ENTRIES = 5000
 """Files of one folder that are looked at."""
 
 
-SHOWN = 100
+MAX_CANDIDATES = 100
 """Candidates that are offered at most."""
 
 
@@ -94,16 +94,16 @@ def complete(
         only: whether `before` is the whole message, as a command is.
     """
     if only and (match := _COMMAND.fullmatch(before)):
-        return _commands(match[1], commands)
+        return _complete_command(match[1], commands)
     if only and (match := _ARGUMENT.fullmatch(before)):
         named = [command for command in commands if command.name == match[1]]
-        return _argument(match, named[0], values, folder) if named else None
+        return _complete_argument(match, named[0], values, folder) if named else None
     if match := _FILE.search(before):
-        return _files(match, folder)
+        return _complete_mention(match, folder)
     return None
 
 
-def ranked(typed: str, names: Iterable[str]) -> list[str]:
+def rank_names(typed: str, names: Iterable[str]) -> list[str]:
     """The names that are like what was typed: it is or begins them, is in them, or its letters are.
 
     Where two are alike, the order stays.
@@ -123,29 +123,33 @@ def ranked(typed: str, names: Iterable[str]) -> list[str]:
     return [name for number, name in sorted(ranks, key=itemgetter(0)) if number < 4]
 
 
-def paths(written: str, folder: Path) -> list[str]:
+def complete_path(written: str, folder: Path) -> list[str]:
     """Files and folders, ending in a slash, that what was written may become.
 
     One level of one folder, and hidden ones only when the name begins with a dot.
     """
     head, slash, last = written.rpartition("/")
-    place = locate(head + slash or ".", folder)
+    place = resolve_path(head + slash or ".", folder)
     if place is None:
         return []
     try:
-        names = _names(place, place.stat().st_mtime_ns)
+        names = _list_folder(place, place.stat().st_mtime_ns)
     except OSError:
         return []
     hidden = last.startswith(".")
-    like = ranked(last, (name for name in names if hidden or not name.startswith(".")))[:SHOWN]
+    like = rank_names(last, (name for name in names if hidden or not name.startswith(".")))[
+        :MAX_CANDIDATES
+    ]
     return [f"{head}{slash}{name}{'/' * _is_folder(place / name)}" for name in like]
 
 
 @lru_cache(maxsize=4)
-def _names(folder: Path, changed: int) -> list[str]:
+def _list_folder(folder: Path, changed: int) -> list[str]:
     """The names in a folder, sorted; read again when its time of change is another."""
     with os.scandir(folder) as entries:
-        return sorted((entry.name for entry in islice(entries, ENTRIES)), key=str.casefold)
+        return sorted(
+            (entry.name for entry in islice(entries, MAX_FOLDER_ENTRIES)), key=str.casefold
+        )
 
 
 def _is_folder(path: Path) -> bool:
@@ -155,10 +159,10 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _commands(typed: str, commands: Iterable[Command]) -> Completion | None:
+def _complete_command(typed: str, commands: Iterable[Command]) -> Completion | None:
     known = {command.name: command for command in commands}
     candidates = []
-    for name in ranked(typed, known):
+    for name in rank_names(typed, known):
         command = known[name]
         candidates.append(
             Candidate(
@@ -169,38 +173,40 @@ def _commands(typed: str, commands: Iterable[Command]) -> Completion | None:
                 goes_on=bool(command.argument),
             )
         )
-    return _completion(0, f"/{typed}", f"/{typed}", candidates)
+    return _make_completion(0, f"/{typed}", f"/{typed}", candidates)
 
 
-def _argument(
+def _complete_argument(
     match: re.Match[str], command: Command, values: Mapping[str, Completer], folder: Path
 ) -> Completion | None:
     typed = match[2]
     if command.name in values:
-        found = ranked(typed, values[command.name](typed))[:SHOWN]
+        found = rank_names(typed, values[command.name](typed))[:MAX_CANDIDATES]
     elif "FILE" in command.argument:
-        found = [path for path in paths(typed, folder) if visible(path) == path]
+        found = [path for path in complete_path(typed, folder) if escape_controls(path) == path]
     else:
         return None
     candidates = []
     for value in found:
         opened = value.endswith("/")
-        candidates.append(Candidate(value, visible(value), sends=not opened, goes_on=opened))
-    return _completion(match.start(2), typed, "", candidates)
+        candidates.append(
+            Candidate(value, escape_controls(value), sends=not opened, goes_on=opened)
+        )
+    return _make_completion(match.start(2), typed, "", candidates)
 
 
-def _files(match: re.Match[str], folder: Path) -> Completion | None:
+def _complete_mention(match: re.Match[str], folder: Path) -> Completion | None:
     quoted, bare = match.groups()
-    written = bare if quoted is None else _unquoted(quoted)
+    written = bare if quoted is None else _unquote_partial(quoted)
     candidates = []
-    for path in paths(written, folder):
+    for path in complete_path(written, folder):
         opened = path.endswith("/")
-        insert = mention(path).rstrip('"') if opened else f"{mention(path)} "
-        candidates.append(Candidate(insert, visible(path), goes_on=opened))
-    return _completion(match.start(), match[0], written, candidates)
+        insert = format_mention(path).rstrip('"') if opened else f"{format_mention(path)} "
+        candidates.append(Candidate(insert, escape_controls(path), goes_on=opened))
+    return _make_completion(match.start(), match[0], written, candidates)
 
 
-def _unquoted(begun: str) -> str:
+def _unquote_partial(begun: str) -> str:
     """The path in a JSON string that is not closed yet."""
     try:
         return str(json.loads(f'"{begun}"'))
@@ -208,7 +214,7 @@ def _unquoted(begun: str) -> str:
         return begun
 
 
-def _completion(
+def _make_completion(
     start: int, typed: str, wanted: str, candidates: list[Candidate]
 ) -> Completion | None:
     if not candidates:
@@ -248,7 +254,7 @@ class CompletingArea(FoldingArea):
         self._commands = {command.name: command for command in typed}
         self._values = values
         self._folder = folder
-        self._actions = _actions()
+        self._actions = _editing_actions()
 
     def on_mount(self) -> None:
         """Put the list above."""
@@ -305,7 +311,7 @@ class CompletingArea(FoldingArea):
             self._list.action_cursor_up()
         elif action == "cursor_down":
             self._list.action_cursor_down()
-        elif action == "send" and candidate and not _is_there(candidate, completion):
+        elif action == "send" and candidate and not _is_fully_typed(candidate, completion):
             self._take(candidate, sends=True)
         else:
             return False
@@ -319,7 +325,7 @@ class CompletingArea(FoldingArea):
             return
         row, column = self.cursor_location
         start = (row, completion.start)
-        insert = clean(candidate.insert)
+        insert = sanitise(candidate.insert)
         self.replace(insert, start, (row, column), maintain_selection_offset=False)
         if candidate.goes_on:
             self.look()
@@ -340,21 +346,23 @@ class CompletingArea(FoldingArea):
         return complete(before, self._commands.values(), self._values, self._folder, only=only)
 
 
-def _is_there(candidate: Candidate, completion: Completion) -> bool:
+def _is_fully_typed(candidate: Candidate, completion: Completion) -> bool:
     """Whether all of it is typed, and Enter need not wait for more."""
     typed = candidate.insert.strip() == completion.typed.strip()
     return typed and (candidate.sends or not candidate.goes_on)
 
 
-def _actions() -> dict[str, str]:
+def _editing_actions() -> dict[str, str]:
     """What the area does itself for each key; ours come last and win."""
     theirs = [binding for binding in TextArea.BINDINGS if isinstance(binding, Binding)]
     keys = [(binding.key, binding.action) for binding in theirs]
-    keys += [(command.key, command.action) for command in commands.now(commands.COMPOSER)]
+    keys += [
+        (command.key, command.action) for command in commands.with_current_keys(commands.COMPOSER)
+    ]
     return {key: action for joined, action in keys for key in joined.split(",")}
 
 
-ROWS = 8
+VISIBLE_ROWS = 8
 """Candidates that are shown at once."""
 
 
@@ -425,9 +433,11 @@ class CompletionList(OptionList, can_focus=False):
         self._completion = completion
         self.set_class(completion is not None, "-open")
         if completion is not None:
-            self.set_options(Option(_row(candidate)) for candidate in completion.candidates)
+            self.set_options(
+                Option(_candidate_row(candidate)) for candidate in completion.candidates
+            )
             self.highlighted = 0 if completion.sure else None
-            self.styles.offset = (0, -min(len(completion.candidates), ROWS))
+            self.styles.offset = (0, -min(len(completion.candidates), VISIBLE_ROWS))
 
     @on(OptionList.OptionSelected)
     def _take(self, event: OptionList.OptionSelected) -> None:
@@ -440,7 +450,7 @@ class CompletionList(OptionList, can_focus=False):
         event.stop()
 
 
-def _row(candidate: Candidate) -> Content:
+def _candidate_row(candidate: Candidate) -> Content:
     label = one_line(candidate.label, 200)
     if not candidate.detail:
         return Content(label)

@@ -15,20 +15,20 @@ from textual.timer import Timer
 from textual.widgets import TextArea
 
 from chatlm.errors import UsageError
-from chatlm.text import one_line, visible
+from chatlm.text import escape_controls, one_line
 from chatlm.tui import commands
 from chatlm.tui import commands as commands_module
 from chatlm.tui.commands import Command
 from chatlm.tui.composer import attachments
-from chatlm.tui.composer.attachments import Attachment, Cost, Count
+from chatlm.tui.composer.attachments import Attachment, AttachmentCost, TokenCounter
 from chatlm.tui.composer.completion import Candidate, Completer, CompletingArea
-from chatlm.tui.composer.drafts import Draft, History, clean
+from chatlm.tui.composer.drafts import Draft, MessageHistory, sanitise
 
-PAUSE = 0.5
+SCAN_DELAY_SECONDS = 0.5
 """Seconds after a change, at most, until what is typed is looked at as a whole."""
 
 
-Costs = Mapping[Attachment, Cost | UsageError]
+AttachmentCosts = Mapping[Attachment, AttachmentCost | UsageError]
 
 
 class AttachingArea(CompletingArea):
@@ -44,21 +44,21 @@ class AttachingArea(CompletingArea):
         """The files that `text` names, and what each adds to it."""
 
         text: str
-        costs: Costs
+        costs: AttachmentCosts
 
     def __init__(
         self,
         typed: Iterable[Command],
         values: Mapping[str, Completer],
         folder: Path,
-        count_tokens: Count,
+        count_tokens: TokenCounter,
         *,
         id: str,
         placeholder: str,
     ) -> None:
         super().__init__(typed, values, folder, id=id, placeholder=placeholder)
         self._count_tokens = count_tokens
-        self._costs: Costs = {}
+        self._costs: AttachmentCosts = {}
         self._pause: Timer | None = None
 
     def attach(self, path: str) -> None:
@@ -67,16 +67,16 @@ class AttachingArea(CompletingArea):
         Raises:
             UsageError: it is missing, not readable, no text or too large.
         """
-        name = one_line(path, attachments.NAME_WIDTH)
-        found = attachments.locate(path, self._folder)
+        name = one_line(path, attachments.MAX_NAME_WIDTH)
+        found = attachments.resolve_path(path, self._folder)
         if found is None:
             raise UsageError(f"{name} does not exist", hint="Check the path.")
         if not found.is_file():
             raise UsageError(f"{name} is not a file", hint="Give the path of a text file.")
-        attachments.read(found, path)
+        attachments.read_text_file(found, path)
         row, column = self.cursor_location
         blank = " " if column and not self.document[row][column - 1].isspace() else ""
-        words = clean(attachments.mention(path))
+        words = sanitise(attachments.format_mention(path))
         self.insert(f"{blank}{words} ", maintain_selection_offset=False)
         self.recount()
 
@@ -90,11 +90,11 @@ class AttachingArea(CompletingArea):
         Raises:
             UsageError: a file cannot be read, or is gone since it was counted.
         """
-        files = attachments.attached(text, self._folder)
+        files = attachments.find_attachments(text, self._folder)
         words = {file.words for file in files}
         gone = [file for file in self._costs if file.words in text and file.words not in words]
-        blocks = attachments.blocks([*gone, *files])
-        whole = self.unfold(attachments.name_in_words(text, files))
+        blocks = attachments.format_blocks([*gone, *files])
+        whole = self.unfold(attachments.replace_mentions(text, files))
         return "\n\n".join([whole.rstrip(), *blocks]) if blocks else whole
 
     def look_over(self) -> None:
@@ -105,7 +105,9 @@ class AttachingArea(CompletingArea):
     def notes(self) -> list[str]:
         """What the border says below: for each file what it adds."""
         text = self.text
-        return attachments.summary(cost for file, cost in self._costs.items() if file.words in text)
+        return attachments.summarise_costs(
+            cost for file, cost in self._costs.items() if file.words in text
+        )
 
     def describe(self) -> None:
         """Bring the border up to date."""
@@ -121,20 +123,20 @@ class AttachingArea(CompletingArea):
     def _changed(self) -> None:
         self.describe()
         if self._pause is None:
-            self._pause = self.set_timer(PAUSE, self._time_is_up)
+            self._pause = self.set_timer(SCAN_DELAY_SECONDS, self._time_is_up)
 
     def _time_is_up(self) -> None:
         self._pause = None
         self.look_over()
 
     @work(thread=True, exclusive=True, group="files", exit_on_error=False)
-    def _count(self, text: str, known: Costs) -> None:
-        costs: dict[Attachment, Cost | UsageError] = {}
+    def _count(self, text: str, known: AttachmentCosts) -> None:
+        costs: dict[Attachment, AttachmentCost | UsageError] = {}
         before = {file.words: cost for file, cost in known.items()}
-        for file in attachments.attached(text, self._folder):
+        for file in attachments.find_attachments(text, self._folder):
             cost = before.get(file.words)
-            if not isinstance(cost, Cost) or cost.tokens is None:
-                cost = attachments.cost(file, self._count_tokens)
+            if not isinstance(cost, AttachmentCost) or cost.tokens is None:
+                cost = attachments.attachment_cost(file, self._count_tokens)
             costs[file] = cost
         self.post_message(self.FilesCounted(text, costs))
 
@@ -147,7 +149,7 @@ class AttachingArea(CompletingArea):
 
 
 @dataclass(frozen=True)
-class Aside:
+class TemporaryEdit:
     """Something else that is being written; `before` waits for it and comes back."""
 
     title: str
@@ -195,7 +197,7 @@ class Composer(AttachingArea):
         text: str
         draft: Draft
         """As it stood here."""
-        aside: Aside | None = None
+        aside: TemporaryEdit | None = None
 
         @property
         def edit(self) -> int | None:
@@ -218,7 +220,7 @@ class Composer(AttachingArea):
         typed: Sequence[Command] | None = None,
         *,
         history: Callable[[], Sequence[str]] = tuple,
-        count_tokens: Count = lambda text: None,
+        count_tokens: TokenCounter = lambda text: None,
         values: Mapping[str, Completer] | None = None,
         folder: Path | None = None,
     ) -> None:
@@ -231,10 +233,10 @@ class Composer(AttachingArea):
             id="composer",
             placeholder="Write a message, / for commands, @ for files",
         )
-        self._earlier = History(history)
+        self._earlier = MessageHistory(history)
         self._recalled: tuple[str, Location] | None = None
         """Text and cursor as the last step through the history left them."""
-        self._aside: Aside | None = None
+        self._aside: TemporaryEdit | None = None
         self._sent: Composer.Sent | None = None
         """The message that is on its way, or the last one that was."""
         self._kept = ""
@@ -248,7 +250,7 @@ class Composer(AttachingArea):
         """
         meaning = self._meaning()
         if not isinstance(meaning, str):
-            raise UsageError("What is typed is a command", hint=commands_module.AS_MESSAGE)
+            raise UsageError("What is typed is a command", hint=commands_module.DOUBLE_SLASH_HINT)
         return self.with_files(meaning)
 
     def action_send(self) -> None:
@@ -263,7 +265,7 @@ class Composer(AttachingArea):
             else:
                 self._run(*meaning)
         except UsageError as error:
-            self.notify(visible(str(error)), severity="warning", markup=False)
+            self.notify(escape_controls(str(error)), severity="warning", markup=False)
 
     def sent(self, message: Sent) -> None:
         """The message is on its way: forget it, and keep what was typed since."""
@@ -277,7 +279,7 @@ class Composer(AttachingArea):
 
     def put_back(self, text: str) -> None:
         """Show a text again that could not be sent, before what was typed since."""
-        typed, back = self.draft, Draft(clean(text))
+        typed, back = self.draft, Draft(sanitise(text))
         if self._sent is not None and self._sent.text == text:
             back = self._sent.draft
             if self._sent.aside is not None:
@@ -310,12 +312,12 @@ class Composer(AttachingArea):
             title: shown in the border, such as `editing message 3`.
             edit: which message it is; `Sent` has it again.
         """
-        self._set_aside(Aside(title, self._waiting, edit))
-        self.show(Draft(clean(text)))
+        self._set_aside(TemporaryEdit(title, self._waiting, edit))
+        self.show(Draft(sanitise(text)))
 
     def begin_command(self, command: Command) -> None:
         """Let the person type a command's argument; what was being written waits."""
-        self._set_aside(Aside(f"/{command.name} {command.argument}", self._waiting))
+        self._set_aside(TemporaryEdit(f"/{command.name} {command.argument}", self._waiting))
         self.show(Draft(f"/{command.name} "))
         self.look()
 
@@ -373,7 +375,9 @@ class Composer(AttachingArea):
 
     def _meaning(self) -> tuple[Command, str] | str:
         return (
-            commands_module.parse(self.text, self._commands) if self.takes_commands else self.text
+            commands_module.parse_slash_command(self.text, self._commands)
+            if self.takes_commands
+            else self.text
         )
 
     def _post(self, text: str) -> None:
@@ -393,7 +397,7 @@ class Composer(AttachingArea):
         """The draft, whether it stands here or waits."""
         return self._aside.before if self._aside else self.draft
 
-    def _set_aside(self, aside: Aside | None) -> None:
+    def _set_aside(self, aside: TemporaryEdit | None) -> None:
         self._aside = aside
         self.set_class(aside is not None, "-editing")
         self.border_title = Content(one_line(aside.title, 60)) if aside else None

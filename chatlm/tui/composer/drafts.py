@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from chatlm.errors import StoreError
 from chatlm.store.store import Store
-from chatlm.text import visible
+from chatlm.text import escape_controls
 
-OPEN, CLOSE = "\ufdd0", "\ufdd1"
+PLACEHOLDER_START, PLACEHOLDER_END = "\ufdd0", "\ufdd1"
 """Around a placeholder. Unicode keeps these two for a program's inner use and `clean` lets none
 through, so nobody can type or paste a placeholder."""
 
@@ -25,42 +25,44 @@ FOLD_CHARACTERS = 1500
 """A paste with more than either is folded."""
 
 
-_PLACEHOLDER = re.compile(f"{OPEN}pasted ([0-9]+): [^{OPEN}{CLOSE}\n]*{CLOSE}")
+_PLACEHOLDER = re.compile(
+    f"{PLACEHOLDER_START}pasted ([0-9]+): [^{PLACEHOLDER_START}{PLACEHOLDER_END}\n]*{PLACEHOLDER_END}"
+)
 
 
-_FORGED = str.maketrans({OPEN: "\ufffd", CLOSE: "\ufffd"})
+_REPLACE_MARKERS = str.maketrans({PLACEHOLDER_START: "\ufffd", PLACEHOLDER_END: "\ufffd"})
 
 
-_DRAWN = str.maketrans({OPEN: "[", CLOSE: "]"})
+_MARKERS_AS_BRACKETS = str.maketrans({PLACEHOLDER_START: "[", PLACEHOLDER_END: "]"})
 
 
-def clean(text: str) -> str:
+def sanitise(text: str) -> str:
     """A text from outside, safe to draw and free of placeholders; what is seen is what is sent."""
-    return visible(text).translate(_FORGED)
+    return escape_controls(text).translate(_REPLACE_MARKERS)
 
 
-def drawn(text: str) -> str:
+def for_display(text: str) -> str:
     """The text as it is shown, character by character: placeholders stand in brackets."""
-    return text.translate(_DRAWN)
+    return text.translate(_MARKERS_AS_BRACKETS)
 
 
-def is_long(text: str) -> bool:
+def should_fold(text: str) -> bool:
     """Whether a pasted text is better folded."""
-    return len(text) > FOLD_CHARACTERS or _lines(text) > FOLD_LINES
+    return len(text) > FOLD_CHARACTERS or _line_count(text) > FOLD_LINES
 
 
-def placeholder(number: int, text: str) -> str:
+def format_placeholder(number: int, text: str) -> str:
     """What stands for a folded text, such as `[pasted 1: 120 lines]`."""
-    lines = _lines(text)
+    lines = _line_count(text)
     size = f"{lines:,} lines" if lines > 1 else f"{len(text):,} characters"
-    return f"{OPEN}pasted {number}: {size}{CLOSE}"
+    return f"{PLACEHOLDER_START}pasted {number}: {size}{PLACEHOLDER_END}"
 
 
-def _lines(text: str) -> int:
+def _line_count(text: str) -> int:
     return text.removesuffix("\n").count("\n") + 1
 
 
-def placeholders(text: str) -> Iterator[tuple[int, int, int]]:
+def find_placeholders(text: str) -> Iterator[tuple[int, int, int]]:
     """`(start, end, number)` of each placeholder in the text."""
     for match in _PLACEHOLDER.finditer(text):
         yield match.start(), match.end(), int(match[1])
@@ -77,14 +79,14 @@ class Draft:
     @classmethod
     def of(cls, text: str, pastes: Mapping[int, str]) -> Draft:
         """A text with those of the pastes that stand in it."""
-        numbers = {number for _, _, number in placeholders(text)}
+        numbers = {number for _, _, number in find_placeholders(text)}
         return cls(text, {n: paste for n, paste in pastes.items() if n in numbers})
 
     def unfolded(self) -> str:
         """The whole text."""
 
         def whole(match: re.Match[str]) -> str:
-            return self.pastes.get(int(match[1]), drawn(match[0]))
+            return self.pastes.get(int(match[1]), for_display(match[0]))
 
         return _PLACEHOLDER.sub(whole, self.text)
 
@@ -95,7 +97,7 @@ class Draft:
 
         def renumbered(match: re.Match[str]) -> str:
             number = int(match[1]) + shift
-            return placeholder(number, moved[number]) if number in moved else match[0]
+            return format_placeholder(number, moved[number]) if number in moved else match[0]
 
         text = self.text + _PLACEHOLDER.sub(renumbered, other.text)
         return Draft(text, {**self.pastes, **moved})
@@ -112,29 +114,29 @@ class Draft:
         try:
             return cls._read(json.loads(state))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return cls(clean(state))
+            return cls(sanitise(state))
 
     @classmethod
     def _read(cls, values: Mapping[str, object]) -> Draft:
         text, pastes = values["text"], values["pastes"]
         if len(values) != 2 or not isinstance(text, str) or not isinstance(pastes, dict):
             raise TypeError("not a draft")
-        read = {int(number): clean(paste) for number, paste in pastes.items()}
-        return cls(visible(text), read)
+        read = {int(number): sanitise(paste) for number, paste in pastes.items()}
+        return cls(escape_controls(text), read)
 
 
 log = logging.getLogger(__name__)
 
 
-Place = tuple[Store, int | None]
+DraftKey = tuple[Store, int | None]
 """A store, and a chat in it or the new chat."""
 
 
-class DraftKeeper:
+class DraftSaver:
     """The newest draft of each chat is what counts; those before it need not reach the disk."""
 
     def __init__(self) -> None:
-        self._newest: dict[Place, str] = {}
+        self._newest: dict[DraftKey, str] = {}
         """What is not yet saved."""
         self._changed = threading.Condition()
         self._saving = False
@@ -184,7 +186,7 @@ class DraftKeeper:
                     del self._newest[store, conversation_id]
 
 
-class History:
+class MessageHistory:
     """Earlier messages behind the one that is being written.
 
     Changes to an earlier one stay while the walk goes on.
@@ -213,7 +215,7 @@ class History:
         if not self.walking:
             if steps < 0:
                 return None
-            self._entries = [shown, *(Draft(clean(text)) for text in self._read())]
+            self._entries = [shown, *(Draft(sanitise(text)) for text in self._read())]
         if not 0 <= self._at + steps < len(self._entries):
             return None
         self._entries[self._at] = shown

@@ -10,7 +10,14 @@ from textual.document._document import EditResult, Location, Selection
 from textual.document._edit import Edit
 from textual.widgets import TextArea
 
-from chatlm.tui.composer.drafts import Draft, clean, drawn, is_long, placeholder, placeholders
+from chatlm.tui.composer.drafts import (
+    Draft,
+    find_placeholders,
+    for_display,
+    format_placeholder,
+    sanitise,
+    should_fold,
+)
 
 
 class FoldingArea(TextArea):
@@ -38,7 +45,7 @@ class FoldingArea(TextArea):
     @property
     def has_folds(self) -> bool:
         """Whether a placeholder stands here."""
-        return any(placeholders(self.text))
+        return any(find_placeholders(self.text))
 
     def unfold(self, text: str) -> str:
         """A text from here with what its placeholders stand for."""
@@ -52,15 +59,15 @@ class FoldingArea(TextArea):
 
     def load_text(self, text: str) -> None:
         """Put a text from outside in place of what stands here."""
-        super().load_text(clean(text))
+        super().load_text(sanitise(text))
 
     def paste(self, text: str) -> None:
         """Put a text in place of the selection, folded if it is long."""
-        text = clean(text.replace("\r\n", "\n").replace("\r", "\n"))
-        if is_long(text):
+        text = sanitise(text.replace("\r\n", "\n").replace("\r", "\n"))
+        if should_fold(text):
             number = max(self._pastes, default=0) + 1
             self._pastes[number] = text
-            text = placeholder(number, text)
+            text = format_placeholder(number, text)
         self.replace(text, *self.selection, maintain_selection_offset=False)
         self.scroll_cursor_visible()
 
@@ -69,7 +76,7 @@ class FoldingArea(TextArea):
         folds = [
             (row, start, end, number)
             for row in range(self.document.line_count)
-            for start, end, number in placeholders(self.document[row])
+            for start, end, number in find_placeholders(self.document[row])
         ]
         at_row, at_column = self.cursor_location
         here = [fold for fold in folds if fold[0] == at_row and fold[1] <= at_column <= fold[2]]
@@ -102,9 +109,9 @@ class FoldingArea(TextArea):
         """A line as it is drawn."""
         line = super().get_line(line_index)
         style = self.get_component_rich_style("folding-area--paste", partial=True)
-        for start, end, _ in placeholders(line.plain):
+        for start, end, _ in find_placeholders(line.plain):
             line.stylize(style, start, end)
-        line.plain = drawn(line.plain)
+        line.plain = for_display(line.plain)
         return line
 
     def find_matching_bracket(self, bracket: str, search_from: Location) -> Location | None:
@@ -120,7 +127,7 @@ class FoldingArea(TextArea):
         """Cut the selection, or the line; the clipboard gets it unfolded."""
         super().action_cut()
         cut = self.app.clipboard
-        if any(placeholders(cut)):
+        if any(find_placeholders(cut)):
             self.app.copy_to_clipboard(self.unfold(cut))
 
     def action_paste(self) -> None:
@@ -157,4 +164,4 @@ class FoldingArea(TextArea):
         """The placeholders of a line; none for a line that is not there."""
         if not 0 <= row < self.document.line_count:
             return []
-        return list(placeholders(self.document[row]))
+        return list(find_placeholders(self.document[row]))

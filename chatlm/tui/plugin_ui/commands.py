@@ -14,11 +14,11 @@ from textual.widget import Widget
 
 from chatlm.errors import Cancelled, ChatlmError, StoreError
 from chatlm.plugin_host.ui_api import SlashCommand
-from chatlm.text import visible
+from chatlm.text import escape_controls
 from chatlm.tui import commands
-from chatlm.tui.plugin_ui.offers import Offer, Offers
+from chatlm.tui.plugin_ui.offers import Registration, Registrations
 from chatlm.tui.plugin_ui.regions import PluginRegions
-from chatlm.tui.plugin_ui.ui import PluginUi, ShownWork
+from chatlm.tui.plugin_ui.ui import PluginUi, UiProgressReporter
 
 if TYPE_CHECKING:
     from chatlm.tui.chat_screen import ChatScreen
@@ -39,13 +39,13 @@ class PluginActions:
         offers: what the plugins offer.
     """
 
-    def __init__(self, screen: ChatScreen, offers: Offers) -> None:
+    def __init__(self, screen: ChatScreen, offers: Registrations) -> None:
         self._screen = screen
         self._plugins = screen.owner.plugins
         self._offers = offers
         self.regions = PluginRegions(screen, offers)
         self._threads: list[threading.Thread] = []
-        self._lines: list[WorkLine] = []
+        self._lines: list[ProgressLine] = []
         self._statuses: dict[str, str] = {}
         """What each plugin says in the status bar."""
         self._told: int | None = None
@@ -98,12 +98,12 @@ class PluginActions:
         self.closing.set()
         self._screen.owner.release_all()
 
-    def show_work(self, work: ShownWork) -> None:
+    def show_work(self, work: UiProgressReporter) -> None:
         """Show a line for a work."""
-        self._lines.append(WorkLine(work))
+        self._lines.append(ProgressLine(work))
         self._screen.mount(self._lines[-1], before="StatusBar")
 
-    def end_work(self, work: ShownWork) -> None:
+    def end_work(self, work: UiProgressReporter) -> None:
         """Take the line of a work away."""
         for line in [line for line in self._lines if line.work is work]:
             self._lines.remove(line)
@@ -126,7 +126,7 @@ class PluginActions:
     def tell_faults(self) -> None:
         """Say what failed since the last time."""
         for fault in self._plugins.take_faults():
-            text = visible(str(fault))
+            text = escape_controls(str(fault))
             self._screen.chat.notify(text, severity="error", markup=False, timeout=FAULT_SECONDS)
 
     def soon(self, do: Callable[[], Awaitable[object] | object]) -> None:
@@ -143,7 +143,7 @@ class PluginActions:
         for _ in self._plugins.offer(hook, lambda name: {"ui": PluginUi(name, self._screen)}):
             pass
 
-    def _run(self, offer: Offer[SlashCommand], argument: str) -> None:
+    def _run(self, offer: Registration[SlashCommand], argument: str) -> None:
         """Run a command, in its thread."""
         plugin, where = offer.plugin, f"/{offer.thing.name}"
         try:
@@ -159,13 +159,13 @@ class PluginActions:
             self._plugins.went_well(plugin, where)
 
 
-LOOKS_PER_SECOND = 10
+REFRESHES_PER_SECOND = 10
 
 
 BAR_WIDTH = 20
 
 
-class WorkLine(Widget):
+class ProgressLine(Widget):
     """Title, bar, note, and the key that cancels.
 
     Args:
@@ -176,10 +176,10 @@ class WorkLine(Widget):
     WorkLine { height: 1; padding: 0 1; background: $primary 15%; }
     """
 
-    def __init__(self, work: ShownWork) -> None:
+    def __init__(self, work: UiProgressReporter) -> None:
         super().__init__()
         self.work = work
-        self.auto_refresh = 1 / LOOKS_PER_SECOND
+        self.auto_refresh = 1 / REFRESHES_PER_SECOND
 
     def render(self) -> Content:
         """The line, exactly as wide as there is room."""

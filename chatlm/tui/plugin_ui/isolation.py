@@ -30,7 +30,7 @@ from textual.widget import Widget
 from textual.worker import NoActiveWorker, WorkerFailed, get_current_worker
 
 from chatlm.errors import ChatlmError
-from chatlm.plugin_host.faults import pass_on
+from chatlm.plugin_host.faults import reraise_interrupt
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +39,18 @@ RELEASE_SECONDS = 1.0
 """How long a widget that is removed may go on with one message, before that is cancelled."""
 
 
-MOST_CANCELLED = 10
+MAX_CANCELLATIONS = 10
 """After so many cancelled messages a widget is given up."""
 
 
 @dataclass(eq=False)
-class Region:
+class PluginRegion:
     """A part of the screen that a plugin draws in."""
 
     plugin: str
     where: str
     """What it is, such as `panel notes`."""
-    failed: Callable[[Region, BaseException], object]
+    failed: Callable[[PluginRegion, BaseException], object]
     """Told of the first thing that goes wrong in it."""
     broken: bool = False
 
@@ -60,18 +60,18 @@ class GuardedApp(App[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._regions: WeakKeyDictionary[MessagePump, Region] = WeakKeyDictionary()
+        self._regions: WeakKeyDictionary[MessagePump, PluginRegion] = WeakKeyDictionary()
         self._releasing: set[asyncio.Task[None]] = set()
         self._released: WeakSet[MessagePump] = WeakSet()
         """What is being removed."""
 
-    def own(self, widget: Widget, region: Region) -> None:
+    def own(self, widget: Widget, region: PluginRegion) -> None:
         """Let what goes wrong in a widget, and in all below it, be the region's."""
-        if MessagePump._dispatch_message is not _dispatch:
-            MessagePump._dispatch_message = _dispatch  # type: ignore[method-assign]
+        if MessagePump._dispatch_message is not _guarded_dispatch:
+            MessagePump._dispatch_message = _guarded_dispatch  # type: ignore[method-assign]
         self._regions[widget] = region
 
-    def region_of(self, pump: MessagePump | None) -> Region | None:
+    def region_of(self, pump: MessagePump | None) -> PluginRegion | None:
         """Whose a widget is; a screen that was opened from a plugin's widget is that plugin's."""
         while pump is not None and pump not in self._regions:
             opened = isinstance(pump, Screen) and pump._result_callbacks
@@ -85,14 +85,14 @@ class GuardedApp(App[None]):
             return False
         if isinstance(error, WorkerFailed):
             error = error.error
-        pass_on(error)
+        reraise_interrupt(error)
         if region.broken:
             log.info("once more in the %s of %s: %r", region.where, region.plugin, error)
             return True
         region.broken = True
-        if isinstance(error, WRONG):
-            forget_wrong(self)
-            error = in_words(error)
+        if isinstance(error, STYLESHEET_ERRORS):
+            drop_invalid_css(self)
+            error = describe_style_error(error)
         region.failed(region, error)
         return True
 
@@ -102,7 +102,7 @@ class GuardedApp(App[None]):
         if region := self.region_of(widget):
             self._regions.update(dict.fromkeys(nodes, region))  # they will have no parents
         self._released.update(nodes)
-        release = asyncio.create_task(_cancel(nodes))
+        release = asyncio.create_task(_cancel_widgets(nodes))
         self._releasing.add(release)
         release.add_done_callback(self._releasing.discard)
 
@@ -123,7 +123,7 @@ class GuardedApp(App[None]):
         if not self.catch(error):
             super()._handle_exception(error)
 
-    def _region_of_error(self, error: BaseException) -> Region | None:
+    def _region_of_error(self, error: BaseException) -> PluginRegion | None:
         """Where it was raised: in a worker, in the widget that is active, or on the way down."""
         if not self._regions:
             return None
@@ -141,14 +141,14 @@ class GuardedApp(App[None]):
         return region
 
 
-_textuals_dispatch = MessagePump._dispatch_message
+_original_dispatch = MessagePump._dispatch_message
 
 
-async def _dispatch(self: MessagePump, message: Message) -> None:
+async def _guarded_dispatch(self: MessagePump, message: Message) -> None:
     """As Textual's, but what a plugin's widget raises stops no pump."""
     app = active_app.get(None)
     try:
-        await _textuals_dispatch(self, message)
+        await _original_dispatch(self, message)
     except asyncio.CancelledError:
         if not (isinstance(app, GuardedApp) and app.is_released(self)):
             raise
@@ -157,9 +157,9 @@ async def _dispatch(self: MessagePump, message: Message) -> None:
             raise
 
 
-async def _cancel(widgets: list[Widget]) -> None:
+async def _cancel_widgets(widgets: list[Widget]) -> None:
     """Wait for widgets to end; one that does not come to it is stopped in what it does."""
-    for _ in range(MOST_CANCELLED):
+    for _ in range(MAX_CANCELLATIONS):
         tasks = {widget._task: widget for widget in widgets if widget._task is not None}
         if not tasks:
             return
@@ -170,11 +170,11 @@ async def _cancel(widgets: list[Widget]) -> None:
         widgets = [tasks[task] for task in going_on]
 
 
-WRONG = (StylesheetError, TokenError)
+STYLESHEET_ERRORS = (StylesheetError, TokenError)
 """What Textual raises for styles that cannot be read."""
 
 
-def check(app: App[Any], widget: Widget) -> None:
+def check_styles(app: App[Any], widget: Widget) -> None:
     """See that a widget's own styles can be read, before anything depends on them.
 
     Raises:
@@ -188,18 +188,18 @@ def check(app: App[Any], widget: Widget) -> None:
             sheet.read_all(widget.css_path)
             sheet.add_source(widget.CSS, ("", f"{type(widget).__name__}.CSS"))
         sheet.parse()
-    except WRONG as error:
-        raise in_words(error) from None
+    except STYLESHEET_ERRORS as error:
+        raise describe_style_error(error) from None
 
 
-def scope(app: App[Any], screen: Screen[Any]) -> None:
+def load_scoped_css(app: App[Any], screen: Screen[Any]) -> None:
     """Read the style files of a screen for that screen alone; Textual reads them for all."""
     for path in map(Path, screen.css_path):
         css = path.read_text(encoding="utf-8")
         app.stylesheet.add_source(css, (str(path), ""), scope=screen._css_type_name)
 
 
-def forget_wrong(app: App[Any]) -> None:
+def drop_invalid_css(app: App[Any]) -> None:
     """Let go of what could not be read: Textual would fail at it again with the next theme."""
     sheet = app.stylesheet
     for place, source in list(sheet.source.items()):
@@ -208,7 +208,7 @@ def forget_wrong(app: App[Any]) -> None:
     sheet._invalid_css.clear()
 
 
-def in_words(error: Exception) -> ChatlmError:
+def describe_style_error(error: Exception) -> ChatlmError:
     """What is wrong with styles, and in which line."""
     if isinstance(error, StylesheetParseError):
         token, said = next(chain.from_iterable(rule.errors for rule in error.errors.rules))

@@ -18,21 +18,25 @@ from chatlm.text import one_line
 from chatlm.tui import commands
 from chatlm.tui.commands import Command
 
-Thing = TypeVar("Thing", SlashCommand, Panel, PluginScreen)
+ItemT = TypeVar("Thing", SlashCommand, Panel, PluginScreen)
 
 
-COMMANDS, PANELS, SCREENS = "register_slash_commands", "register_panels", "register_screens"
+COMMANDS_HOOK, PANELS_HOOK, SCREENS_HOOK = (
+    "register_slash_commands",
+    "register_panels",
+    "register_screens",
+)
 
 
 @dataclass(frozen=True)
-class Offer(Generic[Thing]):
+class Registration(Generic[ItemT]):
     """One thing, and whose it is."""
 
     plugin: str
-    thing: Thing
+    thing: ItemT
 
 
-class Offers:
+class Registrations:
     """Commands, panels and screens by name; of two with one name the plugin loaded first has it.
 
     Args:
@@ -41,11 +45,11 @@ class Offers:
 
     def __init__(self, plugins: PluginHost) -> None:
         self._plugins = plugins
-        own = dict.fromkeys(commands.own_names(), "chatlm")
-        self.commands = self._ask(COMMANDS, SlashCommand, own)
+        own = dict.fromkeys(commands.builtin_names(), "chatlm")
+        self.commands = self._ask(COMMANDS_HOOK, SlashCommand, own)
         theirs = {name: offer.plugin for name, offer in self.commands.items()}
-        self.panels = self._ask(PANELS, Panel, own | theirs)
-        self.screens = self._ask(SCREENS, PluginScreen, {})
+        self.panels = self._ask(PANELS_HOOK, Panel, own | theirs)
+        self.screens = self._ask(SCREENS_HOOK, PluginScreen, {})
 
     def choose_keys(self, keys: Mapping[str, str]) -> list[str]:
         """Put the commands into the table of all commands; a key that is taken is a fault.
@@ -59,13 +63,13 @@ class Offers:
         editing = BindingsMap(TextArea.BINDINGS).key_to_bindings
         wanted = self._table()
         free = [dataclasses.replace(c, key="") if c.key in editing else c for c in wanted]
-        problems = commands.choose_keys(keys, free)
+        problems = commands.assign_keys(keys, free)
         lost = [
             command
             for command in wanted
             if command.key and command.name not in keys and not commands.ALL[command.name].key
         ]
-        for hook, offers in ((COMMANDS, self.commands), (PANELS, self.panels)):
+        for hook, offers in ((COMMANDS_HOOK, self.commands), (PANELS_HOOK, self.panels)):
             for plugin in self._plugins.names:
                 names = {name for name, offer in offers.items() if offer.plugin == plugin}
                 if theirs := [command for command in lost if command.name in names]:
@@ -89,15 +93,15 @@ class Offers:
         table = []
         for plugin, it in ((offer.plugin, offer.thing) for offer in self.commands.values()):
             argument = one_line(it.argument, 30)
-            table.append(Command(it.name, _help(it.help, plugin), it.key, argument))
+            table.append(Command(it.name, _help_text(it.help, plugin), it.key, argument))
         for plugin, panel in ((offer.plugin, offer.thing) for offer in self.panels.values()):
             does = f"show or hide: {panel.title}"
-            table.append(Command(panel.name, _help(does, plugin), panel.key))
+            table.append(Command(panel.name, _help_text(does, plugin), panel.key))
         return table
 
     def _ask(
-        self, hook: str, kind: type[Thing], taken: Mapping[str, str]
-    ) -> dict[str, Offer[Thing]]:
+        self, hook: str, kind: type[ItemT], taken: Mapping[str, str]
+    ) -> dict[str, Registration[ItemT]]:
         """What all plugins offer that came through the hook.
 
         Args:
@@ -105,38 +109,42 @@ class Offers:
             kind: of what is offered.
             taken: names that cannot be had, and who has them.
         """
-        offered: dict[str, list[Thing]] = {}
+        offered: dict[str, list[ItemT]] = {}
 
         def arguments(plugin: str) -> Mapping[str, Any]:
             offered[plugin] = []
             return {"register": partial(_register, kind, offered[plugin])}
 
         good = set(self._plugins.offer(hook, arguments))
-        offers: dict[str, Offer[Thing]] = {}
+        offers: dict[str, Registration[ItemT]] = {}
         for plugin in (name for name in self._plugins.names if name in good):
             owners = {**taken, **{name: offer.plugin for name, offer in offers.items()}}
             things = {thing.name: thing for thing in offered[plugin]}
             if lost := [f"{name} (of {owners[name]})" for name in things if name in owners]:
-                self._plugins.failed(plugin, hook, _taken("names", lost, "Tell its author."))
-            offers |= {n: Offer(plugin, thing) for n, thing in things.items() if n not in owners}
+                self._plugins.failed(
+                    plugin, hook, _conflict_error("names", lost, "Tell its author.")
+                )
+            offers |= {
+                n: Registration(plugin, thing) for n, thing in things.items() if n not in owners
+            }
         return offers
 
     def _tell_taken_keys(self, plugin: str, hook: str, lost: list[Command]) -> None:
         keys = [f"{command.key} (for /{command.name})" for command in lost]
         hint = f'Choose others in config.toml, in [keys], for example {lost[0].name} = "f9".'
-        self._plugins.failed(plugin, hook, _taken("keys", keys, hint))
+        self._plugins.failed(plugin, hook, _conflict_error("keys", keys, hint))
 
 
-def _register(kind: type[Thing], into: list[Thing], thing: Thing) -> None:
+def _register(kind: type[ItemT], into: list[ItemT], thing: ItemT) -> None:
     if not isinstance(thing, kind):
         raise TypeError(f"register takes a {kind.__name__}, not {type(thing).__name__}")
     into.append(thing)
 
 
-def _taken(what: str, taken: list[str], hint: str) -> UsageError:
+def _conflict_error(what: str, taken: list[str], hint: str) -> UsageError:
     return UsageError(f"these {what} are taken: {', '.join(taken)}", hint=hint)
 
 
-def _help(text: str, plugin: str) -> str:
+def _help_text(text: str, plugin: str) -> str:
     """What a command does, marked with whose it is."""
     return f"{one_line(text, 60)} · {one_line(plugin, 30)}"

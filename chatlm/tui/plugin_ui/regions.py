@@ -13,13 +13,13 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from chatlm.errors import UsageError
-from chatlm.plugin_host.faults import pass_on
+from chatlm.plugin_host.faults import reraise_interrupt
 from chatlm.text import one_line
 from chatlm.tui import commands
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.plugin_ui import isolation
-from chatlm.tui.plugin_ui.isolation import Region
-from chatlm.tui.plugin_ui.offers import Offers
+from chatlm.tui.plugin_ui.isolation import PluginRegion
+from chatlm.tui.plugin_ui.offers import Registrations
 from chatlm.tui.plugin_ui.ui import PluginUi
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 W = TypeVar("W", bound=Widget)
 
 
-PANEL_BESIDE_FROM_WIDTH = 100
+MIN_WIDTH_FOR_SIDE_PANEL = 100
 """With fewer columns a panel stands over the transcript."""
 
 
@@ -41,7 +41,7 @@ class PluginRegions:
         offers: what the plugins offer.
     """
 
-    def __init__(self, screen: ChatScreen, offers: Offers) -> None:
+    def __init__(self, screen: ChatScreen, offers: Registrations) -> None:
         self._screen = screen
         self._owner = screen.owner
         self._plugins = screen.owner.plugins
@@ -52,7 +52,7 @@ class PluginRegions:
         """The panel that is shown."""
         self.selected: int | None = None
         """Id of the selected turn; None for the newest."""
-        self._broken: set[Region] = set()
+        self._broken: set[PluginRegion] = set()
         """Regions that are still to be taken off the screen."""
 
     @property
@@ -74,7 +74,7 @@ class PluginRegions:
         if shown == name:
             return
         self._offers.refuse_left_out(offer.plugin)
-        region = Region(offer.plugin, f"panel {name}", self._broke)
+        region = PluginRegion(offer.plugin, f"panel {name}", self._broke)
         ui = PluginUi(offer.plugin, self._screen)
         widget = self._make(region, partial(offer.thing.open, ui), Widget)
         if widget is None:
@@ -115,13 +115,13 @@ class PluginRegions:
         if offer is None:
             raise UsageError(f"There is no screen {name}")
         self._offers.refuse_left_out(offer.plugin)
-        region = Region(offer.plugin, f"screen {name}", self._broke)
+        region = PluginRegion(offer.plugin, f"screen {name}", self._broke)
         ui = PluginUi(offer.plugin, self._screen)
         kind: type[Screen[Any]] = Screen
         screen = self._make(region, partial(offer.thing.open, ui, argument), kind)
         if screen is None:
             return
-        isolation.scope(self._owner, screen)
+        isolation.load_scoped_css(self._owner, screen)
         leave = BindingsMap([Binding("escape", "app.leave_plugin", "close", show=False)])
         screen._bindings = BindingsMap.merge([screen._bindings, leave])
         screen._mounted_event.set()  # the program does not wait for a plugin to get ready
@@ -150,9 +150,9 @@ class PluginRegions:
     def resize(self) -> None:
         """Let the panel stand beside the transcript, or over it."""
         if self.panel:
-            self.panel.place(over=self._screen.size.width < PANEL_BESIDE_FROM_WIDTH)
+            self.panel.place(over=self._screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL)
 
-    def _make(self, region: Region, make: Callable[[], object], kind: type[W]) -> W | None:
+    def _make(self, region: PluginRegion, make: Callable[[], object], kind: type[W]) -> W | None:
         """What a plugin makes to be shown; None, and a fault, where that cannot be shown."""
         try:
             made = make()
@@ -160,21 +160,21 @@ class PluginRegions:
                 raise TypeError(
                     f"open returned {type(made).__name__}, not a Textual {kind.__name__}"
                 )
-            isolation.check(self._owner, made)
+            isolation.check_styles(self._owner, made)
         except BaseException as error:  # a plugin may fail in any way
-            pass_on(error)
+            reraise_interrupt(error)
             self._broke(region, error)
             return None
         return made
 
-    def _broke(self, region: Region, error: BaseException) -> None:
+    def _broke(self, region: PluginRegion, error: BaseException) -> None:
         """Note what a plugin did wrong, and close what it draws in."""
         region.broken = True
         self._broken.add(region)
         self._plugins.failed(region.plugin, region.where, error)
         self._screen.plugin_actions.soon(partial(self._end, region))
 
-    def _end(self, region: Region) -> None:
+    def _end(self, region: PluginRegion) -> None:
         """Take a region that broke off the screen."""
         stack = list(self._owner.screen_stack)
         theirs = [at for at, screen in enumerate(stack) if self._owner.region_of(screen) is region]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from chatlm.chat.side_chats import OwnSideChats
-from chatlm.text import one_line, visible
-from chatlm.tui.composer.drafts import clean
+from chatlm.chat.side_chats import InMemorySideChats
+from chatlm.text import escape_controls, one_line
+from chatlm.tui.composer.drafts import sanitise
 from chatlm.types.engine import Engine
 from chatlm.types.messages import Conversation, Passage, Turn
 from chatlm.types.sampling import Sampling
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from chatlm.tui.chat_screen import ChatScreen
 
 
-MOST_NOTICE = 1000
+MAX_NOTICE_LENGTH = 1000
 """Characters of a notice that are shown."""
 
 
@@ -78,7 +78,7 @@ class PluginUi:
         self._actions.soon(
             partial(
                 self._chat.notify,
-                visible(text)[:MOST_NOTICE],
+                escape_controls(text)[:MAX_NOTICE_LENGTH],
                 title=one_line(self._plugin, 40),
                 severity="warning" if problem else "information",
                 markup=False,
@@ -87,22 +87,22 @@ class PluginUi:
 
     def show_status(self, text: str) -> None:
         """Show a few words in the status bar."""
-        _check(text, str)
+        _require_type(text, str)
         self._actions.soon(partial(self._actions.show_status, self._plugin, text))
 
     def write(self, text: str) -> None:
         """Put a text into the composer."""
-        self._actions.soon(partial(self._write, clean(text)))
+        self._actions.soon(partial(self._write, sanitise(text)))
 
     def send(self, text: str) -> None:
         """Send a message."""
-        _check(text, str)
+        _require_type(text, str)
         self._actions.soon(partial(self._chat.send, text))
 
     def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
         """Change the system prompt or the sampling."""
-        _check(system, str, type(None))
-        _check(sampling, Sampling, type(None))
+        _require_type(system, str, type(None))
+        _require_type(sampling, Sampling, type(None))
         self._actions.soon(partial(self._set, system, sampling))
 
     def new_chat(
@@ -115,34 +115,34 @@ class PluginUi:
         message: str = "",
     ) -> None:
         """Show a new chat; after an incognito chat it is one too."""
-        _check(system, str)
-        _check(sampling, Sampling, type(None))
-        _check(model, str)
-        _check(message, str)
+        _require_type(system, str)
+        _require_type(sampling, Sampling, type(None))
+        _require_type(model, str)
+        _require_type(message, str)
         values = dict(kept or {})
         json.dumps(values, allow_nan=False)
         self._actions.soon(partial(self._new, system or None, sampling, values, model, message))
 
     def open_screen(self, name: str, argument: str = "") -> None:
         """Show a plugin's screen."""
-        _check(argument, str)
+        _require_type(argument, str)
         self._actions.soon(partial(self._actions.regions.open_screen, name, argument))
 
     def open_panel(self, name: str) -> None:
         """Show a plugin's panel, or close it."""
         self._actions.soon(partial(self._actions.regions.toggle_panel, name))
 
-    def side_chats(self, report: Callable[[str], None]) -> OwnSideChats:
+    def side_chats(self, report: Callable[[str], None]) -> InMemorySideChats:
         """Chats beside this one."""
         owner = self._screen.owner
-        return OwnSideChats(
+        return InMemorySideChats(
             owner.config, owner.plugins, owner.open_engine, report, lambda: owner.engine.engine
         )
 
     @contextmanager
-    def working(self, title: str) -> Iterator[ShownWork]:
+    def working(self, title: str) -> Iterator[UiProgressReporter]:
         """Show a long work."""
-        work = ShownWork(title, self._actions.closing)
+        work = UiProgressReporter(title, self._actions.closing)
         self._actions.soon(partial(self._actions.show_work, work))
         try:
             yield work
@@ -183,13 +183,13 @@ class PluginUi:
         await self._chat.leave(begin)
 
 
-def _check(value: object, *kinds: type) -> None:
+def _require_type(value: object, *kinds: type) -> None:
     if not isinstance(value, kinds):
         raise TypeError(f"{value!r} is not {kinds[0].__name__}")
 
 
 @dataclass(frozen=True)
-class Stand:
+class Progress:
     """How far a work is."""
 
     done: int = 0
@@ -204,7 +204,7 @@ class Stand:
         return min(max(self.done / self.total, 0.0), 1.0)
 
 
-class ShownWork:
+class UiProgressReporter:
     """See `chatlm.extending.Work`.
 
     Args:
@@ -214,7 +214,7 @@ class ShownWork:
 
     def __init__(self, title: str, closing: threading.Event) -> None:
         self.title = one_line(title, 40)
-        self.stand = Stand()
+        self.stand = Progress()
         self._closing = closing
         self._cancelled = threading.Event()
 
@@ -229,4 +229,4 @@ class ShownWork:
 
     def at(self, done: int, total: int | None = None, note: str = "") -> None:
         """Say how far it is; may be called as often as wanted."""
-        self.stand = Stand(int(done), None if total is None else int(total), one_line(note, 60))
+        self.stand = Progress(int(done), None if total is None else int(total), one_line(note, 60))

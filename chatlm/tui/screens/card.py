@@ -15,9 +15,9 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from chatlm.errors import ChatlmError
-from chatlm.text import visible
+from chatlm.text import escape_controls
 from chatlm.tui.widgets.hints import Hints
-from chatlm.tui.workers import Begin, Pulled, PullEnded, pull
+from chatlm.tui.workers import GeneratorEnded, GeneratorFactory, ValuesYielded, run_generator
 
 
 class Card(ModalScreen[ScreenResultType]):
@@ -84,12 +84,12 @@ class Card(ModalScreen[ScreenResultType]):
         """Whether a generator is being pulled."""
         return self._halt is not None
 
-    def work(self, begin: Begin) -> None:
+    def work(self, begin: GeneratorFactory) -> None:
         """Pull a generator in a thread, in place of the one before; its values go to `came`."""
         self.halt()
         self.complain(None)
         self._halt = threading.Event()
-        job = partial(pull, begin, self._halt, self.post_message)
+        job = partial(run_generator, begin, self._halt, self.post_message)
         self.run_worker(job, thread=True, name=type(self).__name__)
         self.refresh_bindings()
 
@@ -110,7 +110,7 @@ class Card(ModalScreen[ScreenResultType]):
         """Say what went wrong and what to do; None takes it away."""
         line = self.query_one(".problem", Static)
         line.set_class(error is not None, "-shown")
-        line.update(Content(visible(str(error)) if error else ""))
+        line.update(Content(escape_controls(str(error)) if error else ""))
 
     def on_screen_resume(self) -> None:
         """Nothing covers what is looked at now."""
@@ -120,15 +120,15 @@ class Card(ModalScreen[ScreenResultType]):
         """A card that is gone works no more."""
         self.halt()
 
-    @on(Pulled)
-    def _take(self, message: Pulled) -> None:
+    @on(ValuesYielded)
+    def _take(self, message: ValuesYielded) -> None:
         message.stop()
         if message.source is self._halt:
             for value in message.values:
                 self.came(value)
 
-    @on(PullEnded)
-    def _end(self, message: PullEnded) -> None:
+    @on(GeneratorEnded)
+    def _end(self, message: GeneratorEnded) -> None:
         message.stop()
         if message.source is self._halt:
             self._halt = None

@@ -16,24 +16,24 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from chatlm.errors import ChatlmError
-from chatlm.text import one_line, visible
+from chatlm.text import escape_controls, one_line
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
-from chatlm.tui.widgets.context_gauge import Fill, gauge, parts
+from chatlm.tui.widgets.context_gauge import ContextFill, gauge, gauge_legend
 from chatlm.tui.widgets.hints import Flow
-from chatlm.tui.workers import once
-from chatlm.types.messages import Standing, Turn
+from chatlm.tui.workers import single_value
+from chatlm.types.messages import ContextPolicy, Turn
 
-NUMBER, TOKENS, STATE = 5, 9, 15
+NUMBER_WIDTH, TOKENS_WIDTH, STATE_WIDTH = 5, 9, 15
 """Widths of the columns beside the words, in cells."""
 
 
-BAR_SHARE = 7
+BAR_WIDTH_DIVISOR = 7
 """The bar takes this part of the width, one in so many."""
 
 
 @dataclass(frozen=True)
-class Ledger:
+class ContextBreakdown:
     """What a chat's turns take."""
 
     system: str
@@ -43,13 +43,13 @@ class Ledger:
     """Tokens of each turn by its id, in the form in which it is read; 0 for a dropped one."""
     outside: frozenset[int]
     """Ids of the turns that do not fit."""
-    fill: Fill
+    fill: ContextFill
 
 
-Read = Callable[[], Ledger]
+ReadBreakdown = Callable[[], ContextBreakdown]
 
 
-SetStanding = Callable[[int, Standing], object]
+SetContextPolicy = Callable[[int, ContextPolicy], object]
 
 
 Summarise = Callable[[int], Generator[str, None, None]]
@@ -106,12 +106,14 @@ class ContextScreen(Card[int | None]):
         Binding("escape,q", "dismiss", "close"),
     ]
 
-    def __init__(self, read: Read, set_standing: SetStanding, summarise: Summarise) -> None:
+    def __init__(
+        self, read: ReadBreakdown, set_standing: SetContextPolicy, summarise: Summarise
+    ) -> None:
         super().__init__()
         self._read = read
         self._set_standing = set_standing
         self._summarise = summarise
-        self._ledger: Ledger | None = None
+        self._ledger: ContextBreakdown | None = None
         self._summary = ""
         self._summarising = 0
         """The number of the turn that is being summarised; 0 for none."""
@@ -125,7 +127,7 @@ class ContextScreen(Card[int | None]):
 
     def on_mount(self) -> None:
         """Have the turns measured."""
-        self.work(lambda: once(self._read))
+        self.work(lambda: single_value(self._read))
 
     def on_resize(self) -> None:
         """The columns follow the width."""
@@ -133,7 +135,7 @@ class ContextScreen(Card[int | None]):
 
     def came(self, value: object) -> None:
         """Take a piece of the summary, or the turns as they are now."""
-        if isinstance(value, Ledger):
+        if isinstance(value, ContextBreakdown):
             self._ledger = value
             self._draw()
         elif isinstance(value, str):
@@ -153,11 +155,11 @@ class ContextScreen(Card[int | None]):
 
     def action_pin(self) -> None:
         """Read the turn always; or, once more, as long as it fits."""
-        self._toggle(Standing.PINNED)
+        self._toggle(ContextPolicy.PINNED)
 
     def action_drop(self) -> None:
         """Leave the turn out; or, once more, read it as long as it fits."""
-        self._toggle(Standing.DROPPED)
+        self._toggle(ContextPolicy.DROPPED)
 
     def action_summarise(self) -> None:
         """Let the summary stand for the turn, or no longer; with none, have it written."""
@@ -165,7 +167,7 @@ class ContextScreen(Card[int | None]):
         if turn is None:
             return
         if turn.summary:
-            self._toggle(Standing.SUMMARISED)
+            self._toggle(ContextPolicy.SUMMARISED)
             return
         self._summarising = turn.position + 1
         self._say_summary()
@@ -194,13 +196,13 @@ class ContextScreen(Card[int | None]):
             return None
         return self._ledger.turns[int(option.id)]
 
-    def _toggle(self, standing: Standing) -> None:
+    def _toggle(self, standing: ContextPolicy) -> None:
         turn = self._turn
         if turn is not None:
-            wanted = Standing.AUTO if turn.standing is standing else standing
+            wanted = ContextPolicy.AUTO if turn.standing is standing else standing
             self.work(partial(self._changed, turn.id, wanted))
 
-    def _changed(self, turn_id: int, standing: Standing) -> Generator[object, None, None]:
+    def _changed(self, turn_id: int, standing: ContextPolicy) -> Generator[object, None, None]:
         self._set_standing(turn_id, standing)
         yield self._read()
 
@@ -211,7 +213,7 @@ class ContextScreen(Card[int | None]):
     def _say_summary(self) -> None:
         line = self.query_one("#summary", Static)
         line.set_class(bool(self._summarising), "-shown")
-        text = visible(self._summary).strip() or "…"
+        text = escape_controls(self._summary).strip() or "…"
         line.update(Content(f"Summarising turn {self._summarising}, esc stops: {text}"))
         self.call_after_refresh(self.query_one(OptionList).scroll_to_highlight)
 
@@ -221,25 +223,25 @@ class ContextScreen(Card[int | None]):
             return
         kept = turns.highlighted
         width = turns.scrollable_content_region.width
-        turns.set_options(rows(ledger, width))
+        turns.set_options(turn_rows(ledger, width))
         turns.highlighted = len(ledger.turns) if kept is None else kept
         self.query_one("#gauge", Static).update(gauge(ledger.fill, max(width, 10)))
         outside = count(len(ledger.outside), "turn") + " out" if ledger.outside else "all turns fit"
         limit = Content(f"of {count(ledger.fill.limit, 'token')}, {outside}")
-        self.query_one("#parts", Flow).fill([*parts(ledger.fill), limit])
+        self.query_one("#parts", Flow).fill([*gauge_legend(ledger.fill), limit])
 
 
-def rows(ledger: Ledger, width: int) -> list[Option]:
+def turn_rows(ledger: ContextBreakdown, width: int) -> list[Option]:
     """The system prompt, then each turn, in lines of `width` cells; a turn's id is its index."""
     most = max([ledger.fill.system, *ledger.costs.values(), 1])
     words = f"System prompt: {ledger.system}" if ledger.system else "No system prompt"
     if not ledger.system and ledger.fill.system:
         words = "System prompt: none of yours; the model's own template adds its own"
-    drawn = [Option(_row("", words, ledger.fill.system, most, ("always read", ""), width))]
+    drawn = [Option(_turn_row("", words, ledger.fill.system, most, ("always read", ""), width))]
     for index, turn in enumerate(ledger.turns):
         number, cost = f"{turn.position + 1}", ledger.costs.get(turn.id, 0)
-        told = state(turn, turn.id in ledger.outside)
-        drawn.append(Option(_row(number, turn.words, cost, most, told, width), id=str(index)))
+        told = turn_state(turn, turn.id in ledger.outside)
+        drawn.append(Option(_turn_row(number, turn.words, cost, most, told, width), id=str(index)))
     if not ledger.turns:
         drawn.append(
             Option("No turns yet: they stand here once you have said something.", disabled=True)
@@ -247,34 +249,34 @@ def rows(ledger: Ledger, width: int) -> list[Option]:
     return drawn
 
 
-def state(turn: Turn, outside: bool) -> tuple[str, str]:
+def turn_state(turn: Turn, outside: bool) -> tuple[str, str]:
     """Whether the model reads the turn, in words, and the style for it."""
-    if turn.standing is Standing.DROPPED:
+    if turn.standing is ContextPolicy.DROPPED:
         return "left out", "$foreground 60%"
     if outside:
         return "does not fit", "$text-error"
-    if turn.standing is Standing.PINNED:
+    if turn.standing is ContextPolicy.PINNED:
         return "pinned", "$text-accent"
-    if turn.standing is Standing.SUMMARISED:
+    if turn.standing is ContextPolicy.SUMMARISED:
         return "summary read", "$text-primary"
     return "read", ""
 
 
-def _row(
+def _turn_row(
     number: str, words: str, tokens: int, most: int, told: tuple[str, str], width: int
 ) -> Content:
     label, style = told
     quiet = "$foreground 60%" if label in ("left out", "does not fit") else ""
-    bar = width // BAR_SHARE
-    room = max(width - NUMBER - bar - TOKENS - STATE, 8)
+    bar = width // BAR_WIDTH_DIVISOR
+    room = max(width - NUMBER_WIDTH - bar - TOKENS_WIDTH - STATE_WIDTH, 8)
     filled = max(round(tokens / most * bar), tokens > 0)
     return Content.assemble(
-        (f"{number:>{NUMBER - 2}}  ", "$foreground 60%"),
+        (f"{number:>{NUMBER_WIDTH - 2}}  ", "$foreground 60%"),
         (set_cell_size(one_line(words, room - 1), room), quiet),
         ("━" * filled, "$text-error" if label == "does not fit" else "$text-success"),
         ("·" * (bar - filled), "$foreground 25%"),
-        f"{tokens:>{TOKENS - 1},}  ",
-        (label.ljust(STATE - 1), style),
+        f"{tokens:>{TOKENS_WIDTH - 1},}  ",
+        (label.ljust(STATE_WIDTH - 1), style),
     )
 
 
@@ -312,7 +314,7 @@ class SummaryScreen(Card[None]):
         """Take a piece."""
         self._words += str(value)
         if self._words.strip():
-            self.query_one("#words", Static).update(Content(visible(self._words.strip())))
+            self.query_one("#words", Static).update(Content(escape_controls(self._words.strip())))
 
     def complain(self, error: ChatlmError | None) -> None:
         """A failure stays to be read."""

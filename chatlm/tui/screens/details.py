@@ -16,7 +16,7 @@ from textual.widgets import Static
 
 from chatlm.text import dump_json, one_line
 from chatlm.tui import clipboard
-from chatlm.tui.formatting import STOP_LABELS, count, speed, version
+from chatlm.tui.formatting import STOP_LABELS, count, speed, version_text
 from chatlm.tui.screens.card import Card
 from chatlm.types.messages import Reply, Turn, Usage
 from chatlm.types.provenance import Provenance
@@ -27,14 +27,14 @@ NAME_WIDTH = 20
 VALUE_WIDTH = 400
 
 
-HASH_LENGTH = 16
+SHOWN_HASH_LENGTH = 16
 """Characters of the prompt's hash that are shown; a copy has them all."""
 
 
-NOT_KEPT = "This reply was made before chatlm kept more than this."
+NO_PROVENANCE = "This reply was made before chatlm kept more than this."
 
 
-Rows = Sequence[tuple[str, str]]
+DetailRows = Sequence[tuple[str, str]]
 """Names and values; an empty value is left out."""
 
 
@@ -71,14 +71,17 @@ class DetailsScreen(Card[None]):
 
     def body(self) -> Iterable[Widget]:
         """One scrolling text."""
-        parts = [("Reply", self._about_reply()), ("Cost", cost(self._reply.usage))]
+        parts = [("Reply", self._about_reply()), ("Cost", usage_rows(self._reply.usage))]
         if self._provenance is None:
-            parts += [("Made by", self._about_model()), ("Sampling", _plain(self._reply.sampling))]
+            parts += [
+                ("Made by", self._about_model()),
+                ("Sampling", _setting_rows(self._reply.sampling)),
+            ]
         else:
-            parts += made_by(self._provenance)
-        text = Content("\n\n").join(_part(head, rows) for head, rows in parts)
+            parts += provenance_sections(self._provenance)
+        text = Content("\n\n").join(_section(head, rows) for head, rows in parts)
         if self._provenance is None:
-            text = Content.assemble((NOT_KEPT, "$text-warning"), "\n\n", text)
+            text = Content.assemble((NO_PROVENANCE, "$text-warning"), "\n\n", text)
         with VerticalScroll() as scroll:
             scroll.styles.height = "1fr"
             yield Static(text)
@@ -87,19 +90,19 @@ class DetailsScreen(Card[None]):
         """Copy it as JSON, with all of the hash; the prompt itself is the x-ray's to copy."""
         clipboard.copy(self.app, dump_json(self._values()), "the details")
 
-    def _about_reply(self) -> Rows:
+    def _about_reply(self) -> DetailRows:
         reply = self._reply
         fork = "" if self._forked_from is None else f"chat {self._forked_from}"
         return (
             ("ended", STOP_LABELS[reply.stop_reason]),
             ("error", reply.error or ""),
-            ("version", version(self._turn).removeprefix("version ")),
+            ("version", version_text(self._turn).removeprefix("version ")),
             ("length", count(len(reply.text), "character")),
-            ("made", local_time(reply.created)),
+            ("made", format_local_time(reply.created)),
             ("forked from", fork),
         )
 
-    def _about_model(self) -> Rows:
+    def _about_model(self) -> DetailRows:
         return (("model", self._reply.model), ("adapter", self._reply.adapter or "none"))
 
     def _values(self) -> dict[str, Any]:
@@ -107,12 +110,12 @@ class DetailsScreen(Card[None]):
         values = reply.to_dict() | {
             "settings": reply.sampling,
             "tokens_per_second": reply.usage.tokens_per_second,
-            "provenance": provenance and _without(provenance.to_dict(), "messages"),
+            "provenance": provenance and _without_key(provenance.to_dict(), "messages"),
         }
-        return _without(values, "text")
+        return _without_key(values, "text")
 
 
-def cost(usage: Usage) -> Rows:
+def usage_rows(usage: Usage) -> DetailRows:
     """Tokens and times of a generation."""
     first = usage.first_token_seconds
     return (
@@ -124,7 +127,7 @@ def cost(usage: Usage) -> Rows:
     )
 
 
-def made_by(provenance: Provenance) -> list[tuple[str, Rows]]:
+def provenance_sections(provenance: Provenance) -> list[tuple[str, DetailRows]]:
     """The parts that tell how a reply was made: model, sampling, prompt, libraries."""
     model = (
         ("model", provenance.model or "none, a plugin gave the reply"),
@@ -136,28 +139,28 @@ def made_by(provenance: Provenance) -> list[tuple[str, Rows]]:
     )
     prompt = (
         ("messages", f"{len(provenance.messages):,}"),
-        ("hash", provenance.prompt_hash[:HASH_LENGTH]),
+        ("hash", provenance.prompt_hash[:SHOWN_HASH_LENGTH]),
         ("added by plugins", ", ".join(provenance.added) or "nothing"),
     )
-    sampling = _plain(provenance.sampling.to_dict())
+    sampling = _setting_rows(provenance.sampling.to_dict())
     versions = tuple(provenance.versions.items())
     return [("Made by", model), ("Sampling", sampling), ("Prompt", prompt), ("Versions", versions)]
 
 
-def local_time(when: datetime) -> str:
+def format_local_time(when: datetime) -> str:
     """By the person's own clock, to the second."""
     return f"{when.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
+def _without_key(values: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != name}
 
 
-def _plain(values: dict[str, Any]) -> Rows:
+def _setting_rows(values: dict[str, Any]) -> DetailRows:
     return tuple((name.replace("_", " "), json.dumps(value)) for name, value in values.items())
 
 
-def _part(head: str, rows: Rows) -> Content:
+def _section(head: str, rows: DetailRows) -> Content:
     lines = [Content.styled(head, "bold $text-primary")]
     for name, value in rows:
         if value:

@@ -12,23 +12,23 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm.text import visible
+from chatlm.text import escape_controls
 from chatlm.tui.screens.card import Card
-from chatlm.tui.widgets.inputs import LineInput, on_one_line
+from chatlm.tui.widgets.inputs import LineInput, single_line
 
-ACTIONS = {"enter": "accept", "tab": "suggest", "escape": "leave"}
+KEY_ACTIONS = {"enter": "accept", "tab": "suggest", "escape": "leave"}
 
 
 class PromptLine(LineInput):
     """Hears the card's keys in their turn; those that come after the end count no more."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(key, f"screen.{action}", action) for key, action in ACTIONS.items()
+        Binding(key, f"screen.{action}", action) for key, action in KEY_ACTIONS.items()
     ]
 
     async def _on_key(self, event: events.Key) -> None:
         """Act at once; a binding would act before or after letters that are still on their way."""
-        over, action = not self.screen.is_current, ACTIONS.get(event.key)
+        over, action = not self.screen.is_current, KEY_ACTIONS.get(event.key)
         if over or (action and await self.app.run_action(action, self.screen)):
             event.stop().prevent_default()
 
@@ -74,7 +74,7 @@ class PromptScreen(Card[str | None]):
         """The line, and what to know about it."""
         yield PromptLine(self._text, self._placeholder)
         if self._hint:
-            yield Static(Content(visible(self._hint)), classes="hint")
+            yield Static(Content(escape_controls(self._hint)), classes="hint")
 
     @property
     def _line(self) -> PromptLine:
@@ -87,7 +87,7 @@ class PromptScreen(Card[str | None]):
     def action_accept(self) -> None:
         """Return the line."""
         line = self._line.value
-        self.dismiss(self._text if line == on_one_line(self._text) else line)
+        self.dismiss(self._text if line == single_line(self._text) else line)
 
     def action_leave(self) -> None:
         """Return None."""
@@ -96,7 +96,7 @@ class PromptScreen(Card[str | None]):
     def action_suggest(self) -> None:
         """Fill in what is suggested."""
         if self._maker is not None:
-            self.work(partial(_only, self._maker))
+            self.work(partial(_single_value, self._maker))
 
     def came(self, value: object) -> None:
         """Show the suggestion."""
@@ -104,11 +104,11 @@ class PromptScreen(Card[str | None]):
         self._line.action_end()
 
 
-def _only(make: Callable[[], str]) -> Generator[object, None, None]:
+def _single_value(make: Callable[[], str]) -> Generator[object, None, None]:
     yield make()
 
 
-class LeavingScreen(Card[bool | None]):
+class LeaveIncognitoScreen(Card[bool | None]):
     """Gives whether to save the chat first; None to stay in it.
 
     Args:

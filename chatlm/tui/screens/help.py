@@ -17,15 +17,15 @@ from chatlm.tui import commands
 from chatlm.tui.commands import Command
 from chatlm.tui.screens.card import Card
 
-PARTS = (
+SECTIONS = (
     ("Writing", commands.COMPOSER),
-    ("Anywhere", (*commands.REGIONS, *commands.CHAT, *commands.APP)),
-    ("On a turn, which Tab or a click selects", (*commands.TURN, *commands.WALK)),
-    ("In the list of chats", commands.LIST),
+    ("Anywhere", (*commands.PANE_NAVIGATION, *commands.CHAT, *commands.APP)),
+    ("On a turn, which Tab or a click selects", (*commands.TURN, *commands.TURN_NAVIGATION)),
+    ("In the list of chats", commands.CHAT_LIST),
 )
 
 
-FOOT = 'config.toml can change a key: in [keys], for example regenerate = "ctrl+y".'
+FOOTER = 'config.toml can change a key: in [keys], for example regenerate = "ctrl+y".'
 
 
 class HelpScreen(Card[None]):
@@ -44,13 +44,15 @@ class HelpScreen(Card[None]):
 
     def body(self) -> Iterable[Widget]:
         """A part for each place where keys are heard."""
-        groups = [*PARTS, ("From plugins", commands.from_plugins())]
-        parts = [_part(head, commands.now(group)) for head, group in groups if group]
+        groups = [*SECTIONS, ("From plugins", commands.plugin_commands())]
+        parts = [
+            _section(head, commands.with_current_keys(group)) for head, group in groups if group
+        ]
         with VerticalScroll():
-            yield Static(Content("\n\n").join([*parts, Content.styled(FOOT, "$text-muted")]))
+            yield Static(Content("\n\n").join([*parts, Content.styled(FOOTER, "$text-muted")]))
 
 
-def _part(head: str, group: Iterable[Command]) -> Content:
+def _section(head: str, group: Iterable[Command]) -> Content:
     lines = [Content.styled(head, "bold")]
     for command in group:
         typed = f"/{command.name} {command.argument}".rstrip() if command.typed else ""
@@ -69,28 +71,28 @@ class ChatCommands(Provider):
 
     async def discover(self) -> Hits:
         """All of them, before anything is typed."""
-        for command in _typed():
-            yield DiscoveryHit(_shown(command), partial(self._run, command), command.title)
+        for command in _slash_commands():
+            yield DiscoveryHit(_command_row(command), partial(self._run, command), command.title)
 
     async def search(self, query: str) -> Hits:
         """Those whose name or help is like the query."""
         matcher = self.matcher(query)
-        for command in _typed():
+        for command in _slash_commands():
             score = max(matcher.match(command.title), matcher.match(command.help))
             if score > 0:
                 run = partial(self._run, command)
-                yield Hit(score, _shown(command), run, command.title)
+                yield Hit(score, _command_row(command), run, command.title)
 
     async def _run(self, command: Command) -> None:
         name = "begin" if command.needs_argument else "command"
         await self.screen.run_action(f"screen.{name}('{command.name}')")
 
 
-def _typed() -> list[Command]:
+def _slash_commands() -> list[Command]:
     return [command for command in commands.ALL.values() if command.typed]
 
 
-def _shown(command: Command) -> Content:
+def _command_row(command: Command) -> Content:
     return Content.assemble(
         (f"{command.title:<18}", "bold"),
         (f"{commands.key_name(command.key):<8}", "$text-primary"),

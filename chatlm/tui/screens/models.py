@@ -20,9 +20,9 @@ from chatlm.hub.installed import ModelDetails
 from chatlm.text import one_line
 from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.inputs import VisibleInput
-from chatlm.tui.workers import once
+from chatlm.tui.workers import single_value
 
-NAME, SIZE, HERE = 26, 11, 10
+NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH = 26, 11, 10
 """Widths of the columns before the description, in cells."""
 
 
@@ -145,7 +145,7 @@ class ModelScreen(Card[str | None]):
         if name == self._asked or (details is not None and details.installed):
             self.dismiss(name)
         elif details is None:
-            self.work(partial(once, partial(self._is_here, name)))
+            self.work(partial(single_value, partial(self._is_here, name)))
         else:
             self._ask(name, f"About {human_bytes(details.bytes)} have to be fetched")
 
@@ -167,7 +167,7 @@ class ModelScreen(Card[str | None]):
             if all(word in f"{details.name} {details.description}".lower() for word in words)
         ]
         options = [
-            Option(row(details, details.name == self._current), id=details.name)
+            Option(model_row(details, details.name == self._current), id=details.name)
             for details in found
         ]
         if typed and typed not in self._models:
@@ -178,13 +178,16 @@ class ModelScreen(Card[str | None]):
         models.highlighted = names.index(self._current) if self._current in names else 0
 
 
-def row(details: ModelDetails, current: bool) -> Content:
+def model_row(details: ModelDetails, current: bool) -> Content:
     """One model on one line."""
     here = "in use" if current else "here" if details.installed else "not here"
     style = "$text-success" if details.installed else "$foreground 60%"
     return Content.assemble(
-        (set_cell_size(one_line(details.name, NAME - 2), NAME), "bold" if current else ""),
-        f"{human_bytes(details.bytes):>{SIZE - 2}}  ",
-        (here.ljust(HERE), style),
+        (
+            set_cell_size(one_line(details.name, NAME_WIDTH - 2), NAME_WIDTH),
+            "bold" if current else "",
+        ),
+        f"{human_bytes(details.bytes):>{SIZE_WIDTH - 2}}  ",
+        (here.ljust(STATE_WIDTH), style),
         (one_line(details.description, 200), "$foreground 60%"),
     )

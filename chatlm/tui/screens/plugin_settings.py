@@ -17,11 +17,11 @@ from textual.widget import Widget
 from textual.widgets import Input, Select, Static, Switch
 
 from chatlm.errors import ChatlmError
-from chatlm.plugin_host.settings import Field, Fields
-from chatlm.text import one_line, visible
+from chatlm.plugin_host.settings import SettingField, SettingsForm
+from chatlm.text import escape_controls, one_line
 from chatlm.tui.screens.card import Card
-from chatlm.tui.widgets.inputs import VisibleInput, on_one_line
-from chatlm.tui.workers import Writes
+from chatlm.tui.widgets.inputs import VisibleInput, single_line
+from chatlm.tui.workers import WriteQueue
 
 YES, NO = "true", "false"
 
@@ -67,12 +67,12 @@ class FieldRow(Horizontal):
 
         row: FieldRow
 
-    def __init__(self, field: Field) -> None:
+    def __init__(self, field: SettingField) -> None:
         super().__init__()
         self.field = field
         self.wrong = ""
         """Why what is typed cannot be taken; empty when it can."""
-        self.control = _control(field)
+        self.control = _make_control(field)
         self.control.add_class("control")
 
     def compose(self) -> ComposeResult:
@@ -103,9 +103,9 @@ class FieldRow(Horizontal):
     @property
     def changed(self) -> bool:
         """Whether the field says something else than what is saved."""
-        return self.text != shown(self.field)
+        return self.text != field_text(self.field)
 
-    def show(self, field: Field, *, keep: bool = False) -> None:
+    def show(self, field: SettingField, *, keep: bool = False) -> None:
         """Show the setting as it is now.
 
         Args:
@@ -125,12 +125,12 @@ class FieldRow(Horizontal):
         with self.prevent(Input.Changed, Switch.Changed, Select.Changed):
             match self.control:
                 case Switch() as switch:
-                    switch.value = shown(field) == YES
+                    switch.value = field_text(field) == YES
                 case Select() as select:
-                    select.value = shown(field)
+                    select.value = field_text(field)
                 case Input() as line:
-                    line.value = shown(field)
-                    line.placeholder = on_one_line(field.held)
+                    line.value = field_text(field)
+                    line.placeholder = single_line(field.held)
 
     def blame(self, wrong: str) -> None:
         """Mark a value that cannot be taken; an empty reason takes the mark away."""
@@ -157,23 +157,23 @@ class FieldRow(Horizontal):
             self.post_message(self.Done(self))
 
 
-def shown(field: Field) -> str:
+def field_text(field: SettingField) -> str:
     """What stands in the field: what holds of a choice, else only what config.toml says."""
     if not field.choices:
-        return on_one_line(field.said or "")
+        return single_line(field.said or "")
     return field.held if field.held in field.choices else field.default
 
 
-def _control(field: Field) -> Switch | Select[str] | VisibleInput:
+def _make_control(field: SettingField) -> Switch | Select[str] | VisibleInput:
     if field.choices == (YES, NO):
-        return Switch(shown(field) == YES, animate=False)
+        return Switch(field_text(field) == YES, animate=False)
     if field.choices:
         options = [(Content(one_line(choice, 40)), choice) for choice in field.choices]
-        return Select(options, value=shown(field), allow_blank=False, compact=True)
-    return VisibleInput(shown(field), compact=True)
+        return Select(options, value=field_text(field), allow_blank=False, compact=True)
+    return VisibleInput(field_text(field), compact=True)
 
 
-class PluginForm(Card[None]):
+class PluginSettingsScreen(Card[None]):
     """One row a setting. The plugin's own checks run in a thread, since nobody knows what they do.
 
     Args:
@@ -207,11 +207,11 @@ class PluginForm(Card[None]):
         Binding("escape", "leave", "close"),
     ]
 
-    def __init__(self, fields: Fields) -> None:
+    def __init__(self, fields: SettingsForm) -> None:
         super().__init__()
         self.CARD_TITLE = f"Settings of {one_line(fields.plugin, 40)}"
         self._fields = fields
-        self._writes = Writes()
+        self._writes = WriteQueue()
 
     def body(self) -> Iterable[Widget]:
         """The rows, what the one with the focus means, when it counts."""
@@ -288,7 +288,7 @@ class PluginForm(Card[None]):
             self._explain()
             self.refresh_bindings()
 
-    async def _follow_save(self, row: FieldRow, text: str, saving: Awaitable[Field]) -> None:
+    async def _follow_save(self, row: FieldRow, text: str, saving: Awaitable[SettingField]) -> None:
         try:
             field = await saving
         except ChatlmError as error:
@@ -303,7 +303,7 @@ class PluginForm(Card[None]):
         for row in self.query(FieldRow):
             if row.wrong:
                 stays = f"{row.field.key} stays {row.field.held or 'empty'}: {row.wrong}"
-                self.notify(visible(stays), severity="warning", markup=False)
+                self.notify(escape_controls(stays), severity="warning", markup=False)
         self.dismiss()
 
     def _explain(self) -> None:
@@ -312,10 +312,10 @@ class PluginForm(Card[None]):
             return
         line = self.query_one("#meaning", Static)
         line.set_class(bool(row.wrong), "-wrong")
-        line.update(Content(visible(row.wrong or meaning(row.field))))
+        line.update(Content(escape_controls(row.wrong or field_help(row.field))))
 
 
-def meaning(field: Field) -> str:
+def field_help(field: SettingField) -> str:
     """What the setting does, what it must be, what holds where nothing is said."""
     parts = [field.help, field.wanted, f"default: {field.default or 'nothing'}"]
     if field.variable:

@@ -18,22 +18,22 @@ from textual.widgets.option_list import Option
 from chatlm.config import config, paths
 from chatlm.config.config import Config
 from chatlm.plugin_host import lifecycle
-from chatlm.plugin_host.discovery import find
+from chatlm.plugin_host.discovery import find_plugins
 from chatlm.plugin_host.faults import Fault
 from chatlm.plugin_host.host import PluginHost
-from chatlm.plugin_host.lifecycle import Row, Status, overview, recalled
-from chatlm.plugin_host.settings import Fields
-from chatlm.plugin_host.type_hints import hints_of
-from chatlm.text import one_line, visible
+from chatlm.plugin_host.lifecycle import PluginInfo, PluginStatus, describe_plugins, load_faults
+from chatlm.plugin_host.settings import SettingsForm
+from chatlm.plugin_host.type_hints import field_hints
+from chatlm.text import escape_controls, one_line
 from chatlm.tui.screens.card import Card
-from chatlm.tui.screens.plugin_settings import PluginForm
-from chatlm.tui.workers import once
+from chatlm.tui.screens.plugin_settings import PluginSettingsScreen
+from chatlm.tui.workers import single_value
 
-NAME, STATE, VERSION = 22, 19, 10
+NAME_WIDTH, STATE_WIDTH, VERSION_WIDTH = 22, 19, 10
 """Widths of the columns before the source, in cells."""
 
 
-MUTED = "$foreground 60%"
+MUTED_STYLE = "$foreground 60%"
 
 
 class PluginList(OptionList):
@@ -89,7 +89,7 @@ class PluginsScreen(Card[None]):
 
     def __init__(
         self,
-        read: Callable[[], Sequence[Listed]],
+        read: Callable[[], Sequence[PluginEntry]],
         without: Collection[str],
         set_without: Callable[[frozenset[str]], None],
         *,
@@ -100,7 +100,7 @@ class PluginsScreen(Card[None]):
         self._without = frozenset(without)
         self._set_without = set_without
         self._safe_mode = safe_mode
-        self._plugins: Sequence[Listed] = ()
+        self._plugins: Sequence[PluginEntry] = ()
 
     def body(self) -> Iterable[Widget]:
         """The rows, then the highlighted one in words."""
@@ -114,7 +114,7 @@ class PluginsScreen(Card[None]):
 
     def on_mount(self) -> None:
         """Have them read."""
-        self.work(lambda: once(self._read))
+        self.work(lambda: single_value(self._read))
 
     def came(self, value: object) -> None:
         """Take the plugins as they are now."""
@@ -151,7 +151,7 @@ class PluginsScreen(Card[None]):
         """Open the plugin's form."""
         one = self._chosen
         if one is not None and one.fields is not None:
-            self.app.push_screen(PluginForm(one.fields))
+            self.app.push_screen(PluginSettingsScreen(one.fields))
 
     @on(OptionList.OptionSelected)
     def _open(self, event: OptionList.OptionSelected) -> None:
@@ -164,7 +164,7 @@ class PluginsScreen(Card[None]):
         self._say()
 
     @property
-    def _chosen(self) -> Listed | None:
+    def _chosen(self) -> PluginEntry | None:
         """The highlighted plugin."""
         option = self.query_one(PluginList).highlighted_option if self.is_mounted else None
         return None if option is None or option.id is None else self._plugins[int(option.id)]
@@ -176,69 +176,78 @@ class PluginsScreen(Card[None]):
     def _draw(self) -> None:
         plugins = self.query_one(PluginList)
         at = plugins.highlighted or 0
-        plugins.set_options(rows(self._plugins, self._without))
+        plugins.set_options(plugin_rows(self._plugins, self._without))
         plugins.highlighted = at if self._plugins else None
         self._say()
 
     def _say(self) -> None:
         one = self._chosen
-        told = about(one, self._without) if one else Content(visible(how_to_begin()))
+        told = (
+            describe_plugin(one, self._without)
+            if one
+            else Content(escape_controls(no_plugins_hint()))
+        )
         self.query_one("#about", Static).update(told)
         self.call_after_refresh(self.query_one(PluginList).scroll_to_highlight)
         self.refresh_bindings()
 
 
-def rows(plugins: Sequence[Listed], without: Collection[str]) -> list[Option]:
+def plugin_rows(plugins: Sequence[PluginEntry], without: Collection[str]) -> list[Option]:
     """A line for each; its id is its place."""
     if not plugins:
         return [Option(Content("No plugins."), disabled=True)]
-    return [Option(_row(one, without), id=str(at)) for at, one in enumerate(plugins)]
+    return [Option(_plugin_row(one, without), id=str(at)) for at, one in enumerate(plugins)]
 
 
-def how_to_begin() -> str:
+def no_plugins_hint() -> str:
     """What to do where there is no plugin."""
-    return f"Put one into {paths.user_plugins()} or begin one: chatlm plugins new NAME"
+    return f"Put one into {paths.user_plugins_dir()} or begin one: chatlm plugins new NAME"
 
 
-def _row(one: Listed, without: Collection[str]) -> Content:
-    now = state(one, without)
+def _plugin_row(one: PluginEntry, without: Collection[str]) -> Content:
+    now = plugin_state(one, without)
     return Content.assemble(
-        set_cell_size(one_line(one.row.name, NAME - 2), NAME),
+        set_cell_size(one_line(one.row.name, NAME_WIDTH - 2), NAME_WIDTH),
         ("● ", now.colour),
-        set_cell_size(now.word, STATE),
-        (set_cell_size(one_line(one.row.version or "-", VERSION - 2), VERSION), MUTED),
-        (one_line(one.row.source, 200), MUTED),
+        set_cell_size(now.word, STATE_WIDTH),
+        (
+            set_cell_size(one_line(one.row.version or "-", VERSION_WIDTH - 2), VERSION_WIDTH),
+            MUTED_STYLE,
+        ),
+        (one_line(one.row.source, 200), MUTED_STYLE),
     )
 
 
-def about(one: Listed, without: Collection[str]) -> Content:
+def describe_plugin(one: PluginEntry, without: Collection[str]) -> Content:
     """What it is, what its state means, and what went wrong last."""
     row = one.row
     what = "  ".join(filter(None, (row.version, row.source)))
     parts = [
-        Content.assemble((one_line(row.name, 40), "bold"), (f"  {visible(what)}", MUTED)),
-        Content(state(one, without).meaning),
+        Content.assemble(
+            (one_line(row.name, 40), "bold"), (f"  {escape_controls(what)}", MUTED_STYLE)
+        ),
+        Content(plugin_state(one, without).meaning),
     ]
     if row.error:
         where = "Failed in " if one.fault else ""
-        parts.append(Content.styled(visible(f"{where}{row.error}"), "$text-error"))
+        parts.append(Content.styled(escape_controls(f"{where}{row.error}"), "$text-error"))
         hint = one.fault.hint if one.fault else ""
-        parts.append(Content(visible(hint or "More: chatlm logs")))
+        parts.append(Content(escape_controls(hint or "More: chatlm logs")))
     return Content("\n").join(parts)
 
 
 @dataclass(frozen=True)
-class Listed:
+class PluginEntry:
     """One plugin as it is in this run, and as it will be."""
 
-    row: Row
+    row: PluginInfo
     loaded: bool
     """Whether this run has it."""
     wanted: bool
     """Whether the next start will load it."""
     fault: Fault | None
     """The last one, of this run or an earlier."""
-    fields: Fields | None
+    fields: SettingsForm | None
     """Its settings; None where it has none or is not loaded."""
 
     @property
@@ -248,7 +257,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class State:
+class PluginState:
     """How it stands with a plugin."""
 
     word: str
@@ -256,46 +265,48 @@ class State:
     colour: str
 
 
-ON = State("on", "It takes part in this chat.", "$text-success")
+ON = PluginState("on", "It takes part in this chat.", "$text-success")
 
 
-FAILING = State("failing", "It is on, but failed when it was used last.", "$text-warning")
+FAILING = PluginState("failing", "It is on, but failed when it was used last.", "$text-warning")
 
 
-OFF_HERE = State(
+OFF_HERE = PluginState(
     "off in this chat", "It takes no part in this chat. Space switches it on.", "$text-warning"
 )
 
 
-OFF_NEXT = State(
+OFF_NEXT = PluginState(
     "off at next start", "From the next start on it is off for all chats.", "$text-warning"
 )
 
 
-ON_NEXT = State("on at next start", "It is loaded at the next start of chatlm.", "$text-warning")
+ON_NEXT = PluginState(
+    "on at next start", "It is loaded at the next start of chatlm.", "$text-warning"
+)
 
 
-OFF = State(
+OFF = PluginState(
     "off", "It is off for all chats. e switches it on, from the next start.", "$foreground 30%"
 )
 
 
-LEFT_OUT = State(
+LEFT_OUT = PluginState(
     "left out", "It failed too often, and is left out until chatlm restarts.", "$text-error"
 )
 
 
-FAILED = State("failed to load", "It takes part in no chat.", "$text-error")
+FAILED = PluginState("failed to load", "It takes part in no chat.", "$text-error")
 
 
-CRASHED = State(
+CRASHED = PluginState(
     "ended chatlm",
     "chatlm ended while this was loaded, so it is left out. e tries it at the next start.",
     "$text-error",
 )
 
 
-STATES: dict[Status, State] = {
+STATES: dict[PluginStatus, PluginState] = {
     "on": ON,
     "failing": FAILING,
     "left out": LEFT_OUT,
@@ -304,7 +315,7 @@ STATES: dict[Status, State] = {
 }
 
 
-def listed(host: PluginHost, running: Config) -> list[Listed]:
+def plugin_entries(host: PluginHost, running: Config) -> list[PluginEntry]:
     """Every plugin that is here; reads files, so that a thread is the place for it.
 
     Args:
@@ -314,21 +325,24 @@ def listed(host: PluginHost, running: Config) -> list[Listed]:
     Raises:
         ConfigError: the config file is wrong now.
     """
-    off = [one.name for one in find()] if running.safe_mode else running.disabled_plugins
-    faults, disabled = recalled() | host.last_faults, config.load().disabled_plugins
+    off = [one.name for one in find_plugins()] if running.safe_mode else running.disabled_plugins
+    faults, disabled = load_faults() | host.last_faults, config.load().disabled_plugins
     return [
-        _listed(host, row, disabled, faults.get(row.name)) for row in overview(host, off, faults)
+        _plugin_entry(host, row, disabled, faults.get(row.name))
+        for row in describe_plugins(host, off, faults)
     ]
 
 
-def _listed(host: PluginHost, row: Row, disabled: Collection[str], fault: Fault | None) -> Listed:
+def _plugin_entry(
+    host: PluginHost, row: PluginInfo, disabled: Collection[str], fault: Fault | None
+) -> PluginEntry:
     loaded = row.name in host.names
     kind = host.settings_class(row.name) if loaded else None
-    fields = Fields(row.name, kind) if kind and hints_of(kind) else None
-    return Listed(row, loaded, row.name not in disabled, fault, fields)
+    fields = SettingsForm(row.name, kind) if kind and field_hints(kind) else None
+    return PluginEntry(row, loaded, row.name not in disabled, fault, fields)
 
 
-def state(one: Listed, without: Collection[str]) -> State:
+def plugin_state(one: PluginEntry, without: Collection[str]) -> PluginState:
     """How it stands with a plugin.
 
     Args:

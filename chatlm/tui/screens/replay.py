@@ -12,22 +12,22 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm.chat.replay import Piece, Replayed, ReplayStarted, differences
-from chatlm.text import visible
+from chatlm.chat.replay import DiffSegment, ReplayFinished, ReplayStarted, diff_words
+from chatlm.text import escape_controls
 from chatlm.tui.clipboard import copy
 from chatlm.tui.formatting import STOP_LABELS, count
 from chatlm.tui.screens.card import Card
 from chatlm.types.events import Delta, Prefill
 
-WIDE = 100
+SIDE_BY_SIDE_WIDTH = 100
 """From so many columns on the texts stand side by side."""
 
 
-MARKS = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
+DIFF_MARKS = {"same": ("", ""), "removed": ("[-", "-]"), "added": ("{+", "+}")}
 """Around the words of each kind, as wdiff writes them; so a copy tells them apart too."""
 
 
-STYLES = {"same": "", "removed": "$text-error strike", "added": "$text-success bold"}
+DIFF_STYLES = {"same": "", "removed": "$text-error strike", "added": "$text-success bold"}
 
 
 class ReplayScreen(Card[None]):
@@ -69,7 +69,7 @@ class ReplayScreen(Card[None]):
         self._replay = replay
         self._text = ""
         self._tokens = 0
-        self._pieces: Sequence[Piece] | None = None
+        self._pieces: Sequence[DiffSegment] | None = None
         """The difference; None before the replay is finished."""
 
     def body(self) -> Iterable[Widget]:
@@ -79,7 +79,7 @@ class ReplayScreen(Card[None]):
         with Container(id="texts"):
             with VerticalScroll(id="then"):
                 yield Static("Then", classes="head")
-                yield Static(Content(visible(self._original)))
+                yield Static(Content(escape_controls(self._original)))
             with VerticalScroll(id="now"), Vertical():
                 yield Static("Now", classes="head")
                 yield Static(id="growing")
@@ -92,7 +92,7 @@ class ReplayScreen(Card[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         """Side by side where there is room, else one above the other."""
-        self.set_class(event.size.width >= WIDE, "-beside")
+        self.set_class(event.size.width >= SIDE_BY_SIDE_WIDTH, "-beside")
 
     def came(self, value: object) -> None:
         """Show one step."""
@@ -104,9 +104,9 @@ class ReplayScreen(Card[None]):
             case Delta(text, usage=usage):
                 self._text += text
                 self._tokens = usage.completion_tokens
-                self.query_one("#growing", Static).update(Content(visible(self._text)))
+                self.query_one("#growing", Static).update(Content(escape_controls(self._text)))
                 self._say(f"Writing: {count(self._tokens, 'token')}")
-            case Replayed():
+            case ReplayFinished():
                 self._judge(value)
 
     def ended(self) -> None:
@@ -138,20 +138,20 @@ class ReplayScreen(Card[None]):
 
     def action_copy(self) -> None:
         """Copy the difference, with marks around what was removed and added."""
-        copy(self.app, marked(self._pieces or ()), "the difference")
+        copy(self.app, diff_text(self._pieces or ()), "the difference")
 
     def action_stop(self) -> None:
         """Give the replay up."""
         self.halt()
         self._say("Stopping")
 
-    def _judge(self, replayed: Replayed) -> None:
-        self._pieces = differences(replayed.original.text, replayed.text)
+    def _judge(self, replayed: ReplayFinished) -> None:
+        self._pieces = diff_words(replayed.original.text, replayed.text)
         self.add_class("-done")
         self.query_one("#state", Static).update(verdict(replayed, self._pieces))
         notes = "\n".join(f"· {note}" for note in replayed.notes)
-        self.query_one("#notes", Static).update(Content(visible(notes)))
-        self.query_one("#pieces", Static).update(drawn(self._pieces))
+        self.query_one("#notes", Static).update(Content(escape_controls(notes)))
+        self.query_one("#pieces", Static).update(diff_content(self._pieces))
         self.query_one("#difference").focus()
         self.refresh_bindings()
 
@@ -159,7 +159,7 @@ class ReplayScreen(Card[None]):
         self.query_one("#state", Static).update(Content(text))
 
 
-def verdict(replayed: Replayed, pieces: Iterable[Piece]) -> Content:
+def verdict(replayed: ReplayFinished, pieces: Iterable[DiffSegment]) -> Content:
     """Whether the reply came out the same."""
     tokens = count(replayed.usage.completion_tokens, "token")
     if replayed.same:
@@ -173,20 +173,20 @@ def verdict(replayed: Replayed, pieces: Iterable[Piece]) -> Content:
     return Content.assemble((told, "$text-error bold"), ends)
 
 
-def marked(pieces: Iterable[Piece]) -> str:
+def diff_text(pieces: Iterable[DiffSegment]) -> str:
     """The difference as text, the original characters in it."""
-    return "".join(text for piece in pieces for text, _ in _parts(piece))
+    return "".join(text for piece in pieces for text, _ in _diff_parts(piece))
 
 
-def drawn(pieces: Iterable[Piece]) -> Content:
+def diff_content(pieces: Iterable[DiffSegment]) -> Content:
     """The difference in colours, and in marks for who sees none."""
-    parts = [part for piece in pieces for part in _parts(piece)]
-    return Content.assemble(*((visible(text), style) for text, style in parts))
+    parts = [part for piece in pieces for part in _diff_parts(piece)]
+    return Content.assemble(*((escape_controls(text), style) for text, style in parts))
 
 
-def _parts(piece: Piece) -> Iterable[tuple[str, str]]:
+def _diff_parts(piece: DiffSegment) -> Iterable[tuple[str, str]]:
     """What a piece is drawn with; the blanks at its end stay outside the marks."""
     words = piece.text.rstrip() or piece.text
-    before, after = MARKS[piece.kind]
-    yield f"{before}{words}{after}", STYLES[piece.kind]
+    before, after = DIFF_MARKS[piece.kind]
+    yield f"{before}{words}{after}", DIFF_STYLES[piece.kind]
     yield piece.text[len(words) :], ""

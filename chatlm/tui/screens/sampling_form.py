@@ -18,24 +18,24 @@ from textual.style import Style
 from textual.widgets import Input, Static
 
 from chatlm.errors import UsageError
-from chatlm.text import dump_json, one_line, visible
+from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.tui.widgets.inputs import VisibleInput
-from chatlm.types.sampling import INTEGERS, RANGES, Sampling, explained
+from chatlm.types.sampling import INTEGER_SETTINGS, RANGES, Sampling, effective_sampling
 
-NAMES = (*RANGES, "stop")
+SETTING_NAMES = (*RANGES, "stop")
 
 
 THIS_CHAT = "this chat"
 
 
-MANY = 1_000_000
+UNLIMITED_FROM = 1_000_000
 """A greatest value from which on it is no limit to anyone."""
 
 
 STOP_HELP = 'texts that end the reply; several as "###", "\\n\\n"'
 
 
-OPEN = {"seed": "another each time", "stop": "none"}
+UNSET_LABELS = {"seed": "another each time", "stop": "none"}
 """What holds where nothing is said at all; of other settings, what the model's server takes."""
 
 
@@ -77,21 +77,21 @@ class SettingRow(Horizontal):
     def __init__(self, name: str, value: Any) -> None:
         super().__init__(id=f"row-{name}")
         self.setting = name
-        self.field = VisibleInput(written(name, value), compact=True, id=name)
+        self.field = VisibleInput(format_value(name, value), compact=True, id=name)
 
     def compose(self) -> ComposeResult:
         """All on one line."""
         yield Static(self.setting.replace("_", " "), classes="name")
         yield self.field
         yield Static(classes="source")
-        yield Static(Content(allowed(self.setting)), classes="range")
+        yield Static(Content(format_range(self.setting)), classes="range")
         click = Style.from_meta({"@click": f"screen.reset({self.setting!r})"})
         yield Static(Content.styled("× reset", click), classes="reset")
 
     def show(self, inherited: Any, source: str, *, own: bool) -> None:
         """Show what holds where the field is empty, and where the value comes from."""
-        nothing = OPEN.get(self.setting, "the server's")
-        self.field.placeholder = visible(written(self.setting, inherited)) or nothing
+        nothing = UNSET_LABELS.get(self.setting, "the server's")
+        self.field.placeholder = escape_controls(format_value(self.setting, inherited)) or nothing
         self.set_class(own, "-set")
         self.query_one(".source", Static).update(Content(THIS_CHAT if own else source))
 
@@ -99,7 +99,7 @@ class SettingRow(Horizontal):
         """Mark a value that is not taken."""
         self.set_class(wrong, "-wrong")
         mark = "✗ " if wrong else ""
-        self.query_one(".range", Static).update(Content(f"{mark}{allowed(self.setting)}"))
+        self.query_one(".range", Static).update(Content(f"{mark}{format_range(self.setting)}"))
 
 
 class SamplingForm(VerticalScroll):
@@ -139,7 +139,7 @@ class SamplingForm(VerticalScroll):
 
     def compose(self) -> ComposeResult:
         """One row a setting."""
-        for name in NAMES:
+        for name in SETTING_NAMES:
             yield SettingRow(name, getattr(self.sampling, name))
 
     def on_mount(self) -> None:
@@ -148,7 +148,7 @@ class SamplingForm(VerticalScroll):
 
     def refresh_sources(self) -> None:
         """Show again what holds where a field is empty."""
-        below = {each.name: each for each in explained(self.below)}
+        below = {each.name: each for each in effective_sampling(self.below)}
         for row in self.query(SettingRow):
             each = below[row.setting]
             own = getattr(self.sampling, row.setting) not in (None, ())
@@ -159,14 +159,14 @@ class SamplingForm(VerticalScroll):
         told = []
         for row in self.query(SettingRow):
             try:
-                parsed(row.setting, row.field.value)
+                parse_value(row.setting, row.field.value)
             except UsageError as error:
-                own = written(row.setting, getattr(self.sampling, row.setting))
+                own = format_value(row.setting, getattr(self.sampling, row.setting))
                 reason = error.message.removeprefix(f"{row.setting} ")
                 told.append(f"{row.setting} stays {own or row.field.placeholder}; it {reason}")
         return told
 
-    def reset(self, names: Iterable[str] = NAMES) -> None:
+    def reset(self, names: Iterable[str] = SETTING_NAMES) -> None:
         """Empty these fields."""
         for name in names:
             self.query_one(f"#{name}", Input).value = ""
@@ -176,7 +176,7 @@ class SamplingForm(VerticalScroll):
         event.stop()
         row = self.query_one(f"#row-{event.input.id}", SettingRow)
         try:
-            value = parsed(row.setting, event.value)
+            value = parse_value(row.setting, event.value)
         except UsageError as error:
             row.blame(True)
             self.post_message(self.Explained(error.message, True))
@@ -195,7 +195,7 @@ class SamplingForm(VerticalScroll):
 
     def _explain(self, row: SettingRow) -> None:
         try:
-            parsed(row.setting, row.field.value)
+            parse_value(row.setting, row.field.value)
         except UsageError as error:
             self.post_message(self.Explained(error.message, True))
         else:
@@ -203,7 +203,7 @@ class SamplingForm(VerticalScroll):
             self.post_message(self.Explained(f"{row.setting}: {meaning}", False))
 
 
-def parsed(name: str, text: str) -> Any:
+def parse_value(name: str, text: str) -> Any:
     """The value a field's text stands for; None, or () for stop, when it is empty.
 
     Raises:
@@ -212,36 +212,36 @@ def parsed(name: str, text: str) -> Any:
     text = text if name == "stop" else text.strip()
     value: Any = text
     if name == "stop":
-        value = _texts(text)
+        value = _parse_stop(text)
     elif not text:
         return None
     else:
         try:
-            value = int(text) if name in INTEGERS else float(text)
+            value = int(text) if name in INTEGER_SETTINGS else float(text)
         except ValueError:
             value = one_line(text, 30)
     Sampling(**{name: value})
     return value
 
 
-def written(name: str, value: Any) -> str:
+def format_value(name: str, value: Any) -> str:
     """A value as it is typed."""
     if value in (None, ()):
         return ""
     if name == "stop":
         return ", ".join(dump_json(text) for text in value)
-    return f"{value:d}" if name in INTEGERS else f"{value:g}"
+    return f"{value:d}" if name in INTEGER_SETTINGS else f"{value:g}"
 
 
-def allowed(name: str) -> str:
+def format_range(name: str) -> str:
     """The range, in short."""
     if name not in RANGES:
         return "texts"
     low, high, _ = RANGES[name]
-    return f"{low:g} or more" if high >= MANY else f"{low:g} to {high:g}"
+    return f"{low:g} or more" if high >= UNLIMITED_FROM else f"{low:g} to {high:g}"
 
 
-def _texts(text: str) -> tuple[str, ...]:
+def _parse_stop(text: str) -> tuple[str, ...]:
     """One text as it stands, or several as in JSON."""
     if not text:
         return ()

@@ -30,16 +30,16 @@ from textual.widgets.option_list import Option
 
 from chatlm.config import config
 from chatlm.errors import ChatlmError
-from chatlm.text import one_line, visible
+from chatlm.text import escape_controls, one_line
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
 from chatlm.tui.screens.sampling_form import Layers, SamplingForm
-from chatlm.tui.widgets.inputs import VisibleArea, on_lines
-from chatlm.tui.workers import once
+from chatlm.tui.widgets.inputs import VisibleArea, normalise_lines
+from chatlm.tui.workers import single_value
 from chatlm.types.engine import EngineInfo
 from chatlm.types.sampling import Sampling
 
-TYPING_SECONDS = 0.4
+TYPING_PAUSE_SECONDS = 0.4
 """So long after the last key the text is worth taking."""
 
 
@@ -80,7 +80,7 @@ class SystemEditor(Vertical):
         A prompt that was only looked at stays as it is, control characters and all.
         """
         text = self.query_one(VisibleArea).text
-        if text == on_lines(self.system):
+        if text == normalise_lines(self.system):
             return False
         self.system = text
         return True
@@ -89,7 +89,7 @@ class SystemEditor(Vertical):
         """Say what it costs, in tokens; None where that cannot be known yet."""
         told = "What it costs is known once the model is loaded."
         self.query_one("#cost", Static).update(
-            told if tokens is None else cost(self.system, tokens)
+            told if tokens is None else describe_cost(self.system, tokens)
         )
 
     @on(TextArea.Changed)
@@ -97,10 +97,12 @@ class SystemEditor(Vertical):
         event.stop()
         if self._typing is not None:
             self._typing.stop()
-        self._typing = self.set_timer(TYPING_SECONDS, lambda: self.post_message(self.Paused()))
+        self._typing = self.set_timer(
+            TYPING_PAUSE_SECONDS, lambda: self.post_message(self.Paused())
+        )
 
 
-def cost(system: str, tokens: int) -> str:
+def describe_cost(system: str, tokens: int) -> str:
     """What a system prompt takes, or what the model's format writes where there is none."""
     if system:
         return f"{count(tokens, 'token')}, read before every message of this chat"
@@ -109,7 +111,7 @@ def cost(system: str, tokens: int) -> str:
     return "None: the model reads your messages alone"
 
 
-CONFIG = "config"
+CONFIG_LAYER = "config"
 """The layer that "keep as my default" writes."""
 
 
@@ -227,15 +229,15 @@ class SettingsScreen(Card[None]):
             with TabPane("Sampling", id="sampling"):
                 yield self._form
                 yield Static(id="meaning")
-                yield _buttons(("reset", "Reset all"), ("keep-sampling", "Keep as my default"))
+                yield _button_row(("reset", "Reset all"), ("keep-sampling", "Keep as my default"))
             with TabPane("System prompt", id="system"):
                 yield self._editor
-                yield _buttons(("keep-system", "Keep as my default"))
+                yield _button_row(("keep-system", "Keep as my default"))
             with TabPane("Look", id="look"):
                 yield ThemePicker(self._reduced_motion)
             with TabPane("Model", id="model"):
-                yield Static(about(self._info), id="info")
-                yield _buttons(("model-wanted", "Choose another model"))
+                yield Static(describe_model(self._info), id="info")
+                yield _button_row(("model-wanted", "Choose another model"))
 
     def on_mount(self) -> None:
         """Begin in the section's first field."""
@@ -269,7 +271,7 @@ class SettingsScreen(Card[None]):
         """Take what was typed last, say what is not taken, put tried colours back, close."""
         self._take_system()
         for told in self._form.untaken():
-            self.notify(visible(told), severity="warning", markup=False)
+            self.notify(escape_controls(told), severity="warning", markup=False)
         self.query_one(ThemePicker).restore()
         self.dismiss(None)
 
@@ -283,7 +285,7 @@ class SettingsScreen(Card[None]):
         event.stop()
         line = self.query_one("#meaning", Static)
         line.set_class(event.wrong, "-wrong")
-        line.update(Content(visible(event.text)))
+        line.update(Content(escape_controls(event.text)))
 
     @on(SystemEditor.Paused)
     def _typed(self, event: SystemEditor.Paused) -> None:
@@ -312,19 +314,19 @@ class SettingsScreen(Card[None]):
         if self._count_tokens is None:
             self._editor.show_cost(None)
         else:
-            self.work(partial(once, partial(self._count_tokens, self._editor.system)))
+            self.work(partial(single_value, partial(self._count_tokens, self._editor.system)))
 
     def _keep_sampling(self) -> None:
         form = self._form
         said = form.sampling.to_dict()
-        if self._kept({f"sampling.{name}": _as_toml(value) for name, value in said.items()}):
+        if self._kept({f"sampling.{name}": _to_toml(value) for name, value in said.items()}):
             layers = [
-                (source, form.sampling.over(below) if source == CONFIG else below)
+                (source, form.sampling.over(below) if source == CONFIG_LAYER else below)
                 for source, below in form.below
             ]
             form.below = layers
             form.refresh_sources()
-            self.post_message(self.SamplingKept(dict(layers)[CONFIG]))
+            self.post_message(self.SamplingKept(dict(layers)[CONFIG_LAYER]))
 
     def _keep_system(self) -> None:
         self._take_system()
@@ -351,7 +353,7 @@ class SettingsScreen(Card[None]):
             fields[0].focus()
 
 
-def about(info: EngineInfo | None) -> Content:
+def describe_model(info: EngineInfo | None) -> Content:
     """The loaded model in a few lines."""
     if info is None:
         return Content("No model is loaded yet.")
@@ -365,15 +367,17 @@ def about(info: EngineInfo | None) -> Content:
         Content.assemble((f"{name:<15}", "$foreground 60%"), one_line(value, 200))
         for name, value in rows.items()
     ]
-    return Content("\n").join([*lines, *(Content(f"\n{visible(note)}") for note in info.notes)])
+    return Content("\n").join(
+        [*lines, *(Content(f"\n{escape_controls(note)}") for note in info.notes)]
+    )
 
 
-def _buttons(*buttons: tuple[str, str]) -> Horizontal:
+def _button_row(*buttons: tuple[str, str]) -> Horizontal:
     made = [Button(label, id=name, compact=True) for name, label in buttons]
     return Horizontal(*made, classes="buttons")
 
 
-def _as_toml(value: object) -> str:
+def _to_toml(value: object) -> str:
     """Numbers and lists of texts look the same in both."""
     return json.dumps(value, ensure_ascii=False)
 
@@ -428,7 +432,7 @@ class ThemePicker(Vertical):
         themes = ThemeList(*self._options(), markup=False, id="themes")
         themes.highlighted = self._names.index(self._chosen)
         yield themes
-        yield Button(motion(self._reduced), compact=True)
+        yield Button(motion_label(self._reduced), compact=True)
 
     def restore(self) -> None:
         """Show the theme in use again."""
@@ -452,13 +456,13 @@ class ThemePicker(Vertical):
     def _move(self, event: Button.Pressed) -> None:
         event.stop()
         self._reduced = not self._reduced
-        event.button.label = motion(self._reduced)
+        event.button.label = motion_label(self._reduced)
         self.post_message(self.MotionChosen(self._reduced))
 
     def _options(self) -> list[Option]:
         return [Option(name + IN_USE * (name == self._chosen)) for name in self._names]
 
 
-def motion(reduced: bool) -> str:
+def motion_label(reduced: bool) -> str:
     """The state in words."""
     return f"Reduced motion: {'on, no blinking, no smooth scrolling' if reduced else 'off'}"

@@ -11,28 +11,28 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm.chat.replay import differences
-from chatlm.text import dump_json, one_line, visible
+from chatlm.chat.replay import diff_words
+from chatlm.text import dump_json, escape_controls, one_line
 from chatlm.tui import clipboard
-from chatlm.tui.formatting import count, joined
+from chatlm.tui.formatting import count, join_parts
 from chatlm.tui.screens.card import Card
-from chatlm.tui.screens.replay import drawn
+from chatlm.tui.screens.replay import diff_content
 from chatlm.types.messages import Turn
-from chatlm.types.provenance import Call, Change, Trace, duration
+from chatlm.types.provenance import Call, Change, Trace, format_duration
 
 PLUGIN_WIDTH, HOOK_WIDTH = 16, 20
 """Columns; a longer name is cut."""
 
 
-SHORT = 22
+MAX_INLINE_LENGTH = 22
 """What came back stands on the line of its call up to so many characters, else below it."""
 
 
-SLOW = 1.0
+SLOW_CALL_SECONDS = 1.0
 """Seconds of a call from which on its time is marked."""
 
 
-NOBODY = "No plugin took part in this turn, or it was made before chatlm kept what plugins do."
+NO_CALLS = "No plugin took part in this turn, or it was made before chatlm kept what plugins do."
 
 
 class TraceScreen(Card[None]):
@@ -68,7 +68,7 @@ class TraceScreen(Card[None]):
     def body(self) -> Iterable[Widget]:
         """How much there was, then call after call."""
         with VerticalScroll():
-            yield Static(summary(self._traces))
+            yield Static(trace_summary(self._traces))
             answered: set[int | None] = {None}
             for trace in self._traces:
                 yield Static(self._head(trace, again=trace.reply in answered), classes="head")
@@ -96,14 +96,14 @@ class TraceScreen(Card[None]):
         return Content(f"The reply{which}{', gone on with' if again else ''}")
 
 
-def summary(traces: Sequence[Trace]) -> Content:
+def trace_summary(traces: Sequence[Trace]) -> Content:
     """How many plugins took part, and for how long."""
     calls = [call for trace in traces for call in trace.calls]
     if not calls:
-        return Content.styled(NOBODY, "$foreground 60%")
+        return Content.styled(NO_CALLS, "$foreground 60%")
     plugins = count(len({call.plugin for call in calls}), "plugin")
-    seconds = duration(sum(call.seconds for call in calls))
-    text = Content(joined(plugins, count(len(calls), "call"), seconds))
+    seconds = format_duration(sum(call.seconds for call in calls))
+    text = Content(join_parts(plugins, count(len(calls), "call"), seconds))
     failed = sum(bool(call.error) for call in calls)
     return text + Content.styled(f" · {failed:,} failed", "$text-error") if failed else text
 
@@ -112,9 +112,9 @@ def call_line(call: Call) -> Content:
     """One call: time, plugin, hook, and what came back where that is short."""
     plugin = one_line(call.plugin, PLUGIN_WIDTH).ljust(PLUGIN_WIDTH)
     hook = one_line(call.hook, HOOK_WIDTH).ljust(HOOK_WIDTH)
-    time_style = "$text-warning" if call.seconds >= SLOW else "$foreground 60%"
+    time_style = "$text-warning" if call.seconds >= SLOW_CALL_SECONDS else "$foreground 60%"
     return Content.assemble(
-        (f"{duration(call.seconds):>8}", time_style),
+        (f"{format_duration(call.seconds):>8}", time_style),
         "  ",
         (plugin, "bold"),
         "  ",
@@ -137,18 +137,18 @@ def _result(call: Call) -> Content:
         return Content.styled("✎ changed", "$text-success")
     if not call.said:
         return Content.styled("nothing", "$foreground 60%")
-    return Content(visible(call.said)) if len(call.said) <= SHORT else Content()
+    return Content(escape_controls(call.said)) if len(call.said) <= MAX_INLINE_LENGTH else Content()
 
 
 def _details(call: Call) -> Iterator[Content]:
     if call.error:
-        yield Content.styled(visible(call.error), "$text-error")
-    if not call.changes and (len(call.said) > SHORT or (call.said and call.error)):
-        yield Content(visible(call.said))
+        yield Content.styled(escape_controls(call.error), "$text-error")
+    if not call.changes and (len(call.said) > MAX_INLINE_LENGTH or (call.said and call.error)):
+        yield Content(escape_controls(call.said))
     for change in call.changes:
         yield _change(change)
 
 
 def _change(change: Change) -> Content:
-    what = (f"{visible(change.what)}  ", "$foreground 60%")
-    return Content.assemble(what, drawn(differences(change.before, change.after)))
+    what = (f"{escape_controls(change.what)}  ", "$foreground 60%")
+    return Content.assemble(what, diff_content(diff_words(change.before, change.after)))

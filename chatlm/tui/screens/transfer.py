@@ -15,10 +15,10 @@ from textual.widgets import ProgressBar, Static
 from chatlm.config.paths import write_atomically
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.store import export
-from chatlm.store.export import ENDINGS, exported
-from chatlm.store.importing.importer import Import, import_file
+from chatlm.store.export import FORMAT_BY_SUFFIX, stream_export
+from chatlm.store.importing.importer import ImportProgress, import_file
 from chatlm.store.store import Store
-from chatlm.text import visible
+from chatlm.text import escape_controls
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
 from chatlm.types.messages import Conversation
@@ -44,7 +44,7 @@ class ImportScreen(Card[None]):
         Binding("escape,enter,q", "dismiss", "close"),
     ]
 
-    def __init__(self, read: Callable[[], Generator[Import, None, None]]) -> None:
+    def __init__(self, read: Callable[[], Generator[ImportProgress, None, None]]) -> None:
         super().__init__()
         self._read = read
         self._stored = False
@@ -60,10 +60,10 @@ class ImportScreen(Card[None]):
 
     def came(self, value: object) -> None:
         """Show how far it is."""
-        if isinstance(value, Import):
+        if isinstance(value, ImportProgress):
             self._stored = bool(value.added)
             self.query_one(ProgressBar).update(total=value.total, progress=value.done)
-            self.query_one("#said", Static).update(Content(visible(said(value))))
+            self.query_one("#said", Static).update(Content(escape_controls(import_status(value))))
 
     def complain(self, error: ChatlmError | None) -> None:
         """Of a failed import only the chats that were stored are told."""
@@ -81,7 +81,7 @@ class ImportScreen(Card[None]):
         self.dismiss()
 
 
-def said(state: Import) -> str:
+def import_status(state: ImportProgress) -> str:
     """What an import has done so far."""
     if state.checking:
         return "Looking through the file …"
@@ -92,15 +92,17 @@ def said(state: Import) -> str:
     )
 
 
-LONGEST_NAME = 60
+MAX_NAME_LENGTH = 60
 
 
-HOLD_CHATS = "Chats are read from chatlm's .jsonl, lists of messages, and ChatGPT's export."
+IMPORT_FORMATS_HINT = (
+    "Chats are read from chatlm's .jsonl, lists of messages, and ChatGPT's export."
+)
 
 
-def file_name(chat: Conversation) -> str:
+def suggest_file_name(chat: Conversation) -> str:
     """A name for the chat's file, from its title; none that is there already."""
-    words = re.sub(r"[^\w]+", "-", export.title_of(chat).lower()).strip("-_")[:LONGEST_NAME]
+    words = re.sub(r"[^\w]+", "-", export.display_title(chat).lower()).strip("-_")[:MAX_NAME_LENGTH]
     stem = words.strip("-_") or f"chat-{chat.id}"
     number, path = 1, Path(f"{stem}.md")
     while path.exists():
@@ -109,22 +111,24 @@ def file_name(chat: Conversation) -> str:
     return str(path)
 
 
-def write(store: Store, chat: Conversation, path: Path) -> None:
+def export_chat(store: Store, chat: Conversation, path: Path) -> None:
     """Write the chat in the format that the file's ending says.
 
     Raises:
         UsageError: the ending says nothing, the file is there already, or cannot be written.
     """
-    endings = [ending for ending in ENDINGS if path.name.lower().endswith(ending)]
+    endings = [ending for ending in FORMAT_BY_SUFFIX if path.name.lower().endswith(ending)]
     if not endings:
         raise UsageError(
             f"The ending of {path.name} names no format",
-            hint=f"End it in {', '.join(ENDINGS)}.",
+            hint=f"End it in {', '.join(FORMAT_BY_SUFFIX)}.",
         )
     try:
         if path.exists():
             raise UsageError(f"{path} exists already", hint="Give another name.")
-        write_atomically(path, exported(store, [chat.id], ENDINGS[max(endings, key=len)]))
+        write_atomically(
+            path, stream_export(store, [chat.id], FORMAT_BY_SUFFIX[max(endings, key=len)])
+        )
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written: {error.strerror}",
@@ -132,14 +136,14 @@ def write(store: Store, chat: Conversation, path: Path) -> None:
         ) from error
 
 
-def read(store: Store, path: Path) -> Generator[Import, None, None]:
+def import_chats(store: Store, path: Path) -> Generator[ImportProgress, None, None]:
     """Read the chats of a file into the store; yields how far it is.
 
     Raises:
         UsageError: the file holds no chats, or some that cannot be read; nothing is imported then.
         StoreError: they cannot be stored.
     """
-    state = Import()
+    state = ImportProgress()
     for state in import_file(store, path):
         yield state
     if state.bad_count:
@@ -147,7 +151,7 @@ def read(store: Store, path: Path) -> Generator[Import, None, None]:
         others = "`chatlm chats import --skip-bad` takes the others."
         raise UsageError(
             f"{path.name}, {first.place}: {first.problem}; nothing was imported",
-            hint=others if state.readable else HOLD_CHATS,
+            hint=others if state.readable else IMPORT_FORMATS_HINT,
         )
     if not state.added and not state.there:
-        raise UsageError(f"{path.name} holds no chats", hint=HOLD_CHATS)
+        raise UsageError(f"{path.name} holds no chats", hint=IMPORT_FORMATS_HINT)

@@ -15,20 +15,20 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm.text import visible
+from chatlm.text import escape_controls
 from chatlm.tui.clipboard import copy
 from chatlm.tui.formatting import count
 from chatlm.tui.screens.card import Card
 from chatlm.tui.widgets.hints import Flow
-from chatlm.tui.workers import once
-from chatlm.types.messages import SUMMARY_HEAD, Message, Passage
+from chatlm.tui.workers import single_value
+from chatlm.types.messages import SUMMARY_PREFIX, Message, Passage
 from chatlm.types.requests import Prompt, PromptToken, Request
 
-LONGEST = 256
+MAX_TOKEN_LENGTH = 256
 """Characters of the longest token that is looked for."""
 
 
-class Kind(StrEnum):
+class TokenKind(StrEnum):
     """Whose a token is; the value names it on the screen."""
 
     CONTROL = "control tokens"
@@ -41,7 +41,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Xray:
+class PromptXray:
     """A prompt, and what is needed to tell its parts apart."""
 
     prompt: Prompt
@@ -55,7 +55,7 @@ class Xray:
 
 
 @dataclass(frozen=True)
-class Proof:
+class ForgeryCheck:
     """How many tokens stand in people's and documents' texts, and how many are control tokens."""
 
     yours: int
@@ -66,27 +66,27 @@ class Proof:
     """How many of both are control tokens; anything but 0 means that a text posed as the format."""
 
 
-def parts(
+def classify_tokens(
     prompt: Prompt, request: Request, user_text: str = "", passages: Iterable[Passage] = ()
-) -> list[Kind]:
+) -> list[TokenKind]:
     """The kind of each of the prompt's tokens; a token that crosses a border is of its beginning.
 
     In the newest user message the passages and the person's own words are found by their exact
     text, and what is neither was added by chatlm or a plugin.
     """
-    owners = _owners(request.messages, user_text, tuple(passages))
+    owners = _character_kinds(request.messages, user_text, tuple(passages))
     drawn: dict[int, list[str]] = {}
     for token in prompt.tokens:
         if token.message is not None:
             drawn.setdefault(token.message, []).append(token.text)
     reached = {
-        number: _missing(request.messages[number].content, "".join(texts))
+        number: _missing_prefix_length(request.messages[number].content, "".join(texts))
         for number, texts in drawn.items()
     }
     kinds = []
     for token in prompt.tokens:
         if token.message is None:
-            kinds.append(Kind.CONTROL if token.control else Kind.FORMAT)
+            kinds.append(TokenKind.CONTROL if token.control else TokenKind.FORMAT)
             continue
         owner = owners[token.message]
         at = reached[token.message]
@@ -95,13 +95,13 @@ def parts(
     return kinds
 
 
-def shares(kinds: Sequence[Kind]) -> dict[Kind, int]:
+def count_kinds(kinds: Sequence[TokenKind]) -> dict[TokenKind, int]:
     """Tokens of each kind that there is, in the order of `Kind`."""
     counted = Counter(kinds)
-    return {kind: counted[kind] for kind in Kind if counted[kind]}
+    return {kind: counted[kind] for kind in TokenKind if counted[kind]}
 
 
-def proof(prompt: Prompt, kinds: Sequence[Kind]) -> Proof:
+def check_forgery(prompt: Prompt, kinds: Sequence[TokenKind]) -> ForgeryCheck:
     """Count the control tokens among the tokens of contents.
 
     Args:
@@ -113,81 +113,83 @@ def proof(prompt: Prompt, kinds: Sequence[Kind]) -> Proof:
         for token, kind in zip(prompt.tokens, kinds, strict=True)
         if token.message is not None
     ]
-    yours = sum(kind is Kind.USER for _, kind in contents)
+    yours = sum(kind is TokenKind.USER for _, kind in contents)
     forged = sum(token.control for token, _ in contents)
-    return Proof(yours, len(contents) - yours, forged)
+    return ForgeryCheck(yours, len(contents) - yours, forged)
 
 
-def _missing(content: str, drawn: str) -> int:
+def _missing_prefix_length(content: str, drawn: str) -> int:
     """How many of the content's first characters stand in the format's token before it, where
     `drawn` is the text of the content's own tokens, which may reach beyond its end."""
-    for number in range(min(len(content), LONGEST)):
+    for number in range(min(len(content), MAX_TOKEN_LENGTH)):
         if content.startswith(drawn, number) or drawn.startswith(content[number:]):
             return number
     return 0
 
 
-def _owners(
+def _character_kinds(
     messages: Sequence[Message], user_text: str, passages: Sequence[Passage]
-) -> list[list[Kind]]:
+) -> list[list[TokenKind]]:
     """For each message, the kind of each of its characters."""
-    plain: Mapping[str, Kind] = {
-        "system": Kind.SYSTEM,
-        "user": Kind.USER,
-        "assistant": Kind.ASSISTANT,
+    plain: Mapping[str, TokenKind] = {
+        "system": TokenKind.SYSTEM,
+        "user": TokenKind.USER,
+        "assistant": TokenKind.ASSISTANT,
     }
     users = [number for number, message in enumerate(messages) if message.role == "user"]
     owners = []
     for number, message in enumerate(messages):
         if users and number == users[-1] and user_text:
-            owners.append(_newest(message.content, user_text, passages))
-        elif message.role == "user" and message.content.startswith(SUMMARY_HEAD):
-            owners.append([Kind.ADDED] * len(message.content))
+            owners.append(_newest_message_kinds(message.content, user_text, passages))
+        elif message.role == "user" and message.content.startswith(SUMMARY_PREFIX):
+            owners.append([TokenKind.ADDED] * len(message.content))
         else:
             owners.append([plain[message.role]] * len(message.content))
     return owners
 
 
-def _newest(content: str, user_text: str, passages: Sequence[Passage]) -> list[Kind]:
+def _newest_message_kinds(
+    content: str, user_text: str, passages: Sequence[Passage]
+) -> list[TokenKind]:
     """Passages first, each after the one before; then the last place of the person's words that is
     none of theirs, since a passage may quote the question."""
-    kinds = [Kind.ADDED] * len(content)
+    kinds = [TokenKind.ADDED] * len(content)
     start = 0
     for passage in passages:
         found = content.find(passage.text, start) if passage.text else -1
         if found >= 0:
             start = found + len(passage.text)
-            kinds[found:start] = [Kind.PASSAGE] * len(passage.text)
+            kinds[found:start] = [TokenKind.PASSAGE] * len(passage.text)
     found = content.rfind(user_text)
-    while found >= 0 and Kind.PASSAGE in kinds[found : found + len(user_text)]:
+    while found >= 0 and TokenKind.PASSAGE in kinds[found : found + len(user_text)]:
         found = content.rfind(user_text, 0, found + len(user_text) - 1)
     if found >= 0:
-        kinds[found : found + len(user_text)] = [Kind.USER] * len(user_text)
+        kinds[found : found + len(user_text)] = [TokenKind.USER] * len(user_text)
     return kinds
 
 
-STYLES: dict[Kind, str] = {
-    Kind.CONTROL: "bold $foreground on $primary-muted",
-    Kind.FORMAT: "$foreground 60%",
-    Kind.SYSTEM: "$text-primary",
-    Kind.USER: "bold $foreground",
-    Kind.ASSISTANT: "$text-success",
-    Kind.PASSAGE: "italic $text-accent",
-    Kind.ADDED: "underline $text-error",
+STYLES: dict[TokenKind, str] = {
+    TokenKind.CONTROL: "bold $foreground on $primary-muted",
+    TokenKind.FORMAT: "$foreground 60%",
+    TokenKind.SYSTEM: "$text-primary",
+    TokenKind.USER: "bold $foreground",
+    TokenKind.ASSISTANT: "$text-success",
+    TokenKind.PASSAGE: "italic $text-accent",
+    TokenKind.ADDED: "underline $text-error",
 }
 """Apart in shape as well as in colour, for who sees none."""
 
 
-QUIET = "$foreground 55%"
+MUTED_STYLE = "$foreground 55%"
 
 
-HASH_SHOWN = 12
+SHOWN_HASH_LENGTH = 12
 
 
-ESTIMATED = Content.styled(
+ESTIMATE_NOTICE = Content.styled(
     "These are the messages that are sent, cut by an estimate: the server puts them into its own "
     "template and tokens.",
-    QUIET,
+    MUTED_STYLE,
 )
 
 
@@ -222,12 +224,12 @@ class XrayScreen(Card[None]):
         Binding("escape,q,x", "dismiss", "close"),
     ]
 
-    def __init__(self, read: Callable[[], Xray], title: str = "Prompt x-ray") -> None:
+    def __init__(self, read: Callable[[], PromptXray], title: str = "Prompt x-ray") -> None:
         super().__init__()
         self.CARD_TITLE = title
         self._read = read
-        self._xray: Xray | None = None
-        self._kinds: list[Kind] = []
+        self._xray: PromptXray | None = None
+        self._kinds: list[TokenKind] = []
         self._borders = False
         self._ids = False
 
@@ -242,17 +244,21 @@ class XrayScreen(Card[None]):
     def on_mount(self) -> None:
         """Have the prompt made."""
 
-        self.work(lambda: once(self._read))
+        self.work(lambda: single_value(self._read))
 
     def came(self, value: object) -> None:
         """Show the prompt."""
-        if not isinstance(value, Xray):
+        if not isinstance(value, PromptXray):
             return
         self._xray = value
-        self._kinds = parts(value.prompt, value.request, value.user_text, value.passages)
-        self.query_one("#head", Static).update(Content(head(value)))
+        self._kinds = classify_tokens(value.prompt, value.request, value.user_text, value.passages)
+        self.query_one("#head", Static).update(Content(heading(value)))
         self.query_one("#legend", Flow).fill(legend(self._kinds))
-        told = ESTIMATED if value.prompt.estimated else proven(proof(value.prompt, self._kinds))
+        told = (
+            ESTIMATE_NOTICE
+            if value.prompt.estimated
+            else forgery_verdict(check_forgery(value.prompt, self._kinds))
+        )
         self.query_one("#proof", Static).update(told)
         self._draw()
         self.query_one(VerticalScroll).focus()
@@ -290,13 +296,13 @@ class XrayScreen(Card[None]):
 
     def _draw(self) -> None:
         if self._xray is not None:
-            drawn = tokens(
+            drawn = tokens_content(
                 self._xray.prompt.tokens, self._kinds, borders=self._borders, ids=self._ids
             )
             self.query_one("#tokens", Static).update(drawn)
 
 
-def head(xray: Xray) -> str:
+def heading(xray: PromptXray) -> str:
     """How long the prompt is, whether all fits, and whether it is what was sent."""
     prompt = xray.prompt
     told = [
@@ -305,27 +311,27 @@ def head(xray: Xray) -> str:
     ]
     if prompt.left_out:
         told.append(f"{count(len(prompt.left_out), 'message')} left out")
-    told.append(f"hash {prompt.hash[:HASH_SHOWN]}")
+    told.append(f"hash {prompt.hash[:SHOWN_HASH_LENGTH]}")
     line = " · ".join(told)
     if not xray.sent_hash:
         return line
     if xray.sent_hash == prompt.hash:
         return f"{line}\nThis is the very prompt that was sent."
     return (
-        f"{line}\nNot the prompt that was sent ({xray.sent_hash[:HASH_SHOWN]}): "
+        f"{line}\nNot the prompt that was sent ({xray.sent_hash[:SHOWN_HASH_LENGTH]}): "
         "the model, its format or its context is another one now."
     )
 
 
-def legend(kinds: list[Kind]) -> list[Content]:
+def legend(kinds: list[TokenKind]) -> list[Content]:
     """Each kind in its own look, with its tokens and their share."""
     return [
         Content.assemble((kind.value, STYLES[kind]), f" {number:,} ({number / len(kinds):.0%})")
-        for kind, number in shares(kinds).items()
+        for kind, number in count_kinds(kinds).items()
     ]
 
 
-def proven(result: Proof) -> Content:
+def forgery_verdict(result: ForgeryCheck) -> Content:
     """That no text poses as the format; or, loudly, that one does."""
     if result.forged:
         text = f"{count(result.forged, 'control token')} inside the texts: one of them can pose as"
@@ -335,8 +341,8 @@ def proven(result: Proof) -> Content:
     return Content.assemble((yours + others, "$text-success"))
 
 
-def tokens(
-    prompt: Iterable[PromptToken], kinds: Iterable[Kind], *, borders: bool, ids: bool
+def tokens_content(
+    prompt: Iterable[PromptToken], kinds: Iterable[TokenKind], *, borders: bool, ids: bool
 ) -> Content:
     """The tokens one after the other; a line end is drawn as ↵ before it ends the line.
 
@@ -349,15 +355,15 @@ def tokens(
     drawn: list[tuple[str, str]] = []
     for token, kind in zip(prompt, kinds, strict=True):
         style = STYLES[kind]
-        text = visible(token.text).replace("\n", "↵\n")
+        text = escape_controls(token.text).replace("\n", "↵\n")
         line_ends = text.endswith("\n")
-        if kind is Kind.CONTROL:
+        if kind is TokenKind.CONTROL:
             text = f" {text} "
         elif not text and (borders or ids):
             text = "…"
         drawn.append((text.removesuffix("\n"), style))
         if borders or ids:
-            drawn.append((f" {token.id}│" if ids else "│", QUIET))
+            drawn.append((f" {token.id}│" if ids else "│", MUTED_STYLE))
         if line_ends:
             drawn.append(("\n", ""))
     return Content.assemble(*drawn)

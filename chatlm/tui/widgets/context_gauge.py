@@ -20,11 +20,11 @@ SYSTEM, TURNS, FREE, RESERVE = "█▓░▒"
 """What the gauge is drawn with; apart in shape as well as in colour."""
 
 
-GAUGE_LEAST, GAUGE_MOST = 6, 40
+MIN_GAUGE_WIDTH, MAX_GAUGE_WIDTH = 6, 40
 
 
 @dataclass(frozen=True)
-class Fill:
+class ContextFill:
     """What takes the context's room, in tokens."""
 
     system: int
@@ -52,7 +52,7 @@ class Fill:
         return self.used >= NEARLY_FULL * (self.limit - self.reserve)
 
 
-class Ruler(Widget):
+class ContextGauge(Widget):
     """A gauge and `1,204 / 8,192`; empty while nothing is known. A click asks for more."""
 
     DEFAULT_CSS = """
@@ -60,40 +60,40 @@ class Ruler(Widget):
     Ruler:hover { text-style: underline; }
     """
 
-    fill: reactive[Fill | None] = reactive[Fill | None](None)
+    fill: reactive[ContextFill | None] = reactive[ContextFill | None](None)
 
     @dataclass
     class Clicked(Message):
         """The person wants to see what takes the room."""
 
-    def watch_fill(self, fill: Fill | None) -> None:
+    def watch_fill(self, fill: ContextFill | None) -> None:
         """Have the whole story at hand under the mouse."""
-        self.tooltip = Content(told(fill)) if fill else None
+        self.tooltip = Content(describe_fill(fill)) if fill else None
 
     def render(self) -> Content:
         """The line."""
-        return ruler(self.fill, self.size.width) if self.fill else Content("")
+        return gauge_line(self.fill, self.size.width) if self.fill else Content("")
 
     def on_click(self) -> None:
         """Ask for more."""
         self.post_message(self.Clicked())
 
 
-def ruler(fill: Fill, width: int) -> Content:
+def gauge_line(fill: ContextFill, width: int) -> Content:
     """The most telling line that fits `width` cells, at the right end."""
     numbers = f"{fill.used:,} / {fill.limit:,}"
-    warning, short, style = _warning(fill)
+    warning, short, style = _fill_warning(fill)
     for words in dict.fromkeys((warning, short)):
         text = f"{words} · {numbers}" if words else numbers
         room = width - cell_len(text) - 1
-        if room >= GAUGE_LEAST:
-            drawn = gauge(fill, min(room, GAUGE_MOST))
+        if room >= MIN_GAUGE_WIDTH:
+            drawn = gauge(fill, min(room, MAX_GAUGE_WIDTH))
             return Content.assemble(drawn, " ", (text, style)).right(width)
     text = f"{short} {numbers}".strip()
     return Content.assemble((text if cell_len(text) <= width else numbers, style)).right(width)
 
 
-def gauge(fill: Fill, width: int) -> Content:
+def gauge(fill: ContextFill, width: int) -> Content:
     """A bar of `width` cells, at least `GAUGE_LEAST`, in which each part that is there is seen."""
     total = max(fill.limit, fill.used + fill.reserve)
     taken = (fill.system, fill.turns, fill.reserve)
@@ -103,33 +103,33 @@ def gauge(fill: Fill, width: int) -> Content:
     system, turns, reserve = cells
     return Content.assemble(
         (SYSTEM * system, "$text-primary"),
-        (TURNS * turns, _warning(fill)[2] or "$text-success"),
+        (TURNS * turns, _fill_warning(fill)[2] or "$text-success"),
         (FREE * free, "$foreground 25%"),
         (RESERVE * reserve, "$foreground 60%"),
     )
 
 
-def parts(fill: Fill) -> list[Content]:
+def gauge_legend(fill: ContextFill) -> list[Content]:
     """Each part of the gauge with its sign and its tokens."""
     return [
         Content.assemble((f"{sign} ", style), f"{name} {tokens:,}")
         for sign, style, name, tokens in (
             (SYSTEM, "$text-primary", "system prompt", fill.system),
-            (TURNS, _warning(fill)[2] or "$text-success", "turns", fill.turns),
+            (TURNS, _fill_warning(fill)[2] or "$text-success", "turns", fill.turns),
             (FREE, "$foreground 60%", "free", fill.free),
             (RESERVE, "$foreground 60%", "kept for the reply", fill.reserve),
         )
     ]
 
 
-def told(fill: Fill) -> str:
+def describe_fill(fill: ContextFill) -> str:
     """The same as a sentence."""
-    words = [part.plain[2:] for part in parts(fill)]
+    words = [part.plain[2:] for part in gauge_legend(fill)]
     sentence = f"Context of {count(fill.limit, 'token')}: {', '.join(words)}"
-    return "; ".join(filter(None, (sentence, _warning(fill)[0]))) + "."
+    return "; ".join(filter(None, (sentence, _fill_warning(fill)[0]))) + "."
 
 
-def _warning(fill: Fill) -> tuple[str, str, str]:
+def _fill_warning(fill: ContextFill) -> tuple[str, str, str]:
     """In words, in short, and its colour; all empty when all is well."""
     if fill.outside:
         words = f"{count(fill.outside, 'turn')} {'does' if fill.outside == 1 else 'do'} not fit"

@@ -30,14 +30,14 @@ class Flow(Static):
     def fill(self, items: Iterable[Content]) -> None:
         """Show these items."""
         self._items = list(items)
-        self.update(flowing(self._items, self.GAP, self.content_size.width))
+        self.update(wrap_items(self._items, self.GAP, self.content_size.width))
 
     def on_resize(self) -> None:
         """Break the lines anew."""
         self.fill(self._items)
 
 
-def flowing(items: Sequence[Content], gap: Content, width: int) -> Content:
+def wrap_items(items: Sequence[Content], gap: Content, width: int) -> Content:
     """The items in lines of at most `width` cells; a longer item has a line of its own."""
     lines: list[Content] = []
     for item in items:
@@ -71,19 +71,19 @@ class Hints(Flow):
 
     def _show(self, screen: Screen[object]) -> None:
         active = screen.active_bindings.values()
-        self.fill(hints(each.binding for each in active if each.enabled))
+        self.fill(key_hints(each.binding for each in active if each.enabled))
 
 
-def hints(bindings: Iterable[Binding]) -> list[Content]:
+def key_hints(bindings: Iterable[Binding]) -> list[Content]:
     """One part for each action that is shown: its first key and what it does."""
     shown: dict[str, Binding] = {}
     for binding in bindings:
         if binding.show:
             shown.setdefault(binding.action, binding)
-    return [_hint(binding) for binding in shown.values()]
+    return [_key_hint(binding) for binding in shown.values()]
 
 
-def _hint(binding: Binding) -> Content:
+def _key_hint(binding: Binding) -> Content:
     click = Style.from_meta({"@click": f"app.simulate_key({binding.key!r})"})
     text = f"{binding.key_display or key_name(binding.key)} {binding.description}"
     return Content.assemble((text, click))

@@ -8,7 +8,7 @@ from textual.document._document import EditResult
 from textual.document._edit import Edit
 from textual.widgets import Input, TextArea
 
-from chatlm.text import visible
+from chatlm.text import escape_controls
 
 
 class VisibleInput(Input):
@@ -16,7 +16,7 @@ class VisibleInput(Input):
 
     def validate_value(self, value: str) -> str:
         """Whatever way the text came."""
-        return on_one_line(value)
+        return single_line(value)
 
 
 class LineInput(VisibleInput):
@@ -35,9 +35,9 @@ class LineInput(VisibleInput):
     """
 
 
-def on_one_line(text: str) -> str:
+def single_line(text: str) -> str:
     """The text as it is drawn, with spaces for line ends and tabs."""
-    return visible(text).replace("\n", " ").replace("\t", " ")
+    return escape_controls(text).replace("\n", " ").replace("\t", " ")
 
 
 class VisibleArea(TextArea):
@@ -49,17 +49,17 @@ class VisibleArea(TextArea):
     """
 
     def __init__(self, text: str, placeholder: str = "") -> None:
-        super().__init__(on_lines(text), placeholder=placeholder)
+        super().__init__(normalise_lines(text), placeholder=placeholder)
 
     def load_text(self, text: str) -> None:
         """Put a text in place of what stands here."""
-        super().load_text(on_lines(text))
+        super().load_text(normalise_lines(text))
 
     def edit(self, edit: Edit) -> EditResult:
         """Whatever way the text came."""
-        return super().edit(dataclasses.replace(edit, text=on_lines(edit.text)))
+        return super().edit(dataclasses.replace(edit, text=normalise_lines(edit.text)))
 
 
-def on_lines(text: str) -> str:
+def normalise_lines(text: str) -> str:
     """The text as it is drawn, each line end as `\\n`."""
-    return visible(text.replace("\r\n", "\n").replace("\r", "\n"))
+    return escape_controls(text.replace("\r\n", "\n").replace("\r", "\n"))

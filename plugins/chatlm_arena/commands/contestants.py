@@ -16,9 +16,9 @@ from chatlm import (
     Setup,
     UsageError,
     dump_json,
+    escape_controls,
     load_config,
     one_line,
-    visible,
 )
 from chatlm_arena.commands.options import as_json_option as _json
 from chatlm_arena.commands.options import name_argument as _name
@@ -27,7 +27,7 @@ from chatlm_arena.contestants import Contestant, index_of, with_index
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-_OPTIONS = (
+_SETUP_OPTIONS = (
     click.option("--model", metavar="NAME", help="As chatlm --model takes it."),
     click.option("--adapter", metavar="NAME", help="A LoRA adapter; see: chatlm adapters list"),
     click.option("--template", metavar="NAME", help="See: chatlm templates list"),
@@ -41,7 +41,7 @@ _OPTIONS = (
 
 
 def _setup_options(command: F) -> F:
-    for option in reversed(_OPTIONS):
+    for option in reversed(_SETUP_OPTIONS):
         command = option(command)
     return command
 
@@ -67,11 +67,11 @@ def add(name: str, **given: Any) -> None:
     """
     from chatlm_arena.store import store as store_module
 
-    setup = _changed(with_index(Setup(), ""), **given)
-    _check(name, setup)
-    with store_module.opened() as store:
+    setup = _apply_options(with_index(Setup(), ""), **given)
+    _check_setup(name, setup)
+    with store_module.open_arena_store() as store:
         added = store.add_contestant(name, setup)
-    click.echo(visible(f"Added {added.name}: {added.told}"))
+    click.echo(escape_controls(f"Added {added.name}: {added.told}"))
 
 
 @contestants.command("list")
@@ -83,16 +83,16 @@ def list_contestants(as_json: bool) -> None:
     """
     from chatlm_arena.store import store as store_module
 
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         there = store.contestants()
     if as_json:
-        click.echo(dump_json([_table(contestant) for contestant in there]))
+        click.echo(dump_json([_contestant_dict(contestant) for contestant in there]))
         return
     if not there:
         click.echo("There are none yet. Add two: chatlm arena contestants add NAME --model …")
     width = max((len(contestant.name) for contestant in there), default=0)
     for contestant in there:
-        click.echo(visible(f"{contestant.name:<{width}}  {contestant.told}"))
+        click.echo(escape_controls(f"{contestant.name:<{width}}  {contestant.told}"))
 
 
 @contestants.command()
@@ -108,18 +108,18 @@ def edit(name: str, rename: str | None, **given: Any) -> None:
     """
     from chatlm_arena.store import store as store_module
 
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         old = store.contestant(name)
-        setup = _changed(old.setup or Setup(), **given)
+        setup = _apply_options(old.setup or Setup(), **given)
         if setup != (old.setup or Setup()):
-            _check(name, setup)
+            _check_setup(name, setup)
             lost = store.edit_contestant(name, setup)
             if lost:
                 click.echo(f"Its {lost:,} votes were for what it was; they count no longer.")
         if rename is not None:
             store.rename_contestant(name, rename)
         now = store.contestant(name if rename is None else rename.strip())
-    click.echo(visible(f"{now.name}: {now.told}"))
+    click.echo(escape_controls(f"{now.name}: {now.told}"))
 
 
 @contestants.command()
@@ -132,15 +132,15 @@ def remove(name: str, yes: bool) -> None:
     """
     from chatlm_arena.store import store as store_module
 
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         store.contestant(name)
         if not yes:
             click.confirm(f"Take {one_line(name, 60)} and its votes out?", abort=True, err=True)
         lost = store.remove_contestant(name)
-    click.echo(visible(f"Removed {name}" + (f" and its {lost:,} votes." if lost else ".")))
+    click.echo(escape_controls(f"Removed {name}" + (f" and its {lost:,} votes." if lost else ".")))
 
 
-def _changed(
+def _apply_options(
     setup: Setup,
     *,
     model: str | None,
@@ -152,11 +152,11 @@ def _changed(
     settings: Sequence[str],
 ) -> Setup:
     """The set-up with what was given in place of what it had."""
-    values = dict(setup.values) | dict(_pair(pair, "-v NAME=TEXT") for pair in pairs)
+    values = dict(setup.values) | dict(_split_assignment(pair, "-v NAME=TEXT") for pair in pairs)
     sampling = setup.sampling.to_dict()
     for setting in settings:
-        key, text = _pair(setting, "-s temperature=0.2")
-        sampling[key] = _value(key, text)
+        key, text = _split_assignment(setting, "-s temperature=0.2")
+        sampling[key] = _parse_value(key, text)
     kept = {key: value for key, value in sampling.items() if value is not None}
     setup = dataclasses.replace(
         setup,
@@ -170,14 +170,14 @@ def _changed(
     return setup if index is None else with_index(setup, index)
 
 
-def _pair(text: str, example: str) -> tuple[str, str]:
+def _split_assignment(text: str, example: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"{one_line(text, 60)!r} has no =.", hint=f"Write it so: {example}")
     return name.strip(), value
 
 
-def _value(name: str, text: str) -> Any:
+def _parse_value(name: str, text: str) -> Any:
     """A setting's value as its type; None takes it away."""
     if name == "stop" or not text:
         return (text,) if text else None
@@ -190,7 +190,7 @@ def _value(name: str, text: str) -> Any:
         ) from None
 
 
-def _check(name: str, setup: Setup) -> None:
+def _check_setup(name: str, setup: Setup) -> None:
     """See that a set-up can answer; a model that is not here may still come, which is noted."""
     from chatlm import side_chats
 
@@ -198,7 +198,7 @@ def _check(name: str, setup: Setup) -> None:
         with side_chats(load_config(), lambda words: None) as chats:
             chats.begin(setup).check()
     except ModelError as error:
-        click.echo(visible(f"Note: {error.message} {error.hint}"), err=True)
+        click.echo(escape_controls(f"Note: {error.message} {error.hint}"), err=True)
     except ChatlmError as error:
         next_step, _, _ = error.hint.partition("\n")  # the others are for a chat
         raise UsageError(
@@ -206,7 +206,7 @@ def _check(name: str, setup: Setup) -> None:
         ) from error
 
 
-def _table(contestant: Contestant) -> dict[str, Any]:
+def _contestant_dict(contestant: Contestant) -> dict[str, Any]:
     setup = contestant.setup
     return {
         "name": contestant.name,

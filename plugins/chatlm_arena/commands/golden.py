@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from chatlm import UsageError, differences, dump_json, load_config, one_line, visible
+from chatlm import UsageError, diff_words, dump_json, escape_controls, load_config, one_line
 from chatlm_arena.commands.options import as_json_option as _json
 from chatlm_arena.commands.options import name_argument as _name
 
-CHANGED = 1
+EXIT_CHANGED = 1
 """The exit code when a reply is not as it should be."""
 
 
@@ -33,7 +33,7 @@ def list_goldens(as_json: bool) -> None:
     """
     from chatlm_arena.store import store as store_module
 
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         there = store.goldens()
     if as_json:
         click.echo(dump_json([one.to_dict() for one in there]))
@@ -53,9 +53,9 @@ def remove(name: str) -> None:
     """
     from chatlm_arena.store import store as store_module
 
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         store.remove_golden(name)
-    click.echo(visible(f"Removed {name}."))
+    click.echo(escape_controls(f"Removed {name}."))
 
 
 @click.command()
@@ -80,15 +80,15 @@ def check(name: str, path: Path | None, similar: float, as_json: bool) -> None:
     from chatlm_arena import golden as goldens
     from chatlm_arena.store import store as store_module
 
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         contestant = store.contestant(name)
-        asked = goldens.read(path.expanduser()) if path else store.goldens()
+        asked = goldens.read_goldens(path.expanduser()) if path else store.goldens()
     if not asked:
         raise UsageError(
             "There is nothing to check.", hint="Mark a turn in the chat: /arena golden NAME"
         )
     with side_chats(load_config(), lambda words: click.echo(one_line(words, 120), err=True)) as s:
-        found = list(goldens.check(s, contestant, asked))
+        found = list(goldens.check_goldens(s, contestant, asked))
     failed = [one for one in found if not one.passes(similar)]
     if as_json:
         rows = [
@@ -104,10 +104,12 @@ def check(name: str, path: Path | None, similar: float, as_json: bool) -> None:
         click.echo(dump_json(rows))
     else:
         for one in failed:
-            pieces = differences(one.golden.expected, one.said)
+            pieces = diff_words(one.golden.expected, one.said)
             marks = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
-            told = "".join(marks[piece.kind].format(visible(piece.text)) for piece in pieces)
+            told = "".join(
+                marks[piece.kind].format(escape_controls(piece.text)) for piece in pieces
+            )
             click.echo(f"{one.golden.name}, similarity {one.similarity:.2f}:\n{told}\n")
         click.echo(f"{len(found) - len(failed)} of {len(found)} are as they should be.")
     if failed:
-        raise click.exceptions.Exit(CHANGED)
+        raise click.exceptions.Exit(EXIT_CHANGED)

@@ -24,7 +24,7 @@ def complete_contestant(
     from chatlm_arena.store import store as store_module
 
     try:
-        with store_module.opened() as store:
+        with store_module.open_arena_store() as store:
             names = [contestant.name for contestant in store.contestants()]
     except ChatlmError:
         return []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from chatlm import UsageError, dump_json, visible, write_atomically
+from chatlm import UsageError, dump_json, escape_controls, write_atomically
 from chatlm_arena.commands.contestants import contestants
 from chatlm_arena.commands.golden import check, golden
 from chatlm_arena.commands.options import as_json_option as _json
@@ -30,9 +30,9 @@ def arena(context: click.Context) -> None:
     Example: chatlm arena contestants add cold -s temperature=0.2
     """
     if context.invoked_subcommand is None:
-        from chatlm_arena.actions import open_screen
+        from chatlm_arena.actions import run_arena
 
-        open_screen()
+        run_arena()
 
 
 arena.add_command(contestants)
@@ -69,12 +69,12 @@ def leaderboard(
     """
     from chatlm_arena import charts
     from chatlm_arena import leaderboard as leaderboard_module
-    from chatlm_arena.leaderboard import leaderboard as rated
+    from chatlm_arena.leaderboard import build_leaderboard as rated
     from chatlm_arena.ratings import EloRules
     from chatlm_arena.store import store as store_module
 
     rules = EloRules(k=k, start=start)
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         votes = store.votes(judge)
         lengths = store.lengths(judge)
     found = rated(votes, rules)
@@ -85,15 +85,17 @@ def leaderboard(
         click.echo(NO_VOTES)
         return
     width = shutil.get_terminal_size().columns
-    lines = list(charts.board(found.rows, width))
+    lines = list(charts.leaderboard_table(found.rows, width))
     if matrix:
-        lines += ["", *charts.matrix(found)]
+        lines += ["", *charts.matrix_table(found)]
     if history:
-        lines += ["", *charts.over_matches(found, width)]
-    said = leaderboard_module.sentences(
-        found, leaderboard_module.of_sides(votes.score), leaderboard_module.of_length(*lengths)
+        lines += ["", *charts.elo_sparklines(found, width)]
+    said = leaderboard_module.describe_findings(
+        found,
+        leaderboard_module.measure_side_bias(votes.score),
+        leaderboard_module.measure_length_bias(*lengths),
     )
-    click.echo(visible("\n".join([*lines, "", *said])).rstrip())
+    click.echo(escape_controls("\n".join([*lines, "", *said])).rstrip())
 
 
 @arena.command("import")
@@ -109,9 +111,9 @@ def import_votes(file: Path) -> None:
     from chatlm_arena.store import store as store_module
 
     file = file.expanduser()
-    digest = vote_files.sha256(file)
-    with store_module.opened() as store:
-        count = store.import_votes(vote_files.rows(file), file.name, digest)
+    digest = vote_files.file_sha256(file)
+    with store_module.open_arena_store() as store:
+        count = store.import_votes(vote_files.read_votes(file), file.name, digest)
     what = "vote" if count == 1 else "votes"
     click.echo(f"Took in {count:,} {what}. See the ratings: chatlm arena leaderboard")
 
@@ -134,18 +136,18 @@ def export(form: str, judge: str, path: Path | None) -> None:
     from chatlm_arena import vote_files
     from chatlm_arena.store import store as store_module
 
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         judged = [
             (ballot, store.match(ballot.match_id))
             for ballot in store.ballots(judge)
             if ballot.match_id is not None
         ]
-    made = vote_files.sft(judged) if form == "sft" else vote_files.dpo(judged)
+    made = vote_files.sft_examples(judged) if form == "sft" else vote_files.dpo_examples(judged)
     lines = [json.dumps(row, ensure_ascii=path is None) + "\n" for row in made]
     if path is None:
         sys.stdout.writelines(lines)
         return
-    _write(path, lines)
+    _write_file(path, lines)
     click.echo(f"Wrote {len(lines):,} {'example' if len(lines) == 1 else 'examples'}.")
 
 
@@ -165,21 +167,23 @@ def report(k: float, start: float, judge: str, path: Path) -> None:
     Example: chatlm arena report --to arena.html
     """
     from chatlm_arena import leaderboard as leaderboard_module
-    from chatlm_arena.leaderboard import leaderboard as rated
+    from chatlm_arena.leaderboard import build_leaderboard as rated
     from chatlm_arena.ratings import EloRules
-    from chatlm_arena.report import newest_run, page
+    from chatlm_arena.report import html_page, newest_run_table
     from chatlm_arena.store import store as store_module
 
-    with store_module.opened() as store:
+    with store_module.open_arena_store() as store:
         found = rated(store.votes(judge), EloRules(k=k, start=start))
-        lengths, tables = store.lengths(judge), newest_run(store)
-    sides = leaderboard_module.of_sides(found.votes.score)
-    said = leaderboard_module.sentences(found, sides, leaderboard_module.of_length(*lengths))
-    _write(path, [page(found, said, tables)])
-    click.echo(visible(f"Wrote {path}."))
+        lengths, tables = store.lengths(judge), newest_run_table(store)
+    sides = leaderboard_module.measure_side_bias(found.votes.score)
+    said = leaderboard_module.describe_findings(
+        found, sides, leaderboard_module.measure_length_bias(*lengths)
+    )
+    _write_file(path, [html_page(found, said, tables)])
+    click.echo(escape_controls(f"Wrote {path}."))
 
 
-def _write(path: Path, pieces: list[str]) -> None:
+def _write_file(path: Path, pieces: list[str]) -> None:
     try:
         write_atomically(path.expanduser(), pieces)
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chatlm import UsageError, dump_json, load_config, one_line, visible
+from chatlm import UsageError, dump_json, escape_controls, load_config, one_line
 from chatlm_arena.commands.options import as_json_option as _json
 from chatlm_arena.commands.options import complete_contestant
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from chatlm_arena.tournament import Tournament
 
 
-KEYS = {"l": "left", "r": "right", "t": "tie", "b": "both_bad"}
+VERDICT_KEYS = {"l": "left", "r": "right", "t": "tie", "b": "both_bad"}
 """What a person presses for a verdict; s skips, q ends."""
 
 
-_contestants = click.option(
+_contestants_option = click.option(
     "--contestants",
     "names",
     metavar="NAME,NAME,…",
@@ -43,7 +43,7 @@ _contestants = click.option(
     metavar="FILE",
     help='JSON lines with "turns" or "prompt", and perhaps "reference".',
 )
-@_contestants
+@_contestants_option
 @click.option(
     "--judge",
     "judges",
@@ -78,29 +78,29 @@ def run(
     from chatlm import side_chats
     from chatlm_arena import tournament as tournament_module
     from chatlm_arena.store import store as store_module
-    from chatlm_arena.tournament import Plan, Tournament, judges_of
+    from chatlm_arena.tournament import Tournament, TournamentPlan, resolve_judges
 
     if "human" in judges and len(judges) > 1:
         raise UsageError("You judge alone.", hint="Run it once more with the models as judges.")
     by_models = judges != ("human",)
-    asked = tournament_module.read(path.expanduser(), most)
-    with store_module.opened() as store:
-        playing = chosen(store, names)
-        plan = Plan(asked, playing, max_tokens, seed)
-        with _says_how_to_go_on(), side_chats(load_config(), _say) as chats:
+    asked = tournament_module.read_prompts(path.expanduser(), most)
+    with store_module.open_arena_store() as store:
+        playing = resolve_contestants(store, names)
+        plan = TournamentPlan(asked, playing, max_tokens, seed)
+        with _explain_resuming(), side_chats(load_config(), _print_status) as chats:
             tournament = Tournament(store, chats, plan)
-            _watch("Answers", tournament.answer(), plan.replies)
+            _show_progress("Answers", tournament.answer(), plan.replies)
             if by_models:
-                models = judges_of(judges, playing)
+                models = resolve_judges(judges, playing)
                 pairs = len(asked) * len(playing) * (len(playing) - 1) // 2
-                _watch("Verdicts", tournament.judge(models), pairs * len(models))
+                _show_progress("Verdicts", tournament.judge(models), pairs * len(models))
                 if likert:
                     total = len(asked) * len(playing) * len(models) * 3
-                    _watch("Ratings", tournament.rate(models), total)
+                    _show_progress("Ratings", tournament.rate(models), total)
             else:
                 _judge_by_hand(tournament, likert)
-        told = outcome(tournament)
-    click.echo(dump_json(told) if as_json else _in_words(told, by_models=by_models))
+        told = tournament_result(tournament)
+    click.echo(dump_json(told) if as_json else _format_result(told, by_models=by_models))
 
 
 @click.command()
@@ -111,7 +111,7 @@ def run(
     metavar="TEXT",
     help="The message that the text answers. Default: Go on.",
 )
-@_contestants
+@_contestants_option
 @_json
 def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> None:
     """How little each contestant expects the text of a file; low is good.
@@ -122,21 +122,21 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     """
     from chatlm import side_chats
     from chatlm_arena import metrics
-    from chatlm_arena.answers import naming
+    from chatlm_arena.answers import name_contestant_in_errors
     from chatlm_arena.store import store as store_module
 
     try:
         text = path.expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
-    with store_module.opened() as store:
-        playing = chosen(store, names, least=1)
+    with store_module.open_arena_store() as store:
+        playing = resolve_contestants(store, names, least=1)
     rows = []
-    with side_chats(load_config(), _say) as chats:
+    with side_chats(load_config(), _print_status) as chats:
         for contestant in playing:
             if contestant.setup is not None:
-                with naming(contestant):
-                    found = metrics.surprise(chats.begin(contestant.setup), prompt, text)
+                with name_contestant_in_errors(contestant):
+                    found = metrics.measure_perplexity(chats.begin(contestant.setup), prompt, text)
                 rows.append(
                     {
                         "name": contestant.name,
@@ -149,10 +149,14 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
         click.echo(dump_json(rows))
         return
     for row in rows:
-        click.echo(visible(f"{row['name']}: {row['perplexity']:.2f} over {row['tokens']} tokens"))
+        click.echo(
+            escape_controls(f"{row['name']}: {row['perplexity']:.2f} over {row['tokens']} tokens")
+        )
 
 
-def chosen(store: ArenaStore, names: str | None, least: int = 2) -> tuple[Contestant, ...]:
+def resolve_contestants(
+    store: ArenaStore, names: str | None, least: int = 2
+) -> tuple[Contestant, ...]:
     """Those that take part, in the order in which they were named.
 
     Raises:
@@ -177,7 +181,7 @@ def chosen(store: ArenaStore, names: str | None, least: int = 2) -> tuple[Contes
     return tuple(found)
 
 
-def outcome(tournament: Tournament) -> dict[str, object]:
+def tournament_result(tournament: Tournament) -> dict[str, object]:
     """What came of a tournament, as plain values."""
     from chatlm_arena import report
 
@@ -192,7 +196,7 @@ def outcome(tournament: Tournament) -> dict[str, object]:
     }
 
 
-def _in_words(told: dict[str, object], *, by_models: bool) -> str:
+def _format_result(told: dict[str, object], *, by_models: bool) -> str:
     lines = [f"Matches with a verdict: {told['votes']}, without: {told['undecided']}."]
     if by_models:
         lines.append(
@@ -206,19 +210,19 @@ def _in_words(told: dict[str, object], *, by_models: bool) -> str:
             if facts:
                 lines.append(f"{row['name']}: {', '.join(facts)}")
     lines.append("See the ratings: chatlm arena leaderboard")
-    return visible("\n".join(lines))
+    return escape_controls("\n".join(lines))
 
 
 @contextmanager
-def _says_how_to_go_on() -> Iterator[None]:
+def _explain_resuming() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, click.Abort):
-        _say("Stopped. What is done is stored; the same command goes on from there.")
+        _print_status("Stopped. What is done is stored; the same command goes on from there.")
         raise
 
 
-def _watch(label: str, steps: Iterator[int], total: int) -> None:
+def _show_progress(label: str, steps: Iterator[int], total: int) -> None:
     """Pull all steps, with a bar on a terminal and a line for each tenth elsewhere."""
     if sys.stderr.isatty():
         with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
@@ -230,7 +234,7 @@ def _watch(label: str, steps: Iterator[int], total: int) -> None:
     for done in steps:
         if total and done * 10 // total != tenth:
             tenth = done * 10 // total
-            _say(f"{label} {tenth * 10} %")
+            _print_status(f"{label} {tenth * 10} %")
 
 
 def _judge_by_hand(tournament: Tournament, likert: bool) -> None:
@@ -246,16 +250,16 @@ def _judge_by_hand(tournament: Tournament, likert: bool) -> None:
     store = tournament.store
     todo = [match for match in tournament.matches() if not store.has_vote(match, HUMAN)]
     for number, match in enumerate(todo, 1):
-        click.echo(blind(match, f"Match {number} of {len(todo)}"))
+        click.echo(format_blind_match(match, f"Match {number} of {len(todo)}"))
         key = ""
-        while key not in (*KEYS, "s", "q"):
+        while key not in (*VERDICT_KEYS, "s", "q"):
             key = click.prompt("l left, r right, t tie, b both bad, s skip, q quit", default="s")
         if key == "q":
             break
         if likert:
             _rate_by_hand(tournament, match)
-        if key in KEYS:
-            store.vote(match, Verdict(KEYS[key]))
+        if key in VERDICT_KEYS:
+            store.vote(match, Verdict(VERDICT_KEYS[key]))
             tournament.verdicts.votes += 1
 
 
@@ -272,20 +276,20 @@ def _rate_by_hand(tournament: Tournament, match: Match) -> None:
                 tournament.store.mark(replies[-1], HUMAN, criterion, value, str(value))
 
 
-def blind(match: Match, title: str) -> str:
+def format_blind_match(match: Match, title: str) -> str:
     """A match as a person judges it in the terminal: without names, ready to be printed."""
-    from chatlm_arena.contestants import masked, words_of
+    from chatlm_arena.contestants import identifying_words, mask_words
 
-    words = words_of((match.left, match.right))
+    words = identifying_words((match.left, match.right))
     parts = [f"\n=== {title} ==="]
     for left, right in zip(match.left_replies, match.right_replies, strict=True):
         parts.append(f"\n> {left.prompt}")
         for name, reply in (("LEFT", left), ("RIGHT", right)):
-            parts.append(f"\n--- {name}\n{masked(reply.text, words)}")
-    return visible("\n".join(parts))
+            parts.append(f"\n--- {name}\n{mask_words(reply.text, words)}")
+    return escape_controls("\n".join(parts))
 
 
-def _say(words: str) -> None:
+def _print_status(words: str) -> None:
     """Say a line, on a terminal in place of a bar, which is drawn again below."""
     over = "\r\x1b[K" if sys.stderr.isatty() else ""
     click.echo(over + one_line(words, 120), err=True)

@@ -13,16 +13,16 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Static
 
-from chatlm import ChatlmError, PluginCard, own_settings, visible
+from chatlm import ChatlmError, PluginCard, escape_controls, load_plugin_settings
 from chatlm_arena import PLUGIN, charts
 from chatlm_arena import leaderboard as leaderboard_module
-from chatlm_arena.leaderboard import leaderboard
+from chatlm_arena.leaderboard import build_leaderboard
 from chatlm_arena.ratings import EloRules
 from chatlm_arena.settings import Settings
 from chatlm_arena.store import store as store_module
 
 
-class BoardScreen(PluginCard):
+class LeaderboardScreen(PluginCard):
     """Computed in a thread: many votes take seconds."""
 
     DEFAULT_CSS = """
@@ -57,33 +57,35 @@ class BoardScreen(PluginCard):
     @work(thread=True, exclusive=True, exit_on_error=False)
     def _rate(self, width: int) -> None:
         try:
-            self.post_message(self.Rated(_lines(width)))
+            self.post_message(self.Rated(_ratings_text(width)))
         except ChatlmError as error:
             self.post_message(self.Rated("", error))
 
     def on_board_screen_rated(self, event: Rated) -> None:
         """Show them."""
         event.stop()
-        self.query_one("#ratings", Static).update(Content(visible(event.lines)))
+        self.query_one("#ratings", Static).update(Content(escape_controls(event.lines)))
         self.complain(event.error)
 
 
-def _lines(width: int) -> str:
-    rules = EloRules(k=own_settings(PLUGIN, Settings).k)
-    with store_module.opened() as store:
+def _ratings_text(width: int) -> str:
+    rules = EloRules(k=load_plugin_settings(PLUGIN, Settings).k)
+    with store_module.open_arena_store() as store:
         votes, lengths = store.votes(), store.lengths()
     if not len(votes):
         return "There are no votes yet."
-    found = leaderboard(votes, rules)
-    said = leaderboard_module.sentences(
-        found, leaderboard_module.of_sides(votes.score), leaderboard_module.of_length(*lengths)
+    found = build_leaderboard(votes, rules)
+    said = leaderboard_module.describe_findings(
+        found,
+        leaderboard_module.measure_side_bias(votes.score),
+        leaderboard_module.measure_length_bias(*lengths),
     )
     parts = [
-        *charts.board(found.rows, width),
+        *charts.leaderboard_table(found.rows, width),
         "",
-        *charts.matrix(found),
+        *charts.matrix_table(found),
         "",
-        *charts.over_matches(found, width),
+        *charts.elo_sparklines(found, width),
         "",
         *said,
     ]

@@ -17,22 +17,22 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer, Input, Static
 
-from chatlm import ChatlmError, Ui, one_line, own_settings, visible
+from chatlm import ChatlmError, Ui, escape_controls, load_plugin_settings, one_line
 from chatlm_arena import PLUGIN
-from chatlm_arena.actions import BOARD
-from chatlm_arena.match import Revealed
+from chatlm_arena.actions import LEADERBOARD_SCREEN
+from chatlm_arena.match import RevealedSide
 from chatlm_arena.ratings import EloRules
 from chatlm_arena.records import SIDES, Side
-from chatlm_arena.screens.worker import Answered, ArenaWork, Said, Voted
+from chatlm_arena.screens.worker import AnswersEnded, MatchWorker, SideUpdated, Voted
 from chatlm_arena.settings import Settings
 from chatlm_arena.store import store
 from chatlm_arena.votes import Verdict
 
-WIDE_FROM = 100
+WIDE_COLUMNS = 100
 """Columns from which on the sides stand beside each other."""
 
 
-class MessageField(Input):
+class MessageInput(Input):
     """Enter sends at once, so that a key after it finds them answering already."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -81,16 +81,16 @@ class ArenaScreen(Screen[None]):
 
     def __init__(self, ui: Ui, draw: random.Random | None = None) -> None:
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE_FROM, "-wide")]
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE_COLUMNS, "-wide")]
         self._ui = ui
-        settings = own_settings(PLUGIN, Settings)
+        settings = load_plugin_settings(PLUGIN, Settings)
         self._rules = EloRules(k=settings.k)
-        self._store = store.opened()
+        self._store = store.open_arena_store()
         self._chats = ui.side_chats(self._loading)
-        self._work = ArenaWork(
+        self._work = MatchWorker(
             self._store, self._chats, settings, self.post_message, draw or random.SystemRandom()
         )
-        self.state = State.ASK
+        self.state = ArenaState.ASK
         self.seen = False
         """Whether the state has been on the screen long enough for a key to mean it."""
         self._asked = ""
@@ -109,12 +109,12 @@ class ArenaScreen(Screen[None]):
         with Container(id="sides"):
             yield ArenaPane("Left", id="left")
             yield ArenaPane("Right", id="right")
-        yield MessageField(placeholder="A message to both", id="message")
+        yield MessageInput(placeholder="A message to both", id="message")
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         """Wait for a message."""
-        self._go(State.ASK)
+        self._go(ArenaState.ASK)
 
     def on_screen_resume(self) -> None:
         """What is shown again has to be seen again."""
@@ -128,15 +128,17 @@ class ArenaScreen(Screen[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Show the keys that do something now."""
         play = self._work.play
-        if action in NEED_ANSWERS and play is not None and not play.can_vote:
+        if action in ACTIONS_NEEDING_ANSWERS and play is not None and not play.can_vote:
             return False
-        if action in AT_ONCE:
-            return self.state in AT_ONCE[action]
-        return action not in ALLOWED or (self.seen and self.state in ALLOWED[action])
+        if action in IMMEDIATE_ACTIONS:
+            return self.state in IMMEDIATE_ACTIONS[action]
+        return action not in DELAYED_ACTIONS or (
+            self.seen and self.state in DELAYED_ACTIONS[action]
+        )
 
     def action_vote(self, verdict: str) -> None:
         """Keep the verdict and tell who was who."""
-        self._go(State.COUNT)
+        self._go(ArenaState.COUNT)
         self._vote(Verdict(verdict))
 
     def action_skip(self) -> None:
@@ -151,14 +153,14 @@ class ArenaScreen(Screen[None]):
 
     def action_more(self) -> None:
         """Type another message to the same two."""
-        self._go(State.MORE)
+        self._go(ArenaState.MORE)
 
     def action_next(self) -> None:
         """Begin another match."""
         self._work.play = None
         for side in SIDES:
             self._pane(side).clear()
-        self._go(State.ASK)
+        self._go(ArenaState.ASK)
 
     def action_undo(self) -> None:
         """Take the newest vote back."""
@@ -167,13 +169,15 @@ class ArenaScreen(Screen[None]):
         except ChatlmError as error:
             self._complain(error)
             return
-        if self.state is State.REVEALED:
+        if self.state is ArenaState.REVEALED:
             self.action_next()
-        self._say(f"Taken back: {ballot.left} against {ballot.right}, {_words(ballot.verdict)}.")
+        self._say(
+            f"Taken back: {ballot.left} against {ballot.right}, {_describe_verdict(ballot.verdict)}."
+        )
 
     def action_ratings(self) -> None:
         """Show the ratings."""
-        self._ui.open_screen(BOARD)
+        self._ui.open_screen(LEADERBOARD_SCREEN)
 
     def action_stop(self) -> None:
         """Stop both."""
@@ -181,7 +185,7 @@ class ArenaScreen(Screen[None]):
 
     def action_back(self) -> None:
         """Go back to the vote."""
-        self._go(State.VOTE)
+        self._go(ArenaState.VOTE)
 
     def action_leave(self) -> None:
         """Close the arena."""
@@ -199,19 +203,19 @@ class ArenaScreen(Screen[None]):
             self._pane(side).ask(text)
         self._begin(text)
 
-    @on(Said)
-    def _show(self, event: Said) -> None:
+    @on(SideUpdated)
+    def _show(self, event: SideUpdated) -> None:
         event.stop()
         spoke = event.spoke
-        pane, other = self._pane(spoke.side), self._pane(_other(spoke.side))
+        pane, other = self._pane(spoke.side), self._pane(_other_side(spoke.side))
         pane.say(spoke.text, ended=spoke.ended)
         if not spoke.text and not spoke.ended:
-            self._say(SAID[State.ANSWERS])
+            self._say(STATE_HINTS[ArenaState.ANSWERS])
             if not other.has_text:
                 other.wait()
 
-    @on(Answered)
-    def _end(self, event: Answered) -> None:
+    @on(AnswersEnded)
+    def _end(self, event: AnswersEnded) -> None:
         event.stop()
         for side in SIDES:
             self._pane(side).stop()
@@ -220,9 +224,9 @@ class ArenaScreen(Screen[None]):
             self.action_next()
             self.query_one(Input).value = self._asked
         elif play.can_vote:
-            self._go(State.VOTE)
+            self._go(ArenaState.VOTE)
         else:
-            self._go(State.VOTE)
+            self._go(ArenaState.VOTE)
             self._say("Stopped before both had answered: a lets both answer again, s skips.")
         if event.error is not None:
             self._complain(event.error)
@@ -231,12 +235,12 @@ class ArenaScreen(Screen[None]):
     def _reveal(self, event: Voted) -> None:
         event.stop()
         if event.error is not None:
-            self._go(State.VOTE)
+            self._go(ArenaState.VOTE)
             self._complain(event.error)
             return
         for side, who in zip(SIDES, event.revealed, strict=True):
             self._pane(side).reveal(who, won=event.verdict == side)
-        self._go(State.REVEALED)
+        self._go(ArenaState.REVEALED)
 
     @on(Loading)
     def _tell_loading(self, event: Loading) -> None:
@@ -246,7 +250,7 @@ class ArenaScreen(Screen[None]):
     def _begin(self, text: str | None) -> None:
         """Let both answer, from here on as long as nobody stops them."""
         self._work.stop.clear()
-        self._go(State.ANSWERS)
+        self._go(ArenaState.ANSWERS)
         self._answer(text)
 
     @work(thread=True, exclusive=True, group="arena", exit_on_error=False)
@@ -272,11 +276,11 @@ class ArenaScreen(Screen[None]):
 
         Thread(target=close, daemon=True).start()
 
-    def _go(self, state: State) -> None:
+    def _go(self, state: ArenaState) -> None:
         self.state = state
-        self._say(SAID[state])
+        self._say(STATE_HINTS[state])
         field = self.query_one(Input)
-        typing = state in (State.ASK, State.MORE)
+        typing = state in (ArenaState.ASK, ArenaState.MORE)
         field.disabled = not typing
         if typing:
             field.focus()
@@ -287,9 +291,9 @@ class ArenaScreen(Screen[None]):
     def _await_sight(self) -> None:
         self.seen = False
         self.refresh_bindings()
-        self.call_after_refresh(self.set_timer, SEEN_AFTER, partial(self._see, self.state))
+        self.call_after_refresh(self.set_timer, KEY_DELAY, partial(self._see, self.state))
 
-    def _see(self, state: State) -> None:
+    def _see(self, state: ArenaState) -> None:
         self.seen = self.seen or state is self.state
         self.refresh_bindings()
 
@@ -299,23 +303,23 @@ class ArenaScreen(Screen[None]):
     def _say(self, text: str, *, problem: bool = False) -> None:
         told = self.query_one("#told", Static)
         told.set_class(problem, "-problem")
-        told.update(Content(visible(text)))
+        told.update(Content(escape_controls(text)))
 
     def _complain(self, error: ChatlmError) -> None:
         self._say(str(error), problem=True)
 
 
-def _other(side: Side) -> Side:
+def _other_side(side: Side) -> Side:
     return "right" if side == "left" else "left"
 
 
-def _words(verdict: str) -> str:
+def _describe_verdict(verdict: str) -> str:
     return {"left": "left was better", "right": "right was better", "tie": "a tie"}.get(
         verdict, "both bad"
     )
 
 
-class State(Enum):
+class ArenaState(Enum):
     """What the person can do now."""
 
     ASK = "ask"
@@ -330,47 +334,47 @@ class State(Enum):
     REVEALED = "revealed"
 
 
-SAID = {
-    State.ASK: "Type a message that both shall answer.",
-    State.ANSWERS: "They answer; chance decides who begins.",
-    State.VOTE: "Which answer is better? The names come after your vote.",
-    State.COUNT: "Counting …",
-    State.MORE: "Type what both shall answer next.",
-    State.REVEALED: "Enter begins the next match.",
+STATE_HINTS = {
+    ArenaState.ASK: "Type a message that both shall answer.",
+    ArenaState.ANSWERS: "They answer; chance decides who begins.",
+    ArenaState.VOTE: "Which answer is better? The names come after your vote.",
+    ArenaState.COUNT: "Counting …",
+    ArenaState.MORE: "Type what both shall answer next.",
+    ArenaState.REVEALED: "Enter begins the next match.",
 }
 
 
-AT_ONCE = {
-    "send": (State.ASK, State.MORE),
-    "stop": (State.ANSWERS,),
+IMMEDIATE_ACTIONS = {
+    "send": (ArenaState.ASK, ArenaState.MORE),
+    "stop": (ArenaState.ANSWERS,),
 }
 """The actions that a key does at any time, each with the states that have it."""
 
 
-ALLOWED = {
-    "vote": (State.VOTE,),
-    "skip": (State.VOTE,),
-    "again": (State.VOTE,),
-    "more": (State.VOTE,),
-    "next": (State.REVEALED,),
-    "undo": (State.VOTE, State.REVEALED),
-    "ratings": (State.VOTE, State.REVEALED),
-    "back": (State.MORE,),
-    "leave": (State.ASK, State.VOTE, State.COUNT, State.REVEALED),
+DELAYED_ACTIONS = {
+    "vote": (ArenaState.VOTE,),
+    "skip": (ArenaState.VOTE,),
+    "again": (ArenaState.VOTE,),
+    "more": (ArenaState.VOTE,),
+    "next": (ArenaState.REVEALED,),
+    "undo": (ArenaState.VOTE, ArenaState.REVEALED),
+    "ratings": (ArenaState.VOTE, ArenaState.REVEALED),
+    "back": (ArenaState.MORE,),
+    "leave": (ArenaState.ASK, ArenaState.VOTE, ArenaState.COUNT, ArenaState.REVEALED),
 }
 """The actions that a key does only once the state was seen, each with the states that have it."""
 
 
-SEEN_AFTER = 0.4
+KEY_DELAY = 0.4
 """Seconds for which a state has been on the screen before a key that belongs to it acts: what was
 pressed twice, or meant for the state before, changes nothing unseen."""
 
 
-NEED_ANSWERS = ("vote", "more")
+ACTIONS_NEEDING_ANSWERS = ("vote", "more")
 """The actions for which both must have answered."""
 
 
-QUIET = "$foreground 60%"
+MUTED = "$foreground 60%"
 
 
 class ArenaPane(VerticalScroll):
@@ -430,8 +434,8 @@ class ArenaPane(VerticalScroll):
 
     def ask(self, prompt: str) -> None:
         """Show the next message, below all that was said before."""
-        said = f"{visible(self._text)}\n\n" if self._text else ""
-        asked = Content.styled(f"{visible(prompt)}\n\n", QUIET)
+        said = f"{escape_controls(self._text)}\n\n" if self._text else ""
+        asked = Content.styled(f"{escape_controls(prompt)}\n\n", MUTED)
         self._before = Content.assemble(self._before, said, asked)
         self.say("", ended=False)
 
@@ -451,7 +455,7 @@ class ArenaPane(VerticalScroll):
         """Nothing more comes."""
         self.border_subtitle = ""
 
-    def reveal(self, who: Revealed, *, won: bool) -> None:
+    def reveal(self, who: RevealedSide, *, won: bool) -> None:
         """Tell who it was, and what the vote did."""
         self.set_class(won, "-won")
         change = who.after - who.before
@@ -462,12 +466,14 @@ class ArenaPane(VerticalScroll):
             f"{who.tokens} tokens, {who.seconds:.1f} s{speed}"
         )
         self._before = Content.assemble(
-            Content.styled(f"{one_line(who.told, 200)}\n\n", "$text-success" if won else QUIET),
+            Content.styled(f"{one_line(who.told, 200)}\n\n", "$text-success" if won else MUTED),
             self._before,
         )
         self._draw()
         self.scroll_home(animate=False)
 
     def _draw(self) -> None:
-        self.query_one("#said", Static).update(Content.assemble(self._before, visible(self._text)))
+        self.query_one("#said", Static).update(
+            Content.assemble(self._before, escape_controls(self._text))
+        )
         self.scroll_end(animate=False)

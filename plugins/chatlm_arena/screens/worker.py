@@ -12,26 +12,26 @@ from threading import Event
 from textual.message import Message
 
 from chatlm import ChatlmError, SideChats
-from chatlm_arena.match import Play, Revealed, Spoke, choose
+from chatlm_arena.match import LiveMatch, RevealedSide, SideUpdate, choose_contestants
 from chatlm_arena.pairing import Pairing
 from chatlm_arena.ratings import EloRules
 from chatlm_arena.settings import Settings
 from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.votes import Verdict
 
-SECONDS_BETWEEN = 1 / 30
+UPDATE_INTERVAL = 1 / 30
 """Between two reports of a growing reply."""
 
 
 @dataclass
-class Said(Message):
+class SideUpdated(Message):
     """A side said something."""
 
-    spoke: Spoke
+    spoke: SideUpdate
 
 
 @dataclass
-class Answered(Message):
+class AnswersEnded(Message):
     """Nobody says anything more."""
 
     error: ChatlmError | None = None
@@ -43,15 +43,15 @@ class Voted(Message):
     """A vote is kept, or could not be."""
 
     verdict: Verdict
-    revealed: tuple[Revealed, ...] = ()
+    revealed: tuple[RevealedSide, ...] = ()
     """Left and right."""
     error: ChatlmError | None = None
 
 
-Report = Callable[[Message], object]
+PostMessage = Callable[[Message], object]
 
 
-class ArenaWork:
+class MatchWorker:
     """Chooses who plays and lets them answer; one call at a time, in a thread.
 
     Args:
@@ -67,7 +67,7 @@ class ArenaWork:
         store: ArenaStore,
         chats: SideChats,
         settings: Settings,
-        report: Report,
+        report: PostMessage,
         draw: random.Random,
     ) -> None:
         self.store = store
@@ -75,7 +75,7 @@ class ArenaWork:
         self._settings = settings
         self._report = report
         self._draw = draw
-        self.play: Play | None = None
+        self.play: LiveMatch | None = None
         """The match; None before its first message."""
         self.stop = Event()
         """Set to end what is going on or about to begin; cleared by who begins the next."""
@@ -96,10 +96,10 @@ class ArenaWork:
         except ChatlmError as error:
             self._report(Voted(verdict, error=error))
 
-    def _begun(self) -> Play:
+    def _begun(self) -> LiveMatch:
         if self.play is None:
-            pair = choose(self.store, Pairing(self._settings.pairing), self._draw)
-            self.play = Play(
+            pair = choose_contestants(self.store, Pairing(self._settings.pairing), self._draw)
+            self.play = LiveMatch(
                 self.store,
                 self._chats,
                 *pair,
@@ -108,18 +108,18 @@ class ArenaWork:
             )
         return self.play
 
-    def _pull(self, begin: Callable[[], Generator[Spoke, None, None]]) -> None:
+    def _pull(self, begin: Callable[[], Generator[SideUpdate, None, None]]) -> None:
         error = None
         try:
             with closing(begin()) as events:
                 last = 0.0
                 for event in events:
                     now = time.monotonic()
-                    if event.ended or not event.text or now - last >= SECONDS_BETWEEN:
+                    if event.ended or not event.text or now - last >= UPDATE_INTERVAL:
                         last = now
-                        self._report(Said(event))
+                        self._report(SideUpdated(event))
                     if self.stop.is_set():
                         break
         except ChatlmError as problem:
             error = problem
-        self._report(Answered(error))
+        self._report(AnswersEnded(error))

@@ -7,14 +7,14 @@ import sqlite3
 from datetime import UTC, datetime
 
 from chatlm import Setup, StopReason, UsageError, load_config
-from chatlm_arena.contestants import Contestant, alike
+from chatlm_arena.contestants import Contestant, is_same_setup
 from chatlm_arena.records import SIDES, Ballot, Exchanges, MatchReply, Side
 
-HALVES = "CASE verdict WHEN 'left' THEN 2 WHEN 'right' THEN 0 ELSE 1 END"
+LEFT_SCORE_HALVES = "CASE verdict WHEN 'left' THEN 2 WHEN 'right' THEN 0 ELSE 1 END"
 """What the left side got of a vote, in halves."""
 
 
-COUNTED = """
+FROM_COUNTED_VOTES = """
     FROM vote JOIN contestant AS l ON l.id = vote.left_id
     JOIN contestant AS r ON r.id = vote.right_id
     WHERE l.gone IS NULL AND r.gone IS NULL AND vote.id NOT IN (SELECT vote_id FROM vote_undone)
@@ -35,11 +35,11 @@ def insert_reply(
             run_id,
             item,
             reply.turn,
-            storable(reply.prompt),
-            storable(reply.text),
+            replace_surrogates(reply.prompt),
+            replace_surrogates(reply.text),
             reply.stop_reason.value,
             json.dumps(dict(reply.made_by)),
-            now(),
+            utc_now(),
         ),
     )
     return row.lastrowid or 0
@@ -52,18 +52,18 @@ def insert_match(
     match_id = (
         db.execute(
             "INSERT INTO match (left_id, right_id, created) VALUES (?, ?, ?)",
-            (left_id, right_id, now()),
+            (left_id, right_id, utc_now()),
         ).lastrowid
         or 0
     )
     for side, contestant_id, said in zip(SIDES, (left_id, right_id), chats, strict=True):
         for turn, (prompt, text) in enumerate(said):
             reply = MatchReply(contestant_id, turn, prompt, text, StopReason.END)
-            seat(db, match_id, side, reply.with_id(insert_reply(db, reply)))
+            insert_seat(db, match_id, side, reply.with_id(insert_reply(db, reply)))
     return match_id
 
 
-def seat(db: sqlite3.Connection, match_id: int, side: Side, reply: MatchReply) -> None:
+def insert_seat(db: sqlite3.Connection, match_id: int, side: Side, reply: MatchReply) -> None:
     """Let a stored reply stand in a match."""
     db.execute(
         "INSERT OR REPLACE INTO seat VALUES (?, ?, ?, ?)", (match_id, side, reply.turn, reply.id)
@@ -83,30 +83,30 @@ def to_reply(row: sqlite3.Row) -> MatchReply:
     )
 
 
-def add_contestant(db: sqlite3.Connection, name: str, setup: Setup | None) -> Contestant:
+def insert_contestant(db: sqlite3.Connection, name: str, setup: Setup | None) -> Contestant:
     """Write a contestant whose name is free."""
     row = db.execute(
         "INSERT INTO contestant (name, setup, created) VALUES (?, ?, ?)",
-        (name, _dumped(setup), now()),
+        (name, _dump_setup(setup), utc_now()),
     )
     return Contestant(row.lastrowid or 0, name, setup)
 
 
-def give_setup(db: sqlite3.Connection, contestant: Contestant, setup: Setup | None) -> Contestant:
+def update_setup(db: sqlite3.Connection, contestant: Contestant, setup: Setup | None) -> Contestant:
     """Write another set-up of a contestant."""
-    db.execute("UPDATE contestant SET setup = ? WHERE id = ?", (_dumped(setup), contestant.id))
+    db.execute("UPDATE contestant SET setup = ? WHERE id = ?", (_dump_setup(setup), contestant.id))
     return Contestant(contestant.id, contestant.name, setup)
 
 
-def named(db: sqlite3.Connection, name: str) -> Contestant | None:
+def find_contestant(db: sqlite3.Connection, name: str) -> Contestant | None:
     """The contestant of a name, if there is one."""
     row = db.execute("SELECT * FROM contestant WHERE name = ? AND gone IS NULL", (name,)).fetchone()
     return None if row is None else to_contestant(row)
 
 
-def needed(db: sqlite3.Connection, name: str) -> Contestant:
+def get_contestant(db: sqlite3.Connection, name: str) -> Contestant:
     """The contestant of a name; a UsageError where there is none."""
-    found = named(db, name)
+    found = find_contestant(db, name)
     if found is None:
         raise UsageError(
             f"There is no contestant {name!r}.", hint="See them: chatlm arena contestants list"
@@ -114,12 +114,12 @@ def needed(db: sqlite3.Connection, name: str) -> Contestant:
     return found
 
 
-def refuse_twin(db: sqlite3.Connection, name: str, setup: Setup | None) -> None:
+def refuse_duplicate_setup(db: sqlite3.Connection, name: str, setup: Setup | None) -> None:
     """Raise a UsageError where a contestant of another name has the very set-up."""
     in_use = load_config().model
     for row in db.execute("SELECT * FROM contestant WHERE gone IS NULL AND name <> ?", (name,)):
         there = to_contestant(row)
-        if setup and there.setup and alike(setup, there.setup, in_use):
+        if setup and there.setup and is_same_setup(setup, there.setup, in_use):
             raise UsageError(
                 f"{there.name} is that already: {there.told}.",
                 hint="Between two that are the same only chance decides. Change something, such as"
@@ -133,15 +133,16 @@ def to_contestant(row: sqlite3.Row) -> Contestant:
     return Contestant(row["id"], row["name"], setup and Setup.from_dict(json.loads(setup)))
 
 
-def votes_of(db: sqlite3.Connection, contestant_id: int) -> int:
+def count_votes(db: sqlite3.Connection, contestant_id: int) -> int:
     """How many votes that count a contestant has."""
     row = db.execute(
-        "SELECT count(*)" + COUNTED + " AND ?2 IN (left_id, right_id)", ("", contestant_id)
+        "SELECT count(*)" + FROM_COUNTED_VOTES + " AND ?2 IN (left_id, right_id)",
+        ("", contestant_id),
     ).fetchone()
     return int(row[0])
 
 
-def has_spoken(db: sqlite3.Connection, contestant_id: int) -> bool:
+def has_replies_or_votes(db: sqlite3.Connection, contestant_id: int) -> bool:
     """Whether something is kept that a contestant said, or a vote on it."""
     row = db.execute(
         "SELECT EXISTS (SELECT 1 FROM reply WHERE contestant_id = ?1)"
@@ -156,15 +157,15 @@ def to_ballot(row: sqlite3.Row) -> Ballot:
     return Ballot(row["id"], row["l"], row["r"], row["verdict"], row["judge"], row["match_id"])
 
 
-def _dumped(setup: Setup | None) -> str | None:
+def _dump_setup(setup: Setup | None) -> str | None:
     return None if setup is None else json.dumps(setup.to_dict())
 
 
-def storable(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text without lone surrogates, which UTF-8 cannot hold."""
     return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
 
 
-def now() -> str:
+def utc_now() -> str:
     """The present moment, as it is stored."""
     return datetime.now(UTC).isoformat(timespec="seconds")

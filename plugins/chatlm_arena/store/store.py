@@ -12,15 +12,15 @@ from typing import Any, Self
 import numpy as np
 
 from chatlm import Database, Setup, UsageError, data_dir
-from chatlm_arena.contestants import Contestant, checked_name
-from chatlm_arena.golden import Golden
+from chatlm_arena.contestants import Contestant, validate_name
+from chatlm_arena.golden import GoldenChat
 from chatlm_arena.records import HUMAN, Ballot, ImportedVote, Judgement, Match, MatchReply, Side
 from chatlm_arena.store import rows
 from chatlm_arena.store.migrations import MIGRATIONS
-from chatlm_arena.votes import Numbers, Verdict, Votes
+from chatlm_arena.votes import FloatArray, Verdict, Votes
 
 
-class Opened:
+class DatabaseStore:
     """An open database.
 
     Args:
@@ -42,10 +42,10 @@ class Opened:
         self._database.close()
 
 
-_WITH_NAMES = "SELECT vote.*, l.name AS l, r.name AS r"
+_SELECT_VOTE = "SELECT vote.*, l.name AS l, r.name AS r"
 
 
-class Ballots(Opened):
+class VoteStore(DatabaseStore):
     """Votes are only ever added; one that is undone stays, and is marked so."""
 
     def vote(self, match: Match, verdict: Verdict, judge: str = HUMAN) -> int:
@@ -65,7 +65,7 @@ class Ballots(Opened):
             row = db.execute(
                 "INSERT INTO vote (match_id, left_id, right_id, verdict, judge, created)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (match.id, match.left.id, match.right.id, verdict.value, judge, rows.now()),
+                (match.id, match.left.id, match.right.id, verdict.value, judge, rows.utc_now()),
             )
             return row.lastrowid or 0
 
@@ -77,13 +77,15 @@ class Ballots(Opened):
         """
         with self._database.writing() as db:
             row = db.execute(
-                "SELECT vote.*, l.name AS l, r.name AS r" + rows.COUNTED + " AND import_id IS NULL"
+                "SELECT vote.*, l.name AS l, r.name AS r"
+                + rows.FROM_COUNTED_VOTES
+                + " AND import_id IS NULL"
                 " ORDER BY vote.id DESC LIMIT 1",
                 (judge,),
             ).fetchone()
             if row is None:
                 raise UsageError("There is no vote to undo.")
-            db.execute("INSERT INTO vote_undone VALUES (?, ?)", (row["id"], rows.now()))
+            db.execute("INSERT INTO vote_undone VALUES (?, ?)", (row["id"], rows.utc_now()))
             return rows.to_ballot(row)
 
     def votes(self, judge: str = "") -> Votes:
@@ -96,7 +98,9 @@ class Ballots(Opened):
             there = db.execute("SELECT id, name FROM contestant WHERE gone IS NULL ORDER BY id")
             names = {row["id"]: row["name"] for row in there}
             found = db.execute(
-                f"SELECT left_id, right_id, {rows.HALVES}" + rows.COUNTED + " ORDER BY vote.id",
+                f"SELECT left_id, right_id, {rows.LEFT_SCORE_HALVES}"
+                + rows.FROM_COUNTED_VOTES
+                + " ORDER BY vote.id",
                 (judge,),
             )
             flat = np.fromiter(itertools.chain.from_iterable(found), dtype=np.int64)
@@ -111,12 +115,12 @@ class Ballots(Opened):
         """The votes that count, as rows, in their order."""
         with self._database.reading() as db:
             found = db.execute(
-                _WITH_NAMES + rows.COUNTED + " ORDER BY vote.id",
+                _SELECT_VOTE + rows.FROM_COUNTED_VOTES + " ORDER BY vote.id",
                 (judge,),
             )
             return [rows.to_ballot(row) for row in found]
 
-    def lengths(self, judge: str = "") -> tuple[Numbers, Numbers, Numbers]:
+    def lengths(self, judge: str = "") -> tuple[FloatArray, FloatArray, FloatArray]:
         """Of the votes that count and of which the replies are kept: what the left side got, and
         the characters of the left and of the right replies, each of shape (votes,)."""
         side = (
@@ -125,8 +129,8 @@ class Ballots(Opened):
         )
         with self._database.reading() as db:
             found = db.execute(
-                f"SELECT {rows.HALVES} / 2.0, {side.format('left')}, {side.format('right')}"
-                + rows.COUNTED
+                f"SELECT {rows.LEFT_SCORE_HALVES} / 2.0, {side.format('left')}, {side.format('right')}"
+                + rows.FROM_COUNTED_VOTES
                 + " AND match_id IS NOT NULL",
                 (judge,),
             )
@@ -153,7 +157,7 @@ class Ballots(Opened):
                 raise UsageError(
                     f"The votes of {file} are in the arena already, since {before['created'][:10]}."
                 )
-            now = rows.now()
+            now = rows.utc_now()
             import_id = db.execute(
                 "INSERT INTO import (file, sha256, created) VALUES (?, ?, ?)", (file, sha256, now)
             ).lastrowid
@@ -161,8 +165,8 @@ class Ballots(Opened):
 
             def contestant(name: str) -> int:
                 if name not in ids:
-                    there = rows.named(db, checked_name(name))
-                    ids[name] = (there or rows.add_contestant(db, name, None)).id
+                    there = rows.find_contestant(db, validate_name(name))
+                    ids[name] = (there or rows.insert_contestant(db, name, None)).id
                 return ids[name]
 
             def values() -> Iterator[tuple[int | None, int | None, int, int, str, str, str]]:
@@ -179,7 +183,7 @@ class Ballots(Opened):
             return done.rowcount
 
 
-class Contestants(Opened):
+class ContestantStore(DatabaseStore):
     """Who can enter the arena."""
 
     def add_contestant(self, name: str, setup: Setup | None) -> Contestant:
@@ -188,19 +192,19 @@ class Contestants(Opened):
         Raises:
             UsageError: the name cannot be used, or it or the set-up is taken.
         """
-        name = checked_name(name)
+        name = validate_name(name)
         with self._database.writing() as db:
-            there = rows.named(db, name)
+            there = rows.find_contestant(db, name)
             if there is not None and (there.setup is not None or setup is None):
                 raise UsageError(
                     f"There is a contestant {name} already.",
                     hint=f"Change it: chatlm arena contestants edit {name}",
                 )
-            rows.refuse_twin(db, name, setup)
+            rows.refuse_duplicate_setup(db, name, setup)
             return (
-                rows.add_contestant(db, name, setup)
+                rows.insert_contestant(db, name, setup)
                 if there is None
-                else rows.give_setup(db, there, setup)
+                else rows.update_setup(db, there, setup)
             )
 
     def contestants(self) -> list[Contestant]:
@@ -216,7 +220,7 @@ class Contestants(Opened):
             UsageError: there is none.
         """
         with self._database.reading() as db:
-            return rows.needed(db, name)
+            return rows.get_contestant(db, name)
 
     def edit_contestant(self, name: str, setup: Setup) -> int:
         """Give a contestant another set-up; votes for the old one, if it had one, count no longer,
@@ -229,16 +233,16 @@ class Contestants(Opened):
             UsageError: there is none of this name, or the set-up is another's.
         """
         with self._database.writing() as db:
-            old = rows.needed(db, name)
-            lost = rows.votes_of(db, old.id)
+            old = rows.get_contestant(db, name)
+            lost = rows.count_votes(db, old.id)
             if old.setup == setup:
                 return 0
-            rows.refuse_twin(db, name, setup)
-            if old.setup is None or not rows.has_spoken(db, old.id):
-                rows.give_setup(db, old, setup)
+            rows.refuse_duplicate_setup(db, name, setup)
+            if old.setup is None or not rows.has_replies_or_votes(db, old.id):
+                rows.update_setup(db, old, setup)
                 return 0
-            db.execute("UPDATE contestant SET gone = ? WHERE id = ?", (rows.now(), old.id))
-            rows.add_contestant(db, name, setup)
+            db.execute("UPDATE contestant SET gone = ? WHERE id = ?", (rows.utc_now(), old.id))
+            rows.insert_contestant(db, name, setup)
             return lost
 
     def rename_contestant(self, name: str, new: str) -> None:
@@ -247,10 +251,10 @@ class Contestants(Opened):
         Raises:
             UsageError: there is none of this name, or the new one cannot be used or is taken.
         """
-        new = checked_name(new)
+        new = validate_name(new)
         with self._database.writing() as db:
-            old = rows.needed(db, name)
-            if rows.named(db, new) is not None:
+            old = rows.get_contestant(db, name)
+            if rows.find_contestant(db, new) is not None:
                 raise UsageError(f"There is a contestant {new} already.")
             db.execute("UPDATE contestant SET name = ? WHERE id = ?", (new, old.id))
 
@@ -261,16 +265,16 @@ class Contestants(Opened):
             UsageError: there is none of this name.
         """
         with self._database.writing() as db:
-            old = rows.needed(db, name)
-            lost = rows.votes_of(db, old.id)
-            db.execute("UPDATE contestant SET gone = ? WHERE id = ?", (rows.now(), old.id))
+            old = rows.get_contestant(db, name)
+            lost = rows.count_votes(db, old.id)
+            db.execute("UPDATE contestant SET gone = ? WHERE id = ?", (rows.utc_now(), old.id))
             return lost
 
 
-class Goldens(Opened):
+class GoldenStore(DatabaseStore):
     """Replies that are right."""
 
-    def add_golden(self, golden: Golden) -> None:
+    def add_golden(self, golden: GoldenChat) -> None:
         """Keep one.
 
         Raises:
@@ -289,18 +293,18 @@ class Goldens(Opened):
                 (
                     golden.name,
                     json.dumps(values["messages"]),
-                    rows.storable(golden.expected),
+                    rows.replace_surrogates(golden.expected),
                     golden.seed,
-                    rows.now(),
+                    rows.utc_now(),
                 ),
             )
 
-    def goldens(self) -> list[Golden]:
+    def goldens(self) -> list[GoldenChat]:
         """All, in the order in which they came."""
         with self._database.reading() as db:
             found = db.execute("SELECT * FROM golden ORDER BY id")
             return [
-                Golden.from_dict({**dict(row), "messages": json.loads(row["messages"])})
+                GoldenChat.from_dict({**dict(row), "messages": json.loads(row["messages"])})
                 for row in found
             ]
 
@@ -319,7 +323,7 @@ class Goldens(Opened):
                 )
 
 
-class Matches(Opened):
+class MatchStore(DatabaseStore):
     """What the contestants said."""
 
     def add_match(
@@ -343,7 +347,7 @@ class Matches(Opened):
             row = db.execute(
                 "INSERT INTO match (left_id, right_id, run_id, item, created)"
                 " VALUES (?, ?, ?, ?, ?)",
-                (*values, rows.now()),
+                (*values, rows.utc_now()),
             )
             return Match(row.lastrowid or 0, left, right)
 
@@ -351,7 +355,7 @@ class Matches(Opened):
         """Keep what one side said; a new one for the same turn takes the place of the old."""
         with self._database.writing() as db:
             stored = reply.with_id(rows.insert_reply(db, reply))
-            rows.seat(db, match.id, side, stored)
+            rows.insert_seat(db, match.id, side, stored)
             return stored
 
     def match(self, match_id: int) -> Match:
@@ -380,7 +384,7 @@ class Matches(Opened):
             return Match(match_id, left, right, tuple(sides["left"]), tuple(sides["right"]))
 
 
-class Runs(Opened):
+class RunStore(DatabaseStore):
     """What was made and judged stays, so that a run goes on where it was stopped.
 
     What is there already stays as it is: two processes may be at the same run.
@@ -394,7 +398,7 @@ class Runs(Opened):
                 return int(found["id"])
             row = db.execute(
                 "INSERT INTO run (name, plan, created) VALUES (?, ?, ?)",
-                (name, json.dumps(plan), rows.now()),
+                (name, json.dumps(plan), rows.utc_now()),
             )
             return row.lastrowid or 0
 
@@ -428,9 +432,9 @@ class Runs(Opened):
         """Let stored replies stand in a match."""
         with self._database.writing() as db:
             for reply in left:
-                rows.seat(db, match.id, "left", reply)
+                rows.insert_seat(db, match.id, "left", reply)
             for reply in right:
-                rows.seat(db, match.id, "right", reply)
+                rows.insert_seat(db, match.id, "right", reply)
 
     def has_vote(self, match: Match, judge: str) -> bool:
         """Whether a judge's vote on a match counts."""
@@ -472,9 +476,9 @@ class Runs(Opened):
                         judge,
                         one.turned,
                         one.attempt,
-                        rows.storable(one.text),
+                        rows.replace_surrogates(one.text),
                         one.verdict.value if one.verdict else None,
-                        rows.now(),
+                        rows.utc_now(),
                     )
                     for one in said
                 ],
@@ -488,7 +492,7 @@ class Runs(Opened):
             db.execute(
                 "INSERT OR IGNORE INTO mark (reply_id, judge, criterion, value, said, created)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (reply.id, judge, criterion, value, rows.storable(said), rows.now()),
+                (reply.id, judge, criterion, value, rows.replace_surrogates(said), rows.utc_now()),
             )
 
     def marks(self, run_id: int) -> dict[tuple[int, str, str], int | None]:
@@ -503,7 +507,7 @@ class Runs(Opened):
             }
 
 
-class ArenaStore(Contestants, Matches, Ballots, Runs, Goldens):
+class ArenaStore(ContestantStore, MatchStore, VoteStore, RunStore, GoldenStore):
     """Usable from any thread.
 
     Args:
@@ -514,16 +518,16 @@ class ArenaStore(Contestants, Matches, Ballots, Runs, Goldens):
     """
 
 
-def opened() -> ArenaStore:
+def open_arena_store() -> ArenaStore:
     """The person's own arena."""
     return ArenaStore(data_dir() / "arena.db")
 
 
-def check() -> None:
+def check_arena_store() -> None:
     """See that the person's own arena can be opened, before a screen depends on it.
 
     Raises:
         StoreError: it cannot.
     """
-    with opened():
+    with open_arena_store():
         pass

@@ -14,24 +14,24 @@ from textual.widgets import Static
 from chatlm import Annotation, Turn, Ui, one_line
 from chatlm_emotion import PLUGIN
 from chatlm_emotion.actions import OFF
-from chatlm_emotion.settings import labelled_of
+from chatlm_emotion.settings import label_scope
 
-QUIET = "$foreground 60%"
+MUTED = "$foreground 60%"
 
 
 BARS = "▁▂▃▄▅▆▇█"
 """The higher, the likelier the label."""
 
 
-NEWEST = 16
+MAX_RECENT = 16
 """Messages that have room side by side."""
 
 
-MOST_LABELS = 12
+MAX_LABELS = 12
 """Labels that are shown, the most frequent ones."""
 
 
-class Moods(Vertical):
+class MoodPanel(Vertical):
     """A line for each label that messages of the chat have, with a bar where they have it.
 
     Args:
@@ -57,22 +57,26 @@ class Moods(Vertical):
     def show(self, ui: Ui) -> None:
         """Show the moods of the chat as they are now."""
         turns = ui.conversation.turns
-        asked, replied = labels_of(turns, replies=False), labels_of(turns, replies=True)
-        blocks = [block for block in (_block("You", asked), _block("Replies", replied)) if block]
+        asked, replied = message_labels(turns, replies=False), message_labels(turns, replies=True)
+        blocks = [
+            block
+            for block in (_label_chart("You", asked), _label_chart("Replies", replied))
+            if block
+        ]
         if not blocks:
             blocks = [self._nothing()]
-        elif (turn := ui.turn) and (label := label_of(turn)):
-            words = f"Selected: {_named(label)} ({label.score or 0:.2f})"
-            blocks.append(Content.styled(words, QUIET))
+        elif (turn := ui.turn) and (label := user_message_label(turn)):
+            words = f"Selected: {_format_label(label)} ({label.score or 0:.2f})"
+            blocks.append(Content.styled(words, MUTED))
         self.query_one(Static).update(Content("\n\n").join(blocks))
 
     def _nothing(self) -> Content:
-        if labelled_of(self._ui.kept) == OFF:
+        if label_scope(self._ui.kept) == OFF:
             return Content("No message of this chat is labelled. /emotion user begins.")
         return Content("No message is labelled yet. Send one; /emotion says if it can be.")
 
 
-def labels_of(turns: Sequence[Turn], *, replies: bool) -> list[Annotation]:
+def message_labels(turns: Sequence[Turn], *, replies: bool) -> list[Annotation]:
     """The labels of the person's messages, or of the replies that stand in the history."""
     found = []
     for turn in turns:
@@ -83,41 +87,41 @@ def labels_of(turns: Sequence[Turn], *, replies: bool) -> list[Annotation]:
     return found
 
 
-def label_of(turn: Turn) -> Annotation | None:
+def user_message_label(turn: Turn) -> Annotation | None:
     """The label of the turn's user message."""
-    return next(iter(labels_of([turn], replies=False)), None)
+    return next(iter(message_labels([turn], replies=False)), None)
 
 
-def _block(title: str, labels: Sequence[Annotation]) -> Content | None:
+def _label_chart(title: str, labels: Sequence[Annotation]) -> Content | None:
     """A title, and below it a line for each label."""
     if not labels:
         return None
     counts = Counter(label.value for label in labels)
-    newest = labels[-NEWEST:]
-    named = {label.value: _named(label) for label in labels}
+    newest = labels[-MAX_RECENT:]
+    named = {label.value: _format_label(label) for label in labels}
     width = max(map(cell_len, named.values()))
     count = len(labels)
     head = f"{title} · {count} message{'s' if count > 1 else ''}"
     lines = [Content.styled(head, "bold")]
-    for value, often in counts.most_common(MOST_LABELS):
-        strip = "".join(_bar(label) if label.value == value else "·" for label in newest)
-        name = _padded(named[value], width)
+    for value, often in counts.most_common(MAX_LABELS):
+        strip = "".join(_bar_character(label) if label.value == value else "·" for label in newest)
+        name = _pad_to_width(named[value], width)
         lines.append(Content.assemble(f"{name} ", (strip, "$text-primary"), (f" {often}", "bold")))
-    if len(labels) > NEWEST:
-        lines.append(Content.styled(f"The strips show the newest {NEWEST}.", QUIET))
+    if len(labels) > MAX_RECENT:
+        lines.append(Content.styled(f"The strips show the newest {MAX_RECENT}.", MUTED))
     return Content("\n").join(lines)
 
 
-def _bar(label: Annotation) -> str:
+def _bar_character(label: Annotation) -> str:
     share = min(max(label.score or 0.0, 0.0), 1.0)
     return BARS[min(int(share * len(BARS)), len(BARS) - 1)]
 
 
-def _named(label: Annotation) -> str:
+def _format_label(label: Annotation) -> str:
     icon = one_line(label.icon, 8)
     return f"{icon} {one_line(label.value, 10)}" if icon else one_line(label.value, 12)
 
 
-def _padded(text: str, width: int) -> str:
+def _pad_to_width(text: str, width: int) -> str:
     """The text with spaces up to a width in cells, of which an emoji takes two."""
     return text + " " * (width - cell_len(text))

@@ -18,19 +18,19 @@ from chatlm import Artifact, ChatlmError, PluginCard, Ui, UsageError, human_byte
 from chatlm_lora import actions, card
 from chatlm_lora.library import ADAPTERS
 
-QUIET = "$foreground 60%"
+MUTED = "$foreground 60%"
 
-BASE = ""
+BASE_ID = ""
 """The id of the row that ends the use of an adapter."""
 
-NAME = 20
+NAME_WIDTH = 20
 """Width of the names, in cells."""
 
-ANSWERS = 3
+MAX_ANSWERS = 3
 """So many of the card's answers are shown."""
 
 
-class LoraPicker(PluginCard):
+class AdapterPicker(PluginCard):
     """Enter lets the chat use the marked adapter.
 
     Args:
@@ -59,8 +59,8 @@ class LoraPicker(PluginCard):
     def __init__(self, ui: Ui) -> None:
         super().__init__("Adapters")
         self._ui = ui
-        self._in_use = actions.in_use(ui)
-        self._brought = actions.brought(ui)
+        self._in_use = actions.active_adapter(ui)
+        self._brought = actions.engine_adapters(ui)
         self._adapters = {
             adapter.name: adapter for adapter in ADAPTERS.all() if adapter.name not in self._brought
         }
@@ -87,7 +87,7 @@ class LoraPicker(PluginCard):
     def action_verify(self) -> None:
         """Compare what the model says with the marked adapter and without it."""
         if marked := self._marked():
-            self._say(marked.name, Content.styled("Verifying: loading the model …", QUIET))
+            self._say(marked.name, Content.styled("Verifying: loading the model …", MUTED))
             self._verify(marked)
 
     def action_turn_page(self, pages: int) -> None:
@@ -100,10 +100,10 @@ class LoraPicker(PluginCard):
         from chatlm_lora import effect as effect_module
 
         try:
-            base = actions.base_of(self._ui)
+            base = actions.loaded_model(self._ui)
             if base is None:
                 raise UsageError("There is no model to verify it with.")
-            effect = effect_module.verify(adapter, base)
+            effect = effect_module.measure_effect(adapter, base)
             said = effect.in_words() + "".join(f"\n{one_line(w, 300)}" for w in effect.warnings)
             verdict = Content.styled(
                 f"Verified: {said}", "$text-success" if effect.acts else "$text-warning"
@@ -126,39 +126,41 @@ class LoraPicker(PluginCard):
     @on(OptionList.OptionSelected)
     def _choose(self, event: OptionList.OptionSelected) -> None:
         event.stop()
-        name = event.option_id or BASE
+        name = event.option_id or BASE_ID
         try:
-            if name != BASE:
-                actions.use(self._ui, name)
+            if name != BASE_ID:
+                actions.use_adapter(self._ui, name)
             elif self._in_use:
-                actions.leave(self._ui)
+                actions.use_base_model(self._ui)
         except ChatlmError as error:
             self.complain(error)
         else:
             self.dismiss()
 
     def _options(self) -> Iterable[Option]:
-        yield Option(self._row("no adapter", BASE, "the base model alone"), id=BASE)
+        yield Option(self._row("no adapter", BASE_ID, "the base model alone"), id=BASE_ID)
         for name in self._brought:
-            yield Option(self._row(one_line(name, NAME - 1), name, "comes with the model"), id=name)
+            yield Option(
+                self._row(one_line(name, NAME_WIDTH - 1), name, "comes with the model"), id=name
+            )
         for name, adapter in self._adapters.items():
-            known = card.read(adapter.path)
-            told = card.in_short(known) if known else "no card"
+            known = card.read_card(adapter.path)
+            told = card.summarize_card(known) if known else "no card"
             own = " (yours)" if adapter.own else ""
             about = f"{told}, {human_bytes(adapter.bytes)}{own}"
-            yield Option(self._row(one_line(name, NAME - 1), name, about), id=name)
+            yield Option(self._row(one_line(name, NAME_WIDTH - 1), name, about), id=name)
 
     def _row(self, shown: str, name: str, about: str) -> Content:
         in_use = name == self._in_use
         return Content.assemble(
-            (set_cell_size(shown, NAME), "bold" if in_use else ""),
-            ("in use · " if in_use else "", QUIET),
-            (about, QUIET),
+            (set_cell_size(shown, NAME_WIDTH), "bold" if in_use else ""),
+            ("in use · " if in_use else "", MUTED),
+            (about, MUTED),
         )
 
     def _marked_name(self) -> str:
         option = self.query_one(OptionList).highlighted_option
-        return (option.id if option else None) or BASE
+        return (option.id if option else None) or BASE_ID
 
     def _marked(self) -> Artifact | None:
         return self._adapters.get(self._marked_name())
@@ -166,40 +168,40 @@ class LoraPicker(PluginCard):
     def _show(self) -> None:
         marked = self._marked()
         if marked:
-            told = _about(marked)
+            told = _adapter_details(marked)
         elif self._marked_name() in self._brought:
-            told = Content.styled("It comes with the model, and no more is known of it.", QUIET)
+            told = Content.styled("It comes with the model, and no more is known of it.", MUTED)
         else:
-            told = _about_none(bool(self._adapters or self._brought))
+            told = _empty_details(bool(self._adapters or self._brought))
         if marked and (verdict := self._verdicts.get(marked.name)):
             told = Content.assemble(verdict, "\n\n", told)
         self.query_one("#about Static", Static).update(told)
 
 
-def _about_none(some: bool) -> Content:
+def _empty_details(some: bool) -> Content:
     more = "" if some else "There are no adapters yet. "
     return Content.assemble(
-        (more, QUIET),
+        (more, MUTED),
         ("chatlm adapters train NAME --data FILE", "bold"),
-        (" trains one from examples, ", QUIET),
+        (" trains one from examples, ", MUTED),
         ("chatlm adapters add NAME FOLDER", "bold"),
-        (" takes one that peft saved.", QUIET),
+        (" takes one that peft saved.", MUTED),
     )
 
 
-def _about(adapter: Artifact) -> Content:
+def _adapter_details(adapter: Artifact) -> Content:
     """What its card says: answers first, since they are what a person looks for."""
-    known = card.read(adapter.path)
+    known = card.read_card(adapter.path)
     if known is None:
-        return Content.styled("Nothing is known of how it came to be: it has no card.", QUIET)
+        return Content.styled("Nothing is known of how it came to be: it has no card.", MUTED)
     parts: list[tuple[str, str]] = []
-    for answer in known.answers[:ANSWERS]:
+    for answer in known.answers[:MAX_ANSWERS]:
         parts += [
             (f"{one_line(answer.prompt, 200)}\n", "bold"),
-            ("base     ", QUIET),
+            ("base     ", MUTED),
             (f"{one_line(answer.before, 300)}\n", ""),
-            ("adapter  ", QUIET),
+            ("adapter  ", MUTED),
             (f"{one_line(answer.after, 300)}\n\n", ""),
         ]
-    parts.append(("\n".join(card.lines(known)), QUIET))
+    parts.append(("\n".join(card.card_lines(known)), MUTED))
     return Content.assemble(*parts)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from chatlm_rag.records import record
+from chatlm_rag.records import parse_record
 
 
-class Unreadable(Exception):
+class UnreadableFile(Exception):
     """A file whose text cannot be had; says why, in a few words that follow its name."""
 
 
@@ -79,14 +79,14 @@ class Problem:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return record(
+        return parse_record(
             cls,
             place=values["place"],
             reason=values["reason"],
         )
 
 
-def clean(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text with lone surrogates, which no file may hold, replaced."""
     return text.encode("utf-8", "replace").decode()
 
@@ -94,10 +94,10 @@ def clean(text: str) -> str:
 def heading_path(headings: Iterable[str]) -> str:
     """Headings from the highest to the nearest, as one line of at most 200 characters."""
     line = " > ".join(" ".join(heading.split()) for heading in headings if heading.strip())
-    return line if len(line) <= _PATH else line[: _PATH - 1] + "…"
+    return line if len(line) <= _MAX_PATH_CHARS else line[: _MAX_PATH_CHARS - 1] + "…"
 
 
-_PATH = 200
+_MAX_PATH_CHARS = 200
 
 
 class Outline:
@@ -117,7 +117,7 @@ class Outline:
         return heading_path(self._headings[level] for level in sorted(self._headings))
 
 
-class Builder:
+class DocumentBuilder:
     """Joins blocks of text under headings to a document's text and sections.
 
     A heading with nothing below it belongs to the section of the next one.
@@ -153,7 +153,7 @@ class Builder:
         return "".join(self._blocks), tuple(self._sections)
 
     def _add(self, text: str) -> None:
-        block = clean(text.strip("\n")) + "\n\n"
+        block = replace_surrogates(text.strip("\n")) + "\n\n"
         self._blocks.append(block)
         self._length += len(block)
 

@@ -7,9 +7,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from chatlm_rag.documents.document import Builder, Document, Unreadable
+from chatlm_rag.documents.document import Document, DocumentBuilder, UnreadableFile
 
-MOST_UNPACKED = 300_000_000
+MAX_UNPACKED_BYTES = 300_000_000
 """Bytes of all parts together."""
 
 
@@ -26,14 +26,14 @@ def read(path: Path, source: str) -> Document:
     from docx import Document as open_docx
     from docx.table import Table
 
-    _check(path)
-    builder = Builder()
+    _check_archive(path)
+    builder = DocumentBuilder()
     try:
         for block in open_docx(str(path)).iter_inner_content():
             if isinstance(block, Table):
-                builder.block("\n".join(_rows(block)))
+                builder.block("\n".join(_table_rows(block)))
                 continue
-            level = _level(block)
+            level = _heading_level(block)
             if level:
                 builder.heading(level, " ".join(block.text.split()))
             else:
@@ -41,14 +41,14 @@ def read(path: Path, source: str) -> Document:
     except OSError:
         raise
     except Exception as error:  # a damaged file shows in whatever its parts lead to
-        raise Unreadable(f"is damaged ({type(error).__name__})") from error
+        raise UnreadableFile(f"is damaged ({type(error).__name__})") from error
     text, sections = builder.finish()
     if not sections:
-        raise Unreadable("has no text")
+        raise UnreadableFile("has no text")
     return Document(source, text, sections, read=path.stat().st_size)
 
 
-def _check(path: Path) -> None:
+def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -56,18 +56,18 @@ def _check(path: Path) -> None:
         with path.open("rb") as file:
             locked = file.read(8) == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # an OLE container
         why = "is locked by a password, or an old DOC file" if locked else "is no DOCX file"
-        raise Unreadable(why) from error
-    if sum(member.file_size for member in members) > MOST_UNPACKED:
-        raise Unreadable(f"unpacks to more than {MOST_UNPACKED // 1_000_000} MB")
+        raise UnreadableFile(why) from error
+    if sum(member.file_size for member in members) > MAX_UNPACKED_BYTES:
+        raise UnreadableFile(f"unpacks to more than {MAX_UNPACKED_BYTES // 1_000_000} MB")
 
 
-def _level(paragraph: Any) -> int:
+def _heading_level(paragraph: Any) -> int:
     name = (paragraph.style.name or "") if paragraph.style is not None else ""
     heading = _HEADING.fullmatch(name)
     return int(heading[1]) if heading else int(name == "Title")
 
 
-def _rows(table: Any) -> list[str]:
+def _table_rows(table: Any) -> list[str]:
     rows = []
     for row in table.rows:
         cells = list({id(cell._tc): cell for cell in row.cells}.values())  # merged ones come twice

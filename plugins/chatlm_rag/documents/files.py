@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatlm_rag.documents.document import clean
-from chatlm_rag.records import record
+from chatlm_rag.documents.document import replace_surrogates
+from chatlm_rag.records import parse_record
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 
-SKIPPED = ("__pycache__", "node_modules")
+SKIPPED_FOLDERS = ("__pycache__", "node_modules")
 """Folders that programs fill, left out beside hidden ones."""
 
 
@@ -45,7 +45,7 @@ class Source:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return record(
+        return parse_record(
             cls,
             path=values["path"],
             include=tuple(map(str, values["include"])),
@@ -75,7 +75,7 @@ class Stamp:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return record(
+        return parse_record(
             cls,
             size=values["size"],
             mtime_ns=values["mtime_ns"],
@@ -83,7 +83,7 @@ class Stamp:
 
 
 @dataclass(frozen=True)
-class FoundFile:
+class SourceFile:
     """A file of a source."""
 
     path: str
@@ -96,7 +96,7 @@ class FoundFile:
     """Why it cannot be looked at."""
 
 
-def files(source: Source) -> Iterator[FoundFile]:
+def find_files(source: Source) -> Iterator[SourceFile]:
     """The files of a source, in the order of their paths; none is opened but `.gitignore`.
 
     Hidden files and folders, what a `.gitignore` in or above the folder leaves out, and links to
@@ -107,11 +107,11 @@ def files(source: Source) -> Iterator[FoundFile]:
     """
     root = Path(source.path)
     if not root.is_dir():
-        yield _file(str(root), clean(root.name), root.stat())
+        yield _file_from_stat(str(root), replace_surrogates(root.name), root.stat())
         return
-    patterns = _Patterns(source)
-    name = clean(root.resolve().name)
-    waiting = [(str(root), name, "", _ignored_above(root))]
+    patterns = _UserPatterns(source)
+    name = replace_surrogates(root.resolve().name)
+    waiting = [(str(root), name, "", _ignore_rules_above(root))]
     while waiting:
         folder, shown, inside, ignored = waiting.pop()
         try:
@@ -119,48 +119,48 @@ def files(source: Source) -> Iterator[FoundFile]:
         except OSError as error:
             if folder == str(root):
                 raise
-            yield FoundFile(folder, shown, None, f"cannot be listed: {error.strerror}")
+            yield SourceFile(folder, shown, None, f"cannot be listed: {error.strerror}")
             continue
         ignored = ignored.below(folder)
         deeper = []
         for entry in entries:
-            below, seen = f"{inside}{entry.name}", f"{shown}/{clean(entry.name)}"
+            below, seen = f"{inside}{entry.name}", f"{shown}/{replace_surrogates(entry.name)}"
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                if entry.name not in SKIPPED and not (
+                if entry.name not in SKIPPED_FOLDERS and not (
                     patterns.exclude_folder(below) or ignored.hides(entry.path, folder=True)
                 ):
                     deeper.append((entry.path, seen, f"{below}/", ignored))
             elif patterns.take(below) and not ignored.hides(entry.path, folder=False):
-                yield from _entry(entry, seen)
+                yield from _file_from_entry(entry, seen)
         waiting += reversed(deeper)
 
 
-def _entry(entry: os.DirEntry[str], shown: str) -> Iterator[FoundFile]:
+def _file_from_entry(entry: os.DirEntry[str], shown: str) -> Iterator[SourceFile]:
     try:
         status = entry.stat()
     except OSError as error:
         lost = entry.is_symlink()
         why = "is a link that leads nowhere" if lost else f"cannot be read: {error.strerror}"
-        yield FoundFile(entry.path, shown, None, why)
+        yield SourceFile(entry.path, shown, None, why)
         return
     if not stat.S_ISDIR(status.st_mode):
-        yield _file(entry.path, shown, status)
+        yield _file_from_stat(entry.path, shown, status)
 
 
-def _file(path: str, shown: str, status: os.stat_result) -> FoundFile:
+def _file_from_stat(path: str, shown: str, status: os.stat_result) -> SourceFile:
     if not stat.S_ISREG(status.st_mode):
-        return FoundFile(path, shown, None, "is no ordinary file")
-    return FoundFile(path, shown, Stamp(status.st_size, status.st_mtime_ns))
+        return SourceFile(path, shown, None, "is no ordinary file")
+    return SourceFile(path, shown, Stamp(status.st_size, status.st_mtime_ns))
 
 
-class _Patterns:
+class _UserPatterns:
     """The person's own include and exclude."""
 
     def __init__(self, source: Source) -> None:
-        self._include = _spec(source.include) if source.include else None
-        self._exclude = _spec(source.exclude) if source.exclude else None
+        self._include = _parse_patterns(source.include) if source.include else None
+        self._exclude = _parse_patterns(source.exclude) if source.exclude else None
 
     def take(self, inside: str) -> bool:
         """Whether a file is wanted, by its path below the source."""
@@ -174,12 +174,12 @@ class _Patterns:
 
 
 @dataclass(frozen=True)
-class _Ignored:
+class _IgnoreRules:
     """The `.gitignore` files that hold in a folder, the nearest last; it decides first."""
 
     specs: tuple[tuple[str, GitIgnoreSpec], ...] = field(default=())
 
-    def below(self, folder: str) -> _Ignored:
+    def below(self, folder: str) -> _IgnoreRules:
         """With the folder's own `.gitignore`, where it has one; a pipe or a device is none."""
         path = Path(folder, ".gitignore")
         if not path.is_file():
@@ -188,7 +188,7 @@ class _Ignored:
             lines = path.read_text("utf-8", "replace").splitlines()
         except OSError:
             return self
-        return _Ignored((*self.specs, (folder, _spec(tuple(lines)))))
+        return _IgnoreRules((*self.specs, (folder, _parse_patterns(tuple(lines)))))
 
     def hides(self, path: str, *, folder: bool) -> bool:
         """Whether an entry is left out."""
@@ -200,7 +200,7 @@ class _Ignored:
         return False
 
 
-def _ignored_above(root: Path) -> _Ignored:
+def _ignore_rules_above(root: Path) -> _IgnoreRules:
     """The `.gitignore` files from the top of a repository down to the folder above the root."""
     above = []
     for folder in root.absolute().parents if not (root / ".git").exists() else ():
@@ -208,20 +208,20 @@ def _ignored_above(root: Path) -> _Ignored:
         if (folder / ".git").exists():
             break
     else:
-        return _Ignored()
-    ignored = _Ignored()
+        return _IgnoreRules()
+    ignored = _IgnoreRules()
     for each in reversed(above):
         ignored = ignored.below(each)
     return ignored
 
 
-def _spec(lines: tuple[str, ...]) -> GitIgnoreSpec:
+def _parse_patterns(lines: tuple[str, ...]) -> GitIgnoreSpec:
     from pathspec import GitIgnoreSpec
 
-    return GitIgnoreSpec.from_lines(line for line in lines if _usable(line))
+    return GitIgnoreSpec.from_lines(line for line in lines if _is_valid_pattern(line))
 
 
-def _usable(line: str) -> bool:
+def _is_valid_pattern(line: str) -> bool:
     from pathspec import GitIgnoreSpec
 
     try:

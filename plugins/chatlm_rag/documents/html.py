@@ -6,17 +6,17 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from chatlm_rag.documents.document import Builder, Document, Unreadable
+from chatlm_rag.documents.document import Document, DocumentBuilder, UnreadableFile
 from chatlm_rag.documents.text_files import decode
 
-_LEFT_OUT = frozenset({
+_SKIPPED_TAGS = frozenset({
     "script", "style", "noscript", "template", "head", "nav", "footer", "form", "button", "select",
     "option", "input", "textarea", "svg", "math", "iframe", "object", "embed", "audio", "video",
     "canvas", "dialog",
 })  # fmt: skip
 
 
-_INLINE = frozenset({
+_INLINE_TAGS = frozenset({
     "a", "abbr", "b", "bdi", "bdo", "cite", "code", "data", "dfn", "em", "font", "i", "ins", "kbd",
     "label", "mark", "q", "s", "samp", "small", "span", "strong", "sub", "sup", "time", "tt", "u",
     "var", "wbr",
@@ -44,18 +44,18 @@ def read(data: bytes, source: str) -> Document:
     try:
         root = html.document_fromstring(text.encode(), parser=parser)
     except (etree.LxmlError, ValueError, AssertionError) as error:
-        raise Unreadable("is no HTML that can be read") from error
+        raise UnreadableFile("is no HTML that can be read") from error
     if any("depth" in entry.message.lower() for entry in parser.error_log):
-        raise Unreadable("is nested too deeply")
-    builder = Builder()
-    _Walk(builder).into(_main(root))
+        raise UnreadableFile("is nested too deeply")
+    builder = DocumentBuilder()
+    _TextExtractor(builder).into(_main_element(root))
     whole, sections = builder.finish()
     if not sections:
-        raise Unreadable("has no text")
+        raise UnreadableFile("has no text")
     return Document(source, whole, sections, read=len(data))
 
 
-def _main(root: Any) -> Any:
+def _main_element(root: Any) -> Any:
     """The element that holds the main text: the one `main`, else the one `article`, else all."""
     for path in (".//main", ".//*[@role='main']", ".//article"):
         found = root.findall(path)
@@ -64,13 +64,13 @@ def _main(root: Any) -> Any:
     return root
 
 
-class _Walk:
+class _TextExtractor:
     """Collects the words of a block until the block ends.
 
     The parser lets no tree be deeper than 256 elements, so recursion is safe.
     """
 
-    def __init__(self, builder: Builder) -> None:
+    def __init__(self, builder: DocumentBuilder) -> None:
         self._builder = builder
         self._words: list[str] = []
 
@@ -82,7 +82,7 @@ class _Walk:
     def _children(self, element: Any) -> None:
         self._words.append(element.text or "")
         for child in element:
-            if isinstance(child.tag, str) and child.tag not in _LEFT_OUT:
+            if isinstance(child.tag, str) and child.tag not in _SKIPPED_TAGS:
                 self._element(child)
             self._words.append(child.tail or "")
 
@@ -90,16 +90,18 @@ class _Walk:
         heading = _HEADING.fullmatch(element.tag)
         if heading:
             self._end()
-            self._builder.heading(int(heading[1]), _line(_texts(element)))
+            self._builder.heading(int(heading[1]), _collapse_whitespace(_iter_text(element)))
         elif element.tag == "pre":
             self._end()
-            self._builder.block("".join(_texts(element)))
+            self._builder.block("".join(_iter_text(element)))
         elif element.tag == "tr":
             self._end()
-            self._builder.block(" | ".join(_line(_texts(cell)) for cell in element))
+            self._builder.block(
+                " | ".join(_collapse_whitespace(_iter_text(cell)) for cell in element)
+            )
         elif element.tag == "br":
             self._words.append("\n")
-        elif element.tag in _INLINE:
+        elif element.tag in _INLINE_TAGS:
             self._children(element)
         else:
             self._end()
@@ -107,18 +109,18 @@ class _Walk:
             self._end()
 
     def _end(self) -> None:
-        self._builder.block(_line(self._words))
+        self._builder.block(_collapse_whitespace(self._words))
         self._words = []
 
 
-def _texts(element: Any) -> Iterator[str]:
+def _iter_text(element: Any) -> Iterator[str]:
     """All texts below an element, but those of what is left out."""
     yield element.text or ""
     for child in element:
-        if isinstance(child.tag, str) and child.tag not in _LEFT_OUT:
-            yield from _texts(child)
+        if isinstance(child.tag, str) and child.tag not in _SKIPPED_TAGS:
+            yield from _iter_text(child)
         yield child.tail or ""
 
 
-def _line(texts: Any) -> str:
+def _collapse_whitespace(texts: Any) -> str:
     return " ".join("".join(texts).split())

@@ -9,9 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from chatlm_rag.documents.document import Document, Section, Unreadable, clean, heading_path
+from chatlm_rag.documents.document import (
+    Document,
+    Section,
+    UnreadableFile,
+    heading_path,
+    replace_surrogates,
+)
 
-MOST_SECONDS = 120
+MAX_CPU_SECONDS = 120
 """Of the processor, for one file."""
 
 
@@ -22,44 +28,44 @@ def read(path: Path, source: str) -> Document:
         Unreadable: it is no PDF, damaged, locked by a password, takes too long or too much memory,
             or has no text, as scanned pages.
     """
-    found = _in_child(path)
+    found = _read_in_child(path)
     if "error" in found:
-        raise Unreadable(found["error"])
+        raise UnreadableFile(found["error"])
     name = heading_path([found["title"]])
     text, sections = "", []
-    for number, page in enumerate(map(clean, found["pages"]), 1):
+    for number, page in enumerate(map(replace_surrogates, found["pages"]), 1):
         if page.strip():
             start = len(text)
             text += page.rstrip() + "\n\n"
             sections.append(Section(start, len(text), f"page {number}", name))
     if not sections:
-        raise Unreadable("has no text; its pages may be pictures")
+        raise UnreadableFile("has no text; its pages may be pictures")
     return Document(source, text, tuple(sections), read=path.stat().st_size)
 
 
-def _in_child(path: Path) -> dict[str, Any]:
+def _read_in_child(path: Path) -> dict[str, Any]:
     module = ["-P", "-m", "chatlm_rag.documents.pdf"]
-    command = [sys.executable, *module, str(path.absolute()), str(MOST_SECONDS)]
+    command = [sys.executable, *module, str(path.absolute()), str(MAX_CPU_SECONDS)]
     try:
         done = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=5 * MOST_SECONDS,
+            timeout=5 * MAX_CPU_SECONDS,
             check=True,
         )
         found: dict[str, Any] = json.loads(done.stdout)
         return found
     except subprocess.TimeoutExpired as error:
-        raise Unreadable("takes too long to read") from error
+        raise UnreadableFile("takes too long to read") from error
     except subprocess.CalledProcessError as error:
         why = "takes too long or too much memory to read" if error.returncode < 0 else "is damaged"
-        raise Unreadable(why) from error
+        raise UnreadableFile(why) from error
     except ValueError as error:
-        raise Unreadable("is damaged") from error
+        raise UnreadableFile("is damaged") from error
 
 
-MOST_BYTES = 4_000_000_000
+MAX_MEMORY_BYTES = 4_000_000_000
 """Of memory."""
 
 
@@ -68,10 +74,10 @@ def main() -> None:
 
     It takes at most argv[2] seconds of the processor.
     """
-    _limit(int(sys.argv[2]))
+    _set_limits(int(sys.argv[2]))
     logging.disable()
     try:
-        found = _read(sys.argv[1])
+        found = _extract_pages(sys.argv[1])
     except MemoryError:
         found = {"error": "takes too much memory to read"}
     except RecursionError:
@@ -81,7 +87,7 @@ def main() -> None:
     sys.stdout.write(json.dumps(found))
 
 
-def _read(path: str) -> dict[str, Any]:
+def _extract_pages(path: str) -> dict[str, Any]:
     from pypdf import PdfReader
 
     reader = PdfReader(path)
@@ -91,13 +97,13 @@ def _read(path: str) -> dict[str, Any]:
     return {"title": str(title or ""), "pages": [page.extract_text() for page in reader.pages]}
 
 
-def _limit(seconds: int) -> None:
+def _set_limits(seconds: int) -> None:
     try:
         import resource
     except ImportError:  # not on Windows
         return
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -8,13 +8,19 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from chatlm_rag.documents.document import Document, Outline, Section, Unreadable, clean
+from chatlm_rag.documents.document import (
+    Document,
+    Outline,
+    Section,
+    UnreadableFile,
+    replace_surrogates,
+)
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
 
-_MARKS = (
+_BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -24,7 +30,7 @@ _MARKS = (
 """UTF-32 before UTF-16: the mark of one begins with the other's."""
 
 
-_LOOKED_AT = 65_536
+_SNIFF_BYTES = 65_536
 
 
 def decode(data: bytes, declared: str = "") -> str:
@@ -34,33 +40,33 @@ def decode(data: bytes, declared: str = "") -> str:
         Unreadable: it is empty, binary, or in no encoding that is known.
     """
     if not data.strip():
-        raise Unreadable("is empty")
-    for mark, encoding in _MARKS:
+        raise UnreadableFile("is empty")
+    for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
-            return clean(data.decode(encoding, "replace"))
-    if b"\0" in data[:_LOOKED_AT]:
-        raise Unreadable("is binary")
+            return replace_surrogates(data.decode(encoding, "replace"))
+    if b"\0" in data[:_SNIFF_BYTES]:
+        raise UnreadableFile("is binary")
     for encoding in ("utf-8", declared):
         try:
             if encoding:
-                return clean(data.decode(encoding))
+                return replace_surrogates(data.decode(encoding))
         except (UnicodeError, LookupError):
             continue
-    return _likely(data)
+    return _guess_encoding(data)
 
 
-def _likely(data: bytes) -> str:
+def _guess_encoding(data: bytes) -> str:
     from charset_normalizer import from_bytes
 
-    sample = data[:_LOOKED_AT]
+    sample = data[:_SNIFF_BYTES]
     controls = sum(byte < 9 or 13 < byte < 32 for byte in sample)
     best = from_bytes(sample).best() if controls * 100 < len(sample) else None
     if best is None:
-        raise Unreadable("is binary, or in an encoding that is not known")
+        raise UnreadableFile("is binary, or in an encoding that is not known")
     try:
-        return clean(data.decode(best.encoding))
+        return replace_surrogates(data.decode(best.encoding))
     except (UnicodeDecodeError, LookupError):
-        return clean(data.decode("cp1252", "replace"))
+        return replace_surrogates(data.decode("cp1252", "replace"))
 
 
 def read_plain(data: bytes, source: str) -> Document:
@@ -113,10 +119,10 @@ def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.map and token.level == 0:
             first, behind = token.map
-            words = _words(inlines.parseInline(inline.content)[0])
+            words = _heading_text(inlines.parseInline(inline.content)[0])
             yield lines[first], lines[min(behind, len(lines) - 1)], int(token.tag[1]), words
 
 
-def _words(heading: Token) -> str:
+def _heading_text(heading: Token) -> str:
     kept = ("text", "code_inline")
     return "".join(child.content for child in heading.children or [] if child.type in kept)

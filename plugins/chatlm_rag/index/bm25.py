@@ -12,7 +12,7 @@ from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from chatlm_rag.index.folder import opening
+from chatlm_rag.index.folder import npy_header_lock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,11 +25,11 @@ FOLDER = "lexical"
 """The folder that an index keeps them in."""
 
 
-WORD = r"[^\W_]+"
+WORD_PATTERN = r"[^\W_]+"
 """A run of letters and digits: `stop_reason` is two words, and so is `don't`."""
 
 
-STOPPED = "en_plus"
+STOPWORDS = "en_plus"
 """bm25s's name for the words that are passed by: English ones that bind a sentence or ask."""
 
 
@@ -44,8 +44,8 @@ def write(folder: Path, texts: Sequence[str]) -> None:
 
     words = tokenize(
         list(texts),
-        token_pattern=WORD,
-        stopwords=STOPPED,
+        token_pattern=WORD_PATTERN,
+        stopwords=STOPWORDS,
         stemmer=_stemmer(),
         show_progress=False,
     )
@@ -56,7 +56,7 @@ def write(folder: Path, texts: Sequence[str]) -> None:
     index.save(str(folder / FOLDER), show_progress=False)
 
 
-def open(folder: Path) -> Lexical:
+def load(folder: Path) -> BM25Index:
     """The index in `folder/lexical`.
 
     Raises:
@@ -64,9 +64,9 @@ def open(folder: Path) -> Lexical:
     """
     from bm25s import BM25
 
-    with opening:
+    with npy_header_lock:
         index = BM25.load(str(folder / FOLDER), mmap=True, allow_pickle=False)
-    return Lexical(index)
+    return BM25Index(index)
 
 
 def stems(text: str) -> list[str]:
@@ -75,8 +75,8 @@ def stems(text: str) -> list[str]:
 
     tokens = tokenize(
         text,
-        token_pattern=WORD,
-        stopwords=STOPPED,
+        token_pattern=WORD_PATTERN,
+        stopwords=STOPWORDS,
         stemmer=_stemmer(),
         return_ids=False,
         show_progress=False,
@@ -84,7 +84,7 @@ def stems(text: str) -> list[str]:
     return cast(list[list[str]], tokens)[0]
 
 
-class Lexical:
+class BM25Index:
     """An open index; safe to use in several threads."""
 
     def __init__(self, index: BM25) -> None:
@@ -114,7 +114,7 @@ def _stemmer() -> Stemmer.Stemmer:
     return Stemmer.Stemmer("english")
 
 
-def spans(text: str, question: str) -> Iterator[tuple[int, int]]:
+def matching_spans(text: str, question: str) -> Iterator[tuple[int, int]]:
     """Begin and end of each word of the text whose stem is one of the question's."""
     asked = set(stems(question))
     if not asked:
@@ -122,6 +122,6 @@ def spans(text: str, question: str) -> Iterator[tuple[int, int]]:
     import Stemmer
 
     stem = Stemmer.Stemmer("english").stemWord
-    for match in re.finditer(WORD, text):
+    for match in re.finditer(WORD_PATTERN, text):
         if stem(match[0].lower()) in asked:
             yield match.span()

@@ -12,19 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chatlm import UsageError, Work
+from chatlm import ProgressReporter, UsageError
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import checkpoint, folder, manifest
 from chatlm_rag.index import manifest as manifest_module
 from chatlm_rag.index.chunks import Chunking
-from chatlm_rag.index.embedding import DEFAULT, check, fetched
+from chatlm_rag.index.embedding import DEFAULT_EMBEDDER, fetch_embedder, find_index_embedder
 from chatlm_rag.index.folder import IndexFolder
-from chatlm_rag.index.manifest import Manifest, Plan
-from chatlm_rag.index.writer import BuildStopped, fill
+from chatlm_rag.index.manifest import BuildPlan, Manifest
+from chatlm_rag.index.writer import BuildStopped, write_index
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BuildResult:
     """What a build or an update did."""
 
     manifest: Manifest
@@ -54,11 +54,11 @@ class Outcome:
 def build(
     name: str,
     sources: tuple[Source, ...],
-    work: Work,
+    work: ProgressReporter,
     *,
-    embedder: str = DEFAULT,
+    embedder: str = DEFAULT_EMBEDDER,
     chunking: Chunking | None = None,
-) -> Outcome:
+) -> BuildResult:
     """Make a new index, or go on with one whose build was stopped.
 
     Args:
@@ -74,36 +74,40 @@ def build(
         BuildStopped: the person stopped it.
         ChatlmError: the embedder cannot be had, or the disk is full.
     """
-    index = folder.own(name)
+    index = folder.user_index(name)
     if index.current():
         raise UsageError(
             f"There is an index {name} already.",
             hint=f"Bring it up to date: chatlm rag update {name}\n"
             f"Or remove it: chatlm rag remove {name}",
         )
-    with _changing(index):
-        return _make(index, Plan(sources, embedder, chunking or Chunking()), work)
+    with _hold_lock(index):
+        return _build(index, BuildPlan(sources, embedder, chunking or Chunking()), work)
 
 
-def add(name: str, sources: tuple[Source, ...], work: Work) -> Outcome:
+def add(name: str, sources: tuple[Source, ...], work: ProgressReporter) -> BuildResult:
     """Add sources to an index and bring it up to date; see `build`."""
-    index = folder.located(name)
-    with _changing(index):
-        plan = _plan(index)
+    index = folder.find_index(name)
+    with _hold_lock(index):
+        plan = _current_plan(index)
         others = (source for source in plan.sources if source.path not in {s.path for s in sources})
-        return _make(index, replace(plan, sources=(*others, *sources)), work)
+        return _build(index, replace(plan, sources=(*others, *sources)), work)
 
 
-def update(name: str, work: Work) -> Outcome:
+def update(name: str, work: ProgressReporter) -> BuildResult:
     """Bring an index up to date, or go on with a build that was stopped; see `build`."""
-    index = folder.located(name)
-    with _changing(index):
-        return _make(index, _plan(index), work)
+    index = folder.find_index(name)
+    with _hold_lock(index):
+        return _build(index, _current_plan(index), work)
 
 
 def rebuild(
-    name: str, work: Work, *, embedder: str | None = None, chunking: Chunking | None = None
-) -> Outcome:
+    name: str,
+    work: ProgressReporter,
+    *,
+    embedder: str | None = None,
+    chunking: Chunking | None = None,
+) -> BuildResult:
     """Read everything anew and replace an index by another made of the same sources; see `build`.
 
     Args:
@@ -112,20 +116,22 @@ def rebuild(
         embedder: another one; None for that of the index.
         chunking: another one; None for that of the index.
     """
-    index = folder.located(name)
-    with _changing(index):
-        plan = _plan(index)
-        new = Plan(plan.sources, embedder or plan.embedder, chunking or plan.chunking, anew=True)
-        return _make(index, new, work)
+    index = folder.find_index(name)
+    with _hold_lock(index):
+        plan = _current_plan(index)
+        new = BuildPlan(
+            plan.sources, embedder or plan.embedder, chunking or plan.chunking, anew=True
+        )
+        return _build(index, new, work)
 
 
-def _plan(index: IndexFolder) -> Plan:
+def _current_plan(index: IndexFolder) -> BuildPlan:
     """What an unfinished build was to make, else what made the index."""
-    return checkpoint.plan_of(index.partial) or index.open(manifest.read).plan
+    return checkpoint.read_plan(index.partial) or index.open(manifest.read).plan
 
 
 @contextmanager
-def _changing(index: IndexFolder) -> Iterator[None]:
+def _hold_lock(index: IndexFolder) -> Iterator[None]:
     """Hold the index's lock, and say what is kept when the work is stopped."""
     try:
         with index.writing():
@@ -140,11 +146,11 @@ def _changing(index: IndexFolder) -> Iterator[None]:
         raise folder.disk_error(error, index.name) from error
 
 
-def _make(index: IndexFolder, plan: Plan, work: Work) -> Outcome:
+def _build(index: IndexFolder, plan: BuildPlan, work: ProgressReporter) -> BuildResult:
     looked_ns = time.time_ns()
-    old = _usable(index, plan)
+    old = _reusable_manifest(index, plan)
     work.at(0, None, "looking for changes")
-    found = manifest_module.look(plan.sources, old)
+    found = manifest_module.diff_sources(plan.sources, old)
     if old and found.nothing and plan == old.plan:
         index.forget_partial()
         if found.stamped:
@@ -152,11 +158,15 @@ def _make(index: IndexFolder, plan: Plan, work: Work) -> Outcome:
             index.open(
                 lambda at: manifest.write(at, replace(old, files=files, looked_ns=looked_ns))
             )
-        return Outcome(old, False, 0, 0, 0, found.missing)
-    place = check(index.name, old.embedder) if old else fetched(plan.embedder, work)
-    checkpoint.begin(index.partial, plan, place.record)
+        return BuildResult(old, False, 0, 0, 0, found.missing)
+    place = (
+        find_index_embedder(index.name, old.embedder)
+        if old
+        else fetch_embedder(plan.embedder, work)
+    )
+    checkpoint.write_plan(index.partial, plan, place.record)
     try:
-        filled = fill(index, place, plan.chunking, found.files, work, old)
+        filled = write_index(index, place, plan.chunking, found.files, work, old)
     except UsageError:
         if not index.current():
             index.remove()
@@ -167,10 +177,10 @@ def _make(index: IndexFolder, plan: Plan, work: Work) -> Outcome:
     manifest.write(filled.folder, new)
     index.commit()
     read = sum(not file.kept for file in found.files)
-    return Outcome(new, True, read, found.gone, filled.embedded, found.missing)
+    return BuildResult(new, True, read, found.gone, filled.embedded, found.missing)
 
 
-def _usable(index: IndexFolder, plan: Plan) -> Manifest | None:
+def _reusable_manifest(index: IndexFolder, plan: BuildPlan) -> Manifest | None:
     """The old index, if passages and vectors can be taken from it."""
     if plan.anew or not index.current():
         return None

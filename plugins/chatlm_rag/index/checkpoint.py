@@ -18,29 +18,29 @@ from typing import TYPE_CHECKING, Any, cast
 
 from chatlm import write_atomically
 from chatlm_rag.index.embedding import EmbedderRecord
-from chatlm_rag.index.folder import mapped
-from chatlm_rag.index.manifest import Plan
+from chatlm_rag.index.folder import load_mmap
+from chatlm_rag.index.manifest import BuildPlan
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-EMBEDDINGS = "embeddings.npy"
+EMBEDDINGS_FILE = "embeddings.npy"
 """In an index's folder: the vector of each passage, float32, `(pieces, dimension)`."""
 
 
-DIGESTS = "digests.npy"
+DIGESTS_FILE = "digests.npy"
 """In an index's folder: the digest of each passage, uint8, `(pieces, 16)`."""
 
 
-_PLAN = "plan.json"
+_PLAN_FILE = "plan.json"
 
 
 _DIGEST_BYTES = 16
 
 
-_AT_ONCE = 16_384
+_WRITE_BATCH = 16_384
 """Vectors that are written at once."""
 
 
@@ -49,33 +49,33 @@ def digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:_DIGEST_BYTES]
 
 
-def plan_of(folder: Path) -> Plan | None:
+def read_plan(folder: Path) -> BuildPlan | None:
     """What the unfinished build in a `partial` folder was to make; None where there is none."""
     try:
-        return Plan.from_dict(_table(folder)["plan"])
+        return BuildPlan.from_dict(_read_plan_file(folder)["plan"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def begin(folder: Path, plan: Plan, embedder: EmbedderRecord) -> None:
+def write_plan(folder: Path, plan: BuildPlan, embedder: EmbedderRecord) -> None:
     """Keep what a build is to make; what another embedder made in the folder is forgotten."""
     try:
-        same = _table(folder)["embedder"] == embedder.to_dict()
+        same = _read_plan_file(folder)["embedder"] == embedder.to_dict()
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     table = {"plan": plan.to_dict(), "embedder": embedder.to_dict()}
-    write_atomically(folder / _PLAN, [json.dumps(table)])
+    write_atomically(folder / _PLAN_FILE, [json.dumps(table)])
 
 
-def _table(folder: Path) -> dict[str, Any]:
-    table: dict[str, Any] = json.loads((folder / _PLAN).read_text(encoding="utf-8"))
+def _read_plan_file(folder: Path) -> dict[str, Any]:
+    table: dict[str, Any] = json.loads((folder / _PLAN_FILE).read_text(encoding="utf-8"))
     return table
 
 
-class KnownVectors:
+class VectorCache:
     """Vectors in blocks, each vector with a row of its own; rows are counted over all blocks.
 
     Args:
@@ -96,7 +96,7 @@ class KnownVectors:
         self._in_rows = 0
         self._from_old = int(old is not None)
         if old:
-            self._take(mapped(old / DIGESTS), mapped(old / EMBEDDINGS))
+            self._take(load_mmap(old / DIGESTS_FILE), load_mmap(old / EMBEDDINGS_FILE))
         self.old = self._vectors[0].shape if old else (0, 0)
         """How many come from the old index, and how long they are."""
         for path in sorted(partial.glob("*.npy")):
@@ -150,17 +150,17 @@ class KnownVectors:
         import numpy as np
 
         wanted = np.asarray(rows, dtype=np.int64)
-        path = folder / EMBEDDINGS
+        path = folder / EMBEDDINGS_FILE
         shape = (len(wanted), self._vectors[0].shape[1])
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         # not through memory, where a full disk would kill the process
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for begin in range(0, len(wanted), _AT_ONCE):
-                part = self._gathered(self._vectors, wanted[begin : begin + _AT_ONCE])
+            for begin in range(0, len(wanted), _WRITE_BATCH):
+                part = self._gathered(self._vectors, wanted[begin : begin + _WRITE_BATCH])
                 file.write(part.astype("<f4", copy=False).tobytes())
-        np.save(folder / DIGESTS, self._gathered(self._digests, wanted), allow_pickle=False)
-        return cast("NDArray[np.float32]", mapped(path))
+        np.save(folder / DIGESTS_FILE, self._gathered(self._digests, wanted), allow_pickle=False)
+        return cast("NDArray[np.float32]", load_mmap(path))
 
     def _gathered(self, blocks: Sequence[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
         """What blocks have in some rows, in their order."""
@@ -174,7 +174,7 @@ class KnownVectors:
         return found
 
     def _take_block(self, path: Path) -> None:
-        block = mapped(path)
+        block = load_mmap(path)
         self._take(block["digest"], block["vector"])
 
     def _take(self, digests: NDArray[np.uint8], vectors: NDArray[np.float32]) -> None:

@@ -19,8 +19,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, overload
 
 from chatlm import UsageError
-from chatlm_rag.index.folder import mapped, reading
-from chatlm_rag.records import record
+from chatlm_rag.index.folder import load_mmap, wrap_read_errors
+from chatlm_rag.records import parse_record
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from chatlm_rag.documents.document import Document, Section
 
 
-_LONGEST_TOKEN = 8
+_MAX_CHARS_PER_TOKEN = 8
 """Characters a token may stand for on average; no passage of one endless word has more."""
 
 
-_AT_ONCE = 50_000
+_MAX_SPLIT_CHARS = 50_000
 """Characters that are cut at once, those of a long chapter: where a text has no joints the time
 grows with the square of them."""
 
@@ -70,7 +70,7 @@ class Chunking:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return record(
+        return parse_record(
             cls,
             tokens=values["tokens"],
             overlap=values["overlap"],
@@ -92,9 +92,9 @@ class Chunker:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._chunking = chunking
-        self._most_letters = chunking.tokens * _LONGEST_TOKEN
+        self._most_letters = chunking.tokens * _MAX_CHARS_PER_TOKEN
 
-    def pieces(self, document: Document, first: int) -> Iterator[Piece]:
+    def pieces(self, document: Document, first: int) -> Iterator[Chunk]:
         """The passages of a document, in its order; those without a letter or digit are left out.
 
         Args:
@@ -107,14 +107,14 @@ class Chunker:
                 text = document.text[start:end]
                 if any(map(str.isalnum, text)):
                     line = document.line_at(start)
-                    yield Piece(
+                    yield Chunk(
                         number, text, document.source, section.place, start, end,
                         section.title, line,
                     )  # fmt: skip
                     number += 1
 
     def _all_spans(self, document: Document, section: Section) -> Iterator[tuple[int, int]]:
-        for start, end in _stretches(document.text, section.start, section.end):
+        for start, end in _windows(document.text, section.start, section.end):
             begins = self._token_begins(document.text, start, end)
             yield from self._spans(document, start, end, begins)
 
@@ -145,23 +145,23 @@ class Chunker:
             yield from self._spans(document, start + begin, start + begin + len(chunk), begins)
 
 
-def _stretches(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _windows(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """A part of a text in stretches that can be cut at once, by lines where it has them."""
-    while end - start > _AT_ONCE:
-        behind = text.rfind("\n", start, start + _AT_ONCE) + 1 or start + _AT_ONCE
+    while end - start > _MAX_SPLIT_CHARS:
+        behind = text.rfind("\n", start, start + _MAX_SPLIT_CHARS) + 1 or start + _MAX_SPLIT_CHARS
         yield start, behind
         start = behind
     yield start, end
 
 
-LINES = "passages.jsonl"
+CHUNKS_FILE = "passages.jsonl"
 
 
-OFFSETS = "offsets.npy"
+OFFSETS_FILE = "offsets.npy"
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """One chunk of a document, exactly as it stands there."""
 
     id: int
@@ -203,13 +203,13 @@ class Piece:
         return {key: value for key, value in self.to_dict().items() if key != "id"}
 
     @classmethod
-    def from_line(cls, values: Mapping[str, Any], place: int) -> Piece:
+    def from_line(cls, values: Mapping[str, Any], place: int) -> Chunk:
         """Read back what `to_line` made.
 
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return record(
+        return parse_record(
             cls,
             id=place,
             text=values["text"],
@@ -222,7 +222,7 @@ class Piece:
         )
 
 
-class Writer:
+class ChunkWriter:
     """Writes pieces into a folder, one after the other; a context manager.
 
     Args:
@@ -232,9 +232,9 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._offsets = [0]
-        self._file = (folder / LINES).open("xb")
+        self._file = (folder / CHUNKS_FILE).open("xb")
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> ChunkWriter:
         return self
 
     def __exit__(
@@ -247,12 +247,12 @@ class Writer:
         if kind is None:
             import numpy as np
 
-            np.save(self._folder / OFFSETS, np.array(self._offsets, dtype=np.uint64))
+            np.save(self._folder / OFFSETS_FILE, np.array(self._offsets, dtype=np.uint64))
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: Chunk) -> None:
         """Write the next piece; its id is the number of pieces before it."""
         if piece.id != len(self):
             raise ValueError(f"piece {piece.id} comes after {len(self)} others")
@@ -265,7 +265,7 @@ class Writer:
         self._offsets.append(self._offsets[-1] + self._file.write(line))
 
 
-class Passages(Sequence[Piece]):
+class ChunkReader(Sequence[Chunk]):
     """The pieces of a folder; each is read when it is asked for, in any thread.
 
     Args:
@@ -276,13 +276,13 @@ class Passages(Sequence[Piece]):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._offsets = mapped(folder / OFFSETS)
-        self._file = (folder / LINES).open("rb")
+        self._offsets = load_mmap(folder / OFFSETS_FILE)
+        self._file = (folder / CHUNKS_FILE).open("rb")
         self._lock = Lock()
         self._name = folder.parent.name
-        if (folder / LINES).stat().st_size != int(self._offsets[-1]):
+        if (folder / CHUNKS_FILE).stat().st_size != int(self._offsets[-1]):
             self.close()
-            raise ValueError(f"{folder / LINES} is not as long as {OFFSETS} says")
+            raise ValueError(f"{folder / CHUNKS_FILE} is not as long as {OFFSETS_FILE} says")
 
     def close(self) -> None:
         """Give the file back."""
@@ -292,33 +292,33 @@ class Passages(Sequence[Piece]):
         return len(self._offsets) - 1
 
     @overload
-    def __getitem__(self, index: int) -> Piece: ...
+    def __getitem__(self, index: int) -> Chunk: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Piece]: ...
-    def __getitem__(self, index: int | slice) -> Piece | list[Piece]:
+    def __getitem__(self, index: slice) -> list[Chunk]: ...
+    def __getitem__(self, index: int | slice) -> Chunk | list[Chunk]:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"there is no piece {index}")
-        with reading(self._name):
-            return Piece.from_line(json.loads(self.line(place)), place)
+        with wrap_read_errors(self._name):
+            return Chunk.from_line(json.loads(self.line(place)), place)
 
     def line(self, place: int) -> bytes:
         """One piece as it is written, without its id, which is its place."""
-        with reading(self._name):
+        with wrap_read_errors(self._name):
             begin, end = int(self._offsets[place]), int(self._offsets[place + 1])
             with self._lock:
                 self._file.seek(begin)
                 return self._file.read(end - begin)
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[Chunk]:
         for place in range(len(self)):
             yield self[place]
 
 
-def write(folder: Path, pieces: Iterable[Piece]) -> None:
+def write(folder: Path, pieces: Iterable[Chunk]) -> None:
     """Write all pieces into a folder that has none."""
-    with Writer(folder) as writer:
+    with ChunkWriter(folder) as writer:
         for piece in pieces:
             writer.add(piece)

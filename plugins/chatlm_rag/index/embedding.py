@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, cast
 from chatlm import (
     ChatlmError,
     ModelLocation,
+    ProgressReporter,
     UsageError,
-    Work,
     ensure_model,
     find_model,
     fingerprint_weights,
 )
-from chatlm_rag.records import record
+from chatlm_rag.records import parse_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-DEFAULT = "all-minilm-l6-v2"
+DEFAULT_EMBEDDER = "all-minilm-l6-v2"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class EmbedderRecord:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return record(
+        return parse_record(
             cls,
             name=values["name"],
             fingerprint=values["fingerprint"],
@@ -64,7 +64,7 @@ class EmbedderRecord:
 
 
 @dataclass(frozen=True)
-class Place:
+class LocalEmbedder:
     """An embedder on this machine."""
 
     folder: Path
@@ -81,12 +81,12 @@ class Place:
         if not path.is_file():
             raise ChatlmError(
                 f"The embedder in {self.folder} has no tokenizer.json.",
-                hint=f"Use another one, such as {DEFAULT}.",
+                hint=f"Use another one, such as {DEFAULT_EMBEDDER}.",
             )
         return path
 
 
-def fetched(name: str, work: Work) -> Place:
+def fetch_embedder(name: str, work: ProgressReporter) -> LocalEmbedder:
     """The embedder, fetched first if it is not on this machine.
 
     Raises:
@@ -96,19 +96,19 @@ def fetched(name: str, work: Work) -> Place:
     def tell(stage: str, done: int, total: int | None) -> None:
         work.at(done, total, f"fetching the embedder {name} ({stage})")
 
-    return _place(ensure_model(name, tell, lambda: work.cancelled))
+    return _local_embedder(ensure_model(name, tell, lambda: work.cancelled))
 
 
-def here(name: str) -> Place:
+def find_embedder(name: str) -> LocalEmbedder:
     """The embedder, which has to be on this machine.
 
     Raises:
         ChatlmError: it is not; the message has the command that fetches it.
     """
-    return _place(find_model(name))
+    return _local_embedder(find_model(name))
 
 
-def check(name: str, record: EmbedderRecord) -> Place:
+def find_index_embedder(name: str, record: EmbedderRecord) -> LocalEmbedder:
     """The embedder an index was made with, for another text to be compared with its passages.
 
     Args:
@@ -118,7 +118,7 @@ def check(name: str, record: EmbedderRecord) -> Place:
     Raises:
         ChatlmError: it is not here, or the one of that name is another now.
     """
-    place = here(record.name)
+    place = find_embedder(record.name)
     if place.record != record:
         raise ChatlmError(
             f"The index {name} was made with another {record.name} than the one that is here.",
@@ -127,22 +127,22 @@ def check(name: str, record: EmbedderRecord) -> Place:
     return place
 
 
-def _place(location: ModelLocation) -> Place:
+def _local_embedder(location: ModelLocation) -> LocalEmbedder:
     if location.kind != "embedder":
         raise UsageError(
             f"{location.name} is a {location.kind} model, not an embedder.",
             hint="See the embedders: chatlm models list",
         )
-    return Place(
+    return LocalEmbedder(
         location.folder, EmbedderRecord(location.name, fingerprint_weights(location.folder))
     )
 
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 """Called with how many texts are done and how many there are; what it raises ends the work."""
 
 
-BATCH = 16
+BATCH_SIZE = 16
 """Texts that go through the model at once; on a CPU larger batches are slower."""
 
 
@@ -169,7 +169,7 @@ class Embedder:
             return cast(int, model.get_embedding_dimension())
 
     def embed(
-        self, texts: Sequence[str], *, progress: Progress | None = None
+        self, texts: Sequence[str], *, progress: ProgressCallback | None = None
     ) -> NDArray[np.float32]:
         """The vectors of pieces of documents: `(len(texts), dimension)`, each row of length 1.
 
@@ -185,12 +185,12 @@ class Embedder:
 
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         longest_first = sorted(range(len(texts)), key=lambda which: -len(texts[which]))
-        for begin in range(0, len(texts), BATCH):
-            batch = longest_first[begin : begin + BATCH]
-            with self._model() as model, _precision(model):
+        for begin in range(0, len(texts), BATCH_SIZE):
+            batch = longest_first[begin : begin + BATCH_SIZE]
+            with self._model() as model, _autocast(model):
                 vectors[batch] = model.encode_document(
-                    [writable(texts[which]) for which in batch],
-                    batch_size=BATCH,
+                    [replace_surrogates(texts[which]) for which in batch],
+                    batch_size=BATCH_SIZE,
                     normalize_embeddings=True,
                     show_progress_bar=False,
                 )
@@ -202,7 +202,7 @@ class Embedder:
         """The vector of a question: `(dimension,)`, of length 1."""
         with self._model() as model:
             return model.encode_query(
-                writable(text), normalize_embeddings=True, show_progress_bar=False
+                replace_surrogates(text), normalize_embeddings=True, show_progress_bar=False
             )
 
     @contextmanager
@@ -213,7 +213,7 @@ class Embedder:
             yield self._loaded
 
 
-def _precision(model: SentenceTransformer) -> AbstractContextManager[object]:
+def _autocast(model: SentenceTransformer) -> AbstractContextManager[object]:
     import torch
 
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
@@ -223,13 +223,13 @@ def _precision(model: SentenceTransformer) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def writable(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text without lone surrogates, which no tokenizer takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 @contextmanager
-def loading(what: str, hint: str) -> Iterator[None]:
+def load_quietly(what: str, hint: str) -> Iterator[None]:
     """Load a model without the bars that transformers draws.
 
     Args:
@@ -259,7 +259,7 @@ def _load(folder: Path) -> SentenceTransformer:
             f"The model in {folder} is no embedder.",
             hint="An embedder's folder has a modules.json. See those there are: chatlm models list",
         )
-    with loading(
+    with load_quietly(
         f"The embedder in {folder} cannot be loaded",
         f"Check it: chatlm models verify {folder.name}",
     ):

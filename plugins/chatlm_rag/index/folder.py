@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from chatlm import ChatlmError, UsageError, data_dir, shipped, sync_tree, write_atomically
+from chatlm import ChatlmError, UsageError, bundled_dir, data_dir, fsync_tree, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ PARTIAL = "partial"
 NEW = "new"
 
 
-NAMES = "A name has small letters, digits, hyphens and underscores, 64 at most."
+NAME_RULE = "A name has small letters, digits, hyphens and underscores, 64 at most."
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -43,7 +43,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 T = TypeVar("T")
 
 
-def own_root() -> Path:
+def user_indices_dir() -> Path:
     """The folder of the person's own indices."""
     return data_dir() / "indices"
 
@@ -58,7 +58,7 @@ class IndexFolder:
     @property
     def own(self) -> bool:
         """Whether it is the person's own, which can be changed."""
-        return self.path.parent == own_root()
+        return self.path.parent == user_indices_dir()
 
     @property
     def partial(self) -> Path:
@@ -104,7 +104,7 @@ class IndexFolder:
                 if self.current() != folder:
                     continue
                 if isinstance(error, FileNotFoundError):
-                    raise damaged(self.name, f"{error.filename} is missing") from error
+                    raise damaged_error(self.name, f"{error.filename} is missing") from error
                 raise
 
     @contextmanager
@@ -123,8 +123,8 @@ class IndexFolder:
                 hint="Build one of your own: chatlm rag build NAME PATH",
             )
         try:
-            own_root().mkdir(parents=True, exist_ok=True)
-            with FileLock(own_root() / f".{self.name}.lock", timeout=0, is_singleton=False):
+            user_indices_dir().mkdir(parents=True, exist_ok=True)
+            with FileLock(user_indices_dir() / f".{self.name}.lock", timeout=0, is_singleton=False):
                 self._sweep()
                 yield
         except Timeout as error:
@@ -144,7 +144,7 @@ class IndexFolder:
         before = self.current()
         number = int(before.name) + 1 if before else 1
         folder = self.path / str(number)
-        sync_tree(self.path / NEW)
+        fsync_tree(self.path / NEW)
         (self.path / NEW).replace(folder)
         write_atomically(self.path / CURRENT, [f"{number}\n"])
         self.forget_partial()
@@ -157,7 +157,7 @@ class IndexFolder:
 
     def remove(self) -> None:
         """Delete the index and what an unfinished build keeps; call it while `writing`."""
-        gone = own_root() / f".removed-{self.name}-{os.getpid()}"
+        gone = user_indices_dir() / f".removed-{self.name}-{os.getpid()}"
         self.path.replace(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -171,35 +171,35 @@ class IndexFolder:
                     shutil.rmtree(entry, ignore_errors=True)
 
 
-def own(name: str) -> IndexFolder:
+def user_index(name: str) -> IndexFolder:
     """The place of an index of the person's own, there or not.
 
     Raises:
         UsageError: there can be none of this name.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"An index cannot be called {name!r}.", hint=NAMES)
-    return IndexFolder(name, own_root() / name)
+        raise UsageError(f"An index cannot be called {name!r}.", hint=NAME_RULE)
+    return IndexFolder(name, user_indices_dir() / name)
 
 
-def indices() -> list[IndexFolder]:
+def all_indices() -> list[IndexFolder]:
     """All indices by name, also those that are not finished; the person's own win."""
     found = {
         path.name: IndexFolder(path.name, path)
-        for root in (shipped("indices"), own_root())
+        for root in (bundled_dir("indices"), user_indices_dir())
         for path in sorted(root.glob("*/"))
         if _NAME.fullmatch(path.name) and ((path / CURRENT).is_file() or (path / PARTIAL).is_dir())
     }
     return [found[name] for name in sorted(found)]
 
 
-def located(name: str) -> IndexFolder:
+def find_index(name: str) -> IndexFolder:
     """The index of a name.
 
     Raises:
         UsageError: there is none; the nearest is suggested.
     """
-    there = {index.name: index for index in indices()}
+    there = {index.name: index for index in all_indices()}
     if name not in there:
         near = get_close_matches(name, there, 1)
         raise UsageError(
@@ -211,7 +211,7 @@ def located(name: str) -> IndexFolder:
     return there[name]
 
 
-def damaged(name: str, why: str) -> ChatlmError:
+def damaged_error(name: str, why: str) -> ChatlmError:
     """The error for an index that cannot be read."""
     return ChatlmError(
         f"The index {name} cannot be read: {why}.",
@@ -220,7 +220,7 @@ def damaged(name: str, why: str) -> ChatlmError:
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
+def wrap_read_errors(name: str) -> Iterator[None]:
     """Say that an index is damaged when a step that only reads its files fails, in whatever way.
 
     Raises:
@@ -240,17 +240,17 @@ def reading(name: str) -> Iterator[None]:
 def disk_error(error: OSError, name: str) -> ChatlmError:
     """The error for an index that cannot be written."""
     return ChatlmError(
-        f"The index {name} cannot be written in {own_root()}: {error.strerror or error}.",
+        f"The index {name} cannot be written in {user_indices_dir()}: {error.strerror or error}.",
         hint=f"Mend that, then go on: chatlm rag update {name}",
     )
 
 
-opening = Lock()
+npy_header_lock = Lock()
 """numpy reads a file's head by `ast`, and two threads at once make Python 3.11 fail in that with
 "AST constructor recursion depth mismatch"."""
 
 
-def mapped(path: Path) -> np.memmap[Any, Any]:
+def load_mmap(path: Path) -> np.memmap[Any, Any]:
     """The array of a `.npy` file; stays readable when the file is replaced.
 
     Raises:
@@ -258,6 +258,6 @@ def mapped(path: Path) -> np.memmap[Any, Any]:
     """
     import numpy as np
 
-    with opening:
+    with npy_header_lock:
         array: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array

@@ -14,11 +14,11 @@ from typing import Any
 from chatlm import UsageError, write_atomically
 from chatlm_rag.documents import files as files_module
 from chatlm_rag.documents.document import Problem
-from chatlm_rag.documents.files import FoundFile, Source, Stamp
+from chatlm_rag.documents.files import Source, SourceFile, Stamp
 from chatlm_rag.index.chunks import Chunking
 from chatlm_rag.index.embedding import EmbedderRecord
-from chatlm_rag.index.folder import damaged
-from chatlm_rag.records import record
+from chatlm_rag.index.folder import damaged_error
+from chatlm_rag.records import parse_record
 
 FILE = "manifest.json"
 
@@ -27,7 +27,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """What an index is to be made of, and how."""
 
     sources: tuple[Source, ...]
@@ -47,13 +47,13 @@ class Plan:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, values: Mapping[str, Any]) -> BuildPlan:
         """Read back what `to_dict` made.
 
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return record(
+        return parse_record(
             cls,
             sources=tuple(map(Source.from_dict, values["sources"])),
             embedder=values["embedder"],
@@ -99,7 +99,7 @@ class FileRecord:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return record(
+        return parse_record(
             cls,
             path=values["path"],
             source=values["source"],
@@ -126,9 +126,9 @@ class Manifest:
     """When its files were looked at, in nanoseconds since 1970."""
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> BuildPlan:
         """What made it."""
-        return Plan(self.sources, self.embedder.name, self.chunking)
+        return BuildPlan(self.sources, self.embedder.name, self.chunking)
 
     @property
     def pieces(self) -> int:
@@ -169,7 +169,7 @@ class Manifest:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return record(
+        return parse_record(
             cls,
             embedder=EmbedderRecord.from_dict(values["embedder"]),
             dimension=values["dimension"],
@@ -198,13 +198,13 @@ def read(folder: Path) -> Manifest:
         table = json.loads((folder / FILE).read_text(encoding="utf-8"))
         number = table["format"]
         if number == FORMAT:
-            return _manifest(table)
+            return _manifest_from_dict(table)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise damaged(name, f"{FILE} is not what it was") from error
-    raise damaged(name, f"it has the format {number}, and this chatlm reads {FORMAT}")
+        raise damaged_error(name, f"{FILE} is not what it was") from error
+    raise damaged_error(name, f"it has the format {number}, and this chatlm reads {FORMAT}")
 
 
-def _manifest(table: dict[str, Any]) -> Manifest:
+def _manifest_from_dict(table: dict[str, Any]) -> Manifest:
     made = Manifest.from_dict(table)
     behind = accumulate(file.count for file in made.files)
     ends = zip(made.files, behind, strict=True)
@@ -215,13 +215,13 @@ def _manifest(table: dict[str, Any]) -> Manifest:
     return made
 
 
-_CLOCK_NS = 2_000_000_000
+_MTIME_RESOLUTION_NS = 2_000_000_000
 """How coarse the times of files may be: one that changed so shortly before it was looked at may
 change again without a new time."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlannedFile:
     """A file as it is to be in the index."""
 
     record: FileRecord
@@ -231,10 +231,10 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Changes:
+class SourceChanges:
     """What an update has to do."""
 
-    files: tuple[Wanted, ...]
+    files: tuple[PlannedFile, ...]
     """In the order of the new index."""
     gone: int
     """Files of the old index that are in none of the sources any more."""
@@ -257,7 +257,7 @@ class Changes:
         return sum(sizes)
 
 
-def look(sources: tuple[Source, ...], old: Manifest | None) -> Changes:
+def diff_sources(sources: tuple[Source, ...], old: Manifest | None) -> SourceChanges:
     """Compare the sources with an index.
 
     Args:
@@ -268,18 +268,18 @@ def look(sources: tuple[Source, ...], old: Manifest | None) -> Changes:
         UsageError: a source is not there, and nothing of it is in the old index.
     """
     before = {file.path: file for file in old.files} if old else {}
-    wanted: dict[str, Wanted] = {}
+    wanted: dict[str, PlannedFile] = {}
     missing = []
     stamped = False
     for source in sources:
         try:
-            for found in files_module.files(source):
+            for found in files_module.find_files(source):
                 if found.path not in wanted:
                     record = before.get(found.path)
-                    wanted[found.path] = _wanted(found, record, old.looked_ns if old else 0)
+                    wanted[found.path] = _plan_file(found, record, old.looked_ns if old else 0)
                     stamped |= wanted[found.path].record != record
         except (OSError, ValueError) as error:  # no file can have the name, with a ValueError
-            there = dict(_below(source, before))
+            there = dict(_old_files_below(source, before))
             if not there:
                 why = getattr(error, "strerror", error)
                 raise UsageError(
@@ -288,30 +288,32 @@ def look(sources: tuple[Source, ...], old: Manifest | None) -> Changes:
             missing.append(source.path)
             wanted |= there
     gone = len(before.keys() - wanted.keys())
-    return Changes(tuple(wanted.values()), gone, tuple(missing), stamped)
+    return SourceChanges(tuple(wanted.values()), gone, tuple(missing), stamped)
 
 
-def _below(source: Source, before: Mapping[str, FileRecord]) -> Iterator[tuple[str, Wanted]]:
+def _old_files_below(
+    source: Source, before: Mapping[str, FileRecord]
+) -> Iterator[tuple[str, PlannedFile]]:
     for path, file_record in before.items():
         if path == source.path or path.startswith(source.path.rstrip(os.sep) + os.sep):
-            yield path, Wanted(file_record, kept=True)
+            yield path, PlannedFile(file_record, kept=True)
 
 
-def _wanted(found: FoundFile, record: FileRecord | None, looked_ns: int) -> Wanted:
+def _plan_file(found: SourceFile, record: FileRecord | None, looked_ns: int) -> PlannedFile:
     if found.stamp is None:
         problems = (Problem("", found.problem),)
         new = FileRecord(found.path, found.source, None, "", problems=problems)
-        return Wanted(new, kept=record is not None and record.problems == problems)
-    settled = found.stamp.mtime_ns < looked_ns - _CLOCK_NS
+        return PlannedFile(new, kept=record is not None and record.problems == problems)
+    settled = found.stamp.mtime_ns < looked_ns - _MTIME_RESOLUTION_NS
     if record and record.sha256 and record.stamp == found.stamp and settled:
-        return Wanted(record, kept=True)
+        return PlannedFile(record, kept=True)
     try:
         with Path(found.path).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         problems = (Problem("", f"cannot be read: {error.strerror}"),)
         new = FileRecord(found.path, found.source, found.stamp, "", problems=problems)
-        return Wanted(new, kept=record is not None and record.problems == problems)
+        return PlannedFile(new, kept=record is not None and record.problems == problems)
     if record and record.sha256 == sha256 and record.source == found.source:
-        return Wanted(replace(record, stamp=found.stamp), kept=True)
-    return Wanted(FileRecord(found.path, found.source, found.stamp, sha256), kept=False)
+        return PlannedFile(replace(record, stamp=found.stamp), kept=True)
+    return PlannedFile(FileRecord(found.path, found.source, found.stamp, sha256), kept=False)

@@ -15,8 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from chatlm_rag.index.checkpoint import EMBEDDINGS
-from chatlm_rag.index.folder import mapped
+from chatlm_rag.index.checkpoint import EMBEDDINGS_FILE
+from chatlm_rag.index.folder import load_mmap
 
 if TYPE_CHECKING:
     import faiss
@@ -24,32 +24,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-CELLS = "cells.faiss"
+CELLS_FILE = "cells.faiss"
 """In an index's folder, when it has more than `FLAT_MOST` vectors."""
 
 
-FLAT_MOST = 100_000
+MAX_FLAT_VECTORS = 100_000
 
 
-RECALL = 0.95
+TARGET_RECALL = 0.95
 
 
-_QUESTIONS = 200
+_TUNING_QUERIES = 200
 
 
-_COMPARED = 4
+_RESCORE_FACTOR = 4
 """How many times as many codes as wanted vectors are compared exactly."""
 
 
-_BLOCK = 65_536
+_ADD_BATCH = 65_536
 """Vectors that are read into memory at once."""
 
 
-_EQUAL = 1e-5
+_COSINE_TOLERANCE = 1e-5
 """A smaller difference of cosines is rounding."""
 
 
-_SAMPLE = 64
+_TRAINING_VECTORS_PER_CELL = 64
 """Vectors for each cell that its mean is found with."""
 
 
@@ -60,13 +60,13 @@ def write(folder: Path, matrix: NDArray[np.float32]) -> None:
         folder: of the index.
         matrix: what is in that file, `(n, dimension)` rows of length 1.
     """
-    if len(matrix) > FLAT_MOST:
+    if len(matrix) > MAX_FLAT_VECTORS:
         import faiss
 
-        faiss.write_index(_cells(matrix), str(folder / CELLS))
+        faiss.write_index(_build_ivf(matrix), str(folder / CELLS_FILE))
 
 
-def open(folder: Path) -> Vectors:
+def load(folder: Path) -> VectorIndex:
     """The vectors of an index's folder.
 
     Raises:
@@ -75,15 +75,15 @@ def open(folder: Path) -> Vectors:
     import faiss
     import numpy as np
 
-    matrix = mapped(folder / EMBEDDINGS)
+    matrix = load_mmap(folder / EMBEDDINGS_FILE)
     if matrix.ndim != 2 or matrix.dtype != np.float32:
-        raise ValueError(f"{EMBEDDINGS} holds no vectors")
-    if len(matrix) <= FLAT_MOST:
-        return Vectors(matrix)
-    return Vectors(matrix, faiss.read_index(str(folder / CELLS), faiss.IO_FLAG_MMAP))
+        raise ValueError(f"{EMBEDDINGS_FILE} holds no vectors")
+    if len(matrix) <= MAX_FLAT_VECTORS:
+        return VectorIndex(matrix)
+    return VectorIndex(matrix, faiss.read_index(str(folder / CELLS_FILE), faiss.IO_FLAG_MMAP))
 
 
-class Vectors:
+class VectorIndex:
     """Open vectors; safe to use in several threads.
 
     Args:
@@ -110,7 +110,7 @@ class Vectors:
         if self._cells is None:
             ids, cosines = _nearest(query[None], self._matrix, k)
             return ids[0], cosines[0]
-        _, found = self._cells.search(query[None], min(_COMPARED * k, len(self)))
+        _, found = self._cells.search(query[None], min(_RESCORE_FACTOR * k, len(self)))
         ids = found[0][found[0] >= 0]
         ids.sort()  # so that the disk is read forwards
         cosines = self.cosines(query, ids)
@@ -131,7 +131,7 @@ def _nearest(
     return ids, cosines
 
 
-def _cells(matrix: NDArray[np.float32]) -> faiss.IndexIVF:
+def _build_ivf(matrix: NDArray[np.float32]) -> faiss.IndexIVF:
     import faiss
     import numpy as np
 
@@ -144,31 +144,33 @@ def _cells(matrix: NDArray[np.float32]) -> faiss.IndexIVF:
         faiss.METRIC_INNER_PRODUCT,
     )
     random = np.random.default_rng(0)  # the same index from the same vectors
-    sample = random.choice(count, min(_SAMPLE * cells.nlist, count), replace=False)
+    sample = random.choice(
+        count, min(_TRAINING_VECTORS_PER_CELL * cells.nlist, count), replace=False
+    )
     sample.sort()
     cells.train(matrix[sample])
-    for begin in range(0, count, _BLOCK):
-        cells.add(matrix[begin : begin + _BLOCK])
-    pairs = random.choice(count, (_QUESTIONS, 2))
+    for begin in range(0, count, _ADD_BATCH):
+        cells.add(matrix[begin : begin + _ADD_BATCH])
+    pairs = random.choice(count, (_TUNING_QUERIES, 2))
     questions = matrix[pairs[:, 0]] + matrix[pairs[:, 1]]
     questions /= np.linalg.norm(questions, axis=1, keepdims=True)
-    _set_probes(cells, matrix, questions)
+    _tune_nprobe(cells, matrix, questions)
     return cells
 
 
-def _set_probes(
+def _tune_nprobe(
     cells: faiss.IndexIVF, matrix: NDArray[np.float32], questions: NDArray[np.float32]
 ) -> None:
     """Let searches look into the fewest cells, a power of two, that find enough."""
     _, right = _nearest(questions, matrix, 10)
-    needed = right[:, -1:] - _EQUAL  # so that of equal vectors any will do
-    opened = Vectors(matrix, cells)
+    needed = right[:, -1:] - _COSINE_TOLERANCE  # so that of equal vectors any will do
+    opened = VectorIndex(matrix, cells)
     cells.nprobe = 1
     while cells.nprobe < cells.nlist:
         found = [opened.search(question, 10)[1] for question in questions]
         hits = sum(
             int((cosines >= least).sum()) for cosines, least in zip(found, needed, strict=True)
         )
-        if hits >= RECALL * right.size:
+        if hits >= TARGET_RECALL * right.size:
             return
         cells.nprobe = min(2 * cells.nprobe, cells.nlist)

@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatlm import ChatlmError, UsageError, Work, one_line
+from chatlm import ChatlmError, ProgressReporter, UsageError, one_line
 from chatlm_rag.documents.document import Problem
-from chatlm_rag.documents.reader import documents
-from chatlm_rag.index.checkpoint import KnownVectors, digest
-from chatlm_rag.index.chunks import Chunker, Chunking, Passages, Piece, Writer
-from chatlm_rag.index.embedding import Place
-from chatlm_rag.index.folder import IndexFolder, reading
-from chatlm_rag.index.manifest import FileRecord, Manifest, Wanted
+from chatlm_rag.documents.reader import read_documents
+from chatlm_rag.index.checkpoint import VectorCache, digest
+from chatlm_rag.index.chunks import Chunk, Chunker, Chunking, ChunkReader, ChunkWriter
+from chatlm_rag.index.embedding import LocalEmbedder
+from chatlm_rag.index.folder import IndexFolder, wrap_read_errors
+from chatlm_rag.index.manifest import FileRecord, Manifest, PlannedFile
 
 if TYPE_CHECKING:
     from chatlm_rag.index.embedding import Embedder
 
 
-WINDOW = 128
+EMBED_WINDOW = 128
 """Passages that are embedded together and then kept for good: a few seconds of work."""
 
 
@@ -32,7 +32,7 @@ class BuildStopped(ChatlmError):
 
 
 @dataclass(frozen=True)
-class Filled:
+class WrittenIndex:
     """A folder that lacks only its manifest."""
 
     folder: Path
@@ -43,14 +43,14 @@ class Filled:
     """How many vectors had to be made."""
 
 
-def fill(
+def write_index(
     index: IndexFolder,
-    place: Place,
+    place: LocalEmbedder,
     chunking: Chunking,
-    files: Iterable[Wanted],
-    work: Work,
+    files: Iterable[PlannedFile],
+    work: ProgressReporter,
     old: Manifest | None,
-) -> Filled:
+) -> WrittenIndex:
     """Write passages, vectors and words into the folder that is to count next.
 
     Args:
@@ -69,19 +69,19 @@ def fill(
     from chatlm_rag.index import bm25, vectors
 
     folder = index.fresh()
-    filling = _Filling(index, place, chunking, work, old)
+    filling = IndexWriter(index, place, chunking, work, old)
     records = tuple(filling.fill(list(files), folder))
     if not filling.rows:
-        raise UsageError("There is nothing to index.", hint=_reasons(records))
+        raise UsageError("There is nothing to index.", hint=_explain_problems(records))
     work.at(1, 1, "writing the index")
     matrix = filling.known.write(filling.rows, folder)
     vectors.write(folder, matrix)
-    bm25.write(folder, [piece.indexed for piece in Passages(folder)])
-    _check(index, folder)
-    return Filled(folder, records, matrix.shape[1], filling.embedded)
+    bm25.write(folder, [piece.indexed for piece in ChunkReader(folder)])
+    _verify(index, folder)
+    return WrittenIndex(folder, records, matrix.shape[1], filling.embedded)
 
 
-def _check(index: IndexFolder, folder: Path) -> None:
+def _verify(index: IndexFolder, folder: Path) -> None:
     """See that no file was cut short, which not every library tells.
 
     Raises:
@@ -90,39 +90,39 @@ def _check(index: IndexFolder, folder: Path) -> None:
     from chatlm_rag.index import bm25
 
     try:
-        KnownVectors(index.partial, folder)
-        bm25.open(folder)
+        VectorCache(index.partial, folder)
+        bm25.load(folder)
     except (ValueError, EOFError) as error:
         raise OSError("a file was cut short; is the disk full?") from error
 
 
-class _Filling:
+class IndexWriter:
     """The state of one run."""
 
     def __init__(
         self,
         index: IndexFolder,
-        place: Place,
+        place: LocalEmbedder,
         chunking: Chunking,
-        work: Work,
+        work: ProgressReporter,
         old: Manifest | None,
     ) -> None:
         at = index.current() if old else None
-        with reading(index.name):
-            self._old = Passages(at) if at else None
-            self.known = KnownVectors(index.partial, at)
+        with wrap_read_errors(index.name):
+            self._old = ChunkReader(at) if at else None
+            self.known = VectorCache(index.partial, at)
             if old and self.known.old != (old.pieces, old.dimension):
                 raise ValueError("it has not a vector for each passage")
         self.rows = array("q")
         """The row in `known` of each passage."""
         self.embedded = 0
         self._chunker = Chunker(place.tokenizer, chunking)
-        self._queue = _Queue(self.known, place.folder, work)
+        self._queue = _EmbeddingQueue(self.known, place.folder, work)
 
-    def fill(self, files: list[Wanted], folder: Path) -> Iterator[FileRecord]:
+    def fill(self, files: list[PlannedFile], folder: Path) -> Iterator[FileRecord]:
         """Write the passages of all files; their records as they are then."""
-        self._queue.total = sum(_size(file) for file in files)
-        with Writer(folder) as writer:
+        self._queue.total = sum(_bytes_to_read(file) for file in files)
+        with ChunkWriter(folder) as writer:
             for file in files:
                 first = len(writer)
                 if file.kept:
@@ -133,23 +133,23 @@ class _Filling:
                     yield replace(
                         file.record, first=first, count=len(writer) - first, problems=problems
                     )
-                    self._queue.file_done(_size(file))
+                    self._queue.file_done(_bytes_to_read(file))
             self._queue.embed()
         self.embedded = self._queue.embedded
 
-    def _copy(self, record: FileRecord, writer: Writer) -> None:
+    def _copy(self, record: FileRecord, writer: ChunkWriter) -> None:
         ids = range(record.first, record.first + record.count)
         if self._old:
             for number in ids:
                 writer.add_line(self._old.line(number))
         self.rows.extend(ids)
 
-    def _read(self, record: FileRecord, writer: Writer) -> Iterator[Problem]:
+    def _read(self, record: FileRecord, writer: ChunkWriter) -> Iterator[Problem]:
         if record.problems:
             yield from record.problems
             return
         begin = 0
-        for document in documents(Path(record.path), record.source):
+        for document in read_documents(Path(record.path), record.source):
             if isinstance(document, Problem):
                 yield document
                 continue
@@ -165,10 +165,10 @@ class _Filling:
                 yield Problem(place, "has no words")
 
 
-class _Queue:
+class _EmbeddingQueue:
     """Passages whose vectors are not known yet, embedded a window at a time."""
 
-    def __init__(self, known: KnownVectors, embedder: Path, work: Work) -> None:
+    def __init__(self, known: VectorCache, embedder: Path, work: ProgressReporter) -> None:
         self.total = 0
         """Bytes of the files that are read."""
         self.embedded = 0
@@ -180,7 +180,7 @@ class _Queue:
         self._before = self._shown = self._reached = 0
         self._note = ""
 
-    def add(self, piece: Piece) -> int:
+    def add(self, piece: Chunk) -> int:
         """The row that the passage's vector has, or will have."""
         key = digest(piece.indexed)
         row = self._known.row(key)
@@ -189,7 +189,7 @@ class _Queue:
         if key not in self._waiting:
             self._waiting[key] = (len(self._known) + len(self._waiting), piece.indexed)
         row = self._waiting[key][0]
-        if len(self._waiting) == WINDOW:
+        if len(self._waiting) == EMBED_WINDOW:
             self.embed()
         return row
 
@@ -232,11 +232,11 @@ class _Queue:
         self._work.at(position, self.total, self._note)
 
 
-def _size(file: Wanted) -> int:
+def _bytes_to_read(file: PlannedFile) -> int:
     return file.record.stamp.size if file.record.stamp and not file.kept else 0
 
 
-def _reasons(records: Iterable[FileRecord]) -> str:
+def _explain_problems(records: Iterable[FileRecord]) -> str:
     problems = [
         f"{one_line(record.source, 100)} {problem.reason}"
         for record in records

@@ -18,42 +18,42 @@ from chatlm_rag import PLUGIN
 from chatlm_rag.index.bm25 import stems
 from chatlm_rag.retrieval.hits import origin_of
 
-SUPPORTED = 0.6
+SUPPORT_THRESHOLD = 0.6
 
 
-NONE = "none says this"
+NO_SUPPORT = "none says this"
 """The label of a reply that no passage supports."""
 
 
-QUOTED = Annotation(PLUGIN, "answer", "quoted; /regenerate lets the model write one")
+QUOTED_ANSWER = Annotation(PLUGIN, "answer", "quoted; /regenerate lets the model write one")
 """The label of a reply that no model wrote."""
 
 
-LEFT_OUT = "not read"
+OMITTED = "not read"
 """The name of the label for passages that did not fit."""
 
 
-_BLOCK = re.compile(r"(```|~~~).*?(\1|\Z)", re.DOTALL)
+_CODE_BLOCK = re.compile(r"(```|~~~).*?(\1|\Z)", re.DOTALL)
 
 
-_CODE = re.compile(r"`[^`\n]*`")
+_INLINE_CODE = re.compile(r"`[^`\n]*`")
 
 
-_CITED = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\](?!\()")
+_CITATION = re.compile(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\](?!\()")
 
 
-_END = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
-_FEW = 3
+_MIN_WORDS = 3
 """A sentence of fewer words says too little to look for where it comes from."""
 
 
 @dataclass
-class Verdict:
+class CitationCheck:
     """What a reply makes of one passage."""
 
     number: int
@@ -66,27 +66,27 @@ class Verdict:
     @property
     def supported(self) -> bool:
         """Whether the passage says all that the reply says it does."""
-        return all(support >= SUPPORTED for support in self.supports)
+        return all(support >= SUPPORT_THRESHOLD for support in self.supports)
 
 
-def check(reply: str, passages: Sequence[Passage]) -> list[Verdict]:
+def check_citations(reply: str, passages: Sequence[Passage]) -> list[CitationCheck]:
     """The passages that a reply names, and those that say what it says without naming them."""
-    verdicts: dict[int, Verdict] = {}
+    verdicts: dict[int, CitationCheck] = {}
     for sentence, numbers in _sentences(reply):
-        supports = [support(sentence, passage.text) for passage in passages]
+        supports = [support_score(sentence, passage.text) for passage in passages]
         for number in numbers:
             there = 0 < number <= len(passages)
-            verdict = verdicts.setdefault(number, Verdict(number, cited=True))
+            verdict = verdicts.setdefault(number, CitationCheck(number, cited=True))
             verdict.cited = True
             verdict.supports.append(supports[number - 1] if there else 0.0)
         best = max(supports, default=0.0)
-        if not numbers and best >= SUPPORTED and len(stems(sentence)) >= _FEW:
+        if not numbers and best >= SUPPORT_THRESHOLD and len(stems(sentence)) >= _MIN_WORDS:
             number = supports.index(best) + 1
-            verdicts.setdefault(number, Verdict(number, cited=False)).supports.append(best)
+            verdicts.setdefault(number, CitationCheck(number, cited=False)).supports.append(best)
     return [verdicts[number] for number in sorted(verdicts)]
 
 
-def support(sentence: str, passage: str) -> float:
+def support_score(sentence: str, passage: str) -> float:
     """Which part of a sentence's words a passage has, 0 to 1; 0 where a number is missing there."""
     words, there = set(stems(sentence)), set(stems(passage))
     if not words or set(_NUMBER.findall(sentence)) - set(_NUMBER.findall(passage)):
@@ -94,7 +94,9 @@ def support(sentence: str, passage: str) -> float:
     return len(words & there) / len(words)
 
 
-def labels(reply: str, passages: Sequence[Passage], left_out: int = 0) -> list[Annotation]:
+def reply_annotations(
+    reply: str, passages: Sequence[Passage], left_out: int = 0
+) -> list[Annotation]:
     """What is shown below a reply: the passages that belong to it, each with its verdict.
 
     Args:
@@ -103,16 +105,16 @@ def labels(reply: str, passages: Sequence[Passage], left_out: int = 0) -> list[A
         left_out: how many of them, from the last, the model did not read.
     """
     read = passages[: len(passages) - left_out]
-    found = [_label(verdict, read) for verdict in check(reply, read)]
+    found = [_annotation(verdict, read) for verdict in check_citations(reply, read)]
     if not found:
-        found = [Annotation(PLUGIN, "sources", NONE)]
+        found = [Annotation(PLUGIN, "sources", NO_SUPPORT)]
     if left_out:
         numbers = ", ".join(f"[{number}]" for number in range(len(read) + 1, len(passages) + 1))
-        found.append(Annotation(PLUGIN, LEFT_OUT, f"{numbers}: the context has no room"))
+        found.append(Annotation(PLUGIN, OMITTED, f"{numbers}: the context has no room"))
     return found
 
 
-def _label(verdict: Verdict, passages: Sequence[Passage]) -> Annotation:
+def _annotation(verdict: CitationCheck, passages: Sequence[Passage]) -> Annotation:
     name = f"[{verdict.number}]"
     if not 0 < verdict.number <= len(passages):
         return Annotation(PLUGIN, name, "there is no such passage")
@@ -129,16 +131,16 @@ def _sentences(reply: str) -> Iterator[tuple[str, list[int]]]:
 
     A citation between a full stop and the next sentence of the line belongs to the one before it.
     """
-    text = _CODE.sub(lambda code: _CITED.sub(" ", code[0]), _BLOCK.sub("\n", reply))
+    text = _INLINE_CODE.sub(lambda code: _CITATION.sub(" ", code[0]), _CODE_BLOCK.sub("\n", reply))
     for line in text.splitlines():
         begun: tuple[str, list[int]] | None = None
-        for words in _END.split(line):
+        for words in _SENTENCE_END.split(line):
             part = words
-            while begun and (match := _CITED.match(part)):
+            while begun and (match := _CITATION.match(part)):
                 begun[1].extend(_numbers(match))
                 part = part[match.end() :].lstrip(" .,;")
-            numbers = [number for match in _CITED.finditer(part) for number in _numbers(match)]
-            claim = _CITED.sub("", part).strip()
+            numbers = [number for match in _CITATION.finditer(part) for number in _numbers(match)]
+            claim = _CITATION.sub("", part).strip()
             if numbers or any(map(str.isalnum, claim)):
                 if begun:
                     yield begun

@@ -7,26 +7,26 @@ from collections.abc import Iterator, Sequence
 
 from chatlm import ChatlmError, Passage, Turn, Ui, UsageError, one_line
 from chatlm_rag import PLUGIN
-from chatlm_rag.retrieval.citations import LEFT_OUT
-from chatlm_rag.retrieval.hits import Found, Origin, origin_of
+from chatlm_rag.retrieval.citations import OMITTED
+from chatlm_rag.retrieval.hits import Origin, SearchHit, origin_of
 from chatlm_rag.retrieval.relevance import THRESHOLD
-from chatlm_rag.retrieval.search import opened
+from chatlm_rag.retrieval.search import get_open_index
 
-NEXT = 6
+MAX_RUNNERS_UP = 6
 """Passages that are shown of those that were not taken."""
 
 
-_HEAD = f"{'':5}{'fused':>6}  {'meaning':>12}  {'words':>12}"
+_TABLE_HEADER = f"{'':5}{'fused':>6}  {'meaning':>12}  {'words':>12}"
 
 
-def told(ui: Ui) -> str:
+def explain_turn(ui: Ui) -> str:
     """The whole account for the selected turn.
 
     Raises:
         UsageError: no index was asked for it.
     """
     turn, passages = ui.turn, [p for p in ui.passages if origin_of(p).index]
-    asked = _asked(turn)
+    asked = _search_annotation(turn)
     if turn is None or asked is None:
         raise UsageError("No index was asked for this turn", hint="/rag chooses one.")
     found, confidence = asked
@@ -37,11 +37,11 @@ def told(ui: Ui) -> str:
     ]
     if not passages:
         return "\n".join([*lines, "Below that nothing is given to the model."])
-    lines += [_HEAD, *_taken(turn, passages)]
-    return "\n".join([*lines, "", *_others(turn.words, passages)])
+    lines += [_TABLE_HEADER, *_passage_lines(turn, passages)]
+    return "\n".join([*lines, "", *_runners_up(turn.words, passages)])
 
 
-def _asked(turn: Turn | None) -> tuple[str, float] | None:
+def _search_annotation(turn: Turn | None) -> tuple[str, float] | None:
     """What was said of the turn's question."""
     for reply, label in turn.annotations if turn else ():
         if reply is None and (label.plugin, label.name) == (PLUGIN, "passages"):
@@ -49,8 +49,8 @@ def _asked(turn: Turn | None) -> tuple[str, float] | None:
     return None
 
 
-def _taken(turn: Turn, passages: Sequence[Passage]) -> Iterator[str]:
-    fates = fates_of(turn)
+def _passage_lines(turn: Turn, passages: Sequence[Passage]) -> Iterator[str]:
+    fates = passage_outcomes(turn)
     for number, passage in enumerate(passages, start=1):
         origin = origin_of(passage)
         ranks = (origin.dense_rank, origin.dense), (origin.lexical_rank, origin.lexical)
@@ -60,34 +60,36 @@ def _taken(turn: Turn, passages: Sequence[Passage]) -> Iterator[str]:
             yield f"     says the same, left out: {one_line(also, 48)}"
 
 
-def fates_of(turn: Turn) -> dict[int, str]:
+def passage_outcomes(turn: Turn) -> dict[int, str]:
     """What became of the passages of a turn's reply, by their numbers, where that is known."""
     fates: dict[int, str] = {}
     shown = turn.reply.id if turn.reply else None
     for reply, label in turn.annotations:
         if reply is None or reply != shown or label.plugin != PLUGIN:
             continue
-        if label.name == LEFT_OUT:
+        if label.name == OMITTED:
             fates |= {int(n): "not read, no room" for n in re.findall(r"\[(\d+)\]", label.value)}
         elif match := re.fullmatch(r"\[(\d+)\]", label.name):
             fates[int(match[1])] = label.value.rpartition(": ")[2]
     return fates
 
 
-def _others(question: str, passages: Sequence[Passage]) -> list[str]:
+def _runners_up(question: str, passages: Sequence[Passage]) -> list[str]:
     """The next best, as the index ranks them now."""
     try:
-        found = opened(origin_of(passages[0]).index).index.search(question, len(passages) + NEXT)
+        found = get_open_index(origin_of(passages[0]).index).index.search(
+            question, len(passages) + MAX_RUNNERS_UP
+        )
     except ChatlmError as error:
         return [f"The others cannot be told. {one_line(error.message, 200)}"]
     taken = {origin_of(passage).piece for passage in passages}
     lines = []
-    for each in [each for each in found if each.piece.id not in taken][:NEXT]:
-        lines += _found(each)
-    return ["Left out, since others are better:", _HEAD, *lines] if lines else []
+    for each in [each for each in found if each.piece.id not in taken][:MAX_RUNNERS_UP]:
+        lines += _hit_lines(each)
+    return ["Left out, since others are better:", _TABLE_HEADER, *lines] if lines else []
 
 
-def _found(each: Found) -> list[str]:
+def _hit_lines(each: SearchHit) -> list[str]:
     piece = each.piece
     origin = Origin(source=piece.source, place=piece.place, line=piece.line)
     dense, lexical = each.dense, each.lexical

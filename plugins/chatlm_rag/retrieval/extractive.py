@@ -14,22 +14,22 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chatlm import ChatlmError, Engine, Message, Passage, Request, Turn, own_settings
+from chatlm import ChatlmError, Engine, Message, Passage, Request, Turn, load_plugin_settings
 from chatlm_rag import PLUGIN
 from chatlm_rag.retrieval.hits import origin_of
-from chatlm_rag.retrieval.prompting import quoted
-from chatlm_rag.retrieval.search import Index, Wording, opened
+from chatlm_rag.retrieval.prompting import escape_markup
+from chatlm_rag.retrieval.search import Index, Shingles, get_open_index
 from chatlm_rag.settings import Settings
 
-SMALL = 500_000_000
+SMALL_MODEL_WEIGHTS = 500_000_000
 """Models with fewer weights quote, unless the person says otherwise."""
 
 
-MOST = 2
+MAX_QUOTES = 2
 """Statements that are quoted at most."""
 
 
-NEAR = 0.9
+MIN_RELATIVE_SCORE = 0.9
 """The second is quoted only if it fits at least so well, as a part of how well the first does."""
 
 
@@ -44,7 +44,9 @@ class Quote:
     """How well it fits the question, about 0 to 1; a third of it is how well its passage does."""
 
 
-def answered(request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine) -> Request:
+def answer_with_quotes(
+    request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine
+) -> Request:
     """The request with the answer in quotations, where the model is not to write it.
 
     A reply that is gone on with, and one to what a template made of the person's words, are always
@@ -57,26 +59,26 @@ def answered(request: Request, turn: Turn, passages: Sequence[Passage], engine: 
         engine: would carry the request out.
     """
     begun = request.messages[-1].role == "assistant"
-    if begun or turn.typed or not passages or not _wanted(engine):
+    if begun or turn.typed or not passages or not _should_quote(engine):
         return request
     try:
         name = next(filter(None, (origin_of(passage).index for passage in passages)))
-        index = opened(name).index
+        index = get_open_index(name).index
     except ChatlmError:  # it was there when the question was asked
         return request
-    found = quotes(index, turn.words, passages)
+    found = select_quotes(index, turn.words, passages)
     if not found:
         return request
-    said = Message("assistant", written(found))
+    said = Message("assistant", format_quotes(found))
     return dataclasses.replace(request, messages=(*request.messages, said), complete=True)
 
 
-def written(found: Sequence[Quote]) -> str:
+def format_quotes(found: Sequence[Quote]) -> str:
     """Quotations as Markdown, each with the number of its passage."""
-    return "\n\n".join(f"> {quoted(quote.text)} [{quote.number}]" for quote in found)
+    return "\n\n".join(f"> {escape_markup(quote.text)} [{quote.number}]" for quote in found)
 
 
-def quotes(index: Index, question: str, passages: Sequence[Passage]) -> list[Quote]:
+def select_quotes(index: Index, question: str, passages: Sequence[Passage]) -> list[Quote]:
     """The statements that fit a question best, best first; none says the same as one before it."""
     said = [
         (number, text)
@@ -91,23 +93,25 @@ def quotes(index: Index, question: str, passages: Sequence[Passage]) -> list[Quo
         ),
         key=lambda quote: -quote.fit,
     )
-    kept: list[tuple[Wording, Quote]] = []
+    kept: list[tuple[Shingles, Quote]] = []
     for quote in ranked:
-        if len(kept) == MOST or quote.fit < NEAR * ranked[0].fit:
+        if len(kept) == MAX_QUOTES or quote.fit < MIN_RELATIVE_SCORE * ranked[0].fit:
             break
-        wording = Wording(quote.text)
+        wording = Shingles(quote.text)
         if not any(other.says_the_same(wording) for other, _ in kept):
             kept.append((wording, quote))
     return [quote for _, quote in kept]
 
 
-def _wanted(engine: Engine) -> bool:
-    answer = own_settings(PLUGIN, Settings).answer
+def _should_quote(engine: Engine) -> bool:
+    answer = load_plugin_settings(PLUGIN, Settings).answer
     weights = engine.info.weights
-    return answer == "quote" or (answer == "auto" and weights is not None and weights < SMALL)
+    return answer == "quote" or (
+        answer == "auto" and weights is not None and weights < SMALL_MODEL_WEIGHTS
+    )
 
 
-LONGEST = 400
+MAX_SENTENCE_CHARS = 400
 """Characters of a sentence; where one is longer, lines are taken for it."""
 
 
@@ -117,10 +121,10 @@ _FENCE = re.compile(r"\s*(```|~~~)")
 _HEADING = re.compile(r"#{1,6}\s")
 
 
-_ITEM = re.compile(r"\A(?:[-*+•]|\d{1,3}[.)])\s+")
+_LIST_ITEM = re.compile(r"\A(?:[-*+•]|\d{1,3}[.)])\s+")
 
 
-_ROW = re.compile(r"\|")
+_TABLE_ROW = re.compile(r"\|")
 
 
 _RULE = re.compile(r"[\s|:=*_-]*")
@@ -129,10 +133,10 @@ _RULE = re.compile(r"[\s|:=*_-]*")
 _ONLY_A_LINK = re.compile(r"\[[^\]]*\]\([^)]*\)")
 
 
-_LEADS = re.compile(r"[?:][*_\"'”’)]*\Z")
+_LEAD_IN = re.compile(r"[?:][*_\"'”’)]*\Z")
 
 
-_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])")
 
 
 def statements(text: str) -> Iterator[str]:
@@ -141,18 +145,18 @@ def statements(text: str) -> Iterator[str]:
     A question says nothing by itself, nor does what ends in a colon: it stands before what follows.
     """
     lead = ""
-    for part in _parts(text):
+    for part in _sentences(text):
         said = f"{lead} {part}" if lead else part
-        lead = said if _LEADS.search(part) else ""
+        lead = said if _LEAD_IN.search(part) else ""
         if not lead:
             yield said
 
 
-def _parts(text: str) -> Iterator[str]:
+def _sentences(text: str) -> Iterator[str]:
     for block in _blocks(text):
         whole = " ".join(block)
-        sentences = _END.split(whole)
-        for part in block if max(map(len, sentences)) > LONGEST else sentences:
+        sentences = _SENTENCE_END.split(whole)
+        for part in block if max(map(len, sentences)) > MAX_SENTENCE_CHARS else sentences:
             if any(map(str.isalnum, part)) and not _ONLY_A_LINK.fullmatch(part):
                 yield part
 
@@ -172,16 +176,18 @@ def _blocks(text: str) -> Iterator[list[str]]:
             block = [] if row else block
             begins, words = True, ""
         else:
-            begins = row or bool(_ROW.match(words) or _ITEM.match(words) or _HEADING.match(words))
-            row = bool(_ROW.match(words))
+            begins = row or bool(
+                _TABLE_ROW.match(words) or _LIST_ITEM.match(words) or _HEADING.match(words)
+            )
+            row = bool(_TABLE_ROW.match(words))
         if block and (begins or not words):
             yield block
             block = []
         if words and not _HEADING.match(words):
-            block.append(_cells(words) if row else _ITEM.sub("", words, count=1))
+            block.append(_join_cells(words) if row else _LIST_ITEM.sub("", words, count=1))
     if block:
         yield block
 
 
-def _cells(row: str) -> str:
+def _join_cells(row: str) -> str:
     return ", ".join(cell.strip() for cell in row.strip("|").split("|") if cell.strip())

@@ -5,25 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from chatlm import Annotation, ChatlmError, MessageRefused, Passage, UsageError, own_settings
+from chatlm import (
+    Annotation,
+    ChatlmError,
+    MessageRefused,
+    Passage,
+    UsageError,
+    load_plugin_settings,
+)
 from chatlm_rag import PLUGIN
-from chatlm_rag.retrieval.hits import Found, Origin
-from chatlm_rag.retrieval.relevance import CONSIDERED, THRESHOLD
-from chatlm_rag.retrieval.search import OpenIndex, configured, opened
+from chatlm_rag.retrieval.hits import Origin, SearchHit
+from chatlm_rag.retrieval.relevance import CONSIDERED_HITS, THRESHOLD
+from chatlm_rag.retrieval.search import OpenIndex, configured_reranker, get_open_index
 from chatlm_rag.settings import Settings
 
-END = "/rag off ends the search in this chat."
+TURN_OFF_HINT = "/rag off ends the search in this chat."
 
 
-_refused: set[tuple[str, str]] = set()
+_refused_questions: set[tuple[str, str]] = set()
 """Indices and questions that were refused; asked once more, they go to the model alone."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class SearchResult:
     """What an index has for a question."""
 
-    found: tuple[Found, ...]
+    found: tuple[SearchHit, ...]
     """Best first."""
     confidence: float
     """See `Index.confidence`."""
@@ -34,13 +41,13 @@ class Answer:
         return self.confidence >= THRESHOLD
 
 
-def look_up(name: str, question: str) -> Answer:
+def search_index(name: str, question: str) -> SearchResult:
     """What an index has for a question; the same question is not searched for twice.
 
     Raises:
         ChatlmError: the index or its embedder cannot be used.
     """
-    return _looked_up(opened(name), question)
+    return _cached_search(get_open_index(name), question)
 
 
 def refusal(name: str, question: str) -> UsageError | None:
@@ -49,55 +56,55 @@ def refusal(name: str, question: str) -> UsageError | None:
     A question that was refused for the latter goes through when it is sent again.
     """
     try:
-        answer = look_up(name, question)
+        answer = search_index(name, question)
     except ChatlmError as error:
-        hint = f"{error.hint}\n{END}" if error.hint else END
+        hint = f"{error.hint}\n{TURN_OFF_HINT}" if error.hint else TURN_OFF_HINT
         return UsageError(f"Nothing was sent. {error.message}", hint=hint)
-    if answer.relevant or own_settings(PLUGIN, Settings).answer_anyway:
+    if answer.relevant or load_plugin_settings(PLUGIN, Settings).answer_anyway:
         return None
-    if (name, question) in _refused:
+    if (name, question) in _refused_questions:
         return None
-    _refused.add((name, question))
+    _refused_questions.add((name, question))
     return MessageRefused(
         f"Nothing relevant in {name}; nothing was sent.",
-        hint=f"Send it again to ask the model alone. {END}",
+        hint=f"Send it again to ask the model alone. {TURN_OFF_HINT}",
     )
 
 
-def label(name: str, question: str) -> Annotation:
+def question_annotation(name: str, question: str) -> Annotation:
     """What is shown below a question: how much was found for it, and how sure that is.
 
     Raises:
         ChatlmError: see `look_up`.
     """
-    answer = look_up(name, question)
-    count = min(len(answer.found), own_settings(PLUGIN, Settings).passages)
+    answer = search_index(name, question)
+    count = min(len(answer.found), load_plugin_settings(PLUGIN, Settings).passages)
     found = f"{count} from {name}" if answer.relevant else f"nothing relevant in {name}"
     return Annotation(PLUGIN, "passages", found, answer.confidence)
 
 
-def passages(name: str, question: str) -> list[Passage]:
+def find_passages(name: str, question: str) -> list[Passage]:
     """What the model is to read for a question; nothing where nothing is relevant.
 
     Raises:
         ChatlmError: see `look_up`.
     """
-    asked = opened(name)
-    answer = _looked_up(asked, question)
+    asked = get_open_index(name)
+    answer = _cached_search(asked, question)
     if not answer.relevant:
         return []
-    most = own_settings(PLUGIN, Settings).passages
-    return [_passage(asked, each) for each in answer.found[:most]]
+    most = load_plugin_settings(PLUGIN, Settings).passages
+    return [_hit_to_passage(asked, each) for each in answer.found[:most]]
 
 
 @lru_cache(maxsize=4)
-def _looked_up(asked: OpenIndex, question: str) -> Answer:
-    most = max(own_settings(PLUGIN, Settings).passages, CONSIDERED)
-    found = asked.index.search(question, most, configured())
-    return Answer(tuple(found), asked.index.confidence(question, found))
+def _cached_search(asked: OpenIndex, question: str) -> SearchResult:
+    most = max(load_plugin_settings(PLUGIN, Settings).passages, CONSIDERED_HITS)
+    found = asked.index.search(question, most, configured_reranker())
+    return SearchResult(tuple(found), asked.index.confidence(question, found))
 
 
-def _passage(asked: OpenIndex, found: Found) -> Passage:
+def _hit_to_passage(asked: OpenIndex, found: SearchHit) -> Passage:
     place, piece = asked.place, found.piece
     path = asked.made.file_of(piece.id).path
     origin = Origin(

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chatlm import Passage
-from chatlm_rag.index.chunks import Piece
+from chatlm_rag.index.chunks import Chunk
 
 if TYPE_CHECKING:
     pass
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedScore:
     """How a piece did in one ranking."""
 
     score: float
@@ -30,20 +30,20 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchHit:
     """A piece that was found, with all that decided its place."""
 
-    piece: Piece
+    piece: Chunk
     score: float
     """The fused score, 0 to 1; by it found pieces are ordered. It compares them for one query."""
-    dense: Ranked
+    dense: RankedScore
     """Its cosine with the query, -1 to 1."""
-    lexical: Ranked
+    lexical: RankedScore
     """Its BM25 score; 0 when no word of the query stands in it."""
     reranked: float | None = None
     """What the cross-encoder gave it; None where it was not read. By it, if at all, the first are
     ordered."""
-    also: tuple[Piece, ...] = ()
+    also: tuple[Chunk, ...] = ()
     """Other pieces that say the same, which were left out."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,22 +125,22 @@ def origin_of(passage: Passage) -> Origin:
     details = passage.details
     also = details.get("also")
     return Origin(
-        index=_of(details, "index", ""),
-        piece=_of(details, "piece", -1),
-        source=_of(details, "source", passage.source),
-        place=_of(details, "place", ""),
-        path=_of(details, "path", ""),
-        line=_of(details, "line", 0),
-        dense_rank=_of(details, "dense_rank", 0),
-        dense=_of(details, "dense", 0.0),
-        lexical_rank=_of(details, "lexical_rank", 0),
-        lexical=_of(details, "lexical", 0.0),
+        index=_get_typed(details, "index", ""),
+        piece=_get_typed(details, "piece", -1),
+        source=_get_typed(details, "source", passage.source),
+        place=_get_typed(details, "place", ""),
+        path=_get_typed(details, "path", ""),
+        line=_get_typed(details, "line", 0),
+        dense_rank=_get_typed(details, "dense_rank", 0),
+        dense=_get_typed(details, "dense", 0.0),
+        lexical_rank=_get_typed(details, "lexical_rank", 0),
+        lexical=_get_typed(details, "lexical", 0.0),
         also=tuple(each for each in also if isinstance(each, str))
         if isinstance(also, list)
         else (),
     )
 
 
-def _of(details: Mapping[str, Any], name: str, usual: T) -> T:
+def _get_typed(details: Mapping[str, Any], name: str, usual: T) -> T:
     value = details.get(name)
     return value if type(value) is type(usual) else usual

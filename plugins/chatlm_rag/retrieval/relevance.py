@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING
 from chatlm_rag.index.bm25 import stems
 
 if TYPE_CHECKING:
-    from chatlm_rag.retrieval.hits import Found
+    from chatlm_rag.retrieval.hits import SearchHit
 
 
 THRESHOLD = 0.55
 """Below it nothing that was found is relevant."""
 
 
-KEPT = 0.95
+TARGET_KEPT_RATE = 0.95
 """The part of the answerable questions that a threshold has to keep."""
 
 
-CONSIDERED = 8
+CONSIDERED_HITS = 8
 """The best so many passages are looked at."""
 
 
 @dataclass(frozen=True)
-class Point:
+class ThresholdPoint:
     """What one threshold would do."""
 
     threshold: float
@@ -44,7 +44,7 @@ class Point:
     """Which part of the unanswerable ones it turns away."""
 
 
-def confidence(query: str, found: Sequence[Found], rarity: Callable[[str], float]) -> float:
+def confidence(query: str, found: Sequence[SearchHit], rarity: Callable[[str], float]) -> float:
     """How sure it is that the passages have to do with the question, about 0 to 1.
 
     Args:
@@ -52,7 +52,7 @@ def confidence(query: str, found: Sequence[Found], rarity: Callable[[str], float
         found: what was found, best first.
         rarity: how much a stem counts, more than 0.
     """
-    best = found[:CONSIDERED]
+    best = found[:CONSIDERED_HITS]
     nearest = max((each.dense.score for each in best), default=0.0)
     asked = {stem: rarity(stem) for stem in stems(query)}
     if not asked:
@@ -62,7 +62,9 @@ def confidence(query: str, found: Sequence[Found], rarity: Callable[[str], float
     return (nearest + covered / sum(asked.values())) / 2
 
 
-def curve(answerable: Sequence[float], unanswerable: Sequence[float]) -> list[Point]:
+def threshold_curve(
+    answerable: Sequence[float], unanswerable: Sequence[float]
+) -> list[ThresholdPoint]:
     """What each threshold that makes a difference would do, from low to high.
 
     Args:
@@ -70,7 +72,7 @@ def curve(answerable: Sequence[float], unanswerable: Sequence[float]) -> list[Po
         unanswerable: those of questions that they do not; at least one.
     """
     return [
-        Point(
+        ThresholdPoint(
             threshold,
             sum(value >= threshold for value in answerable) / len(answerable),
             sum(value < threshold for value in unanswerable) / len(unanswerable),
@@ -81,12 +83,12 @@ def curve(answerable: Sequence[float], unanswerable: Sequence[float]) -> list[Po
 
 def calibrate(answerable: Sequence[float]) -> float:
     """The highest threshold that keeps `KEPT` of the answerable questions' confidences."""
-    return sorted(answerable)[int((1 - KEPT) * len(answerable))]
+    return sorted(answerable)[int((1 - TARGET_KEPT_RATE) * len(answerable))]
 
 
 def cross_validate(
     answerable: Mapping[str, Sequence[float]], unanswerable: Mapping[str, Sequence[float]]
-) -> Point:
+) -> ThresholdPoint:
     """What calibrated thresholds do to questions about documents they were not calibrated on.
 
     Args:
@@ -104,6 +106,6 @@ def cross_validate(
         thresholds.append(threshold)
         kept += [value >= threshold for value in answerable[held_out]]
         refused += [value < threshold for value in unanswerable.get(held_out, ())]
-    return Point(
+    return ThresholdPoint(
         sum(thresholds) / len(thresholds), sum(kept) / len(kept), sum(refused) / len(refused)
     )

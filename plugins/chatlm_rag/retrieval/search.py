@@ -18,14 +18,14 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, cast
 
-from chatlm import ChatlmError, UsageError, own_settings
+from chatlm import ChatlmError, UsageError, load_plugin_settings
 from chatlm_rag.index import bm25, embedding, manifest, vectors
-from chatlm_rag.index.chunks import Passages
-from chatlm_rag.index.embedding import Embedder, loading, writable
-from chatlm_rag.index.folder import IndexFolder, located, reading
+from chatlm_rag.index.chunks import ChunkReader
+from chatlm_rag.index.embedding import Embedder, load_quietly, replace_surrogates
+from chatlm_rag.index.folder import IndexFolder, find_index, wrap_read_errors
 from chatlm_rag.index.manifest import Manifest
 from chatlm_rag.retrieval import relevance
-from chatlm_rag.retrieval.hits import Found, Ranked
+from chatlm_rag.retrieval.hits import RankedScore, SearchHit
 from chatlm_rag.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
 
-DEPTH = 200
+CANDIDATE_DEPTH = 200
 """How many of the best by each kind are candidates. A piece that is so far down in both is never
 among the first ten of the fused ranking."""
 
@@ -64,9 +64,9 @@ class Index:
     def __init__(
         self,
         name: str,
-        pieces: Passages,
-        nearest: vectors.Vectors,
-        words: bm25.Lexical,
+        pieces: ChunkReader,
+        nearest: vectors.VectorIndex,
+        words: bm25.BM25Index,
         embedder: Embedder,
     ) -> None:
         self.name = name
@@ -86,16 +86,18 @@ class Index:
 
         def opener(at: Path) -> Index:
             made = manifest.read(at)
-            embedder = _embedder(embedding.check(index.name, made.embedder).folder)
-            pieces, nearest, words = Passages(at), vectors.open(at), bm25.open(at)
+            embedder = _shared_embedder(
+                embedding.find_index_embedder(index.name, made.embedder).folder
+            )
+            pieces, nearest, words = ChunkReader(at), vectors.load(at), bm25.load(at)
             if {len(pieces), len(nearest), len(words)} != {made.pieces}:
                 raise ValueError("its files have not the same number of passages")
             return cls(index.name, pieces, nearest, words, embedder)
 
-        with reading(index.name):
+        with wrap_read_errors(index.name):
             return index.open(opener)
 
-    def search(self, query: str, k: int = 8, reranker: Reranker | None = None) -> list[Found]:
+    def search(self, query: str, k: int = 8, reranker: Reranker | None = None) -> list[SearchHit]:
         """The pieces that fit a query best, best first; of pieces that say the same, the best.
 
         Args:
@@ -108,15 +110,15 @@ class Index:
         """
         found = self._found(self.candidates(query))
         if reranker:
-            found = _reordered(query, list(islice(found, MOST)), reranker)
-        return _merged(found, k)
+            found = _rerank(query, list(islice(found, MAX_RERANKED)), reranker)
+        return _merge_duplicates(found, k)
 
-    def confidence(self, query: str, found: Sequence[Found]) -> float:
+    def confidence(self, query: str, found: Sequence[SearchHit]) -> float:
         """How sure it is that what a search found has to do with the query, about 0 to 1.
 
         Below `abstaining.THRESHOLD` nothing relevant was found.
         """
-        with reading(self.name):
+        with wrap_read_errors(self.name):
             return relevance.confidence(query, found, self._lexical.rarity)
 
     def fits(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -129,19 +131,19 @@ class Index:
         import numpy as np
 
         cosines = self.embedder.embed(texts) @ self.embedder.embed_query(query)
-        with reading(self.name):
+        with wrap_read_errors(self.name):
             asked = {stem: self._lexical.rarity(stem) for stem in bm25.stems(query)}
         there = (set(bm25.stems(text)) for text in texts)
         covered = np.array([sum(asked[stem] for stem in asked.keys() & each) for each in there])
         fits = (cosines + covered / (sum(asked.values()) or 1)) / 2
         return fits.astype(np.float32)
 
-    def candidates(self, query: str, depth: int = DEPTH) -> Candidates:
+    def candidates(self, query: str, depth: int = CANDIDATE_DEPTH) -> Candidates:
         """The best by each kind, with the scores of both kinds; see `search`."""
         import numpy as np
 
         vector = self.embedder.embed_query(query)
-        with reading(self.name):
+        with wrap_read_errors(self.name):
             near, _ = self._vectors.search(vector, depth)
             scores = self._lexical.scores(query)
             depth = min(depth, len(scores))
@@ -152,23 +154,23 @@ class Index:
         order = np.argsort(-fused, kind="stable")
         return Candidates(ids[order], fused[order], dense[order], by_words[order])
 
-    def _found(self, candidates: Candidates) -> Iterator[Found]:
+    def _found(self, candidates: Candidates) -> Iterator[SearchHit]:
         """The candidates in their order; a piece is read when it is reached."""
         dense, by_words = _ranks(candidates.dense), _ranks(candidates.lexical)
         for place, number in enumerate(candidates.ids):
-            yield Found(
+            yield SearchHit(
                 piece=self.pieces[int(number)],
                 score=float(candidates.fused[place]),
-                dense=Ranked(float(candidates.dense[place]), int(dense[place])),
-                lexical=Ranked(float(candidates.lexical[place]), int(by_words[place])),
+                dense=RankedScore(float(candidates.dense[place]), int(dense[place])),
+                lexical=RankedScore(float(candidates.lexical[place]), int(by_words[place])),
             )
 
 
-def _merged(found: Iterable[Found], k: int) -> list[Found]:
+def _merge_duplicates(found: Iterable[SearchHit], k: int) -> list[SearchHit]:
     """The first k that say something new, each with the others that say the same."""
-    kept: list[tuple[Wording, Found]] = []
+    kept: list[tuple[Shingles, SearchHit]] = []
     for each in found:
-        wording = Wording(each.piece.text)
+        wording = Shingles(each.piece.text)
         for place, (other, first) in enumerate(kept):
             if other.says_the_same(wording):
                 kept[place] = (other, replace(first, also=(*first.also, each.piece)))
@@ -180,14 +182,14 @@ def _merged(found: Iterable[Found], k: int) -> list[Found]:
     return [each for _, each in kept]
 
 
-def _reordered(query: str, found: list[Found], reranker: Reranker) -> Iterator[Found]:
+def _rerank(query: str, found: list[SearchHit], reranker: Reranker) -> Iterator[SearchHit]:
     scores = reranker.scores(query, [each.piece.indexed for each in found])
     for place in (-scores).argsort(kind="stable"):
         yield replace(found[place], reranked=float(scores[place]))
 
 
 @cache
-def _embedder(folder: Path) -> Embedder:
+def _shared_embedder(folder: Path) -> Embedder:
     """One for all indices that are made with it: it is large."""
     return Embedder(folder)
 
@@ -219,31 +221,32 @@ def fuse(dense: NDArray[np.float32], lexical: NDArray[np.float32]) -> NDArray[np
     return cast("NDArray[np.float32]", DENSE_WEIGHT * by_vector + (1 - DENSE_WEIGHT) * by_words)
 
 
-SAME = 0.9
+DUPLICATE_OVERLAP = 0.9
 """Two texts say the same when they share this part of all their runs of words."""
 
 
-_RUN = 3
+_SHINGLE_WORDS = 3
 
 
-class Wording:
+class Shingles:
     """The words of a text, to be compared with others."""
 
     def __init__(self, text: str) -> None:
         words = text.casefold().split()
         self._numbers = {word for word in words if any(map(str.isdigit, word))}
         self._runs = {
-            tuple(words[begin : begin + _RUN]) for begin in range(max(len(words) - _RUN + 1, 1))
+            tuple(words[begin : begin + _SHINGLE_WORDS])
+            for begin in range(max(len(words) - _SHINGLE_WORDS + 1, 1))
         }
 
-    def says_the_same(self, other: Wording) -> bool:
+    def says_the_same(self, other: Shingles) -> bool:
         """Whether both have nearly the same words, and the same numbers."""
         if self._numbers != other._numbers:
             return False
-        return len(self._runs & other._runs) >= SAME * len(self._runs | other._runs)
+        return len(self._runs & other._runs) >= DUPLICATE_OVERLAP * len(self._runs | other._runs)
 
 
-MOST = 50
+MAX_RERANKED = 50
 """How many of the best are put in order."""
 
 
@@ -267,28 +270,28 @@ class Reranker:
         """
         with self._lock:
             if self._loaded is None:
-                self._loaded = _load(self._folder)
-            pairs = [(writable(query), text) for text in texts]
+                self._loaded = _load_cross_encoder(self._folder)
+            pairs = [(replace_surrogates(query), text) for text in texts]
             scores = self._loaded.predict(pairs, show_progress_bar=False)
         return cast("NDArray[np.float32]", scores)
 
 
-def configured() -> Reranker | None:
+def configured_reranker() -> Reranker | None:
     """The one that the person's settings name, if they do."""
-    folder = own_settings("rag", Settings).reranker
-    return _reranker(folder) if folder else None
+    folder = load_plugin_settings("rag", Settings).reranker
+    return _shared_reranker(folder) if folder else None
 
 
 @cache
-def _reranker(folder: Path) -> Reranker:
+def _shared_reranker(folder: Path) -> Reranker:
     return Reranker(folder)
 
 
-def _load(folder: Path) -> CrossEncoder:
+def _load_cross_encoder(folder: Path) -> CrossEncoder:
     hint = "The setting reranker of the plugin rag names its folder; without it none is used."
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} holds no cross-encoder.", hint=hint)
-    with loading(f"The cross-encoder in {folder} cannot be loaded", hint):
+    with load_quietly(f"The cross-encoder in {folder} cannot be loaded", hint):
         from sentence_transformers import CrossEncoder
 
         model: CrossEncoder = CrossEncoder(
@@ -316,42 +319,44 @@ class OpenIndex:
     made: Manifest
 
 
-_open: dict[str, OpenIndex] = {}
+_open_indices: dict[str, OpenIndex] = {}
 
 
-_lock = Lock()
+_open_lock = Lock()
 
 
-def opened(name: str) -> OpenIndex:
+def get_open_index(name: str) -> OpenIndex:
     """The index of a name.
 
     Raises:
         ChatlmError: there is none, or it cannot be opened; see `Index.open`.
     """
-    place = located(name)
-    with _lock:
-        while name not in _open or _open[name].folder != place.current():
+    place = find_index(name)
+    with _open_lock:
+        while name not in _open_indices or _open_indices[name].folder != place.current():
             folder = place.current()
-            _open[name] = OpenIndex(place, folder, Index.open(place), place.open(manifest.read))
-        return _open[name]
+            _open_indices[name] = OpenIndex(
+                place, folder, Index.open(place), place.open(manifest.read)
+            )
+        return _open_indices[name]
 
 
-def ready(name: str) -> None:
+def preload(name: str) -> None:
     """Open an index and load its embedder, so that the next question need not wait.
 
     Raises:
         ChatlmError: see `opened`, or the embedder cannot be loaded.
     """
-    opened(name).index.search("", 1)
+    get_open_index(name).index.search("", 1)
 
 
-def warm(name: str) -> None:
+def preload_in_background(name: str) -> None:
     """Do that in a thread; what is wrong with the index the first question will say."""
-    Thread(target=_warm, args=(name,), name="chatlm-rag-warm", daemon=True).start()
+    Thread(target=_try_preload, args=(name,), name="chatlm-rag-warm", daemon=True).start()
 
 
-def _warm(name: str) -> None:
+def _try_preload(name: str) -> None:
     try:
-        ready(name)
+        preload(name)
     except ChatlmError as error:
         log.info("index %s is not ready: %s", name, error)

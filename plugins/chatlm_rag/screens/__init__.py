@@ -1,4 +1,4 @@
 """What the plugin draws; the only part of it that imports Textual."""
 
-QUIET = "$foreground 60%"
+MUTED_STYLE = "$foreground 60%"
 """The colour of what is said beside the main thing."""

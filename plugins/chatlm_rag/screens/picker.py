@@ -15,21 +15,21 @@ from textual.widget import Widget
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from chatlm import ChatlmError, PluginCard, Ui, human_bytes, one_line, visible
+from chatlm import ChatlmError, PluginCard, Ui, escape_controls, human_bytes, one_line
 from chatlm_rag import actions, formatting
 from chatlm_rag.index import folder
 from chatlm_rag.index.folder import IndexFolder
-from chatlm_rag.screens import QUIET
-from chatlm_rag.settings import index_of
+from chatlm_rag.screens import MUTED_STYLE
+from chatlm_rag.settings import index_from_plugin_data
 
-OFF = ""
+OFF_ID = ""
 """The id of the row that ends the use of an index."""
 
 
-MAKES = " makes an index of a file or folder, or brings it up to date."
+BUILD_HELP = " makes an index of a file or folder, or brings it up to date."
 
 
-NAME = 22
+NAME_WIDTH = 22
 """Width of the names, in cells."""
 
 
@@ -52,7 +52,7 @@ class RagPicker(PluginCard):
     def __init__(self, ui: Ui) -> None:
         super().__init__("Ask your documents")
         self._ui = ui
-        self._in_use = index_of(ui.kept)
+        self._in_use = index_from_plugin_data(ui.kept)
 
     def body(self) -> Iterable[Widget]:
         """How it works, the list, how to make one."""
@@ -62,7 +62,7 @@ class RagPicker(PluginCard):
         )
         yield OptionList(*self._options(), markup=False)
         yield Static(
-            Content.assemble(("/rag build PATH", "bold $text"), MAKES),
+            Content.assemble(("/rag build PATH", "bold $text"), BUILD_HELP),
             classes="how",
         )
 
@@ -76,15 +76,15 @@ class RagPicker(PluginCard):
     @on(OptionList.OptionSelected)
     def _choose(self, event: OptionList.OptionSelected) -> None:
         event.stop()
-        name = event.option_id or OFF
+        name = event.option_id or OFF_ID
         try:
-            if name == OFF:
-                actions.end(self._ui)
-            elif folder.located(name).current() is None:
-                self._begin(actions.go_on, name)
+            if name == OFF_ID:
+                actions.leave_index(self._ui)
+            elif folder.find_index(name).current() is None:
+                self._begin(actions.resume_build, name)
             else:
-                actions.use(self._ui, name)
-                self._begin(actions.prepare, name)
+                actions.use_index(self._ui, name)
+                self._begin(actions.load_index, name)
         except ChatlmError as error:
             self.complain(error)
         else:
@@ -102,22 +102,24 @@ class RagPicker(PluginCard):
     def _options(self) -> Iterable[Option]:
         if self._in_use:
             off = f"No index: the model answers alone, without {one_line(self._in_use, 30)}"
-            yield Option(Content.styled(off, QUIET), id=OFF)
-        for index in folder.indices():
+            yield Option(Content.styled(off, MUTED_STYLE), id=OFF_ID)
+        for index in folder.all_indices():
             yield Option(self._row(index), id=index.name)
 
     def _row(self, index: IndexFolder) -> Content:
         in_use = index.name == self._in_use
         try:
-            found = formatting.made(index)
-            size = human_bytes(formatting.size(index))
-            made = formatting.in_short(index, found) if found else "not finished; Enter goes on"
-            about = (f"{made}, {size}", QUIET)
+            found = formatting.read_manifest(index)
+            size = human_bytes(formatting.disk_usage(index))
+            made = (
+                formatting.summarize_index(index, found) if found else "not finished; Enter goes on"
+            )
+            about = (f"{made}, {size}", MUTED_STYLE)
         except ChatlmError as error:
             about = (one_line(error.message, 200), "$text-error")
         mark = "in use · " if in_use else ""
-        name = set_cell_size(index.name, NAME)
-        return Content.assemble((name, "bold" if in_use else ""), (mark, QUIET), about)
+        name = set_cell_size(index.name, NAME_WIDTH)
+        return Content.assemble((name, "bold" if in_use else ""), (mark, MUTED_STYLE), about)
 
 
 class RagSheet(PluginCard):
@@ -143,4 +145,4 @@ class RagSheet(PluginCard):
     def body(self) -> Iterable[Widget]:
         """One scrolling text."""
         with VerticalScroll():
-            yield Static(Content(visible(self._text)))
+            yield Static(Content(escape_controls(self._text)))

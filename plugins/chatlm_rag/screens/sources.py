@@ -16,14 +16,14 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from chatlm import ChatlmError, Passage, Ui, UsageError, one_line, visible
+from chatlm import ChatlmError, Passage, Ui, UsageError, escape_controls, one_line
 from chatlm_rag import actions
 from chatlm_rag.actions import HOW_TO_BUILD
 from chatlm_rag.index import bm25, folder
-from chatlm_rag.retrieval.explain import fates_of
+from chatlm_rag.retrieval.explain import passage_outcomes
 from chatlm_rag.retrieval.hits import origin_of
-from chatlm_rag.screens import QUIET
-from chatlm_rag.settings import index_of
+from chatlm_rag.screens import MUTED_STYLE
+from chatlm_rag.settings import index_from_plugin_data
 
 
 class RagSources(Vertical):
@@ -84,11 +84,11 @@ class RagSources(Vertical):
 
     def on_mount(self) -> None:
         """Be found by `/source`."""
-        self._begin = actions.opened(self)
+        self._begin = actions.attach_panel(self)
 
     def on_unmount(self) -> None:
         """Be found no more."""
-        actions.closed(self)
+        actions.detach_panel(self)
 
     def jump_soon(self, number: int) -> None:
         """Go to a passage; may be called in any thread."""
@@ -97,7 +97,7 @@ class RagSources(Vertical):
     def show(self, ui: Ui) -> None:
         """Show what was found for the turn that is selected now."""
         turn = ui.turn
-        question, fates = (turn.words, fates_of(turn)) if turn else ("", {})
+        question, fates = (turn.words, passage_outcomes(turn)) if turn else ("", {})
         shown = (list(ui.passages), question, fates)
         marked = self._marked if shown[:2] == (self._passages, self._question) else 0
         self._passages, self._question, self._fates = shown
@@ -138,7 +138,7 @@ class RagSources(Vertical):
         try:
             if not origin.path:
                 raise UsageError("It is not known in which file this stands.")
-            argv = command(origin.path, origin.line)
+            argv = editor_command(origin.path, origin.line)
             with self.app.suspend():
                 subprocess.run(argv, check=False)
         except SuspendNotSupported:
@@ -157,12 +157,12 @@ class RagSources(Vertical):
         )
 
     def _nothing(self) -> Content:
-        name = index_of(self._ui.kept)
+        name = index_from_plugin_data(self._ui.kept)
         if name and self._question:
             return Content(f"Nothing of {one_line(name, 64)} was read for this message.")
         if name:
             return Content(f"This chat asks {one_line(name, 64)}. Send a question.")
-        names = ", ".join(index.name for index in folder.indices())
+        names = ", ".join(index.name for index in folder.all_indices())
         there = f"\n\nThere are: {one_line(names, 300)}. /rag NAME asks one." if names else ""
         return Content(f"This chat asks no index.{there}\n\n{HOW_TO_BUILD}")
 
@@ -174,11 +174,11 @@ class RagSources(Vertical):
         head = Content.assemble(
             (f"[{at + 1}] ", "bold $text-accent"),
             (f"{source}:{origin.line}" if origin.line else source, "bold"),
-            (f"  {passage.score:.2f}", QUIET),
+            (f"  {passage.score:.2f}", MUTED_STYLE),
         )
         blocks = [head]
         if fate := self._fates.get(at + 1):
-            blocks.append(Content.styled(one_line(fate, 40), QUIET))
+            blocks.append(Content.styled(one_line(fate, 40), MUTED_STYLE))
         if place:
             blocks.append(Content.styled(place, "$text-primary"))
         blocks.append(self._words(passage.text) if full else Content(one_line(passage.text, 70)))
@@ -186,34 +186,45 @@ class RagSources(Vertical):
 
     def _words(self, text: str) -> Content:
         """The passage, with the words of the question marked."""
-        content = Content(visible(text))
-        for begin, end in bm25.spans(visible(text), self._question):
+        content = Content(escape_controls(text))
+        for begin, end in bm25.matching_spans(escape_controls(text), self._question):
             content = content.stylize("bold underline", begin, end)
         return content
 
 
-_PLUS = {"vi", "vim", "nvim", "view", "nano", "pico", "emacs", "emacsclient", "kak", "micro"}
+_PLUS_LINE_EDITORS = {
+    "vi",
+    "vim",
+    "nvim",
+    "view",
+    "nano",
+    "pico",
+    "emacs",
+    "emacsclient",
+    "kak",
+    "micro",
+}
 
 
-_PLUS |= {"joe", "jed", "mg", "ne", "gedit", "sensible-editor"}
+_PLUS_LINE_EDITORS |= {"joe", "jed", "mg", "ne", "gedit", "sensible-editor"}
 """`+LINE FILE`"""
 
 
-_COLON = {"hx", "helix", "subl", "zed"}
+_COLON_LINE_EDITORS = {"hx", "helix", "subl", "zed"}
 """`FILE:LINE`"""
 
 
-_GOTO = {"code", "codium", "cursor"}
+_GOTO_EDITORS = {"code", "codium", "cursor"}
 """`--goto FILE:LINE`"""
 
 
-_USUAL = ("sensible-editor", "nano", "vim", "vi")
+_FALLBACK_EDITORS = ("sensible-editor", "nano", "vim", "vi")
 
 
-_NO_TEXT = {".pdf", ".docx"}
+_BINARY_SUFFIXES = {".pdf", ".docx"}
 
 
-def command(path: str, line: int) -> list[str]:
+def editor_command(path: str, line: int) -> list[str]:
     """What opens a file in `$VISUAL`, `$EDITOR`, or else in an editor that is here.
 
     Args:
@@ -226,17 +237,17 @@ def command(path: str, line: int) -> list[str]:
     file = Path(path).absolute()
     if not file.is_file():
         raise UsageError(f"{file} is not there.", hint="The passage is what was read of it.")
-    if file.suffix.lower() in _NO_TEXT:
+    if file.suffix.lower() in _BINARY_SUFFIXES:
         raise UsageError(f"{file} is no text file.", hint="Open it in a program that shows it.")
     editor = _editor()
     name = Path(editor[0]).stem
     if not line:
         return [*editor, str(file)]
-    if name in _PLUS:
+    if name in _PLUS_LINE_EDITORS:
         return [*editor, f"+{line}", str(file)]
-    if name in _COLON:
+    if name in _COLON_LINE_EDITORS:
         return [*editor, f"{file}:{line}"]
-    if name in _GOTO:
+    if name in _GOTO_EDITORS:
         return [*editor, "--goto", f"{file}:{line}"]
     return [*editor, str(file)]
 
@@ -249,7 +260,7 @@ def _editor() -> list[str]:
             continue
         if words:
             return words
-    for name in _USUAL:
+    for name in _FALLBACK_EDITORS:
         if shutil.which(name):
             return [name]
     raise UsageError("There is no editor.", hint="Set $EDITOR, for example to nano.")

@@ -14,12 +14,12 @@ from textual.document._edit import Edit
 from textual.widget import Widget
 from textual.widgets import Checkbox, Input, Select, Static, TextArea
 
-from chatlm import UsageError, visible
+from chatlm import UsageError, escape_controls
 from chatlm_templates.screens import preview
 from chatlm_templates.template import Template, Variable
 
 
-class Line(Input):
+class SafeInput(Input):
     """One line that shows every control character: what is seen is what is kept."""
 
     DEFAULT_CSS = """
@@ -36,16 +36,16 @@ class Line(Input):
 
     def validate_value(self, value: str) -> str:
         """Whatever way the text came."""
-        return visible(value).replace("\n", " ").replace("\t", " ")
+        return escape_controls(value).replace("\n", " ").replace("\t", " ")
 
 
-class FieldLine(Line):
+class FieldInput(SafeInput):
     """One of the form's lines; Enter there is as good as the key that uses the template."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "use", show=False)]
 
 
-class Area(TextArea):
+class FieldTextArea(TextArea):
     """The same on several lines; Tab goes on to the next field."""
 
     DEFAULT_CSS = """
@@ -60,14 +60,14 @@ class Area(TextArea):
 
     def load_text(self, text: str) -> None:
         """Put a text in place of what stands here."""
-        super().load_text(_lines(text))
+        super().load_text(_clean_lines(text))
 
     def edit(self, edit: Edit) -> EditResult:
         """Whatever way the text came."""
-        return super().edit(dataclasses.replace(edit, text=_lines(edit.text)))
+        return super().edit(dataclasses.replace(edit, text=_clean_lines(edit.text)))
 
 
-class Field(Vertical):
+class VariableField(Vertical):
     """A variable: what it is, where its value is typed or chosen, and what is wrong with that.
 
     Args:
@@ -96,11 +96,11 @@ class Field(Vertical):
         super().__init__()
         self.variable = variable
         self._template = template
-        self._control = _control(variable, value)
+        self._control = _build_control(variable, value)
 
     def compose(self) -> Iterable[Widget]:
         """From top to bottom."""
-        yield Static(preview.variable(self.variable, self._template), classes="name")
+        yield Static(preview.variable_content(self.variable, self._template), classes="name")
         yield self._control
         yield Static(classes="wrong")
 
@@ -135,25 +135,27 @@ class Field(Vertical):
         """Say what is wrong; an empty text takes it away."""
         line = self.query_one(".wrong", Static)
         line.set_class(bool(wrong), "-shown")
-        line.update(Content(visible(wrong)))
+        line.update(Content(escape_controls(wrong)))
 
 
-def _control(variable: Variable, value: str | None) -> Widget:
-    default = "" if variable.default is None else preview.shown(variable.default)
+def _build_control(variable: Variable, value: str | None) -> Widget:
+    default = "" if variable.default is None else preview.format_default(variable.default)
     if variable.type == "boolean":
         return Checkbox(Content("yes"), (value or default) == "true")
     if variable.type == "choice":
-        options = [(Content(visible(choice)), choice) for choice in variable.choices]
+        options = [(Content(escape_controls(choice)), choice) for choice in variable.choices]
         chosen = value if value in variable.choices else variable.default
         if chosen is None:
             return Select(options, prompt="choose one")
         return Select(options, value=str(chosen), allow_blank=False)
     if variable.type == "multiline":
-        area = Area(value or "", placeholder=Content(visible(str(variable.default or ""))))
+        area = FieldTextArea(
+            value or "", placeholder=Content(escape_controls(str(variable.default or "")))
+        )
         area.tab_behavior, area.highlight_cursor_line = "focus", False
         return area
-    return FieldLine(value or "", placeholder=default)
+    return FieldInput(value or "", placeholder=default)
 
 
-def _lines(text: str) -> str:
-    return visible(text.replace("\r\n", "\n").replace("\r", "\n"))
+def _clean_lines(text: str) -> str:
+    return escape_controls(text.replace("\r\n", "\n").replace("\r", "\n"))

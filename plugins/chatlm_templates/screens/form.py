@@ -17,16 +17,16 @@ from textual.widgets import Checkbox, Input, Select, Static, TextArea
 from chatlm import ChatlmError, Ui, UsageError, one_line
 from chatlm import Message as ChatMessage
 from chatlm_templates import actions
-from chatlm_templates.actions import PICKER
-from chatlm_templates.chat_state import chosen
-from chatlm_templates.rendering import Written
+from chatlm_templates.actions import PICKER_SCREEN
+from chatlm_templates.chat_state import selected_template
+from chatlm_templates.rendering import FilledTemplate
 from chatlm_templates.screens import preview
-from chatlm_templates.screens.fields import Field
+from chatlm_templates.screens.fields import VariableField
 from chatlm_templates.screens.preview import TemplateCard
 from chatlm_templates.template import Template, Variable
 
 
-class Form(TemplateCard):
+class TemplateForm(TemplateCard):
     """Uses the template in the chat that is shown, or in a new one.
 
     Args:
@@ -53,21 +53,21 @@ class Form(TemplateCard):
         """What a preview costs is known, or that it is not."""
 
         tokens: int | None
-        of: Written
+        of: FilledTemplate
 
     def __init__(self, ui: Ui, template: Template) -> None:
         super().__init__(f"Template {one_line(template.name, 60)}")
         self._ui = ui
         self._template = template
-        self._fields: list[Field] = []
-        self._made = Written("", ())
+        self._fields: list[VariableField] = []
+        self._made = FilledTemplate("", ())
 
     def body(self) -> Iterable[Widget]:
         """The fields, with what the chat has for them already, and the prompt beside them."""
-        choice = chosen(self._ui.kept)
+        choice = selected_template(self._ui.kept)
         given = choice.values if choice and choice.template == self._template.name else {}
         self._fields = [
-            Field(variable, self._template, given.get(variable.name))
+            VariableField(variable, self._template, given.get(variable.name))
             for variable in sorted(self._template.asked, key=self._is_input)
         ]
         with Container(classes="sides"):
@@ -97,7 +97,7 @@ class Form(TemplateCard):
             wrong[0].enter()
             return
         try:
-            actions.use(self._ui, self._template, self._values(), fresh=fresh)
+            actions.use_template(self._ui, self._template, self._values(), fresh=fresh)
         except ChatlmError as error:
             self.complain(error)
         else:
@@ -105,7 +105,7 @@ class Form(TemplateCard):
 
     def action_back(self) -> None:
         """Go back to the list."""
-        self._ui.open_screen(PICKER, self._template.name)
+        self._ui.open_screen(PICKER_SCREEN, self._template.name)
         self.dismiss()
 
     @on(Input.Submitted)
@@ -126,7 +126,7 @@ class Form(TemplateCard):
     def _weigh(self, event: Weighed) -> None:
         event.stop()
         if event.of is self._made:
-            self.query_one("#cost", Static).update(Content(cost(event.tokens)))
+            self.query_one("#cost", Static).update(Content(describe_cost(event.tokens)))
 
     def _is_input(self, variable: Variable) -> bool:
         """Whether it takes what is typed in the chat, so that nothing need be typed here."""
@@ -139,15 +139,17 @@ class Form(TemplateCard):
         """Draw the prompt as far as it is filled in, and have its tokens counted."""
         right = {field.variable.name: field.text for field in self._fields if field.check()}
         try:
-            made = actions.preview(self._template, {k: text for k, text in right.items() if text})
+            made = actions.preview_prompt(
+                self._template, {k: text for k, text in right.items() if text}
+            )
         except UsageError as error:
             self.complain(error)
             return
         self._made = made
-        self.query_one("#made", Static).update(preview.written(made))
+        self.query_one("#made", Static).update(preview.prompt_content(made))
         self.run_worker(lambda: self._count(made), thread=True, exclusive=True, group="cost")
 
-    def _count(self, made: Written) -> None:
+    def _count(self, made: FilledTemplate) -> None:
         """In a thread: counting may take its time with a long text."""
         engine, messages = self._ui.engine, []
         if made.system:
@@ -158,7 +160,7 @@ class Form(TemplateCard):
         self.post_message(self.Weighed(tokens if engine else None, made))
 
 
-def cost(tokens: int | None) -> str:
+def describe_cost(tokens: int | None) -> str:
     """What the prompt takes of the context."""
     if tokens is None:
         return "What it costs is known once the model is loaded."

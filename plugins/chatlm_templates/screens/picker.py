@@ -16,20 +16,20 @@ from textual.widgets.option_list import Option
 
 from chatlm import ChatlmError, Ui, UsageError, one_line
 from chatlm_templates import actions, library
-from chatlm_templates.actions import FORM
-from chatlm_templates.chat_state import chosen
+from chatlm_templates.actions import FORM_SCREEN
+from chatlm_templates.chat_state import selected_template
 from chatlm_templates.screens import preview
-from chatlm_templates.screens.fields import Line
+from chatlm_templates.screens.fields import SafeInput
 from chatlm_templates.screens.preview import TemplateCard
 
-OFF = ""
+OFF_ID = ""
 """The id of the row that ends the use of a template."""
 
-NAME = 21
+NAME_WIDTH = 21
 """Width of the names, in cells."""
 
 
-class Picker(TemplateCard):
+class TemplatePicker(TemplateCard):
     """Enter opens the form of a template.
 
     Args:
@@ -63,16 +63,18 @@ class Picker(TemplateCard):
     def __init__(self, ui: Ui, name: str = "") -> None:
         super().__init__("Templates")
         self._ui = ui
-        choice = chosen(ui.kept)
+        choice = selected_template(ui.kept)
         self._in_use = choice.template if choice else ""
         self._wanted = name or self._in_use
-        self._library = library.load()
-        self._own = {name for name, path in library.files().items() if library.is_own(path)}
+        self._library = library.load_library()
+        self._own = {
+            name for name, path in library.template_files().items() if library.is_own(path)
+        }
         self._faults = {fault.path.stem: fault for fault in self._library.faults}
 
     def body(self) -> Iterable[Widget]:
         """The filter, the list, the marked template."""
-        yield Filter(placeholder="Type to narrow the list")
+        yield TemplateFilter(placeholder="Type to narrow the list")
         with Container(classes="sides"):
             with Vertical(classes="left"):
                 rows = OptionList(markup=False)
@@ -123,10 +125,10 @@ class Picker(TemplateCard):
             raise UsageError(
                 f"{name} cannot be used.", hint=f"Mend it: chatlm templates edit {name}"
             )
-        if name == OFF:
-            actions.end(self._ui)
+        if name == OFF_ID:
+            actions.stop_using_template(self._ui)
         else:
-            self._ui.open_screen(FORM, name)
+            self._ui.open_screen(FORM_SCREEN, name)
 
     def _list(self, typed: str) -> None:
         words = typed.lower().split()
@@ -134,7 +136,7 @@ class Picker(TemplateCard):
         options = []
         if self._in_use and not words:
             off = f"No template: end {one_line(self._in_use, 30)} in this chat"
-            options.append(Option(Content.styled(off, preview.QUIET), id=OFF))
+            options.append(Option(Content.styled(off, preview.MUTED), id=OFF_ID))
         for name in names:
             row = self._row(name)
             if all(word in row.plain.lower() for word in words):
@@ -159,23 +161,25 @@ class Picker(TemplateCard):
                 marks.insert(0, "in use ·")
             if name in self._own:
                 marks.append("(yours)")
-            about = (one_line(" ".join(marks), 200), preview.QUIET)
-        return Content.assemble((set_cell_size(one_line(name, NAME - 1), NAME), style), about)
+            about = (one_line(" ".join(marks), 200), preview.MUTED)
+        return Content.assemble(
+            (set_cell_size(one_line(name, NAME_WIDTH - 1), NAME_WIDTH), style), about
+        )
 
     def _show(self, name: str | None) -> None:
         if name is None:
             told = Content("No template has these words. `chatlm templates new NAME` makes one.")
-        elif name == OFF:
+        elif name == OFF_ID:
             told = Content("From the next message on, what you type is sent as it is.")
         elif name in self._faults:
-            told = preview.fault(self._faults[name])
+            told = preview.error_content(self._faults[name])
         else:
-            told = preview.source(self._library.templates[name], own=name in self._own)
+            told = preview.template_content(self._library.templates[name], own=name in self._own)
         self.query_one("#marked", Static).update(told)
         self.query_one("#preview").scroll_home(animate=False)
 
 
-class Filter(Line):
+class TemplateFilter(SafeInput):
     """Enter takes the template that is marked in the list."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "choose")]

@@ -7,10 +7,10 @@ from typing import ClassVar
 from textual.binding import Binding, BindingType
 from textual.content import Content
 
-from chatlm import PluginCard, one_line, visible
-from chatlm_templates.rendering import Written, examples_text, heading
-from chatlm_templates.template import PARTS, Template, Variable
-from chatlm_templates.template_file import TemplateFault
+from chatlm import PluginCard, escape_controls, one_line
+from chatlm_templates.rendering import FilledTemplate, format_examples, part_heading
+from chatlm_templates.template import PROMPT_PARTS, Template, Variable
+from chatlm_templates.template_file import TemplateFileError
 
 
 class TemplateCard(PluginCard):
@@ -59,38 +59,44 @@ class TemplateCard(PluginCard):
             preview.scroll_page_up(animate=False)
 
 
-QUIET = "$foreground 60%"
+MUTED = "$foreground 60%"
 
 
-HEAD = "bold $text-accent"
+HEADING_STYLE = "bold $text-accent"
 
 
-PART = "bold $text-primary"
+PART_STYLE = "bold $text-primary"
 
 
-def written(made: Written) -> Content:
+def prompt_content(made: FilledTemplate) -> Content:
     """System prompt and message, each part under its name."""
     blocks = []
     if made.system:
-        blocks.append(Content.assemble(("System prompt\n", HEAD), visible(made.system)))
-    head = Content.styled("Message", HEAD)
+        blocks.append(
+            Content.assemble(("System prompt\n", HEADING_STYLE), escape_controls(made.system))
+        )
+    head = Content.styled("Message", HEADING_STYLE)
     for name, text in made.parts:
-        part = Content.assemble((f"{name}:\n", PART), visible(text)) if name else visible(text)
+        part = (
+            Content.assemble((f"{name}:\n", PART_STYLE), escape_controls(text))
+            if name
+            else escape_controls(text)
+        )
         blocks.append(Content.assemble(head, "\n", part) if head else Content.assemble(part))
         head = Content()
     if not made.parts:
-        blocks.append(Content.assemble(head, ("\nWhat you type, as it is.", QUIET)))
+        blocks.append(Content.assemble(head, ("\nWhat you type, as it is.", MUTED)))
     return Content("\n\n").join(blocks)
 
 
-def source(template: Template, *, own: bool) -> Content:
+def template_content(template: Template, *, own: bool) -> Content:
     """A template as it is written, with its gaps."""
     facts = [one_line(template.description, 300)] if template.description else []
     facts.append("Yours." if own else "Comes with chatlm.")
     blocks = [Content(" ".join(facts))]
     if template.variables:
-        asked = [variable(each, template) for each in template.variables.values()]
-        blocks.append(Content("\n").join([Content.styled("Asks for", HEAD), *asked]))
+        asked = [variable_content(each, template) for each in template.variables.values()]
+        blocks.append(Content("\n").join([Content.styled("Asks for", HEADING_STYLE), *asked]))
     settings = [f"{name} {value}" for name, value in template.sampling.to_dict().items()]
     settings += [
         f"meant for {hint} {one_line(value, 60)}"
@@ -98,41 +104,45 @@ def source(template: Template, *, own: bool) -> Content:
         if (value := getattr(template, hint))
     ]
     if settings:
-        blocks.append(Content.assemble(("Sets\n", HEAD), visible(", ".join(settings))))
-    texts = [(heading(part), getattr(template, part)) for part in PARTS if part != "examples"]
-    texts.insert(PARTS.index("examples"), ("Examples", examples_text(template.examples)))
+        blocks.append(
+            Content.assemble(("Sets\n", HEADING_STYLE), escape_controls(", ".join(settings)))
+        )
+    texts = [
+        (part_heading(part), getattr(template, part)) for part in PROMPT_PARTS if part != "examples"
+    ]
+    texts.insert(PROMPT_PARTS.index("examples"), ("Examples", format_examples(template.examples)))
     parts = tuple((name, text) for name, text in [*texts, ("", template.user)] if text)
-    blocks.append(written(Written(template.system, parts)))
+    blocks.append(prompt_content(FilledTemplate(template.system, parts)))
     return Content("\n\n").join(blocks)
 
 
-def variable(each: Variable, template: Template) -> Content:
+def variable_content(each: Variable, template: Template) -> Content:
     """One variable on a line: its name, what it is, what it may be."""
     kind = " or ".join(each.choices) if each.choices else each.type
     notes = [kind]
     if each.default is not None:
-        notes.append(f"default {shown(each.default)}")
+        notes.append(f"default {format_default(each.default)}")
     elif not each.required:
         notes.append("may be left out")
     if template.takes_words and each.name == template.input:
         notes.append("what you type in the chat")
     about = f"  {one_line(each.description, 120)}" if each.description else ""
     return Content.assemble(
-        (each.name, "bold"), about, (f"  ({one_line('; '.join(notes), 160)})", QUIET)
+        (each.name, "bold"), about, (f"  ({one_line('; '.join(notes), 160)})", MUTED)
     )
 
 
-def shown(value: object) -> str:
+def format_default(value: object) -> str:
     """A default as it is typed."""
     return str(value).lower() if isinstance(value, bool) else one_line(str(value), 60)
 
 
-def fault(problem: TemplateFault) -> Content:
+def error_content(problem: TemplateFileError) -> Content:
     """What is wrong with a template's file, and how it is mended."""
     where = f"{problem.path}, line {problem.line}" if problem.line else str(problem.path)
     mend = f"Mend it: chatlm templates edit {problem.path.stem}"
     return Content.assemble(
         ("This template cannot be used\n\n", "bold $text-error"),
-        (visible(where), QUIET),
-        f"\n{visible(problem.what)}\n\n{visible(mend)}",
+        (escape_controls(where), MUTED),
+        f"\n{escape_controls(problem.what)}\n\n{escape_controls(mend)}",
     )

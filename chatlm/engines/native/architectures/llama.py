@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chatlm.engines.model import Unsuitable
-from chatlm.engines.native.model_config import LARGEST_HEAD, Shape
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.model_config import MAX_HEAD_DIM, ModelConfig
 from chatlm.engines.native.rope import inverse_frequencies
 
 
-def read_shape(folder: Path) -> Shape:
+def read_config(folder: Path) -> ModelConfig:
     """The shape of the model in a folder.
 
     Raises:
@@ -21,32 +21,32 @@ def read_shape(folder: Path) -> Shape:
     """
     try:
         config = json.loads((folder / "config.json").read_bytes())
-        return _shape(config)
+        return _parse_config(config)
     except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError) as error:
-        raise Unsuitable(f"config.json: {type(error).__name__}: {error}") from error
+        raise Unsupported(f"config.json: {type(error).__name__}: {error}") from error
 
 
-def _shape(config: Mapping[str, Any]) -> Shape:
+def _parse_config(config: Mapping[str, Any]) -> ModelConfig:
     kind = config["model_type"]
     if kind not in ("llama", "mistral", "qwen2", "qwen3"):
-        raise Unsuitable(f"the architecture {kind} is not known here")
+        raise Unsupported(f"the architecture {kind} is not known here")
     if config.get("quantization_config"):
-        raise Unsuitable("its weights are stored quantized")
+        raise Unsupported("its weights are stored quantized")
     if config["hidden_act"] != "silu":
-        raise Unsuitable(f"its activation is {config['hidden_act']}")
+        raise Unsupported(f"its activation is {config['hidden_act']}")
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
     context = int(config["max_position_embeddings"])
-    if _window(kind, config) < context:
-        raise Unsuitable("its attention has a sliding window")
+    if _sliding_window(kind, config) < context:
+        raise Unsupported("its attention has a sliding window")
     head_size = int(config.get("head_dim") or (128 if kind == "qwen3" else hidden // heads))
-    if not 2 <= head_size <= LARGEST_HEAD:
-        raise Unsuitable(f"its heads have the size {head_size}")
+    if not 2 <= head_size <= MAX_HEAD_DIM:
+        raise Unsupported(f"its heads have the size {head_size}")
     bias = kind in ("llama", "qwen3") and bool(config.get("attention_bias", False))
-    shape = Shape(
+    shape = ModelConfig(
         layers=int(config["num_hidden_layers"]),
         hidden=hidden,
         heads=heads,
-        key_heads=int(config.get("num_key_value_heads") or _key_heads(kind, heads)),
+        key_heads=int(config.get("num_key_value_heads") or _default_key_value_heads(kind, heads)),
         head_size=head_size,
         inner=int(config["intermediate_size"]),
         vocabulary=int(config["vocab_size"]),
@@ -61,17 +61,17 @@ def _shape(config: Mapping[str, Any]) -> Shape:
     )
     sizes = (shape.layers, hidden, heads, shape.key_heads, shape.inner, context)
     if min(*sizes, shape.vocabulary) < 1 or heads % shape.key_heads or head_size % 2:
-        raise Unsuitable("its sizes do not fit together")
+        raise Unsupported("its sizes do not fit together")
     return shape
 
 
-def _key_heads(kind: str, heads: int) -> int:
+def _default_key_value_heads(kind: str, heads: int) -> int:
     if kind == "llama":
         return heads
-    raise Unsuitable("its config.json leaves num_key_value_heads open")
+    raise Unsupported("its config.json leaves num_key_value_heads open")
 
 
-def _window(kind: str, config: Mapping[str, Any]) -> float:
+def _sliding_window(kind: str, config: Mapping[str, Any]) -> float:
     """Tokens that attention looks back."""
     if "sliding_attention" in (config.get("layer_types") or ()):
         return 0
