@@ -165,7 +165,7 @@ def main() -> None:
         return ours(engine, chat)[0]
 
     def afresh(messages: list[Message]) -> Timing:
-        engine._prefixes.clear()
+        engine._prompt_cache.clear()
         return ours(engine, messages)[0]
 
     sides: dict[str, Callable[[], Timing]] = {

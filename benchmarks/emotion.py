@@ -65,8 +65,8 @@ def trained(row: Row, data: Path) -> Classifier:
         base = None if row.method == "baseline" else ensure_model(DEFAULT_BASES[row.method])
         order = TrainingJob(
             name=row.name,
-            tells="mood",
-            data=examples.read_dataset([data / "train.jsonl"]),
+            attribute="mood",
+            dataset=examples.read_dataset([data / "train.jsonl"]),
             recipe=Recipe(method=row.method, **METHOD_DEFAULTS[row.method] | row.settings),
             base=base,
             threshold=0.5,
@@ -75,7 +75,7 @@ def trained(row: Row, data: Path) -> Classifier:
         print(f"training: {row.title}", flush=True)
         with show_progress() as shown:
             train_classifier(order, shown, lambda: False)
-    place = card_module.CLASSIFIERS.located(row.name)
+    place = card_module.CLASSIFIERS.get(row.name)
     if base_name := card.read_card(place.path).base:
         ensure_model(base_name)
     return load_classifier(place)
@@ -106,7 +106,7 @@ def measured(
         "ms_best": min(speeds),
         "ms_worst": max(speeds),
         "train_seconds": known.cost.get("seconds"),
-        "bytes": card_module.CLASSIFIERS.located(row.name).bytes,
+        "bytes": card_module.CLASSIFIERS.get(row.name).size_bytes,
     }
 
 

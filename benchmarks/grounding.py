@@ -157,7 +157,7 @@ def measure(engine: Engine, name: str, way: Way, asked: Asked) -> dict[str, floa
         reply = made if isinstance(made, str) else said(engine, made)
         right += bool(re.search(pattern, reply))
         verdicts = [each for each in citations.check_citations(reply, found) if each.cited]
-        cited += bool(verdicts) and all(each.supported for each in verdicts)
+        cited += bool(verdicts) and all(each.is_supported for each in verdicts)
         repeated += repeats(reply)
     count = len(asked)
     return {

@@ -85,7 +85,7 @@ def chatlm_search(index: Index) -> Ranker:
 
     def rank(question: str) -> Sequence[str]:
         ids = index.candidates(question).ids
-        return list(dict.fromkeys(index.pieces[int(number)].source for number in ids))[:100]
+        return list(dict.fromkeys(index.chunks[int(number)].source for number in ids))[:100]
 
     return rank
 
@@ -126,7 +126,7 @@ def compare(data: Path, name: str, model: SentenceTransformer) -> tuple[Rows, In
     }
     rows = {side: answered(ranker, questions, judged) for side, ranker in sides.items()}
     card = evaluation.evaluate(index, questions, judged)
-    for kind, figures in card.figures.items():
+    for kind, figures in card.metrics.items():
         rows[f"scorecard, {kind}"] = {name: figure.mean for name, figure in figures.items()}
     return rows, index
 
@@ -180,7 +180,7 @@ def main() -> None:
             found[name], index = compare(options.data, name, model)
             indices.append(index)
             print(f"{name} is done", file=sys.stderr)
-        texts = [piece.indexed for piece in indices[0].pieces[: options.texts]]
+        texts = [piece.indexed_text for piece in indices[0].chunks[: options.texts]]
         found["embedding"] = embedding_speed(model, model_folder, texts, options.rounds)
         base = np.concatenate([_vectors(name) for name in COLLECTIONS])
         asked = read_questions(options.data / COLLECTIONS[-1] / "queries.jsonl")

@@ -107,15 +107,15 @@ def report(
         "area, about other things": area(yes, off_topic),
         "calibrated threshold": calibrated,
         "threshold in use": relevance.THRESHOLD,
-        "kept, on documents held out": checked.kept,
-        "refused on the topic, on documents held out": checked.refused,
+        "kept, on documents held out": checked.kept_rate,
+        "refused on the topic, on documents held out": checked.refused_rate,
         "kept by the threshold in use": _part(yes, above=True),
         "refused on the topic by it": _part(no, above=False),
         "refused about other things by it": _part(off_topic, above=False),
     }
     if as_json:
         points = {
-            name: [(point.threshold, point.kept, point.refused) for point in curve]
+            name: [(point.threshold, point.kept_rate, point.refused_rate) for point in curve]
             for name, curve in curves.items()
         }
         json.dump(found | {"curves": points}, sys.stdout, indent=2)

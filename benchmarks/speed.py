@@ -128,7 +128,7 @@ def measure(sides: Sequence[Side], lengths: Sequence[int], rounds: int, tokens: 
     results = Results(
         default=chatlm.name,
         prompts={length: len(prompt.ids) for length, prompt in prompts.items()},
-        cache=4 * shape.layers * shape.key_heads * shape.head_size,
+        cache=4 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim,
         weights={side.name: side.bytes for side in sides},
         timings={side.name: {length: [] for length in lengths} for side in sides},
     )
@@ -149,7 +149,7 @@ def judge(sides: Sequence[Side], folder: Path) -> dict[str, Quality]:
     """The quality of chatlm's formats, and of torch's own bfloat16."""
     module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     mine = [side for side in sides if isinstance(side, Chatlm)]
-    texts = speed_quality.texts(mine[0].engine.tokens._tokenizer, DOCS)
+    texts = speed_quality.texts(mine[0].engine.prompt_encoder._tokenizer, DOCS)
     reference = speed_quality.Reference(module, texts)
     found = {}
     for side in mine:

@@ -42,32 +42,32 @@ def _write(folder: Path, file: Path) -> None:
     shape = read_config(folder)
     weights = read_weights(folder, shape, torch.bfloat16)
     writer = gguf.GGUFWriter(file, "llama")
-    writer.add_context_length(shape.context)
-    writer.add_embedding_length(shape.hidden)
-    writer.add_block_count(shape.layers)
-    writer.add_feed_forward_length(shape.inner)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.key_heads)
-    writer.add_rope_dimension_count(shape.head_size)
-    writer.add_rope_freq_base((1.0 / shape.frequencies[1]) ** (shape.head_size / 2))
-    writer.add_layer_norm_rms_eps(shape.epsilon)
-    writer.add_vocab_size(shape.vocabulary)
+    writer.add_context_length(shape.max_position_embeddings)
+    writer.add_embedding_length(shape.hidden_size)
+    writer.add_block_count(shape.num_hidden_layers)
+    writer.add_feed_forward_length(shape.intermediate_size)
+    writer.add_head_count(shape.num_attention_heads)
+    writer.add_head_count_kv(shape.num_key_value_heads)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base((1.0 / shape.inv_freq[1]) ** (shape.head_dim / 2))
+    writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
+    writer.add_vocab_size(shape.vocab_size)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     _add_tokenizer(writer, folder, shape)
     add = _adder(writer)
-    add("token_embd", weights.embedding)
+    add("token_embd", weights.embed_tokens)
     add("output_norm", weights.norm)
     for number, layer in enumerate(weights.layers):
         for name, tensor in {
-            "attn_norm": layer.attention_norm,
-            "attn_q": _interleaved(layer.query.weight, shape.heads),
-            "attn_k": _interleaved(layer.key.weight, shape.key_heads),
-            "attn_v": layer.value.weight,
-            "attn_output": layer.output.weight,
-            "ffn_norm": layer.mlp_norm,
-            "ffn_gate": layer.gate.weight,
-            "ffn_up": layer.up.weight,
-            "ffn_down": layer.down.weight,
+            "attn_norm": layer.input_layernorm,
+            "attn_q": _interleaved(layer.q_proj.weight, shape.num_attention_heads),
+            "attn_k": _interleaved(layer.k_proj.weight, shape.num_key_value_heads),
+            "attn_v": layer.v_proj.weight,
+            "attn_output": layer.o_proj.weight,
+            "ffn_norm": layer.post_attention_layernorm,
+            "ffn_gate": layer.gate_proj.weight,
+            "ffn_up": layer.up_proj.weight,
+            "ffn_down": layer.down_proj.weight,
         }.items():
             add(f"blk.{number}.{name}", tensor)
     writer.write_header_to_file()
@@ -99,8 +99,8 @@ def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
 def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, shape: ModelConfig) -> None:
     """Enough to load the file; the ids come ready from chatlm."""
     tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
-    tokens = [f"[{number}]" for number in range(shape.vocabulary)]
-    kinds = [gguf.TokenType.UNUSED] * shape.vocabulary
+    tokens = [f"[{number}]" for number in range(shape.vocab_size)]
+    kinds = [gguf.TokenType.UNUSED] * shape.vocab_size
     for text, number in tokenizer["model"]["vocab"].items():
         tokens[number], kinds[number] = text, gguf.TokenType.NORMAL
     for added in tokenizer["added_tokens"]:

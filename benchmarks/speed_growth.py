@@ -68,7 +68,7 @@ def point(model: Model, ids: Sequence[int]) -> Point:
     before = resident()
     keys = CachedPrompt(model)
     start = time.perf_counter()
-    for _ in keys.read(ids):
+    for _ in keys.prefill(ids):
         pass
     first = time.perf_counter() - start
     seconds = []
@@ -114,7 +114,7 @@ def main() -> None:
     found = {}
     for way in options.ways.split(","):
         model = load(MODEL, folder, CPU, way)
-        name = "transformers" if way == "off" else f"chatlm {model.about.dtype.partition(' (')[0]}"
+        name = "transformers" if way == "off" else f"chatlm {model.info.dtype.partition(' (')[0]}"
         found[name] = grow(model, lengths)
         print(f"{way} is done", file=sys.stderr)
     if options.picture is not None:

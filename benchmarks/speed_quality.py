@@ -73,15 +73,15 @@ class Reference:
 
 
 def _singly(cache: Cache, text: list[int]) -> list[Tensor]:
-    first = cache.read(text[:READ]).float()
-    return [first, *(cache.extend([token])[0].float() for token in text[READ:])]
+    first = cache.prefill(text[:READ]).float()
+    return [first, *(cache.decode([token])[0].float() for token in text[READ:])]
 
 
 def _greedy(cache: Cache, prompt: list[int]) -> list[int]:
-    logits, reply = cache.read(prompt), []
+    logits, reply = cache.prefill(prompt), []
     for _ in range(WRITTEN):
         reply.append(int(logits.argmax()))
-        logits = cache.extend(reply[-1:])[0]
+        logits = cache.decode(reply[-1:])[0]
     return reply
 
 

@@ -70,7 +70,7 @@ class Chatlm:
     """
 
     def __init__(self, name: str | None, folder: Path, fast: str) -> None:
-        self.engine = LocalEngine(name or fast, folder, CPU, fast=fast)
+        self.engine = LocalEngine(name or fast, folder, CPU, decoder_format=fast)
         self.form = self.engine.info.dtype.partition(" (")[0]
         self.name = name or f"chatlm {self.form}"
         layers, head = weights_of(folder)
@@ -79,7 +79,7 @@ class Chatlm:
 
     def reply(self, prompt: Prompt, tokens: int) -> Timing:
         """See `Side`."""
-        self.engine._prefixes.clear()
+        self.engine._prompt_cache.clear()
         wanted = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=tokens)
         with no_guesses():
             return timed(
@@ -92,9 +92,9 @@ class Chatlm:
 def weights_of(folder: Path) -> tuple[int, int]:
     """How many numbers are read for a token: of the layers, and of the output matrix."""
     shape = read_config(folder)
-    attention = 2 * (shape.heads + shape.key_heads) * shape.head_size
-    layers = shape.layers * shape.hidden * (attention + 3 * shape.inner)
-    return layers, shape.vocabulary * shape.hidden
+    attention = 2 * (shape.num_attention_heads + shape.num_key_value_heads) * shape.head_dim
+    layers = shape.num_hidden_layers * shape.hidden_size * (attention + 3 * shape.intermediate_size)
+    return layers, shape.vocab_size * shape.hidden_size
 
 
 @contextmanager
@@ -113,12 +113,12 @@ def no_compiler() -> Iterator[None]:
 @contextmanager
 def no_guesses() -> Iterator[None]:
     """One token at a time."""
-    guess = PromptLookup.guess
-    PromptLookup.guess = lambda self, most: []  # type: ignore[method-assign]
+    guess = PromptLookup.draft
+    PromptLookup.draft = lambda self, most: []  # type: ignore[method-assign]
     try:
         yield
     finally:
-        PromptLookup.guess = guess  # type: ignore[method-assign]
+        PromptLookup.draft = guess  # type: ignore[method-assign]
 
 
 class Transformers:

@@ -75,12 +75,12 @@ def many(engine: LocalEngine, requests: list[Request], *, together: bool) -> flo
     """Tokens a second of all, their prompts included."""
     start, made = time.perf_counter(), 0
     if together:
-        engine._prefixes.clear()
+        engine._prompt_cache.clear()
         for _, event in stream_many(engine, requests):
             made += event.usage.completion_tokens if isinstance(event, Finished) else 0
     else:
         for request in requests:
-            engine._prefixes.clear()
+            engine._prompt_cache.clear()
             for event in engine.stream(request):
                 made += event.usage.completion_tokens if isinstance(event, Finished) else 0
     return made / (time.perf_counter() - start)
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--fast", default="auto", help="value of the setting `fast`")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    engine = LocalEngine(MODEL, pull.ensure_model(MODEL).folder, CPU, fast=options.fast)
+    engine = LocalEngine(MODEL, pull.ensure_model(MODEL).folder, CPU, decoder_format=options.fast)
     copies = tasks(options.tokens)
     crowds = {
         count: [

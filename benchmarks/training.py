@@ -30,21 +30,21 @@ class _Speed(ProgressListener):
 
     def changed(self, progress: TrainingProgress) -> None:
         """See `Watcher`."""
-        if progress.step and not progress.note:
+        if progress.step and not progress.activity:
             self.tokens_per_second = progress.tokens_per_second or 0.0
 
 
 def chatlm_training(model: str) -> float:
     """Tokens a second of `chatlm adapters train`, checks and checkpoints included."""
     base = pull.ensure_model(model)
-    data = dataset.read_dataset(DATA, seed=0, share=RECIPE.held_out)
-    order = TrainingJob(name="speed", base=base, data=data, recipe=RECIPE, on_cpu=True)
+    data = dataset.read_dataset(DATA, seed=0, held_out_share=RECIPE.held_out)
+    order = TrainingJob(name="speed", base=base, dataset=data, recipe=RECIPE, use_cpu=True)
     speed = _Speed()
     with tempfile.TemporaryDirectory() as home:
         before = os.environ.get("CHATLM_HOME")
         os.environ["CHATLM_HOME"] = home
         try:
-            train_adapter(order, speed, anew=True)
+            train_adapter(order, speed, restart=True)
         finally:
             if before is None:
                 del os.environ["CHATLM_HOME"]
@@ -56,7 +56,7 @@ def chatlm_training(model: str) -> float:
 def peft_training(model: str) -> float:
     """Tokens a second of the loop in peft's documentation, the model as it is kept."""
     base = pull.ensure_model(model)
-    data = dataset.read_dataset(DATA, seed=0, share=RECIPE.held_out)
+    data = dataset.read_dataset(DATA, seed=0, held_out_share=RECIPE.held_out)
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
     plain = AutoModelForCausalLM.from_pretrained(base.folder)
     settings = LoraConfig(

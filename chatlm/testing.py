@@ -50,7 +50,7 @@ class ScriptedChat:
     @property
     def faults(self) -> list[Fault]:
         """What the plugin did wrong so far; a good test ends with none."""
-        return self.plugins.past
+        return self.plugins.all_faults
 
     @property
     def requests(self) -> list[Request]:
@@ -115,7 +115,7 @@ class ScriptedScreen:
     @property
     def faults(self) -> list[Fault]:
         """What the plugin did wrong so far; a good test ends with none."""
-        return self.plugins.past
+        return self.plugins.all_faults
 
     @property
     def requests(self) -> list[Request]:
@@ -123,11 +123,11 @@ class ScriptedScreen:
         return self.engine.requests
 
     @property
-    def notices(self) -> list[str]:
+    def notifications(self) -> list[str]:
         """What short notices say that stand over the chat now, the newest last."""
         return [notice.message for notice in self.app._notifications]
 
-    async def type(self, text: str) -> None:
+    async def submit(self, text: str) -> None:
         """Send a message or a slash command, and wait for all that comes of it.
 
         Raises:
@@ -218,8 +218,8 @@ def _started_host(plugin: Any, config: Config, data_dir: Path | None) -> Iterato
     if faults := host.take_faults():
         raise ValueError(f"{faults[0].hook}: {faults[0].error}")
     context = hookspecs.PluginContext(config, data_dir or Path(), own)
-    for _ in host.each("startup", context=context):
+    for _ in host.call_each("startup", context=context):
         pass
     yield host
-    for _ in host.each("shutdown"):
+    for _ in host.call_each("shutdown"):
         pass

@@ -48,7 +48,7 @@ def make(target: Path) -> None:
         done = builder.build(NAME, SOURCES, Quiet())
         made = folder.user_index(NAME).path
         files = tuple(replace(file, stamp=None) for file in done.manifest.files)
-        manifest.write(made / "1", replace(done.manifest, files=files, looked_ns=0))
+        manifest.write(made / "1", replace(done.manifest, files=files, scanned_ns=0))
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(made, target)
     for path in target.rglob("*.json"):

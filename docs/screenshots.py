@@ -99,8 +99,8 @@ def fill(store: Store, engine: Engine, small: Engine) -> dict[str, int]:
     cook = "You are a cook. Be brief."
     ids["context"] = ask(store, small, *LONG_CHAT, system=cook, sampling=brief)
     egg, wine, *_, leeks, _ = store.conversation(ids["context"]).turns
-    store.set_standing(egg.id, ContextPolicy.PINNED)
-    store.set_standing(wine.id, ContextPolicy.DROPPED)
+    store.set_context_policy(egg.id, ContextPolicy.PINNED)
+    store.set_context_policy(wine.id, ContextPolicy.DROPPED)
     for _ in session(store, small, ids["context"]).summarise(leeks.id):
         pass
     story = session(store, engine)
@@ -144,7 +144,7 @@ def session(
         store,
         lambda: engine,
         sampling=SETTINGS.sampling,
-        own_sampling=sampling,
+        chat_sampling=sampling,
         system=system,
         conversation_id=conversation_id,
     )
@@ -166,7 +166,7 @@ class Camera:
 
     async def open(self, name: str) -> None:
         """Show the chat of a picture."""
-        await self._screen.chat.open(self._ids[name])
+        await self._screen.chat.open_chat(self._ids[name])
         self._screen.set_focus(self._screen.chat.composer)
         await self.settle()
 
@@ -286,7 +286,7 @@ async def adapters(engine: Engine, size: tuple[int, int]) -> None:
         asked = ChatSession(store, lambda: engine, plugins=plugins, sampling=SETTINGS.sampling)
         for name in ("", "pirate"):
             if asked.conversation_id:
-                store.keep(asked.conversation_id, "lora", {"adapter": name})
+                store.set_plugin_data(asked.conversation_id, "lora", {"adapter": name})
             for _ in asked.send(TO_PIRATES):
                 pass
         ids = {"adapters": asked.conversation_id or 0}
@@ -303,7 +303,7 @@ async def sources(engine: Engine, size: tuple[int, int]) -> None:
     plugins = PluginHost([("rag", rag_plugin)])
     with Store(None) as store:
         asked = ChatSession(
-            store, lambda: engine, plugins=plugins, sampling=SETTINGS.sampling, kept=MANUAL
+            store, lambda: engine, plugins=plugins, sampling=SETTINGS.sampling, plugin_data=MANUAL
         )
         for _ in asked.send(ABOUT_CHATLM):
             pass
@@ -318,9 +318,11 @@ async def moods(engine: Engine, size: tuple[int, int]) -> None:
     """A chat whose mood changes, with the panel, and its angry message found by search."""
     ensure_model("all-minilm-l6-v2")
     plugins = PluginHost([("emotion", emotion_plugin), ("templates", templates_plugin)])
-    actions.get_labeller().ready()
+    actions.get_labeller().wait_until_loaded()
     with Store(None) as store:
-        asked = ChatSession(store, lambda: engine, plugins=plugins, sampling=SHORT, kept=COMPANION)
+        asked = ChatSession(
+            store, lambda: engine, plugins=plugins, sampling=SHORT, plugin_data=COMPANION
+        )
         for message in MOODS:
             for _ in asked.send(message):
                 pass

@@ -130,9 +130,9 @@ def conversations(draw: Any) -> ParsedChat:
             position=position,
             user=Message("user", draw(TEXT)),
             replies=tuple(replies),
-            chosen=draw(st.sampled_from([None, *ids])),
+            active_reply_id=draw(st.sampled_from([None, *ids])),
             created=draw(TIMES),
-            standing=draw(st.sampled_from(ContextPolicy)),
+            context_policy=draw(st.sampled_from(ContextPolicy)),
             summary=draw(TEXT),
         )
         turns.append(turn)
@@ -155,7 +155,7 @@ def conversations(draw: Any) -> ParsedChat:
     )
     return ParsedChat(
         conversation,
-        timed=True,
+        created_known=True,
         passages=passages,
         annotations=annotations,
         provenance=provenance,

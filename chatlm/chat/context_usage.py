@@ -17,18 +17,18 @@ from chatlm.types.sampling import Sampling
 class ContextUsage:
     """A chat in tokens."""
 
-    costs: Mapping[int, int]
+    turn_tokens: Mapping[int, int]
     """Turn id to what the turn takes as it stands: 0 for a dropped one, its summary's tokens for a
     summarised one; those that do not fit have theirs too."""
-    outside: frozenset[int]
+    omitted_turns: frozenset[int]
     """Ids of the turns that would be read, but do not fit."""
-    system: int
+    system_tokens: int
     """What the system prompt takes; without one, what the model's format puts in its place."""
-    used: int
+    used_tokens: int
     """All that is read; more than `limit` when what must stay does not fit."""
-    limit: int
+    context_length: int
     """What prompt and reply may take together."""
-    reserve: int
+    reply_reserve: int
     """What is kept of it for the reply."""
 
 
@@ -53,26 +53,26 @@ def measure_context(conversation: Conversation, engine: Engine, sampling: Sampli
     request = Request(messages, sampling)
     try:
         prompt = engine.preview(request)
-        used, left_out = len(prompt.tokens), prompt.left_out
+        used, left_out = len(prompt.tokens), prompt.omitted
     except ContextTooLong:
         loose = tuple(dataclasses.replace(message, pinned=False) for message in messages)
         prompt = engine.preview(dataclasses.replace(request, messages=loose))
         stays = _always_included(messages, turns, head)
-        used = sum(cost for cost, stay in zip(prompt.costs, stays, strict=True) if stay)
+        used = sum(cost for cost, stay in zip(prompt.message_tokens, stays, strict=True) if stay)
         used += 0 if stays[0] else own
         left_out = tuple(index for index, stay in enumerate(stays) if not stay)
     costs = {turn.id: 0 for turn in conversation.turns}
-    for turn_id, cost in zip(turns, prompt.costs[head:], strict=False):
+    for turn_id, cost in zip(turns, prompt.message_tokens[head:], strict=False):
         costs[turn_id] += cost
     for turn_id in turns[:1]:
         costs[turn_id] -= own  # it stands before the first message, whichever that is
     return ContextUsage(
-        costs=costs,
-        outside=frozenset(turns[index - head] for index in left_out),
-        system=prompt.costs[0] if head else own,
-        used=used,
-        limit=prompt.limit,
-        reserve=prompt.reserve,
+        turn_tokens=costs,
+        omitted_turns=frozenset(turns[index - head] for index in left_out),
+        system_tokens=prompt.message_tokens[0] if head else own,
+        used_tokens=used,
+        context_length=prompt.context_length,
+        reply_reserve=prompt.reply_reserve,
     )
 
 
@@ -81,15 +81,17 @@ def builtin_system_tokens(engine: Engine) -> int:
     asked = Message("user", "")
     try:
         given = engine.preview(Request((Message("system", ""), asked)))
-        return engine.preview(Request((asked,))).costs[0] - given.costs[1]
+        return engine.preview(Request((asked,))).message_tokens[0] - given.message_tokens[1]
     except ModelError:  # a format that takes no system prompt has none of its own
         return 0
 
 
-def _always_included(messages: tuple[Message, ...], turns: list[int], head: int) -> list[bool]:
+def _always_included(
+    messages: tuple[Message, ...], turn_ids: list[int], system_count: int
+) -> list[bool]:
     """Which messages are never left out: the system prompt, pinned turns and the newest."""
-    newest = turns[-1] if turns else None
+    newest = turn_ids[-1] if turn_ids else None
     return [
-        index < head or message.pinned or turns[index - head] == newest
+        index < system_count or message.pinned or turn_ids[index - system_count] == newest
         for index, message in enumerate(messages)
     ]

@@ -29,7 +29,7 @@ class ReplayStarted:
     original: Reply
     provenance: Provenance
     """What made the original."""
-    so_far: str
+    reply_prefix: str
     """Text of the original that was there when this request went on from it."""
 
 
@@ -44,11 +44,11 @@ class ReplayFinished:
     """The whole reply, made again; of one that was stopped, as much as there was."""
     stop_reason: StopReason
     usage: Usage
-    same: bool
+    same_text: bool
     """Whether the text is the original's."""
     same_prompt: bool
     """Whether the model read the very same tokens."""
-    notes: tuple[str, ...]
+    mismatches: tuple[str, ...]
     """What is not as it was then, a sentence each."""
 
 
@@ -123,7 +123,7 @@ def replay(
             match event:
                 case PromptReady():
                     fitted = event
-                case Delta(text=piece, held=held):
+                case Delta(text=piece, withheld=held):
                     text, usage = text + piece, event.usage
                     if longest is not None and len(text + held) >= longest:
                         text = (text + held)[:longest]
@@ -136,9 +136,9 @@ def replay(
         text=text,
         stop_reason=reason,
         usage=usage,
-        same=text == original.text,
+        same_text=text == original.text,
         same_prompt=fitted.prompt_hash == made_by.prompt_hash,
-        notes=tuple(_find_mismatches(made_by, provenance(request, engine.info, fitted))),
+        mismatches=tuple(_find_mismatches(made_by, provenance(request, engine.info, fitted))),
     )
 
 
@@ -163,7 +163,7 @@ def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:
             yield f"{name}: {before or 'unknown'} then, {after or 'unknown'} now"
     if then.prompt_hash != now.prompt_hash:
         yield "prompt: the model reads other tokens than then"
-    for name in then.added:
+    for name in then.plugin_processors:
         yield f"{name}: a plugin added it then; a replay goes without"
 
 

@@ -34,40 +34,40 @@ class ReplyWriter:
         self._reply = reply
         self._settings = settings
         self._text = reply.text
-        self._held = ""
+        self._withheld = ""
         self._usage = Usage()
         self._reason = StopReason.CANCELLED
         self._error: str | None = None
         self._saved_at = time.monotonic()
-        self._begun = False
-        self._trouble = False
+        self._started = False
+        self._save_failed = False
         self._stored = False
-        self.made_by: Provenance | None = None
+        self.provenance: Provenance | None = None
         """What makes the reply, to be stored with it."""
-        self.ended = False
+        self.finished = False
         """Whether the engine came to its own end."""
 
-    def take(self, event: Delta | Finished) -> str | None:
+    def add(self, event: Delta | Finished) -> str | None:
         """Add what the event brings; returns a sentence for the person when saving fails.
 
         The first token waits for no disk.
         """
         self._usage = event.usage
         if isinstance(event, Finished):
-            self._reason, self._held, self.ended = event.stop_reason, "", True
-            return self._save(self._finish) or self._keep_making()
+            self._reason, self._withheld, self.finished = event.stop_reason, "", True
+            return self._save(self._finish) or self._save_provenance()
         self._text += event.text
-        self._held = event.held
-        first, self._begun = not self._begun, True
+        self._withheld = event.withheld
+        first, self._started = not self._started, True
         if first:
             self._saved_at = time.monotonic()
         if first or time.monotonic() - self._saved_at < JOURNAL_SECONDS:
             return None
         self._saved_at = time.monotonic()
-        journal = self._store.journal
+        journal = self._store.journal_reply
         return (
-            self._save(lambda: journal(self._reply.id, self._text + self._held))
-            or self._keep_making()
+            self._save(lambda: journal(self._reply.id, self._text + self._withheld))
+            or self._save_provenance()
         )
 
     def fail(self, error: Exception) -> None:
@@ -78,13 +78,13 @@ class ReplyWriter:
         """Store the reply as it is, if that has not been done or did not work."""
         if not self._stored:
             self._save(self._finish)
-        self._keep_making()
+        self._save_provenance()
 
     def _finish(self) -> None:
-        before, text = self._reply, self._text + self._held
-        if before.stop_reason and not self.ended and text == before.text:
+        before, text = self._reply, self._text + self._withheld
+        if before.stop_reason and not self.finished and text == before.text:
             # it was not gone on with, and is what it was
-            reason, error, self.made_by = before.stop_reason, before.error, None
+            reason, error, self.provenance = before.stop_reason, before.error, None
             settings, usage = before.settings, before.usage
         else:
             reason, error, settings = self._reason, self._error, self._settings
@@ -98,12 +98,12 @@ class ReplyWriter:
         )
         self._stored = True
 
-    def _keep_making(self) -> str | None:
+    def _save_provenance(self) -> str | None:
         """Store `made_by`, tried once, when the reply itself can be stored."""
-        made_by = self.made_by
-        if made_by is None or self._trouble:
+        made_by = self.provenance
+        if made_by is None or self._save_failed:
             return None
-        self.made_by = None
+        self.provenance = None
         try:
             self._store.save_provenance(self._reply.id, made_by)
         except StoreError as error:
@@ -117,7 +117,7 @@ class ReplyWriter:
             write()
         except StoreError as error:
             log.error("reply not saved: %s", error)
-            first, self._trouble = not self._trouble, True
+            first, self._save_failed = not self._save_failed, True
             return f"The reply is not being saved. {error}" if first else None
-        self._trouble = False
+        self._save_failed = False
         return None

@@ -30,8 +30,8 @@ def build_request(
     sampling: Sampling,
     adapter: str | None = None,
     logprobs: int | None = None,
-    so_far: str = "",
-    again: bool = False,
+    continue_from: str = "",
+    regenerate: bool = False,
 ) -> Request:
     """The turn's messages, then all adjustments.
 
@@ -45,8 +45,8 @@ def build_request(
         adapter: asked for before all that plugins would choose, "" for the model without one; None
             leaves it to them.
         logprobs: see `Request.logprobs`.
-        so_far: the reply's beginning, to be gone on with.
-        again: whether there was another reply before; a model that by default always takes the
+        continue_from: the reply's beginning, to be gone on with.
+        regenerate: whether there was another reply before; a model that by default always takes the
             likeliest token would only repeat it, so it draws freely, unless the person set the
             temperature.
 
@@ -57,22 +57,22 @@ def build_request(
     request: Request = plugins.fold(
         "adjust_request",
         "request",
-        Request(tuple(_with_prefix(messages, so_far)), sampling, adapter, logprobs=logprobs),
+        Request(tuple(_with_prefix(messages, continue_from)), sampling, adapter, logprobs=logprobs),
         partial(_validate_adjustment, plugins),
         conversation=conversation,
         turn=turn,
         passages=passages,
         engine=engine,
     )
-    settings, defaults = request.sampling, engine.info.defaults
-    if again and defaults.temperature == 0:
-        settings = settings.over(Sampling(temperature=DEFAULT_SAMPLING.temperature))
+    settings, defaults = request.sampling, engine.info.default_sampling
+    if regenerate and defaults.temperature == 0:
+        settings = settings.with_fallback(Sampling(temperature=DEFAULT_SAMPLING.temperature))
     return dataclasses.replace(
-        request, sampling=settings.over(defaults), adapter=request.adapter or None
+        request, sampling=settings.with_fallback(defaults), adapter=request.adapter or None
     )
 
 
-def message_from_input(conversation: Conversation, text: str, plugins: TurnPlugins) -> str:
+def message_from_input(conversation: Conversation, raw_input: str, plugins: TurnPlugins) -> str:
     """What is sent for the words that were typed: what the first plugin makes of them, if any.
 
     Raises:
@@ -80,16 +80,16 @@ def message_from_input(conversation: Conversation, text: str, plugins: TurnPlugi
     """
     made: str | UsageError = plugins.first(
         "write_message",
-        text,
+        raw_input,
         hook_table.text_or_refusal,
         conversation=conversation,
-        text=text,
+        text=raw_input,
         facts=partial(
             plugins.merge,
             "describe_text",
             hook_table.text_mapping,
             conversation=conversation,
-            text=text,
+            text=raw_input,
         ),
     )
     if isinstance(made, UsageError):
@@ -101,7 +101,7 @@ def retrieve_passages(
     conversation: Conversation, turn: Turn, plugins: TurnPlugins
 ) -> list[Passage]:
     """What all plugins find for the turn's message, or for the words it was made from."""
-    asked = Message("user", turn.words)
+    asked = Message("user", turn.display_text)
     return plugins.gather("retrieve_passages", Passage, conversation=conversation, message=asked)
 
 
@@ -136,13 +136,13 @@ def default_messages(
     return [*history, Message("user", f"Sources:\n\n{numbered}\n\n{turn.user.content}")]
 
 
-def _with_prefix(messages: list[Message], so_far: str) -> list[Message]:
+def _with_prefix(messages: list[Message], prefix: str) -> list[Message]:
     """The messages with the beginning of a reply that is gone on with."""
-    if not so_far:
+    if not prefix:
         return messages
     if messages[-1].role == "assistant":  # a plugin began the reply, which holds that beginning
         messages = messages[:-1]
-    return [*messages, Message("assistant", so_far)]
+    return [*messages, Message("assistant", prefix)]
 
 
 def reply_prefix(request: Request) -> str:
@@ -158,7 +158,7 @@ def _validate_adjustment(
     request: Request = hook_table.instance_of(Request, before)(result)
     if request.messages != before.messages:
         hook_table.check_message_order(request.messages)
-    if request.complete and not reply_prefix(request):
+    if request.reply_complete and not reply_prefix(request):
         raise ValueError("returned a complete request without a reply")
     return plugins.guard(plugin, request)
 
@@ -166,7 +166,7 @@ def _validate_adjustment(
 def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Provenance:
     """What makes the reply to a request that has begun."""
     return Provenance(
-        messages=tuple(_without_omitted(request.messages, fitted.left_out)),
+        messages=tuple(_without_omitted(request.messages, fitted.omitted_messages)),
         sampling=request.sampling,
         model=info.model,
         adapter=request.adapter,
@@ -176,7 +176,9 @@ def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Prove
         context_length=info.context_length,
         prompt_hash=fitted.prompt_hash,
         versions={"chatlm": version(), **info.versions},
-        added=tuple(map(callable_name, (*request.processors, *request.criteria))),
+        plugin_processors=tuple(
+            map(callable_name, (*request.logits_processors, *request.stopping_criteria))
+        ),
     )
 
 
@@ -187,13 +189,15 @@ def engineless_provenance(request: Request) -> Provenance:
         sampling=request.sampling,
         model="",
         versions={"chatlm": version()},
-        added=tuple(map(callable_name, (*request.processors, *request.criteria))),
+        plugin_processors=tuple(
+            map(callable_name, (*request.logits_processors, *request.stopping_criteria))
+        ),
     )
 
 
-def _without_omitted(messages: Sequence[Message], left_out: Sequence[Message]) -> Iterator[Message]:
+def _without_omitted(messages: Sequence[Message], omitted: Sequence[Message]) -> Iterator[Message]:
     """The messages without those that were left out, which come in the same order."""
-    gone = list(left_out)
+    gone = list(omitted)
     for message in messages:
         if gone and message == gone[0]:
             del gone[0]

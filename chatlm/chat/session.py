@@ -50,49 +50,49 @@ class ChatSession:
 
     Args:
         store: where the chat is kept; one in memory for an incognito chat.
-        engine: gives the loaded engine; may wait for it, and is called only after the user's
+        get_engine: gives the loaded engine; may wait for it, and is called only after the user's
             message is stored.
         plugins: whose hooks are called.
         sampling: the person's settings for all chats; what they leave open is the model's.
-        asked: settings of this session only; they go before the chat's own, as these do before
+        session_sampling: settings of this session only; they go before the chat's own, as these do before
             `sampling`.
         system: the system prompt of a new conversation.
-        own_sampling: what the person set for a new conversation alone.
+        chat_sampling: what the person set for a new conversation alone.
         adapter: used in this session before all that plugins would choose, "" for the model
             without one; None leaves it to them.
         logprobs: see `Request.logprobs`; they are in the events alone, and not stored.
-        kept: what plugins keep with a new conversation.
-        without: plugins that are switched off in a new conversation.
+        plugin_data: what plugins keep with a new conversation.
+        disabled_plugins: plugins that are switched off in a new conversation.
         conversation_id: the conversation to go on with; None begins one at the first message.
     """
 
     def __init__(
         self,
         store: Store,
-        engine: Callable[[], Engine],
+        get_engine: Callable[[], Engine],
         *,
         plugins: PluginHost | None = None,
         sampling: Sampling | None = None,
-        asked: Sampling | None = None,
+        session_sampling: Sampling | None = None,
         system: str = "",
-        own_sampling: Sampling | None = None,
+        chat_sampling: Sampling | None = None,
         adapter: str | None = None,
         logprobs: int | None = None,
-        kept: PluginData | None = None,
-        without: Iterable[str] = (),
+        plugin_data: PluginData | None = None,
+        disabled_plugins: Iterable[str] = (),
         conversation_id: int | None = None,
     ) -> None:
         self.store = store
-        self.engine = engine
+        self.get_engine = get_engine
         self.plugins = plugins or PluginHost()
         self.sampling = sampling or Sampling()
-        self.asked = asked or Sampling()
+        self.session_sampling = session_sampling or Sampling()
         self.system = system
-        self.own_sampling = own_sampling or Sampling()
+        self.chat_sampling = chat_sampling or Sampling()
         self.adapter = adapter
         self.logprobs = logprobs
-        self.kept = kept or {}
-        self.without = frozenset(without)
+        self.plugin_data = plugin_data or {}
+        self.disabled_plugins = frozenset(disabled_plugins)
         self.conversation_id = conversation_id
 
     @property
@@ -112,7 +112,7 @@ class ChatSession:
         """
         _check_not_blank(text)
         turn, plugins = self._store_message(text)
-        yield from self._replying(plugins).begin(turn)
+        yield from self._runner(plugins).run(turn)
 
     def edit(self, position: int, text: str) -> SessionEvents:
         """Ask again from an earlier turn, with another message, in a fork of the chat.
@@ -129,7 +129,7 @@ class ChatSession:
             EngineError: the generation failed; the message and what was said are stored.
         """
         _check_not_blank(text)
-        original = self._id
+        original = self._stored_id
         turns = len(self.store.conversation(original).turns)
         if not 0 <= position < turns:
             raise UsageError(
@@ -139,10 +139,10 @@ class ChatSession:
         try:
             turn, plugins = self._add_turn(fork, text)
         except ChatlmError:
-            self._forget(fork)
+            self._discard(fork)
             raise
         self.conversation_id = fork
-        yield from self._replying(plugins).begin(turn)
+        yield from self._runner(plugins).run(turn)
 
     def regenerate(self) -> SessionEvents:
         """Answer the newest turn once more; the earlier replies stay as its versions.
@@ -150,7 +150,7 @@ class ChatSession:
         A model that by default always takes the likeliest token would only repeat itself, so it
         draws freely here, unless the person set the temperature.
         """
-        return self._replying(self._plugins()).answer(self._newest_turn(), again=True)
+        return self._runner(self._turn_plugins()).answer(self._newest_turn(), regenerate=True)
 
     def continue_reply(self) -> SessionEvents:
         """Go on with the newest reply from its own end.
@@ -163,7 +163,7 @@ class ChatSession:
             raise UsageError(
                 "The last reply is complete", hint="Regenerate it, or ask for more in a message."
             )
-        return self._replying(self._plugins()).answer(turn, turn.reply)
+        return self._runner(self._turn_plugins()).answer(turn, turn.reply)
 
     def add(self, text: str, reply: str) -> None:
         """Store a message with a reply that was made elsewhere; nobody is asked for one.
@@ -185,10 +185,10 @@ class ChatSession:
         conversation = self.conversation
         if conversation is None or not conversation.turns:
             return
-        engine = self.engine()
+        engine = self.get_engine()
         last = conversation.turns[-1].reply
         adapter = last.adapter if last else None
-        request = Request(conversation.messages(), self._settings(conversation), adapter)
+        request = Request(conversation.messages(), self._effective_sampling(conversation), adapter)
         with closing(engine.read_ahead(request)) as events:
             yield from events
 
@@ -201,16 +201,16 @@ class ChatSession:
             UsageError: the text is blank and there is no turn yet.
             ContextTooLong, ModelError: as `send`.
         """
-        engine = self.engine()
-        plugins = self._plugins()
-        chat, turn, passages = self._unsent(text, plugins)
+        engine = self.get_engine()
+        plugins = self._turn_plugins()
+        chat, turn, passages = self._draft_turn(text, plugins)
         request = request_builder.build_request(
             chat,
             turn,
             passages,
             engine=engine,
             plugins=plugins,
-            sampling=self._settings(chat),
+            sampling=self._effective_sampling(chat),
             adapter=self.adapter,
         )
         return Preview(request, engine.preview(request), tuple(passages))
@@ -223,15 +223,15 @@ class ChatSession:
         Raises:
             UsageError: the text is blank and there is no turn yet.
         """
-        plugins = self._plugins()
-        chat, turn, passages = self._unsent(text, plugins)
+        plugins = self._turn_plugins()
+        chat, turn, passages = self._draft_turn(text, plugins)
         messages = request_builder.build_messages(chat, turn, passages, plugins)
-        return Request(tuple(messages), self._settings(chat))
+        return Request(tuple(messages), self._effective_sampling(chat))
 
-    def measure(self) -> ContextUsage:
+    def context_usage(self) -> ContextUsage:
         """How much of the context each turn takes, plugins left aside; see `measuring.measure`."""
         chat = self._conversation_or_new()
-        return measure_context(chat, self.engine(), self._settings(chat))
+        return measure_context(chat, self.get_engine(), self._effective_sampling(chat))
 
     def summarise(self, turn_id: int) -> Generator[str, None, None]:
         """Let the model say in short what a turn was about; at the end that stands for the turn.
@@ -245,12 +245,12 @@ class ChatSession:
         """
         summary = ""
         with closing(
-            summary_module.summarise_turn(self.engine(), self.store.turn(turn_id))
+            summary_module.summarise_turn(self.get_engine(), self.store.turn(turn_id))
         ) as pieces:
             for piece in pieces:
                 summary += piece
                 yield piece
-        self.store.set_standing(turn_id, ContextPolicy.SUMMARISED, summary.strip())
+        self.store.set_context_policy(turn_id, ContextPolicy.SUMMARISED, summary.strip())
 
     def _store_message(self, text: str) -> tuple[Turn, TurnPlugins]:
         """Store the message as a turn; a new chat is stored with it, or not at all.
@@ -262,24 +262,27 @@ class ChatSession:
             return self._add_turn(self.conversation_id, text)
         new = self._conversation_or_new()
         fresh = self.store.create_conversation(
-            system=new.system, sampling=new.sampling, kept=new.kept, without=new.without
+            system=new.system,
+            sampling=new.sampling,
+            plugin_data=new.plugin_data,
+            disabled_plugins=new.disabled_plugins,
         ).id
         try:
             begun = self._add_turn(fresh, text)
         except ChatlmError:
-            self._forget(fresh)
+            self._discard(fresh)
             raise
         self.conversation_id = fresh
         return begun
 
     def _add_turn(self, conversation_id: int, text: str) -> tuple[Turn, TurnPlugins]:
         chat = self.store.conversation(conversation_id)
-        plugins = TurnPlugins(self.plugins, chat.without)
+        plugins = TurnPlugins(self.plugins, chat.disabled_plugins)
         message = request_builder.message_from_input(chat, text, plugins)
         typed = text if message != text else ""
         return self.store.add_turn(conversation_id, message, typed), plugins
 
-    def _forget(self, conversation_id: int) -> None:
+    def _discard(self, conversation_id: int) -> None:
         """Remove a chat that was made for a message which then could not be stored."""
         with suppress(StoreError):
             self.store.delete(conversation_id)
@@ -288,21 +291,23 @@ class ChatSession:
         return self.conversation or Conversation(
             0,
             system=self.system,
-            sampling=self.own_sampling,
-            kept=self.kept,
-            without=self.without,
+            sampling=self.chat_sampling,
+            plugin_data=self.plugin_data,
+            disabled_plugins=self.disabled_plugins,
         )
 
-    def _unsent(self, text: str, plugins: TurnPlugins) -> tuple[Conversation, Turn, list[Passage]]:
+    def _draft_turn(
+        self, text: str, plugins: TurnPlugins
+    ) -> tuple[Conversation, Turn, list[Passage]]:
         """The chat with a turn for `text`, and what is found for it; for a blank text the chat
         with its newest turn."""
         if not text.strip():
             turn = self._newest_turn()
-            return self.store.conversation(self._id), turn, self.store.passages(turn.id)
+            return self.store.conversation(self._stored_id), turn, self.store.passages(turn.id)
         chat = self._conversation_or_new()
         message = request_builder.message_from_input(chat, text, plugins)
         typed = text if message != text else ""
-        turn = Turn(0, len(chat.turns), Message("user", message), typed=typed)
+        turn = Turn(0, len(chat.turns), Message("user", message), raw_input=typed)
         chat = dataclasses.replace(chat, turns=(*chat.turns, turn))
         return chat, turn, request_builder.retrieve_passages(chat, turn, plugins)
 
@@ -313,28 +318,30 @@ class ChatSession:
         return conversation.turns[-1]
 
     @property
-    def _id(self) -> int:
+    def _stored_id(self) -> int:
         if self.conversation_id is None:
             raise UsageError("This chat has no message yet", hint="Type one first.")
         return self.conversation_id
 
-    def _plugins(self) -> TurnPlugins:
+    def _turn_plugins(self) -> TurnPlugins:
         """The plugins for a turn of the chat as it is now."""
-        return TurnPlugins(self.plugins, self._conversation_or_new().without)
+        return TurnPlugins(self.plugins, self._conversation_or_new().disabled_plugins)
 
-    def _replying(self, plugins: TurnPlugins) -> TurnRunner:
+    def _runner(self, plugins: TurnPlugins) -> TurnRunner:
         return TurnRunner(
             self.store,
-            self.engine,
+            self.get_engine,
             plugins,
-            self._settings,
-            self._id,
+            self._effective_sampling,
+            self._stored_id,
             self.adapter,
             self.logprobs,
         )
 
-    def _settings(self, conversation: Conversation) -> Sampling:
-        return self.asked.over(conversation.sampling).over(self.sampling)
+    def _effective_sampling(self, conversation: Conversation) -> Sampling:
+        return self.session_sampling.with_fallback(conversation.sampling).with_fallback(
+            self.sampling
+        )
 
 
 def _check_not_blank(text: str) -> None:

@@ -37,7 +37,7 @@ class InMemorySideChats:
         plugins: whose hooks are called.
         open_model: loads a model.
         report: told in a few words what is being loaded.
-        loaded: gives a model that is loaded anyway and never freed here; None where there is none.
+        shared_engine: gives a model that is loaded anyway and never freed here; None where there is none.
     """
 
     def __init__(
@@ -46,62 +46,62 @@ class InMemorySideChats:
         plugins: PluginHost,
         open_model: OpenModel,
         report: Callable[[str], None],
-        loaded: Callable[[], Engine | None] = lambda: None,
+        shared_engine: Callable[[], Engine | None] = lambda: None,
     ) -> None:
         self.config = config
         self.plugins = plugins
-        self._open = open_model
+        self._open_model = open_model
         self._report = report
-        self._loaded = loaded
+        self._shared_engine = shared_engine
         self._engines: dict[str, Engine] = {}
         self._lock = threading.RLock()
-        self.taking_turns = False
+        self.swaps_models = False
         """Whether models do not fit side by side."""
 
     def begin(self, setup: Setup) -> InMemorySideChat:
         """A new chat."""
         return InMemorySideChat(self, setup)
 
-    def offered(self) -> dict[str, Setup]:
+    def available_setups(self) -> dict[str, Setup]:
         """The set-ups that plugins offer now, by name."""
         return available_setups(self.plugins)
 
-    def name_of(self, model: str) -> str:
+    def model_name(self, model: str) -> str:
         """The name of a set-up's model."""
         return model or self.config.model
 
     def engine(self, model: str) -> Engine:
         """The engine of a model, loaded once; where two do not fit, the earlier one is freed."""
-        name = self.name_of(model)
+        name = self.model_name(model)
         with self._lock:
-            there = self._loaded()
+            there = self._shared_engine()
             if there is not None and there.info.model == name:
                 return there
             if name not in self._engines:
-                self._engines[name] = self._opened(name)
+                self._engines[name] = self._load_engine(name)
             return self._engines[name]
 
-    def _opened(self, name: str) -> Engine:
+    def _load_engine(self, name: str) -> Engine:
         def report(words: str) -> None:
             self._report(f"{name}: {words}")
 
         if self._engines and not fits_in_memory(name):
-            self._make_room(report)
+            self._evict_engines(report)
         report("loading")
         try:
-            return self._open(name, report)
+            return self._open_model(name, report)
         except OutOfMemoryError:
             if not self._engines:
                 raise
-            self._make_room(report)
-            return self._open(name, report)
+            self._evict_engines(report)
+            return self._open_model(name, report)
 
-    def _make_room(self, report: Callable[[str], None]) -> None:
-        self.taking_turns = True
+    def _evict_engines(self, report: Callable[[str], None]) -> None:
+        self.swaps_models = True
         report(f"has no room beside {', '.join(self._engines)}; they take turns")
-        self._free()
+        self._close_engines()
 
-    def _free(self) -> None:
+    def _close_engines(self) -> None:
         while self._engines:
             self._engines.popitem()[1].close()
 
@@ -115,7 +115,7 @@ class InMemorySideChats:
         trace: TracebackType | None,
     ) -> None:
         with self._lock:
-            self._free()
+            self._close_engines()
 
 
 class InMemorySideChat:
@@ -136,33 +136,33 @@ class InMemorySideChat:
         """Make a request as far as that goes without the model."""
         from chatlm.engines.open import check_available
 
-        session, question = self._asked(TRIAL_MESSAGE)
+        session, question = self._session_for(TRIAL_MESSAGE)
         with suppress(MessageRefused):
             session.draft(question)
         check_available(
-            self._chats.name_of(self.setup.model), self.setup.adapter, self._chats.plugins
+            self._chats.model_name(self.setup.model), self.setup.adapter, self._chats.plugins
         )
 
     def request(self, text: str) -> Request:
         """What is sent for the next message."""
-        session, question = self._asked(text)
+        session, question = self._session_for(text)
         return session.preview(question).request
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """Generate."""
         yield from reply_events(self.engine, request)
 
-    def given(self, request: Request) -> Sequence[EngineEvent]:
+    def events_without_engine(self, request: Request) -> Sequence[EngineEvent]:
         """What needs no engine."""
         return list(events_without_engine(request))
 
     def add(self, text: str, reply: str) -> None:
         """Let a message and its reply stand in the chat."""
-        session, question = self._asked(text)
+        session, question = self._session_for(text)
         session.add(question, reply)
         self._session = session
 
-    def _asked(self, text: str) -> tuple[ChatSession, str]:
+    def _session_for(self, text: str) -> tuple[ChatSession, str]:
         """The session, and what is sent in it; before the first reply stands in it, a new one."""
         if self._session is not None:
             return self._session, text
@@ -173,12 +173,12 @@ class InMemorySideChat:
             lambda: self.engine,
             plugins=chats.plugins,
             sampling=begun.rendered.sampling,
-            asked=setup.sampling,
+            session_sampling=setup.sampling,
             system=setup.system or begun.rendered.system,
             adapter=setup.adapter,
-            kept={**begun.kept, **setup.kept},
+            plugin_data={**begun.plugin_data, **setup.plugin_data},
         )
-        return session, begun.question
+        return session, begun.first_message
 
 
 @contextmanager

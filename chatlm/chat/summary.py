@@ -69,10 +69,10 @@ def _summary_prompt(question: str, answer: str) -> tuple[Message, ...]:
     )
 
 
-def _excerpt(text: str, longest: int) -> str:
-    """Beginning and end of a text that is longer than `longest` characters."""
-    half = longest // 2
-    return text if len(text) <= longest else f"{text[:half]} … {text[len(text) - half :]}"
+def _excerpt(text: str, max_length: int) -> str:
+    """Beginning and end of a text that is longer than `max_length` characters."""
+    half = max_length // 2
+    return text if len(text) <= max_length else f"{text[:half]} … {text[len(text) - half :]}"
 
 
 MAX_TITLE_LENGTH = 50
@@ -103,17 +103,17 @@ _GREETING = re.compile(
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s|(?<=[。！？])|\n")
 
 
-def suggest_title(chat: Conversation) -> str:
+def suggest_title(conversation: Conversation) -> str:
     """What a chat's first turn is about, in at most `LONGEST` characters; empty for an empty chat.
 
     The heading that the reply begins with, else the message's first sentence, without code beside
     other text and without greetings, cut between words.
     """
-    if not chat.turns:
+    if not conversation.turns:
         return ""
-    turn = chat.turns[0]
+    turn = conversation.turns[0]
     heading = _HEADING.match(turn.reply.text) if turn.reply else None
-    return _shorten(heading[1].strip(" #*_") if heading else _first_sentence(turn.words))
+    return _shorten(heading[1].strip(" #*_") if heading else _first_sentence(turn.display_text))
 
 
 def _first_sentence(text: str) -> str:

@@ -21,13 +21,13 @@ class ChatStart:
     """How a question begins."""
 
     rendered: RenderedTemplate
-    kept: PluginData = field(default_factory=dict)
+    plugin_data: PluginData = field(default_factory=dict)
     """What the plugin that offers the template keeps with the chat."""
 
     @property
-    def question(self) -> str:
+    def first_message(self) -> str:
         """What is sent; the plugin makes the message of it where it has a part in it."""
-        return self.rendered.typed or self.rendered.user
+        return self.rendered.raw_input or self.rendered.user
 
 
 def available_templates(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
@@ -40,7 +40,7 @@ def available_templates(plugins: PluginHost) -> dict[str, tuple[str, TemplateRen
 
         return {"register": register}
 
-    for _ in plugins.offer("register_templates", arguments):
+    for _ in plugins.call_each_with("register_templates", arguments):
         pass
     return found
 
@@ -57,7 +57,7 @@ def available_setups(plugins: PluginHost) -> dict[str, Setup]:
 
         return {"register": register}
 
-    for _ in plugins.offer("register_setups", arguments):
+    for _ in plugins.call_each_with("register_setups", arguments):
         pass
     found += [
         (plugin, name, Setup(template=name))
@@ -80,21 +80,21 @@ def _needs_no_values(render: TemplateRenderer) -> bool:
 
 
 def render_chat_start(
-    template: str, values: Mapping[str, str], typed: str, plugins: PluginHost
+    template: str, values: Mapping[str, str], raw_input: str, plugins: PluginHost
 ) -> ChatStart:
     """What the template makes.
 
     Args:
         template: its name; empty for none, so that what was typed is the message.
         values: texts of its variables, by name.
-        typed: what the person typed or piped in.
+        raw_input: what the person typed or piped in.
         plugins: offer templates.
 
     Raises:
         UsageError: there is no such template, or the values do not fit it.
     """
     if not template:
-        return ChatStart(RenderedTemplate(user=typed))
+        return ChatStart(RenderedTemplate(user=raw_input))
     there = available_templates(plugins)
     if template not in there:
         near = get_close_matches(template, there, 1)
@@ -103,10 +103,10 @@ def render_chat_start(
             hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
         )
     plugin, render = there[template]
-    asked = {"conversation": Conversation(0), "text": typed}
+    asked = {"conversation": Conversation(0), "text": raw_input}
     facts = partial(plugins.merge, "describe_text", hook_table.text_mapping, **asked)
     try:
-        rendered = render(values, typed, facts)
+        rendered = render(values, raw_input, facts)
     except ChatlmError:
         raise
     except Exception as error:  # a plugin may fail in any way
@@ -114,4 +114,4 @@ def render_chat_start(
             f"The template {template} failed: {type(error).__name__}: {error}",
             hint="`chatlm logs` may have more.",
         ) from error
-    return ChatStart(rendered, {plugin: rendered.kept} if rendered.kept else {})
+    return ChatStart(rendered, {plugin: rendered.plugin_state} if rendered.plugin_state else {})

@@ -54,11 +54,11 @@ class TurnRunner:
     """Answers turns of one chat; closing a generator cancels the reply and keeps what was said."""
 
     store: Store
-    engine: Callable[[], Engine]
+    get_engine: Callable[[], Engine]
     """Gives the loaded engine; may wait for it."""
     plugins: TurnPlugins
     """As the turn began with them."""
-    sampling: Callable[[Conversation], Sampling]
+    sampling_for: Callable[[Conversation], Sampling]
     """The person's settings, as they hold for the chat."""
     conversation_id: int
     adapter: str | None = None
@@ -66,7 +66,7 @@ class TurnRunner:
     logprobs: int | None = None
     """See `Request.logprobs`."""
 
-    def begin(self, turn: Turn) -> SessionEvents:
+    def run(self, turn: Turn) -> SessionEvents:
         """Report a message that is stored, label it, find passages for it and answer it."""
         yield TurnStarted(self.conversation_id, turn)
         conversation = self._conversation()
@@ -74,23 +74,23 @@ class TurnRunner:
             labels = self._annotate(conversation, turn, None, turn.user, ())
             if labels:
                 yield MessageAnnotated("user", labels)
-            yield from self._notices()
+            yield from self._fault_notices()
             passages = request_builder.retrieve_passages(conversation, turn, self.plugins)
             if passages:
                 self.store.save_passages(turn.id, passages)
                 yield PassagesFound(tuple(passages))
         finally:
-            problem = self._keep_trace(turn, None)
+            problem = self._save_trace(turn, None)
         if problem is not None:
             yield problem
-        yield from self._notices()
+        yield from self._fault_notices()
         yield from self.answer(turn)
 
     def answer(
-        self, turn: Turn, reply: Reply | None = None, *, again: bool = False
+        self, turn: Turn, reply: Reply | None = None, *, regenerate: bool = False
     ) -> SessionEvents:
-        """Make a new reply to the turn, or go on with `reply`; `again` if there was one before."""
-        engine = self.engine()
+        """Make a new reply to the turn, or go on with `reply`; `regenerate` if there was one before."""
+        engine = self.get_engine()
         conversation = self._conversation()
         request = request_builder.build_request(
             conversation,
@@ -98,41 +98,41 @@ class TurnRunner:
             self.store.passages(turn.id),
             engine=engine,
             plugins=self.plugins,
-            sampling=self.sampling(conversation),
+            sampling=self.sampling_for(conversation),
             adapter=self._adapter(reply, engine),
             logprobs=self.logprobs,
-            so_far=reply.text if reply else "",
-            again=again,
+            continue_from=reply.text if reply else "",
+            regenerate=regenerate,
         )
         if request.sampling.seed is None:
             sampling = dataclasses.replace(request.sampling, seed=secrets.randbelow(2**31))
             request = dataclasses.replace(request, sampling=sampling)
-        yield from self._notices()
+        yield from self._fault_notices()
         settings = json.dumps(request.sampling.to_dict())
         if reply is None:
             reply = self.store.start_reply(
                 turn.id,
-                model="" if request.complete else engine.info.model,
-                adapter=None if request.complete else request.adapter,
+                model="" if request.reply_complete else engine.info.model,
+                adapter=None if request.reply_complete else request.adapter,
                 settings=settings,
             )
         else:
-            self.store.journal(reply.id, reply.text)
+            self.store.journal_reply(reply.id, reply.text)
         growing = ReplyWriter(self.store, reply, settings)
-        if request.complete:
-            growing.made_by = request_builder.engineless_provenance(request)
+        if request.reply_complete:
+            growing.provenance = request_builder.engineless_provenance(request)
         try:
             yield ReplyStarted(turn.id, reply)
             with closing(reply_events(engine, request, reply.text)) as events:
                 for event in events:
-                    problem = growing.take(event) if isinstance(event, Delta | Finished) else None
+                    problem = growing.add(event) if isinstance(event, Delta | Finished) else None
                     if problem is not None:
                         yield Notice(problem)
                     if isinstance(event, PromptReady):
-                        growing.made_by = request_builder.provenance(request, engine.info, event)
-                        if event.left_out:
+                        growing.provenance = request_builder.provenance(request, engine.info, event)
+                        if event.omitted_messages:
                             yield Notice(_describe_omission(event))
-                    yield from self._notices()
+                    yield from self._fault_notices()
                     yield event
         except ChatlmError as error:
             growing.fail(error)
@@ -147,8 +147,8 @@ class TurnRunner:
             raise told from error
         finally:
             growing.close()
-            if not growing.ended:
-                self._finish_unseen(turn, reply.id)
+            if not growing.finished:
+                self._finish_silently(turn, reply.id)
         yield from self._finish(turn, reply.id)
 
     def _adapter(self, reply: Reply | None, engine: Engine) -> str | None:
@@ -174,13 +174,13 @@ class TurnRunner:
         if late:
             self.store.annotate(turn.id, None, late)
             turn = self.store.turn(turn.id)
-        problem = self._keep_trace(turn, reply_id)
+        problem = self._save_trace(turn, reply_id)
         if problem is not None:
             yield problem
-        yield from self._notices()
+        yield from self._fault_notices()
         yield TurnFinished(turn)
 
-    def _finish_unseen(self, turn: Turn, reply_id: int) -> None:
+    def _finish_silently(self, turn: Turn, reply_id: int) -> None:
         """The same for a reply that was stopped or failed, when nobody listens any more."""
         try:
             for _ in self._finish(turn, reply_id):
@@ -207,7 +207,7 @@ class TurnRunner:
             self.store.annotate(turn.id, reply_id, labels)
         return tuple(labels)
 
-    def _keep_trace(self, turn: Turn, reply_id: int | None) -> Notice | None:
+    def _save_trace(self, turn: Turn, reply_id: int | None) -> Notice | None:
         """Store what the plugins did since the last time; gives a notice when that fails."""
         calls = self.plugins.take_calls()
         try:
@@ -218,7 +218,7 @@ class TurnRunner:
             return Notice(f"What plugins did for this turn is not kept. {error}")
         return None
 
-    def _notices(self) -> Iterator[Notice]:
+    def _fault_notices(self) -> Iterator[Notice]:
         for fault in self.plugins.take_faults():
             yield Notice(str(fault))
 
@@ -227,35 +227,35 @@ class TurnRunner:
 
 
 def reply_events(
-    engine: Engine, request: Request, so_far: str = ""
+    engine: Engine, request: Request, continue_from: str = ""
 ) -> Generator[EngineEvent, None, None]:
     """What plugins let a new reply begin with, then what the engine says, if it is asked.
 
     Args:
         engine: carries the request out.
         request: as plugins left it.
-        so_far: the reply's beginning, if it is gone on with.
+        continue_from: the reply's beginning, if it is gone on with.
     """
-    yield from events_without_engine(request, so_far)
-    if not request.complete:
+    yield from events_without_engine(request, continue_from)
+    if not request.reply_complete:
         with closing(engine.stream(request)) as events:
             yield from events
 
 
-def events_without_engine(request: Request, so_far: str = "") -> Iterator[EngineEvent]:
+def events_without_engine(request: Request, continue_from: str = "") -> Iterator[EngineEvent]:
     """What needs no engine: how plugins let a new reply begin, and its end if that is all of it.
 
     Args:
         request: as plugins left it.
-        so_far: the reply's beginning, if it is gone on with.
+        continue_from: the reply's beginning, if it is gone on with.
     """
-    if not so_far and (beginning := request_builder.reply_prefix(request)):
+    if not continue_from and (beginning := request_builder.reply_prefix(request)):
         yield Delta(beginning, "", Usage())
-    if request.complete:
+    if request.reply_complete:
         yield Finished(StopReason.END, Usage())
 
 
 def _describe_omission(event: PromptReady) -> str:
-    turns = sum(message.role == "user" for message in event.left_out)
+    turns = sum(message.role == "user" for message in event.omitted_messages)
     what = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
-    return f"The context holds {event.limit} tokens: {what} of this chat did not fit any more."
+    return f"The context holds {event.context_length} tokens: {what} of this chat did not fit any more."

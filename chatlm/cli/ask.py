@@ -79,14 +79,14 @@ def template_options(command: F) -> F:
 
 
 def chat_start_from_options(
-    template: str | None, pairs: Sequence[str], typed: str, plugins: PluginHost
+    template: str | None, pairs: Sequence[str], raw_input: str, plugins: PluginHost
 ) -> ChatStart:
     """What the options make of what was typed.
 
     Args:
         template: its name; None for none.
         pairs: `NAME=TEXT` for its variables.
-        typed: what the person typed or piped in.
+        raw_input: what the person typed or piped in.
         plugins: offer templates.
 
     Raises:
@@ -95,7 +95,7 @@ def chat_start_from_options(
     if template is None and pairs:
         raise UsageError("-v fills a gap of a template.", hint="Name the template: -t NAME")
     try:
-        return render_chat_start(template or "", parse_variables(pairs), typed, plugins)
+        return render_chat_start(template or "", parse_variables(pairs), raw_input, plugins)
     except UsageError:
         for fault in plugins.take_faults():
             click.echo(escape_controls(str(fault)), err=True)
@@ -211,25 +211,25 @@ def ask(
     saved = not no_save and (chat_id is not None or not dry_run)
     with loaded_plugins(settings) as plugins:
         opening = chat_start_from_options(template, pairs, typed, plugins)
-        if not opening.question.strip():
+        if not opening.first_message.strip():
             raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
         with Store(paths.database_file() if saved else None) as store:
             session = ChatSession(
                 store,
                 lambda: load_engine(settings, plugins),
                 plugins=plugins,
-                sampling=settings.sampling.over(opening.rendered.sampling),
-                asked=wanted,
+                sampling=settings.sampling.with_fallback(opening.rendered.sampling),
+                session_sampling=wanted,
                 system=(opening.rendered.system or settings.system) if system is None else system,
                 adapter="" if adapter == "off" else adapter,
                 logprobs=logprobs,
-                kept=opening.kept,
+                plugin_data=opening.plugin_data,
                 conversation_id=chat_id,
             )
             if dry_run:
-                _print_request(session.draft(opening.question), as_json)
+                _print_request(session.draft(opening.first_message), as_json)
             else:
-                _print_answer(session, opening.question, saved, as_json)
+                _print_answer(session, opening.first_message, saved, as_json)
 
 
 def _print_answer(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:
@@ -238,12 +238,12 @@ def _print_answer(session: ChatSession, question: str, saved: bool, as_json: boo
     try:
         with closing(session.send(question)) as events:
             for event in events:
-                answer.take(event)
+                answer.on_event(event)
     except KeyboardInterrupt:
         answer.interrupted = True
     answer.end_line()
     if session.logprobs is not None and not answer.tokens:
-        answer.take(Notice("Nothing is known of how likely the tokens were."))
+        answer.on_event(Notice("Nothing is known of how likely the tokens were."))
     turn = session.store.turn(answer.turn.id) if answer.turn else None
     if as_json and turn is not None:
         click.echo(dump_json(_to_dict(turn, answer, session if saved else None)))
@@ -255,9 +255,9 @@ def _print_answer(session: ChatSession, question: str, saved: bool, as_json: boo
         sys.exit(1)  # the answer was given, but could not be kept
 
 
-def _read_question(words: tuple[str, ...]) -> str:
+def _read_question(arguments: tuple[str, ...]) -> str:
     """What stands on the command line, then what comes from a pipe."""
-    parts = [" ".join(words)]
+    parts = [" ".join(arguments)]
     if sys.stdin is not None and not sys.stdin.isatty():
         parts.append(sys.stdin.buffer.read().decode("utf-8", errors="replace").strip())
     return "\n\n".join(part for part in parts if part.strip())
@@ -303,26 +303,26 @@ class _AnswerPrinter:
     echo: bool
     turn: Turn | None = None
     text: str = ""
-    stop: str | None = None
-    reason: StopReason = StopReason.CANCELLED
+    stop_string: str | None = None
+    stop_reason: StopReason = StopReason.CANCELLED
     interrupted: bool = False
     tokens: list[TokenLogprob] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
-    _open_line: bool = False
+    _line_open: bool = False
 
-    def take(self, event: SessionEvent) -> None:
+    def on_event(self, event: SessionEvent) -> None:
         match event:
             case TurnStarted(turn=turn):
                 self.turn = turn
-            case Delta(text=text, tokens=tokens):
+            case Delta(text=text, logprobs=tokens):
                 self.text += text
                 self.tokens += tokens
                 if self.echo and text:
                     click.echo(escape_controls(text), nl=False)
                     sys.stdout.flush()
-                    self._open_line = not text.endswith("\n")
-            case Finished(stop=stop, stop_reason=reason):
-                self.stop, self.reason = stop, reason
+                    self._line_open = not text.endswith("\n")
+            case Finished(matched_stop=stop, stop_reason=reason):
+                self.stop_string, self.stop_reason = stop, reason
             case Notice(text=text):
                 self.notices.append(text)
                 self.end_line()
@@ -330,12 +330,12 @@ class _AnswerPrinter:
 
     def end_line(self) -> None:
         """Leave the cursor at the beginning of a line."""
-        if self._open_line:
+        if self._line_open:
             click.echo()
-            self._open_line = False
+            self._line_open = False
 
 
-def _to_dict(turn: Turn, answer: _AnswerPrinter, saved: Any) -> dict[str, Any]:
+def _to_dict(turn: Turn, answer: _AnswerPrinter, session: Any) -> dict[str, Any]:
     reply = turn.reply
     sampling = reply.sampling if reply else {}
     usage = reply.usage.to_dict() if reply else {}
@@ -343,15 +343,15 @@ def _to_dict(turn: Turn, answer: _AnswerPrinter, saved: Any) -> dict[str, Any]:
         usage["tokens_per_second"] = reply.usage.tokens_per_second
     return {
         "text": reply.text if reply and reply.stop_reason else answer.text,
-        "stop_reason": (reply and reply.stop_reason) or answer.reason,
-        "stop": answer.stop,
+        "stop_reason": (reply and reply.stop_reason) or answer.stop_reason,
+        "stop": answer.stop_string,
         "seed": sampling.get("seed"),
         "model": reply.model if reply else None,
         "adapter": reply.adapter if reply else None,
         "sampling": sampling,
         "usage": usage,
         "logprobs": _logprobs_to_dict(answer.tokens),
-        "chat": saved.conversation_id if saved else None,
+        "chat": session.conversation_id if session else None,
         "notices": answer.notices,
     }
 
@@ -368,9 +368,9 @@ def _logprobs_to_dict(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     }
 
 
-def _print_stop_reason(reply: Reply | None, saved: Any) -> None:
+def _print_stop_reason(reply: Reply | None, session: Any) -> None:
     """One line for a reply that did not end by itself."""
     if reply is None or reply.stop_reason not in STOP_REASON_LABELS:
         return
-    where = f"; it is kept in chat {saved.conversation_id}" if saved else ""
+    where = f"; it is kept in chat {session.conversation_id}" if session else ""
     click.echo(f"[{STOP_REASON_LABELS[reply.stop_reason]}{where}]", err=True)

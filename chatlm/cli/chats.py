@@ -51,7 +51,7 @@ def complete_chat(
         return []
     try:
         with open_store() as store:
-            summaries = store.conversations(limit=200)
+            summaries = store.list_conversations(limit=200)
     except ChatlmError:
         return []
     return [

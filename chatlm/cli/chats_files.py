@@ -59,7 +59,7 @@ def export_chats(
             hint="Give another name, or replace a file with --force.",
         )
     with open_store() as store:
-        ids = [chat.id for chat in store.conversations()] if everything else chat_ids
+        ids = [chat.id for chat in store.list_conversations()] if everything else chat_ids
         pieces = stream_export(store, ids, form)
         if output is None:
             safe = escape_controls if sys.stdout.isatty() else str
@@ -113,27 +113,27 @@ def import_chats(file: Path, form: ImportFormat, skip_bad: bool, as_json: bool) 
     _print_summary(state, file, skip_bad)
 
 
-def _print_summary(state: ImportProgress, file: Path, skip_bad: bool) -> None:
-    for bad in state.bad:
+def _print_summary(progress: ImportProgress, file: Path, skip_bad: bool) -> None:
+    for bad in progress.unreadable:
         click.echo(
-            escape_controls(f"{file.name}, {bad.place}: ") + one_line(bad.problem, 300), err=True
+            escape_controls(f"{file.name}, {bad.location}: ") + one_line(bad.problem, 300), err=True
         )
-    if state.bad_count > len(state.bad):
-        click.echo(f"… and {state.bad_count - len(state.bad)} more", err=True)
-    if state.bad_count and state.readable:
+    if progress.unreadable_count > len(progress.unreadable):
+        click.echo(f"… and {progress.bad_count - len(progress.bad)} more", err=True)
+    if progress.unreadable_count and progress.readable_count:
         raise UsageError(
-            f"{format_chat_count(state.bad_count)} in {file} cannot be read; nothing was imported.",
+            f"{format_chat_count(progress.unreadable_count)} in {file} cannot be read; nothing was imported.",
             hint=f"Import the others: chatlm chats import --skip-bad {shlex.quote(str(file))}",
         )
-    if not (state.added or state.there):
+    if not (progress.added or progress.already_stored):
         raise UsageError(
             f"{file} holds no chats.", hint="See what can be read: chatlm chats import --help"
         )
-    skipped = f", {state.bad_count} not readable" if state.bad_count else ""
-    there = f", {state.there} there already" if state.there else ""
-    click.echo(f"{format_chat_count(len(state.added))} imported{there}{skipped}", err=True)
-    if state.left_out:
-        parts = ", ".join(f"{what} ({number})" for what, number in state.left_out.most_common())
+    skipped = f", {progress.unreadable_count} not readable" if progress.unreadable_count else ""
+    there = f", {progress.already_stored} there already" if progress.already_stored else ""
+    click.echo(f"{format_chat_count(len(progress.added))} imported{there}{skipped}", err=True)
+    if progress.left_out:
+        parts = ", ".join(f"{what} ({number})" for what, number in progress.left_out.most_common())
         click.echo(escape_controls(f"Left out: {parts}"), err=True)
 
 
@@ -152,6 +152,6 @@ def _progress_bar() -> Iterator[Callable[[ImportProgress], None]]:
 
         def draw(state: ImportProgress) -> None:
             what = "Checking" if state.checking else "Importing"
-            bars.update(task, description=what, completed=state.done, total=state.total)
+            bars.update(task, description=what, completed=state.bytes_read, total=state.total_bytes)
 
         yield draw

@@ -92,7 +92,7 @@ def replay_reply(
         click.echo(dump_json(_to_dict(chat_id, turn, replayed)))
     else:
         _print_replay(replayed)
-    if not replayed.same:
+    if not replayed.same_text:
         sys.exit(EXIT_DIFFERENT)
 
 
@@ -107,23 +107,27 @@ def _distinct_exit_codes() -> Iterator[None]:
         raise
 
 
-def _select_reply(chat: Conversation, turn: int | None, version: int | None) -> tuple[Turn, Reply]:
-    answered = [turn for turn in chat.turns if turn.replies]
-    if turn is not None:
-        answered = [one for one in answered if one.position + 1 == turn]
+def _select_reply(
+    chat: Conversation, turn_number: int | None, version_number: int | None
+) -> tuple[Turn, Reply]:
+    answered = [turn_number for turn_number in chat.turns if turn_number.replies]
+    if turn_number is not None:
+        answered = [one for one in answered if one.position + 1 == turn_number]
     if not answered:
-        which = "no reply" if turn is None else f"no turn {turn} with a reply"
+        which = "no reply" if turn_number is None else f"no turn {turn_number} with a reply"
         raise UsageError(
             f"Chat {chat.id} has {which}.", hint=f"See what it has: chatlm chats show {chat.id}"
         )
     found = answered[-1]
-    replies = [one for one in found.replies if version is None or one.version == version]
+    replies = [
+        one for one in found.replies if version_number is None or one.version == version_number
+    ]
     if not replies or found.reply is None:
         raise UsageError(
-            f"Turn {found.position + 1} of chat {chat.id} has no version {version}.",
+            f"Turn {found.position + 1} of chat {chat.id} has no version {version_number}.",
             hint=f"See what it has: chatlm chats show {chat.id} --details",
         )
-    return found, found.reply if version is None else replies[0]
+    return found, found.reply if version_number is None else replies[0]
 
 
 def _run_replay(
@@ -159,12 +163,12 @@ def _draw_status(text: str) -> None:
 
 
 def _print_replay(replayed: ReplayFinished) -> None:
-    if replayed.same:
+    if replayed.same_text:
         click.echo(f"The same, {_format_token_count(replayed.usage.completion_tokens)}.")
     else:
         pieces = diff_words(replayed.original.text, replayed.text)
         click.echo("".join(format_diff_part(piece) for piece in pieces))
-    for note in replayed.notes:
+    for note in replayed.mismatches:
         click.echo(escape_controls(note), err=True)
 
 
@@ -172,10 +176,10 @@ def _format_token_count(count: int) -> str:
     return "1 token" if count == 1 else f"{count} tokens"
 
 
-def format_diff_part(piece: DiffSegment) -> str:
+def format_diff_part(part: DiffSegment) -> str:
     """A part of a comparison, in marks as wdiff has them and in colours; ready for a terminal."""
-    text = escape_controls(piece.text)
-    match piece.kind:
+    text = escape_controls(part.text)
+    match part.kind:
         case "removed":
             return click.style(f"[-{text}-]", fg="red")
         case "added":
@@ -187,7 +191,7 @@ def format_diff_part(piece: DiffSegment) -> str:
 def _to_dict(chat_id: int, turn: Turn, replayed: ReplayFinished) -> dict[str, Any]:
     original = replayed.original
     return {
-        "same": replayed.same,
+        "same": replayed.same_text,
         "same_prompt": replayed.same_prompt,
         "chat": chat_id,
         "turn": turn.position + 1,
@@ -203,6 +207,6 @@ def _to_dict(chat_id: int, turn: Turn, replayed: ReplayFinished) -> dict[str, An
             "usage": replayed.usage.to_dict(),
         },
         "differences": [piece.to_dict() for piece in diff_words(original.text, replayed.text)],
-        "notes": replayed.notes,
+        "notes": replayed.mismatches,
         "made_by": replayed.provenance.to_dict(),
     }

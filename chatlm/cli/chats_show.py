@@ -32,7 +32,7 @@ def list_chats(limit: int | None, deleted: bool, as_json: bool) -> None:
     Example: chatlm chats list --limit 20
     """
     with open_store() as store:
-        chats = store.trashed(limit) if deleted else store.conversations(limit)
+        chats = store.list_trash(limit) if deleted else store.list_conversations(limit)
     if as_json:
         click.echo(dump_json([chat.to_dict() for chat in chats]))
     elif chats:
@@ -55,8 +55,8 @@ def _chat_row(chat: ChatListEntry | TrashEntry) -> tuple[str, str, str, str]:
     return str(chat.id), f"{time.astimezone():%Y-%m-%d %H:%M}", str(chat.turns), title
 
 
-def _print_table(time: str, chats: Sequence[tuple[str, str, str, str]]) -> None:
-    rows = [("ID", time, "TURNS", "TITLE"), *chats]
+def _print_table(time_heading: str, chats: Sequence[tuple[str, str, str, str]]) -> None:
+    rows = [("ID", time_heading, "TURNS", "TITLE"), *chats]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for number, when, turns, title in rows:
         click.echo(f"{number:>{widths[0]}}  {when:<{widths[1]}}  {turns:>{widths[2]}}  {title}")
@@ -160,9 +160,9 @@ def detail_lines(conversation: Conversation, provenance: ProvenanceLookup) -> It
     """Each turn with all versions of its reply; lines that are not yet `visible`."""
     yield f"{conversation.id}  {one_line(display_title(conversation), _TEXT_WIDTH)}"
     for turn in conversation.turns:
-        standing = "" if turn.standing is ContextPolicy.AUTO else f"  [{turn.standing}]"
+        standing = "" if turn.context_policy is ContextPolicy.AUTO else f"  [{turn.context_policy}]"
         yield ""
-        yield f"Turn {turn.position + 1}: {one_line(turn.words, _TEXT_WIDTH)}{standing}"
+        yield f"Turn {turn.position + 1}: {one_line(turn.display_text, _TEXT_WIDTH)}{standing}"
         if not turn.replies:
             yield "  no reply"
         for reply in turn.replies:
@@ -172,7 +172,7 @@ def detail_lines(conversation: Conversation, provenance: ProvenanceLookup) -> It
                 yield f"    {name:<15} {one_line(value, 300)}"
 
 
-def _reply_facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, str]]:
+def _reply_facts(reply: Reply, provenance: Provenance | None) -> Iterator[tuple[str, str]]:
     usage = reply.usage
     yield "stopped", reply.stop_reason.replace("_", " ") if reply.stop_reason else "cut off"
     if reply.error:
@@ -184,7 +184,7 @@ def _reply_facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, s
         yield "speed", f"{usage.tokens_per_second:.1f} tokens/s"
     if usage.first_token_seconds is not None:
         yield "first token", f"after {usage.first_token_seconds:.2f} s"
-    by_plugin = made is not None and not made.model
+    by_plugin = provenance is not None and not provenance.model
     yield "model", "none, a plugin gave the reply" if by_plugin else reply.model or "not known"
     yield "adapter", reply.adapter or "none"
     settings = reply.sampling
@@ -192,18 +192,24 @@ def _reply_facts(reply: Reply, made: Provenance | None) -> Iterator[tuple[str, s
     if settings:
         yield "sampling", ", ".join(f"{name} {value}" for name, value in settings.items())
     yield "made", f"{reply.created.astimezone():%Y-%m-%d %H:%M:%S}"
-    if made is None:
+    if provenance is None:
         yield "prompt", "not kept"
         return
-    if made.model:
-        yield "prompt format", made.prompt_format or "not known"
-        yield "prompt hash", made.prompt_hash or "not known"
-        yield "device", ", ".join(filter(None, (made.device, made.dtype))) or "not known"
-        yield "context", f"{made.context_length} tokens"
-    if made.versions:
-        yield "versions", ", ".join(f"{name} {value}" for name, value in made.versions.items())
-    if made.added:
-        yield "added", ", ".join(made.added)
+    if provenance.model:
+        yield "prompt format", provenance.prompt_format or "not known"
+        yield "prompt hash", provenance.prompt_hash or "not known"
+        yield (
+            "device",
+            ", ".join(filter(None, (provenance.device, provenance.dtype))) or "not known",
+        )
+        yield "context", f"{provenance.context_length} tokens"
+    if provenance.versions:
+        yield (
+            "versions",
+            ", ".join(f"{name} {value}" for name, value in provenance.versions.items()),
+        )
+    if provenance.plugin_processors:
+        yield "added", ", ".join(provenance.plugin_processors)
 
 
 _NAME_WIDTH, _HOOK_WIDTH = 16, 20
@@ -217,7 +223,7 @@ def trace_lines(conversation: Conversation, traces: TraceLookup) -> Iterator[str
     yield f"{conversation.id}  {one_line(display_title(conversation), _TEXT_WIDTH)}"
     for turn in conversation.turns:
         yield ""
-        yield f"Turn {turn.position + 1}: {one_line(turn.words, _TEXT_WIDTH)}"
+        yield f"Turn {turn.position + 1}: {one_line(turn.display_text, _TEXT_WIDTH)}"
         found = traces(turn.id)
         if not found:
             yield "  no plugin took part"
@@ -237,7 +243,7 @@ def trace_to_dicts(conversation: Conversation, traces: TraceLookup) -> list[dict
 
 
 def _version_number(turn: Turn, trace: Trace) -> int | None:
-    return next((reply.version for reply in turn.replies if reply.id == trace.reply), None)
+    return next((reply.version for reply in turn.replies if reply.id == trace.reply_id), None)
 
 
 def _trace_heading(turn: Turn, trace: Trace) -> str:
@@ -247,7 +253,7 @@ def _trace_heading(turn: Turn, trace: Trace) -> str:
 
 def _call_lines(call: Call) -> Iterator[str]:
     plugin, hook = one_line(call.plugin, _NAME_WIDTH), one_line(call.hook, _HOOK_WIDTH)
-    said = one_line(call.said, 300) or ("" if call.error or call.changes else "nothing")
+    said = one_line(call.result_summary, 300) or ("" if call.error or call.changes else "nothing")
     row = f"    {format_duration(call.seconds):>8}  {plugin:<{_NAME_WIDTH}}  {hook:<{_HOOK_WIDTH}}  {said}"
     yield row.rstrip()
     if call.error:
@@ -259,6 +265,6 @@ def _call_lines(call: Call) -> Iterator[str]:
 def _change_lines(change: Change) -> Iterator[str]:
     pieces = "".join(format_diff_part(piece) for piece in diff_words(change.before, change.after))
     head, *others = pieces.split("\n")
-    yield f"{_INDENT}{escape_controls(change.what)}: {head}"
+    yield f"{_INDENT}{escape_controls(change.target)}: {head}"
     for line in others:
         yield f"{_INDENT}  {line}"

@@ -25,23 +25,23 @@ class LazyGroup(click.Group):
         lazy: name -> (`module:attribute`, help in one line).
     """
 
-    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The table's names in its order, then the others."""
         return [*self._lazy, *(name for name in sorted(self.commands) if name not in self._lazy)]
 
-    def add_lazy(self, name: str, where: str, help: str) -> None:
+    def add_lazy(self, name: str, import_path: str, help: str) -> None:
         """Add a command that is imported when it is invoked.
 
         Args:
             name: as it is typed.
-            where: `module:attribute` of the command.
+            import_path: `module:attribute` of the command.
             help: what it does, in one line.
         """
-        self._lazy = {**self._lazy, name: (where, help)}
+        self._lazy = {**self._lazy, name: (import_path, help)}
 
     def short_helps(self) -> dict[str, str]:
         """What each command does, in one line, by name; imports none of the table's."""
@@ -100,12 +100,15 @@ class PluginGroup(LazyGroup):
         self._check_name(name or cmd.name)
         super().add_command(cmd, name)
 
-    def add_lazy(self, name: str, where: str, help: str) -> None:
+    def add_lazy(self, name: str, import_path: str, help: str) -> None:
         """See `hookspecs.Commands`."""
-        if not all(isinstance(text, str) for text in (name, where, help)) or ":" not in where:
+        if (
+            not all(isinstance(text, str) for text in (name, import_path, help))
+            or ":" not in import_path
+        ):
             raise TypeError("add_lazy takes a name, module:attribute and a line of help")
         self._check_name(name)
-        super().add_lazy(name, where, help)
+        super().add_lazy(name, import_path, help)
 
     def _check_name(self, name: str | None) -> None:
         if not name or name.startswith("-") or name.split() != [name]:
@@ -120,27 +123,27 @@ class RootGroup(LazyGroup):
     A plugin that fails here costs one line on stderr, never the command line.
     """
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._known: dict[str, PluginCommand] | None = None
-        self._loaded: dict[str, click.Command | None] = {}
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._plugin_commands: dict[str, PluginCommand] | None = None
+        self._loaded_commands: dict[str, click.Command | None] = {}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command; for a plugin's, that plugin is loaded now."""
         own = super().get_command(ctx, cmd_name)
-        if own is not None or cmd_name not in self._from_plugins(ctx):
+        if own is not None or cmd_name not in self._list_plugin_commands(ctx):
             return own
-        if cmd_name not in self._loaded:
-            self._loaded[cmd_name] = self._load(ctx, cmd_name)
-        return self._loaded[cmd_name]
+        if cmd_name not in self._loaded_commands:
+            self._loaded_commands[cmd_name] = self._load_command(ctx, cmd_name)
+        return self._loaded_commands[cmd_name]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """chatlm's commands, then the plugins'."""
-        return [*super().list_commands(ctx), *self._from_plugins(ctx)]
+        return [*super().list_commands(ctx), *self._list_plugin_commands(ctx)]
 
     def short_helps(self) -> dict[str, str]:
         """What each command does, in one line, by name."""
-        others = self._from_plugins(click.get_current_context())
+        others = self._list_plugin_commands(click.get_current_context())
         return super().short_helps() | {
             name: one_line(known.help, 80) for name, known in others.items()
         }
@@ -159,28 +162,30 @@ class RootGroup(LazyGroup):
             raise
         except Exception as error:
             name = ctx.invoked_subcommand or ""
-            if name not in self._loaded:
+            if name not in self._loaded_commands:
                 raise
-            raise _command_error(self._from_plugins(ctx)[name].plugin, name, error) from error
+            raise _command_error(
+                self._list_plugin_commands(ctx)[name].plugin, name, error
+            ) from error
 
-    def _from_plugins(self, ctx: click.Context) -> dict[str, PluginCommand]:
-        if self._known is None:
-            self._known = read_command_cache()
-        if self._known is None:
+    def _list_plugin_commands(self, ctx: click.Context) -> dict[str, PluginCommand]:
+        if self._plugin_commands is None:
+            self._plugin_commands = read_command_cache()
+        if self._plugin_commands is None:
             before = set(sys.modules)
-            groups, whole = self._ask(ctx, None)
-            self._known = {
+            groups, whole = self._collect_commands(ctx, None)
+            self._plugin_commands = {
                 name: PluginCommand(plugin, meaning)
                 for plugin, group in groups.items()
                 for name, meaning in group.short_helps().items()
             }
             if whole:
-                write_command_cache(self._known, set(sys.modules) - before)
-        return self._known
+                write_command_cache(self._plugin_commands, set(sys.modules) - before)
+        return self._plugin_commands
 
-    def _load(self, ctx: click.Context, name: str) -> click.Command | None:
-        plugin = self._from_plugins(ctx)[name].plugin
-        groups, _ = self._ask(ctx, plugin)
+    def _load_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        plugin = self._list_plugin_commands(ctx)[name].plugin
+        groups, _ = self._collect_commands(ctx, plugin)
         if plugin not in groups:
             return None
         try:
@@ -188,7 +193,9 @@ class RootGroup(LazyGroup):
         except Exception as error:
             raise _command_error(plugin, name, error) from error
 
-    def _ask(self, ctx: click.Context, only: str | None) -> tuple[dict[str, PluginGroup], bool]:
+    def _collect_commands(
+        self, ctx: click.Context, plugin_name: str | None
+    ) -> tuple[dict[str, PluginGroup], bool]:
         """Load one plugin, or all, and let each add its commands.
 
         Returns:
@@ -205,7 +212,7 @@ class RootGroup(LazyGroup):
             _warn(ctx, f"{error.message} Commands of plugins are left out. {error.hint}")
             return {}, False
         host = PluginHost()
-        load_plugins(host, settings, None if only is None else [only])
+        load_plugins(host, settings, None if plugin_name is None else [plugin_name])
         taken = dict.fromkeys(super().short_helps(), "chatlm")
         groups: dict[str, PluginGroup] = {}
 
@@ -214,7 +221,7 @@ class RootGroup(LazyGroup):
             return {"cli": groups[plugin]}
 
         added: dict[str, PluginGroup] = {}
-        for plugin in host.offer("register_commands", arguments):
+        for plugin in host.call_each_with("register_commands", arguments):
             taken |= dict.fromkeys(groups[plugin].short_helps(), plugin)
             added[plugin] = groups[plugin]
         faults = host.take_faults()

@@ -135,7 +135,7 @@ def _format_value(value: Any) -> str:
     return one_line(text, 60)
 
 
-def with_plugin_settings(listed: list[Setting]) -> list[Setting]:
+def with_plugin_settings(core_settings: list[Setting]) -> list[Setting]:
     """The settings with those that the plugins declare in place of what the file says of them.
 
     Where a plugin's section is wrong, the line on stderr says so and the file's values stay.
@@ -150,8 +150,10 @@ def with_plugin_settings(listed: list[Setting]) -> list[Setting]:
         except ConfigError as error:
             click.echo(escape_controls(f"{error.message} {error.hint}"), err=True)
             continue
-        listed = [row for row in listed if not row.key.startswith(f"plugins.{name}.")] + rows
-    return listed
+        core_settings = [
+            row for row in core_settings if not row.key.startswith(f"plugins.{name}.")
+        ] + rows
+    return core_settings
 
 
 def set_plugin_setting(name: str, key: str, text: str) -> None:
@@ -173,9 +175,9 @@ def set_plugin_setting(name: str, key: str, text: str) -> None:
         click.echo(f"Saved; but {variable} is set in the environment, and wins.", err=True)
 
 
-def _load_plugins(now: config.Config, name: str | None = None) -> PluginHost:
+def _load_plugins(current: config.Config, name: str | None = None) -> PluginHost:
     host = PluginHost()
-    load_plugins(host, now, None if name is None else [name])
+    load_plugins(host, current, None if name is None else [name])
     for fault in host.take_faults():
         click.echo(escape_controls(str(fault)), err=True)
     return host

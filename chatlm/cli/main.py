@@ -41,8 +41,8 @@ def _complete_chat(context: click.Context, parameter: click.Parameter, start: st
     return complete_chat(context, parameter, start)
 
 
-def _print_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:
+def _print_version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
         import chatlm
 
         click.echo(f"chatlm {chatlm.__version__}")

@@ -29,16 +29,16 @@ TOTAL_SECONDS = 60.0
 class Finding:
     """One thing that was tried."""
 
-    what: str
-    good: bool
-    text: str
+    step: str
+    passed: bool
+    detail: str
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
         return {
-            "what": self.what,
-            "good": self.good,
-            "text": self.text,
+            "what": self.step,
+            "good": self.passed,
+            "text": self.detail,
         }
 
     @classmethod
@@ -49,9 +49,9 @@ class Finding:
             KeyError, TypeError: it is something else.
         """
         return cls(
-            what=values["what"],
-            good=values["good"],
-            text=values["text"],
+            step=values["what"],
+            passed=values["good"],
+            detail=values["text"],
         )
 
 
@@ -96,7 +96,7 @@ def _resolve_target(target: str) -> list[str]:
         return ["project", str(path.resolve())]
     for found in find_plugins():
         if found.name == target and not found.problem:
-            return ["file", found.source] if found.entry is None else ["name", target]
+            return ["file", found.source] if found.entry_point is None else ["name", target]
     raise UsageError(
         f"There is no plugin, .py file or project's folder {target!r}.",
         hint="See the plugins that are here: chatlm plugins list",

@@ -46,9 +46,9 @@ class _StandInGroup:
     def add_command(self, cmd: Any, name: str | None = None) -> None:
         cmd.get_short_help_str()
 
-    def add_lazy(self, name: str, where: str, help: str) -> None:
-        if ":" not in where:
-            raise ValueError(f"{where} is not module:attribute")
+    def add_lazy(self, name: str, import_path: str, help: str) -> None:
+        if ":" not in import_path:
+            raise ValueError(f"{import_path} is not module:attribute")
 
 
 def _write_line(**line: Any) -> None:
@@ -56,8 +56,8 @@ def _write_line(**line: Any) -> None:
     _OUT.flush()
 
 
-def _report(what: str, problem: str, fine: str) -> bool:
-    _write_line(what=what, good=not problem, text=problem or fine)
+def _report(step: str, problem: str, success: str) -> bool:
+    _write_line(what=step, good=not problem, text=problem or success)
     return not problem
 
 
@@ -119,12 +119,12 @@ def _finishes_in_time(call: Callable[[], Any]) -> bool:
 
 
 def _hook_calls(
-    host: PluginHost, own: Any
+    host: PluginHost, settings: Any
 ) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     """For each hook a call that a chat could make, and one with arguments that raise."""
     engine, broken = ScriptedEngine("Good."), _RaisingValue()
     request = Request((_MESSAGE,))
-    context = hookspecs.PluginContext(Config(), paths.data_dir(), own)
+    context = hookspecs.PluginContext(Config(), paths.data_dir(), settings)
     asked = {"conversation": _CHAT, "message": _MESSAGE}
     not_asked = {"conversation": broken, "message": broken}
     message, no_message = asked | {"passages": _PASSAGES}, not_asked | {"passages": broken}
@@ -159,7 +159,7 @@ def _hook_calls(
         return lambda: host.first("build_messages", None, hook_table.valid_messages, **arguments)
 
     def each(hook: str, **arguments: Any) -> Callable[[], Any]:
-        return lambda: list(host.each(hook, **arguments))
+        return lambda: list(host.call_each(hook, **arguments))
 
     def gather(hook: str, kind: type, arguments: dict[str, Any]) -> Callable[[], Any]:
         return lambda: host.gather(hook, kind, **arguments)
@@ -224,7 +224,7 @@ def _project_plugin(folder: Path) -> PluginSource:
         raise ChatlmError(f'pyproject.toml has no [project.entry-points."{ENTRY_POINT_GROUP}"]')
     name, value = next(iter(declared.items()))
     sys.path[:0] = [str(folder), str(folder / "src")]
-    return PluginSource(name, str(folder), entry=EntryPoint(name, value, ENTRY_POINT_GROUP))
+    return PluginSource(name, str(folder), entry_point=EntryPoint(name, value, ENTRY_POINT_GROUP))
 
 
 if __name__ == "__main__":

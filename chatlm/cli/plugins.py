@@ -95,9 +95,9 @@ def check(what: str, as_json: bool) -> None:
         click.echo(dump_json([finding.to_dict() for finding in findings]))
     else:
         for finding in findings:
-            mark = "ok  " if finding.good else "BAD "
-            click.echo(escape_controls(f"{mark} {finding.what}: {finding.text}"))
-    if not all(finding.good for finding in findings):
+            mark = "ok  " if finding.passed else "BAD "
+            click.echo(escape_controls(f"{mark} {finding.step}: {finding.detail}"))
+    if not all(finding.passed for finding in findings):
         sys.exit(1)
 
 

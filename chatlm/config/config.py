@@ -190,9 +190,9 @@ def _flatten_document(document: Mapping[str, Any], path: Path) -> dict[str, Any]
     return {key: check_value(key, value, str(path)) for key, value in said.items()}
 
 
-def _section(said: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _section(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {
-        key.removeprefix(prefix): value for key, value in said.items() if key.startswith(prefix)
+        key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)
     }
 
 

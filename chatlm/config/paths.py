@@ -65,7 +65,7 @@ def expand_path(path: str) -> Path:
         return Path(path)
 
 
-def write_atomically(path: Path, pieces: Iterable[str]) -> None:
+def write_atomically(path: Path, chunks: Iterable[str]) -> None:
     """Put the pieces, joined, in place of what the file held, as UTF-8.
 
     The old content stays until the new one is on disk. Permissions are kept, a new file is
@@ -79,7 +79,7 @@ def write_atomically(path: Path, pieces: Iterable[str]) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.writelines(pieces)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         if target.exists():

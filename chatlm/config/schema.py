@@ -15,9 +15,9 @@ from chatlm.types.sampling import RANGES, Sampling
 @dataclass(frozen=True)
 class _KeySpec:
     help: str
-    wanted: str
+    expected: str
     accepts: Callable[[Any], bool]
-    variable: str = ""
+    env_var: str = ""
     """The environment variable that overrides the file."""
 
 
@@ -98,18 +98,18 @@ KEY_HELP: dict[str, str] = {
 """Every key of config.toml, and what it does in one line."""
 
 
-ENV_VARS: dict[str, str] = {key: rule.variable for key, rule in _KEY_SPECS.items() if rule.variable}
+ENV_VARS: dict[str, str] = {key: rule.env_var for key, rule in _KEY_SPECS.items() if rule.env_var}
 """The environment variables that override the file, by their keys."""
 
 
 _LIST_KEYS = ("disabled_plugins", "sampling.stop")
 
 
-def check_value(key: str, value: Any, where: str) -> Any:
+def check_value(key: str, value: Any, source: str) -> Any:
     """The value, if the key exists and may have it.
 
     Args:
-        where: the file or variable it comes from, for the message.
+        source: the file or variable it comes from, for the message.
 
     Raises:
         ConfigError: the key is unknown, or the value has the wrong type or range.
@@ -119,22 +119,22 @@ def check_value(key: str, value: Any, where: str) -> Any:
     if re.fullmatch(r"keys\.[^.]+", key):
         if not _is_name(value):
             raise ConfigError(
-                f"{where}: {key} must be a key, not {value!r}.",
+                f"{source}: {key} must be a key, not {value!r}.",
                 hint="Write it as in the help screen, such as ctrl+r; several with commas between.",
             )
         return value
     if key not in KEY_HELP:
-        raise ConfigError(f"{where}: there is no setting {key!r}.", hint=_suggest_key(key))
+        raise ConfigError(f"{source}: there is no setting {key!r}.", hint=_suggest_key(key))
     if key.startswith("sampling."):
         try:
             Sampling.from_dict({key.removeprefix("sampling."): value})
         except UsageError as error:
-            raise ConfigError(f"{where}: sampling.{error.message}.", hint=error.hint) from error
+            raise ConfigError(f"{source}: sampling.{error.message}.", hint=error.hint) from error
         return value
     rule = _KEY_SPECS[key]
     if not rule.accepts(value):
         raise ConfigError(
-            f"{where}: {key} must be {rule.wanted}, not {value!r}.", hint=f"{key}: {rule.help}."
+            f"{source}: {key} must be {rule.expected}, not {value!r}.", hint=f"{key}: {rule.help}."
         )
     return value
 

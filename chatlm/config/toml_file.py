@@ -95,8 +95,8 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         raise _syntax_error(path, place, what) from error
 
 
-def _syntax_error(path: Path, place: str, what: str) -> ConfigError:
-    return ConfigError(f"{path}, {place}: {what}.", hint="Correct it: chatlm config edit")
+def _syntax_error(path: Path, location: str, problem: str) -> ConfigError:
+    return ConfigError(f"{path}, {location}: {problem}.", hint="Correct it: chatlm config edit")
 
 
 def _write(path: Path, document: TOMLDocument) -> None:

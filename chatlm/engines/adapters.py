@@ -55,7 +55,7 @@ class AdapterCache:
             raise RuntimeError("the model was closed")
         return self._model
 
-    def take(self, name: str | None) -> LanguageModel:
+    def get(self, name: str | None) -> LanguageModel:
         """The model with an adapter, or without one.
 
         Args:
@@ -70,24 +70,24 @@ class AdapterCache:
         folder = self._find(name)
         held = self._loaded.get(name)
         if held is None or (held.folder, held.stamp) != (folder, _file_stamp(name, folder)):
-            self._forget(name)
+            self._unload(name)
             held = self._load(name, folder, model)
         self._loaded[name] = held
         self._loaded.move_to_end(name)
         while len(self._loaded) > MAX_LOADED_ADAPTERS:
-            self._forget(next(iter(self._loaded)))
+            self._unload(next(iter(self._loaded)))
         return held.model
 
     def close(self) -> None:
         """Forget them and the model."""
         for name in list(self._loaded):
-            self._forget(name)
+            self._unload(name)
         self._model = None
 
     def _load(self, name: str, folder: Path, model: Model) -> _LoadedAdapter:
         stamp = _file_stamp(name, folder)
         try:
-            return _LoadedAdapter(folder, stamp, model.adapted(folder))
+            return _LoadedAdapter(folder, stamp, model.load_adapter(folder))
         except Unsupported as reason:
             raise EngineError(
                 f"The adapter {name} cannot be run the fast way: {reason}",
@@ -96,7 +96,7 @@ class AdapterCache:
         except ValueError as error:
             raise _adapter_error(name, str(error)) from error
 
-    def _forget(self, name: str) -> None:
+    def _unload(self, name: str) -> None:
         held = self._loaded.pop(name, None)
         if held is not None:
             held.model.close()

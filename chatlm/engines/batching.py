@@ -32,7 +32,7 @@ def stream_many(
     failures: dict[int, Exception] = {}
     with closing(open_batch(engine)) as batch:
         while True:
-            while len(batch) < batch.at_once and not failures:
+            while len(batch) < batch.max_concurrency and not failures:
                 request = next(waiting, None)
                 if request is None:
                     break
@@ -55,26 +55,26 @@ class SequentialBatch:
         engine: that has no batch of its own.
     """
 
-    at_once = 1
+    max_concurrency = 1
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._running: dict[int, Generator[EngineEvent, None, None]] = {}
-        self._came = 0
+        self._next_index = 0
 
     def __len__(self) -> int:
         return len(self._running)
 
     def add(self, request: Request) -> int:
         """See `Batch.add`."""
-        number, self._came = self._came, self._came + 1
+        number, self._next_index = self._next_index, self._next_index + 1
         self._running[number] = self._engine.stream(request)
         return number
 
-    def drop(self, number: int) -> None:
+    def cancel(self, index: int) -> None:
         """See `Batch.drop`."""
-        if number in self._running:
-            self._running.pop(number).close()
+        if index in self._running:
+            self._running.pop(index).close()
 
     def step(self) -> Sequence[tuple[int, EngineEvent | Exception]]:
         """See `Batch.step`."""
@@ -84,11 +84,11 @@ class SequentialBatch:
             except Exception as error:
                 event = error
             if isinstance(event, Finished | Exception):
-                self.drop(number)
+                self.cancel(number)
             return [(number, event)]
         return []
 
     def close(self) -> None:
         """See `Batch.close`."""
         for number in list(self._running):
-            self.drop(number)
+            self.cancel(number)

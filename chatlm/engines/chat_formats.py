@@ -21,7 +21,7 @@ class Span:
 
     text: str
     control: bool = False
-    message: int | None = None
+    message_index: int | None = None
     """Index of the message whose content this is; None for what the format adds."""
 
 
@@ -65,13 +65,13 @@ def render_groups(
     ]
     spans: list[Span] = []
     for span in render(whole):
-        if span.message is None:
+        if span.message_index is None:
             spans.append(span)
             continue
-        for place, index in enumerate(groups[span.message]):
+        for place, index in enumerate(groups[span.message_index]):
             if place:
                 spans.append(Span("\n\n"))
-            spans.append(Span(messages[index].content, message=index))
+            spans.append(Span(messages[index].content, message_index=index))
     return spans
 
 
@@ -84,22 +84,22 @@ def span_owners(spans: Sequence[Span]) -> list[int | None]:
     owned: list[int | None] = []
     earlier: int | None = None
     for index, span in enumerate(spans):
-        if span.message is None:
+        if span.message_index is None:
             continue
         between = spans[len(owned) : index]
         ending = 0 if earlier is None else _count_closing_spans(between)
-        owned += [earlier] * ending + [span.message] * (len(between) - ending + 1)
-        earlier = span.message
+        owned += [earlier] * ending + [span.message_index] * (len(between) - ending + 1)
+        earlier = span.message_index
     rest = spans[len(owned) :]
     ending = 0 if earlier is None else _count_closing_spans(rest)
     return owned + [earlier] * ending + [None] * (len(rest) - ending)
 
 
-def _count_closing_spans(between: Sequence[Span]) -> int:
+def _count_closing_spans(spans: Sequence[Span]) -> int:
     """How many of the spans behind a content end its message."""
-    for index, span in enumerate(between):
+    for index, span in enumerate(spans):
         if span.control:
-            behind = between[index + 1 : index + 2]
+            behind = spans[index + 1 : index + 2]
             blank = any(not span.control and span.text.isspace() for span in behind)
             return index + 1 + blank
     return 0
@@ -112,7 +112,7 @@ def render_chatml(messages: Sequence[Message]) -> list[Span]:
         spans += [
             Span("<|im_start|>", control=True),
             Span(f"{message.role}\n"),
-            Span(message.content, message=number),
+            Span(message.content, message_index=number),
         ]
         if message.role == "assistant" and number == len(messages) - 1:
             return spans
@@ -136,7 +136,7 @@ def render_alpaca(messages: Sequence[Message]) -> list[Span]:
         spans.append(Span(_ALPACA_INTRO))
     heads = {"user": f"\n\n{ALPACA_STOP}\n", "assistant": "\n\n### Response:\n", "system": ""}
     for number, message in enumerate(messages):
-        spans += [Span(heads[message.role]), Span(message.content, message=number)]
+        spans += [Span(heads[message.role]), Span(message.content, message_index=number)]
     if not messages or messages[-1].role != "assistant":
         spans.append(Span(heads["assistant"]))
     return spans
@@ -151,11 +151,11 @@ _VICUNA_INTRO = (
 VICUNA_STOP = "USER:"
 
 
-def vicuna_renderer(end: str) -> Renderer:
+def vicuna_renderer(eos_token: str) -> Renderer:
     """Vicuna 1.1: `USER: … ASSISTANT: …` and the end token after each reply.
 
     Args:
-        end: text of the model's end-of-sequence token.
+        eos_token: text of the model's end-of-sequence token.
     """
 
     def render(messages: Sequence[Message]) -> list[Span]:
@@ -167,9 +167,9 @@ def vicuna_renderer(end: str) -> Renderer:
                 spans.append(Span(f" {VICUNA_STOP} "))
             elif message.role == "assistant":
                 spans.append(Span(" ASSISTANT: "))
-            spans.append(Span(message.content, message=number))
+            spans.append(Span(message.content, message_index=number))
             if message.role == "assistant" and number < len(messages) - 1:
-                spans.append(Span(end, control=True))
+                spans.append(Span(eos_token, control=True))
         if not messages or messages[-1].role != "assistant":
             spans.append(Span(" ASSISTANT:"))
         return spans
@@ -178,7 +178,7 @@ def vicuna_renderer(end: str) -> Renderer:
 
 
 def template_renderer(
-    apply: Callable[[list[dict[str, str]], bool], str], controls: Iterable[str]
+    apply: Callable[[list[dict[str, str]], bool], str], control_tokens: Iterable[str]
 ) -> Renderer:
     """The model's own chat template, with contents kept out of its sight.
 
@@ -188,9 +188,9 @@ def template_renderer(
 
     Args:
         apply: `(messages as dicts, go on with the last one) -> text`.
-        controls: texts of all control tokens the template may write.
+        control_tokens: texts of all control tokens the template may write.
     """
-    found = sorted((re.escape(text) for text in controls if text), key=len, reverse=True)
+    found = sorted((re.escape(text) for text in control_tokens if text), key=len, reverse=True)
     tokens = re.compile(f"({'|'.join(found)})") if found else None
 
     def render(messages: Sequence[Message]) -> list[Span]:
@@ -204,13 +204,13 @@ def template_renderer(
         spans: list[Span] = []
         for index, piece in enumerate(re.split(f"\ue000{nonce}:(\\d+)\ue001", text)):
             if index % 2:
-                spans.append(Span(messages[int(piece)].content, message=int(piece)))
+                spans.append(Span(messages[int(piece)].content, message_index=int(piece)))
             elif tokens is None:
                 spans.append(Span(piece))
             else:
                 parts = tokens.split(piece)
                 spans += [Span(part, control=bool(n % 2)) for n, part in enumerate(parts)]
-        return [span for span in spans if span.text or span.message is not None]
+        return [span for span in spans if span.text or span.message_index is not None]
 
     return render
 

@@ -17,16 +17,18 @@ class FittedPrompt:
     """A prompt that fits."""
 
     ids: list[int]
-    kept: tuple[int, ...]
+    included: tuple[int, ...]
     """Indices of the messages that are in it, in order."""
-    left_out: tuple[int, ...]
+    omitted: tuple[int, ...]
     """Indices of the others, in order."""
 
 
 def compute_reply_reserve(request: Request, info: EngineInfo) -> int:
     """Tokens to keep free for the reply: what it may take, but no more than a quarter."""
     limit = info.context_length
-    return min(request.sampling.over(info.defaults).max_tokens or limit, limit // 4)
+    return min(
+        request.sampling.with_fallback(info.default_sampling).max_tokens or limit, limit // 4
+    )
 
 
 def split_turns(messages: Sequence[Message]) -> list[list[int]]:
@@ -45,12 +47,12 @@ def split_turns(messages: Sequence[Message]) -> list[list[int]]:
 def fit_prompt(
     messages: Sequence[Message],
     encode: Callable[[Sequence[int]], list[int]],
-    costs: Callable[[], Sequence[int]],
+    message_tokens: Callable[[], Sequence[int]],
     *,
-    limit: int,
-    reserve: int,
+    context_length: int,
+    reply_reserve: int,
 ) -> FittedPrompt:
-    """The prompt with as many turns as leave `reserve` tokens for the reply.
+    """The prompt with as many turns as leave `reply_reserve` tokens for the reply.
 
     The system prompt, the newest turn and pinned ones always stay; other turns leave whole, the
     oldest first. A turn is pinned when one of its messages is.
@@ -58,9 +60,9 @@ def fit_prompt(
     Args:
         messages: system prompt first, if any.
         encode: ids of the messages with these indices; more messages never take fewer tokens.
-        costs: about how many tokens each message takes; asked for when not all fit.
-        limit: tokens that prompt and reply may have together.
-        reserve: tokens to keep free for the reply; less is kept where no more turns may leave.
+        message_tokens: about how many tokens each message takes; asked for when not all fit.
+        context_length: tokens that prompt and reply may have together.
+        reply_reserve: tokens to keep free for the reply; less is kept where no more turns may leave.
 
     Raises:
         ContextTooLong: what has to stay leaves no room for a single new token.
@@ -73,10 +75,12 @@ def fit_prompt(
         kept = [index for index in range(len(messages)) if index not in left]
         return kept, encode(kept)
 
-    room = limit - max(reserve, 1)  # without a reserve too, one new token needs a place
+    room = context_length - max(
+        reply_reserve, 1
+    )  # without a reserve too, one new token needs a place
     kept, ids = without(0)
     if len(ids) > room:
-        leaving = _count_turns_to_drop(loose, costs(), len(ids) - room)
+        leaving = _count_turns_to_drop(loose, message_tokens(), len(ids) - room)
         kept, ids = without(leaving)
         while len(ids) > room and leaving < len(loose):
             leaving += 1
@@ -84,26 +88,28 @@ def fit_prompt(
         while leaving > 1 and len((more := without(leaving - 1))[1]) <= room:
             leaving -= 1
             kept, ids = more
-    if len(ids) >= limit:
-        raise _context_too_long_error(len(ids), limit, len(turns) - len(loose) - 1)
+    if len(ids) >= context_length:
+        raise _context_too_long_error(len(ids), context_length, len(turns) - len(loose) - 1)
     return FittedPrompt(ids, tuple(kept), tuple(sorted(set(range(len(messages))) - set(kept))))
 
 
-def _count_turns_to_drop(turns: Sequence[Sequence[int]], costs: Sequence[int], tokens: int) -> int:
+def _count_turns_to_drop(
+    turns: Sequence[Sequence[int]], message_tokens: Sequence[int], excess: int
+) -> int:
     """How many of the turns, from the first, take so many tokens; all, if they take fewer."""
-    taken = accumulate(sum(costs[index] for index in turn) for turn in turns)
-    return next((count for count, so_far in enumerate(taken, 1) if so_far >= tokens), len(turns))
+    taken = accumulate(sum(message_tokens[index] for index in turn) for turn in turns)
+    return next((count for count, so_far in enumerate(taken, 1) if so_far >= excess), len(turns))
 
 
-def _context_too_long_error(tokens: int, limit: int, pinned: int) -> ContextTooLong:
+def _context_too_long_error(tokens: int, context_length: int, pinned: int) -> ContextTooLong:
     if pinned < 1:
         return ContextTooLong(
-            f"Your message and the system prompt take {tokens} tokens; the context holds {limit}",
+            f"Your message and the system prompt take {tokens} tokens; the context holds {context_length}",
             hint="Shorten the message, or raise the limit with `chatlm config set context`.",
         )
     turns = "the pinned turn" if pinned == 1 else f"{pinned} pinned turns"
     return ContextTooLong(
         f"Your message, the system prompt and {turns} take {tokens} tokens; "
-        f"the context holds {limit}",
+        f"the context holds {context_length}",
         hint="Shorten the message, or unpin a turn.",
     )

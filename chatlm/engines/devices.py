@@ -20,8 +20,8 @@ class Placement:
     device_map: str | dict[str, str]
     """What transformers' `from_pretrained` takes."""
     dtype: torch.dtype
-    quantization: Any = None
-    asked: bool = False
+    quantization_config: Any = None
+    dtype_is_explicit: bool = False
     """Whether the person chose `dtype`."""
 
     @property
@@ -47,32 +47,32 @@ def resolve_placement(device: str, dtype: str, quantize: str) -> Placement:
         # several GPUs share a model that one may not hold
         device_map="auto" if device == "auto" and torch.cuda.device_count() > 1 else {"": kind},
         dtype=chosen,
-        quantization=None if quantize == "none" else _quantization_config(quantize, chosen),
-        asked=dtype != "auto",
+        quantization_config=None if quantize == "none" else _quantization_config(quantize, chosen),
+        dtype_is_explicit=dtype != "auto",
     )
 
 
-def _resolve_device(wanted: str) -> str:
-    if wanted == "auto":
+def _resolve_device(requested: str) -> str:
+    if requested == "auto":
         if torch.cuda.is_available():
             return "cuda:0"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, number = wanted.partition(":")
+    kind, _, number = requested.partition(":")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ModelError(
-            f"There is no device {wanted}: torch sees {torch.cuda.device_count()} CUDA devices",
+            f"There is no device {requested}: torch sees {torch.cuda.device_count()} CUDA devices",
             hint="Use `chatlm config set device auto`, or check the driver with nvidia-smi.",
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ModelError(
             "There is no device mps on this machine", hint="Use `chatlm config set device auto`."
         )
-    return "cuda:0" if wanted == "cuda" else wanted
+    return "cuda:0" if requested == "cuda" else requested
 
 
-def _resolve_dtype(device: str, wanted: str) -> torch.dtype:
-    if wanted != "auto":
-        chosen: torch.dtype = getattr(torch, wanted)
+def _resolve_dtype(device: str, requested: str) -> torch.dtype:
+    if requested != "auto":
+        chosen: torch.dtype = getattr(torch, requested)
         return chosen
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
@@ -87,10 +87,10 @@ def _cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
-def _quantization_config(wanted: str, compute: torch.dtype) -> Any:
+def _quantization_config(requested: str, compute_dtype: torch.dtype) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
-            f"{wanted} weights need the package bitsandbytes",
+            f"{requested} weights need the package bitsandbytes",
             hint="Install it with `pip install 'chatlm[quantize]'`, "
             "or use `chatlm config set quantize none`.",
         )
@@ -99,10 +99,10 @@ def _quantization_config(wanted: str, compute: torch.dtype) -> Any:
     # it has something to say at each matrix product, in the middle of the screen
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="bitsandbytes")
-    if wanted == "8bit":
+    if requested == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute_dtype
     )
 
 

@@ -16,46 +16,50 @@ from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 class EstimatedTokens:
     """Counts, fits and reads out messages; each has two control tokens around its pieces."""
 
-    cut: Callable[[str], Sequence[str]]
+    split: Callable[[str], Sequence[str]]
     """The pieces of a text; joined they are the text."""
     estimated: bool = True
     """See `Prompt.estimated`."""
 
-    def prompt(self, request: Request, info: EngineInfo) -> Prompt:
+    def preview(self, request: Request, info: EngineInfo) -> Prompt:
         """What `Engine.preview` gives.
 
         Raises:
             ContextTooLong: as `Engine.preview`.
         """
-        written = [self._written(message, index) for index, message in enumerate(request.messages)]
+        written = [
+            self._encode_message(message, index) for index, message in enumerate(request.messages)
+        ]
 
         def encode(indices: Sequence[int]) -> list[int]:
             return [token.id for index in indices for token in written[index]]
 
         costs = tuple(len(tokens) for tokens in written)
         limit, reserve = info.context_length, compute_reply_reserve(request, info)
-        fitted = fit_prompt(request.messages, encode, lambda: costs, limit=limit, reserve=reserve)
+        fitted = fit_prompt(
+            request.messages, encode, lambda: costs, context_length=limit, reply_reserve=reserve
+        )
         return Prompt(
-            tokens=tuple(token for index in fitted.kept for token in written[index]),
-            costs=costs,
-            left_out=fitted.left_out,
-            limit=limit,
-            reserve=reserve,
+            tokens=tuple(token for index in fitted.included for token in written[index]),
+            message_tokens=costs,
+            omitted=fitted.omitted,
+            context_length=limit,
+            reply_reserve=reserve,
             hash=prompt_hash(fitted.ids),
             estimated=self.estimated,
         )
 
-    def count(self, messages: Iterable[Message]) -> int:
+    def count_tokens(self, messages: Iterable[Message]) -> int:
         """What `Engine.count_tokens` gives."""
-        return sum(len(self.cut(message.content)) + 2 for message in messages)
+        return sum(len(self.split(message.content)) + 2 for message in messages)
 
-    def _written(self, message: Message, index: int) -> list[PromptToken]:
+    def _encode_message(self, message: Message, index: int) -> list[PromptToken]:
         begin, end = f"<{message.role}>", f"</{message.role}>"
         return [
             PromptToken(_token_id(begin), begin, control=True),
             *(
-                PromptToken(_token_id(piece), piece, message=index)
-                for piece in self.cut(message.content)
+                PromptToken(_token_id(piece), piece, message_index=index)
+                for piece in self.split(message.content)
             ),
             PromptToken(_token_id(end), end, control=True),
         ]

@@ -34,106 +34,108 @@ def single_torch_thread() -> Iterator[None]:
 class GenerationState:
     """One reply on its way, whose tokens are chosen one by one."""
 
-    prompt: list[int]
+    prompt_ids: list[int]
     request: Request
     sampler: Sampler
     token_bytes: TokenBytes
     detokenizer: Detokenizer
-    stops: StopStringFilter
-    format_stops: frozenset[str]
+    stop_filter: StopStringFilter
+    format_stop_strings: frozenset[str]
     """Stop strings by which the prompt format, not the person, ends a reply."""
-    end: EosStoppingCriteria
-    most: int
+    eos_criteria: EosStoppingCriteria
+    max_new_tokens: int
     """At most this many new tokens, at least one."""
-    at_most: StopReason
+    limit_reason: StopReason
     """What it means to reach `most`."""
     usage: Usage
-    started: float
+    started_at: float
     """`time.perf_counter()` when the request came."""
-    made: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of the tokens made, where the request asks for them."""
-    _told: LogprobBuffer = field(default_factory=LogprobBuffer)
-    _shown: int = 0
-    _first: float = 0.0
+    _logprob_buffer: LogprobBuffer = field(default_factory=LogprobBuffer)
+    _num_detokenized: int = 0
+    _first_token_at: float = 0.0
 
     @property
-    def left(self) -> int:
+    def remaining_tokens(self) -> int:
         """How many more tokens may come."""
-        return self.most - len(self.made)
+        return self.max_new_tokens - len(self.tokens)
 
-    def choose(self, logits: Tensor) -> tuple[Delta] | tuple[Delta, Finished]:
+    def sample(self, logits: Tensor) -> tuple[Delta] | tuple[Delta, Finished]:
         """Choose a token, see whether it ends the reply, and give what is certain of the text.
 
         Args:
             logits: (vocabulary,), after the token before it.
         """
         with single_torch_thread():
-            self.made.append(self.sampler(self._processed(logits)))
+            self.tokens.append(self.sampler(self._process_logits(logits)))
             if (wanted := self.request.logprobs) is not None:
-                told = token_logprob(logits, self.made[-1], wanted, self.token_bytes)
+                told = token_logprob(logits, self.tokens[-1], wanted, self.token_bytes)
                 self._logprobs.append(told)
-        self._count()
-        reason, stop = self._ending(logits)
-        text = self._new_text(last=reason is not None)
-        if self.stops.found is not None:
-            stop = self.stops.found
-            reason = StopReason.END if stop in self.format_stops else StopReason.STOP_STRING
-        delta = Delta(text, self._held(), self.usage, self._told.take(text))
+        self._update_usage()
+        reason, stop = self._check_stop(logits)
+        text = self._release_text(last=reason is not None)
+        if self.stop_filter.matched_stop is not None:
+            stop = self.stop_filter.matched_stop
+            reason = StopReason.END if stop in self.format_stop_strings else StopReason.STOP_STRING
+        delta = Delta(text, self._withheld_text(), self.usage, self._logprob_buffer.release(text))
         return (delta,) if reason is None else (delta, Finished(reason, self.usage, stop))
 
-    def _ids(self) -> Tensor:
-        return torch.tensor([self.prompt + self.made])
+    def _input_ids(self) -> Tensor:
+        return torch.tensor([self.prompt_ids + self.tokens])
 
-    def _processed(self, logits: Tensor) -> Tensor:
-        for processor in self.request.processors:
-            logits = processor(self._ids().to(logits.device), logits[None])[0]
+    def _process_logits(self, logits: Tensor) -> Tensor:
+        for processor in self.request.logits_processors:
+            logits = processor(self._input_ids().to(logits.device), logits[None])[0]
         return logits
 
-    def _ending(self, logits: Tensor) -> tuple[StopReason | None, str | None]:
+    def _check_stop(self, logits: Tensor) -> tuple[StopReason | None, str | None]:
         """Why the newest token is the last, text stops aside."""
-        if self.end.ending(self.made) is not None:
+        if self.eos_criteria.match(self.tokens) is not None:
             return StopReason.END, None
-        for criterion in self.request.criteria:
-            if torch.as_tensor(criterion(self._ids().to(logits.device), logits[None])).any():
+        for criterion in self.request.stopping_criteria:
+            if torch.as_tensor(criterion(self._input_ids().to(logits.device), logits[None])).any():
                 name = getattr(criterion, "__name__", type(criterion).__name__)
                 return StopReason.CRITERION, name
-        return (None if self.left else self.at_most), None
+        return (None if self.remaining_tokens else self.limit_reason), None
 
-    def _new_text(self, *, last: bool) -> str:
+    def _release_text(self, *, last: bool) -> str:
         """The text that became certain; all that is left when no more tokens come."""
-        ending = self.end.ending(self.made)
-        sure = len(self.made) - (len(ending) if ending else 0)
+        ending = self.eos_criteria.match(self.tokens)
+        sure = len(self.tokens) - (len(ending) if ending else 0)
         if not last:
-            sure -= self.end.pending(self.made)
-        text = "".join(self._fed(place) for place in range(self._shown, sure))
-        self._shown = max(self._shown, sure)
+            sure -= self.eos_criteria.partial_match_length(self.tokens)
+        text = "".join(self._detokenize(place) for place in range(self._num_detokenized, sure))
+        self._num_detokenized = max(self._num_detokenized, sure)
         if last:
             rest = self.detokenizer.flush()
-            self._told.feed((), rest)
+            self._logprob_buffer.feed((), rest)
             text += rest
-        text = self.stops.feed(text)
-        return text + self.stops.flush() if last else text
+        text = self.stop_filter.feed(text)
+        return text + self.stop_filter.flush() if last else text
 
-    def _fed(self, place: int) -> str:
+    def _detokenize(self, position: int) -> str:
         """The text that a token of the reply brings."""
-        text = self.detokenizer.feed(self.made[place])
-        self._told.feed(self._logprobs[place : place + 1], text)
+        text = self.detokenizer.feed(self.tokens[position])
+        self._logprob_buffer.feed(self._logprobs[position : position + 1], text)
         return text
 
-    def _held(self) -> str:
-        waiting = self.made[self._shown :] if self.stops.found is None else []
-        pending = waiting[: self.end.pending(self.made)]
-        return self.stops.held + (self.detokenizer.peek(pending) if pending else "")
+    def _withheld_text(self) -> str:
+        waiting = (
+            self.tokens[self._num_detokenized :] if self.stop_filter.matched_stop is None else []
+        )
+        pending = waiting[: self.eos_criteria.partial_match_length(self.tokens)]
+        return self.stop_filter.withheld + (self.detokenizer.peek(pending) if pending else "")
 
-    def _count(self) -> None:
+    def _update_usage(self) -> None:
         now = time.perf_counter()
-        self._first = self._first or now
+        self._first_token_at = self._first_token_at or now
         self.usage = dataclasses.replace(
             self.usage,
-            completion_tokens=len(self.made),
-            first_token_seconds=self._first - self.started,
-            decode_seconds=now - self._first,
+            completion_tokens=len(self.tokens),
+            first_token_seconds=self._first_token_at - self.started_at,
+            decode_seconds=now - self._first_token_at,
         )
 
 

@@ -38,14 +38,14 @@ None for int8, or int4 where it loses no more. `python -m benchmarks.speed` show
 exactness. On CUDA all but off are the same."""
 
 
-def load(name: str, folder: Path, placement: Placement, fast: str) -> Model:
+def load(name: str, folder: Path, placement: Placement, decoder_format: str) -> Model:
     """The model in a folder, run in the best way for it.
 
     Args:
         name: what the person calls it.
         folder: config.json and safetensors.
         placement: device and number format.
-        fast: one of `FORMATS`, or off.
+        decoder_format: one of `FORMATS`, or off.
 
     Raises:
         ModelError: the folder does not hold a model that can be used.
@@ -53,13 +53,19 @@ def load(name: str, folder: Path, placement: Placement, fast: str) -> Model:
     """
     notes: tuple[str, ...] = ()
     device = placement.device
-    if fast in DECODER_FORMATS and device is not None and _can_run_native(device, placement, fast):
+    if (
+        decoder_format in DECODER_FORMATS
+        and device is not None
+        and _can_run_native(device, placement, decoder_format)
+    ):
         try:
-            return _load_native(name, folder, device, placement.dtype, DECODER_FORMATS[fast])
+            return _load_native(
+                name, folder, device, placement.dtype, DECODER_FORMATS[decoder_format]
+            )
         except Unsupported as reason:
             log.info("%s is run with transformers: %s", name, reason)
-            if fast != "auto":
-                notes = (f"This model cannot be run with fast = {fast}: {reason}.",)
+            if decoder_format != "auto":
+                notes = (f"This model cannot be run with fast = {decoder_format}: {reason}.",)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -72,16 +78,20 @@ def load(name: str, folder: Path, placement: Placement, fast: str) -> Model:
     return TransformersModel(name, folder, placement, notes)
 
 
-def _can_run_native(device: str, placement: Placement, fast: str) -> bool:
-    if placement.quantization is not None:
+def _can_run_native(device: str, placement: Placement, decoder_format: str) -> bool:
+    if placement.quantization_config is not None:
         return False
-    exact = placement.asked and placement.dtype is torch.float32 and fast == "auto"
+    exact = (
+        placement.dtype_is_explicit
+        and placement.dtype is torch.float32
+        and decoder_format == "auto"
+    )
     on_cpu = device == "cpu" and placement.dtype in (torch.bfloat16, torch.float32) and not exact
     return on_cpu or device.startswith("cuda")
 
 
 def _load_native(
-    name: str, folder: Path, device: str, dtype: torch.dtype, form: WeightFormat | None
+    name: str, folder: Path, device: str, dtype: torch.dtype, weight_format: WeightFormat | None
 ) -> Model:
     shape = read_config(folder)
     try:
@@ -89,13 +99,13 @@ def _load_native(
     except (OSError, ValueError) as error:
         raise Unsupported(f"its generation config cannot be read: {error}") from error
     weights = read_weights(folder, shape, dtype, device)
-    decoder, label, notes = _open_decoder(shape, weights, form)
+    decoder, label, notes = _open_decoder(shape, weights, weight_format)
     about = ModelInfo(
         device=device,
         dtype=label,
-        context=shape.context,
-        ends=parse_eos_token_ids(generation.get("eos_token_id")),
-        suggested=recommended_sampling(name, generation),
+        context_length=shape.max_position_embeddings,
+        eos_token_ids=parse_eos_token_ids(generation.get("eos_token_id")),
+        recommended_sampling=recommended_sampling(name, generation),
         notes=notes,
     )
     model = NativeModel(shape, weights, decoder, about)
@@ -105,19 +115,19 @@ def _load_native(
 
 
 def _open_decoder(
-    shape: ModelConfig, weights: ModelWeights[Linear], form: WeightFormat | None
+    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
 ) -> tuple[TokenDecoder, str, tuple[str, ...]]:
     """With what the screen calls its numbers, and what the person should know of it."""
-    dtype = weights.embedding.dtype
-    if weights.embedding.device.type != "cpu":
-        return CudaGraphDecoder(shape, weights), f"{str(dtype).removeprefix('torch.')} (fast)", ()
+    dtype = weights.embed_tokens.dtype
+    if weights.embed_tokens.device.type != "cpu":
+        return CudaGraphDecoder(config, weights), f"{str(dtype).removeprefix('torch.')} (fast)", ()
     try:
         kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
-        compiled = CDecoder(kernel, shape, weights, form, torch.get_num_threads())
+        compiled = CDecoder(kernel, config, weights, weight_format, torch.get_num_threads())
         return compiled, f"{_format_label(compiled.formats)} (fast)", ()
     except KernelUnavailable as reason:
         log.warning("no compiled kernel: %s", reason)
-        plain = TorchDecoder(shape, weights, form)
+        plain = TorchDecoder(config, weights, weight_format)
         note = (
             f"Replies are written by torch, at less than half the speed: {reason}. "
             "With a C compiler, such as gcc or clang, chatlm compiles a faster way by itself."

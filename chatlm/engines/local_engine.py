@@ -42,8 +42,8 @@ class LocalEngine:
         placement: device and number format.
         prompt_format: one of `chatlm.engines.tokens.FORMATS`.
         context: at most this many tokens of context; None takes what the model has.
-        suits: sampling known to suit the model, before what its own generation config says.
-        fast: one of `chatlm.engines.ways.FORMATS`, or off.
+        catalogue_sampling: sampling known to suit the model, before what its own generation config says.
+        decoder_format: one of `chatlm.engines.ways.FORMATS`, or off.
         find_adapter: finds the adapters that requests name.
 
     Raises:
@@ -59,63 +59,69 @@ class LocalEngine:
         *,
         prompt_format: str = "auto",
         context: int | None = None,
-        suits: Sampling | None = None,
-        fast: str = "auto",
+        catalogue_sampling: Sampling | None = None,
+        decoder_format: str = "auto",
         find_adapter: FindAdapter = no_adapter,
     ) -> None:
-        model = load(name, folder, placement, fast)
-        about = model.about
-        self.tokens = PromptEncoder(load_tokenizer(name, folder), prompt_format, about.ends)
-        self._end = EosStoppingCriteria(
-            [[number] for number in {*about.ends, self.tokens.end_id} if number is not None]
-            + self.tokens.end_sequences
+        model = load(name, folder, placement, decoder_format)
+        about = model.info
+        self.prompt_encoder = PromptEncoder(
+            load_tokenizer(name, folder), prompt_format, about.eos_token_ids
+        )
+        self._eos_criteria = EosStoppingCriteria(
+            [
+                [number]
+                for number in {*about.eos_token_ids, self.prompt_encoder.eos_token_id}
+                if number is not None
+            ]
+            + self.prompt_encoder.end_sequences
         )
         self._adapters = AdapterCache(model, find_adapter)
         self._lock = threading.Lock()
-        suggested = (suits or Sampling()).over(about.suggested)
+        suggested = (catalogue_sampling or Sampling()).with_fallback(about.recommended_sampling)
         self.info = EngineInfo(
             model=name,
             device=about.device,
             dtype=about.dtype,
-            context_length=min(about.context, context or about.context),
-            prompt_format=self.tokens.format,
-            defaults=suggested.over(DEFAULT_SAMPLING),
-            suggested=suggested,
-            notes=(*about.notes, *self.tokens.notes),
+            context_length=min(about.context_length, context or about.context_length),
+            prompt_format=self.prompt_encoder.format,
+            default_sampling=suggested.with_fallback(DEFAULT_SAMPLING),
+            recommended_sampling=suggested,
+            notes=(*about.notes, *self.prompt_encoder.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
-            weights=count_parameters(folder),
+            num_parameters=count_parameters(folder),
         )
         # room for a whole context twice, so that an adapter is toggled without reading anew
-        self._prefixes = PromptCache(2 * self.info.context_length)
+        self._prompt_cache = PromptCache(2 * self.info.context_length)
 
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`."""
-        counted = count_message_tokens(self.tokens, request.messages)
-        prompt = self._fit(request, lambda: counted)
+        counted = count_message_tokens(self.prompt_encoder, request.messages)
+        prompt = self._fit_prompt(request, lambda: counted)
         return Prompt(
-            tokens=tuple(prompt_tokens(self.tokens, request.messages, prompt.kept)),
-            costs=counted,
-            left_out=prompt.left_out,
-            limit=self.info.context_length,
-            reserve=compute_reply_reserve(request, self.info),
+            tokens=tuple(prompt_tokens(self.prompt_encoder, request.messages, prompt.included)),
+            message_tokens=counted,
+            omitted=prompt.omitted,
+            context_length=self.info.context_length,
+            reply_reserve=compute_reply_reserve(request, self.info),
             hash=prompt_hash(prompt.ids),
         )
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """See `Engine.count_tokens`."""
-        return len(self.tokens.encode(list(messages)))
+        return len(self.prompt_encoder.encode(list(messages)))
 
     def close(self) -> None:
         """Free the model's memory; the engine is of no use afterwards."""
         with self._lock:
-            self._prefixes.clear()
+            self._prompt_cache.clear()
             self._adapters.close()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """See `Engine.stream`."""
-        with self._lock, closing(self._batch(nullcontext())) as batch:
+        with self._lock, closing(self._open_batch(nullcontext())) as batch:
             batch.add(request)
             while len(batch):
                 for _, event in batch.step():
@@ -125,27 +131,29 @@ class LocalEngine:
 
     def batch(self) -> LocalBatch:
         """Several requests at once; see `chatlm.Batch`."""
-        return self._batch(self._lock)
+        return self._open_batch(self._lock)
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """See `Engine.read_ahead`."""
-        prompt = self._fit(request, lambda: count_message_tokens(self.tokens, request.messages))
+        prompt = self._fit_prompt(
+            request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
+        )
         try:
-            with self._lock, self._taken(request.adapter, prompt.ids) as keys:
-                keys.keep(prompt.ids)
-                for done in keys.read(prompt.ids):
+            with self._lock, self._borrow_cache(request.adapter, prompt.ids) as keys:
+                keys.reuse_prefix(prompt.ids)
+                for done in keys.prefill(prompt.ids):
                     yield Prefill(done, len(prompt.ids))
         except Exception as error:
-            raise self._explained(error)  # noqa: B904  # it knows its cause
+            raise self._as_user_error(error)  # noqa: B904  # it knows its cause
 
-    def _batch(self, lock: AbstractContextManager[object]) -> LocalBatch:
-        return LocalBatch(self._adapters.model, self._begin, lock, self._explained)
+    def _open_batch(self, lock: AbstractContextManager[object]) -> LocalBatch:
+        return LocalBatch(self._adapters.model, self._prefill, lock, self._as_user_error)
 
-    def _explained(self, error: Exception) -> Exception:
+    def _as_user_error(self, error: Exception) -> Exception:
         """What is told of an error; frees memory where that is what was missing."""
         if not is_out_of_memory(error):
             return error
-        self._prefixes.clear()
+        self._prompt_cache.clear()
         told = OutOfMemoryError(
             f"The memory of {self.info.device} is full",
             hint="The chat is saved. Start a new chat, lower `chatlm config set context`, "
@@ -154,55 +162,62 @@ class LocalEngine:
         told.__cause__ = error
         return told
 
-    def _fit(self, request: Request, costs: Callable[[], Sequence[int]]) -> FittedPrompt:
+    def _fit_prompt(
+        self, request: Request, message_tokens: Callable[[], Sequence[int]]
+    ) -> FittedPrompt:
         messages = request.messages
         return fit_prompt(
             messages,
-            lambda kept: self.tokens.encode([messages[index] for index in kept]),
-            costs,
-            limit=self.info.context_length,
-            reserve=compute_reply_reserve(request, self.info),
+            lambda kept: self.prompt_encoder.encode([messages[index] for index in kept]),
+            message_tokens,
+            context_length=self.info.context_length,
+            reply_reserve=compute_reply_reserve(request, self.info),
         )
 
     @contextmanager
-    def _taken(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
+    def _borrow_cache(self, adapter: str | None, prompt: Sequence[int]) -> Iterator[CachedPrompt]:
         """Keys and values for a prompt, which are kept for another one afterwards."""
-        keys = self._prefixes.take(adapter, self._adapters.take(adapter), prompt)
+        keys = self._prompt_cache.acquire(adapter, self._adapters.get(adapter), prompt)
         try:
             yield keys
         finally:
-            self._prefixes.give(adapter, keys)
+            self._prompt_cache.release(adapter, keys)
 
-    def _begin(self, request: Request) -> PrefillTask:
+    def _prefill(self, request: Request) -> PrefillTask:
         """Fit the prompt and read it."""
         started = time.perf_counter()
-        sampling = request.sampling.over(self.info.defaults)
+        sampling = request.sampling.with_fallback(self.info.default_sampling)
         request = dataclasses.replace(request, sampling=sampling)
-        prompt = self._fit(request, lambda: count_message_tokens(self.tokens, request.messages))
+        prompt = self._fit_prompt(
+            request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
+        )
         total, limit = len(prompt.ids), self.info.context_length
         most = sampling.max_tokens or limit
-        left_out = tuple(request.messages[index] for index in prompt.left_out)
+        left_out = tuple(request.messages[index] for index in prompt.omitted)
         go_on = bool(request.messages) and request.messages[-1].role == "assistant"
         with ExitStack() as taken:
-            keys = taken.enter_context(self._taken(request.adapter, prompt.ids))
-            cached = keys.keep(prompt.ids)
+            keys = taken.enter_context(self._borrow_cache(request.adapter, prompt.ids))
+            cached = keys.reuse_prefix(prompt.ids)
             yield PromptReady(total, limit, left_out, cached, prompt_hash(prompt.ids))
-            for done in keys.read(prompt.ids):
+            for done in keys.prefill(prompt.ids):
                 yield Prefill(done, total)
             words, device = keys.logits.shape[-1], keys.logits.device
             decoding = GenerationState(
-                prompt=prompt.ids,
+                prompt_ids=prompt.ids,
                 request=request,
                 sampler=Sampler(sampling, torch.tensor(prompt.ids), words, device),
-                token_bytes=self.tokens.token_bytes,
-                detokenizer=self.tokens.detokenizer(prompt.ids[-8:] if go_on else ()),
-                stops=StopStringFilter([*sampling.stop, *self.tokens.stop_texts]),
-                format_stops=frozenset(self.tokens.stop_texts) - frozenset(sampling.stop),
-                end=self._end,
-                most=min(most, limit - total),
-                at_most=StopReason.LENGTH if most <= limit - total else StopReason.CONTEXT_FULL,
+                token_bytes=self.prompt_encoder.token_bytes,
+                detokenizer=self.prompt_encoder.detokenizer(prompt.ids[-8:] if go_on else ()),
+                stop_filter=StopStringFilter([*sampling.stop, *self.prompt_encoder.stop_strings]),
+                format_stop_strings=frozenset(self.prompt_encoder.stop_strings)
+                - frozenset(sampling.stop),
+                eos_criteria=self._eos_criteria,
+                max_new_tokens=min(most, limit - total),
+                limit_reason=StopReason.LENGTH
+                if most <= limit - total
+                else StopReason.CONTEXT_FULL,
                 usage=Usage(prompt_tokens=total, cached_tokens=cached),
-                started=started,
+                started_at=started,
             )
             yield ActiveSequence(
                 decoding, Speculator(keys, prompt.ids), keys, taken.pop_all().close

@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 class Cache(Protocol):
     """The keys and values of one token sequence, growing."""
 
-    def read(self, ids: Sequence[int]) -> Tensor:
+    def prefill(self, ids: Sequence[int]) -> Tensor:
         """Add a block of a prompt; returns the logits after its last token: (vocabulary,)."""
         ...
 
-    def extend(self, ids: Sequence[int]) -> Tensor:
+    def decode(self, ids: Sequence[int]) -> Tensor:
         """Add tokens that were just chosen, at most `at_once`.
 
         Returns:
@@ -31,7 +31,7 @@ class Cache(Protocol):
         """
         ...
 
-    def cut(self, length: int) -> bool:
+    def truncate(self, length: int) -> bool:
         """Forget all tokens behind the first `length`; False where that cannot be done."""
         ...
 
@@ -44,11 +44,11 @@ class ModelInfo:
     """cpu, cuda:0, …, or several joined by +."""
     dtype: str
     """The numbers it computes with, as the screen shows them."""
-    context: int
+    context_length: int
     """Positions it was made for."""
-    ends: tuple[int, ...]
+    eos_token_ids: tuple[int, ...]
     """Ids that end a reply."""
-    suggested: Sampling
+    recommended_sampling: Sampling
     """What its makers suggest."""
     notes: tuple[str, ...] = ()
     """What the person should know of how it was loaded."""
@@ -63,7 +63,7 @@ class LanguageModel(Protocol):
         ...
 
     @property
-    def at_once(self) -> int:
+    def max_step_tokens(self) -> int:
         """So many tokens caches add at once for little more than one costs; at least 1. Where it
         is more, caches can be cut."""
         ...
@@ -85,11 +85,11 @@ class Model(LanguageModel, Protocol):
     """A loaded model."""
 
     @property
-    def about(self) -> ModelInfo:
+    def info(self) -> ModelInfo:
         """What it is."""
         ...
 
-    def extend(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
+    def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
         """Add tokens to several caches at once; every number is what one at a time would give.
 
         Args:
@@ -101,7 +101,7 @@ class Model(LanguageModel, Protocol):
         """
         ...
 
-    def adapted(self, folder: Path) -> AdaptedModel:
+    def load_adapter(self, folder: Path) -> AdaptedModel:
         """The model with an adapter, without a copy of its weights.
 
         Args:
@@ -123,19 +123,19 @@ def parse_eos_token_ids(value: Any) -> tuple[int, ...]:
     return tuple(value if isinstance(value, list) else [value] if value is not None else [])
 
 
-def recommended_sampling(name: str, generation: Mapping[str, Any]) -> Sampling:
+def recommended_sampling(name: str, generation_config: Mapping[str, Any]) -> Sampling:
     """The sampling of a generation config, as far as chatlm can do it.
 
     Args:
         name: of the model, for the log.
-        generation: the config's values.
+        generation_config: the config's values.
     """
     out = Sampling()
-    if generation.get("do_sample") is False and generation.get("temperature") is None:
+    if generation_config.get("do_sample") is False and generation_config.get("temperature") is None:
         return out
     for key in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
         try:
-            out = Sampling.from_dict({key: generation.get(key)}).over(out)
+            out = Sampling.from_dict({key: generation_config.get(key)}).with_fallback(out)
         except UsageError as error:
             log.warning("%s: left out: %s", name, error.message)
     return out

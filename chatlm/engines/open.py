@@ -117,7 +117,7 @@ def _resolve_scheme(model: str, plugins: PluginHost) -> tuple[_RegisteredEngine 
     def register_for(plugin: str) -> dict[str, Any]:
         return {"register": partial(_register_engine, offers, plugin)}
 
-    for _ in plugins.offer("register_engines", register_for):
+    for _ in plugins.call_each_with("register_engines", register_for):
         pass
     scheme, colon, name = model.partition(":")
     if colon and scheme in offers:
@@ -126,14 +126,14 @@ def _resolve_scheme(model: str, plugins: PluginHost) -> tuple[_RegisteredEngine 
 
 
 def _register_engine(
-    offers: dict[str, _RegisteredEngine], plugin: str, scheme: str, opener: EngineOpener
+    engines: dict[str, _RegisteredEngine], plugin: str, scheme: str, opener: EngineOpener
 ) -> None:
     """Take a plugin's engine; what is raised here is the plugin's fault."""
     if not isinstance(scheme, str) or not scheme or ":" in scheme or not callable(opener):
         raise TypeError("register takes a scheme, a text without a colon, and a function")
     if scheme == LOCAL_SCHEME:
         raise ChatlmError(f"{LOCAL_SCHEME}: is the scheme of chatlm's own models")
-    taken = offers.setdefault(scheme, _RegisteredEngine(plugin, opener))
+    taken = engines.setdefault(scheme, _RegisteredEngine(plugin, opener))
     if taken.plugin != plugin:
         raise ChatlmError(f"the scheme {scheme}: is taken by the plugin {taken.plugin}")
 
@@ -155,8 +155,8 @@ def _open_local(
         resolve_placement(config.device, config.dtype, config.quantize),
         prompt_format=config.prompt_format,
         context=config.context,
-        suits=entry.sampling if entry else Sampling(),
-        fast=config.fast,
+        catalogue_sampling=entry.sampling if entry else Sampling(),
+        decoder_format=config.fast,
         find_adapter=partial(_find_adapter, plugins, location.name),
     )
 

@@ -35,7 +35,7 @@ class EncodedText:
     """The tokens of a plain text."""
 
     ids: array[int]
-    ends: array[int]
+    end_offsets: array[int]
     """Up to where the text is covered, in characters, once each token is there; never falls."""
 
 
@@ -45,13 +45,13 @@ class PromptEncoder:
     Args:
         tokenizer: a fast tokenizer of transformers.
         prompt_format: one of `FORMATS`; auto takes the model's own template, else ChatML.
-        end_ids: ids that end a reply, from the generation config.
+        eos_token_ids: ids that end a reply, from the generation config.
 
     Raises:
         ModelError: the model cannot be used with that format.
     """
 
-    def __init__(self, tokenizer: Any, prompt_format: str, end_ids: Iterable[int]) -> None:
+    def __init__(self, tokenizer: Any, prompt_format: str, eos_token_ids: Iterable[int]) -> None:
         if not tokenizer.is_fast:
             raise ModelError(
                 "This model's tokenizer has no tokenizer.json",
@@ -61,86 +61,90 @@ class PromptEncoder:
         self._backend = tokenizer.backend_tokenizer
         self.notes: list[str] = []
         added = self._backend.get_added_tokens_decoder()
-        self._ids: dict[str, int] = {token.content: number for number, token in added.items()}
-        self.format = self._resolve(prompt_format)
+        self._added_token_ids: dict[str, int] = {
+            token.content: number for number, token in added.items()
+        }
+        self.format = self._resolve_format(prompt_format)
         own = tokenizer.chat_template or "" if self.format == "template" else ""
         specials = {token.content for token in added.values() if token.special}
-        written = {text for text in self._ids if text in own}
-        end_texts = {text for text, number in self._ids.items() if number in set(end_ids)}
-        self.controls: dict[str, int] = {
-            text: self._ids[text]
+        written = {text for text in self._added_token_ids if text in own}
+        end_texts = {
+            text for text, number in self._added_token_ids.items() if number in set(eos_token_ids)
+        }
+        self.control_tokens: dict[str, int] = {
+            text: self._added_token_ids[text]
             for text in specials | written | end_texts
             if len(text.strip()) > 1  # a line end, say, is text even where it is an added token
         }
         """Every control token's text and id; ids that no content is ever encoded to."""
-        self._guarded = re.compile(
-            "|".join(re.escape(text) for text in sorted(self.controls, key=len, reverse=True))
+        self._control_pattern = re.compile(
+            "|".join(re.escape(text) for text in sorted(self.control_tokens, key=len, reverse=True))
             or r"(?!)"
         )
-        self._render = self._renderer()
-        self.begin = self._beginning()
+        self._render = self._make_renderer()
+        self.prefix_ids = self._find_prefix_ids()
         """Ids that stand before everything the format writes."""
         # set once: a tokenizer that other threads are using refuses to be changed
         self._backend.encode_special_tokens = True
         self._backend.post_processor = None  # it may take the blanks out of the tokens' offsets
-        self._remembered = lru_cache(MAX_CACHED_TEXTS)(self._encoded)
+        self._cached_encode = lru_cache(MAX_CACHED_TEXTS)(self._encode_with_offsets)
         self.token_bytes = make_token_bytes(self._backend)
         """What a token stands for, by its id."""
 
-    def _resolve(self, wanted: str) -> str:
+    def _resolve_format(self, requested: str) -> str:
         has_template = bool(self._tokenizer.chat_template)
-        if wanted == "auto":
-            wanted = "template" if has_template else "chatml"
+        if requested == "auto":
+            requested = "template" if has_template else "chatml"
             if not has_template:
                 self.notes.append(
                     "This model has no chat template; it is spoken to in ChatML, "
                     "which it may not have learned. `chatlm config set prompt_format` changes it."
                 )
-        if wanted == "template" and not has_template:
+        if requested == "template" and not has_template:
             raise ModelError(
                 "This model has no chat template of its own",
                 hint="Use `chatlm config set prompt_format chatml` (or alpaca, or vicuna).",
             )
-        if wanted == "chatml" and "<|im_start|>" not in self._ids:
+        if requested == "chatml" and "<|im_start|>" not in self._added_token_ids:
             self.notes.append("This model has no ChatML control tokens; they are sent as text.")
-        return wanted
+        return requested
 
-    def _renderer(self) -> chat_formats.Renderer:
+    def _make_renderer(self) -> chat_formats.Renderer:
         if self.format == "template":
-            return chat_formats.template_renderer(self._apply, self.controls)
+            return chat_formats.template_renderer(self._apply_template, self.control_tokens)
         if self.format == "vicuna":
             return chat_formats.vicuna_renderer(self._tokenizer.eos_token or "")
         return {"chatml": chat_formats.render_chatml, "alpaca": chat_formats.render_alpaca}[
             self.format
         ]
 
-    def _apply(self, messages: list[dict[str, str]], go_on: bool) -> str:
+    def _apply_template(self, messages: list[dict[str, str]], continue_final_message: bool) -> str:
         return str(
             self._tokenizer.apply_chat_template(
                 messages,
                 tokenize=False,
-                add_generation_prompt=not go_on,
-                continue_final_message=go_on,
+                add_generation_prompt=not continue_final_message,
+                continue_final_message=continue_final_message,
             )
         )
 
-    def _beginning(self) -> list[int]:
+    def _find_prefix_ids(self) -> list[int]:
         """What the tokenizer puts before a text by itself; a template writes its own."""
         if self.format == "template":
             return []
         return [i for i in self._tokenizer.encode("") if i != self._tokenizer.eos_token_id]
 
     @property
-    def end_id(self) -> int | None:
+    def eos_token_id(self) -> int | None:
         """The tokenizer's own end-of-sequence token."""
         end: int | None = self._tokenizer.eos_token_id
         return end
 
     @property
-    def stop_texts(self) -> tuple[str, ...]:
+    def stop_strings(self) -> tuple[str, ...]:
         """What a model writes that goes on with the user's part, in a format of plain text."""
         heads = {"alpaca": (chat_formats.ALPACA_STOP,), "vicuna": (chat_formats.VICUNA_STOP,)}
-        if self.format == "chatml" and "<|im_end|>" not in self._ids:
+        if self.format == "chatml" and "<|im_end|>" not in self._added_token_ids:
             return ("<|im_end|>", "<|im_start|>")
         return heads.get(self.format, ())
 
@@ -150,7 +154,12 @@ class PromptEncoder:
         if self.format != "chatml":
             return []
         ends = ("<|im_end|>", "<|im_start|>")
-        return [[self._ids[text]] if text in self._ids else self.encode_text(text) for text in ends]
+        return [
+            [self._added_token_ids[text]]
+            if text in self._added_token_ids
+            else self.encode_text(text)
+            for text in ends
+        ]
 
     def spans(self, messages: Sequence[Message]) -> list[Span]:
         """The prompt, with what is control and what is whose content."""
@@ -169,7 +178,7 @@ class PromptEncoder:
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the whole prompt; control ids stand only where the format put them."""
-        ids = list(self.begin)
+        ids = list(self.prefix_ids)
         for run in chat_formats.span_runs(self.spans(messages)):
             ids += self.encode_run(run).ids
         return ids
@@ -178,31 +187,31 @@ class PromptEncoder:
         """Tokens of one of `chatml.runs`."""
         text = "".join(span.text for span in run)
         if self.is_control(run[0]):
-            return EncodedText(array("I", [self._ids[text]]), array("I", [len(text)]))
-        return self.encoded(text)
+            return EncodedText(array("I", [self._added_token_ids[text]]), array("I", [len(text)]))
+        return self.encode_with_offsets(text)
 
     def is_control(self, span: Span) -> bool:
         """Whether the span is a control token, and the model has it."""
-        return span.control and span.text in self._ids
+        return span.control and span.text in self._added_token_ids
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text, in which no control token can appear whatever the text says."""
-        return list(self.encoded(text).ids)
+        return list(self.encode_with_offsets(text).ids)
 
-    def encoded(self, text: str) -> EncodedText:
+    def encode_with_offsets(self, text: str) -> EncodedText:
         """Tokens of plain text, like `encode_text`."""
         if len(text) > MAX_CACHED_TEXT_LENGTH:
-            return self._encoded(text)
-        return self._remembered(text)
+            return self._encode_with_offsets(text)
+        return self._cached_encode(text)
 
-    def _encoded(self, text: str) -> EncodedText:
-        forbidden = set(self.controls.values())
+    def _encode_with_offsets(self, text: str) -> EncodedText:
+        forbidden = set(self.control_tokens.values())
         text = text.encode("utf-8", "replace").decode()  # no tokenizer takes lone surrogates
         whole = self._backend.encode(text, add_special_tokens=False)
         if forbidden.isdisjoint(whole.ids):
             return _to_encoded_text(zip(whole.ids, (end for _, end in whole.offsets), strict=True))
         tokens, start = [], 0
-        for part in self._broken(text):  # added tokens that are not marked special
+        for part in self._split_control_tokens(text):  # added tokens that are not marked special
             piece = self._backend.encode(part, add_special_tokens=False)
             tokens += [
                 (number, start + end)
@@ -212,10 +221,10 @@ class PromptEncoder:
             start += len(part)
         return _to_encoded_text(tokens)
 
-    def _broken(self, text: str) -> Iterator[str]:
+    def _split_control_tokens(self, text: str) -> Iterator[str]:
         """The text in pieces, cut inside every control token's name."""
         start = 0
-        for match in self._guarded.finditer(text):
+        for match in self._control_pattern.finditer(text):
             yield text[start : match.start() + 1]
             start = match.start() + 1
         yield text[start:]
@@ -241,40 +250,40 @@ def _to_encoded_text(tokens: Iterable[tuple[int, int]]) -> EncodedText:
 
 
 def prompt_tokens(
-    tokenizer: PromptEncoder, messages: Sequence[Message], kept: Sequence[int]
+    encoder: PromptEncoder, messages: Sequence[Message], included: Sequence[int]
 ) -> Iterator[PromptToken]:
     """The tokens whose ids `PromptTokenizer.encode` gives; their texts joined are the prompt's.
 
     A token that reaches over a border belongs to where it begins.
 
     Args:
-        tokenizer: of the model.
+        encoder: of the model.
         messages: the request's.
-        kept: indices of those that are in the prompt, in order.
+        included: indices of those that are in the prompt, in order.
     """
-    for number in tokenizer.begin:
-        yield PromptToken(number, tokenizer.decode([number]), control=True)
-    controls = set(tokenizer.controls.values())
-    for run in chat_formats.span_runs(tokenizer.spans([messages[index] for index in kept])):
-        encoded = tokenizer.encode_run(run)
+    for number in encoder.prefix_ids:
+        yield PromptToken(number, encoder.decode([number]), control=True)
+    controls = set(encoder.control_tokens.values())
+    for run in chat_formats.span_runs(encoder.spans([messages[index] for index in included])):
+        encoded = encoder.encode_run(run)
         text = "".join(span.text for span in run)
         start = 0
         for span, places in zip(run, _token_ranges(run, encoded), strict=True):
-            message = None if span.message is None else kept[span.message]
+            message = None if span.message_index is None else included[span.message_index]
             for place in places:
-                end = len(text) if place == len(encoded.ids) - 1 else encoded.ends[place]
+                end = len(text) if place == len(encoded.ids) - 1 else encoded.end_offsets[place]
                 number = encoded.ids[place]
                 yield PromptToken(number, text[start:end], number in controls, message)
                 start = end
 
 
-def count_message_tokens(tokenizer: PromptEncoder, messages: Sequence[Message]) -> tuple[int, ...]:
+def count_message_tokens(encoder: PromptEncoder, messages: Sequence[Message]) -> tuple[int, ...]:
     """Tokens that each message takes, with what the format writes for it."""
-    spans = tokenizer.spans(messages)
+    spans = encoder.spans(messages)
     owners = iter(chat_formats.span_owners(spans))
     counted = [0] * len(messages)
     for run in chat_formats.span_runs(spans):
-        for places in _token_ranges(run, tokenizer.encode_run(run)):
+        for places in _token_ranges(run, encoder.encode_run(run)):
             owner = next(owners)
             if owner is not None:
                 counted[owner] += len(places)
@@ -291,9 +300,9 @@ def _token_ranges(run: Sequence[Span], encoded: EncodedText) -> Iterator[range]:
         first = behind
 
 
-def _count_tokens_before(border: int, encoded: EncodedText) -> int:
+def _count_tokens_before(offset: int, encoded: EncodedText) -> int:
     """How many tokens begin before that character; a character's further tokens begin with it."""
-    if border == 0:
+    if offset == 0:
         return 0
-    reaching = bisect_left(encoded.ends, border) + 1
-    return min(max(reaching, bisect_right(encoded.ends, border)), len(encoded.ids))
+    reaching = bisect_left(encoded.end_offsets, offset) + 1
+    return min(max(reaching, bisect_right(encoded.end_offsets, offset)), len(encoded.ids))

@@ -10,30 +10,30 @@ from chatlm.types.sampling import Sampling
 
 def apply_penalties(
     logits: Tensor,
-    made: Tensor,
+    reply_counts: Tensor,
     seen: Tensor,
     *,
-    frequency: float,
-    presence: float,
-    repetition: float,
+    frequency_penalty: float,
+    presence_penalty: float,
+    repetition_penalty: float,
 ) -> Tensor:
     """Logits lowered for tokens that came before (5.4.4).
 
     Args:
         logits: (vocabulary,), float.
-        made: (vocabulary,), how often the reply holds each token so far.
+        reply_counts: (vocabulary,), how often the reply holds each token so far.
         seen: (vocabulary,), bool, whether prompt or reply hold the token.
-        frequency: subtracted once for each time; -2 to 2, 0 is off.
-        presence: subtracted once; -2 to 2, 0 is off.
-        repetition: positive logits are divided by it and negative ones multiplied; 1 is off.
+        frequency_penalty: subtracted once for each time; -2 to 2, 0 is off.
+        presence_penalty: subtracted once; -2 to 2, 0 is off.
+        repetition_penalty: positive logits are divided by it and negative ones multiplied; 1 is off.
     """
-    if repetition != 1.0:
-        changed = torch.where(logits > 0, logits / repetition, logits * repetition)
+    if repetition_penalty != 1.0:
+        changed = torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty)
         logits = torch.where(seen, changed, logits)
-    if frequency != 0.0:
-        logits = logits.add(made, alpha=-frequency)
-    if presence != 0.0:
-        logits = logits - presence * (made > 0)
+    if frequency_penalty != 0.0:
+        logits = logits.add(reply_counts, alpha=-frequency_penalty)
+    if presence_penalty != 0.0:
+        logits = logits - presence_penalty * (reply_counts > 0)
     return logits
 
 
@@ -80,12 +80,12 @@ def min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(probabilities < p * probabilities.max(), float("-inf"))
 
 
-def sample_token(probabilities: Tensor, random: torch.Generator) -> int:
+def sample_token(probabilities: Tensor, generator: torch.Generator) -> int:
     """A token, each as often as is likely; `torch.multinomial` draws a number for every token.
 
     Args:
         probabilities: (vocabulary,), whose sum need not be exactly 1.
-        random: on the processor, so that a seed means the same on every device.
+        generator: on the processor, so that a seed means the same on every device.
 
     Raises:
         ValueError: no token is possible, or a probability is no number.
@@ -93,7 +93,7 @@ def sample_token(probabilities: Tensor, random: torch.Generator) -> int:
     borders = torch.cumsum(probabilities.cpu(), dim=-1, dtype=torch.float64)
     if not borders[-1] > 0:
         raise ValueError("no token can come next; does a plugin's logits processor rule out all?")
-    point = torch.rand((), generator=random, dtype=torch.float64)
+    point = torch.rand((), generator=generator, dtype=torch.float64)
     return int(torch.searchsorted(borders, point * borders[-1], right=True))
 
 
@@ -102,29 +102,29 @@ class Sampler:
 
     Args:
         sampling: settings with no value left open but the seed.
-        prompt: (tokens,), ids of the prompt.
-        vocabulary: number of logits.
+        prompt_ids: (tokens,), ids of the prompt.
+        vocab_size: number of logits.
         device: where the logits are.
     """
 
     def __init__(
-        self, sampling: Sampling, prompt: Tensor, vocabulary: int, device: torch.device
+        self, sampling: Sampling, prompt_ids: Tensor, vocab_size: int, device: torch.device
     ) -> None:
         self._temperature = sampling.temperature or 0.0
         self._top_k = sampling.top_k or 0
         self._top_p = 1.0 if sampling.top_p is None else sampling.top_p
         self._min_p = sampling.min_p or 0.0
-        self._frequency = sampling.frequency_penalty or 0.0
-        self._presence = sampling.presence_penalty or 0.0
-        self._repetition = sampling.repetition_penalty or 1.0
-        self._random = torch.Generator()
+        self._frequency_penalty = sampling.frequency_penalty or 0.0
+        self._presence_penalty = sampling.presence_penalty or 0.0
+        self._repetition_penalty = sampling.repetition_penalty or 1.0
+        self._generator = torch.Generator()
         if sampling.seed is None:
-            self._random.seed()
+            self._generator.seed()
         else:
-            self._random.manual_seed(sampling.seed)
-        self._made = torch.zeros(vocabulary, device=device)
-        self._seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-        self._seen[prompt] = True
+            self._generator.manual_seed(sampling.seed)
+        self._reply_counts = torch.zeros(vocab_size, device=device)
+        self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+        self._seen[prompt_ids] = True
 
     def __call__(self, logits: Tensor) -> int:
         """The next token's id.
@@ -134,11 +134,11 @@ class Sampler:
         """
         logits = apply_penalties(
             logits.float(),
-            self._made,
+            self._reply_counts,
             self._seen,
-            frequency=self._frequency,
-            presence=self._presence,
-            repetition=self._repetition,
+            frequency_penalty=self._frequency_penalty,
+            presence_penalty=self._presence_penalty,
+            repetition_penalty=self._repetition_penalty,
         )
         if self._temperature == 0:
             token = int(torch.argmax(logits))
@@ -149,7 +149,7 @@ class Sampler:
                 ),
                 self._min_p,
             )
-            token = sample_token(torch.softmax(kept, dim=-1), self._random)
-        self._made[token] += 1
+            token = sample_token(torch.softmax(kept, dim=-1), self._generator)
+        self._reply_counts[token] += 1
         self._seen[token] = True
         return token

@@ -35,7 +35,7 @@ class ScriptedEngine:
     ) -> None:
         self.requests: list[Request] = []
         """Every request it got, for assertions."""
-        self.read: list[Request] = []
+        self.read_ahead_requests: list[Request] = []
         """Every request it was asked to read ahead."""
         self.closed = False
         self._replies = deque(replies)
@@ -46,7 +46,7 @@ class ScriptedEngine:
             dtype="none",
             context_length=context,
             prompt_format="chatml",
-            defaults=DEFAULT_SAMPLING,
+            default_sampling=DEFAULT_SAMPLING,
         )
 
     def queue(self, *replies: str | StopReason | Exception) -> None:
@@ -59,9 +59,9 @@ class ScriptedEngine:
         reply = self._replies.popleft() if self._replies else "Nothing is left in the script."
         started = time.perf_counter()
         prompt = self.preview(request)
-        left_out = tuple(request.messages[index] for index in prompt.left_out)
+        left_out = tuple(request.messages[index] for index in prompt.omitted)
         total = len(prompt.tokens)
-        yield PromptReady(total, prompt.limit, left_out, prompt_hash=prompt.hash)
+        yield PromptReady(total, prompt.context_length, left_out, prompt_hash=prompt.hash)
         yield Prefill(total, total)
         if isinstance(reply, Exception):
             raise reply
@@ -83,17 +83,17 @@ class ScriptedEngine:
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """See `Engine.read_ahead`."""
-        self.read.append(request)
+        self.read_ahead_requests.append(request)
         prompt = self.count_tokens(request.messages)
         yield Prefill(prompt, prompt)
 
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`."""
-        return WORD_TOKENS.prompt(request, self.info)
+        return WORD_TOKENS.preview(request, self.info)
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """Words, and two for each message's frame."""
-        return WORD_TOKENS.count(messages)
+        return WORD_TOKENS.count_tokens(messages)
 
     def close(self) -> None:
         """Remember that it was closed."""

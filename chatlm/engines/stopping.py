@@ -36,28 +36,28 @@ class StopStringFilter:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
-        self.held = ""
+        self.withheld = ""
         """Text that is withheld since it may become a stop."""
-        self.found: str | None = None
+        self.matched_stop: str | None = None
         """The stop that was completed."""
 
     def feed(self, piece: str) -> str:
         """Add a piece; returns the text that is now certain. Nothing more comes after a stop."""
-        if self.found is not None:
+        if self.matched_stop is not None:
             return ""
-        text = self.held + piece
-        for end in range(len(self.held) + 1, len(text) + 1):
-            self.found = matching_stop(text[:end], self._stops)
-            if self.found is not None:
-                self.held = ""
-                return text[: end - len(self.found)]
+        text = self.withheld + piece
+        for end in range(len(self.withheld) + 1, len(text) + 1):
+            self.matched_stop = matching_stop(text[:end], self._stops)
+            if self.matched_stop is not None:
+                self.withheld = ""
+                return text[: end - len(self.matched_stop)]
         keep = len(text) - longest_partial_match(text, self._stops)
-        self.held = text[keep:]
+        self.withheld = text[keep:]
         return text[:keep]
 
     def flush(self) -> str:
         """The withheld text, when nothing more will come."""
-        held, self.held = self.held, ""
+        held, self.withheld = self.withheld, ""
         return held
 
 
@@ -72,17 +72,19 @@ class EosStoppingCriteria:
         self._sequences = [tuple(sequence) for sequence in sequences]
         if not all(self._sequences):
             raise ValueError("an end sequence needs at least one token")
-        self._longest = max((len(sequence) for sequence in self._sequences), default=0)
+        self._max_length = max((len(sequence) for sequence in self._sequences), default=0)
 
     def __call__(self, input_ids: Tensor, scores: Any = None, **_: Any) -> Tensor:
         """Whether each row ends: (rows, tokens) ids to (rows,) bool."""
-        ends = [self.ending(row) is not None for row in input_ids[:, -self._longest :].tolist()]
+        ends = [self.match(row) is not None for row in input_ids[:, -self._max_length :].tolist()]
         return torch.tensor(ends, device=input_ids.device)
 
-    def ending(self, ids: Sequence[int]) -> tuple[int, ...] | None:
+    def match(self, ids: Sequence[int]) -> tuple[int, ...] | None:
         """The sequence that `ids` end with."""
-        return matching_stop(tuple(ids[-self._longest :]) if self._longest else (), self._sequences)
+        return matching_stop(
+            tuple(ids[-self._max_length :]) if self._max_length else (), self._sequences
+        )
 
-    def pending(self, ids: Sequence[int]) -> int:
+    def partial_match_length(self, ids: Sequence[int]) -> int:
         """How many of the newest ids may be the beginning of an end sequence."""
-        return longest_partial_match(tuple(ids[-self._longest :]), self._sequences)
+        return longest_partial_match(tuple(ids[-self._max_length :]), self._sequences)

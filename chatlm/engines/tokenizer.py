@@ -51,7 +51,7 @@ class JsonTokenizer:
             raise Unsupported(f"its tokenizer cannot be read: {error}") from error
         if settings.get("tokenizer_class") not in _SUPPORTED_CLASSES:
             raise Unsupported("its tokenizer is of another class")
-        self._named = {
+        self._special_tokens = {
             name: settings[name] for name in _SPECIAL_TOKEN_KEYS if settings.get(name) is not None
         }
         added = self.backend_tokenizer.get_added_tokens_decoder().values()
@@ -59,11 +59,11 @@ class JsonTokenizer:
         if not set(settings) <= {
             *_IGNORED_SETTINGS,
             *_SPECIAL_TOKEN_KEYS,
-        } or not special.issuperset(self._named.values()):
+        } or not special.issuperset(self._special_tokens.values()):
             raise Unsupported("its tokenizer has settings that are not known here")
         if (folder / "additional_chat_templates").exists():
             raise Unsupported("it has several chat templates")
-        self.eos_token: str | None = self._named.get("eos_token")
+        self.eos_token: str | None = self._special_tokens.get("eos_token")
         self.eos_token_id = self.eos_token and self.backend_tokenizer.token_to_id(self.eos_token)
         self.chat_template = _read_template(folder, settings)
         self._template = _compile_template(self.chat_template)
@@ -91,7 +91,7 @@ class JsonTokenizer:
             tools=None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
-            **self._named,
+            **self._special_tokens,
         )
         return text[: text.rindex(_CONTINUATION_MARKER)] if continue_final_message else text
 

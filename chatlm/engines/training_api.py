@@ -18,7 +18,7 @@ class ChatTokens:
     """A chat as the model reads it."""
 
     ids: tuple[int, ...]
-    spoken: tuple[bool, ...]
+    assistant_mask: tuple[bool, ...]
     """For each id whether the assistant says it: its words, and the token that ends them."""
 
 
@@ -34,22 +34,24 @@ class ChatEncoder:
     """
 
     def __init__(self, model: ModelLocation, prompt_format: str = "auto") -> None:
-        self._tokens = PromptEncoder(load_tokenizer(model.name, model.folder), prompt_format, ())
+        self._prompt_encoder = PromptEncoder(
+            load_tokenizer(model.name, model.folder), prompt_format, ()
+        )
 
     @property
-    def end_id(self) -> int:
+    def eos_token_id(self) -> int:
         """The tokenizer's own end-of-sequence token; 0 where it has none."""
-        return self._tokens.end_id or 0
+        return self._prompt_encoder.eos_token_id or 0
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of what the model reads before it answers."""
-        return self._tokens.encode(messages)
+        return self._prompt_encoder.encode(messages)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, control tokens included by their names."""
-        return self._tokens.decode(ids)
+        return self._prompt_encoder.decode(ids)
 
-    def chat(self, messages: Sequence[Message]) -> ChatTokens:
+    def encode_chat(self, messages: Sequence[Message]) -> ChatTokens:
         """A whole chat, with the end of its last reply.
 
         Args:
@@ -60,16 +62,18 @@ class ChatEncoder:
         """
         last = len(messages) - 1
         # a next message makes the format write what ends the last one
-        read = prompt_tokens(self._tokens, [*messages, Message("user", "")], range(last + 2))
+        read = prompt_tokens(
+            self._prompt_encoder, [*messages, Message("user", "")], range(last + 2)
+        )
         ids: list[int] = []
         spoken: list[bool] = []
         speaker: int | None = None
         for token in read:
-            now = token.message
+            now = token.message_index
             said = now is not None and messages[now].role == "assistant"
             ends = speaker is not None and now is None and token.control
             if speaker == last and not said and not ends:
-                ids.append(self.end_id)  # of a format that has no token of its own for it
+                ids.append(self.eos_token_id)  # of a format that has no token of its own for it
                 spoken.append(True)
                 break
             ids.append(token.id)

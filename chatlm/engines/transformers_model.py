@@ -34,7 +34,7 @@ class TransformersModel:
         OutOfMemoryError: the device's memory does not hold it.
     """
 
-    at_once = 1
+    max_step_tokens = 1
 
     def __init__(
         self, name: str, folder: Path, placement: Placement, notes: tuple[str, ...] = ()
@@ -43,12 +43,12 @@ class TransformersModel:
         text_config = self.module.config.get_text_config()
         generation = self.module.generation_config
         self.device_type: str = self.module.device.type
-        self.about = ModelInfo(
+        self.info = ModelInfo(
             device=_device_names(self.module),
             dtype=_dtype_name(self.module, placement),
-            context=getattr(text_config, "max_position_embeddings", None) or 2048,
-            ends=parse_eos_token_ids(generation.eos_token_id),
-            suggested=recommended_sampling(name, generation.to_dict()),
+            context_length=getattr(text_config, "max_position_embeddings", None) or 2048,
+            eos_token_ids=parse_eos_token_ids(generation.eos_token_id),
+            recommended_sampling=recommended_sampling(name, generation.to_dict()),
             notes=notes,
         )
 
@@ -58,11 +58,11 @@ class TransformersModel:
         """See `Reader.new_cache`."""
         return TransformersCache(self)
 
-    def extend(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
+    def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
         """See `Model.extend`."""
         return torch.cat([cache.extend(own) for cache, own in zip(caches, ids, strict=True)])
 
-    def adapted(self, folder: Path) -> PeftAdaptedModel:
+    def load_adapter(self, folder: Path) -> PeftAdaptedModel:
         """See `Model.adapted`."""
         return PeftAdaptedModel(self, self.adapters.add(folder))
 
@@ -72,23 +72,23 @@ class PeftAdaptedModel:
 
     Args:
         model: that has it.
-        name: that `PeftAdapters.add` gave the adapter.
+        adapter: that `PeftAdapters.add` gave the adapter.
     """
 
-    at_once = 1
+    max_step_tokens = 1
 
-    def __init__(self, model: TransformersModel, name: str) -> None:
+    def __init__(self, model: TransformersModel, adapter: str) -> None:
         self._model = model
-        self._name = name
+        self._adapter = adapter
         self.device_type = model.device_type
 
     def new_cache(self) -> TransformersCache:
         """See `Reader.new_cache`."""
-        return TransformersCache(self._model, self._name)
+        return TransformersCache(self._model, self._adapter)
 
     def close(self) -> None:
         """See `Adapted.close`."""
-        self._model.adapters.remove(self._name)
+        self._model.adapters.remove(self._adapter)
 
 
 class TransformersCache:
@@ -101,7 +101,7 @@ class TransformersCache:
         self._cache = DynamicCache(config=self._module.config)
         self._length = 0
 
-    def read(self, ids: Sequence[int]) -> Tensor:
+    def prefill(self, ids: Sequence[int]) -> Tensor:
         """See `Cache.read`."""
         self._adapters.activate(self._adapter)
         with torch.inference_mode():
@@ -115,11 +115,11 @@ class TransformersCache:
         logits: Tensor = out.logits[0, -1]
         return logits
 
-    def extend(self, ids: Sequence[int]) -> Tensor:
+    def decode(self, ids: Sequence[int]) -> Tensor:
         """See `Cache.extend`."""
-        return torch.stack([self.read([token]) for token in ids])
+        return torch.stack([self.prefill([token]) for token in ids])
 
-    def cut(self, length: int) -> bool:
+    def truncate(self, length: int) -> bool:
         """See `Cache.cut`."""
         try:
             self._cache.crop(length - self._length)
@@ -136,8 +136,8 @@ def _device_names(model: Any) -> str:
 
 
 def _dtype_name(model: Any, placement: Placement) -> str:
-    if placement.quantization is not None:
-        return "8bit" if placement.quantization.load_in_8bit else "4bit"
+    if placement.quantization_config is not None:
+        return "8bit" if placement.quantization_config.load_in_8bit else "4bit"
     return str(model.dtype).removeprefix("torch.")
 
 
@@ -154,7 +154,7 @@ def load_model(name: str, folder: Path, placement: Placement) -> Any:
                 folder,
                 dtype=placement.dtype,
                 device_map=placement.device_map,
-                quantization_config=placement.quantization,
+                quantization_config=placement.quantization_config,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -220,10 +220,10 @@ class PeftAdapters:
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self._peft: Any = None
+        self._peft_model: Any = None
         """Wraps the module once there was an adapter."""
-        self._active: str | None = None
-        self._numbers = itertools.count()
+        self._active_adapter: str | None = None
+        self._counter = itertools.count()
 
     def add(self, folder: Path) -> str:
         """Load an adapter; returns a name for it.
@@ -234,8 +234,8 @@ class PeftAdapters:
         """
         if not (folder / ADAPTER_WEIGHTS_FILE).is_file():  # peft would take a pickle file
             raise ValueError(f"it has no {ADAPTER_WEIGHTS_FILE}")
-        name = f"adapter{next(self._numbers)}"
-        self._active = ""  # whatever peft lets act
+        name = f"adapter{next(self._counter)}"
+        self._active_adapter = ""  # whatever peft lets act
         with _quiet_peft():
             try:
                 self._load(folder, name)
@@ -243,26 +243,26 @@ class PeftAdapters:
                 raise
             except Exception as error:  # peft raises many kinds
                 with suppress(Exception):
-                    self._peft.delete_adapter(name)
+                    self._peft_model.delete_adapter(name)
                 raise ValueError(str(error).strip().partition("\n")[0]) from error
         return name
 
     def activate(self, name: str | None) -> None:
         """Let an adapter act, and no other; None lets none."""
-        if name == self._active or self._peft is None:
+        if name == self._active_adapter or self._peft_model is None:
             return
         if name is None:
-            self._peft.base_model.disable_adapter_layers()
+            self._peft_model.base_model.disable_adapter_layers()
         else:
-            self._peft.base_model.enable_adapter_layers()
-            self._peft.base_model.set_adapter(name, inference_mode=True)
-        self._active = name
+            self._peft_model.base_model.enable_adapter_layers()
+            self._peft_model.base_model.set_adapter(name, inference_mode=True)
+        self._active_adapter = name
 
     def remove(self, name: str) -> None:
         """Free an adapter's memory."""
-        self._active = ""
+        self._active_adapter = ""
         with _quiet_peft():
-            self._peft.delete_adapter(name)
+            self._peft_model.delete_adapter(name)
 
     def _load(self, folder: Path, name: str) -> None:
         from peft import PeftConfig, PeftModel
@@ -275,11 +275,11 @@ class PeftAdapters:
                 raise Unsupported(f"it uses {setting}")
         check_lora_init(config.init_lora_weights)
         config.inference_mode = True
-        if self._peft is None:
-            self._peft = PeftModel(self._module, config, name, autocast_adapter_dtype=False)
+        if self._peft_model is None:
+            self._peft_model = PeftModel(self._module, config, name, autocast_adapter_dtype=False)
         else:
-            self._peft.add_adapter(name, config, autocast_adapter_dtype=False)
-        found = self._peft.load_adapter(
+            self._peft_model.add_adapter(name, config, autocast_adapter_dtype=False)
+        found = self._peft_model.load_adapter(
             str(folder), name, torch_device=str(self._module.device), autocast_adapter_dtype=False
         )
         if found.missing_keys or found.unexpected_keys:

@@ -55,11 +55,11 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
         raise no_space_error(folder, f"{human_bytes(needed)} are needed {purpose}", free)
 
 
-def no_space_error(folder: Path, what: str, free: int | None = None) -> NoSpace:
-    """The error for a disk that is full or will be; `what` says what did not fit."""
+def no_space_error(folder: Path, problem: str, free: int | None = None) -> NoSpace:
+    """The error for a disk that is full or will be; `problem` says what did not fit."""
     left = "" if free is None else f", and {human_bytes(free)} are free"
     return NoSpace(
-        f"Not enough room on the disk of {folder}: {what}{left}.",
+        f"Not enough room on the disk of {folder}: {problem}{left}.",
         FREE_SPACE_HINT,
     )
 

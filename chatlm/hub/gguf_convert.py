@@ -63,26 +63,30 @@ _IGNORE_MERGES = ("llama-bpe", "llama3", "llama-v3")
 
 
 def convert_gguf(
-    gguf: Path, made: Path, work: Path, progress: ProgressCallback, cancelled: CancelCheck
+    gguf: Path,
+    output_folder: Path,
+    work_folder: Path,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
 ) -> None:
     """Convert in a child process.
 
     Args:
         gguf: the file.
-        made: where the folder goes; it must not exist.
-        work: an existing folder for the child's messages.
+        output_folder: where the folder goes; it must not exist.
+        work_folder: an existing folder for the child's messages.
 
     Raises:
         NoSpace: the disk is too full.
         ModelError: the file's architecture is not supported, or it is damaged.
     """
-    log = work / "convert.log"
+    log = work_folder / "convert.log"
     status = run_child(
-        module_command("chatlm.hub.gguf_convert", str(gguf), str(made)),
+        module_command("chatlm.hub.gguf_convert", str(gguf), str(output_folder)),
         log,
-        tick=lambda: progress("convert", 0, None),
+        on_poll=lambda: progress("convert", 0, None),
         cancelled=cancelled,
-        environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        extra_env={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
     )
     if status == 0:
         return
@@ -90,7 +94,7 @@ def convert_gguf(
     if status == _NO_SPACE_EXIT_CODE:
         raise NoSpace(reason, FREE_SPACE_HINT)
     if "No space left on device" in reason:
-        raise no_space_error(made, "it filled up while writing")
+        raise no_space_error(output_folder, "it filled up while writing")
     if was_killed(status):
         raise ModelError(
             f"{gguf.name} could not be converted: the system ended the conversion, "
@@ -103,7 +107,7 @@ def convert_gguf(
     )
 
 
-def convert_in_process(gguf: Path, made: Path) -> None:
+def convert_in_process(gguf: Path, output_folder: Path) -> None:
     """Convert in this process; see the module's first sentence for what comes out."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -115,21 +119,21 @@ def convert_in_process(gguf: Path, made: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    require_space(made, _BYTES_PER_PARAMETER * parameters, f"to convert {gguf.name}")
-    model.save_pretrained(made)
+    require_space(output_folder, _BYTES_PER_PARAMETER * parameters, f"to convert {gguf.name}")
+    model.save_pretrained(output_folder)
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     tokenizer.model_max_length = model.config.max_position_embeddings
-    tokenizer.save_pretrained(made)
-    fix_pre_tokenizer(made / "tokenizer.json", pre_tokenizer_name(gguf))
+    tokenizer.save_pretrained(output_folder)
+    fix_pre_tokenizer(output_folder / "tokenizer.json", pre_tokenizer_name(gguf))
 
 
-def fix_pre_tokenizer(path: Path, pre: str | None) -> None:
+def fix_pre_tokenizer(path: Path, pre_tokenizer: str | None) -> None:
     """Set in a tokenizer.json how text is split, where transformers' converter does not know it."""
     table = json.loads(path.read_text(encoding="utf-8"))
-    if pre in PRE_TOKENIZERS:
-        table["pre_tokenizer"] = PRE_TOKENIZERS[pre]
+    if pre_tokenizer in PRE_TOKENIZERS:
+        table["pre_tokenizer"] = PRE_TOKENIZERS[pre_tokenizer]
         table["decoder"] = _BYTE_LEVEL
-    elif pre in _IGNORE_MERGES:
+    elif pre_tokenizer in _IGNORE_MERGES:
         table["model"]["ignore_merges"] = True
     path.write_text(json.dumps(table, ensure_ascii=False, indent=2), encoding="utf-8")
 

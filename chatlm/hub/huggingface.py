@@ -40,7 +40,7 @@ from chatlm.hub.model_folder import PICKLE_SUFFIXES, folder_problem, is_model_fi
 PROBE_TIMEOUT_SECONDS = 3.0
 
 
-def is_hub_reachable(source: HubSource, seconds: float = PROBE_TIMEOUT_SECONDS) -> bool:
+def is_hub_reachable(source: HubSource, timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> bool:
     """Whether the hub says anything about a repository in time; HF_HUB_OFFLINE=1 says no.
 
     A refusal counts as an answer: the download that follows says what is wrong.
@@ -52,7 +52,7 @@ def is_hub_reachable(source: HubSource, seconds: float = PROBE_TIMEOUT_SECONDS) 
 
     def ask() -> None:
         try:
-            urllib.request.build_opener().open(url, timeout=seconds)
+            urllib.request.build_opener().open(url, timeout=timeout_seconds)
         except urllib.error.HTTPError:
             answered.set()
         except OSError as error:
@@ -63,7 +63,7 @@ def is_hub_reachable(source: HubSource, seconds: float = PROBE_TIMEOUT_SECONDS) 
 
     probe = threading.Thread(target=ask, name="hub-probe", daemon=True)
     probe.start()
-    probe.join(seconds)
+    probe.join(timeout_seconds)
     return answered.is_set()
 
 
@@ -77,8 +77,8 @@ def hub_endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def copy_from_cache(source: HubSource, made: Path) -> str | None:
-    """Link or copy a repository that is whole in the person's Hugging Face cache into `made`.
+def copy_from_cache(source: HubSource, output_folder: Path) -> str | None:
+    """Link or copy a repository that is whole in the person's Hugging Face cache into `output_folder`.
 
     Returns:
         The commit, or None when the cache does not have it.
@@ -96,17 +96,21 @@ def copy_from_cache(source: HubSource, made: Path) -> str | None:
     for path in snapshot.rglob("*"):
         name = path.relative_to(snapshot)
         if path.is_file() and is_model_file(name.as_posix()):
-            link_or_copy(path, made / name)
+            link_or_copy(path, output_folder / name)
     return snapshot.name
 
 
 def fetch_from_hub(
-    source: HubSource, partial: Path, log: Path, progress: ProgressCallback, cancelled: CancelCheck
+    source: HubSource,
+    partial_folder: Path,
+    log: Path,
+    progress: ProgressCallback,
+    cancelled: CancelCheck,
 ) -> str:
-    """Download a repository's safetensors model into `partial`, keeping whole files that are there.
+    """Download a repository's safetensors model into `partial_folder`, keeping whole files that are there.
 
     Args:
-        partial: the folder, which may hold an earlier interrupted download.
+        partial_folder: the folder, which may hold an earlier interrupted download.
         log: the file for the child's messages.
 
     Returns:
@@ -117,20 +121,24 @@ def fetch_from_hub(
         ModelError: no such repository, not allowed, no safetensors in it, no connection, or a file
             is not what the hub says.
     """
-    partial.mkdir(parents=True, exist_ok=True)
+    partial_folder.mkdir(parents=True, exist_ok=True)
     messages = log.with_suffix(".json")
     command = module_command(
-        "chatlm.hub.huggingface", source.repository, source.revision, str(partial), str(messages)
+        "chatlm.hub.huggingface",
+        source.repository,
+        source.revision,
+        str(partial_folder),
+        str(messages),
     )
     total: int | None = None
 
     def tick() -> None:
         nonlocal total
         total = total or _read_message(messages, "plan").get("bytes")
-        done = tree_bytes(partial)
+        done = tree_bytes(partial_folder)
         progress("download", min(done, total) if total else done, total)
 
-    status = run_child(command, log, tick=tick, cancelled=cancelled)
+    status = run_child(command, log, on_poll=tick, cancelled=cancelled)
     error = _read_message(messages, "error")
     if error:
         raise (NoSpace if error["no_space"] else ModelError)(error["message"], error["hint"])
@@ -140,7 +148,7 @@ def fetch_from_hub(
             "Run the same command to go on where it stopped.",
         )
     plan = _read_message(messages, "plan")
-    _check_hashes(source, partial, plan["sha256"], progress)
+    _check_hashes(source, partial_folder, plan["sha256"], progress)
     return str(plan["commit"])
 
 
@@ -157,11 +165,11 @@ def _check_hashes(
             )
 
 
-def _read_message(messages: Path, kind: str) -> dict[str, Any]:
+def _read_message(message_file: Path, kind: str) -> dict[str, Any]:
     """The child's message of a kind, empty when there is none (yet)."""
-    if not messages.is_file():
+    if not message_file.is_file():
         return {}
-    for line in messages.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in message_file.read_text(encoding="utf-8").splitlines(keepends=True):
         if line.endswith("\n") and kind in (message := json.loads(line)):
             return dict(message[kind])
     return {}
@@ -191,7 +199,7 @@ def main() -> None:
             sys.exit(1)
 
 
-def _download_repository(repository: str, revision: str, folder: Path, tell: Any) -> None:
+def _download_repository(repository: str, revision: str, folder: Path, send: Any) -> None:
     import httpx2
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
@@ -209,7 +217,7 @@ def _download_repository(repository: str, revision: str, folder: Path, tell: Any
         _require_safetensors(repository, list(files), wanted)
         total = sum(files[name].size or 0 for name in wanted)
         hashes = {name: lfs.sha256 for name in wanted if (lfs := files[name].lfs)}
-        tell("plan", bytes=total, commit=info.sha, sha256=hashes)
+        send("plan", bytes=total, commit=info.sha, sha256=hashes)
         _delete_unusable_files(folder, wanted)
         require_space(folder, max(total - tree_bytes(folder), 0), f"to download {repository}")
         with translate_disk_full(folder):
@@ -241,7 +249,7 @@ def _download_repository(repository: str, revision: str, folder: Path, tell: Any
         ) from error
 
 
-def _delete_unusable_files(folder: Path, wanted: list[str]) -> None:
+def _delete_unusable_files(folder: Path, model_files: list[str]) -> None:
     """Delete what an earlier download left that this one cannot use, such as half files."""
     bookkeeping = folder / ".cache"
     for path in [p for p in folder.rglob("*") if p.is_file()]:
@@ -249,21 +257,23 @@ def _delete_unusable_files(folder: Path, wanted: list[str]) -> None:
         if (
             path.suffix == ".incomplete"
             if inside
-            else path.relative_to(folder).as_posix() not in wanted
+            else path.relative_to(folder).as_posix() not in model_files
         ):
             path.unlink()
 
 
-def _require_safetensors(repository: str, names: list[str], wanted: list[str]) -> None:
-    if any(name.endswith(".safetensors") for name in wanted):
+def _require_safetensors(
+    repository: str, repository_files: list[str], model_files: list[str]
+) -> None:
+    if any(name.endswith(".safetensors") for name in model_files):
         return
-    pickled = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
+    pickled = [name for name in repository_files if name.endswith(PICKLE_SUFFIXES)]
     if pickled:
         raise ModelError(
             f"{repository} has only pickle weights ({', '.join(pickled[:3])}), which can run code.",
             "Use a version of the model that has *.safetensors files.",
         )
-    if any(name.endswith(".gguf") for name in names):
+    if any(name.endswith(".gguf") for name in repository_files):
         raise ModelError(
             f"{repository} has only GGUF files.",
             f"Download one from {hub_endpoint()}/{repository} and run: chatlm models pull FILE.gguf",

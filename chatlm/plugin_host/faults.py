@@ -25,12 +25,12 @@ class Fault:
     hook: str
     """The hook, one of `LOADING_STEPS`, or another place where it was called."""
     error: str
-    left_out: bool = False
+    dropped: bool = False
     hint: str = ""
     """What to do; empty for what can always be done."""
 
     def __str__(self) -> str:
-        end = " It is left out until chatlm restarts." if self.left_out else ""
+        end = " It is left out until chatlm restarts." if self.dropped else ""
         hint = self.hint or (f"More: chatlm logs. Without it: chatlm plugins disable {self.plugin}")
         return f"The plugin {self.plugin} failed in {self.hook}: {self.error}.{end} {hint}"
 
@@ -40,7 +40,7 @@ class Fault:
             "plugin": self.plugin,
             "hook": self.hook,
             "error": self.error,
-            "left_out": self.left_out,
+            "left_out": self.dropped,
             "hint": self.hint,
         }
 
@@ -55,7 +55,7 @@ class Fault:
             plugin=values["plugin"],
             hook=values["hook"],
             error=values["error"],
-            left_out=values.get("left_out", False),
+            dropped=values.get("left_out", False),
             hint=values.get("hint", ""),
         )
 

@@ -62,12 +62,12 @@ def check_implementations(manager: pluggy.PluginManager, plugin: Any) -> None:
                 raise TypeError(f"{caller.name} is async; chatlm calls plain functions")
 
 
-def instance_of(kind: type, before: Any = None) -> Callable[[Any], Any]:
+def instance_of(kind: type, original: Any = None) -> Callable[[Any], Any]:
     """A function that gives a result back if it is a `kind`, and raises TypeError if not.
 
     Args:
         kind: a dataclass.
-        before: one that is good; what the result has of it is not looked at again.
+        original: one that is good; what the result has of it is not looked at again.
     """
 
     def accept(result: Any) -> Any:
@@ -75,7 +75,7 @@ def instance_of(kind: type, before: Any = None) -> Callable[[Any], Any]:
             raise TypeError(f"returned {type(result).__name__}, not {kind.__name__}")
         for name, hint in field_hints(kind).items():
             value = getattr(result, name)
-            if before is not None and value is getattr(before, name):
+            if original is not None and value is getattr(original, name):
                 continue
             if not matches_hint(value, hint):
                 got = f"{type(value).__name__} {one_line(repr(value), 60)}"

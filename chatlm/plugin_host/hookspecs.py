@@ -37,7 +37,7 @@ class PluginContext:
 
     config: Config
     data_dir: Path
-    own: Any = None
+    plugin_settings: Any = None
     """The plugin's settings, see `settings`."""
 
     def settings(self, kind: type[T]) -> T:
@@ -49,9 +49,9 @@ class PluginContext:
         Raises:
             TypeError: it is another class.
         """
-        if not isinstance(self.own, kind):
+        if not isinstance(self.plugin_settings, kind):
             raise TypeError(f"{kind.__name__} is not the plugin's class Settings")
-        return self.own
+        return self.plugin_settings
 
 
 class Commands(Protocol):
@@ -60,12 +60,12 @@ class Commands(Protocol):
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
         """Add a command that is here already."""
 
-    def add_lazy(self, name: str, where: str, help: str) -> None:
+    def add_lazy(self, name: str, import_path: str, help: str) -> None:
         """Add a command that is imported when it is run: best for one with much behind it.
 
         Args:
             name: as it is typed.
-            where: `module:attribute` of a `click.Command`.
+            import_path: `module:attribute` of a `click.Command`.
             help: what it does, in one line.
         """
 

@@ -35,7 +35,7 @@ class CallResult:
     """False for a plugin that is left out."""
 
     @property
-    def came_through(self) -> bool:
+    def succeeded(self) -> bool:
         """Whether the plugin was called and did not fail."""
         return self.called and self.fault is None
 
@@ -53,8 +53,8 @@ class HookCaller(ABC):
         impl: pluggy.HookImpl,
         hook: str,
         arguments: Mapping[str, Any],
-        accept: Validator,
-        before: Any = None,
+        validate: Validator,
+        original: Any = None,
     ) -> CallResult:
         """Call one implementation; whatever it does, this returns.
 
@@ -62,26 +62,28 @@ class HookCaller(ABC):
             impl: what to call.
             hook: the hook it implements.
             arguments: all that the hook has.
-            accept: for what it returns, unless that is None.
-            before: what holds if it returns None; for those that tell what it changed.
+            validate: for what it returns, unless that is None.
+            original: what holds if it returns None; for those that tell what it changed.
         """
 
-    def each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
+    def call_each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
         """Call every implementation; yield `(plugin, result)` of those that returned something."""
         for impl in self.implementations(hook):
             result = self.call(impl, hook, arguments, _accept_any).value
             if result is not None:
                 yield impl.plugin_name, result
 
-    def offer(self, hook: str, make: Callable[[str], Mapping[str, Any]]) -> Iterator[str]:
+    def call_each_with(
+        self, hook: str, make_arguments: Callable[[str], Mapping[str, Any]]
+    ) -> Iterator[str]:
         """Call every implementation with arguments of its own; yield who came through.
 
         Args:
             hook: the hook.
-            make: the arguments for the plugin of this name; called just before it.
+            make_arguments: the arguments for the plugin of this name; called just before it.
         """
         for impl in self.implementations(hook):
-            if self.call(impl, hook, make(impl.plugin_name), _accept_any).came_through:
+            if self.call(impl, hook, make_arguments(impl.plugin_name), _accept_any).succeeded:
                 yield impl.plugin_name
 
     def gather(self, hook: str, kind: type, **arguments: Any) -> list[Any]:
@@ -91,41 +93,41 @@ class HookCaller(ABC):
             found += self.call(impl, hook, arguments, hook_table.list_of(kind)).value or ()
         return found
 
-    def merge(self, hook: str, accept: Validator, /, **arguments: Any) -> dict[str, Any]:
+    def merge(self, hook: str, validate: Validator, /, **arguments: Any) -> dict[str, Any]:
         """What all implementations returned, as one mapping; what comes first stays.
 
         Args:
             hook: the hook.
-            accept: gives a mapping, see `call`.
+            validate: gives a mapping, see `call`.
             arguments: those of the hook.
         """
         found: dict[str, Any] = {}
         for impl in self.implementations(hook):
-            value = self.call(impl, hook, arguments, accept).value or {}
+            value = self.call(impl, hook, arguments, validate).value or {}
             found = {**value, **found}
         return found
 
-    def first(self, hook: str, usual: Any, accept: Validator, /, **arguments: Any) -> Any:
+    def first(self, hook: str, default: Any, validate: Validator, /, **arguments: Any) -> Any:
         """What the first implementation returned that returned anything.
 
         Args:
             hook: the hook.
-            usual: what is given back when none did.
-            accept: see `call`.
+            default: what is given back when none did.
+            validate: see `call`.
             arguments: those of the hook.
         """
         for impl in self.implementations(hook):
-            value = self.call(impl, hook, arguments, accept, usual).value
+            value = self.call(impl, hook, arguments, validate, default).value
             if value is not None:
                 return value
-        return usual
+        return default
 
     def fold(
         self,
         hook: str,
         name: str,
         value: Any,
-        accept: Callable[[str, Any, Any], Any] | None = None,
+        validate: Callable[[str, Any, Any], Any] | None = None,
         /,
         **arguments: Any,
     ) -> Any:
@@ -135,13 +137,13 @@ class HookCaller(ABC):
             hook: the hook.
             name: of the argument that is the value.
             value: to begin with.
-            accept: gives what a result is worth, or raises what is wrong with it; called with the
+            validate: gives what a result is worth, or raises what is wrong with it; called with the
                 plugin, the value before and the result. Without it any value of the type is good.
             arguments: the others of the hook.
         """
-        accept = accept or partial(_validate_result, hook_table.instance_of(type(value)))
+        validate = validate or partial(_validate_result, hook_table.instance_of(type(value)))
         for impl in self.implementations(hook):
-            good = partial(accept, impl.plugin_name, value)
+            good = partial(validate, impl.plugin_name, value)
             result = self.call(impl, hook, {**arguments, name: value}, good, value).value
             value = value if result is None else result
         return value
@@ -151,8 +153,8 @@ def _accept_any(result: Any) -> Any:
     return result
 
 
-def _validate_result(accept: Validator, plugin: str, before: Any, result: Any) -> Any:
-    return accept(result)
+def _validate_result(validate: Validator, plugin: str, original: Any, result: Any) -> Any:
+    return validate(result)
 
 
 log = logging.getLogger(__name__)
@@ -186,12 +188,12 @@ class PluginHost(HookCaller):
         self._manager = pluggy.PluginManager("chatlm")
         self._manager.add_hookspecs(hookspecs)
         self._slow_after = slow_after
-        self._in_a_row: Counter[tuple[str, str]] = Counter()
-        self._left_out: set[str] = set()
+        self._consecutive_failures: Counter[tuple[str, str]] = Counter()
+        self._dropped: set[str] = set()
         self._faults: list[Fault] = []
-        self.past: list[Fault] = []
+        self.all_faults: list[Fault] = []
         """Every fault so far, in order, whether taken or not."""
-        self.came_through: set[tuple[str, str]] = set()
+        self.succeeded_calls: set[tuple[str, str]] = set()
         """`(plugin, hook)` of every call that went well."""
         for name, plugin in plugins:
             self.register(name, plugin)
@@ -199,7 +201,7 @@ class PluginHost(HookCaller):
     @property
     def last_faults(self) -> dict[str, Fault]:
         """The last fault of each plugin that had one."""
-        return {fault.plugin: fault for fault in self.past}
+        return {fault.plugin: fault for fault in self.all_faults}
 
     @property
     def names(self) -> list[str]:
@@ -222,29 +224,29 @@ class PluginHost(HookCaller):
             reraise_interrupt(error)
             if self._manager.get_plugin(name) is plugin:
                 self._manager.unregister(name=name)
-            self._note(name, "registration", error, left_out=True)
+            self._record_fault(name, "registration", error, dropped=True)
             return False
         return True
 
-    def load(self, found: PluginSource) -> bool:
+    def load(self, source: PluginSource) -> bool:
         """Import and register a plugin; returns whether it is in. What fails is a fault."""
-        if found.problem:
-            self._note(found.name, "loading", ChatlmError(found.problem), left_out=True)
+        if source.problem:
+            self._record_fault(source.name, "loading", ChatlmError(source.problem), dropped=True)
             return False
         before = HEAVY_MODULES & sys.modules.keys()
         try:
-            plugin = found.bring()
+            plugin = source.load()
         except BaseException as error:  # an import may fail in any way
             reraise_interrupt(error)
-            self._note(found.name, "import", error, left_out=True)
+            self._record_fault(source.name, "import", error, dropped=True)
             return False
-        registered = self.register(found.name, plugin)
+        registered = self.register(source.name, plugin)
         if registered and (heavy := sorted(HEAVY_MODULES & sys.modules.keys() - before)):
             slow = ChatlmError(
                 f"it imports {', '.join(heavy)} when it is loaded, not when a hook needs it",
                 hint="It works, but every start waits for it: tell its author.",
             )
-            self._note(found.name, "import", slow)
+            self._record_fault(source.name, "import", slow)
         return registered
 
     def settings(self, name: str, section: Mapping[str, Any]) -> Any:
@@ -256,21 +258,21 @@ class PluginHost(HookCaller):
         try:
             return settings.read_settings(name, kind, section) if kind else None
         except ChatlmError as error:
-            self.leave_out(name, "settings", error)
+            self.drop(name, "settings", error)
             return None
 
     def settings_class(self, name: str) -> type | None:
         """The plugin's `Settings`; None where it has none or is not loaded."""
         return settings.settings_class(self._manager.get_plugin(name))
 
-    def is_left_out(self, name: str) -> bool:
+    def is_dropped(self, name: str) -> bool:
         """Whether the plugin is called no more."""
-        return name in self._left_out
+        return name in self._dropped
 
-    def leave_out(self, name: str, where: str, error: BaseException) -> None:
+    def drop(self, name: str, where: str, error: BaseException) -> None:
         """Call the plugin no more, and say why."""
-        self._left_out.add(name)
-        self._note(name, where, error, left_out=True)
+        self._dropped.add(name)
+        self._record_fault(name, where, error, dropped=True)
 
     def take_faults(self) -> list[Fault]:
         """What failed since the last call."""
@@ -287,27 +289,27 @@ class PluginHost(HookCaller):
         impl: pluggy.HookImpl,
         hook: str,
         arguments: Mapping[str, Any],
-        accept: Validator,
-        before: Any = None,
+        validate: Validator,
+        original: Any = None,
     ) -> CallResult:
         """See `Calls.call`; a plugin that is left out is not called."""
         name = impl.plugin_name
-        if name in self._left_out:
+        if name in self._dropped:
             return CallResult(called=False)
         started = time.perf_counter()
         seconds = None
         try:
             result = impl.function(*(arguments[argument] for argument in impl.argnames))
             seconds = time.perf_counter() - started
-            accepted = None if result is None else accept(result)
+            accepted = None if result is None else validate(result)
         except BaseException as error:  # the chat goes on without it
             reraise_interrupt(error)
             seconds = seconds or time.perf_counter() - started
-            return CallResult(seconds=seconds, fault=self.failed(name, hook, error))
-        self.went_well(name, hook, seconds)
+            return CallResult(seconds=seconds, fault=self.record_failure(name, hook, error))
+        self.record_success(name, hook, seconds)
         return CallResult(accepted, seconds)
 
-    def failed(self, name: str, where: str, error: BaseException) -> Fault:
+    def record_failure(self, name: str, where: str, error: BaseException) -> Fault:
         """Note that a plugin failed; after `MOST_FAILURES` in a row it is left out.
 
         Args:
@@ -315,29 +317,31 @@ class PluginHost(HookCaller):
             where: the hook, or another place where it was called, in a few words.
             error: what it raised.
         """
-        self._in_a_row[name, where] += 1
-        if self._in_a_row[name, where] >= MAX_FAILURES:
-            self._left_out.add(name)
-        return self._note(name, where, error, left_out=name in self._left_out)
+        self._consecutive_failures[name, where] += 1
+        if self._consecutive_failures[name, where] >= MAX_FAILURES:
+            self._dropped.add(name)
+        return self._record_fault(name, where, error, dropped=name in self._dropped)
 
-    def went_well(self, name: str, where: str, seconds: float = 0.0) -> None:
+    def record_success(self, name: str, where: str, seconds: float = 0.0) -> None:
         """Note that a plugin came through; one that took long is told."""
-        self._in_a_row[name, where] = 0
-        self.came_through.add((name, where))
+        self._consecutive_failures[name, where] = 0
+        self.succeeded_calls.add((name, where))
         if seconds > self._slow_after:
-            self._note(name, where, ChatlmError(f"it took {seconds:.1f} s, and all else waited"))
+            self._record_fault(
+                name, where, ChatlmError(f"it took {seconds:.1f} s, and all else waited")
+            )
 
-    def _note(
+    def _record_fault(
         self,
         plugin: str,
         hook: str,
         error: BaseException,
         *,
-        left_out: bool = False,
+        dropped: bool = False,
     ) -> Fault:
         log.error("plugin %s failed in %s", plugin, hook, exc_info=error)
         hint = error.hint if isinstance(error, ChatlmError) else ""
-        fault = Fault(plugin, hook, describe_error(error), left_out, hint)
+        fault = Fault(plugin, hook, describe_error(error), dropped, hint)
         self._faults.append(fault)
-        self.past.append(fault)
+        self.all_faults.append(fault)
         return fault

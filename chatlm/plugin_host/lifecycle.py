@@ -28,7 +28,7 @@ def loaded_plugins(config: Config) -> Iterator[PluginHost]:
     try:
         yield host
     finally:
-        for _ in host.each("shutdown"):
+        for _ in host.call_each("shutdown"):
             pass
         save_faults(host)
 
@@ -53,7 +53,7 @@ def load_plugins(host: PluginHost, config: Config, only: Iterable[str] | None = 
             if safe:
                 host.load(found)
             else:
-                host.leave_out(found.name, "loading", _crash_error(found.name))
+                host.drop(found.name, "loading", _crash_error(found.name))
 
 
 def start_plugins(host: PluginHost, config: Config) -> None:
@@ -66,14 +66,14 @@ def start_plugins(host: PluginHost, config: Config) -> None:
             mark.enter_context(faults.crash_mark(name))
             return {"context": hookspecs.PluginContext(config, paths.data_dir(), own[name])}
 
-        for _ in host.offer("startup", context):
+        for _ in host.call_each_with("startup", context):
             pass
 
 
 def save_faults(host: PluginHost) -> None:
     """Keep the last fault of each plugin, for `chatlm plugins list`, until the same goes well."""
     before = load_faults()
-    mended = host.came_through | {(name, step) for name in host.names for step in LOADING_STEPS}
+    mended = host.succeeded_calls | {(name, step) for name in host.names for step in LOADING_STEPS}
     now = {name: fault for name, fault in before.items() if (name, fault.hook) not in mended}
     now |= host.last_faults
     if now == before:
@@ -154,13 +154,13 @@ class PluginInfo:
 
 
 def describe_plugins(
-    host: PluginHost, off: Collection[str], faults: Mapping[str, Fault]
+    host: PluginHost, disabled: Collection[str], faults: Mapping[str, Fault]
 ) -> list[PluginInfo]:
     """Every plugin that is here, in the order they are loaded.
 
     Args:
-        host: has loaded those that are not `off`.
-        off: the names of those that are switched off.
+        host: has loaded those that are not `disabled`.
+        disabled: the names of those that are switched off.
         faults: the last fault of each plugin.
     """
     rows = []
@@ -170,7 +170,7 @@ def describe_plugins(
         error = None
         if one.problem:
             status, error = "failed", one.problem
-        elif one.name in off:
+        elif one.name in disabled:
             status = "off"
         elif fault:
             status, error = _status_after_fault(host, fault), f"{fault.hook}: {fault.error}"
@@ -179,7 +179,7 @@ def describe_plugins(
 
 
 def _status_after_fault(host: PluginHost, fault: Fault) -> PluginStatus:
-    if fault.plugin in host.names and not host.is_left_out(fault.plugin):
+    if fault.plugin in host.names and not host.is_dropped(fault.plugin):
         return "failing"
     if has_crash_mark(fault.plugin):
         return "crashed"

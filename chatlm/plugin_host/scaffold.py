@@ -169,12 +169,12 @@ A setting: `chatlm config set plugins.$name.at_least 3`
 """
 
 
-def create_project(name: str, into: Path) -> Path:
+def create_project(name: str, parent: Path) -> Path:
     """Write the project into a new folder `chatlm-NAME` and return that.
 
     Args:
         name: of the plugin; letters, digits, `-` and `_`.
-        into: the folder that gets the new one.
+        parent: the folder that gets the new one.
 
     Raises:
         UsageError: the name cannot be one or is taken, or the folder is there or cannot be made.
@@ -193,7 +193,7 @@ def create_project(name: str, into: Path) -> Path:
         raise UsageError(
             f"There is a plugin {name} already, from {taken.source}.", hint="Take another name."
         )
-    folder, slash = into / f"chatlm-{name}", name.replace("_", "-").lower()
+    folder, slash = parent / f"chatlm-{name}", name.replace("_", "-").lower()
     pieces = {
         "pyproject.toml": _PYPROJECT,
         "README.md": _README,

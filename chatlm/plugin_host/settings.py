@@ -102,7 +102,7 @@ def parse_setting(
     key: str,
     text: str,
     section: Mapping[str, Any],
-    where: str = "chatlm config set",
+    source: str = "chatlm config set",
 ) -> Any:
     """A typed value as config.toml holds it, checked with those of the others that are right.
 
@@ -112,14 +112,14 @@ def parse_setting(
         key: of the setting.
         text: as it was typed.
         section: `[plugins.NAME]` of config.toml.
-        where: it was typed, for the message.
+        source: it was typed, for the message.
 
     Raises:
         ConfigError: as `read`.
     """
-    _check_key(name, kind, key, where)
+    _check_key(name, kind, key, source)
     value = parse_setting_text(kind, key, text)
-    _validated(name, kind, key, value, where)
+    _validated(name, kind, key, value, source)
     read_settings(name, kind, {**_valid_settings(name, kind, section), key: value})
     return value
 
@@ -167,23 +167,23 @@ def _setting_names(kind: type) -> list[str]:
     return list(field_hints(kind))
 
 
-def _check_key(name: str, kind: type, key: str, where: str) -> None:
+def _check_key(name: str, kind: type, key: str, source: str) -> None:
     hints = field_hints(kind)
     if key not in hints:
         near = get_close_matches(key, hints, 1)
         raise ConfigError(
-            f"{where}: the plugin {name} has no setting {key!r}.",
+            f"{source}: the plugin {name} has no setting {key!r}.",
             hint=f"Did you mean {near[0]}?" if near else f"It has: {', '.join(hints)}.",
         )
 
 
-def _validated(name: str, kind: type, key: str, value: Any, where: str) -> Any:
-    _check_key(name, kind, key, where)
+def _validated(name: str, kind: type, key: str, value: Any, source: str) -> Any:
+    _check_key(name, kind, key, source)
     hints = field_hints(kind)
     converted = _from_toml(value, hints[key])
     if not matches_hint(converted, hints[key]):
         raise ConfigError(
-            f"{where}: plugins.{name}.{key} must be {describe_hint(hints[key])}, not {value!r}.",
+            f"{source}: plugins.{name}.{key} must be {describe_hint(hints[key])}, not {value!r}.",
             hint=f"Change it: chatlm config set plugins.{name}.{key} VALUE",
         )
     return converted
@@ -211,29 +211,29 @@ class SettingField:
     key: str
     help: str
     """What it does; may be empty."""
-    wanted: str
+    expected: str
     """What it must be, such as `a whole number`."""
     choices: tuple[str, ...]
     """All it may be, where that can be told; empty for any text."""
     default: str
-    said: str | None
+    configured: str | None
     """What config.toml says; None where it says nothing."""
     variable: str
     """The environment variable that goes before both; empty where none is set."""
 
     @property
-    def held(self) -> str:
+    def effective(self) -> str:
         """What holds from the next start on."""
         if self.variable:
             return os.environ.get(self.variable, "")
-        return self.default if self.said is None else self.said
+        return self.default if self.configured is None else self.configured
 
     @property
     def source(self) -> str:
         """Where that comes from."""
         if self.variable:
             return "environment"
-        return "default" if self.said is None else "config.toml"
+        return "default" if self.configured is None else "config.toml"
 
 
 class SettingsForm:
@@ -248,7 +248,7 @@ class SettingsForm:
         self.plugin = plugin
         self._kind = kind
 
-    def all(self) -> list[SettingField]:
+    def fields(self) -> list[SettingField]:
         """Every setting as it is now, right or wrong.
 
         Raises:
@@ -257,9 +257,9 @@ class SettingsForm:
         section, defaults = self._section(), self._kind()
         return [self._field(each, section, defaults) for each in dataclasses.fields(self._kind)]
 
-    def one(self, key: str) -> SettingField:
+    def field(self, key: str) -> SettingField:
         """One of them. Raises as `all`."""
-        return next(field for field in self.all() if field.key == key)
+        return next(field for field in self.fields() if field.key == key)
 
     def check(self, key: str, text: str) -> None:
         """See whether a text may be the setting's value, beside what the others say.
@@ -284,7 +284,7 @@ class SettingsForm:
             save_setting(self.plugin, self._kind, key, text)
         else:
             config.unset(f"plugins.{self.plugin}.{key}")
-        return self.one(key)
+        return self.field(key)
 
     def _section(self) -> Mapping[str, Any]:
         return config.load().plugins.get(self.plugin, {})

@@ -83,9 +83,9 @@ def find_changes(before: Any, after: Any) -> tuple[Change, ...]:
     return (*kept, Change("and more", "", _format_count(more, "further change"))) if more else kept
 
 
-def callable_name(added: Callable[..., Any]) -> str:
+def callable_name(function: Callable[..., Any]) -> str:
     """What a logits processor or a stopping criterion is called."""
-    return one_line(str(getattr(added, "__name__", type(added).__name__)), 60)
+    return one_line(str(getattr(function, "__name__", type(function).__name__)), 60)
 
 
 def _request_changes(before: Request, after: Request) -> Iterator[Change]:
@@ -95,8 +95,8 @@ def _request_changes(before: Request, after: Request) -> Iterator[Change]:
         if was != new[name]:
             yield Change(name.replace("_", " "), _format_value(was), _format_value(new[name]))
     for what, had, has in (
-        ("logits processors", before.processors, after.processors),
-        ("stopping criteria", before.criteria, after.criteria),
+        ("logits processors", before.logits_processors, after.logits_processors),
+        ("stopping criteria", before.stopping_criteria, after.stopping_criteria),
     ):
         if had != has:
             yield Change(
@@ -124,27 +124,31 @@ def _messages_changes(before: Sequence[Message], after: Sequence[Message]) -> It
             yield from _message_changes(head + (c if now else a) + place + 1, was, now)
 
 
-def _message_changes(number: int, was: Message | None, now: Message | None) -> Iterator[Change]:
-    if was and now and was.role == now.role:
-        yield from _text_changes(f"message {number} ({now.role})", was.content, now.content)
-        if was.pinned != now.pinned:
+def _message_changes(
+    number: int, before: Message | None, after: Message | None
+) -> Iterator[Change]:
+    if before and after and before.role == after.role:
+        yield from _text_changes(f"message {number} ({after.role})", before.content, after.content)
+        if before.pinned != after.pinned:
             pinned = {True: "pinned", False: "not pinned"}
-            yield Change(f"message {number} ({now.role})", pinned[was.pinned], pinned[now.pinned])
+            yield Change(
+                f"message {number} ({after.role})", pinned[before.pinned], pinned[after.pinned]
+            )
         return
-    if was:
-        yield from _text_changes(f"message {number} ({was.role})", was.content, "")
-    if now:
-        yield from _text_changes(f"message {number} ({now.role})", "", now.content)
+    if before:
+        yield from _text_changes(f"message {number} ({before.role})", before.content, "")
+    if after:
+        yield from _text_changes(f"message {number} ({after.role})", "", after.content)
 
 
-def _text_changes(what: str, before: str, after: str) -> Iterator[Change]:
+def _text_changes(target: str, before: str, after: str) -> Iterator[Change]:
     """The changed middle of a text with a little of what is around it."""
     if before == after:
         return
     room = min(len(before), len(after))
     head = _bisect_max(room, lambda n: before[:n] == after[:n])
     tail = _bisect_max(room - head, lambda n: before[len(before) - n :] == after[len(after) - n :])
-    yield Change(what, *(_changed_excerpt(text, head, tail) for text in (before, after)))
+    yield Change(target, *(_changed_excerpt(text, head, tail) for text in (before, after)))
 
 
 def _changed_excerpt(text: str, head: int, tail: int) -> str:
@@ -168,18 +172,18 @@ def _common_prefix_length(left: Sequence[Any], right: Sequence[Any]) -> int:
     return min(len(left), len(right))
 
 
-def _bisect_max(most: int, same: Callable[[int], bool]) -> int:
-    """The greatest number up to `most` for which `same` holds; it holds for all smaller ones."""
-    low, high = 0, most
+def _bisect_max(limit: int, predicate: Callable[[int], bool]) -> int:
+    """The greatest number up to `limit` for which `predicate` holds; it holds for all smaller ones."""
+    low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if same(middle) else (low, middle - 1)
+        low, high = (middle, high) if predicate(middle) else (low, middle - 1)
     return low
 
 
-def _format_annotation(label: Annotation) -> str:
-    score = "" if label.score is None else f" ({label.score:.2f})"
-    return f"{label.name} {label.value}{score}"
+def _format_annotation(annotation: Annotation) -> str:
+    score = "" if annotation.score is None else f" ({annotation.score:.2f})"
+    return f"{annotation.name} {annotation.value}{score}"
 
 
 def _format_value(value: Any) -> str:

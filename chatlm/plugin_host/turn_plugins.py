@@ -24,27 +24,27 @@ class TurnPlugins(HookCaller):
 
     Args:
         host: has the plugins, and is told of what fails.
-        without: plugins that are not called.
+        disabled_plugins: plugins that are not called.
     """
 
-    def __init__(self, host: PluginHost, without: Collection[str] = ()) -> None:
+    def __init__(self, host: PluginHost, disabled_plugins: Collection[str] = ()) -> None:
         self._host = host
-        self._without = without
+        self._disabled_plugins = disabled_plugins
         self._calls: list[Call] = []
         self._guards: list[GuardedCallable] = []
 
     def implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """Those of the host, but for the plugins that are switched off."""
         impls = self._host.implementations(hook)
-        return [impl for impl in impls if impl.plugin_name not in self._without]
+        return [impl for impl in impls if impl.plugin_name not in self._disabled_plugins]
 
     def call(
         self,
         impl: pluggy.HookImpl,
         hook: str,
         arguments: Mapping[str, Any],
-        accept: Validator,
-        before: Any = None,
+        validate: Validator,
+        original: Any = None,
     ) -> CallResult:
         """Call by way of the host, and remember what came of it."""
         said: str = ""
@@ -53,11 +53,11 @@ class TurnPlugins(HookCaller):
         def accept_and_tell(result: Any) -> Any:
             """What fails here fails as the plugin's, whose value it is."""
             nonlocal said, changed
-            accepted = accept(result)
-            said, changed = summarise_result(accepted), find_changes(before, accepted)
+            accepted = validate(result)
+            said, changed = summarise_result(accepted), find_changes(original, accepted)
             return accepted
 
-        outcome = self._host.call(impl, hook, arguments, accept_and_tell, before)
+        outcome = self._host.call(impl, hook, arguments, accept_and_tell, original)
         if outcome.called:
             error = outcome.fault.error if outcome.fault else ""
             seconds = round(outcome.seconds, 6)
@@ -71,27 +71,29 @@ class TurnPlugins(HookCaller):
             plugin: who added them; it is told as having failed when one of them does.
             request: what the plugin made.
         """
-        failed = partial(self._host.failed, plugin)
+        failed = partial(self._host.record_failure, plugin)
         processors = tuple(
             one
             if isinstance(one, GuardedCallable)
-            else self._watched(GuardedProcessor(plugin, one, failed))
-            for one in request.processors
+            else self._register_guard(GuardedProcessor(plugin, one, failed))
+            for one in request.logits_processors
         )
         criteria = tuple(
             one
             if isinstance(one, GuardedCallable)
-            else self._watched(GuardedCriterion(plugin, one, failed))
-            for one in request.criteria
+            else self._register_guard(GuardedCriterion(plugin, one, failed))
+            for one in request.stopping_criteria
         )
-        return dataclasses.replace(request, processors=processors, criteria=criteria)
+        return dataclasses.replace(
+            request, logits_processors=processors, stopping_criteria=criteria
+        )
 
     def take_calls(self) -> tuple[Call, ...]:
         """What was called since the last time, in order; processors and criteria last."""
         calls = [*self._calls, *(guard.as_call() for guard in self._guards if guard.calls)]
         for guard in self._guards:
             if guard.calls and guard.fault is None:
-                self._host.went_well(guard.plugin, guard.where, guard.seconds)
+                self._host.record_success(guard.plugin, guard.label, guard.seconds)
         self._calls, self._guards = [], []
         return tuple(calls)
 
@@ -99,7 +101,7 @@ class TurnPlugins(HookCaller):
         """See `PluginHost.take_faults`."""
         return self._host.take_faults()
 
-    def _watched(self, guard: GuardedCallable) -> GuardedCallable:
+    def _register_guard(self, guard: GuardedCallable) -> GuardedCallable:
         self._guards.append(guard)
         return guard
 
@@ -109,39 +111,39 @@ class GuardedCallable(ABC):
 
     Args:
         plugin: who added it.
-        added: what it added.
-        failed: is told where it failed, and how.
+        function: what it added.
+        on_failure: is told where it failed, and how.
     """
 
-    where: ClassVar[str]
+    label: ClassVar[str]
     """What it is, as a fault names it."""
 
     def __init__(
         self,
         plugin: str,
-        added: Callable[[Any, Any], Any],
-        failed: Callable[[str, BaseException], Fault],
+        function: Callable[[Any, Any], Any],
+        on_failure: Callable[[str, BaseException], Fault],
     ) -> None:
         self.plugin = plugin
-        self.__name__ = callable_name(added)
+        self.__name__ = callable_name(function)
         self.calls = 0
         self.seconds = 0.0
         """What all calls took."""
         self.fault: Fault | None = None
-        self._added = added
-        self._failed = failed
+        self._function = function
+        self._on_failure = on_failure
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """Call it with a copy of the scores, so that a failure leaves nothing half done."""
         if self.fault is not None:
-            return self._without(scores)
+            return self._fallback(scores)
         started = time.perf_counter()
         try:
-            return self._checked(self._added(input_ids, scores.clone()), scores)
+            return self._validate(self._function(input_ids, scores.clone()), scores)
         except BaseException as error:  # the reply goes on without it
             reraise_interrupt(error)
-            self.fault = self._failed(self.where, error)
-            return self._without(scores)
+            self.fault = self._on_failure(self.label, error)
+            return self._fallback(scores)
         finally:
             self.calls += 1
             self.seconds += time.perf_counter() - started
@@ -151,23 +153,23 @@ class GuardedCallable(ABC):
         tokens = "1 token" if self.calls == 1 else f"{self.calls:,} tokens"
         error = self.fault.error if self.fault else ""
         said = f"{self.__name__}, {tokens}"
-        return Call(self.plugin, self.where, round(self.seconds, 6), said, error=error)
+        return Call(self.plugin, self.label, round(self.seconds, 6), said, error=error)
 
     @abstractmethod
-    def _checked(self, result: Any, scores: Any) -> Any:
+    def _validate(self, result: Any, scores: Any) -> Any:
         """What a result is worth; raises TypeError or ValueError for one that is worth nothing."""
 
     @abstractmethod
-    def _without(self, scores: Any) -> Any:
+    def _fallback(self, scores: Any) -> Any:
         """What holds when it is left out."""
 
 
 class GuardedProcessor(GuardedCallable):
     """A `LogitsProcessor`."""
 
-    where = "a logits processor"
+    label = "a logits processor"
 
-    def _checked(self, result: Any, scores: Any) -> Any:
+    def _validate(self, result: Any, scores: Any) -> Any:
         if not isinstance(result, type(scores)):
             raise TypeError(f"{self.__name__} returned {type(result).__name__}, not a tensor")
         if result.shape != scores.shape:
@@ -180,23 +182,23 @@ class GuardedProcessor(GuardedCallable):
             raise ValueError(f"{self.__name__} left no token that could come next")
         return result
 
-    def _without(self, scores: Any) -> Any:
+    def _fallback(self, scores: Any) -> Any:
         return scores
 
 
 class GuardedCriterion(GuardedCallable):
     """A `StoppingCriterion`."""
 
-    where = "a stopping criterion"
+    label = "a stopping criterion"
 
-    def _checked(self, result: Any, scores: Any) -> bool:
+    def _validate(self, result: Any, scores: Any) -> bool:
         one = isinstance(result, type(scores)) and result.numel() == 1
         if not isinstance(result, bool) and not one:
             said = type(result).__name__
             raise TypeError(f"{self.__name__} returned {said}, not true or false for one row")
         return bool(result)
 
-    def _without(self, scores: Any) -> bool:
+    def _fallback(self, scores: Any) -> bool:
         return False
 
 

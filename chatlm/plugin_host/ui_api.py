@@ -23,7 +23,7 @@ class ProgressReporter(Protocol):
         """Whether the person wants it to end; looked at between two steps."""
         ...
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         """Show how far it is.
 
         Args:
@@ -60,25 +60,25 @@ class Ui(Protocol):
         ...
 
     @property
-    def kept(self) -> Mapping[str, Any]:
+    def state(self) -> Mapping[str, Any]:
         """What the plugin keeps with the chat."""
         ...
 
-    def keep(self, **values: Any) -> None:
+    def set_state(self, **values: Any) -> None:
         """Keep values with the chat, beside the others that the plugin keeps; None forgets one.
 
         Args:
             values: plain values, as JSON has them.
         """
 
-    def tell(self, text: str, *, problem: bool = False) -> None:
+    def notify(self, text: str, *, warning: bool = False) -> None:
         """Show a short notice over the chat."""
 
     def show_status(self, text: str) -> None:
         """Show a few words beside the model's name in the status bar, in place of those that the
         plugin showed there before; empty shows nothing. Chats that are shown later keep them."""
 
-    def write(self, text: str) -> None:
+    def insert_text(self, text: str) -> None:
         """Put a text into the composer, where the cursor is."""
 
     def send(self, text: str) -> None:
@@ -93,7 +93,7 @@ class Ui(Protocol):
         *,
         system: str = "",
         sampling: Sampling | None = None,
-        kept: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
         model: str = "",
         message: str = "",
     ) -> None:
@@ -102,7 +102,7 @@ class Ui(Protocol):
         Args:
             system: its system prompt; empty for the one in the config.
             sampling: what is set for it alone.
-            kept: what the plugin keeps with it.
+            state: what the plugin keeps with it.
             model: talk to this one from now on, as `/model` does; empty for the one there is.
             message: sent at once; empty for none.
         """
@@ -121,7 +121,7 @@ class Ui(Protocol):
         """
         ...
 
-    def working(self, title: str) -> AbstractContextManager[ProgressReporter]:
+    def progress(self, title: str) -> AbstractContextManager[ProgressReporter]:
         """Show a long work while it lasts, with a bar and a way to cancel it."""
         ...
 
@@ -159,13 +159,13 @@ class Panel:
     """A region beside the transcript that a plugin draws.
 
     Raises:
-        ValueError: a text is not what it has to be, or `open` cannot be called.
+        ValueError: a text is not what it has to be, or `create_widget` cannot be called.
     """
 
     name: str
     """Small letters, digits and hyphens; `/NAME` opens and closes it."""
     title: str
-    open: Callable[[Ui], Any]
+    create_widget: Callable[[Ui], Any]
     """Makes its Textual widget, in the screen's thread; may import textual. A method `show(ui)` of
     the widget is called at first and whenever the chat or the selected turn changed."""
     key: str = ""
@@ -174,7 +174,7 @@ class Panel:
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_not_blank("title", self.title)
-        _check_function("open", self.open)
+        _check_function("open", self.create_widget)
         _check_key(self.key)
 
 
@@ -183,18 +183,18 @@ class PluginScreen:
     """A whole screen that a plugin draws.
 
     Raises:
-        ValueError: the name is not what it has to be, or `open` cannot be called.
+        ValueError: the name is not what it has to be, or `create_screen` cannot be called.
     """
 
     name: str
     """Small letters, digits and hyphens."""
-    open: Callable[[Ui, str], Any]
+    create_screen: Callable[[Ui, str], Any]
     """Makes its Textual `Screen`, in the screen's thread, from an argument; may import textual.
     Escape closes it, unless it means something else there."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_function("open", self.open)
+        _check_function("open", self.create_screen)
 
 
 _NAME_PATTERN = re.compile("[a-z][a-z0-9-]{0,29}")
@@ -215,14 +215,14 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_not_blank(what: str, words: str) -> None:
-    if not isinstance(words, str) or not words.strip():
-        raise ValueError(f"{what} must be a few words, not {words!r}")
+def _check_not_blank(field_name: str, text: str) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{field_name} must be a few words, not {text!r}")
 
 
-def _check_function(what: str, function: Callable[..., Any]) -> None:
+def _check_function(field_name: str, function: Callable[..., Any]) -> None:
     if not callable(function) or inspect.iscoroutinefunction(function):
-        raise ValueError(f"{what} must be a plain function, not {function!r}")
+        raise ValueError(f"{field_name} must be a plain function, not {function!r}")
 
 
 def _check_key(key: str) -> None:

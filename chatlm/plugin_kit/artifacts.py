@@ -27,15 +27,15 @@ class Artifact:
 
     name: str
     path: Path
-    of: Artifacts
+    collection: Artifacts
 
     @property
-    def own(self) -> bool:
+    def user_owned(self) -> bool:
         """Whether it is the person's own, which can be removed."""
-        return self.path.parent == self.of.own_root
+        return self.path.parent == self.collection.user_root
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """What it takes on disk."""
         return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())
 
@@ -46,15 +46,15 @@ class Artifact:
             UsageError: it comes with chatlm.
             ChatlmError: the folder cannot be changed.
         """
-        if not self.own:
+        if not self.user_owned:
             raise UsageError(
-                f"The {self.of.kind} {self.name} comes with chatlm and stays as it is."
+                f"The {self.collection.kind} {self.name} comes with chatlm and stays as it is."
             )
-        gone = self.of.own_root / f".removed-{self.name}-{os.getpid()}"
+        gone = self.collection.user_root / f".removed-{self.name}-{os.getpid()}"
         try:
             self.path.replace(gone)
         except OSError as error:
-            raise self.of.disk_error(error) from error
+            raise self.collection.disk_error(error) from error
         shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -72,7 +72,7 @@ class Artifacts:
     """Names that mean something else."""
 
     @property
-    def own_root(self) -> Path:
+    def user_root(self) -> Path:
         """The folder of the person's own; it need not be there."""
         return data_dir() / f"{self.kind}s"
 
@@ -80,13 +80,13 @@ class Artifacts:
         """All by name."""
         found = {
             path.name: Artifact(path.name, path, self)
-            for root in (self.shipped_root, self.own_root)
+            for root in (self.shipped_root, self.user_root)
             for path in sorted(root.glob("*/"))
             if _NAME_PATTERN.fullmatch(path.name)
         }
         return [found[name] for name in sorted(found)]
 
-    def located(self, name: str) -> Artifact:
+    def get(self, name: str) -> Artifact:
         """The one of a name.
 
         Raises:
@@ -101,7 +101,7 @@ class Artifacts:
             )
         return there[name]
 
-    def free(self, name: str) -> Artifact:
+    def new(self, name: str) -> Artifact:
         """The place of a new one.
 
         Raises:
@@ -113,7 +113,7 @@ class Artifacts:
                 f"{a} cannot be called {name!r}.",
                 hint="A name has small letters, digits, hyphens and underscores, 64 at most.",
             )
-        place = Artifact(name, self.own_root / name, self)
+        place = Artifact(name, self.user_root / name, self)
         if place.path.exists():
             raise UsageError(
                 f"There is {a.lower()} {name} already.",
@@ -122,22 +122,22 @@ class Artifacts:
         return place
 
     @contextmanager
-    def making(self, place: Artifact) -> Iterator[Path]:
+    def create(self, artifact: Artifact) -> Iterator[Path]:
         """An empty folder to fill, which then becomes the artifact; nothing stays if that fails.
 
         Args:
-            place: as `free` gave it.
+            artifact: as `free` gave it.
 
         Raises:
             ChatlmError: the disk is full, or the folder cannot be written.
         """
-        new = self.own_root / f".new-{place.name}-{os.getpid()}"
+        new = self.user_root / f".new-{artifact.name}-{os.getpid()}"
         try:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
             yield new
             fsync_tree(new)
-            new.replace(place.path)
+            new.replace(artifact.path)
         except OSError as error:
             raise self.disk_error(error) from error
         finally:
@@ -146,7 +146,7 @@ class Artifacts:
     def disk_error(self, error: OSError) -> ChatlmError:
         """The error for a folder that cannot be written."""
         return ChatlmError(
-            f"{self.kind.capitalize()}s cannot be written in {self.own_root}: "
+            f"{self.kind.capitalize()}s cannot be written in {self.user_root}: "
             f"{error.strerror or error}.",
             hint="Check the folder's permissions and the room on its disk, or set CHATLM_HOME.",
         )

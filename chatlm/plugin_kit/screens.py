@@ -84,7 +84,7 @@ class PluginCard(ModalScreen[None]):
             yield Static(classes="problem", id="problem")
             yield Footer(show_command_palette=False, compact=True)
 
-    def complain(self, error: ChatlmError | None) -> None:
+    def show_error(self, error: ChatlmError | None) -> None:
         """Say what went wrong and what to do; None takes it away."""
         line = self.query_one("#problem", Static)
         line.set_class(error is not None, "-shown")

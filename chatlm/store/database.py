@@ -33,25 +33,25 @@ class Database:
 
     def __init__(self, path: Path | None, migrations: Migrations | None = None) -> None:
         migrations = chats.MIGRATIONS if migrations is None else migrations
-        self._where = "the chat in memory" if path is None else str(path)
+        self._display_name = "the chat in memory" if path is None else str(path)
         if path is not None:
             _create_file(path)
         self._write_lock = threading.RLock()
-        with translate_sqlite_errors(self._where):
-            self._writer = self._open(path)
+        with translate_sqlite_errors(self._display_name):
+            self._writer = self._connect(path)
             try:
-                check_version(self._writer, migrations, self._where)
+                check_version(self._writer, migrations, self._display_name)
                 _enable_wal(self._writer)
                 migrate(self._writer, migrations)
                 self._reader, self._read_lock = self._writer, self._write_lock
                 if path is not None:
-                    self._reader, self._read_lock = self._open(path), threading.RLock()
+                    self._reader, self._read_lock = self._connect(path), threading.RLock()
                     self._reader.execute("PRAGMA query_only = ON")
             except BaseException:
                 self._writer.close()
                 raise
 
-    def _open(self, path: Path | None) -> sqlite3.Connection:
+    def _connect(self, path: Path | None) -> sqlite3.Connection:
         connection = sqlite3.connect(
             ":memory:" if path is None else path,
             timeout=BUSY_TIMEOUT_SECONDS,
@@ -69,7 +69,7 @@ class Database:
         return connection
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def read_transaction(self) -> Iterator[sqlite3.Connection]:
         """One consistent view of the database for the block.
 
         Raises:
@@ -79,7 +79,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def write_transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction: all of the block is on disk afterwards, or none of it when it raises.
 
         Raises:
@@ -90,25 +90,25 @@ class Database:
 
     @contextmanager
     def _transaction(
-        self, connection: sqlite3.Connection, begin: str
+        self, connection: sqlite3.Connection, begin_statement: str
     ) -> Iterator[sqlite3.Connection]:
-        with translate_sqlite_errors(self._where):
+        with translate_sqlite_errors(self._display_name):
             try:
-                connection.execute(begin)
+                connection.execute(begin_statement)
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
                 _roll_back(connection)
                 raise
 
-    def shrink_log(self) -> None:
+    def truncate_wal(self) -> None:
         """Move what the write-ahead log still holds into the database and empty the log."""
-        with self._write_lock, translate_sqlite_errors(self._where):
+        with self._write_lock, translate_sqlite_errors(self._display_name):
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def close(self) -> None:
         """Wait for transactions under way, then let go of the file."""
-        with self._write_lock, self._read_lock, translate_sqlite_errors(self._where):
+        with self._write_lock, self._read_lock, translate_sqlite_errors(self._display_name):
             self._reader.close()
             self._writer.close()
 
@@ -147,12 +147,12 @@ def _roll_back(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def translate_sqlite_errors(where: str) -> Iterator[None]:
+def translate_sqlite_errors(database_name: str) -> Iterator[None]:
     """Turn any SQLite error of the block into a `StoreError` that says what to do."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _to_store_error(error, where) from error
+        raise _to_store_error(error, database_name) from error
     except OverflowError as error:
         raise StoreError(
             "There is no chat with so large a number.", "See the saved chats: chatlm chats list"
@@ -164,38 +164,38 @@ def _primary_error_code(error: sqlite3.Error) -> int:
     return code & 0xFF if isinstance(code, int) else sqlite3.SQLITE_ERROR
 
 
-def _to_store_error(error: sqlite3.Error, where: str) -> StoreError:
+def _to_store_error(error: sqlite3.Error, database_name: str) -> StoreError:
     match _primary_error_code(error):
         case sqlite3.SQLITE_FULL:
             return StoreError(
-                f"The disk is full: {where} could not grow.",
+                f"The disk is full: {database_name} could not grow.",
                 hint="Free some space and try again. All that was saved before is still there.",
             )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
             return StoreError(
-                f"{where} cannot be written: the file or its folder is read-only.",
+                f"{database_name} cannot be written: the file or its folder is read-only.",
                 hint=f"Make both writable, {_OTHER_FOLDER_HINT}.",
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StoreError(
-                f"Another program has kept {where} locked for over {BUSY_TIMEOUT_SECONDS:g} seconds.",
+                f"Another program has kept {database_name} locked for over {BUSY_TIMEOUT_SECONDS:g} seconds.",
                 hint="Close it (another chatlm, a backup, a database browser) and try again.",
             )
         case sqlite3.SQLITE_CANTOPEN:
             return StoreError(
-                f"{where} cannot be opened.",
+                f"{database_name} cannot be opened.",
                 hint=f"Check that it and its folder can be read and written, {_OTHER_FOLDER_HINT}.",
             )
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StoreError(
-                f"{where} is damaged or not a database of chatlm. chatlm changed nothing in it.",
+                f"{database_name} is damaged or not a database of chatlm. chatlm changed nothing in it.",
                 hint="Save what can still be read, then move the damaged file away: "
-                f"sqlite3 {shlex.quote(where)} .recover | sqlite3 recovered.db",
+                f"sqlite3 {shlex.quote(database_name)} .recover | sqlite3 recovered.db",
             )
         case sqlite3.SQLITE_IOERR:
             return StoreError(
-                f"The disk failed while {where} was read or written ({error}).",
+                f"The disk failed while {database_name} was read or written ({error}).",
                 hint="Check the disk and its free space, then try again.",
             )
         case _:
-            return StoreError(f"{where} could not be read or written ({error}).")
+            return StoreError(f"{database_name} could not be read or written ({error}).")

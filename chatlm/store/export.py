@@ -26,7 +26,7 @@ IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
 def display_title(conversation: Conversation) -> str:
     """The chat's title, else the beginning of its first message; may be empty."""
-    first = conversation.turns[0].words if conversation.turns else None
+    first = conversation.turns[0].display_text if conversation.turns else None
     return short_title(conversation.title, first)
 
 
@@ -37,7 +37,7 @@ def to_markdown(conversation: Conversation) -> str:
     if conversation.system:
         parts.append("\n".join(f"> {line}".rstrip() for line in conversation.system.split("\n")))
     for turn in conversation.turns:
-        parts += ["## You", _close_fences(turn.words)]
+        parts += ["## You", _close_fences(turn.display_text)]
         if turn.reply is not None:
             parts += [
                 "## Assistant",
@@ -106,8 +106,8 @@ def conversation_to_dict(
         "sampling": conversation.sampling.to_dict(),
         "pinned": conversation.pinned,
         "forked_from": conversation.forked_from,
-        "kept": {name: dict(values) for name, values in conversation.kept.items()},
-        "without": sorted(conversation.without),
+        "kept": {name: dict(values) for name, values in conversation.plugin_data.items()},
+        "without": sorted(conversation.disabled_plugins),
         "turns": [
             _turn_to_dict(turn, passages(turn.id), annotations(turn.id), traces(turn.id))
             | {"replies": [_reply_to_dict(reply, provenance(reply.id)) for reply in turn.replies]}
@@ -126,9 +126,9 @@ def _turn_to_dict(
         "id": turn.id,
         "content": turn.user.content,
         "created": turn.created.isoformat(),
-        "standing": turn.standing.value,
+        "standing": turn.context_policy.value,
         "summary": turn.summary,
-        "typed": turn.typed,
+        "typed": turn.raw_input,
         "chosen": turn.reply.id if turn.reply else None,
         "passages": [passage.to_dict() for passage in passages],
         "annotations": [{"reply": reply_id, **label.to_dict()} for reply_id, label in annotations],
@@ -195,7 +195,7 @@ FORMAT_BY_SUFFIX: dict[str, ExportFormat] = {
 """What a file's name ends with when it holds that format."""
 
 
-def stream_export(store: Store, ids: Iterable[int], form: ExportFormat) -> Iterator[str]:
+def stream_export(store: Store, ids: Iterable[int], export_format: ExportFormat) -> Iterator[str]:
     """The chats as text, piece by piece.
 
     Raises:
@@ -203,13 +203,13 @@ def stream_export(store: Store, ids: Iterable[int], form: ExportFormat) -> Itera
         UsageError: the format cannot hold what one of them says.
     """
     conversations = (store.conversation(chat_id) for chat_id in ids)
-    if form == "jsonl":
+    if export_format == "jsonl":
         yield from to_jsonl(
             conversations, store.passages, store.annotations, store.provenance, store.traces
         )
-    elif form == "messages":
+    elif export_format == "messages":
         yield from to_messages(conversations)
-    elif form == "chatml":
+    elif export_format == "chatml":
         yield from to_chatml(conversations)
     else:
         for number, conversation in enumerate(conversations):

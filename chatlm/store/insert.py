@@ -36,23 +36,28 @@ _FORK_TITLE = re.compile(r"(.*) \(fork(?: \d+)?\)", re.DOTALL)
 class IdMap:
     """Where a chat stands now."""
 
-    id: int
-    turns: dict[int, int]
+    conversation_id: int
+    turn_ids: dict[int, int]
     """The turns' ids in the values that were written -> those in the database."""
-    replies: dict[int, int]
+    reply_ids: dict[int, int]
     """The same for the replies."""
 
-    def reply(self, reply: int | None) -> int | None:
+    def remap_reply(self, reply: int | None) -> int | None:
         """The id of a reply in the database; None for none."""
-        return None if reply is None else self.replies[reply]
+        return None if reply is None else self.reply_ids[reply]
 
-    def labels(self, labels: Iterable[MessageAnnotation]) -> list[MessageAnnotation]:
+    def remap_annotations(
+        self, annotations: Iterable[MessageAnnotation]
+    ) -> list[MessageAnnotation]:
         """Labels on the values, as those on what stands in the database."""
-        return [(self.reply(reply), label) for reply, label in labels]
+        return [(self.remap_reply(reply), label) for reply, label in annotations]
 
-    def traces(self, traces: Iterable[Trace]) -> list[Trace]:
+    def remap_traces(self, traces: Iterable[Trace]) -> list[Trace]:
         """The same for what plugins did."""
-        return [dataclasses.replace(trace, reply=self.reply(trace.reply)) for trace in traces]
+        return [
+            dataclasses.replace(trace, reply_id=self.remap_reply(trace.reply_id))
+            for trace in traces
+        ]
 
 
 def insert_conversation(db: sqlite3.Connection, conversation: Conversation) -> IdMap:
@@ -69,8 +74,8 @@ def insert_conversation(db: sqlite3.Connection, conversation: Conversation) -> I
             dump_sampling(conversation.sampling),
             conversation.pinned,
             conversation.forked_from,
-            dump_plugin_data(conversation.kept),
-            dump_plugin_names(conversation.without),
+            dump_plugin_data(conversation.plugin_data),
+            dump_plugin_names(conversation.disabled_plugins),
         ),
     )
     written = IdMap(row.lastrowid or 0, {}, {})
@@ -79,25 +84,25 @@ def insert_conversation(db: sqlite3.Connection, conversation: Conversation) -> I
     return written
 
 
-def _insert_turn(db: sqlite3.Connection, written: IdMap, position: int, turn: Turn) -> None:
+def _insert_turn(db: sqlite3.Connection, id_map: IdMap, position: int, turn: Turn) -> None:
     row = db.execute(
         "INSERT INTO turn (conversation_id, position, content, created, standing, summary, typed)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
-            written.id,
+            id_map.conversation_id,
             position,
             utf8_safe(turn.user.content),
             format_timestamp(turn.created),
-            turn.standing.value,
+            turn.context_policy.value,
             utf8_safe(turn.summary),
-            utf8_safe(turn.typed),
+            utf8_safe(turn.raw_input),
         ),
     )
-    turn_id = written.turns[turn.id] = row.lastrowid or 0
+    turn_id = id_map.turn_ids[turn.id] = row.lastrowid or 0
     for version, reply in enumerate(turn.replies, start=1):
-        written.replies[reply.id] = _insert_reply(db, turn_id, version, reply)
+        id_map.reply_ids[reply.id] = _insert_reply(db, turn_id, version, reply)
     if turn.reply is not None:
-        chosen = written.replies[turn.reply.id]
+        chosen = id_map.reply_ids[turn.reply.id]
         db.execute("UPDATE turn SET chosen = ? WHERE id = ?", (chosen, turn_id))
 
 
@@ -145,7 +150,7 @@ def insert_passages(db: sqlite3.Connection, turn_id: int, passages: Iterable[Pas
 
 
 def insert_annotations(
-    db: sqlite3.Connection, turn_id: int, labels: Iterable[MessageAnnotation]
+    db: sqlite3.Connection, turn_id: int, annotations: Iterable[MessageAnnotation]
 ) -> None:
     """Labels of a turn."""
     db.executemany(
@@ -159,7 +164,7 @@ def insert_annotations(
                 finite_or_none(label.score),
                 utf8_safe(label.icon),
             )
-            for reply_id, label in labels
+            for reply_id, label in annotations
         ],
     )
 
@@ -174,12 +179,12 @@ def upsert_provenance(db: sqlite3.Connection, reply_id: int, provenance: Provena
 
 def insert_traces(db: sqlite3.Connection, turn_id: int, traces: Iterable[Trace]) -> None:
     """What plugins did for a turn."""
-    _insert_trace_rows(db, [(turn_id, trace.reply, dump_calls(trace)) for trace in traces])
+    _insert_trace_rows(db, [(turn_id, trace.reply_id, dump_calls(trace)) for trace in traces])
 
 
-def copy_related_rows(db: sqlite3.Connection, written: IdMap) -> None:
+def copy_related_rows(db: sqlite3.Connection, id_map: IdMap) -> None:
     """Give a copy the passages, labels, traces and provenance of the chat it was read from."""
-    for old, new in written.turns.items():
+    for old, new in id_map.turn_ids.items():
         db.execute(
             "INSERT INTO passage (turn_id, text, source, score, details)"
             " SELECT ?2, text, source, score, details FROM passage"
@@ -187,15 +192,15 @@ def copy_related_rows(db: sqlite3.Connection, written: IdMap) -> None:
             (old, new),
         )
         found = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (old,))
-        insert_annotations(db, new, written.labels(map(annotation_from_row, found)))
+        insert_annotations(db, new, id_map.remap_annotations(map(annotation_from_row, found)))
         found = db.execute("SELECT * FROM trace WHERE turn_id = ? ORDER BY rowid", (old,))
         _insert_trace_rows(
-            db, [(new, written.reply(row["reply_id"]), row["content"]) for row in found]
+            db, [(new, id_map.remap_reply(row["reply_id"]), row["content"]) for row in found]
         )
     db.executemany(
         "INSERT INTO provenance (reply_id, content)"
         " SELECT ?2, content FROM provenance WHERE reply_id = ?1",
-        written.replies.items(),
+        id_map.reply_ids.items(),
     )
 
 

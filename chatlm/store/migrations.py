@@ -199,7 +199,9 @@ MIGRATIONS: Migrations = (
 )
 
 
-def check_version(connection: sqlite3.Connection, migrations: Migrations, where: str) -> None:
+def check_version(
+    connection: sqlite3.Connection, migrations: Migrations, database_name: str
+) -> None:
     """Refuse a database that this chatlm must not touch; only reads.
 
     Raises:
@@ -208,14 +210,14 @@ def check_version(connection: sqlite3.Connection, migrations: Migrations, where:
     version = _user_version(connection)
     if version > len(migrations):
         raise StoreError(
-            f"{where} was made by a newer chatlm (format {version}; this one reads up to "
+            f"{database_name} was made by a newer chatlm (format {version}; this one reads up to "
             f"{len(migrations)}).",
             hint="Update chatlm, or set CHATLM_HOME to another folder.",
         )
     used = connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     if used and _user_version(connection) == 0:  # read again: another chatlm may just have made it
         raise StoreError(
-            f"{where} is a database of another program.",
+            f"{database_name} is a database of another program.",
             hint="Move it away, or set CHATLM_HOME to another folder.",
         )
 

@@ -186,12 +186,14 @@ def load_reply(db: sqlite3.Connection, reply_id: int) -> Reply:
     return reply_from_row(row)
 
 
-def check_chat(db: sqlite3.Connection, conversation_id: int, *, trashed: bool = False) -> None:
-    """A StoreError unless the chat is there; one in the trash counts only with `trashed`."""
+def check_chat(
+    db: sqlite3.Connection, conversation_id: int, *, allow_trashed: bool = False
+) -> None:
+    """A StoreError unless the chat is there; one in the trash counts only with `allow_trashed`."""
     row = _fetch_one(db, "SELECT trashed FROM conversation WHERE id = ?", conversation_id)
     if row is None:
         raise _chat_not_found(conversation_id)
-    if row["trashed"] is not None and not trashed:
+    if row["trashed"] is not None and not allow_trashed:
         raise StoreError(
             f"chat {conversation_id} was deleted",
             hint=f"Bring it back: chatlm chats restore {conversation_id}",
@@ -247,41 +249,48 @@ def _chat_not_found(conversation_id: int) -> StoreError:
     return StoreError(f"no chat {conversation_id}", hint="See your chats: chatlm chats list")
 
 
-def _not_found(what: str, row_id: int) -> StoreError:
-    return StoreError(f"no {what} {row_id}", hint="Its chat may have been deleted meanwhile.")
+def _not_found(kind: str, row_id: int) -> StoreError:
+    return StoreError(f"no {kind} {row_id}", hint="Its chat may have been deleted meanwhile.")
 
 
-def find_duplicate(db: sqlite3.Connection, wanted: Conversation, timed: bool) -> int | None:
-    """The chat that `wanted` would only repeat; see `Store.find_same`."""
-    if timed:
+def find_duplicate(
+    db: sqlite3.Connection, imported: Conversation, created_known: bool
+) -> int | None:
+    """The chat that `imported` would only repeat; see `Store.find_same`."""
+    if created_known:
         found = db.execute(
             "SELECT id FROM conversation WHERE created = ? AND trashed IS NULL ORDER BY id",
-            (format_timestamp(wanted.created),),
+            (format_timestamp(imported.created),),
         )
     else:
-        first, last = wanted.turns[0].user.content, wanted.turns[-1].user.content
+        first, last = imported.turns[0].user.content, imported.turns[-1].user.content
         found = db.execute(
             "SELECT c.id FROM turn t JOIN conversation c ON c.id = t.conversation_id"
             " WHERE t.position = 0 AND substr(t.content, 1, 64) = substr(?1, 1, 64)"
             " AND c.trashed IS NULL AND c.system = ?2 AND EXISTS (SELECT 1 FROM turn l"
             "    WHERE l.conversation_id = c.id AND l.position = ?3 AND l.content = ?4)"
             " ORDER BY c.id",
-            (utf8_safe(first), utf8_safe(wanted.system), len(wanted.turns) - 1, utf8_safe(last)),
+            (
+                utf8_safe(first),
+                utf8_safe(imported.system),
+                len(imported.turns) - 1,
+                utf8_safe(last),
+            ),
         )
     chats = (load_conversation(db, row["id"]) for row in found)
-    return next((chat.id for chat in chats if _contains(chat, wanted, timed)), None)
+    return next((chat.id for chat in chats if _contains(chat, imported, created_known)), None)
 
 
-def _contains(chat: Conversation, wanted: Conversation, timed: bool) -> bool:
-    """Whether all user messages of `wanted` begin `chat`, and unless `timed`, all replies too."""
-    if len(chat.turns) < len(wanted.turns):
+def _contains(chat: Conversation, imported: Conversation, created_known: bool) -> bool:
+    """Whether all user messages of `imported` begin `chat`, and unless `created_known`, all replies too."""
+    if len(chat.turns) < len(imported.turns):
         return False
     return all(
         mine.user.content == utf8_safe(theirs.user.content)
         and (
-            timed
+            created_known
             or {utf8_safe(reply.text) for reply in theirs.replies}
             <= {reply.text for reply in mine.replies}
         )
-        for mine, theirs in zip(chat.turns, wanted.turns, strict=False)
+        for mine, theirs in zip(chat.turns, imported.turns, strict=False)
     )

@@ -89,8 +89,8 @@ def conversation_from_row(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversa
         sampling=sampling,
         pinned=bool(row["pinned"]),
         forked_from=row["forked_from"],
-        kept=kept,
-        without=without,
+        plugin_data=kept,
+        disabled_plugins=without,
     )
 
 
@@ -135,11 +135,11 @@ def turns_from_rows(
             position=row["position"],
             user=Message("user", row["content"]),
             replies=tuple(versions.get(row["id"], ())),
-            chosen=row["chosen"],
+            active_reply_id=row["chosen"],
             created=parse_timestamp(row["created"]),
-            standing=ContextPolicy(row["standing"]),
+            context_policy=ContextPolicy(row["standing"]),
             summary=row["summary"],
-            typed=row["typed"],
+            raw_input=row["typed"],
             annotations=tuple(labels.get(row["id"], ())),
         )
         for row in turns
@@ -179,19 +179,19 @@ def dump_sampling(sampling: Sampling) -> str:
     return json.dumps(sampling.to_dict())
 
 
-def dump_plugin_data(kept: PluginData) -> str:
+def dump_plugin_data(plugin_data: PluginData) -> str:
     """What plugins keep with a chat, as `to_conversation` reads it.
 
     Raises:
         TypeError, ValueError: a value that JSON does not have.
     """
-    plain = {name: dict(values) for name, values in kept.items()}
+    plain = {name: dict(values) for name, values in plugin_data.items()}
     return json.dumps(plain, allow_nan=False)
 
 
-def dump_plugin_names(without: Iterable[str]) -> str:
+def dump_plugin_names(plugin_names: Iterable[str]) -> str:
     """Names of plugins, as `to_conversation` reads them."""
-    return json.dumps(sorted(without))
+    return json.dumps(sorted(plugin_names))
 
 
 def dump_provenance(provenance: Provenance) -> bytes:

@@ -80,12 +80,12 @@ class Chats(Opened):
         title: str = "",
         system: str = "",
         sampling: Sampling | None = None,
-        kept: PluginData | None = None,
-        without: Iterable[str] = (),
+        plugin_data: PluginData | None = None,
+        disabled_plugins: Iterable[str] = (),
     ) -> Conversation:
         """A new, empty chat."""
         time = current_timestamp()
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             row = db.execute(
                 "INSERT INTO conversation"
                 " (title, system, sampling, kept, without, created, updated)"
@@ -94,8 +94,8 @@ class Chats(Opened):
                     utf8_safe(title),
                     utf8_safe(system),
                     dump_sampling(sampling or Sampling()),
-                    dump_plugin_data(kept or {}),
-                    dump_plugin_names(without),
+                    dump_plugin_data(plugin_data or {}),
+                    dump_plugin_names(disabled_plugins),
                     time,
                     time,
                 ),
@@ -126,39 +126,41 @@ class Chats(Opened):
         ]
         replies = [reply.id for turn in conversation.turns for reply in turn.replies]
         made = [(reply, provenance(reply)) for reply in replies]
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             written = insert.insert_conversation(db, conversation)
             for turn, pieces, labels, done in found:
-                insert.insert_passages(db, written.turns[turn], pieces)
-                insert.insert_annotations(db, written.turns[turn], written.labels(labels))
-                insert.insert_traces(db, written.turns[turn], written.traces(done))
+                insert.insert_passages(db, written.turn_ids[turn], pieces)
+                insert.insert_annotations(
+                    db, written.turn_ids[turn], written.remap_annotations(labels)
+                )
+                insert.insert_traces(db, written.turn_ids[turn], written.remap_traces(done))
             for reply, known in made:
                 if known is not None:
-                    insert.upsert_provenance(db, written.replies[reply], known)
-            return queries.load_conversation(db, written.id)
+                    insert.upsert_provenance(db, written.reply_ids[reply], known)
+            return queries.load_conversation(db, written.conversation_id)
 
-    def find_same(self, conversation: Conversation, *, timed: bool) -> int | None:
+    def find_duplicate(self, conversation: Conversation, *, created_known: bool) -> int | None:
         """The chat that an import of this one would only repeat; those in the trash do not count.
 
         That is one whose user messages begin as these do and go on at least as far, and that
-        either began at the same moment or, where the moment is not known (`timed` false), has
+        either began at the same moment or, where the moment is not known (`created_known` false), has
         the same system prompt and each reply among its versions.
         """
-        with self._database.reading() as db:
-            return find_duplicate(db, conversation, timed)
+        with self._database.read_transaction() as db:
+            return find_duplicate(db, conversation, created_known)
 
-    def fork(self, conversation_id: int, turns: int | None = None) -> Conversation:
+    def fork(self, conversation_id: int, turn_count: int | None = None) -> Conversation:
         """A new chat that goes on from an earlier one; nothing of that one changes.
 
         Args:
             conversation_id: the chat to copy.
-            turns: how many of its turns, from the first; None takes all. With none of them, a
+            turn_count: how many of its turns, from the first; None takes all. With none of them, a
                 chat that was named after its first message is named after its own.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             original = queries.load_conversation(db, conversation_id)
-            copied = original.turns[:turns]
-            title = short_title(original.title, copied[0].words if copied else None)
+            copied = original.turns[:turn_count]
+            title = short_title(original.title, copied[0].display_text if copied else None)
             copy = dataclasses.replace(
                 original,
                 title=insert.fork_title(title, queries.list_fork_titles(db)) if title else "",
@@ -170,43 +172,43 @@ class Chats(Opened):
             )
             written = insert.insert_conversation(db, copy)
             insert.copy_related_rows(db, written)
-            return queries.load_conversation(db, written.id)
+            return queries.load_conversation(db, written.conversation_id)
 
-    def conversations(self, limit: int | None = None, offset: int = 0) -> list[ChatListEntry]:
+    def list_conversations(self, limit: int | None = None, offset: int = 0) -> list[ChatListEntry]:
         """The chats, the pinned ones first, then last changed first.
 
         Args:
             limit: at most this many; None for all.
             offset: leave out this many of the first.
         """
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return queries.list_chat_entries(db, limit, offset)
 
     def conversation(self, conversation_id: int) -> Conversation:
         """A chat with all its turns and replies, in order."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return queries.load_conversation(db, conversation_id)
 
     def title(self, conversation_id: int) -> str:
         """What a chat is called, even one in the trash: its title, else the beginning of its first
         message; may be empty."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return queries.chat_title(db, conversation_id)
 
     def rename(self, conversation_id: int, title: str) -> None:
         """Give a chat a title; an empty one brings back the first message's beginning."""
-        self._set(conversation_id, "UPDATE conversation SET title = ? WHERE id = ?", title)
+        self._update(conversation_id, "UPDATE conversation SET title = ? WHERE id = ?", title)
 
     def set_system(self, conversation_id: int, system: str) -> None:
         """Change a chat's system prompt."""
-        self._set(conversation_id, "UPDATE conversation SET system = ? WHERE id = ?", system)
+        self._update(conversation_id, "UPDATE conversation SET system = ? WHERE id = ?", system)
 
     def set_sampling(self, conversation_id: int, sampling: Sampling) -> None:
         """Change what the person set for a chat."""
         settings = dump_sampling(sampling)
-        self._set(conversation_id, "UPDATE conversation SET sampling = ? WHERE id = ?", settings)
+        self._update(conversation_id, "UPDATE conversation SET sampling = ? WHERE id = ?", settings)
 
-    def keep(self, conversation_id: int, plugin: str, values: Mapping[str, Any]) -> None:
+    def set_plugin_data(self, conversation_id: int, plugin: str, values: Mapping[str, Any]) -> None:
         """Keep a plugin's values with a chat, in place of those it kept before.
 
         Args:
@@ -217,8 +219,8 @@ class Chats(Opened):
         Raises:
             TypeError, ValueError: a value that JSON does not have.
         """
-        with self._database.writing() as db:
-            kept = dict(queries.load_conversation(db, conversation_id).kept)
+        with self._database.write_transaction() as db:
+            kept = dict(queries.load_conversation(db, conversation_id).plugin_data)
             kept.pop(plugin, None)
             if values:
                 kept[plugin] = values
@@ -227,30 +229,30 @@ class Chats(Opened):
                 (dump_plugin_data(kept), conversation_id),
             )
 
-    def set_without(self, conversation_id: int, plugins: Iterable[str]) -> None:
+    def set_disabled_plugins(self, conversation_id: int, plugins: Iterable[str]) -> None:
         """Switch these plugins off in a chat, and all others on."""
         names = dump_plugin_names(plugins)
-        self._set(conversation_id, "UPDATE conversation SET without = ? WHERE id = ?", names)
+        self._update(conversation_id, "UPDATE conversation SET without = ? WHERE id = ?", names)
 
     def set_pinned(self, conversation_id: int, pinned: bool) -> None:
         """List a chat first, or no longer."""
-        self._set(conversation_id, "UPDATE conversation SET pinned = ? WHERE id = ?", pinned)
+        self._update(conversation_id, "UPDATE conversation SET pinned = ? WHERE id = ?", pinned)
 
     def trash(self, conversation_id: int) -> None:
         """Take a chat out of sight; `restore` brings it back."""
-        self._set(
+        self._update(
             conversation_id, "UPDATE conversation SET trashed = ? WHERE id = ?", current_timestamp()
         )
 
     def restore(self, conversation_id: int) -> None:
         """Take a chat out of the trash; one that is not there stays as it is."""
-        with self._database.writing() as db:
-            queries.check_chat(db, conversation_id, trashed=True)
+        with self._database.write_transaction() as db:
+            queries.check_chat(db, conversation_id, allow_trashed=True)
             db.execute("UPDATE conversation SET trashed = NULL WHERE id = ?", (conversation_id,))
 
-    def trashed(self, limit: int | None = None) -> list[TrashEntry]:
+    def list_trash(self, limit: int | None = None) -> list[TrashEntry]:
         """What is in the trash, the last deleted first; at most `limit` of it, None for all."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return queries.list_trash_entries(db, limit)
 
     def empty_trash(self, before: datetime | None = None) -> int:
@@ -259,7 +261,7 @@ class Chats(Opened):
         Returns:
             how many chats were removed.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             gone = db.execute(
                 "DELETE FROM conversation WHERE trashed < ?",
                 (format_timestamp(before or datetime.max.replace(tzinfo=UTC)),),
@@ -267,20 +269,20 @@ class Chats(Opened):
             if gone:
                 queries.optimize_search_index(db)
         if gone:
-            self._database.shrink_log()  # the log may still hold the deleted text
+            self._database.truncate_wal()  # the log may still hold the deleted text
         return gone
 
     def delete(self, conversation_id: int) -> None:
         """Remove a chat with all that belongs to it, for good, whether in the trash or not."""
-        with self._database.writing() as db:
-            queries.check_chat(db, conversation_id, trashed=True)
+        with self._database.write_transaction() as db:
+            queries.check_chat(db, conversation_id, allow_trashed=True)
             db.execute("DELETE FROM conversation WHERE id = ?", (conversation_id,))
             queries.optimize_search_index(db)
-        self._database.shrink_log()  # the log may still hold the deleted text
+        self._database.truncate_wal()  # the log may still hold the deleted text
 
     def draft(self, conversation_id: int | None) -> str:
         """What was typed in a chat and not sent; None asks for that of the new chat."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute(
                 "SELECT text FROM draft WHERE conversation_id IS ?", (conversation_id,)
             )
@@ -289,9 +291,9 @@ class Chats(Opened):
 
     def save_draft(self, conversation_id: int | None, text: str) -> None:
         """Keep what is typed in a chat, or in the new chat (None), until it is empty."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             if conversation_id is not None:
-                queries.check_chat(db, conversation_id, trashed=True)
+                queries.check_chat(db, conversation_id, allow_trashed=True)
             db.execute("DELETE FROM draft WHERE conversation_id IS ?", (conversation_id,))
             if text:
                 db.execute(
@@ -305,11 +307,11 @@ class Chats(Opened):
         Titles come first; in both kinds the newest comes first. The last word may be the
         beginning of one. Case and accents do not count.
         """
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return search(db, utf8_safe(query), limit)
 
-    def _set(self, conversation_id: int, update: str, value: str | bool) -> None:
-        with self._database.writing() as db:
+    def _update(self, conversation_id: int, update: str, value: str | bool) -> None:
+        with self._database.write_transaction() as db:
             queries.check_chat(db, conversation_id)
             kept = utf8_safe(value) if isinstance(value, str) else value
             db.execute(update, (kept, conversation_id))
@@ -318,15 +320,15 @@ class Chats(Opened):
 class Turns(Opened):
     """What is said in the chats, and what made it."""
 
-    def add_turn(self, conversation_id: int, content: str, typed: str = "") -> Turn:
-        """The user's next message; `typed` where it was made from other words."""
-        with self._database.writing() as db:
+    def add_turn(self, conversation_id: int, content: str, raw_input: str = "") -> Turn:
+        """The user's next message; `raw_input` where it was made from other words."""
+        with self._database.write_transaction() as db:
             queries.check_chat(db, conversation_id)
             row = db.execute(
                 "INSERT INTO turn (conversation_id, position, content, created, typed)"
                 " SELECT ?1, coalesce(max(position) + 1, 0), ?2, ?3, ?4"
                 " FROM turn WHERE conversation_id = ?1",
-                (conversation_id, utf8_safe(content), current_timestamp(), utf8_safe(typed)),
+                (conversation_id, utf8_safe(content), current_timestamp(), utf8_safe(raw_input)),
             )
             turn = queries.load_turn(db, row.lastrowid or 0)
             touch_conversation(db, turn.id)
@@ -334,19 +336,19 @@ class Turns(Opened):
 
     def turn(self, turn_id: int) -> Turn:
         """A turn with its replies."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return queries.load_turn(db, turn_id)
 
     def reply(self, reply_id: int) -> Reply:
         """One version of a reply."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return queries.load_reply(db, reply_id)
 
     def start_reply(
         self, turn_id: int, *, model: str, adapter: str | None = None, settings: str = "{}"
     ) -> Reply:
         """A new, empty version of the reply; it becomes the one that stands in the history."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             queries.check_turn(db, turn_id)
             row = db.execute(
                 "INSERT INTO reply (turn_id, version, model, adapter, settings, created)"
@@ -365,9 +367,9 @@ class Turns(Opened):
             touch_conversation(db, turn_id)
             return queries.load_reply(db, reply_id)
 
-    def journal(self, reply_id: int, text: str) -> None:
+    def journal_reply(self, reply_id: int, text: str) -> None:
         """Keep the whole reply so far; a finished reply counts as growing again."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             queries.turn_id_of_reply(db, reply_id)
             db.execute(
                 "UPDATE reply SET text = ?, stop_reason = NULL, error = NULL WHERE id = ?",
@@ -385,7 +387,7 @@ class Turns(Opened):
         error: str | None = None,
     ) -> Reply:
         """Keep the whole reply and why it stopped; `settings` None leaves them as they were."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             turn_id = queries.turn_id_of_reply(db, reply_id)
             db.execute(
                 "UPDATE reply SET text = ?, stop_reason = ?, error = ?,"
@@ -408,40 +410,40 @@ class Turns(Opened):
             touch_conversation(db, turn_id)
             return queries.load_reply(db, reply_id)
 
-    def choose(self, turn_id: int, reply_id: int) -> Turn:
+    def choose_reply(self, turn_id: int, reply_id: int) -> Turn:
         """Let this version of the reply stand in the history."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             queries.check_turn(db, turn_id, reply_id)
             db.execute("UPDATE turn SET chosen = ? WHERE id = ?", (reply_id, turn_id))
             return queries.load_turn(db, turn_id)
 
-    def set_standing(
-        self, turn_id: int, standing: ContextPolicy, summary: str | None = None
+    def set_context_policy(
+        self, turn_id: int, policy: ContextPolicy, summary: str | None = None
     ) -> Turn:
         """Say how a turn takes part in what the model reads.
 
         Args:
             turn_id: the turn.
-            standing: from now on.
+            policy: from now on.
             summary: what may stand for the turn; None keeps the one there is.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             queries.check_turn(db, turn_id)
             db.execute(
                 "UPDATE turn SET standing = ?, summary = coalesce(?, summary) WHERE id = ?",
-                (standing.value, utf8_safe_or_none(summary), turn_id),
+                (policy.value, utf8_safe_or_none(summary), turn_id),
             )
             return queries.load_turn(db, turn_id)
 
     def save_provenance(self, reply_id: int, provenance: Provenance) -> None:
         """Keep what made a reply, in place of what was kept before."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             queries.turn_id_of_reply(db, reply_id)
             insert.upsert_provenance(db, reply_id, provenance)
 
     def provenance(self, reply_id: int) -> Provenance | None:
         """What made a reply; None where that was not kept."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             queries.turn_id_of_reply(db, reply_id)
             found = db.execute("SELECT content FROM provenance WHERE reply_id = ?", (reply_id,))
             row = found.fetchone()
@@ -455,10 +457,10 @@ class Turns(Opened):
             )
         return provenance
 
-    def sent(self, limit: int = 200) -> list[str]:
+    def recent_inputs(self, limit: int = 200) -> list[str]:
         """The newest different messages that were sent, newest first."""
         texts: dict[str, None] = {}
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             for row in db.execute(queries.RECENT_INPUTS_SQL):
                 texts[row["words"]] = None
                 if len(texts) >= limit:
@@ -474,14 +476,14 @@ class Found(Opened):
 
         A score that is not finite is kept as 0.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             queries.check_turn(db, turn_id)
             db.execute("DELETE FROM passage WHERE turn_id = ?", (turn_id,))
             insert.insert_passages(db, turn_id, passages)
 
     def passages(self, turn_id: int) -> list[Passage]:
         """What was found for a turn, in the order it was saved."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute("SELECT * FROM passage WHERE turn_id = ? ORDER BY id", (turn_id,))
             return [rows.passage_from_row(row) for row in found]
 
@@ -490,7 +492,7 @@ class Found(Opened):
     ) -> None:
         """Label a reply, or the user's message (None), in place of the same plugins' old labels."""
         kept = list(annotations)
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             queries.check_turn(db, turn_id, reply_id)
             db.executemany(
                 "DELETE FROM annotation WHERE turn_id = ? AND reply_id IS ? AND plugin = ?",
@@ -500,19 +502,19 @@ class Found(Opened):
 
     def annotations(self, turn_id: int) -> list[tuple[int | None, Annotation]]:
         """A turn's labels, each with the reply it belongs to, None for the user's message."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (turn_id,))
             return [rows.annotation_from_row(row) for row in found]
 
     def save_trace(self, turn_id: int, trace: Trace) -> None:
         """Keep what plugins did for a turn, beside what they did for it before."""
-        with self._database.writing() as db:
-            queries.check_turn(db, turn_id, trace.reply)
+        with self._database.write_transaction() as db:
+            queries.check_turn(db, turn_id, trace.reply_id)
             insert.insert_traces(db, turn_id, [trace])
 
     def traces(self, turn_id: int) -> list[Trace]:
         """What plugins did for a turn, in the order they did it."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute("SELECT * FROM trace WHERE turn_id = ? ORDER BY rowid", (turn_id,))
             return [rows.trace_from_row(row) for row in found]
 

@@ -58,7 +58,7 @@ class ChatApp(GuardedApp):
         config: the person's settings.
         incognito: begin with a chat that is not saved.
         conversation_id: open this chat at once.
-        notes: what the person must know at once.
+        notices: what the person must know at once.
         clock: seconds that only grow; tests give a still one.
     """
 
@@ -77,7 +77,7 @@ class ChatApp(GuardedApp):
         config: Config | None = None,
         incognito: bool = False,
         conversation_id: int | None = None,
-        notes: Sequence[str] = (),
+        notices: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
@@ -85,8 +85,8 @@ class ChatApp(GuardedApp):
         self.config = config or Config()
         self.clock = clock
         self.open_engine = open_engine
-        self.offers = Registrations(self.plugins)
-        self._notes = [*notes, *self.offers.choose_keys(self.config.keys)]
+        self.registrations = Registrations(self.plugins)
+        self._startup_notices = [*notices, *self.registrations.assign_keys(self.config.keys)]
         self.set_keymap(commands.user_keymap())
         self.engine = EngineLoader(
             open_engine, lambda state: self.post_message(EngineChanged(state))
@@ -97,33 +97,33 @@ class ChatApp(GuardedApp):
 
     def on_mount(self) -> None:
         """Draw first, load then."""
-        self._choose_look()
-        self._tell_terminal(PUSH_TITLE)
+        self._apply_appearance()
+        self._write_to_terminal(PUSH_TITLE)
         self.push_screen(self.chat_screen)
-        for note in self._notes:
+        for note in self._startup_notices:
             self.notify(escape_controls(note), severity="warning", markup=False, timeout=15)
-        self._leave_on_signals()
+        self._install_signal_handlers()
         self.engine_state = Loading(self.config.model)
 
-    def begin(self) -> None:
+    def start_background_work(self) -> None:
         """Start what takes time, which would hold up the first picture of the screen."""
         self.load_engine(self.config.model)
         self.run_worker(self._empty_trash, thread=True, group="trash")
 
-    def _choose_look(self) -> None:
-        self.use_motion(reduced=self.config.reduced_motion)
+    def _apply_appearance(self) -> None:
+        self.set_reduced_motion(reduced=self.config.reduced_motion)
         try:
-            self.use_theme(self.config.theme)
+            self.set_theme(self.config.theme)
         except UsageError as error:
             self.notify(escape_controls(str(error)), severity="warning", markup=False)
 
     def _empty_trash(self) -> None:
         try:
-            self.chat_screen.chat.saved.empty_trash(utc_now() - TRASH_RETENTION)
+            self.chat_screen.chat.saved_store.empty_trash(utc_now() - TRASH_RETENTION)
         except StoreError as error:
             log.error("trash not emptied: %s", error)
 
-    def use_theme(self, name: str) -> None:
+    def set_theme(self, name: str) -> None:
         """Change the colours.
 
         Raises:
@@ -139,7 +139,7 @@ class ChatApp(GuardedApp):
         """Whether the screen keeps still but for what is written."""
         return self.animation_level == "none"
 
-    def use_motion(self, *, reduced: bool) -> None:
+    def set_reduced_motion(self, *, reduced: bool) -> None:
         """Let the screen keep still: no blinking, no smooth scrolling."""
         self.animation_level = "none" if reduced else "full"
         self.chat_screen.chat.composer.cursor_blink = not reduced
@@ -170,9 +170,9 @@ class ChatApp(GuardedApp):
             plugins=self.plugins,
             sampling=self.config.sampling,
             system=chat.system,
-            own_sampling=chat.sampling,
-            kept=chat.kept,
-            without=chat.without,
+            chat_sampling=chat.sampling,
+            plugin_data=chat.plugin_data,
+            disabled_plugins=chat.disabled_plugins,
             conversation_id=chat.conversation_id,
         )
 
@@ -182,25 +182,25 @@ class ChatApp(GuardedApp):
 
     @on(SettingsScreen.SamplingChanged)
     @on(SettingsScreen.SystemChanged)
-    @on(SettingsScreen.SamplingKept)
-    @on(SettingsScreen.SystemKept)
-    @on(SettingsScreen.ModelWanted)
+    @on(SettingsScreen.DefaultSamplingSaved)
+    @on(SettingsScreen.DefaultSystemSaved)
+    @on(SettingsScreen.ModelRequested)
     @on(ThemePicker.ThemeChosen)
     @on(ThemePicker.MotionChosen)
-    def _take_settings(self, message: Message) -> None:
+    def _apply_settings(self, message: Message) -> None:
         try:
-            self.chat_screen.settings.took(message)
+            self.chat_screen.settings_actions.apply(message)
         except ChatlmError as error:
             self.chat_screen.chat.toast(error)
 
     def on_unmount(self) -> None:
         """Whatever closes the screen, no thread goes on."""
-        self.engine.abandon()
+        self.engine.cancel()
         self.chat_screen.chat.stop()
 
     async def action_quit(self) -> None:
         """Leave, unless the person wants to stay in an incognito chat."""
-        await self.chat_screen.chat.leave(self._quit)
+        await self.chat_screen.chat.leave_chat(self._quit)
 
     async def _quit(self) -> None:
         """Store what is being said and typed, then leave."""
@@ -209,39 +209,39 @@ class ChatApp(GuardedApp):
         deadline = time.monotonic() + QUIT_SECONDS
         while self.chat_screen.chat.busy and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        self.chat_screen.chat.keep_draft()
-        while self.chat_screen.chat.saving and time.monotonic() < deadline:
+        self.chat_screen.chat.save_draft()
+        while self.chat_screen.chat.has_pending_writes and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         while self.chat_screen.plugin_actions.busy and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        self._tell_terminal(POP_TITLE)
+        self._write_to_terminal(POP_TITLE)
         self.exit()
 
     def action_leave_plugin(self) -> None:
         """Close the plugin's screen that is on top."""
-        self.chat_screen.plugin_actions.regions.leave_screen()
+        self.chat_screen.plugin_actions.regions.close_screen()
 
     def watch_sub_title(self, title: str) -> None:
         """Name the chat in the terminal's title."""
-        self._tell_terminal(f"\x1b]2;{one_line(f'{title} · {self.TITLE}', TITLE_WIDTH)}\x07")
+        self._write_to_terminal(f"\x1b]2;{one_line(f'{title} · {self.TITLE}', TITLE_WIDTH)}\x07")
 
-    def _tell_terminal(self, sequence: str) -> None:
+    def _write_to_terminal(self, sequence: str) -> None:
         if self._driver is not None and not self.is_headless:
             self._driver.write(sequence)
 
-    def _leave_on_signals(self) -> None:
+    def _install_signal_handlers(self) -> None:
         """A closed terminal or a polite kill stores the running reply too."""
         if self.is_headless or sys.platform == "win32":
             return
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, lambda: self.call_next(self._quit))
-        signal.signal(signal.SIGHUP, self._hang_up)
+        signal.signal(signal.SIGHUP, self._handle_sighup)
 
-    def _hang_up(self, number: int, frame: object) -> None:
+    def _handle_sighup(self, signum: int, frame: object) -> None:
         """End without Textual: with no terminal its writer waits for ever and its reader spins."""
         from textual.drivers.linux_driver import LinuxDriver
 
         if isinstance(self._driver, LinuxDriver):
             self._driver.exit_event.set()
         self.chat_screen.chat.stop_and_wait(QUIT_SECONDS)
-        os._exit(128 + number)
+        os._exit(128 + signum)

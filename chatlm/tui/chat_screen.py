@@ -73,75 +73,77 @@ class ChatScreen(Screen[None]):
         super().__init__()
         theirs = commands.bindings(commands.plugin_commands(), priority=True)
         self._bindings = BindingsMap.merge([self._bindings, BindingsMap(theirs)])
-        self.owner = app
+        self.chat_app = app
         self._incognito = incognito
         self._conversation_id = conversation_id
-        self._list_wanted: bool | None = None
+        self._list_shown_by_user: bool | None = None
         """What the person chose; None leaves it to the width."""
         self.chat = LiveChat(app, store)
-        self.chats = ChatsPanel(store, utc_now, self.chat.writes)
-        self.insight = InspectActions(self)
-        self.settings = SettingsActions(self)
-        self._bar = StatusBar()
-        self.plugin_actions = PluginActions(self, app.offers)
-        self.actions = (ChatActions(self), TurnActions(self), self.settings)
+        self.chats_panel = ChatsPanel(store, utc_now, self.chat.write_queue)
+        self.inspect_actions = InspectActions(self)
+        self.settings_actions = SettingsActions(self)
+        self._status_bar = StatusBar()
+        self.plugin_actions = PluginActions(self, app.registrations)
+        self.actions = (ChatActions(self), TurnActions(self), self.settings_actions)
 
     def compose(self) -> ComposeResult:
         """List, chat, status bar."""
         with Horizontal():
-            yield self.chats
+            yield self.chats_panel
             yield self.chat
-        yield self._bar
+        yield self._status_bar
 
     async def on_mount(self) -> None:
         """Show the first chat and follow what changes."""
-        self.watch(self.owner, "engine_state", self._show_engine)
+        self.watch(self.chat_app, "engine_state", self._show_engine_state)
         self.watch(self.chat, "status", self._show_status)
-        self.watch(self, "focused", self._show_focus)
-        await self.chat.begin(incognito=self._incognito)
+        self.watch(self, "focused", self._follow_focus)
+        await self.chat.new_chat(incognito=self._incognito)
         if self._conversation_id is not None and not self._incognito:
-            await self.chat.open(self._conversation_id)
-        for fault in self.owner.plugins.take_faults():
-            await self.chat.tell(str(fault))
-        self.call_after_refresh(self.set_timer, FIRST_PAINT_SECONDS, self._begin)
+            await self.chat.open_chat(self._conversation_id)
+        for fault in self.chat_app.plugins.take_faults():
+            await self.chat.show_notice(str(fault))
+        self.call_after_refresh(self.set_timer, FIRST_PAINT_SECONDS, self._start_background_work)
 
-    def _begin(self) -> None:
-        self.plugin_actions.begin()
-        self.owner.begin()
+    def _start_background_work(self) -> None:
+        self.plugin_actions.start()
+        self.chat_app.start_background_work()
 
     def on_unmount(self) -> None:
         """No thread waits on."""
-        self.insight.close()
+        self.inspect_actions.close()
         self.plugin_actions.close()
 
     def on_resize(self, event: events.Resize) -> None:
         """Give the list's room to the text when there is little."""
-        if self._list_wanted is None:
-            self.chats.display = event.size.width >= MIN_WIDTH_FOR_LIST
-        self.plugin_actions.regions.resize()
+        if self._list_shown_by_user is None:
+            self.chats_panel.display = event.size.width >= MIN_WIDTH_FOR_LIST
+        self.plugin_actions.regions.place_panel()
 
     async def action_command(self, name: str, argument: str = "") -> None:
         """Run a command; what it cannot do is told."""
         method = f"do_{name.replace('-', '_')}"
         runs = [getattr(actions, method) for actions in self.actions if hasattr(actions, method)]
-        run = runs[0] if runs else partial(self.plugin_actions.run, name)
-        await self.attempt(partial(run, argument), f"command {name}")
+        run = runs[0] if runs else partial(self.plugin_actions.run_command, name)
+        await self.run_reporting_errors(partial(run, argument), f"command {name}")
 
-    async def attempt(self, do: Callable[[], Awaitable[object] | object], doing: str) -> None:
+    async def run_reporting_errors(
+        self, callback: Callable[[], Awaitable[object] | object], description: str
+    ) -> None:
         """Do something; what cannot be done is told.
 
         Args:
-            do: may be async.
-            doing: what it is, for the log.
+            callback: may be async.
+            description: what it is, for the log.
         """
         try:
-            result = do()
+            result = callback()
             if inspect.isawaitable(result):
                 await result
         except ChatlmError as error:
             self.chat.toast(error)
         except Exception as problem:
-            failure = to_user_error(problem, doing)
+            failure = to_user_error(problem, description)
             if failure is not None:
                 self.chat.toast(failure)
 
@@ -159,115 +161,121 @@ class ChatScreen(Screen[None]):
 
     def action_turn_page(self, pages: int) -> None:
         """Turn the transcript's pages while the composer has the keys."""
-        self.chat.turn_page(pages)
+        self.chat.scroll_pages(pages)
 
     def action_next_region(self, step: int) -> None:
         """Go round: composer, newest turn, a plugin's panel, list of chats; those that are seen."""
         panel = self.plugin_actions.regions.panel
-        if panel is not None and panel.walk(step):
+        if panel is not None and panel.move_focus(step):
             return
         ring: list[tuple[Widget, Callable[[], object]]] = [
             (self.chat.composer, self.chat.composer.focus)
         ]
-        if panel is None or not panel.covers:
-            turns = [self.chat.newest] if self.chat.newest else [*self.chat.query(Suggestion)][:1]
+        if panel is None or not panel.covers_transcript:
+            turns = (
+                [self.chat.newest_view]
+                if self.chat.newest_view
+                else [*self.chat.query(Suggestion)][:1]
+            )
             ring += [(self.chat.query_one(Transcript), turn.focus) for turn in turns]
         if panel is not None:
-            ring.append((panel, partial(panel.enter, step)))
-        if self.chats.display:
-            ring.append((self.chats, self.chats.enter))
+            ring.append((panel, partial(panel.focus_inside, step)))
+        if self.chats_panel.display:
+            ring.append((self.chats_panel, self.chats_panel.focus_list))
         focused = [at for at, (place, _) in enumerate(ring) if _contains(place, self.focused)]
         _, enter = ring[((focused or [0])[0] + step) % len(ring)]
         enter()
 
-    def toggle_list(self) -> None:
+    def toggle_chat_list(self) -> None:
         """Show the list and go to it; from the list, hide it."""
-        shown, inside = self.chats.display, self.chats.has_focus_within
-        self._list_wanted = self.chats.display = not (shown and inside)
-        if self.chats.display:
-            self.chats.list_again()
+        shown, inside = self.chats_panel.display, self.chats_panel.has_focus_within
+        self._list_shown_by_user = self.chats_panel.display = not (shown and inside)
+        if self.chats_panel.display:
+            self.chats_panel.reset_search()
         else:
             self.set_focus(self.chat.composer)
 
-    def show_list(self) -> None:
+    def show_chat_list(self) -> None:
         """Show the list."""
-        self._list_wanted = self.chats.display = True
+        self._list_shown_by_user = self.chats_panel.display = True
 
-    @on(Composer.Commanded)
-    async def _run_typed(self, event: Composer.Commanded) -> None:
+    @on(Composer.CommandEntered)
+    async def _run_slash_command(self, event: Composer.CommandEntered) -> None:
         event.stop()
         await self.action_command(event.name, event.argument)
 
     @on(ChatList.ChatOpened)
-    async def _open(self, event: ChatList.ChatOpened) -> None:
+    async def _open_chat(self, event: ChatList.ChatOpened) -> None:
         event.stop()
-        await self.chat.leave(partial(self._show_chat, event))
+        await self.chat.leave_chat(partial(self._show_chat, event))
 
     async def _show_chat(self, event: ChatList.ChatOpened) -> None:
         """Show the chat; on a small screen the list makes room for it."""
         if event.turn_id is None:
             self.set_focus(self.chat.composer)  # first: letters that follow are no keys of the list
-        opened = await self.chat.open(event.conversation_id, event.turn_id)
+        opened = await self.chat.open_chat(event.conversation_id, event.turn_id)
         if opened and self.size.width < MIN_WIDTH_FOR_LIST:
-            self._list_wanted = self.chats.display = False
+            self._list_shown_by_user = self.chats_panel.display = False
 
     @on(ChatList.ChatDeleted)
-    async def _leave_deleted(self, event: ChatList.ChatDeleted) -> None:
+    async def _replace_deleted_chat(self, event: ChatList.ChatDeleted) -> None:
         event.stop()
-        if event.conversation_id == self.chat.current:
-            await self.chat.begin()
+        if event.conversation_id == self.chat.saved_conversation_id:
+            await self.chat.new_chat()
 
     @on(ChatList.ChatsChanged)
     @on(LiveChat.Changed)
-    def _follow_changes(self) -> None:
-        self.plugin_actions.regions.follow()
+    def _refresh_after_change(self) -> None:
+        self.plugin_actions.regions.refresh_panel()
         try:
-            self.chats.reload(self.chat.current, self.chat.answering)
+            self.chats_panel.reload(
+                self.chat.saved_conversation_id, self.chat.answering_conversation_id
+            )
         except ChatlmError as error:
             self.chat.toast(error)
-        self.chat.name_again()
+        self.chat.refresh_title()
         self.plugin_actions.refresh_status()
-        self._show_hint()
-        self.insight.measure()
+        self._update_hint()
+        self.inspect_actions.measure_context()
 
     @on(LiveChat.Switched)
-    def _tell_plugins(self) -> None:
-        self.plugin_actions.chat_shown()
+    def _notify_chat_shown(self) -> None:
+        self.plugin_actions.notify_chat_shown()
 
     @on(ContextMeasured)
-    def _show_measure(self, event: ContextMeasured) -> None:
+    def _show_context_usage(self, event: ContextMeasured) -> None:
         if event.conversation_id != self.chat.conversation_id:
             return  # of a chat that was shown before
-        if event.measure is None:
-            self.chat.show_fill(None)
+        if event.usage is None:
+            self.chat.show_context_fill(None)
         else:
-            self.chat.show_fill(context_fill(event.measure), event.measure.outside)
+            self.chat.show_context_fill(context_fill(event.usage), event.usage.omitted_turns)
 
     @on(ContextGauge.Clicked)
     async def _show_context(self) -> None:
         await self.action_command("context")
 
-    def _show_engine(self, state: EngineState) -> None:
-        self._bar.engine = state
-        self.insight.measure()
+    def _show_engine_state(self, state: EngineState) -> None:
+        self._status_bar.engine_state = state
+        self.inspect_actions.measure_context()
 
-    def _show_focus(self) -> None:
-        self._show_hint()
-        self.plugin_actions.regions.follow(changed=False)
+    def _follow_focus(self) -> None:
+        self._update_hint()
+        self.plugin_actions.regions.refresh_panel(chat_changed=False)
 
-    def _show_hint(self) -> None:
+    def _update_hint(self) -> None:
         focused = self.focused
-        self._bar.hint = focused.hint if isinstance(focused, TurnView) else None
+        self._status_bar.hint = focused.hint if isinstance(focused, TurnView) else None
 
-    def show_words(self, words: tuple[str, ...]) -> None:
+    def show_plugin_statuses(self, statuses: tuple[str, ...]) -> None:
         """Show what plugins say beside the model's name."""
-        self._bar.words = words
+        self._status_bar.plugin_statuses = statuses
 
     def _show_status(self, status: Status) -> None:
-        self._bar.status = status
-        if status.used is not None:
-            self.chat.show_used(status.used)
+        self._status_bar.status = status
+        if status.used_tokens is not None:
+            self.chat.show_used_tokens(status.used_tokens)
 
 
-def _contains(place: Widget, focused: Widget | None) -> bool:
-    return focused is not None and place in focused.ancestors_with_self
+def _contains(widget: Widget, focused: Widget | None) -> bool:
+    return focused is not None and widget in focused.ancestors_with_self

@@ -32,7 +32,7 @@ TOOL_TIMEOUT_SECONDS = 3.0
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def copy(app: App[object], text: str, what: str) -> None:
+def copy(app: App[object], text: str, label: str) -> None:
     """Copy the text as it is and say so.
 
     The terminal gets it as OSC 52, in base64, so no character of it can act there; this works over
@@ -41,7 +41,7 @@ def copy(app: App[object], text: str, what: str) -> None:
     Args:
         app: the program on the screen.
         text: the original, not what is drawn of it.
-        what: names it in the toast, such as `the reply`.
+        label: names it in the toast, such as `the reply`.
     """
     text = _SURROGATES.sub("\ufffd", text)  # half a character has no bytes
     app.copy_to_clipboard(text)
@@ -49,7 +49,7 @@ def copy(app: App[object], text: str, what: str) -> None:
         threading.Thread(
             target=copy_with_system_tools, args=(text,), name="chatlm-copy", daemon=True
         ).start()
-    app.notify(f"Copied {what}, {count(len(text), 'character')}", markup=False)
+    app.notify(f"Copied {label}, {count(len(text), 'character')}", markup=False)
 
 
 def copy_with_system_tools(text: str) -> None:
@@ -105,15 +105,15 @@ class PasteParser(XTermParser):
 
     def __init__(self, debug: bool = False) -> None:
         super().__init__(debug)
-        self._pasting = False
-        self._before = ""
+        self._in_paste = False
+        self._possible_paste_start = ""
         """The last characters outside a paste, which may begin `START`."""
-        self._held = ""
+        self._possible_paste_end = ""
         """The last characters of a paste, which may begin `END`."""
 
     def feed(self, data: str) -> Iterable[Message]:
         """See `XTermParser.feed`; nothing at all ends it."""
-        passed = self._disarmed(data)
+        passed = self._hide_escapes(data)
         if passed or not data:
             for message in super().feed(passed):
                 if isinstance(message, Paste):
@@ -121,29 +121,33 @@ class PasteParser(XTermParser):
                 else:
                     yield message
 
-    def _disarmed(self, data: str) -> str:
+    def _hide_escapes(self, data: str) -> str:
         """The data with a stand-in for each escape inside a paste; what may end one waits."""
-        data, self._held = self._held + data, ""
+        data, self._possible_paste_end = self._possible_paste_end + data, ""
         passed = []
         while data:
-            if self._pasting:
+            if self._in_paste:
                 end = data.find(PASTE_END)
                 if end < 0:
                     end = len(data) - _partial_marker_length(data, PASTE_END)
-                    data, self._held = data[:end], data[end:]
+                    data, self._possible_paste_end = data[:end], data[end:]
                 pasted, data = data[:end], data[end:]
                 passed.append(
                     pasted.replace(ESCAPE_PLACEHOLDER, "\ufffd").replace(ESCAPE, ESCAPE_PLACEHOLDER)
                 )
                 if data:
-                    self._pasting, data = False, data[len(PASTE_END) :]
+                    self._in_paste, data = False, data[len(PASTE_END) :]
                     passed.append(PASTE_END)
             else:
-                seen = self._before + data
+                seen = self._possible_paste_start + data
                 at = seen.find(PASTE_START)
-                self._pasting = at >= 0
-                end = at + len(PASTE_START) - len(self._before) if self._pasting else len(data)
-                self._before = "" if self._pasting else seen[1 - len(PASTE_START) :]
+                self._in_paste = at >= 0
+                end = (
+                    at + len(PASTE_START) - len(self._possible_paste_start)
+                    if self._in_paste
+                    else len(data)
+                )
+                self._possible_paste_start = "" if self._in_paste else seen[1 - len(PASTE_START) :]
                 passed.append(data[:end])
                 data = data[end:]
         return "".join(passed)

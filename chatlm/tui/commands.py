@@ -34,7 +34,7 @@ class Command:
     """What may follow the slash command, such as `FILE`; in brackets when it may be left out."""
     action: str = ""
     """Textual action; empty runs `action_command(name)` of the screen."""
-    typed: bool = True
+    is_slash_command: bool = True
     """Whether it is a slash command and stands in the palette."""
 
     @property
@@ -49,24 +49,36 @@ class Command:
 
 
 COMPOSER = (
-    Command("send", "send the message", "enter", action="send", typed=False),
-    Command("newline", "new line", "ctrl+j,shift+enter,alt+enter", action="newline", typed=False),
-    Command("unfold", "show a folded paste in full", "ctrl+f", action="unfold", typed=False),
-    Command("page-up", "scroll up", "pageup", action="screen.turn_page(-1)", typed=False),
-    Command("page-down", "scroll down", "pagedown", action="screen.turn_page(1)", typed=False),
+    Command("send", "send the message", "enter", action="send", is_slash_command=False),
+    Command(
+        "newline",
+        "new line",
+        "ctrl+j,shift+enter,alt+enter",
+        action="newline",
+        is_slash_command=False,
+    ),
+    Command(
+        "unfold", "show a folded paste in full", "ctrl+f", action="unfold", is_slash_command=False
+    ),
+    Command(
+        "page-up", "scroll up", "pageup", action="screen.turn_page(-1)", is_slash_command=False
+    ),
+    Command(
+        "page-down", "scroll down", "pagedown", action="screen.turn_page(1)", is_slash_command=False
+    ),
 )
 """While writing."""
 
 
 CHAT = (
-    Command("stop", "stop the reply", "escape", typed=False),
+    Command("stop", "stop the reply", "escape", is_slash_command=False),
     Command("continue", "go on with the reply", "ctrl+g"),
     Command("regenerate", "answer once more, as a new version", "ctrl+r"),
     Command("new", "new chat", "ctrl+n"),
     Command("incognito", "new incognito chat, nothing saved", "ctrl+t"),
     Command("chats", "chat list: show, focus, hide", "ctrl+l"),
     Command("search", "search all chats", "ctrl+s", "[WORDS]"),
-    Command("palette", "everything there is to do", "ctrl+p", typed=False),
+    Command("palette", "everything there is to do", "ctrl+p", is_slash_command=False),
     Command("settings", "sampling, system prompt, look", "ctrl+o"),
     Command("model", "talk to another model", argument="[NAME]"),
     Command("plugins", "plugins: on or off, settings"),
@@ -89,10 +101,18 @@ CHAT = (
 
 PANE_NAVIGATION = (
     Command(
-        "next-region", "on: message, turns, chats", "tab", action="next_region(1)", typed=False
+        "next-region",
+        "on: message, turns, chats",
+        "tab",
+        action="next_region(1)",
+        is_slash_command=False,
     ),
     Command(
-        "region-before", "back the same way", "shift+tab", action="next_region(-1)", typed=False
+        "region-before",
+        "back the same way",
+        "shift+tab",
+        action="next_region(-1)",
+        is_slash_command=False,
     ),
 )
 """Round the screen; the widgets hear these keys first."""
@@ -121,23 +141,44 @@ TURN = (
 
 
 TURN_NAVIGATION = (
-    Command("turn-before", "select the turn before", "up,k", action="walk(-1)", typed=False),
-    Command("turn-after", "select the turn after", "down,j", action="walk(1)", typed=False),
     Command(
-        "first-turn", "select the first turn that is drawn", "home", action="first", typed=False
+        "turn-before", "select the turn before", "up,k", action="walk(-1)", is_slash_command=False
     ),
-    Command("last-turn", "select the last turn, and follow", "end", action="last", typed=False),
-    Command("turn-help", "all keys", "question_mark", "", "screen.command('help')", typed=False),
+    Command(
+        "turn-after", "select the turn after", "down,j", action="walk(1)", is_slash_command=False
+    ),
+    Command(
+        "first-turn",
+        "select the first turn that is drawn",
+        "home",
+        action="first",
+        is_slash_command=False,
+    ),
+    Command(
+        "last-turn",
+        "select the last turn, and follow",
+        "end",
+        action="last",
+        is_slash_command=False,
+    ),
+    Command(
+        "turn-help",
+        "all keys",
+        "question_mark",
+        "",
+        "screen.command('help')",
+        is_slash_command=False,
+    ),
 )
 """From turn to turn, while one is selected."""
 
 
 CHAT_LIST = (
-    Command("list-rename", "rename", "r", action="rename", typed=False),
-    Command("list-pin", "pin or unpin", "p", action="pin", typed=False),
-    Command("list-delete", "delete", "d,delete", action="delete", typed=False),
-    Command("list-undo", "bring back what was deleted", "u", action="undo", typed=False),
-    Command("list-search", "search", "slash", action="search", typed=False),
+    Command("list-rename", "rename", "r", action="rename", is_slash_command=False),
+    Command("list-pin", "pin or unpin", "p", action="pin", is_slash_command=False),
+    Command("list-delete", "delete", "d,delete", action="delete", is_slash_command=False),
+    Command("list-undo", "bring back what was deleted", "u", action="undo", is_slash_command=False),
+    Command("list-search", "search", "slash", action="search", is_slash_command=False),
 )
 """In the chat list."""
 
@@ -152,19 +193,19 @@ ALL: dict[str, Command] = dict(_BUILTIN)
 """Every command by its name, with the keys that hold in this program: see `choose_keys`."""
 
 
-def assign_keys(keys: Mapping[str, str], added: Iterable[Command] = ()) -> list[str]:
+def assign_keys(keys: Mapping[str, str], extra: Iterable[Command] = ()) -> list[str]:
     """Fill the table: chatlm's own commands and others, with the keys that the person chose.
 
     A command of a plugin gets the key it asks for only if no other has it.
 
     Args:
         keys: command names to keys, as in the config.
-        added: commands of plugins, with names that no other command has.
+        extra: commands of plugins, with names that no other command has.
 
     Returns:
         What could not be done, in words: a name that does not exist, a key that is taken.
     """
-    wanted = {command.name: command for command in added}
+    wanted = {command.name: command for command in extra}
     usual = _BUILTIN | {name: dataclasses.replace(c, key="") for name, c in wanted.items()}
     ALL.clear()
     ALL.update(usual)

@@ -61,20 +61,20 @@ class EngineLoader:
 
     Args:
         open_engine: does the work.
-        changed: told every new state, in the thread that loads.
+        on_change: told every new state, in the thread that loads.
     """
 
-    def __init__(self, open_engine: OpenEngine, changed: Callable[[EngineState], object]) -> None:
-        self._open = open_engine
-        self._changed = changed
-        self._load = _LoadAttempt("")
+    def __init__(self, open_engine: OpenEngine, on_change: Callable[[EngineState], object]) -> None:
+        self._open_engine = open_engine
+        self._on_change = on_change
+        self._attempt = _LoadAttempt("")
         self._thread = threading.Thread()
         self._engine: Engine | None = None
 
     @property
     def engine(self) -> Engine | None:
         """The engine, while it is there."""
-        return self._engine if self._load.settled.is_set() else None
+        return self._engine if self._attempt.finished.is_set() else None
 
     def count_tokens(self, text: str) -> int | None:
         """What a text adds to a user's message; None while no model is there."""
@@ -91,9 +91,9 @@ class EngineLoader:
         should wait for it on the way out. A load that goes on ends at its next step, and the next
         one begins then.
         """
-        self._load.abandoned.set()
+        self._attempt.cancelled.set()
         load, before = _LoadAttempt(model), self._thread
-        self._load = load
+        self._attempt = load
         self._thread = threading.Thread(
             target=lambda: self._run(load, before), name="chatlm-engine", daemon=True
         )
@@ -106,75 +106,77 @@ class EngineLoader:
             Cancelled: `stop` was set first.
             ChatlmError: it could not be opened.
         """
-        while self.loads(POLL_SECONDS):
+        while self.still_loading(POLL_SECONDS):
             if stop.is_set():
                 raise Cancelled("Stopped before the model was ready.")
         if self._engine is None:
-            raise self._load.error or ModelError("No model is loaded.", hint="Start chatlm again.")
+            raise self._attempt.error or ModelError(
+                "No model is loaded.", hint="Start chatlm again."
+            )
         return self._engine
 
-    def loads(self, seconds: float) -> bool:
+    def still_loading(self, seconds: float) -> bool:
         """Whether the engine is still not there after so long."""
-        return not self._load.settled.wait(seconds)
+        return not self._attempt.finished.wait(seconds)
 
-    def abandon(self, seconds: float = 0.0) -> bool:
+    def cancel(self, seconds: float = 0.0) -> bool:
         """Make a load that is going on end at its next step.
 
         Returns:
             Whether the thread has ended within `seconds`.
         """
-        self._load.abandoned.set()
+        self._attempt.cancelled.set()
         if self._thread.is_alive():
             self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def close(self) -> None:
         """Free the engine; one that is still being loaded ends at its next step."""
-        self._load.abandoned.set()
-        self._free()
+        self._attempt.cancelled.set()
+        self._close_engine()
 
-    def _free(self) -> None:
+    def _close_engine(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
 
-    def _run(self, load: _LoadAttempt, before: threading.Thread) -> None:
+    def _run(self, attempt: _LoadAttempt, previous: threading.Thread) -> None:
         """Open the engine and report how it went; two models at once may not fit the memory."""
-        if before.is_alive():
-            before.join()
-        if load.abandoned.is_set():
-            load.error = Cancelled("Another model was chosen, or chatlm is closing.")
-            load.settled.set()
+        if previous.is_alive():
+            previous.join()
+        if attempt.cancelled.is_set():
+            attempt.error = Cancelled("Another model was chosen, or chatlm is closing.")
+            attempt.finished.set()
             return
-        self._free()
+        self._close_engine()
         gc.unfreeze()
 
         def report(stage: str) -> None:
-            if load.abandoned.is_set():
+            if attempt.cancelled.is_set():
                 raise Cancelled("Another model was chosen, or chatlm is closing.")
-            self._changed(Loading(load.model, stage))
+            self._on_change(Loading(attempt.model, stage))
 
         try:
-            self._engine = self._open(load.model, report)
+            self._engine = self._open_engine(attempt.model, report)
         except Cancelled as error:
-            load.error = error
+            attempt.error = error
         except ChatlmError as error:
             log.error("engine not opened: %s", error)
-            load.error = error
+            attempt.error = error
         except Exception as error:  # libraries below may fail in any way
             log.exception("engine not opened")
-            load.error = ModelError(
+            attempt.error = ModelError(
                 f"The model could not be loaded: {type(error).__name__}: {error}",
                 hint="`chatlm logs` has the details.",
             )
         gc.freeze()  # of what libraries keep for ever, each collection would look at all again
-        load.settled.set()
-        if load is not self._load:
+        attempt.finished.set()
+        if attempt is not self._attempt:
             return
         if self._engine is not None:
-            self._changed(Ready(self._engine.info))
-        elif load.error is not None:
-            self._changed(Failed(load.model, load.error))
+            self._on_change(Ready(self._engine.info))
+        elif attempt.error is not None:
+            self._on_change(Failed(attempt.model, attempt.error))
 
 
 class _LoadAttempt:
@@ -182,8 +184,8 @@ class _LoadAttempt:
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.settled = threading.Event()
-        self.abandoned = threading.Event()
+        self.finished = threading.Event()
+        self.cancelled = threading.Event()
         self.error: ChatlmError | None = None
 
 

@@ -38,20 +38,20 @@ def writing_status(usage: Usage) -> str:
     return join_parts("writing", count(usage.completion_tokens, "token"), speed(usage))
 
 
-def context_status(turn: Turn, *, outside: bool) -> str:
+def context_status(turn: Turn, *, omitted: bool) -> str:
     """How the model reads the turn, where that is not as it stands; else empty.
 
     Args:
         turn: the turn as stored.
-        outside: whether it no longer fits the context.
+        omitted: whether it no longer fits the context.
     """
-    if turn.standing is ContextPolicy.DROPPED:
+    if turn.context_policy is ContextPolicy.DROPPED:
         return "not read: you left it out"
-    if outside:
+    if omitted:
         return "not read: the context is full"
-    if turn.standing is ContextPolicy.PINNED:
+    if turn.context_policy is ContextPolicy.PINNED:
         return "pinned: always read"
-    if turn.standing is ContextPolicy.SUMMARISED and turn.summary:
+    if turn.context_policy is ContextPolicy.SUMMARISED and turn.summary:
         return "its summary is read instead"
     return ""
 
@@ -84,10 +84,10 @@ def reply_cost(reply: Reply | None) -> str:
     return join_parts(adapter, *([count(tokens, "token"), speed(reply.usage)] if tokens else []))
 
 
-def _badge(label: Annotation) -> str:
-    score = "" if label.score is None else f" ({label.score:.2f})"
-    icon = f"{one_line(label.icon, 8)} " if label.icon else ""
-    return f"{icon}{one_line(label.name, 40)} {one_line(label.value, 100)}{score}"
+def _badge(annotation: Annotation) -> str:
+    score = "" if annotation.score is None else f" ({annotation.score:.2f})"
+    icon = f"{one_line(annotation.icon, 8)} " if annotation.icon else ""
+    return f"{icon}{one_line(annotation.name, 40)} {one_line(annotation.value, 100)}{score}"
 
 
 def join_parts(*parts: str) -> str:

@@ -33,11 +33,11 @@ def _installed_chat_models() -> list[str]:
     return [name for name in names if name not in entries or entries[name].kind == "chat"]
 
 
-def _filter_names(typed: str, names: Iterable[str]) -> list[str]:
+def _filter_names(query: str, names: Iterable[str]) -> list[str]:
     """The names that hold what was typed; those that begin with it come first."""
-    typed = typed.lower()
-    found = [name for name in names if typed in name.lower()]
-    return sorted(found, key=lambda name: (not name.lower().startswith(typed), name))
+    query = query.lower()
+    found = [name for name in names if query in name.lower()]
+    return sorted(found, key=lambda name: (not name.lower().startswith(query), name))
 
 
 @dataclass
@@ -50,7 +50,7 @@ class OpenChat:
     """The system prompt that a new one will have."""
     sampling: Sampling = field(default_factory=Sampling)
     """What the person set for a new one."""
-    kept: PluginData = field(default_factory=dict)
+    plugin_data: PluginData = field(default_factory=dict)
     """What plugins keep with a new one."""
-    without: frozenset[str] = frozenset()
+    disabled_plugins: frozenset[str] = frozenset()
     """Plugins that are switched off in a new one."""

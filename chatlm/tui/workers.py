@@ -39,20 +39,20 @@ class GeneratorEnded(Message):
     source: threading.Event
 
 
-def single_value(make: Callable[[], object]) -> Generator[object, None, None]:
+def single_value(compute: Callable[[], object]) -> Generator[object, None, None]:
     """The generator of a single value."""
-    yield make()
+    yield compute()
 
 
 def run_generator(
-    begin: GeneratorFactory, stop: threading.Event, post: Callable[[Message], object]
+    factory: GeneratorFactory, stop: threading.Event, post: Callable[[Message], object]
 ) -> None:
     """Pull the generator to its end, or until `stop` is set; the last message is `PullEnded`."""
     error: ChatlmError | None = None
     waiting: list[object] = []
     posted_at = 0.0
     try:
-        with closing(begin()) as values:
+        with closing(factory()) as values:
             for value in values:
                 if stop.is_set():
                     break
@@ -75,7 +75,7 @@ class WriteQueue:
     """No key waits for a slow or locked disk, and what was asked for first is done first."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "chatlm-writes")
+        self._executor = ThreadPoolExecutor(1, "chatlm-writes")
         self._last: Future[Any] | None = None
 
     @property
@@ -83,7 +83,7 @@ class WriteQueue:
         """Whether something is not yet done."""
         return self._last is not None and not self._last.done()
 
-    def put(self, change: Callable[[], T]) -> asyncio.Future[T]:
+    def submit(self, change: Callable[[], T]) -> asyncio.Future[T]:
         """Have a change made after those that were put before; it is made in any case.
 
         Args:
@@ -92,7 +92,7 @@ class WriteQueue:
         Returns:
             what it gives or raises, to be awaited in the screen's thread.
         """
-        asked = self._thread.submit(change)
+        asked = self._executor.submit(change)
         self._last = asked
         return asyncio.shield(asyncio.wrap_future(asked))
 
@@ -105,22 +105,22 @@ class WriteQueue:
 log = logging.getLogger(__name__)
 
 
-def to_user_error(problem: Exception, doing: str) -> ChatlmError | None:
+def to_user_error(error: Exception, description: str) -> ChatlmError | None:
     """What to tell the person, which goes to the log too; None for what was stopped on purpose.
 
     Args:
-        problem: what was raised.
-        doing: what failed, for the log.
+        error: what was raised.
+        description: what failed, for the log.
     """
-    if isinstance(problem, Cancelled):
-        log.info("%s: stopped", doing)
+    if isinstance(error, Cancelled):
+        log.info("%s: stopped", description)
         return None
-    if isinstance(problem, ChatlmError):
-        log.error("%s failed: %s", doing, problem)
-        return problem
-    log.error("%s failed", doing, exc_info=problem)
+    if isinstance(error, ChatlmError):
+        log.error("%s failed: %s", description, error)
+        return error
+    log.error("%s failed", description, exc_info=error)
     return EngineError(
-        f"Something went wrong: {type(problem).__name__}: {problem}",
+        f"Something went wrong: {type(error).__name__}: {error}",
         hint="What was said is kept. `chatlm logs` has the details.",
     )
 

@@ -26,16 +26,16 @@ class EngineInfo:
     """Tokens that prompt and reply may have together."""
     prompt_format: str
     """template (the model's own), chatml, alpaca or vicuna."""
-    defaults: Sampling
+    default_sampling: Sampling
     """What a request that leaves a setting open gets; what this leaves open too is not chatlm's to
     say, but a server's."""
     notes: tuple[str, ...] = ()
     """What the person should know, such as a fallback that was taken."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the libraries that compute, by name."""
-    suggested: Sampling = field(default_factory=Sampling)
+    recommended_sampling: Sampling = field(default_factory=Sampling)
     """The part of `defaults` that the model itself asks for."""
-    weights: int | None = None
+    num_parameters: int | None = None
     """How many numbers the model has learned; None where that is not known."""
     adapters: tuple[str, ...] = ()
     """Names of adapters that come with the model, such as a server's; a request may name one."""
@@ -96,7 +96,7 @@ class Batch(Protocol):
     """
 
     @property
-    def at_once(self) -> int:
+    def max_concurrency(self) -> int:
         """So many requests it answers at once, at least 1."""
         ...
 
@@ -112,7 +112,7 @@ class Batch(Protocol):
         """
         ...
 
-    def drop(self, number: int) -> None:
+    def cancel(self, index: int) -> None:
         """Make no more of one; nothing comes of it any more."""
         ...
 

@@ -22,7 +22,7 @@ class TokenLogprob:
     logprob: float
     """Natural logarithm of the probability, out of the softmax over the model's own logits for all
     tokens: before logits processors, penalties, temperature, top-k, top-p and min-p."""
-    top: tuple[TokenLogprob, ...] = ()
+    top_logprobs: tuple[TokenLogprob, ...] = ()
     """The likeliest tokens in its place, the likeliest first; those have none of their own."""
 
     @property
@@ -32,9 +32,11 @@ class TokenLogprob:
 
     def to_dict(self) -> dict[str, Any]:
         """As OpenAI's API has it, ready for JSON."""
-        return self._alone() | {"top_logprobs": [each._alone() for each in self.top]}
+        return self._without_alternatives() | {
+            "top_logprobs": [each._without_alternatives() for each in self.top_logprobs]
+        }
 
-    def _alone(self) -> dict[str, Any]:
+    def _without_alternatives(self) -> dict[str, Any]:
         return {"token": self.text, "logprob": self.logprob, "bytes": list(self.bytes)}
 
 
@@ -46,25 +48,25 @@ class LogprobBuffer:
     """
 
     def __init__(self) -> None:
-        self._without_text: list[TokenLogprob] = []
-        self._waiting: deque[tuple[int, TokenLogprob]] = deque()
+        self._textless: list[TokenLogprob] = []
+        self._pending: deque[tuple[int, TokenLogprob]] = deque()
         """With the number of characters at which each ends."""
-        self._made = self._shown = 0
+        self._generated_length = self._released_length = 0
 
     def feed(self, tokens: Iterable[TokenLogprob], text: str) -> None:
         """Add tokens, and the text that they brought."""
-        self._without_text += tokens
+        self._textless += tokens
         if text:
-            self._made += len(text)
-            self._waiting += ((self._made, token) for token in self._without_text)
-            self._without_text.clear()
+            self._generated_length += len(text)
+            self._pending += ((self._generated_length, token) for token in self._textless)
+            self._textless.clear()
 
-    def take(self, text: str) -> tuple[TokenLogprob, ...]:
+    def release(self, text: str) -> tuple[TokenLogprob, ...]:
         """The tokens that are shown in full once this text, too, is shown."""
-        self._shown += len(text)
+        self._released_length += len(text)
         taken = []
-        while self._waiting and self._waiting[0][0] <= self._shown:
-            taken.append(self._waiting.popleft()[1])
+        while self._pending and self._pending[0][0] <= self._released_length:
+            taken.append(self._pending.popleft()[1])
         return tuple(taken)
 
 
@@ -76,9 +78,9 @@ class PromptReady:
     """The prompt is built and fits the context."""
 
     prompt_tokens: int
-    limit: int
+    context_length: int
     """Tokens that prompt and reply may have together."""
-    left_out: tuple[Message, ...] = ()
+    omitted_messages: tuple[Message, ...] = ()
     """The oldest messages, which did not fit."""
     cached_tokens: int = 0
     """How many of the prompt's tokens need no reading, since the turn before left them."""
@@ -99,11 +101,11 @@ class Delta:
     """One more token was made; `text` is what can be shown of it, perhaps nothing yet."""
 
     text: str
-    held: str = ""
+    withheld: str = ""
     """Text withheld so far because it may become a stop string; kept if the reply ends here."""
     usage: Usage = field(default_factory=Usage)
     """What the generation has cost so far."""
-    tokens: tuple[TokenLogprob, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
     """Where `Request.logprobs` asks for them: those whose text is now shown in full. The token that
     ends a reply and one that a stop string cuts into are never among them."""
 
@@ -114,7 +116,7 @@ class Finished:
 
     stop_reason: StopReason
     usage: Usage
-    stop: str | None = None
+    matched_stop: str | None = None
     """The stop string or criterion that ended it."""
 
 

@@ -231,13 +231,13 @@ class Turn:
     """0 for the first turn of its conversation."""
     user: Message
     replies: tuple[Reply, ...] = ()
-    chosen: int | None = None
+    active_reply_id: int | None = None
     """Id of the reply that stands in the history; None takes the newest."""
     created: datetime = field(default_factory=utc_now)
-    standing: ContextPolicy = ContextPolicy.AUTO
+    context_policy: ContextPolicy = ContextPolicy.AUTO
     summary: str = ""
     """Kept whether or not it stands for the turn."""
-    typed: str = ""
+    raw_input: str = ""
     """What the person typed, where a plugin made the message of it; else empty."""
     annotations: tuple[tuple[int | None, Annotation], ...] = ()
     """Labels, each with the id of the reply it is on; None for the user's message."""
@@ -246,22 +246,22 @@ class Turn:
     def reply(self) -> Reply | None:
         """The version that stands in the history."""
         for reply in self.replies:
-            if reply.id == self.chosen:
+            if reply.id == self.active_reply_id:
                 return reply
         return self.replies[-1] if self.replies else None
 
     @property
-    def words(self) -> str:
+    def display_text(self) -> str:
         """What the person typed for it."""
-        return self.typed or self.user.content
+        return self.raw_input or self.user.content
 
     def messages(self) -> tuple[Message, ...]:
         """The turn as the model reads it; none for a dropped one."""
-        if self.standing is ContextPolicy.DROPPED:
+        if self.context_policy is ContextPolicy.DROPPED:
             return ()
-        if self.standing is ContextPolicy.SUMMARISED and self.summary:
+        if self.context_policy is ContextPolicy.SUMMARISED and self.summary:
             return (Message("user", f"{SUMMARY_PREFIX}{self.summary}"),)
-        pinned = self.standing is ContextPolicy.PINNED
+        pinned = self.context_policy is ContextPolicy.PINNED
         user = Message(self.user.role, self.user.content, pinned)
         if self.reply is None or not self.reply.text:
             return (user,)
@@ -284,9 +284,9 @@ class Conversation:
     """Listed first."""
     forked_from: int | None = None
     """The chat this one began as a copy of, while that exists."""
-    kept: PluginData = field(default_factory=dict)
+    plugin_data: PluginData = field(default_factory=dict)
     """What plugins keep with the chat."""
-    without: frozenset[str] = frozenset()
+    disabled_plugins: frozenset[str] = frozenset()
     """Plugins that the person switched off in this chat."""
 
     def messages(self, before: int | None = None) -> tuple[Message, ...]:

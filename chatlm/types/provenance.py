@@ -28,7 +28,7 @@ class Provenance:
     prompt_hash: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     """chatlm's and those of the libraries that computed, by name."""
-    added: tuple[str, ...] = ()
+    plugin_processors: tuple[str, ...] = ()
     """Names of the logits processors and stopping criteria of plugins; a replay lacks them."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Provenance:
             "context_length": self.context_length,
             "prompt_hash": self.prompt_hash,
             "versions": dict(self.versions),
-            "added": list(self.added),
+            "added": list(self.plugin_processors),
         }
 
     @classmethod
@@ -65,7 +65,7 @@ class Provenance:
             context_length=values.get("context_length", 0),
             prompt_hash=values.get("prompt_hash", ""),
             versions=values.get("versions", {}),
-            added=tuple(values.get("added", ())),
+            plugin_processors=tuple(values.get("added", ())),
         )
 
 
@@ -73,7 +73,7 @@ class Provenance:
 class Change:
     """One thing that a plugin made otherwise."""
 
-    what: str
+    target: str
     """Such as `message 3 (user)`, `temperature` or `logits processors`."""
     before: str
     """Empty for what was not there. Of a long text the part that changed, `…` for the rest."""
@@ -83,7 +83,7 @@ class Change:
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
         return {
-            "what": self.what,
+            "what": self.target,
             "before": self.before,
             "after": self.after,
         }
@@ -96,7 +96,7 @@ class Change:
             KeyError, TypeError: it is something else.
         """
         return cls(
-            what=values["what"],
+            target=values["what"],
             before=values["before"],
             after=values["after"],
         )
@@ -110,7 +110,7 @@ class Call:
     hook: str
     """The hook, or what the plugin added to the request and was called while the reply grew."""
     seconds: float
-    said: str = ""
+    result_summary: str = ""
     """What came back, in short; empty for nothing."""
     changes: tuple[Change, ...] = ()
     error: str = ""
@@ -122,7 +122,7 @@ class Call:
             "plugin": self.plugin,
             "hook": self.hook,
             "seconds": self.seconds,
-            "said": self.said,
+            "said": self.result_summary,
             "changes": [change.to_dict() for change in self.changes],
             "error": self.error,
         }
@@ -138,7 +138,7 @@ class Call:
             plugin=values["plugin"],
             hook=values["hook"],
             seconds=values["seconds"],
-            said=values.get("said", ""),
+            result_summary=values.get("said", ""),
             changes=tuple(map(Change.from_dict, values["changes"])),
             error=values.get("error", ""),
         )
@@ -149,7 +149,7 @@ class Trace:
     """The calls for one message, or for the making of one reply, in order."""
 
     calls: tuple[Call, ...]
-    reply: int | None = None
+    reply_id: int | None = None
     """Id of the reply; None for what came before any."""
 
     @property
@@ -160,7 +160,7 @@ class Trace:
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
         return {
-            "reply": self.reply,
+            "reply": self.reply_id,
             "calls": [call.to_dict() for call in self.calls],
         }
 

@@ -34,9 +34,9 @@ class Request:
     the assistant is gone on with, from its own end."""
     sampling: Sampling = field(default_factory=Sampling)
     adapter: str | None = None
-    processors: tuple[LogitsProcessor, ...] = ()
-    criteria: tuple[StoppingCriterion, ...] = ()
-    complete: bool = False
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    stopping_criteria: tuple[StoppingCriterion, ...] = ()
+    reply_complete: bool = False
     """Whether that last message of the assistant is the whole reply; then no engine is asked."""
     logprobs: int | None = None
     """How many of the likeliest tokens to tell beside each token that is chosen, 0 to 20, see
@@ -57,7 +57,7 @@ class PromptToken:
     """The piece of the prompt it covers; empty for a further token of one character."""
     control: bool = False
     """Whether it is one of the model's control tokens, which only the format puts in."""
-    message: int | None = None
+    message_index: int | None = None
     """Index, in the request's messages, of the content it stands in; None for the format's own."""
 
 
@@ -66,14 +66,14 @@ class Prompt:
     """What a request becomes: the very tokens that the model reads."""
 
     tokens: tuple[PromptToken, ...]
-    costs: tuple[int, ...]
+    message_tokens: tuple[int, ...]
     """Tokens that each of the request's messages takes with the format around it; those that were
     left out too."""
-    left_out: tuple[int, ...]
+    omitted: tuple[int, ...]
     """Indices of the messages that do not fit."""
-    limit: int
+    context_length: int
     """Tokens that prompt and reply may have together."""
-    reserve: int
+    reply_reserve: int
     """Tokens of `limit` that are kept for the reply."""
     hash: str
     """See `prompt_hash`."""

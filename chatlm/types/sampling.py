@@ -73,11 +73,11 @@ class Sampling:
         ):
             raise UsageError(f"stop must be texts that are not empty, not {self.stop!r}")
 
-    def over(self, other: Sampling) -> Sampling:
-        """These settings, with `other`'s wherever this one says nothing."""
+    def with_fallback(self, fallback: Sampling) -> Sampling:
+        """These settings, with `fallback`'s wherever this one says nothing."""
         mine = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         said = {name: value for name, value in mine.items() if value not in (None, ())}
-        return dataclasses.replace(other, **said)
+        return dataclasses.replace(fallback, **said)
 
     def settings(self) -> dict[str, Any]:
         """Every setting by its key in files; None or () where it says nothing."""

@@ -24,9 +24,9 @@ class RenderedTemplate:
     """The user's message; empty where the person still has to write it."""
     sampling: Sampling = field(default_factory=Sampling)
     """What holds where the person says nothing."""
-    typed: str = ""
+    raw_input: str = ""
     """The words that the plugin's `write_message` makes `user` of; empty where it has no part."""
-    kept: Mapping[str, Any] = field(default_factory=dict)
+    plugin_state: Mapping[str, Any] = field(default_factory=dict)
     """What the plugin keeps with a chat that begins so, as plain values."""
 
 
@@ -57,7 +57,7 @@ class Setup:
     """The system prompt; empty for the template's own, else none."""
     sampling: Sampling = field(default_factory=Sampling)
     """Goes before what the template sets; what both leave open is the model's."""
-    kept: PluginData = field(default_factory=dict)
+    plugin_data: PluginData = field(default_factory=dict)
     """What plugins keep with the chat."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Setup:
             "values": dict(self.values),
             "system": self.system,
             "sampling": self.sampling.to_dict(),
-            "kept": {plugin: dict(values) for plugin, values in self.kept.items()},
+            "kept": {plugin: dict(values) for plugin, values in self.plugin_data.items()},
         }
         return {name: value for name, value in values.items() if value}
 
@@ -87,7 +87,7 @@ class Setup:
             values=values.get("values", {}),
             system=values.get("system", ""),
             sampling=Sampling.from_dict(values.get("sampling", {})),
-            kept=values.get("kept", {}),
+            plugin_data=values.get("kept", {}),
         )
 
 
@@ -134,7 +134,7 @@ class SideChat(Protocol):
         """Generate, as `Engine.stream`; a request that is complete asks no engine."""
         ...
 
-    def given(self, request: Request) -> Sequence[EngineEvent]:
+    def events_without_engine(self, request: Request) -> Sequence[EngineEvent]:
         """The part of `stream` that needs no engine: what plugins let the reply begin with, and
         `Finished` where the request is complete."""
         ...
@@ -150,7 +150,7 @@ class SideChats(Protocol):
         """A new chat; loads nothing yet."""
         ...
 
-    def offered(self) -> dict[str, Setup]:
+    def available_setups(self) -> dict[str, Setup]:
         """The set-ups that plugins offer now, by name.
 
         A template is one too, if it needs no more than the person's words. Where two plugins have
@@ -159,7 +159,7 @@ class SideChats(Protocol):
         ...
 
     @property
-    def taking_turns(self) -> bool:
+    def swaps_models(self) -> bool:
         """Whether models do not fit side by side, so that each is freed for the next."""
         ...
 

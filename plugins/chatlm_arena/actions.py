@@ -52,14 +52,14 @@ def current_setup(ui: Ui) -> Setup:
         adapter=current_adapter(chat),
         system=chat.system,
         sampling=chat.sampling,
-        kept={name: values for name, values in chat.kept.items() if name != PLUGIN},
+        plugin_data={name: values for name, values in chat.plugin_data.items() if name != PLUGIN},
     )
 
 
 def current_adapter(chat: Conversation) -> str:
     """The adapter that answers a chat next: the one chosen in it, else that of its newest reply."""
     plugin, key = ADAPTER_KEY
-    kept = chat.kept.get(plugin, {}).get(key)
+    kept = chat.plugin_data.get(plugin, {}).get(key)
     if isinstance(kept, str):
         return kept
     newest = chat.turns[-1].reply if chat.turns else None
@@ -79,7 +79,7 @@ def _add_contestant(ui: Ui, name: str) -> None:
         added = store.add_contestant(name, current_setup(ui))
         count = sum(contestant.setup is not None for contestant in store.contestants())
     more = "/arena begins." if count > 1 else "One more, and /arena can begin."
-    ui.tell(f"{added.name} is in the arena: {added.told}. {more}")
+    ui.notify(f"{added.name} is in the arena: {added.description}. {more}")
 
 
 def _add_golden(ui: Ui, name: str) -> None:
@@ -92,7 +92,7 @@ def _add_golden(ui: Ui, name: str) -> None:
     golden = golden_from_turn(name, ui.conversation, ui.turn)
     with store_module.open_arena_store() as store:
         store.add_golden(golden)
-    ui.tell(f"{golden.name} is a test now. Run it: chatlm arena check CONTESTANT")
+    ui.notify(f"{golden.name} is a test now. Run it: chatlm arena check CONTESTANT")
 
 
 _open_requested: list[bool] = []

@@ -64,19 +64,19 @@ class AnswerWriter:
     reason `error`.
 
     Args:
-        order: what is wanted.
+        answer_request: what is wanted.
     """
 
-    def __init__(self, order: AnswerRequest) -> None:
-        self.order = order
+    def __init__(self, answer_request: AnswerRequest) -> None:
+        self.answer_request = answer_request
         self._request: Request | None = None
         self._model = ""
         self._text = ""
-        self._hash = ""
+        self._prompt_hash = ""
         self._usage = Usage()
-        self._reason = StopReason.CANCELLED
+        self._stop_reason = StopReason.CANCELLED
 
-    def begin(self) -> bool:
+    def start(self) -> bool:
         """Make the request, once; False where no engine is to be asked, since the reply is there.
 
         That is so where the contestant refuses, which then is the reply.
@@ -84,23 +84,23 @@ class AnswerWriter:
         Raises:
             ChatlmError: the set-up does not work, such as an adapter or an index that is gone.
         """
-        order, chat = self.order, self.order.seat.chat
+        order, chat = self.answer_request, self.answer_request.seat.chat
         if self._request or self.ended:
             return not self.ended
         try:
             self._request = with_default_seed(chat.request(order.prompt), order.seed)
             self._model = chat.engine.info.model
-            for event in chat.given(self._request):
-                self.take(event)
+            for event in chat.events_without_engine(self._request):
+                self.add(event)
         except (MessageRefused, ContextTooLong) as error:
             self._refuse(error)
             return False
         except ChatlmError:
-            self._reason = StopReason.ERROR
+            self._stop_reason = StopReason.ERROR
             raise
         return not self.ended
 
-    def take(self, event: EngineEvent | Exception) -> None:
+    def add(self, event: EngineEvent | Exception) -> None:
         """Let the reply grow by what an engine's batch reports.
 
         Raises:
@@ -110,14 +110,14 @@ class AnswerWriter:
             case MessageRefused() | ContextTooLong():
                 self._refuse(event)
             case Exception():
-                self._reason = StopReason.ERROR
+                self._stop_reason = StopReason.ERROR
                 raise event
             case PromptReady():
-                self._hash = event.prompt_hash
+                self._prompt_hash = event.prompt_hash
             case Delta():
                 self._text, self._usage = self._text + event.text, event.usage
             case Finished():
-                self._reason, self._usage = event.stop_reason, event.usage
+                self._stop_reason, self._usage = event.stop_reason, event.usage
 
     @property
     def text(self) -> str:
@@ -127,7 +127,7 @@ class AnswerWriter:
     @property
     def ended(self) -> bool:
         """Whether the reply is complete, was refused or failed."""
-        return self._reason is not StopReason.CANCELLED
+        return self._stop_reason is not StopReason.CANCELLED
 
     @property
     def request(self) -> Request:
@@ -139,34 +139,39 @@ class AnswerWriter:
     @property
     def engine(self) -> Engine:
         """The contestant's; loaded first where it is not there."""
-        return self.order.seat.chat.engine
+        return self.answer_request.seat.chat.engine
 
     @property
     def reply(self) -> MatchReply:
         """What was said so far, and what made it."""
-        order, request = self.order, self._request
+        order, request = self.answer_request, self._request
         made_by = self._usage.to_dict() | {
             "model": self._model,
             "adapter": request.adapter if request else None,
             "sampling": request.sampling.to_dict() if request else {},
-            "prompt_hash": self._hash,
+            "prompt_hash": self._prompt_hash,
         }
         return MatchReply(
-            order.seat.contestant.id, order.turn, order.prompt, self._text, self._reason, made_by
+            order.seat.contestant.id,
+            order.turn,
+            order.prompt,
+            self._text,
+            self._stop_reason,
+            made_by,
         )
 
     def _refuse(self, error: ChatlmError) -> None:
-        self._reason = StopReason.ERROR
+        self._stop_reason = StopReason.ERROR
         self._text = self._text or str(error)
 
 
 def generate_answers(
-    orders: Iterable[AnswerRequest],
+    answer_requests: Iterable[AnswerRequest],
 ) -> Generator[tuple[int, MatchReply], None, None]:
     """Answer orders, each taken when its turn has come; in which order they end is for the engine.
 
     Args:
-        orders: those of one model stand together, so that models which do not fit side by side are
+        answer_requests: those of one model stand together, so that models which do not fit side by side are
             loaded as rarely as can be.
 
     Yields:
@@ -176,7 +181,9 @@ def generate_answers(
         UsageError: a contestant's set-up does not work; whose is said. What was yielded before
             stands.
     """
-    for _, group in groupby(enumerate(orders), key=lambda each: each[1].seat.chat.setup.model):
+    for _, group in groupby(
+        enumerate(answer_requests), key=lambda each: each[1].seat.chat.setup.model
+    ):
         answerings = ((at, AnswerWriter(order)) for at, order in group)
         with closing(stream_answers(answerings, name_contestant_in_errors)) as grown:
             for at, answering in grown:
@@ -185,12 +192,12 @@ def generate_answers(
 
 
 def stream_answers(
-    answerings: Iterable[tuple[K, AnswerWriter]], guard: ContestantGuard = lambda _: nullcontext()
+    writers: Iterable[tuple[K, AnswerWriter]], guard: ContestantGuard = lambda _: nullcontext()
 ) -> Generator[tuple[K, AnswerWriter], None, None]:
     """Answer orders of one model, at once where its engine can do that; closing it stops all.
 
     Args:
-        answerings: what is to be answered, each with what tells it apart; taken as there is room.
+        writers: what is to be answered, each with what tells it apart; taken as there is room.
         guard: around whatever is done for one contestant alone.
 
     Yields:
@@ -199,20 +206,20 @@ def stream_answers(
     Raises:
         ChatlmError: as `Answering.begin` and `take`, once those that are on their way have ended.
     """
-    waiting = iter(answerings)
+    waiting = iter(writers)
     asked: dict[int, tuple[K, AnswerWriter]] = {}
     failure: ChatlmError | None = None
     with ExitStack() as opened:
         batch: Batch | None = None
         while True:
-            while not failure and (batch is None or len(batch) < batch.at_once):
+            while not failure and (batch is None or len(batch) < batch.max_concurrency):
                 each = next(waiting, None)
                 if each is None:
                     break
                 _, answering = each
                 try:
-                    with guard(answering.order.seat.contestant):
-                        begun = answering.begin()
+                    with guard(answering.answer_request.seat.contestant):
+                        begun = answering.start()
                 except ChatlmError as error:
                     failure = error
                     break
@@ -227,8 +234,8 @@ def stream_answers(
             for number, event in batch.step():
                 key, answering = asked[number]
                 try:
-                    with guard(answering.order.seat.contestant):
-                        answering.take(event)
+                    with guard(answering.answer_request.seat.contestant):
+                        answering.add(event)
                 except ChatlmError as error:
                     failure = failure or error
                 else:
@@ -249,7 +256,9 @@ def name_contestant_in_errors(contestant: Contestant) -> Iterator[None]:
 
 def with_default_seed(request: Request, seed: int | None) -> Request:
     """The request with a seed where it has none."""
-    return dataclasses.replace(request, sampling=request.sampling.over(Sampling(seed=seed)))
+    return dataclasses.replace(
+        request, sampling=request.sampling.with_fallback(Sampling(seed=seed))
+    )
 
 
 T = TypeVar("T")
@@ -262,7 +271,7 @@ returns what comes of it."""
 
 @dataclass
 class _RunningJob:
-    place: int
+    index: int
     job: Job[Any]
     text: str = ""
 
@@ -292,12 +301,12 @@ def run_jobs(engine: Engine, jobs: Iterable[Job[T]]) -> Generator[tuple[int, T],
             try:
                 running[batch.add(step())] = each
             except StopIteration as end:
-                yield each.place, end.value
+                yield each.index, end.value
             except ChatlmError as error:
                 failure = failure or error
 
         while True:
-            while not failure and len(batch) < batch.at_once:
+            while not failure and len(batch) < batch.max_concurrency:
                 begun = next(waiting, None)
                 if begun is None:
                     break

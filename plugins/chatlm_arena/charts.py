@@ -62,18 +62,18 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], width: int) -> Iterator[st
         sure = math.isfinite(row.rating_low)
         told = f"{row.rating_low:.0f} to {row.rating_high:.0f}" if sure else "unknown"
         drawn = f"  {interval_bar(row, low, high, plot)}" if plot > 10 else ""
-        few = "" if row.is_steady else "?"
+        few = "" if row.is_stable else "?"
         yield (
             f"{place:>3}{few:<1} {one_line(row.name, NAME_WIDTH):<{longest}}  {row.rating:6.0f}"
             f"  {told:^14}  {row.elo:5.0f}  {row.games:>5}  {row.win_rate:4.0%}{drawn}"
         ).rstrip()
 
 
-def matrix_table(found: Leaderboard) -> Iterator[str]:
+def matrix_table(board: Leaderboard) -> Iterator[str]:
     """How often the row beats the column, in percent, a tie as half a win."""
-    rows = found.rows[:MAX_MATRIX_ROWS]
-    place = {name: at for at, name in enumerate(found.votes.names)}
-    won = found.wins
+    rows = board.rows[:MAX_MATRIX_ROWS]
+    place = {name: at for at, name in enumerate(board.votes.names)}
+    won = board.win_matrix
     longest = max((len(one_line(row.name, NAME_WIDTH)) for row in rows), default=0)
     yield f"    {'':<{longest}}  " + "".join(f"{at:>5}" for at in range(1, len(rows) + 1))
     for number, row in enumerate(rows, 1):
@@ -85,10 +85,10 @@ def matrix_table(found: Leaderboard) -> Iterator[str]:
         yield f"{number:>3} {one_line(row.name, NAME_WIDTH):<{longest}}  " + "".join(cells)
 
 
-def elo_curves(votes: Votes, rules: EloRules, points: int) -> FloatArray:
+def elo_curves(votes: Votes, elo_rules: EloRules, points: int) -> FloatArray:
     """Each contestant's Elo rating over the matches, shape (contestants, points + 1)."""
-    lefts, rights = elo_history(votes, rules)
-    rating = np.full(len(votes.names), rules.start, dtype=np.float64)
+    lefts, rights = elo_history(votes, elo_rules)
+    rating = np.full(len(votes.names), elo_rules.initial_rating, dtype=np.float64)
     out = np.empty((len(votes.names), points + 1))
     out[:, 0] = rating
     ends = np.linspace(0, len(votes), points + 1).round().astype(int)
@@ -100,13 +100,13 @@ def elo_curves(votes: Votes, rules: EloRules, points: int) -> FloatArray:
     return out
 
 
-def elo_sparklines(found: Leaderboard, width: int) -> Iterator[str]:
+def elo_sparklines(board: Leaderboard, width: int) -> Iterator[str]:
     """The Elo rating of each over the matches, a line each."""
-    names = [row.name for row in found.rows]
+    names = [row.name for row in board.rows]
     longest = max((len(one_line(name, NAME_WIDTH)) for name in names), default=0)
-    drawn = elo_curves(found.votes, found.rules, max(min(width - longest - 20, 80), 10))
+    drawn = elo_curves(board.votes, board.elo_rules, max(min(width - longest - 20, 80), 10))
     low, high = (float(drawn.min()), float(drawn.max())) if drawn.size else (0.0, 0.0)
-    place = {name: at for at, name in enumerate(found.votes.names)}
+    place = {name: at for at, name in enumerate(board.votes.names)}
     for name in names:
         curve = drawn[place[name]]
         steps = (curve - low) / ((high - low) or 1) * (len(BLOCKS) - 2) + 1
@@ -149,11 +149,11 @@ def svg_intervals(rows: Sequence[LeaderboardRow]) -> str:
     return _svg_document("Ratings with 95 % intervals", height, parts)
 
 
-def svg_elo_curves(found: Leaderboard) -> str:
+def svg_elo_curves(board: Leaderboard) -> str:
     """The Elo ratings over the matches."""
-    names = [row.name for row in found.rows][:MAX_CURVES]
-    drawn = elo_curves(found.votes, found.rules, min(max(len(found.votes), 1), 200))
-    place = {name: at for at, name in enumerate(found.votes.names)}
+    names = [row.name for row in board.rows][:MAX_CURVES]
+    drawn = elo_curves(board.votes, board.elo_rules, min(max(len(board.votes), 1), 200))
+    place = {name: at for at, name in enumerate(board.votes.names)}
     shown = [drawn[place[name]].tolist() for name in names]
     low, high = _padded_range([rating for curve in shown for rating in curve])
     height = 320

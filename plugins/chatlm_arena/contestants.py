@@ -31,7 +31,7 @@ class Contestant:
     """None where only its votes are known, so that it cannot play."""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """Its set-up in a few words."""
         return describe_setup(self.setup) if self.setup else "known from imported votes only"
 
@@ -54,18 +54,18 @@ def validate_name(name: str) -> str:
 def with_index(setup: Setup, index: str) -> Setup:
     """The same set-up, but about an index; empty for none, not even the person's usual one."""
     plugin, key = INDEX_KEY
-    return dataclasses.replace(setup, kept={**setup.kept, plugin: {key: index}})
+    return dataclasses.replace(setup, plugin_data={**setup.plugin_data, plugin: {key: index}})
 
 
 def index_of(setup: Setup) -> str:
     """The index that a set-up is about; empty for none."""
     plugin, key = INDEX_KEY
-    return str(setup.kept.get(plugin, {}).get(key, ""))
+    return str(setup.plugin_data.get(plugin, {}).get(key, ""))
 
 
-def is_same_setup(one: Setup, other: Setup, in_use: str) -> bool:
-    """Whether two set-ups are the same while `in_use` is the model in use."""
-    first, second = (dataclasses.replace(s, model=s.model or in_use) for s in (one, other))
+def is_same_setup(one: Setup, other: Setup, default_model: str) -> bool:
+    """Whether two set-ups are the same while `default_model` is the model in use."""
+    first, second = (dataclasses.replace(s, model=s.model or default_model) for s in (one, other))
     return first == second
 
 

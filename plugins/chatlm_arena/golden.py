@@ -19,7 +19,7 @@ class GoldenChat:
     """A chat up to a message, and the reply that is right."""
 
     name: str
-    before: tuple[tuple[str, str], ...]
+    history: tuple[tuple[str, str], ...]
     """Each earlier message with its reply."""
     prompt: str
     expected: str
@@ -28,7 +28,7 @@ class GoldenChat:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        messages = [text for pair in self.before for text in pair]
+        messages = [text for pair in self.history for text in pair]
         return {
             "name": self.name,
             "messages": [*messages, self.prompt],
@@ -59,13 +59,15 @@ class GoldenResult:
     """A golden chat that was asked again."""
 
     golden: GoldenChat
-    said: str
+    reply: str
     similarity: float
     """ROUGE-L of the reply against the expected one; 1 where they are the same."""
 
-    def passes(self, least: float) -> bool:
+    def passes(self, min_similarity: float) -> bool:
         """Whether the reply is similar enough; with 1 it has to be the very same."""
-        return self.said == self.golden.expected or (least < 1 and self.similarity >= least)
+        return self.reply == self.golden.expected or (
+            min_similarity < 1 and self.similarity >= min_similarity
+        )
 
 
 def golden_from_turn(name: str, conversation: Conversation, turn: Turn) -> GoldenChat:
@@ -78,7 +80,7 @@ def golden_from_turn(name: str, conversation: Conversation, turn: Turn) -> Golde
     if reply is None or reply.stop_reason in (None, StopReason.CANCELLED, StopReason.ERROR):
         raise UsageError("This turn has no whole reply.", hint="Let the model answer it first.")
     before = [
-        (earlier.words, earlier.reply.text)
+        (earlier.display_text, earlier.reply.text)
         for earlier in conversation.turns
         if earlier.position < turn.position and earlier.messages() and earlier.reply
     ]
@@ -86,7 +88,7 @@ def golden_from_turn(name: str, conversation: Conversation, turn: Turn) -> Golde
     return GoldenChat(
         validate_name(name),
         tuple(before),
-        turn.words,
+        turn.display_text,
         reply.text,
         seed if type(seed) is int else None,
     )
@@ -132,10 +134,10 @@ def check_goldens(
         raise UsageError(f"{one_line(contestant.name, 60)} cannot play: only its votes are known.")
     for golden in goldens:
         chat = chats.begin(contestant.setup)
-        for message, reply in golden.before:
+        for message, reply in golden.history:
             chat.add(message, reply)
         order = AnswerRequest(
-            Seat(contestant, chat), golden.prompt, len(golden.before), golden.seed or 0
+            Seat(contestant, chat), golden.prompt, len(golden.history), golden.seed or 0
         )
         for _, made in generate_answers([order]):
             same = made.text == golden.expected

@@ -68,10 +68,10 @@ def compare_answers(
     return said
 
 
-def combine_orders(said: Iterable[Judgement]) -> Verdict | None:
+def combine_orders(judgements: Iterable[Judgement]) -> Verdict | None:
     """What a judge's verdicts in both orders come to: a tie where they disagree, None where one
     order has none."""
-    found = {one.turned: one.verdict for one in said if one.verdict is not None}
+    found = {one.swapped: one.verdict for one in judgements if one.verdict is not None}
     if len(found) < 2:
         return None
     return found[False] if found[False] is found[True] else Verdict.TIE
@@ -112,9 +112,9 @@ def rate_answers(
 
 
 def _ask_judge(
-    judge: SideChat, system: str, question: str, begin: str, attempt: int, seed: int
+    judge: SideChat, system: str, question: str, reply_prefix: str, attempt: int, seed: int
 ) -> Job[str]:
-    """What the judge says after `begin`; greedy at first, then by chance."""
+    """What the judge says after `reply_prefix`; greedy at first, then by chance."""
     request = judge.request(question)
     messages = [message for message in request.messages if message.role != "system"]
     sampling = Sampling(
@@ -123,9 +123,9 @@ def _ask_judge(
     request = dataclasses.replace(
         request,
         messages=(Message("system", system), *messages),
-        sampling=sampling.over(request.sampling),
+        sampling=sampling.with_fallback(request.sampling),
     )
-    begun = (*request.messages, Message("assistant", begin))
+    begun = (*request.messages, Message("assistant", reply_prefix))
     try:
         return (yield dataclasses.replace(request, messages=begun))
     except ContinuationUnsupported:

@@ -36,12 +36,12 @@ class LeaderboardRow:
     games: int
     win_rate: float
     """Won games and half the ties, of all games."""
-    more: int | None = None
+    votes_needed: int | None = None
     """Votes that would likely separate it from the next in rank; 0 where they are apart, None
     where that is unknown or it is the last."""
 
     @property
-    def is_steady(self) -> bool:
+    def is_stable(self) -> bool:
         """Whether it has votes enough."""
         return self.games >= STABLE_AFTER_GAMES
 
@@ -64,18 +64,18 @@ class Leaderboard:
 
     votes: Votes
     """Whose names are those that have votes."""
-    rules: EloRules
-    found: BradleyTerryEstimate
-    unseen: tuple[str, ...] = ()
+    elo_rules: EloRules
+    estimate: BradleyTerryEstimate
+    without_votes: tuple[str, ...] = ()
     """The others."""
 
     @cached_property
     def rows(self) -> tuple[LeaderboardRow, ...]:
         """The strongest first."""
-        votes, found = self.votes, self.found
-        elos = elo_ratings(votes, self.rules)
-        won, games = self.wins, self.wins + self.wins.T
-        order = np.lexsort((np.arange(len(votes.names)), -found.share))
+        votes, found = self.votes, self.estimate
+        elos = elo_ratings(votes, self.elo_rules)
+        won, games = self.win_matrix, self.win_matrix + self.win_matrix.T
+        order = np.lexsort((np.arange(len(votes.names)), -found.strength))
         rows = []
         for place, at in enumerate(order.tolist()):
             below = order[place + 1] if place + 1 < len(order) else None
@@ -83,58 +83,60 @@ class Leaderboard:
             row = LeaderboardRow(
                 name=votes.names[at],
                 elo=float(elos[at]),
-                bradley_terry=float(found.share[at]),
-                low=float(found.share_low[at]),
-                high=float(found.share_high[at]),
+                bradley_terry=float(found.strength[at]),
+                low=float(found.strength_low[at]),
+                high=float(found.strength_high[at]),
                 rating=float(found.rating[at]),
                 rating_low=float(found.rating_low[at]),
                 rating_high=float(found.rating_high[at]),
                 games=count,
                 win_rate=float(won[at].sum() / count),
-                more=None if below is None else votes_to_separate(found, at, int(below)),
+                votes_needed=None if below is None else votes_to_separate(found, at, int(below)),
             )
             rows.append(row)
         return tuple(rows)
 
     @cached_property
-    def wins(self) -> FloatArray:
+    def win_matrix(self) -> FloatArray:
         """Shape (contestants, contestants), in the order of the votes' names: what the row got
         from the column."""
         return win_matrix(tally_votes(self.votes))
 
 
-def build_leaderboard(votes: Votes, rules: EloRules | None = None) -> Leaderboard:
+def build_leaderboard(votes: Votes, elo_rules: EloRules | None = None) -> Leaderboard:
     """Rate all contestants from their votes, of which the order counts for Elo alone."""
     seen = np.unique(np.concatenate([votes.left, votes.right]))
     played = votes_between(votes, [votes.names[at] for at in seen.tolist()])
     unseen = tuple(name for name in votes.names if name not in set(played.names))
-    return Leaderboard(played, rules or EloRules(), estimate_strengths(tally_votes(played)), unseen)
+    return Leaderboard(
+        played, elo_rules or EloRules(), estimate_strengths(tally_votes(played)), unseen
+    )
 
 
 @dataclass(frozen=True)
 class Bias:
     """How often one kind of reply won, of the votes that were no ties."""
 
-    won: int
+    wins: int
     decided: int
 
     @property
     def rate(self) -> float | None:
         """0.5 is fair; None without votes."""
-        return self.won / self.decided if self.decided else None
+        return self.wins / self.decided if self.decided else None
 
     @property
     def interval(self) -> tuple[float, float] | None:
         """Wilson's 95 % interval of `rate`."""
         if not self.decided:
             return None
-        rate, n, z = self.won / self.decided, self.decided, Z_95
+        rate, n, z = self.wins / self.decided, self.decided, Z_95
         middle = (rate + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * ((rate * (1 - rate) + z * z / (4 * n)) / n) ** 0.5
         return middle - half, middle + half
 
     @property
-    def is_clear(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether chance alone hardly explains it."""
         ends = self.interval
         return ends is not None and not ends[0] <= 0.5 <= ends[1]
@@ -149,16 +151,23 @@ def measure_side_bias(score: FloatArray) -> Bias:
     return Bias(int((score == 1).sum()), int((score != 0.5).sum()))
 
 
-def measure_length_bias(score: FloatArray, left: FloatArray, right: FloatArray) -> Bias:
+def measure_length_bias(
+    score: FloatArray, left_lengths: FloatArray, right_lengths: FloatArray
+) -> Bias:
     """How often the longer reply won; replies of one length tell nothing.
 
     Args:
         score: shape (votes,), what the left side got: 1, 0.5 or 0.
-        left: lengths of the left replies, in any unit; nan where there is none.
-        right: those of the right replies.
+        left_lengths: lengths of the left replies, in any unit; nan where there is none.
+        right_lengths: those of the right replies.
     """
-    decided = (score != 0.5) & np.isfinite(left) & np.isfinite(right) & (left != right)
-    longer = (score == 1) == (left > right)
+    decided = (
+        (score != 0.5)
+        & np.isfinite(left_lengths)
+        & np.isfinite(right_lengths)
+        & (left_lengths != right_lengths)
+    )
+    longer = (score == 1) == (left_lengths > right_lengths)
     return Bias(int((decided & longer).sum()), int(decided.sum()))
 
 
@@ -174,28 +183,30 @@ MIN_DECIDED = 20
 """Votes below which nothing is said about what may have swayed them."""
 
 
-def describe_findings(found: Leaderboard, sides: Bias, length: Bias) -> Iterator[str]:
+def describe_findings(board: Leaderboard, side_bias: Bias, length_bias: Bias) -> Iterator[str]:
     """Each a line.
 
     Args:
-        found: the leaderboard.
-        sides: how often the left side won.
-        length: how often the longer reply won.
+        board: the leaderboard.
+        side_bias: how often the left side won.
+        length_bias: how often the longer reply won.
     """
-    rows = found.rows
-    if any(not row.is_steady for row in rows):
+    rows = board.rows
+    if any(not row.is_stable for row in rows):
         yield f"? Not enough votes yet: a rating is steady after {STABLE_AFTER_GAMES} to {2 * STABLE_AFTER_GAMES} games."
-    close = [(row, below) for row, below in pairwise(rows) if row.more]
+    close = [(row, below) for row, below in pairwise(rows) if row.votes_needed]
     for row, below in close[:MAX_PAIRS]:
-        if row.more and row.more <= MAX_VOTES_REPORTED:
+        if row.votes_needed and row.votes_needed <= MAX_VOTES_REPORTED:
             pair = f"{one_line(row.name, 40)} from {one_line(below.name, 40)}"
-            what = "vote" if row.more == 1 else "votes"
-            yield f"About {row.more:,} more {what} between them would separate {pair}."
-    if found.unseen:
-        yield f"Without a vote yet: {one_line(', '.join(found.unseen), 200)}."
-    for what, bias in (("left side", sides), ("longer reply", length)):
+            what = "vote" if row.votes_needed == 1 else "votes"
+            yield f"About {row.votes_needed:,} more {what} between them would separate {pair}."
+    if board.without_votes:
+        yield f"Without a vote yet: {one_line(', '.join(board.without_votes), 200)}."
+    for what, bias in (("left side", side_bias), ("longer reply", length_bias)):
         if bias.decided >= MIN_DECIDED and bias.rate is not None and (ends := bias.interval):
-            verdict = "which chance hardly explains" if bias.is_clear else "which may be chance"
+            verdict = (
+                "which chance hardly explains" if bias.is_significant else "which may be chance"
+            )
             yield (
                 f"The {what} won {bias.rate:.0%} of {bias.decided:,} decided votes "
                 f"({ends[0]:.0%} to {ends[1]:.0%}), {verdict}."

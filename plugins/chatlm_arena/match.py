@@ -40,18 +40,18 @@ class RevealedSide:
     """One side after the vote."""
 
     name: str
-    told: str
+    description: str
     """Its set-up in a few words."""
-    before: float
+    rating_before: float
     """Its Elo rating before the vote."""
-    after: float
+    rating_after: float
     tokens: int
     seconds: float
     """That its replies took."""
 
 
 def choose_contestants(
-    store: ArenaStore, how: Pairing, draw: random.Random
+    store: ArenaStore, pairing: Pairing, rng: random.Random
 ) -> tuple[Contestant, Contestant]:
     """The two that meet next, left and right; who is on which side is left to chance.
 
@@ -66,8 +66,8 @@ def choose_contestants(
             "chatlm arena contestants add NAME --model … -s temperature=0.2",
         )
     cells = tally_votes(votes_between(store.votes(), list(able)))
-    pair = list(choose_pair(cells, how, np.random.default_rng(draw.randrange(SEED_LIMIT))))
-    draw.shuffle(pair)
+    pair = list(choose_pair(cells, pairing, np.random.default_rng(rng.randrange(SEED_LIMIT))))
+    rng.shuffle(pair)
     one, other = (able[tuple(able)[at]] for at in pair)
     return one, other
 
@@ -81,7 +81,7 @@ class LiveMatch:
         left: who sits on the left.
         right: who sits on the right.
         same_seed: whether both draw by the same random numbers.
-        draw: chance.
+        rng: chance.
     """
 
     def __init__(
@@ -92,19 +92,19 @@ class LiveMatch:
         right: Contestant,
         *,
         same_seed: bool,
-        draw: random.Random,
+        rng: random.Random,
     ) -> None:
         self._store = store
         self._chats = chats
-        self._draw = draw
+        self._rng = rng
         self._same_seed = same_seed
         self._seats = {
             side: Seat(contestant, chats.begin(contestant.setup))
             for side, contestant in zip(SIDES, (left, right), strict=True)
             if contestant.setup is not None
         }
-        self._words = identifying_words((left, right))
-        self._said: dict[Side, list[MatchReply]] = {side: [] for side in SIDES}
+        self._identifying_words = identifying_words((left, right))
+        self._replies: dict[Side, list[MatchReply]] = {side: [] for side in SIDES}
         self._match = store.add_match(left, right)
         self._prompt = ""
         self.turn = -1
@@ -113,7 +113,7 @@ class LiveMatch:
     @property
     def can_vote(self) -> bool:
         """Whether both sides answered the newest message."""
-        return self.turn >= 0 and all(len(said) == self.turn + 1 for said in self._said.values())
+        return self.turn >= 0 and all(len(said) == self.turn + 1 for said in self._replies.values())
 
     def send(self, text: str) -> Generator[SideUpdate, None, None]:
         """Let both answer a message; who begins is for chance to decide.
@@ -130,20 +130,20 @@ class LiveMatch:
             if not self.can_vote:
                 raise UsageError("Both have to answer first.", hint="Let them answer again.")
             for side in SIDES:
-                said = self._said[side][-1]
+                said = self._replies[side][-1]
                 if said.text.strip():
                     self._seats[side].chat.add(self._prompt, said.text)
         self.turn += 1
         self._prompt = text
-        yield from self._answer()
+        yield from self._stream_updates()
 
-    def again(self) -> Generator[SideUpdate, None, None]:
+    def regenerate(self) -> Generator[SideUpdate, None, None]:
         """Let both answer the newest message once more, in place of what they said."""
-        for said in self._said.values():
+        for said in self._replies.values():
             del said[self.turn :]
-        yield from self._answer()
+        yield from self._stream_updates()
 
-    def vote(self, verdict: Verdict, rules: EloRules) -> tuple[RevealedSide, RevealedSide]:
+    def vote(self, verdict: Verdict, elo_rules: EloRules) -> tuple[RevealedSide, RevealedSide]:
         """Keep the verdict, and tell who was who, left and right.
 
         Raises:
@@ -151,27 +151,27 @@ class LiveMatch:
         """
         if not self.can_vote:
             raise UsageError("Both have to answer first.", hint="Let them answer again.")
-        before = _elo_by_name(self._store, rules)
-        self._store.vote(self._match, verdict, HUMAN)
-        after = _elo_by_name(self._store, rules)
+        before = _elo_by_name(self._store, elo_rules)
+        self._store.add_vote(self._match, verdict, HUMAN)
+        after = _elo_by_name(self._store, elo_rules)
         left, right = (
-            self._revealed(side, before.get(name, rules.start), after[name])
+            self._reveal_side(side, before.get(name, elo_rules.initial_rating), after[name])
             for side in SIDES
             for name in (self._seats[side].contestant.name,)
         )
         return left, right
 
-    def _answer(self) -> Generator[SideUpdate, None, None]:
-        seed = self._draw.randrange(SEED_LIMIT)
+    def _stream_updates(self) -> Generator[SideUpdate, None, None]:
+        seed = self._rng.randrange(SEED_LIMIT)
         order = list(SIDES)
-        self._draw.shuffle(order)
+        self._rng.shuffle(order)
         asked = {
             side: AnswerWriter(
                 AnswerRequest(
                     self._seats[side],
                     self._prompt,
                     self.turn,
-                    seed if self._same_seed else self._draw.randrange(SEED_LIMIT),
+                    seed if self._same_seed else self._rng.randrange(SEED_LIMIT),
                 )
             )
             for side in order
@@ -180,19 +180,23 @@ class LiveMatch:
             yield SideUpdate(side, "")
         speaking = set(order)
         try:
-            with closing(self._growing(asked)) as grown:
+            with closing(self._stream_answers(asked)) as grown:
                 for side, answering in grown:
                     if answering.ended:
                         speaking.remove(side)
-                        self._keep(side, answering.reply)
+                        self._store_reply(side, answering.reply)
                     yield SideUpdate(
-                        side, mask_words(answering.text, self._words), ended=answering.ended
+                        side,
+                        mask_words(answering.text, self._identifying_words),
+                        ended=answering.ended,
                     )
         finally:
             for side in speaking:
-                self._keep(side, asked[side].reply)
+                self._store_reply(side, asked[side].reply)
 
-    def _growing(self, asked: dict[Side, AnswerWriter]) -> Generator[SideAnswer, None, None]:
+    def _stream_answers(
+        self, writers: dict[Side, AnswerWriter]
+    ) -> Generator[SideAnswer, None, None]:
         """The side whose reply has grown, until both have ended.
 
         One model answers for both at once. Two speak token by token in turn, or one after the other
@@ -201,28 +205,30 @@ class LiveMatch:
         left, right = (self._seats[side].chat for side in SIDES)
         try:
             one = left.setup.model == right.setup.model or left.engine is right.engine
-            apart = self._chats.taking_turns
+            apart = self._chats.swaps_models
         except ChatlmError:
             one, apart = False, True  # the side itself will tell
         if one:
-            yield from stream_answers(asked.items())
+            yield from stream_answers(writers.items())
             return
         with ExitStack() as both:
-            sides = [both.enter_context(closing(stream_answers([each]))) for each in asked.items()]
+            sides = [
+                both.enter_context(closing(stream_answers([each]))) for each in writers.items()
+            ]
             yield from chain.from_iterable(sides) if apart else _round_robin(sides)
 
-    def _keep(self, side: Side, reply: MatchReply) -> None:
+    def _store_reply(self, side: Side, reply: MatchReply) -> None:
         """A reply that was stopped or failed before it began is none."""
         if reply.text or reply.stop_reason not in (StopReason.CANCELLED, StopReason.ERROR):
-            self._said[side].append(self._store.add_reply(self._match, side, reply))
+            self._replies[side].append(self._store.add_reply(self._match, side, reply))
 
-    def _revealed(self, side: Side, before: float, after: float) -> RevealedSide:
-        contestant, said = self._seats[side].contestant, self._said[side]
+    def _reveal_side(self, side: Side, rating_before: float, rating_after: float) -> RevealedSide:
+        contestant, said = self._seats[side].contestant, self._replies[side]
         return RevealedSide(
             name=contestant.name,
-            told=contestant.told,
-            before=before,
-            after=after,
+            description=contestant.description,
+            rating_before=rating_before,
+            rating_after=rating_after,
             tokens=sum(reply.tokens or 0 for reply in said),
             seconds=sum(reply.seconds or 0.0 for reply in said),
         )
@@ -239,6 +245,6 @@ def _round_robin(streams: Sequence[Iterator[SideAnswer]]) -> Iterator[SideAnswer
                 left.remove(stream)
 
 
-def _elo_by_name(store: ArenaStore, rules: EloRules) -> dict[str, float]:
+def _elo_by_name(store: ArenaStore, elo_rules: EloRules) -> dict[str, float]:
     votes = store.votes()
-    return dict(zip(votes.names, elo_ratings(votes, rules).tolist(), strict=True))
+    return dict(zip(votes.names, elo_ratings(votes, elo_rules).tolist(), strict=True))

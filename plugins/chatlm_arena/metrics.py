@@ -62,7 +62,7 @@ def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
     whole = (*request.messages, Message("assistant", text))
     seen = chat.engine.preview(dataclasses.replace(request, messages=whole)).tokens
     last = len(whole) - 1
-    wanted = [token.id for token in seen if token.message == last and not token.control]
+    wanted = [token.id for token in seen if token.message_index == last and not token.control]
     if not wanted:
         raise UsageError("The text has no tokens.", hint="Give one with some words.")
     forced = _ForcedTokens(wanted)
@@ -77,7 +77,9 @@ def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
         max_tokens=len(wanted),
         seed=0,
     )
-    request = dataclasses.replace(request, sampling=plain, processors=(forced,), criteria=())
+    request = dataclasses.replace(
+        request, sampling=plain, logits_processors=(forced,), stopping_criteria=()
+    )
     with closing(chat.engine.stream(request)) as events:
         for _ in events:
             pass
@@ -87,14 +89,14 @@ def measure_perplexity(chat: SideChat, prompt: str, text: str) -> Perplexity:
 class _ForcedTokens:
     """A logits processor that notes how likely the wanted token is, then leaves no other."""
 
-    def __init__(self, wanted: Sequence[int]) -> None:
-        self._wanted = wanted
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self._token_ids = token_ids
         self.losses: list[float] = []
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         import torch
 
-        token = self._wanted[len(self.losses)]
+        token = self._token_ids[len(self.losses)]
         logs = torch.log_softmax(scores[0].float(), dim=-1)
         self.losses.append(-float(logs[token]))
         forced = torch.full_like(scores, float("-inf"))

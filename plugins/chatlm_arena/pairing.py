@@ -27,28 +27,28 @@ class Pairing(StrEnum):
     """The pair whose vote shrinks the intervals most."""
 
 
-def choose_pair(cells: Tally, how: Pairing, draw: np.random.Generator) -> tuple[int, int]:
+def choose_pair(tally: Tally, pairing: Pairing, rng: np.random.Generator) -> tuple[int, int]:
     """Two different contestants, one < other; of pairs that are as good chance decides.
 
     Raises:
         ValueError: there are fewer than two.
     """
-    if cells.size < 2:
+    if tally.num_contestants < 2:
         raise ValueError("a match needs two contestants")
-    one, other = np.triu_indices(cells.size, 1)
-    if how is Pairing.RANDOM:
+    one, other = np.triu_indices(tally.num_contestants, 1)
+    if pairing is Pairing.RANDOM:
         value = np.zeros(len(one))
-    elif how is Pairing.ROUND_ROBIN:
-        won = win_matrix(cells)
+    elif pairing is Pairing.ROUND_ROBIN:
+        won = win_matrix(tally)
         value = -(won + won.T)[one, other]
     else:
-        value = information_gains(cells)[one, other]
+        value = information_gains(tally)[one, other]
     best = np.flatnonzero(value >= value.max() - 1e-12)
-    at = int(draw.choice(best))
+    at = int(rng.choice(best))
     return int(one[at]), int(other[at])
 
 
-def information_gains(cells: Tally) -> FloatArray:
+def information_gains(tally: Tally) -> FloatArray:
     """What one more vote of each pair takes off the intervals, of which wide ones count more.
 
     It is the change of the summed cubes of the variances of all log-strengths, to first order.
@@ -56,9 +56,9 @@ def information_gains(cells: Tally) -> FloatArray:
     Returns:
         shape (contestants, contestants), symmetric, with zeros on the diagonal.
     """
-    each = _information(fit_strengths(cells))
-    won = win_matrix(cells)
-    weight = each * (won + won.T) + _PRIOR_INFORMATION / cells.size
+    each = _information(fit_strengths(tally))
+    won = win_matrix(tally)
+    weight = each * (won + won.T) + _PRIOR_INFORMATION / tally.num_contestants
     np.fill_diagonal(weight, 0.0)
     laplacian = np.diag(weight.sum(axis=1)) - weight
     covariance = np.linalg.pinv(laplacian, hermitian=True).astype(np.float64)
@@ -69,27 +69,29 @@ def information_gains(cells: Tally) -> FloatArray:
     return out
 
 
-def votes_to_separate(found: BradleyTerryEstimate, one: int, other: int) -> int | None:
+def votes_to_separate(estimate: BradleyTerryEstimate, one: int, other: int) -> int | None:
     """How many more votes between two would likely tell them apart at 95 %.
 
     Returns:
         0 where they are apart already; None where no number of votes would likely do, since
         nothing sets them apart so far.
     """
-    difference = float(found.rating[one] - found.rating[other]) / POINTS_PER_LOG_STRENGTH
-    samples = (found.samples[:, one] - found.samples[:, other]) / POINTS_PER_LOG_STRENGTH
+    difference = float(estimate.rating[one] - estimate.rating[other]) / POINTS_PER_LOG_STRENGTH
+    samples = (
+        estimate.rating_samples[:, one] - estimate.rating_samples[:, other]
+    ) / POINTS_PER_LOG_STRENGTH
     if abs(difference) < 1e-6:
         return None
     wanted: float = (Z_95 / difference) ** 2
     variance = float(samples.var())
     known = 1.0 / variance if variance > 0 else 0.0
-    each = float(_information(found.share)[one, other])
+    each = float(_information(estimate.strength)[one, other])
     return max(0, math.ceil((wanted - known) / each))
 
 
-def _information(share: FloatArray) -> FloatArray:
+def _information(strength: FloatArray) -> FloatArray:
     """What one vote of each pair tells of the difference of their log-strengths."""
-    chance = share[:, np.newaxis] / (share[:, np.newaxis] + share)
+    chance = strength[:, np.newaxis] / (strength[:, np.newaxis] + strength)
     out: FloatArray = chance * (1 - chance)
     return out
 

@@ -29,20 +29,23 @@ class MatchReply:
     """As it was typed; a template may have made another message of it."""
     text: str
     stop_reason: StopReason
-    made_by: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     """Model, adapter, sampling with the seed, tokens and times, as plain values."""
     id: int = 0
 
     @property
     def tokens(self) -> int | None:
         """How many were made; None where that is not known."""
-        count = self.made_by.get("completion_tokens")
+        count = self.provenance.get("completion_tokens")
         return count if isinstance(count, int) else None
 
     @property
     def seconds(self) -> float | None:
         """From the request to the last token; None where that is not known."""
-        first, rest = self.made_by.get("first_token_seconds"), self.made_by.get("decode_seconds")
+        first, rest = (
+            self.provenance.get("first_token_seconds"),
+            self.provenance.get("decode_seconds"),
+        )
         return first + rest if isinstance(first, float) and isinstance(rest, float) else None
 
     def with_id(self, number: int) -> MatchReply:
@@ -78,7 +81,7 @@ class Ballot:
 class Judgement:
     """One attempt of a judge at a verdict."""
 
-    turned: bool
+    swapped: bool
     """Whether the right side was shown as A."""
     attempt: int
     """1 for the first."""

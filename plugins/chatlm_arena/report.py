@@ -29,7 +29,7 @@ def newest_run_table(store: ArenaStore) -> list[tuple[str, list[dict[str, Any]]]
 def run_table(store: ArenaStore, run_id: int, plan: TournamentPlan) -> list[dict[str, Any]]:
     """For each contestant its mean ROUGE and ratings, as far as there are any."""
     replies = store.run_replies(run_id)
-    marks = store.marks(run_id)
+    marks = store.ratings(run_id)
     table = []
     for contestant in plan.contestants:
         row: dict[str, Any] = {"name": contestant.name}
@@ -73,18 +73,18 @@ svg { width: 100%; height: auto; } svg text { font: 13px system-ui, sans-serif; 
 
 
 def html_page(
-    found: Leaderboard,
-    said: Iterable[str],
+    board: Leaderboard,
+    findings: Iterable[str],
     tables: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
 ) -> str:
     """The whole page.
 
     Args:
-        found: the leaderboard.
-        said: sentences about it.
+        board: the leaderboard.
+        findings: sentences about it.
         tables: more to show.
     """
-    votes, players = f"{len(found.votes):,} votes", f"{len(found.rows)} contestants"
+    votes, players = f"{len(board.votes):,} votes", f"{len(board.rows)} contestants"
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -95,24 +95,24 @@ def html_page(
         f"<h1>Arena</h1><p>{votes} among {players}. Ratings are Bradley and Terry's on Elo's "
         "scale, with 95 % intervals; Elo's own depends on the order of the votes.</p>",
     ]
-    if found.rows:
+    if board.rows:
         parts += [
             "<h2>Ratings</h2>",
-            charts.svg_intervals(found.rows),
-            _leaderboard_table(found),
+            charts.svg_intervals(board.rows),
+            _leaderboard_table(board),
             "<h2>Who beats whom</h2><p>How often the row beats the column; a tie is half a "
             "win.</p>",
-            _win_matrix(found),
+            _win_matrix(board),
             "<h2>Over the matches</h2>",
-            charts.svg_elo_curves(found),
+            charts.svg_elo_curves(board),
         ]
-    parts += [f"<p>{escape(escape_controls(sentence))}</p>" for sentence in said]
+    parts += [f"<p>{escape(escape_controls(sentence))}</p>" for sentence in findings]
     for title, rows in tables:
         parts += [f"<h2>{escape(escape_controls(title))}</h2>", _html_table(rows)]
     return "\n".join([*parts, "</body></html>", ""])
 
 
-def _leaderboard_table(found: Leaderboard) -> str:
+def _leaderboard_table(board: Leaderboard) -> str:
     rows = [
         {
             "name": row.name,
@@ -123,23 +123,23 @@ def _leaderboard_table(found: Leaderboard) -> str:
             "Elo": f"{row.elo:.0f}",
             "games": f"{row.games:,}",
             "wins": f"{row.win_rate:.0%}",
-            "": "" if row.is_steady else "not enough votes",
+            "": "" if row.is_stable else "not enough votes",
         }
-        for row in found.rows
+        for row in board.rows
     ]
     return _html_table(rows)
 
 
-def _win_matrix(found: Leaderboard) -> str:
-    rows = found.rows[:MAX_MATRIX_ROWS]
-    place = {name: at for at, name in enumerate(found.votes.names)}
+def _win_matrix(board: Leaderboard) -> str:
+    rows = board.rows[:MAX_MATRIX_ROWS]
+    place = {name: at for at, name in enumerate(board.votes.names)}
     head = "".join(f"<th>{number}</th>" for number in range(1, len(rows) + 1))
     lines = []
     for number, row in enumerate(rows, 1):
         cells = []
         for other in rows:
             won, lost = (
-                float(found.wins[place[one], place[two]])
+                float(board.win_matrix[place[one], place[two]])
                 for one, two in ((row.name, other.name), (other.name, row.name))
             )
             if won + lost:

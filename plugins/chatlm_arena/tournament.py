@@ -57,12 +57,12 @@ class TournamentPrompt:
         )
 
 
-def read_prompts(path: Path, most: int | None = None) -> tuple[TournamentPrompt, ...]:
+def read_prompts(path: Path, limit: int | None = None) -> tuple[TournamentPrompt, ...]:
     """All prompts of a file, in their order.
 
     Args:
         path: JSON lines.
-        most: take only so many, the first; None takes all.
+        limit: take only so many, the first; None takes all.
 
     Raises:
         UsageError: it cannot be read, has none, or a line is wrong, which is named.
@@ -80,23 +80,23 @@ def read_prompts(path: Path, most: int | None = None) -> tuple[TournamentPrompt,
     )
     if not found:
         raise UsageError(f"{path} has no prompts.", hint=FORMAT_HELP)
-    return found[:most]
+    return found[:limit]
 
 
-def _parse_prompt(line: str, where: str) -> TournamentPrompt:
+def _parse_prompt(line: str, location: str) -> TournamentPrompt:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: not JSON: {error}", hint=FORMAT_HELP) from None
+        raise UsageError(f"{location}: not JSON: {error}", hint=FORMAT_HELP) from None
     if not isinstance(row, dict):
-        _reject(where, "is not a JSON object")
+        _reject(location, "is not a JSON object")
     turns = row.get("turns", [row.get("prompt")])
     if not isinstance(turns, list) or not turns or not all(map(_is_nonblank_text, turns)):
-        _reject(where, "has no message")
+        _reject(location, "has no message")
     references = row.get("reference", [])
     references = references if isinstance(references, list) else [references]
     if not all(isinstance(text, str) for text in references):
-        _reject(where, f"has the reference {one_line(repr(references), 60)}")
+        _reject(location, f"has the reference {one_line(repr(references), 60)}")
     return TournamentPrompt(
         tuple(map(replace_surrogates, turns)), tuple(map(replace_surrogates, references))
     )
@@ -106,8 +106,8 @@ def _is_nonblank_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _reject(where: str, what: str) -> NoReturn:
-    raise UsageError(f"{where}: it {what}.", hint=FORMAT_HELP)
+def _reject(location: str, problem: str) -> NoReturn:
+    raise UsageError(f"{location}: it {problem}.", hint=FORMAT_HELP)
 
 
 PANEL = "panel"
@@ -150,7 +150,7 @@ class TournamentPlan:
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:10]
 
     @property
-    def replies(self) -> int:
+    def reply_count(self) -> int:
         """How many are made in all."""
         return len(self.contestants) * sum(len(prompt.turns) for prompt in self.prompts)
 
@@ -182,10 +182,10 @@ class Tournament:
     store: ArenaStore
     chats: SideChats
     plan: TournamentPlan
-    verdicts: JudgingCounts = field(default_factory=JudgingCounts)
+    counts: JudgingCounts = field(default_factory=JudgingCounts)
 
     def __post_init__(self) -> None:
-        self.run_id = self.store.begin_run(self.plan.name, self.plan.to_dict())
+        self.run_id = self.store.open_run(self.plan.name, self.plan.to_dict())
 
     def answer(self) -> Generator[int, None, None]:
         """Let all contestants answer all prompts, turn by turn; yields how many are done."""
@@ -198,7 +198,7 @@ class Tournament:
                 for item, prompt in enumerate(self.plan.prompts)
                 if turn < len(prompt.turns) and (item, contestant.id, turn) not in done
             ]
-            orders = (self._order(*each, turn, done) for each in todo)
+            orders = (self._answer_request(*each, turn, done) for each in todo)
             with closing(generate_answers(orders)) as made:
                 for at, reply in made:
                     item, contestant = todo[at]
@@ -212,14 +212,14 @@ class Tournament:
         found = []
         for item, prompt in enumerate(self.plan.prompts):
             for one, other in combinations(self.plan.contestants, 2):
-                turned = self._drawn(item, one.id, other.id) % 2
+                turned = self._stable_random(item, one.id, other.id) % 2
                 left, right = (other, one) if turned else (one, other)
                 match = self.store.add_match(left, right, run_id=self.run_id, item=item)
                 sides = [
                     tuple(done[item, contestant.id, turn] for turn in range(len(prompt.turns)))
                     for contestant in (left, right)
                 ]
-                self.store.seat(match, sides[0], sides[1])
+                self.store.seat_replies(match, sides[0], sides[1])
                 found.append(Match(match.id, left, right, sides[0], sides[1]))
         return found
 
@@ -251,16 +251,16 @@ class Tournament:
             with closing(run_jobs(chat.engine, jobs)) as judged:
                 for at, said in judged:
                     self.store.add_judgements(todo[at], judge, said)
-                    self._vote(todo[at], judges, counted)
+                    self._record_vote(todo[at], judges, counted)
                     done += 1
                     yield done
         for match in matches:
-            self._vote(match, judges, counted)
+            self._record_vote(match, judges, counted)
 
     def rate(self, judges: Mapping[str, Setup]) -> Iterator[int]:
         """Let models rate every contestant's answers to every prompt; yields how many are done."""
         done = self.store.run_replies(self.run_id)
-        marked = self.store.marks(self.run_id)
+        marked = self.store.ratings(self.run_id)
         answers = [
             [done[item, contestant.id, at] for at in range(len(prompt.turns))]
             for item, prompt in enumerate(self.plan.prompts)
@@ -283,11 +283,11 @@ class Tournament:
             with closing(run_jobs(chat.engine, jobs)) as rated:
                 for at, (value, said) in rated:
                     replies, criterion = todo[at]
-                    self.store.mark(replies[-1], judge, criterion, value, said)
+                    self.store.add_rating(replies[-1], judge, criterion, value, said)
                     count += 1
                     yield count
 
-    def _vote(self, match: Match, judges: Mapping[str, Setup], counted: set[int]) -> None:
+    def _record_vote(self, match: Match, judges: Mapping[str, Setup], counted: set[int]) -> None:
         """Store the verdict on a match once all judges have judged it, and count it once."""
         said = [self.store.judgements(match, judge) for judge in judges]
         if match.id in counted or not all(said):
@@ -295,22 +295,22 @@ class Tournament:
         counted.add(match.id)
         name = next(iter(judges)) if len(judges) == 1 else PANEL
         if self.store.has_vote(match, name):
-            self.verdicts.votes += 1
+            self.counts.votes += 1
             return
         verdicts = [judging.combine_orders(each) for each in said]
         for each, verdict in zip(said, verdicts, strict=True):
-            self.verdicts.retries += sum(one.attempt > 1 for one in each)
+            self.counts.retries += sum(one.attempt > 1 for one in each)
             found = {one.verdict for one in each if one.verdict is not None}
-            self.verdicts.disagreements += verdict is not None and len(found) > 1
+            self.counts.disagreements += verdict is not None and len(found) > 1
         decided = judging.majority_verdict(verdicts)
         if decided is None:
-            self.verdicts.undecided += 1
+            self.counts.undecided += 1
             return
         with suppress(UsageError):  # another process at this run voted in the meantime
-            self.store.vote(match, decided, name)
-        self.verdicts.votes += 1
+            self.store.add_vote(match, decided, name)
+        self.counts.votes += 1
 
-    def _order(
+    def _answer_request(
         self,
         item: int,
         contestant: Contestant,
@@ -324,11 +324,11 @@ class Tournament:
             if said.stop_reason is not StopReason.ERROR and said.text.strip():
                 chat.add(said.prompt, said.text)
         text = self.plan.prompts[item].turns[turn]
-        return AnswerRequest(Seat(contestant, chat), text, turn, self._drawn(item, turn))
+        return AnswerRequest(Seat(contestant, chat), text, turn, self._stable_random(item, turn))
 
-    def _drawn(self, *of: int) -> int:
+    def _stable_random(self, *key: int) -> int:
         """A random number that is always the same for the plan and what it is for."""
-        return int(np.random.default_rng([self.plan.seed, *of]).integers(2**31))
+        return int(np.random.default_rng([self.plan.seed, *key]).integers(2**31))
 
 
 def _model_of(contestant: Contestant) -> str:
@@ -337,7 +337,9 @@ def _model_of(contestant: Contestant) -> str:
 
 def with_max_tokens(setup: Setup, max_tokens: int | None) -> Setup:
     """The set-up with a longest reply where it says nothing."""
-    return dataclasses.replace(setup, sampling=setup.sampling.over(Sampling(max_tokens=max_tokens)))
+    return dataclasses.replace(
+        setup, sampling=setup.sampling.with_fallback(Sampling(max_tokens=max_tokens))
+    )
 
 
 def resolve_judges(names: Sequence[str], contestants: Sequence[Contestant]) -> dict[str, Setup]:

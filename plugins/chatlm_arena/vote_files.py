@@ -140,31 +140,31 @@ def _parse_exchanges(chat: Any) -> Exchanges:
 
 
 def _parse_names(
-    row: Mapping[str, Any], columns: tuple[str, str], path: Path, number: int
+    row: Mapping[str, Any], columns: tuple[str, str], path: Path, line_number: int
 ) -> tuple[str, str]:
     names = []
     for column in columns:
         name = row.get(column)
         if not isinstance(name, str) or not name.strip():
-            _reject(path, number, f"names nobody as {column}")
+            _reject(path, line_number, f"names nobody as {column}")
         if name.strip() != one_line(name, MAX_NAME_CHARACTERS):
             what = f"no line of at most {MAX_NAME_CHARACTERS} characters"
-            _reject(path, number, f"has a name as {column} that is {what}")
+            _reject(path, line_number, f"has a name as {column} that is {what}")
         names.append(name.strip())
     if names[0] == names[1]:
-        _reject(path, number, f"lets {one_line(names[0], 40)} play against itself")
+        _reject(path, line_number, f"lets {one_line(names[0], 40)} play against itself")
     return names[0], names[1]
 
 
-def _parse_verdict(winner: Any, path: Path, number: int) -> Verdict:
+def _parse_verdict(winner: Any, path: Path, line_number: int) -> Verdict:
     found = WINNER_VERDICTS.get(winner.strip().lower()) if isinstance(winner, str) else None
     if found is None:
-        _reject(path, number, f"has the winner {one_line(repr(winner), 60)}")
+        _reject(path, line_number, f"has the winner {one_line(repr(winner), 60)}")
     return found
 
 
-def _reject(path: Path, number: int, what: str) -> NoReturn:
-    raise UsageError(f"{path}, line {number}: it {what}.", hint=FORMAT_HELP)
+def _reject(path: Path, line_number: int, problem: str) -> NoReturn:
+    raise UsageError(f"{path}, line {line_number}: it {problem}.", hint=FORMAT_HELP)
 
 
 JudgedMatches = Iterable[tuple[Ballot, Match]]

@@ -103,7 +103,7 @@ class Tally:
     """What `one` got: 1, 0.5 or 0; each (one, other, score) is there once."""
     count: FloatArray
     """Votes of each cell, above 0."""
-    size: int
+    num_contestants: int
     """Contestants."""
 
     @property
@@ -124,20 +124,20 @@ def tally_votes(votes: Votes) -> Tally:
         other=cells // 3 % size,
         score=(cells % 3) / 2,
         count=count.astype(np.float64),
-        size=size,
+        num_contestants=size,
     )
 
 
-def win_matrix(cells: Tally) -> FloatArray:
+def win_matrix(tally: Tally) -> FloatArray:
     """Shape (size, size): what the row got from the column, a tie as half a win."""
-    matrix = np.zeros((cells.size, cells.size))
-    np.add.at(matrix, (cells.one, cells.other), cells.count * cells.score)
-    np.add.at(matrix, (cells.other, cells.one), cells.count * (1 - cells.score))
+    matrix = np.zeros((tally.num_contestants, tally.num_contestants))
+    np.add.at(matrix, (tally.one, tally.other), tally.count * tally.score)
+    np.add.at(matrix, (tally.other, tally.one), tally.count * (1 - tally.score))
     return matrix
 
 
-def games_played(cells: Tally) -> FloatArray:
+def games_played(tally: Tally) -> FloatArray:
     """Shape (size,): in how many votes each is."""
-    won = win_matrix(cells)
+    won = win_matrix(tally)
     out: FloatArray = (won + won.T).sum(axis=1)
     return out

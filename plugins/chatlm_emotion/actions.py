@@ -40,67 +40,69 @@ class Labeller:
     """Gives labels of texts; its methods may be called in any thread."""
 
     def __init__(self) -> None:
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="chatlm-emotion")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="chatlm-emotion")
         self._lock = Lock()
-        self._found: OrderedDict[tuple[str, str], Future[Annotation | None]] = OrderedDict()
-        self._loaded: Classifier | None = None
+        self._cache: OrderedDict[tuple[str, str], Future[Annotation | None]] = OrderedDict()
+        self._classifier: Classifier | None = None
         self._name = ""
-        self.trouble: ChatlmError | None = None
+        self.load_error: ChatlmError | None = None
         """Why the classifier that was asked for last cannot be used."""
 
-    def ask(self, text: str) -> Future[Annotation | None]:
+    def submit(self, text: str) -> Future[Annotation | None]:
         """Begin to label a text; None comes of it where there is no classifier."""
         name = load_plugin_settings(PLUGIN, Settings).classifier
         with self._lock:
-            known = self._found.pop((name, text), None)
+            known = self._cache.pop((name, text), None)
             if known is None or (known.done() and known.result() is None):
-                known = self._worker.submit(self._label, name, text)
-            self._found[name, text] = known
-            while len(self._found) > _CACHE_SIZE:
-                self._found.popitem(last=False)
+                known = self._executor.submit(self._label, name, text)
+            self._cache[name, text] = known
+            while len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
         return known
 
-    def warm(self) -> None:
+    def preload(self) -> None:
         """Load the classifier, so that the first label need not wait for it."""
-        self.ask("")
+        self.submit("")
 
-    def ready(self) -> None:
+    def wait_until_loaded(self) -> None:
         """Wait until the classifier is loaded.
 
         Raises:
             ChatlmError: it cannot be.
         """
-        self.ask("").result()
-        if self.trouble is not None:
-            raise self.trouble
+        self.submit("").result()
+        if self.load_error is not None:
+            raise self.load_error
 
     def close(self) -> None:
         """Begin nothing more."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _label(self, name: str, text: str) -> Annotation | None:
         from chatlm_emotion.card import CLASSIFIERS
         from chatlm_emotion.classifier import ICONS, load_classifier
 
         try:
-            if self._loaded is None or self._name != name:
-                self._loaded = None
-                self._loaded, self._name = load_classifier(CLASSIFIERS.located(name)), name
-                self.trouble = None
-            (verdict,) = self._loaded.classify([text])
+            if self._classifier is None or self._name != name:
+                self._classifier = None
+                self._classifier, self._name = load_classifier(CLASSIFIERS.get(name)), name
+                self.load_error = None
+            (verdict,) = self._classifier.classify([text])
         except ChatlmError as error:
-            if self.trouble is None or str(self.trouble) != str(error):
+            if self.load_error is None or str(self.load_error) != str(error):
                 log.info("nothing is labelled: %s", error)
-            self.trouble = error
+            self.load_error = error
             return None
         icon = ICONS.get(verdict.label, "")
-        return Annotation(PLUGIN, self._loaded.card.tells, verdict.label, verdict.score, icon)
+        return Annotation(
+            PLUGIN, self._classifier.card.attribute, verdict.label, verdict.score, icon
+        )
 
 
-def result_within(asked: Future[Annotation | None], seconds: float) -> Annotation | None:
+def result_within(future: Future[Annotation | None], seconds: float) -> Annotation | None:
     """The label, if it is there in time."""
     with suppress(TimeoutError):
-        return asked.result(seconds)
+        return future.result(seconds)
     return None
 
 
@@ -153,8 +155,8 @@ def emotion(ui: Ui, argument: str) -> None:
         )
     if choice != OFF:
         _prepare_classifier(ui)
-    ui.keep(**{LABEL_KEY: choice})
-    ui.tell(_SCOPE_MESSAGES[choice])
+    ui.set_state(**{LABEL_KEY: choice})
+    ui.notify(_SCOPE_MESSAGES[choice])
 
 
 def register(add: Callable[[SlashCommand], None]) -> None:
@@ -163,15 +165,17 @@ def register(add: Callable[[SlashCommand], None]) -> None:
 
 
 def _show_scope(ui: Ui) -> None:
-    labelled = label_scope(ui.kept)
+    labelled = label_scope(ui.state)
     if labelled != OFF:
         try:
-            get_labeller().ready()
+            get_labeller().wait_until_loaded()
         except ChatlmError as error:
             hint = f"/emotion {labelled} fetches what is missing."
             raise ChatlmError(f"Nothing is labelled yet. {error.message}", hint=hint) from error
     name = load_plugin_settings(PLUGIN, Settings).classifier
-    ui.tell(f"{_SCOPE_MESSAGES[labelled]} The classifier is {name}. /{MOOD_PANEL} shows them all.")
+    ui.notify(
+        f"{_SCOPE_MESSAGES[labelled]} The classifier is {name}. /{MOOD_PANEL} shows them all."
+    )
 
 
 def _prepare_classifier(ui: Ui) -> None:
@@ -180,14 +184,14 @@ def _prepare_classifier(ui: Ui) -> None:
     from chatlm_emotion import card
     from chatlm_emotion.card import CLASSIFIERS
 
-    place = CLASSIFIERS.located(load_plugin_settings(PLUGIN, Settings).classifier)
+    place = CLASSIFIERS.get(load_plugin_settings(PLUGIN, Settings).classifier)
     base = card.read_card(place.path).base
-    with ui.working("Preparing the classifier") as work:
+    with ui.progress("Preparing the classifier") as work:
         if base:
             ensure_model(
                 base,
-                lambda stage, done, total: work.at(done, total, f"fetching {base} ({stage})"),
+                lambda stage, done, total: work.update(done, total, f"fetching {base} ({stage})"),
                 lambda: work.cancelled,
             )
-        work.at(0, None, "loading")
-        get_labeller().ready()
+        work.update(0, None, "loading")
+        get_labeller().wait_until_loaded()

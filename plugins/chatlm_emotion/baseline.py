@@ -20,7 +20,7 @@ class Baseline:
     """A weight for each run of words and label.
 
     Args:
-        words: runs of words, each with its column.
+        vocabulary: runs of words, each with its column.
         weights: `(labels, columns)`.
         bias: `(labels,)`.
         ngrams: longest run of words.
@@ -28,17 +28,17 @@ class Baseline:
 
     def __init__(
         self,
-        words: dict[str, int],
+        vocabulary: dict[str, int],
         weights: NDArray[np.float32],
         bias: NDArray[np.float32],
         ngrams: int,
     ) -> None:
         self._weights, self._bias = weights, bias
-        self._counter = count_vectorizer(ngrams, words)
+        self._vectorizer = count_vectorizer(ngrams, vocabulary)
 
-    def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Logits of the labels, `(len(texts), labels)`."""
-        seen = self._counter.transform(texts)
+        seen = self._vectorizer.transform(texts)
         return np.asarray(seen @ self._weights.T, dtype=np.float32) + self._bias
 
     def save(self, folder: Path) -> None:
@@ -49,7 +49,7 @@ class Baseline:
         """
         from safetensors.numpy import save_file
 
-        words = sorted(self._counter.vocabulary, key=self._counter.vocabulary.__getitem__)
+        words = sorted(self._vectorizer.vocabulary, key=self._vectorizer.vocabulary.__getitem__)
         write_atomically(folder / VOCABULARY_FILE, [json.dumps(words, ensure_ascii=False)])
         # safetensors writes memory as it lies there
         weights = np.ascontiguousarray(self._weights, dtype=np.float16)
@@ -58,12 +58,12 @@ class Baseline:
 
 
 def fit_baseline(
-    learn: Sequence[LabelledExample], labels: Sequence[str], recipe: Recipe
+    train_examples: Sequence[LabelledExample], labels: Sequence[str], recipe: Recipe
 ) -> Baseline:
     """Learn the weights.
 
     Args:
-        learn: the examples; one without a label counts as a little of each.
+        train_examples: the examples; one without a label counts as a little of each.
         labels: in the order of the scores.
         recipe: `ngrams` and `strength`.
     """
@@ -73,7 +73,7 @@ def fit_baseline(
     texts: list[str] = []
     truth: list[int] = []
     weights: list[float] = []
-    for row in learn:
+    for row in train_examples:
         chosen = range(len(labels)) if row.label is None else [labels.index(row.label)]
         for label in chosen:
             texts.append(row.text)
@@ -112,13 +112,13 @@ def load_baseline(folder: Path, ngrams: int) -> Baseline:
         ) from error
 
 
-def count_vectorizer(ngrams: int, words: dict[str, int] | None = None) -> Any:
+def count_vectorizer(ngrams: int, vocabulary: dict[str, int] | None = None) -> Any:
     """What tells which runs of words a text has.
 
     Args:
         ngrams: longest run.
-        words: those to look for, each with its column; None to learn them.
+        vocabulary: those to look for, each with its column; None to learn them.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
-    return CountVectorizer(ngram_range=(1, ngrams), binary=True, vocabulary=words)
+    return CountVectorizer(ngram_range=(1, ngrams), binary=True, vocabulary=vocabulary)

@@ -26,25 +26,30 @@ class BertClassifier:
 
     Args:
         base: the embedder's folder.
-        learnt: the LoRA matrices and the head, by the names under which they are stored.
-        scale: what the product of LoRA matrices is multiplied by.
-        longest: tokens of a text that are read.
+        trained_weights: the LoRA matrices and the head, by the names under which they are stored.
+        lora_scale: what the product of LoRA matrices is multiplied by.
+        max_tokens: tokens of a text that are read.
 
     Raises:
         ModelError: the folder holds another kind of model.
     """
 
-    def __init__(self, base: Path, learnt: Weights, scale: float, longest: int) -> None:
+    def __init__(
+        self, base: Path, trained_weights: Weights, lora_scale: float, max_tokens: int
+    ) -> None:
         try:
             config = json.loads((base / "config.json").read_bytes())
             self._weights = load_file(base / "model.safetensors")
             self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-            self._layers = int(config["num_hidden_layers"])
-            self._heads = int(config["num_attention_heads"])
-            self._epsilon = float(config["layer_norm_eps"])
-            self._longest = min(longest, int(config["max_position_embeddings"]))
-            _merge_lora(self._weights, learnt, scale)
-            self._head = learnt["head.weight"].float(), learnt["head.bias"].float()
+            self._num_layers = int(config["num_hidden_layers"])
+            self._num_heads = int(config["num_attention_heads"])
+            self._layer_norm_eps = float(config["layer_norm_eps"])
+            self._max_tokens = min(max_tokens, int(config["max_position_embeddings"]))
+            _merge_lora(self._weights, trained_weights, lora_scale)
+            self._head = (
+                trained_weights["head.weight"].float(),
+                trained_weights["head.bias"].float(),
+            )
         except Exception as error:  # safetensors and tokenizers raise many kinds
             raise ModelError(
                 f"The encoder in {base} cannot be used: {str(error) or type(error).__name__}.",
@@ -53,57 +58,59 @@ class BertClassifier:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True
-        self._ends = [self._tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]")]
+        self._cls_and_sep = [self._tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]")]
 
-    def scores(self, texts: Sequence[str]) -> Tensor:
+    def logits(self, texts: Sequence[str]) -> Tensor:
         """Logits of the labels, `(len(texts), labels)`."""
         with torch.inference_mode():
-            return torch.stack([self._scores(text) for text in texts])
+            return torch.stack([self._logits(text) for text in texts])
 
-    def _scores(self, text: str) -> Tensor:
+    def _logits(self, text: str) -> Tensor:
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        ids = self._tokenizer.encode(clean, add_special_tokens=False).ids[: self._longest - 2]
-        begin, end = self._ends
-        states = self._embedded(torch.tensor([begin, *ids, end]))
-        for number in range(self._layers):
+        ids = self._tokenizer.encode(clean, add_special_tokens=False).ids[: self._max_tokens - 2]
+        begin, end = self._cls_and_sep
+        states = self._embed(torch.tensor([begin, *ids, end]))
+        for number in range(self._num_layers):
             states = self._layer(states, f"encoder.layer.{number}")
         return functional.linear(states.mean(0), *self._head)
 
-    def _embedded(self, ids: Tensor) -> Tensor:
+    def _embed(self, ids: Tensor) -> Tensor:
         table = self._weights
         states = (
             table["embeddings.word_embeddings.weight"][ids]
             + table["embeddings.position_embeddings.weight"][: len(ids)]
             + table["embeddings.token_type_embeddings.weight"][0]
         )
-        return self._normed(states, "embeddings.LayerNorm")
+        return self._layer_norm(states, "embeddings.LayerNorm")
 
-    def _layer(self, states: Tensor, at: str) -> Tensor:
+    def _layer(self, states: Tensor, prefix: str) -> Tensor:
         parts = [
-            self._linear(states, f"{at}.attention.self.{name}").unflatten(1, (self._heads, -1))
+            self._linear(states, f"{prefix}.attention.self.{name}").unflatten(
+                1, (self._num_heads, -1)
+            )
             for name in ("query", "key", "value")
         ]
         query, key, value = (part.transpose(0, 1) for part in parts)
         seen = functional.scaled_dot_product_attention(query, key, value)
-        mixed = self._linear(seen.transpose(0, 1).flatten(1), f"{at}.attention.output.dense")
-        states = self._normed(states + mixed, f"{at}.attention.output.LayerNorm")
-        wide = functional.gelu(self._linear(states, f"{at}.intermediate.dense"))
-        narrow = self._linear(wide, f"{at}.output.dense")
-        return self._normed(states + narrow, f"{at}.output.LayerNorm")
+        mixed = self._linear(seen.transpose(0, 1).flatten(1), f"{prefix}.attention.output.dense")
+        states = self._layer_norm(states + mixed, f"{prefix}.attention.output.LayerNorm")
+        wide = functional.gelu(self._linear(states, f"{prefix}.intermediate.dense"))
+        narrow = self._linear(wide, f"{prefix}.output.dense")
+        return self._layer_norm(states + narrow, f"{prefix}.output.LayerNorm")
 
     def _linear(self, states: Tensor, name: str) -> Tensor:
         return functional.linear(
             states, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
         )
 
-    def _normed(self, states: Tensor, name: str) -> Tensor:
+    def _layer_norm(self, states: Tensor, name: str) -> Tensor:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        return functional.layer_norm(states, weight.shape, weight, bias, self._epsilon)
+        return functional.layer_norm(states, weight.shape, weight, bias, self._layer_norm_eps)
 
 
-def _merge_lora(weights: dict[str, Tensor], learnt: Weights, scale: float) -> None:
-    for name in learnt:
+def _merge_lora(weights: dict[str, Tensor], trained_weights: Weights, lora_scale: float) -> None:
+    for name in trained_weights:
         if name.endswith(".lora_A"):
             layer = name.removesuffix(".lora_A")
-            change = learnt[f"{layer}.lora_B"].float() @ learnt[name].float()
-            weights[f"{layer}.weight"] = weights[f"{layer}.weight"] + scale * change
+            change = trained_weights[f"{layer}.lora_B"].float() @ trained_weights[name].float()
+            weights[f"{layer}.weight"] = weights[f"{layer}.weight"] + lora_scale * change

@@ -31,7 +31,7 @@ class ClassifierCard:
     """One classifier."""
 
     name: str
-    tells: str
+    attribute: str
     """What its labels are about, in one word, such as mood; `WORD:LABEL` finds messages."""
     method: Method
     labels: tuple[str, ...]
@@ -46,7 +46,7 @@ class ClassifierCard:
     description: str = ""
     licence: str = ""
     """Of the data; empty where nobody said."""
-    made_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     command: str = ""
     """What was typed, the data files without their folders."""
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class ClassifierCard:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        texts = (self.name, self.tells, self.base, *self.labels)
+        texts = (self.name, self.attribute, self.base, *self.labels)
         right = (
             all(isinstance(text, str) for text in texts)
             and self.method in METHODS
@@ -73,7 +73,7 @@ class ClassifierCard:
         """As plain values, ready for JSON."""
         return {
             "name": self.name,
-            "tells": self.tells,
+            "tells": self.attribute,
             "method": self.method,
             "labels": list(self.labels),
             "temperature": self.temperature,
@@ -82,7 +82,7 @@ class ClassifierCard:
             "fingerprint": self.fingerprint,
             "description": self.description,
             "licence": self.licence,
-            "made_at": self.made_at,
+            "made_at": self.created_at,
             "command": self.command,
             "source": dict(self.source),
             "settings": dict(self.settings),
@@ -100,7 +100,7 @@ class ClassifierCard:
         """
         return cls(
             name=values["name"],
-            tells=values["tells"],
+            attribute=values["tells"],
             method=values["method"],
             labels=tuple(values["labels"]),
             temperature=values["temperature"],
@@ -109,7 +109,7 @@ class ClassifierCard:
             fingerprint=values.get("fingerprint", ""),
             description=values.get("description", ""),
             licence=values.get("licence", ""),
-            made_at=values.get("made_at", ""),
+            created_at=values.get("made_at", ""),
             command=values.get("command", ""),
             source=values.get("source", {}),
             settings=values.get("settings", {}),
@@ -147,11 +147,11 @@ def read_card(folder: Path) -> ClassifierCard:
 def card_lines(card: ClassifierCard) -> list[str]:
     """What it says, for the terminal: a title and a value in each line."""
     rows: list[tuple[str, Any]] = [
-        ("Tells", card.tells),
+        ("Tells", card.attribute),
         ("Labels", card.labels),
         ("Method", card.method),
         ("Base", card.base),
-        ("Made", card.made_at),
+        ("Made", card.created_at),
         ("Command", card.command),
         *((key.replace("_", " ").capitalize(), value) for key, value in card.source.items()),
         ("Licence", card.licence),
@@ -177,7 +177,7 @@ def _format_value(value: Any) -> str:
 
 
 def _readme(card: ClassifierCard) -> str:
-    head = [f"# {card.name}", "", card.description or f"Tells the {card.tells} of a text.", ""]
+    head = [f"# {card.name}", "", card.description or f"Tells the {card.attribute} of a text.", ""]
     return "\n".join([*head, "```", *card_lines(card), "```", ""])
 
 

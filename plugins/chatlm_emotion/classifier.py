@@ -35,7 +35,7 @@ BATCH_SIZE = 256
 class Scorer(Protocol):
     """What a method made."""
 
-    def scores(self, texts: Sequence[str]) -> Any:
+    def logits(self, texts: Sequence[str]) -> Any:
         """Logits of the labels, `(len(texts), labels)`."""
 
 
@@ -63,30 +63,30 @@ class Classifier:
         self._scorer = scorer
 
     def probabilities(
-        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
+        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
     ) -> NDArray[np.float64]:
         """Of the card's labels, `(len(texts), labels)`; each row sums to 1.
 
         Args:
             texts: to look at.
-            progress: told how many more texts are done.
+            on_progress: told how many more texts are done.
         """
         found = np.empty((len(texts), len(self.card.labels)))
         for begin in range(0, len(texts), BATCH_SIZE):
             part = texts[begin : begin + BATCH_SIZE]
-            scores = np.asarray(self._scorer.scores(part))
+            scores = np.asarray(self._scorer.logits(part))
             found[begin : begin + BATCH_SIZE] = softmax(scores, self.card.temperature)
-            if progress:
-                progress(len(part))
+            if on_progress:
+                on_progress(len(part))
         return found
 
     def classify(
-        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
+        self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
         """A verdict for each text; arguments as `probabilities`."""
         labels = self.card.labels
         found = []
-        for row in self.probabilities(texts, progress):
+        for row in self.probabilities(texts, on_progress):
             best = int(row.argmax())
             sure = row[best] >= self.card.threshold
             told = {label: float(each) for label, each in zip(labels, row, strict=True)}
@@ -94,20 +94,20 @@ class Classifier:
         return found
 
 
-def load_classifier(place: Artifact) -> Classifier:
+def load_classifier(artifact: Artifact) -> Classifier:
     """Load a classifier; its base model has to be on this machine.
 
     Raises:
         ChatlmError: the base is not here or another one by now, or the folder is damaged.
     """
-    card = cards.read_card(place.path)
+    card = cards.read_card(artifact.path)
     if card.method == "baseline":
         from chatlm_emotion import baseline
 
         return Classifier(
-            card, baseline.load_baseline(place.path, Recipe.from_dict(card.settings).ngrams)
+            card, baseline.load_baseline(artifact.path, Recipe.from_dict(card.settings).ngrams)
         )
-    return Classifier(card, _load_scorer(card, place.path, resolve_base_model(card)))
+    return Classifier(card, _load_scorer(card, artifact.path, resolve_base_model(card)))
 
 
 def resolve_base_model(card: ClassifierCard) -> ModelLocation:
@@ -134,7 +134,7 @@ def _load_scorer(card: ClassifierCard, folder: Path, base: ModelLocation) -> Sco
         if card.method == "encoder":
             from chatlm_emotion.bert_encoder import BertClassifier
 
-            return BertClassifier(base.folder, stored, scale=2.0, longest=recipe.longest)
+            return BertClassifier(base.folder, stored, lora_scale=2.0, max_tokens=recipe.longest)
         from chatlm import fast_dtype
         from chatlm_emotion.networks import NETWORKS
         from chatlm_emotion.training import NetworkScorer

@@ -54,13 +54,13 @@ def list_classifiers(as_json: bool) -> None:
                     {
                         "name": place.name,
                         "active": place.name == active,
-                        "own": place.own,
-                        "tells": known.tells,
+                        "own": place.user_owned,
+                        "tells": known.attribute,
                         "method": known.method,
                         "base": known.base,
                         "labels": list(known.labels),
                         "accuracy": known.scores.get("accuracy"),
-                        "bytes": place.bytes,
+                        "bytes": place.size_bytes,
                     }
                     for place, known in found
                 ]
@@ -70,11 +70,11 @@ def list_classifiers(as_json: bool) -> None:
     width = max((len(place.name) for place, _ in found), default=0)
     for place, known in found:
         mark = "▸" if place.name == active else " "
-        own = "  (yours)" if place.own else ""
+        own = "  (yours)" if place.user_owned else ""
         labels = one_line(", ".join(known.labels), 60)
         click.echo(
-            f"{mark} {place.name:<{width}}  {human_bytes(place.bytes):>8}  {known.method:<8}  "
-            f"{known.tells}: {labels}{own}"
+            f"{mark} {place.name:<{width}}  {human_bytes(place.size_bytes):>8}  {known.method:<8}  "
+            f"{known.attribute}: {labels}{own}"
         )
 
 
@@ -89,7 +89,7 @@ def show(name: str, as_json: bool) -> None:
     from chatlm_emotion import card
     from chatlm_emotion.card import CLASSIFIERS
 
-    place = CLASSIFIERS.located(name)
+    place = CLASSIFIERS.get(name)
     known = card.read_card(place.path)
     if as_json:
         click.echo(dump_json(known.to_dict() | {"folder": str(place.path)}))
@@ -111,7 +111,7 @@ def use(name: str) -> None:
 
     known = card.read_card(resolve_classifier(name).path)
     save_setting(PLUGIN, Settings, "classifier", name)
-    click.echo(f"Messages are labelled with their {known.tells} by {name} from now on.")
+    click.echo(f"Messages are labelled with their {known.attribute} by {name} from now on.")
 
 
 @emotion.command()
@@ -124,9 +124,9 @@ def remove(name: str, yes: bool) -> None:
     """
     from chatlm_emotion.card import CLASSIFIERS
 
-    place = CLASSIFIERS.located(name)
-    size = place.bytes
-    if place.own and not yes:
+    place = CLASSIFIERS.get(name)
+    size = place.size_bytes
+    if place.user_owned and not yes:
         click.confirm(f"Delete the classifier {name}?", abort=True, err=True)
     place.remove()
     click.echo(f"Removed {name}; {human_bytes(size)} are free again.")
@@ -188,7 +188,7 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
 
     if picture:
         check_image_path(picture)
-    read = examples.read_dataset([expand_path(str(file))], least=1)
+    read = examples.read_dataset([expand_path(str(file))], min_labels=1)
     place = resolve_classifier(name)
     loaded = load_classifier(place)
     with progress_bar(len(read.rows), "classifying") as progress:
@@ -204,15 +204,15 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
         return
     _print_scores(found.scores)
     click.echo(
-        f"\nUnsure at the threshold of {found.threshold:g}: {found.unsure:.1%} of them; "
+        f"\nUnsure at the threshold of {found.threshold:g}: {found.unsure_share:.1%} of them; "
         f"of the others {found.sure_accuracy:.1%} are right."
     )
-    if found.without_label:
+    if found.unlabelled:
         click.echo(
-            f"Without a label: {found.without_label:,} texts, of which it is unsure of "
-            f"{found.unsure_without_label:.1%}."
+            f"Without a label: {found.unlabelled:,} texts, of which it is unsure of "
+            f"{found.unsure_unlabelled_share:.1%}."
         )
-    click.echo(f"{found.milliseconds:.1f} ms a text.")
+    click.echo(f"{found.milliseconds_per_text:.1f} ms a text.")
 
 
 def _read_input_texts(text: str | None) -> list[str]:
@@ -241,14 +241,14 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _format_prediction(text: str, verdict: Prediction, *, alone: bool) -> str:
+def _format_prediction(text: str, prediction: Prediction, *, alone: bool) -> str:
     from chatlm_emotion.classifier import ICONS
 
-    icon = f"{ICONS[verdict.label]} " if verdict.label in ICONS else ""
-    head = f"{icon}{verdict.label} ({verdict.score:.2f})"
+    icon = f"{ICONS[prediction.label]} " if prediction.label in ICONS else ""
+    head = f"{icon}{prediction.label} ({prediction.score:.2f})"
     if not alone:
         return f"{head:<22}  {one_line(text, 100)}"
-    ranked = sorted(verdict.probabilities.items(), key=lambda pair: -pair[1])
+    ranked = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])
     width = max(len(label) for label, _ in ranked)
     bars = [f"  {label:<{width}}  {each:.2f}  {'█' * round(each * 30)}" for label, each in ranked]
     return "\n".join([head, *bars])
@@ -268,6 +268,6 @@ def _print_scores(scores: Scores) -> None:
     for name, row in zip(scores.labels, scores.confusion, strict=True):
         click.echo(f"{name:<{max(width, 14)}}  " + "".join(f"{count:>10,}" for count in row))
     click.echo(f"\n{'':<{max(width, 14)}}   precision    recall        F1")
-    for name, values in scores.by_label.items():
+    for name, values in scores.per_label.items():
         numbers: list[Any] = [values[key] for key in ("precision", "recall", "f1")]
         click.echo(f"{name:<{max(width, 14)}}  " + "".join(f"{each:>10.3f}" for each in numbers))

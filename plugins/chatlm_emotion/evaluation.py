@@ -24,15 +24,15 @@ class Evaluation:
     scores: Scores
     """Of the likeliest label of each text that has one, whether or not it is likely enough."""
     threshold: float
-    unsure: float
+    unsure_share: float
     """Share of these texts whose likeliest label is below the threshold."""
     sure_accuracy: float
     """Share of the others that is right; 0 where there are none."""
-    without_label: int
+    unlabelled: int
     """Texts that have none."""
-    unsure_without_label: float
+    unsure_unlabelled_share: float
     """Share of those that the classifier is unsure of; 0 where there are none."""
-    milliseconds: float
+    milliseconds_per_text: float
     """For a text."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,41 +43,43 @@ class Evaluation:
             **{name: measure.value for name, measure in measures.items()},
             "intervals": {name: [each.low, each.high] for name, each in measures.items()},
             "texts": scores.texts,
-            "labels": scores.by_label,
+            "labels": scores.per_label,
             "confusion": [list(row) for row in scores.confusion],
             "bins": [each.to_dict() for each in scores.bins],
             "threshold": self.threshold,
-            "unsure": self.unsure,
+            "unsure": self.unsure_share,
             "sure_accuracy": self.sure_accuracy,
-            "without_label": self.without_label,
-            "unsure_without_label": self.unsure_without_label,
-            "milliseconds": self.milliseconds,
+            "without_label": self.unlabelled,
+            "unsure_without_label": self.unsure_unlabelled_share,
+            "milliseconds": self.milliseconds_per_text,
         }
 
 
 def evaluate(
-    classifier: Classifier, data: LabelledDataset, progress: Callable[[int], None] | None = None
+    classifier: Classifier,
+    dataset: LabelledDataset,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Classify labelled texts and compare.
 
     Args:
         classifier: to measure.
-        data: whose labels are the classifier's.
-        progress: told how many more texts are done.
+        dataset: whose labels are the classifier's.
+        on_progress: told how many more texts are done.
 
     Raises:
         UsageError: a label is not one of the classifier's.
     """
     card = classifier.card
-    if unknown := sorted(set(data.labels) - set(card.labels)):
+    if unknown := sorted(set(dataset.labels) - set(card.labels)):
         raise UsageError(
             f"The classifier {card.name} knows no label {unknown[0]!r}.",
             hint=f"It knows: {', '.join(card.labels)}",
         )
-    labelled = [row for row in data.rows if row.label is not None]
-    others = [row for row in data.rows if row.label is None]
+    labelled = [row for row in dataset.rows if row.label is not None]
+    others = [row for row in dataset.rows if row.label is None]
     start = time.perf_counter()
-    found = classifier.probabilities([row.text for row in (*labelled, *others)], progress)
+    found = classifier.probabilities([row.text for row in (*labelled, *others)], on_progress)
     spent = time.perf_counter() - start
     sure = found.max(1) >= card.threshold
     chosen = found.argmax(1)[: len(labelled)]
@@ -87,11 +89,11 @@ def evaluate(
     return Evaluation(
         scores=score_predictions(found[: len(labelled)], truth, card.labels),
         threshold=card.threshold,
-        unsure=float(1 - mine.mean()),
+        unsure_share=float(1 - mine.mean()),
         sure_accuracy=float(right[mine].mean()) if mine.any() else 0.0,
-        without_label=len(others),
-        unsure_without_label=float(1 - theirs.mean()) if others else 0.0,
-        milliseconds=spent / len(data.rows) * 1000,
+        unlabelled=len(others),
+        unsure_unlabelled_share=float(1 - theirs.mean()) if others else 0.0,
+        milliseconds_per_text=spent / len(dataset.rows) * 1000,
     )
 
 

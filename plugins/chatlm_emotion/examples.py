@@ -31,22 +31,22 @@ class LabelledDataset:
     """What was read from one file or several."""
 
     rows: tuple[LabelledExample, ...]
-    names: tuple[str, ...]
+    file_names: tuple[str, ...]
     """Of the files, without their folders."""
     sha256: str
     """Of the files, one after the other."""
-    repeated: int = 0
+    duplicates: int = 0
     """Rows that were left out, as the same text with the same label came before."""
     labels: tuple[str, ...] = field(default=())
     """In the order of the alphabet."""
 
 
-def read_dataset(paths: Sequence[Path], *, least: int = 2) -> LabelledDataset:
+def read_dataset(paths: Sequence[Path], *, min_labels: int = 2) -> LabelledDataset:
     """Read files of `{"text": …, "label": …}` lines; a label may be null.
 
     Args:
         paths: of the files.
-        least: labels that there have to be.
+        min_labels: labels that there have to be.
 
     Raises:
         UsageError: a file cannot be read, a line is not such an object, or there are too few
@@ -60,9 +60,9 @@ def read_dataset(paths: Sequence[Path], *, least: int = 2) -> LabelledDataset:
             rows.setdefault(row)
             total += 1
     labels = tuple(sorted({row.label for row in rows if row.label is not None}))
-    if len(labels) < least:
+    if len(labels) < min_labels:
         raise UsageError(
-            f"{one_line(paths[0].name, 80)} has {len(labels)} label(s); there have to be {least}.",
+            f"{one_line(paths[0].name, 80)} has {len(labels)} label(s); there have to be {min_labels}.",
             hint='Each line needs a text and its label: {"text": "so happy!", "label": "joy"}',
         )
     names = tuple(path.name for path in paths)
@@ -86,7 +86,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def split_held_out(
-    rows: Sequence[LabelledExample], share: float, seed: int
+    rows: Sequence[LabelledExample], held_out_share: float, seed: int
 ) -> tuple[list[LabelledExample], list[LabelledExample]]:
     """Rows to learn from and rows held out, each label in the same share of both.
 
@@ -94,7 +94,7 @@ def split_held_out(
 
     Args:
         rows: all of them.
-        share: of each label to hold out, between 0 and 1; at least one row of each.
+        held_out_share: of each label to hold out, between 0 and 1; at least one row of each.
         seed: chooses them.
     """
     by_text: dict[str, list[LabelledExample]] = {}
@@ -107,7 +107,7 @@ def split_held_out(
     for label in sorted(groups, key=str):
         texts = sorted(groups[label])
         random.Random(f"{seed}{label}").shuffle(texts)  # noqa: S311  # no secret
-        held.update(texts[: max(1, round(len(texts) * share))])
+        held.update(texts[: max(1, round(len(texts) * held_out_share))])
     return (
         [row for row in rows if row.text not in held],
         [row for row in rows if row.text in held],
@@ -148,20 +148,21 @@ def _numbered_lines(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _parse_object(line: str, where: str) -> dict[str, Any]:
+def _parse_object(line: str, location: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{where}: not JSON.", hint='One object a line: {"text": "so happy!", "label": "joy"}'
+            f"{location}: not JSON.",
+            hint='One object a line: {"text": "so happy!", "label": "joy"}',
         ) from error
     if not isinstance(value, dict):
-        raise UsageError(f"{where}: not an object with text and label.")
+        raise UsageError(f"{location}: not an object with text and label.")
     return value
 
 
-def _require_text(value: dict[str, Any], where: str) -> str:
+def _require_text(value: dict[str, Any], location: str) -> str:
     text = value.get("text")
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"{where}: text must be a string that is not empty.")
+        raise UsageError(f"{location}: text must be a string that is not empty.")
     return text[:MAX_TEXT_CHARACTERS]

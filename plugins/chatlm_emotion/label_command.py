@@ -94,7 +94,7 @@ def label(
     _print_agreement(measure_agreement([done[text] for text in texts]), target, as_json)
 
 
-def _build_raters(models: Sequence[str], asks: Sequence[str]) -> list[Rater]:
+def _build_raters(models: Sequence[str], questions: Sequence[str]) -> list[Rater]:
     """One for each model, or for each question to one model.
 
     Raises:
@@ -103,18 +103,18 @@ def _build_raters(models: Sequence[str], asks: Sequence[str]) -> list[Rater]:
     from chatlm import UsageError
     from chatlm_emotion.panel import QUESTIONS, Rater
 
-    for ask in asks:
+    for ask in questions:
         if "{text}" not in ask or "{labels}" not in ask:
             raise UsageError(f"{one_line(ask, 60)!r} needs {{text}} and {{labels}} in it.")
-    if len(models) > 1 and len(asks) > 1:
+    if len(models) > 1 and len(questions) > 1:
         raise UsageError(
             "Give several models or several questions, not both.",
             hint="Each rater is one model with one question.",
         )
     if len(models) > 1:
-        return [Rater(model, asks[0] if asks else QUESTIONS[0]) for model in models]
+        return [Rater(model, questions[0] if questions else QUESTIONS[0]) for model in models]
     model = models[0] if models else ""
-    raters = [Rater(model, ask) for ask in asks or QUESTIONS]
+    raters = [Rater(model, ask) for ask in questions or QUESTIONS]
     if len(raters) < MIN_RATERS:
         raise UsageError(
             f"A panel has at least {MIN_RATERS} raters, not {len(raters)}.",
@@ -148,11 +148,11 @@ def _read_finished(path: Path, raters: int) -> dict[str, PanelLabel]:
     return found
 
 
-def _append_labels(path: Path, found: Sequence[PanelLabel]) -> None:
+def _append_labels(path: Path, panel_labels: Sequence[PanelLabel]) -> None:
     """Keep what was labelled, in place of a last line that was cut off before."""
     from chatlm import ChatlmError
 
-    rows = "".join(json.dumps(each.to_dict(), ensure_ascii=False) + "\n" for each in found)
+    rows = "".join(json.dumps(each.to_dict(), ensure_ascii=False) + "\n" for each in panel_labels)
     try:
         path.touch()
         with path.open("r+b") as file:
@@ -190,19 +190,19 @@ def _tie_breaker(
     return lambda text, leaders: RaterPanel(chats, [rater], leaders).votes(rater, [text])[0]
 
 
-def _print_agreement(found: Any, target: Path, as_json: bool) -> None:
+def _print_agreement(agreement: Any, output_path: Path, as_json: bool) -> None:
     if as_json:
-        click.echo(dump_json(found.to_dict() | {"out": str(target)}))
+        click.echo(dump_json(agreement.to_dict() | {"out": str(output_path)}))
         return
-    alpha = "" if found.alpha is None else f"; Krippendorff's alpha {found.alpha:.2f}"
+    alpha = "" if agreement.alpha is None else f"; Krippendorff's alpha {agreement.alpha:.2f}"
     click.echo(
-        f"{found.texts:,} texts: all raters agree on {found.unanimous:.0%}, a majority on "
-        f"{found.majority:.0%}{alpha}."
+        f"{agreement.texts:,} texts: all raters agree on {agreement.unanimous:.0%}, a majority on "
+        f"{agreement.majority:.0%}{alpha}."
     )
     click.echo(
-        f"{found.decided:,} ties were decided, {found.open:,} texts have no label; "
-        f"{found.silent:.0%} of the votes named none."
+        f"{agreement.decided:,} ties were decided, {agreement.open:,} texts have no label; "
+        f"{agreement.silent:.0%} of the votes named none."
     )
     click.echo(
-        escape_controls(f"They are in {target}. Learn from them: chatlm emotion train --help")
+        escape_controls(f"They are in {output_path}. Learn from them: chatlm emotion train --help")
     )

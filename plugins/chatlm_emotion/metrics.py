@@ -74,7 +74,7 @@ class Scores:
     bins: tuple[CalibrationBin, ...]
 
     @property
-    def by_label(self) -> dict[str, dict[str, float]]:
+    def per_label(self) -> dict[str, dict[str, float]]:
         """Precision, recall, F1 and number of texts of each label."""
         table = np.array(self.confusion)
         precision, recall, f1 = _precision_recall_f1(table)
@@ -90,22 +90,22 @@ class Scores:
 
 
 def score_predictions(
-    probabilities: FloatArray, truth: Sequence[int], labels: Sequence[str]
+    probabilities: FloatArray, true_labels: Sequence[int], label_names: Sequence[str]
 ) -> Scores:
     """Compare probabilities with the true labels.
 
     Args:
         probabilities: `(texts, labels)`, rows that sum to 1.
-        truth: the true label of each text, as its place in `labels`.
-        labels: their names.
+        true_labels: the true label of each text, as its place in `label_names`.
+        label_names: their names.
     """
-    true = np.asarray(truth)
+    true = np.asarray(true_labels)
     chosen, sure = probabilities.argmax(1), probabilities.max(1)
-    table = _confusion_matrix(true, chosen, len(labels))
+    table = _confusion_matrix(true, chosen, len(label_names))
     draws = np.random.default_rng(0).integers(len(true), size=(BOOTSTRAP_SAMPLES, len(true)))
     again: list[tuple[float, float, float]] = []
     for rows in draws:
-        drawn = _confusion_matrix(true[rows], chosen[rows], len(labels))
+        drawn = _confusion_matrix(true[rows], chosen[rows], len(label_names))
         again.append(
             (
                 float((true[rows] == chosen[rows]).mean()),
@@ -124,7 +124,7 @@ def score_predictions(
         for value, low, high in zip(values, lows, highs, strict=True)
     )
     return Scores(
-        labels=tuple(labels),
+        labels=tuple(label_names),
         texts=len(true),
         accuracy=accuracy,
         macro_f1=macro_f1,
@@ -134,71 +134,75 @@ def score_predictions(
     )
 
 
-def calibration_error(sure: FloatArray, right: NDArray[np.bool_]) -> float:
+def calibration_error(confidences: FloatArray, correct: NDArray[np.bool_]) -> float:
     """The expected calibration error, 0 to 1.
 
     Args:
-        sure: the probability of each chosen label.
-        right: whether it is the true one.
+        confidences: the probability of each chosen label.
+        correct: whether it is the true one.
     """
-    which = _bin_indices(sure)
-    gaps = np.bincount(which, weights=sure - right, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(sure))
+    which = _bin_indices(confidences)
+    gaps = np.bincount(which, weights=confidences - correct, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(confidences))
 
 
-def _calibration_bins(sure: FloatArray, right: NDArray[np.bool_]) -> list[CalibrationBin]:
-    which = _bin_indices(sure)
+def _calibration_bins(confidences: FloatArray, correct: NDArray[np.bool_]) -> list[CalibrationBin]:
+    which = _bin_indices(confidences)
     found = []
     for number in range(ECE_BINS):
         inside = which == number
         count = int(inside.sum())
-        confidence = float(sure[inside].mean()) if count else 0.0
-        accuracy = float(right[inside].mean()) if count else 0.0
+        confidence = float(confidences[inside].mean()) if count else 0.0
+        accuracy = float(correct[inside].mean()) if count else 0.0
         found.append(
             CalibrationBin(number / ECE_BINS, (number + 1) / ECE_BINS, count, confidence, accuracy)
         )
     return found
 
 
-def _bin_indices(sure: FloatArray) -> NDArray[np.intp]:
-    return np.minimum((sure * ECE_BINS).astype(np.intp), ECE_BINS - 1)
+def _bin_indices(confidences: FloatArray) -> NDArray[np.intp]:
+    return np.minimum((confidences * ECE_BINS).astype(np.intp), ECE_BINS - 1)
 
 
-def _confusion_matrix(true: NDArray[Any], chosen: NDArray[Any], labels: int) -> NDArray[np.intp]:
-    return np.bincount(true * labels + chosen, minlength=labels**2).reshape(labels, labels)
+def _confusion_matrix(
+    true_labels: NDArray[Any], predicted: NDArray[Any], num_labels: int
+) -> NDArray[np.intp]:
+    return np.bincount(true_labels * num_labels + predicted, minlength=num_labels**2).reshape(
+        num_labels, num_labels
+    )
 
 
-def _precision_recall_f1(table: NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _precision_recall_f1(confusion: NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Precision, recall and F1 of each label; 0 where there is nothing to divide by."""
-    right = np.diag(table).astype(float)
-    precision = right / np.maximum(table.sum(0), 1)
-    recall = right / np.maximum(table.sum(1), 1)
-    return precision, recall, 2 * right / np.maximum(table.sum(0) + table.sum(1), 1)
+    right = np.diag(confusion).astype(float)
+    precision = right / np.maximum(confusion.sum(0), 1)
+    recall = right / np.maximum(confusion.sum(1), 1)
+    return precision, recall, 2 * right / np.maximum(confusion.sum(0) + confusion.sum(1), 1)
 
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """Temperatures that are tried."""
 
 
-def softmax(scores: FloatArray, temperature: float = 1.0) -> NDArray[np.float64]:
+def softmax(logits: FloatArray, temperature: float = 1.0) -> NDArray[np.float64]:
     """The softmax of scores, each row divided by the temperature first."""
-    scaled = scores.astype(np.float64) / temperature
+    scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
     return shares
 
 
-def fit_temperature(scores: FloatArray, truth: Sequence[int]) -> float:
+def fit_temperature(logits: FloatArray, true_labels: Sequence[int]) -> float:
     """The temperature that gives the true labels the highest likelihood.
 
     Args:
-        scores: logits of texts that nobody learnt from, `(texts, labels)`.
-        truth: the true label of each, as its column.
+        logits: logits of texts that nobody learnt from, `(texts, labels)`.
+        true_labels: the true label of each, as its column.
     """
-    true = np.asarray(truth)
+    true = np.asarray(true_labels)
 
     def loss(logarithm: float) -> float:
-        found = softmax(scores, float(np.exp(logarithm)))[np.arange(len(true)), true]
+        found = softmax(logits, float(np.exp(logarithm)))[np.arange(len(true)), true]
         return float(-np.log(np.maximum(found, 1e-300)).mean())
 
     from scipy.optimize import minimize_scalar

@@ -17,7 +17,7 @@ from chatlm_emotion.card import WEIGHTS_FILE
 _PEFT_NAME = re.compile(r"(?:adapted\.base_model\.model\.)?(.*?)(\.default\.weight)?")
 
 
-def save_tensors(learnt: Mapping[str, torch.Tensor], folder: Path) -> None:
+def save_tensors(tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write tensors.
 
     Raises:
@@ -25,7 +25,10 @@ def save_tensors(learnt: Mapping[str, torch.Tensor], folder: Path) -> None:
     """
     try:
         save_file(
-            {name: value.detach().to(torch.float16).contiguous() for name, value in learnt.items()},
+            {
+                name: value.detach().to(torch.float16).contiguous()
+                for name, value in tensors.items()
+            },
             folder / WEIGHTS_FILE,
         )
     except SafetensorError as error:
@@ -47,24 +50,24 @@ def load_tensors(folder: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def with_stored_names(learnt: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_stored_names(parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A network's parameters by the names under which they are stored: those of the base model's
     modules, with `lora_A` and `lora_B` after them."""
-    return {stored_name(name): value for name, value in learnt.items()}
+    return {stored_name(name): value for name, value in parameters.items()}
 
 
-def load_into_network(network: Any, stored: Mapping[str, torch.Tensor]) -> None:
+def load_into_network(network: Any, tensors: Mapping[str, torch.Tensor]) -> None:
     """Give a network what it had learnt.
 
     Raises:
         ValueError: the tensors are not those of the network.
     """
     learnt = network.learnt()
-    if {stored_name(name) for name in learnt} != set(stored):
+    if {stored_name(name) for name in learnt} != set(tensors):
         raise ValueError("other tensors than the base model needs")
     with torch.no_grad():
         for name, value in learnt.items():
-            value.copy_(stored[stored_name(name)])
+            value.copy_(tensors[stored_name(name)])
 
 
 def stored_name(name: str) -> str:

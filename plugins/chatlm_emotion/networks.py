@@ -42,7 +42,7 @@ class Network(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.labels = tuple(labels)
-        self.longest = recipe.longest
+        self.max_tokens = recipe.longest
         self.tokenizer = Tokenizer.from_file(str(base.folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
@@ -52,26 +52,26 @@ class Network(nn.Module, ABC):
             r=recipe.rank,
             lora_alpha=2 * recipe.rank,
             lora_dropout=recipe.lora_dropout,
-            target_modules=self.targets,
+            target_modules=self.target_modules,
         )
-        model = self._load(base, dtype)
+        model = self._load_base(base, dtype)
         # with the fused attention, whose way back is slow on a CPU, a step takes a fifth longer
         model.set_attn_implementation("eager")
         with warnings.catch_warnings():  # of old names that peft asks transformers for
             warnings.simplefilter("ignore")
             self.adapted: Any = get_peft_model(model, settings)
 
-    targets: str | list[str] = "all-linear"
+    target_modules: str | list[str] = "all-linear"
 
     @abstractmethod
-    def _load(self, base: ModelLocation, dtype: str) -> Any: ...
+    def _load_base(self, base: ModelLocation, dtype: str) -> Any: ...
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, without padding."""
 
     @abstractmethod
-    def scores(self, batch: Batch) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """Logits of the labels, `(texts, labels)`; float32."""
 
     @abstractmethod
@@ -84,10 +84,10 @@ class Network(nn.Module, ABC):
         """
 
     @abstractmethod
-    def padded(self, ids: Sequence[Sequence[int]]) -> Batch:
+    def pad_batch(self, ids: Sequence[Sequence[int]]) -> Batch:
         """Texts as one batch."""
 
-    def learnt(self) -> dict[str, Tensor]:
+    def trainable_parameters(self) -> dict[str, Tensor]:
         """What training changes, by name, as it is now."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
@@ -95,33 +95,33 @@ class Network(nn.Module, ABC):
 class HeadNetwork(Network):
     """A linear layer on the chat model's last position."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         width = self.adapted.get_input_embeddings().weight.shape[1]
-        self.drop = nn.Dropout(given[2].dropout)
+        self.drop = nn.Dropout(args[2].dropout)
         self.head = nn.Linear(width, len(self.labels))
 
-    def _load(self, base: ModelLocation, dtype: str) -> Any:
+    def _load_base(self, base: ModelLocation, dtype: str) -> Any:
         return _without_lm_head(load_pretrained(base, device="cpu", dtype=dtype))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Network`."""
         return [each[: self.longest] or [0] for each in _tokenize(self.tokenizer, texts)]
 
-    def padded(self, ids: Sequence[Sequence[int]]) -> Batch:
+    def pad_batch(self, ids: Sequence[Sequence[int]]) -> Batch:
         """See `Network`; the padding stands left, so that the last position is each text's end."""
-        return _pad_batch(ids, left=True)
+        return _pad_batch(ids, pad_left=True)
 
-    def scores(self, batch: Batch) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """See `Network`."""
-        scores: Tensor = self.head(self.drop(self._pooled(batch)))
+        scores: Tensor = self.head(self.drop(self._pool(batch)))
         return scores.float()
 
     def loss(self, batch: Batch, targets: Tensor) -> Tensor:
         """See `Network`."""
-        return functional.cross_entropy(self.scores(batch), targets)
+        return functional.cross_entropy(self.logits(batch), targets)
 
-    def _pooled(self, batch: Batch) -> Tensor:
+    def _pool(self, batch: Batch) -> Tensor:
         ids, mask = batch
         states: Tensor = self.adapted(input_ids=ids, attention_mask=mask).last_hidden_state
         return states[:, -1]
@@ -130,9 +130,9 @@ class HeadNetwork(Network):
 class EncoderNetwork(HeadNetwork):
     """A linear layer on the mean of an embedder's positions."""
 
-    targets = ["query", "key", "value", "dense"]  # noqa: RUF012  # as peft wants it
+    target_modules = ["query", "key", "value", "dense"]  # noqa: RUF012  # as peft wants it
 
-    def _load(self, base: ModelLocation, dtype: str) -> Any:
+    def _load_base(self, base: ModelLocation, dtype: str) -> Any:
         from transformers import AutoModel
 
         with _quiet_transformers():
@@ -147,11 +147,11 @@ class EncoderNetwork(HeadNetwork):
         cut = self.longest - 2
         return [[begin, *each[:cut], end] for each in _tokenize(self.tokenizer, texts)]
 
-    def padded(self, ids: Sequence[Sequence[int]]) -> Batch:
+    def pad_batch(self, ids: Sequence[Sequence[int]]) -> Batch:
         """See `Network`."""
-        return _pad_batch(ids, left=False)
+        return _pad_batch(ids, pad_left=False)
 
-    def _pooled(self, batch: Batch) -> Tensor:
+    def _pool(self, batch: Batch) -> Tensor:
         ids, mask = batch
         states: Tensor = self.adapted(input_ids=ids, attention_mask=mask).last_hidden_state
         weights = mask.unsqueeze(-1).to(states.dtype)
@@ -161,55 +161,58 @@ class EncoderNetwork(HeadNetwork):
 class GenerateNetwork(Network):
     """The chat model writes the label after the text."""
 
-    ASK = "\nLabel:"
+    QUESTION = "\nLabel:"
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self._ask = self._tokens(self.ASK)
-        self.answers = _encode_labels(self.labels, self._tokens)
-        self._firsts = [answer[0] for answer in self.answers]
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._question_ids = self._encode_text(self.QUESTION)
+        self.label_ids = _encode_labels(self.labels, self._encode_text)
+        self._first_label_ids = [answer[0] for answer in self.label_ids]
 
-    def _load(self, base: ModelLocation, dtype: str) -> Any:
+    def _load_base(self, base: ModelLocation, dtype: str) -> Any:
         model = load_pretrained(base, device="cpu", dtype=dtype)
-        self._output = model.get_output_embeddings().requires_grad_(False)
+        self._lm_head = model.get_output_embeddings().requires_grad_(False)
         return _without_lm_head(model)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Network`; the question to the label follows each text."""
-        return [[*each[: self.longest], *self._ask] for each in _tokenize(self.tokenizer, texts)]
+        return [
+            [*each[: self.longest], *self._question_ids]
+            for each in _tokenize(self.tokenizer, texts)
+        ]
 
-    def padded(self, ids: Sequence[Sequence[int]]) -> Batch:
+    def pad_batch(self, ids: Sequence[Sequence[int]]) -> Batch:
         """See `Network`; the padding stands left, so that all answers begin at one position."""
-        return _pad_batch(ids, left=True)
+        return _pad_batch(ids, pad_left=True)
 
-    def scores(self, batch: Batch) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """See `Network`: how likely the first token of each label is, which decides all others."""
-        return self._logits(batch, 1)[:, 0, self._firsts]
+        return self._vocabulary_logits(batch, 1)[:, 0, self._first_label_ids]
 
     def loss(self, batch: Batch, targets: Tensor) -> Tensor:
         """See `Network`: the mean loss of the label's tokens, among all tokens there are."""
         (ids, mask), best = batch, targets.argmax(1)
-        longest = max(map(len, self.answers))
+        longest = max(map(len, self.label_ids))
         answers = torch.full((len(ids), longest), -100)
         for row, label in enumerate(best.tolist()):
-            answer = torch.tensor(self.answers[label])
+            answer = torch.tensor(self.label_ids[label])
             answers[row, : len(answer)] = answer
         said = answers[:, : longest - 1]  # the last token answers nothing
         ids = torch.cat([ids, said.clamp(min=0)], 1)
         mask = torch.cat([mask, (said >= 0).to(mask.dtype)], 1)
-        logits = self._logits((ids, mask), longest)
+        logits = self._vocabulary_logits((ids, mask), longest)
         return functional.cross_entropy(logits.flatten(0, 1), answers.flatten())
 
-    def _logits(self, batch: Batch, count: int) -> Tensor:
+    def _vocabulary_logits(self, batch: Batch, count: int) -> Tensor:
         """What may follow each of the last positions, `(texts, count, vocabulary)`; float32."""
         ids, mask = batch
         states: Tensor = self.adapted(input_ids=ids, attention_mask=mask).last_hidden_state
         # one flat matrix: for a part of each text torch would copy the layer's weights
         flat = states[:, -count:].reshape(len(ids) * count, -1)
-        logits: Tensor = self._output(flat)
+        logits: Tensor = self._lm_head(flat)
         return logits.float().reshape(len(ids), count, -1)
 
-    def _tokens(self, text: str) -> list[int]:
+    def _encode_text(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
 
@@ -236,12 +239,12 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _encode_labels(labels: Sequence[str], tokens: Any) -> list[list[int]]:
+def _encode_labels(labels: Sequence[str], encode_text: Any) -> list[list[int]]:
     """The tokens of each label; their first ones differ.
 
     Labels that begin alike get a letter before them.
     """
-    plain = [tokens(f" {label}") for label in labels]
+    plain = [encode_text(f" {label}") for label in labels]
     if len({answer[0] for answer in plain}) == len(labels):
         return plain
     if len(labels) > len(string.ascii_letters):
@@ -250,7 +253,7 @@ def _encode_labels(labels: Sequence[str], tokens: Any) -> list[list[int]]:
             hint="Train with --method head.",
         )
     pairs = zip(string.ascii_letters, labels, strict=False)
-    return [tokens(f" {letter}) {label}") for letter, label in pairs]
+    return [encode_text(f" {letter}) {label}") for letter, label in pairs]
 
 
 def _tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -258,12 +261,12 @@ def _tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [each.ids for each in tokenizer.encode_batch(clean, add_special_tokens=False)]
 
 
-def _pad_batch(ids: Sequence[Sequence[int]], *, left: bool) -> Batch:
+def _pad_batch(ids: Sequence[Sequence[int]], *, pad_left: bool) -> Batch:
     longest = max(map(len, ids))
     rows = torch.zeros(len(ids), longest, dtype=torch.long)
     mask = torch.zeros(len(ids), longest, dtype=torch.long)
     for row, each in enumerate(ids):
-        at = slice(longest - len(each), None) if left else slice(0, len(each))
+        at = slice(longest - len(each), None) if pad_left else slice(0, len(each))
         rows[row, at] = torch.tensor(each)
         mask[row, at] = 1
     return rows, mask

@@ -20,14 +20,16 @@ IMAGE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def complete_classifier(
-    context: click.Context, parameter: click.Parameter, start: str
+    context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The names of classifiers that begin so."""
     from click.shell_completion import CompletionItem
 
     from chatlm_emotion.card import CLASSIFIERS
 
-    return [CompletionItem(each.name) for each in CLASSIFIERS.all() if each.name.startswith(start)]
+    return [
+        CompletionItem(each.name) for each in CLASSIFIERS.all() if each.name.startswith(incomplete)
+    ]
 
 
 name_argument = click.argument("name", shell_complete=complete_classifier)
@@ -60,25 +62,25 @@ def resolve_classifier(name: str | None) -> Artifact:
     from chatlm_emotion.card import CLASSIFIERS
     from chatlm_emotion.settings import Settings
 
-    place = CLASSIFIERS.located(name or load_plugin_settings(PLUGIN, Settings).classifier)
+    place = CLASSIFIERS.get(name or load_plugin_settings(PLUGIN, Settings).classifier)
     if base := card.read_card(place.path).base:
         ensure_model(base)
     return place
 
 
 @contextmanager
-def progress_bar(count: int, title: str) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
     """Show how far a long work is, on a terminal only.
 
     Args:
-        count: steps in all.
+        total: steps in all.
         title: what is being done.
 
     Yields:
         a function that is told how many more steps are done.
     """
-    hidden = not sys.stderr.isatty() or count < 2
-    with click.progressbar(length=count, label=title, file=sys.stderr, hidden=hidden) as shown:
+    hidden = not sys.stderr.isatty() or total < 2
+    with click.progressbar(length=total, label=title, file=sys.stderr, hidden=hidden) as shown:
         yield shown.update
 
 

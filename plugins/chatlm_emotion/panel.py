@@ -29,7 +29,7 @@ class Rater:
     """Who votes: a model that is asked in one way."""
 
     model: str
-    ask: str
+    question: str
     """With `{text}` and `{labels}`."""
 
 
@@ -42,7 +42,7 @@ class PanelLabel:
     """None where no label has a majority and nobody decided."""
     votes: tuple[str | None, ...]
     """Of each rater; None for a reply that names no label."""
-    decided: bool = False
+    tie_broken: bool = False
     """Whether a tie was decided by another."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class PanelLabel:
             "text": self.text,
             "label": self.label,
             "votes": list(self.votes),
-            "decided": self.decided,
+            "decided": self.tie_broken,
         }
 
     @classmethod
@@ -65,7 +65,7 @@ class PanelLabel:
             text=values["text"],
             label=values["label"],
             votes=tuple(values["votes"]),
-            decided=values["decided"],
+            tie_broken=values["decided"],
         )
 
 
@@ -82,13 +82,13 @@ class RaterPanel:
         self._chats, self._raters, self._labels = chats, raters, tuple(labels)
 
     def label(
-        self, texts: Sequence[str], decide: Callable[[str, Sequence[str]], str | None]
+        self, texts: Sequence[str], break_tie: Callable[[str, Sequence[str]], str | None]
     ) -> list[PanelLabel]:
         """Let every rater vote on every text.
 
         Args:
             texts: to label.
-            decide: asked where no label has more votes than each other one, with the text and the
+            break_tie: asked where no label has more votes than each other one, with the text and the
                 labels that share the lead; None leaves it open.
 
         Raises:
@@ -101,15 +101,15 @@ class RaterPanel:
             if len(leaders) == 1:
                 found.append(PanelLabel(text, leaders[0], cast))
             else:
-                chosen = decide(text, leaders or self._labels)
-                found.append(PanelLabel(text, chosen, cast, decided=chosen is not None))
+                chosen = break_tie(text, leaders or self._labels)
+                found.append(PanelLabel(text, chosen, cast, tie_broken=chosen is not None))
         return found
 
     def votes(self, rater: Rater, texts: Sequence[str]) -> list[str | None]:
         """One rater's labels of texts."""
         chats = [self._chats.begin(Setup(model=rater.model)) for _ in texts]
         requests = [
-            self._request(chat, rater, text) for chat, text in zip(chats, texts, strict=True)
+            self._build_request(chat, rater, text) for chat, text in zip(chats, texts, strict=True)
         ]
         said = [""] * len(texts)
         with closing(stream_many(chats[0].engine, requests)) as events:
@@ -118,12 +118,12 @@ class RaterPanel:
                     said[number] += event.text
         return [find_label(reply, self._labels) for reply in said]
 
-    def _request(self, chat: SideChat, rater: Rater, text: str) -> Request:
+    def _build_request(self, chat: SideChat, rater: Rater, text: str) -> Request:
         labels = ", ".join(self._labels)
-        question = rater.ask.replace("{labels}", labels).replace("{text}", text)
+        question = rater.question.replace("{labels}", labels).replace("{text}", text)
         request = chat.request(question)
         messages = (*request.messages, Message("assistant", _REPLY_PREFIX))
-        sampling = _SAMPLING.over(request.sampling)
+        sampling = _SAMPLING.with_fallback(request.sampling)
         return dataclasses.replace(request, messages=messages, sampling=sampling)
 
 
@@ -149,15 +149,15 @@ class Agreement:
     """How far the raters of a panel agree."""
 
     texts: int
-    unanimous: float
+    unanimous_share: float
     """Share of texts on which all raters gave the same label."""
-    majority: float
+    majority_share: float
     """Share of texts for which one label had more votes than each other one."""
-    decided: int
+    ties_broken: int
     """Texts that another decided."""
-    open: int
+    undecided: int
     """Texts without a label."""
-    silent: float
+    abstention_share: float
     """Share of votes that named no label."""
     alpha: float | None
     """Krippendorff's alpha for names: 1 for perfect agreement, 0 for that by chance; None where
@@ -167,29 +167,29 @@ class Agreement:
         """As plain values, ready for JSON."""
         return {
             "texts": self.texts,
-            "unanimous": self.unanimous,
-            "majority": self.majority,
-            "decided": self.decided,
-            "open": self.open,
-            "silent": self.silent,
+            "unanimous": self.unanimous_share,
+            "majority": self.majority_share,
+            "decided": self.ties_broken,
+            "open": self.undecided,
+            "silent": self.abstention_share,
             "alpha": self.alpha,
         }
 
 
-def measure_agreement(found: Sequence[PanelLabel]) -> Agreement:
+def measure_agreement(panel_labels: Sequence[PanelLabel]) -> Agreement:
     """How far the raters agreed."""
-    texts = max(len(found), 1)
-    cast = [vote for each in found for vote in each.votes]
-    unanimous = sum(None not in each.votes and len(set(each.votes)) == 1 for each in found)
+    texts = max(len(panel_labels), 1)
+    cast = [vote for each in panel_labels for vote in each.votes]
+    unanimous = sum(None not in each.votes and len(set(each.votes)) == 1 for each in panel_labels)
     return Agreement(
-        texts=len(found),
-        unanimous=unanimous / texts,
-        majority=sum(len(leading_labels(each.votes)) == 1 for each in found) / texts,
-        decided=sum(each.decided for each in found),
-        open=sum(each.label is None for each in found),
-        silent=sum(vote is None for vote in cast) / max(len(cast), 1),
+        texts=len(panel_labels),
+        unanimous_share=unanimous / texts,
+        majority_share=sum(len(leading_labels(each.votes)) == 1 for each in panel_labels) / texts,
+        ties_broken=sum(each.tie_broken for each in panel_labels),
+        undecided=sum(each.label is None for each in panel_labels),
+        abstention_share=sum(vote is None for vote in cast) / max(len(cast), 1),
         alpha=_krippendorff_alpha(
-            [[vote for vote in each.votes if vote is not None] for each in found]
+            [[vote for vote in each.votes if vote is not None] for each in panel_labels]
         ),
     )
 

@@ -40,8 +40,8 @@ def register_panels(register: Callable[[Panel], None]) -> None:
 @hookimpl
 def chat_shown(ui: Ui) -> None:
     """Load the classifier while the person reads and types."""
-    if label_scope(ui.kept) != "off":
-        actions.get_labeller().warm()
+    if label_scope(ui.state) != "off":
+        actions.get_labeller().preload()
 
 
 @hookimpl
@@ -51,7 +51,7 @@ def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | 
         return None
     from chatlm_emotion.actions import LABEL_TIMEOUT, result_within
 
-    label = result_within(actions.get_labeller().ask(text), LABEL_TIMEOUT)
+    label = result_within(actions.get_labeller().submit(text), LABEL_TIMEOUT)
     return {label.name: label.value} if label else None
 
 
@@ -64,9 +64,9 @@ def annotate_message(conversation: Conversation, message: Message) -> list[Annot
     from chatlm_emotion.actions import LABEL_TIMEOUT, MAX_ANSWER_DELAY, result_within
 
     asks = message.role == "user"
-    text = conversation.turns[-1].words if asks else message.content
+    text = conversation.turns[-1].display_text if asks else message.content
     label = result_within(
-        actions.get_labeller().ask(text), MAX_ANSWER_DELAY if asks else LABEL_TIMEOUT
+        actions.get_labeller().submit(text), MAX_ANSWER_DELAY if asks else LABEL_TIMEOUT
     )
     return [label] if label else None
 
@@ -81,7 +81,7 @@ def turn_finished(conversation: Conversation, turn: Turn) -> list[Annotation] | 
         return None
     from chatlm_emotion.actions import LABEL_TIMEOUT, result_within
 
-    label = result_within(actions.get_labeller().ask(turn.words), LABEL_TIMEOUT)
+    label = result_within(actions.get_labeller().submit(turn.display_text), LABEL_TIMEOUT)
     return [label] if label else None
 
 

@@ -37,13 +37,13 @@ LABEL_KEY = "label"
 """Under this it is kept."""
 
 
-def label_scope(kept: Mapping[str, Any]) -> LabelScope:
+def label_scope(plugin_data: Mapping[str, Any]) -> LabelScope:
     """What is labelled, from what the plugin keeps with a chat.
 
     A chat that chose nothing has the person's usual choice. It may come from a file that somebody
     else wrote: what is no choice is passed over.
     """
-    choice = kept.get(LABEL_KEY)
+    choice = plugin_data.get(LABEL_KEY)
     for each in LABEL_SCOPES:
         if choice == each:
             return each
@@ -52,4 +52,4 @@ def label_scope(kept: Mapping[str, Any]) -> LabelScope:
 
 def label_scope_in_chat(conversation: Conversation) -> LabelScope:
     """What is labelled, from the chat itself."""
-    return label_scope(conversation.kept.get(PLUGIN, {}))
+    return label_scope(conversation.plugin_data.get(PLUGIN, {}))

@@ -38,14 +38,14 @@ def show_progress() -> Iterator[ProgressListener]:
 
 def describe_progress(progress: ClassifierProgress) -> str:
     """How far a training is, in one line."""
-    if not progress.steps:
-        return f"{progress.note} …"
-    parts = [f"step {progress.step}/{progress.steps}"]
-    if progress.losses:
-        last = progress.losses[-50:]
+    if not progress.total_steps:
+        return f"{progress.activity} …"
+    parts = [f"step {progress.step}/{progress.total_steps}"]
+    if progress.train_losses:
+        last = progress.train_losses[-50:]
         parts.append(f"loss {sum(last) / len(last):.3f}")
-    if progress.checks:
-        parts.append(f"held-out accuracy {progress.checks[-1].accuracy:.3f}")
+    if progress.eval_results:
+        parts.append(f"held-out accuracy {progress.eval_results[-1].accuracy:.3f}")
     return " · ".join([*parts, progress.note] if progress.note else parts)
 
 
@@ -53,12 +53,12 @@ class _BarDisplay(ProgressListener):
     def __init__(self, bars: Bars, task: TaskID) -> None:
         self._bars, self._task = bars, task
 
-    def changed(self, progress: ClassifierProgress) -> None:
+    def update(self, progress: ClassifierProgress) -> None:
         self._bars.update(
             self._task,
             description=one_line(describe_progress(progress), 100),
             completed=progress.step,
-            total=progress.steps or None,
+            total=progress.total_steps or None,
         )
 
 
@@ -68,9 +68,9 @@ class _PlainLines(ProgressListener):
     def __init__(self) -> None:
         self._last: tuple[str, int, int] | None = None
 
-    def changed(self, progress: ClassifierProgress) -> None:
-        tenth = progress.step * 10 // progress.steps if progress.steps else 0
-        now = (progress.note, tenth, len(progress.checks))
+    def update(self, progress: ClassifierProgress) -> None:
+        tenth = progress.step * 10 // progress.total_steps if progress.total_steps else 0
+        now = (progress.activity, tenth, len(progress.eval_results))
         if now != self._last:
             self._last = now
             click.echo(one_line(describe_progress(progress), 200), err=True)

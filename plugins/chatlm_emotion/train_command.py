@@ -98,7 +98,7 @@ def train(
     from chatlm_emotion.card import CLASSIFIERS
     from chatlm_emotion.recipe import METHOD_DEFAULTS, TEACHABLE_METHODS, Recipe
 
-    CLASSIFIERS.free(name)
+    CLASSIFIERS.new(name)
     if not re.fullmatch("[a-z][a-z0-9-]{0,29}", tells):
         raise UsageError(
             f"{tells!r} is no word for what the labels are about.",
@@ -115,19 +115,19 @@ def train(
         )
     teachers = [resolve_classifier(each) for each in teacher]
     read = examples.read_dataset([expand_path(str(path)) for path in (*data, *certain)])
-    known = examples.read_dataset([expand_path(str(path)) for path in certain], least=0).rows
+    known = examples.read_dataset([expand_path(str(path)) for path in certain], min_labels=0).rows
     from chatlm_emotion.terminal import show_progress
     from chatlm_emotion.train_pipeline import TrainingJob, train_classifier
 
     order = TrainingJob(
         name=name,
-        tells=tells,
-        data=read,
+        attribute=tells,
+        dataset=read,
         recipe=recipe,
         base=None if method == "baseline" else ensure_model(base or DEFAULT_BASES[method]),
         threshold=threshold,
         teachers=tuple(map(classifier.load_classifier, teachers)),
-        certain=frozenset(row.text for row in known),
+        trusted_texts=frozenset(row.text for row in known),
         validation=examples.read_dataset([expand_path(str(validation))]) if validation else None,
         description=description,
         licence=licence,
@@ -141,17 +141,17 @@ def train(
 
 
 def _command_line(
-    context: click.Context, name: str, repeated: Mapping[str, Sequence[Path | str]]
+    context: click.Context, name: str, repeated_options: Mapping[str, Sequence[Path | str]]
 ) -> str:
     """The command again, without what only says how it is told; files without their folders."""
     words = ["chatlm", "emotion", "train", name]
-    for option_name, values in repeated.items():
+    for option_name, values in repeated_options.items():
         for each in values:
             words += [f"--{option_name}", _without_folder(each)]
     for option in context.command.params:
         key = option.name or ""
         given = context.get_parameter_source(key) is ParameterSource.COMMANDLINE
-        if given and key not in {"name", "as_json", *repeated}:
+        if given and key not in {"name", "as_json", *repeated_options}:
             value = context.params[key]
             words += [max(option.opts, key=len), _without_folder(value)]
     return shlex.join(words)
@@ -161,15 +161,15 @@ def _without_folder(value: object) -> str:
     return value.name if isinstance(value, Path) else str(value)
 
 
-def _print_result(made: ClassifierCard, as_json: bool) -> None:
+def _print_result(card: ClassifierCard, as_json: bool) -> None:
 
     if as_json:
-        click.echo(dump_json(made.to_dict()))
+        click.echo(dump_json(card.to_dict()))
         return
-    scores, cost = made.scores, made.cost
+    scores, cost = card.scores, card.cost
     click.echo(
-        f"{made.name}: {scores['accuracy']:.1%} of {made.source['held_out']:,} held-out texts "
+        f"{card.name}: {scores['accuracy']:.1%} of {card.source['held_out']:,} held-out texts "
         f"right, macro-F1 {scores['macro_f1']:.3f}, calibration error {scores['ece']:.3f}; "
         f"{cost['seconds']:,.0f} s, {cost['ended']}."
     )
-    click.echo(f"Label messages with it: chatlm emotion use {made.name}")
+    click.echo(f"Label messages with it: chatlm emotion use {card.name}")

@@ -26,15 +26,15 @@ class TrainingJob:
     """What is to be made."""
 
     name: str
-    tells: str
-    data: LabelledDataset
+    attribute: str
+    dataset: LabelledDataset
     recipe: Recipe
     base: ModelLocation | None
     """None for a baseline."""
     threshold: float
     teachers: tuple[Classifier, ...] = ()
     """What they say of each text is learnt besides its label; they tell the data's labels."""
-    certain: frozenset[str] = frozenset()
+    trusted_texts: frozenset[str] = frozenset()
     """The texts of the data that they are not asked about."""
     validation: LabelledDataset | None = None
     """What the checks classify; None for the held-out part of the data."""
@@ -44,14 +44,14 @@ class TrainingJob:
 
 
 def train_classifier(
-    order: TrainingJob, watcher: ProgressListener, stopped: Callable[[], bool]
+    job: TrainingJob, listener: ProgressListener, should_stop: Callable[[], bool]
 ) -> ClassifierCard:
     """Train a classifier and put it into its place.
 
     Args:
-        order: what to make.
-        watcher: is shown how far it is.
-        stopped: whether the person wants it to end; the best so far is kept then.
+        job: what to make.
+        listener: is shown how far it is.
+        should_stop: whether the person wants it to end; the best so far is kept then.
 
     Returns:
         Its card.
@@ -60,52 +60,50 @@ def train_classifier(
         UsageError: the name is taken, a label has too few texts, or the validation has another.
         ChatlmError: the disk is full, or the base cannot be loaded.
     """
-    place = CLASSIFIERS.free(order.name)
-    for teacher in order.teachers:
-        if teacher.card.labels != order.data.labels:
+    place = CLASSIFIERS.new(job.name)
+    for teacher in job.teachers:
+        if teacher.card.labels != job.dataset.labels:
             raise UsageError(
                 f"The teacher {teacher.card.name} tells {', '.join(teacher.card.labels)}, and not "
-                f"{', '.join(order.data.labels)} as the data does.",
+                f"{', '.join(job.dataset.labels)} as the data does.",
             )
     learn, held_out = examples.split_held_out(
-        order.data.rows, order.recipe.held_out, order.recipe.seed
+        job.dataset.rows, job.recipe.held_out, job.recipe.seed
     )
-    _require_examples(learn, order.data.labels)
+    _require_examples(learn, job.dataset.labels)
     held_out = [row for row in held_out if row.label is not None]
     start = time.monotonic()
-    checked = (
-        held_out if order.validation is None else _validation_rows(order.validation, order.data)
-    )
-    scorer, save, progress = _train_scorer(order, learn, checked, watcher, stopped)
-    progress.note = "measuring"
-    watcher.changed(progress)
-    scores = np.asarray(scorer.scores([row.text for row in held_out]))
-    truth = [order.data.labels.index(row.label or "") for row in held_out]
+    checked = held_out if job.validation is None else _validation_rows(job.validation, job.dataset)
+    scorer, save, progress = _train_scorer(job, learn, checked, listener, should_stop)
+    progress.activity = "measuring"
+    listener.update(progress)
+    scores = np.asarray(scorer.logits([row.text for row in held_out]))
+    truth = [job.dataset.labels.index(row.label or "") for row in held_out]
     warmth = metrics.fit_temperature(scores, truth)
-    measured = metrics.score_predictions(metrics.softmax(scores, warmth), truth, order.data.labels)
+    measured = metrics.score_predictions(metrics.softmax(scores, warmth), truth, job.dataset.labels)
     made = ClassifierCard(
-        name=order.name,
-        tells=order.tells,
-        method=order.recipe.method,
-        labels=order.data.labels,
+        name=job.name,
+        attribute=job.attribute,
+        method=job.recipe.method,
+        labels=job.dataset.labels,
         temperature=warmth,
-        threshold=order.threshold,
-        base=order.base.name if order.base else "",
-        fingerprint=fingerprint_weights(order.base.folder) if order.base else "",
-        description=order.description,
-        licence=order.licence,
-        command=order.command,
+        threshold=job.threshold,
+        base=job.base.name if job.base else "",
+        fingerprint=fingerprint_weights(job.base.folder) if job.base else "",
+        description=job.description,
+        licence=job.licence,
+        command=job.command,
         source={
-            "data": list(order.data.names),
-            "sha256": order.data.sha256,
+            "data": list(job.dataset.file_names),
+            "sha256": job.dataset.sha256,
             "learnt_from": len(learn),
             "held_out": len(held_out),
             "without_label": sum(row.label is None for row in learn),
-            "repeated": order.data.repeated,
-            "teachers": [teacher.card.name for teacher in order.teachers],
-            "validation": list(order.validation.names) if order.validation else [],
+            "repeated": job.dataset.duplicates,
+            "teachers": [teacher.card.name for teacher in job.teachers],
+            "validation": list(job.validation.file_names) if job.validation else [],
         },
-        settings=order.recipe.to_dict(),
+        settings=job.recipe.to_dict(),
         scores={
             "accuracy": measured.accuracy.value,
             "macro_f1": measured.macro_f1.value,
@@ -115,28 +113,30 @@ def train_classifier(
             "seconds": round(time.monotonic() - start, 1),
             "steps": progress.step,
             "best_step": progress.best.step if progress.best else progress.step,
-            "ended": progress.ended,
-            "curve": [check.to_dict() for check in progress.checks],
+            "ended": progress.end_reason,
+            "curve": [check.to_dict() for check in progress.eval_results],
         },
         versions={name: version(name) for name in ("torch", "transformers", "scikit-learn")},
     )
-    with CLASSIFIERS.making(place) as new:
+    with CLASSIFIERS.create(place) as new:
         save(new)
         card.write_card(made, new)
     return made
 
 
-def _validation_rows(validation: LabelledDataset, data: LabelledDataset) -> list[LabelledExample]:
-    if unknown := sorted(set(validation.labels) - set(data.labels)):
+def _validation_rows(
+    validation: LabelledDataset, dataset: LabelledDataset
+) -> list[LabelledExample]:
+    if unknown := sorted(set(validation.labels) - set(dataset.labels)):
         raise UsageError(
-            f"{', '.join(validation.names)} has the label {unknown[0]!r}, which no text to learn "
+            f"{', '.join(validation.file_names)} has the label {unknown[0]!r}, which no text to learn "
             "from has.",
         )
     return [row for row in validation.rows if row.label is not None]
 
 
-def _require_examples(learn: list[LabelledExample], labels: tuple[str, ...]) -> None:
-    have = examples.count_labels(learn)
+def _require_examples(train_examples: list[LabelledExample], labels: tuple[str, ...]) -> None:
+    have = examples.count_labels(train_examples)
     for label in labels:
         if not have.get(label):
             raise UsageError(
@@ -145,42 +145,44 @@ def _require_examples(learn: list[LabelledExample], labels: tuple[str, ...]) -> 
 
 
 def _train_scorer(
-    order: TrainingJob,
-    learn: list[LabelledExample],
+    job: TrainingJob,
+    train_examples: list[LabelledExample],
     held_out: list[LabelledExample],
-    watcher: ProgressListener,
-    stopped: Callable[[], bool],
+    listener: ProgressListener,
+    should_stop: Callable[[], bool],
 ) -> tuple[Scorer, Callable[..., None], ClassifierProgress]:
     """What scores, what saves it, and what happened."""
-    progress = ClassifierProgress(note="learning")
-    watcher.changed(progress)
-    if order.recipe.method == "baseline":
-        model = baseline.fit_baseline(learn, order.data.labels, order.recipe)
+    progress = ClassifierProgress(activity="learning")
+    listener.update(progress)
+    if job.recipe.method == "baseline":
+        model = baseline.fit_baseline(train_examples, job.dataset.labels, job.recipe)
         return model, model.save, progress
-    return _train_network(order, learn, held_out, watcher, stopped)
+    return _train_network(job, train_examples, held_out, listener, should_stop)
 
 
 def _train_network(
-    order: TrainingJob,
-    learn: list[LabelledExample],
+    job: TrainingJob,
+    train_examples: list[LabelledExample],
     held_out: list[LabelledExample],
-    watcher: ProgressListener,
-    stopped: Callable[[], bool],
+    listener: ProgressListener,
+    should_stop: Callable[[], bool],
 ) -> tuple[Scorer, Callable[..., None], ClassifierProgress]:
     from chatlm import fast_dtype
     from chatlm_emotion import network_weights
     from chatlm_emotion.networks import NETWORKS
     from chatlm_emotion.training import NetworkScorer, fit_network
 
-    recipe = order.recipe
+    recipe = job.recipe
     if recipe.method == "generate":
-        learn = [row for row in learn if row.label is not None]  # nothing could be written of it
+        train_examples = [
+            row for row in train_examples if row.label is not None
+        ]  # nothing could be written of it
     # an embedder is small: its weights stay as exact as they are
     dtype = "float32" if recipe.method == "encoder" else fast_dtype("cpu")
-    base: Any = order.base
-    network: Any = NETWORKS[recipe.method](base, order.data.labels, recipe, dtype)
-    taught = _teacher_probabilities(order, learn, watcher, stopped)
-    progress = fit_network(network, learn, held_out, recipe, watcher, stopped, taught)
+    base: Any = job.base
+    network: Any = NETWORKS[recipe.method](base, job.dataset.labels, recipe, dtype)
+    taught = _teacher_probabilities(job, train_examples, listener, should_stop)
+    progress = fit_network(network, train_examples, held_out, recipe, listener, should_stop, taught)
     learnt = {
         name: value.half().float()
         for name, value in network_weights.with_stored_names(network.learnt()).items()
@@ -194,24 +196,24 @@ def _train_network(
 
 
 def _teacher_probabilities(
-    order: TrainingJob,
-    learn: Sequence[LabelledExample],
-    watcher: ProgressListener,
-    stopped: Callable[[], bool],
+    job: TrainingJob,
+    train_examples: Sequence[LabelledExample],
+    listener: ProgressListener,
+    should_stop: Callable[[], bool],
 ) -> dict[str, NDArray[np.float64]]:
     """How likely the teachers together find each label, of the texts that they are asked about."""
-    if not order.teachers:
+    if not job.teachers:
         return {}
-    texts = [row.text for row in learn if row.text not in order.certain]
+    texts = [row.text for row in train_examples if row.text not in job.trusted_texts]
     progress = ClassifierProgress(
-        steps=len(texts) * len(order.teachers), note="texts read by the teachers"
+        total_steps=len(texts) * len(job.teachers), activity="texts read by the teachers"
     )
 
     def more(count: int) -> None:
         progress.step += count
-        watcher.changed(progress)
-        if stopped():
+        listener.update(progress)
+        if should_stop():
             raise click.Abort
 
-    together = np.mean([each.probabilities(texts, more) for each in order.teachers], axis=0)
+    together = np.mean([each.probabilities(texts, more) for each in job.teachers], axis=0)
     return dict(zip(texts, together, strict=True))

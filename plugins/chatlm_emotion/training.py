@@ -25,23 +25,23 @@ SORT_POOL_BATCHES = 50
 
 def fit_network(
     network: Network,
-    learn: Sequence[LabelledExample],
+    train_examples: Sequence[LabelledExample],
     held_out: Sequence[LabelledExample],
     recipe: Recipe,
-    watcher: ProgressListener,
-    stopped: Callable[[], bool],
-    taught: Mapping[str, NDArray[np.float64]] | None = None,
+    listener: ProgressListener,
+    should_stop: Callable[[], bool],
+    teacher_probabilities: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> ClassifierProgress:
     """Train a network; afterwards it is as it was at its best check.
 
     Args:
         network: to train.
-        learn: the examples to learn from.
+        train_examples: the examples to learn from.
         held_out: what the checks classify; each has a label.
         recipe: the settings.
-        watcher: is shown how far it is.
-        stopped: whether the person wants it to end; asked after each step.
-        taught: how likely teachers find each label, `(labels,)`, of the texts they were asked
+        listener: is shown how far it is.
+        should_stop: whether the person wants it to end; asked after each step.
+        teacher_probabilities: how likely teachers find each label, `(labels,)`, of the texts they were asked
             about.
 
     Returns:
@@ -49,18 +49,18 @@ def fit_network(
     """
     set_seed(recipe.seed)
     chance = random.Random(recipe.seed)  # noqa: S311  # no secret
-    ids = network.encode([row.text for row in learn])
-    targets = _soft_targets(learn, network.labels, recipe, taught or {})
-    per_epoch = math.ceil(len(learn) / recipe.batch)
-    progress = ClassifierProgress(steps=per_epoch * recipe.epochs)
+    ids = network.encode([row.text for row in train_examples])
+    targets = _soft_targets(train_examples, network.labels, recipe, teacher_probabilities or {})
+    per_epoch = math.ceil(len(train_examples) / recipe.batch)
+    progress = ClassifierProgress(total_steps=per_epoch * recipe.epochs)
     learnt = network.learnt()
     optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.rate, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(
-        optimizer, round(recipe.warmup * progress.steps), progress.steps
+        optimizer, round(recipe.warmup * progress.total_steps), progress.total_steps
     )
     every = max(per_epoch // recipe.checks, 1)
     best: dict[str, Tensor] = {}
-    progress.begin()
+    progress.start()
     for _ in range(recipe.epochs):
         for rows in _length_grouped_batches([len(each) for each in ids], recipe.batch, chance):
             network.train()
@@ -71,16 +71,18 @@ def fit_network(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            progress.stepped(loss.item(), sum(len(ids[row]) for row in rows))
-            watcher.changed(progress)
-            ends = progress.step == progress.steps or stopped()
+            progress.add_step(loss.item(), sum(len(ids[row]) for row in rows))
+            listener.update(progress)
+            ends = progress.step == progress.total_steps or should_stop()
             if ends or progress.step % every == 0:
                 if _evaluate(network, held_out, progress):
                     best = {name: value.detach().clone() for name, value in learnt.items()}
-                watcher.changed(progress)
-                if ends or progress.checks_since_best >= recipe.patience:
+                listener.update(progress)
+                if ends or progress.evals_since_best >= recipe.patience:
                     _restore_parameters(learnt, best)
-                    progress.ended = "stopped by the person" if stopped() else progress.ended
+                    progress.end_reason = (
+                        "stopped by the person" if should_stop() else progress.end_reason
+                    )
                     return progress
     return progress
 
@@ -95,20 +97,22 @@ class NetworkScorer:
     def __init__(self, network: Network) -> None:
         self._network = network
 
-    def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Logits of the labels, `(len(texts), labels)`."""
         return predict_logits(self._network, texts)
 
 
-def predict_logits(network: Network, texts: Sequence[str], batch: int = 32) -> NDArray[np.float32]:
+def predict_logits(
+    network: Network, texts: Sequence[str], batch_size: int = 32
+) -> NDArray[np.float32]:
     """Logits of the labels, `(len(texts), labels)`."""
     network.eval()
     ids = network.encode(texts)
     scores = np.empty((len(texts), len(network.labels)), dtype=np.float32)
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     with torch.inference_mode(), mixed_precision():
-        for begin in range(0, len(order), batch):
-            rows = order[begin : begin + batch]
+        for begin in range(0, len(order), batch_size):
+            rows = order[begin : begin + batch_size]
             scores[rows] = network.scores(network.padded([ids[row] for row in rows])).numpy()
     return scores
 
@@ -126,20 +130,20 @@ def _evaluate(
     truth = [network.labels.index(row.label or "") for row in held_out]
     right = float((scores.argmax(1) == truth).mean())
     loss = float(torch.nn.functional.cross_entropy(torch.tensor(scores), torch.tensor(truth)))
-    return progress.checked(EvalResult(progress.step, right, loss))
+    return progress.add_eval(EvalResult(progress.step, right, loss))
 
 
-def _restore_parameters(learnt: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+def _restore_parameters(parameters: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in values.items():
-            learnt[name].copy_(value)
+            parameters[name].copy_(value)
 
 
 def _soft_targets(
     rows: Sequence[LabelledExample],
     labels: Sequence[str],
     recipe: Recipe,
-    taught: Mapping[str, NDArray[np.float64]],
+    teacher_probabilities: Mapping[str, NDArray[np.float64]],
 ) -> Tensor:
     """How much each label holds; one without a label is like none of them: all hold the same."""
     even = 1 / len(labels)
@@ -148,20 +152,22 @@ def _soft_targets(
         if row.label is not None:
             told = recipe.smoothing * even * torch.ones(len(labels))
             told[labels.index(row.label)] += 1 - recipe.smoothing
-            if row.text in taught:
-                told += recipe.trust * (torch.from_numpy(taught[row.text]) - told)
+            if row.text in teacher_probabilities:
+                told += recipe.trust * (torch.from_numpy(teacher_probabilities[row.text]) - told)
             targets[number] = told
     return targets
 
 
 def _length_grouped_batches(
-    lengths: Sequence[int], size: int, chance: random.Random
+    lengths: Sequence[int], batch_size: int, rng: random.Random
 ) -> Iterator[list[int]]:
     """Rows in an order by chance, those of a batch of like length."""
     order = list(range(len(lengths)))
-    chance.shuffle(order)
-    for begin in range(0, len(order), size * SORT_POOL_BATCHES):
-        pool = sorted(order[begin : begin + size * SORT_POOL_BATCHES], key=lambda row: lengths[row])
-        batches = [pool[at : at + size] for at in range(0, len(pool), size)]
-        chance.shuffle(batches)
+    rng.shuffle(order)
+    for begin in range(0, len(order), batch_size * SORT_POOL_BATCHES):
+        pool = sorted(
+            order[begin : begin + batch_size * SORT_POOL_BATCHES], key=lambda row: lengths[row]
+        )
+        batches = [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
+        rng.shuffle(batches)
         yield from batches

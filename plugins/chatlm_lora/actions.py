@@ -66,7 +66,7 @@ def register(add: Callable[[SlashCommand], None]) -> None:
 
 def active_adapter(ui: Ui) -> str:
     """The adapter of the chat that is shown; empty for the base alone."""
-    return selected_adapter(ui.kept, default_adapter())
+    return selected_adapter(ui.state, default_adapter())
 
 
 def default_adapter() -> str:
@@ -83,12 +83,12 @@ def use_adapter(ui: Ui, name: str) -> None:
     """
     warnings: Sequence[str] = ()
     if name not in engine_adapters(ui):
-        warnings = library.validate_cached(ADAPTERS.located(name), loaded_model(ui)).warnings
-    ui.keep(**{ADAPTER_KEY: name, LAST_ADAPTER_KEY: name})
+        warnings = library.validate_cached(ADAPTERS.get(name), loaded_model(ui)).warnings
+    ui.set_state(**{ADAPTER_KEY: name, LAST_ADAPTER_KEY: name})
     show_adapter_status(ui, name)
     key = "F5 switches between it and the base."
     used = f"This chat uses {one_line(name, 64)} from the next reply on. {key}"
-    ui.tell("\n".join([used, *warnings]))
+    ui.notify("\n".join([used, *warnings]))
 
 
 def use_base_model(ui: Ui) -> None:
@@ -100,9 +100,9 @@ def use_base_model(ui: Ui) -> None:
     name = active_adapter(ui)
     if not name:
         raise UsageError("This chat uses no adapter.", hint="/lora chooses one.")
-    ui.keep(**{ADAPTER_KEY: "", LAST_ADAPTER_KEY: name})
+    ui.set_state(**{ADAPTER_KEY: "", LAST_ADAPTER_KEY: name})
     show_adapter_status(ui, "")
-    ui.tell(f"This chat uses the base alone, without {one_line(name, 64)}. F5 switches back.")
+    ui.notify(f"This chat uses the base alone, without {one_line(name, 64)}. F5 switches back.")
 
 
 def toggle_adapter(ui: Ui) -> bool:
@@ -116,7 +116,7 @@ def toggle_adapter(ui: Ui) -> bool:
     """
     if active_adapter(ui):
         use_base_model(ui)
-    elif name := last_adapter(ui.kept, default_adapter()):
+    elif name := last_adapter(ui.state, default_adapter()):
         use_adapter(ui, name)
     else:
         return False

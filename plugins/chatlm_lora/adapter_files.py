@@ -37,27 +37,31 @@ class AdapterConfig:
 
     rank: int
     alpha: float
-    targets: tuple[str, ...] | str
+    target_modules: tuple[str, ...] | str
     """Ends of names of modules, or one regular expression."""
-    base: str
+    base_model: str
     """The model it was trained on, as its maker named it; empty where that is not said."""
     architecture: str
     """The class of that model; empty where that is not said."""
-    ranks: Mapping[str, int]
+    rank_pattern: Mapping[str, int]
     """Other ranks, by the end of a module's name, or a regular expression of it."""
-    turned: bool
+    fan_in_fan_out: bool
     """Whether the base keeps its matrices as (inputs, outputs)."""
 
     def rank_of(self, module: str) -> int:
         """The rank that a module's matrices must have."""
-        for pattern, rank in self.ranks.items():
+        for pattern, rank in self.rank_pattern.items():
             if module == pattern or module.endswith(f".{pattern}") or _matches(pattern, module):
                 return rank
         return self.rank
 
-    def targets_of(self) -> str:
+    def describe_targets(self) -> str:
         """The targets in words."""
-        return self.targets if isinstance(self.targets, str) else ", ".join(self.targets)
+        return (
+            self.target_modules
+            if isinstance(self.target_modules, str)
+            else ", ".join(self.target_modules)
+        )
 
 
 def _matches(pattern: str, module: str) -> bool:
@@ -98,13 +102,13 @@ def read_config(path: Path) -> AdapterConfig:
     return AdapterConfig(
         rank=rank,
         alpha=alpha,
-        targets=_parse_targets(values.get("target_modules")),
-        base=_text_or_empty(values.get("base_model_name_or_path")),
+        target_modules=_parse_targets(values.get("target_modules")),
+        base_model=_text_or_empty(values.get("base_model_name_or_path")),
         architecture=_text_or_empty(
             mapping.get("base_model_class") if isinstance(mapping, dict) else None
         ),
-        ranks=ranks,
-        turned=values.get("fan_in_fan_out") is True,
+        rank_pattern=ranks,
+        fan_in_fan_out=values.get("fan_in_fan_out") is True,
     )
 
 
@@ -199,12 +203,12 @@ def read_tensor_table(path: Path) -> dict[str, TensorEntry]:
     return found
 
 
-def _parse_tensor_entry(entry: Any, data: int) -> TensorEntry:
+def _parse_tensor_entry(entry: Any, data_offset: int) -> TensorEntry:
     shape = tuple(int(number) for number in entry["shape"])
     start, end = (int(number) for number in entry["data_offsets"])
     if min((start, end - start, *shape)) < 0:
         raise ValueError("negative")
-    tensor = TensorEntry(str(entry["dtype"]), shape, data + start, data + end)
+    tensor = TensorEntry(str(entry["dtype"]), shape, data_offset + start, data_offset + end)
     if tensor.dtype in _EXPONENT_MASKS:
         width = np.dtype(_EXPONENT_MASKS[tensor.dtype][0]).itemsize
         if math.prod(shape) * width != end - start:

@@ -23,7 +23,7 @@ class SampleAnswer:
     """What the model says to one prompt that was not in the training data."""
 
     prompt: str
-    wanted: str
+    expected: str
     before: str
     after: str
 
@@ -31,7 +31,7 @@ class SampleAnswer:
         """As plain values, ready for JSON."""
         return {
             "prompt": self.prompt,
-            "wanted": self.wanted,
+            "wanted": self.expected,
             "before": self.before,
             "after": self.after,
         }
@@ -45,7 +45,7 @@ class SampleAnswer:
         """
         return cls(
             prompt=values["prompt"],
-            wanted=values["wanted"],
+            expected=values["wanted"],
             before=values["before"],
             after=values["after"],
         )
@@ -56,10 +56,10 @@ class AdapterCard:
     """One adapter's history."""
 
     name: str
-    way: AdapterOrigin
+    origin: AdapterOrigin
     base: str
     """The model it works on."""
-    made_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     description: str = ""
     licence: str = ""
     """Of the data; empty where nobody said."""
@@ -81,9 +81,9 @@ class AdapterCard:
         """As plain values, ready for JSON."""
         return {
             "name": self.name,
-            "way": self.way,
+            "way": self.origin,
             "base": self.base,
-            "made_at": self.made_at,
+            "made_at": self.created_at,
             "description": self.description,
             "licence": self.licence,
             "command": self.command,
@@ -104,9 +104,9 @@ class AdapterCard:
         """
         return cls(
             name=values["name"],
-            way=values["way"],
+            origin=values["way"],
             base=values["base"],
-            made_at=values.get("made_at", ""),
+            created_at=values.get("made_at", ""),
             description=values.get("description", ""),
             licence=values.get("licence", ""),
             command=values.get("command", ""),
@@ -135,7 +135,7 @@ def read_card(folder: Path) -> AdapterCard | None:
         if (folder / CARD_FILE).stat().st_size > MAX_CARD_BYTES:
             return None
         card = AdapterCard.from_dict(json.loads((folder / CARD_FILE).read_bytes()))
-        texts = [card.name, card.way, card.base, card.description, card.licence, card.made_at]
+        texts = [card.name, card.origin, card.base, card.description, card.licence, card.created_at]
         texts += [card.command]
         texts += [text for answer in card.answers for text in answer.to_dict().values()]
         tables = (card.source, card.settings, card.scores, card.cost, card.versions)
@@ -150,13 +150,16 @@ def summarize_card(card: AdapterCard) -> str:
     """One line for lists."""
     fall = card.scores.get("fall")
     better = f", loss {fall:.0%} lower" if isinstance(fall, float) else ""
-    about = card.description.rstrip(".") or f"{card.way} for {card.base}"
+    about = card.description.rstrip(".") or f"{card.origin} for {card.base}"
     return one_line(about, 80) + better
 
 
 def card_lines(card: AdapterCard) -> list[str]:
     """What it says, for the terminal: a title and a value in each line."""
-    rows: list[tuple[str, Any]] = [("Base", card.base), ("Made", f"{card.way}, {card.made_at}")]
+    rows: list[tuple[str, Any]] = [
+        ("Base", card.base),
+        ("Made", f"{card.origin}, {card.created_at}"),
+    ]
     rows += [("Command", card.command)]
     rows += [(key.capitalize(), value) for key, value in card.source.items()]
     rows += [("Licence", card.licence), ("Settings", card.settings), ("Scores", card.scores)]
@@ -194,7 +197,7 @@ def _readme(card: AdapterCard) -> str:
     for answer in card.answers:
         head += ["", "## " + one_line(answer.prompt, 100), ""]
         for title, text in (
-            ("Wanted", answer.wanted),
+            ("Wanted", answer.expected),
             ("Before", answer.before),
             ("After", answer.after),
         ):

@@ -54,7 +54,7 @@ class UnfinishedRun:
 
     folder: Path
 
-    def checkpoint(self) -> Path | None:
+    def latest_checkpoint(self) -> Path | None:
         """The newest whole checkpoint; half-written ones are deleted. None where there is none."""
         whole: list[tuple[int, Path]] = []
         for path in self.folder.glob("checkpoint-*"):
@@ -65,11 +65,11 @@ class UnfinishedRun:
                 whole.append((step, path))
         return max(whole)[1] if whole else None
 
-    def remember(self, before: HeldOutResult) -> None:
+    def save_base_result(self, base_result: HeldOutResult) -> None:
         """Keep what was measured before the first step."""
-        write_atomically(self.folder / _BASE_RESULT_FILE, [json.dumps(before.to_dict())])
+        write_atomically(self.folder / _BASE_RESULT_FILE, [json.dumps(base_result.to_dict())])
 
-    def remembered(self) -> HeldOutResult | None:
+    def load_base_result(self) -> HeldOutResult | None:
         """What was measured before the first step; None where it was not yet."""
         try:
             return HeldOutResult.from_dict(
@@ -78,7 +78,7 @@ class UnfinishedRun:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         """Delete it all."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -94,15 +94,15 @@ def _checkpoint_step(checkpoint: Path) -> int | None:
 
 @contextmanager
 def open_run(
-    name: str, plan: Mapping[str, Any], *, anew: bool, main: bool
+    name: str, plan: Mapping[str, Any], *, restart: bool, is_main_process: bool
 ) -> Iterator[UnfinishedRun]:
     """The run of an adapter's training, alone in it; goes on with one that was stopped.
 
     Args:
         name: the adapter's.
         plan: all that decides what the training does.
-        anew: forget what an earlier one left.
-        main: whether this is the process that writes; the others only read.
+        restart: forget what an earlier one left.
+        is_main_process: whether this is the process that writes; the others only read.
 
     Raises:
         UsageError: another process trains it, or one with another plan was stopped.
@@ -110,15 +110,15 @@ def open_run(
     """
     from filelock import FileLock, Timeout
 
-    run = UnfinishedRun(library.ADAPTERS.own_root / f".training-{name}")
-    if not main:
+    run = UnfinishedRun(library.ADAPTERS.user_root / f".training-{name}")
+    if not is_main_process:
         yield run
         return
     try:
-        library.ADAPTERS.own_root.mkdir(parents=True, exist_ok=True)
-        with FileLock(library.ADAPTERS.own_root / f".training-{name}.lock", timeout=0):
-            if anew:
-                run.forget()
+        library.ADAPTERS.user_root.mkdir(parents=True, exist_ok=True)
+        with FileLock(library.ADAPTERS.user_root / f".training-{name}.lock", timeout=0):
+            if restart:
+                run.delete()
             _prepare_folder(run, name, plan)
             yield run
     except Timeout:
@@ -133,7 +133,7 @@ def _prepare_folder(run: UnfinishedRun, name: str, plan: Mapping[str, Any]) -> N
     written = dump_json(plan)
     path = run.folder / _PLAN_FILE
     if not path.is_file():
-        run.forget()
+        run.delete()
         run.folder.mkdir(parents=True)
         write_atomically(path, [written])
     elif path.read_text(encoding="utf-8") != written:

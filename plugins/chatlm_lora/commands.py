@@ -72,7 +72,7 @@ def merge(
         )
     mix = MergeSettings(method, weights or (1 / len(sources),) * len(sources), density, rank, seed)
     made = merge_adapters(
-        name, [ADAPTERS.located(source) for source in sources], resolve_base_model(model), mix
+        name, [ADAPTERS.get(source) for source in sources], resolve_base_model(model), mix
     )
     if as_json:
         click.echo(dump_json(made.to_dict()))
@@ -113,9 +113,9 @@ def list_adapters(as_json: bool) -> None:
         click.echo("There are no adapters yet. Train one: chatlm adapters train NAME --data FILE")
     width = max((len(adapter.name) for adapter, _ in found), default=0)
     for adapter, known in found:
-        own = "  (yours)" if adapter.own else ""
+        own = "  (yours)" if adapter.user_owned else ""
         told = card.summarize_card(known) if known else ""
-        click.echo(f"{adapter.name:<{width}}  {human_bytes(adapter.bytes):>8}  {told}{own}")
+        click.echo(f"{adapter.name:<{width}}  {human_bytes(adapter.size_bytes):>8}  {told}{own}")
 
 
 @adapters.command()
@@ -135,7 +135,7 @@ def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool)
     base = resolve_base_model(model)
     checked = library.add_adapter(name, folder.expanduser(), base, licence)
     if as_json:
-        row = _adapter_dict(ADAPTERS.located(name))
+        row = _adapter_dict(ADAPTERS.get(name))
         click.echo(dump_json(row | {"warnings": list(checked.warnings)}))
         return
     click.echo(
@@ -156,7 +156,7 @@ def show(name: str, as_json: bool) -> None:
     from chatlm_lora import card, validation
     from chatlm_lora.library import ADAPTERS
 
-    adapter = ADAPTERS.located(name)
+    adapter = ADAPTERS.get(name)
     known = card.read_card(adapter.path)
     checked = validation.validate_adapter(adapter.path, None)
     if as_json:
@@ -166,8 +166,8 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"{name}: {card.summarize_card(known) if known else 'no card'}")
     click.echo(
         f"Rank {config.rank}, alpha {config.alpha:g}, {len(checked.modules)} modules "
-        f"({one_line(config.targets_of(), 200)}), {checked.parameters:,} numbers, "
-        f"{human_bytes(adapter.bytes)}"
+        f"({one_line(config.describe_targets(), 200)}), {checked.parameters:,} numbers, "
+        f"{human_bytes(adapter.size_bytes)}"
     )
     click.echo(escape_controls(str(adapter.path)))
     if known is None:
@@ -175,7 +175,7 @@ def show(name: str, as_json: bool) -> None:
     click.echo("\n" + "\n".join(card.card_lines(known)))
     for answer in known.answers:
         click.echo(f"\n> {one_line(answer.prompt, 400)}")
-        click.echo(f"  wanted  {one_line(answer.wanted, 400)}")
+        click.echo(f"  wanted  {one_line(answer.expected, 400)}")
         click.echo(f"  before  {one_line(answer.before, 400)}")
         click.echo(f"  after   {one_line(answer.after, 400)}")
 
@@ -194,13 +194,13 @@ def verify(name: str, model: str | None, as_json: bool) -> None:
     from chatlm_lora import effect as effect_module
     from chatlm_lora.library import ADAPTERS
 
-    effect = effect_module.measure_effect(ADAPTERS.located(name), resolve_base_model(model))
+    effect = effect_module.measure_effect(ADAPTERS.get(name), resolve_base_model(model))
     if as_json:
-        click.echo(dump_json({"name": name, "acts": effect.acts} | effect.to_dict()))
+        click.echo(dump_json({"name": name, "acts": effect.has_effect} | effect.to_dict()))
     else:
-        click.echo(f"{name}: {effect.in_words()}")
+        click.echo(f"{name}: {effect.describe()}")
         _print_warnings(effect.warnings)
-    if not effect.acts:
+    if not effect.has_effect:
         raise click.exceptions.Exit(1)
 
 
@@ -217,7 +217,7 @@ def export(name: str, folder: Path, merged: bool, model: str | None) -> None:
     from chatlm_lora import library
     from chatlm_lora.library import ADAPTERS
 
-    adapter = ADAPTERS.located(name)
+    adapter = ADAPTERS.get(name)
     folder = folder.expanduser()
     if not merged:
         library.export_adapter(adapter, folder)
@@ -240,9 +240,9 @@ def remove(name: str, yes: bool) -> None:
     """
     from chatlm_lora.library import ADAPTERS
 
-    adapter = ADAPTERS.located(name)
-    size = adapter.bytes
-    if adapter.own and not yes:
+    adapter = ADAPTERS.get(name)
+    size = adapter.size_bytes
+    if adapter.user_owned and not yes:
         click.confirm(f"Delete the adapter {name}?", abort=True, err=True)
     adapter.remove()
     click.echo(f"Removed {name}; {human_bytes(size)} are free again.")
@@ -253,16 +253,16 @@ def _print_warnings(warnings: tuple[str, ...]) -> None:
         click.echo(f"Note: {escape_controls(warning)}", err=True)
 
 
-def _adapter_dict(adapter: Artifact, known: AdapterCard | None = None) -> dict[str, Any]:
+def _adapter_dict(adapter: Artifact, adapter_card: AdapterCard | None = None) -> dict[str, Any]:
     return {
         "name": adapter.name,
-        "own": adapter.own,
-        "base": known.base if known else None,
-        "description": known.description if known else "",
-        "bytes": adapter.bytes,
+        "own": adapter.user_owned,
+        "base": adapter_card.base if adapter_card else None,
+        "description": adapter_card.description if adapter_card else "",
+        "bytes": adapter.size_bytes,
         "folder": str(adapter.path),
     }
 
 
-def _card_dict(known: AdapterCard | None) -> dict[str, Any]:
-    return {"card": known.to_dict() if known else None}
+def _card_dict(adapter_card: AdapterCard | None) -> dict[str, Any]:
+    return {"card": adapter_card.to_dict() if adapter_card else None}

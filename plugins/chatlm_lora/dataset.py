@@ -36,26 +36,31 @@ _TEXT_PLACEHOLDER = re.compile(r"\{text\}")
 class ChatDataset:
     """What a file holds."""
 
-    name: str
+    file_name: str
     sha256: str
     train: tuple[ChatExample, ...]
     held_out: tuple[ChatExample, ...]
     """Examples that are never trained on."""
-    repeated: int
+    duplicates: int
     """Rows left out, since the same stands in the file before."""
 
 
 def read_dataset(
-    path: Path, *, seed: int, share: float, ask: str = "", system: str = ""
+    path: Path,
+    *,
+    seed: int,
+    held_out_share: float,
+    question_template: str = "",
+    system_prompt: str = "",
 ) -> ChatDataset:
     """Read a file, one JSON object a line or one JSON list, and split it.
 
     Args:
         path: the file.
         seed: chooses which examples are held out.
-        share: of the examples that are held out, over 0 and below 1; at least one is.
-        ask: the question about a `text` whose answer is its `label`, with `{text}` in it.
-        system: a system prompt for every example that has none.
+        held_out_share: of the examples that are held out, over 0 and below 1; at least one is.
+        question_template: the question about a `text` whose answer is its `label`, with `{text}` in it.
+        system_prompt: a system prompt for every example that has none.
 
     Raises:
         UsageError: the file cannot be read, or a row is not what it has to be; the row is named.
@@ -64,9 +69,9 @@ def read_dataset(
     chats: dict[ChatExample, None] = {}
     count = 0
     for where, row in _parse_rows(path, raw):
-        example = _parse_example(row, ask, where)
-        if system and example[0].role != "system":
-            example = (Message("system", system), *example)
+        example = _parse_example(row, question_template, where)
+        if system_prompt and example[0].role != "system":
+            example = (Message("system", system_prompt), *example)
         chats[example] = None
         count += 1
     if len(chats) < 2:
@@ -75,13 +80,13 @@ def read_dataset(
         )
     examples = list(chats)
     random.Random(seed).shuffle(examples)  # noqa: S311  # no secret
-    held = min(max(round(len(examples) * share), 1), len(examples) - 1)
+    held = min(max(round(len(examples) * held_out_share), 1), len(examples) - 1)
     return ChatDataset(
-        name=path.name,
+        file_name=path.name,
         sha256=hashlib.sha256(raw).hexdigest(),
         train=tuple(examples[held:]),
         held_out=tuple(examples[:held]),
-        repeated=count - len(chats),
+        duplicates=count - len(chats),
     )
 
 
@@ -113,74 +118,76 @@ def _parse_rows(path: Path, raw: bytes) -> Iterator[tuple[str, Mapping[str, Any]
             yield _require_object(_parse_json(line, where), where)
 
 
-def _require_object(row: Any, where: str) -> tuple[str, Mapping[str, Any]]:
+def _require_object(row: Any, location: str) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(row, dict):
-        _reject(where, "is not a JSON object")
-    return where, row
+        _reject(location, "is not a JSON object")
+    return location, row
 
 
-def _parse_json(text: str, where: str) -> Any:
+def _parse_json(text: str, location: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        _reject(where, f"is not JSON: {error}")
+        _reject(location, f"is not JSON: {error}")
 
 
-def _parse_example(row: Mapping[str, Any], ask: str, where: str) -> ChatExample:
+def _parse_example(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
     make = next((make for keys, make in _ROW_PARSERS.items() if set(keys) <= set(row)), None)
     if make is None:
         keys = one_line(", ".join(map(str, row)), 100)
-        _reject(where, f"has the keys {keys}", f"A row has {FORMAT_HELP}.")
-    return make(row, ask, where)
+        _reject(location, f"has the keys {keys}", f"A row has {FORMAT_HELP}.")
+    return make(row, question_template, location)
 
 
-def _from_messages(row: Mapping[str, Any], ask: str, where: str) -> ChatExample:
+def _from_messages(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
     given = row["messages"]
     if not isinstance(given, list):
-        _reject(where, "has messages that are no list")
+        _reject(location, "has messages that are no list")
     chat = []
     for entry in given:
         role = entry.get("role") if isinstance(entry, dict) else None
         if role not in ("system", "user", "assistant"):
-            _reject(where, f"has a message of the role {role!r}")
-        chat.append(Message(role, _require_text(entry, "content", where)))
+            _reject(location, f"has a message of the role {role!r}")
+        chat.append(Message(role, _require_text(entry, "content", location)))
     roles = [message.role for message in chat]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         _reject(
-            where,
+            location,
             "has messages that do not alternate",
             "Write a system message if you want one, then user and assistant in turn.",
         )
     return tuple(chat)
 
 
-def _from_instruction(row: Mapping[str, Any], ask: str, where: str) -> ChatExample:
+def _from_instruction(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
     about = row.get("input") or ""
     if not isinstance(about, str):
-        _reject(where, "has an input that is no text")
-    task = _require_text(row, "instruction", where)
+        _reject(location, "has an input that is no text")
+    task = _require_text(row, "instruction", location)
     question = f"{task}\n\n{about.strip()}" if about.strip() else task
-    return _single_turn(question, _require_text(row, "output", where))
+    return _single_turn(question, _require_text(row, "output", location))
 
 
-def _from_completion(row: Mapping[str, Any], ask: str, where: str) -> ChatExample:
+def _from_completion(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
     return _single_turn(
-        _require_text(row, "prompt", where), _require_text(row, "completion", where)
+        _require_text(row, "prompt", location), _require_text(row, "completion", location)
     )
 
 
-def _from_label(row: Mapping[str, Any], ask: str, where: str) -> ChatExample:
-    if not _TEXT_PLACEHOLDER.search(ask):
+def _from_label(row: Mapping[str, Any], question_template: str, location: str) -> ChatExample:
+    if not _TEXT_PLACEHOLDER.search(question_template):
         raise UsageError(
             "Rows of text and label need a question to the model.",
             hint="Give one with {text} in it: --ask 'Which feeling is in this text? {text}'",
         )
-    text = _require_text(row, "text", where)
+    text = _require_text(row, "text", location)
     label = (
-        str(row["label"]) if isinstance(row["label"], int) else _require_text(row, "label", where)
+        str(row["label"])
+        if isinstance(row["label"], int)
+        else _require_text(row, "label", location)
     )
-    return _single_turn(_TEXT_PLACEHOLDER.sub(lambda _: text, ask), label)
+    return _single_turn(_TEXT_PLACEHOLDER.sub(lambda _: text, question_template), label)
 
 
 _ROW_PARSERS: Mapping[tuple[str, ...], Callable[[Mapping[str, Any], str, str], ChatExample]] = {
@@ -196,15 +203,15 @@ def _single_turn(question: str, answer: str) -> ChatExample:
     return (Message("user", question), Message("assistant", answer))
 
 
-def _require_text(row: Mapping[str, Any], key: str, where: str) -> str:
+def _require_text(row: Mapping[str, Any], key: str, location: str) -> str:
     text = row.get(key)
     if not isinstance(text, str) or not text.strip():
-        _reject(where, f"has no text in {key}")
+        _reject(location, f"has no text in {key}")
     return text.strip()
 
 
-def _reject(where: str, what: str, hint: str = "") -> NoReturn:
-    raise UsageError(f"{where}: it {what}.", hint=hint)
+def _reject(location: str, problem: str, hint: str = "") -> NoReturn:
+    raise UsageError(f"{location}: it {problem}.", hint=hint)
 
 
 IGNORE_INDEX = -100
@@ -221,13 +228,15 @@ class EncodedChats(Dataset[EncodedExample]):
     Args:
         examples: to encode.
         encoder: of the model.
-        longest: tokens; a longer example is left out.
+        max_tokens: tokens; a longer example is left out.
     """
 
-    def __init__(self, examples: Sequence[ChatExample], encoder: ChatEncoder, longest: int) -> None:
+    def __init__(
+        self, examples: Sequence[ChatExample], encoder: ChatEncoder, max_tokens: int
+    ) -> None:
         encoded = [_encode_example(example, encoder) for example in examples]
-        self.items = [item for item in encoded if len(item["input_ids"]) <= longest]
-        self.left_out = len(encoded) - len(self.items)
+        self.items = [item for item in encoded if len(item["input_ids"]) <= max_tokens]
+        self.too_long = len(encoded) - len(self.items)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -236,19 +245,20 @@ class EncodedChats(Dataset[EncodedExample]):
         return self.items[index]
 
     @property
-    def tokens(self) -> int:
+    def total_tokens(self) -> int:
         """Tokens of all examples together."""
         return sum(len(item["input_ids"]) for item in self.items)
 
-    def sort(self) -> None:
+    def sort_by_length(self) -> None:
         """Put the shortest first, so that batches in order need little padding."""
         self.items.sort(key=lambda item: len(item["input_ids"]))
 
 
 def _encode_example(example: ChatExample, encoder: ChatEncoder) -> EncodedExample:
-    chat = encoder.chat(example)
+    chat = encoder.encode_chat(example)
     labels = [
-        number if said else IGNORE_INDEX for number, said in zip(chat.ids, chat.spoken, strict=True)
+        number if said else IGNORE_INDEX
+        for number, said in zip(chat.ids, chat.assistant_mask, strict=True)
     ]
     return {"input_ids": list(chat.ids), "labels": labels}
 
@@ -260,16 +270,16 @@ class Collator:
     `labels` are cut to: with a large vocabulary that is a good part of the work.
 
     Args:
-        pad: the id to fill with; it is masked, so any will do.
+        pad_token_id: the id to fill with; it is masked, so any will do.
     """
 
-    def __init__(self, pad: int) -> None:
-        self._pad = pad
+    def __init__(self, pad_token_id: int) -> None:
+        self._pad_token_id = pad_token_id
 
     def __call__(self, items: Sequence[EncodedExample]) -> dict[str, Any]:
         """Tensors of shape (rows, columns), but `labels` of shape (rows, `logits_to_keep`)."""
         width = max(len(item["input_ids"]) for item in items)
-        ids = torch.full((len(items), width), self._pad)
+        ids = torch.full((len(items), width), self._pad_token_id)
         labels = torch.full((len(items), width), IGNORE_INDEX)
         mask = torch.zeros((len(items), width), dtype=torch.long)
         for row, item in enumerate(items):
@@ -288,19 +298,19 @@ class Collator:
         }
 
 
-def evaluate_loss(model: Any, chats: EncodedChats, collator: Collator, rows: int) -> float:
+def evaluate_loss(model: Any, chats: EncodedChats, collator: Collator, batch_size: int) -> float:
     """Mean cross-entropy in nats over all tokens that the assistant says.
 
     Args:
         model: a causal language model of transformers, which is left in evaluation mode.
         chats: at least one.
         collator: makes the batches.
-        rows: of a batch.
+        batch_size: of a batch.
     """
     model.eval()
     total, count = 0.0, 0
     with torch.no_grad():
-        for batch in _batches(chats, collator, rows):
+        for batch in _batches(chats, collator, batch_size):
             said = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
             on_device = {
                 key: value.to(model.device) if isinstance(value, torch.Tensor) else value
@@ -311,6 +321,6 @@ def evaluate_loss(model: Any, chats: EncodedChats, collator: Collator, rows: int
     return total / count
 
 
-def _batches(chats: EncodedChats, collator: Collator, rows: int) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(chats), rows):
-        yield collator(chats.items[start : start + rows])
+def _batches(chats: EncodedChats, collator: Collator, batch_size: int) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(chats), batch_size):
+        yield collator(chats.items[start : start + batch_size])

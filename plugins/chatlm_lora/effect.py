@@ -34,24 +34,24 @@ class AdapterEffect:
     mean_kl: float
     """KL divergence of the next token's distribution with the adapter from that without it, in
     nats, mean over all places of the probes' prompts."""
-    largest: float
+    max_logit_difference: float
     """The largest difference of a logit."""
-    changed: int
+    changed_positions: int
     """Places of the prompts at which another token is the likeliest."""
-    places: int
+    positions: int
     warnings: tuple[str, ...] = ()
     """See `Checked.warnings`."""
 
     @property
-    def acts(self) -> bool:
+    def has_effect(self) -> bool:
         """Whether it does anything."""
         return self.mean_kl >= MIN_KL
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
         """The verdict in one line."""
-        if not self.acts:
+        if not self.has_effect:
             return f"no effect (mean KL {self.mean_kl:.2g})"
-        share = self.changed / self.places
+        share = self.changed_positions / self.positions
         return (
             f"acts (mean KL {self.mean_kl:.3g}, another likeliest token at {share:.0%} of places)"
         )
@@ -60,9 +60,9 @@ class AdapterEffect:
         """As plain values, ready for JSON."""
         return {
             "mean_kl": self.mean_kl,
-            "largest": self.largest,
-            "changed": self.changed,
-            "places": self.places,
+            "largest": self.max_logit_difference,
+            "changed": self.changed_positions,
+            "places": self.positions,
             "warnings": list(self.warnings),
         }
 
@@ -81,7 +81,9 @@ def measure_effect(adapter: Artifact, base: ModelLocation) -> AdapterEffect:
         model = PeftModel.from_pretrained(plain, str(adapter.path), local_files_only=True).eval()
         kl, largest, changed, places = 0.0, 0.0, 0, 0
         for probe in PROBE_PROMPTS:
-            ids = torch.tensor([encoder.prompt([Message("user", probe)])], device=plain.device)
+            ids = torch.tensor(
+                [encoder.encode_prompt([Message("user", probe)])], device=plain.device
+            )
             with model.disable_adapter():
                 before = model(ids).logits[0].float()
             after = model(ids).logits[0].float()
@@ -105,7 +107,7 @@ def greedy_answer(model: Any, encoder: ChatEncoder, messages: Sequence[Message])
         encoder: of that model.
         messages: that it answers.
     """
-    ids = torch.tensor([encoder.prompt(messages)], device=model.device)
+    ids = torch.tensor([encoder.encode_prompt(messages)], device=model.device)
     with torch.no_grad():
         out = model.generate(
             input_ids=ids,
@@ -116,9 +118,9 @@ def greedy_answer(model: Any, encoder: ChatEncoder, messages: Sequence[Message])
             top_p=None,
             top_k=None,
             use_cache=True,
-            pad_token_id=encoder.end_id,
+            pad_token_id=encoder.eos_token_id,
         )
     said: list[int] = out[0, ids.shape[1] :].tolist()
-    if encoder.end_id in said:
-        said = said[: said.index(encoder.end_id)]
+    if encoder.eos_token_id in said:
+        said = said[: said.index(encoder.eos_token_id)]
     return encoder.decode(said).strip()

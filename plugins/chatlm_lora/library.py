@@ -43,9 +43,9 @@ def add_adapter(
         AdapterRefused: it cannot be used, or not on that model.
         ChatlmError: it cannot be written.
     """
-    place = ADAPTERS.free(name)
+    place = ADAPTERS.new(name)
     found = validation.validate_adapter(folder, base)
-    with ADAPTERS.making(place) as new:
+    with ADAPTERS.create(place) as new:
         for file in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copyfile(folder / file, new / file)
         known = card.read_card(folder) or AdapterCard(
@@ -106,7 +106,7 @@ def resolve_adapter(name: str, model: str) -> Path | ChatlmError:
         model: that it shall work on.
     """
     try:
-        adapter = ADAPTERS.located(name)
+        adapter = ADAPTERS.get(name)
         validate_cached(adapter, find_model(model))
     except UsageError as error:  # to one who asks for a reply, a set-up that does not work
         without = "Without it: /lora off in the chat, --adapter off in the shell."
@@ -126,7 +126,9 @@ def validate_cached(adapter: Artifact, base: ModelLocation | None) -> ValidatedA
 
 
 @lru_cache(maxsize=64)
-def _validate(adapter: Artifact, base: ModelLocation | None, stamp: FileStamps) -> ValidatedAdapter:
+def _validate(
+    adapter: Artifact, base: ModelLocation | None, stamps: FileStamps
+) -> ValidatedAdapter:
     return validation.validate_adapter(adapter.path, base)
 
 

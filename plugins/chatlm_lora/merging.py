@@ -80,7 +80,7 @@ class MergeSettings:
 
 
 def merge_adapters(
-    name: str, sources: Sequence[Artifact], base: ModelLocation, mix: MergeSettings
+    name: str, sources: Sequence[Artifact], base: ModelLocation, merge_settings: MergeSettings
 ) -> AdapterCard:
     """Merge adapters of one base, and keep the result under a name.
 
@@ -89,8 +89,8 @@ def merge_adapters(
         AdapterRefused: one cannot be used on the base.
         ModelError, OutOfMemoryError: the base cannot be loaded.
     """
-    place = ADAPTERS.free(name)
-    _check_mergeable(sources, base, mix)
+    place = ADAPTERS.new(name)
+    _check_mergeable(sources, base, merge_settings)
     names = [f"source{number}" for number in range(len(sources))]
     with quiet_transformers(), explain_out_of_memory("Use a smaller base."), torch.no_grad():
         model: Any = load_pretrained(base, device="cpu", dtype="float32")
@@ -101,59 +101,63 @@ def merge_adapters(
                 model = PeftModel.from_pretrained(
                     model, str(source.path), adapter_name=label, local_files_only=True
                 )
-        torch.manual_seed(mix.seed)
+        torch.manual_seed(merge_settings.seed)
         model.base_model.add_weighted_adapter(
             names,
-            [1.0, 1.0] if mix.method == "slerp" else list(mix.weights),
+            [1.0, 1.0] if merge_settings.method == "slerp" else list(merge_settings.weights),
             MERGED_ADAPTER,
-            combination_type=_PEFT_METHODS[mix.method],
-            svd_rank=mix.rank,
+            combination_type=_PEFT_METHODS[merge_settings.method],
+            svd_rank=merge_settings.rank,
             svd_full_matrices=False,
-            density=mix.density,
+            density=merge_settings.density,
         )
-        if mix.method == "slerp":
-            _apply_slerp(model, names, mix.weights[1] / sum(mix.weights))
+        if merge_settings.method == "slerp":
+            _apply_slerp(model, names, merge_settings.weights[1] / sum(merge_settings.weights))
         made = AdapterCard(
             name=name,
-            way="merged",
+            origin="merged",
             base=base.name,
             source={"adapters": [source.name for source in sources]},
-            settings=mix.to_dict(),
+            settings=merge_settings.to_dict(),
         )
-        with ADAPTERS.making(place) as new:
+        with ADAPTERS.create(place) as new:
             save_adapter(model, new, base, MERGED_ADAPTER)
             card.write_card(made, new)
     return made
 
 
-def _check_mergeable(sources: Sequence[Artifact], base: ModelLocation, mix: MergeSettings) -> None:
+def _check_mergeable(
+    sources: Sequence[Artifact], base: ModelLocation, merge_settings: MergeSettings
+) -> None:
     if len({source.name for source in sources}) < 2:
         raise UsageError("Merging needs at least two adapters.")
     checked = {source.name: validation.validate_adapter(source.path, base) for source in sources}
     first_name, first = next(iter(checked.items()))
     for other_name, other in checked.items():
-        why = _incompatibility(first, other, mix)
+        why = _incompatibility(first, other, merge_settings)
         if why:
             raise UsageError(
                 f"{first_name} and {other_name} cannot be merged: {why}.",
                 hint="Only adapters of one base that change the same modules mix in this way.",
             )
     ranks = sum(each.config.rank for each in checked.values())
-    if _PEFT_METHODS[mix.method] == "cat" and ranks > MAX_RANK:
+    if _PEFT_METHODS[merge_settings.method] == "cat" and ranks > MAX_RANK:
         raise UsageError(f"The ranks together are {ranks}; {MAX_RANK} are the most.")
 
 
-def _incompatibility(one: ValidatedAdapter, other: ValidatedAdapter, mix: MergeSettings) -> str:
+def _incompatibility(
+    one: ValidatedAdapter, other: ValidatedAdapter, merge_settings: MergeSettings
+) -> str:
     """Why two adapters do not mix; empty if they do."""
-    bases = one.config.base, other.config.base
+    bases = one.config.base_model, other.config.base_model
     if all(bases) and not same_base(*bases):
         return f"one was trained on {bases[0]}, the other on {bases[1]}"
-    if mix.method != "linear" and one.modules != other.modules:
-        return f"{mix.method} compares the same modules, and they change different ones"
+    if merge_settings.method != "linear" and one.modules != other.modules:
+        return f"{merge_settings.method} compares the same modules, and they change different ones"
     return ""
 
 
-def _apply_slerp(model: Any, names: Sequence[str], share: float) -> None:
+def _apply_slerp(model: Any, names: Sequence[str], t: float) -> None:
     """Turn the sums into points on the arcs between two adapters, module by module.
 
     The point is c₁ΔW₁ + c₂ΔW₂, so it is enough to scale the halves of B that belong to each. The
@@ -162,7 +166,7 @@ def _apply_slerp(model: Any, names: Sequence[str], share: float) -> None:
     Args:
         model: with the adapters and their concatenation.
         names: of the two.
-        share: 0 is the first adapter, 1 the second.
+        t: 0 is the first adapter, 1 the second.
     """
     for module in model.modules():
         if MERGED_ADAPTER not in getattr(module, "lora_A", {}):
@@ -171,14 +175,14 @@ def _apply_slerp(model: Any, names: Sequence[str], share: float) -> None:
             (module.lora_A[name].weight, module.lora_B[name].weight * module.scaling[name])
             for name in names
         ]
-        one, other = _slerp_coefficients(factors[0], factors[1], share)
+        one, other = _slerp_coefficients(factors[0], factors[1], t)
         rank = factors[0][0].shape[0]
         module.lora_B[MERGED_ADAPTER].weight[:, :rank] *= one
         module.lora_B[MERGED_ADAPTER].weight[:, rank : rank + factors[1][0].shape[0]] *= other
 
 
 def _slerp_coefficients(
-    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], share: float
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], t: float
 ) -> tuple[float, float]:
     """The coefficients c₁ and c₂ of the point on the arc."""
 
@@ -189,10 +193,10 @@ def _slerp_coefficients(
     cosine = max(-1.0, min(1.0, inner(first, second) / lengths)) if lengths else 1.0
     angle = math.acos(cosine)
     if math.sin(angle) < 1e-4:  # side by side, where the arc is a line
-        return 1 - share, share
+        return 1 - t, t
     return (
-        math.sin((1 - share) * angle) / math.sin(angle),
-        math.sin(share * angle) / math.sin(angle),
+        math.sin((1 - t) * angle) / math.sin(angle),
+        math.sin(t * angle) / math.sin(angle),
     )
 
 

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
 
 def complete_adapter(
-    context: click.Context, parameter: click.Parameter, start: str
+    context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The names of adapters that begin so."""
     from click.shell_completion import CompletionItem
 
     from chatlm_lora.library import ADAPTERS
 
-    return [CompletionItem(each.name) for each in ADAPTERS.all() if each.name.startswith(start)]
+    return [
+        CompletionItem(each.name) for each in ADAPTERS.all() if each.name.startswith(incomplete)
+    ]
 
 
 name_argument = click.argument("name", shell_complete=complete_adapter)

@@ -49,23 +49,23 @@ def explain_out_of_memory(hint: str) -> Iterator[None]:
 class TrainingDtypes:
     """The number formats of a training."""
 
-    weights: str
+    base_weights: str
     """Of the base; the adapter's own numbers are always float32."""
-    mixed: bool
+    mixed_precision: bool
     """Whether matrices are multiplied in bfloat16."""
 
 
-def training_dtypes(on_cpu: bool) -> TrainingDtypes:
+def training_dtypes(use_cpu: bool) -> TrainingDtypes:
     """What trains fastest without losing the adapter's small steps.
 
     A processor is faster with weights in float32 that are rounded for each product than with
     weights in bfloat16; a GPU is not, and its memory is dear.
 
     Args:
-        on_cpu: whether the processor trains.
+        use_cpu: whether the processor trains.
     """
-    mixed = fast_dtype("cpu" if on_cpu else "auto") == "bfloat16"
-    return TrainingDtypes("float32" if on_cpu or not mixed else "bfloat16", mixed)
+    mixed = fast_dtype("cpu" if use_cpu else "auto") == "bfloat16"
+    return TrainingDtypes("float32" if use_cpu or not mixed else "bfloat16", mixed)
 
 
 def resolve_target_modules(
@@ -92,14 +92,16 @@ def resolve_target_modules(
     return list(targets)
 
 
-def save_adapter(model: Any, folder: Path, base: ModelLocation, adapter: str = "default") -> None:
+def save_adapter(
+    model: Any, folder: Path, base: ModelLocation, adapter_name: str = "default"
+) -> None:
     """Write an adapter in bfloat16 as peft does, with the base's name in place of its folder.
 
     Args:
         model: a `PeftModel`.
         folder: empty.
         base: the model's.
-        adapter: its name in `model`.
+        adapter_name: its name in `model`.
 
     Raises:
         OSError: it cannot be written.
@@ -107,12 +109,12 @@ def save_adapter(model: Any, folder: Path, base: ModelLocation, adapter: str = "
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    state = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     numbers = {
         name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in state.items()
     }
     save_file(numbers, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    settings = model.peft_config[adapter]
+    settings = model.peft_config[adapter_name]
     inference, settings.inference_mode = settings.inference_mode, True
     values = settings.to_dict()
     settings.inference_mode = inference

@@ -61,7 +61,7 @@ def adjust_request(request: Request, conversation: Conversation) -> Request | No
     if request.adapter is not None:
         return None
     name = selected_adapter(
-        conversation.kept.get(PLUGIN, {}), load_plugin_settings(PLUGIN, Settings).adapter
+        conversation.plugin_data.get(PLUGIN, {}), load_plugin_settings(PLUGIN, Settings).adapter
     )
     return dataclasses.replace(request, adapter=name) if name else None
 

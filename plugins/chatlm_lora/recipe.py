@@ -102,7 +102,7 @@ class TrainingJob:
 
     name: str
     base: ModelLocation
-    data: ChatDataset
+    dataset: ChatDataset
     recipe: Recipe
     prompt_format: str = "auto"
     description: str = ""
@@ -110,18 +110,20 @@ class TrainingJob:
     """Of the data."""
     command: str = ""
     """What the person typed, for the card."""
-    on_cpu: bool = False
+    use_cpu: bool = False
     """Whether the processor trains, else a GPU."""
 
     def plan(self) -> dict[str, Any]:
         """All that decides what the training does."""
         return {
             "base": self.base.name,
-            "data": self.data.sha256,
+            "data": self.dataset.sha256,
             "recipe": self.recipe.to_dict(),
             "prompt_format": self.prompt_format,
-            "examples": [len(self.data.train), len(self.data.held_out)],
-            "first": [message.content for message in self.data.train[0]],  # shows --ask, --system
+            "examples": [len(self.dataset.train), len(self.dataset.held_out)],
+            "first": [
+                message.content for message in self.dataset.train[0]
+            ],  # shows --ask, --system
         }
 
 
@@ -132,42 +134,42 @@ class PreparedData:
     encoder: ChatEncoder
     train: EncodedChats
     held_out: EncodedChats
-    examples: tuple[ChatExample, ...]
+    sample_examples: tuple[ChatExample, ...]
     """The held-out ones that are answered before and after."""
-    steps: int
+    total_steps: int
     """Of the whole training."""
-    check_every: int
+    eval_steps: int
     """Steps between two checks."""
 
 
-def prepare_data(order: TrainingJob, processes: int) -> PreparedData:
+def prepare_data(job: TrainingJob, num_processes: int) -> PreparedData:
     """Encode the examples and count the steps; loads the tokenizer only.
 
     Args:
-        order: what to train.
-        processes: that share each step.
+        job: what to train.
+        num_processes: that share each step.
 
     Raises:
         UsageError: no example is short enough.
         ModelError: the model has no tokenizer that can be used.
     """
-    recipe, data = order.recipe, order.data
-    encoder = ChatEncoder(order.base, order.prompt_format)
+    recipe, data = job.recipe, job.dataset
+    encoder = ChatEncoder(job.base, job.prompt_format)
     train = EncodedChats(data.train, encoder, recipe.longest)
     held_out = EncodedChats(data.held_out, encoder, recipe.longest)
-    held_out.sort()
+    held_out.sort_by_length()
     if not len(train) or not len(held_out):
         raise UsageError(
             f"No example has at most {recipe.longest} tokens, or all of them are held out.",
             hint="Raise --longest, or give more examples.",
         )
-    rows = recipe.batch * recipe.accumulation * processes
+    rows = recipe.batch * recipe.accumulation * num_processes
     an_epoch = math.ceil(len(train) / rows)
     return PreparedData(
         encoder=encoder,
         train=train,
         held_out=held_out,
-        examples=data.held_out[:SAMPLE_ANSWERS],
-        steps=math.ceil(an_epoch * recipe.epochs),
-        check_every=max(an_epoch // recipe.checks, 1),
+        sample_examples=data.held_out[:SAMPLE_ANSWERS],
+        total_steps=math.ceil(an_epoch * recipe.epochs),
+        eval_steps=max(an_epoch // recipe.checks, 1),
     )

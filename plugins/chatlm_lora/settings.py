@@ -23,20 +23,20 @@ ADAPTER_KEY, LAST_ADAPTER_KEY = "adapter", "last"
 """Under these the adapter in use, empty for the base alone, and the one that was used last."""
 
 
-def selected_adapter(kept: Mapping[str, Any], default: str) -> str:
+def selected_adapter(plugin_data: Mapping[str, Any], default: str) -> str:
     """The adapter of a chat; empty for the base alone.
 
     A chat may come from a file that somebody else wrote: what is no text is passed over.
 
     Args:
-        kept: what the plugin keeps with the chat.
+        plugin_data: what the plugin keeps with the chat.
         default: for a chat in which none was chosen, nor the base.
     """
-    name = kept.get(ADAPTER_KEY)
+    name = plugin_data.get(ADAPTER_KEY)
     return name if isinstance(name, str) else default
 
 
-def last_adapter(kept: Mapping[str, Any], default: str) -> str:
+def last_adapter(plugin_data: Mapping[str, Any], default: str) -> str:
     """The adapter that the chat goes back to from the base; empty where there was none."""
-    name = kept.get(LAST_ADAPTER_KEY)
+    name = plugin_data.get(LAST_ADAPTER_KEY)
     return name if isinstance(name, str) and name else default

@@ -41,7 +41,7 @@ class _LiveDisplay(ProgressListener):
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def changed(self, progress: TrainingProgress) -> None:
+    def update(self, progress: TrainingProgress) -> None:
         self._live.update(render_progress(progress, self._live.console.width))
 
 
@@ -55,10 +55,10 @@ def render_progress(progress: TrainingProgress, width: int) -> Text:
     from rich.text import Text
 
     text = Text()
-    losses = [loss for _, loss in [*progress.train, *progress.checks]]
-    if progress.base is not None:
-        losses.append(progress.base)
-    if progress.train:
+    losses = [loss for _, loss in [*progress.train_losses, *progress.eval_losses]]
+    if progress.base_loss is not None:
+        losses.append(progress.base_loss)
+    if progress.train_losses:
         low, high = min(losses), max(losses)
         size = (max(min(width - 9, 100), 10), CHART_LINES)
         for number, line in enumerate(_overlay_curves(progress, low, high, size)):
@@ -76,12 +76,12 @@ def _overlay_curves(
     """The lines of both curves; a cell with a check in it has the colour of the checks."""
     from rich.text import Text
 
-    checks: list[LossPoint] = list(progress.checks)
-    if progress.base is not None:
-        checks.insert(0, (0, progress.base))
+    checks: list[LossPoint] = list(progress.eval_losses)
+    if progress.base_loss is not None:
+        checks.insert(0, (0, progress.base_loss))
     both = (
-        braille_curve(points, progress.steps, low, high, size)
-        for points in (progress.train, checks)
+        braille_curve(points, progress.total_steps, low, high, size)
+        for points in (progress.train_losses, checks)
     )
     for trained, checked in zip(*both, strict=True):
         line = Text()
@@ -94,16 +94,16 @@ def _overlay_curves(
 
 def describe_progress(progress: TrainingProgress) -> str:
     """How far the training is, in one line."""
-    if not progress.steps:
-        return f"{progress.note} …"
-    parts = [f"step {progress.step}/{progress.steps}"]
-    if (left := progress.seconds_left) is not None and progress.step < progress.steps:
+    if not progress.total_steps:
+        return f"{progress.activity} …"
+    parts = [f"step {progress.step}/{progress.total_steps}"]
+    if (left := progress.seconds_left) is not None and progress.step < progress.total_steps:
         parts.append(f"{_format_duration(left)} left")
-    if progress.train:
-        parts.append(f"loss {progress.train[-1][1]:.3f}")
-    if progress.checks:
-        base = f" (base {progress.base:.3f})" if progress.base is not None else ""
-        parts.append(f"held-out {progress.checks[-1][1]:.3f}{base}")
+    if progress.train_losses:
+        parts.append(f"loss {progress.train_losses[-1][1]:.3f}")
+    if progress.eval_losses:
+        base = f" (base {progress.base_loss:.3f})" if progress.base_loss is not None else ""
+        parts.append(f"held-out {progress.eval_losses[-1][1]:.3f}{base}")
     if speed := progress.tokens_per_second:
         parts.append(f"{speed:,.0f} tokens/s")
     return " · ".join([*parts, progress.note] if progress.note else parts)
@@ -121,9 +121,9 @@ class _PlainLines(ProgressListener):
     def __init__(self) -> None:
         self._last: tuple[str, int, int] | None = None
 
-    def changed(self, progress: TrainingProgress) -> None:
-        tenth = progress.step * 10 // progress.steps if progress.steps else 0
-        now = (progress.note, tenth, len(progress.checks))
+    def update(self, progress: TrainingProgress) -> None:
+        tenth = progress.step * 10 // progress.total_steps if progress.total_steps else 0
+        now = (progress.activity, tenth, len(progress.eval_losses))
         if now != self._last:
             self._last = now
             click.echo(one_line(describe_progress(progress), 200), err=True)

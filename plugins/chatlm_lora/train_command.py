@@ -85,11 +85,15 @@ def train(
     from chatlm_lora.library import ADAPTERS
     from chatlm_lora.recipe import Recipe
 
-    ADAPTERS.free(name)
+    ADAPTERS.new(name)
     given = {key: value for key, value in settings.items() if value not in (None, ())}
     recipe = Recipe(**given)
     read = dataset.read_dataset(
-        data.expanduser(), seed=recipe.seed, share=recipe.held_out, ask=ask, system=system
+        data.expanduser(),
+        seed=recipe.seed,
+        held_out_share=recipe.held_out,
+        question_template=ask,
+        system_prompt=system,
     )
     import torch
 
@@ -99,13 +103,13 @@ def train(
     order = TrainingJob(
         name=name,
         base=resolve_base_model(model),
-        data=read,
+        dataset=read,
         recipe=recipe,
         prompt_format=config.prompt_format,
         description=description,
         licence=licence,
         command=_command_line(context, name, data),
-        on_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
+        use_cpu=config.device == "cpu" or not torch.accelerator.is_available(),
     )
     if dry_run:
         _print_plan(order, as_json)
@@ -114,7 +118,7 @@ def train(
     from chatlm_lora.trainer import train_adapter as carry_out
 
     with show_progress() as shown:
-        made = carry_out(order, shown, anew=restart)
+        made = carry_out(order, shown, restart=restart)
     if made is not None:
         _print_result(made, as_json)
 
@@ -133,33 +137,33 @@ def _command_line(context: click.Context, name: str, data: Path) -> str:
     return shlex.join(words)
 
 
-def _print_plan(order: TrainingJob, as_json: bool) -> None:
+def _print_plan(job: TrainingJob, as_json: bool) -> None:
     import os
 
     from chatlm_lora.recipe import prepare_data
 
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    ready = prepare_data(order, processes)
+    ready = prepare_data(job, processes)
     if os.environ.get("RANK", "0") != "0":
         return
     plan = {
-        "name": order.name,
-        "base": order.base.name,
+        "name": job.name,
+        "base": job.base.name,
         "train": len(ready.train),
         "held_out": len(ready.held_out),
-        "repeated": order.data.repeated,
-        "too_long": ready.train.left_out + ready.held_out.left_out,
-        "tokens_an_epoch": ready.train.tokens,
+        "repeated": job.dataset.duplicates,
+        "too_long": ready.train.too_long + ready.held_out.too_long,
+        "tokens_an_epoch": ready.train.total_tokens,
         "processes": processes,
-        "steps": ready.steps,
-        "check_every": ready.check_every,
-        "recipe": order.recipe.to_dict(),
+        "steps": ready.total_steps,
+        "check_every": ready.eval_steps,
+        "recipe": job.recipe.to_dict(),
     }
     if as_json:
         click.echo(dump_json(plan))
         return
     click.echo(
-        f"{order.name} on {order.base.name}: {plan['train']:,} examples to train on "
+        f"{job.name} on {job.base.name}: {plan['train']:,} examples to train on "
         f"({plan['tokens_an_epoch']:,} tokens), {plan['held_out']:,} held out; "
         f"{plan['repeated']:,} repeated and {plan['too_long']:,} too long ones left out."
     )
@@ -169,20 +173,20 @@ def _print_plan(order: TrainingJob, as_json: bool) -> None:
     )
 
 
-def _print_result(made: AdapterCard, as_json: bool) -> None:
+def _print_result(card: AdapterCard, as_json: bool) -> None:
 
     if as_json:
-        click.echo(dump_json(made.to_dict()))
+        click.echo(dump_json(card.to_dict()))
         return
-    scores, cost = made.scores, made.cost
+    scores, cost = card.scores, card.cost
     before, after = scores["held_out_loss_before"], scores["held_out_loss_after"]
     click.echo(
-        f"{made.name}: held-out loss {before:.3f} → {after:.3f} ({-scores['fall']:+.1%}), "
+        f"{card.name}: held-out loss {before:.3f} → {after:.3f} ({-scores['fall']:+.1%}), "
         f"best at step {cost['best_step']} of {cost['steps']}, {cost['seconds']:,.0f} s."
     )
     if after >= before:
         click.echo("It did not get better than the base: more data or a lower --rate may help.")
-    for answer in made.answers[:2]:
+    for answer in card.answers[:2]:
         click.echo(escape_controls(f"\n> {answer.prompt}\n  before: {answer.before}"))
         click.echo(escape_controls(f"  after:  {answer.after}"))
-    click.echo(f"\nThe whole card: chatlm adapters show {made.name}")
+    click.echo(f"\nThe whole card: chatlm adapters show {card.name}")

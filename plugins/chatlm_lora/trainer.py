@@ -56,16 +56,16 @@ class TrainingStopped(ChatlmError):
 
 
 def train_adapter(
-    order: TrainingJob, watcher: ProgressListener, *, anew: bool = False
+    job: TrainingJob, listener: ProgressListener, *, restart: bool = False
 ) -> AdapterCard | None:
     """Train, keep the best checkpoint, measure it, and put the adapter into its place.
 
     Under `accelerate launch` each process calls it; the first one writes and reports.
 
     Args:
-        order: what to train.
-        watcher: is shown how far it is.
-        anew: forget an earlier training that was stopped, else go on with it.
+        job: what to train.
+        listener: is shown how far it is.
+        restart: forget an earlier training that was stopped, else go on with it.
 
     Returns:
         The card; None in the processes that do not write.
@@ -76,28 +76,28 @@ def train_adapter(
         TrainingStopped: the person did.
         ChatlmError: the disk or the memory is full, or the losses became no numbers.
     """
-    place = ADAPTERS.free(order.name)
-    processes = PartialState(cpu=order.on_cpu)
+    place = ADAPTERS.new(job.name)
+    processes = PartialState(cpu=job.use_cpu)
     main = processes.is_main_process
     with (
-        checkpoints.open_run(order.name, order.plan(), anew=anew, main=main) as run,
+        checkpoints.open_run(job.name, job.plan(), restart=restart, is_main_process=main) as run,
         quiet_transformers(),
         explain_out_of_memory("Lower --batch or --longest."),
         _stop_on_interrupt(processes) as stopped,
     ):
         processes.wait_for_everyone()
-        work = _TrainingProcess(order, run, watcher if main else ProgressListener(), processes)
+        work = _TrainingProcess(job, run, listener if main else ProgressListener(), processes)
         try:
-            work.carry_out(stopped)
+            work.run(stopped)
         except KeyboardInterrupt:
             raise TrainingStopped("Stopped.", hint=RESUME_HINT) from None
         if not main:
             return None
-        made = work.card()
-        with ADAPTERS.making(place) as new:
-            save_adapter(work.model, new, order.base)
+        made = work.build_card()
+        with ADAPTERS.create(place) as new:
+            save_adapter(work.model, new, job.base)
             card.write_card(made, new)
-        run.forget()
+        run.delete()
     return made
 
 
@@ -106,41 +106,41 @@ class _TrainingProcess:
 
     def __init__(
         self,
-        order: TrainingJob,
+        job: TrainingJob,
         run: UnfinishedRun,
-        watcher: ProgressListener,
-        processes: PartialState,
+        listener: ProgressListener,
+        process_state: PartialState,
     ) -> None:
-        self._order, self._run, self._watcher = order, run, watcher
-        self._main = processes.is_main_process
+        self._job, self._run, self._listener = job, run, listener
+        self._is_main_process = process_state.is_main_process
         self._progress = TrainingProgress()
         self._started = time.monotonic()
-        self._tell("reading the data")
-        self._ready: PreparedData = prepare_data(order, processes.num_processes)
-        self._collator = Collator(self._ready.encoder.end_id)
-        self._tell("loading the model")
-        set_seed(order.recipe.seed)
-        self._formats = training_dtypes(order.on_cpu)
-        self.model: Any = self._adapted()
+        self._report("reading the data")
+        self._data: PreparedData = prepare_data(job, process_state.num_processes)
+        self._collator = Collator(self._data.encoder.eos_token_id)
+        self._report("loading the model")
+        set_seed(job.recipe.seed)
+        self._dtypes = training_dtypes(job.use_cpu)
+        self.model: Any = self._load_peft_model()
 
-    def carry_out(self, stopped: Callable[[], bool]) -> None:
+    def run(self, should_stop: Callable[[], bool]) -> None:
         """Train up to the end, an early end, or the person's; the model then is the best one."""
-        checkpoint = self._checkpoint()
-        trainer = self._trainer(stopped)
-        if self._main:
-            self._before = self._run.remembered() or self._base()
-            self._progress.base = self._before.loss
-        if stopped():
+        checkpoint = self._resume_checkpoint()
+        trainer = self._build_trainer(should_stop)
+        if self._is_main_process:
+            self._base_result = self._run.load_base_result() or self._measure_base()
+            self._progress.base_loss = self._base_result.loss
+        if should_stop():
             raise KeyboardInterrupt
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        self._ended = _describe_end(trainer, stopped)
+        self._end_reason = _describe_end(trainer, should_stop)
         self._steps = trainer.state.global_step
         self._best_step = trainer.state.best_global_step
 
-    def _checkpoint(self) -> Path | None:
+    def _resume_checkpoint(self) -> Path | None:
         """Where an earlier training was stopped; processes that began at different steps would
         train different adapters."""
-        found = self._run.checkpoint()
+        found = self._run.latest_checkpoint()
         if len(set(gather_object([found and found.name]))) > 1:
             raise UsageError(
                 "The machines do not see the same checkpoints of the training that was stopped.",
@@ -148,30 +148,30 @@ class _TrainingProcess:
             )
         return found
 
-    def card(self) -> AdapterCard:
+    def build_card(self) -> AdapterCard:
         """Measure the trained adapter, in the number format it is kept in."""
-        order, ready, progress = self._order, self._ready, self._progress
+        order, ready, progress = self._job, self._data, self._progress
         _round_to_bfloat16(self.model)
-        before, after = self._before, self._measured("measuring the adapter")
+        before, after = self._base_result, self._measure("measuring the adapter")
         if not math.isfinite(after.loss):
             raise ChatlmError(
                 "The losses became infinite or no numbers.", hint="Lower --rate, then --restart."
             )
-        answers = zip(ready.examples, before.answers, after.answers, strict=True)
+        answers = zip(ready.sample_examples, before.answers, after.answers, strict=True)
         return AdapterCard(
             name=order.name,
-            way="trained",
+            origin="trained",
             base=order.base.name,
             description=order.description,
             licence=order.licence,
             command=order.command,
             source={
-                "data": order.data.name,
-                "sha256": order.data.sha256,
+                "data": order.dataset.file_name,
+                "sha256": order.dataset.sha256,
                 "train": len(ready.train),
                 "held_out": len(ready.held_out),
-                "too_long": ready.train.left_out + ready.held_out.left_out,
-                "repeated": order.data.repeated,
+                "too_long": ready.train.too_long + ready.held_out.too_long,
+                "repeated": order.dataset.duplicates,
             },
             settings=order.recipe.to_dict() | {"prompt_format": order.prompt_format},
             scores={
@@ -184,9 +184,9 @@ class _TrainingProcess:
                 "tokens": progress.tokens,
                 "tokens_per_second": round(progress.tokens_per_second or 0.0, 1),
                 "steps": self._steps,
-                "from_step": progress.first,
+                "from_step": progress.start_step,
                 "best_step": self._best_step,
-                "ended": self._ended,
+                "ended": self._end_reason,
             },
             answers=tuple(
                 SampleAnswer(chat[-2].content, chat[-1].content, old, new)
@@ -195,10 +195,10 @@ class _TrainingProcess:
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
         )
 
-    def _adapted(self) -> Any:
-        recipe, base = self._order.recipe, self._order.base
+    def _load_peft_model(self) -> Any:
+        recipe, base = self._job.recipe, self._job.base
         # the Trainer moves it to the device of its process
-        model = load_pretrained(base, device="cpu", dtype=self._formats.weights)
+        model = load_pretrained(base, device="cpu", dtype=self._dtypes.base_weights)
         settings = LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,  # type: ignore[arg-type]  # peft only divides it
@@ -209,8 +209,8 @@ class _TrainingProcess:
         model.config.use_cache = False
         return get_peft_model(model, settings)
 
-    def _trainer(self, stopped: Callable[[], bool]) -> Trainer:
-        recipe, ready = self._order.recipe, self._ready
+    def _build_trainer(self, should_stop: Callable[[], bool]) -> Trainer:
+        recipe, ready = self._job.recipe, self._data
         arguments = TrainingArguments(
             output_dir=str(self._run.folder),
             per_device_train_batch_size=recipe.batch,
@@ -223,9 +223,9 @@ class _TrainingProcess:
             seed=recipe.seed,
             train_sampling_strategy="group_by_length",
             eval_strategy="steps",
-            eval_steps=ready.check_every,
+            eval_steps=ready.eval_steps,
             save_strategy="steps",
-            save_steps=ready.check_every,
+            save_steps=ready.eval_steps,
             save_total_limit=2,
             load_best_model_at_end=True,
             metric_for_best_model="eval_loss",
@@ -234,10 +234,10 @@ class _TrainingProcess:
             prediction_loss_only=True,
             remove_unused_columns=False,
             include_num_input_tokens_seen="non_padding",
-            logging_steps=max(ready.steps // MAX_LOSS_POINTS, 1),
+            logging_steps=max(ready.total_steps // MAX_LOSS_POINTS, 1),
             dataloader_pin_memory=torch.cuda.is_available(),
-            bf16=self._formats.mixed,
-            use_cpu=self._order.on_cpu,
+            bf16=self._dtypes.mixed_precision,
+            use_cpu=self._job.use_cpu,
             report_to="none",
             disable_tqdm=True,
         )
@@ -248,41 +248,43 @@ class _TrainingProcess:
             eval_dataset=ready.held_out,
             data_collator=self._collator,
             callbacks=[
-                ReportingCallback(self._progress, self._watcher, stopped),
+                ReportingCallback(self._progress, self._listener, should_stop),
                 EarlyStoppingCallback(early_stopping_patience=recipe.patience),
             ],
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
 
-    def _base(self) -> HeldOutResult:
+    def _measure_base(self) -> HeldOutResult:
         with self.model.disable_adapter():
-            before = self._measured("measuring the base")
-        self._run.remember(before)
+            before = self._measure("measuring the base")
+        self._run.save_base_result(before)
         return before
 
-    def _measured(self, note: str) -> HeldOutResult:
+    def _measure(self, activity: str) -> HeldOutResult:
         """The held-out loss and the answers, with the adapter as it is switched now."""
-        ready = self._ready
-        self._tell(note)
-        loss = evaluate_loss(self.model, ready.held_out, self._collator, self._order.recipe.batch)
-        self._tell("answering held-out prompts")
-        said = [greedy_answer(self.model, ready.encoder, chat[:-1]) for chat in ready.examples]
+        ready = self._data
+        self._report(activity)
+        loss = evaluate_loss(self.model, ready.held_out, self._collator, self._job.recipe.batch)
+        self._report("answering held-out prompts")
+        said = [
+            greedy_answer(self.model, ready.encoder, chat[:-1]) for chat in ready.sample_examples
+        ]
         return HeldOutResult(loss, tuple(said))
 
-    def _tell(self, note: str) -> None:
-        self._progress.note = note
-        self._watcher.changed(self._progress)
+    def _report(self, activity: str) -> None:
+        self._progress.activity = activity
+        self._listener.update(self._progress)
 
 
-def _stop_on_interrupt(processes: PartialState) -> AbstractContextManager[Callable[[], bool]]:
+def _stop_on_interrupt(process_state: PartialState) -> AbstractContextManager[Callable[[], bool]]:
     """Ctrl-C after a step, which other processes would take at another step: all end at once."""
-    return graceful_interrupt() if processes.num_processes == 1 else nullcontext(lambda: False)
+    return graceful_interrupt() if process_state.num_processes == 1 else nullcontext(lambda: False)
 
 
-def _describe_end(trainer: Trainer, stopped: Callable[[], bool]) -> str:
+def _describe_end(trainer: Trainer, should_stop: Callable[[], bool]) -> str:
     """Why the training ended, in words."""
-    if stopped():
+    if should_stop():
         return "stopped by the person"
     early = trainer.state.global_step < trainer.state.max_steps
     return "early, as the held-out loss fell no more" if early else "after all epochs"
@@ -301,47 +303,50 @@ class ReportingCallback(TrainerCallback):
 
     Args:
         progress: is kept up to date.
-        watcher: is told of it.
-        stopped: is asked after each step; then the state is checked and kept before the end.
+        listener: is told of it.
+        should_stop: is asked after each step; then the state is checked and kept before the end.
     """
 
     def __init__(
-        self, progress: TrainingProgress, watcher: ProgressListener, stopped: Callable[[], bool]
+        self,
+        progress: TrainingProgress,
+        listener: ProgressListener,
+        should_stop: Callable[[], bool],
     ) -> None:
         self._progress = progress
-        self._watcher = watcher
-        self._stopped = stopped
-        self._tokens = 0
+        self._listener = listener
+        self._should_stop = should_stop
+        self._start_tokens = 0
 
     def on_train_begin(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **more: Any,
+        **kwargs: Any,
     ) -> None:
         """See `TrainerCallback`."""
         for entry in state.log_history:  # of a training that goes on
-            self._take(int(entry.get("step", 0)), entry)
-        self._progress.note = ""
-        self._progress.begin(state.global_step, state.max_steps)
-        self._tokens = int(state.num_input_tokens_seen)
-        self._watcher.changed(self._progress)
+            self._record_losses(int(entry.get("step", 0)), entry)
+        self._progress.activity = ""
+        self._progress.start(state.global_step, state.max_steps)
+        self._start_tokens = int(state.num_input_tokens_seen)
+        self._listener.update(self._progress)
 
     def on_step_end(
         self,
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **more: Any,
+        **kwargs: Any,
     ) -> None:
         """See `TrainerCallback`."""
         self._progress.step = state.global_step
-        self._progress.tokens = int(state.num_input_tokens_seen) - self._tokens
-        if self._stopped():
-            self._progress.note = "stopping; the best so far is kept"
+        self._progress.tokens = int(state.num_input_tokens_seen) - self._start_tokens
+        if self._should_stop():
+            self._progress.activity = "stopping; the best so far is kept"
             control.should_evaluate = control.should_save = control.should_training_stop = True
-        self._watcher.changed(self._progress)
+        self._listener.update(self._progress)
 
     def on_log(
         self,
@@ -349,14 +354,14 @@ class ReportingCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **more: Any,
+        **kwargs: Any,
     ) -> None:
         """See `TrainerCallback`."""
-        self._take(state.global_step, logs or {})
-        self._watcher.changed(self._progress)
+        self._record_losses(state.global_step, logs or {})
+        self._listener.update(self._progress)
 
-    def _take(self, step: int, logs: dict[str, float]) -> None:
+    def _record_losses(self, step: int, logs: dict[str, float]) -> None:
         if "loss" in logs:
-            self._progress.train.append((step, logs["loss"]))
+            self._progress.train_losses.append((step, logs["loss"]))
         if "eval_loss" in logs:
-            self._progress.checks.append((step, logs["eval_loss"]))
+            self._progress.eval_losses.append((step, logs["eval_loss"]))

@@ -55,7 +55,7 @@ class ValidatedAdapter:
         return {
             "rank": self.config.rank,
             "alpha": self.config.alpha,
-            "targets": self.config.targets_of(),
+            "targets": self.config.describe_targets(),
             "modules": len(self.modules),
             "parameters": self.parameters,
             "warnings": list(self.warnings),
@@ -135,10 +135,10 @@ def _contained_path(folder: Path, name: str) -> Path:
     return path
 
 
-def _pair_matrices(folder: Path, table: Mapping[str, TensorEntry]) -> dict[str, LoraPair]:
+def _pair_matrices(folder: Path, tensors: Mapping[str, TensorEntry]) -> dict[str, LoraPair]:
     """The matrices by module."""
     halves: dict[str, dict[str, TensorEntry]] = {}
-    for name, tensor in table.items():
+    for name, tensor in tensors.items():
         key = _LORA_KEY.fullmatch(name)
         if key is None or len(tensor.shape) != 2:
             raise _refusal(
@@ -179,7 +179,7 @@ def _check_size(folder: Path, weights: Path, base: ModelLocation) -> None:
 def _check_base(
     folder: Path, config: AdapterConfig, pairs: Mapping[str, LoraPair], base: ModelLocation
 ) -> None:
-    fit = f"Choose the model it was made for ({one_line(config.base, 80) or 'not named'}): --model"
+    fit = f"Choose the model it was made for ({one_line(config.base_model, 80) or 'not named'}): --model"
     own = architecture(base)
     if config.architecture and own and config.architecture != own:
         raise _refusal(
@@ -202,7 +202,7 @@ def _check_base(
         )
         if shape is None:
             raise _refusal(folder, f"{base.name} has no module {_short_name(module)}", fit)
-        outputs, inputs = reversed(shape) if config.turned else shape
+        outputs, inputs = reversed(shape) if config.fan_in_fan_out else shape
         if (b.shape[0], a.shape[1]) != (outputs, inputs):
             raise _refusal(
                 folder,
@@ -215,11 +215,11 @@ def _check_base(
 def _check_targets(
     folder: Path, config: AdapterConfig, modules: set[str], base: ModelLocation
 ) -> None:
-    if isinstance(config.targets, str):
+    if isinstance(config.target_modules, str):
         return  # a pattern; the modules it found are checked one by one
     unknown = [
         target
-        for target in config.targets
+        for target in config.target_modules
         if not any(module == target or module.endswith(f".{target}") for module in modules)
     ]
     if unknown:
@@ -254,9 +254,9 @@ def _model_basename(name: str) -> str:
 
 
 def _base_warnings(config: AdapterConfig, base: ModelLocation) -> Iterator[str]:
-    if config.base and not same_base(config.base, base.name):
+    if config.base_model and not same_base(config.base_model, base.name):
         yield (
-            f"It was trained on {one_line(config.base, 80)}, not on {base.name}; its shapes fit, "
+            f"It was trained on {one_line(config.base_model, 80)}, not on {base.name}; its shapes fit, "
             "but its answers may be of no use."
         )
 
@@ -265,5 +265,5 @@ def _short_name(name: str) -> str:
     return one_line(name.removeprefix("base_model.model."), 90)
 
 
-def _refusal(folder: Path, why: str, hint: str = "") -> AdapterRefused:
-    return AdapterRefused(f"The adapter in {folder} cannot be used: {why}.", hint=hint)
+def _refusal(folder: Path, reason: str, hint: str = "") -> AdapterRefused:
+    return AdapterRefused(f"The adapter in {folder} cannot be used: {reason}.", hint=hint)

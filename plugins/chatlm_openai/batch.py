@@ -44,74 +44,76 @@ class ResponseStream:
     Args:
         sampling: what was asked for.
         prompt_tokens: of the prompt, by an estimate that holds until the server counts.
-        at_most: what it means that the reply is as long as it may be.
+        limit_reason: what it means that the reply is as long as it may be.
     """
 
-    def __init__(self, sampling: Sampling, prompt_tokens: int, at_most: StopReason) -> None:
-        self._stops = StopStringFilter(sampling.stop)
-        self._tokens = LogprobBuffer()
+    def __init__(self, sampling: Sampling, prompt_tokens: int, limit_reason: StopReason) -> None:
+        self._stop_text = StopStringFilter(sampling.stop)
+        self._shown_tokens = LogprobBuffer()
         self._stop_strings = sampling.stop
-        self._longest = sampling.max_tokens
-        self._pieces = 0
-        self._at_most = at_most
+        self._max_tokens = sampling.max_tokens
+        self._chunk_count = 0
+        self._limit_reason = limit_reason
         self._usage = Usage(prompt_tokens=prompt_tokens)
-        self._started = time.perf_counter()
-        self._first = 0.0
-        self._finish = ""
-        self._stop = ""
+        self._started_at = time.perf_counter()
+        self._first_token_at = 0.0
+        self._finish_reason = ""
+        self._matched_stop = ""
 
-    def take(self, chunk: ChatCompletionChunk) -> list[Delta | Finished]:
+    def feed(self, chunk: ChatCompletionChunk) -> list[Delta | Finished]:
         """What a piece brings; a stop string, or a length, that the server did not heed ends the
         reply."""
-        self._finish = chunk.finish or self._finish
-        self._stop = chunk.stop or self._stop
-        self._count(chunk)
+        self._finish_reason = chunk.finish_reason or self._finish_reason
+        self._matched_stop = chunk.matched_stop or self._matched_stop
+        self._update_usage(chunk)
         if not chunk.text:
-            self._tokens.feed(chunk.tokens, "")
+            self._shown_tokens.feed(chunk.token_logprobs, "")
             return []
-        self._pieces += 1
-        if self._longest and self._pieces > self._longest:
-            self._finish = "length"
-            return self.end()
-        self._tokens.feed(chunk.tokens, chunk.text)
-        events: list[Delta | Finished] = [self._delta(self._stops.feed(chunk.text))]
-        if self._stops.found is not None:
-            events.append(Finished(StopReason.STOP_STRING, self._usage, self._stops.found))
+        self._chunk_count += 1
+        if self._max_tokens and self._chunk_count > self._max_tokens:
+            self._finish_reason = "length"
+            return self.finish()
+        self._shown_tokens.feed(chunk.token_logprobs, chunk.text)
+        events: list[Delta | Finished] = [self._delta(self._stop_text.feed(chunk.text))]
+        if self._stop_text.matched_stop is not None:
+            events.append(
+                Finished(StopReason.STOP_STRING, self._usage, self._stop_text.matched_stop)
+            )
         return events
 
-    def waiting(self) -> Delta:
+    def idle_event(self) -> Delta:
         """An event for while nothing comes, so that whoever pulls can give up."""
-        return Delta("", self._stops.held, self._usage)
+        return Delta("", self._stop_text.withheld, self._usage)
 
     @property
-    def begun(self) -> bool:
+    def has_text(self) -> bool:
         """Whether any text has come."""
-        return self._first > 0
+        return self._first_token_at > 0
 
-    def end(self) -> list[Delta | Finished]:
+    def finish(self) -> list[Delta | Finished]:
         """What is left when the server has ended the reply."""
         events: list[Delta | Finished] = []
-        if held := self._stops.flush():
+        if held := self._stop_text.flush():
             events.append(self._delta(held))
-        reason = _STOP_REASONS.get(self._finish, StopReason.END)
+        reason = _STOP_REASONS.get(self._finish_reason, StopReason.END)
         stop: str | None = None
         if reason is StopReason.LENGTH:
-            reason = self._at_most
+            reason = self._limit_reason
         elif reason is StopReason.CRITERION:
-            stop = self._finish
-        elif self._stop in self._stop_strings:
-            reason, stop = StopReason.STOP_STRING, self._stop
+            stop = self._finish_reason
+        elif self._matched_stop in self._stop_strings:
+            reason, stop = StopReason.STOP_STRING, self._matched_stop
         return [*events, Finished(reason, self._usage, stop)]
 
     def _delta(self, text: str) -> Delta:
-        return Delta(text, self._stops.held, self._usage, self._tokens.take(text))
+        return Delta(text, self._stop_text.withheld, self._usage, self._shown_tokens.release(text))
 
-    def _count(self, chunk: ChatCompletionChunk) -> None:
+    def _update_usage(self, chunk: ChatCompletionChunk) -> None:
         """Count a piece with text as a token, until the server says how many there were."""
         usage, now = self._usage, time.perf_counter()
         made = usage.completion_tokens
         if chunk.text:
-            self._first = self._first or now
+            self._first_token_at = self._first_token_at or now
             made += 1
         if chunk.completion_tokens is not None:
             made = chunk.completion_tokens
@@ -124,10 +126,10 @@ class ResponseStream:
             completion_tokens=made,
         )
         if chunk.text:
-            taken = now - self._first
+            taken = now - self._first_token_at
             self._usage = dataclasses.replace(
                 self._usage,
-                first_token_seconds=self._first - self._started,
+                first_token_seconds=self._first_token_at - self._started_at,
                 decode_seconds=taken if taken > BURST_SECONDS else 0.0,
             )
 
@@ -148,7 +150,7 @@ class PreparedRequest:
     left_out: tuple[Message, ...]
     """Those that do not fit."""
     body: dict[str, Any]
-    growing: ResponseStream
+    response: ResponseStream
     """Takes the reply."""
 
 
@@ -156,100 +158,102 @@ class ServerBatch:
     """See `chatlm.Batch`.
 
     Args:
-        asking: makes a request into what is sent.
+        prepare: makes a request into what is sent.
         server: that is asked.
-        background: where it is asked.
-        at_once: how many requests are on their way at a time.
+        loop_thread: where it is asked.
+        max_concurrency: how many requests are on their way at a time.
     """
 
     def __init__(
         self,
-        asking: Callable[[Request], PreparedRequest],
+        prepare: Callable[[Request], PreparedRequest],
         server: ServerClient,
-        background: EventLoopThread,
+        loop_thread: EventLoopThread,
         at_once: int,
     ) -> None:
-        self.at_once = at_once
-        self._asking = asking
+        self.max_concurrency = at_once
+        self._prepare = prepare
         self._server = server
-        self._background = background
-        self._asked: dict[int, PreparedRequest] = {}
-        self._refused: dict[int, Exception] = {}
+        self._loop_thread = loop_thread
+        self._active: dict[int, PreparedRequest] = {}
+        self._failed: dict[int, Exception] = {}
         """What could not even be asked, and is not told yet."""
-        self._replies: dict[int, Future[None]] = {}
-        self._news: SimpleQueue[ServerEvent] = SimpleQueue()
-        self._came = 0
+        self._futures: dict[int, Future[None]] = {}
+        self._event_queue: SimpleQueue[ServerEvent] = SimpleQueue()
+        self._next_number = 0
 
     def __len__(self) -> int:
-        return len(self._asked) + len(self._refused)
+        return len(self._active) + len(self._failed)
 
     def add(self, request: Request) -> int:
         """See `Batch.add`."""
-        number, self._came = self._came, self._came + 1
+        number, self._next_number = self._next_number, self._next_number + 1
         try:
-            asking = self._asking(request)
+            asking = self._prepare(request)
         except Exception as error:
-            self._refused[number] = error
+            self._failed[number] = error
             return number
         prompt = asking.prompt
         fitted = PromptReady(
-            len(prompt.tokens), prompt.limit, asking.left_out, prompt_hash=prompt.hash
+            len(prompt.tokens), prompt.context_length, asking.left_out, prompt_hash=prompt.hash
         )
-        self._news.put((number, fitted))
-        self._asked[number] = asking
-        self._replies[number] = self._background.start(self._reply(number, asking.body))
+        self._event_queue.put((number, fitted))
+        self._active[number] = asking
+        self._futures[number] = self._loop_thread.submit(self._stream_reply(number, asking.body))
         return number
 
-    def drop(self, number: int) -> None:
+    def cancel(self, index: int) -> None:
         """See `Batch.drop`."""
-        self._refused.pop(number, None)
-        self._asked.pop(number, None)
-        if reply := self._replies.pop(number, None):
+        self._failed.pop(index, None)
+        self._active.pop(index, None)
+        if reply := self._futures.pop(index, None):
             reply.cancel()
 
     def close(self) -> None:
         """See `Batch.close`."""
-        for number in [*self._refused, *self._asked]:
-            self.drop(number)
+        for number in [*self._failed, *self._active]:
+            self.cancel(number)
 
     def step(self) -> Sequence[tuple[int, EngineEvent | Exception]]:
         """See `Batch.step`; waits a little for the server."""
-        if self._refused:
-            return [self._refused.popitem()]
-        if not self._asked:
+        if self._failed:
+            return [self._failed.popitem()]
+        if not self._active:
             return []
         try:
-            number, said = self._news.get(timeout=POLL_SECONDS)
+            number, said = self._event_queue.get(timeout=POLL_SECONDS)
         except Empty:
-            return [self._waiting()]
-        if number not in self._asked:  # it was dropped
+            return [self._idle_event()]
+        if number not in self._active:  # it was dropped
             return []
-        events = self._events(self._asked[number], said)
+        events = self._to_engine_events(self._active[number], said)
         if events and isinstance(events[-1], Finished | Exception):
-            self.drop(number)
+            self.cancel(number)
         return [(number, event) for event in events]
 
-    def _events(
-        self, asking: PreparedRequest, said: PromptReady | ChatCompletionChunk | Exception | None
+    def _to_engine_events(
+        self, prepared: PreparedRequest, item: PromptReady | ChatCompletionChunk | Exception | None
     ) -> Sequence[EngineEvent | Exception]:
-        if isinstance(said, PromptReady | Exception):
-            return [said]
-        return asking.growing.end() if said is None else asking.growing.take(said)
+        if isinstance(item, PromptReady | Exception):
+            return [item]
+        return prepared.response.finish() if item is None else prepared.response.feed(item)
 
-    def _waiting(self) -> tuple[int, EngineEvent]:
+    def _idle_event(self) -> tuple[int, EngineEvent]:
         """Something that says nothing, of the first."""
-        number, asking = next(iter(self._asked.items()))
-        if asking.growing.begun:
-            return number, asking.growing.waiting()
+        number, asking = next(iter(self._active.items()))
+        if asking.response.has_text:
+            return number, asking.response.idle_event()
         return number, Prefill(0, len(asking.prompt.tokens))
 
-    async def _reply(self, number: int, body: dict[str, Any]) -> None:
+    async def _stream_reply(self, number: int, body: dict[str, Any]) -> None:
         try:
-            await self._server.answer(body, lambda chunk: self._news.put((number, chunk)))
+            await self._server.stream_completion(
+                body, lambda chunk: self._event_queue.put((number, chunk))
+            )
         except asyncio.CancelledError:  # nobody pulls any more, or the engine was closed
-            self._news.put((number, EngineError("The model was closed.", hint="Ask again.")))
+            self._event_queue.put((number, EngineError("The model was closed.", hint="Ask again.")))
             raise
         except Exception as error:  # told to whoever pulls
-            self._news.put((number, error))
+            self._event_queue.put((number, error))
         else:
-            self._news.put((number, None))
+            self._event_queue.put((number, None))

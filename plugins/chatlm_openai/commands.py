@@ -48,10 +48,10 @@ def models(endpoint: str, as_json: bool) -> None:
         click.echo(dump_json([_model_row(model, where) for model in found]))
         return
     if not found:
-        click.echo(f"{where.told} has no models.")
+        click.echo(f"{where.display_name} has no models.")
     width = max((len(_display_name(model.name)) for model in found), default=0)
     for model in found:
-        parts = [f"{model.context:,} tokens" if model.context else ""]
+        parts = [f"{model.context_length:,} tokens" if model.context_length else ""]
         parts.append(f"on {_display_name(model.parent)}" if model.parent else "")
         told = ", ".join(filter(None, parts))
         click.echo(f"{_display_name(model.name):<{width}}  {told}".rstrip())
@@ -74,10 +74,10 @@ def check(endpoint: str, model: str | None) -> None:
     click.echo(f"Models: {', '.join(_display_name(each.name) for each in found) or 'none'}")
     name = model or next((each.name for each in found), "")
     if not name:
-        raise UsageError(f"{where.told} has no model.", hint="Name one by -m.")
+        raise UsageError(f"{where.display_name} has no model.", hint="Name one by -m.")
     request = Request((Message("user", "Say hello."),), Sampling(max_tokens=16))
     said, usage = "", None
-    with closing(open_engine(f"{name}@{where.told}")) as engine:
+    with closing(open_engine(f"{name}@{where.display_name}")) as engine:
         click.echo(f"Context: {engine.info.context_length:,} tokens")
         for note in engine.info.notes:
             click.echo(escape_controls(note))
@@ -110,7 +110,7 @@ def load_adapter(endpoint: str, name: str, path: str) -> None:
     _run_on_server(where, lambda server: load(server, name, path))
     click.echo(
         f"{_display_name(name)} is loaded. Once its base is opened anew: /lora {_display_name(name)}; or as a "
-        f"model: chatlm -m {PLUGIN}:{_display_name(name)}@{where.told}"
+        f"model: chatlm -m {PLUGIN}:{_display_name(name)}@{where.display_name}"
     )
 
 
@@ -129,11 +129,11 @@ def unload_adapter(endpoint: str, name: str) -> None:
 
 
 def _find_endpoint(text: str) -> Endpoint:
-    return find_endpoint(text, load_plugin_settings(PLUGIN, Settings).all_endpoints())
+    return find_endpoint(text, load_plugin_settings(PLUGIN, Settings).parse_endpoints())
 
 
 def _list_models(endpoint: Endpoint) -> list[RemoteModel]:
-    return _run_on_server(endpoint, lambda server: server.models())
+    return _run_on_server(endpoint, lambda server: server.list_models())
 
 
 def _run_on_server(endpoint: Endpoint, work: Callable[[ServerClient], Coroutine[Any, Any, T]]) -> T:
@@ -148,14 +148,14 @@ def _describe_key(endpoint: Endpoint) -> str:
     """Whether there is a key, and never which."""
     if endpoint.key():
         return "found"
-    return f"none; {endpoint.variable} is not set" if endpoint.variable else "none"
+    return f"none; {endpoint.key_variable} is not set" if endpoint.key_variable else "none"
 
 
 def _model_row(model: RemoteModel, endpoint: Endpoint) -> dict[str, Any]:
     return {
         "name": model.name,
-        "model": f"{PLUGIN}:{model.name}@{endpoint.told}",
-        "context": model.context,
+        "model": f"{PLUGIN}:{model.name}@{endpoint.display_name}",
+        "context": model.context_length,
         "parent": model.parent or None,
     }
 

@@ -29,11 +29,11 @@ class Endpoint:
     """Its base URL without a slash at the end, such as http://127.0.0.1:8000/v1."""
     name: str = ""
     """Empty where only the URL is known."""
-    variable: str = ""
+    key_variable: str = ""
     """The environment variable that holds its key; empty for none."""
 
     @classmethod
-    def read(cls, line: str) -> Endpoint:
+    def parse(cls, line: str) -> Endpoint:
         """An endpoint of the settings.
 
         Raises:
@@ -50,7 +50,7 @@ class Endpoint:
         return cls(_validate_url(url), name, variable)
 
     @property
-    def told(self) -> str:
+    def display_name(self) -> str:
         """What the person calls it."""
         return self.name or self.url
 
@@ -65,16 +65,18 @@ class Endpoint:
         Raises:
             UsageError: it cannot be one.
         """
-        said = os.environ.get(self.variable, "").strip() if self.variable else ""
-        key = said or self._kept()
+        said = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
+        key = said or self._keyring_key()
         if not key.isascii() or not key.isprintable():
             raise UsageError(
-                f"The key of {self.told} holds characters that no key has.",
-                hint=f"Set {self.variable} again." if said else "Store it again in the keyring.",
+                f"The key of {self.display_name} holds characters that no key has.",
+                hint=f"Set {self.key_variable} again."
+                if said
+                else "Store it again in the keyring.",
             )
         return key
 
-    def _kept(self) -> str:
+    def _keyring_key(self) -> str:
         if not self.name:
             return ""
         try:

@@ -48,46 +48,50 @@ class OpenAIEngine:
     """One model on a server.
 
     Args:
-        background: where the connections live; closed with the engine.
+        loop_thread: where the connections live; closed with the engine.
         server: that has the model.
         model: as the server calls it.
         info: what is known of it.
         in_flight: replies that a batch asks for at once.
-        all_context: whether the context is all that the server says it has.
+        is_server_limit: whether the context is all that the server says it has.
     """
 
     def __init__(
         self,
-        background: EventLoopThread,
+        loop_thread: EventLoopThread,
         server: ServerClient,
         model: str,
         info: EngineInfo,
         *,
         in_flight: int,
-        all_context: bool,
+        is_server_limit: bool,
     ) -> None:
         self.info = info
-        self._background = background
+        self._loop_thread = loop_thread
         self._server = server
         self._model = model
         self._in_flight = in_flight
-        self._all = all_context
+        self._is_server_limit = is_server_limit
 
     def preview(self, request: Request) -> Prompt:
         """See `Engine.preview`; the tokens are estimated."""
         try:
-            return ESTIMATED_TOKENS.prompt(request, self.info)
+            return ESTIMATED_TOKENS.preview(request, self.info)
         except ContextTooLong as error:
-            error.hint = SERVER_LIMIT_HINT if self._all else f"{error.hint} {CONTEXT_SETTING_HINT}"
+            error.hint = (
+                SERVER_LIMIT_HINT
+                if self._is_server_limit
+                else f"{error.hint} {CONTEXT_SETTING_HINT}"
+            )
             raise
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """See `Engine.count_tokens`; estimated."""
-        return ESTIMATED_TOKENS.count(messages)
+        return ESTIMATED_TOKENS.count_tokens(messages)
 
     def close(self) -> None:
         """Close what is open."""
-        self._background.close()
+        self._loop_thread.close()
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """See `Engine.read_ahead`; a server is not asked to."""
@@ -101,29 +105,29 @@ class OpenAIEngine:
 
     def batch(self) -> ServerBatch:
         """Several requests at once; see `chatlm.Batch`."""
-        return ServerBatch(self._asking, self._server, self._background, self._in_flight)
+        return ServerBatch(self._prepare, self._server, self._loop_thread, self._in_flight)
 
-    def _asking(self, request: Request) -> PreparedRequest:
+    def _prepare(self, request: Request) -> PreparedRequest:
         """Fit the prompt and write down what is asked."""
         prompt = self.preview(request)
-        sampling = request.sampling.over(self.info.defaults)
-        left_out = set(prompt.left_out)
+        sampling = request.sampling.with_fallback(self.info.default_sampling)
+        left_out = set(prompt.omitted)
         messages = tuple(m for at, m in enumerate(request.messages) if at not in left_out)
         taken = len(prompt.tokens)
-        room = max(prompt.limit - taken - taken // ESTIMATE_MARGIN, 1)
+        room = max(prompt.context_length - taken - taken // ESTIMATE_MARGIN, 1)
         wanted = sampling.max_tokens or room
         at_most = StopReason.LENGTH if wanted <= room else StopReason.CONTEXT_FULL
         sampling = dataclasses.replace(sampling, max_tokens=min(wanted, room))
-        model = self._answering(request.adapter)
+        model = self._target_model(request.adapter)
         sent = protocol.build_body(model, dataclasses.replace(request, messages=messages), sampling)
         return PreparedRequest(
             prompt,
-            tuple(request.messages[index] for index in prompt.left_out),
+            tuple(request.messages[index] for index in prompt.omitted),
             sent,
             ResponseStream(sampling, taken, at_most),
         )
 
-    def _answering(self, adapter: str | None) -> str:
+    def _target_model(self, adapter: str | None) -> str:
         """What the server is asked for: the model, or its adapter.
 
         Raises:
@@ -132,11 +136,11 @@ class OpenAIEngine:
         if not adapter:
             return self._model
         if adapter not in self.info.adapters:  # it may have been loaded since
-            there = self._background.run(self._server.listed()) or ()
+            there = self._loop_thread.run(self._server.try_list_models()) or ()
             own = adapters_of(self._model, there)
             self.info = dataclasses.replace(self.info, adapters=own)
         if adapter not in self.info.adapters:
-            error = self._server.words.no_adapter(adapter, self.info.adapters)
+            error = self._server.error_messages.unknown_adapter(adapter, self.info.adapters)
             error.hint += (
                 "\nThose of this machine work with local models alone. Without any: /lora off in "
                 "the chat, --adapter off in the shell."
@@ -164,27 +168,31 @@ def open_engine(name: str) -> OpenAIEngine:
         EngineError: the server cannot be reached, or refuses.
     """
     settings = load_plugin_settings(PLUGIN, Settings)
-    model, endpoint = split_model_name(name, settings.all_endpoints())
+    model, endpoint = split_model_name(name, settings.parse_endpoints())
     server = ServerClient(endpoint, settings)
     background = EventLoopThread()
     try:
-        listed = background.run(server.listed()) or []
+        listed = background.run(server.try_list_models()) or []
     except BaseException:
         background.close()
         raise
-    said = next((each.context for each in listed if each.name == model), None)
+    said = next((each.context_length for each in listed if each.name == model), None)
     info = _engine_info(name, model, endpoint, settings, listed)
     return OpenAIEngine(
         background, server, model, info,
-        in_flight=settings.in_flight, all_context=info.context_length == said,
+        in_flight=settings.in_flight, is_server_limit=info.context_length == said,
     )  # fmt: skip
 
 
 def _engine_info(
-    name: str, model: str, endpoint: Endpoint, settings: Settings, listed: Sequence[RemoteModel]
+    name: str,
+    model: str,
+    endpoint: Endpoint,
+    settings: Settings,
+    remote_models: Sequence[RemoteModel],
 ) -> EngineInfo:
     """What is known of a model, by the models that the server says it has."""
-    said = {each.name: each.context for each in listed}
+    said = {each.name: each.context_length for each in remote_models}
     most = load_config().context
     known = said.get(model) or settings.context
     unlisted = [_unlisted_note(endpoint, model)] if said and model not in said else []
@@ -195,22 +203,22 @@ def _engine_info(
         dtype="remote",
         context_length=min(filter(None, (known, most)), default=ASSUMED_CONTEXT),
         prompt_format="the server's",
-        defaults=DEFAULT_SAMPLING,
+        default_sampling=DEFAULT_SAMPLING,
         notes=(*unlisted, *assumed),
-        adapters=adapters_of(model, listed),
+        adapters=adapters_of(model, remote_models),
     )
 
 
 def _unlisted_note(endpoint: Endpoint, model: str) -> str:
     return (
-        f"{endpoint.told} does not list {one_line(model, 80)}; it may answer with another model. "
-        f"What it has: chatlm openai models {endpoint.told}"
+        f"{endpoint.display_name} does not list {one_line(model, 80)}; it may answer with another model. "
+        f"What it has: chatlm openai models {endpoint.display_name}"
     )
 
 
 def _assumed_context_note(endpoint: Endpoint) -> str:
     return (
-        f"{endpoint.told} does not say how much context the model has; {ASSUMED_CONTEXT:,} tokens are "
+        f"{endpoint.display_name} does not say how much context the model has; {ASSUMED_CONTEXT:,} tokens are "
         "assumed. What it really has: chatlm config set plugins.openai.context N"
     )
 

@@ -57,9 +57,9 @@ class HttpRefusal(Exception):
         self.headers = headers
 
     @property
-    def passes(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether the same may be answered in a moment."""
-        return self.status in _BUSY_STATUSES and _QUOTA_CODE not in self.failure.marks
+        return self.status in _BUSY_STATUSES and _QUOTA_CODE not in self.failure.codes
 
     @property
     def retry_after(self) -> float | None:
@@ -70,10 +70,10 @@ class HttpRefusal(Exception):
             return None
         return seconds if 0 <= seconds < 10**6 else None
 
-    def named(self, body: Mapping[str, Any]) -> list[str]:
+    def named_fields(self, body: Mapping[str, Any]) -> list[str]:
         """Fields of a body, or the one that is wanted for `max_tokens`, that it names."""
         fields = [*body, "max_completion_tokens"]
-        text = f"{self.failure.message} {self.failure.marks}"
+        text = f"{self.failure.message} {self.failure.codes}"
         return [name for name in fields if re.search(rf"\b{re.escape(name)}\b", text)]
 
 
@@ -90,23 +90,25 @@ class ErrorMessages:
     key: str = field(repr=False)
 
     @property
-    def where(self) -> str:
+    def server_label(self) -> str:
         """The server, as the person calls it, and its URL."""
         name, url = self.endpoint.name, self.endpoint.url
         return f"{name} ({url})" if name else url
 
-    def quoted(self, text: str) -> str:
+    def sanitize(self, text: str) -> str:
         """A server's own words, safe to show."""
         if self.key:
             text = text.replace(self.key, "…")
         return one_line(text, MAX_QUOTED_CHARS)
 
-    def says(self, refusal: HttpRefusal) -> str:
+    def server_message(self, refusal: HttpRefusal) -> str:
         """What a server says of a refusal, as a sentence to be put behind another."""
-        said = self.quoted(refusal.failure.message)
+        said = self.sanitize(refusal.failure.message)
         return f" It says: {said}" if said else ""
 
-    def refused(self, refusal: HttpRefusal, model: str, body: Mapping[str, Any]) -> EngineError:
+    def refusal_error(
+        self, refusal: HttpRefusal, model: str, body: Mapping[str, Any]
+    ) -> EngineError:
         """For an answer with another status than 200.
 
         Args:
@@ -114,71 +116,77 @@ class ErrorMessages:
             model: that was asked for.
             body: what was sent.
         """
-        status, says = refusal.status, self.says(refusal)
-        if status in (400, 403, 422) and set(LOGPROB_FIELDS) & set(refusal.named(body)):
+        status, says = refusal.status, self.server_message(refusal)
+        if status in (400, 403, 422) and set(LOGPROB_FIELDS) & set(refusal.named_fields(body)):
             return EngineError(
-                f"{self.where} does not tell how likely the tokens were, as was asked for.{says}",
+                f"{self.server_label} does not tell how likely the tokens were, as was asked for.{says}",
                 hint="Ask without logprobs, or for fewer of the likeliest tokens.",
             )
         if status in (401, 403):
-            return self._key_refused(status, says)
+            return self._invalid_key(status, says)
         if status == 429:
-            return self._too_much(refusal, says)
+            return self._rate_limited(refusal, says)
         if 300 <= status < 400:
-            to = self.quoted(refusal.headers.get("location", ""))
+            to = self.sanitize(refusal.headers.get("location", ""))
             return EngineError(
-                f"{self.where} sends elsewhere, which chatlm does not follow.",
+                f"{self.server_label} sends elsewhere, which chatlm does not follow.",
                 hint=f"If that is right, give this base URL: {to}" if to else "See the base URL.",
             )
         if status in (400, 413, 422) and (status == 413 or _is_context_too_long(refusal.failure)):
             return ContextTooLong(
-                f"The chat is too long for {model} on {self.where}.{says}",
+                f"The chat is too long for {model} on {self.server_label}.{says}",
                 hint="Shorten the message, lower max_tokens, or leave older turns out: /context. "
                 "How long it may be: chatlm config set context N",
             )
         if status in (400, 422):
-            return self._field_refused(refusal, body, says)
+            return self._rejected_field(refusal, body, says)
         if status >= 500:
             return EngineError(
-                f"{self.where} failed ({status}).{says}",
+                f"{self.server_label} failed ({status}).{says}",
                 hint="Try again in a moment. The server's own log has the reason.",
             )
-        return EngineError(f"{self.where} refused ({status}).{says}", hint=self._check())
+        return EngineError(
+            f"{self.server_label} refused ({status}).{says}", hint=self._check_hint()
+        )
 
-    def no_model(self, model: str, there: Sequence[str]) -> EngineError:
+    def unknown_model(self, model: str, available: Sequence[str]) -> EngineError:
         """The server does not have a model.
 
         Args:
             model: that was asked for.
-            there: those it has.
+            available: those it has.
         """
-        near = get_close_matches(model, there, MAX_NAMED_MODELS)
-        named = ", ".join(one_line(name, 80) for name in near or there[:MAX_NAMED_MODELS])
-        more = f" and {len(there) - MAX_NAMED_MODELS} more" if len(there) > MAX_NAMED_MODELS else ""
+        near = get_close_matches(model, available, MAX_NAMED_MODELS)
+        named = ", ".join(one_line(name, 80) for name in near or available[:MAX_NAMED_MODELS])
+        more = (
+            f" and {len(available) - MAX_NAMED_MODELS} more"
+            if len(available) > MAX_NAMED_MODELS
+            else ""
+        )
         told = f"Did you mean {named}?" if near else f"It has: {named}{more}."
         return EngineError(
-            f"There is no model {one_line(model, 80)} on {self.where}.",
-            hint=f"{told} See all: chatlm openai models {self.endpoint.told}",
+            f"There is no model {one_line(model, 80)} on {self.server_label}.",
+            hint=f"{told} See all: chatlm openai models {self.endpoint.display_name}",
         )
 
-    def no_adapter(self, name: str, there: Sequence[str]) -> EngineError:
+    def unknown_adapter(self, name: str, available: Sequence[str]) -> EngineError:
         """The server does not have an adapter.
 
         Args:
             name: that was asked for.
-            there: those it has.
+            available: those it has.
         """
-        named = ", ".join(one_line(each, 80) for each in there[:MAX_NAMED_MODELS])
-        has = f"It has: {named}." if there else "It has none."
+        named = ", ".join(one_line(each, 80) for each in available[:MAX_NAMED_MODELS])
+        has = f"It has: {named}." if available else "It has none."
         return EngineError(
-            f"There is no adapter {one_line(name, 80)} on {self.where}.",
-            hint=f"{has} See all: chatlm openai models {self.endpoint.told}",
+            f"There is no adapter {one_line(name, 80)} on {self.server_label}.",
+            hint=f"{has} See all: chatlm openai models {self.endpoint.display_name}",
         )
 
-    def no_server(self) -> EngineError:
+    def not_openai_compatible(self) -> EngineError:
         """There is a server, but not the protocol."""
         return EngineError(
-            f"There is no OpenAI-compatible server at {self.where}.",
+            f"There is no OpenAI-compatible server at {self.server_label}.",
             hint="See the base URL: of most servers it ends in /v1.",
         )
 
@@ -189,12 +197,12 @@ class ErrorMessages:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 reason = one_line(cause.verify_message or str(cause), MAX_QUOTED_CHARS)
                 return EngineError(
-                    f"The certificate of {self.where} is not trusted: {reason}.",
+                    f"The certificate of {self.server_label} is not trusted: {reason}.",
                     hint="If it is your own, name its authority: SSL_CERT_FILE=ca.pem chatlm …",
                 )
         if any(isinstance(cause, ssl.SSLError) for cause in causes):
             return EngineError(
-                f"There is no safe connection to {self.where}.",
+                f"There is no safe connection to {self.server_label}.",
                 hint="See whether the server speaks https, or only http.",
             )
         if isinstance(error, httpx2.ConnectTimeout):
@@ -206,58 +214,60 @@ class ErrorMessages:
         else:
             reason = one_line(str(causes[-1]).rstrip(".") or type(error).__name__, MAX_QUOTED_CHARS)
         return EngineError(
-            f"{self.where} cannot be reached: {reason}.",
-            hint=f"See whether the server runs. {self._check()}",
+            f"{self.server_label} cannot be reached: {reason}.",
+            hint=f"See whether the server runs. {self._check_hint()}",
         )
 
-    def broke_off(self, *, begun: bool) -> EngineError:
+    def incomplete_reply(self, *, reply_started: bool) -> EngineError:
         """A reply ended in the middle, or before its first word."""
-        if begun:
+        if reply_started:
             return EngineError(
-                f"{self.where} broke the reply off. What was said is kept.",
+                f"{self.server_label} broke the reply off. What was said is kept.",
                 hint="Go on with it (Ctrl-G), or ask again (Ctrl-R).",
             )
         return EngineError(
-            f"{self.where} gave no reply, and no reason.",
+            f"{self.server_label} gave no reply, and no reason.",
             hint="Its own log has the reason. Some servers do so when the chat is too long: see "
             "/context, or try a shorter message.",
         )
 
-    def failed_within(self, failure: ServerFailure) -> EngineError:
+    def failed_mid_reply(self, failure: ServerFailure) -> EngineError:
         """The server told of a failure within a reply."""
         kind = ContextTooLong if _is_context_too_long(failure) else EngineError
         return kind(
-            f"{self.where} failed within the reply. It says: {self.quoted(failure.message)}",
+            f"{self.server_label} failed within the reply. It says: {self.sanitize(failure.message)}",
             hint="What was said is kept. Ask again (Ctrl-R), or see the server's log.",
         )
 
-    def silent(self, setting: str, seconds: float, *, begun: bool) -> EngineError:
+    def timed_out(
+        self, timeout_setting: str, seconds: float, *, reply_started: bool
+    ) -> EngineError:
         """The server says nothing any more.
 
         Args:
-            setting: that says how long it may.
+            timeout_setting: that says how long it may.
             seconds: how long that is.
-            begun: whether a reply has begun.
+            reply_started: whether a reply has begun.
         """
-        kept = " What was said is kept." if begun else ""
+        kept = " What was said is kept." if reply_started else ""
         return EngineError(
-            f"{self.where} said nothing for {seconds:g} seconds.{kept}",
-            hint=f"Try again; to wait longer: chatlm config set plugins.openai.{setting} N",
+            f"{self.server_label} said nothing for {seconds:g} seconds.{kept}",
+            hint=f"Try again; to wait longer: chatlm config set plugins.openai.{timeout_setting} N",
         )
 
-    def not_understood(self, reason: str) -> EngineError:
+    def invalid_response(self, reason: str) -> EngineError:
         """What the server says is not the protocol."""
         return EngineError(
-            f"{self.where} does not answer as an OpenAI-compatible server does: {reason}.",
-            hint=f"See the base URL: of most servers it ends in /v1. {self._check()}",
+            f"{self.server_label} does not answer as an OpenAI-compatible server does: {reason}.",
+            hint=f"See the base URL: of most servers it ends in /v1. {self._check_hint()}",
         )
 
-    def _key_refused(self, status: int, says: str) -> EngineError:
+    def _invalid_key(self, status: int, server_message: str) -> EngineError:
         endpoint = self.endpoint
         if self.key:
-            hint = f"See whether the key is right and may use this model. {self._check()}"
-        elif endpoint.variable:
-            hint = f"Put its key into the environment: {endpoint.variable}=…"
+            hint = f"See whether the key is right and may use this model. {self._check_hint()}"
+        elif endpoint.key_variable:
+            hint = f"Put its key into the environment: {endpoint.key_variable}=…"
         elif endpoint.name:
             hint = (
                 f"Write the variable that holds its key behind it: chatlm config set "
@@ -270,38 +280,39 @@ class ErrorMessages:
                 f"plugins.openai.endpoints '[\"NAME {endpoint.url} VARIABLE\"]'"
             )
         what = "does not take the key" if self.key else "wants a key"
-        return EngineError(f"{self.where} {what} ({status}).{says}", hint=hint)
+        return EngineError(f"{self.server_label} {what} ({status}).{server_message}", hint=hint)
 
-    def _too_much(self, refusal: HttpRefusal, says: str) -> EngineError:
+    def _rate_limited(self, refusal: HttpRefusal, server_message: str) -> EngineError:
         after = refusal.retry_after
         wait = f"in {after:g} seconds" if after else "later"
         return EngineError(
-            f"{self.where} takes no more requests now (429).{says}",
+            f"{self.server_label} takes no more requests now (429).{server_message}",
             hint=f"Try again {wait}. Fewer at once: chatlm config set plugins.openai.in_flight N; "
             "to wait longer: chatlm config set plugins.openai.patience_seconds N",
         )
 
-    def _field_refused(
-        self, refusal: HttpRefusal, body: Mapping[str, Any], says: str
+    def _rejected_field(
+        self, refusal: HttpRefusal, body: Mapping[str, Any], server_message: str
     ) -> EngineError:
-        named = refusal.named(body)
+        named = refusal.named_fields(body)
         if set(CONTINUE_FIELDS) & set(named):
             return ContinuationUnsupported(
-                f"{self.where} cannot go on with a reply.{says}",
+                f"{self.server_label} cannot go on with a reply.{server_message}",
                 hint="Ask for a new one instead (Ctrl-R).",
             )
         if settings := [name for name in _SAMPLING_FIELDS if name in named]:
             return EngineError(
-                f"{self.where} does not take {', '.join(settings)} as set.{says}",
+                f"{self.server_label} does not take {', '.join(settings)} as set.{server_message}",
                 hint="Change it, or leave it to the server: Ctrl-O in the chat, or "
                 f"chatlm config unset sampling.{settings[0]}",
             )
         return EngineError(
-            f"{self.where} does not take the request ({refusal.status}).{says}", hint=self._check()
+            f"{self.server_label} does not take the request ({refusal.status}).{server_message}",
+            hint=self._check_hint(),
         )
 
-    def _check(self) -> str:
-        return f"Try it: chatlm openai check {self.endpoint.told}"
+    def _check_hint(self) -> str:
+        return f"Try it: chatlm openai check {self.endpoint.display_name}"
 
 
 def failure_from_body(content: bytes) -> ServerFailure:
@@ -314,7 +325,7 @@ def failure_from_body(content: bytes) -> ServerFailure:
 
 
 def _is_context_too_long(failure: ServerFailure) -> bool:
-    return bool(_TOO_LONG_PATTERN.search(f"{failure.message} {failure.marks}"))
+    return bool(_TOO_LONG_PATTERN.search(f"{failure.message} {failure.codes}"))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

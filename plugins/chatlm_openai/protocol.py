@@ -74,14 +74,14 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
     return body
 
 
-def drop_fields(body: dict[str, Any], named: Iterable[str]) -> dict[str, Any]:
+def drop_fields(body: dict[str, Any], field_names: Iterable[str]) -> dict[str, Any]:
     """The same in another way, after a server refused fields; as it was where there is no other.
 
     Args:
         body: what was refused.
-        named: fields that the refusal names.
+        field_names: fields that the refusal names.
     """
-    names = set(named)
+    names = set(field_names)
     other = {
         name: value
         for name, value in body.items()
@@ -93,7 +93,10 @@ def drop_fields(body: dict[str, Any], named: Iterable[str]) -> dict[str, Any]:
 
 
 def _check_supported(request: Request) -> None:
-    if added := [*map(_callable_name, request.processors), *map(_callable_name, request.criteria)]:
+    if added := [
+        *map(_callable_name, request.logits_processors),
+        *map(_callable_name, request.stopping_criteria),
+    ]:
         raise EngineError(
             f"{', '.join(added)} of a plugin looks at each token, which only works with models "
             "that run on this machine.",
@@ -101,8 +104,8 @@ def _check_supported(request: Request) -> None:
         )
 
 
-def _callable_name(added: Callable[..., Any]) -> str:
-    name: str = getattr(added, "__name__", type(added).__name__)
+def _callable_name(function: Callable[..., Any]) -> str:
+    name: str = getattr(function, "__name__", type(function).__name__)
     return name
 
 
@@ -123,7 +126,7 @@ class ServerFailure:
     """What a server says of a failure, in its own words; not yet safe to show."""
 
     message: str = ""
-    marks: str = ""
+    codes: str = ""
     """Names that it has for it, and for what it is about."""
 
 
@@ -140,13 +143,13 @@ class ChatCompletionChunk:
     """One piece of a streamed reply."""
 
     text: str = ""
-    thinking: bool = False
+    has_reasoning: bool = False
     """Whether the model wrote thoughts, which are not shown."""
-    tokens: tuple[TokenLogprob, ...] = ()
+    token_logprobs: tuple[TokenLogprob, ...] = ()
     """How likely its tokens were, where that was asked for and the server says so."""
-    finish: str = ""
+    finish_reason: str = ""
     """Why the reply ended; empty while it goes on."""
-    stop: str = ""
+    matched_stop: str = ""
     """The stop string that ended it, where the server says so."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -158,7 +161,7 @@ class RemoteModel:
     """One model that a server has."""
 
     name: str
-    context: int | None = None
+    context_length: int | None = None
     """Tokens that prompt and reply may have together; None where the server does not say."""
     parent: str = ""
     """The model that it is an adapter on; empty where it is none, or that is not said."""
@@ -203,10 +206,12 @@ def parse_chunk(data: str) -> ChatCompletionChunk:
     thinking = bool(delta.get("reasoning_content") or delta.get("reasoning"))
     return ChatCompletionChunk(
         text=_as_text(delta.get("content")),
-        thinking=thinking,
-        tokens=() if thinking else _token_logprobs(_as_dict(first.get("logprobs")).get("content")),
-        finish=_as_text(first.get("finish_reason")),
-        stop=_as_text(stop),
+        has_reasoning=thinking,
+        token_logprobs=()
+        if thinking
+        else _token_logprobs(_as_dict(first.get("logprobs")).get("content")),
+        finish_reason=_as_text(first.get("finish_reason")),
+        matched_stop=_as_text(stop),
         prompt_tokens=_as_count(usage.get("prompt_tokens")),
         completion_tokens=_as_count(usage.get("completion_tokens")),
         cached_tokens=_as_count(_as_dict(usage.get("prompt_tokens_details")).get("cached_tokens")),
@@ -230,14 +235,14 @@ def parse_models(content: bytes) -> list[RemoteModel]:
                 name, RemoteModel(name, _context_length(row), _as_text(row.get("parent")))
             )
     return [
-        replace(each, context=each.context or _base_model_context(each, found))
+        replace(each, context_length=each.context_length or _base_model_context(each, found))
         for each in found.values()
     ]
 
 
-def parse_failure(said: Any) -> ServerFailure:
+def parse_failure(value: Any) -> ServerFailure:
     """What an error object says: OpenAI's, FastAPI's, or a plain text."""
-    error = _as_dict(said).get("error", _as_dict(said).get("detail", said))
+    error = _as_dict(value).get("error", _as_dict(value).get("detail", value))
     if isinstance(error, str):
         return ServerFailure(replace_surrogates(error))
     marks = " ".join(_as_text(_as_dict(error).get(name)) for name in ("code", "param", "type"))
@@ -287,7 +292,7 @@ def _context_length(row: dict[str, Any]) -> int | None:
 
 def _base_model_context(adapter: RemoteModel, found: Mapping[str, RemoteModel]) -> int | None:
     """The context of the model that one is an adapter on; vLLM says it of that one only."""
-    return found[adapter.parent].context if adapter.parent in found else None
+    return found[adapter.parent].context_length if adapter.parent in found else None
 
 
 def _as_dict(value: Any) -> dict[str, Any]:

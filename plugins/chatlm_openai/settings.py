@@ -43,7 +43,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        names = [endpoint.name for endpoint in self.all_endpoints()]
+        names = [endpoint.name for endpoint in self.parse_endpoints()]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two endpoints are called {min(twice)}")
         if self.context is not None and self.context < 64:
@@ -56,10 +56,10 @@ class Settings:
         if self.patience_seconds < 0:
             raise ValueError("patience_seconds must be 0 or more")
 
-    def all_endpoints(self) -> list[Endpoint]:
+    def parse_endpoints(self) -> list[Endpoint]:
         """The servers that the person named.
 
         Raises:
             ValueError: one of them is not written as it must be.
         """
-        return [Endpoint.read(line) for line in self.endpoints]
+        return [Endpoint.parse(line) for line in self.endpoints]

@@ -96,8 +96,8 @@ def use_index(ui: Ui, name: str) -> None:
         ChatlmError: there is none of that name, or it is not finished or damaged.
     """
     made = folder.find_index(name).open(manifest.read)
-    ui.keep(**{INDEX_KEY: name})
-    ui.tell(
+    ui.set_state(**{INDEX_KEY: name})
+    ui.notify(
         f"This chat asks {name} from now on: {formatting.describe_size(made)}. /rag off ends that."
     )
 
@@ -110,7 +110,7 @@ def resume_build(ui: Ui, name: str) -> None:
     """
     chat = ui.conversation.id
     try:
-        with ui.working(f"Building {name}") as work:
+        with ui.progress(f"Building {name}") as work:
             builder.update(name, work)
     except BuildStopped as error:
         again = f"Go on: /rag {name}"
@@ -125,9 +125,9 @@ def load_index(ui: Ui, name: str) -> None:
         ChatlmError: it cannot be had.
     """
     embedder = folder.find_index(name).open(manifest.read).embedder.name
-    with ui.working(f"Opening {name}") as work:
+    with ui.progress(f"Opening {name}") as work:
         embedding.fetch_embedder(embedder, work)
-        work.at(0, None, "loading the embedder")
+        work.update(0, None, "loading the embedder")
         preload(name)
 
 
@@ -137,11 +137,11 @@ def leave_index(ui: Ui) -> None:
     Raises:
         UsageError: it is about none.
     """
-    name = index_from_plugin_data(ui.kept)
+    name = index_from_plugin_data(ui.state)
     if not name:
         raise UsageError("This chat asks no index.", hint="/rag chooses one.")
-    ui.keep(**{INDEX_KEY: ""})
-    ui.tell(f"This chat asks {one_line(name, 64)} no longer.")
+    ui.set_state(**{INDEX_KEY: ""})
+    ui.notify(f"This chat asks {one_line(name, 64)} no longer.")
 
 
 def build_index(ui: Ui, argument: str) -> None:
@@ -159,7 +159,7 @@ def build_index(ui: Ui, argument: str) -> None:
     index = folder.user_index(name)
     chat = ui.conversation.id
     try:
-        with ui.working(f"Building {name}") as work:
+        with ui.progress(f"Building {name}") as work:
             if _can_resume(index, path):
                 builder.update(name, work)
             else:
@@ -170,13 +170,13 @@ def build_index(ui: Ui, argument: str) -> None:
     _finish_build(ui, name, chat)
 
 
-def _finish_build(ui: Ui, name: str, chat: int) -> None:
+def _finish_build(ui: Ui, name: str, chat_id: int) -> None:
     """Let the chat ask an index that is ready now, if it is still the one that is shown."""
-    if ui.conversation.id == chat:
+    if ui.conversation.id == chat_id:
         use_index(ui, name)
         load_index(ui, name)
     else:
-        ui.tell(f"{name} is ready. /rag {name} asks it.")
+        ui.notify(f"{name} is ready. /rag {name} asks it.")
 
 
 def _parse_build_argument(argument: str) -> tuple[Path, str]:
@@ -219,7 +219,7 @@ def _can_resume(index: IndexFolder, path: Path) -> bool:
 class SourcesPanel(Protocol):
     """The panel of sources while it is on the screen."""
 
-    def jump_soon(self, number: int) -> None:
+    def request_jump(self, number: int) -> None:
         """Go to a passage; may be called in any thread."""
 
 
@@ -244,7 +244,7 @@ def detach_panel(panel: SourcesPanel) -> None:
 def show_passage(ui: Ui, number: int) -> None:
     """Show a passage of the selected turn, counted from 1."""
     if _mounted_panels:
-        _mounted_panels[0].jump_soon(number)
+        _mounted_panels[0].request_jump(number)
     else:
         _pending_jumps[:] = [number]
         ui.open_panel(PANEL)

@@ -47,7 +47,7 @@ class _RichProgress:
         self._progress = progress
         self._task = task
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         self._progress.update(
             self._task, completed=done, total=total, description=one_line(note, 60)
         )
@@ -61,7 +61,7 @@ class _LineProgress:
     def __init__(self) -> None:
         self._last: tuple[int, str] | None = None
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         tenth = done * 10 // total if total else 0
         kind = "" if total else note
         if (tenth, kind) != self._last:

@@ -93,7 +93,7 @@ def evaluate(name: str, queries: Path, qrels: Path, plot: Path | None, as_json: 
             Index.open(find_index(name)),
             questions,
             judgements,
-            lambda done, total: work.at(done, total, "asking"),
+            lambda done, total: work.update(done, total, "asking"),
         )
     if plot:
         evaluation.plot_scorecard(card, f"{name}, {card.questions:,} questions", plot)
@@ -306,7 +306,7 @@ def remove(name: str, yes: bool) -> None:
     from chatlm_rag.index.folder import find_index
 
     index = find_index(name)
-    with index.writing():
+    with index.lock():
         if not yes:
             click.confirm(f"Delete the index {name}?", abort=True, err=True)
         freed = formatting.disk_usage(index)

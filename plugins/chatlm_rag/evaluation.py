@@ -58,11 +58,11 @@ class Scorecard:
     questions: int
     documents: int
     """In the index."""
-    missing: int
+    missing_documents: int
     """Documents that would answer a question and are not in the index; they count as not found."""
-    figures: Mapping[str, Mapping[str, Estimate]]
+    metrics: Mapping[str, Mapping[str, Estimate]]
     """By kind and measure, 0 to 1."""
-    gains: Mapping[str, Estimate]
+    fused_gains: Mapping[str, Estimate]
     """By how much the fused nDCG@10 is above that of each other kind, question by question."""
 
 
@@ -85,7 +85,7 @@ def evaluate(
     Raises:
         UsageError: no question is judged, or no judged document is in the index.
     """
-    sources = [document_of(piece) for piece in index.pieces]
+    sources = [document_of(piece) for piece in index.chunks]
     asked = _answerable_questions(questions, judgements)
     answers = {document for name in asked for document in _relevant_documents(judgements[name])}
     missing = answers - set(sources)
@@ -106,21 +106,21 @@ def evaluate(
     return _scorecard(values, len(asked), len(set(sources)), len(missing))
 
 
-def ndcg(ranked: Sequence[str], judged: Mapping[str, int], k: int) -> float:
+def ndcg(ranked: Sequence[str], grades: Mapping[str, int], k: int) -> float:
     """Normalised discounted cumulative gain of the first k, 0 to 1; gains are the grades."""
-    best = sorted(judged.values(), reverse=True)[:k]
-    return _dcg([judged.get(document, 0) for document in ranked[:k]]) / _dcg(best)
+    best = sorted(grades.values(), reverse=True)[:k]
+    return _dcg([grades.get(document, 0) for document in ranked[:k]]) / _dcg(best)
 
 
-def recall(ranked: Sequence[str], judged: Mapping[str, int], k: int) -> float:
+def recall(ranked: Sequence[str], grades: Mapping[str, int], k: int) -> float:
     """Which part of the documents that answer is among the first k."""
-    answers = _relevant_documents(judged)
+    answers = _relevant_documents(grades)
     return len(answers & set(ranked[:k])) / len(answers)
 
 
-def reciprocal_rank(ranked: Sequence[str], judged: Mapping[str, int], k: int) -> float:
+def reciprocal_rank(ranked: Sequence[str], grades: Mapping[str, int], k: int) -> float:
     """1 divided by the rank of the first document that answers; 0 if none of the first k does."""
-    answers = _relevant_documents(judged)
+    answers = _relevant_documents(grades)
     ranks = (rank for rank, document in enumerate(ranked[:k], start=1) if document in answers)
     return 1 / next(ranks, float("inf"))
 
@@ -139,8 +139,8 @@ def _dcg(gains: Sequence[int]) -> float:
     return sum(max(gain, 0) / log2(rank + 1) for rank, gain in enumerate(gains, start=1))
 
 
-def _relevant_documents(judged: Mapping[str, int]) -> set[str]:
-    return {document for document, grade in judged.items() if grade > 0}
+def _relevant_documents(grades: Mapping[str, int]) -> set[str]:
+    return {document for document, grade in grades.items() if grade > 0}
 
 
 def _answerable_questions(
@@ -183,11 +183,11 @@ def _scorecard(
         questions,
         documents,
         missing,
-        figures={
+        metrics={
             kind: {name: figure(table[:, at]) for at, name in enumerate(METRICS)}
             for kind, table in tables.items()
         },
-        gains={
+        fused_gains={
             kind: figure(tables["fused"][:, 0] - tables[kind][:, 0])
             for kind in RANKINGS
             if kind != "fused"
@@ -295,7 +295,7 @@ def plot_scorecard(card: Scorecard, title: str, path: Path) -> None:
 
     picture = Figure(figsize=(8, 4.5), layout="constrained")
     axes = picture.subplots()
-    for offset, (kind, figures) in zip((-0.22, 0.0, 0.22), card.figures.items(), strict=True):
+    for offset, (kind, figures) in zip((-0.22, 0.0, 0.22), card.metrics.items(), strict=True):
         means = [figure.mean for figure in figures.values()]
         axes.errorbar(
             means,
@@ -315,7 +315,7 @@ def plot_scorecard(card: Scorecard, title: str, path: Path) -> None:
                 f"{mean:.3f}", (1.01, row + offset), xycoords=("axes fraction", "data"),
                 va="center", fontsize=8, color=_COLOURS[kind],
             )  # fmt: skip
-    axes.set_yticks(range(len(card.figures["fused"])), list(card.figures["fused"]))
+    axes.set_yticks(range(len(card.metrics["fused"])), list(card.metrics["fused"]))
     axes.invert_yaxis()
     axes.set_xlim(right=1.0)
     axes.grid(axis="x", alpha=0.3)
@@ -345,13 +345,13 @@ def plot_threshold_curves(
     for name, points in curves.items():
         axes.step(
             [point.threshold for point in points],
-            [point.refused for point in points],
+            [point.refused_rate for point in points],
             label=f"unanswerable, {name}: refused",
         )
     points = next(iter(curves.values()))
     axes.step(
         [point.threshold for point in points],
-        [point.kept for point in points],
+        [point.kept_rate for point in points],
         label="answerable: kept",
         color=_COLOURS["fused"],
     )
@@ -363,8 +363,8 @@ def plot_threshold_curves(
     _save_figure(picture, path)
 
 
-def _save_figure(picture: Figure, path: Path) -> None:
+def _save_figure(figure: Figure, path: Path) -> None:
     try:
-        picture.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from error

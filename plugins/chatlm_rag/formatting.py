@@ -30,75 +30,75 @@ def read_manifest(index: IndexFolder) -> Manifest | None:
     return index.open(manifest.read) if index.current() else None
 
 
-def summarize_index(index: IndexFolder, found: Manifest | None) -> str:
+def summarize_index(index: IndexFolder, index_manifest: Manifest | None) -> str:
     """An index in one line, without its name."""
-    if found is None:
+    if index_manifest is None:
         return f"not finished; go on: chatlm rag update {index.name}"
-    day = index.made_at().astimezone().strftime("%Y-%m-%d %H:%M")
-    origin = f"made {day}" if index.own else "comes with chatlm"
+    day = index.built_at().astimezone().strftime("%Y-%m-%d %H:%M")
+    origin = f"made {day}" if index.is_user_index else "comes with chatlm"
     unfinished = "; an update was stopped" if index.partial.is_dir() else ""
-    return f"{describe_size(found)}, {origin}{unfinished}"
+    return f"{describe_size(index_manifest)}, {origin}{unfinished}"
 
 
-def print_details(index: IndexFolder, found: Manifest) -> None:
+def print_details(index: IndexFolder, index_manifest: Manifest) -> None:
     """Print what an index is made of."""
-    cut = found.chunking
-    click.echo(f"Embedder  {found.embedder.name}, {found.dimension} dimensions")
+    cut = index_manifest.chunking
+    click.echo(f"Embedder  {index_manifest.embedder.name}, {index_manifest.dimension} dimensions")
     click.echo(f"Passages  at most {cut.tokens} tokens, {cut.overlap} of them shared")
     click.echo(f"Size      {human_bytes(disk_usage(index))} in {escape_controls(str(index.path))}")
-    for source in found.sources:
+    for source in index_manifest.sources:
         only = "".join(f"  only {one_line(glob, 40)}" for glob in source.include)
         none = "".join(f"  without {one_line(glob, 40)}" for glob in source.exclude)
         click.echo(f"Source    {one_line(source.path, 300)}{only}{none}")
-    _print_problems(found)
+    _print_problems(index_manifest)
 
 
-def print_build_result(index: IndexFolder, done: BuildResult, as_json: bool) -> None:
+def print_build_result(index: IndexFolder, result: BuildResult, as_json: bool) -> None:
     """Print what a build or an update did."""
     if as_json:
-        click.echo(dump_json(index_details(index, done.manifest) | done.to_dict()))
+        click.echo(dump_json(index_details(index, result.manifest) | result.to_dict()))
         return
-    for path in done.missing:
+    for path in result.missing_sources:
         click.echo(f"{one_line(path, 300)} is not there; what was indexed of it stays.", err=True)
-    if not done.changed:
-        click.echo(f"{index.name}: nothing changed, {describe_size(done.manifest)}.")
+    if not result.changed:
+        click.echo(f"{index.name}: nothing changed, {describe_size(result.manifest)}.")
         return
-    gone = f", {done.gone:,} gone" if done.gone else ""
-    embedded = _pluralize(done.embedded, "passage")
+    gone = f", {result.files_removed:,} gone" if result.files_removed else ""
+    embedded = _pluralize(result.embedded, "passage")
     click.echo(
-        f"{index.name}: {describe_size(done.manifest)}. Read {_pluralize(done.read, 'file')}{gone}; "
+        f"{index.name}: {describe_size(result.manifest)}. Read {_pluralize(result.files_read, 'file')}{gone}; "
         f"embedded {embedded}."
     )
-    _print_problems(done.manifest)
+    _print_problems(result.manifest)
 
 
-def index_row(index: IndexFolder, found: Manifest | None) -> dict[str, Any]:
+def index_row(index: IndexFolder, index_manifest: Manifest | None) -> dict[str, Any]:
     """An index in the list, as plain values."""
     return {
         "name": index.name,
-        "own": index.own,
-        "finished": found is not None,
-        "passages": found.pieces if found else 0,
-        "files": _count_indexed_files(found) if found else 0,
-        "embedder": found.embedder.name if found else None,
-        "made_at": index.made_at().isoformat() if found else None,
+        "own": index.is_user_index,
+        "finished": index_manifest is not None,
+        "passages": index_manifest.chunk_count if index_manifest else 0,
+        "files": _count_indexed_files(index_manifest) if index_manifest else 0,
+        "embedder": index_manifest.embedder.name if index_manifest else None,
+        "made_at": index.built_at().isoformat() if index_manifest else None,
         "folder": str(index.path),
         "bytes": disk_usage(index),
     }
 
 
-def index_details(index: IndexFolder, found: Manifest | None) -> dict[str, Any]:
+def index_details(index: IndexFolder, index_manifest: Manifest | None) -> dict[str, Any]:
     """All of an index but its files, as plain values."""
-    if found is None:
-        return index_row(index, found)
+    if index_manifest is None:
+        return index_row(index, index_manifest)
     problems = [
         {"path": file.path, "source": file.source, "place": problem.place, "reason": problem.reason}
-        for file, problem in found.problems
+        for file, problem in index_manifest.problems
     ]
-    return index_row(index, found) | {
-        "dimension": found.dimension,
-        "chunking": found.chunking.to_dict(),
-        "sources": [source.to_dict() for source in found.sources],
+    return index_row(index, index_manifest) | {
+        "dimension": index_manifest.dimension,
+        "chunking": index_manifest.chunking.to_dict(),
+        "sources": [source.to_dict() for source in index_manifest.sources],
         "problems": problems,
     }
 
@@ -108,10 +108,10 @@ def disk_usage(index: IndexFolder) -> int:
     return sum(path.stat().st_size for path in index.path.rglob("*") if path.is_file())
 
 
-def _print_problems(found: Manifest) -> None:
+def _print_problems(index_manifest: Manifest) -> None:
     """What was left out, on stderr: for each reason how many, and some by name."""
     by_reason: dict[str, list[str]] = {}
-    for file, problem in found.problems:
+    for file, problem in index_manifest.problems:
         where = f"{file.source}, {problem.place}" if problem.place else file.source
         by_reason.setdefault(problem.reason, []).append(one_line(where, 100))
     if by_reason:
@@ -127,17 +127,17 @@ def _print_problems(found: Manifest) -> None:
         )
 
 
-def describe_size(found: Manifest) -> str:
+def describe_size(index_manifest: Manifest) -> str:
     """How large an index is, such as `120 passages from 4 files`."""
-    return f"{_pluralize(found.pieces, 'passage')} from {_pluralize(_count_indexed_files(found), 'file')}"
+    return f"{_pluralize(index_manifest.chunk_count, 'passage')} from {_pluralize(_count_indexed_files(index_manifest), 'file')}"
 
 
-def _count_indexed_files(found: Manifest) -> int:
-    return sum(file.count > 0 for file in found.files)
+def _count_indexed_files(index_manifest: Manifest) -> int:
+    return sum(file.chunk_count > 0 for file in index_manifest.files)
 
 
-def _pluralize(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def _pluralize(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 _EXCERPT_CHARS = 300
@@ -148,16 +148,16 @@ _INTERVAL_WIDTH = 50
 """Columns of an interval that is drawn."""
 
 
-def describe_hit(number: int, found: SearchHit) -> str:
+def describe_hit(number: int, hit: SearchHit) -> str:
     """Format a search hit as three lines of text."""
-    piece = found.piece
+    piece = hit.chunk
     place = f", {one_line(piece.place, 100)}" if piece.place else ""
     line = f":{piece.line}" if piece.line else ""
-    also = f"  also in {len(found.also)} other places" if found.also else ""
-    words = f"words {found.lexical.rank}" if found.lexical.score else "no word"
+    also = f"  also in {len(hit.duplicates)} other places" if hit.duplicates else ""
+    words = f"words {hit.lexical.rank}" if hit.lexical.score else "no word"
     return (
         f"[{number}] {one_line(piece.source, 100)}{line}{place}\n"
-        f"    {found.score:.3f} (meaning {found.dense.rank}, {words}){also}\n"
+        f"    {hit.score:.3f} (meaning {hit.dense.rank}, {words}){also}\n"
         f"    {one_line(piece.text, _EXCERPT_CHARS)}\n"
     )
 
@@ -167,39 +167,43 @@ def scorecard_dict(card: Scorecard) -> dict[str, Any]:
     kinds = {
         kind: {name: figure.mean for name, figure in figures.items()}
         | {"intervals": {name: [figure.low, figure.high] for name, figure in figures.items()}}
-        for kind, figures in card.figures.items()
+        for kind, figures in card.metrics.items()
     }
-    gains = {kind: [gain.mean, gain.low, gain.high] for kind, gain in card.gains.items()}
-    counts = {"questions": card.questions, "documents": card.documents, "missing": card.missing}
+    gains = {kind: [gain.mean, gain.low, gain.high] for kind, gain in card.fused_gains.items()}
+    counts = {
+        "questions": card.questions,
+        "documents": card.documents,
+        "missing": card.missing_documents,
+    }
     return kinds | {"fused_gain": gains} | counts
 
 
 def draw_scorecard(name: str, card: Scorecard) -> str:
     """A scorecard as lines of text, 76 columns at most."""
     lines = [f"{name}: {card.questions:,} questions, {card.documents:,} documents"]
-    if card.missing:
-        lines.append(f"Not in the index, of the documents that answer: {card.missing:,}")
-    lines += ["", f"{'':<11}" + "".join(f"{kind:<22}" for kind in card.figures).rstrip()]
-    for measure in card.figures["fused"]:
+    if card.missing_documents:
+        lines.append(f"Not in the index, of the documents that answer: {card.missing_documents:,}")
+    lines += ["", f"{'':<11}" + "".join(f"{kind:<22}" for kind in card.metrics).rstrip()]
+    for measure in card.metrics["fused"]:
         cells = "".join(
-            f"{_format_estimate(figures[measure]):<22}" for figures in card.figures.values()
+            f"{_format_estimate(figures[measure]):<22}" for figures in card.metrics.values()
         )
         lines.append(f"{measure:<11}{cells}".rstrip())
     lines += ["", *_draw_intervals(card, "ndcg@10"), ""]
-    for kind, gain in card.gains.items():
+    for kind, gain in card.fused_gains.items():
         span = f"{gain.low:+.3f} to {gain.high:+.3f}"
         lines.append(f"fused over {kind:<9}{gain.mean:+.3f} ndcg@10, {span}")
     lines.append("\nRanges hold in 95 of 100 draws of the questions.")
     return "\n".join(lines)
 
 
-def _format_estimate(figure: Estimate) -> str:
-    return f"{figure.mean:.3f} {figure.low:.3f}–{figure.high:.3f}"
+def _format_estimate(estimate: Estimate) -> str:
+    return f"{estimate.mean:.3f} {estimate.low:.3f}–{estimate.high:.3f}"
 
 
 def _draw_intervals(card: Scorecard, measure: str) -> list[str]:
     """A line for each kind, with its interval on a common scale."""
-    figures = {kind: row[measure] for kind, row in card.figures.items()}
+    figures = {kind: row[measure] for kind, row in card.metrics.items()}
     low = min(figure.low for figure in figures.values())
     high = max(figure.high for figure in figures.values())
     step = (high - low) / (_INTERVAL_WIDTH - 1) or 1

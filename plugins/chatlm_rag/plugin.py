@@ -49,7 +49,7 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 
     for index in all_indices():
         if index.current():
-            register(index.name, Setup(kept={PLUGIN: {INDEX_KEY: index.name}}))
+            register(index.name, Setup(plugin_data={PLUGIN: {INDEX_KEY: index.name}}))
 
 
 @hookimpl
@@ -74,7 +74,7 @@ def register_screens(register: Callable[[PluginScreen], None]) -> None:
 @hookimpl
 def chat_shown(ui: Ui) -> None:
     """Open the chat's index while the person reads and types."""
-    if name := index_from_plugin_data(ui.kept):
+    if name := index_from_plugin_data(ui.state):
         from chatlm_rag.retrieval.search import preload_in_background
 
         preload_in_background(name)
@@ -108,7 +108,7 @@ def annotate_message(
     if message.role == "user" and (name := index_from_conversation(conversation)):
         from chatlm_rag.retrieval.grounding import question_annotation
 
-        return [question_annotation(name, conversation.turns[-1].words)]
+        return [question_annotation(name, conversation.turns[-1].display_text)]
     return None
 
 
@@ -148,7 +148,7 @@ def adjust_request(
     shorter, count = prompting.fit_passages(request, turn, passages, engine)
     _omitted_passages[turn.id] = len(passages) - count
     if turn.replies:
-        sampling = shorter.sampling.over(prompting.REGENERATE_SAMPLING)
+        sampling = shorter.sampling.with_fallback(prompting.REGENERATE_SAMPLING)
         return dataclasses.replace(shorter, sampling=sampling)
     return extractive.answer_with_quotes(shorter, turn, passages[:count], engine)
 

@@ -54,14 +54,14 @@ def run(ui: Ui) -> str:
     Raises:
         ChatlmError: there is no index or no model, or the person stopped it.
     """
-    name, engine = index_from_plugin_data(ui.kept), ui.engine
+    name, engine = index_from_plugin_data(ui.state), ui.engine
     if not name:
         raise UsageError("This chat asks no index.", hint="/rag chooses one.")
     if engine is None:
         raise UsageError("The model is not loaded yet.", hint="Wait until it is.")
     index = get_open_index(name).index
-    with ui.working(f"Testing {name}") as work:
-        questions = generate_questions(engine, sample_chunks(index.pieces), work)
+    with ui.progress(f"Testing {name}") as work:
+        questions = generate_questions(engine, sample_chunks(index.chunks), work)
 
         def tell(done: int, total: int) -> None:
             _report(work, done, total, "searching")
@@ -80,17 +80,17 @@ def run(ui: Ui) -> str:
     return "\n".join([head, "", draw_scorecard(name, card), "", "Such as", *examples])
 
 
-def sample_chunks(pieces: ChunkReader) -> list[Chunk]:
+def sample_chunks(chunks: ChunkReader) -> list[Chunk]:
     """Some passages that are long enough to ask about; of one index always the same."""
-    order = random.Random(0).sample(range(len(pieces)), len(pieces))  # noqa: S311 - no secret
+    order = random.Random(0).sample(range(len(chunks)), len(chunks))  # noqa: S311 - no secret
     long = (
-        piece for piece in map(pieces.__getitem__, order) if len(piece.text) >= _MIN_CHUNK_CHARS
+        piece for piece in map(chunks.__getitem__, order) if len(piece.text) >= _MIN_CHUNK_CHARS
     )
     return [piece for piece, _ in zip(long, range(MAX_TRIED_CHUNKS), strict=False)]
 
 
 def generate_questions(
-    engine: Engine, pieces: Sequence[Chunk], work: ProgressReporter
+    engine: Engine, chunks: Sequence[Chunk], work: ProgressReporter
 ) -> dict[str, str]:
     """Questions, each with the id of its passage, until there are enough.
 
@@ -102,7 +102,7 @@ def generate_questions(
         ChatlmError: the model failed, or the person stopped it.
     """
     questions: dict[str, str] = {}
-    for piece in pieces:
+    for piece in chunks:
         done = len(questions)
         if done == MAX_QUESTIONS:
             break
@@ -114,7 +114,7 @@ def generate_questions(
                 _report(work, done, MAX_QUESTIONS, "making questions")
                 said += event.text if isinstance(event, Delta) else ""
         question = _extract_question(said)
-        if support_score(question, piece.indexed) >= SUPPORT_THRESHOLD:
+        if support_score(question, piece.indexed_text) >= SUPPORT_THRESHOLD:
             questions[question] = str(piece.id)
     if not questions:
         raise UsageError(
@@ -123,19 +123,19 @@ def generate_questions(
     return questions
 
 
-def _richest_statement(piece: Chunk) -> str:
+def _richest_statement(chunk: Chunk) -> str:
     """The statement with the most words that say something."""
-    return max(statements(piece.text), key=lambda text: len(set(stems(text))), default=piece.text)
+    return max(statements(chunk.text), key=lambda text: len(set(stems(text))), default=chunk.text)
 
 
-def _extract_question(said: str) -> str:
+def _extract_question(reply_text: str) -> str:
     """The first question in what the model said; empty where there is none."""
-    match = re.search(r"[^\n.!?:]*\?", said)
+    match = re.search(r"[^\n.!?:]*\?", reply_text)
     question = " ".join(match[0].split()) if match else ""
     return question if len(question.split()) >= 3 else ""
 
 
-def _report(work: ProgressReporter, done: int, total: int, what: str) -> None:
+def _report(work: ProgressReporter, done: int, total: int, note: str) -> None:
     if work.cancelled:
         raise SelfTestStopped("Stopped.")
-    work.at(done, total, what)
+    work.update(done, total, note)

@@ -49,16 +49,16 @@ INDEX_KEY = "index"
 """Under this its name is kept with the chat, empty for none."""
 
 
-def index_from_plugin_data(kept: Mapping[str, Any]) -> str:
+def index_from_plugin_data(plugin_data: Mapping[str, Any]) -> str:
     """Its name, from what the plugin keeps with a chat; empty for none.
 
     One that chose none, nor to have none, has the person's usual one. A chat may come from a file
     that somebody else wrote: what is no text is passed over.
     """
-    name = kept.get(INDEX_KEY)
+    name = plugin_data.get(INDEX_KEY)
     return name if isinstance(name, str) else load_plugin_settings(PLUGIN, Settings).index
 
 
 def index_from_conversation(conversation: Conversation) -> str:
     """Its name, from the chat itself; empty for none."""
-    return index_from_plugin_data(conversation.kept.get(PLUGIN, {}))
+    return index_from_plugin_data(conversation.plugin_data.get(PLUGIN, {}))

@@ -53,24 +53,24 @@ class Api:
 
     Args:
         chats: by which requests are answered; its model is loaded now.
-        queue: how many requests may wait while others are answered.
-        at_once: how many are answered at once, if the engine can do that.
+        max_waiting: how many requests may wait while others are answered.
+        max_running: how many are answered at once, if the engine can do that.
     """
 
-    def __init__(self, chats: SideChats, queue: int, at_once: int) -> None:
+    def __init__(self, chats: SideChats, max_waiting: int, max_running: int) -> None:
         self._chats = chats
         engine = chats.begin(Setup()).engine
         info = engine.info
         self.model = info.model
         self._context = info.context_length
         self._embedder = Embedder()
-        self._listing = asyncio.Lock()
-        self._listed: dict[str, Setup] = {}
-        self._listed_at = -SETUPS_TTL_SECONDS
+        self._setups_lock = asyncio.Lock()
+        self._setups: dict[str, Setup] = {}
+        self._setups_listed_at = -SETUPS_TTL_SECONDS
         batch = open_batch(engine)
         self._batch = SharedBatch(batch)
-        self._replies = WorkQueue(queue, min(at_once, batch.at_once))
-        self._embeddings = WorkQueue(queue)
+        self._reply_queue = WorkQueue(max_waiting, min(max_running, batch.max_concurrency))
+        self._embedding_queue = WorkQueue(max_waiting)
 
     def app(self, *, loopback: bool, token: str) -> Starlette:
         """The ASGI app; arguments as of `Guard`."""
@@ -92,20 +92,20 @@ class Api:
 
     def stop(self) -> None:
         """End all replies; for the event loop's thread."""
-        self._replies.stop()
-        self._embeddings.stop()
+        self._reply_queue.stop()
+        self._embedding_queue.stop()
 
     def close(self) -> None:
         """Wait until nothing is computed any more; call `stop` before."""
-        self._replies.close()
+        self._reply_queue.close()
         self._batch.close()
-        self._embeddings.close()
+        self._embedding_queue.close()
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def _models(self, request: Request) -> Response:
-        offered = await self._offered()
+        offered = await self._available_setups()
         about = {"object": "model", "created": 0, "owned_by": "chatlm"}
         chat = about | {"max_model_len": self._context}  # as vLLM calls it
         models = [
@@ -120,68 +120,68 @@ class Api:
 
     async def _chat_completions(self, request: Request) -> Response:
         try:  # whoever is turned away takes no time from those who are answered
-            self._replies.check()
+            self._reply_queue.check_capacity()
         except (QueueFull, ShuttingDown) as error:
             raise as_api_error(error) from error
         params = parse_params(await read_json_body(request), self._context)
         setup = Setup()
         if params.model != self.model:
-            setup = setup_for_model(params.model, self.model, await self._offered())
+            setup = setup_for_model(params.model, self.model, await self._available_setups())
         reply = CompletionResponse(params)
         begin = partial(generate_reply, self._chats, self._batch, setup, params)
-        events: EngineEvents = self._replies.events(begin)
+        events: EngineEvents = self._reply_queue.stream(begin)
         if not params.stream:
-            return JSONResponse(await _while_connected(request, reply.whole(events)))
+            return JSONResponse(await _while_connected(request, reply.collect(events)))
         first = await _while_connected(request, _next(events))  # until then it can fail as a whole
-        return EventStream(reply.pieces(first, events))
+        return EventStream(reply.stream(first, events))
 
     async def _embed(self, request: Request) -> Response:
         wanted = parse_embedding_request(await read_json_body(request))
-        parts = self._embeddings.events(partial(self._embedder.embed, wanted.texts))
+        parts = self._embedding_queue.stream(partial(self._embedder.embed, wanted.texts))
         return JSONResponse(
             embedding_response(await _while_connected(request, _collect(parts)), wanted)
         )
 
-    async def _offered(self) -> dict[str, Setup]:
+    async def _available_setups(self) -> dict[str, Setup]:
         """The set-ups that can be joined to the served model, as they were a moment ago.
 
         To list them takes as long as some tokens.
         """
-        async with self._listing:
-            if time.monotonic() - self._listed_at > SETUPS_TTL_SECONDS:
-                offered = await asyncio.to_thread(self._chats.offered)
-                self._listed = {name: setup for name, setup in offered.items() if not setup.model}
-                self._listed_at = time.monotonic()
-        return self._listed
+        async with self._setups_lock:
+            if time.monotonic() - self._setups_listed_at > SETUPS_TTL_SECONDS:
+                offered = await asyncio.to_thread(self._chats.available_setups)
+                self._setups = {name: setup for name, setup in offered.items() if not setup.model}
+                self._setups_listed_at = time.monotonic()
+        return self._setups
 
 
 class EventStream(StreamingResponse):
     """Server-sent events, whose generator is closed when the client is gone.
 
     Args:
-        pieces: the events.
+        events: the events.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: AsyncGenerator[str, None]) -> None:
-        super().__init__(pieces, headers={"Cache-Control": "no-cache"})
-        self._pieces = pieces
+    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+        super().__init__(events, headers={"Cache-Control": "no-cache"})
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See `StreamingResponse`."""
-        async with aclosing(self._pieces):
+        async with aclosing(self._events):
             await super().__call__(scope, receive, send)
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def _while_connected(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
     """The work's result; a client that goes away ends it.
 
     Raises:
         ClientDisconnect: it went away.
         ApiError: the work failed.
     """
-    task = asyncio.create_task(work)
+    task = asyncio.create_task(coroutine)
     gone = asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -89,11 +89,11 @@ def web(host: str, port: int, anyone: bool, model: str | None) -> None:
         serve_pages(host, listener, model, pages)
 
 
-def _announce(what: str, host: str, listener: socket.socket, path: str = "") -> None:
+def _announce(subject: str, host: str, listener: socket.socket, path: str = "") -> None:
     """Say where something is; whoever goes there at once is not turned away."""
     listener.listen()
     address = http_url(host, listener.getsockname()[1])
-    click.echo(escape_controls(f"{what} at {address}{path} (Ctrl-C ends it)"), err=True)
+    click.echo(escape_controls(f"{subject} at {address}{path} (Ctrl-C ends it)"), err=True)
 
 
 def _check_token(host: str, token: str) -> None:

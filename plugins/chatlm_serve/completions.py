@@ -62,7 +62,7 @@ def generate_reply(
     asked = dataclasses.replace(
         setup,
         system=params.system or setup.system,
-        sampling=params.sampling.over(setup.sampling),
+        sampling=params.sampling.with_fallback(setup.sampling),
     )
     chat = chats.begin(asked)
     try:
@@ -74,15 +74,15 @@ def generate_reply(
         yield Delta(refusal.message)
         yield Finished(StopReason.END, Usage())
         return
-    yield from chat.given(request)
-    if request.complete:
+    yield from chat.events_without_engine(request)
+    if request.reply_complete:
         return
     with closing(batch.stream(request)) as events:
         for event in events:
-            if isinstance(event, PromptReady) and event.left_out:
+            if isinstance(event, PromptReady) and event.omitted_messages:
                 raise ContextTooLong(
-                    f"The messages do not fit the context of {event.limit:,} tokens beside the "
-                    f"reply: {len(event.left_out)} of them would not be read.",
+                    f"The messages do not fit the context of {event.context_length:,} tokens beside the "
+                    f"reply: {len(event.omitted_messages)} of them would not be read.",
                     hint="Leave out the oldest, or lower max_tokens.",
                 )
             yield event
@@ -100,14 +100,14 @@ class CompletionResponse:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
-    async def whole(self, events: EngineEvents) -> dict[str, Any]:
+    async def collect(self, events: EngineEvents) -> dict[str, Any]:
         """The reply at once, when it is complete."""
         text, tokens = "", list[TokenLogprob]()
         async with aclosing(events):
             while not isinstance(event := await anext(events), Finished):
                 if isinstance(event, Delta):
                     text += event.text
-                    tokens += event.tokens
+                    tokens += event.logprobs
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {
             "message": message,
@@ -116,33 +116,37 @@ class CompletionResponse:
         }
         return self._object("chat.completion", choice) | {"usage": usage_object(event.usage)}
 
-    async def pieces(self, first: EngineEvent, rest: EngineEvents) -> AsyncGenerator[str, None]:
+    async def stream(self, first: EngineEvent, rest: EngineEvents) -> AsyncGenerator[str, None]:
         """The reply as server-sent events; what fails now is one of them, and the last."""
         event = first
         async with aclosing(rest):
-            yield self._piece({"role": "assistant", "content": ""})
+            yield self._chunk({"role": "assistant", "content": ""})
             try:
                 while not isinstance(event, Finished):
                     if isinstance(event, Delta) and event.text:
-                        yield self._piece({"content": event.text}, tokens=event.tokens)
+                        yield self._chunk({"content": event.text}, tokens=event.logprobs)
                     event = await anext(rest)
             except Exception as error:
                 yield sse_event(as_api_error(error).body)
                 return
-        yield self._piece({}, openai_finish_reason(event))
+        yield self._chunk({}, openai_finish_reason(event))
         if self._params.include_usage:
             yield sse_event(
                 self._object("chat.completion.chunk") | {"usage": usage_object(event.usage)}
             )
         yield DONE_EVENT
 
-    def _piece(
+    def _chunk(
         self,
         delta: dict[str, str],
-        reason: str | None = None,
+        finish_reason: str | None = None,
         tokens: Sequence[TokenLogprob] = (),
     ) -> str:
-        choice = {"delta": delta, "finish_reason": reason, "logprobs": logprobs_object(tokens)}
+        choice = {
+            "delta": delta,
+            "finish_reason": finish_reason,
+            "logprobs": logprobs_object(tokens),
+        }
         piece = self._object("chat.completion.chunk", choice)
         return sse_event(piece | {"usage": None} if self._params.include_usage else piece)
 
@@ -166,19 +170,19 @@ def logprobs_object(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     return {"content": [each.to_dict() for each in tokens], "refusal": None} if tokens else None
 
 
-def openai_finish_reason(end: Finished) -> str:
+def openai_finish_reason(finished: Finished) -> str:
     """Why the reply ended, in OpenAI's words."""
-    full = end.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT_FULL)
+    full = finished.stop_reason in (StopReason.LENGTH, StopReason.CONTEXT_FULL)
     return "length" if full else "stop"
 
 
-def usage_object(cost: Usage) -> dict[str, Any]:
+def usage_object(usage: Usage) -> dict[str, Any]:
     """What the reply cost, in OpenAI's words."""
     return {
-        "prompt_tokens": cost.prompt_tokens,
-        "completion_tokens": cost.completion_tokens,
-        "total_tokens": cost.prompt_tokens + cost.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": cost.cached_tokens},
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
 
 
@@ -248,12 +252,12 @@ class CompletionParams:
     """Whether a stream tells at its end how many tokens there were."""
 
 
-def parse_params(body: Mapping[str, Any], context: int) -> CompletionParams:
+def parse_params(body: Mapping[str, Any], context_length: int) -> CompletionParams:
     """Check a body.
 
     Args:
         body: as JSON has it; a null is the same as nothing.
-        context: tokens that the model's context holds.
+        context_length: tokens that the model's context holds.
 
     Raises:
         ApiError: a field is missing, wrong or not supported; it is named.
@@ -276,16 +280,16 @@ def parse_params(body: Mapping[str, Any], context: int) -> CompletionParams:
         system=system,
         history=history,
         question=question,
-        sampling=_parse_sampling(said, context),
+        sampling=_parse_sampling(said, context_length),
         logprobs=_parse_logprobs(said),
         stream=stream,
         include_usage=_get_typed(options, "include_usage", bool, False, "stream_options."),
     )
 
 
-def _parse_messages(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _parse_messages(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Each message as role and text."""
-    messages = _get_typed(said, "messages", list)
+    messages = _get_typed(fields, "messages", list)
     if not 0 < len(messages) <= MAX_MESSAGES:
         raise field_error(
             "messages", f"must be 1 to {MAX_MESSAGES:,} messages, not {len(messages):,}."
@@ -293,31 +297,29 @@ def _parse_messages(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [_parse_message(message, f"messages[{at}]") for at, message in enumerate(messages)]
 
 
-def _parse_message(message: Any, where: str) -> tuple[str, str]:
+def _parse_message(message: Any, path: str) -> tuple[str, str]:
     if not isinstance(message, dict):
-        raise field_error(where, "must be an object with role and content.")
+        raise field_error(path, "must be an object with role and content.")
     said = {name: value for name, value in message.items() if value is not None}
-    role = _get_typed(said, "role", str, where=f"{where}.")
+    role = _get_typed(said, "role", str, path=f"{path}.")
     if role not in ROLES:
         raise field_error(
-            f"{where}.role", f"must be {', '.join(ROLES)}, not {one_line(role, 40)!r}."
+            f"{path}.role", f"must be {', '.join(ROLES)}, not {one_line(role, 40)!r}."
         )
     for name in said.keys() - {"role", "content"}:
-        raise _unsupported_error(f"{where}.{name}")
+        raise _unsupported_error(f"{path}.{name}")
     if isinstance(said.get("content"), list):
         parts = said["content"]
         return role, "".join(
-            _parse_part(part, f"{where}.content[{at}]") for at, part in enumerate(parts)
+            _parse_part(part, f"{path}.content[{at}]") for at, part in enumerate(parts)
         )
-    return role, _get_typed(said, "content", str, where=f"{where}.")
+    return role, _get_typed(said, "content", str, path=f"{path}.")
 
 
-def _parse_part(part: Any, where: str) -> str:
+def _parse_part(part: Any, path: str) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
-        raise field_error(
-            where, 'only parts of the type "text" are supported.', "unsupported_value"
-        )
-    return _get_typed(part, "text", str, where=f"{where}.")
+        raise field_error(path, 'only parts of the type "text" are supported.', "unsupported_value")
+    return _get_typed(part, "text", str, path=f"{path}.")
 
 
 def _split_conversation(
@@ -345,20 +347,22 @@ def _split_conversation(
     return system, tuple(list(pairwise(texts))[::2]), texts[-1]
 
 
-def _parse_sampling(said: Mapping[str, Any], context: int) -> Sampling:
-    limits = [name for name in ("max_tokens", "max_completion_tokens") if name in said]
+def _parse_sampling(fields: Mapping[str, Any], context_length: int) -> Sampling:
+    limits = [name for name in ("max_tokens", "max_completion_tokens") if name in fields]
     if len(limits) > 1:
         raise field_error(limits[0], "leave it out where max_completion_tokens is given.")
     values = {
-        name: _check_sampling_value(name, name, said[name])
+        name: _check_sampling_value(name, name, fields[name])
         for name in SAMPLING_FIELDS
-        if name in said
+        if name in fields
     }
     for name in limits:
-        values["max_tokens"] = _check_sampling_value(name, "max_tokens", said[name])
-        if said[name] > context:
-            raise field_error(name, f"must be {context:,} at most, all that the context holds.")
-    return Sampling.from_dict({**values, "stop": _parse_stop(said)})
+        values["max_tokens"] = _check_sampling_value(name, "max_tokens", fields[name])
+        if fields[name] > context_length:
+            raise field_error(
+                name, f"must be {context_length:,} at most, all that the context holds."
+            )
+    return Sampling.from_dict({**values, "stop": _parse_stop(fields)})
 
 
 def _check_sampling_value(param: str, name: str, value: Any) -> Any:
@@ -368,31 +372,35 @@ def _check_sampling_value(param: str, name: str, value: Any) -> Any:
         raise field_error(param, str(error)) from error
 
 
-def _parse_stop(said: Mapping[str, Any]) -> tuple[str, ...]:
-    stops: tuple[str, ...] = _check_sampling_value("stop", "stop", said.get("stop", ()))
+def _parse_stop(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    stops: tuple[str, ...] = _check_sampling_value("stop", "stop", fields.get("stop", ()))
     if len(stops) > MAX_STOP_STRINGS:
         raise field_error("stop", f"must be {MAX_STOP_STRINGS} texts at most, not {len(stops):,}.")
     return stops
 
 
-def _parse_logprobs(said: Mapping[str, Any]) -> int | None:
-    if not _get_typed(said, "logprobs", bool, False):
-        if "top_logprobs" in said:
+def _parse_logprobs(fields: Mapping[str, Any]) -> int | None:
+    if not _get_typed(fields, "logprobs", bool, False):
+        if "top_logprobs" in fields:
             raise field_error("top_logprobs", "goes with logprobs=true only.")
         return None
-    top = _get_typed(said, "top_logprobs", int, 0)
+    top = _get_typed(fields, "top_logprobs", int, 0)
     if not 0 <= top <= MAX_TOP_LOGPROBS:
         raise field_error("top_logprobs", f"must be 0 to {MAX_TOP_LOGPROBS}, not {top:,}.")
     return top
 
 
 def _get_typed(
-    said: Mapping[str, Any], name: str, kind: type[T], default: T | None = None, where: str = ""
+    fields: Mapping[str, Any],
+    name: str,
+    expected_type: type[T],
+    default: T | None = None,
+    path: str = "",
 ) -> T:
     """A field, once its type is right; without a default it has to be there."""
-    value = said.get(name, default)
-    if type(value) is not kind:
-        raise field_error(f"{where}{name}", f"must be {TYPE_NAMES[kind]}.")
+    value = fields.get(name, default)
+    if type(value) is not expected_type:
+        raise field_error(f"{path}{name}", f"must be {TYPE_NAMES[expected_type]}.")
     return value
 
 
@@ -407,26 +415,26 @@ def _unsupported_error(name: str) -> Exception:
 SETUP_SEPARATOR = "+"
 
 
-def model_names(model: str, offered: Mapping[str, Setup]) -> list[str]:
+def model_names(model: str, setups: Mapping[str, Setup]) -> list[str]:
     """The names that a client is shown: the model, and the model with each set-up."""
-    return [model, *(f"{model}{SETUP_SEPARATOR}{name}" for name in offered)]
+    return [model, *(f"{model}{SETUP_SEPARATOR}{name}" for name in setups)]
 
 
-def setup_for_model(name: str, model: str, offered: Mapping[str, Setup]) -> Setup:
+def setup_for_model(name: str, served_model: str, setups: Mapping[str, Setup]) -> Setup:
     """What a name means.
 
     Args:
         name: as a client says it.
-        model: the served one.
-        offered: set-ups by name.
+        served_model: the served one.
+        setups: set-ups by name.
 
     Raises:
         ApiError: there is no such model, or its parts cannot be used together.
     """
-    base, joint, rest = name.removeprefix(model).partition(SETUP_SEPARATOR)
+    base, joint, rest = name.removeprefix(served_model).partition(SETUP_SEPARATOR)
     parts = rest.split(SETUP_SEPARATOR) if joint else []
-    if base or not name.startswith(model) or any(part not in offered for part in parts):
-        known = model_names(model, offered)
+    if base or not name.startswith(served_model) or any(part not in setups for part in parts):
+        known = model_names(served_model, setups)
         near = get_close_matches(name, known, 1)
         raise ApiError(
             404,
@@ -436,7 +444,7 @@ def setup_for_model(name: str, model: str, offered: Mapping[str, Setup]) -> Setu
             param="model",
             code="model_not_found",
         )
-    return _merge_setups(offered[part] for part in parts)
+    return _merge_setups(setups[part] for part in parts)
 
 
 def _merge_setups(setups: Iterable[Setup]) -> Setup:

@@ -29,7 +29,7 @@ class EmbeddingRequest:
     """What a client wants."""
 
     texts: tuple[str, ...]
-    base64: bool
+    as_base64: bool
     """Whether vectors are sent as little-endian float32, not as JSON's numbers."""
 
 
@@ -38,7 +38,7 @@ class EmbeddingBatch:
     """What comes of it."""
 
     vectors: np.ndarray[Any, np.dtype[np.float32]]
-    tokens: int
+    token_count: int
 
 
 def parse_embedding_request(body: Mapping[str, Any]) -> EmbeddingRequest:
@@ -91,7 +91,7 @@ class Embedder:
         Raises:
             ApiError: the embedder is not here, or a text is longer than it reads.
         """
-        model = self._loaded()
+        model = self._load_once()
         most = model.max_seq_length or sys.maxsize
         read = model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         for at, tokens in enumerate(read):
@@ -106,7 +106,7 @@ class Embedder:
             vectors = model.encode(list(texts[batch]), show_progress_bar=False)
             yield EmbeddingBatch(np.asarray(vectors, np.float32), sum(map(len, read[batch])))
 
-    def _loaded(self) -> SentenceTransformer:
+    def _load_once(self) -> SentenceTransformer:
         if self._model is None:
             try:
                 folder = find_model(EMBEDDING_MODEL).folder
@@ -116,10 +116,12 @@ class Embedder:
         return self._model
 
 
-def embedding_response(parts: Sequence[EmbeddingBatch], wanted: EmbeddingRequest) -> dict[str, Any]:
+def embedding_response(
+    batches: Sequence[EmbeddingBatch], request: EmbeddingRequest
+) -> dict[str, Any]:
     """What is sent."""
-    vectors = [vector for part in parts for vector in part.vectors]
-    tokens = sum(part.tokens for part in parts)
+    vectors = [vector for part in batches for vector in part.vectors]
+    tokens = sum(part.token_count for part in batches)
     return {
         "object": "list",
         "model": EMBEDDING_MODEL,
@@ -128,7 +130,7 @@ def embedding_response(parts: Sequence[EmbeddingBatch], wanted: EmbeddingRequest
                 "object": "embedding",
                 "index": at,
                 "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
-                if wanted.base64
+                if request.as_base64
                 else vector.tolist(),
             }
             for at, vector in enumerate(vectors)

@@ -16,19 +16,19 @@ from textual_serve.server import Server
 from chatlm_serve.http_guard import is_loopback, names_loopback
 
 
-def serve_pages(host: str, listener: socket.socket, model: str | None, pages: int) -> None:
+def serve_pages(host: str, listener: socket.socket, model: str | None, max_pages: int) -> None:
     """Serve the page until SIGINT or SIGTERM.
 
     Args:
         host: where it listens.
         listener: listens there.
         model: as `--model` takes it.
-        pages: so many may be open at once.
+        max_pages: so many may be open at once.
     """
     command = [sys.executable, "-m", "chatlm_serve.page_child", *([model] if model else [])]
     server = PageServer(
         shlex.join(command),
-        pages,
+        max_pages,
         host=host,
         title="chatlm",
         templates_path=Path(__file__).parent / "templates",
@@ -44,27 +44,27 @@ class PageServer(Server):
 
     Args:
         command: that draws a page.
-        pages: so many may be open at once.
-        more: see `textual_serve.server.Server`.
+        max_pages: so many may be open at once.
+        server_options: see `textual_serve.server.Server`.
     """
 
-    def __init__(self, command: str, pages: int, **more: Any) -> None:
-        super().__init__(command, **more)
-        self._pages = pages
-        self._open: set[asyncio.Task[web.WebSocketResponse]] = set()
+    def __init__(self, command: str, max_pages: int, **server_options: Any) -> None:
+        super().__init__(command, **server_options)
+        self._max_pages = max_pages
+        self._open_pages: set[asyncio.Task[web.WebSocketResponse]] = set()
 
     async def on_startup(self, app: web.Application) -> None:
         """Print nothing."""
 
     async def on_shutdown(self, app: web.Application) -> None:
         """Close the pages, which would be waited for."""
-        for page in self._open:
+        for page in self._open_pages:
             page.cancel()
 
     async def handle_index(self, request: web.Request) -> Any:
         """The page."""
         self._check_host(request)
-        self._check_room()
+        self._check_page_limit()
         self.public_url = f"{request.scheme}://{request.host}"
         return await super().handle_index(request)
 
@@ -73,17 +73,17 @@ class PageServer(Server):
         self._check_host(request)
         if urlsplit(request.headers.get("Origin", "")).netloc != request.host:
             raise web.HTTPForbidden(text="Only chatlm's own page may open the chat.")
-        self._check_room()
+        self._check_page_limit()
         page = asyncio.create_task(super().handle_websocket(request))
-        self._open.add(page)
+        self._open_pages.add(page)
         try:
             return await page
         finally:
-            self._open.discard(page)
+            self._open_pages.discard(page)
 
-    def _check_room(self) -> None:
-        if len(self._open) >= self._pages:
-            open_ = "1 page is" if self._pages == 1 else f"{self._pages} pages are"
+    def _check_page_limit(self) -> None:
+        if len(self._open_pages) >= self._max_pages:
+            open_ = "1 page is" if self._max_pages == 1 else f"{self._max_pages} pages are"
             raise web.HTTPServiceUnavailable(
                 text=f"{open_} open already, and each has a model of its own. Close one and load "
                 "this page again, or let more be open: chatlm config set plugins.serve.pages N"

@@ -31,21 +31,21 @@ class WorkQueue:
     All methods but `close` are for the event loop's thread.
 
     Args:
-        waiting: how many may wait.
-        at_once: how many run.
+        max_waiting: how many may wait.
+        max_running: how many run.
     """
 
-    def __init__(self, waiting: int, at_once: int = 1) -> None:
-        self._most = waiting + at_once
-        self._at_once = at_once
-        self._open: set[_Job] = set()
+    def __init__(self, max_waiting: int, max_running: int = 1) -> None:
+        self._max_jobs = max_waiting + max_running
+        self._max_running = max_running
+        self._open_jobs: set[_Job] = set()
         self._stopping = False
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._inbox: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    async def events(
-        self, make: Callable[[], Generator[T | None, None, None]]
+    async def stream(
+        self, factory: Callable[[], Generator[T | None, None, None]]
     ) -> AsyncGenerator[T, None]:
         """What a generator yields, when it is its turn.
 
@@ -53,27 +53,27 @@ class WorkQueue:
         yield.
 
         Args:
-            make: makes the generator; it too is called in the line's thread.
+            factory: makes the generator; it too is called in the line's thread.
 
         Raises:
             Busy: too many are in the line.
             Stopping: `stop` was called, perhaps meanwhile.
             Exception: what the generator raises.
         """
-        self.check()
-        job = _Job(make, self._open.discard)
-        self._open.add(job)
-        self._jobs.put(job)
+        self.check_capacity()
+        job = _Job(factory, self._open_jobs.discard)
+        self._open_jobs.add(job)
+        self._inbox.put(job)
         try:
-            while (event := await job.news.get()) is not _END:
+            while (event := await job.output.get()) is not _END:
                 if isinstance(event, _Failure):
                     raise event.error
                 yield event
         finally:
             job.cancelled.set()
-            self._open.discard(job)
+            self._open_jobs.discard(job)
 
-    def check(self) -> None:
+    def check_capacity(self) -> None:
         """See that there is room for one more.
 
         Raises:
@@ -81,35 +81,35 @@ class WorkQueue:
         """
         if self._stopping:
             raise ShuttingDown
-        if len(self._open) >= self._most:
+        if len(self._open_jobs) >= self._max_jobs:
             raise QueueFull
 
     def stop(self) -> None:
         """End all that runs and waits."""
         self._stopping = True
-        for job in self._open:
+        for job in self._open_jobs:
             job.cancelled.set()
-            job.news.put_nowait(_Failure(ShuttingDown()))
+            job.output.put_nowait(_Failure(ShuttingDown()))
 
     def close(self) -> None:
         """Wait until the thread has ended; call `stop` before."""
-        self._jobs.put(None)
+        self._inbox.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         running: list[_Job] = []
         closed = False
         while not closed or running:
-            while not closed and len(running) < self._at_once:
+            while not closed and len(running) < self._max_running:
                 try:
-                    job = self._jobs.get(block=not running)
+                    job = self._inbox.get(block=not running)
                 except Empty:
                     break
                 if job is None:
                     closed = True
                 else:
                     running.append(job)
-            running = [job for job in running if job.go_on()]
+            running = [job for job in running if job.step()]
 
 
 class _Failure:
@@ -122,39 +122,39 @@ _END: Any = object()
 
 class _Job:
     def __init__(
-        self, make: Callable[[], Generator[Any, None, None]], leave: Callable[[_Job], None]
+        self, factory: Callable[[], Generator[Any, None, None]], on_done: Callable[[_Job], None]
     ) -> None:
-        self._make = make
-        self._leave = leave
+        self._factory = factory
+        self._on_done = on_done
         self._loop = asyncio.get_running_loop()
-        self.news: asyncio.Queue[Any] = asyncio.Queue()
+        self.output: asyncio.Queue[Any] = asyncio.Queue()
         self.cancelled = threading.Event()
-        self._events: Generator[Any, None, None] | None = None
+        self._generator: Generator[Any, None, None] | None = None
 
-    def go_on(self) -> bool:
+    def step(self) -> bool:
         """Pass on what comes next; whether more may come."""
         if self.cancelled.is_set():
-            if self._events is not None:
-                self._events.close()
+            if self._generator is not None:
+                self._generator.close()
             return False
         try:
-            if self._events is None:
-                self._events = self._make()
-            event = next(self._events, _END)
+            if self._generator is None:
+                self._generator = self._factory()
+            event = next(self._generator, _END)
         except Exception as error:
-            self._end(_Failure(error))
+            self._finish(_Failure(error))
             return False
         if event is _END:
-            self._end(_END)
+            self._finish(_END)
         elif event is not None:
-            self._in_loop(self.news.put_nowait, event)
+            self._call_in_loop(self.output.put_nowait, event)
         return event is not _END
 
-    def _end(self, news: Any) -> None:
-        self._in_loop(self._leave, self)
-        self._in_loop(self.news.put_nowait, news)
+    def _finish(self, item: Any) -> None:
+        self._call_in_loop(self._on_done, self)
+        self._call_in_loop(self.output.put_nowait, item)
 
-    def _in_loop(self, function: Callable[[Any], object], argument: Any) -> None:
+    def _call_in_loop(self, function: Callable[[Any], object], argument: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(function, argument)
         except RuntimeError:  # the loop has ended, and nobody listens
@@ -170,7 +170,7 @@ class SharedBatch:
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
-        self._came: dict[int, deque[EngineEvent | Exception]] = {}
+        self._received: dict[int, deque[EngineEvent | Exception]] = {}
 
     def stream(self, request: Request) -> Generator[EngineEvent | None, None, None]:
         """As `Engine.stream`; None where something was done, perhaps for others, and nothing came.
@@ -178,12 +178,12 @@ class SharedBatch:
         At most `Batch.at_once` may run at a time.
         """
         number = self._batch.add(request)
-        came = self._came[number] = deque()
+        came = self._received[number] = deque()
         try:
             while True:
                 if not came:
                     for other, event in self._batch.step():
-                        self._came[other].append(event)
+                        self._received[other].append(event)
                 event_or_none = came.popleft() if came else None
                 if isinstance(event_or_none, Exception):
                     raise event_or_none
@@ -191,8 +191,8 @@ class SharedBatch:
                 if isinstance(event_or_none, Finished):
                     return
         finally:
-            self._batch.drop(number)
-            del self._came[number]
+            self._batch.cancel(number)
+            del self._received[number]
 
     def close(self) -> None:
         """Drop all."""

@@ -42,10 +42,10 @@ def template(ui: Ui, argument: str) -> None:
         stop_using_template(ui)
     elif not argument:
         ui.open_screen(PICKER_SCREEN)
-    elif library.load_template(argument).asks:
+    elif library.load_template(argument).needs_form:
         ui.open_screen(FORM_SCREEN, argument)
     else:
-        use_template(ui, library.load_template(argument), {}, fresh=False)
+        use_template(ui, library.load_template(argument), {}, in_new_chat=False)
 
 
 def find_errors(ui: Ui, _: str) -> None:
@@ -94,7 +94,9 @@ PLACEHOLDER = "…"
 """Stands for the words that are not typed yet."""
 
 
-def use_template(ui: Ui, template: Template, values: Mapping[str, str], *, fresh: bool) -> None:
+def use_template(
+    ui: Ui, template: Template, values: Mapping[str, str], *, in_new_chat: bool
+) -> None:
     """Let a chat go by the template.
 
     What is given for the input is put into the composer, since it is what the person would type;
@@ -104,26 +106,26 @@ def use_template(ui: Ui, template: Template, values: Mapping[str, str], *, fresh
         ui: the chat's screen.
         template: the one to use.
         values: texts of its variables, by name.
-        fresh: begin a new chat.
+        in_new_chat: begin a new chat.
 
     Raises:
         UsageError: a value is missing or wrong; nothing was changed.
     """
     others = dict(values)
-    typed = others.pop(template.input, "") if template.takes_words else ""
+    typed = others.pop(template.input, "") if template.takes_input else ""
     written = fill_template(
-        template, others, typed or (PLACEHOLDER if template.takes_words else "")
+        template, others, typed or (PLACEHOLDER if template.takes_input else "")
     )
-    before = "" if fresh else own_system_prompt(ui)
+    before = "" if in_new_chat else own_system_prompt(ui)
     choice = SelectedTemplate(template.name, others, written.system, before)
-    if fresh:
-        ui.new_chat(system=written.system, kept=choice.kept)
+    if in_new_chat:
+        ui.new_chat(system=written.system, state=choice.plugin_data)
     else:
         ui.set_chat(system=written.system or before)
-        ui.keep(**choice.kept)
-    if first := typed if template.takes_words else written.user:
-        ui.write(first)
-    ui.tell(_describe_use(template))
+        ui.set_state(**choice.plugin_data)
+    if first := typed if template.takes_input else written.user:
+        ui.insert_text(first)
+    ui.notify(_describe_use(template))
 
 
 def stop_using_template(ui: Ui) -> None:
@@ -132,14 +134,14 @@ def stop_using_template(ui: Ui) -> None:
     Raises:
         UsageError: it goes by none.
     """
-    choice = selected_template(ui.kept)
+    choice = selected_template(ui.state)
     if choice is None:
         raise UsageError("This chat goes by no template.", hint="Choose one: /template")
     before = own_system_prompt(ui)
     ui.set_chat(system=before)
-    ui.keep(template=None, values=None, system=None, before=None, as_is=None)
-    told = f"This chat goes by {one_line(choice.template, 40)} no longer."
-    ui.tell(told if before or not choice.system else f"{told} /system gives it a system prompt.")
+    ui.set_state(template=None, values=None, system=None, before=None, as_is=None)
+    told = f"This chat goes by {one_line(choice.name, 40)} no longer."
+    ui.notify(told if before or not choice.system else f"{told} /system gives it a system prompt.")
 
 
 def preview_prompt(template: Template, values: Mapping[str, str]) -> FilledTemplate:
@@ -159,17 +161,19 @@ def preview_prompt(template: Template, values: Mapping[str, str]) -> FilledTempl
 
 def own_system_prompt(ui: Ui) -> str:
     """The chat's own system prompt: the one it has, unless its template gave it that."""
-    choice, system = selected_template(ui.kept), ui.conversation.system
-    return choice.before if choice and choice.system and choice.system == system else system
+    choice, system = selected_template(ui.state), ui.conversation.system
+    return (
+        choice.previous_system if choice and choice.system and choice.system == system else system
+    )
 
 
 def _describe_use(template: Template) -> str:
     """What the chat goes by now, and what the template was written for."""
     how = (
         "each message goes through it"
-        if template.takes_words
+        if template.takes_input
         else "it sets how the model answers"
-        if not template.makes_message
+        if not template.has_message
         else "its message is in the composer"
     )
     told = f"This chat goes by {template.name}: {how}."
@@ -185,7 +189,7 @@ SUGGEST_AFTER_REPLIES = 5
 """After so many a new start is suggested."""
 
 
-def ask_in_chat(ui: Ui, name: str) -> None:
+def ask_in_chat(ui: Ui, template_name: str) -> None:
     """Ask about the reply in its own chat, past the template that the chat goes by.
 
     Of an earlier reply the text is said once more; the newest is just above.
@@ -195,24 +199,24 @@ def ask_in_chat(ui: Ui, name: str) -> None:
     """
     turn, text = _selected_reply(ui)
     newest = turn.id == ui.conversation.turns[-1].id
-    message = _render_about_turn(name, turn, "" if newest else text).user
-    if selected_template(ui.kept):
-        ui.keep(as_is=message)
+    message = _render_about_turn(template_name, turn, "" if newest else text).user
+    if selected_template(ui.state):
+        ui.set_state(as_is=message)
     ui.send(message)
 
 
-def ask_in_new_chat(ui: Ui, name: str, model: str = "") -> None:
+def ask_in_new_chat(ui: Ui, template_name: str, model: str = "") -> None:
     """Ask about the reply in a new chat, where nothing says whose it is.
 
     Args:
         ui: the chat's screen.
-        name: the template.
+        template_name: the template.
         model: ask this one; empty for the one there is.
 
     Raises:
         UsageError: as `ask_here`.
     """
-    asked = _render_about_turn(name, *_selected_reply(ui))
+    asked = _render_about_turn(template_name, *_selected_reply(ui))
     ui.new_chat(system=asked.system, sampling=asked.sampling, model=model, message=asked.user)
 
 
@@ -227,28 +231,28 @@ def consolidate_chat(ui: Ui) -> None:
     if engine is None:
         raise UsageError("The model is not loaded yet.", hint="Wait until it is, or see /model.")
     asked = render_template(load_template("consolidate"), {})
-    sampling = asked.sampling.over(engine.info.defaults)
+    sampling = asked.sampling.with_fallback(engine.info.default_sampling)
     request = Request((*chat.messages(), Message("user", asked.user)), sampling)
     prompt = ""
-    with ui.working("Writing one prompt") as work, closing(engine.stream(request)) as events:
+    with ui.progress("Writing one prompt") as work, closing(engine.stream(request)) as events:
         for tokens, event in enumerate(events):
             if work.cancelled:
                 return
             prompt += event.text if isinstance(event, Delta) else ""
-            work.at(tokens, sampling.max_tokens)
+            work.update(tokens, sampling.max_tokens)
     if not prompt.strip():
         raise UsageError("The model wrote nothing.", hint="Try again, or with another model.")
     ui.new_chat(system=chat.system)
-    ui.write(prompt.strip())
-    ui.tell("A new chat. Read the prompt, mend it, then send it.")
+    ui.insert_text(prompt.strip())
+    ui.notify("A new chat. Read the prompt, mend it, then send it.")
 
 
 def suggest_consolidating(ui: Ui, conversation: Conversation) -> None:
     """After some exchanges, once in the life of a chat, say that one can start fresh."""
     long = sum(bool(turn.reply) for turn in conversation.turns) >= SUGGEST_AFTER_REPLIES
-    if long and ui.conversation.id == conversation.id and not ui.kept.get("suggested"):
-        ui.keep(suggested=True)
-        ui.tell(
+    if long and ui.conversation.id == conversation.id and not ui.state.get("suggested"):
+        ui.set_state(suggested=True)
+        ui.notify(
             "This chat grows long. /consolidate starts afresh with one prompt that holds what "
             "was agreed."
         )
@@ -262,7 +266,7 @@ def _selected_reply(ui: Ui) -> tuple[Turn, str]:
     return turn, turn.reply.text
 
 
-def _render_about_turn(name: str, turn: Turn, text: str) -> RenderedTemplate:
-    template = load_template(name)
-    values = {"question": turn.words} if "question" in template.variables else {}
+def _render_about_turn(template_name: str, turn: Turn, text: str) -> RenderedTemplate:
+    template = load_template(template_name)
+    values = {"question": turn.display_text} if "question" in template.variables else {}
     return render_template(template, values, text)

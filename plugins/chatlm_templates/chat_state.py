@@ -16,50 +16,50 @@ from chatlm_templates.rendering import render_template
 class SelectedTemplate:
     """What is kept with the chat."""
 
-    template: str
+    name: str
     """Its name."""
     values: Mapping[str, str] = field(default_factory=dict)
     """Those of its variables that were given, but for the input."""
     system: str = ""
     """The system prompt that it gave the chat; empty where it has none."""
-    before: str = ""
+    previous_system: str = ""
     """The chat's system prompt before that."""
 
     @property
-    def kept(self) -> dict[str, Any]:
+    def plugin_data(self) -> dict[str, Any]:
         """As plain values."""
         return {
-            "template": self.template,
+            "template": self.name,
             "values": dict(self.values),
             "system": self.system,
-            "before": self.before,
+            "before": self.previous_system,
         }
 
 
-def selected_template(kept: Mapping[str, Any]) -> SelectedTemplate | None:
+def selected_template(plugin_data: Mapping[str, Any]) -> SelectedTemplate | None:
     """Read what is kept with a chat; None where it goes by no template.
 
     A chat may come from a file that somebody else wrote: what is no text is passed over.
     """
-    name, values = kept.get("template"), kept.get("values")
+    name, values = plugin_data.get("template"), plugin_data.get("values")
     if not isinstance(name, str):
         return None
     given = values.items() if isinstance(values, Mapping) else ()
     return SelectedTemplate(
-        template=name,
+        name=name,
         values={key: text for key, text in given if isinstance(text, str)},
-        system=_text_or_empty(kept, "system"),
-        before=_text_or_empty(kept, "before"),
+        system=_text_or_empty(plugin_data, "system"),
+        previous_system=_text_or_empty(plugin_data, "before"),
     )
 
 
 def selected_template_in_chat(conversation: Conversation) -> SelectedTemplate | None:
     """The template that a chat goes by."""
-    return selected_template(conversation.kept.get(PLUGIN, {}))
+    return selected_template(conversation.plugin_data.get(PLUGIN, {}))
 
 
 def write_message(
-    conversation: Conversation, typed: str, facts: TextFacts
+    conversation: Conversation, raw_input: str, facts: TextFacts
 ) -> str | UsageError | None:
     """What the chat's template makes of what was typed; None where it leaves that as it is.
 
@@ -67,13 +67,13 @@ def write_message(
     they are they would be another question.
     """
     choice = selected_template_in_chat(conversation)
-    if choice is None or typed == conversation.kept[PLUGIN].get("as_is"):
+    if choice is None or raw_input == conversation.plugin_data[PLUGIN].get("as_is"):
         return None
     try:
-        template = load_template(choice.template)
-        if not template.takes_words:
+        template = load_template(choice.name)
+        if not template.takes_input:
             return None
-        if made := render_template(template, choice.values, typed, facts).user:
+        if made := render_template(template, choice.values, raw_input, facts).user:
             return made
         raise UsageError(f"The template {template.name} makes no message of these words.")
     except ChatlmError as error:
@@ -87,11 +87,11 @@ def template_sampling(conversation: Conversation) -> Sampling:
     """What the chat's template sets; nothing where it cannot be read, which the message tells."""
     choice = selected_template_in_chat(conversation)
     try:
-        return load_template(choice.template).sampling if choice else Sampling()
+        return load_template(choice.name).sampling if choice else Sampling()
     except ChatlmError:
         return Sampling()
 
 
-def _text_or_empty(kept: Mapping[str, Any], name: str) -> str:
-    value = kept.get(name)
+def _text_or_empty(plugin_data: Mapping[str, Any], key: str) -> str:
+    value = plugin_data.get(key)
     return value if isinstance(value, str) else ""

@@ -22,14 +22,14 @@ STARTER_FILE = Path(__file__).with_name("starter.yaml")
 
 
 def complete_template(
-    context: click.Context, parameter: click.Parameter, start: str
+    context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The names of templates that begin so."""
     from click.shell_completion import CompletionItem
 
     from chatlm_templates.library import template_files
 
-    return [CompletionItem(name) for name in template_files() if name.startswith(start)]
+    return [CompletionItem(name) for name in template_files() if name.startswith(incomplete)]
 
 
 _name = click.argument("name", shell_complete=complete_template)
@@ -61,7 +61,7 @@ def list_templates(as_json: bool) -> None:
         for name, template in found.templates.items():
             own = "  (yours)" if library.is_own(library.template_path(name)) else ""
             click.echo(f"{name:<{width}}  {one_line(template.description, 90)}{own}".rstrip())
-    for problem in found.faults:
+    for problem in found.errors:
         _print_error(problem)
 
 
@@ -195,10 +195,14 @@ def check(which: tuple[str, ...], as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _resolve_path(word: str) -> Path:
+def _resolve_path(name_or_path: str) -> Path:
     from chatlm_templates import library
 
-    return Path(word) if word.endswith(".yaml") else library.template_path(word)
+    return (
+        Path(name_or_path)
+        if name_or_path.endswith(".yaml")
+        else library.template_path(name_or_path)
+    )
 
 
 def _copy_template(original: Path, path: Path) -> None:
@@ -239,15 +243,15 @@ def _message_dicts(rendered: RenderedTemplate) -> list[dict[str, str]]:
     return [{"role": role, "content": content} for role, content in both if content]
 
 
-def _check_result(path: Path, faults: list[TemplateFileError]) -> dict[str, Any]:
-    found = next((fault for fault in faults if fault.path == path), None)
+def _check_result(path: Path, errors: list[TemplateFileError]) -> dict[str, Any]:
+    found = next((fault for fault in errors if fault.path == path), None)
     return {
         "name": path.stem,
         "path": str(path),
         "line": found.line or None if found else None,
-        "error": found.what if found else None,
+        "error": found.problem if found else None,
     }
 
 
-def _print_error(fault: TemplateFileError) -> None:
-    click.echo(escape_controls(fault.message), err=True)
+def _print_error(error: TemplateFileError) -> None:
+    click.echo(escape_controls(error.message), err=True)

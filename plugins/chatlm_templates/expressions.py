@@ -55,13 +55,13 @@ class ExpressionError(Exception):
 
     Args:
         line: 1 for the text's first line.
-        what: what is wrong.
+        problem: what is wrong.
     """
 
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(problem)
         self.line = line
-        self.what = what
+        self.problem = problem
 
 
 def find_variables(text: str) -> dict[str, int]:

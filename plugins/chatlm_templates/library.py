@@ -37,7 +37,7 @@ class Library:
     """All templates that can be used, and what is wrong with the others."""
 
     templates: Mapping[str, Template] = field(default_factory=dict)
-    faults: tuple[TemplateFileError, ...] = ()
+    errors: tuple[TemplateFileError, ...] = ()
 
 
 def load_library() -> Library:

@@ -71,7 +71,7 @@ def write_message(
     conversation: Conversation, text: str, facts: TextFacts
 ) -> str | UsageError | None:
     """What the chat's template makes of what was typed, or why it cannot."""
-    if PLUGIN not in conversation.kept:
+    if PLUGIN not in conversation.plugin_data:
         return None
     from chatlm_templates import chat_state
 
@@ -81,11 +81,11 @@ def write_message(
 @hookimpl
 def adjust_request(request: Request, conversation: Conversation) -> Request | None:
     """Fill what the person leaves open with what the chat's template sets."""
-    if PLUGIN not in conversation.kept:
+    if PLUGIN not in conversation.plugin_data:
         return None
     from chatlm_templates import chat_state
 
-    sampling = request.sampling.over(chat_state.template_sampling(conversation))
+    sampling = request.sampling.with_fallback(chat_state.template_sampling(conversation))
     return dataclasses.replace(request, sampling=sampling)
 
 
@@ -99,12 +99,12 @@ def turn_finished(conversation: Conversation, turn: Turn) -> None:
 
 
 def _render_template(
-    name: str, values: Mapping[str, str], typed: str, facts: TextFacts
+    name: str, values: Mapping[str, str], raw_input: str, facts: TextFacts
 ) -> RenderedTemplate:
     from chatlm_templates.library import load_template
     from chatlm_templates.rendering import render_template
 
-    return render_template(load_template(name), values, typed, facts)
+    return render_template(load_template(name), values, raw_input, facts)
 
 
 def _picker_screen(ui: Ui, argument: str) -> Any:

@@ -27,30 +27,37 @@ class FilledTemplate:
 
 
 def render_template(
-    template: Template, given: Mapping[str, str], typed: str = "", facts: TextFacts = dict
+    template: Template,
+    variable_values: Mapping[str, str],
+    raw_input: str = "",
+    facts: TextFacts = dict,
 ) -> RenderedTemplate:
     """Fill the template's gaps, as one message.
 
     Args:
         template, given, typed: as those of `write`.
-        facts: gives what fills the variables that are facts, where `given` does not.
+        facts: gives what fills the variables that are facts, where `variable_values` does not.
 
     Raises:
         UsageError: as `write`.
     """
-    written = fill_template(template, {**_fact_values(template, facts, given), **given}, typed)
-    values = dict(given)
-    spoken = values.pop(template.input, typed) if template.takes_words else ""
+    written = fill_template(
+        template, {**_fact_values(template, facts, variable_values), **variable_values}, raw_input
+    )
+    values = dict(variable_values)
+    spoken = values.pop(template.input, raw_input) if template.takes_input else ""
     return RenderedTemplate(
         system=written.system,
         user=written.user,
         sampling=template.sampling,
-        typed=spoken,
-        kept={"template": template.name, "values": values, "system": written.system},
+        raw_input=spoken,
+        plugin_state={"template": template.name, "values": values, "system": written.system},
     )
 
 
-def fill_template(template: Template, given: Mapping[str, str], typed: str = "") -> FilledTemplate:
+def fill_template(
+    template: Template, variable_values: Mapping[str, str], raw_input: str = ""
+) -> FilledTemplate:
     """Fill the template's gaps.
 
     A value stays in its place: a text keeps to its line, a multi-line one stands in an element
@@ -58,35 +65,39 @@ def fill_template(template: Template, given: Mapping[str, str], typed: str = "")
 
     Args:
         template: one that was read without a fault.
-        given: values by the name of their variable, as text.
-        typed: what the person typed or piped in: the value of the variable that the template
+        variable_values: values by the name of their variable, as text.
+        raw_input: what the person typed or piped in: the value of the variable that the template
             names as its input; of a template that writes only the system prompt, the message.
 
     Raises:
-        UsageError: a name is unknown, a value is missing or wrong, or `typed` has no place.
+        UsageError: a name is unknown, a value is missing or wrong, or `raw_input` has no place.
     """
-    values = dict(given)
+    values = dict(variable_values)
     message = ""
-    if typed and template.input and template.input not in values:
-        values[template.input] = typed
-    elif typed and template.makes_message:
+    if raw_input and template.input and template.input not in values:
+        values[template.input] = raw_input
+    elif raw_input and template.has_message:
         raise UsageError(
             f"The template {template.name} has no place for further text.",
             hint="Give it to a variable: -v NAME=TEXT",
         )
     else:
-        message = typed
+        message = raw_input
     places = _substitutions(template, values)
-    parts = _fill_parts(template, places) if template.makes_message else [("", message)]
+    parts = _fill_parts(template, places) if template.has_message else [("", message)]
     return FilledTemplate(
         expressions.fill_variables(template.system, places),
         tuple((head, text) for head, text in parts if text),
     )
 
 
-def _fact_values(template: Template, facts: TextFacts, given: Mapping[str, str]) -> dict[str, str]:
+def _fact_values(
+    template: Template, facts: TextFacts, variable_values: Mapping[str, str]
+) -> dict[str, str]:
     """What the facts say of the template's variables; they are asked for only if it needs them."""
-    open_ = {name for name, each in template.variables.items() if each.type == FACT} - set(given)
+    open_ = {name for name, each in template.variables.items() if each.type == FACT} - set(
+        variable_values
+    )
     known = facts() if open_ else {}
     return {name: one_line(known[name], 200) for name in open_ & set(known)}
 
@@ -138,14 +149,16 @@ def _substitution(template: Template, variable: Variable, text: str | None) -> V
     return escape_tags(value) if isinstance(value, str) else value
 
 
-def _fill_parts(template: Template, places: Mapping[str, Value]) -> Iterator[tuple[str, str]]:
+def _fill_parts(
+    template: Template, substitutions: Mapping[str, Value]
+) -> Iterator[tuple[str, str]]:
     for part in PROMPT_PARTS:
         if part == "examples":
             text = format_examples(template.examples)
         else:
-            text = expressions.fill_variables(getattr(template, part), places)
+            text = expressions.fill_variables(getattr(template, part), substitutions)
         yield part_heading(part), text
-    yield "", expressions.fill_variables(template.user, places)
+    yield "", expressions.fill_variables(template.user, substitutions)
 
 
 def format_examples(examples: tuple[PromptExample, ...]) -> str:

@@ -68,7 +68,7 @@ class Variable:
             UsageError: it is no such value; the message says what is wanted.
         """
         wanted, read = VARIABLE_TYPES[self.type]
-        value = self._chosen(text) if self.type == "choice" else read(text)
+        value = self._parse_choice(text) if self.type == "choice" else read(text)
         if value is None:
             wanted = wanted or f"one of {', '.join(self.choices)}"
             raise UsageError(
@@ -77,7 +77,7 @@ class Variable:
             )
         return value
 
-    def _chosen(self, text: str) -> Value | None:
+    def _parse_choice(self, text: str) -> Value | None:
         return text if text in self.choices else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,24 +155,24 @@ class Template:
     """A hint: the index whose passages help it."""
 
     @property
-    def makes_message(self) -> bool:
+    def has_message(self) -> bool:
         """Whether it writes the user's message, and not only the system prompt."""
         return bool(self.user) or any(getattr(self, part) for part in PROMPT_PARTS)
 
     @property
-    def takes_words(self) -> bool:
+    def takes_input(self) -> bool:
         """Whether it makes the message of what the person types."""
-        return self.makes_message and bool(self.input)
+        return self.has_message and bool(self.input)
 
     @property
-    def asked(self) -> list[Variable]:
+    def form_variables(self) -> list[Variable]:
         """The variables that a person fills."""
         return [each for each in self.variables.values() if each.type != FACT]
 
     @property
-    def asks(self) -> bool:
+    def needs_form(self) -> bool:
         """Whether a person has something to fill in before the first message."""
-        return any(not self.takes_words or each.name != self.input for each in self.asked)
+        return any(not self.takes_input or each.name != self.input for each in self.form_variables)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""

@@ -57,17 +57,17 @@ class TemplateFileError(ChatlmError):
     Args:
         path: the file.
         line: where; 0 for the file as a whole.
-        what: what is wrong.
+        problem: what is wrong.
     """
 
     exit_code = 2
 
-    def __init__(self, path: Path, line: int, what: str) -> None:
+    def __init__(self, path: Path, line: int, problem: str) -> None:
         place = f"{path}, line {line}" if line else f"{path}"
-        super().__init__(f"{place}: {what.rstrip('.')}.")
+        super().__init__(f"{place}: {problem.rstrip('.')}.")
         self.path = path
         self.line = line
-        self.what = what
+        self.problem = problem
 
 
 def read_template(path: Path) -> Template:
@@ -87,7 +87,7 @@ def read_template(path: Path) -> Template:
     try:
         return _parse_template(path.stem, parse_yaml(content))
     except DocumentError as wrong:
-        raise TemplateFileError(path, wrong.line, wrong.what) from wrong
+        raise TemplateFileError(path, wrong.line, wrong.problem) from wrong
 
 
 def is_valid_name(name: str) -> bool:
@@ -142,7 +142,7 @@ def _check_variables(
         try:
             names = expressions.find_variables(text)
         except expressions.ExpressionError as error:
-            raise DocumentError(first + error.line - 1, f"{key}: {error.what}") from error
+            raise DocumentError(first + error.line - 1, f"{key}: {error.problem}") from error
         for name, line in names.items():
             if name not in variables:
                 raise DocumentError(
@@ -234,7 +234,7 @@ def _parse_sampling(node: Node) -> Sampling:
             else scalar_value(value)
         )
         try:
-            sampling = Sampling.from_dict({name: said}).over(sampling)
+            sampling = Sampling.from_dict({name: said}).with_fallback(sampling)
         except UsageError as error:
             raise DocumentError(line_number(value), error.message) from error
     return sampling
@@ -245,13 +245,13 @@ class DocumentError(Exception):
 
     Args:
         line: 1 for the first.
-        what: what is wrong.
+        problem: what is wrong.
     """
 
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(problem)
         self.line = line
-        self.what = what
+        self.problem = problem
 
 
 def parse_yaml(content: bytes) -> Node | None:
@@ -284,12 +284,12 @@ def text_line_number(node: Node) -> int:
     return line_number(node) + (isinstance(node, ScalarNode) and node.style in ("|", ">"))
 
 
-def mapping_values(node: Node, known: Collection[str] = ()) -> dict[str, Node]:
+def mapping_values(node: Node, allowed_keys: Collection[str] = ()) -> dict[str, Node]:
     """The values of a mapping by their key.
 
     Args:
         node: the mapping.
-        known: the keys it may have; empty for any.
+        allowed_keys: the keys it may have; empty for any.
 
     Raises:
         Wrong: it is no mapping, a key comes twice, or is not known.
@@ -301,9 +301,9 @@ def mapping_values(node: Node, known: Collection[str] = ()) -> dict[str, Node]:
         name = scalar_text(key)
         if name in found:
             raise DocumentError(line_number(key), f"{name} stands here a second time")
-        if known and name not in known:
-            near = get_close_matches(name, known, 1)
-            end = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        if allowed_keys and name not in allowed_keys:
+            near = get_close_matches(name, allowed_keys, 1)
+            end = f"did you mean {near[0]}?" if near else f"known: {', '.join(allowed_keys)}"
             raise DocumentError(line_number(key), f"there is no {name!r} here; {end}")
         found[name] = value
     return found

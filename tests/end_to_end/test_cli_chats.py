@@ -264,10 +264,10 @@ def test_show_details_says_what_made_each_version() -> None:
             prompt_format="chatml",
             prompt_hash="00ff",
             versions={"torch": "2.6"},
-            added=("no-lists\n\x1b[31m",),
+            plugin_processors=("no-lists\n\x1b[31m",),
         )
         store.save_provenance(reply.id, made)
-        store.set_standing(turn.id, ContextPolicy.PINNED)
+        store.set_context_policy(turn.id, ContextPolicy.PINNED)
     done = chats("show", str(turn.id), "--details")
     assert done.returncode == 0
     assert obeyed(done.stdout) == set()
@@ -379,13 +379,13 @@ def test_ctrl_c_stops_an_import_between_two_chats(tmp_path: Path) -> None:
         time.sleep(0.05)
         if paths.database_file().exists():
             with Store(paths.database_file()) as store:
-                if store.conversations(limit=5):
+                if store.list_conversations(limit=5):
                     break
     child.send_signal(signal.SIGINT)
     _, told = child.communicate(timeout=60)
     assert child.returncode == 130
     with Store(paths.database_file()) as store:
-        kept = store.conversations()
+        kept = store.list_conversations()
     match = re.fullmatch(r"Stopped; (\d+) chats? imported by then\.\s*", told)
     assert match is not None
     count = int(match[1])

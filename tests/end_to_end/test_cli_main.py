@@ -225,7 +225,7 @@ def test_ctrl_c_at_a_question_exits_130() -> None:
     child.close()
     assert child.exitstatus == 130
     with Store(paths.database_file()) as store:
-        assert len(store.conversations()) == 1
+        assert len(store.list_conversations()) == 1
 
 
 def test_a_reader_that_went_away_is_no_error() -> None:

@@ -54,7 +54,7 @@ def change(store: Store, **sampling: float) -> Reply:
     assert reply is not None
     made_by = store.provenance(reply.id)
     assert made_by is not None
-    settings = Sampling(**sampling).over(made_by.sampling)  # type: ignore[arg-type]
+    settings = Sampling(**sampling).with_fallback(made_by.sampling)  # type: ignore[arg-type]
     store.save_provenance(reply.id, dataclasses.replace(made_by, sampling=settings))
     return reply
 
@@ -133,13 +133,13 @@ def test_a_chat_of_many_kinds_of_replies(engine: LocalEngine) -> None:
         events.close()
         stopped = store.conversation(1).turns[1].reply
         assert stopped is not None
-        assert replayed(store, engine, stopped).same
+        assert replayed(store, engine, stopped).same_text
         list(session.continue_reply())
         replies = [reply for turn in store.conversation(1).turns for reply in turn.replies]
         assert len(replies) == 3
         for reply in replies:
             again = replayed(store, engine, reply)
-            assert (again.same, again.same_prompt, again.notes) == (True, True, ())
+            assert (again.same_text, again.same_prompt, again.mismatches) == (True, True, ())
 
 
 def replayed(store: Store, engine: LocalEngine, reply: Reply) -> ReplayFinished:

@@ -82,7 +82,7 @@ def test_no_sequence_of_a_text_reaches_the_terminal(
         store.finish_reply(
             reply.id, text=text, stop_reason=StopReason.ERROR, usage=Usage(), error=HOSTILE
         )
-        store.set_standing(turn.id, ContextPolicy.SUMMARISED, f"Summary {HOSTILE}")
+        store.set_context_policy(turn.id, ContextPolicy.SUMMARISED, f"Summary {HOSTILE}")
         store.save_draft(chat.id, f"Draft {HOSTILE}")
     name = f"file{HOSTILE.replace('/', '-')}.txt"
     (tmp_path / name).write_text(f"Content {HOSTILE}", encoding="utf-8")
@@ -157,7 +157,7 @@ def test_a_sudden_end_loses_a_second_at_most(
 
     with Store(chat_home / "chats.db") as store:
         original, fork = (store.conversation(number) for number in (1, 2))
-        assert original.turns[0].standing is ContextPolicy.PINNED
+        assert original.turns[0].context_policy is ContextPolicy.PINNED
         assert original.turns[0].reply is not None
         assert fork.turns[0].reply is not None
         assert fork.turns[0].reply.text == original.turns[0].reply.text != ""

@@ -45,9 +45,9 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_adapters(name: str, chat_home: Path, default_model: Path) -> None:
-    adapter = ADAPTERS.located(name)
-    assert not adapter.own
-    assert adapter.bytes < 2_000_000
+    adapter = ADAPTERS.get(name)
+    assert not adapter.user_owned
+    assert adapter.size_bytes < 2_000_000
     found = validation.validate_adapter(
         adapter.path, ModelLocation(models.DEFAULT, default_model, "chat")
     )

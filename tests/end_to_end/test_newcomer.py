@@ -142,7 +142,7 @@ def export(terminal: Terminal, folder: Path) -> None:
 
 def check_what_is_stored(home: Path) -> None:
     with Store(home / "chats.db") as store:
-        chats = {chat.title: store.conversation(chat.id) for chat in store.conversations()}
+        chats = {chat.title: store.conversation(chat.id) for chat in store.list_conversations()}
     original = min(chats.values(), key=lambda chat: chat.id)
     assert original.turns[0].user.content == STORY, "editing lost nothing"
     assert len(original.turns[0].replies) == 2

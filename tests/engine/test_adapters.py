@@ -71,7 +71,11 @@ def finder(root: Path) -> Callable[[str], Path]:
 
 def opened(model: Path, fast: str, find: Callable[[str], Path]) -> LocalEngine:
     return LocalEngine(
-        "default", model, resolve_placement("cpu", "auto", "none"), fast=fast, find_adapter=find
+        "default",
+        model,
+        resolve_placement("cpu", "auto", "none"),
+        decoder_format=fast,
+        find_adapter=find,
     )
 
 
@@ -96,7 +100,7 @@ def logits_of(engine: LocalEngine, adapter: str | None, *messages: Message) -> t
         seen.append(scores[0].clone())
         return scores
 
-    for _ in engine.stream(Request(messages, GREEDY, adapter, processors=(look,))):
+    for _ in engine.stream(Request(messages, GREEDY, adapter, logits_processors=(look,))):
         pass
     return torch.stack(seen)
 
@@ -104,9 +108,9 @@ def logits_of(engine: LocalEngine, adapter: str | None, *messages: Message) -> t
 def read(reader: LanguageModel, ids: list[int], prompt: int) -> torch.Tensor:
     """Logits after each token behind the prompt, which is read in two blocks."""
     cache = reader.new_cache()
-    cache.read(ids[: prompt // 2])
-    cache.read(ids[prompt // 2 : prompt])
-    return torch.cat([cache.extend([token]) for token in ids[prompt:]]).float()
+    cache.prefill(ids[: prompt // 2])
+    cache.prefill(ids[prompt // 2 : prompt])
+    return torch.cat([cache.decode([token]) for token in ids[prompt:]]).float()
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
@@ -125,7 +129,7 @@ def test_an_adapter_adds_what_peft_adds(
     spread = float(true.std())
     assert float((true - plain).abs().max()) > 0.1 * spread
     model = fast_model(folder, torch.float32, form)
-    for reader, expected in ((model.adapted(saved), true), (model, plain)):
+    for reader, expected in ((model.load_adapter(saved), true), (model, plain)):
         torch.testing.assert_close(read(reader, ids, 100), expected, rtol=0, atol=2e-3 * spread)
 
 
@@ -138,7 +142,7 @@ def test_on_the_real_model_every_way_computes_what_peft_computes(
     for folder in folders.values():
         true = adapter_files.reference(default_model, folder)(torch.tensor([ids])).logits[0, 64:]
         for model in models:
-            made = read(model.adapted(folder), ids, 64)
+            made = read(model.load_adapter(folder), ids, 64)
             assert float((made - true).abs().max()) < 5e-4  # of logits that spread over 3
 
 
@@ -154,14 +158,14 @@ def test_small_formats_change_little_beside_what_the_adapter_changes(
     if way == "off":
         pytest.skip("it rounds no weights")
     text = "The keeper climbed the stairs every evening, lit the lamp and wrote down what he saw. "
-    ids = engine.tokens.encode([Message("user", text * 6)])
+    ids = engine.prompt_encoder.encode([Message("user", text * 6)])
     model = engine._adapters.model
     for folder in folders.values():
         true, plain = (
             adapter_files.reference(default_model, one)(torch.tensor([ids])).logits[0, 64:]
             for one in (folder, None)
         )
-        made = read(model.adapted(folder), ids, 64)
+        made = read(model.load_adapter(folder), ids, 64)
         assert divergence(true, made) < 0.02
         assert divergence(true, plain) > 10 * divergence(true, made)
 
@@ -176,7 +180,7 @@ def test_in_one_chat_each_switch_gives_what_a_fresh_engine_gives(
         fresh = opened(default_model, way, folders.__getitem__)
         assert torch.equal(logits, logits_of(fresh, adapter, *chat)), adapter
         fresh.close()
-        said = engine.tokens.decode(logits.argmax(-1).tolist())
+        said = engine.prompt_encoder.decode(logits.argmax(-1).tolist())
         chat += [Message("assistant", said), QUESTION]
         made.append(logits_of(engine, adapter, QUESTION))
     assert torch.equal(made[0], made[3])
@@ -189,7 +193,7 @@ def test_a_model_that_had_adapters_is_itself_without(
 ) -> None:
     logits_of(engine, "poet", QUESTION)
     untouched = LocalEngine(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), fast=way
+        "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=way
     )
     assert torch.equal(logits_of(engine, None, QUESTION), logits_of(untouched, None, QUESTION))
     untouched.close()
@@ -266,7 +270,7 @@ def refused(model: Path, way: str, root: Path) -> EngineError:
     before = logits_of(engine, None, QUESTION)
     with pytest.raises(EngineError) as refusal:
         logits_of(engine, "bad", QUESTION)
-    engine._prefixes.clear()
+    engine._prompt_cache.clear()
     assert torch.equal(logits_of(engine, None, QUESTION), before)
     engine.close()
     return refusal.value
@@ -300,10 +304,10 @@ def test_other_matrices_than_those_of_layers_are_left_to_transformers(
         place = tmp_path / str(number)
         saved = adapter_files.save(place, folder, target_modules=[target], strength=0.5)
         with pytest.raises(Unsupported, match=f"it changes .*{target}"):
-            fast_model(folder, torch.float32, "bf16").adapted(saved)
+            fast_model(folder, torch.float32, "bf16").load_adapter(saved)
         ids = ids_of(folder)
         true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
-        made = read(load("tiny", folder, EXACT, "off").adapted(saved), ids, 100)
+        made = read(load("tiny", folder, EXACT, "off").load_adapter(saved), ids, 100)
         torch.testing.assert_close(made, true, rtol=0, atol=2e-3 * float(true.std()))
 
 
@@ -314,7 +318,7 @@ def test_transformers_runs_dora(tmp_path: Path) -> None:
     true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
     model = load("tiny", folder, EXACT, "off")
     plain = read(model, ids, 100)
-    made = read(model.adapted(saved), ids, 100)
+    made = read(model.load_adapter(saved), ids, 100)
     torch.testing.assert_close(made, true, rtol=0, atol=2e-3 * float(true.std()))
     assert torch.equal(read(model, ids, 100), plain)
 

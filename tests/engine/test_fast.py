@@ -43,7 +43,9 @@ from tests.engine import tiny
 PROMPT, REPLY = 100, 70
 """Tokens; together they cross the borders of the kernel's chunks."""
 
-ABOUT = ModelInfo(device="cpu", dtype="", context=512, ends=(), suggested=Sampling())
+ABOUT = ModelInfo(
+    device="cpu", dtype="", context_length=512, eos_token_ids=(), recommended_sampling=Sampling()
+)
 
 
 @pytest.fixture(autouse=True)
@@ -75,16 +77,16 @@ def fast_model(
 
 def ids_of(folder: Path) -> list[int]:
     generator = torch.Generator().manual_seed(2)
-    words = read_config(folder).vocabulary
+    words = read_config(folder).vocab_size
     return torch.randint(words, (PROMPT + REPLY,), generator=generator).tolist()
 
 
 def written(model: NativeModel, ids: list[int]) -> torch.Tensor:
     """Logits after each token behind the prompt: (REPLY, vocabulary)."""
     cache = model.new_cache()
-    cache.read(ids[:64])
-    cache.read(ids[64:PROMPT])
-    return torch.cat([cache.extend([token]) for token in ids[PROMPT:]])
+    cache.prefill(ids[:64])
+    cache.prefill(ids[64:PROMPT])
+    return torch.cat([cache.decode([token]) for token in ids[PROMPT:]])
 
 
 def true_logits(folder: Path, ids: list[int], dtype: torch.dtype) -> torch.Tensor:
@@ -160,15 +162,15 @@ def test_small_formats_round_the_weights_and_nothing_else(
 
     weights = dataclasses.replace(
         model.weights,
-        head=rounded(model.weights.head, "int8"),
+        lm_head=rounded(model.weights.lm_head, "int8"),
         layers=tuple(
             dataclasses.replace(layer, **matrices(layer)) for layer in model.weights.layers
         ),
     )
-    memory, turns = KVCache(model.shape, torch.float32), model.turns(512)
-    expected = [prefill(model.shape, weights, memory, [token], turns) for token in ids[:80]]
+    memory, turns = KVCache(model.config, torch.float32), model.rope(512)
+    expected = [prefill(model.config, weights, memory, [token], turns) for token in ids[:80]]
     cache = model.new_cache()
-    made = [cache.extend([token]) for token in ids[:80]]
+    made = [cache.decode([token]) for token in ids[:80]]
     spread = float(torch.stack(expected).std())
     torch.testing.assert_close(torch.cat(made), torch.stack(expected), rtol=0, atol=0.02 * spread)
 
@@ -238,10 +240,10 @@ def test_what_is_no_number_stays_none(tmp_path: Path, form: WeightFormat) -> Non
     """A step of which one number is broken gives no row that looks right."""
     folder = tiny.save(tmp_path, "llama")
     model = fast_model(folder, torch.bfloat16, form)
-    model.weights.embedding[7, 3] = float("nan")
-    model.weights.embedding[8, 3] = float("inf")
+    model.weights.embed_tokens[7, 3] = float("nan")
+    model.weights.embed_tokens[8, 3] = float("inf")
     for token in (7, 8):
-        assert model.new_cache().extend([token]).isnan().all()
+        assert model.new_cache().decode([token]).isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -254,7 +256,7 @@ def test_blocks_are_read_as_transformers_reads_them(
     whole = tiny.reference(folder, dtype)(torch.tensor([ids])).logits[0, -1].float()
     cache = fast_model(folder, dtype, "bf16").new_cache()
     for start in range(0, len(ids), 64):
-        logits = cache.read(ids[start : start + 64])
+        logits = cache.prefill(ids[start : start + 64])
     near = 1e-4 if dtype is torch.float32 else 0.05
     assert float((logits - whole).abs().max()) < near * float(whole.abs().max())
 
@@ -304,8 +306,8 @@ def test_without_a_compiler_the_same_formats_are_kept(
     decoder = TorchDecoder(shape, weights, form)
     assert decoder.formats == {form or "int4"}
     kind = {"bf16": Linear, "int8": Int8Linear, "int4": Int4Linear}[form or "int4"]
-    assert isinstance(decoder._weights.layers[0].up, kind)
-    assert isinstance(decoder._weights.head, Linear if form == "bf16" else Int8Linear)
+    assert isinstance(decoder._weights.layers[0].up_proj, kind)
+    assert isinstance(decoder._weights.lm_head, Linear if form == "bf16" else Int8Linear)
 
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
@@ -313,7 +315,7 @@ def test_without_a_compiler_odd_sizes_are_computed_as_they_are(
     tmp_path: Path, variant: str
 ) -> None:
     folder = tiny.save(tmp_path, variant, vocab_size=205, intermediate_size=81)
-    if read_config(folder).hidden % 32 == 0:
+    if read_config(folder).hidden_size % 32 == 0:
         pytest.skip("its sizes suit the packed form")
     ids = ids_of(folder)
     made = written(fast_model(folder, torch.float32, None), ids)
@@ -326,11 +328,11 @@ def test_a_cut_cache_goes_on_as_if_it_had_never_been_longer(tmp_path: Path) -> N
     ids = ids_of(folder)
     model = fast_model(folder, torch.bfloat16, "int8")
     cache = model.new_cache()
-    cache.read(ids[:64])
-    first = cache.extend(ids[64:80])
-    cache.extend([7, 8, 9])
-    assert cache.cut(64)
-    assert torch.equal(cache.extend(ids[64:80]), first)
+    cache.prefill(ids[:64])
+    first = cache.decode(ids[64:80])
+    cache.decode([7, 8, 9])
+    assert cache.truncate(64)
+    assert torch.equal(cache.decode(ids[64:80]), first)
 
 
 def test_memory_grows_and_keeps_what_it_holds(tmp_path: Path) -> None:
@@ -339,32 +341,32 @@ def test_memory_grows_and_keeps_what_it_holds(tmp_path: Path) -> None:
     memory = KVCache(shape, torch.bfloat16)
     keys = torch.randn(3, 5, 14).bfloat16()
     memory.reserve(5)
-    for layer in range(shape.layers):
-        memory.put(layer, keys + layer, keys - layer)
+    for layer in range(shape.num_hidden_layers):
+        memory.update(layer, keys + layer, keys - layer)
     memory.length = 5
-    room = memory.room
+    room = memory.capacity
     memory.reserve(room + 1)
-    assert memory.room > room
-    assert torch.equal(memory.sides[0, 2, :, :5, :14], keys + 2)
-    assert torch.equal(memory.sides[1, 1, :, :5, :14], keys - 1)
-    assert not memory.sides[..., 14:].any()
-    assert not memory.sides[:, :, :, 5:].any()
+    assert memory.capacity > room
+    assert torch.equal(memory.kv[0, 2, :, :5, :14], keys + 2)
+    assert torch.equal(memory.kv[1, 1, :, :5, :14], keys - 1)
+    assert not memory.kv[..., 14:].any()
+    assert not memory.kv[:, :, :, 5:].any()
 
 
 def test_what_does_not_fit_together_is_refused_before_the_kernel_sees_it(tmp_path: Path) -> None:
     model = fast_model(tiny.save(tmp_path / "a", "llama"), torch.bfloat16, "int8")
     decoder = model.decoder
-    memory, turns = KVCache(model.shape, torch.bfloat16), model.turns(600)
+    memory, turns = KVCache(model.config, torch.bfloat16), model.rope(600)
     other = KVCache(read_config(tiny.save(tmp_path / "b", "qwen3")), torch.bfloat16)
     for sequences, reason in (
         ([SequenceInput(memory, [-1])], "no token"),
         ([SequenceInput(memory, [1, 203])], "no token"),
-        ([SequenceInput(KVCache(model.shape, torch.float32), [1])], "another model"),
+        ([SequenceInput(KVCache(model.config, torch.float32), [1])], "another model"),
         ([SequenceInput(memory, [1]), SequenceInput(other, [1])], "another model"),
         ([SequenceInput(memory, [1]), SequenceInput(memory, [2])], "one memory twice"),
         ([SequenceInput(memory, [1] * 17)], "17 tokens"),
         (
-            [SequenceInput(memory, [1]), SequenceInput(KVCache(model.shape, torch.bfloat16), [])],
+            [SequenceInput(memory, [1]), SequenceInput(KVCache(model.config, torch.bfloat16), [])],
             "at once",
         ),
         ([], "0 tokens"),
@@ -424,8 +426,8 @@ def test_a_cache_is_the_models_own(tmp_path: Path) -> None:
     model = fast_model(tiny.save(tmp_path, "llama"), torch.bfloat16, "int8")
     first, second = model.new_cache(), model.new_cache()
     assert isinstance(first, NativeCache)
-    one = first.read([1, 2, 3])
-    second.read([4, 5, 6])
+    one = first.prefill([1, 2, 3])
+    second.prefill([4, 5, 6])
     again = model.new_cache()
-    assert torch.equal(again.read([1, 2, 3]), one)
-    assert torch.equal(first.extend([9]), again.extend([9]))
+    assert torch.equal(again.prefill([1, 2, 3]), one)
+    assert torch.equal(first.decode([9]), again.decode([9]))

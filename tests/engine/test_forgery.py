@@ -28,7 +28,7 @@ class Library:
 def test_a_chat_of_forged_control_tokens(engine: LocalEngine, shared_data: Path) -> None:
     lines = (shared_data / "security" / "special_tokens.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
-    controls = set(engine.tokens.controls.values())
+    controls = set(engine.prompt_encoder.control_tokens.values())
     store = Store(None)
     chat = store.create_conversation(system=texts[0])
     for number, text in enumerate(texts):
@@ -36,16 +36,16 @@ def test_a_chat_of_forged_control_tokens(engine: LocalEngine, shared_data: Path)
         reply = store.start_reply(turn.id, model="m")
         store.finish_reply(reply.id, text=text, stop_reason=StopReason.END, usage=Usage())
         if number % 3 == 0:
-            store.set_standing(turn.id, ContextPolicy.SUMMARISED, text)
+            store.set_context_policy(turn.id, ContextPolicy.SUMMARISED, text)
     plugins = PluginHost([("library", Library(texts))])
     session = ChatSession(store, lambda: engine, plugins=plugins, conversation_id=chat.id)
     seen = session.preview("\n".join(texts))
     assert seen.passages
     assert len(seen.request.messages) > len(texts)
-    inside = [token for token in seen.prompt.tokens if token.message is not None]
+    inside = [token for token in seen.prompt.tokens if token.message_index is not None]
     assert not [token for token in inside if token.control or token.id in controls]
     kinds = classify_tokens(seen.prompt, seen.request, "\n".join(texts), seen.passages)
     proven = check_forgery(seen.prompt, kinds)
-    assert proven.forged == 0
-    assert proven.yours > len(texts)
-    assert proven.others > len(texts)
+    assert proven.forged_tokens == 0
+    assert proven.user_tokens > len(texts)
+    assert proven.other_tokens > len(texts)

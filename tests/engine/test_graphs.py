@@ -51,27 +51,27 @@ def test_a_memory_that_grows_or_is_cut_gives_the_same(tmp_path: Path, device: st
     ids, model = ids_of(folder), steps_of(folder, device)
     once = written(model, ids)
     cache = model.new_cache()
-    cache.read(ids[:64])
-    cache.read(ids[64:100])
-    first = cache.extend(ids[100:140])
-    cache._memory.reserve(4 * cache._memory.room)
-    again = torch.cat([first, cache.extend(ids[140:])])
+    cache.prefill(ids[:64])
+    cache.prefill(ids[64:100])
+    first = cache.decode(ids[100:140])
+    cache._kv_cache.reserve(4 * cache._kv_cache.capacity)
+    again = torch.cat([first, cache.decode(ids[140:])])
     torch.testing.assert_close(again, once, rtol=1e-4, atol=1e-4)
-    assert cache.cut(100)
-    torch.testing.assert_close(cache.extend(ids[100:]), once, rtol=1e-4, atol=1e-4)
+    assert cache.truncate(100)
+    torch.testing.assert_close(cache.decode(ids[100:]), once, rtol=1e-4, atol=1e-4)
 
 
 def test_memories_and_adapters_take_turns(tmp_path: Path, device: str) -> None:
     folder = tiny.save(tmp_path / "model", "qwen3")
     saved = adapter_files.save(tmp_path / "adapter", folder, strength=0.5)
     ids, model = ids_of(folder), steps_of(folder, device)
-    readers = (model, model.adapted(saved))
+    readers = (model, model.load_adapter(saved))
     alone = [read_alone(reader, ids) for reader in readers]
     assert not torch.equal(*alone)
     caches = [reader.new_cache() for reader in readers]
     for cache in caches:
-        cache.read(ids[:100])
-    turns = [model.extend(caches, [[token], [token]]) for token in ids[100:]]
+        cache.prefill(ids[:100])
+    turns = [model.decode(caches, [[token], [token]]) for token in ids[100:]]
     for number, expected in enumerate(alone):
         made = torch.stack([both[number] for both in turns])
         torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
@@ -97,7 +97,7 @@ def test_steps_that_go_wrong_are_not_used(
 ) -> None:
     model = steps_of(tiny.save(tmp_path, "llama"), "cpu")
     check_against_prefill(model)
-    right = CudaGraphDecoder._one
+    right = CudaGraphDecoder._decode_token
 
     def wrong(
         self: CudaGraphDecoder, sequence: SequenceInput, token: int, turns: torch.Tensor
@@ -122,7 +122,7 @@ def test_on_cuda_it_computes_what_transformers_computes(
     fast, plain = (load("tiny", folder, placement, way) for way in ("auto", "off"))
     assert isinstance(fast, NativeModel)
     assert isinstance(plain, TransformersModel)
-    assert fast.about.dtype == f"{dtype} (fast)"
+    assert fast.info.dtype == f"{dtype} (fast)"
     made, true = read_alone(fast, ids), read_alone(plain, ids).float()
     near = 1e-3 if dtype == "float32" else 0.05
     assert float((made - true).norm()) < near * float(true.norm())

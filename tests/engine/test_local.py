@@ -36,7 +36,7 @@ def either(
         yield engine
         return
     slow = LocalEngine(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), fast="off"
+        "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format="off"
     )
     assert "fast" not in slow.info.dtype
     yield slow
@@ -52,7 +52,7 @@ def run(engine: LocalEngine, request: Request) -> tuple[str, Finished, list[Engi
 
 
 def forget(engine: LocalEngine) -> None:
-    engine._prefixes.clear()
+    engine._prompt_cache.clear()
 
 
 def test_it_answers_and_ends_its_turn(either: LocalEngine) -> None:
@@ -79,12 +79,12 @@ def test_stop_string_is_cut_and_named(either: LocalEngine) -> None:
     stop = whole[20:29]
     text, end, events = run(either, Request(STORY, dataclasses.replace(GREEDY, stop=(stop,))))
     assert text == whole[: whole.index(stop)]
-    assert (end.stop_reason, end.stop) == (StopReason.STOP_STRING, stop)
+    assert (end.stop_reason, end.matched_stop) == (StopReason.STOP_STRING, stop)
     shown = ""
     for event in events:
         if isinstance(event, Delta):
             shown += event.text
-            assert whole.startswith(shown + event.held)
+            assert whole.startswith(shown + event.withheld)
 
 
 def test_half_a_stop_string_at_the_end_is_not_lost(engine: LocalEngine) -> None:
@@ -102,14 +102,14 @@ def test_criterion_like_in_transformers(either: LocalEngine) -> None:
         return input_ids.shape[1] >= prompt + 5
 
     prompt = either.count_tokens(STORY)
-    _, end, _ = run(either, Request(STORY, GREEDY, criteria=(after_five,)))
-    assert (end.stop_reason, end.stop) == (StopReason.CRITERION, "after_five")
+    _, end, _ = run(either, Request(STORY, GREEDY, stopping_criteria=(after_five,)))
+    assert (end.stop_reason, end.matched_stop) == (StopReason.CRITERION, "after_five")
     assert end.usage.completion_tokens == 5
     assert set(seen) == {(1, 49152)}
 
 
 def test_processor_sees_ids_and_changes_logits(either: LocalEngine) -> None:
-    only = either.tokens.encode_text(" yes")[0]
+    only = either.prompt_encoder.encode_text(" yes")[0]
 
     def always_yes(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         out = torch.full_like(scores, float("-inf"))
@@ -117,7 +117,7 @@ def test_processor_sees_ids_and_changes_logits(either: LocalEngine) -> None:
         return out
 
     limited = dataclasses.replace(GREEDY, max_tokens=3)
-    text, _, _ = run(either, Request(CAPITAL, limited, processors=(always_yes,)))
+    text, _, _ = run(either, Request(CAPITAL, limited, logits_processors=(always_yes,)))
     assert text == " yes yes yes"
 
 
@@ -125,8 +125,8 @@ def test_end_token_sequences(engine: LocalEngine) -> None:
     criterion = EosStoppingCriteria([(5, 6, 7), (9,)])
     rows = torch.tensor([[1, 5, 6, 7], [5, 6, 7, 1], [0, 0, 0, 9]])
     assert criterion(rows, None).tolist() == [True, False, True]
-    assert criterion.ending([5, 6, 7]) == (5, 6, 7)
-    assert criterion.pending([1, 5, 6]) == 2
+    assert criterion.match([5, 6, 7]) == (5, 6, 7)
+    assert criterion.partial_match_length([1, 5, 6]) == 2
     assert EosStoppingCriteria([])(rows, None).tolist() == [False] * 3
     with pytest.raises(ValueError, match="at least one"):
         EosStoppingCriteria([()])
@@ -164,7 +164,7 @@ def test_context_full(default_model: Path) -> None:
     _, _, events = run(small, Request((pinned, *old, *CAPITAL), short))
     fitted = events[0]
     assert isinstance(fitted, PromptReady)
-    assert fitted.left_out == old
+    assert fitted.omitted_messages == old
     assert fitted.prompt_tokens == small.count_tokens((pinned, *CAPITAL))
 
     with pytest.raises(ContextTooLong, match="64") as error:
@@ -193,19 +193,19 @@ def test_same_seed_same_text_whatever_was_said_before(
 
 
 def test_a_reused_prefix_gives_the_same_logits(either: LocalEngine) -> None:
-    ids = either.tokens.encode([Message("user", "A few words about the sea. " * 80)])
-    longer = ids + either.tokens.encode([Message("user", "And about the wind. " * 30)])
+    ids = either.prompt_encoder.encode([Message("user", "A few words about the sea. " * 80)])
+    longer = ids + either.prompt_encoder.encode([Message("user", "And about the wind. " * 30)])
     model = either._adapters.model
     fresh = CachedPrompt(model)
-    list(fresh.read(longer))
+    list(fresh.prefill(longer))
 
     reused = CachedPrompt(model)
-    list(reused.read(ids))
+    list(reused.prefill(ids))
     for token in (1, 2, 3):
         decode_batch(model, [reused], [[token]])
-    kept = reused.keep(longer)
+    kept = reused.reuse_prefix(longer)
     assert kept >= 256
-    assert list(reused.read(longer))[-1] == len(longer)
+    assert list(reused.prefill(longer))[-1] == len(longer)
     assert torch.equal(reused.logits, fresh.logits)
 
 
@@ -250,12 +250,12 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
 def test_it_tells_what_it_computes_with_and_what_the_model_asks_for(default_model: Path) -> None:
     suits = Sampling(temperature=0.3)
     info = LocalEngine(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), suits=suits
+        "default", default_model, resolve_placement("cpu", "auto", "none"), catalogue_sampling=suits
     ).info
     assert info.versions["torch"] == torch.__version__
     assert set(info.versions) == {"torch", "transformers", "tokenizers"}
-    assert info.suggested == suits
-    assert info.defaults == suits.over(DEFAULT_SAMPLING)
+    assert info.recommended_sampling == suits
+    assert info.default_sampling == suits.with_fallback(DEFAULT_SAMPLING)
 
 
 def test_an_unknown_adapter_is_refused(engine: LocalEngine) -> None:

@@ -38,7 +38,9 @@ WAYS = {"transformers": ("float32", "off"), "fast": ("bfloat16", "bf16"), "int8"
 def each_way(request: pytest.FixtureRequest, default_model: Path) -> Iterator[tuple[str, Any]]:
     dtype, fast = WAYS[request.param]
     with closing(
-        LocalEngine("m", default_model, resolve_placement("cpu", dtype, "none"), fast=fast)
+        LocalEngine(
+            "m", default_model, resolve_placement("cpu", dtype, "none"), decoder_format=fast
+        )
     ) as engine:
         assert ("fast" in engine.info.dtype) is (request.param != "transformers")
         yield request.param, engine
@@ -66,7 +68,7 @@ def parts(events: Sequence[EngineEvent]) -> tuple[str, list[TokenLogprob]]:
     for event in events:
         if isinstance(event, Delta):
             text += event.text
-            tokens += event.tokens
+            tokens += event.logprobs
             assert text.encode().startswith(b"".join(token.bytes for token in tokens))
     return text, tokens
 
@@ -91,7 +93,7 @@ def test_the_numbers_are_those_of_a_plain_forward_pass(
     way, engine = each_way
     near = {"transformers": 1e-3, "fast": 0.25, "int8": 0.6}[way]
     spy = Spy()
-    request = dataclasses.replace(PLAIN, sampling=sampling, criteria=(spy,))
+    request = dataclasses.replace(PLAIN, sampling=sampling, stopping_criteria=(spy,))
     _, tokens = made(engine, request)
     prompt = len(engine.preview(request).tokens)
     with torch.no_grad():
@@ -99,9 +101,9 @@ def test_the_numbers_are_those_of_a_plain_forward_pass(
     logprobs = torch.log_softmax(logits, dim=-1)
     assert len(tokens) >= 10
     for token, number, row in zip(tokens, spy.ids[prompt:], logprobs, strict=False):
-        assert token.bytes == engine.tokens.token_bytes(number)
+        assert token.bytes == engine.prompt_encoder.token_bytes(number)
         assert token.logprob == pytest.approx(float(row[number]), abs=near)
-        tops = [each.logprob for each in token.top]
+        tops = [each.logprob for each in token.top_logprobs]
         assert tops == pytest.approx(row.topk(5).values.tolist(), abs=near)
         assert sorted(tops, reverse=True) == tops
         assert sum(map(math.exp, tops)) <= 1 + 1e-6
@@ -114,7 +116,10 @@ def test_the_chosen_token_is_the_likeliest_where_that_is_always_taken(
     text, tokens = made(each_way[1], PLAIN)
     assert "".join(token.text for token in tokens) == text
     for token in tokens:
-        assert (token.bytes, token.logprob) == (token.top[0].bytes, token.top[0].logprob)
+        assert (token.bytes, token.logprob) == (
+            token.top_logprobs[0].bytes,
+            token.top_logprobs[0].logprob,
+        )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,10 @@ def test_they_change_no_reply_and_are_the_same_for_several(
     bare, nothing = made(engine, dataclasses.replace(asking, logprobs=None))
     assert (bare, nothing) == (text, [])
     some = dataclasses.replace(asking, logprobs=0)
-    assert made(engine, some) == (text, [dataclasses.replace(each, top=()) for each in tokens])
+    assert made(engine, some) == (
+        text,
+        [dataclasses.replace(each, top_logprobs=()) for each in tokens],
+    )
     many: dict[int, list[EngineEvent]] = {0: [], 1: [], 2: []}
     story = dataclasses.replace(asking, messages=(Message("user", "Tell a story."),))
     for number, event in stream_many(engine, [asking, story, asking]):
@@ -156,14 +164,14 @@ def test_nothing_is_computed_where_nobody_asks(
 
 def test_they_are_the_models_own_whatever_a_processor_does(engine: LocalEngine) -> None:
     def one_word(ids: Any, scores: Any) -> Any:
-        forced = engine.tokens.encode_text(" banana")[0]
+        forced = engine.prompt_encoder.encode_text(" banana")[0]
         return only(forced, scores)
 
     _, plain = made(engine, PLAIN)
-    text, forced = made(engine, dataclasses.replace(PLAIN, processors=(one_word,)))
+    text, forced = made(engine, dataclasses.replace(PLAIN, logits_processors=(one_word,)))
     assert text.startswith(" banana banana")
-    assert forced[0].top == plain[0].top
-    assert forced[0].logprob < plain[0].top[-1].logprob
+    assert forced[0].top_logprobs == plain[0].top_logprobs
+    assert forced[0].logprob < plain[0].top_logprobs[-1].logprob
 
 
 def test_what_a_stop_string_cuts_off_is_not_told(engine: LocalEngine) -> None:
@@ -189,16 +197,18 @@ def test_the_token_that_ends_the_reply_is_not_told(engine: LocalEngine) -> None:
 
 def test_half_a_character_is_told_with_its_other_half(engine: LocalEngine) -> None:
     smile = "🙂".encode()
-    spelled = [engine.tokens.token_bytes(n) for n in engine.tokens.encode_text("🙂")]
+    spelled = [
+        engine.prompt_encoder.token_bytes(n) for n in engine.prompt_encoder.encode_text("🙂")
+    ]
     assert len(spelled) > 1
     assert b"".join(spelled) == smile
 
     def smiles(ids: Any, scores: Any) -> Any:
-        numbers = engine.tokens.encode_text("🙂")
+        numbers = engine.prompt_encoder.encode_text("🙂")
         return only(numbers[(ids.shape[1] - prompt) % len(numbers)], scores)
 
     asking = dataclasses.replace(
-        PLAIN, processors=(smiles,), sampling=dataclasses.replace(GREEDY, max_tokens=7)
+        PLAIN, logits_processors=(smiles,), sampling=dataclasses.replace(GREEDY, max_tokens=7)
     )
     prompt = len(engine.preview(asking).tokens)
     text, tokens = made(engine, asking)
@@ -215,7 +225,7 @@ def test_of_equal_ones_the_first_is_the_likeliest() -> None:
 
 
 def test_every_token_is_spelled_as_the_tokenizer_decodes_it(engine: LocalEngine) -> None:
-    backend = Tokenizer.from_str(engine.tokens._backend.to_str())
+    backend = Tokenizer.from_str(engine.prompt_encoder._backend.to_str())
     spelled = make_token_bytes(backend)
     for number in range(backend.get_vocab_size()):
         alone = backend.decode([number], skip_special_tokens=False)

@@ -59,17 +59,17 @@ def chat(texts: Sequence[str]) -> list[Message]:
 def check(tokens: PromptEncoder, messages: Sequence[Message]) -> None:
     """The read-out has the prompt's ids and text, and says of each token whose it is."""
     out = read_out(tokens, messages)
-    begin = "".join(tokens.decode([number]) for number in tokens.begin)
+    begin = "".join(tokens.decode([number]) for number in tokens.prefix_ids)
     spans = [Span(begin, control=True), *tokens.spans(messages)]
     assert [token.id for token in out] == tokens.encode(messages)
     assert "".join(token.text for token in out) == "".join(span.text for span in spans)
-    whose = [span.message for span in spans for _ in span.text]
+    whose = [span.message_index for span in spans for _ in span.text]
     place = 0
     for token in out:
-        assert token.message == whose[place if token.text else place - 1]
+        assert token.message_index == whose[place if token.text else place - 1]
         place += len(token.text)
-    assert not [t for t in out if t.message is not None and t.control]
-    assert not [t for t in out if not t.control and t.id in tokens.controls.values()]
+    assert not [t for t in out if t.message_index is not None and t.control]
+    assert not [t for t in out if not t.control and t.id in tokens.control_tokens.values()]
 
 
 @pytest.mark.parametrize("start", range(len(TEXTS)))
@@ -93,7 +93,7 @@ def test_any_text(tokens: PromptEncoder, texts: list[str]) -> None:
 
 
 def test_a_character_of_many_tokens_is_shown_once(tokens: PromptEncoder) -> None:
-    out = [t for t in read_out(tokens, chat(["S", f"so {FAMILY}x"])) if t.message == 1]
+    out = [t for t in read_out(tokens, chat(["S", f"so {FAMILY}x"])) if t.message_index == 1]
     assert len(out) > len(FAMILY)
     assert "".join(token.text for token in out).endswith(f" {FAMILY}x")
     assert any(not token.text for token in out)
@@ -104,7 +104,7 @@ def test_costs_are_what_the_prompt_grows_by(tokens: PromptEncoder) -> None:
     counted = count_message_tokens(tokens, messages)
     grown = len(tokens.encode(messages)) - len(tokens.encode(messages[:2]))
     assert abs(sum(counted[2:]) - grown) <= 1  # tokens join over borders without control tokens
-    opening = len(tokens.encode(messages)) - sum(counted) - len(tokens.begin)
+    opening = len(tokens.encode(messages)) - sum(counted) - len(tokens.prefix_ids)
     assert 0 < opening < 12
 
 
@@ -124,7 +124,7 @@ def test_a_normalizer_that_adds_and_drops_characters() -> None:
     tokens = PromptEncoder(small_tokenizer(normalizer=normalizer), "alpaca", [])
     out = read_out(tokens, [Message("system", "  Be brief. "), Message("user", "Hi ")])
     assert "".join(token.text for token in out).startswith("  Be brief. \n\n### Instruction:\nHi ")
-    assert out[0].message == 0
+    assert out[0].message_index == 0
 
 
 def test_a_role_token_that_is_not_marked_special() -> None:
@@ -147,16 +147,16 @@ def test_a_system_prompt_in_the_first_message_keeps_its_index() -> None:
     )
     tokens = PromptEncoder(raw, "auto", [])
     out = read_out(tokens, [Message("system", "Be brief."), Message("user", "Hi")])
-    assert "".join(token.text for token in out if token.message == 0) == "Be brief."
-    assert "".join(token.text for token in out if token.message == 1) == "Hi"
+    assert "".join(token.text for token in out if token.message_index == 0) == "Be brief."
+    assert "".join(token.text for token in out if token.message_index == 1) == "Hi"
 
 
 @pytest.fixture
 def model_reads(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The ids that are given to the model, in order."""
-    engine._prefixes.clear()
+    engine._prompt_cache.clear()
     seen: list[int] = []
-    whole = NativeCache.read
+    whole = NativeCache.prefill
 
     def read(cache: NativeCache, ids: Sequence[int]) -> Any:
         seen.extend(ids)
@@ -164,7 +164,7 @@ def model_reads(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     monkeypatch.setattr(NativeCache, "read", read)
     yield seen
-    engine._prefixes.clear()
+    engine._prompt_cache.clear()
 
 
 def test_it_is_what_the_model_reads(engine: LocalEngine, model_reads: list[int]) -> None:
@@ -186,7 +186,7 @@ def narrow(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> LocalEngine:
 
 
 def words(prompt: Prompt, index: int) -> str:
-    return "".join(token.text for token in prompt.tokens if token.message == index)
+    return "".join(token.text for token in prompt.tokens if token.message_index == index)
 
 
 def test_left_out_messages_keep_their_cost_and_the_others_their_index(
@@ -202,11 +202,13 @@ def test_left_out_messages_keep_their_cost_and_the_others_their_index(
     )
     request = Request(messages, Sampling(max_tokens=1))
     prompt = narrow.preview(request)
-    assert prompt.left_out == (3, 4)
-    assert prompt.costs[3] > 100
+    assert prompt.omitted == (3, 4)
+    assert prompt.message_tokens[3] > 100
     assert (words(prompt, 1), words(prompt, 5)) == ("Keep this.", "What is new?")
-    kept = sum(cost for index, cost in enumerate(prompt.costs) if index not in prompt.left_out)
-    assert len(prompt.tokens) == kept + len(narrow.tokens.encode_text("assistant\n")) + 1
+    kept = sum(
+        cost for index, cost in enumerate(prompt.message_tokens) if index not in prompt.omitted
+    )
+    assert len(prompt.tokens) == kept + len(narrow.prompt_encoder.encode_text("assistant\n")) + 1
     list(narrow.stream(request))
     assert [token.id for token in prompt.tokens] == model_reads
 

@@ -56,10 +56,10 @@ def test_no_number_depends_on_what_else_is_decoded(
     model = fast_model(folder, torch.bfloat16, form)
     decoder = model.decoder
     assert isinstance(decoder, CDecoder)
-    adapted = model.adapted(
+    adapted = model.load_adapter(
         adapter_files.save(tmp_path / "adapter", folder, strength=0.5, target_modules=["v_proj"])
     )
-    ids, turns = ids_of(folder), model.turns(512)
+    ids, turns = ids_of(folder), model.rope(512)
     # how much each memory holds, how many tokens are added, and whether an adapter acts; the
     # first three cross the border of a chunk
     cases = [(60, 7, False), (62, 3, True), (127, 2, False), (0, 1, True), (140, 1, False)]
@@ -67,8 +67,8 @@ def test_no_number_depends_on_what_else_is_decoded(
     def begun(length: int, lora: bool) -> SequenceInput:
         cache = (adapted if lora else model).new_cache()
         if length:
-            cache.read(ids[:length])
-        return cache.growth([])
+            cache.prefill(ids[:length])
+        return cache.sequence_input([])
 
     def alone(length: int, count: int, lora: bool) -> tuple[torch.Tensor, KVCache]:
         growth = begun(length, lora)
@@ -76,7 +76,7 @@ def test_no_number_depends_on_what_else_is_decoded(
             decoder.decode([dataclasses.replace(growth, tokens=[token])], turns)
             for token in ids[length : length + count]
         ]
-        return torch.cat(rows), growth.memory
+        return torch.cat(rows), growth.kv_cache
 
     growths = [
         dataclasses.replace(begun(length, lora), tokens=ids[length : length + count])
@@ -86,26 +86,26 @@ def test_no_number_depends_on_what_else_is_decoded(
     for made, growth, case in zip(rows, growths, cases, strict=True):
         expected, memory = alone(*case)
         assert torch.equal(made, expected), case
-        assert growth.memory.length == memory.length
+        assert growth.kv_cache.length == memory.length
         used = slice(0, memory.length)
-        assert torch.equal(growth.memory.sides[:, :, :, used], memory.sides[:, :, :, used])
+        assert torch.equal(growth.kv_cache.kv[:, :, :, used], memory.kv[:, :, :, used])
 
 
 def test_a_guess_is_what_followed_the_longest_same_text() -> None:
     assert NGRAM_SIZE == 3
     lookup = PromptLookup([9, 1, 2, 3, 50, 51, 8, 1, 2, 3, 60, 61, 62])
-    assert lookup.guess(5) == []
+    assert lookup.draft(5) == []
     for token in (9, 1):
         lookup.add(token)
-    assert lookup.guess(5) == []
+    assert lookup.draft(5) == []
     lookup.add(2)
-    assert lookup.guess(3) == [3, 50, 51]
+    assert lookup.draft(3) == [3, 50, 51]
     lookup.add(3)
-    assert lookup.guess(2) == [50, 51]
-    assert lookup.guess(0) == []
+    assert lookup.draft(2) == [50, 51]
+    assert lookup.draft(0) == []
     for token in (60, 8, 1, 2, 3):
         lookup.add(token)
-    assert lookup.guess(3) == [60, 61, 62]
+    assert lookup.draft(3) == [60, 61, 62]
 
 
 def written(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
@@ -117,7 +117,7 @@ def written(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
 def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gets how many tokens each call added, from now on."""
     counts: list[int] = []
-    extend = NativeModel.extend
+    extend = NativeModel.decode
 
     def counted(self: NativeModel, caches: Any, ids: Any) -> torch.Tensor:
         counts.append(sum(map(len, ids)))
@@ -159,7 +159,7 @@ def test_processors_and_criteria_are_called_for_each_token_in_order(engine: Loca
         seen.append(tuple(input_ids[0].tolist()))
         return scores
 
-    _, end = written(engine, Request((COPY,), GREEDY, processors=(look,)))
+    _, end = written(engine, Request((COPY,), GREEDY, logits_processors=(look,)))
     assert len(seen) == end.usage.completion_tokens
     assert all(after[:-1] == before for before, after in pairwise(seen))
 
@@ -187,7 +187,7 @@ def test_a_reply_that_was_stopped_among_guesses_leaves_a_sound_cache(engine: Loc
         assert written(engine, Request((COPY,), GREEDY))[0] == whole
     longer = (COPY, Message("assistant", whole), Message("user", "And now shorter, please."))
     warm, _ = written(engine, Request(longer, GREEDY))
-    engine._prefixes.clear()
+    engine._prompt_cache.clear()
     assert written(engine, Request(longer, GREEDY))[0] == warm
 
 
@@ -220,7 +220,7 @@ def test_many_replies_at_once_are_those_that_come_one_by_one(
 ) -> None:
     adapter = adapter_files.save(tmp_path / "poet", default_model, strength=0.05)
     engine = LocalEngine(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), fast=fast,
+        "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=fast,
         find_adapter=lambda name: adapter,
     )  # fmt: skip
     all_of_them = requests()
@@ -276,7 +276,7 @@ def stepped(batch: Batch, found: dict[int, list[Any]], until: Callable[[], bool]
 @pytest.mark.parametrize("fast", ["auto", "off"])
 def test_requests_come_and_go_while_others_are_answered(default_model: Path, fast: str) -> None:
     engine = LocalEngine(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), fast=fast
+        "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=fast
     )
     first, second, third = (
         Request((Message("user", text),), dataclasses.replace(GREEDY, max_tokens=14))
@@ -284,12 +284,12 @@ def test_requests_come_and_go_while_others_are_answered(default_model: Path, fas
     )
     long = Request((Message("user", "word " * 9000),), GREEDY)
     alone = [written(engine, request) for request in (first, second, third)]
-    engine._prefixes.clear()
+    engine._prompt_cache.clear()
     found: dict[int, list[Any]] = {}
     with closing(open_batch(engine)) as batch:
-        assert batch.at_once == (16 if fast == "auto" else 1)
+        assert batch.max_concurrency == (16 if fast == "auto" else 1)
         assert batch.add(first) == 0
-        if batch.at_once == 1:
+        if batch.max_concurrency == 1:
             stepped(batch, found, lambda: False)
         stepped(batch, found, lambda: len(found.get(0, [])) > 5)
         assert batch.add(long) == 1
@@ -297,12 +297,12 @@ def test_requests_come_and_go_while_others_are_answered(default_model: Path, fas
         assert isinstance(found[1][0], ContextTooLong)
         assert batch.add(second) == 2
         stepped(batch, found, lambda: len(found.get(2, [])) > 4)
-        batch.drop(2)
+        batch.cancel(2)
         heard = len(found[2])
         assert batch.add(third) == 3
         stepped(batch, found, lambda: False)
         assert len(found[2]) == heard, "nothing comes of one that was dropped"
-        batch.drop(2)
+        batch.cancel(2)
     for number, (text, end) in ((0, alone[0]), (3, alone[2])):
         assert text_of(found[number]) == text
         assert found[number][-1].stop_reason is end.stop_reason
@@ -311,7 +311,7 @@ def test_requests_come_and_go_while_others_are_answered(default_model: Path, fas
 
 
 def test_what_a_batch_has_read_is_not_read_again(engine: LocalEngine) -> None:
-    engine._prefixes.clear()
+    engine._prompt_cache.clear()
     short = dataclasses.replace(GREEDY, max_tokens=4)
     chats = [(Message("user", f"{word} {PASSAGE * 8}"),) for word in ("One.", "Two.", "Three.")]
     with closing(open_batch(engine)) as batch:
@@ -335,7 +335,7 @@ def test_what_fails_for_one_reply_ends_that_one(
         raise ZeroDivisionError("in a processor")
 
     short = dataclasses.replace(GREEDY, max_tokens=8)
-    both = [Request((LIST,), short, processors=(broken,)), Request((STORY,), short)]
+    both = [Request((LIST,), short, logits_processors=(broken,)), Request((STORY,), short)]
     found: dict[int, list[Any]] = {}
     with closing(open_batch(engine)) as batch:
         for request in both:

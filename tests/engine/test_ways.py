@@ -45,18 +45,18 @@ CPU = Placement({"": "cpu"}, torch.bfloat16)
 )
 def test_the_way_is_named(tmp_path: Path, fast: str, label: str) -> None:
     model = load("tiny", tiny.save(tmp_path, "llama"), CPU, fast)
-    assert model.about.dtype == label
+    assert model.info.dtype == label
     assert isinstance(model, TransformersModel if fast == "off" else NativeModel)
-    assert (model.about.device, model.about.context, model.about.notes) == ("cpu", 512, ())
+    assert (model.info.device, model.info.context_length, model.info.notes) == ("cpu", 512, ())
 
 
 def test_numbers_that_the_person_chose_are_taken_at_their_word(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama")
-    asked = Placement({"": "cpu"}, torch.float32, asked=True)
-    assert load("tiny", folder, asked, "auto").about.dtype == "float32"
-    assert load("tiny", folder, asked, "int8").about.dtype == "int8 (fast)"
+    asked = Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True)
+    assert load("tiny", folder, asked, "auto").info.dtype == "float32"
+    assert load("tiny", folder, asked, "int8").info.dtype == "int8 (fast)"
     assert (
-        load("tiny", folder, resolve_placement("cpu", "float16", "none"), "auto").about.dtype
+        load("tiny", folder, resolve_placement("cpu", "float16", "none"), "auto").info.dtype
         == "float16"
     )
 
@@ -65,8 +65,8 @@ def test_what_cannot_be_run_fast_is_run_all_the_same(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "mistral")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "sliding_window": 64}))
-    assert load("tiny", folder, CPU, "auto").about.notes == ()
-    asked = load("tiny", folder, CPU, "int8").about
+    assert load("tiny", folder, CPU, "auto").info.notes == ()
+    asked = load("tiny", folder, CPU, "int8").info
     assert asked.dtype == "bfloat16"
     assert "sliding window" in asked.notes[0]
 
@@ -203,7 +203,7 @@ def test_closed_decoders_leave_no_threads(tmp_path: Path) -> None:
     kernel = Kernel(kernel_library(float32=False), torch.bfloat16)
     before = len(list(tasks.iterdir()))
     for _ in range(10):
-        CDecoder(kernel, model.shape, model.weights, "int8", 4).close()
+        CDecoder(kernel, model.config, model.weights, "int8", 4).close()
     assert len(list(tasks.iterdir())) < before + 10  # others than the 30 helpers come and go
 
 

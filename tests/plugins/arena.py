@@ -46,7 +46,7 @@ def played(
     store.add_reply(match, "left", reply_of(left, f"I am {left.name}, at your service."))
     store.add_reply(match, "right", reply_of(right, f"{right.name}."))
     if verdict:
-        store.vote(match, verdict)
+        store.add_vote(match, verdict)
     return store.match(match.id)
 
 

@@ -60,10 +60,10 @@ def chat(*replies: str, index: str = NAME) -> Iterator[tuple[ChatSession, Script
     host = PluginHost([("rag", chatlm_rag.plugin)])
     with Store(None) as store:
         yield (
-            ChatSession(store, lambda: engine, plugins=host, kept={"rag": {"index": index}}),
+            ChatSession(store, lambda: engine, plugins=host, plugin_data={"rag": {"index": index}}),
             engine,
         )
-        assert host.past == []
+        assert host.all_faults == []
 
 
 def say(session: ChatSession, text: str) -> Turn:
@@ -84,4 +84,4 @@ def answered(question: str, reply: str, **more: object) -> Conversation:
     """A chat about the index with one finished turn."""
     said = Reply(7, 1, reply, StopReason.END)
     turn = Turn(1, 0, Message("user", question), (said,), **more)  # type: ignore[arg-type]
-    return Conversation(1, turns=(turn,), kept={"rag": {"index": NAME}})
+    return Conversation(1, turns=(turn,), plugin_data={"rag": {"index": NAME}})

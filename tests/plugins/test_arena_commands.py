@@ -115,5 +115,5 @@ def test_what_is_exported_can_be_trained_from(home: Path, tmp_path: Path) -> Non
         played(store, hot, cold, Verdict.RIGHT)
     path = tmp_path / "better.jsonl"
     chatlm("arena", "export", "--to", str(path))
-    data = dataset.read_dataset(path, seed=0, share=0.5)
+    data = dataset.read_dataset(path, seed=0, held_out_share=0.5)
     assert data.train[0][-1].role == "assistant"

@@ -60,12 +60,12 @@ def test_asked_again() -> None:
 
 async def test_marked_in_the_chat(home: Path) -> None:
     async with scripted_screen(chatlm_arena.plugin, replies=["Paris."]) as shown:
-        await shown.type("/arena golden early")
-        await shown.type("What is the capital of France?")
-        await shown.type("/arena golden capital")
-        await shown.type("/arena golden capital")
-        assert any("There is no reply yet" in notice for notice in shown.notices)
-        assert any("capital already" in notice for notice in shown.notices)
+        await shown.submit("/arena golden early")
+        await shown.submit("What is the capital of France?")
+        await shown.submit("/arena golden capital")
+        await shown.submit("/arena golden capital")
+        assert any("There is no reply yet" in notice for notice in shown.notifications)
+        assert any("capital already" in notice for notice in shown.notifications)
         assert shown.faults == []
     with store_module.open_arena_store() as store:
         (kept,) = store.goldens()

@@ -47,7 +47,7 @@ def play(store: ArenaStore, engine: Engine, *, same_seed: bool = False, seed: in
         two(store)
     left, right = store.contestants()[:2]
     draw = random.Random(seed)
-    return LiveMatch(store, chats(engine), left, right, same_seed=same_seed, draw=draw)
+    return LiveMatch(store, chats(engine), left, right, same_seed=same_seed, rng=draw)
 
 
 def run(events: Iterator[SideUpdate]) -> dict[Side, str]:
@@ -63,12 +63,12 @@ def test_both_answer_and_a_vote_reveals_them(store: ArenaStore) -> None:
     said = run(match.send("Count."))
     assert sorted(said.values()) == ["One two.", "Three."]
     left, right = match.vote(Verdict.LEFT, EloRules())
-    assert (left.name, left.before, left.after) == ("hot", 1500, 1516)
-    assert (right.name, right.before, right.after) == ("cold", 1500, 1484)
-    assert left.told == "the model in use, temperature 1.3, max_tokens 24"
+    assert (left.name, left.rating_before, left.rating_after) == ("hot", 1500, 1516)
+    assert (right.name, right.rating_before, right.rating_after) == ("cold", 1500, 1484)
+    assert left.description == "the model in use, temperature 1.3, max_tokens 24"
     kept = store.match(1)
     assert {reply.text for reply in (*kept.left_replies, *kept.right_replies)} == set(said.values())
-    made_by = kept.right_replies[0].made_by
+    made_by = kept.right_replies[0].provenance
     assert made_by["model"] == "scripted"
     assert made_by["sampling"]["temperature"] == 0.0
     with pytest.raises(UsageError, match="a vote already"):
@@ -91,7 +91,7 @@ def test_again_takes_the_place_of_what_was_said(store: ArenaStore) -> None:
     engine = ScriptedEngine("a", "b", "c", "d")
     match = play(store, engine)
     run(match.send("Hello?"))
-    said = run(match.again())
+    said = run(match.regenerate())
     assert set(said.values()) == {"c", "d"}
     kept = store.match(1)
     assert [r.text for r in kept.left_replies] == [said["left"]]
@@ -155,7 +155,7 @@ def with_plugins(store: ArenaStore, engine: Engine, *setups: Setup) -> LiveMatch
     left, right = (store.add_contestant(f"c{at}", setup) for at, setup in enumerate(setups))
     host = PluginHost([("rag", chatlm_rag.plugin), ("templates", chatlm_templates.plugin)])
     side = InMemorySideChats(Config(), host, lambda m, r: engine, lambda w: None)
-    return LiveMatch(store, side, left, right, same_seed=False, draw=random.Random(0))
+    return LiveMatch(store, side, left, right, same_seed=False, rng=random.Random(0))
 
 
 def test_that_an_index_has_nothing_is_a_reply(store: ArenaStore, home: Path) -> None:
@@ -172,7 +172,7 @@ def test_that_an_index_has_nothing_is_a_reply(store: ArenaStore, home: Path) -> 
     [
         (with_index(Setup(), "gone"), "There is no index 'gone'"),
         (Setup(template="gone"), "There is no template 'gone'"),
-        (Setup(kept={"templates": {"template": "gone"}}), "There is no template 'gone'"),
+        (Setup(plugin_data={"templates": {"template": "gone"}}), "There is no template 'gone'"),
         (Setup(template="translate"), "needs language"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_failure_is_told_and_no_vote_can_be_given(store: ArenaStore) -> None:
         run(match.send("Hello?"))
     assert not match.can_vote
     assert store.match(1).left_replies == store.match(1).right_replies == ()
-    run(match.again())
+    run(match.regenerate())
     assert match.can_vote
 
 
@@ -293,7 +293,7 @@ def test_what_cannot_be_loaded_is_told(store: ArenaStore, tmp_path: Path) -> Non
         raise ChatlmError("no such model")
 
     side = InMemorySideChats(Config(), PluginHost(), fails, lambda w: None)
-    match = LiveMatch(store, side, *store.contestants(), same_seed=True, draw=random.Random(0))
+    match = LiveMatch(store, side, *store.contestants(), same_seed=True, rng=random.Random(0))
     with pytest.raises(ChatlmError, match="no such model"):
         run(match.send("Hello?"))
 
@@ -303,7 +303,7 @@ def two_models(store: ArenaStore, opens: Callable[[str], Engine]) -> LiveMatch:
         store.add_contestant(name, Setup(model=name))
     side = InMemorySideChats(Config(), PluginHost(), lambda m, r: opens(m), lambda w: None)
     left, right = store.contestants()
-    return LiveMatch(store, side, left, right, same_seed=True, draw=random.Random(0))
+    return LiveMatch(store, side, left, right, same_seed=True, rng=random.Random(0))
 
 
 def test_one_model_speaks_for_both_at_once(store: ArenaStore, engine: LocalEngine) -> None:

@@ -66,7 +66,9 @@ def test_golden_files(shared_data: Path, name: str) -> None:
     with (shared_data / "arena" / f"{name}-golden.csv").open() as file:
         for row in csv.DictReader(file):
             golden.setdefault(row["algorithm"], {})[row["item"]] = float(row["score"])
-    ours = dict(zip(votes.names, elo_ratings(votes, EloRules(k=4, start=1000)), strict=True))
+    ours = dict(
+        zip(votes.names, elo_ratings(votes, EloRules(k=4, initial_rating=1000)), strict=True)
+    )
     assert ours == pytest.approx(golden["elo"], abs=1e-9)
     ours = dict(zip(votes.names, fit_strengths(tally_votes(votes)), strict=True))
     assert ours == pytest.approx(golden["bradley_terry"], abs=1e-5)
@@ -113,7 +115,7 @@ def test_who_never_lost_has_a_finite_rating() -> None:
 
 def test_of_few_games_nothing_is_said() -> None:
     found = estimate_strengths(tally_votes(votes_from_rows([("a", "b", L)] * 9)))
-    assert (found.share_low.tolist(), found.share_high.tolist()) == ([0, 0], [1, 1])
+    assert (found.strength_low.tolist(), found.strength_high.tolist()) == ([0, 0], [1, 1])
     assert np.isinf(found.rating_low).all()
 
 
@@ -140,10 +142,10 @@ def test_leaderboard() -> None:
     board = build_leaderboard(votes)
     first, *_ = board.rows
     assert first.name == "a"
-    assert (first.games, first.win_rate, first.is_steady) == (120, 0.625, True)
+    assert (first.games, first.win_rate, first.is_stable) == (120, 0.625, True)
     assert first.low < first.bradley_terry < first.high
-    assert ([row.name for row in board.rows], board.unseen) == (["a", "b"], ("c",))
-    assert build_leaderboard(votes_from_rows([("a", "b", L)] * 99)).rows[0].is_steady is False
+    assert ([row.name for row in board.rows], board.without_votes) == (["a", "b"], ("c",))
+    assert build_leaderboard(votes_from_rows([("a", "b", L)] * 99)).rows[0].is_stable is False
     assert list(first.to_dict()) == [
         "name", "elo", "bradley_terry", "low", "high", "games", "win_rate",
     ]  # fmt: skip
@@ -163,7 +165,9 @@ def test_votes_to_separate_agree_with_what_happens() -> None:
             np.resize(column, count) for column in (votes.left, votes.right, votes.score)
         ]
         found = estimate_strengths(tally_votes(Votes(votes.names, *columns)))
-        low, high = np.percentile(found.samples[:, 0] - found.samples[:, 1], (2.5, 97.5))
+        low, high = np.percentile(
+            found.rating_samples[:, 0] - found.rating_samples[:, 1], (2.5, 97.5)
+        )
         assert bool((low > 0) == (high > 0)) is apart
         assert (votes_to_separate(found, 0, 1) == 0) is apart
 
@@ -211,8 +215,8 @@ def test_biases() -> None:
     left, right = np.array([9.0, 2.0, 5.0, 3.0, np.nan]), np.array([1.0, 4.0, 1.0, 8.0, 2.0])
     assert measure_length_bias(score, left, right) == Bias(2, 3)
     assert Bias(0, 0).rate is None
-    assert Bias(90, 100).is_clear
-    assert not Bias(54, 100).is_clear
+    assert Bias(90, 100).is_significant
+    assert not Bias(54, 100).is_significant
 
 
 def test_ratings_of_shares() -> None:

@@ -76,7 +76,7 @@ def test_another_set_up_begins_without_votes(store: ArenaStore) -> None:
 
 def test_another_set_up_does_not_take_over_what_was_said(store: ArenaStore) -> None:
     hot, cold = two(store)
-    run = store.begin_run("run", {})
+    run = store.open_run("run", {})
     said = store.add_run_reply(run, 0, reply_of(hot, "Hot."))
     store.edit_contestant("hot", Setup(adapter="pirate"))
     assert store.contestant("hot").id != said.contestant_id
@@ -127,14 +127,14 @@ def test_votes_and_undo(store: ArenaStore, tmp_path: Path) -> None:
         ("cold", "hot", "tie"),
     ]
     with pytest.raises(UsageError, match="a vote already"):
-        store.vote(first, R)
-    store.vote(first, R, judge="model")
+        store.add_vote(first, R)
+    store.add_vote(first, R, judge="model")
     assert len(store.votes("model")) == 1
     assert store.undo_vote().verdict == "tie"
     assert store.undo_vote().verdict == "left"
     with pytest.raises(UsageError, match="no vote to undo"):
         store.undo_vote()
-    store.vote(first, R)
+    store.add_vote(first, R)
     assert store.votes("human").score.tolist() == [0.0]
     with sqlite3.connect(tmp_path / "arena.db") as db:
         assert db.execute("SELECT count(*) FROM vote").fetchone() == (4,)
@@ -154,7 +154,7 @@ def test_lengths(store: ArenaStore) -> None:
     hot, cold = two(store)
     played(store, hot, cold, L)
     store.import_votes([ImportedVote("hot", "cold", R, "human")], "x", "0")
-    score, left, right = store.lengths()
+    score, left, right = store.reply_lengths()
     assert (score.tolist(), left.tolist(), right.tolist()) == ([1.0], [26.0], [5.0])
 
 
@@ -242,7 +242,7 @@ def test_chats_of_lmarena_are_kept_with_their_votes(store: ArenaStore, tmp_path:
     assert list(vote_files.dpo_examples(judged)) == [
         {"prompt": [user], "chosen": [better], "rejected": [worse]}
     ]
-    assert store.lengths()[1].tolist() == [3.0]
+    assert store.reply_lengths()[1].tolist() == [3.0]
     with pytest.raises(UsageError, match="no vote to undo"):
         store.undo_vote()
 
@@ -252,7 +252,7 @@ def test_examples_to_train_from(store: ArenaStore) -> None:
     match = played(store, hot, cold)
     store.add_reply(match, "left", reply_of(hot, "Sure.", turn=1, prompt="Sure?"))
     store.add_reply(match, "right", reply_of(cold, "No.", turn=1, prompt="Sure?"))
-    store.vote(match, R)
+    store.add_vote(match, R)
     played(store, hot, cold, T)
     played(store, hot, cold, Verdict.BOTH_BAD)
     judged = [(b, store.match(b.match_id or 0)) for b in store.ballots()]

@@ -97,9 +97,9 @@ def test_from_prompts_to_votes(store: ArenaStore) -> None:
     ballots = store.ballots("judge")
     better = {b.left if b.verdict == "left" else b.right for b in ballots}
     assert (len(ballots), better) == (2, {"hot"})
-    assert run.verdicts.votes == 2
+    assert run.counts.votes == 2
     judged = store.judgements(store.match(ballots[0].match_id or 0), "judge")
-    assert [(said.turned, said.attempt) for said in judged] == [(False, 1), (True, 1)]
+    assert [(said.swapped, said.attempt) for said in judged] == [(False, 1), (True, 1)]
 
 
 def test_replies_that_are_made_together_are_those_made_alone(
@@ -119,7 +119,7 @@ def test_replies_that_are_made_together_are_those_made_alone(
         alone = AnswerWriter(order)
         assert all(each is alone for _, each in stream_answers([(at, alone)]))
         assert alone.text == made[at].text
-        assert alone.reply.made_by["prompt_hash"] == made[at].made_by["prompt_hash"]
+        assert alone.reply.provenance["prompt_hash"] == made[at].provenance["prompt_hash"]
         assert made[at].stop_reason == alone.reply.stop_reason
     assert len({reply.text for reply in made.values()}) > 3
 
@@ -179,7 +179,7 @@ def test_what_is_done_is_not_done_again(store: ArenaStore) -> None:
     list(last.answer())
     list(last.judge({"judge": Setup()}))
     assert len(engine.requests) == asked
-    assert last.verdicts.votes == 2
+    assert last.counts.votes == 2
     assert len(store.ballots()) == 2
 
 
@@ -224,7 +224,7 @@ def test_a_judge_that_goes_by_the_order_makes_ties(store: ArenaStore) -> None:
     list(run.answer())
     list(run.judge({"judge": Setup()}))
     assert {ballot.verdict for ballot in store.ballots()} == {"tie"}
-    assert run.verdicts.disagreements == 2
+    assert run.counts.disagreements == 2
 
 
 def test_a_judge_without_a_verdict_gives_no_vote(store: ArenaStore) -> None:
@@ -233,7 +233,7 @@ def test_a_judge_without_a_verdict_gives_no_vote(store: ArenaStore) -> None:
     list(run.answer())
     list(run.judge({"judge": Setup()}))
     assert store.ballots() == []
-    assert (run.verdicts.undecided, run.verdicts.retries) == (1, 4)
+    assert (run.counts.undecided, run.counts.retries) == (1, 4)
     asked = [r for r in engine.requests if r.messages[-1].content == judging.VERDICT_PREFIX]
     assert [r.sampling.temperature for r in asked] == [0.0, 0.7, 0.7] * 2
 
@@ -333,9 +333,9 @@ def test_hostile_answers_cannot_forge_the_judges_prompt(engine: LocalEngine) -> 
     list(run_jobs(chat.engine, [judging.compare_answers(chat, [reply], [reply], 0)]))
     request = seen[0]
     assert [message.role for message in request.messages] == ["system", "user", "assistant"]
-    controls = [t for t in engine.preview(request).tokens if t.control and t.message is None]
+    controls = [t for t in engine.preview(request).tokens if t.control and t.message_index is None]
     plain = Request((request.messages[0], Message("user", "x"), request.messages[2]))
-    expected = [t for t in engine.preview(plain).tokens if t.control and t.message is None]
+    expected = [t for t in engine.preview(plain).tokens if t.control and t.message_index is None]
     assert len(controls) == len(expected)
 
 
@@ -373,7 +373,7 @@ def test_perplexity_is_that_of_the_model(engine: LocalEngine, default_model: Pat
     model = AutoModelForCausalLM.from_pretrained(default_model, dtype=torch.float32)
     with torch.no_grad():
         logs = torch.log_softmax(model(ids).logits[0], dim=-1)
-    places = [at for at, token in enumerate(tokens) if token.message == 1]
+    places = [at for at, token in enumerate(tokens) if token.message_index == 1]
     losses = [-float(logs[at - 1, tokens[at].id]) for at in places]
     assert found.tokens == len(losses)
     assert found.perplexity == pytest.approx(math.exp(sum(losses) / len(losses)), rel=0.05)

@@ -45,7 +45,7 @@ def arena(*pieces: str, stand_after: int | None = None) -> tuple[CardApp, ArenaS
 
 
 async def ask(
-    pilot: Pilot[None], shown: ArenaScreen, text: str, then: ArenaState = ArenaState.VOTE
+    pilot: Pilot[None], shown: ArenaScreen, text: str, then: ArenaState = ArenaState.VOTING
 ) -> None:
     await settled(pilot, lambda: shown.query(Input))
     shown.query_one(Input).value = text
@@ -55,7 +55,7 @@ async def ask(
 
 async def ready(pilot: Pilot[None], shown: ArenaScreen, state: ArenaState) -> None:
     """Wait until keys do what they do in this state."""
-    await settled(pilot, lambda: shown.state is state and shown.seen)
+    await settled(pilot, lambda: shown.state is state and shown.keys_armed)
 
 
 def side(shown: ArenaScreen, name: str) -> str:
@@ -84,7 +84,7 @@ async def test_a_match(pair: None) -> None:
         assert "Elo 1500 → 1484 (-16)" in seen
         assert "20 tokens" not in seen
         await pilot.press("enter")
-        await ready(pilot, shown, ArenaState.ASK)
+        await ready(pilot, shown, ArenaState.FIRST_MESSAGE)
         assert side(shown, "left") == ""
     with store_module.open_arena_store() as store:
         (ballot,) = store.ballots()
@@ -111,7 +111,7 @@ async def test_a_skipped_match_has_no_vote(pair: None) -> None:
     async with app.run_test() as pilot:
         await ask(pilot, shown, "Hello?")
         await pilot.press("s")
-        await ready(pilot, shown, ArenaState.ASK)
+        await ready(pilot, shown, ArenaState.FIRST_MESSAGE)
     with store_module.open_arena_store() as store:
         assert store.ballots() == []
         assert store.match(1).left_replies[0].text == "Hi."
@@ -127,7 +127,7 @@ async def test_undo(pair: None) -> None:
         await ready(pilot, shown, ArenaState.REVEALED)
         await pilot.press("u")
         await settled(pilot, lambda: "Taken back" in told(shown))
-        assert shown.state is ArenaState.ASK
+        assert shown.state is ArenaState.FIRST_MESSAGE
     with store_module.open_arena_store() as store:
         assert store.ballots() == []
 
@@ -137,11 +137,11 @@ async def test_a_second_message_and_again(pair: None) -> None:
     async with app.run_test() as pilot:
         await ask(pilot, shown, "How are you?")
         await pilot.press("a")
-        await settled(pilot, lambda: shown.seen and len(engine.requests) == 4)
+        await settled(pilot, lambda: shown.keys_armed and len(engine.requests) == 4)
         await pilot.press("m")
-        await ready(pilot, shown, ArenaState.MORE)
+        await ready(pilot, shown, ArenaState.NEXT_MESSAGE)
         await pilot.press("escape")
-        await ready(pilot, shown, ArenaState.VOTE)
+        await ready(pilot, shown, ArenaState.VOTING)
         await pilot.press("m")
         await ask(pilot, shown, "And now?")
         assert side(shown, "right").split() == [
@@ -166,24 +166,24 @@ async def test_what_is_answered_again_is_gone_at_once(pair: None) -> None:
         await settled(pilot, lambda: len(engine.requests) == 3)
         assert "two" not in side(shown, "left") + side(shown, "right")
         engine.go.set()
-        await ready(pilot, shown, ArenaState.VOTE)
+        await ready(pilot, shown, ArenaState.VOTING)
 
 
 async def test_escape_stops_both(pair: None) -> None:
     app, shown, engine = arena("one", " two", " three", stand_after=2)
     async with app.run_test() as pilot:
-        await ask(pilot, shown, "Count.", ArenaState.ANSWERS)
+        await ask(pilot, shown, "Count.", ArenaState.ANSWERING)
         await settled(pilot, lambda: "one two" in side(shown, "left") + side(shown, "right"))
         await pilot.press("escape")
-        await ready(pilot, shown, ArenaState.VOTE)
+        await ready(pilot, shown, ArenaState.VOTING)
         assert "Stopped before both had answered" in told(shown)
         await pilot.press("l")
         assert "both bad" not in everything_visible(pilot)
-        assert shown.state is ArenaState.VOTE
+        assert shown.state is ArenaState.VOTING
         engine.go.set()
         await pilot.press("a")
         await settled(pilot, lambda: "one two three" in side(shown, "left"))
-        await ready(pilot, shown, ArenaState.VOTE)
+        await ready(pilot, shown, ArenaState.VOTING)
         await pilot.press("r")
         await ready(pilot, shown, ArenaState.REVEALED)
 
@@ -213,14 +213,14 @@ async def test_what_a_vote_shows_is_seen_before_a_key_acts_on_it(pair: None, aft
 async def test_keys_pressed_while_they_answer_do_not_vote(pair: None) -> None:
     app, shown, engine = arena("one", " two", stand_after=1)
     async with app.run_test() as pilot:
-        await ask(pilot, shown, "Count.", ArenaState.ANSWERS)
+        await ask(pilot, shown, "Count.", ArenaState.ANSWERING)
         engine.go.set()
-        while shown.state is ArenaState.ANSWERS:
+        while shown.state is ArenaState.ANSWERING:
             burst(pilot, "l", "s")
             await pilot.pause(0.001)
         burst(pilot, "l", "s", "escape")
         await pilot.pause()
-        assert shown.state is ArenaState.VOTE
+        assert shown.state is ArenaState.VOTING
         assert app.screen is shown
 
 
@@ -229,7 +229,7 @@ async def test_escape_right_after_enter_stops_both(pair: None) -> None:
     async with app.run_test() as pilot:
         await settled(pilot, lambda: shown.query(Input))
         burst(pilot, "O", "k", "enter", "escape", "escape")
-        await ready(pilot, shown, ArenaState.VOTE)
+        await ready(pilot, shown, ArenaState.VOTING)
         assert "Stopped before both had answered" in told(shown)
         assert side(shown, "left").startswith("Ok")
         assert app.screen is shown
@@ -242,7 +242,7 @@ async def test_without_contestants_it_says_how_to_add_them(home: Path) -> None:
         shown.query_one(Input).value = "Hello?"
         await pilot.press("enter")
         await settled(pilot, lambda: "/arena add NAME" in told(shown))
-        assert shown.state is ArenaState.ASK
+        assert shown.state is ArenaState.FIRST_MESSAGE
         assert shown.query_one(Input).value == "Hello?"
 
 
@@ -271,16 +271,16 @@ async def test_hostile_names_are_only_drawn(home: Path) -> None:
 
 async def test_in_the_chat(home: Path) -> None:
     async with scripted_screen(chatlm_arena.plugin, replies=["a", "b"]) as shown:
-        await shown.type("/arena add one")
-        assert any("One more, and /arena can begin" in notice for notice in shown.notices)
-        await shown.type("/arena add one")
-        assert any("one already" in notice for notice in shown.notices)
-        await shown.type("/arena add two")
-        assert any("one is that already" in notice for notice in shown.notices)
+        await shown.submit("/arena add one")
+        assert any("One more, and /arena can begin" in notice for notice in shown.notifications)
+        await shown.submit("/arena add one")
+        assert any("one already" in notice for notice in shown.notifications)
+        await shown.submit("/arena add two")
+        assert any("one is that already" in notice for notice in shown.notifications)
         with store_module.open_arena_store() as store:
             store.add_contestant("two", HOT)
-        await shown.type("/arena fly")
-        await shown.type("/arena")
+        await shown.submit("/arena fly")
+        await shown.submit("/arena")
         await on_top(shown, ArenaScreen)
         arena_screen: Any = shown.app.screen
         await ask(shown.pilot, arena_screen, "Hello?")
@@ -304,8 +304,8 @@ async def test_a_damaged_arena_is_told(home: Path) -> None:
     (home / "arena.db").write_text("no database" * 100)
     async with scripted_screen(chatlm_arena.plugin) as shown:
         for command in ("/arena", "/arena ratings", "/arena add x"):
-            await shown.type(command)
-            assert any("damaged" in notice for notice in shown.notices)
+            await shown.submit(command)
+            assert any("damaged" in notice for notice in shown.notifications)
             assert shown.app.screen is shown.app.chat_screen
         assert shown.faults == []
 
@@ -317,7 +317,7 @@ def test_the_chats_set_up_enters_the_arena(home: Path) -> None:
         system="Be brief.",
         turns=(Turn(1, 0, Message("user", "Hi"), (reply,)),),
         sampling=Sampling(temperature=0.2),
-        kept={"rag": {"index": "notes"}, "arena": {"x": 1}},
+        plugin_data={"rag": {"index": "notes"}, "arena": {"x": 1}},
     )
     ui = RememberingUi("arena", chat, ScriptedEngine())
     actions.arena(ui, "add mine")
@@ -327,7 +327,7 @@ def test_the_chats_set_up_enters_the_arena(home: Path) -> None:
             adapter="pirate",
             system="Be brief.",
             sampling=Sampling(temperature=0.2),
-            kept={"rag": {"index": "notes"}},
+            plugin_data={"rag": {"index": "notes"}},
         )
     with pytest.raises(UsageError, match="no model yet"):
         actions.arena(RememberingUi("arena"), "add other")
@@ -336,7 +336,9 @@ def test_the_chats_set_up_enters_the_arena(home: Path) -> None:
 @pytest.mark.parametrize("chosen", ["", "instruct"])
 def test_the_adapter_that_is_chosen_now_enters_the_arena(home: Path, chosen: str) -> None:
     said = Turn(1, 0, Message("user", "Hi"), (Reply(1, 1, "Arr.", adapter="pirate"),))
-    chat = Conversation(1, turns=(said,), kept={"lora": {"adapter": chosen, "last": "pirate"}})
+    chat = Conversation(
+        1, turns=(said,), plugin_data={"lora": {"adapter": chosen, "last": "pirate"}}
+    )
     actions.arena(RememberingUi("arena", chat, ScriptedEngine()), "add mine")
     with store_module.open_arena_store() as store:
         setup = store.contestant("mine").setup
@@ -350,7 +352,7 @@ def test_what_is_stopped_before_it_begins_does_not_go_on(pair: None) -> None:
     with store_module.open_arena_store() as store:
         chats = RememberingUi("arena", engine=engine).side_chats(lambda words: None)
         work = MatchWorker(store, chats, Settings(), told.append, random.Random(3))
-        work.stop.set()
+        work.stop_event.set()
         work.send("Hello?")
     assert engine.requests == []
     assert isinstance(told[-1], AnswersEnded)

@@ -67,13 +67,13 @@ def moods(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def chat(store: Store, *replies: str, **kept: Any) -> ChatSession:
     host = PluginHost([("emotion", chatlm_emotion.plugin), ("templates", chatlm_templates.plugin)])
     engine = ScriptedEngine(*(replies or ("Good.",) * 9))
-    return ChatSession(store, lambda: engine, plugins=host, kept=kept)
+    return ChatSession(store, lambda: engine, plugins=host, plugin_data=kept)
 
 
 def sent(session: ChatSession, text: str) -> Turn:
     list(session.send(text))
     assert session.conversation
-    assert session.plugins.past == []
+    assert session.plugins.all_faults == []
     return session.conversation.turns[-1]
 
 
@@ -82,7 +82,7 @@ def labels(turn: Turn) -> list[tuple[bool, str]]:
 
 
 def test_the_persons_messages_are_labelled_and_found(moods: Path) -> None:
-    actions.get_labeller().ready()
+    actions.get_labeller().wait_until_loaded()
     with Store(None) as store:
         session = chat(store)
         first = sent(session, "I am so happy about it")
@@ -103,7 +103,7 @@ def test_the_persons_messages_are_labelled_and_found(moods: Path) -> None:
 
 
 def test_all_or_none_in_one_chat(moods: Path) -> None:
-    actions.get_labeller().ready()
+    actions.get_labeller().wait_until_loaded()
     with Store(None) as store:
         turn = sent(chat(store, "I am glad", emotion={"label": "all"}), "I am scared")
         assert labels(turn) == [(False, "fear"), (True, "joy")]
@@ -165,7 +165,7 @@ def test_a_template_knows_the_mood(moods: Path) -> None:
         session = chat(store, **kept)
         turn = sent(session, "I am furious about my bill")
         assert "Answer calmly" in turn.user.content
-        assert turn.typed == "I am furious about my bill"
+        assert turn.raw_input == "I am furious about my bill"
         assert labels(turn) == [(False, "anger")], "of what was typed, not of the whole message"
         assert "share my joy" in sent(session, "I am so glad").user.content
         assert "matter-of-fact" in sent(session, "the cup is here").user.content
@@ -179,7 +179,7 @@ def test_the_slash_command(moods: Path) -> None:
     assert "Your messages in this chat are labelled" in ui.called("tell")[-1]["text"]
     for word, choice in (("on", "all"), ("user", "user"), ("OFF", "off")):
         actions.emotion(ui, word)
-        assert ui.kept["label"] == choice
+        assert ui.state["label"] == choice
     actions.emotion(ui, "")
     assert "No message of this chat" in ui.called("tell")[-1]["text"]
     with pytest.raises(UsageError, match="no 'maybe'"):
@@ -196,10 +196,10 @@ def test_the_same_text_is_classified_once(moods: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(classifier.Classifier, "classify", counted)
     for _ in range(3):
-        assert actions.result_within(actions.get_labeller().ask("I am glad"), 20)
+        assert actions.result_within(actions.get_labeller().submit("I am glad"), 20)
     for number in range(40):
-        actions.result_within(actions.get_labeller().ask(str(number)), 20)
-    actions.result_within(actions.get_labeller().ask("I am glad"), 20)
+        actions.result_within(actions.get_labeller().submit(str(number)), 20)
+    actions.result_within(actions.get_labeller().submit("I am glad"), 20)
     assert asked.count("I am glad") == 2
 
 
@@ -256,7 +256,7 @@ async def test_the_panel_counts_and_draws(home: Path) -> None:
 
 async def test_the_panel_says_what_to_do_when_there_is_nothing(home: Path) -> None:
     assert "No message is labelled yet" in await panel_of(Conversation(1))
-    off = Conversation(1, kept={"emotion": {"label": "off"}})
+    off = Conversation(1, plugin_data={"emotion": {"label": "off"}})
     assert "/emotion user begins" in await panel_of(off)
 
 
@@ -268,7 +268,7 @@ async def test_many_messages_and_labels_stay_in_bounds(home: Path) -> None:
 
 
 async def test_a_badge_under_the_message_and_the_panel_by_its_key(moods: Path) -> None:
-    actions.get_labeller().ready()
+    actions.get_labeller().wait_until_loaded()
     engine = StillEngine("Good.")
     host = PluginHost([("emotion", chatlm_emotion.plugin)])
     with Store(None) as store:
@@ -280,6 +280,6 @@ async def test_a_badge_under_the_message_and_the_panel_by_its_key(moods: Path) -
             await pilot.press("f8")
             await until(pilot, lambda: "You · 1 message" in everything_visible(pilot))
             await pilot.press("ctrl+n")
-            await chat_of(pilot).open(1)
+            await chat_of(pilot).open_chat(1)
             await until(pilot, lambda: "😊 mood joy (" in plain(newest(pilot)))
-        assert host.past == []
+        assert host.all_faults == []

@@ -18,14 +18,12 @@ from tests import models
 @pytest.fixture
 def mood(home: Path) -> Classifier:
     models.lend(home, models.embedder_model())
-    return classifier.load_classifier(
-        card_module.CLASSIFIERS.located(card_module.DEFAULT_CLASSIFIER)
-    )
+    return classifier.load_classifier(card_module.CLASSIFIERS.get(card_module.DEFAULT_CLASSIFIER))
 
 
 def test_it_is_small_and_says_where_it_comes_from(home: Path) -> None:
-    place = card_module.CLASSIFIERS.located(card_module.DEFAULT_CLASSIFIER)
-    assert not place.own
+    place = card_module.CLASSIFIERS.get(card_module.DEFAULT_CLASSIFIER)
+    assert not place.user_owned
     assert (place.path / WEIGHTS_FILE).stat().st_size < 2_000_000
     known = card.read_card(place.path)
     assert "research" in known.licence
@@ -42,13 +40,13 @@ def test_texts_that_nobody_learnt_from(mood: Classifier, shared_data: Path) -> N
     assert found.scores.accuracy.value >= 0.935
     assert found.scores.macro_f1.value >= 0.90
     assert found.scores.ece.value <= 0.05
-    assert found.unsure < 0.05
+    assert found.unsure_share < 0.05
 
 
 def test_everyday_sentences_are_nobodys_mood(mood: Classifier) -> None:
     found = evaluate(mood, examples.read_dataset([EVERYDAY]))
-    assert found.without_label == 100
-    assert found.unsure_without_label >= 0.9
+    assert found.unlabelled == 100
+    assert found.unsure_unlabelled_share >= 0.9
     assert found.scores.accuracy.value >= 0.7
     (train,) = mood.classify(["The train is at nine."])
     assert train.label == UNSURE

@@ -54,7 +54,7 @@ def order(name: str, data: Path, method: Method, **settings: float) -> train_pip
 
 
 def right(place: str, texts: Sequence[str], label: str) -> list[bool]:
-    loaded = classifier.load_classifier(CLASSIFIERS.located(place))
+    loaded = classifier.load_classifier(CLASSIFIERS.get(place))
     return [verdict.label == label for verdict in loaded.classify(texts)]
 
 
@@ -74,7 +74,7 @@ def test_each_method_learns_and_is_kept(
     )
     assert made.scores["accuracy"] >= 0.9, made.cost["curve"]
     assert made.base == DEFAULT_BASES[method]
-    folder = CLASSIFIERS.located("things").path
+    folder = CLASSIFIERS.get("things").path
     assert card.read_card(folder) == made
     assert (
         right("things", ["A parrot sings.", "My dog sleeps.", "A pony eats."], "pets").count(True)
@@ -103,7 +103,7 @@ def test_the_quick_encoder_is_the_trained_network(trained_home: Path, data: Path
         train_pipeline.train_classifier(
             order("quick", data, "encoder", epochs=1, rate=5e-3), ProgressListener(), lambda: False
         )
-    quick = classifier.load_classifier(CLASSIFIERS.located("quick"))
+    quick = classifier.load_classifier(CLASSIFIERS.get("quick"))
     texts = ["a cat", "", "my wrench [SEP] broke", "long " * 300, "\ud800 odd", "漢字 <|im_end|>"]
     with torch.no_grad():
         network = seen[0].eval()
@@ -158,7 +158,7 @@ def test_texts_without_a_label_make_it_unsure(trained_home: Path, data: Path) ->
     wanted = order("things", data, "encoder", epochs=6, rate=2e-3)
     made = train_pipeline.train_classifier(wanted, ProgressListener(), lambda: False)
     assert made.source["without_label"] == 24
-    found = classifier.load_classifier(CLASSIFIERS.located("things")).classify(
+    found = classifier.load_classifier(CLASSIFIERS.get("things")).classify(
         ["I bought a window today", "the street is in the kitchen", "the dog is in the kitchen"]
     )
     sure = [verdict.score for verdict in found]
@@ -172,7 +172,7 @@ def test_what_was_learnt_until_the_stop_is_kept(trained_home: Path, data: Path) 
     )
     assert made.cost["steps"] == 1
     assert made.cost["ended"] == "stopped by the person"
-    assert CLASSIFIERS.located("early").path.is_dir()
+    assert CLASSIFIERS.get("early").path.is_dir()
 
 
 def test_a_validation_file_decides_when_to_stop(trained_home: Path, data: Path) -> None:
@@ -201,7 +201,7 @@ def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, d
     wanted = order("wrong", swapped, "encoder", epochs=4, rate=2e-3)
     wrong = train_pipeline.train_classifier(wanted, said, lambda: False)
     assert wrong.source["teachers"] == []
-    teachers = (classifier.load_classifier(CLASSIFIERS.located("wrong")),)
+    teachers = (classifier.load_classifier(CLASSIFIERS.get("wrong")),)
     wanted = order("taught", data, "encoder", epochs=4, rate=2e-3, trust=1.0)
     wanted = dataclasses.replace(wanted, teachers=teachers)
     taught = train_pipeline.train_classifier(wanted, said, lambda: False)
@@ -211,13 +211,13 @@ def test_teachers_are_believed_as_much_as_they_are_trusted(trained_home: Path, d
     with pytest.raises(click.Abort):
         train_pipeline.train_classifier(dataclasses.replace(wanted, name="x"), said, lambda: True)
     assert "x" not in {each.name for each in CLASSIFIERS.all()}
-    certain = frozenset(row.text for row in wanted.data.rows)
-    own = dataclasses.replace(wanted, name="own", certain=certain)
+    certain = frozenset(row.text for row in wanted.dataset.rows)
+    own = dataclasses.replace(wanted, name="own", trusted_texts=certain)
     assert train_pipeline.train_classifier(own, said, lambda: False).scores["accuracy"] >= 0.9
-    other = examples.LabelledDataset(wanted.data.rows, (), "", labels=("pets", "saws"))
+    other = examples.LabelledDataset(wanted.dataset.rows, (), "", labels=("pets", "saws"))
     with pytest.raises(ChatlmError, match="teacher wrong tells pets, tools, and not pets, saws"):
         train_pipeline.train_classifier(
-            dataclasses.replace(wanted, name="x", data=other), said, lambda: False
+            dataclasses.replace(wanted, name="x", dataset=other), said, lambda: False
         )
 
 
@@ -228,32 +228,32 @@ class Said(ProgressListener):
         self.seen: set[tuple[int, str]] = set()
 
     def changed(self, progress: ClassifierProgress) -> None:
-        self.seen.add((progress.step, progress.note))
+        self.seen.add((progress.step, progress.activity))
 
 
 def test_another_base_is_refused(trained_home: Path, data: Path) -> None:
     train_pipeline.train_classifier(
         order("things", data, "encoder", epochs=1), ProgressListener(), lambda: False
     )
-    path = CLASSIFIERS.located("things").path / card.CARD_FILE
+    path = CLASSIFIERS.get("things").path / card.CARD_FILE
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"fingerprint": "0"}))
     with pytest.raises(ChatlmError, match="another all-minilm-l6-v2"):
-        classifier.load_classifier(CLASSIFIERS.located("things"))
+        classifier.load_classifier(CLASSIFIERS.get("things"))
     path.write_text(json.dumps(values | {"settings": {"method": "encoder", "rank": "x"}}))
     with pytest.raises(ChatlmError, match="is damaged"):
-        classifier.load_classifier(CLASSIFIERS.located("things"))
+        classifier.load_classifier(CLASSIFIERS.get("things"))
 
 
 def test_patience_counts_from_the_best_check() -> None:
     progress = ClassifierProgress()
     for step, loss in enumerate([0.5, 0.3, 0.4, 0.3]):
-        better = progress.checked(EvalResult(step, 0.9, loss))
+        better = progress.add_eval(EvalResult(step, 0.9, loss))
         assert better == (step < 2)
     assert progress.best == EvalResult(1, 0.9, 0.3)
-    assert progress.checks_since_best == 2
-    assert progress.checked(EvalResult(9, 0.1, 0.2))
-    assert progress.checks_since_best == 0
+    assert progress.evals_since_best == 2
+    assert progress.add_eval(EvalResult(9, 0.1, 0.2))
+    assert progress.evals_since_best == 0
 
 
 def test_batches_hold_each_row_once_and_like_lengths() -> None:

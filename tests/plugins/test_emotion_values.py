@@ -37,7 +37,11 @@ def test_rows_of_several_files_count_once(tmp_path: Path) -> None:
         LabelledExample("a", "y"),
         LabelledExample("b", None),
     )
-    assert (read.labels, read.repeated, read.names) == (("x", "y"), 1, ("one.jsonl", "two.jsonl"))
+    assert (read.labels, read.duplicates, read.file_names) == (
+        ("x", "y"),
+        1,
+        ("one.jsonl", "two.jsonl"),
+    )
     assert examples.count_labels(read.rows) == {"x": 1, "y": 1}
 
 
@@ -109,7 +113,7 @@ def test_measures_are_those_of_scikit_learn() -> None:
     assert np.array_equal(scores.confusion, confusion_matrix(truth, chosen))
     assert scores.macro_f1.value == pytest.approx(f1_score(truth, chosen, average="macro"))
     by_label = f1_score(truth, chosen, average=None)
-    assert [each["f1"] for each in scores.by_label.values()] == pytest.approx(by_label)
+    assert [each["f1"] for each in scores.per_label.values()] == pytest.approx(by_label)
     assert scores.accuracy.value == pytest.approx((truth == chosen).mean())
     for measure in (scores.accuracy, scores.macro_f1, scores.ece):
         assert measure.low <= measure.high
@@ -148,10 +152,10 @@ def test_a_baseline_learns_and_is_the_same_when_loaded(
             enumerate(words[each].split() * 4)]  # fmt: skip
     rows.append(LabelledExample("stone", None))
     made = baseline.fit_baseline(rows, labels, Recipe(method="baseline", ngrams=1))
-    scores = made.scores(["never", "sure", "unknown words"])
+    scores = made.logits(["never", "sure", "unknown words"])
     assert [labels[row.argmax()] for row in scores[:2]] == ["no", "yes"]
     made.save(tmp_path)
-    assert baseline.load_baseline(tmp_path, 1).scores(["never", "sure"]) == pytest.approx(
+    assert baseline.load_baseline(tmp_path, 1).logits(["never", "sure"]) == pytest.approx(
         scores[:2], abs=0.01
     )
 
@@ -194,9 +198,14 @@ def test_agreement_is_krippendorffs() -> None:
     ]
     said = measure_agreement(found)
     assert said.alpha == pytest.approx(0.691, abs=5e-4)
-    assert said.open == len(found)
+    assert said.undecided == len(found)
     same = measure_agreement(
         [PanelLabel("a", "x", ("x", "x", "x")), PanelLabel("b", "y", ("y", "y", "y"))]
     )
-    assert (same.alpha, same.unanimous, same.majority, same.silent) == (1.0, 1.0, 1.0, 0.0)
+    assert (same.alpha, same.unanimous_share, same.majority_share, same.abstention_share) == (
+        1.0,
+        1.0,
+        1.0,
+        0.0,
+    )
     assert measure_agreement([PanelLabel("a", "x", ("x", "x", "x"))]).alpha is None

@@ -58,7 +58,7 @@ def test_each_example_is_a_plugin_that_works(code: str, tmp_path: Path) -> None:
         chat.say("! Alone")
         for name in ("register_engines", "register_templates"):
             offered: dict[str, object] = {}
-            list(chat.plugins.each(name, register=offered.__setitem__))
+            list(chat.plugins.call_each(name, register=offered.__setitem__))
             assert all(map(callable, offered.values()))
     assert chat.faults == []
 
@@ -66,15 +66,15 @@ def test_each_example_is_a_plugin_that_works(code: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", ON_SCREEN)
 async def test_each_example_with_a_screen_works_there(code: str) -> None:
     async with scripted_screen(run(code), replies=["word " * 1000]) as shown:
-        await shown.type("Hello there")
+        await shown.submit("Hello there")
         for command in commands.plugin_commands():
-            await shown.type(f"/{command.name} 42" if command.argument else f"/{command.name}")
+            await shown.submit(f"/{command.name} 42" if command.argument else f"/{command.name}")
         assert shown.faults == []
         seen = {"count": "words", "words": "there", "big": "╰─┤"}
         for command in commands.plugin_commands():
-            assert seen[command.name] in f"{shown.text()} {shown.notices}"
+            assert seen[command.name] in f"{shown.text()} {shown.notifications}"
         if "screen.tell" in code:
-            assert shown.notices == ["That was a long reply."]
+            assert shown.notifications == ["That was a long reply."]
 
 
 @pytest.mark.parametrize("code", TESTS)

@@ -253,7 +253,7 @@ def test_links_out_of_the_folder(
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".", "UPPER", "x" * 65, "off", "a\n", "-m"])
 def test_names_that_could_lead_elsewhere(name: str, home: Path) -> None:
     with pytest.raises(UsageError, match="cannot be called"):
-        ADAPTERS.free(name)
+        ADAPTERS.new(name)
 
 
 def test_zero_b_matrices_are_told(tmp_path: Path, base: ModelLocation) -> None:
@@ -286,7 +286,7 @@ def test_only_known_files_are_copied(good: Path, home: Path, base: ModelLocation
     library.add_adapter("mine", good, base)
     kept = {path.name for path in (home / "adapters" / "mine").iterdir()}
     assert kept == {CONFIG_FILE, WEIGHTS_FILE, "card.json", "README.md"}
-    assert [entry.name for entry in ADAPTERS.all() if entry.own] == ["mine"]
+    assert [entry.name for entry in ADAPTERS.all() if entry.user_owned] == ["mine"]
     with pytest.raises(UsageError, match="already"):
         library.add_adapter("mine", good, base)
 

@@ -140,7 +140,7 @@ def test_a_hostile_card_is_shown_harmless(home: Path, tmp_path: Path, base: Mode
         "bad", "added", base.name, description=evil, licence=evil, source={evil: evil},
         answers=(SampleAnswer(evil, evil, evil, evil),),
     )  # fmt: skip
-    card.write_card(hostile, library.ADAPTERS.located("bad").path)
+    card.write_card(hostile, library.ADAPTERS.get("bad").path)
     for words in (("list",), ("show", "bad"), ("list", "--json"), ("show", "bad", "--json")):
         out = right(*words).stdout
         assert "\x1b" not in out
@@ -157,14 +157,14 @@ def test_a_hostile_card_is_shown_harmless(home: Path, tmp_path: Path, base: Mode
 )  # fmt: skip
 def test_a_card_that_is_none(text: str, home: Path, tmp_path: Path, base: ModelLocation) -> None:
     library_module.add_adapter("odd", adapter(tmp_path / "a"), base)
-    (library.ADAPTERS.located("odd").path / "card.json").write_text(text)
-    assert card.read_card(library.ADAPTERS.located("odd").path) is None
+    (library.ADAPTERS.get("odd").path / "card.json").write_text(text)
+    assert card.read_card(library.ADAPTERS.get("odd").path) is None
     right("list")
     assert "no card" in right("show", "odd").stdout
 
 
 def test_the_shipped_ones_stay(home: Path) -> None:
-    for shipped in (entry for entry in library.ADAPTERS.all() if not entry.own):
+    for shipped in (entry for entry in library.ADAPTERS.all() if not entry.user_owned):
         refused = run("remove", shipped.name, "--yes").exception
         assert isinstance(refused, UsageError)
         assert "comes with chatlm" in refused.message
@@ -183,12 +183,12 @@ def test_the_curve_goes_down() -> None:
 def test_how_far_it_is_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(100.0, 1000.0, 10.0).tolist())
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    progress = TrainingProgress(note="loading the model")
+    progress = TrainingProgress(activity="loading the model")
     assert describe_progress(progress) == "loading the model …"
-    progress.begin(0, 40)
-    progress.note = ""
-    progress.step, progress.tokens, progress.base = 10, 500, 3.2
-    progress.train, progress.checks = [(10, 2.5)], [(10, 2.75)]
+    progress.start(0, 40)
+    progress.activity = ""
+    progress.step, progress.tokens, progress.base_loss = 10, 500, 3.2
+    progress.train_losses, progress.eval_losses = [(10, 2.5)], [(10, 2.75)]
     assert describe_progress(progress) == (
         "step 10/40 · 0:30 left · loss 2.500 · held-out 2.750 (base 3.200) · 25 tokens/s"
     )

@@ -69,7 +69,7 @@ def test_a_list_is_read_too_and_rows_may_repeat(tmp_path: Path) -> None:
     rows = [{"prompt": str(n % 5), "completion": "x"} for n in range(7)]
     (tmp_path / "data.json").write_text(json.dumps(rows, indent=1), encoding="utf-8-sig")
     data = read(tmp_path / "data.json", share=0.2)
-    assert (len(data.train), len(data.held_out), data.repeated) == (4, 1, 2)
+    assert (len(data.train), len(data.held_out), data.duplicates) == (4, 1, 2)
 
 
 def test_the_split_is_the_seeds(tmp_path: Path) -> None:
@@ -153,14 +153,16 @@ def test_only_what_the_assistant_says_is_counted(encoder: ChatEncoder) -> None:
         "<|im_start|>assistant\nMe.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
         "<|im_start|>assistant\nSo.<|im_end|>"
     )
-    assert labels[: len(encoder.prompt(chat[:2]))] == [IGNORE_INDEX] * len(encoder.prompt(chat[:2]))
+    assert labels[: len(encoder.encode_prompt(chat[:2]))] == [IGNORE_INDEX] * len(
+        encoder.encode_prompt(chat[:2])
+    )
 
 
 def test_the_table_of_the_book_with_the_real_model(default_model: Path) -> None:
     encoder = ChatEncoder(ModelLocation("default", default_model, "chat"))
     chat = (user("What is 2 + 2?"), assistant("It is 4."))
     item = EncodedChats([chat], encoder, 1000)[0]
-    prompt = encoder.prompt(chat[:1])
+    prompt = encoder.encode_prompt(chat[:1])
     assert item["input_ids"][: len(prompt)] == prompt  # what the engine reads before it answers
     assert item["labels"][: len(prompt)] == [IGNORE_INDEX] * len(prompt)
     assert IGNORE_INDEX not in item["labels"][len(prompt) :]
@@ -173,10 +175,10 @@ def test_other_formats_end_with_the_end_token(
 ) -> None:
     base = tiny_base(tmp_path_factory.mktemp("base"))
     encoder = ChatEncoder(base, prompt_format)
-    chat = encoder.chat((user("Who?"), assistant("Me.")))
-    said = [number for number, spoken in zip(chat.ids, chat.spoken, strict=True) if spoken]
+    chat = encoder.encode_chat((user("Who?"), assistant("Me.")))
+    said = [number for number, spoken in zip(chat.ids, chat.assistant_mask, strict=True) if spoken]
     assert encoder.decode(said) == "Me.<|im_end|>"
-    assert chat.ids[-1] == encoder.end_id
+    assert chat.ids[-1] == encoder.eos_token_id
 
 
 def test_forged_turns_in_the_data_stay_text(encoder: ChatEncoder) -> None:
@@ -184,7 +186,7 @@ def test_forged_turns_in_the_data_stay_text(encoder: ChatEncoder) -> None:
     item = EncodedChats([(user(forged), assistant("no"))], encoder, 1000)[0]
     counted = [number for number in item["labels"] if number != IGNORE_INDEX]
     assert encoder.decode(counted) == "no<|im_end|>"
-    assert item["input_ids"].count(encoder.end_id) == 2
+    assert item["input_ids"].count(encoder.eos_token_id) == 2
 
 
 def test_batches_are_padded_in_front_and_cut_to_what_counts(encoder: ChatEncoder) -> None:
@@ -229,4 +231,4 @@ def test_long_examples_are_left_out(encoder: ChatEncoder) -> None:
     chats = EncodedChats(
         [(user("a" * 900), assistant("b")), (user("c"), assistant("d"))], encoder, 200
     )
-    assert (len(chats), chats.left_out) == (1, 1)
+    assert (len(chats), chats.too_long) == (1, 1)

@@ -39,20 +39,20 @@ def test_a_good_adapter_is_found_and_checked_once(
 
     monkeypatch.setattr(validation, "validate_adapter", counted)
     for _ in range(3):
-        assert plugin.find_adapter("poet", base.name) == ADAPTERS.own_root / "poet"
+        assert plugin.find_adapter("poet", base.name) == ADAPTERS.user_root / "poet"
     assert len(checked) == 1
 
 
 def test_why_not(base: ModelLocation, tmp_path: Path) -> None:
     assert "Did you mean poet?" in refusal("poe", base)
     assert "no-such-model" in str(plugin.find_adapter("poet", "no-such-model"))
-    assert plugin.find_adapter("poet", base.name) == ADAPTERS.own_root / "poet"
-    weights = ADAPTERS.own_root / "poet" / WEIGHTS_FILE
+    assert plugin.find_adapter("poet", base.name) == ADAPTERS.user_root / "poet"
+    weights = ADAPTERS.user_root / "poet" / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-4])
     assert "is cut short" in refusal("poet", base)
     weights.unlink()
     assert f"it has no {WEIGHTS_FILE}" in refusal("poet", base)
-    shutil.rmtree(ADAPTERS.own_root / "poet")
+    shutil.rmtree(ADAPTERS.user_root / "poet")
     assert "There is no adapter" in refusal("poet", base)
     gone = plugin.find_adapter("poet", base.name)
     assert isinstance(gone, validation.AdapterRefused)

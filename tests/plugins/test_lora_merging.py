@@ -40,7 +40,7 @@ def two(home: Path, tmp_path: Path, base: ModelLocation) -> list[dict[str, Tenso
 def added(name: str, base: ModelLocation) -> dict[str, Tensor]:
     """What an adapter adds to each module."""
     plain = load_pretrained(base, device="cpu", dtype="float32")
-    model: Any = PeftModel.from_pretrained(plain, str(ADAPTERS.located(name).path))
+    model: Any = PeftModel.from_pretrained(plain, str(ADAPTERS.get(name).path))
     return {
         module: model.get_submodule(f"base_model.model.{module}").get_delta_weight("default")
         for module in MODULES
@@ -48,7 +48,7 @@ def added(name: str, base: ModelLocation) -> dict[str, Tensor]:
 
 
 def merged(base: ModelLocation, mix: MergeSettings, *names: str) -> dict[str, Tensor]:
-    sources = [ADAPTERS.located(name) for name in names or ("a", "b")]
+    sources = [ADAPTERS.get(name) for name in names or ("a", "b")]
     merge_adapters("both", sources, base, mix)
     return added("both", base)
 
@@ -101,7 +101,7 @@ def test_ties_keeps_what_agrees_in_sign(two: list[dict[str, Tensor]], base: Mode
 def test_dare_drops_by_its_seed_and_with_all_kept_is_the_sum(
     two: list[dict[str, Tensor]], base: ModelLocation
 ) -> None:
-    sources = [ADAPTERS.located(name) for name in "ab"]
+    sources = [ADAPTERS.get(name) for name in "ab"]
     for name, density, seed in (("x", 0.5, 1), ("y", 0.5, 1), ("z", 0.5, 2), ("all", 1.0, 1)):
         mix = MergeSettings("dare", (0.5, 0.5), density=density, rank=HIDDEN, seed=seed)
         merge_adapters(name, sources, base, mix)
@@ -115,7 +115,7 @@ def test_ties_has_the_rank_that_is_wanted(
     two: list[dict[str, Tensor]], base: ModelLocation
 ) -> None:
     merged(base, MergeSettings("ties", (0.5, 0.5), rank=3))
-    values = json.loads((ADAPTERS.located("both").path / "adapter_config.json").read_text())
+    values = json.loads((ADAPTERS.get("both").path / "adapter_config.json").read_text())
     assert values["r"] == 3
     assert values["base_model_name_or_path"] == base.name
 
@@ -134,7 +134,7 @@ def test_what_does_not_mix(home: Path, tmp_path: Path, base: ModelLocation) -> N
 
     def refused(mix: MergeSettings, *names: str) -> str:
         with pytest.raises(UsageError) as error:
-            merge_adapters("x", [ADAPTERS.located(name) for name in names], base, mix)
+            merge_adapters("x", [ADAPTERS.get(name) for name in names], base, mix)
         assert not (home / "adapters" / "x").exists()
         return str(error.value)
 
@@ -142,14 +142,14 @@ def test_what_does_not_mix(home: Path, tmp_path: Path, base: ModelLocation) -> N
     assert "one was trained on org/one, the other on org/two" in refused(linear, "one", "two")
     assert "change different ones" in refused(slerp, "plain", "fewer")
     assert "at least two" in refused(linear, "plain", "plain")
-    merge_adapters("sum", [ADAPTERS.located(n) for n in ("plain", "fewer")], base, linear)
+    merge_adapters("sum", [ADAPTERS.get(n) for n in ("plain", "fewer")], base, linear)
 
 
 def test_another_base_is_refused(two: list[dict[str, Tensor]], default_model: Path) -> None:
     other = ModelLocation("smollm2-135m-instruct", default_model, "chat")
     with pytest.raises(AdapterRefused, match="in smollm2-135m-instruct 576 and 576"):
         merge_adapters(
-            "x", [ADAPTERS.located(n) for n in "ab"], other, MergeSettings("linear", (0.5, 0.5))
+            "x", [ADAPTERS.get(n) for n in "ab"], other, MergeSettings("linear", (0.5, 0.5))
         )
 
 
@@ -174,11 +174,11 @@ def test_an_exported_model_is_the_base_with_the_adapter(
     two: list[dict[str, Tensor]], base: ModelLocation, tmp_path: Path
 ) -> None:
     folder = tmp_path / "whole"
-    assert export_merged(ADAPTERS.located("a"), base, folder) == ()
+    assert export_merged(ADAPTERS.get("a"), base, folder) == ()
     whole = find_model(str(folder))
-    ids = torch.tensor([ChatEncoder(whole).prompt([Message("user", "Who are you?")])])
+    ids = torch.tensor([ChatEncoder(whole).encode_prompt([Message("user", "Who are you?")])])
     plain = load_pretrained(base, device="cpu", dtype="float32")
-    adapted = PeftModel.from_pretrained(plain, str(ADAPTERS.located("a").path))
+    adapted = PeftModel.from_pretrained(plain, str(ADAPTERS.get("a").path))
     with torch.no_grad():
         found = load_pretrained(whole, device="cpu", dtype="float32")(ids).logits
         wanted = adapted(ids).logits
@@ -187,7 +187,7 @@ def test_an_exported_model_is_the_base_with_the_adapter(
     assert (found - wanted).abs().max() < 1e-4
     assert (without - wanted).abs().max() > 0.01
     with pytest.raises(UsageError, match="already"):
-        export_merged(ADAPTERS.located("a"), base, folder)
+        export_merged(ADAPTERS.get("a"), base, folder)
 
 
 def test_an_export_that_fails_leaves_nothing(
@@ -201,5 +201,5 @@ def test_an_export_that_fails_leaves_nothing(
 
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
     with pytest.raises(UsageError, match="No space left"):
-        export_merged(ADAPTERS.located("a"), base, tmp_path / "whole")
+        export_merged(ADAPTERS.get("a"), base, tmp_path / "whole")
     assert not (tmp_path / "whole").exists()

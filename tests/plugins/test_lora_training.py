@@ -51,21 +51,21 @@ class Remembering(ProgressListener):
         self._press_after = press_after
 
     def changed(self, progress: TrainingProgress) -> None:
-        self.seen.append(dataclasses.replace(progress, train=[*progress.train]))
+        self.seen.append(dataclasses.replace(progress, train_losses=[*progress.train_losses]))
         if self._press_after and progress.step == self._press_after:
             self._press_after = 0
             signal.raise_signal(signal.SIGINT)
 
     @property
     def steps(self) -> list[int]:
-        return sorted({progress.step for progress in self.seen if progress.steps})
+        return sorted({progress.step for progress in self.seen if progress.total_steps})
 
 
 def order(
     base: ModelLocation, data: Path, recipe: Recipe = RECIPE, name: str = "mine"
 ) -> TrainingJob:
-    read = dataset.read_dataset(data, seed=recipe.seed, share=recipe.held_out)
-    return TrainingJob(name, base, read, recipe, licence="CC0", on_cpu=True)
+    read = dataset.read_dataset(data, seed=recipe.seed, held_out_share=recipe.held_out)
+    return TrainingJob(name, base, read, recipe, licence="CC0", use_cpu=True)
 
 
 def test_it_gets_better_and_plain_peft_loads_it(
@@ -80,13 +80,13 @@ def test_it_gets_better_and_plain_peft_loads_it(
     assert made is not None
     assert made.scores["fall"] > 0.3
     assert (made.cost["ended"], made.cost["steps"]) == ("after all epochs", 18)
-    assert made.source["sha256"] == dataset.read_dataset(data, seed=0, share=0.5).sha256
+    assert made.source["sha256"] == dataset.read_dataset(data, seed=0, held_out_share=0.5).sha256
     assert (made.source["train"], made.source["held_out"], made.licence) == (24, 8, "CC0")
     assert len(made.answers) == recipe_module.SAMPLE_ANSWERS
     assert watcher.steps == list(range(19))
-    assert len(watcher.seen[-1].train) == 18
+    assert len(watcher.seen[-1].train_losses) == 18
 
-    folder = ADAPTERS.located("mine").path
+    folder = ADAPTERS.get("mine").path
     assert card.read_card(folder) == dataclasses.replace(
         made, settings={**made.settings, "targets": ["all-linear"]}
     )
@@ -94,7 +94,7 @@ def test_it_gets_better_and_plain_peft_loads_it(
     assert {t.dtype for t in load_file(folder / WEIGHTS_FILE).values()} == {torch.bfloat16}
     plain = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(plain, str(folder))
-    held_out = EncodedChats(wanted.data.held_out, ChatEncoder(base), 1024)
+    held_out = EncodedChats(wanted.dataset.held_out, ChatEncoder(base), 1024)
     again = evaluate_loss(loaded, held_out, Collator(0), 4)
     assert again == pytest.approx(made.scores["held_out_loss_after"], rel=1e-3)
     assert list((home / "adapters").glob(".training-mine/*")) == []
@@ -105,7 +105,7 @@ def test_the_same_seed_makes_the_same_adapter(home: Path, base: ModelLocation, d
         train_adapter(
             order(base, data, dataclasses.replace(RECIPE, epochs=1), name), ProgressListener()
         )
-    one, two = (load_file(ADAPTERS.located(name).path / WEIGHTS_FILE) for name in ("one", "two"))
+    one, two = (load_file(ADAPTERS.get(name).path / WEIGHTS_FILE) for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
@@ -124,7 +124,7 @@ def test_ctrl_c_keeps_the_best_so_far(home: Path, base: ModelLocation, data: Pat
     assert made.cost["ended"] == "stopped by the person"
     assert made.cost["steps"] in (7, 8)
     assert made.scores["fall"] > 0
-    assert ADAPTERS.located("mine").own
+    assert ADAPTERS.get("mine").user_owned
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -133,7 +133,7 @@ def test_ctrl_c_before_the_first_step_keeps_nothing(
 ) -> None:
     class Early(ProgressListener):
         def changed(self, progress: TrainingProgress) -> None:
-            if progress.note == "answering held-out prompts":
+            if progress.activity == "answering held-out prompts":
                 signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(TrainingStopped):
@@ -180,7 +180,7 @@ def test_it_goes_on_after_a_kill(home: Path, base: ModelLocation, data: Path) ->
     assert made is not None
     assert watcher.steps[0] >= 3  # it did not begin again
     assert (made.cost["steps"], made.cost["from_step"]) == (240, watcher.steps[0])
-    assert len(watcher.seen[-1].train) == 240  # the curve has its beginning
+    assert len(watcher.seen[-1].train_losses) == 240  # the curve has its beginning
     assert not run.exists()
 
 
@@ -192,7 +192,7 @@ def test_restart_forgets_what_was_stopped(home: Path, base: ModelLocation, data:
     with pytest.raises(UsageError, match="--restart") as refused:
         train_adapter(order(base, data, short), ProgressListener())
     assert "Start afresh" in refused.value.hint
-    assert train_adapter(order(base, data, short), ProgressListener(), anew=True) is not None
+    assert train_adapter(order(base, data, short), ProgressListener(), restart=True) is not None
 
 
 def test_losses_that_are_no_numbers(
@@ -235,8 +235,8 @@ def test_settings_out_of_their_range(wrong: dict[str, Any]) -> None:
 def test_steps_are_shared_by_processes(base: ModelLocation, data: Path) -> None:
     wanted = order(base, data)
     one, four = recipe_module.prepare_data(wanted, 1), recipe_module.prepare_data(wanted, 4)
-    assert (one.steps, one.check_every) == (18, 3)
-    assert (four.steps, four.check_every) == (6, 1)
+    assert (one.total_steps, one.eval_steps) == (18, 3)
+    assert (four.total_steps, four.eval_steps) == (6, 1)
 
 
 def test_machines_that_see_different_checkpoints_do_not_begin(

@@ -44,7 +44,7 @@ CARD = AdapterCard(
     "pirate",
     "trained",
     "smollm2-135m-instruct",
-    made_at="2026-01-02T03:04:05+00:00",
+    created_at="2026-01-02T03:04:05+00:00",
     description="Talks like a pirate",
     licence="Apache-2.0",
     source={"data": "pirate.jsonl", "train": 118, "held_out": 13},
@@ -123,7 +123,7 @@ async def test_each_chat_has_its_own_and_it_is_there_again_when_it_is_opened() -
             await until(pilot, lambda: "adapter" not in bar(pilot))
             await say(pilot, "Hello")
             await idle(pilot)
-            await chat_of(pilot).open(1)
+            await chat_of(pilot).open_chat(1)
             await until(pilot, lambda: "adapter terse" in bar(pilot))
             await say(pilot, "Again")
             await idle(pilot)
@@ -158,7 +158,7 @@ async def test_what_cannot_be_used_is_told_and_changes_nothing(shelf: Path) -> N
                 await say(pilot, f"/lora {words}")
                 await until(pilot, partial(is_told, pilot, told))
             assert "adapter" not in bar(pilot)
-            assert chat_of(pilot).conversation.kept == {}
+            assert chat_of(pilot).conversation.plugin_data == {}
 
 
 async def test_the_key_without_any_adapter_yet_opens_the_list() -> None:
@@ -180,7 +180,7 @@ async def test_a_name_that_somebody_put_into_a_chat_is_only_drawn(shared_data: P
     with Store(None) as store:
         async with app_with(StillEngine("one"), store).run_test(size=(110, 30)) as pilot:
             for text in hostile_texts(shared_data)[::25]:
-                chat_of(pilot).keep("lora", {"adapter": text})
+                chat_of(pilot).set_plugin_data("lora", {"adapter": text})
                 await pilot.press("ctrl+n")
                 drawn = everything_visible(pilot)
                 assert all(sign.isprintable() or sign == "\n" for sign in drawn)
@@ -193,7 +193,7 @@ async def test_a_name_that_somebody_put_into_a_chat_is_only_drawn(shared_data: P
 def session_with(store: Store, engine: ScriptedEngine, adapter: str | None = None) -> ChatSession:
     host = PluginHost([("lora", chatlm_lora.plugin)])
     kept = {"lora": {"adapter": "pirate"}}
-    return ChatSession(store, lambda: engine, plugins=host, kept=kept, adapter=adapter)
+    return ChatSession(store, lambda: engine, plugins=host, plugin_data=kept, adapter=adapter)
 
 
 @pytest.mark.parametrize(("asked", "used"), [(None, "pirate"), ("terse", "terse"), ("", None)])
@@ -205,7 +205,9 @@ def test_what_is_asked_for_goes_before_the_chats_own(asked: str | None, used: st
         assert [request.adapter for request in engine.requests] == [used]
         assert session.preview("More").request.adapter == used
         list(session.read_ahead())
-        assert engine.read[-1].adapter == used, "the next reply most likely has the same"
+        assert engine.read_ahead_requests[-1].adapter == used, (
+            "the next reply most likely has the same"
+        )
 
 
 def test_a_reply_is_gone_on_with_by_what_began_it() -> None:
@@ -218,7 +220,7 @@ def test_a_reply_is_gone_on_with_by_what_began_it() -> None:
                 break
         events.close()
         assert session.conversation_id is not None
-        store.keep(session.conversation_id, "lora", {"adapter": "terse"})
+        store.set_plugin_data(session.conversation_id, "lora", {"adapter": "terse"})
         list(session.continue_reply())
         list(session.regenerate())
         assert [request.adapter for request in engine.requests] == ["pirate", "pirate", "terse"]
@@ -281,7 +283,7 @@ def test_picture_of_the_adapters(
 ) -> None:
     """The one in use is marked and named; below it what the model says with and without it."""
     ui = RememberingUi("lora")
-    ui.keep(adapter="pirate")
+    ui.set_state(adapter="pirate")
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: "Lima, matey" in everything_visible(pilot))

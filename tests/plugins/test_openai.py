@@ -163,7 +163,10 @@ def test_a_stop_string_that_the_server_does_not_see_ends_the_reply(pieces: tuple
         events = asked(script, request("Hi", stop=("two",)))
         assert script.gone.wait(PATIENCE)
     assert text_of(events) == "one "
-    assert (ending(events).stop_reason, ending(events).stop) == (StopReason.STOP_STRING, "two")
+    assert (ending(events).stop_reason, ending(events).matched_stop) == (
+        StopReason.STOP_STRING,
+        "two",
+    )
 
 
 def test_what_may_become_a_stop_string_is_not_lost() -> None:
@@ -177,7 +180,7 @@ def test_what_may_become_a_stop_string_is_not_lost() -> None:
 def test_a_stop_string_that_the_server_names(field: str) -> None:
     with serving(says("one ", **{field: "two"})) as script:
         end = ending(asked(script, request("Hi", stop=("two",))))
-    assert (end.stop_reason, end.stop) == (StopReason.STOP_STRING, "two")
+    assert (end.stop_reason, end.matched_stop) == (StopReason.STOP_STRING, "two")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,7 @@ def test_a_stop_string_that_the_server_names(field: str) -> None:
 def test_why_a_reply_stopped(finish: str, most: int, reason: StopReason, stop: str | None) -> None:
     with serving(says("a", finish=finish)) as script:
         end = ending(asked(script, request("Hi", max_tokens=most)))
-    assert (end.stop_reason, end.stop) == (reason, stop)
+    assert (end.stop_reason, end.matched_stop) == (reason, stop)
     assert script.asked[0].body["max_tokens"] <= 4096
 
 
@@ -202,9 +205,9 @@ def test_the_oldest_turns_leave_when_the_context_is_full() -> None:
         events = asked(script, request(words, "So?", words, "So?", "Last words?"))
     fitted = events[0]
     assert isinstance(fitted, PromptReady)
-    assert [m.content for m in fitted.left_out] == [words, "So?"]
+    assert [m.content for m in fitted.omitted_messages] == [words, "So?"]
     assert [m["content"] for m in script.asked[0].body["messages"]] == [words, "So?", "Last words?"]
-    assert fitted.prompt_tokens < fitted.limit == 256
+    assert fitted.prompt_tokens < fitted.context_length == 256
 
 
 def test_a_message_that_cannot_fit_is_not_sent() -> None:
@@ -283,10 +286,12 @@ def test_the_preview_is_what_is_sent_and_an_estimate() -> None:
         prompt = engine.preview(asking)
         events = list(engine.stream(asking))
         assert list(engine.read_ahead(asking)) == []
-        assert engine.count_tokens(asking.messages) == len(prompt.tokens) == sum(prompt.costs)
+        assert (
+            engine.count_tokens(asking.messages) == len(prompt.tokens) == sum(prompt.message_tokens)
+        )
     assert prompt.estimated
     for index, message in enumerate(asking.messages):
-        pieces = [token.text for token in prompt.tokens if token.message == index]
+        pieces = [token.text for token in prompt.tokens if token.message_index == index]
         assert "".join(pieces) == message.content
     assert isinstance(events[0], PromptReady)
     assert events[0].prompt_hash == prompt.hash
@@ -444,8 +449,8 @@ def test_an_adapter_or_a_processor_is_refused() -> None:
     with serving() as script, engine_of(script) as engine:
         for asking, what in (
             (Request((Message("user", "Hi"),), adapter="pirate"), "adapter pirate"),
-            (Request((Message("user", "Hi"),), processors=(shout,)), "shout of a plugin"),
-            (Request((Message("user", "Hi"),), criteria=(shout,)), "shout of a plugin"),
+            (Request((Message("user", "Hi"),), logits_processors=(shout,)), "shout of a plugin"),
+            (Request((Message("user", "Hi"),), stopping_criteria=(shout,)), "shout of a plugin"),
         ):
             with pytest.raises(EngineError, match=what):
                 list(engine.stream(asking))

@@ -187,7 +187,7 @@ async def test_the_screen_talks_to_it(home: Path) -> None:
                 composer = app.chat_screen.chat.composer
                 composer.text = "Hi"
                 await pilot.press("enter")
-                await until(pilot, lambda: bool(store.conversations()))
+                await until(pilot, lambda: bool(store.list_conversations()))
                 await until(pilot, lambda: not app.chat_screen.chat.busy)
                 await pilot.press("ctrl+o")
                 await until(pilot, lambda: "the server's" in plain(app.screen))

@@ -71,7 +71,7 @@ def test_the_nearest_endpoint_is_suggested() -> None:
 
 def test_endpoints_in_the_settings() -> None:
     settings = Settings(("work http://gpu:8000/v1 WORK_KEY", "home http://127.0.0.1:1234/v1/"))
-    assert settings.all_endpoints() == [WORK, HOME]
+    assert settings.parse_endpoints() == [WORK, HOME]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,9 @@ def test_whatever_a_server_says_nothing_but_checked_values_come_out(said: Any) -
     except (protocol.ProtocolError, protocol.StreamFailed):
         pass
     else:
-        assert all(isinstance(each, str) for each in (chunk.text, chunk.finish, chunk.stop))
+        assert all(
+            isinstance(each, str) for each in (chunk.text, chunk.finish_reason, chunk.matched_stop)
+        )
         chunk.text.encode()
         counts = (chunk.prompt_tokens, chunk.completion_tokens, chunk.cached_tokens)
         assert all(count is None or count >= 0 for count in counts)
@@ -149,9 +151,9 @@ def test_whatever_a_server_says_nothing_but_checked_values_come_out(said: Any) -
     else:
         assert all(model.name and model.name.encode() for model in models)
     failure = protocol.parse_failure(said)
-    (failure.message + failure.marks).encode()
+    (failure.message + failure.codes).encode()
 
 
 @given(st.text())
 def test_the_pieces_of_a_text_are_the_text(text: str) -> None:
-    assert "".join(ESTIMATED_TOKENS.cut(text)) == text
+    assert "".join(ESTIMATED_TOKENS.split(text)) == text

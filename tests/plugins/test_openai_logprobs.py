@@ -53,7 +53,7 @@ def request(logprobs: int | None = 2, **sampling: Any) -> Request:
 
 
 def tokens_of(events: list[EngineEvent]) -> list[TokenLogprob]:
-    return [token for event in events if isinstance(event, Delta) for token in event.tokens]
+    return [token for event in events if isinstance(event, Delta) for token in event.logprobs]
 
 
 def text_of(events: list[EngineEvent]) -> str:
@@ -74,7 +74,7 @@ def test_openais_client_reads_them_whole_and_streamed(client: OpenAI, local: Loc
     assert [bytes(each.bytes) for each in told] == [each.bytes for each in expected]
     assert [each.logprob for each in told] == [each.logprob for each in expected]
     assert [[(top.token, top.logprob) for top in each.top_logprobs] for each in told] == [
-        [(top.text, top.logprob) for top in each.top] for each in expected
+        [(top.text, top.logprob) for top in each.top_logprobs] for each in expected
     ]
     assert "".join(each.token for each in told) == choice.message.content
 
@@ -151,7 +151,7 @@ def test_what_is_held_back_for_a_stop_string_is_not_told_before_its_text() -> No
     pieces = [piece(text, **told(row(text))) for text in ("one", " tw", "o", " three")]
     end = piece("", "stop", **told(row("<|im_end|>")))
     events = asked_of(*pieces, end, stop=("two", "three four"))
-    assert [(e.text, [t.text for t in e.tokens]) for e in events if isinstance(e, Delta)] == [
+    assert [(e.text, [t.text for t in e.logprobs]) for e in events if isinstance(e, Delta)] == [
         ("one", ["one"]), (" ", []), ("", []),
     ]  # fmt: skip
     events = asked_of(*pieces, end, stop=("three four",))

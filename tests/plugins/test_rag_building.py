@@ -42,7 +42,7 @@ class Watched:
     def cancelled(self) -> bool:
         return bool(self._cancel_at) and len(self.seen) >= self._cancel_at
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         self.seen.append((done, total, note))
 
 
@@ -88,7 +88,12 @@ def sources(name: str = "pets") -> list[str]:
 def test_an_index_holds_what_was_read(rag_home: Path, docs: Path) -> None:
     work = Watched()
     done = builder.build("pets", (Source(str(docs)),), work)
-    assert (done.changed, done.read, done.embedded, done.manifest.pieces) == (True, 3, 4, 4)
+    assert (done.changed, done.files_read, done.embedded, done.manifest.chunk_count) == (
+        True,
+        3,
+        4,
+        4,
+    )
     pieces = list(ChunkReader(current()))
     assert [(piece.source, piece.place, piece.line) for piece in pieces] == [
         ("docs/cats.md", "Cats", 1),
@@ -100,7 +105,9 @@ def test_an_index_holds_what_was_read(rag_home: Path, docs: Path) -> None:
         record = done.manifest.file_of(piece.id)
         assert (docs / Path(record.path).name).read_text()[piece.start : piece.end] == piece.text
     embedder = Embedder(models.embedder_model())
-    assert np.allclose(embeddings(), embedder.embed([piece.indexed for piece in pieces]), atol=1e-5)
+    assert np.allclose(
+        embeddings(), embedder.embed([piece.indexed_text for piece in pieces]), atol=1e-5
+    )
     ids, _ = vectors.load(current()).search(embedder.embed_query("What does a kitten eat?"), 1)
     assert list(ids) == [1]
     assert bm25.load(current()).scores("petrol").argmax() == 2
@@ -118,7 +125,7 @@ def test_an_update_touches_only_what_changed(rag_home: Path, docs: Path) -> None
     write(docs, {"cats.md": TEXTS["cats.md"] + "\n## Age\n\nTwenty years.\n", "new.txt": "New."})
     (docs / "engine.txt").unlink()
     done = builder.update("pets", Watched())
-    assert (done.read, done.gone, done.embedded) == (2, 1, 2)
+    assert (done.files_read, done.files_removed, done.embedded) == (2, 1, 2)
     assert sources() == ["docs/cats.md"] * 3 + ["docs/moon.txt", "docs/new.txt"]
     after = embeddings()
     assert (after[:2] == before[:2]).all()
@@ -145,7 +152,7 @@ def test_a_change_within_the_tick_of_the_clock_is_seen(rag_home: Path, docs: Pat
     build(docs)
     path.write_text("bbbb")
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert builder.update("pets", Watched()).read == 1
+    assert builder.update("pets", Watched()).files_read == 1
     assert ChunkReader(current())[-1].text == "bbbb"
 
 
@@ -153,7 +160,7 @@ def test_a_moved_file_is_not_embedded_again(rag_home: Path, docs: Path) -> None:
     build(docs)
     (docs / "moon.txt").rename(docs / "a-moon.txt")
     done = builder.update("pets", Watched())
-    assert (done.read, done.gone, done.embedded) == (1, 1, 0)
+    assert (done.files_read, done.files_removed, done.embedded) == (1, 1, 0)
     assert sources()[0] == "docs/a-moon.txt"
 
 
@@ -183,7 +190,7 @@ def test_a_source_that_is_away_keeps_its_passages(
     other.rename(tmp_path / "unmounted")
     write(docs, {"new.txt": "New."})
     done = builder.update("pets", Watched())
-    assert done.missing == (str(other),)
+    assert done.missing_sources == (str(other),)
     assert "disk/far.txt" in sources()
     (tmp_path / "unmounted").rename(other)
     assert not builder.update("pets", Watched()).changed
@@ -218,7 +225,7 @@ def test_a_stopped_build_goes_on(rag_home: Path, many: Path) -> None:
         index.open(manifest.read)
     done = builder.update("many", Watched())
     assert 0 < done.embedded < 20
-    assert done.manifest.pieces == 20
+    assert done.manifest.chunk_count == 20
     build(many, "whole")
     assert np.allclose(embeddings("many"), embeddings("whole"), atol=1e-5)
     assert sources("many") == sources("whole")
@@ -393,7 +400,7 @@ def test_a_damaged_block_of_a_stopped_build_is_made_again(rag_home: Path, many: 
     assert blocks
     blocks[0].write_bytes(blocks[0].read_bytes()[:-7])
     done = builder.update("many", Watched())
-    assert done.manifest.pieces == len(embeddings("many")) == done.embedded
+    assert done.manifest.chunk_count == len(embeddings("many")) == done.embedded
 
 
 def test_an_index_that_is_replaced_while_it_is_opened(rag_home: Path, docs: Path) -> None:
@@ -406,7 +413,7 @@ def test_an_index_that_is_replaced_while_it_is_opened(rag_home: Path, docs: Path
             write(docs, {"new.txt": "New."})
             builder.update("pets", Watched())
             raise RuntimeError("what FAISS raises for a file that is gone")
-        return manifest.read(at).pieces
+        return manifest.read(at).chunk_count
 
     assert folder.find_index("pets").open(opener) == 5
     assert tried == ["1", "2"]

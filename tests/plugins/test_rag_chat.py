@@ -55,7 +55,7 @@ def nothing_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def remembering(conversation: Conversation | None = None, **more: object) -> RememberingUi:
-    chat = conversation or Conversation(1, kept={"rag": {"index": NAME}})
+    chat = conversation or Conversation(1, plugin_data={"rag": {"index": NAME}})
     return RememberingUi("rag", chat, **more)  # type: ignore[arg-type]
 
 
@@ -104,8 +104,11 @@ def test_again_and_after_a_restart_the_same_passages_are_read(tmp_path: Path) ->
     host = PluginHost([("rag", chatlm_rag.plugin)])
     engine = ScriptedEngine(REPLY, "Another.")
     with Store(tmp_path / "chats.db") as store:
-        say(ChatSession(store, lambda: engine, plugins=host, kept={"rag": {"index": NAME}}), CATS)
-        store.keep(1, "rag", {})
+        say(
+            ChatSession(store, lambda: engine, plugins=host, plugin_data={"rag": {"index": NAME}}),
+            CATS,
+        )
+        store.set_plugin_data(1, "rag", {})
     with Store(tmp_path / "chats.db") as store:
         session = ChatSession(store, lambda: engine, plugins=host, conversation_id=1)
         for _ in session.regenerate():
@@ -118,7 +121,9 @@ def test_a_small_context_reads_fewer_passages_and_says_which_it_did_not() -> Non
     host = PluginHost([("rag", chatlm_rag.plugin)])
     engine = ScriptedEngine(REPLY, context=130)
     with Store(None) as store:
-        session = ChatSession(store, lambda: engine, plugins=host, kept={"rag": {"index": NAME}})
+        session = ChatSession(
+            store, lambda: engine, plugins=host, plugin_data={"rag": {"index": NAME}}
+        )
         turn = say(session, CATS)
         ui = remembering(session.conversation)
         ui.passages = store.passages(turn.id)
@@ -171,19 +176,19 @@ def test_what_somebody_else_kept_is_passed_over(kept: dict[str, object]) -> None
     host = PluginHost([("rag", chatlm_rag.plugin)])
     with Store(None) as store:
         session = ChatSession(
-            store, lambda: ScriptedEngine("Hi."), plugins=host, kept={"rag": kept}
+            store, lambda: ScriptedEngine("Hi."), plugins=host, plugin_data={"rag": kept}
         )
         assert say(session, "Hi").annotations == ()
-    assert host.past == []
+    assert host.all_faults == []
 
 
 @pytest.mark.usefixtures("documents")
 def test_chats_that_choose_none_ask_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATLM_RAG_INDEX", NAME)
     ui = remembering(Conversation(1))
-    assert index_from_plugin_data(ui.kept) == NAME
+    assert index_from_plugin_data(ui.state) == NAME
     actions.rag_command(ui, "off")
-    assert index_from_plugin_data(ui.kept) == ""
+    assert index_from_plugin_data(ui.state) == ""
 
 
 def test_settings_are_checked() -> None:
@@ -224,13 +229,13 @@ def test_planted_attacks_are_only_quoted(
 def test_a_chat_begins_and_ends_to_be_about_an_index() -> None:
     ui = remembering(Conversation(1))
     actions.rag_command(ui, " house ")
-    assert ui.kept == {"index": "house"}
+    assert ui.state == {"index": "house"}
     assert (
         "This chat asks house from now on: 4 passages from 3 files" in ui.called("tell")[0]["text"]
     )
     assert ui.work is not None, "the embedder is loaded at once"
     actions.rag_command(ui, "off")
-    assert ui.kept == {"index": ""}
+    assert ui.state == {"index": ""}
     with pytest.raises(UsageError, match="This chat asks no index"):
         actions.rag_command(ui, "off")
     with pytest.raises(UsageError, match="There is no index 'hous'") as told:
@@ -246,7 +251,7 @@ def test_an_index_is_built_used_and_brought_up_to_date(documents: Path) -> None:
     (mine / "one.md").write_text("Apples are red.")
     ui = remembering(Conversation(1))
     actions.rag_command(ui, f'build "{mine}"')
-    assert ui.kept == {"index": "my-notes"}
+    assert ui.state == {"index": "my-notes"}
     (mine / "two.md").write_text("Pears are green.")
     actions.rag_command(ui, f'build "{mine}"')
     assert "2 passages from 2 files" in ui.called("tell")[-1]["text"]
@@ -261,11 +266,11 @@ def test_a_build_that_is_cancelled_says_how_to_go_on(documents: Path) -> None:
         actions.rag_command(ui, f"build {documents} later")
     with pytest.raises(BuildStopped, match="/rag later"):
         actions.rag_command(ui, "later")
-    assert ui.kept == {}
+    assert ui.state == {}
     for words in ("later", f"build {documents} later"):
         go_on = remembering(Conversation(1))
         actions.rag_command(go_on, words)
-        assert go_on.kept == {"index": "later"}
+        assert go_on.state == {"index": "later"}
     shutil.rmtree(find_index("later").path)
 
 
@@ -290,9 +295,9 @@ class Another(RememberingUi):
     """A screen on which another chat is shown as soon as a work begins."""
 
     @contextmanager
-    def working(self, title: str) -> Iterator[RememberingWork]:
+    def progress(self, title: str) -> Iterator[RememberingWork]:
         self.conversation = Conversation(2)
-        with super().working(title) as work:
+        with super().progress(title) as work:
             yield work
 
 
@@ -335,7 +340,7 @@ def test_the_model_makes_questions_that_measure_the_index(monkeypatch: pytest.Mo
         "Bread": "How long is bread baked?\nX",
         "tide": "Moon.",
     }
-    order = self_test.sample_chunks(search.get_open_index(NAME).index.pieces)
+    order = self_test.sample_chunks(search.get_open_index(NAME).index.chunks)
     texts = [next(made[word] for word in made if word in piece.text) for piece in order]
     engine = ScriptedEngine(*texts)
     ui = remembering(engine=engine)
@@ -383,7 +388,7 @@ def test_an_index_is_opened_once_and_anew_when_it_was_replaced(documents: Path) 
     builder.update(NAME, RememberingWork(cancelled=False))
     second = search.get_open_index(NAME)
     assert second is not first
-    assert len(second.index.pieces) == len(first.index.pieces) + 1
+    assert len(second.index.chunks) == len(first.index.chunks) + 1
     (documents / "new.txt").unlink()
     builder.update(NAME, RememberingWork(cancelled=False))
     assert set(DOCUMENTS) == {path.name for path in documents.iterdir()}

@@ -77,7 +77,7 @@ def test_a_label_names_file_and_heading_and_how_much_is_there() -> None:
 
 
 def test_what_the_model_did_not_read_is_told_and_cannot_be_cited() -> None:
-    found = reply_annotations("The boiler is serviced each October [2].", BOTH, left_out=1)
+    found = reply_annotations("The boiler is serviced each October [2].", BOTH, omitted=1)
     assert [(label.name, label.value) for label in found] == [
         ("[2]", "there is no such passage"),
         ("not read", "[2]: the context has no room"),

@@ -77,7 +77,7 @@ def test_the_statement_that_fits_is_quoted_with_the_number_of_its_passage() -> N
     index = get_open_index(NAME).index
     found = extractive.select_quotes(index, CATS, grounding.find_passages(NAME, CATS))
     assert (found[0].number, found[0].text) == (1, "Cats are allowed in the flat.")
-    assert 0.7 < found[0].fit <= 1
+    assert 0.7 < found[0].score <= 1
     assert len(found) <= extractive.MAX_QUOTES
     same = [passage("Cats are allowed in the flat."), passage("Cats are allowed in the flat.")]
     assert [quote.number for quote in extractive.select_quotes(index, CATS, same)] == [1]
@@ -86,7 +86,9 @@ def test_the_statement_that_fits_is_quoted_with_the_number_of_its_passage() -> N
 @pytest.mark.usefixtures("documents")
 def test_a_small_model_is_asked_only_for_a_further_version() -> None:
     with chat("I think they are.") as (session, engine):
-        engine.info = dataclasses.replace(engine.info, weights=extractive.SMALL_MODEL_WEIGHTS - 1)
+        engine.info = dataclasses.replace(
+            engine.info, num_parameters=extractive.SMALL_MODEL_WEIGHTS - 1
+        )
         turn = say(session, CATS)
         assert engine.requests == []
         assert turn.reply is not None
@@ -121,7 +123,7 @@ def test_the_person_and_the_size_of_the_model_decide(
 ) -> None:
     monkeypatch.setenv("CHATLM_RAG_ANSWER", answer)
     with chat("They are [1].") as (session, engine):
-        engine.info = dataclasses.replace(engine.info, weights=weights)
+        engine.info = dataclasses.replace(engine.info, num_parameters=weights)
         say(session, CATS)
         assert len(engine.requests) == asked
 

@@ -173,7 +173,10 @@ async def test_what_is_marked_stays_marked_when_the_chat_changes() -> None:
     [
         (Conversation(1), "There are: house, manual. /rag NAME asks one."),
         (Conversation(1), "/rag build PATH makes an index of a file or folder."),
-        (Conversation(1, kept={"rag": {"index": NAME}}), "This chat asks house. Send a question."),
+        (
+            Conversation(1, plugin_data={"rag": {"index": NAME}}),
+            "This chat asks house. Send a question.",
+        ),
         (answered("Moon?", "Far."), "Nothing of house was read for this message."),
     ],
 )
@@ -285,13 +288,13 @@ async def test_enter_chooses_an_index_and_then_none() -> None:
         await pilot.press("enter")
         await pilot.pause()
         assert not isinstance(pilot.app.screen, RagPicker)
-    assert ui.kept == {"index": NAME}
+    assert ui.state == {"index": NAME}
     async with CardApp(RagPicker(ui)).run_test(size=(100, 30)) as pilot:
         await settled(pilot, lambda: marked(pilot) == 1)
         assert "in use · " in rows(pilot)[1]
         await pilot.press("up", "enter")
         await pilot.pause()
-    assert ui.kept == {"index": ""}
+    assert ui.state == {"index": ""}
 
 
 async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
@@ -320,7 +323,7 @@ async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
     evil.rmdir()
     for name in ("bad", "half"):
         place = find_index(name)
-        with place.writing():
+        with place.lock():
             place.remove()
 
 
@@ -337,7 +340,7 @@ def test_picture_of_the_list(
         formatting, "summarize_index", lambda *_: "120 passages from 4 files, made 2026-01-02"
     )
     monkeypatch.setattr(formatting, "disk_usage", lambda _: 360_000)
-    ui = remembering(Conversation(1, kept={"rag": {"index": index}} if index else {}))
+    ui = remembering(Conversation(1, plugin_data={"rag": {"index": index}} if index else {}))
 
     async def steps(pilot: Pilot[None]) -> None:
         await settled(pilot, lambda: rows(pilot))
@@ -372,7 +375,9 @@ async def test_a_chat_from_the_choice_of_an_index_to_a_checked_source(
         async with app.run_test(size=(140, 40), notifications=True) as pilot:
             assert "/rag manual answers them" in everything_visible(pilot).replace("\n", " ")
             await say(pilot, f"/rag {NAME}")
-            await until(pilot, lambda: chat_of(pilot).conversation.kept == {"rag": {"index": NAME}})
+            await until(
+                pilot, lambda: chat_of(pilot).conversation.plugin_data == {"rag": {"index": NAME}}
+            )
             await until(pilot, lambda: not app.chat_screen.plugin_actions.busy)
             await say(pilot, "How far away is the Andromeda galaxy?")
             await idle(pilot)
@@ -394,4 +399,4 @@ async def test_a_chat_from_the_choice_of_an_index_to_a_checked_source(
             await say(pilot, "/rag why")
             await until(pilot, lambda: isinstance(app_of(pilot).screen, RagSheet))
             await until(pilot, lambda: "confidence 0." in everything_visible(pilot))
-        assert app.plugins.past == []
+        assert app.plugins.all_faults == []

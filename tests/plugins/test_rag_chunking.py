@@ -32,7 +32,7 @@ def tokenizer() -> Tokenizer:
 
 
 def check(document: Document, tokens: int, overlap: int) -> None:
-    pieces = list(chunker(tokens, overlap).pieces(document, 7))
+    pieces = list(chunker(tokens, overlap).split(document, 7))
     assert [piece.id for piece in pieces] == [*range(7, 7 + len(pieces))]
     covered = [False] * len(document.text)
     for piece in pieces:
@@ -44,7 +44,7 @@ def check(document: Document, tokens: int, overlap: int) -> None:
         ids = tokenizer().encode(piece.text, add_special_tokens=False).ids
         assert len(ids) <= tokens + 8  # a cut inside a word may make a few more
         covered[piece.start : piece.end] = [True] * len(piece.text)
-        if document.in_lines:
+        if document.has_file_lines:
             assert piece.line == document.text.count("\n", 0, piece.start) + 1
     missed = "".join(c for c, done in zip(document.text, covered, strict=True) if not done)
     for section in document.sections:
@@ -81,7 +81,7 @@ def test_long_texts(text: str) -> None:
 def test_a_text_without_joints_is_cut_in_time() -> None:
     document = text_files.read_plain(b"x" * 2_000_000, "a.txt")
     begun = time.process_time()
-    pieces = list(chunker(200, 40).pieces(document, 0))
+    pieces = list(chunker(200, 40).split(document, 0))
     assert time.process_time() - begun < 6
     assert all(two.start <= one.end for one, two in pairwise(pieces))
     assert (pieces[0].start, pieces[-1].end) == (0, 2_000_000)
@@ -90,7 +90,7 @@ def test_a_text_without_joints_is_cut_in_time() -> None:
 def test_passages_are_of_like_length() -> None:
     sentence = "The quick brown fox jumps over the lazy dog and runs far away today. "
     pieces = list(
-        chunker(200, 0).pieces(text_files.read_plain((sentence * 15).encode(), "a.txt"), 0)
+        chunker(200, 0).split(text_files.read_plain((sentence * 15).encode(), "a.txt"), 0)
     )
     lengths = [len(piece.text) for piece in pieces]
     assert len(pieces) == 2
@@ -99,7 +99,7 @@ def test_passages_are_of_like_length() -> None:
 
 def test_neighbours_share_what_the_overlap_says() -> None:
     text = " ".join(f"Sentence number {number} is here." for number in range(200))
-    pieces = list(chunker(100, 30).pieces(text_files.read_plain(text.encode(), "a.txt"), 0))
+    pieces = list(chunker(100, 30).split(text_files.read_plain(text.encode(), "a.txt"), 0))
     shared = [one.end - two.start for one, two in pairwise(pieces)]
     assert all(share > 0 for share in shared)
     assert max(shared) < 0.4 * max(len(piece.text) for piece in pieces)
@@ -109,10 +109,10 @@ def test_a_section_that_fits_is_one_passage() -> None:
     document = Document(
         "a", "One. \n\nTwo. \n\n---", (Section(0, 7, "A", "T"), Section(7, 14), Section(14, 17))
     )
-    pieces = list(chunker(16, 4).pieces(document, 0))
+    pieces = list(chunker(16, 4).split(document, 0))
     assert [(piece.text, piece.place) for piece in pieces] == [("One.", "A"), ("Two.", "")]
-    assert pieces[0].indexed == "T\nOne."
-    assert pieces[1].indexed == "Two."
+    assert pieces[0].indexed_text == "T\nOne."
+    assert pieces[1].indexed_text == "Two."
 
 
 @pytest.mark.parametrize(("tokens", "overlap"), [(15, 0), (9000, 0), (100, 51), (100, -1)])

@@ -38,7 +38,7 @@ DOCUMENTS = {
 class Silent:
     cancelled = False
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         pass
 
 
@@ -92,14 +92,14 @@ def test_a_folder_without_an_embedder_is_told(tmp_path: Path) -> None:
 
 def test_what_means_the_same_is_found_without_a_common_word(index: Index) -> None:
     found = index.search("Am I permitted to sublet my apartment?")
-    assert found[0].piece.source == "lease"
+    assert found[0].chunk.source == "lease"
     assert found[0].dense.rank == 1
     assert found[0].lexical.score == 0
 
 
 def test_a_rare_word_is_found_exactly(index: Index) -> None:
     found = index.search("E17")
-    assert found[0].piece.source == "heating"
+    assert found[0].chunk.source == "heating"
     assert found[0].lexical.rank == 1
     assert found[0].lexical.score > 0
     assert [each.score for each in found] == sorted((f.score for f in found), reverse=True)
@@ -111,13 +111,13 @@ def test_other_forms_of_a_word_are_found(index: Index) -> None:
 
 def test_pieces_that_say_the_same_are_one(index: Index) -> None:
     found = index.search("Are cats allowed in the flat?", 20)
-    sources = [each.piece.source for each in found]
+    sources = [each.chunk.source for each in found]
     assert ("pets" in sources) != ("pets-copy" in sources)
-    assert {found[0].piece.source, found[0].also[0].source} == {"pets", "pets-copy"}
+    assert {found[0].chunk.source, found[0].duplicates[0].source} == {"pets", "pets-copy"}
 
 
 def test_pieces_that_differ_in_a_number_stay_two(index: Index) -> None:
-    sources = [each.piece.source for each in index.search("boiler error", 20)]
+    sources = [each.chunk.source for each in index.search("boiler error", 20)]
     assert {"heating", "heating-2019"} <= set(sources)
 
 
@@ -133,8 +133,8 @@ def test_a_reranker_has_the_last_word(index: Index) -> None:
 
     found = index.search("May I have a cat?", 3, LongestFirst(Path()))
     lengths = sorted(map(len, DOCUMENTS.values()), reverse=True)
-    assert [each.reranked for each in found] == lengths[:3]
-    assert index.search("May I have a cat?", 3)[0].reranked is None
+    assert [each.rerank_score for each in found] == lengths[:3]
+    assert index.search("May I have a cat?", 3)[0].rerank_score is None
 
 
 @pytest.mark.parametrize("query", ["", "?!", "the", "\x00\ud800", "zzzzqqqq " * 500])
@@ -156,13 +156,13 @@ def test_threads_may_search_at_once(index: Index) -> None:
     questions = [*DOCUMENTS.values()] * 5
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda question: index.search(question, 1)[0], questions))
-    assert [each.piece.text.split() for each in found] == [text.split() for text in questions]
+    assert [each.chunk.text.split() for each in found] == [text.split() for text in questions]
 
 
 def test_an_open_index_stays_as_it_is_while_it_is_updated(index_home: Path) -> None:
     opened = Index.open(find_index("flat"))
     builder.rebuild("flat", Silent())
-    assert opened.search("E17")[0].piece.source == "heating"
+    assert opened.search("E17")[0].chunk.source == "heating"
 
 
 def test_the_command_prints_passages_and_where_they_are(index: Index) -> None:

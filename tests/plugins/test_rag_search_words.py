@@ -35,8 +35,8 @@ def test_scores_are_bm25(words: bm25_module.BM25Index) -> None:
     assert scores[0] == pytest.approx(bm25(1, lengths[0]))
     assert scores[4] == pytest.approx(bm25(2, lengths[4]))
     assert scores[[1, 2, 3]].tolist() == [0, 0, 0]
-    assert words.rarity("repli") == pytest.approx(rarity)
-    assert words.rarity("unheard") > words.rarity("repli") > 0
+    assert words.idf("repli") == pytest.approx(rarity)
+    assert words.idf("unheard") > words.idf("repli") > 0
 
 
 def test_words_are_found_in_other_forms_and_inside_names(words: bm25_module.BM25Index) -> None:
@@ -65,12 +65,12 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 
 def test_wordings() -> None:
     text = "one two three four five six seven eight nine ten eleven twelve " * 4
-    assert Shingles(text).says_the_same(Shingles(text.upper().replace(" ", "\n")))
-    assert Shingles(text).says_the_same(Shingles(text + "thirteen"))
-    assert not Shingles(text).says_the_same(Shingles(text + "13"))
-    assert not Shingles(text).says_the_same(Shingles(text + "another fourteen words " * 4))
-    assert Shingles("word").says_the_same(Shingles("Word"))
-    assert not Shingles("word").says_the_same(Shingles("other"))
+    assert Shingles(text).is_near_duplicate(Shingles(text.upper().replace(" ", "\n")))
+    assert Shingles(text).is_near_duplicate(Shingles(text + "thirteen"))
+    assert not Shingles(text).is_near_duplicate(Shingles(text + "13"))
+    assert not Shingles(text).is_near_duplicate(Shingles(text + "another fourteen words " * 4))
+    assert Shingles("word").is_near_duplicate(Shingles("Word"))
+    assert not Shingles("word").is_near_duplicate(Shingles("other"))
 
 
 def found(text: str, cosine: float) -> SearchHit:
@@ -89,7 +89,7 @@ def test_confidence_joins_nearness_and_the_words_that_are_there() -> None:
 
 def test_the_curve_has_what_each_threshold_does() -> None:
     points = relevance.threshold_curve([0.5, 0.8], [0.2, 0.6])
-    assert [(p.threshold, p.kept, p.refused) for p in points] == [
+    assert [(p.threshold, p.kept_rate, p.refused_rate) for p in points] == [
         (0.2, 1, 0),
         (0.5, 1, 0.5),
         (0.6, 0.5, 0.5),
@@ -105,7 +105,7 @@ def test_the_threshold_keeps_19_of_20() -> None:
 
 def test_a_group_is_judged_by_the_threshold_of_the_others() -> None:
     checked = relevance.cross_validate({"a": [0.5], "b": [0.9]}, {"a": [0.1], "b": [0.6]})
-    assert (checked.kept, checked.refused) == (0.5, 0.5)
+    assert (checked.kept_rate, checked.refused_rate) == (0.5, 0.5)
     assert checked.threshold == pytest.approx(0.7)
 
 

@@ -104,7 +104,9 @@ def test_a_corpus_is_a_document_for_each_line(tmp_path: Path) -> None:
         '{"_id": 3, "title": "Only a title", "text": ""}\n{"_id": "d4", "text": "\\ud800x"}'
     )
     found = list(read_documents(written(tmp_path / "corpus.jsonl", lines), "corpus.jsonl"))
-    assert [(one.source, one.text, one.line) for one in found if isinstance(one, Document)] == [
+    assert [
+        (one.source, one.text, one.start_line) for one in found if isinstance(one, Document)
+    ] == [
         ("d1", "One.", 1),
         ("3", "Only a title", 5),
         ("d4", "?x", 6),

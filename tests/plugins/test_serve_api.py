@@ -122,7 +122,7 @@ def test_the_whole_conversation_and_sampling_reach_the_engine(client: OpenAI, en
         ("system", "Be brief."), ("user", "first"), ("assistant", "FIRST"), ("user", "second"),
     ]  # fmt: skip
     wanted = Sampling(0.5, 8, 0.4, None, 0.1, 0.2, None, 5, 3, ("x", "y"))
-    assert request.sampling == wanted.over(engine.info.defaults)
+    assert request.sampling == wanted.with_fallback(engine.info.default_sampling)
 
 
 def test_models_are_listed_with_what_can_be_joined(client: OpenAI, engine: Echo) -> None:

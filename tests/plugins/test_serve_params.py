@@ -165,8 +165,8 @@ def test_any_body_is_read_or_refused(fields: dict[str, Any]) -> None:
 OFFERED = {
     "pirate": Setup(adapter="pirate"),
     "poet": Setup(adapter="poet"),
-    "manual": Setup(kept={"rag": {"index": "manual"}}),
-    "notes": Setup(kept={"rag": {"index": "notes"}}),
+    "manual": Setup(plugin_data={"rag": {"index": "manual"}}),
+    "notes": Setup(plugin_data={"rag": {"index": "notes"}}),
     "calm": Setup(sampling=Sampling(temperature=0.1)),
 }
 
@@ -176,7 +176,7 @@ def test_a_name_joins_set_ups() -> None:
     assert setup_for_model("m+pirate+calm+manual", "m", OFFERED) == Setup(
         adapter="pirate",
         sampling=Sampling(temperature=0.1),
-        kept={"rag": {"index": "manual"}},
+        plugin_data={"rag": {"index": "manual"}},
     )
     for name in model_names("m", OFFERED):
         setup_for_model(name, "m", OFFERED)

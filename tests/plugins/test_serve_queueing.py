@@ -45,7 +45,7 @@ async def everything(events: AsyncGenerator[str, None]) -> list[str]:
 async def test_first_come_first_served(line: WorkQueue) -> None:
     log: list[str] = []
     a, b = Steps("a", log), Steps("b", log)
-    both = [asyncio.create_task(everything(line.events(steps.make))) for steps in (a, b)]
+    both = [asyncio.create_task(everything(line.stream(steps.make))) for steps in (a, b)]
     await asyncio.sleep(0)
     for _ in range(3):
         b.may_go_on.release()
@@ -58,17 +58,17 @@ async def test_first_come_first_served(line: WorkQueue) -> None:
 async def test_a_full_line_takes_nobody_until_one_leaves(line: WorkQueue) -> None:
     log: list[str] = []
     a, b, c = (Steps(name, log) for name in "abc")
-    running = line.events(a.make)
+    running = line.stream(a.make)
     a.may_go_on.release()
     assert await anext(running) == "a0"
-    waiting = asyncio.create_task(everything(line.events(b.make)))
+    waiting = asyncio.create_task(everything(line.stream(b.make)))
     await asyncio.sleep(0)
     with pytest.raises(QueueFull):
-        await everything(line.events(c.make))
+        await everything(line.stream(c.make))
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    later = asyncio.create_task(everything(line.events(c.make)))
+    later = asyncio.create_task(everything(line.stream(c.make)))
     await asyncio.sleep(0)
     await running.aclose()
     for steps in (a, c, c, c):
@@ -82,7 +82,7 @@ async def test_what_a_generator_raises_is_raised(line: WorkQueue) -> None:
         yield 1
         raise ValueError("no more")
 
-    async with aclosing(line.events(failing)) as events:
+    async with aclosing(line.stream(failing)) as events:
         assert await anext(events) == 1
         with pytest.raises(ValueError, match="no more"):
             await anext(events)
@@ -91,20 +91,20 @@ async def test_what_a_generator_raises_is_raised(line: WorkQueue) -> None:
         raise ValueError("not even one")
 
     with pytest.raises(ValueError, match="not even one"):
-        await anext(line.events(broken))
+        await anext(line.stream(broken))
 
 
 async def test_at_the_end_all_are_told(line: WorkQueue) -> None:
     log: list[str] = []
     a, b, c = (Steps(name, log) for name in "abc")
-    both = [asyncio.create_task(everything(line.events(steps.make))) for steps in (a, b)]
+    both = [asyncio.create_task(everything(line.stream(steps.make))) for steps in (a, b)]
     await asyncio.sleep(0)
     line.stop()
     for task in both:
         with pytest.raises(ShuttingDown):
             await task
     with pytest.raises(ShuttingDown):
-        await everything(line.events(c.make))
+        await everything(line.stream(c.make))
     a.may_go_on.release()
     await asyncio.to_thread(line.close)
     assert log in (["a begins", "a ends"], [])
@@ -113,10 +113,10 @@ async def test_at_the_end_all_are_told(line: WorkQueue) -> None:
 async def test_one_that_has_ended_takes_no_place_however_slowly_it_is_read(line: WorkQueue) -> None:
     log: list[str] = []
     a, b, c = (Steps(name, log, steps=3) for name in "abc")
-    slow = [line.events(steps.make) for steps in (a, b)]
+    slow = [line.stream(steps.make) for steps in (a, b)]
     assert [await anext(events) for events in slow] == ["a0", "b0"]
     async with asyncio.timeout(5):
         while log[-1] != "b ends":
             await asyncio.sleep(0.001)
-    assert await everything(line.events(c.make)) == ["c0", "c1", "c2"]
+    assert await everything(line.stream(c.make)) == ["c0", "c1", "c2"]
     assert await everything(slow[0]) == ["a1", "a2"]

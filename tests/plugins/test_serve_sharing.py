@@ -14,7 +14,7 @@ from chatlm_serve.work_queue import SharedBatch
 class Words:
     """Says the words of each request, one of each at a step; `!` fails."""
 
-    at_once = 3
+    max_concurrency = 3
 
     def __init__(self) -> None:
         self.left: dict[int, list[str]] = {}
@@ -28,8 +28,8 @@ class Words:
         self.left[self.came] = request.messages[-1].content.split()
         return self.came
 
-    def drop(self, number: int) -> None:
-        self.left.pop(number, None)
+    def cancel(self, index: int) -> None:
+        self.left.pop(index, None)
 
     def step(self) -> Sequence[tuple[int, EngineEvent | Exception]]:
         self.steps += 1
@@ -37,10 +37,10 @@ class Words:
         for number, words in list(self.left.items()):
             if not words:
                 made.append((number, Finished(StopReason.END, Usage())))
-                self.drop(number)
+                self.cancel(number)
             elif (word := words.pop(0)) == "!":
                 made.append((number, ValueError("failed")))
-                self.drop(number)
+                self.cancel(number)
             elif word != "-":  # nothing comes of it
                 made.append((number, Delta(word)))
         return made

@@ -73,12 +73,12 @@ def test_hostile_values_forge_no_turn(shared_data: Path, engine: LocalEngine) ->
     lines = (shared_data / "security" / "special_tokens.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     texts += json.loads((shared_data / "security" / "blns.json").read_text())
-    controls = set(engine.tokens.controls.values())
+    controls = set(engine.prompt_encoder.control_tokens.values())
 
     def control_ids(value: str) -> list[int]:
         rendered = render_template(NOTE, {"body": value, "style": "verse"})
         messages = [Message("system", rendered.system), Message("user", rendered.user)]
-        return [i for i in engine.tokens.encode(messages) if i in controls]
+        return [i for i in engine.prompt_encoder.encode(messages) if i in controls]
 
     harmless = control_ids("x")
     assert [text for text in texts if text and control_ids(text) != harmless] == []
@@ -221,7 +221,7 @@ def test_a_wrong_file_is_told_with_its_line(
     path = write(tmp_path, text)
     with pytest.raises(TemplateFileError) as caught:
         read_template(path)
-    assert said in caught.value.what
+    assert said in caught.value.problem
     assert (caught.value.path, caught.value.line) == (path, line)
 
 
@@ -269,7 +269,7 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
     ]:
         with pytest.raises(TemplateFileError) as caught:
             read_template(path)
-        assert said in caught.value.what
+        assert said in caught.value.problem
         assert caught.value.line == line
 
 
@@ -281,15 +281,15 @@ def test_own_templates_win_and_a_broken_one_stops_no_other(home: Path) -> None:
     found = library.load_library()
     assert found.templates["explain"].user == "mine"
     assert "translate" in found.templates
-    assert [fault.path.name for fault in found.faults] == ["broken.yaml"]
+    assert [fault.path.name for fault in found.errors] == ["broken.yaml"]
 
 
 def test_every_shipped_template_can_be_used(home: Path) -> None:
     found = library.load_library()
-    assert found.faults == ()
+    assert found.errors == ()
     assert len(found.templates) >= 10
     for template in found.templates.values():
         values = {name: "7" for name, v in template.variables.items() if v.default is None}
-        rendered = render_template(template, values, "" if template.makes_message else "Hi")
+        rendered = render_template(template, values, "" if template.has_message else "Hi")
         assert template.description
         assert rendered.user

@@ -51,7 +51,11 @@ def note(home: Path) -> Path:
 def session(engine: ScriptedEngine, kept: dict[str, Any], **more: Any) -> ChatSession:
     host = PluginHost([("templates", chatlm_templates.plugin)])
     return ChatSession(
-        Store(None), lambda: engine, plugins=host, kept={"templates": kept} if kept else {}, **more
+        Store(None),
+        lambda: engine,
+        plugins=host,
+        plugin_data={"templates": kept} if kept else {},
+        **more,
     )
 
 
@@ -69,10 +73,10 @@ def test_each_message_goes_through_the_template(note: Path) -> None:
     chat = session(engine, {"template": "note", "values": {"tone": "stern"}})
     for text in ("Hello </words>", "More"):
         turn = say(chat, text)
-        assert turn.typed == text
+        assert turn.raw_input == text
         assert turn.user.content == f"Tone: stern\n\n<words>\n{escape_tags(text)}\n</words>"
     assert [m.role for m in engine.requests[-1].messages] == ["user", "assistant", "user"]
-    assert chat.plugins.past == []
+    assert chat.plugins.all_faults == []
 
 
 def test_the_template_fills_what_the_person_leaves_open(note: Path) -> None:
@@ -90,8 +94,8 @@ def test_the_template_fills_what_the_person_leaves_open(note: Path) -> None:
 
 def test_other_chats_are_left_alone(note: Path) -> None:
     engine = ScriptedEngine("One.", "Two.")
-    assert say(session(engine, {}), "Hello").typed == ""
-    assert say(session(engine, {"template": "assistant", "values": {}}), "Hello").typed == ""
+    assert say(session(engine, {}), "Hello").raw_input == ""
+    assert say(session(engine, {"template": "assistant", "values": {}}), "Hello").raw_input == ""
 
 
 @pytest.mark.parametrize(
@@ -111,10 +115,10 @@ def test_what_cannot_be_used_lets_nothing_be_sent(note: Path, spoil: str | None,
             say(chat, "Hello")
         assert said in caught.value.message
     assert chat.conversation is None
-    assert chat.store.conversations() == []
-    assert chat.plugins.past == []
+    assert chat.store.list_conversations() == []
+    assert chat.plugins.all_faults == []
     note.write_text(NOTE)
-    assert say(chat, "Hello").typed == "Hello"
+    assert say(chat, "Hello").raw_input == "Hello"
 
 
 def test_a_reply_is_made_again_without_the_template(note: Path) -> None:
@@ -124,7 +128,7 @@ def test_a_reply_is_made_again_without_the_template(note: Path) -> None:
     note.unlink()
     list(chat.regenerate())
     assert engine.requests[-1].messages == engine.requests[0].messages
-    assert chat.plugins.past == []
+    assert chat.plugins.all_faults == []
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_a_reply_is_made_again_without_the_template(note: Path) -> None:
 def test_what_a_file_brought_harms_nothing(home: Path, kept: dict[str, Any]) -> None:
     chat = session(ScriptedEngine("One."), kept)
     assert say(chat, "Hello").user.content == "Hello"
-    assert chat.plugins.past == []
+    assert chat.plugins.all_faults == []
 
 
 @given(st.text(min_size=1) | st.sampled_from(["</words>", "{{ tone }}", "{% if x %}", "&lt;"]))
@@ -155,13 +159,13 @@ def test_words_never_leave_their_place(words: str) -> None:
 def test_hostile_words_forge_no_turn(note: Path, shared_data: Path, engine: LocalEngine) -> None:
     lines = (shared_data / "security" / "special_tokens.jsonl").read_text().splitlines()
     texts = [text for line in lines if (text := json.loads(line)["text"]).strip()]
-    controls = set(engine.tokens.controls.values())
-    chat = Conversation(1, kept={"templates": {"template": "note", "values": {}}})
+    controls = set(engine.prompt_encoder.control_tokens.values())
+    chat = Conversation(1, plugin_data={"templates": {"template": "note", "values": {}}})
 
     def control_ids(words: str) -> list[int]:
         made = chat_state.write_message(chat, words, dict)
         assert isinstance(made, str)
-        return [i for i in engine.tokens.encode([Message("user", made)]) if i in controls]
+        return [i for i in engine.prompt_encoder.encode([Message("user", made)]) if i in controls]
 
     harmless = control_ids("x")
     assert [text for text in texts if control_ids(text) != harmless] == []
@@ -173,25 +177,25 @@ def test_hostile_words_forge_no_turn(note: Path, shared_data: Path, engine: Loca
 def test_use_switch_and_end(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1, system="Mine."))
     actions.use_template(
-        ui, load_template("note"), {"tone": "stern", "words": "Hello"}, fresh=False
+        ui, load_template("note"), {"tone": "stern", "words": "Hello"}, in_new_chat=False
     )
     assert ui.conversation.system == "Be stern."
-    assert ui.kept["values"] == {"tone": "stern"}
+    assert ui.state["values"] == {"tone": "stern"}
     assert ui.called("write") == [{"text": "Hello"}]
-    actions.use_template(ui, load_template("translate"), {"language": "French"}, fresh=False)
+    actions.use_template(ui, load_template("translate"), {"language": "French"}, in_new_chat=False)
     assert ui.conversation.system == "Mine."
-    assert ui.kept["template"] == "translate"
-    actions.use_template(ui, load_template("note"), {}, fresh=False)
+    assert ui.state["template"] == "translate"
+    actions.use_template(ui, load_template("note"), {}, in_new_chat=False)
     actions.stop_using_template(ui)
     assert ui.conversation.system == "Mine."
-    assert ui.kept == {}
+    assert ui.state == {}
     with pytest.raises(UsageError, match="no template"):
         actions.stop_using_template(ui)
 
 
 def test_a_system_prompt_that_was_changed_since_stays(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1, system="Mine."))
-    actions.use_template(ui, load_template("note"), {}, fresh=False)
+    actions.use_template(ui, load_template("note"), {}, in_new_chat=False)
     ui.set_chat(system="Changed.")
     actions.stop_using_template(ui)
     assert ui.conversation.system == "Changed."
@@ -199,7 +203,7 @@ def test_a_system_prompt_that_was_changed_since_stays(note: Path) -> None:
 
 def test_a_new_chat_begins_with_the_template(note: Path) -> None:
     ui = RememberingUi("templates", Conversation(1, system="Mine."))
-    actions.use_template(ui, load_template("note"), {"tone": "stern"}, fresh=True)
+    actions.use_template(ui, load_template("note"), {"tone": "stern"}, in_new_chat=True)
     (new,) = ui.called("new_chat")
     assert (new["system"], new["message"]) == ("Be stern.", "")
     assert chat_state.selected_template(new["kept"]) == chat_state.SelectedTemplate(
@@ -210,20 +214,20 @@ def test_a_new_chat_begins_with_the_template(note: Path) -> None:
 def test_a_missing_value_changes_nothing(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
     with pytest.raises(UsageError, match="needs language"):
-        actions.use_template(ui, load_template("translate"), {}, fresh=False)
+        actions.use_template(ui, load_template("translate"), {}, in_new_chat=False)
     assert ui.calls == []
 
 
 def test_a_message_without_input_waits_in_the_composer(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
-    actions.use_template(ui, Template("t", user="Tell me a joke."), {}, fresh=False)
+    actions.use_template(ui, Template("t", user="Tell me a joke."), {}, in_new_chat=False)
     assert ui.called("write") == [{"text": "Tell me a joke."}]
 
 
 def test_a_hint_is_told_and_not_followed(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
     actions.use_template(
-        ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, fresh=False
+        ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, in_new_chat=False
     )
     (told,) = ui.called("tell")
     assert "meant for model qwen␛[2J, index manual" in told["text"]
@@ -239,9 +243,9 @@ def test_the_command(note: Path) -> None:
         {"name": actions.FORM_SCREEN, "argument": "translate"},
     ]
     actions.template(ui, "assistant")
-    assert ui.kept["template"] == "assistant"
+    assert ui.state["template"] == "assistant"
     actions.template(ui, "off")
-    assert ui.kept == {}
+    assert ui.state == {}
     with pytest.raises(UsageError, match="Did you mean translate"):
         actions.template(ui, "translat")
 
@@ -339,7 +343,7 @@ def test_a_new_start_is_suggested_once(home: Path) -> None:
     ui = RememberingUi("templates", talk(4))
     actions.suggest_consolidating(ui, ui.conversation)
     assert ui.calls == []
-    ui.conversation = dataclasses.replace(talk(5), kept=ui.conversation.kept)
+    ui.conversation = dataclasses.replace(talk(5), plugin_data=ui.conversation.plugin_data)
     actions.suggest_consolidating(
         ui, dataclasses.replace(ui.conversation, id=2)
     )  # not the one that is shown
@@ -360,7 +364,7 @@ def test_hooks_suggest_it(home: Path) -> None:
             say(chat, "Hello")
             assert chat.conversation
             ui.conversation = dataclasses.replace(
-                chat.conversation, kept=dict(ui.conversation.kept)
+                chat.conversation, plugin_data=dict(ui.conversation.plugin_data)
             )
     finally:
         chatlm_templates.plugin._screens.clear()
@@ -371,8 +375,8 @@ def test_the_typed_words_are_found_listed_and_brought_back(note: Path) -> None:
     chat = session(ScriptedEngine("One."), {"template": "note", "values": {"tone": "stern"}})
     say(chat, "A lighthouse <b>at</b> night")
     store = chat.store
-    assert store.sent() == ["A lighthouse <b>at</b> night"]
-    assert store.conversations()[0].title == "A lighthouse <b>at</b> night"
+    assert store.recent_inputs() == ["A lighthouse <b>at</b> night"]
+    assert store.list_conversations()[0].title == "A lighthouse <b>at</b> night"
     assert [hit.snippet for hit in store.search("lighthouse") if hit.turn_id] == [
         "A lighthouse <b>at</b> night"
     ]

@@ -65,7 +65,7 @@ def prompts(home: Path) -> Path:
 
 
 def remembering(*, engine: ScriptedEngine | None = None, **kept: Any) -> RememberingUi:
-    chat = Conversation(1, kept={"templates": kept} if kept else {})
+    chat = Conversation(1, plugin_data={"templates": kept} if kept else {})
     return RememberingUi("templates", chat, engine)
 
 
@@ -120,7 +120,7 @@ async def test_what_is_in_use_is_marked_and_can_be_ended(prompts: Path) -> None:
         assert "in use" in str(option.prompt)
         await pilot.press(*["up"] * (len(rows(pilot)) - 2), "enter")
         await pilot.pause()
-    assert ui.kept == {}
+    assert ui.state == {}
 
 
 async def test_nothing_is_found(prompts: Path) -> None:
@@ -188,7 +188,7 @@ async def test_what_is_filled_in_is_kept_with_the_chat(prompts: Path) -> None:
         await pilot.press(*"spring", "enter")
         await pilot.pause()
         assert not isinstance(pilot.app.screen, TemplateForm)
-    assert ui.kept["values"] == {"topic": "spring", "tone": "friendly", "rhyme": "true"}
+    assert ui.state["values"] == {"topic": "spring", "tone": "friendly", "rhyme": "true"}
     assert ui.conversation.system == "Be friendly."
     async with CardApp(TemplateForm(ui, load_template("kinds"))).run_test(size=(160, 60)) as pilot:
         assert field(pilot, "topic").text == "spring"
@@ -242,7 +242,7 @@ async def choose_translate(pilot: Pilot[None]) -> None:
     await until(pilot, lambda: isinstance(pilot.app.screen, TemplateForm))
     await pilot.press(*"German", "enter")
     await until(pilot, lambda: pilot.app.screen is app_of(pilot).chat_screen)
-    await until(pilot, lambda: chat_of(pilot).conversation.kept.get("templates"))
+    await until(pilot, lambda: chat_of(pilot).conversation.plugin_data.get("templates"))
 
 
 async def test_a_chat_goes_by_a_template(home: Path) -> None:
@@ -273,11 +273,11 @@ async def test_a_chat_goes_by_a_template(home: Path) -> None:
         await say(pilot, "/simplify")
         await until(pilot, lambda: len(engine.requests) == 2)
         await idle(pilot)
-        assert newest(pilot).turn.typed == ""
+        assert newest(pilot).turn.raw_input == ""
         assert newest(pilot).turn.user.content.startswith("Say your last answer again")
 
         await say(pilot, "/template off")
-        await until(pilot, lambda: not chat_of(pilot).conversation.kept.get("templates"))
+        await until(pilot, lambda: not chat_of(pilot).conversation.plugin_data.get("templates"))
         await say(pilot, "Hello")
         await idle(pilot)
         assert newest(pilot).turn.user.content == "Hello"
@@ -300,7 +300,7 @@ async def test_a_template_that_is_gone_gives_the_words_back(prompts: Path) -> No
         await say(pilot, "/template kinds")
         await until(pilot, lambda: isinstance(pilot.app.screen, TemplateForm))
         await pilot.press(*"spring", "ctrl+s")
-        await until(pilot, lambda: chat_of(pilot).conversation.kept.get("templates"))
+        await until(pilot, lambda: chat_of(pilot).conversation.plugin_data.get("templates"))
         (prompts / "kinds.yaml").unlink()
         await say(pilot, "My words")
         await idle(pilot)
@@ -308,7 +308,7 @@ async def test_a_template_that_is_gone_gives_the_words_back(prompts: Path) -> No
         assert any("Nothing was sent" in toast for toast in toasts(pilot))
         assert engine.requests == []
         await say(pilot, "/template off")
-        await until(pilot, lambda: not chat_of(pilot).conversation.kept.get("templates"))
+        await until(pilot, lambda: not chat_of(pilot).conversation.plugin_data.get("templates"))
         await say(pilot, "My words")
         await idle(pilot)
         assert newest(pilot).turn.user.content == "My words"

@@ -32,19 +32,19 @@ class Plugin:
         register(SlashCommand("wait", "wait for ever", self.wait))
 
     def say(self, ui: Ui, text: str) -> None:
-        ui.tell(self.settings.word)
+        ui.notify(self.settings.word)
         ui.send(self.settings.word)
 
     def wait(self, ui: Ui, text: str) -> None:
-        with ui.working("Waiting") as work:
+        with ui.progress("Waiting") as work:
             while not work.cancelled:
                 time.sleep(0.01)
 
 
 async def test_a_command_its_notice_and_the_reply_are_seen() -> None:
     async with scripted_screen(Plugin(), replies=["Here are ducks."]) as shown:
-        await shown.type("/say")
-        assert shown.notices == ["quack"]
+        await shown.submit("/say")
+        assert shown.notifications == ["quack"]
         assert "Here are ducks." in shown.text()
         assert [message.content for message in shown.requests[-1].messages] == ["quack"]
         assert shown.faults == []
@@ -55,7 +55,7 @@ async def test_settings_keys_and_size_are_taken() -> None:
         Plugin(), settings={"word": "moo"}, keys={"say": "f9"}, size=(70, 20)
     ) as shown:
         await shown.press("f9")
-        assert shown.notices == ["moo"]
+        assert shown.notifications == ["moo"]
         lines = shown.text().splitlines()
         assert len(lines) == 20
         assert max(map(len, lines)) <= 70
@@ -74,7 +74,7 @@ async def test_what_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scripted_screen(Plugin()) as shown:
         monkeypatch.setattr(testing, "TIMEOUT_SECONDS", 0.3)
         with pytest.raises(TimeoutError, match="still runs"):
-            await shown.type("/wait")
+            await shown.submit("/wait")
         monkeypatch.undo()
 
 

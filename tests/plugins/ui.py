@@ -19,7 +19,7 @@ class RememberingWork:
         self.cancelled = cancelled
         self.steps: list[tuple[int, int | None]] = []
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         self.steps.append((done, total))
 
 
@@ -27,7 +27,7 @@ class RememberingUi:
     """A `Ui` that acts on one conversation and notes every call as `(method, arguments)`.
 
     Args:
-        plugin: whose values `kept` is about.
+        plugin: whose values `state` is about.
         conversation: the chat that is shown.
         engine: the loaded model.
         cancelled: whether the person cancels every long work at once.
@@ -60,21 +60,21 @@ class RememberingUi:
         return self.selected or (turns[-1] if turns else None)
 
     @property
-    def kept(self) -> Mapping[str, Any]:
-        return self.conversation.kept.get(self._plugin, {})
+    def state(self) -> Mapping[str, Any]:
+        return self.conversation.plugin_data.get(self._plugin, {})
 
-    def keep(self, **values: Any) -> None:
+    def set_state(self, **values: Any) -> None:
         self.calls.append(("keep", values))
-        kept = {k: v for k, v in {**self.kept, **values}.items() if v is not None}
-        self._change(kept={**self.conversation.kept, self._plugin: kept})
+        kept = {k: v for k, v in {**self.state, **values}.items() if v is not None}
+        self._change(kept={**self.conversation.plugin_data, self._plugin: kept})
 
-    def tell(self, text: str, *, problem: bool = False) -> None:
-        self.calls.append(("tell", {"text": text, "problem": problem}))
+    def notify(self, text: str, *, warning: bool = False) -> None:
+        self.calls.append(("tell", {"text": text, "problem": warning}))
 
     def show_status(self, text: str) -> None:
         self.calls.append(("show_status", {"text": text}))
 
-    def write(self, text: str) -> None:
+    def insert_text(self, text: str) -> None:
         self.calls.append(("write", {"text": text}))
 
     def send(self, text: str) -> None:
@@ -90,13 +90,13 @@ class RememberingUi:
         *,
         system: str = "",
         sampling: Sampling | None = None,
-        kept: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
         model: str = "",
         message: str = "",
     ) -> None:
-        given = {"system": system, "sampling": sampling, "kept": kept, "model": model}
+        given = {"system": system, "sampling": sampling, "kept": state, "model": model}
         self.calls.append(("new_chat", {**given, "message": message}))
-        self.conversation = Conversation(0, system=system, kept={self._plugin: kept or {}})
+        self.conversation = Conversation(0, system=system, plugin_data={self._plugin: state or {}})
 
     def open_screen(self, name: str, argument: str = "") -> None:
         self.calls.append(("open_screen", {"name": name, "argument": argument}))
@@ -105,7 +105,7 @@ class RememberingUi:
         self.calls.append(("open_panel", {"name": name}))
 
     @contextmanager
-    def working(self, title: str) -> Iterator[RememberingWork]:
+    def progress(self, title: str) -> Iterator[RememberingWork]:
         self.work = RememberingWork(self._cancelled)
         yield self.work
 

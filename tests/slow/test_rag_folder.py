@@ -73,5 +73,5 @@ def test_a_folder_of_2000_files(home: Path, folder: Path) -> None:
     index = Index.open(find_index("code"))
     opening = time.perf_counter() - begin
     assert opening < 0.1
-    assert index.search("parse the arguments", 1)[0].piece.source.endswith(".py")
+    assert index.search("parse the arguments", 1)[0].chunk.source.endswith(".py")
     print(f"update {seconds:.2f} s, opening {1000 * opening:.1f} ms", file=sys.stderr)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 class Silent:
     cancelled = False
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         pass
 
 
@@ -34,5 +34,5 @@ def test_fused_ranking(home: Path, shared_data: Path, name: str, least: float) -
         read_questions(folder / "queries.jsonl"),
         read_judgements(folder / "qrels.tsv"),
     )
-    assert card.figures["fused"]["ndcg@10"].mean >= least
-    assert all(gain.low > 0 for gain in card.gains.values())
+    assert card.metrics["fused"]["ndcg@10"].mean >= least
+    assert all(gain.low > 0 for gain in card.fused_gains.values())

@@ -44,7 +44,7 @@ def test_killed_at_any_moment_the_chats_are_whole(endless_home: Path) -> None:
         process.kill()
         process.communicate()
         with Store(database) as store:
-            assert len(store.conversations()) == number
+            assert len(store.list_conversations()) == number
             reply = store.conversation(number).turns[0].reply
         assert reply is not None
         assert reply.stop_reason is None
@@ -64,7 +64,7 @@ def test_nine_turns_are_the_same_with_and_without_reuse(engine: LocalEngine) -> 
     for number in range(9):
         messages = (*messages, Message("user", f"Tell me fact {number} about the sea."))
         warm = reply(messages)
-        engine._prefixes.clear()
+        engine._prompt_cache.clear()
         assert reply(messages) == warm
         messages = (*messages, Message("assistant", warm))
         list(engine.read_ahead(Request(messages)))

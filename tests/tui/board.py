@@ -33,7 +33,7 @@ def turn(
         for version, text in enumerate(texts, start=1)
     )
     user = Message("user", message or f"Question {number}?")
-    return Turn(number, number, user, replies, standing=standing, summary=summary)
+    return Turn(number, number, user, replies, context_policy=standing, summary=summary)
 
 
 def turns(count: int) -> list[Turn]:
@@ -56,11 +56,11 @@ class Board(Screen[None]):
 
     async def action_command(self, name: str) -> None:
         transcript = self.query_one(Transcript)
-        view = transcript.selected
+        view = transcript.selected_view
         self.asked.append((name, view.turn.id if view else None))
         step = {"previous-version": -1, "next-version": 1}.get(name)
-        if view and step and (reply := view.version(step)):
-            await transcript.change(dataclasses.replace(view.turn, chosen=reply.id))
+        if view and step and (reply := view.adjacent_version(step)):
+            await transcript.update_turn(dataclasses.replace(view.turn, active_reply_id=reply.id))
 
 
 class BoardApp(App[None]):
@@ -71,7 +71,7 @@ class BoardApp(App[None]):
 
     async def on_mount(self) -> None:
         await self.push_screen(self.board)
-        await self.transcript.show(self.shown)
+        await self.transcript.show_turns(self.shown)
 
     @property
     def transcript(self) -> Transcript:

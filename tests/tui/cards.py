@@ -85,7 +85,7 @@ def prompt_of(messages: Sequence[Message], forged: int | None = None) -> Prompt:
 
     def words(text: str, message: int | None = None) -> None:
         for word in re.findall(r" ?\w+|\W", text):
-            posing = message is not None and message == forged and tokens[-1].message is None
+            posing = message is not None and message == forged and tokens[-1].message_index is None
             tokens.append(PromptToken(len(tokens) * 37 % 49152, word, posing, message))
 
     for number, message in enumerate(messages):

@@ -43,13 +43,13 @@ class ComposerApp(App[None]):
         values: Mapping[str, Callable[[str], Sequence[str]]] | None = None,
     ) -> None:
         super().__init__()
-        self.posted: list[Composer.Sent | Composer.Commanded] = []
+        self.posted: list[Composer.Submitted | Composer.CommandEntered] = []
         self.drafted: list[str] = []
         self.composer = Composer(
             COMMANDS,
             history=history,
             count_tokens=count_tokens,
-            values=values or {"theme": lambda typed: ["dracula", "nord", "textual-dark"]},
+            completers=values or {"theme": lambda typed: ["dracula", "nord", "textual-dark"]},
             folder=folder,
         )
         self.composer.cursor_blink = False
@@ -63,25 +63,25 @@ class ComposerApp(App[None]):
     def on_mount(self) -> None:
         self.composer.focus()
 
-    @on(Composer.Sent)
-    @on(Composer.Commanded)
-    def _note(self, event: Composer.Sent | Composer.Commanded) -> None:
+    @on(Composer.Submitted)
+    @on(Composer.CommandEntered)
+    def _note(self, event: Composer.Submitted | Composer.CommandEntered) -> None:
         self.posted.append(event)
 
-    @on(Composer.Drafted)
+    @on(Composer.DraftChanged)
     def _draft(self) -> None:
-        self.drafted.append(self.composer.state())
+        self.drafted.append(self.composer.dump_draft())
 
     @property
     def sent(self) -> list[str]:
-        return [event.text for event in self.posted if isinstance(event, Composer.Sent)]
+        return [event.text for event in self.posted if isinstance(event, Composer.Submitted)]
 
     @property
     def commanded(self) -> list[tuple[str, str]]:
         return [
             (event.name, event.argument)
             for event in self.posted
-            if isinstance(event, Composer.Commanded)
+            if isinstance(event, Composer.CommandEntered)
         ]
 
     @property

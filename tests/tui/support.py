@@ -76,7 +76,7 @@ class StillEngine:
         yield from ()
 
     def preview(self, request: Request) -> Prompt:
-        return WORD_TOKENS.prompt(request, self.info)
+        return WORD_TOKENS.preview(request, self.info)
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         return sum(len(message.content.split()) for message in messages)
@@ -143,7 +143,7 @@ def chat_of(pilot: Pilot[None]) -> LiveChat:
 
 
 def newest(pilot: Pilot[None]) -> TurnView:
-    view = chat_of(pilot).newest
+    view = chat_of(pilot).newest_view
     assert view is not None
     return view
 

@@ -51,7 +51,7 @@ class PanelApp(App[None]):
 
     def on_mount(self) -> None:
         self.panel.reload(None, None)
-        self.panel.enter()
+        self.panel.focus_list()
 
     def on_chat_list_chat_opened(self, message: ChatList.ChatOpened) -> None:
         self.posted.append(message)
@@ -81,11 +81,11 @@ def chat(store: Store, title: str, said: str = "", reply: str = "Yes.") -> int:
 
 
 def rows(app: PanelApp) -> list[str]:
-    return [str(option.prompt).strip() for option in app.panel.chats.options]
+    return [str(option.prompt).strip() for option in app.panel.chat_list.options]
 
 
 def highlighted(app: PanelApp) -> str:
-    option = app.panel.chats.highlighted_option
+    option = app.panel.chat_list.highlighted_option
     return "" if option is None else str(option.prompt).strip()
 
 
@@ -139,7 +139,7 @@ async def test_groups_with_the_pinned_ones_first(monkeypatch: pytest.MonkeyPatch
 
 def moved(monkeypatch: pytest.MonkeyPatch, store: Store, days: list[int]) -> None:
     """Let the chats that are not pinned be so many days old."""
-    whole = store.conversations
+    whole = store.list_conversations
 
     def aged(limit: int | None = None, offset: int = 0) -> list[ChatListEntry]:
         chats, ages = whole(limit, offset), iter(days)
@@ -169,7 +169,7 @@ async def test_marks_say_what_a_chat_is() -> None:
         bold = [
             strip.text.strip()
             for y in range(SIZE[1])
-            for strip in [app.panel.chats.render_line(y)]
+            for strip in [app.panel.chat_list.render_line(y)]
             if any(part.style and part.style.bold for part in strip if part.text.strip())
         ]
         assert bold == ["On screen"]
@@ -179,7 +179,7 @@ async def test_without_chats_it_says_what_will_be_here() -> None:
     app = PanelApp(Store(None))
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("enter", "r", "p", "d", "u", "end", "up")
-        await until(pilot, lambda: "No chats yet" in plain(app.panel.chats))
+        await until(pilot, lambda: "No chats yet" in plain(app.panel.chat_list))
         assert app.posted == []
         assert toasts(app) == []
 
@@ -203,7 +203,7 @@ async def test_hints_offer_what_can_be_done() -> None:
 @pytest.fixture(scope="module")
 def ten_thousand() -> Iterator[Store]:
     store = Store(None)
-    with store._database.writing() as db:
+    with store._database.write_transaction() as db:
         rows = [
             (f"Chat {number}", (NOON - timedelta(hours=number)).isoformat())
             for number in range(10_000)
@@ -226,7 +226,7 @@ async def test_ten_thousand_chats_cost_no_more_to_open_than_a_few(ten_thousand: 
         few = processor_seconds(lambda: app.panel.reload(None, None), times=5)
     app = PanelApp(ten_thousand)
     async with app.run_test(size=SIZE) as pilot:
-        chats = app.panel.chats
+        chats = app.panel.chat_list
         assert chats.option_count < 2 * PAGE_SIZE
         cost = processor_seconds(lambda: app.panel.reload(None, None), times=5)
         assert cost < 4 * few
@@ -243,7 +243,7 @@ async def test_ten_thousand_chats_cost_no_more_to_open_than_a_few(ten_thousand: 
 async def test_scrolling_reads_on_until_the_end(ten_thousand: Store) -> None:
     app = PanelApp(ten_thousand)
     async with app.run_test(size=SIZE) as pilot:
-        chats = app.panel.chats
+        chats = app.panel.chat_list
         for _ in range(4):
             before = chats.option_count
             chats.scroll_end(animate=False, immediate=True)
@@ -257,11 +257,11 @@ async def test_a_chat_that_comes_while_pages_are_read_is_no_trouble() -> None:
     store = store_with(*(f"Chat {number}" for number in range(PAGE_SIZE + 50)))
     app = PanelApp(store)
     async with app.run_test(size=SIZE) as pilot:
-        app.panel.chats.highlighted = None
+        app.panel.chat_list.highlighted = None
         chat(store, "From another program")
         await pilot.press("end")
         assert highlighted(app) == f"Chat {PAGE_SIZE + 49}"
-        assert len([row for row in app.panel.chats.options if row.id]) == PAGE_SIZE + 50
+        assert len([row for row in app.panel.chat_list.options if row.id]) == PAGE_SIZE + 50
 
 
 async def test_a_reload_leaves_things_where_they_are() -> None:
@@ -271,16 +271,16 @@ async def test_a_reload_leaves_things_where_they_are() -> None:
         app.panel.reload(60, None)
         app.set_focus(None)
         await pilot.pause()
-        app.panel.chats.scroll_to(y=25, animate=False, immediate=True)
+        app.panel.chat_list.scroll_to(y=25, animate=False, immediate=True)
         chat(store, "New")
         app.panel.reload(60, None)
         await pilot.pause()
-        assert app.panel.chats.scroll_offset.y == 25
+        assert app.panel.chat_list.scroll_offset.y == 25
         assert highlighted(app) == "Chat 0"
         app.panel.reload(5, None)
         await pilot.pause()
         assert highlighted(app) == "Chat 55"
-        assert "Chat 55" in "\n".join(drawn(app.panel.chats))
+        assert "Chat 55" in "\n".join(drawn(app.panel.chat_list))
 
 
 # --- what is done with a chat -------------------------------------------------------------
@@ -290,8 +290,8 @@ async def test_enter_and_a_click_open_a_right_click_only_goes_there() -> None:
     app = PanelApp(store_with("New", "Old"))
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("down", "enter")
-        await pilot.click(app.panel.chats, offset=(4, 1))
-        await pilot.click(app.panel.chats, offset=(4, 2), button=3)
+        await pilot.click(app.panel.chat_list, offset=(4, 1))
+        await pilot.click(app.panel.chat_list, offset=(4, 2), button=3)
         await pilot.pause()
         assert app.posted == [ChatList.ChatOpened(1), ChatList.ChatOpened(2)]
         assert highlighted(app) == "Old"
@@ -389,7 +389,7 @@ async def test_a_locked_disk_holds_up_no_key_and_changes_come_in_order(
         lock.execute("ROLLBACK")
         lock.close()
         await shows(pilot, app, "Pinned", f"{PINNED} First", "Today", "B")
-        assert [chat.title for chat in store.conversations()] == ["First", "B"]
+        assert [chat.title for chat in store.list_conversations()] == ["First", "B"]
     store.close()
 
 
@@ -469,7 +469,7 @@ async def test_hostile_titles_are_drawn_safely(shared_data: Path) -> None:
     store = store_with(*texts)
     app = PanelApp(store)
     async with app.run_test(size=(40, 60)) as pilot:
-        chats = app.panel.chats
+        chats = app.panel.chat_list
         await pilot.press("end")
         assert chats.option_count > len(texts)
         assert chats.virtual_size.height == len(texts) + 1, "one line a title"

@@ -56,7 +56,7 @@ async def test_hits_have_titles_first_then_who_said_it() -> None:
             "Plants\nyou How much water?",
             "reply Sun, and water every day.",
         ]
-        assert not app.panel.chats.display
+        assert not app.panel.chat_list.display
         assert app.focused is app.query_one(SearchBox)
         assert "Roses" not in everything_drawn(pilot)
 
@@ -119,7 +119,7 @@ async def test_keys_lead_from_the_list_to_the_box_to_the_hits_and_back() -> None
         await pilot.press("up")
         assert focused(app) is box
         await pilot.press("down")
-        assert focused(app) is app.panel.chats
+        assert focused(app) is app.panel.chat_list
         await pilot.press("slash", *"water")
         await until(pilot, lambda: showing_hits(app))
         await pilot.press("down")
@@ -131,9 +131,9 @@ async def test_keys_lead_from_the_list_to_the_box_to_the_hits_and_back() -> None
         await pilot.press("slash")
         assert focused(app) is box
         await pilot.press("escape")
-        await until(pilot, lambda: focused(app) is app.panel.chats)
+        await until(pilot, lambda: focused(app) is app.panel.chat_list)
         assert box.value == ""
-        assert app.panel.chats.display
+        assert app.panel.chat_list.display
         assert not hits.display
 
 
@@ -149,7 +149,7 @@ async def test_the_box_says_where_down_leads() -> None:
         assert "to the chats" not in plain(keys)
         assert "enter open the first" in plain(keys)
         await pilot.press(*["backspace"] * 5, "enter")
-        await until(pilot, lambda: app.focused is app.panel.chats)
+        await until(pilot, lambda: app.focused is app.panel.chat_list)
 
 
 async def test_escape_leaves_the_hits_too_and_nothing_else() -> None:
@@ -159,7 +159,7 @@ async def test_escape_leaves_the_hits_too_and_nothing_else() -> None:
         app.panel.search("water")
         await until(pilot, lambda: app.focused is app.query_one(HitList))
         assert app.panel.leave_search()
-        assert app.focused is app.panel.chats
+        assert app.focused is app.panel.chat_list
         assert app.query_one(SearchBox).value == ""
         assert not app.panel.leave_search()
 
@@ -172,7 +172,7 @@ async def test_search_without_words_waits_for_them() -> None:
         app.panel.search()
         await pilot.pause()
         assert app.focused is app.query_one(SearchBox)
-        assert app.panel.chats.display
+        assert app.panel.chat_list.display
 
 
 async def test_nothing_found_is_told_and_enter_stays() -> None:
@@ -248,7 +248,7 @@ async def test_leaving_while_a_search_runs_shows_no_hits(monkeypatch: pytest.Mon
         go.set()
         await pilot.pause(0.3)
         assert not app.query_one(HitList).display
-        assert app.focused is app.panel.chats
+        assert app.focused is app.panel.chat_list
 
 
 async def test_a_search_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +302,7 @@ async def test_typing_at_once_after_the_search_key_is_not_taken_for_commands() -
         for key in ("slash", *"dpur"):
             app.simulate_key(key)
         await until(pilot, lambda: app.query_one(SearchBox).value == "dpur")
-        assert [each.title for each in store.conversations()] == ["d", "u", "p"]
+        assert [each.title for each in store.list_conversations()] == ["d", "u", "p"]
 
 
 async def test_hostile_texts_are_looked_for_and_found_safely(shared_data: Path) -> None:
@@ -314,9 +314,9 @@ async def test_hostile_texts_are_looked_for_and_found_safely(shared_data: Path) 
     async with app.run_test(size=(40, 60)) as pilot:
         for number, text in enumerate(texts):
             hits = store.search(f"needle{number}")
-            app.query_one(HitList).show(hits, text)
+            app.query_one(HitList).show_hits(hits, text)
             assert f"needle{number}" in str(app.query_one(HitList).options[1].prompt)
-            app.query_one(HitList).show([], text)
+            app.query_one(HitList).show_hits([], text)
         for text in texts[::10]:
             with app.panel.prevent(Input.Changed):
                 app.query_one(SearchBox).value = text
@@ -342,7 +342,7 @@ async def test_ten_thousand_chats_are_searched_without_waiting(
         return search(words)
 
     monkeypatch.setattr(store, "search", when_allowed)
-    with store._database.writing() as db:
+    with store._database.write_transaction() as db:
         db.executemany(
             "INSERT INTO conversation (title, system, created, updated) VALUES (?, '', ?2, ?2)",
             [(f"Chat {number}", "2026-10-01T00:00:00+00:00") for number in range(10_000)],

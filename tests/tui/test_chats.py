@@ -50,7 +50,7 @@ def add_reply(store: Store, turn_id: int, text: str, *, finished: bool = True) -
             reply.id, text=text, stop_reason=StopReason.END, usage=Usage(9, 0, 21, 0.25, 1.0)
         )
     else:
-        store.journal(reply.id, text)
+        store.journal_reply(reply.id, text)
 
 
 def panel_of(pilot: Pilot[None]) -> ChatsPanel:
@@ -62,7 +62,7 @@ async def test_the_list_is_newest_first_and_enter_opens() -> None:
         await pilot.pause()
         assert rows(pilot) == ["Today", "New", "Old"]
         await pilot.press("ctrl+l", "end", "enter")
-        await until(pilot, lambda: chat_of(pilot).newest)
+        await until(pilot, lambda: chat_of(pilot).newest_view)
         assert "About Old" in plain(newest(pilot))
         assert app_of(pilot).focused is chat_of(pilot).composer
         assert panel_of(pilot).display
@@ -72,7 +72,7 @@ async def test_a_click_opens_a_chat() -> None:
     async with make_app(store=store_with("Old", "New")).run_test(size=WIDE) as pilot:
         await pilot.pause()
         await pilot.click(chats_of(pilot), offset=(4, 1))
-        await until(pilot, lambda: chat_of(pilot).newest)
+        await until(pilot, lambda: chat_of(pilot).newest_view)
         assert "About New" in plain(newest(pilot))
 
 
@@ -84,7 +84,7 @@ async def test_the_list_hides_below_100_columns_and_comes_with_its_key() -> None
         assert panel_of(pilot).display
         assert app_of(pilot).focused is chats_of(pilot)
         await pilot.press("enter")
-        await until(pilot, lambda: chat_of(pilot).newest)
+        await until(pilot, lambda: chat_of(pilot).newest_view)
         assert not panel_of(pilot).display
         await pilot.press("ctrl+l", "ctrl+l")
         assert not panel_of(pilot).display
@@ -140,7 +140,7 @@ async def test_an_unfinished_chat_is_marked_and_can_go_on() -> None:
     engine = ScriptedEngine(" rock.")
     app = make_app(engine, store, conversation_id=1)
     async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: chat_of(pilot).newest)
+        await until(pilot, lambda: chat_of(pilot).newest_view)
         assert rows(pilot)[1].startswith("◐")
         assert "It stood on a" in plain(newest(pilot))
         assert line(pilot) == "cut off when chatlm closed · continue with ctrl+g"
@@ -153,7 +153,7 @@ async def test_an_unfinished_chat_is_marked_and_can_go_on() -> None:
 async def test_a_turn_without_a_reply_can_be_answered() -> None:
     app = make_app(ScriptedEngine("Late."), store_with("One", answered=False), conversation_id=1)
     async with app.run_test() as pilot:
-        await until(pilot, lambda: chat_of(pilot).newest)
+        await until(pilot, lambda: chat_of(pilot).newest_view)
         assert line(pilot) == "not answered · answer with ctrl+r"
         await pilot.press("ctrl+r")
         await idle(pilot)
@@ -165,7 +165,7 @@ async def test_only_the_newest_turn_offers_to_go_on() -> None:
     add_reply(store, 1, "Half", finished=False)
     app = make_app(ScriptedEngine("Whole."), store, conversation_id=1)
     async with app.run_test() as pilot:
-        await until(pilot, lambda: chat_of(pilot).newest)
+        await until(pilot, lambda: chat_of(pilot).newest_view)
         await say(pilot, "Next")
         await idle(pilot)
         first, second = chat_of(pilot).query(TurnView)
@@ -187,16 +187,16 @@ async def test_a_reply_goes_on_while_another_chat_is_shown() -> None:
     async with make_app(engine, store).run_test(size=WIDE) as pilot:
         await say(pilot, "Count")
         await until(pilot, lambda: "One" in plain(newest(pilot)))
-        assert await chat_of(pilot).open(1)
+        assert await chat_of(pilot).open_chat(1)
         await until(pilot, lambda: "About Other" in plain(newest(pilot)))
         assert rows(pilot)[1].startswith("●")
         await say(pilot, "Me too")
         assert chat_of(pilot).composer.text == "Me too"
 
-        assert await chat_of(pilot).open(2)
+        assert await chat_of(pilot).open_chat(2)
         await until(pilot, lambda: "One" in plain(newest(pilot)))
         assert line(pilot).startswith("writing")
-        assert await chat_of(pilot).open(1)
+        assert await chat_of(pilot).open_chat(1)
         engine.go.set()
         await idle(pilot)
         assert "three" not in plain(chat_of(pilot).query_one(Transcript))
@@ -216,7 +216,7 @@ async def test_the_status_bar_is_about_the_version_that_is_shown() -> None:
         await until(pilot, lambda: "20.0 tokens/s" in plain(bar))
         await pilot.press("tab", "left", "escape")
         await until(pilot, lambda: "10.0 tokens/s" in plain(bar))
-        await until(pilot, lambda: store.turn(1).chosen == 1)
+        await until(pilot, lambda: store.turn(1).active_reply_id == 1)
 
 
 async def test_a_long_chat_opens_with_its_end_and_draws_more_above() -> None:

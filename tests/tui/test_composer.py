@@ -39,9 +39,9 @@ def app(folder: Path) -> ComposerApp:
     return ComposerApp(folder)
 
 
-def last_sent(app: ComposerApp) -> Composer.Sent:
+def last_sent(app: ComposerApp) -> Composer.Submitted:
     message = app.posted[-1]
-    assert isinstance(message, Composer.Sent)
+    assert isinstance(message, Composer.Submitted)
     return message
 
 
@@ -53,7 +53,7 @@ async def test_what_is_typed_after_enter_stays_when_the_message_is_sent(app: Com
         burst(pilot, *"one", "left", "enter", *"two")
         await until(pilot, lambda: app.sent)
         assert app.sent == ["one"]
-        app.composer.sent(last_sent(app))
+        app.composer.confirm_submitted(last_sent(app))
         assert app.composer.text == "two"
 
 
@@ -64,8 +64,10 @@ async def test_a_second_message_typed_at_once_is_not_lost_with_the_first(
         burst(pilot, *"one", "enter", *"two", "enter")
         await until(pilot, lambda: len(app.sent) == 2)
         first = app.posted[0]
-        assert isinstance(first, Composer.Sent)
-        app.composer.sent(first)  # the second is refused, since a reply is being written
+        assert isinstance(first, Composer.Submitted)
+        app.composer.confirm_submitted(
+            first
+        )  # the second is refused, since a reply is being written
         assert app.composer.text == "two"
 
 
@@ -83,15 +85,15 @@ async def test_a_message_that_failed_comes_back_as_it_stood(app: ComposerApp) ->
         stood = app.composer.text
         await pilot.press("enter")
         await until(pilot, lambda: app.sent)
-        app.composer.sent(last_sent(app))
+        app.composer.confirm_submitted(last_sent(app))
         assert app.composer.text == ""
         app.composer.paste(MORE)
-        app.composer.put_back(app.sent[0])
+        app.composer.restore_unsent(app.sent[0])
         assert for_display(app.composer.text) == f"{for_display(stood)}\n[pasted 2: 20 lines]"
         words = f"see notes.txt {LINES}\n{MORE}".rstrip()
-        assert app.composer.message() == f"{words}\n\nnotes.txt\n```\none two\n```"
-        app.composer.restore("")
-        app.composer.put_back("foreign\x1b[31m")
+        assert app.composer.outgoing_message() == f"{words}\n\nnotes.txt\n```\none two\n```"
+        app.composer.load_draft("")
+        app.composer.restore_unsent("foreign\x1b[31m")
         assert app.composer.text == "foreign␛[31m"
 
 
@@ -119,7 +121,7 @@ async def test_up_and_down_walk_the_history_and_keep_the_draft(folder: Path) -> 
         assert composer.text == "first"
         await pilot.press("down", "down")
         assert composer.text == draft
-        assert composer.message() == f"draft{LINES}"
+        assert composer.outgoing_message() == f"draft{LINES}"
         await pilot.press("down")
         assert composer.text == draft
         assert len(reads) == 1
@@ -172,15 +174,15 @@ async def test_one_key_removes_a_folded_paste_and_undo_brings_it_back(app: Compo
     async with app.run_test() as pilot:
         composer = app.composer
         for key, where in (("backspace", (0, 99)), ("delete", (0, 1)), ("ctrl+w", (0, 99))):
-            composer.restore("")
+            composer.load_draft("")
             await type_keys(pilot, "a")
             composer.paste(LINES)
             composer.move_cursor(where)
             await pilot.press(key)
             assert composer.text == "a"
-            assert composer.message() == "a"
+            assert composer.outgoing_message() == "a"
             await pilot.press("ctrl+z")
-            assert composer.message() == f"a{LINES}"
+            assert composer.outgoing_message() == f"a{LINES}"
 
 
 async def test_the_cursor_steps_over_a_folded_paste(app: ComposerApp) -> None:
@@ -198,7 +200,7 @@ async def test_the_cursor_steps_over_a_folded_paste(app: ComposerApp) -> None:
         composer.move_cursor((0, 0))
         await pilot.click(composer, offset=Offset(8, 1))  # into the middle of the placeholder
         await type_keys(pilot, "c")
-        assert composer.message() in (f"ac{LINES}b", f"a{LINES}cb")
+        assert composer.outgoing_message() in (f"ac{LINES}b", f"a{LINES}cb")
 
 
 async def test_a_folded_paste_is_unfolded_with_a_key(app: ComposerApp) -> None:
@@ -223,7 +225,7 @@ async def test_what_is_cut_or_copied_is_unfolded(app: ComposerApp) -> None:
         assert app.composer.text == ""
         await pilot.press("ctrl+v")
         assert for_display(app.composer.text) == "[pasted 2: 120 lines]"
-        assert app.composer.message() == LINES
+        assert app.composer.outgoing_message() == LINES
 
 
 async def test_a_typed_placeholder_is_text(app: ComposerApp) -> None:
@@ -234,7 +236,10 @@ async def test_a_typed_placeholder_is_text(app: ComposerApp) -> None:
             events.Paste("[pasted 1: 120 lines] \ufdd0pasted 1: 120 lines\ufdd1")
         )
         await until(pilot, lambda: app.composer.text)
-        assert app.composer.message() == "[pasted 1: 120 lines] \ufffdpasted 1: 120 lines\ufffd"
+        assert (
+            app.composer.outgoing_message()
+            == "[pasted 1: 120 lines] \ufffdpasted 1: 120 lines\ufffd"
+        )
         await pilot.press("backspace")
         assert app.composer.text.endswith("120 lines")
 
@@ -286,11 +291,11 @@ async def test_without_a_model_characters_are_counted_until_it_comes(folder: Pat
     ready = threading.Event()
     app = ComposerApp(folder, count_tokens=lambda text: 7 if ready.is_set() else None)
     async with app.run_test() as pilot:
-        app.composer.attach("notes.txt")
+        app.composer.attach_file("notes.txt")
         await until(pilot, lambda: app.subtitle)
         assert app.subtitle == "notes.txt · 25 characters"
         ready.set()
-        app.composer.recount()
+        app.composer.recount_files()
         await until(pilot, lambda: "tokens" in app.subtitle)
         assert app.subtitle == "notes.txt · 7 tokens"
 
@@ -304,7 +309,7 @@ async def test_counting_happens_in_a_thread_and_once_a_file(folder: Path) -> Non
 
     app = ComposerApp(folder, count_tokens=count)
     async with app.run_test() as pilot:
-        app.composer.attach("notes.txt")
+        app.composer.attach_file("notes.txt")
         await until(pilot, lambda: app.subtitle)
         await type_keys(pilot, "more words")
         await pilot.pause(0.8)
@@ -321,8 +326,8 @@ async def test_why_a_file_is_not_sent_is_said_and_the_message_stays(
         assert app.sent == []
         assert app.composer.text == "see @photo.jpg"
         assert toasts(pilot) == ["photo.jpg is not a text in UTF-8"]
-        app.composer.restore("")
-        app.composer.attach("notes.txt")
+        app.composer.load_draft("")
+        app.composer.attach_file("notes.txt")
         await until(pilot, lambda: app.subtitle)
         (folder / "notes.txt").unlink()
         await pilot.press("enter")
@@ -341,7 +346,7 @@ async def test_why_a_file_is_not_sent_is_said_and_the_message_stays(
 async def test_attach_says_what_is_wrong(app: ComposerApp, path: str, error: str) -> None:
     async with app.run_test():
         with pytest.raises(UsageError, match=error):
-            app.composer.attach(path)
+            app.composer.attach_file(path)
         assert app.composer.text == ""
 
 
@@ -401,7 +406,7 @@ async def test_arrows_choose_and_escape_closes(app: ComposerApp) -> None:
         assert app.offered == ["/new", "/next-version"]
         await pilot.press("down", "tab")
         assert app.composer.text == "/next-version"
-        app.composer.restore("")
+        app.composer.load_draft("")
         await type_keys(pilot, "/ne", "escape")
         assert app.offered == []
         assert not app.composer.close_completion()
@@ -484,20 +489,20 @@ async def test_the_draft_is_told_after_a_pause_and_comes_back(
     async with app.run_test() as pilot:
         await type_keys(pilot, "half a mess")
         app.composer.paste(LINES)
-        state = app.composer.state()
+        state = app.composer.dump_draft()
         await until(pilot, lambda: app.drafted and app.drafted[-1] == state)
         assert len(app.drafted) < len("half a mess"), "not at every key"
     again = ComposerApp(folder)
     async with again.run_test() as pilot:
-        again.composer.restore(state)
-        assert again.composer.message() == f"half a mess{LINES}"
-        assert again.composer.state() == state
+        again.composer.load_draft(state)
+        assert again.composer.outgoing_message() == f"half a mess{LINES}"
+        assert again.composer.dump_draft() == state
         await pilot.pause(0.7)
         assert again.drafted == []
-        again.composer.restore('{"text": "broken')
+        again.composer.load_draft('{"text": "broken')
         assert again.composer.text == '{"text": "broken'
-        again.composer.restore("")
-        assert again.composer.state() == ""
+        again.composer.load_draft("")
+        assert again.composer.dump_draft() == ""
 
 
 async def test_editing_keeps_the_draft_and_says_which_message(app: ComposerApp) -> None:
@@ -508,11 +513,11 @@ async def test_editing_keeps_the_draft_and_says_which_message(app: ComposerApp) 
         assert composer.editing
         assert composer.border_title == "editing message 3"
         assert app.subtitle == "enter asks again in a fork · esc leaves it"
-        assert json.loads(composer.state())["text"] == "draft"
+        assert json.loads(composer.dump_draft())["text"] == "draft"
         await type_keys(pilot, "!", "enter")
-        assert (last_sent(app).text, last_sent(app).edit) == ("/old message!", 2)
+        assert (last_sent(app).text, last_sent(app).edited_position) == ("/old message!", 2)
         assert composer.editing
-        composer.sent(last_sent(app))
+        composer.confirm_submitted(last_sent(app))
         assert not composer.editing
         assert (composer.text, composer.border_title, app.subtitle) == ("draft", None, "")
         await pilot.press("enter")
@@ -530,8 +535,8 @@ async def test_an_edit_can_be_left_or_comes_back_when_it_failed(app: ComposerApp
         assert composer.text == "draft"
         composer.begin_edit("old", "editing message 3", 2)
         await type_keys(pilot, "er", "enter")
-        composer.sent(last_sent(app))
-        composer.put_back("older")
+        composer.confirm_submitted(last_sent(app))
+        composer.restore_unsent("older")
         assert (composer.editing, composer.text) == (True, "older")
         assert composer.end_edit()
         assert composer.text == "draft"
@@ -548,7 +553,7 @@ async def test_a_command_can_be_begun_over_a_draft(app: ComposerApp) -> None:
         await pilot.press("down", "down", "enter")
         assert app.commanded == [("attach", "notes.txt")]
         assert (composer.text, composer.editing) == ("see ", False)
-        composer.attach("notes.txt")
+        composer.attach_file("notes.txt")
         assert composer.text == "see @notes.txt "
         composer.begin_command(COMMANDS[2])
         assert composer.end_edit()
@@ -560,8 +565,8 @@ async def test_another_chat_ends_the_editing(app: ComposerApp) -> None:
         composer = app.composer
         composer.begin_edit("old", "editing message 3", 2)
         await type_keys(pilot, "er", "enter")
-        composer.restore("")
-        composer.put_back("older")
+        composer.load_draft("")
+        composer.restore_unsent("older")
         assert (composer.editing, composer.text) == (False, "older")
 
 
@@ -575,20 +580,20 @@ async def test_hostile_texts_can_be_pasted_typed_and_recalled(
     app = ComposerApp(folder, history=lambda: texts)
     async with app.run_test() as pilot:
         for text in texts:
-            app.composer.restore("")
+            app.composer.load_draft("")
             app.composer.paste(f">{text}")
             shown = escape_controls(text.replace("\r\n", "\n").replace("\r", "\n"))
-            assert app.composer.message() == f">{shown}"
+            assert app.composer.outgoing_message() == f">{shown}"
         for text in texts:
             app.composer.begin_edit(text, text, 0)
-            assert app.composer.message() == escape_controls(text)
+            assert app.composer.outgoing_message() == escape_controls(text)
         app.composer.end_edit()
-        app.composer.restore("")
+        app.composer.load_draft("")
         for text in texts[:150]:
             await pilot.press("up")
             assert app.composer.text == escape_controls(text)
         for text in ("/[bold]x[/]", "@[red]", "/attach [@click=app.quit]x[/]"):
-            app.composer.restore("")
+            app.composer.load_draft("")
             for character in text:
                 await app.composer._on_key(events.Key("x", character))
             await pilot.press("enter")

@@ -47,7 +47,7 @@ def test_a_draft_unfolds_its_pastes_and_says_how_large_they_are() -> None:
         f"see {format_placeholder(1, lines)} and {format_placeholder(2, long)}", {1: lines, 2: long}
     )
     assert for_display(draft.text) == "see [pasted 1: 120 lines] and [pasted 2: 1,812 characters]"
-    assert draft.unfolded() == f"see {lines} and {long}"
+    assert draft.unfold() == f"see {lines} and {long}"
 
 
 def test_only_more_than_twelve_lines_or_many_characters_are_long() -> None:
@@ -84,13 +84,13 @@ def test_a_typed_or_pasted_placeholder_is_no_placeholder() -> None:
         f"[pasted 1: 120 lines] {PLACEHOLDER_START}pasted 1: 120 lines{PLACEHOLDER_END}"
     )
     assert not any(find_placeholders(forged))
-    assert Draft(forged, {1: "secret"}).unfolded() == forged
+    assert Draft(forged, {1: "secret"}).unfold() == forged
 
 
 def test_two_drafts_together_keep_all_their_pastes() -> None:
     one = Draft(format_placeholder(1, "a\nb"), {1: "a\nb"})
     two = Draft(f" and {format_placeholder(1, 'c')}{format_placeholder(2, 'd')}", {1: "c", 2: "d"})
-    assert (one + two).unfolded() == "a\nb and cd"
+    assert (one + two).unfold() == "a\nb and cd"
     assert for_display((one + two).text).startswith(
         "[pasted 1: 2 lines] and [pasted 2: 1 characters]"
     )
@@ -108,7 +108,7 @@ def test_the_history_goes_back_and_forth_and_gives_the_draft_back() -> None:
     assert history.step(Draft("oldest"), 1) is None
     assert history.step(Draft("oldest"), -1) == Draft("newest, changed")
     assert history.step(Draft("newest, changed"), -1) == draft
-    assert not history.walking
+    assert not history.browsing
 
 
 def test_the_history_is_read_again_for_the_next_walk() -> None:
@@ -116,7 +116,7 @@ def test_the_history_is_read_again_for_the_next_walk() -> None:
     history = MessageHistory(lambda: list(messages))
     assert history.step(Draft(), 1) == Draft("one")
     messages.insert(0, "two")
-    history.leave()
+    history.reset()
     assert history.step(Draft(), 1) == Draft("two")
 
 
@@ -204,7 +204,7 @@ def folder(tmp_path: Path) -> Path:
     ],
 )
 def test_which_words_name_files(folder: Path, text: str, written: list[str]) -> None:
-    assert [file.written for file in find_attachments(text, folder)] == written
+    assert [file.raw_path for file in find_attachments(text, folder)] == written
 
 
 def test_home_and_absolute_paths_name_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +279,7 @@ def test_many_costs_are_added_up() -> None:
 
 def offer(before: str, folder: Path, *, only: bool = True) -> Completion | None:
     values = {"theme": lambda typed: ["dracula", "nord"]}
-    return complete(before, COMMANDS, values, folder, only=only)
+    return complete(before, COMMANDS, values, folder, is_whole_message=only)
 
 
 def labels(completion: Completion | None) -> list[str]:
@@ -298,10 +298,10 @@ def test_names_that_begin_alike_come_first() -> None:
 def test_a_slash_offers_the_commands_with_their_arguments(folder: Path) -> None:
     everything = offer("/", folder)
     assert labels(everything) == ["/new", "/fork", "/attach FILE", "/theme [NAME]", "/next-version"]
-    assert everything is not None and not everything.sure
+    assert everything is not None and not everything.preselects
     begun = offer("/ne", folder)
     assert labels(begun) == ["/new", "/next-version"]
-    assert begun is not None and begun.sure
+    assert begun is not None and begun.preselects
     assert offer("/usr/bin", folder) is None
     assert offer("/ne", folder, only=False) is None
     assert offer("//ne", folder) is None
@@ -352,7 +352,7 @@ def test_hostile_names_are_mentioned_safely_and_found_again(
         words = format_mention(name)
         assert escape_controls(words) == words
         assert "\n" not in words
-        assert [file.written for file in find_attachments(f"see {words} there", tmp_path)] == [
+        assert [file.raw_path for file in find_attachments(f"see {words} there", tmp_path)] == [
             name
         ], name
         found += 1

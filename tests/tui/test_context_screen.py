@@ -39,7 +39,7 @@ class Chat:
         room, outside = self.limit - 50 - 20, set()
         for turn in reversed(self.turns):
             room -= costs[turn.id]
-            if room < 0 and turn.standing is not ContextPolicy.PINNED:
+            if room < 0 and turn.context_policy is not ContextPolicy.PINNED:
                 outside.add(turn.id)
         read = sum(cost for its, cost in costs.items() if its not in outside)
         filled = ContextFill(20, read, 50, self.limit, len(outside))
@@ -110,13 +110,13 @@ async def test_pin_and_unpin() -> None:
         await ready(pilot)
         await pilot.press("home", "down", "p")
         await settled(pilot, lambda: lines(pilot)[1].endswith("pinned"))
-        assert [turn.standing for turn in chat.turns[:2]] == [
+        assert [turn.context_policy for turn in chat.turns[:2]] == [
             ContextPolicy.PINNED,
             ContextPolicy.AUTO,
         ]
         await pilot.press("p")
         await settled(pilot, lambda: lines(pilot)[1].endswith("does not fit"))
-        assert [turn.standing for turn in chat.turns[:2]] == [
+        assert [turn.context_policy for turn in chat.turns[:2]] == [
             ContextPolicy.AUTO,
             ContextPolicy.AUTO,
         ]
@@ -183,7 +183,7 @@ async def test_escape_stops_the_summary_and_stays() -> None:
         await settled(pilot, lambda: "Summarising turn 4" in plain(app.screen))
         await pilot.press("escape")
         await settled(pilot, lambda: "Summarising" not in plain(app.screen))
-        assert chat.turns[3].standing is ContextPolicy.AUTO
+        assert chat.turns[3].context_policy is ContextPolicy.AUTO
         assert app.given == []
         await pilot.press("escape")
         await settled(pilot, lambda: app.given == [None])

@@ -139,7 +139,7 @@ async def test_a_reply_that_grows_is_not_forked() -> None:
         await until(pilot, lambda: "One" in plain(newest(pilot)))
         await run(pilot, "fork")
         assert toasts(pilot) == ["A reply is being written\nesc stops it."]
-        assert len(store.conversations()) == 1
+        assert len(store.list_conversations()) == 1
         engine.go.set()
         await idle(pilot)
         await run(pilot, "fork")
@@ -158,10 +158,10 @@ async def test_haste_while_a_reply_is_written() -> None:
         assert len(engine.requests) == 1
         for _ in range(3):
             await pilot.press("ctrl+n", "ctrl+t", "ctrl+r", "ctrl+g")
-            await chat_of(pilot).open(other.id)
+            await chat_of(pilot).open_chat(other.id)
             await pilot.press("tab", "e", "f", "r", "d", "p", "s", "i")
             await leave(pilot)
-            await chat_of(pilot).open(2)
+            await chat_of(pilot).open_chat(2)
         await run(pilot, "delete")
         await run(pilot, "undo")
         assert "● Hello" in rows(pilot)
@@ -179,7 +179,7 @@ async def test_what_is_typed_while_a_chat_opens_is_kept(monkeypatch: pytest.Monk
     chat = store.create_conversation("Other")
     store.add_turn(chat.id, "An old question")
     store.save_draft(chat.id, "its draft ")
-    show = ChatView.show
+    show = ChatView.show_chat
 
     async def slowly(self: ChatView, *args: Any, **kwargs: Any) -> None:
         await opens.wait()
@@ -189,7 +189,7 @@ async def test_what_is_typed_while_a_chat_opens_is_kept(monkeypatch: pytest.Monk
         await pilot.press(*"mine", "ctrl+l")
         monkeypatch.setattr(ChatView, "show", slowly)
         pilot.app.post_message(events.Key("enter", None))
-        while chat_of(pilot).current != chat.id:
+        while chat_of(pilot).saved_conversation_id != chat.id:
             await asyncio.sleep(0.01)
         for key in "abc":
             pilot.app.post_message(events.Key(key, key))
@@ -256,7 +256,7 @@ async def test_a_locked_database_holds_up_no_key_of_a_turn(
         lock.execute("BEGIN IMMEDIATE")
         pressed = time.monotonic()
         await pilot.press("p", "d", "left")
-        assert newest(pilot).turn.standing is ContextPolicy.DROPPED
+        assert newest(pilot).turn.context_policy is ContextPolicy.DROPPED
         assert "One." in plain(newest(pilot))
         chat_of(pilot).composer.focus()
         await say(pilot, "More")
@@ -266,7 +266,10 @@ async def test_a_locked_database_holds_up_no_key_of_a_turn(
         await until(pilot, lambda: newest(pilot).turn.position == 1)
         await idle(pilot)
         first = store.turn(1)
-        assert (first.standing, first.chosen) == (ContextPolicy.DROPPED, first.replies[0].id)
+        assert (first.context_policy, first.active_reply_id) == (
+            ContextPolicy.DROPPED,
+            first.replies[0].id,
+        )
         reply = store.turn(2).replies[0]
         made = store.provenance(reply.id)
         assert made is not None
@@ -288,7 +291,7 @@ async def test_what_cannot_be_stored_of_a_turn_is_taken_back(
         await idle(pilot)
         await pilot.press("tab", "p")
         await until(pilot, lambda: "The disk failed." in toasts(pilot))
-        await until(pilot, lambda: newest(pilot).turn.standing is ContextPolicy.AUTO)
+        await until(pilot, lambda: newest(pilot).turn.context_policy is ContextPolicy.AUTO)
         assert "pinned" not in plain(newest(pilot))
 
 
@@ -345,7 +348,7 @@ async def test_closing_a_card_ends_its_work(command: str) -> None:
         await say(pilot, "More")
         await idle(pilot)
         assert "Last." in plain(newest(pilot))
-        assert chat_of(pilot).conversation.turns[0].standing is ContextPolicy.AUTO
+        assert chat_of(pilot).conversation.turns[0].context_policy is ContextPolicy.AUTO
 
 
 @pytest.mark.parametrize("command", ["summarise", "replay", "context"])

@@ -123,7 +123,7 @@ async def test_as_messages_and_replies_of_real_turns(
             assert said == kept(text)
             if len(escape_controls(asked)) < 300 and size == (80, 24):
                 assert joined(escape_controls(asked)) in joined(shown)
-            view.copy()
+            view.copy_reply()
             assert pilot.app.clipboard == said
             pilot.app.clear_notifications()
         assert len(engine.requests) == number + 1
@@ -142,7 +142,7 @@ async def test_as_titles(texts: list[str]) -> None:
             await check(pilot)
             await pilot.press("pageup")
         for conversation_id, text in list(zip(ids, texts, strict=True))[::7]:
-            await chat_of(pilot).open(conversation_id)
+            await chat_of(pilot).open_chat(conversation_id)
             await check(pilot)
             assert store.conversation(conversation_id).title == kept(text)
         for text in some(texts)[::2]:
@@ -152,7 +152,7 @@ async def test_as_titles(texts: list[str]) -> None:
             await check(pilot)
             await pilot.press("escape")
         for conversation_id, text in list(zip(ids, texts, strict=True))[:17]:
-            await chat_of(pilot).open(conversation_id)
+            await chat_of(pilot).open_chat(conversation_id)
             await app_of(pilot).chat_screen.action_command("rename")
             await check(pilot)
             await pilot.press("enter")
@@ -239,14 +239,14 @@ async def test_as_imported_chats(texts: list[str], tmp_path: Path) -> None:
         await pilot.press("escape")
         chats = {
             chat.turns[0].user.content: chat
-            for chat in map(store.conversation, (chat.id for chat in store.conversations()))
+            for chat in map(store.conversation, (chat.id for chat in store.list_conversations()))
         }
         for text in some(texts):
             chat = chats[kept(text)]
             assert chat.system == kept(text)
             assert chat.turns[0].reply is not None
             assert chat.turns[0].reply.text == kept(text)
-            await chat_of(pilot).open(chat.id)
+            await chat_of(pilot).open_chat(chat.id)
             await check(pilot)
             await app_of(pilot).chat_screen.action_command("copy-chat")
             assert joined(kept(text)) in joined(pilot.app.clipboard)
@@ -258,10 +258,10 @@ async def test_as_names_of_models_and_adapters(texts: list[str]) -> None:
     for text in some(texts):
         turn = store.add_turn(chat.id, "Hello")
         reply = store.start_reply(turn.id, model=text, adapter=text, settings=json.dumps(text))
-        store.journal(reply.id, "Hi.")
+        store.journal_reply(reply.id, "Hi.")
     async with make_app(store=store, conversation_id=chat.id).run_test() as pilot:
         for turn in store.conversation(chat.id).turns:
-            view = await chat_of(pilot).query_one(Transcript).reveal(turn.id)
+            view = await chat_of(pilot).query_one(Transcript).reveal_turn(turn.id)
             assert view is not None
             await app_of(pilot).chat_screen.action_command("details")
             await check(pilot)
@@ -283,10 +283,10 @@ async def test_as_what_a_failure_says(texts: list[str]) -> None:
         for text in some(texts):
             said.append(text)
             app_of(pilot).load_engine(text)
-            await until(pilot, lambda: plain(chat_of(pilot).query_one("Banner")))
+            await until(pilot, lambda: plain(chat_of(pilot).query_one("EngineBanner")))
             await check(pilot)
-            await chat_of(pilot).tell(text)
-            await chat_of(pilot).tell(ModelError(text, hint=text))
+            await chat_of(pilot).show_notice(text)
+            await chat_of(pilot).show_notice(ModelError(text, hint=text))
             await check(pilot)
             pilot.app.clear_notifications()
 

@@ -51,7 +51,7 @@ async def test_an_incognito_chat_is_marked_and_leaves_nothing() -> None:
         assert rows(pilot) == ["Today", "Saved"]
         await leaves(pilot, "ctrl+n", "enter")
         assert not chat_of(pilot).composer.has_class("-incognito")
-    assert [chat.title for chat in store.conversations()] == ["Saved"]
+    assert [chat.title for chat in store.list_conversations()] == ["Saved"]
     assert store.search("Psst") == []
 
 
@@ -62,7 +62,7 @@ async def test_leaving_an_incognito_chat_stops_its_reply() -> None:
         await until(pilot, lambda: "One" in plain(newest(pilot)))
         await leaves(pilot, "ctrl+n", "enter")
         await idle(pilot)
-        assert chat_of(pilot).newest is None
+        assert chat_of(pilot).newest_view is None
         assert notices(pilot) == []
 
 
@@ -83,7 +83,7 @@ async def test_one_may_stay_in_an_incognito_chat() -> None:
         await say(pilot, "Go on")
         await idle(pilot)
         assert "More." in plain(newest(pilot))
-    assert len(store.conversations()) == 1
+    assert len(store.list_conversations()) == 1
 
 
 async def test_an_incognito_chat_can_be_saved_when_it_is_left(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ async def test_an_incognito_chat_can_be_saved_when_it_is_left(tmp_path: Path) ->
         chat_of(pilot).composer.text = "half a thought"
         await pilot.press("ctrl+l", "home")
         await leaves(pilot, "enter", "ctrl+s")
-        await until(pilot, lambda: chat_of(pilot).current == 1)
+        await until(pilot, lambda: chat_of(pilot).saved_conversation_id == 1)
         await until(pilot, lambda: len(rows(pilot)) == 4)
         await idle(pilot)
     first, fork = store.conversation(2), store.conversation(3)

@@ -60,7 +60,10 @@ async def test_each_key_of_the_help_works_on_the_screen() -> None:
         await pilot.press("f1")
         card = plain(pilot.app.screen)
         for command in commands.ALL.values():
-            key, typed = commands.key_name(command.key), f"/{command.name}" * command.typed
+            key, typed = (
+                commands.key_name(command.key),
+                f"/{command.name}" * command.is_slash_command,
+            )
             words = rf"{re.escape(key)} *{re.escape(typed)}.* +{re.escape(command.help)}"
             assert re.search(words, card), command.name
         await pilot.press("f1")
@@ -134,7 +137,7 @@ async def test_a_key_that_moves_the_focus_moves_it_for_the_next_key() -> None:
         await pilot.pause()
         for key in ("ctrl+l", "enter"):
             pilot.app.post_message(events.Key(key, None))
-        await until(pilot, lambda: chat_of(pilot).newest)
+        await until(pilot, lambda: chat_of(pilot).newest_view)
         assert app_of(pilot).focused is chat_of(pilot).composer
 
 
@@ -175,11 +178,11 @@ async def test_the_draft_stays_while_a_reply_streams_and_waits_for_its_chat() ->
         await idle(pilot)
         assert "word" in plain(newest(pilot))
         assert chat.composer.text == "next"
-        answered = chat.current
+        answered = chat.saved_conversation_id
         assert answered is not None
         await pilot.press("ctrl+n")
         assert chat.composer.text == ""
-        await chat.open(answered)
+        await chat.open_chat(answered)
         assert chat.composer.text == "next"
 
 

@@ -57,8 +57,8 @@ def lines(markdown: StreamingMarkdown, width: int = 40) -> list[str]:
     """What would be drawn, with empty lines between the blocks."""
     drawn: list[str] = []
     for at, block in enumerate(markdown.blocks):
-        drawn += [""] if at and not block.joined else []
-        drawn += [line.content.plain for piece in block.pieces for line in piece.lines(width)]
+        drawn += [""] if at and not block.tight else []
+        drawn += [line.content.plain for piece in block.fragments for line in piece.lines(width)]
     return drawn
 
 
@@ -78,10 +78,10 @@ def test_pieces_look_like_the_whole(cuts: list[int], width: int) -> None:
 def test_what_has_grown_before_is_not_made_again(kind: str) -> None:
     start = "```python\n" if kind.startswith("x") else ""
     grown = StreamingMarkdown(start + "".join(kind.format(number) for number in range(200)))
-    before = [piece for block in grown.blocks for piece in block.pieces]
+    before = [piece for block in grown.blocks for piece in block.fragments]
     for number in range(200, 210):
         grown.append(kind.format(number))
-    after = [piece for block in grown.blocks for piece in block.pieces]
+    after = [piece for block in grown.blocks for piece in block.fragments]
     assert len(after) > len(before)
     kept = len(before) - 2
     assert all(old is new for old, new in zip(before[:kept], after[:kept], strict=True))
@@ -102,11 +102,11 @@ def test_code_is_coloured_when_it_ends_however_it_grew() -> None:
         grown.append(code[at : at + 500])
     grown.append("```\n\nEnd.")
     (fence, _), (whole, _) = grown.blocks, StreamingMarkdown(code + "```\n\nEnd.").blocks
-    for piece, other in zip(fence.pieces, whole.pieces, strict=True):
-        assert isinstance(piece.body, CodeLine)
-        assert isinstance(other.body, CodeLine)
-        assert piece.body.content.is_same(other.body.content)
-        assert len(piece.body.content.spans) > 3
+    for piece, other in zip(fence.fragments, whole.fragments, strict=True):
+        assert isinstance(piece.renderable, CodeLine)
+        assert isinstance(other.renderable, CodeLine)
+        assert piece.renderable.content.is_same(other.renderable.content)
+        assert len(piece.renderable.content.spans) > 3
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 20, 80])
@@ -158,12 +158,12 @@ async def test_the_width_may_change_while_a_reply_grows() -> None:
     async with App[None]().run_test(size=(60, 30)) as pilot:
         view = ReplyText()
         await pilot.app.screen.mount(view)
-        await view.begin("")
+        await view.start_stream("")
         for word in words.split(" "):
-            await view.grow(f"{word} ")
+            await view.append_text(f"{word} ")
             if random.Random(word).random() < 0.1:
                 await pilot.resize_terminal(30 + int(word) % 40, 30)
-        await view.end()
+        await view.end_stream()
         await pilot.pause()
         drawn = [view.render_line(y).text for y in range(view.size.height)]
         assert " ".join(drawn).split() == words.split()

@@ -44,7 +44,7 @@ async def test_a_draft_goes_with_the_new_chat() -> None:
         await pilot.press("ctrl+n")
         await pilot.pause()
         assert chat_of(pilot).composer.text == ""
-        assert "next" in store.draft(store.conversations()[0].id)
+        assert "next" in store.draft(store.list_conversations()[0].id)
 
 
 @pytest.mark.parametrize("file", ["x.m", "~nobody/x.md", "n" * 300 + ".md", "no/folder/x.md"])
@@ -71,7 +71,7 @@ async def test_deleting_the_chat_on_the_screen_is_told_once() -> None:
         await say(pilot, "Hello")
         await idle(pilot)
         await say(pilot, "/delete")
-        await until(pilot, lambda: chat_of(pilot).newest is None)
+        await until(pilot, lambda: chat_of(pilot).newest_view is None)
         await pilot.pause(0.1)
         assert len(toasts(pilot)) == 1
 
@@ -102,7 +102,7 @@ async def test_what_a_letter_did_to_a_turn_is_told() -> None:
         await say(pilot, "Hello")
         await idle(pilot)
         await pilot.press("tab", "d")
-        await until(pilot, lambda: newest(pilot).turn.standing is ContextPolicy.DROPPED)
+        await until(pilot, lambda: newest(pilot).turn.context_policy is ContextPolicy.DROPPED)
         assert "Message 1: not read any more." in toasts(pilot)
 
 
@@ -111,13 +111,13 @@ async def test_ctrl_l_leaves_an_old_search() -> None:
         await say(pilot, "Hello")
         await idle(pilot)
         await say(pilot, "/search hello")
-        panel = app_of(pilot).chat_screen.chats
+        panel = app_of(pilot).chat_screen.chats_panel
         await until(pilot, lambda: panel.has_class("-searching"))
         chat_of(pilot).composer.focus()
         await pilot.press("ctrl+l")
         await pilot.pause()
         assert not panel.has_class("-searching")
-        assert panel.chats.has_focus
+        assert panel.chat_list.has_focus
 
 
 async def test_a_chat_and_its_forks_look_different_in_the_list() -> None:
@@ -127,6 +127,6 @@ async def test_a_chat_and_its_forks_look_different_in_the_list() -> None:
     store.fork(chat.id)
     async with make_app(store=store).run_test(size=(120, 30)) as pilot:
         await pilot.pause()
-        shown = plain(app_of(pilot).chat_screen.chats)
+        shown = plain(app_of(pilot).chat_screen.chats_panel)
         assert "fork · A title" in shown
         assert "fork 2 · A title" in shown

@@ -161,14 +161,14 @@ def test_a_load_that_is_abandoned_ends_at_its_next_step() -> None:
 
     def open_engine(model: str, report: Callable[[str], None]) -> ScriptedEngine:
         report("first")
-        loader.abandon()
+        loader.cancel()
         report("second")
         reached.append("too far")
         return ScriptedEngine()
 
     loader = EngineLoader(open_engine, lambda state: None)
     loader.start("m")
-    assert loader.abandon(5)
+    assert loader.cancel(5)
     assert reached == []
 
 
@@ -180,7 +180,7 @@ def test_any_failure_to_load_becomes_an_error_with_a_hint() -> None:
 
     loader = EngineLoader(open_engine, states.append)
     loader.start("m")
-    assert loader.abandon(5)
+    assert loader.cancel(5)
     (state,) = states
     assert isinstance(state, Failed)
     assert "OSError: disk" in state.error.message

@@ -98,15 +98,15 @@ async def test_a_command_runs_in_a_thread_and_speaks_to_the_person() -> None:
 
     def hello(ui: Ui, text: str) -> None:
         where.append(threading.current_thread())
-        ui.tell(f"hello {text}\x1b[2J [b]")
+        ui.notify(f"hello {text}\x1b[2J [b]")
 
     plugin = Plugin(command(hello, "hello", argument="[NAME]", key="ctrl+b"))
     async with scripted_screen(plugin) as shown:
-        await shown.type("/hello you")
-        assert shown.notices[-1] == "hello you␛[2J [b]"
+        await shown.submit("/hello you")
+        assert shown.notifications[-1] == "hello you␛[2J [b]"
         assert "hello you␛[2J [b]" in shown.text()
         await shown.press("ctrl+b")
-        assert shown.notices[-1] == "hello ␛[2J [b]"
+        assert shown.notifications[-1] == "hello ␛[2J [b]"
         assert where[0] is not threading.main_thread()
         assert shown.faults == []
 
@@ -140,15 +140,15 @@ async def test_the_person_can_choose_the_key() -> None:
         assert not said.is_set()
         await shown.press("f9")
         assert said.is_set()
-        assert shown.notices == []
+        assert shown.notifications == []
 
 
 async def test_a_persons_mistake_is_told_and_is_no_fault() -> None:
     error = UsageError("There is no such bird", hint="Try a duck.")
     async with scripted_screen(Plugin(command(raises(error)))) as shown:
         for _ in range(4):
-            await shown.type("/try")
-        assert shown.notices[-1] == "There is no such bird\nTry a duck."
+            await shown.submit("/try")
+        assert shown.notifications[-1] == "There is no such bird\nTry a duck."
         assert shown.faults == []
 
 
@@ -158,15 +158,15 @@ async def test_what_a_command_raises_is_a_fault_and_three_leave_the_plugin_out(
 ) -> None:
     async with scripted_screen(Plugin(command(raises(error))), replies=["Here."]) as shown:
         for _ in range(3):
-            await shown.type("/try")
-        assert [(fault.hook, fault.left_out) for fault in shown.faults] == [
+            await shown.submit("/try")
+        assert [(fault.hook, fault.dropped) for fault in shown.faults] == [
             ("/try", False), ("/try", False), ("/try", True),
         ]  # fmt: skip
-        assert "failed in /try" in shown.notices[-1]
-        await shown.type("/try")
-        assert "failed too often" in shown.notices[-1]
+        assert "failed in /try" in shown.notifications[-1]
+        await shown.submit("/try")
+        assert "failed too often" in shown.notifications[-1]
         assert len(shown.faults) == 3
-        await shown.type("Are you there?")
+        await shown.submit("Are you there?")
         assert "Here." in shown.text()
 
 
@@ -191,7 +191,7 @@ def test_the_first_of_two_with_one_name_has_it_and_the_other_is_told() -> None:
     assert {c.name: c.help for c in commands.plugin_commands()} == {
         "same": "of one · one", "both": "try something · two", "three": "try something · three",
     }  # fmt: skip
-    told = {(fault.plugin, fault.hook): fault.error for fault in host.past}
+    told = {(fault.plugin, fault.hook): fault.error for fault in host.all_faults}
     assert told == {
         ("one", "register_panels"): "these names are taken: both (of two)",
         ("two", "register_slash_commands"): "these names are taken: same (of one), new (of chatlm)",
@@ -212,19 +212,19 @@ def test_a_key_that_is_taken_is_a_fault_and_the_command_stays() -> None:
     assert keys == {
         "first": "f8", "copies": "", "second": "", "typing": "", "kills": "", "mine": "f11",
     }  # fmt: skip
-    told = {(fault.plugin, fault.hook): fault.error for fault in host.past}
+    told = {(fault.plugin, fault.hook): fault.error for fault in host.all_faults}
     assert told == {
         ("one", "register_slash_commands"): "these keys are taken: ctrl+r (for /copies)",
         ("two", "register_slash_commands"): "these keys are taken: f8 (for /second)",
         ("three", "register_panels"): "these keys are taken: ctrl+k (for /kills)",
     }
-    assert "[keys]" in host.past[0].hint
+    assert "[keys]" in host.all_faults[0].hint
 
 
 def test_a_persons_choice_goes_before_a_plugins_wish() -> None:
     host = host_of(one=Plugin(command(raises(UsageError("no")), "first", key="f8")))
     app = make_app(host, keys={"regenerate": "f8"})
-    assert app._notes == []
+    assert app._startup_notices == []
     assert (commands.key_of("regenerate"), commands.key_of("first")) == ("f8", "")
     make_app(PluginHost())
     assert commands.plugin_commands() == []
@@ -268,7 +268,7 @@ async def test_a_hook_that_raises_or_offers_garbage_is_a_fault_of_its_plugin() -
             ("register_panels", "TypeError: register takes a Panel, not str"),
         ]
         assert "half way" in shown.text()
-        await shown.type("Are you there?")
+        await shown.submit("Are you there?")
         assert "Here." in shown.text()
 
 
@@ -289,7 +289,7 @@ async def test_what_a_plugin_may_do_with_the_chat() -> None:
         ui.keep(colour="green", size=3)
         ui.set_chat(system="Be kind.", sampling=Sampling(temperature=0.5))
         await shown.settle()
-        await shown.type("First")
+        await shown.submit("First")
         assert ui.engine is shown.engine
         assert ui.kept == {"colour": "green", "size": 3}
         assert asked(ui) == "First"
@@ -351,7 +351,7 @@ async def test_a_message_is_refused_while_a_reply_is_written() -> None:
 )
 async def test_a_wrong_value_fails_where_it_comes_from(ask: Callable[[Any], None]) -> None:
     async with scripted_screen(Plugin(command(lambda ui, text: ask(ui)))) as shown:
-        await shown.type("/try")
+        await shown.submit("/try")
         (fault,) = shown.faults
         assert fault.hook == "/try"
 
@@ -359,9 +359,9 @@ async def test_a_wrong_value_fails_where_it_comes_from(ask: Callable[[Any], None
 async def test_many_threads_may_speak_at_once() -> None:
     def run(ui: Ui, text: str) -> None:
         def speak(number: int) -> None:
-            ui.keep(**{f"n{number}": number})
+            ui.set_state(**{f"n{number}": number})
             assert ui.conversation.id
-            ui.tell(f"number {number}")
+            ui.notify(f"number {number}")
 
         threads = [threading.Thread(target=speak, args=(number,)) for number in range(20)]
         for thread in threads:
@@ -371,10 +371,10 @@ async def test_many_threads_may_speak_at_once() -> None:
 
     plugin = Plugin(command(run))
     async with scripted_screen(plugin, replies=["Yes."]) as shown:
-        await shown.type("Hello")
-        await shown.type("/try")
+        await shown.submit("Hello")
+        await shown.submit("/try")
         await until(shown.pilot, lambda: len(plugin.ui.kept) == 20)
-        assert len(shown.notices) == 20
+        assert len(shown.notifications) == 20
 
 
 async def test_an_unknown_panel_or_screen_is_told() -> None:
@@ -383,7 +383,7 @@ async def test_an_unknown_panel_or_screen_is_told() -> None:
         plugin.ui.open_panel("none")
         plugin.ui.open_screen("none")
         await shown.settle()
-        assert shown.notices == ["There is no panel none", "There is no screen none"]
+        assert shown.notifications == ["There is no panel none", "There is no screen none"]
 
 
 async def test_a_plugin_says_something_in_the_status_bar() -> None:
@@ -392,10 +392,10 @@ async def test_a_plugin_says_something_in_the_status_bar() -> None:
         plugin.ui.show_status("mood calm\x1b[2J")
         await shown.settle()
         assert "· mood calm␛[2J" in shown.text().splitlines()[-1]
-        shown.app.chat_screen.chat.set_without(["plugin"])
+        shown.app.chat_screen.chat.set_disabled_plugins(["plugin"])
         await shown.settle()
         assert "mood" not in shown.text().splitlines()[-1], "it is off in this chat"
-        shown.app.chat_screen.chat.set_without([])
+        shown.app.chat_screen.chat.set_disabled_plugins([])
         await shown.settle()
         assert "mood calm" in shown.text().splitlines()[-1]
         plugin.ui.show_status("")
@@ -410,11 +410,11 @@ async def test_a_work_is_shown_and_can_be_cancelled() -> None:
     steps: list[int] = []
 
     def run(ui: Ui, text: str) -> None:
-        with ui.working("Indexing your files") as work:
+        with ui.progress("Indexing your files") as work:
             for step in range(2000):
                 if work.cancelled:
                     return
-                work.at(step, 2000, f"file \x1b{step}")
+                work.update(step, 2000, f"file \x1b{step}")
                 steps.append(step)
                 time.sleep(0.01)
 
@@ -438,8 +438,8 @@ async def test_a_work_whose_length_is_unknown_and_one_that_fails() -> None:
     going = threading.Event()
 
     def run(ui: Ui, text: str) -> None:
-        with ui.working("Counting") as work:
-            work.at(1234, note="stars")
+        with ui.progress("Counting") as work:
+            work.update(1234, note="stars")
             going.wait(20)
             raise RuntimeError("lost count")
 
@@ -457,7 +457,7 @@ async def test_quitting_cancels_a_work_and_waits_for_it() -> None:
     ended = threading.Event()
 
     def run(ui: Ui, text: str) -> None:
-        with ui.working("Waiting") as work:
+        with ui.progress("Waiting") as work:
             while not work.cancelled:
                 time.sleep(0.01)
         ended.set()
@@ -475,18 +475,18 @@ async def test_quitting_cancels_a_work_and_waits_for_it() -> None:
 
 async def test_a_panel_opens_follows_the_chat_and_closes() -> None:
     async with scripted_screen(Plugin(seen()), replies=["One.", "Two."]) as shown:
-        await shown.type("/seen")
+        await shown.submit("/seen")
         assert "What is seen" in shown.text()
         assert "chat 0, turn none" in shown.text()
         assert "/seen closes" in shown.text()
-        await shown.type("First")
-        await shown.type("Second")
+        await shown.submit("First")
+        await shown.submit("Second")
         assert "chat 1, turn 2" in shown.text()
         await shown.press("tab", "up")
         assert "chat 1, turn 1" in shown.text()
         await shown.press("ctrl+n")
         assert "chat 0, turn none" in shown.text()
-        await shown.type("/seen")
+        await shown.submit("/seen")
         assert "What is seen" not in shown.text()
         assert shown.faults == []
 
@@ -494,7 +494,7 @@ async def test_a_panel_opens_follows_the_chat_and_closes() -> None:
 async def test_one_panel_at_a_time_by_key_too() -> None:
     other = Panel("other", "Another", lambda ui: Static("other text"), key="f9")
     async with scripted_screen(Plugin(seen(), other)) as shown:
-        await shown.type("/seen")
+        await shown.submit("/seen")
         await shown.press("f9")
         assert "other text" in shown.text()
         assert "What is seen" not in shown.text()
@@ -511,8 +511,8 @@ async def test_tab_goes_round_through_the_panel() -> None:
 
     panel = Panel("fields", "Fields", lambda ui: Fields())
     async with scripted_screen(Plugin(panel), replies=["One."]) as shown:
-        await shown.type("Hello")
-        await shown.type("/fields")
+        await shown.submit("Hello")
+        await shown.submit("/fields")
         app = shown.app
 
         async def ids(key: str, times: int) -> list[str]:
@@ -534,8 +534,8 @@ async def test_tab_goes_round_through_the_panel() -> None:
 
 async def test_on_a_small_screen_a_panel_stands_over_the_transcript_and_escape_closes_it() -> None:
     async with scripted_screen(Plugin(seen()), replies=["One."], size=(80, 24)) as shown:
-        await shown.type("Hello")
-        await shown.type("/seen")
+        await shown.submit("Hello")
+        await shown.submit("/seen")
         assert "chat 1, turn 1" in shown.text()
         assert "One." not in shown.text()
         assert "Write a message" in shown.text()
@@ -560,15 +560,15 @@ async def test_ids_of_chatlms_own_harm_nothing() -> None:
 
     panel = Panel("ids", "Ids", lambda ui: Clashing(id="composer"))
     async with scripted_screen(Plugin(panel), replies=["One.", "Two."]) as shown:
-        await shown.type("/ids")
-        await shown.type("Hello")
+        await shown.submit("/ids")
+        await shown.submit("Hello")
         await shown.press("ctrl+n", "f1", "escape")
-        await shown.type("Hello again")
+        await shown.submit("Hello again")
         assert "Two." in shown.text()
         assert "mine: title" in shown.text()
         assert "Write a message" in shown.text()
-        await shown.type("/ids")
-        await shown.type("/ids")
+        await shown.submit("/ids")
+        await shown.submit("/ids")
         assert "mine: head" in shown.text()
         assert shown.faults == []
 
@@ -583,7 +583,7 @@ async def test_a_screen_opens_with_its_argument_and_escape_leaves_it() -> None:
         await shown.settle()
         assert "a page about ducks" in shown.text()
         await shown.press("escape")
-        await shown.type("Are you there?")
+        await shown.submit("Are you there?")
         assert "Here." in shown.text()
         assert shown.faults == []
 
@@ -652,7 +652,7 @@ async def test_a_widget_that_never_comes_back_holds_up_nothing() -> None:
         await wait(lambda: app.screen is app.chat_screen)
         regions.close_panel()
         await wait(lambda: not app.query("PluginPanel"))
-        await shown.type("Are you there?")
+        await shown.submit("Are you there?")
         assert "Here." in shown.text()
         plugin.ui.open_screen("sleeps")  # and is still there when the program ends
         await wait(lambda: len(app.screen_stack) == 3)

@@ -253,11 +253,11 @@ async def test_what_breaks_is_closed_and_the_chat_goes_on(where: str) -> None:
             assert [fault.hook for fault in shown.faults[at:]] == [f"{where} {name}"]
             assert app.screen is app.chat_screen, name
             assert app.chat_screen.plugin_actions.regions.panel is None, name
-            assert f"failed in {where} {name}" in shown.notices[-1]
+            assert f"failed in {where} {name}" in shown.notifications[-1]
             app.clear_notifications()
         app.theme = "nord"  # which reads all styles again
         await shown.press("tab", "shift+tab")
-        await shown.type("Are you there?")
+        await shown.submit("Are you there?")
         assert "Here I am." in shown.text()
         assert not app.return_code
 
@@ -298,14 +298,14 @@ async def test_what_cannot_be_opened_is_a_fault_and_three_leave_the_plugin_out(
     async with scripted_screen(plugin, replies=["Here I am."]) as shown:
         await open_it(shown, "screen", "bad")
         for _ in range(3):
-            await shown.type("/bad")
-        assert [(fault.hook, fault.left_out) for fault in shown.faults] == [
+            await shown.submit("/bad")
+        assert [(fault.hook, fault.dropped) for fault in shown.faults] == [
             ("screen bad", False), ("panel bad", False), ("panel bad", False), ("panel bad", True),
         ]  # fmt: skip
         assert all(said in fault.error for fault in shown.faults)
-        await shown.type("/bad")
-        assert "failed too often" in shown.notices[-1]
-        await shown.type("Are you there?")
+        await shown.submit("/bad")
+        assert "failed too often" in shown.notifications[-1]
+        await shown.submit("Are you there?")
         assert "Here I am." in shown.text()
 
 
@@ -318,9 +318,9 @@ async def test_a_panel_that_fails_when_it_is_shown_the_next_chat() -> None:
     async with scripted_screen(
         OneOf(Panel("bad", "Bad", lambda ui: Shows("good so far")))
     ) as shown:
-        await shown.type("/bad")
+        await shown.submit("/bad")
         assert "good so far" in shown.text()
-        await shown.type("Hello")
+        await shown.submit("Hello")
         (fault,) = shown.faults
         assert (fault.hook, fault.error) == ("panel bad", "Oops: in show")
         assert "good so far" not in shown.text()
@@ -333,12 +333,12 @@ async def test_a_panel_that_fails_when_it_is_closed() -> None:
 
     panels = Panel("bad", "Bad", lambda ui: Unmounts()), Panel("good", "Good", lambda ui: Static())
     async with scripted_screen(OneOf(*panels), replies=["Here I am."]) as shown:
-        await shown.type("/bad")
-        await shown.type("/good")
+        await shown.submit("/bad")
+        await shown.submit("/good")
         (fault,) = shown.faults
         assert fault.error == "Oops: in on_unmount"
         assert "Good" in shown.text()
-        await shown.type("Are you there?")
+        await shown.submit("Are you there?")
         assert "Here I am." in shown.text()
 
 
@@ -356,13 +356,13 @@ async def test_a_key_of_a_widget_that_fails() -> None:
         OneOf(Panel("bad", "Bad", lambda ui: Presses())), replies=["Yes."]
     ) as shown:
         for at, key in enumerate(("f8", "f9"), start=1):
-            await shown.type("/bad")
+            await shown.submit("/bad")
             await shown.press("shift+tab", "shift+tab")
             assert isinstance(shown.app.chat_screen.focused, Presses)
             await shown.press(key)
             assert len(shown.faults) == at
             assert "Bad" not in shown.text()
-        await shown.type("Are you there?")
+        await shown.submit("Are you there?")
         assert "Yes." in shown.text()
 
 
@@ -381,7 +381,7 @@ async def test_a_screen_that_a_plugins_screen_opens_is_the_plugins_too() -> None
         (fault,) = shown.faults
         assert fault.error == "Oops: in an async on_mount"
         assert shown.app.screen is shown.app.chat_screen
-        await shown.type("Are you there?")
+        await shown.submit("Are you there?")
         assert "Here I am." in shown.text()
 
 
@@ -390,7 +390,7 @@ async def test_a_failure_of_chatlms_own_still_ends_the_program() -> None:
     plugin = OneOf(Panel("good", "Good", lambda ui: Static()))
     with pytest.raises(Oops):
         async with scripted_screen(plugin) as shown:
-            await shown.type("/good")
+            await shown.submit("/good")
             shown.app.chat_screen.call_later(fails)
             for _ in range(200):
                 await asyncio.sleep(0.01)

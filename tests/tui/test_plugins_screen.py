@@ -132,7 +132,7 @@ async def test_each_plugin_says_how_it_does() -> None:
     host = loaded(settings)
     for name, times in (("moody", 1), ("worse", 3)):
         for _ in range(times):
-            host.failed(name, "annotate_message", ValueError("not today \x1b[2J"))
+            host.record_failure(name, "annotate_message", ValueError("not today \x1b[2J"))
     plugin("newer", GOOD)
     app = CardApp(screen_of(host, settings))
     async with app.run_test(size=(100, 40)) as pilot:
@@ -265,20 +265,20 @@ async def toggled(pilot: Pilot[None], word: str) -> None:
 
 async def test_a_plugin_is_switched_off_in_one_chat(with_labels: ChatApp) -> None:
     async with with_labels.run_test(size=(100, 30)) as pilot:
-        store = chat_of(pilot).saved
+        store = chat_of(pilot).saved_store
         await toggled(pilot, "off in this chat")
         await say(pilot, "Hello")
         await idle(pilot)
-        assert store.conversation(1).without == {"labels"}
+        assert store.conversation(1).disabled_plugins == {"labels"}
         assert store.annotations(1) == []
         await toggled(pilot, "on")
-        await until(pilot, lambda: not store.conversation(1).without)
+        await until(pilot, lambda: not store.conversation(1).disabled_plugins)
         await say(pilot, "Hello")
         await idle(pilot)
         assert [label.value for _, label in store.annotations(2)] == ["seen", "seen"]
         await pilot.press("ctrl+n")
         await toggled(pilot, "off in this chat")
-        assert not store.conversation(1).without
+        assert not store.conversation(1).disabled_plugins
 
 
 async def test_what_else_is_off_in_the_chat_stays_so() -> None:
@@ -304,7 +304,7 @@ def field_row(pilot: Pilot[None], key: str) -> FieldRow:
 
 def says_nothing(row: FieldRow) -> bool:
     """Whether the setting is left to its default."""
-    return row.field.said is None
+    return row.field.configured is None
 
 
 async def ready(pilot: Pilot[None]) -> None:

@@ -235,7 +235,9 @@ async def test_keep_as_my_default_writes_the_config_file(
         await pilot.click("#keep-sampling")
         await settled(pilot, lambda: host.heard)
         assert config.load().sampling == mine
-        assert host.heard == [SettingsScreen.SamplingKept(mine.over(Sampling(max_tokens=300)))]
+        assert host.heard == [
+            SettingsScreen.DefaultSamplingSaved(mine.with_fallback(Sampling(max_tokens=300)))
+        ]
         await pilot.press("ctrl+r")
         host.screen.query_one("#temperature", Input).value = ""
         await settled(pilot, lambda: CONFIG_LAYER in row(pilot, "temperature"))
@@ -342,7 +344,7 @@ async def test_model_section_tells_and_leads_on() -> None:
         for word in ("smollm2-135m-instruct", "cpu, bfloat16", "8,192 tokens", "hostile: ␛[2J"):
             assert word in text
         await pilot.press("enter")
-        await settled(pilot, lambda: host.heard == [SettingsScreen.ModelWanted()])
+        await settled(pilot, lambda: host.heard == [SettingsScreen.ModelRequested()])
 
 
 async def test_sections_follow_one_another() -> None:

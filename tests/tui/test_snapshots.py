@@ -60,7 +60,7 @@ def stored_chat(stop_reason: StopReason | None = StopReason.END) -> Store:
     chat = store.create_conversation()
     turn = store.add_turn(chat.id, "What is the capital of France?\nAnd what is it like?")
     reply = store.start_reply(turn.id, model="m")
-    store.journal(reply.id, REPLY)
+    store.journal_reply(reply.id, REPLY)
     if stop_reason is not None:
         usage = Usage(21, 0, 48, 0.25, 2.35)
         store.finish_reply(reply.id, text=REPLY, stop_reason=stop_reason, usage=usage)

@@ -17,7 +17,9 @@ from tests.tui.cards import CardApp, SnapCompare, Steps, both_sizes, still
 from tests.tui.support import idle, make_app, plain, say
 
 ASKED = "What is the capital of France?"
-TURN = Turn(1, 0, Message("user", ASKED), (Reply(1, 1, "Paris."), Reply(2, 2, "Lyon?")), chosen=2)
+TURN = Turn(
+    1, 0, Message("user", ASKED), (Reply(1, 1, "Paris."), Reply(2, 2, "Lyon?")), active_reply_id=2
+)
 TRACES = [
     Trace(
         (

@@ -38,7 +38,7 @@ async def test_a_selected_turn_names_its_keys_and_looks_different() -> None:
         await settled(pilot, app)
         first, second = app.views
         height, plain_colour = second.outer_size.height, second.styles.background
-        app.transcript.select(second)
+        app.transcript.select_turn(second)
         await pilot.pause()
         assert second.hint.plain == "c copy · e edit · i details · x prompt · ? all keys"
         assert second.styles.background != plain_colour
@@ -52,7 +52,7 @@ async def test_the_hint_fits_80_columns_with_all_keys() -> None:
     app = BoardApp([turn(1, "One.", "Two.")])
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        app.transcript.select(app.views[0])
+        app.transcript.select_turn(app.views[0])
         await pilot.pause()
         hint = app.views[0].hint
         assert hint.plain == "c copy · e edit · ←→ versions · i details · x prompt · ? all keys"
@@ -63,13 +63,13 @@ async def test_arrows_and_letters_walk_and_the_ends_are_the_ends() -> None:
     app = BoardApp(turns(6))
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        app.transcript.select(app.views[-1])
+        app.transcript.select_turn(app.views[-1])
         seen = []
         for key in ("up", "k", "up", "down", "j", "home", "up", "end", "down"):
             await pilot.press(key)
             await pilot.pause()
             seen.append(app.selected)
-            selected = app.transcript.selected
+            selected = app.transcript.selected_view
             assert selected is not None
             assert in_sight(app, selected)
         assert seen == [4, 3, 2, 3, 4, 0, 0, 5, 5]
@@ -94,11 +94,11 @@ async def test_without_a_selected_turn_the_newest_is_meant() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
         assert app.selected is None
-        assert app.transcript.selected is app.views[-1]
+        assert app.transcript.selected_view is app.views[-1]
     app = BoardApp([])
     async with app.run_test(size=SIZE) as pilot:
         await pilot.pause()
-        assert app.transcript.selected is None
+        assert app.transcript.selected_view is None
         assert app.transcript.query(Welcome)
 
 
@@ -106,7 +106,7 @@ async def test_walking_shows_all_of_a_high_turn_before_it_leaves_it() -> None:
     app = BoardApp([turn(1, "Short."), turn(2, TALL), turn(3, "Short.")])
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        app.transcript.select(app.views[0])
+        app.transcript.select_turn(app.views[0])
         await pilot.pause()
         await pilot.press("down")
         await pilot.pause()
@@ -134,12 +134,12 @@ async def test_versions_are_flipped_with_keys_and_mouse() -> None:
         view = app.views[0]
         assert "Third." in plain(view)
         assert line_of(view).startswith("version 3 of 3 ← → · 48 tokens")
-        app.transcript.select(view)
+        app.transcript.select_turn(view)
         for key, text in (("left", "Second."), ("left", "First."), ("left", "First.")):
             await pilot.press(key)
             await shows(pilot, view, text)
         assert view.turn.reply is not None
-        assert (view.turn.reply.version, view.version(-1)) == (1, None)
+        assert (view.turn.reply.version, view.adjacent_version(-1)) == (1, None)
         line = view.query_one(".line")
         at = plain(line).index("→") + line.styles.padding.left
         await pilot.click(line, offset=(at, 0))
@@ -171,7 +171,7 @@ async def test_flipping_between_high_versions_moves_no_row() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
         view = app.views[4]
-        app.transcript.select(view)
+        app.transcript.select_turn(view)
         await pilot.pause()
         row = view.region.y
         assert row == 1
@@ -187,15 +187,15 @@ async def test_a_reply_that_grows_has_no_other_versions_until_it_ends() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
         view = app.views[0]
-        await view.begin(Reply(13, 3))
-        await view.grow("Thi")
-        await view.grow("rd.")
-        view.say("writing · 2 tokens")
-        assert view.version(-1) is None
-        assert view.text == "Third."
-        await view.finish(turn(1, "First.", "Second.", "Third."))
+        await view.begin_reply(Reply(13, 3))
+        await view.append_text("Thi")
+        await view.append_text("rd.")
+        view.show_activity("writing · 2 tokens")
+        assert view.adjacent_version(-1) is None
+        assert view.reply_text == "Third."
+        await view.show_turn(turn(1, "First.", "Second.", "Third."))
         await pilot.pause()
-        assert view.version(-1) == first.replies[1]
+        assert view.adjacent_version(-1) == first.replies[1]
         assert line_of(view).startswith("version 3 of 3")
 
 
@@ -211,7 +211,7 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
     )
     async with app.run_test(size=(80, 48)) as pilot:
         await settled(pilot, app)
-        app.transcript.mark({1})
+        app.transcript.mark_omitted({1})
         await pilot.pause()
         starts = [line_of(view).split(" · ")[0] for view in app.views]
         assert starts == [
@@ -224,8 +224,8 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
         grey = [view.query_one(".user").styles.opacity < 1 for view in app.views]
         assert grey == [True, False, True, True, False]
         assert "Summary  It was [b]four[/b]." in plain(app.views[3])
-        app.transcript.mark(())
-        await app.transcript.change(turn(4, "Four."))
+        app.transcript.mark_omitted(())
+        await app.transcript.update_turn(turn(4, "Four."))
         await pilot.pause()
         assert line_of(app.views[0]).startswith("48 tokens")
         assert "Summary" not in plain(app.views[3])
@@ -245,7 +245,7 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
 )
 def test_how_a_turn_is_read(standing: ContextPolicy, outside: bool, words: str) -> None:
     one = turn(1, "x", standing=standing, summary="y")
-    assert formatting.context_status(one, outside=outside) == words
+    assert formatting.context_status(one, omitted=outside) == words
 
 
 async def test_a_badge_says_that_there_is_more_below_and_leads_there() -> None:
@@ -281,14 +281,14 @@ async def test_a_long_chat_draws_one_page_and_any_turn_on_demand() -> None:
         await settled(pilot, app)
         assert len(app.views) == PAGE_SIZE
         for number in (3, 250, 499, 0):
-            view = await app.transcript.reveal(number)
+            view = await app.transcript.reveal_turn(number)
             await pilot.pause()
             assert view is not None
             assert app.selected == number
             assert in_sight(app, view)
             assert app.views[-1].turn.id == 499, "the newest is always there"
             assert len(app.views) <= PAGE_SIZE + 1
-        assert await app.transcript.reveal(1000) is None
+        assert await app.transcript.reveal_turn(1000) is None
         assert plain(app.transcript.query_one(BetweenMarker)) == f"↕ {499 - PAGE_SIZE} more turns"
         await pilot.press("end")
         await until(pilot, lambda: app.selected == 499)
@@ -300,7 +300,7 @@ async def test_walking_and_scrolling_from_a_revealed_turn_come_to_every_other() 
     app = BoardApp(turns(60))
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        await app.transcript.reveal(20)
+        await app.transcript.reveal_turn(20)
         await pilot.pause()
         for number in range(21, 60):
             await pilot.press("down")
@@ -316,7 +316,7 @@ async def test_scrolling_down_from_a_revealed_turn_leaves_none_out() -> None:
     app = BoardApp(turns(60))
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        await app.transcript.reveal(5)
+        await app.transcript.reveal_turn(5)
         await at_rest(pilot, app)
         seen: set[int] = set()
         for _ in range(60):
@@ -334,9 +334,9 @@ async def test_changes_and_marks_reach_turns_that_are_not_drawn() -> None:
     app = BoardApp(turns(40))
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        app.transcript.mark({1})
-        await app.transcript.change(turn(2, "Changed.", standing=ContextPolicy.PINNED))
-        await app.transcript.reveal(1)
+        app.transcript.mark_omitted({1})
+        await app.transcript.update_turn(turn(2, "Changed.", standing=ContextPolicy.PINNED))
+        await app.transcript.reveal_turn(1)
         await pilot.pause()
         by_id = {view.turn.id: view for view in app.views}
         assert line_of(by_id[1]).startswith("not read")
@@ -347,12 +347,12 @@ async def test_a_new_turn_comes_to_the_end_wherever_the_person_was() -> None:
     app = BoardApp(turns(60))
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        await app.transcript.reveal(5)
+        await app.transcript.reveal_turn(5)
         await pilot.pause()
         assert app.transcript.query_one(BetweenMarker).display
-        view = await app.transcript.add(Turn(99, 99, Message("user", "New?")))
+        view = await app.transcript.add_turn(Turn(99, 99, Message("user", "New?")))
         await pilot.pause()
-        assert app.transcript.newest is view
+        assert app.transcript.newest_view is view
         assert app.views[-2].turn.id == 59
         assert in_sight(app, view)
         assert "answer" in line_of(view)
@@ -363,7 +363,7 @@ async def test_many_turns_in_a_row_do_not_all_stay_drawn() -> None:
     app = BoardApp([])
     async with app.run_test(size=SIZE) as pilot:
         for number in range(40):
-            await app.transcript.add(turn(number, "Answer."))
+            await app.transcript.add_turn(turn(number, "Answer."))
             await pilot.pause()
         assert len(app.views) < 25
         assert app.transcript.query_one(EarlierMarker).display

@@ -56,7 +56,7 @@ async def test_the_reply_is_copied_as_it_was_written() -> None:
     app = BoardApp([turn(1, "First.", text)])
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        app.views[0].copy()
+        app.views[0].copy_reply()
         assert app.clipboard == text.replace("\ud83d", "\ufffd")
         await pilot.pause()
         assert toasts(pilot) == ["Copied the reply, 33 characters"]
@@ -67,13 +67,13 @@ async def test_what_grows_can_be_copied_too_and_nothing_is_said_to_be_nothing() 
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
         view = app.views[0]
-        view.copy()
+        view.copy_reply()
         view.copy_code()
         await pilot.pause()
         assert toasts(pilot) == ["There is no reply to copy.", "There is no code block to copy."]
-        await view.begin(Reply(1, 1, "Once "))
-        await view.grow("upon")
-        view.copy()
+        await view.begin_reply(Reply(1, 1, "Once "))
+        await view.append_text("upon")
+        view.copy_reply()
         assert app.clipboard == "Once upon"
 
 
@@ -100,11 +100,11 @@ async def test_hostile_replies_are_drawn_harmlessly_and_copied_whole(shared_data
             turns = [
                 turn(at, text, f"```\n{text}\n```", message=text) for at, text in enumerate(some)
             ]
-            await app.transcript.show(turns)
+            await app.transcript.show_turns(turns)
             for one in turns:
-                view = await app.transcript.reveal(one.id)
+                view = await app.transcript.reveal_turn(one.id)
                 assert view is not None
-                view.copy()
+                view.copy_reply()
                 assert one.reply is not None
                 assert app.clipboard == one.reply.text.encode("utf-8", "replace").decode()
             await settled(pilot, app)
@@ -176,7 +176,7 @@ async def test_copying_waits_for_no_tool(monkeypatch: pytest.MonkeyPatch) -> Non
     app = BoardApp([turn(1, "Hi.")])
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
-        app.views[0].copy()
+        app.views[0].copy_reply()
         assert taken == []
         may_take.set()
         await until(pilot, lambda: taken)
@@ -193,7 +193,7 @@ PROVENANCE = Provenance(
     context_length=8192,
     prompt_hash="0123456789abcdef" * 4,
     versions={"chatlm": "0.1.0", "torch": "2.13.0"},
-    added=("BanWords",),
+    plugin_processors=("BanWords",),
 )
 
 
@@ -274,8 +274,8 @@ async def test_versions_and_copies_go_together() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
         view = app.views[0]
-        app.transcript.select(view)
+        app.transcript.select_turn(view)
         await pilot.press("left")
         await shows(pilot, view, "First.")
-        view.copy()
+        view.copy_reply()
         assert app.clipboard == "First."

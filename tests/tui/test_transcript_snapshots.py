@@ -63,7 +63,7 @@ def test_selected_with_versions(compare: Callable[[BoardApp, Steps], bool]) -> N
     app = BoardApp([turn(1, "Yes."), turn(2, "No.", "Perhaps.", "Never."), turn(3, "Well.")])
 
     async def steps(pilot: Pilot[None]) -> None:
-        app.transcript.select(app.views[1])
+        app.transcript.select_turn(app.views[1])
         await pilot.press("left")
 
     assert compare(app, steps)
@@ -84,7 +84,7 @@ def test_marks_of_what_is_read(compare: Callable[[BoardApp, Steps], bool]) -> No
     )
 
     async def steps(pilot: Pilot[None]) -> None:
-        app.transcript.mark({1})
+        app.transcript.mark_omitted({1})
 
     assert compare(app, steps)
 
@@ -106,7 +106,7 @@ def test_scrolled_away_in_a_long_chat(compare: Callable[[BoardApp, Steps], bool]
     app = BoardApp(turns(60))
 
     async def steps(pilot: Pilot[None]) -> None:
-        await app.transcript.reveal(30)
+        await app.transcript.reveal_turn(30)
 
     assert compare(app, steps)
 

@@ -47,7 +47,7 @@ async def test_the_reply_is_seen_while_it_grows() -> None:
         await say(pilot, "Count")
         await until(pilot, lambda: "One two" in plain(newest(pilot)))
         assert line(pilot) == "writing · 2 tokens · 20.0 tokens/s · esc stops"
-        assert chat_of(pilot).status.used == 14
+        assert chat_of(pilot).status.used_tokens == 14
         engine.go.set()
         await idle(pilot)
         assert "One two three" in plain(newest(pilot))
@@ -153,7 +153,7 @@ async def test_a_message_that_cannot_be_stored_goes_back_to_the_composer() -> No
         await say(pilot, "Keep me")
         await idle(pilot)
         assert chat_of(pilot).composer.text == "Keep me"
-        assert chat_of(pilot).newest is None
+        assert chat_of(pilot).newest_view is None
         assert notices(pilot) == ["The disk is full\nFree some space."]
 
 
@@ -195,13 +195,13 @@ async def test_the_app_is_usable_while_the_model_loads() -> None:
     async with app.run_test() as pilot:
         assert plain(pilot.app.screen.query_one(EngineBanner)).startswith("Loading smollm2")
         await pilot.press(*"Hello", "enter")
-        await until(pilot, lambda: chat_of(pilot).newest)
+        await until(pilot, lambda: chat_of(pilot).newest_view)
         assert line(pilot) == "waiting for the model"
         assert store.conversation(2).turns[0].user.content == "Hello"
 
-        assert await chat_of(pilot).open(other.id)
+        assert await chat_of(pilot).open_chat(other.id)
         await until(pilot, lambda: "An old question" in plain(newest(pilot)))
-        assert await chat_of(pilot).open(2)
+        assert await chat_of(pilot).open_chat(2)
         await until(pilot, lambda: line(pilot) == "waiting for the model")
 
         ready.set()
@@ -218,7 +218,7 @@ async def test_escape_ends_the_wait_for_the_model() -> None:
 
     async with make_app(open_engine=slow).run_test() as pilot:
         await say(pilot, "Hello")
-        await until(pilot, lambda: chat_of(pilot).newest)
+        await until(pilot, lambda: chat_of(pilot).newest_view)
         await pilot.press("escape")
         await idle(pilot)
         assert line(pilot) == "not answered · answer with ctrl+r"
@@ -274,8 +274,11 @@ async def test_the_model_reads_the_chat_while_the_person_reads_the_reply() -> No
     async with make_app(engine).run_test() as pilot:
         await say(pilot, "Hi")
         await idle(pilot)
-        await until(pilot, lambda: len(engine.read) == 1)
-        assert engine.read[0].messages == (Message("user", "Hi"), Message("assistant", "Hello."))
+        await until(pilot, lambda: len(engine.read_ahead_requests) == 1)
+        assert engine.read_ahead_requests[0].messages == (
+            Message("user", "Hi"),
+            Message("assistant", "Hello."),
+        )
         await say(pilot, "And?")
         await idle(pilot)
         assert "Again." in plain(newest(pilot))
@@ -291,10 +294,10 @@ async def test_switching_chats_at_any_moment_of_a_turn_harms_nothing() -> None:
                 await pilot.pause(0.01)
             await pilot.press("ctrl+n")
             await until(pilot, lambda: not chat_of(pilot).busy)
-        assert await chat_of(pilot).open(1)
+        assert await chat_of(pilot).open_chat(1)
         await until(pilot, lambda: "one two three four" in plain(newest(pilot)))
     assert app.return_code in (None, 0)
-    replies = [store.conversation(chat.id).turns[0].reply for chat in store.conversations()]
+    replies = [store.conversation(chat.id).turns[0].reply for chat in store.list_conversations()]
     assert len(replies) == 8
     assert {reply.text for reply in replies if reply} == {"one two three four"}
 
@@ -305,7 +308,7 @@ async def test_what_could_not_be_stored_stays_on_the_screen() -> None:
     def full(*_: object, **__: object) -> None:
         raise StoreError("The disk is full", "Free some space.")
 
-    store.journal = store.finish_reply = full  # type: ignore[method-assign, assignment]
+    store.journal_reply = store.finish_reply = full  # type: ignore[method-assign, assignment]
     async with make_app(ScriptedEngine("Precious words."), store).run_test() as pilot:
         await say(pilot, "Hi")
         await idle(pilot)

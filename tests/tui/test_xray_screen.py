@@ -135,9 +135,9 @@ def test_proof_counts_your_tokens() -> None:
     seen = xray()
     kinds = classify_tokens(seen.prompt, seen.request, seen.user_text, seen.passages)
     result = check_forgery(seen.prompt, kinds)
-    contents = sum(token.message is not None for token in seen.prompt.tokens)
-    assert result == ForgeryCheck(kinds.count(TokenKind.USER), contents - result.yours, 0)
-    assert result.yours > 15
+    contents = sum(token.message_index is not None for token in seen.prompt.tokens)
+    assert result == ForgeryCheck(kinds.count(TokenKind.USER), contents - result.user_tokens, 0)
+    assert result.user_tokens > 15
 
 
 @pytest.mark.parametrize("message", [0, 2, 4])
@@ -145,7 +145,7 @@ def test_proof_finds_a_forged_control_token(message: int) -> None:
     """Whoever's text it stands in."""
     prompt = prompt_of(REQUEST.messages, forged=message)
     kinds = classify_tokens(prompt, REQUEST, QUESTION, [PARIS])
-    assert check_forgery(prompt, kinds).forged == 1
+    assert check_forgery(prompt, kinds).forged_tokens == 1
 
 
 @pytest.mark.parametrize("borders, ids", [(False, False), (True, False), (True, True)])

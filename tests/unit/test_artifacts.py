@@ -17,24 +17,24 @@ def recipes(home: Path, tmp_path: Path) -> Artifacts:
 
 
 def make(recipes: Artifacts, name: str) -> None:
-    with recipes.making(recipes.free(name)) as folder:
+    with recipes.create(recipes.new(name)) as folder:
         (folder / "text").write_text(name)
 
 
 def test_own_ones_win_by_name_and_can_be_removed(recipes: Artifacts, home: Path) -> None:
     make(recipes, "soup")
     make(recipes, "cake")
-    assert [(each.name, each.own) for each in recipes.all()] == [
+    assert [(each.name, each.user_owned) for each in recipes.all()] == [
         ("bread", False),
         ("cake", True),
         ("soup", True),
     ]
-    assert recipes.located("cake").path == home / "artworks" / "cake"
-    assert recipes.located("cake").bytes == 4
-    recipes.located("soup").remove()
-    assert not recipes.located("soup").own, "the shipped one is there again"
+    assert recipes.get("cake").path == home / "artworks" / "cake"
+    assert recipes.get("cake").size_bytes == 4
+    recipes.get("soup").remove()
+    assert not recipes.get("soup").user_owned, "the shipped one is there again"
     with pytest.raises(UsageError, match="The artwork soup comes with chatlm"):
-        recipes.located("soup").remove()
+        recipes.get("soup").remove()
     assert [path.name for path in (home / "artworks").iterdir()] == ["cake"]
 
 
@@ -42,26 +42,26 @@ def test_names(recipes: Artifacts) -> None:
     make(recipes, "cake")
     for name in ("off", "a b", "../x", "", "A", "a" * 65, "-a"):
         with pytest.raises(UsageError, match="An artwork cannot be called"):
-            recipes.free(name)
+            recipes.new(name)
     with pytest.raises(UsageError, match="There is an artwork cake already") as taken:
-        recipes.free("cake")
+        recipes.new("cake")
     assert taken.value.hint == "Choose another name, or remove it: chatlm art remove cake"
-    assert recipes.free("soup").own, "a name of what is shipped is free"
+    assert recipes.new("soup").user_owned, "a name of what is shipped is free"
     with pytest.raises(UsageError, match="There is no artwork 'brad'") as near:
-        recipes.located("brad")
+        recipes.get("brad")
     assert near.value.hint == "Did you mean bread?"
     with pytest.raises(UsageError) as none:
-        recipes.located("zzz")
+        recipes.get("zzz")
     assert none.value.hint == "See them: chatlm art list"
 
 
 def test_nothing_stays_of_what_failed(recipes: Artifacts, home: Path) -> None:
-    with pytest.raises(RuntimeError), recipes.making(recipes.free("cake")) as folder:
+    with pytest.raises(RuntimeError), recipes.create(recipes.new("cake")) as folder:
         (folder / "half").write_text("x")
         raise RuntimeError
     assert list((home / "artworks").iterdir()) == []
     full = pytest.raises(ChatlmError, match="Artworks cannot be written")
-    with full as told, recipes.making(recipes.free("cake")):
+    with full as told, recipes.create(recipes.new("cake")):
         raise OSError(28, "No space left on device")
     assert told.value.message.endswith("No space left on device.")
     assert list((home / "artworks").iterdir()) == []

@@ -35,11 +35,11 @@ def guarded(
     turn = TurnPlugins(host)
     request = Request((Message("user", "Hi"),))
     if processor is not None:
-        request = dataclasses.replace(request, processors=(processor,))
+        request = dataclasses.replace(request, logits_processors=(processor,))
     if criterion is not None:
-        request = dataclasses.replace(request, criteria=(criterion,))
+        request = dataclasses.replace(request, stopping_criteria=(criterion,))
     request = turn.guard("adds", request)
-    added: list[Callable[..., Any]] = [*request.processors, *request.criteria]
+    added: list[Callable[..., Any]] = [*request.logits_processors, *request.stopping_criteria]
     return turn, lambda: added[0](IDS, SCORES)
 
 
@@ -82,7 +82,7 @@ def test_a_broken_processor_is_a_fault_and_is_left_out_for_the_rest_of_the_reply
     assert said in fault.error
     (told,) = turn.take_calls()
     assert said in told.error
-    assert told.said.endswith(", 1 token")
+    assert told.result_summary.endswith(", 1 token")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_good_criterion_is_heard(stop: Any) -> None:
     host = PluginHost([("adds", Nothing())])
     _, call = guarded(host, criterion=lambda ids, scores: stop)
     assert call() is True
-    assert host.past == []
+    assert host.all_faults == []
 
 
 def test_a_good_processor_is_heard_and_told_as_one_call() -> None:
@@ -123,32 +123,32 @@ def test_a_good_processor_is_heard_and_told_as_one_call() -> None:
         assert call().tolist() == [[0.5, -torch.inf, -1.0]]
     assert SCORES[0, 1] == 2.0
     (told,) = turn.take_calls()
-    assert (told.plugin, told.hook, told.said) == (
+    assert (told.plugin, told.hook, told.result_summary) == (
         "adds",
         "a logits processor",
         "ban, 1,200 tokens",
     )
-    assert host.came_through == {("adds", "a logits processor")}
+    assert host.succeeded_calls == {("adds", "a logits processor")}
     assert turn.take_calls() == ()
 
 
 def test_scores_that_the_model_broke_are_not_the_processors_fault() -> None:
     host = PluginHost([("adds", Nothing())])
     broken = SCORES * float("nan")
-    request = Request((), processors=(lambda ids, scores: scores,))
-    (added,) = TurnPlugins(host).guard("adds", request).processors
+    request = Request((), logits_processors=(lambda ids, scores: scores,))
+    (added,) = TurnPlugins(host).guard("adds", request).logits_processors
     added(IDS, broken)
-    assert host.past == []
+    assert host.all_faults == []
 
 
 def test_one_reply_after_the_other_that_fails_leaves_the_plugin_out() -> None:
     host = PluginHost([("adds", Nothing())])
     for number in range(MAX_FAILURES):
-        assert host.is_left_out("adds") is False, number
+        assert host.is_dropped("adds") is False, number
         turn, call = guarded(host, processor=raises)
         call()
         turn.take_calls()
-    assert host.is_left_out("adds")
+    assert host.is_dropped("adds")
 
 
 def test_a_slow_processor_is_told_when_the_reply_has_ended() -> None:
@@ -163,5 +163,5 @@ def test_a_slow_processor_is_told_when_the_reply_has_ended() -> None:
 
 def test_what_has_a_guard_gets_no_second_one() -> None:
     turn = TurnPlugins(PluginHost())
-    once = turn.guard("a", Request((), processors=(raises,), criteria=(exits,)))
+    once = turn.guard("a", Request((), logits_processors=(raises,), stopping_criteria=(exits,)))
     assert turn.guard("b", once) == once

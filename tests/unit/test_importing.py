@@ -106,7 +106,7 @@ def without_ids(chat: dict[str, Any]) -> dict[str, Any]:
 def test_an_export_of_an_earlier_chatlm_lacks_what_was_not_kept_then(path: Path) -> None:
     chat = one(path, OWN)
     (turn,) = chat.conversation.turns
-    assert (turn.standing, turn.summary) == (ContextPolicy.AUTO, "")
+    assert (turn.context_policy, turn.summary) == (ContextPolicy.AUTO, "")
     assert turn.reply is not None
     assert (turn.reply.text, turn.reply.stop_reason, turn.reply.settings) == (
         *("a", StopReason.END),
@@ -205,7 +205,7 @@ def test_messages_become_turns_with_one_reply_each(path: Path) -> None:
         "later system messages": 1,
         "assistant messages without text": 1,
     }
-    assert not chat.timed
+    assert not chat.created_known
     assert len({turn.id for turn in conversation.turns}) == 3
 
 
@@ -256,7 +256,7 @@ def test_bad_lines_are_named_and_the_others_read(path: Path) -> None:
         UnreadableChat,
         UnreadableChat,
     ]
-    bad = {item.place: item.problem for item in items if isinstance(item, UnreadableChat)}
+    bad = {item.location: item.problem for item in items if isinstance(item, UnreadableChat)}
     assert bad["line 2"] == "this is not JSON: Expecting value at character 15"
     assert bad["line 4"].startswith("this JSON is nested too deeply")
     assert (
@@ -338,7 +338,7 @@ def test_a_zip_file_with_its_parts_in_order(tmp_path: Path) -> None:
     items = found(path)
     said = [i.conversation.turns[0].user.content for i in items if isinstance(i, ParsedChat)]
     assert said == ["0.0", "0.1", "1.0", "1.1"]
-    assert [i.place for i in items if isinstance(i, UnreadableChat)] == [
+    assert [i.location for i in items if isinstance(i, UnreadableChat)] == [
         "conversations-000.json, chat 3",
         "conversations-001.json, chat 3",
     ]

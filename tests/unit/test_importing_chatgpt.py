@@ -47,7 +47,7 @@ def test_the_way_that_was_taken_with_versions_and_the_other_way_as_a_fork() -> N
     assert said(fork) == [first, ("And of Spain?", ["Madrid."], "Madrid.")]
     assert fork.created == datetime.fromtimestamp(1700000003.25, UTC)
     assert read.left_out == {"calls of tools": 1, "tool messages": 1, "thoughts": 1}
-    assert read.timed
+    assert read.created_known
     ids = [turn.id for turn in chat.turns] + [r.id for t in chat.turns for r in t.replies]
     assert len(ids) == len(set(ids))
 
@@ -98,7 +98,11 @@ def test_neighbouring_answers_are_one_and_what_is_not_said_is_left_out() -> None
         "images and files": 1,
         "hidden messages": 1,
     }
-    assert (read.conversation.title, read.conversation.created, read.timed) == ("", NOW, False)
+    assert (read.conversation.title, read.conversation.created, read.created_known) == (
+        "",
+        NOW,
+        False,
+    )
 
 
 def test_forks_of_an_untitled_chat_have_names_and_there_is_a_limit() -> None:

@@ -40,12 +40,12 @@ def write(path: Path, *values: Any) -> Path:
 def take(store: Store, path: Path, skip_bad: bool = False) -> ImportProgress:
     state = ImportProgress()
     for state in import_file(store, path, skip_bad=skip_bad):
-        assert 0 < state.done <= state.total
+        assert 0 < state.bytes_read <= state.total_bytes
     return state
 
 
 def exported(store: Store) -> list[str]:
-    chats = [store.conversation(chat.id) for chat in store.conversations()]
+    chats = [store.conversation(chat.id) for chat in store.list_conversations()]
     return list(export.to_jsonl(chats, store.passages, store.annotations, store.provenance))
 
 
@@ -61,18 +61,18 @@ def test_a_chat_comes_out_of_one_store_and_into_another_the_same(made: ParsedCha
         again = second.add_conversation(chat, first.passages, first.annotations, first.provenance)
         assert again == chat
         assert exported(second) == exported(first)
-        assert second.find_same(chat, timed=True) == again.id
+        assert second.find_duplicate(chat, created_known=True) == again.id
 
 
 def test_the_same_file_twice_adds_nothing(store: Store, path: Path) -> None:
     write(path, CHATGPT, HELLO, HELLO)
     state = take(store, path)
-    assert (len(state.added), state.there, state.bad_count) == (3, 1, 0)
+    assert (len(state.added), state.already_stored, state.unreadable_count) == (3, 1, 0)
     chat, fork, hello = (store.conversation(chat_id) for chat_id in state.added)
     assert (fork.forked_from, chat.forked_from) == (chat.id, None)
     assert state.left_out == {"calls of tools": 1, "tool messages": 1, "thoughts": 1}
-    assert take(store, path).there == 4
-    assert len(store.conversations()) == 3
+    assert take(store, path).already_stored == 4
+    assert len(store.list_conversations()) == 3
     store.delete(fork.id)
     (back,) = take(store, path).added
     assert store.conversation(back).forked_from == chat.id
@@ -93,7 +93,7 @@ def test_a_chat_that_went_on_here_is_there_and_one_that_went_on_elsewhere_is_new
     )
     first = store.conversation(chat_id).turns[0]
     store.start_reply(first.id, model="m")
-    assert take(store, path).there == 1
+    assert take(store, path).already_stored == 1
     longer = {"messages": [*HELLO["messages"], {"role": "user", "content": "other"}]}
     other = {"messages": [HELLO["messages"][0], {"role": "assistant", "content": "b"}]}
     system = {"messages": [{"role": "system", "content": "s"}, *HELLO["messages"]]}
@@ -103,12 +103,12 @@ def test_a_chat_that_went_on_here_is_there_and_one_that_went_on_elsewhere_is_new
 def test_one_bad_chat_keeps_all_out_unless_it_may_be_skipped(store: Store, path: Path) -> None:
     write(path, HELLO, {}, CHATGPT)
     state = take(store, path)
-    assert (state.added, state.bad_count, state.bad[0].place) == ([], 1, "line 2")
-    assert store.conversations() == []
+    assert (state.added, state.unreadable_count, state.unreadable[0].location) == ([], 1, "line 2")
+    assert store.list_conversations() == []
     state = take(store, path, skip_bad=True)
-    assert (len(state.added), state.bad_count) == (3, 1)
+    assert (len(state.added), state.unreadable_count) == (3, 1)
     many = take(store, write(path, *[{}] * 50))
-    assert (len(many.bad), many.bad_count) == (MAX_UNREADABLE_LISTED, 50)
+    assert (len(many.unreadable), many.unreadable_count) == (MAX_UNREADABLE_LISTED, 50)
 
 
 def test_an_import_that_is_given_up_leaves_whole_chats_and_goes_on_later(
@@ -122,14 +122,14 @@ def test_an_import_that_is_given_up_leaves_whole_chats_and_goes_on_later(
         if len(state.added) == 4:
             break
     assert checked == 10
-    assert len(store.conversations()) == 4
+    assert len(store.list_conversations()) == 4
     state = take(store, path)
-    assert (len(state.added), state.there) == (6, 4)
-    assert len(store.conversations()) == 10
+    assert (len(state.added), state.already_stored) == (6, 4)
+    assert len(store.list_conversations()) == 10
 
 
 def test_a_store_that_fails_leaves_the_chats_before(store: Store, path: Path) -> None:
-    with store._database.writing() as db:
+    with store._database.write_transaction() as db:
         db.execute(
             "CREATE TRIGGER refuse BEFORE INSERT ON reply WHEN new.text = 'bad'"
             " BEGIN SELECT raise(ABORT, 'refused'); END"
@@ -138,5 +138,5 @@ def test_a_store_that_fails_leaves_the_chats_before(store: Store, path: Path) ->
     bad["messages"] += [{"role": "assistant", "content": "bad"}]
     with pytest.raises(StoreError, match="refused"):
         take(store, write(path, HELLO, bad))
-    (chat,) = store.conversations()
+    (chat,) = store.list_conversations()
     assert chat.turns == 1

@@ -58,7 +58,7 @@ def test_a_stopped_pull_ends_its_helper_process(tmp_path: Path) -> None:
         run_child(
             [sys.executable, "-c", code],
             log,
-            tick=lambda: None,
+            on_poll=lambda: None,
             cancelled=lambda: b"\n" in log.read_bytes(),
         )
     assert time.monotonic() - started < 20

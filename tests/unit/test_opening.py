@@ -104,7 +104,7 @@ def test_an_opener_that_gives_no_engine_is_an_error_that_names_its_plugin(model:
     plugins = PluginHost([("odd", Odd())])
     with pytest.raises(ModelError, match=f"The plugin odd failed to open {model}: "):
         open_engine(Config(model=model), plugins, ignore_progress)
-    assert not plugins.is_left_out("odd")
+    assert not plugins.is_dropped("odd")
 
 
 class Finder:

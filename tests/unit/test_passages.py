@@ -127,7 +127,7 @@ def test_details_that_json_does_not_have_fail_where_they_are_made(details: Any) 
 def test_a_damaged_passage_is_told_and_the_chat_is_whole(tmp_path: Path) -> None:
     with Store(tmp_path / "chats.db") as store:
         asked(store, Finder())
-        with store._database.writing() as db:
+        with store._database.write_transaction() as db:
             db.execute("UPDATE passage SET details = '{'")
         with pytest.raises(StoreError, match="is damaged and cannot be read"):
             store.passages(store.conversation(1).turns[0].id)

@@ -48,24 +48,24 @@ def configure(text: str) -> None:
 def test_every_setting_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     configure("[plugins.demo]\nmost = 5\n")
     monkeypatch.setenv("CHATLM_DEMO_STRICT", "true")
-    most, strict, mode, case, file, terms, weight = FIELDS.all()
-    assert (most.held, most.source, most.default, most.help) == (
+    most, strict, mode, case, file, terms, weight = FIELDS.fields()
+    assert (most.effective, most.source, most.default, most.help) == (
         "5",
         "config.toml",
         "3",
         "at most so many",
     )
-    assert (strict.held, strict.source, strict.variable) == (
+    assert (strict.effective, strict.source, strict.variable) == (
         "true",
         "environment",
         "CHATLM_DEMO_STRICT",
     )
     assert strict.choices == ("true", "false")
     assert mode.choices == ("auto", "never", "2")
-    assert (case.choices, case.held) == (("lower", "upper"), "lower")
-    assert (file.choices, file.held, file.wanted) == ((), "a.toml", "a path")
-    assert terms.held == '["a", "b \\"c\\""]'
-    assert (weight.held, weight.source) == ("", "default")
+    assert (case.choices, case.effective) == (("lower", "upper"), "lower")
+    assert (file.choices, file.effective, file.expected) == ((), "a.toml", "a path")
+    assert terms.effective == '["a", "b \\"c\\""]'
+    assert (weight.effective, weight.source) == ("", "default")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_every_setting_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_written_is_read_back(key: str, value: Any) -> None:
     saved = FIELDS.save(key, format_setting(value))
-    assert (saved.said, saved.source) == (format_setting(value), "config.toml")
+    assert (saved.configured, saved.source) == (format_setting(value), "config.toml")
     read = settings.read_settings("demo", Settings, config.load().plugins["demo"])
     assert getattr(read, key) == value
 
@@ -121,7 +121,7 @@ def test_a_wrong_value_is_named_and_not_saved(key: str, text: str, told: str) ->
 
 def test_two_mistakes_in_the_file_are_mended_one_after_the_other() -> None:
     configure('[plugins.demo]\nmost = "x"\nstrict = 3\nunknown = 1\n')
-    assert [field.said for field in FIELDS.all()[:2]] == ["x", "3"]
+    assert [field.configured for field in FIELDS.fields()[:2]] == ["x", "3"]
     FIELDS.save("most", "4")
     FIELDS.save("strict", "true")
-    assert [field.said for field in FIELDS.all()[:2]] == ["4", "true"]
+    assert [field.configured for field in FIELDS.fields()[:2]] == ["4", "true"]

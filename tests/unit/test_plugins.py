@@ -96,7 +96,7 @@ def test_a_plugin_that_cannot_be_called_is_refused_alone(plugin: object) -> None
     host = PluginHost([("good", Labels("good")), ("bad", plugin)])
     (fault,) = host.take_faults()
     assert fault.plugin == "bad"
-    assert fault.left_out
+    assert fault.dropped
     assert labels(host) == ["good"]
 
 
@@ -195,7 +195,7 @@ def test_failures_are_counted_for_each_hook() -> None:
     for _ in range(MAX_FAILURES):
         labels(host)
         host.gather("retrieve_passages", Passage, **CALL)
-    assert host.is_left_out("moody")
+    assert host.is_dropped("moody")
 
 
 class Returns:
@@ -228,7 +228,7 @@ def test_garbage_is_refused_and_counted(value: Any, said: str) -> None:
     assert labels(host) == ["good"]
     assert said in host.take_faults()[0].error
     labels(host), labels(host)
-    assert host.is_left_out("bad")
+    assert host.is_dropped("bad")
 
 
 class Sleeps:
@@ -243,7 +243,7 @@ def test_a_slow_hook_is_reported_with_its_time_and_its_result_used() -> None:
     assert labels(host) == ["late"]
     (fault,) = host.take_faults()
     assert re.search(r"it took \d+\.\d s, and all else waited", fault.error)
-    assert not fault.left_out
+    assert not fault.dropped
 
 
 class Interrupted:

@@ -56,7 +56,7 @@ def test_only_what_must_leaves_oldest_first(
     loose = [turn for turn in turns[:-1] if not any(messages[i].pinned for i in turn)]
     must = [*head, *(turn for turn in turns if turn not in loose)]
     try:
-        fitted = fit_prompt(messages, encode, estimate, limit=limit, reserve=reserve)
+        fitted = fit_prompt(messages, encode, estimate, context_length=limit, reply_reserve=reserve)
     except ContextTooLong as error:
         assert size(must) >= limit
         pinned = any(turn not in loose for turn in turns[:-1])
@@ -64,12 +64,12 @@ def test_only_what_must_leaves_oldest_first(
         assert ("unpin" in error.hint) == pinned
         return
     assert size(must) < limit
-    assert fitted.ids == encode(fitted.kept)
+    assert fitted.ids == encode(fitted.included)
     assert len(fitted.ids) < limit
-    assert sorted([*fitted.kept, *fitted.left_out]) == list(range(len(messages)))
-    assert list(fitted.kept) == sorted(fitted.kept)
-    left = [turn for turn in loose if turn[0] in fitted.left_out]
-    assert list(fitted.left_out) == [index for turn in left for index in turn]
+    assert sorted([*fitted.included, *fitted.omitted]) == list(range(len(messages)))
+    assert list(fitted.included) == sorted(fitted.included)
+    left = [turn for turn in loose if turn[0] in fitted.omitted]
+    assert list(fitted.omitted) == [index for turn in left for index in turn]
     assert left == loose[: len(left)]
     room = limit - max(reserve, 1)
     if len(left) < len(loose):
@@ -91,9 +91,9 @@ def test_words_and_frames_are_the_prompt() -> None:
     assert "".join(token.text for token in prompt.tokens) == (
         "<system>Be brief.</system><user>  Hi there,\n friend </user>"
     )
-    assert [token.message for token in prompt.tokens if not token.control] == [0, 0, 1, 1, 1]
-    assert prompt.costs == (4, 5)
-    assert sum(prompt.costs) == len(prompt.tokens) == engine.count_tokens(request.messages)
+    assert [token.message_index for token in prompt.tokens if not token.control] == [0, 0, 1, 1, 1]
+    assert prompt.message_tokens == (4, 5)
+    assert sum(prompt.message_tokens) == len(prompt.tokens) == engine.count_tokens(request.messages)
     assert prompt.hash == prompt_hash([token.id for token in prompt.tokens])
     fitted = next(iter(engine.stream(request)))
     assert isinstance(fitted, PromptReady)
@@ -104,13 +104,13 @@ def test_a_pinned_turn_stays_where_others_leave() -> None:
     engine = ScriptedEngine(context=40)
     request = Request(chat(10, 10, 10, pinned=0), Sampling(max_tokens=5))
     prompt = engine.preview(request)
-    assert prompt.left_out == (2,)
-    assert (prompt.limit, prompt.reserve) == (40, 5)
-    assert prompt.costs == (4, 12, 12, 12)
+    assert prompt.omitted == (2,)
+    assert (prompt.context_length, prompt.reply_reserve) == (40, 5)
+    assert prompt.message_tokens == (4, 12, 12, 12)
     fitted = next(iter(engine.stream(request)))
     assert isinstance(fitted, PromptReady)
-    assert fitted.left_out == (request.messages[2],)
-    assert {token.message for token in prompt.tokens} == {None, 0, 1, 3}
+    assert fitted.omitted_messages == (request.messages[2],)
+    assert {token.message_index for token in prompt.tokens} == {None, 0, 1, 3}
 
 
 def test_too_much_pinned_says_how_to_unpin() -> None:

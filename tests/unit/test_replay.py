@@ -59,7 +59,7 @@ def replayed(store: Store, engine: Any, reply: Reply, **more: Any) -> ReplayFini
 def test_the_kept_request_gives_the_same(store: Store) -> None:
     reply, engine = said(store, "Hello you."), ScriptedEngine("Hello you.")
     again = replayed(store, engine, reply)
-    assert (again.same, again.same_prompt, again.notes) == (True, True, ())
+    assert (again.same_text, again.same_prompt, again.mismatches) == (True, True, ())
     assert (again.text, again.stop_reason) == ("Hello you.", StopReason.END)
     assert again.usage.completion_tokens == 2
     request = engine.requests[0]
@@ -70,7 +70,7 @@ def test_the_kept_request_gives_the_same(store: Store) -> None:
 
 def test_another_text_is_not_the_same(store: Store) -> None:
     again = replayed(store, ScriptedEngine("Hello they."), said(store, "Hello you."))
-    assert (again.same, again.same_prompt) == (False, True)
+    assert (again.same_text, again.same_prompt) == (False, True)
     assert again.text == "Hello they."
 
 
@@ -80,14 +80,14 @@ def test_what_differs_is_said(store: Store) -> None:
     assert made_by is not None
     store.save_provenance(
         reply.id,
-        dataclasses.replace(made_by, prompt_hash="00", added=("louder",), dtype="int8"),
+        dataclasses.replace(made_by, prompt_hash="00", plugin_processors=("louder",), dtype="int8"),
     )
     engine = ScriptedEngine("Hello.", context=100)
     engine.info = dataclasses.replace(engine.info, model="other", versions={"torch": "9"})
     again = replayed(store, engine, reply, adapter="poet")
-    assert again.same
+    assert again.same_text
     assert not again.same_prompt
-    assert again.notes == (
+    assert again.mismatches == (
         "model: scripted then, other now",
         "adapter: none then, poet now",
         "number format: int8 then, none now",
@@ -112,17 +112,21 @@ def test_a_stopped_reply_is_compared_as_far_as_it_goes(store: Store) -> None:
     reply = stopped(store, "one two three four", words=2)
     engine = ScriptedEngine("one two and on", "one too many", "one")
     again = replayed(store, engine, reply)
-    assert (again.text, again.same, again.stop_reason) == ("one two", True, StopReason.CANCELLED)
+    assert (again.text, again.same_text, again.stop_reason) == (
+        "one two",
+        True,
+        StopReason.CANCELLED,
+    )
     again = replayed(store, engine, reply)
-    assert (again.text, again.same) == ("one too", False)
+    assert (again.text, again.same_text) == ("one too", False)
     again = replayed(store, engine, reply)
-    assert (again.text, again.same, again.stop_reason) == ("one", False, StopReason.END)
+    assert (again.text, again.same_text, again.stop_reason) == ("one", False, StopReason.END)
 
 
 def test_text_that_was_held_back_counts(store: Store) -> None:
     class Holding(ScriptedEngine):
         def stream(self, request: Request) -> Any:
-            yield Delta("sure", held=" EN")
+            yield Delta("sure", withheld=" EN")
             yield Delta(" END of it")
             yield Finished(StopReason.END, again.usage)
 
@@ -135,7 +139,7 @@ def test_text_that_was_held_back_counts(store: Store) -> None:
     with pytest.raises(UsageError, match="not kept"):
         list(replay(store, Holding(), reply.id))  # it never said that the prompt fits
     store.save_provenance(reply.id, again.provenance)
-    assert replayed(store, Holding(), reply).same
+    assert replayed(store, Holding(), reply).same_text
 
 
 def test_a_continued_reply_goes_on_from_where_it_did(store: Store) -> None:
@@ -143,11 +147,11 @@ def test_a_continued_reply_goes_on_from_where_it_did(store: Store) -> None:
     list(ChatSession(store, lambda: ScriptedEngine(" four"), conversation_id=1).continue_reply())
     engine = ScriptedEngine(" four")
     again = replayed(store, engine, newest(store))
-    assert (again.text, again.same) == ("one two four", True)
+    assert (again.text, again.same_text) == ("one two four", True)
     assert engine.requests[0].messages[-1] == Message("assistant", "one two")
     started = next(replay(store, ScriptedEngine(), newest(store).id))
     assert isinstance(started, ReplayStarted)
-    assert started.so_far == "one two"
+    assert started.reply_prefix == "one two"
 
 
 def test_a_failed_reply_is_replayed_as_far_as_it_goes(store: Store) -> None:
@@ -155,7 +159,7 @@ def test_a_failed_reply_is_replayed_as_far_as_it_goes(store: Store) -> None:
     with pytest.raises(EngineError):
         list(session.send("Hi"))
     again = replayed(store, ScriptedEngine("Fine."), newest(store))
-    assert (again.text, again.same) == ("", True)
+    assert (again.text, again.same_text) == ("", True)
     with pytest.raises(EngineError, match="broken"):
         list(replay(store, ScriptedEngine(EngineError("broken")), newest(store).id))
 

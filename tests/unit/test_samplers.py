@@ -41,14 +41,23 @@ def test_temperature_must_be_positive() -> None:
 
 def test_frequency_and_presence_penalties() -> None:
     made = torch.tensor([3.0, 1.0, 0.0])
-    got = apply_penalties(BOOK, made, made > 0, frequency=0.5, presence=0.25, repetition=1.0)
+    got = apply_penalties(
+        BOOK, made, made > 0, frequency_penalty=0.5, presence_penalty=0.25, repetition_penalty=1.0
+    )
     assert got.tolist() == [4 - 3 * 0.5 - 0.25, 2 - 0.5 - 0.25, 0.0]
 
 
 def test_repetition_penalty_lowers_positive_and_negative_logits() -> None:
     logits = torch.tensor([2.0, -2.0, 2.0])
     seen = torch.tensor([True, True, False])
-    got = apply_penalties(logits, torch.zeros(3), seen, frequency=0, presence=0, repetition=2.0)
+    got = apply_penalties(
+        logits,
+        torch.zeros(3),
+        seen,
+        frequency_penalty=0,
+        presence_penalty=0,
+        repetition_penalty=2.0,
+    )
     assert got.tolist() == [1.0, -4.0, 2.0]
 
 

@@ -125,7 +125,7 @@ def test_history_and_system_prompt_reach_the_engine(store: Store) -> None:
 def test_a_blank_message_is_refused_and_makes_no_chat(store: Store, blank: str) -> None:
     with pytest.raises(UsageError):
         list(chat(store, ScriptedEngine()).send(blank))
-    assert store.conversations() == []
+    assert store.list_conversations() == []
 
 
 def test_closing_keeps_what_was_said_and_continuing_goes_on_from_it(store: Store) -> None:
@@ -150,7 +150,7 @@ def test_closing_keeps_what_was_said_and_continuing_goes_on_from_it(store: Store
 def test_text_withheld_for_a_stop_string_is_kept_when_stopped(store: Store) -> None:
     class Holding(ScriptedEngine):
         def stream(self, request: Request) -> Any:
-            yield Delta("sure", held=" EN")
+            yield Delta("sure", withheld=" EN")
 
     session = chat(store, Holding())
     stop_after(session, words=1)
@@ -191,8 +191,8 @@ def test_regenerating_keeps_both_versions(store: Store) -> None:
 
 def test_regenerating_a_greedy_reply_draws_freely(store: Store) -> None:
     engine = ScriptedEngine("First.", "Second.", "Third.")
-    greedy = dataclasses.replace(engine.info.defaults, temperature=0.0)
-    engine.info = dataclasses.replace(engine.info, defaults=greedy)
+    greedy = dataclasses.replace(engine.info.default_sampling, temperature=0.0)
+    engine.info = dataclasses.replace(engine.info, default_sampling=greedy)
     session = chat(store, engine)
     list(session.send("Hi"))
     list(session.regenerate())
@@ -421,7 +421,7 @@ def test_a_message_that_cannot_be_stored_leaves_no_empty_chat(
     session = chat(store, ScriptedEngine())
     with pytest.raises(StoreError):
         list(session.send("Hi"))
-    assert store.conversations() == []
+    assert store.list_conversations() == []
     assert session.conversation_id is None
 
 
@@ -473,10 +473,10 @@ def test_the_chats_own_settings_go_before_those_for_all(store: Store) -> None:
     assert session.conversation_id is not None
     store.set_sampling(session.conversation_id, Sampling(temperature=0.9))
     list(session.send("Again"))
-    session.asked = Sampling(temperature=0.1)
+    session.session_sampling = Sampling(temperature=0.1)
     list(session.send("Once"))
     list(session.read_ahead())
-    asked = [request.sampling for request in (*engine.requests, *engine.read)]
+    asked = [request.sampling for request in (*engine.requests, *engine.read_ahead_requests)]
     assert [sampling.temperature for sampling in asked] == [0.3, 0.9, 0.1, 0.1]
     assert {sampling.top_k for sampling in asked} == {5}
 
@@ -490,7 +490,9 @@ class Adds:
 
     @hookimpl
     def adjust_request(self, request: Request) -> Request:
-        return dataclasses.replace(request, processors=(louder,), criteria=(Adds.enough,))
+        return dataclasses.replace(
+            request, logits_processors=(louder,), stopping_criteria=(Adds.enough,)
+        )
 
     @staticmethod
     def enough(ids: Any, scores: Any) -> bool:
@@ -513,7 +515,7 @@ def test_what_makes_a_reply_is_kept(store: Store) -> None:
     assert (made_by.model, made_by.dtype, made_by.context_length) == ("scripted", "none", 4096)
     assert made_by.prompt_hash == engine.preview(request).hash
     assert made_by.versions == {"chatlm": chatlm.__version__, "torch": "2"}
-    assert made_by.added == ("louder", "enough")
+    assert made_by.plugin_processors == ("louder", "enough")
 
 
 @pytest.mark.parametrize("until", [PromptReady, Delta])
@@ -569,7 +571,7 @@ def test_a_reply_whose_making_cannot_be_kept_goes_on(
 
 
 def everything(store: Store) -> list[Conversation]:
-    return [store.conversation(summary.id) for summary in store.conversations()]
+    return [store.conversation(summary.id) for summary in store.list_conversations()]
 
 
 def test_editing_goes_on_in_a_fork(store: Store) -> None:
@@ -644,7 +646,7 @@ def test_a_plugin_writes_the_message_and_the_typed_words_are_kept() -> None:
     session = ChatSession(store, lambda: engine, plugins=PluginHost([("writes", Writes())]))
     list(session.send("Hello"))
     (turn,) = store.conversation(session.conversation_id or 0).turns
-    assert (turn.user.content, turn.typed) == ("Translate: Hello", "Hello")
+    assert (turn.user.content, turn.raw_input) == ("Translate: Hello", "Hello")
     assert store.passages(turn.id) == [Passage("Hello", "dictionary", 1.0)]
     assert engine.requests[-1].messages[-1].content.endswith("Translate: Hello")
 
@@ -682,7 +684,7 @@ def test_describe_text_is_asked_when_a_message_needs_it(store: Store) -> None:
     assert knowing.asked == 0
     list(session.send("hey"))
     assert newest(session).user.content == "hey (loud)"
-    assert (knowing.asked, other.asked, host.past) == (1, 1, [])
+    assert (knowing.asked, other.asked, host.all_faults) == (1, 1, [])
 
 
 @pytest.mark.parametrize("facts", [[1], {"tone": 3}, {1: "x"}, "tone"])
@@ -691,7 +693,9 @@ def test_facts_that_are_no_texts_are_the_plugins_fault(store: Store, facts: Any)
     session = chat(store, ScriptedEngine("a"), plugins=host)
     list(session.send("hey"))
     assert newest(session).user.content == "hey (no tone)"
-    assert [(fault.plugin, fault.hook) for fault in host.past] == [("knowing", "describe_text")]
+    assert [(fault.plugin, fault.hook) for fault in host.all_faults] == [
+        ("knowing", "describe_text")
+    ]
 
 
 def test_labels_of_turn_finished_are_on_the_message(store: Store) -> None:

@@ -65,9 +65,9 @@ def test_the_preview_is_what_is_sent_then(store: Store, earlier: tuple[str, ...]
     session = chat(store, engine, plugins=plugins, system="Be kind.", sampling=Sampling(seed=4))
     if earlier:
         talk(session, *earlier)
-    before = [store.conversation(summary.id) for summary in store.conversations()]
+    before = [store.conversation(summary.id) for summary in store.list_conversations()]
     preview = session.preview("Which colour?")
-    assert [store.conversation(summary.id) for summary in store.conversations()] == before
+    assert [store.conversation(summary.id) for summary in store.list_conversations()] == before
     events = list(session.send("Which colour?"))
     assert preview.request == engine.requests[-1]
     assert preview.request.sampling.temperature == 0.1
@@ -91,21 +91,25 @@ def test_a_blank_preview_is_of_the_newest_turn(store: Store) -> None:
 def test_measure_counts_each_turn_as_it_stands(store: Store) -> None:
     engine = ScriptedEngine(*["one two three"] * 4)
     session = chat(store, engine, system="Be kind.", sampling=Sampling(max_tokens=10))
-    assert session.measure().costs == {}
-    assert session.measure().system == 4
+    assert session.context_usage().turn_tokens == {}
+    assert session.context_usage().system_tokens == 4
     turns = talk(session, "a b", "c d e f", "g", "h").turns
-    store.set_standing(turns[1].id, ContextPolicy.DROPPED)
-    store.set_standing(turns[2].id, ContextPolicy.SUMMARISED, "short")
-    measure = session.measure()
+    store.set_context_policy(turns[1].id, ContextPolicy.DROPPED)
+    store.set_context_policy(turns[2].id, ContextPolicy.SUMMARISED, "short")
+    measure = session.context_usage()
     summary = len(f"{SUMMARY_PREFIX}short".split()) + 2
-    assert measure.costs == {
+    assert measure.turn_tokens == {
         turns[0].id: 4 + 5,
         turns[1].id: 0,
         turns[2].id: summary,
         turns[3].id: 3 + 5,
     }
-    assert measure.used == measure.system + sum(measure.costs.values())
-    assert (measure.outside, measure.limit, measure.reserve) == (frozenset(), 4096, 10)
+    assert measure.used_tokens == measure.system_tokens + sum(measure.turn_tokens.values())
+    assert (measure.omitted_turns, measure.context_length, measure.reply_reserve) == (
+        frozenset(),
+        4096,
+        10,
+    )
 
 
 def test_measure_tells_the_system_prompt_of_the_models_own_format(store: Store) -> None:
@@ -117,26 +121,26 @@ def test_measure_tells_the_system_prompt_of_the_models_own_format(store: Store) 
             if request.messages[0].role == "system":
                 return prompt
             own = tuple(PromptToken(number, "own") for number in range(5))
-            costs = (prompt.costs[0] + len(own), *prompt.costs[1:])
-            return dataclasses.replace(prompt, tokens=own + prompt.tokens, costs=costs)
+            costs = (prompt.message_tokens[0] + len(own), *prompt.message_tokens[1:])
+            return dataclasses.replace(prompt, tokens=own + prompt.tokens, message_tokens=costs)
 
     session = chat(store, Opinionated("one two three"))
-    assert session.measure().system == 5
+    assert session.context_usage().system_tokens == 5
     turns = talk(session, "a b").turns
-    measure = session.measure()
-    assert (measure.system, measure.costs) == (5, {turns[0].id: 4 + 5})
-    assert measure.used == 5 + 4 + 5
+    measure = session.context_usage()
+    assert (measure.system_tokens, measure.turn_tokens) == (5, {turns[0].id: 4 + 5})
+    assert measure.used_tokens == 5 + 4 + 5
 
 
 def test_measure_tells_what_does_not_fit(store: Store) -> None:
     engine = ScriptedEngine(*["one two three"] * 4, context=40)
     session = chat(store, engine, system="Be kind.", sampling=Sampling(max_tokens=5))
     turns = talk(session, *["a b c"] * 4).turns
-    assert session.measure().outside == {turns[0].id}
-    store.set_standing(turns[0].id, ContextPolicy.PINNED)
-    measure = session.measure()
-    assert measure.outside == {turns[1].id}
-    assert measure.used == 4 + 3 * 10
+    assert session.context_usage().omitted_turns == {turns[0].id}
+    store.set_context_policy(turns[0].id, ContextPolicy.PINNED)
+    measure = session.context_usage()
+    assert measure.omitted_turns == {turns[1].id}
+    assert measure.used_tokens == 4 + 3 * 10
 
 
 def test_measure_works_where_too_much_is_pinned(store: Store) -> None:
@@ -144,14 +148,18 @@ def test_measure_works_where_too_much_is_pinned(store: Store) -> None:
     session = chat(store, engine, system="Be kind.")
     turns = talk(session, *["a b c"] * 4).turns
     for turn in turns[1:3]:
-        store.set_standing(turn.id, ContextPolicy.PINNED)
-    store.set_standing(turns[3].id, ContextPolicy.SUMMARISED, "word " * 15)
-    measure = session.measure()
-    assert measure.outside == {turns[0].id}
-    assert measure.used == 4 + sum(measure.costs[turn.id] for turn in turns[1:]) > measure.limit
+        store.set_context_policy(turn.id, ContextPolicy.PINNED)
+    store.set_context_policy(turns[3].id, ContextPolicy.SUMMARISED, "word " * 15)
+    measure = session.context_usage()
+    assert measure.omitted_turns == {turns[0].id}
+    assert (
+        measure.used_tokens
+        == 4 + sum(measure.turn_tokens[turn.id] for turn in turns[1:])
+        > measure.context_length
+    )
     talk_too_long = chat(store, ScriptedEngine(context=10), conversation_id=session.conversation_id)
     with pytest.raises(ContextTooLong):
-        talk_too_long.measure()
+        talk_too_long.context_usage()
 
 
 def summarised(session: ChatSession, turn: Turn) -> str:
@@ -164,7 +172,7 @@ def test_a_summary_stands_for_its_turn(store: Store) -> None:
     turn = talk(session, "Why is the sky blue?").turns[0]
     assert summarised(session, turn).strip() == "The sky is blue."
     turn = store.turn(turn.id)
-    assert (turn.standing, turn.summary) == (ContextPolicy.SUMMARISED, "The sky is blue.")
+    assert (turn.context_policy, turn.summary) == (ContextPolicy.SUMMARISED, "The sky is blue.")
     asked = engine.requests[1]
     assert "Why is the sky blue?" in asked.messages[-1].content
     assert "scattering" in asked.messages[-1].content
@@ -198,7 +206,7 @@ def test_a_summary_of_a_turn_longer_than_the_context(store: Store) -> None:
     session = chat(store, talker)
     turn = talk(session, f"begin {'of it ' * 800} end").turns[0]
     narrow = ScriptedEngine("Many words.", context=200)
-    session.engine = lambda: narrow
+    session.get_engine = lambda: narrow
     assert summarised(session, turn) == "Many words."
     asked = narrow.requests[0].messages
     assert narrow.count_tokens(asked) <= 200 - 96
@@ -216,5 +224,5 @@ def test_where_each_setting_comes_from() -> None:
     assert found["top_p"] == (0.95, "default")
     assert found["seed"] == (None, "")
     assert {one.name: one.value for one in effective_sampling([])}["stop"] == ()
-    merged = here.over(config).over(DEFAULT_SAMPLING)
+    merged = here.with_fallback(config).with_fallback(DEFAULT_SAMPLING)
     assert {name: value for name, (value, _) in found.items()} == dataclasses.asdict(merged)

@@ -31,7 +31,7 @@ class Beginning:
         messages = request.messages
         if self.text:
             messages = (*messages, Message("assistant", self.text))
-        return dataclasses.replace(request, messages=messages, complete=self.complete)
+        return dataclasses.replace(request, messages=messages, reply_complete=self.complete)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_what_a_plugin_began_is_part_of_the_reply_and_is_replayed(store: Store) 
     assert newest(store).model == "scripted"
     last = list(replay(store, engine, newest(store).id))[-1]
     assert isinstance(last, ReplayFinished)
-    assert last.same
+    assert last.same_text
 
 
 def test_it_is_said_once_when_the_reply_is_gone_on_with(store: Store) -> None:
@@ -91,8 +91,8 @@ def test_a_replay_asks_the_model_what_a_plugin_answered(store: Store) -> None:
     assert (kept.model, kept.messages) == ("", (Message("user", "Well?"),))
     last = list(replay(store, engine, newest(store).id))[-1]
     assert isinstance(last, ReplayFinished)
-    assert (last.original.text, last.text, last.same) == ("All of it.", "Mine.", False)
-    assert last.notes == ("model: none then, a plugin gave the reply; scripted now",)
+    assert (last.original.text, last.text, last.same_text) == ("All of it.", "Mine.", False)
+    assert last.mismatches == ("model: none then, a plugin gave the reply; scripted now",)
     assert engine.requests[0].messages == kept.messages
     assert newest(store).text == "All of it."
 
@@ -101,4 +101,4 @@ def test_complete_without_a_reply_is_the_plugins_fault(store: Store) -> None:
     session = chat(store, ScriptedEngine("Mine."), Beginning("", complete=True))
     list(session.send("Well?"))
     assert newest(store).text == "Mine."
-    assert "complete request without a reply" in str(session.plugins.past[0])
+    assert "complete request without a reply" in str(session.plugins.all_faults[0])

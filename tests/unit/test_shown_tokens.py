@@ -26,11 +26,11 @@ def test_tokens_come_with_their_text_and_never_before(pieces: list[str], stops: 
         shown.feed([token(piece)], piece)
         new = text.feed(piece)
         said += new
-        told += shown.take(new)
+        told += shown.release(new)
         assert said.startswith("".join(each.text for each in told))
-    if text.found is None:
+    if text.matched_stop is None:
         said += (rest := text.flush())
-        told += shown.take(rest)
+        told += shown.release(rest)
         assert "".join(each.text for each in told) == said == "".join(pieces)
     else:  # all but those of the stop string, and the one that it begins in
         ends = [len("".join(pieces[: place + 1])) for place in range(len(pieces))]
@@ -42,11 +42,11 @@ def test_a_part_of_a_character_belongs_to_the_text_that_follows() -> None:
     shown = LogprobBuffer()
     parts = [TokenLogprob(bytes([byte]), -1.0) for byte in "é".encode()]
     shown.feed(parts[:1], "")
-    assert shown.take("") == ()
+    assert shown.release("") == ()
     shown.feed(parts[1:], "é")
-    assert shown.take("é") == tuple(parts)
+    assert shown.release("é") == tuple(parts)
     shown.feed(parts[:1], "")  # the reply ends here, and shows nothing of it
-    assert shown.take("") == ()
+    assert shown.release("") == ()
 
 
 def test_it_is_written_as_openais_api_has_it() -> None:

@@ -38,7 +38,7 @@ SHOUT = Setup(
     template="shout",
     values={"mark": "!"},
     sampling=Sampling(temperature=0.1),
-    kept={"other": {"index": "notes"}},
+    plugin_data={"other": {"index": "notes"}},
 )
 
 
@@ -54,7 +54,7 @@ class Shouting:
     @hookimpl
     def write_message(self, conversation: Conversation, text: str) -> str | UsageError | None:
         self.seen = conversation
-        mark = conversation.kept.get("shouting", {}).get("mark")
+        mark = conversation.plugin_data.get("shouting", {}).get("mark")
         if text == "refuse":
             return UsageError("Not that.")
         if text.upper() == mark:
@@ -65,9 +65,9 @@ class Shouting:
         return RenderedTemplate(
             system="Shout.",
             user=typed.upper() + values["mark"],
-            typed=typed,
+            raw_input=typed,
             sampling=Sampling(temperature=0.9, top_k=7),
-            kept=dict(values),
+            plugin_state=dict(values),
         )
 
 
@@ -92,9 +92,9 @@ def test_the_whole_set_up_is_in_the_request() -> None:
     assert [message.content for message in request.messages] == ["Shout.", "HELLO!"]
     assert request.adapter == "pirate"
     assert (request.sampling.temperature, request.sampling.top_k) == (0.1, 7)
-    assert request.sampling.top_p == engine.info.defaults.top_p
+    assert request.sampling.top_p == engine.info.default_sampling.top_p
     assert plugin.seen is not None
-    assert plugin.seen.kept == {"shouting": {"mark": "!"}, "other": {"index": "notes"}}
+    assert plugin.seen.plugin_data == {"shouting": {"mark": "!"}, "other": {"index": "notes"}}
 
 
 def test_a_reply_that_is_added_stands_in_the_chat() -> None:
@@ -159,10 +159,10 @@ def test_models_that_do_not_fit_together_take_turns() -> None:
     with InMemorySideChats(Config(), PluginHost(), opened, said.append) as side:
         one, other = side.begin(Setup(model="one")), side.begin(Setup(model="other"))
         first = one.engine
-        assert not side.taking_turns
+        assert not side.swaps_models
         assert other.engine is engines[1]
         assert engines[0].closed
-        assert side.taking_turns
+        assert side.swaps_models
         assert one.engine is not first
     assert all(engine.closed for engine in engines)
     assert "other: has no room beside one; they take turns" in said
@@ -183,7 +183,7 @@ def test_a_model_that_will_not_fit_is_not_loaded_beside_another(
         folder.rename(again)
         assert side.begin(Setup(model=str(again))).engine is engines[1]
         assert engines[0].closed
-        assert side.taking_turns
+        assert side.swaps_models
 
 
 def test_where_nothing_is_known_there_is_room(
@@ -212,7 +212,7 @@ class Quoting:
     @hookimpl
     def adjust_request(self, request: Request) -> Request:
         said = Message("assistant", "> Word for word.")
-        return dataclasses.replace(request, messages=(*request.messages, said), complete=True)
+        return dataclasses.replace(request, messages=(*request.messages, said), reply_complete=True)
 
 
 def test_what_a_plugin_says_for_the_model_is_the_reply() -> None:
@@ -245,22 +245,22 @@ class Offering:
 
 
 def test_register_setups_offers_them_by_name() -> None:
-    pirate, notes = Setup(adapter="pirate"), Setup(kept={"rag": {"index": "notes"}})
+    pirate, notes = Setup(adapter="pirate"), Setup(plugin_data={"rag": {"index": "notes"}})
     first, second = Offering(("pirate", pirate), ("notes", notes)), Offering(("pirate", notes))
     host = PluginHost([("first", first), ("second", second)])
     side = InMemorySideChats(Config(), host, lambda m, r: ScriptedEngine(), lambda words: None)
-    assert side.offered() == {
+    assert side.available_setups() == {
         "first.pirate": pirate,
         "notes": notes,
         "second.pirate": notes,
         "loud": Setup(template="loud"),
     }
-    assert host.past == []
+    assert host.all_faults == []
 
 
 @pytest.mark.parametrize("wrong", [(3, Setup()), ("a", {"adapter": "a"})])
 def test_register_setups_takes_nothing_else(wrong: tuple[object, object]) -> None:
     host = PluginHost([("first", Offering(("good", Setup()), wrong))])
     side = InMemorySideChats(Config(), host, lambda m, r: ScriptedEngine(), lambda words: None)
-    assert set(side.offered()) == {"good", "loud"}
-    assert (host.past[0].plugin, host.past[0].hook) == ("first", "register_setups")
+    assert set(side.available_setups()) == {"good", "loud"}
+    assert (host.all_faults[0].plugin, host.all_faults[0].hook) == ("first", "register_setups")

@@ -15,8 +15,8 @@ def stream(pieces: list[str], stops: list[str]) -> tuple[str, str | None]:
     shown = ""
     for piece in pieces:
         shown += matcher.feed(piece)
-        if matcher.found is not None:
-            return shown, matcher.found
+        if matcher.matched_stop is not None:
+            return shown, matcher.matched_stop
     return shown + matcher.flush(), None
 
 
@@ -67,9 +67,9 @@ def test_shown_and_held_are_all_that_was_said(pieces: list[str], stops: list[str
     for piece in pieces:
         shown += matcher.feed(piece)
         said += piece
-        if matcher.found is not None:
+        if matcher.matched_stop is not None:
             return
-        assert shown + matcher.held == said
+        assert shown + matcher.withheld == said
 
 
 def test_partial_and_complete_sequences_of_ids() -> None:

@@ -71,41 +71,41 @@ def test_a_new_version_is_chosen_and_an_older_one_can_be_chosen_again(store: Sto
     replies = [store.start_reply(turn.id, model="m") for _ in range(3)]
     assert [reply.version for reply in replies] == [1, 2, 3]
     assert store.turn(turn.id).reply == replies[2]
-    assert store.choose(turn.id, replies[0].id).reply == replies[0]
+    assert store.choose_reply(turn.id, replies[0].id).reply == replies[0]
     other = store.add_turn(store.create_conversation().id, "?")
     with pytest.raises(StoreError, match=f"turn {other.id} has no reply {replies[0].id}"):
-        store.choose(other.id, replies[0].id)
+        store.choose_reply(other.id, replies[0].id)
 
 
 def test_a_journalled_reply_is_unfinished_and_a_finished_one_can_go_on(store: Store) -> None:
     chat = store.create_conversation()
     turn = store.add_turn(chat.id, "?")
-    assert store.conversations()[0].unfinished
+    assert store.list_conversations()[0].unfinished
     reply = store.start_reply(turn.id, model="m")
-    store.journal(reply.id, "so f")
+    store.journal_reply(reply.id, "so f")
     assert store.turn(turn.id).replies[0].text == "so f"
-    assert store.conversations()[0].unfinished
+    assert store.list_conversations()[0].unfinished
     store.finish_reply(
         reply.id, text="so far", stop_reason=StopReason.ERROR, usage=Usage(), error="broke"
     )
-    assert not store.conversations()[0].unfinished
-    store.journal(reply.id, "so far and")
+    assert not store.list_conversations()[0].unfinished
+    store.journal_reply(reply.id, "so far and")
     again = store.turn(turn.id).replies[0]
     assert (again.stop_reason, again.error, again.can_continue) == (None, None, True)
-    assert store.conversations()[0].unfinished
+    assert store.list_conversations()[0].unfinished
 
 
 def test_the_list_is_newest_first_and_titles_fall_back_to_the_first_message(store: Store) -> None:
     named, long, empty = (store.create_conversation(title) for title in ("Named", "", ""))
     store.add_turn(long.id, "What\n is " + "x" * 100)
     store.add_turn(named.id, "later")
-    listed = store.conversations()
+    listed = store.list_conversations()
     assert [chat.id for chat in listed] == [named.id, long.id, empty.id]
     assert [chat.title for chat in listed] == ["Named", "What is " + "x" * 51 + "…", ""]
     assert [chat.turns for chat in listed] == [1, 1, 0]
-    assert [chat.id for chat in store.conversations(limit=1, offset=1)] == [long.id]
+    assert [chat.id for chat in store.list_conversations(limit=1, offset=1)] == [long.id]
     store.rename(long.id, "Long")
-    assert store.conversations()[1].title == "Long"
+    assert store.list_conversations()[1].title == "Long"
     store.set_system(long.id, "Be long.")
     assert store.conversation(long.id).system == "Be long."
 
@@ -148,7 +148,7 @@ def test_what_is_not_there_is_named(store: Store) -> None:
     with pytest.raises(StoreError, match="no turn 12"):
         store.start_reply(12, model="m")
     with pytest.raises(StoreError, match="no reply 12"):
-        store.journal(12, "x")
+        store.journal_reply(12, "x")
     with pytest.raises(StoreError, match="no reply 12"):
         finish(store, 12)
 
@@ -160,12 +160,12 @@ def test_delete_removes_a_chat_whole_and_no_other(tmp_path: Path) -> None:
         for name, chat in zip(("quince", "medlar"), chats, strict=True):
             turn = store.add_turn(chat.id, f"{name} question")
             reply = store.start_reply(turn.id, model="m")
-            store.journal(reply.id, f"{name} half")
+            store.journal_reply(reply.id, f"{name} half")
             finish(store, reply.id, f"{name} answer")
             store.save_passages(turn.id, [Passage(f"{name} passage", "s", 1.0)])
             store.annotate(turn.id, reply.id, [Annotation("p", "n", f"{name} label")])
         store.delete(chats[0].id)
-        assert [chat.id for chat in store.conversations()] == [chats[1].id]
+        assert [chat.id for chat in store.list_conversations()] == [chats[1].id]
         assert store.search("quince") == []
         assert len(store.search("medlar")) == 2
         assert store.create_conversation().id > chats[1].id
@@ -182,7 +182,7 @@ def test_any_text_comes_back(texts: list[str]) -> None:
         chat = store.create_conversation(title, system)
         turn = store.add_turn(chat.id, content)
         reply = store.start_reply(turn.id, model=model, settings=settings)
-        store.journal(reply.id, reply_text)
+        store.journal_reply(reply.id, reply_text)
         finish(store, reply.id, reply_text)
         kept = store.conversation(chat.id)
         again = kept.turns[0].replies[0]
@@ -216,14 +216,14 @@ def test_the_word_index_follows_every_change(steps: list[tuple[str, str]]) -> No
                 case "start":
                     reply = store.start_reply(turn.id, model="m")
                 case "journal":
-                    store.journal(reply.id, text)
+                    store.journal_reply(reply.id, text)
                 case _:
                     finish(store, reply.id, text)
         for name in ("turn_words", "reply_words", "title_words"):
-            with store._database.writing() as db:
+            with store._database.write_transaction() as db:
                 db.execute(f"INSERT INTO {name} ({name}, rank) VALUES ('integrity-check', 1)")
         store.delete(chat.id)
-        with store._database.reading() as db:
+        with store._database.read_transaction() as db:
             for table in ("turn", "reply"):
                 assert db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0
 
@@ -235,8 +235,8 @@ def test_threads_read_and_write_at_once(store: Store) -> None:
         turn = store.add_turn(chat.id, f"question {number}")
         reply = store.start_reply(turn.id, model="m")
         for step in range(5):
-            store.journal(reply.id, f"answer {number} " * step)
-            assert store.conversations()[0].turns > 0
+            store.journal_reply(reply.id, f"answer {number} " * step)
+            assert store.list_conversations()[0].turns > 0
             assert store.conversation(chat.id).turns[0].position == 0
         finish(store, reply.id, f"answer {number}")
         return turn.id
@@ -264,7 +264,7 @@ def test_the_file_is_private_and_reopens_with_all_in_it(tmp_path: Path) -> None:
     with Store(path) as store:
         chat = store.create_conversation("kept")
         reply = store.start_reply(store.add_turn(chat.id, "q").id, model="m")
-        store.journal(reply.id, "half")
+        store.journal_reply(reply.id, "half")
     assert path.stat().st_mode & 0o077 == 0
     with Store(path) as store:
         again = store.conversation(chat.id)
@@ -276,7 +276,7 @@ def test_the_file_is_private_and_reopens_with_all_in_it(tmp_path: Path) -> None:
 def test_listing_ten_thousand_chats_reads_only_what_it_shows(tmp_path: Path) -> None:
     with Store(tmp_path / "chats.db") as store:
         times = [f"2026-01-01T00:{n // 60 % 60:02}:{n % 60:02}.{n:06}+00:00" for n in range(10_000)]
-        with store._database.writing() as db:
+        with store._database.write_transaction() as db:
             db.executemany(
                 "INSERT INTO conversation (title, system, created, updated) VALUES ('', '', ?, ?)",
                 [(time, time) for time in times],
@@ -293,15 +293,15 @@ def test_listing_ten_thousand_chats_reads_only_what_it_shows(tmp_path: Path) -> 
             steps += 1
             return 0
 
-        with store._database.reading() as db:
+        with store._database.read_transaction() as db:
             plan = [
                 row["detail"] for row in db.execute("EXPLAIN QUERY PLAN " + CHAT_LIST_SQL, (50, 0))
             ]
             db.set_progress_handler(count, 100)
-        newest = store.conversations(limit=50)
-        with store._database.reading() as db:
+        newest = store.list_conversations(limit=50)
+        with store._database.read_transaction() as db:
             db.set_progress_handler(None, 0)
-        everything = store.conversations()
+        everything = store.list_conversations()
     assert "SCAN c USING INDEX conversation_listed" in plan
     assert not [line for line in plan if "TEMP B-TREE" in line or line.startswith("SCAN t")]
     assert not [line for line in plan if line.startswith("SCAN r")]

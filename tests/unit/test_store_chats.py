@@ -37,7 +37,7 @@ PROVENANCE = Provenance(
     context_length=512,
     prompt_hash="00ff",
     versions={"torch": "2"},
-    added=("no-lists",),
+    plugin_processors=("no-lists",),
 )
 
 
@@ -62,13 +62,13 @@ def add_chat(store: Store, title: str = "", turns: int = 2) -> Conversation:
                 usage=Usage(10, 4, 3, 0.25, 1.5),
                 settings='{"seed": 2}',
             )
-        store.choose(turn.id, replies[0].id)
+        store.choose_reply(turn.id, replies[0].id)
         store.save_provenance(replies[0].id, dataclasses.replace(PROVENANCE, model=f"m{number}"))
         passages = [Passage("b", "b.md", 0.5, {"n": [1]}), Passage("a", "a.md", 0.75)]
         store.save_passages(turn.id, passages)
         store.annotate(turn.id, None, [Annotation("p", "mood", "joy")])
         store.annotate(turn.id, replies[1].id, [Annotation("p", "mood", "sad", 0.5)])
-        store.set_standing(turn.id, ContextPolicy.SUMMARISED, f"summary {number}")
+        store.set_context_policy(turn.id, ContextPolicy.SUMMARISED, f"summary {number}")
     return store.conversation(chat.id)
 
 
@@ -76,7 +76,7 @@ def without_ids(store: Store, chat: Conversation) -> list[object]:
     """A chat's turns and all that belongs to them, comparable with those of a copy."""
     return [
         (
-            dataclasses.replace(turn, id=0, chosen=None, replies=(), annotations=()),
+            dataclasses.replace(turn, id=0, active_reply_id=None, replies=(), annotations=()),
             turn.reply and turn.reply.version,
             [(dataclasses.replace(r, id=0), store.provenance(r.id)) for r in turn.replies],
             store.passages(turn.id),
@@ -136,7 +136,7 @@ def test_a_chat_from_elsewhere_comes_in_as_it_is(store: Store) -> None:
     assert dataclasses.replace(added, id=chat.id, turns=chat.turns) == chat
     again = store.add_conversation(added, store.passages, store.annotations, store.provenance)
     assert without_ids(store, again) == without_ids(store, added)
-    assert not store.conversations(limit=1)[0].unfinished
+    assert not store.list_conversations(limit=1)[0].unfinished
 
 
 def test_a_chat_that_fails_to_come_in_leaves_nothing(store: Store) -> None:
@@ -144,13 +144,13 @@ def test_a_chat_that_fails_to_come_in_leaves_nothing(store: Store) -> None:
     turns = (Turn(1, 0, Message("user", "q")), Turn(2, 1, Message("user", "r"), replies))
     with pytest.raises(StoreError):
         store.add_conversation(Conversation(id=1, turns=turns))
-    assert (store.conversations(), store.sent(), store.search("q")) == ([], [], [])
+    assert (store.list_conversations(), store.recent_inputs(), store.search("q")) == ([], [], [])
 
 
 def test_a_chat_in_the_trash_is_out_of_sight_and_comes_back_whole(store: Store) -> None:
     kept, gone = add_chat(store, "Kept"), add_chat(store, "Gone")
     store.trash(gone.id)
-    assert [chat.id for chat in store.conversations()] == [kept.id]
+    assert [chat.id for chat in store.list_conversations()] == [kept.id]
     assert {hit.conversation_id for hit in store.search("question")} == {kept.id}
     assert {hit.conversation_id for hit in store.search("answer")} == {kept.id}
     assert store.search("gone") == []
@@ -185,7 +185,7 @@ def test_emptying_the_trash_takes_what_was_there_before_a_time(store: Store) -> 
     store.restore(new.id)
     store.trash(new.id)
     assert (store.empty_trash(), store.empty_trash()) == (1, 0)
-    assert [chat.id for chat in store.conversations()] == [kept.id]
+    assert [chat.id for chat in store.list_conversations()] == [kept.id]
     store.trash(kept.id)
     store.delete(kept.id)
     with pytest.raises(StoreError, match=f"no chat {kept.id}"):
@@ -196,7 +196,7 @@ def test_nothing_of_a_chat_is_left_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "chats.db"
     with Store(path) as store:
         ids = [add_words(store, word) for word in ("quince", "medlar", "sorb")]
-        with store._database.reading() as db:
+        with store._database.read_transaction() as db:
             made = [bytes(row["content"]) for row in db.execute("SELECT content FROM provenance")]
         store.trash(ids[0])
         assert store.empty_trash() == 1
@@ -212,7 +212,7 @@ def add_words(store: Store, word: str) -> int:
     chat = store.create_conversation(f"{word} title", f"{word} system")
     store.set_sampling(chat.id, Sampling(stop=(f"{word} stop",)))
     turn = store.add_turn(chat.id, f"{word} question")
-    store.set_standing(turn.id, ContextPolicy.SUMMARISED, f"{word} summary")
+    store.set_context_policy(turn.id, ContextPolicy.SUMMARISED, f"{word} summary")
     reply = store.start_reply(turn.id, model="m")
     store.save_provenance(reply.id, dataclasses.replace(PROVENANCE, prompt_hash=word))
     store.save_draft(chat.id, f"{word} draft")
@@ -224,7 +224,7 @@ def test_provenance_and_drafts_go_with_their_chat(store: Store) -> None:
     store.save_draft(chat.id, "half")
     store.save_draft(None, "new")
     store.delete(chat.id)
-    with store._database.reading() as db:
+    with store._database.read_transaction() as db:
         assert db.execute("SELECT count(*) FROM provenance").fetchone()[0] == 0
         assert [row["text"] for row in db.execute("SELECT text FROM draft")] == ["new"]
 
@@ -251,13 +251,13 @@ def test_drafts_are_kept_for_each_chat_and_for_the_new_one(store: Store) -> None
 def test_pinned_chats_come_first(store: Store) -> None:
     ids = [store.create_conversation(f"T{number}").id for number in range(4)]
     store.set_pinned(ids[1], True)
-    listed = store.conversations()
+    listed = store.list_conversations()
     assert [chat.id for chat in listed] == [ids[1], ids[3], ids[2], ids[0]]
     assert [chat.pinned for chat in listed] == [True, False, False, False]
-    assert [chat.id for chat in store.conversations(limit=2, offset=1)] == [ids[3], ids[2]]
+    assert [chat.id for chat in store.list_conversations(limit=2, offset=1)] == [ids[3], ids[2]]
     assert store.conversation(ids[1]).pinned
     store.set_pinned(ids[1], False)
-    assert [chat.id for chat in store.conversations()] == ids[::-1]
+    assert [chat.id for chat in store.list_conversations()] == ids[::-1]
 
 
 def test_a_chats_own_sampling(store: Store) -> None:
@@ -267,7 +267,7 @@ def test_a_chats_own_sampling(store: Store) -> None:
     kept = store.conversation(chat.id)
     assert kept.sampling == Sampling(temperature=0.0, seed=2**63 - 1, stop=("\n\n",))
     assert kept.updated == chat.updated
-    with store._database.writing() as db:
+    with store._database.write_transaction() as db:
         db.execute("UPDATE conversation SET sampling = '{\"temperature\": 99}'")
     with pytest.raises(StoreError, match=f"settings of chat {chat.id} are damaged"):
         store.conversation(chat.id)
@@ -275,15 +275,15 @@ def test_a_chats_own_sampling(store: Store) -> None:
 
 def test_standing_and_summary(store: Store) -> None:
     turn = store.add_turn(store.create_conversation().id, "?")
-    assert (turn.standing, turn.summary) == (ContextPolicy.AUTO, "")
-    turn = store.set_standing(turn.id, ContextPolicy.SUMMARISED, "short")
-    assert (turn.standing, turn.summary) == (ContextPolicy.SUMMARISED, "short")
-    turn = store.set_standing(turn.id, ContextPolicy.DROPPED)
-    assert (turn.standing, turn.summary) == (ContextPolicy.DROPPED, "short")
-    assert store.set_standing(turn.id, ContextPolicy.AUTO, "") == store.turn(turn.id)
+    assert (turn.context_policy, turn.summary) == (ContextPolicy.AUTO, "")
+    turn = store.set_context_policy(turn.id, ContextPolicy.SUMMARISED, "short")
+    assert (turn.context_policy, turn.summary) == (ContextPolicy.SUMMARISED, "short")
+    turn = store.set_context_policy(turn.id, ContextPolicy.DROPPED)
+    assert (turn.context_policy, turn.summary) == (ContextPolicy.DROPPED, "short")
+    assert store.set_context_policy(turn.id, ContextPolicy.AUTO, "") == store.turn(turn.id)
     assert store.turn(turn.id).summary == ""
     with pytest.raises(StoreError, match="no turn 99"):
-        store.set_standing(99, ContextPolicy.PINNED)
+        store.set_context_policy(99, ContextPolicy.PINNED)
 
 
 def test_provenance_comes_back_and_the_newest_counts(store: Store) -> None:
@@ -303,7 +303,7 @@ def test_damaged_provenance_is_said_and_the_chat_still_opens(content: bytes) -> 
     with Store(None) as store:
         chat = add_chat(store, turns=1)
         (turn,) = chat.turns
-        with store._database.writing() as db:
+        with store._database.write_transaction() as db:
             db.execute("UPDATE provenance SET content = ?", (content,))
         with pytest.raises(StoreError, match="is damaged"):
             store.provenance(turn.replies[0].id)
@@ -316,13 +316,13 @@ def test_sent_messages_newest_first_each_once(store: Store) -> None:
     for text in ("one", "two", "one", "three"):
         store.add_turn(first.id, text)
     store.add_turn(second.id, "secret")
-    assert store.sent() == ["secret", "three", "one", "two"]
-    assert store.sent(2) == ["secret", "three"]
+    assert store.recent_inputs() == ["secret", "three", "one", "two"]
+    assert store.recent_inputs(2) == ["secret", "three"]
     store.fork(first.id)
-    assert store.sent() == ["secret", "three", "one", "two"]
+    assert store.recent_inputs() == ["secret", "three", "one", "two"]
     store.trash(second.id)
-    assert store.sent() == ["three", "one", "two"]
-    with store._database.reading() as db:
+    assert store.recent_inputs() == ["three", "one", "two"]
+    with store._database.read_transaction() as db:
         plan = [row["detail"] for row in db.execute("EXPLAIN QUERY PLAN " + RECENT_INPUTS_SQL)]
     assert not [line for line in plan if "TEMP B-TREE" in line]
 
@@ -359,21 +359,23 @@ def test_forks_the_trash_and_imports_leave_the_database_whole(tmp_path: Path) ->
 
 
 def test_what_plugins_keep_with_a_chat_is_stored_and_copied(store: Store) -> None:
-    chat = store.create_conversation(kept={"rag": {"index": "manual"}}, without=["mood"])
+    chat = store.create_conversation(
+        plugin_data={"rag": {"index": "manual"}}, disabled_plugins=["mood"]
+    )
     store.add_turn(chat.id, "Translate: Hello", "Hello")
-    store.keep(chat.id, "lora", {"adapter": "instruct", "weight": 0.5})
-    store.keep(chat.id, "rag", {})
-    store.set_without(chat.id, ["arena", "mood"])
+    store.set_plugin_data(chat.id, "lora", {"adapter": "instruct", "weight": 0.5})
+    store.set_plugin_data(chat.id, "rag", {})
+    store.set_disabled_plugins(chat.id, ["arena", "mood"])
     for stored in (store.conversation(chat.id), store.fork(chat.id)):
-        assert stored.kept == {"lora": {"adapter": "instruct", "weight": 0.5}}
-        assert stored.without == {"arena", "mood"}
+        assert stored.plugin_data == {"lora": {"adapter": "instruct", "weight": 0.5}}
+        assert stored.disabled_plugins == {"arena", "mood"}
         assert stored.turns[0].user.content == "Translate: Hello"
-        assert stored.turns[0].typed == "Hello"
+        assert stored.turns[0].raw_input == "Hello"
 
 
 def test_a_value_json_does_not_have_is_refused_and_nothing_changes(store: Store) -> None:
-    chat = store.create_conversation(kept={"rag": {"index": "manual"}})
+    chat = store.create_conversation(plugin_data={"rag": {"index": "manual"}})
     for value in (float("nan"), {1, 2}):
         with pytest.raises((TypeError, ValueError)):
-            store.keep(chat.id, "rag", {"index": value})
-    assert store.conversation(chat.id).kept == {"rag": {"index": "manual"}}
+            store.set_plugin_data(chat.id, "rag", {"index": value})
+    assert store.conversation(chat.id).plugin_data == {"rag": {"index": "manual"}}

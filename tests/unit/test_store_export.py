@@ -55,7 +55,7 @@ def test_markdown_of_a_reply_that_was_cut_off_or_failed() -> None:
 
 def test_markdown_shows_the_chosen_version_and_a_turn_without_reply() -> None:
     versions = (Reply(1, 1, "first", StopReason.END), Reply(2, 2, "second", StopReason.END))
-    chosen = dataclasses.replace(turn("q", *versions), chosen=1)
+    chosen = dataclasses.replace(turn("q", *versions), active_reply_id=1)
     text = export.to_markdown(chat(chosen, turn("alone")))
     assert "first" in text
     assert "second" not in text
@@ -75,7 +75,7 @@ def test_jsonl_has_everything_of_the_store() -> None:
         first = store.start_reply(asked.id, model="m", adapter="a", settings='{"seed": 4}')
         second = store.start_reply(asked.id, model="m", settings="not json")
         store.save_provenance(second.id, Provenance((), Sampling(), "made"))
-        store.set_standing(asked.id, ContextPolicy.PINNED, "short")
+        store.set_context_policy(asked.id, ContextPolicy.PINNED, "short")
         store.set_sampling(made.id, Sampling(temperature=0.5))
         store.set_pinned(made.id, True)
         store.save_passages(asked.id, [Passage("p", "s", 0.5, {"line": 3, "ranks": [1, 2]})])
@@ -110,7 +110,7 @@ def test_jsonl_has_everything_of_the_store() -> None:
 
 def test_chatml_is_what_the_model_reads() -> None:
     reply = Reply(1, 1, "a", StopReason.END)
-    dropped = dataclasses.replace(turn("not this"), standing=ContextPolicy.DROPPED)
+    dropped = dataclasses.replace(turn("not this"), context_policy=ContextPolicy.DROPPED)
     pieces = export.to_chatml([chat(turn("q\nq", reply), dropped, system="s"), chat(turn("r"))])
     assert "".join(pieces) == (
         "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq\nq<|im_end|>\n"

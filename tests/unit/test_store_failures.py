@@ -23,12 +23,12 @@ def test_a_full_disk_fails_the_write_and_keeps_all_before_it(path: Path) -> None
         chat = store.create_conversation("kept")
         turn = store.add_turn(chat.id, "question")
         reply = store.start_reply(turn.id, model="m")
-        store.journal(reply.id, "half")
+        store.journal_reply(reply.id, "half")
         writer = store._database._writer
         (pages,) = writer.execute("PRAGMA page_count").fetchone()
         writer.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreError, match="The disk is full") as caught:
-            store.journal(reply.id, "x" * 1_000_000)
+            store.journal_reply(reply.id, "x" * 1_000_000)
         assert str(path) in caught.value.message
         assert "Free some space" in caught.value.hint
         assert store.turn(turn.id).replies[0].text == "half"
@@ -98,7 +98,7 @@ def test_a_damaged_page_is_said_and_nothing_is_changed(path: Path) -> None:
     content[page : page + 4096] = b"\xde\xad" * 2048
     path.write_bytes(content)
     with Store(path) as store, pytest.raises(StoreError, match="damaged") as caught:
-        for summary in store.conversations():
+        for summary in store.list_conversations():
             store.conversation(summary.id)
     assert f"sqlite3 {path} .recover" in caught.value.hint
     assert path.read_bytes() == content
@@ -137,15 +137,15 @@ def test_a_migration_that_fails_leaves_the_format_before_it(
         with pytest.raises(StoreError, match="already exists"):
             Store(path)
     with Store(path) as store:
-        assert store.conversations()[0].title == "kept"
-        with store._database.reading() as db:
+        assert store.list_conversations()[0].title == "kept"
+        with store._database.read_transaction() as db:
             assert db.execute("SELECT 1 FROM sqlite_master WHERE name = 'added'").fetchone() is None
 
 
 def test_a_failed_write_leaves_no_half_of_it(path: Path) -> None:
     with Store(path) as store:
         turn = store.add_turn(store.create_conversation().id, "q")
-        with store._database.writing() as db:
+        with store._database.write_transaction() as db:
             db.execute(
                 "CREATE TRIGGER refuse BEFORE UPDATE OF chosen ON turn"
                 " BEGIN SELECT raise(ABORT, 'refused'); END"
@@ -159,7 +159,7 @@ def test_a_closed_store_says_so(path: Path) -> None:
     store = Store(path)
     store.close()
     with pytest.raises(StoreError, match="closed"):
-        store.conversations()
+        store.list_conversations()
 
 
 def test_a_damaged_time_is_told(tmp_path: Path) -> None:
@@ -170,6 +170,6 @@ def test_a_damaged_time_is_told(tmp_path: Path) -> None:
         database.execute("UPDATE conversation SET updated = 'yesterday'")
     database.close()
     with Store(path) as store:
-        for read in (store.conversations, lambda: store.conversation(chat)):
+        for read in (store.list_conversations, lambda: store.conversation(chat)):
             with pytest.raises(StoreError, match="'yesterday'"):
                 read()

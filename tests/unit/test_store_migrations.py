@@ -46,7 +46,7 @@ def test_the_first_format_becomes_the_newest_without_loss(tmp_path: Path) -> Non
             assert chat.created == chat.updated == datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
             assert (chat.sampling, chat.pinned, chat.forked_from) == (Sampling(), False, None)
             (turn,) = chat.turns
-            assert (turn.user.content, turn.standing, turn.summary) == (
+            assert (turn.user.content, turn.context_policy, turn.summary) == (
                 "The question?",
                 ContextPolicy.AUTO,
                 "",
@@ -58,7 +58,7 @@ def test_the_first_format_becomes_the_newest_without_loss(tmp_path: Path) -> Non
             assert store.passages(5) == [Passage("text", "source", 0.5)]
             assert store.annotations(5) == [(7, Annotation("p", "n", "v", 0.25))]
             assert store.provenance(7) is None
-            assert [chat.id for chat in store.conversations()] == [4, 3]
+            assert [chat.id for chat in store.list_conversations()] == [4, 3]
             assert [hit.role for hit in store.search("elan")] == [None]
             assert {hit.reply_id for hit in store.search("answer")} == {7, 8}
     with Store(path) as store:

@@ -64,7 +64,7 @@ def test_processes_open_a_new_database_and_write_at_once(tmp_path: Path) -> None
         writer.communicate(timeout=120)
         assert writer.returncode == 0
     with Store(path) as store:
-        listed = store.conversations()
+        listed = store.list_conversations()
         assert sorted(chat.title for chat in listed) == names
         assert not any(chat.unfinished for chat in listed)
         shared = store.conversation(1)
@@ -96,7 +96,7 @@ def test_kill_9_loses_at_most_the_text_being_written(tmp_path: Path) -> None:
     last = int(rest[-1]) if rest else last
 
     with Store(path) as store:
-        (summary,) = store.conversations()
+        (summary,) = store.list_conversations()
         assert summary.unfinished
         reply = store.conversation(summary.id).turns[0].reply
         assert reply is not None

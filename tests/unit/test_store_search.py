@@ -138,8 +138,8 @@ def test_a_text_is_found_by_each_of_its_words(words: list[str], data: st.DataObj
 def test_a_renewed_reply_is_found_by_its_new_words_only(store: Store) -> None:
     turn = store.add_turn(store.create_conversation().id, "q")
     reply = store.start_reply(turn.id, model="m")
-    store.journal(reply.id, "oldword")
-    store.journal(reply.id, "newword")
+    store.journal_reply(reply.id, "oldword")
+    store.journal_reply(reply.id, "newword")
     assert store.search("oldword") == []
     assert [hit.reply_id for hit in store.search("newword")] == [reply.id]
 

@@ -60,8 +60,10 @@ class Busy:
 
     @hookimpl
     def adjust_request(self, request: Request) -> Request:
-        calm = request.sampling.over(Sampling(temperature=0.25, stop=("\n",)))
-        return dataclasses.replace(request, sampling=calm, processors=(loud,), adapter="pirate")
+        calm = request.sampling.with_fallback(Sampling(temperature=0.25, stop=("\n",)))
+        return dataclasses.replace(
+            request, sampling=calm, logits_processors=(loud,), adapter="pirate"
+        )
 
     @hookimpl
     def turn_finished(self, turn: Turn) -> None: ...
@@ -109,8 +111,8 @@ def test_each_call_of_a_turn_is_kept_with_what_it_changed(store: Store) -> None:
     turn = newest(session)
     message, reply = store.traces(turn.id)
     assert turn.reply is not None
-    assert (message.reply, reply.reply) == (None, turn.reply.id)
-    assert [(call.plugin, call.hook, call.said) for call in message.calls] == [
+    assert (message.reply_id, reply.reply_id) == (None, turn.reply.id)
+    assert [(call.plugin, call.hook, call.result_summary) for call in message.calls] == [
         ("busy", "write_message", "a message of 26 characters"),
         ("busy", "annotate_message", "mood calm (0.50)"),
         ("busy", "retrieve_passages", "3 passages: a.md, b.md"),
@@ -118,8 +120,8 @@ def test_each_call_of_a_turn_is_kept_with_what_it_changed(store: Store) -> None:
     assert message.calls[0].changes == (Change("message", "Is it?", "Answer in one word. Is it?"),)
     assert 0.01 <= message.calls[2].seconds < message.seconds < 5
     built, adjusted, labelled, finished = reply.calls
-    assert built.said == "2 messages"
-    assert [(c.what, c.after) for c in built.changes] == [
+    assert built.result_summary == "2 messages"
+    assert [(c.target, c.after) for c in built.changes] == [
         ("message 1 (system)", "Be quick."),
         ("message 2 (user)", "Answer in one word. Is it?"),
     ]
@@ -130,8 +132,10 @@ def test_each_call_of_a_turn_is_kept_with_what_it_changed(store: Store) -> None:
         ("adapter", "", "pirate"),
         ("logits processors", "", "loud"),
     ]
-    assert (labelled.hook, labelled.said) == ("annotate_message", "mood calm (0.50)")
-    assert finished == dataclasses.replace(finished, hook="turn_finished", said="", changes=())
+    assert (labelled.hook, labelled.result_summary) == ("annotate_message", "mood calm (0.50)")
+    assert finished == dataclasses.replace(
+        finished, hook="turn_finished", result_summary="", changes=()
+    )
 
 
 def test_what_fails_is_kept_and_the_cores_messages_are_used(store: Store) -> None:
@@ -149,7 +153,7 @@ def test_what_fails_is_kept_and_the_cores_messages_are_used(store: Store) -> Non
     ]
     asked = [(m.role, m.content) for m in engine.requests[0].messages]
     assert asked == [("system", "Be kind."), ("user", "Hi")]
-    assert newest(session).typed == ""
+    assert newest(session).raw_input == ""
     assert sum(isinstance(event, Notice) for event in events) == 3
 
 
@@ -213,7 +217,7 @@ def test_regenerating_and_going_on_are_kept_with_their_reply(store: Store) -> No
     list(session.continue_reply())
     turn = newest(session)
     first, second = turn.replies
-    assert [trace.reply for trace in store.traces(turn.id)] == [
+    assert [trace.reply_id for trace in store.traces(turn.id)] == [
         None, first.id, second.id, second.id,
     ]  # fmt: skip
     assert [call.hook for call in store.traces(turn.id)[2].calls] == [
@@ -252,7 +256,7 @@ def test_a_plugin_that_is_off_in_the_chat_is_called_in_no_hook_of_a_turn(store: 
     assert [m.content for m in engine.requests[1].messages] == ["Be kind.", "Hi"]
     assert engine.requests[1].adapter is None
     assert [m.content for m in session.preview("More").request.messages][-1] == "More"
-    store.set_without(session.conversation_id, ())
+    store.set_disabled_plugins(session.conversation_id, ())
     list(session.send("More"))
     assert newest(session).user.content == "Answer in one word. More"
     assert "busy" in {call.plugin for call in store.traces(newest(session).id)[0].calls}
@@ -306,7 +310,7 @@ def test_a_fork_has_its_own_and_erasing_a_chat_erases_it(tmp_path: Path) -> None
         mine, theirs = store.traces(turn.id), store.traces(copied.id)
         assert [trace.calls for trace in theirs] == [trace.calls for trace in mine]
         assert copied.reply is not None
-        assert [trace.reply for trace in theirs] == [None, copied.reply.id]
+        assert [trace.reply_id for trace in theirs] == [None, copied.reply.id]
         store.delete(original.id)
         assert store.traces(turn.id) == []
         assert len(store.traces(copied.id)) == 2
@@ -334,7 +338,7 @@ def test_a_trace_goes_out_and_comes_back_as_it_was(store: Store, tmp_path: Path)
         assert [t.calls for t in other.traces(copied.id)] == [
             t.calls for t in store.traces(turn.id)
         ]
-        assert [t.reply for t in other.traces(copied.id)] == [None, copied.reply.id, None]
+        assert [t.reply_id for t in other.traces(copied.id)] == [None, copied.reply.id, None]
 
 
 def test_the_lines_of_a_chat_name_each_call_and_are_safe_to_print(store: Store) -> None:
@@ -418,7 +422,7 @@ def test_no_call_takes_much_room() -> None:
         request,
         messages=tuple(Message("user", "x" * 100_000) for _ in long),
         sampling=Sampling(stop=tuple(f"{n} " * 1000 for n in range(20))),
-        processors=(loud,) * 500,
+        logits_processors=(loud,) * 500,
     )
     kept = find_changes(request, after)
     assert len(kept) == changing.MAX_CHANGES + 1

@@ -54,7 +54,7 @@ def in_the_guide(key: str) -> str:
 def expected(command: Command) -> tuple[str, str]:
     keys = ", ".join(in_the_guide(key) for key in command.key.split(",") if key)
     typed = f"/{command.name} {command.argument}".strip()
-    return keys, f"`{typed if command.typed else command.name}`"
+    return keys, f"`{typed if command.is_slash_command else command.name}`"
 
 
 def tables() -> list[list[tuple[str, str]]]:

@@ -20,7 +20,9 @@ from chatlm.types.sampling import DEFAULT_SAMPLING, INTEGER_SETTINGS, RANGES, Sa
 
 def turn(position: int, *replies: Reply, chosen: int | None = None) -> Turn:
     user = Message("user", f"q{position}")
-    return Turn(id=position + 1, position=position, user=user, replies=replies, chosen=chosen)
+    return Turn(
+        id=position + 1, position=position, user=user, replies=replies, active_reply_id=chosen
+    )
 
 
 def test_only_replies_that_were_cut_short_can_go_on() -> None:
@@ -107,10 +109,10 @@ def test_an_unknown_setting_is_named_beside_those_there_are() -> None:
 
 def test_over_fills_only_what_is_open() -> None:
     mine = Sampling(temperature=0.0, stop=("x",))
-    filled = mine.over(DEFAULT_SAMPLING)
+    filled = mine.with_fallback(DEFAULT_SAMPLING)
     assert (filled.temperature, filled.stop) == (0.0, ("x",))
     assert filled.top_p == DEFAULT_SAMPLING.top_p
-    assert Sampling().over(mine) == mine
+    assert Sampling().with_fallback(mine) == mine
 
 
 SAMPLINGS = st.builds(
@@ -129,7 +131,7 @@ def test_json_gives_sampling_back(sampling: Sampling) -> None:
 
 @given(SAMPLINGS, SAMPLINGS, SAMPLINGS)
 def test_over_is_associative(a: Sampling, b: Sampling, c: Sampling) -> None:
-    assert a.over(b).over(c) == a.over(b.over(c))
+    assert a.with_fallback(b).with_fallback(c) == a.with_fallback(b.with_fallback(c))
 
 
 @pytest.mark.parametrize("name", chatlm.__all__)

@@ -76,24 +76,24 @@ class _SequenceStruct(ctypes.Structure):
 class PackedMatrix:
     """A matrix as the kernel reads it."""
 
-    bands: Tensor
+    panels: Tensor
     """Bytes."""
     scales: Tensor
     """(bands, width / 64, 16), bfloat16; of use with int8 only."""
     bias: Tensor | None
     """(bands · 16,), float32"""
-    count: int
+    rows: int
     """Rows; 16 are a band."""
     width: int
     format: WeightFormat
 
-    def structure(self) -> Any:
+    def as_struct(self) -> Any:
         """What the kernel takes; of use while this object lives."""
         return _PackedMatrixStruct(
-            self.bands.data_ptr(),
+            self.panels.data_ptr(),
             self.scales.data_ptr(),
             None if self.bias is None else self.bias.data_ptr(),
-            self.count,
+            self.rows,
             self.width,
             _FORMAT_CODES[self.format],
         )
@@ -131,21 +131,23 @@ class Kernel:
         self.functions = functions
         self.dtype = dtype
 
-    def pack(self, parts: Sequence[Linear], form: WeightFormat) -> PackedMatrix:
+    def pack(self, matrices: Sequence[Linear], weight_format: WeightFormat) -> PackedMatrix:
         """Matrices of the same width, one below the other, as one packed matrix.
 
         Raises:
             ValueError: a matrix has another width or number format.
             MemoryError: there is no room for it.
         """
-        columns = parts[0].weight.shape[1]
-        count = sum(part.weight.shape[0] for part in parts)
+        columns = matrices[0].weight.shape[1]
+        count = sum(part.weight.shape[0] for part in matrices)
         width = -(-columns // _ROW_MULTIPLE) * _ROW_MULTIPLE
         whole = -(-count // LANES) * LANES
-        bands = allocate_huge_pages(whole * self.functions.row_bytes(_FORMAT_CODES[form], width))
+        bands = allocate_huge_pages(
+            whole * self.functions.row_bytes(_FORMAT_CODES[weight_format], width)
+        )
         scales = torch.zeros((whole // LANES, width // _ROW_MULTIPLE, LANES), dtype=torch.bfloat16)
         at = 0
-        for part in parts:
+        for part in matrices:
             weight = part.weight
             if weight.shape[1] != columns or weight.dtype != self.dtype:
                 raise ValueError("a matrix of another width or number format")
@@ -154,7 +156,7 @@ class Kernel:
                 weight.data_ptr(),
                 weight.shape[0],
                 columns,
-                _FORMAT_CODES[form],
+                _FORMAT_CODES[weight_format],
                 width,
                 at,
                 bands.data_ptr(),
@@ -162,11 +164,11 @@ class Kernel:
             ):
                 raise MemoryError
             at += weight.shape[0]
-        biases = [part.bias for part in parts if part.bias is not None]
-        if biases and len(biases) != len(parts):
+        biases = [part.bias for part in matrices if part.bias is not None]
+        if biases and len(biases) != len(matrices):
             raise ValueError("some matrices have a bias and some have none")
         bias = torch.cat([*biases, torch.zeros(whole - count)]).float() if biases else None
-        return PackedMatrix(bands, scales, bias, count, width, form)
+        return PackedMatrix(bands, scales, bias, count, width, weight_format)
 
 
 class CDecoder:
@@ -174,9 +176,9 @@ class CDecoder:
 
     Args:
         kernel: compiled for the weights' number format.
-        shape: of the model.
+        config: of the model.
         weights: of the model.
-        form: format of the packed matrices, None for what `fitting` says; with int4 the output
+        weight_format: format of the packed matrices, None for what `fitting` says; with int4 the output
             matrix is int8.
         threads: at least one.
 
@@ -187,79 +189,81 @@ class CDecoder:
     def __init__(
         self,
         kernel: Kernel,
-        shape: ModelConfig,
+        config: ModelConfig,
         weights: ModelWeights[Linear],
-        form: WeightFormat | None,
+        weight_format: WeightFormat | None,
         threads: int,
     ) -> None:
-        if weights.embedding.dtype != kernel.dtype or threads < 1:
+        if weights.embed_tokens.dtype != kernel.dtype or threads < 1:
             raise ValueError("a kernel for another number format, or no thread")
-        self._shape, self._kernel = shape, kernel
-        self._embedding = weights.embedding.contiguous()
-        self._alive: list[Any] = []
+        self._config, self._kernel = config, kernel
+        self._embedding = weights.embed_tokens.contiguous()
+        self._keepalive: list[Any] = []
         """What the kernel points to."""
         self.formats: set[WeightFormat] = set()
         """Of the layers' matrices."""
         with ThreadPoolExecutor(threads) as pool:
-            head_form: WeightFormat = "bf16" if form == "bf16" else "int8"
-            head = pool.submit(self._packed, head_form, weights.head)
-            layers = list(pool.map(lambda layer: self._layer(layer, form), weights.layers))
+            head_form: WeightFormat = "bf16" if weight_format == "bf16" else "int8"
+            head = pool.submit(self._pack, head_form, weights.lm_head)
+            layers = list(
+                pool.map(lambda layer: self._pack_layer(layer, weight_format), weights.layers)
+            )
         model = _ModelStruct(
-            shape.layers, shape.hidden, shape.heads, shape.key_heads, shape.head_size, shape.inner,
-            shape.epsilon,
+            config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.intermediate_size,
+            config.rms_norm_eps,
             self._embedding.data_ptr(),
             (_LayerStruct * len(layers))(*layers),
-            self._floats(weights.norm),
+            self._float_pointer(weights.norm),
             head.result(),
         )  # fmt: skip
         handle = kernel.functions.open_decoder(ctypes.byref(model), threads)
         if not handle:
             raise MemoryError
         self._handle = c_void_p(handle)
-        self._alive.append(model)
+        self._keepalive.append(model)
         self.close = weakref.finalize(self, kernel.functions.close_decoder, self._handle)
         self.close.atexit = False  # a thread may still be decoding when the program ends
 
-    def _packed(self, form: WeightFormat, *parts: Linear) -> Any:
-        packed = self._kernel.pack(parts, form)
-        self._alive.append(packed)
-        return packed.structure()
+    def _pack(self, weight_format: WeightFormat, *matrices: Linear) -> Any:
+        packed = self._kernel.pack(matrices, weight_format)
+        self._keepalive.append(packed)
+        return packed.as_struct()
 
-    def _floats(self, tensor: Tensor | None) -> int | None:
+    def _float_pointer(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
             return None
-        self._alive.append(kept := tensor.float().contiguous())
+        self._keepalive.append(kept := tensor.float().contiguous())
         return kept.data_ptr()
 
-    def _layer(self, layer: LayerWeights[Linear], form: WeightFormat | None) -> Any:
+    def _pack_layer(self, layer: LayerWeights[Linear], weight_format: WeightFormat | None) -> Any:
         def chosen(*parts: Linear) -> WeightFormat:
-            self.formats.add(found := form or choose_format(parts))
+            self.formats.add(found := weight_format or choose_format(parts))
             return found
 
-        inner = chosen(layer.gate, layer.up)  # the kernel takes pieces of both at once
-        projected = (layer.query, layer.key, layer.value)
+        inner = chosen(layer.gate_proj, layer.up_proj)  # the kernel takes pieces of both at once
+        projected = (layer.q_proj, layer.k_proj, layer.v_proj)
         return _LayerStruct(
-            self._packed(chosen(*projected), *projected),
-            self._packed(chosen(layer.output), layer.output),
-            self._packed(inner, layer.gate),
-            self._packed(inner, layer.up),
-            self._packed(chosen(layer.down), layer.down),
-            self._floats(layer.attention_norm),
-            self._floats(layer.mlp_norm),
-            self._floats(layer.query_norm),
-            self._floats(layer.key_norm),
+            self._pack(chosen(*projected), *projected),
+            self._pack(chosen(layer.o_proj), layer.o_proj),
+            self._pack(inner, layer.gate_proj),
+            self._pack(inner, layer.up_proj),
+            self._pack(chosen(layer.down_proj), layer.down_proj),
+            self._float_pointer(layer.input_layernorm),
+            self._float_pointer(layer.post_attention_layernorm),
+            self._float_pointer(layer.q_norm),
+            self._float_pointer(layer.k_norm),
         )
 
-    def packed(self, additions: LoraWeights) -> PackedAdapter:
+    def pack_adapter(self, lora: LoraWeights) -> PackedAdapter:
         """See `TokenDecoder.packed`."""
-        return PackedAdapter(self._shape, additions, self._kernel.dtype)
+        return PackedAdapter(self._config, lora, self._kernel.dtype)
 
     @property
-    def at_once(self) -> int:
+    def max_step_tokens(self) -> int:
         """See `TokenDecoder.at_once`."""
         return int(self._kernel.functions.most_at_once())
 
-    def decode(self, sequences: Sequence[SequenceInput], turns: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
         """See `TokenDecoder.decode`; every number is what a single token would give.
 
         Raises:
@@ -267,40 +271,46 @@ class CDecoder:
             MemoryError: there is no room.
         """
         tokens = [token for sequence in sequences for token in sequence.tokens]
-        if not 0 < len(tokens) <= self.at_once or not all(each.tokens for each in sequences):
+        if not 0 < len(tokens) <= self.max_step_tokens or not all(
+            each.tokens for each in sequences
+        ):
             raise ValueError(f"{len(tokens)} tokens at once")
-        if wrong := [token for token in tokens if not 0 <= token < self._shape.vocabulary]:
+        if wrong := [token for token in tokens if not 0 <= token < self._config.vocab_size]:
             raise ValueError(f"there is no token {wrong[0]}")
-        if len({id(each.memory) for each in sequences}) < len(sequences):
+        if len({id(each.kv_cache) for each in sequences}) < len(sequences):
             raise ValueError("one memory twice")
         structures = (_SequenceStruct * len(sequences))(
-            *(self._sequence(sequence, turns) for sequence in sequences)
+            *(self._sequence_struct(sequence, rope) for sequence in sequences)
         )
-        logits = torch.empty(len(tokens), self._shape.vocabulary)
+        logits = torch.empty(len(tokens), self._config.vocab_size)
         if self._kernel.functions.decode(
             self._handle,
             structures,
             len(sequences),
             (c_int64 * len(tokens))(*tokens),
-            turns.data_ptr(),
+            rope.data_ptr(),
             logits.data_ptr(),
         ):
             raise MemoryError
         for sequence in sequences:
-            sequence.memory.length += len(sequence.tokens)
+            sequence.kv_cache.length += len(sequence.tokens)
         return logits
 
-    def _sequence(self, sequence: SequenceInput, turns: Tensor) -> Any:
-        shape, memory = self._shape, sequence.memory
+    def _sequence_struct(self, sequence: SequenceInput, rope: Tensor) -> Any:
+        shape, memory = self._config, sequence.kv_cache
         length, count = memory.length, len(sequence.tokens)
         memory.reserve(length + count)
-        sides = memory.sides
-        row = -(-shape.head_size // LANES) * LANES
-        if sides.shape != (2, shape.layers, shape.key_heads, memory.room, row) or (
-            sides.dtype != self._kernel.dtype or not sides.is_contiguous()
-        ):
+        sides = memory.kv
+        row = -(-shape.head_dim // LANES) * LANES
+        if sides.shape != (
+            2,
+            shape.num_hidden_layers,
+            shape.num_key_value_heads,
+            memory.capacity,
+            row,
+        ) or (sides.dtype != self._kernel.dtype or not sides.is_contiguous()):
             raise ValueError("a memory of another model")
-        if turns.shape[0] < length + count or turns.shape[1] != shape.head_size:
+        if rope.shape[0] < length + count or rope.shape[1] != shape.head_dim:
             raise ValueError("angles of another model")
         adapter = sequence.adapter
         return _SequenceStruct(
@@ -332,31 +342,41 @@ class PackedAdapter:
     """See the module's sentence.
 
     Args:
-        shape: of the model.
-        additions: the adapter, which fits the model.
+        config: of the model.
+        lora: the adapter, which fits the model.
         dtype: the kernel's number format.
     """
 
-    def __init__(self, shape: ModelConfig, additions: LoraWeights, dtype: torch.dtype) -> None:
-        self._alive: list[Tensor] = []
+    def __init__(self, config: ModelConfig, lora: LoraWeights, dtype: torch.dtype) -> None:
+        self._keepalive: list[Tensor] = []
         """What the kernel points to."""
-        queries, keys = shape.heads * shape.head_size, shape.key_heads * shape.head_size
+        queries, keys = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        )
         first = {"key": queries, "value": queries + keys}
         packed = [
-            self._packed(layer.get(name), first.get(name, 0), dtype)
-            for layer in additions
+            self._pack(layer.get(name), first.get(name, 0), dtype)
+            for layer in lora
             for name in _LORA_TARGETS
         ]
-        self.structure = (_LoraPairStruct * len(packed))(*packed)
+        self.structs = (_LoraPairStruct * len(packed))(*packed)
         """(layers, targets); of use while this object lives."""
 
-    def _packed(self, low: LoraPair | None, first: int, dtype: torch.dtype) -> _LoraPairStruct:
-        if low is None:
+    def _pack(self, pair: LoraPair | None, first_row: int, dtype: torch.dtype) -> _LoraPairStruct:
+        if pair is None:
             return _LoraPairStruct()
-        rows, rank = low.up.shape
-        down = pad(low.down.to(dtype), (0, -low.down.shape[1] % LANES))
-        up = pad(low.up.to(dtype).T, (0, LANES + -rows % LANES)).contiguous()
-        self._alive += [down, up]
+        rows, rank = pair.lora_b.shape
+        down = pad(pair.lora_a.to(dtype), (0, -pair.lora_a.shape[1] % LANES))
+        up = pad(pair.lora_b.to(dtype).T, (0, LANES + -rows % LANES)).contiguous()
+        self._keepalive += [down, up]
         return _LoraPairStruct(
-            down.data_ptr(), up.data_ptr(), rank, down.shape[1], up.shape[1], first, rows, low.scale
+            down.data_ptr(),
+            up.data_ptr(),
+            rank,
+            down.shape[1],
+            up.shape[1],
+            first_row,
+            rows,
+            pair.scale,
         )

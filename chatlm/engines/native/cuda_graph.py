@@ -33,34 +33,34 @@ class CudaGraphDecoder:
     On other devices than CUDA the same steps are taken without a recording.
 
     Args:
-        shape: of the model.
+        config: of the model.
         weights: of the model, on its device.
     """
 
-    at_once = 1
+    max_step_tokens = 1
 
-    def __init__(self, shape: ModelConfig, weights: ModelWeights[Linear]) -> None:
-        self._shape = shape
+    def __init__(self, config: ModelConfig, weights: ModelWeights[Linear]) -> None:
+        self._config = config
         self._weights: ModelWeights[MatMul] = weights
         self._steps: WeakKeyDictionary[KVCache, _DecodeStep] = WeakKeyDictionary()
 
-    def packed(self, additions: LoraWeights) -> ModelWeights[MatMul]:
+    def pack_adapter(self, lora: LoraWeights) -> ModelWeights[MatMul]:
         """See `TokenDecoder.packed`."""
-        return with_lora(self._weights, additions)
+        return with_lora(self._weights, lora)
 
-    def decode(self, sequences: Sequence[SequenceInput], turns: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
         """See `TokenDecoder.decode`."""
         return torch.stack(
-            [self._one(each, token, turns) for each in sequences for token in each.tokens]
+            [self._decode_token(each, token, rope) for each in sequences for token in each.tokens]
         )
 
-    def _one(self, sequence: SequenceInput, token: int, turns: Tensor) -> Tensor:
-        memory, weights = sequence.memory, sequence.adapter or self._weights
+    def _decode_token(self, sequence: SequenceInput, token: int, rope: Tensor) -> Tensor:
+        memory, weights = sequence.kv_cache, sequence.adapter or self._weights
         memory.reserve(memory.length + 1)
         step = self._steps.get(memory)
-        if step is None or step.sides is not memory.sides or step.weights is not weights:
-            step = self._steps[memory] = _DecodeStep(self._shape, weights, memory.sides)
-        logits = step.take(token, memory.length, turns)
+        if step is None or step.kv is not memory.kv or step.weights is not weights:
+            step = self._steps[memory] = _DecodeStep(self._config, weights, memory.kv)
+        logits = step.run(token, memory.length, rope)
         memory.length += 1
         return logits
 
@@ -69,45 +69,45 @@ class _DecodeStep:
     """What is computed for one more token of one memory, all of it at fixed addresses.
 
     Args:
-        shape: of the model.
+        config: of the model.
         weights: of the model, with an adapter or without.
-        sides: see `Memory.sides`; they hold room for the token.
+        kv: see `Memory.sides`; they hold room for the token.
     """
 
-    def __init__(self, shape: ModelConfig, weights: ModelWeights[MatMul], sides: Tensor) -> None:
+    def __init__(self, config: ModelConfig, weights: ModelWeights[MatMul], kv: Tensor) -> None:
         self.weights = weights
-        self.sides = sides
-        self._shape = shape
-        self._token = torch.zeros(1, dtype=torch.long, device=sides.device)
-        self._position = torch.zeros(1, dtype=torch.long, device=sides.device)
-        self._turn = torch.zeros(1, shape.head_size, device=sides.device)
-        self._places = torch.arange(sides.shape[3], device=sides.device)
+        self.kv = kv
+        self._config = config
+        self._token = torch.zeros(1, dtype=torch.long, device=kv.device)
+        self._position = torch.zeros(1, dtype=torch.long, device=kv.device)
+        self._rope = torch.zeros(1, config.head_dim, device=kv.device)
+        self._cache_positions = torch.arange(kv.shape[3], device=kv.device)
         self._logits = torch.empty(0)
         self._replay: Callable[[], object] | None = None
 
-    def take(self, token: int, position: int, turns: Tensor) -> Tensor:
+    def run(self, token: int, position: int, rope: Tensor) -> Tensor:
         """The logits after a token at a position: (vocabulary,), float32."""
         self._token.fill_(token)
         self._position.fill_(position)
-        self._turn.copy_(turns[position : position + 1])
-        if self._replay is None and self.sides.is_cuda:
-            self._replay = self._recorded()
-        (self._replay or self._compute)()
+        self._rope.copy_(rope[position : position + 1])
+        if self._replay is None and self.kv.is_cuda:
+            self._replay = self._capture()
+        (self._replay or self._forward)()
         return self._logits.clone()  # the next replay writes into the same place
 
-    def _recorded(self) -> Callable[[], object]:
-        device = self.sides.device
+    def _capture(self) -> Callable[[], object]:
+        device = self.kv.device
         with torch.cuda.device(device):
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
                 for _ in range(_WARMUP_RUNS):
-                    self._compute()
+                    self._forward()
             torch.cuda.current_stream().wait_stream(beside)
             graph = torch.cuda.CUDAGraph()
             # other threads may be loading or embedding something meanwhile
             with torch.cuda.graph(graph, stream=beside, capture_error_mode="thread_local"):
-                self._compute()
+                self._forward()
 
         def replay() -> None:
             with torch.cuda.device(device):
@@ -115,13 +115,15 @@ class _DecodeStep:
 
         return replay
 
-    def _compute(self) -> None:
+    def _forward(self) -> None:
         """Doing it again for the same token changes nothing."""
-        seen = (self._places <= self._position)[None, None, None]
-        self._logits = forward(self._shape, self.weights, self._token, self._turn, self._put, seen)
+        seen = (self._cache_positions <= self._position)[None, None, None]
+        self._logits = forward(
+            self._config, self.weights, self._token, self._rope, self._update_cache, seen
+        )
 
-    def _put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        whole = self.sides[:, layer, :, :, : self._shape.head_size]
+    def _update_cache(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        whole = self.kv[:, layer, :, :, : self._config.head_dim]
         whole[0].index_copy_(1, self._position, keys)
         whole[1].index_copy_(1, self._position, values)
         return whole[0], whole[1]
@@ -133,15 +135,15 @@ def check_against_prefill(model: NativeModel) -> None:
     Raises:
         Unsuitable: it fails, or says something else than reading the same tokens at once.
     """
-    ids = [token % model.shape.vocabulary for token in range(1, 9)]
+    ids = [token % model.config.vocab_size for token in range(1, 9)]
     whole, grown = model.new_cache(), model.new_cache()
     try:
-        true = whole.read(ids)
-        grown.read(ids[:-2])
-        made = [grown.extend([token])[0] for token in ids[-2:]][-1]
+        true = whole.prefill(ids)
+        grown.prefill(ids[:-2])
+        made = [grown.decode([token])[0] for token in ids[-2:]][-1]
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise Unsupported(f"a step failed on {model.about.device}: {error}") from error
+        raise Unsupported(f"a step failed on {model.info.device}: {error}") from error
     if not float((made - true).norm()) <= _LOGITS_TOLERANCE * float(true.norm()):
-        raise Unsupported(f"its steps give other numbers on {model.about.device}")
+        raise Unsupported(f"its steps give other numbers on {model.info.device}")

@@ -18,79 +18,81 @@ UpdateCache = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def prefill(
-    shape: ModelConfig,
+    config: ModelConfig,
     weights: ModelWeights[MatMul],
-    memory: KVCache,
+    kv_cache: KVCache,
     ids: Sequence[int],
-    turns: Tensor,
+    rope: Tensor,
 ) -> Tensor:
     """Add the tokens to the memory; returns the logits after the last: (vocabulary,), float32.
 
     Args:
-        shape: of the model.
+        config: of the model.
         weights: of the model.
-        memory: what was read so far.
+        kv_cache: what was read so far.
         ids: at least one.
-        turns: what `angles` gives, for at least all positions the memory will hold.
+        rope: what `angles` gives, for at least all positions the memory will hold.
     """
-    tokens, past = len(ids), memory.length
-    memory.reserve(past + tokens)
-    device = weights.embedding.device
+    tokens, past = len(ids), kv_cache.length
+    kv_cache.reserve(past + tokens)
+    device = weights.embed_tokens.device
     masked = past > 0 and tokens > 1  # else torch's own mask serves, or none is needed
     seen = None
     if masked:
         seen = torch.ones(tokens, past + tokens, dtype=torch.bool, device=device).tril(past)
     given = torch.tensor(ids, device=device)
     logits = forward(
-        shape, weights, given, turns[past : past + tokens], memory.put, seen,
+        config, weights, given, rope[past : past + tokens], kv_cache.update, seen,
         causal=tokens > 1 and not masked,
     )  # fmt: skip
-    memory.length += tokens
+    kv_cache.length += tokens
     return logits
 
 
 def forward(
-    shape: ModelConfig,
+    config: ModelConfig,
     weights: ModelWeights[MatMul],
     ids: Tensor,
-    turns: Tensor,
-    put: UpdateCache,
-    seen: Tensor | None,
+    rope: Tensor,
+    update_cache: UpdateCache,
+    mask: Tensor | None,
     *,
     causal: bool = False,
 ) -> Tensor:
     """The logits after the last of some tokens: (vocabulary,), float32.
 
     Args:
-        shape: of the model.
+        config: of the model.
         weights: of the model.
         ids: (tokens,)
-        turns: what `angles` gives for their positions: (tokens, head size).
-        put: keeps their keys and values.
-        seen: which of all keys each token looks at; None for all, or with `causal` for those of
+        rope: what `angles` gives for their positions: (tokens, head size).
+        update_cache: keeps their keys and values.
+        mask: which of all keys each token looks at; None for all, or with `causal` for those of
             the tokens before.
     """
-    cosines, sines = turns.to(weights.embedding.dtype).chunk(2, dim=-1)
+    cosines, sines = rope.to(weights.embed_tokens.dtype).chunk(2, dim=-1)
     turn = torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1)
-    stream = weights.embedding[ids]
+    stream = weights.embed_tokens[ids]
     for number, layer in enumerate(weights.layers):
-        x = rms_norm(stream, layer.attention_norm, shape.epsilon)
+        x = rms_norm(stream, layer.input_layernorm, config.rms_norm_eps)
         queries, keys, values = (
-            _split_heads(project, x, shape.head_size)
-            for project in (layer.query, layer.key, layer.value)
+            _split_heads(project, x, config.head_dim)
+            for project in (layer.q_proj, layer.k_proj, layer.v_proj)
         )
-        if layer.query_norm is not None and layer.key_norm is not None:
-            queries = rms_norm(queries, layer.query_norm, shape.epsilon)
-            keys = rms_norm(keys, layer.key_norm, shape.epsilon)
-        keys, values = put(number, apply_rope(keys, *turn), values)
-        attended = _attention(apply_rope(queries, *turn), keys, values, seen, causal)
-        stream = stream + layer.output(attended.transpose(0, 1).reshape(len(ids), -1))
-        stream = stream + _mlp(layer, rms_norm(stream, layer.mlp_norm, shape.epsilon))
-    return weights.head(rms_norm(stream[-1:], weights.norm, shape.epsilon))[0].float()
+        if layer.q_norm is not None and layer.k_norm is not None:
+            queries = rms_norm(queries, layer.q_norm, config.rms_norm_eps)
+            keys = rms_norm(keys, layer.k_norm, config.rms_norm_eps)
+        keys, values = update_cache(number, apply_rope(keys, *turn), values)
+        attended = _attention(apply_rope(queries, *turn), keys, values, mask, causal)
+        stream = stream + layer.o_proj(attended.transpose(0, 1).reshape(len(ids), -1))
+        stream = stream + _mlp(
+            layer, rms_norm(stream, layer.post_attention_layernorm, config.rms_norm_eps)
+        )
+    return weights.lm_head(rms_norm(stream[-1:], weights.norm, config.rms_norm_eps))[0].float()
 
 
 def _attention(
-    queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None, causal: bool
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool
 ) -> Tensor:
     """What each head's queries, (heads, tokens, size), find; in the same form."""
     heads, tokens, size = queries.shape
@@ -98,22 +100,22 @@ def _attention(
         queries = queries.reshape(len(keys), -1, size)
     found = scaled_dot_product_attention(
         queries[None], keys[None], values[None],
-        attn_mask=seen, is_causal=causal, enable_gqa=len(queries) != len(keys),
+        attn_mask=mask, is_causal=causal, enable_gqa=len(queries) != len(keys),
     )  # fmt: skip
     return found.reshape(heads, tokens, size)
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMS norm over the last dimension, computed in float32."""
     wide = x.float()
-    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return weight * wide.to(x.dtype)
 
 
-def _split_heads(project: MatMul, x: Tensor, size: int) -> Tensor:
+def _split_heads(project: MatMul, x: Tensor, head_dim: int) -> Tensor:
     """(tokens, hidden) to (heads, tokens, size)."""
-    return project(x).view(x.shape[0], -1, size).transpose(0, 1)
+    return project(x).view(x.shape[0], -1, head_dim).transpose(0, 1)
 
 
 def _mlp(layer: LayerWeights[MatMul], x: Tensor) -> Tensor:
-    return layer.down(silu(layer.gate(x)) * layer.up(x))
+    return layer.down_proj(silu(layer.gate_proj(x)) * layer.up_proj(x))

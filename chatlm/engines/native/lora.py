@@ -47,15 +47,15 @@ _TENSOR_NAME = re.compile(
 class LoraPair:
     """What is added to the product of one matrix: `scale * up (down x)`."""
 
-    down: Tensor
+    lora_a: Tensor
     """(rank, columns), peft's A."""
-    up: Tensor
+    lora_b: Tensor
     """(rows, rank), peft's B."""
     scale: float
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Product`."""
-        return linear(linear(x, self.down), self.up) * self.scale
+        return linear(linear(x, self.lora_a), self.lora_b) * self.scale
 
 
 LoraWeights = tuple[Mapping[str, LoraPair], ...]
@@ -66,22 +66,22 @@ LoraWeights = tuple[Mapping[str, LoraPair], ...]
 class LoraLinear:
     """A matrix with what an adapter adds to it."""
 
-    matrix: MatMul
-    addition: LoraPair
+    base_layer: MatMul
+    lora: LoraPair
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Product`."""
-        return self.matrix(x) + self.addition(x)
+        return self.base_layer(x) + self.lora(x)
 
 
-def with_lora(weights: ModelWeights[Any], additions: LoraWeights) -> ModelWeights[MatMul]:
+def with_lora(weights: ModelWeights[Any], lora: LoraWeights) -> ModelWeights[MatMul]:
     """The weights with an adapter; they share all tensors."""
 
     def layer(before: LayerWeights[Any], added: Mapping[str, LoraPair]) -> LayerWeights[MatMul]:
         changed: Any = {name: LoraLinear(getattr(before, name), low) for name, low in added.items()}
         return dataclasses.replace(before, **changed)
 
-    layers = tuple(map(layer, weights.layers, additions))
+    layers = tuple(map(layer, weights.layers, lora))
     return dataclasses.replace(weights, layers=layers)
 
 

@@ -23,21 +23,21 @@ class TokenDecoder(Protocol):
     """Reads single tokens, and some at once as if they came singly."""
 
     @property
-    def at_once(self) -> int:
+    def max_step_tokens(self) -> int:
         """So many tokens are read at once for little more than one costs; at least 1."""
         ...
 
-    def packed(self, additions: LoraWeights) -> Any:
+    def pack_adapter(self, lora: LoraWeights) -> Any:
         """An adapter as `decode` takes it."""
         ...
 
-    def decode(self, sequences: Sequence[SequenceInput], turns: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
         """Add tokens to memories; returns the logits after each: (tokens, vocabulary), float32.
 
         Args:
             sequences: of different memories, of this model's shape and number format; at most
                 `at_once` tokens in all.
-            turns: what `angles` gives, for at least as many positions as each memory holds then.
+            rope: what `angles` gives, for at least as many positions as each memory holds then.
         """
         ...
 
@@ -46,52 +46,52 @@ class NativeModel:
     """See the module's sentence.
 
     Args:
-        shape: of the model.
+        config: of the model.
         weights: of the model.
         decoder: for the same model.
-        about: what there is to know of it.
+        info: what there is to know of it.
     """
 
     def __init__(
         self,
-        shape: ModelConfig,
+        config: ModelConfig,
         weights: ModelWeights[Linear],
         decoder: TokenDecoder,
-        about: ModelInfo,
+        info: ModelInfo,
     ) -> None:
-        self.about = about
-        self.shape = shape
+        self.info = info
+        self.config = config
         self.weights = weights
         self.decoder = decoder
-        self.device = weights.embedding.device
+        self.device = weights.embed_tokens.device
         self.device_type = self.device.type
-        self._turns = torch.empty(0, shape.head_size, device=self.device)
+        self._rope = torch.empty(0, config.head_dim, device=self.device)
 
     def new_cache(self) -> NativeCache:
         """See `Reader.new_cache`."""
         return NativeCache(self, self.weights)
 
-    def adapted(self, folder: Path) -> NativeAdaptedModel:
+    def load_adapter(self, folder: Path) -> NativeAdaptedModel:
         """See `Model.adapted`."""
         return NativeAdaptedModel(self, read_lora(folder, self.weights))
 
     @property
-    def at_once(self) -> int:
+    def max_step_tokens(self) -> int:
         """See `Reader.at_once`."""
-        return self.decoder.at_once
+        return self.decoder.max_step_tokens
 
-    def extend(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
+    def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
         """See `Model.extend`."""
         grown = [cache.growth(own) for cache, own in zip(caches, ids, strict=True)]
         with torch.inference_mode():
-            turns = self.turns(max(each.memory.length + len(each.tokens) for each in grown))
+            turns = self.rope(max(each.memory.length + len(each.tokens) for each in grown))
             return self.decoder.decode(grown, turns)
 
-    def turns(self, positions: int) -> Tensor:
+    def rope(self, positions: int) -> Tensor:
         """What `angles` gives for at least so many positions."""
-        if positions > len(self._turns):
-            self._turns = rope_table(self.shape, positions + CAPACITY_STEP).to(self.device)
-        return self._turns
+        if positions > len(self._rope):
+            self._rope = rope_table(self.config, positions + CAPACITY_STEP).to(self.device)
+        return self._rope
 
 
 class NativeAdaptedModel:
@@ -99,19 +99,19 @@ class NativeAdaptedModel:
 
     Args:
         model: without it.
-        additions: the adapter.
+        lora: the adapter.
     """
 
-    def __init__(self, model: NativeModel, additions: LoraWeights) -> None:
+    def __init__(self, model: NativeModel, lora: LoraWeights) -> None:
         self._model = model
         self.device_type = model.device_type
-        self.at_once = model.at_once
-        self._weights = with_lora(model.weights, additions)
-        self._packed = model.decoder.packed(additions)
+        self.max_step_tokens = model.max_step_tokens
+        self._weights = with_lora(model.weights, lora)
+        self._packed_adapter = model.decoder.pack_adapter(lora)
 
     def new_cache(self) -> NativeCache:
         """See `Reader.new_cache`."""
-        return NativeCache(self._model, self._weights, self._packed)
+        return NativeCache(self._model, self._weights, self._packed_adapter)
 
     def close(self) -> None:
         """See `Adapted.close`."""
@@ -123,34 +123,36 @@ class NativeCache:
     Args:
         model: whose tokens it reads.
         weights: of the model, with an adapter or without.
-        packed: the adapter as the model's decoder takes it.
+        packed_adapter: the adapter as the model's decoder takes it.
     """
 
-    def __init__(self, model: NativeModel, weights: ModelWeights[Any], packed: Any = None) -> None:
+    def __init__(
+        self, model: NativeModel, weights: ModelWeights[Any], packed_adapter: Any = None
+    ) -> None:
         self._model = model
         self._weights: ModelWeights[MatMul] = weights
-        self._packed = packed
-        self._memory = KVCache(model.shape, model.weights.embedding.dtype, str(model.device))
+        self._packed_adapter = packed_adapter
+        self._kv_cache = KVCache(model.config, model.weights.embed_tokens.dtype, str(model.device))
 
-    def read(self, ids: Sequence[int]) -> Tensor:
+    def prefill(self, ids: Sequence[int]) -> Tensor:
         """See `Cache.read`."""
         model = self._model
-        self._memory.reserve(self._memory.length + len(ids))
+        self._kv_cache.reserve(self._kv_cache.length + len(ids))
         with torch.inference_mode():
-            turns = model.turns(self._memory.room)
-            return prefill(model.shape, self._weights, self._memory, ids, turns)
+            turns = model.rope(self._kv_cache.capacity)
+            return prefill(model.config, self._weights, self._kv_cache, ids, turns)
 
-    def extend(self, ids: Sequence[int]) -> Tensor:
+    def decode(self, ids: Sequence[int]) -> Tensor:
         """See `Cache.extend`."""
-        return self._model.extend([self], [ids])
+        return self._model.decode([self], [ids])
 
-    def growth(self, ids: Sequence[int]) -> SequenceInput:
+    def sequence_input(self, ids: Sequence[int]) -> SequenceInput:
         """Tokens to be added, as a `TokenDecoder` takes them."""
-        return SequenceInput(self._memory, ids, self._packed)
+        return SequenceInput(self._kv_cache, ids, self._packed_adapter)
 
-    def cut(self, length: int) -> bool:
+    def truncate(self, length: int) -> bool:
         """See `Cache.cut`."""
-        self._memory.length = length
+        self._kv_cache.length = length
         return True
 
 

@@ -12,25 +12,25 @@ MAX_HEAD_DIM = 1024
 class ModelConfig:
     """Sizes and variants of one model."""
 
-    layers: int
-    hidden: int
-    heads: int
-    key_heads: int
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
     """Heads of keys and values; each serves `heads // key_heads` heads of queries."""
-    head_size: int
-    inner: int
+    head_dim: int
+    intermediate_size: int
     """Width between the MLP's matrices."""
-    vocabulary: int
-    context: int
+    vocab_size: int
+    max_position_embeddings: int
     """Positions the model was made for."""
-    epsilon: float
-    frequencies: tuple[float, ...]
+    rms_norm_eps: float
+    inv_freq: tuple[float, ...]
     """Radians a position turns each pair of a head's numbers by; `head_size // 2` of them."""
-    query_bias: bool
+    qkv_bias: bool
     """Of queries, keys and values."""
-    output_bias: bool
+    o_proj_bias: bool
     mlp_bias: bool
-    head_norm: bool
+    qk_norm: bool
     """Whether each head's queries and keys are normalized."""
-    tied: bool
+    tie_word_embeddings: bool
     """Whether the embedding is the output matrix too."""

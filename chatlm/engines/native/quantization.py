@@ -33,10 +33,10 @@ _ROUNDING_TOLERANCE = 1e-4
 class QuantizedGroups:
     """Groups of numbers in 4 bits; each tensor begins with (rows, groups)."""
 
-    levels: Tensor
+    codes: Tensor
     """(…, 32), float32"""
-    steps: Tensor
-    lows: Tensor
+    scales: Tensor
+    minimums: Tensor
     errors: Tensor
     """Sums of squares."""
 
@@ -61,12 +61,14 @@ def quantize_int4(weight: Tensor) -> QuantizedGroups:
     return found
 
 
-def _quantize_groups(groups: Tensor, lows: Tensor, spans: Tensor, parts: int) -> QuantizedGroups:
+def _quantize_groups(
+    groups: Tensor, minimums: Tensor, spans: Tensor, parts: int
+) -> QuantizedGroups:
     steps = _round_to_bf16(spans / parts)
-    above = groups - lows[..., None]
+    above = groups - minimums[..., None]
     levels = (above / steps[..., None].clamp(min=1e-30)).round().clamp(0, 15)
     errors = (above - steps[..., None] * levels).square().sum(-1)
-    return QuantizedGroups(levels, steps, lows, errors)
+    return QuantizedGroups(levels, steps, minimums, errors)
 
 
 def _round_to_bf16(values: Tensor) -> Tensor:
@@ -136,6 +138,6 @@ class Int4Linear:
 def pack_int4(matrix: Linear) -> Int4Linear:
     """The matrix packed; its rows must be a multiple of 16, its columns one of 32."""
     found = quantize_int4(matrix.weight)
-    scales = torch.stack((found.steps, found.lows + 8 * found.steps), -1).transpose(0, 1)
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(found.levels.flatten(1).int(), 1)
+    scales = torch.stack((found.scales, found.minimums + 8 * found.scales), -1).transpose(0, 1)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(found.codes.flatten(1).int(), 1)
     return Int4Linear(packed, scales.to(matrix.weight.dtype).contiguous(), matrix.bias)

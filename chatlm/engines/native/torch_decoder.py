@@ -20,54 +20,54 @@ class TorchDecoder:
     """A model whose matrices are packed, but for those whose sizes do not suit torch.
 
     Args:
-        shape: of the model.
+        config: of the model.
         weights: of the model.
-        form: format of the packed matrices, None for what `fitting` says; with int4 the output
+        weight_format: format of the packed matrices, None for what `fitting` says; with int4 the output
             matrix is int8.
     """
 
-    at_once = 1
+    max_step_tokens = 1
 
     def __init__(
-        self, shape: ModelConfig, weights: ModelWeights[Linear], form: WeightFormat | None
+        self, config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
     ) -> None:
-        self._shape = shape
+        self._config = config
         self.formats: set[WeightFormat] = set()
         """Of the layers' matrices."""
         self._weights: ModelWeights[MatMul] = ModelWeights(
-            embedding=weights.embedding,
-            layers=tuple(self._layer(layer, form) for layer in weights.layers),
+            embed_tokens=weights.embed_tokens,
+            layers=tuple(self._pack_layer(layer, weight_format) for layer in weights.layers),
             norm=weights.norm,
-            head=_pack(weights.head, "bf16" if form == "bf16" else "int8"),
+            lm_head=_pack(weights.lm_head, "bf16" if weight_format == "bf16" else "int8"),
         )
 
-    def _layer(
-        self, layer: LayerWeights[Linear], form: WeightFormat | None
+    def _pack_layer(
+        self, layer: LayerWeights[Linear], weight_format: WeightFormat | None
     ) -> LayerWeights[MatMul]:
         packed = {}
         for name in ("query", "key", "value", "output", "gate", "up", "down"):
             matrix = getattr(layer, name)
-            self.formats.add(chosen := form or choose_format([matrix]))
+            self.formats.add(chosen := weight_format or choose_format([matrix]))
             packed[name] = _pack(matrix, chosen)
         return dataclasses.replace(layer, **packed)  # type: ignore[arg-type]
 
-    def packed(self, additions: LoraWeights) -> ModelWeights[MatMul]:
+    def pack_adapter(self, lora: LoraWeights) -> ModelWeights[MatMul]:
         """See `TokenDecoder.packed`."""
-        return with_lora(self._weights, additions)
+        return with_lora(self._weights, lora)
 
-    def decode(self, sequences: Sequence[SequenceInput], turns: Tensor) -> Tensor:
+    def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
         """See `TokenDecoder.decode`."""
         return torch.stack(
             [
-                prefill(self._shape, each.adapter or self._weights, each.memory, [token], turns)
+                prefill(self._config, each.adapter or self._weights, each.kv_cache, [token], rope)
                 for each in sequences
                 for token in each.tokens
             ]
         )
 
 
-def _pack(matrix: Linear, form: WeightFormat) -> MatMul:
+def _pack(matrix: Linear, weight_format: WeightFormat) -> MatMul:
     rows, columns = matrix.weight.shape
-    if form == "bf16" or rows % 16 or columns % 32:
+    if weight_format == "bf16" or rows % 16 or columns % 32:
         return matrix
-    return pack_int4(matrix) if form == "int4" else pack_int8(matrix)
+    return pack_int4(matrix) if weight_format == "int4" else pack_int8(matrix)

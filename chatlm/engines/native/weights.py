@@ -42,32 +42,32 @@ Matrix = TypeVar("Matrix", bound=MatMul, covariant=True)
 class LayerWeights(Generic[Matrix]):
     """One layer's tensors."""
 
-    attention_norm: Tensor
-    query: Matrix
-    key: Matrix
-    value: Matrix
-    query_norm: Tensor | None
-    key_norm: Tensor | None
-    output: Matrix
-    mlp_norm: Tensor
-    gate: Matrix
-    up: Matrix
-    down: Matrix
+    input_layernorm: Tensor
+    q_proj: Matrix
+    k_proj: Matrix
+    v_proj: Matrix
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    o_proj: Matrix
+    post_attention_layernorm: Tensor
+    gate_proj: Matrix
+    up_proj: Matrix
+    down_proj: Matrix
 
 
 @dataclass(frozen=True)
 class ModelWeights(Generic[Matrix]):
     """All tensors of a model, in one number format."""
 
-    embedding: Tensor
+    embed_tokens: Tensor
     """(vocabulary, hidden)"""
     layers: tuple[LayerWeights[Matrix], ...]
     norm: Tensor
-    head: Matrix
+    lm_head: Matrix
 
 
 def read_weights(
-    folder: Path, shape: ModelConfig, dtype: torch.dtype, device: str = "cpu"
+    folder: Path, config: ModelConfig, dtype: torch.dtype, device: str = "cpu"
 ) -> ModelWeights[Linear]:
     """The weights; on the CPU those that have the number format stay in the file until used.
 
@@ -76,7 +76,7 @@ def read_weights(
     """
     with ExitStack() as files:
         try:
-            return _assemble(shape, _open_tensors(folder, files, dtype, device))
+            return _assemble(config, _open_tensors(folder, files, dtype, device))
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Unsupported(f"its weights cannot be read: {error}") from error
 
@@ -105,9 +105,12 @@ def _open_tensors(
     return find
 
 
-def _assemble(shape: ModelConfig, find: Callable[..., Tensor]) -> ModelWeights[Linear]:
-    hidden, inner = shape.hidden, shape.inner
-    queries, keys = shape.heads * shape.head_size, shape.key_heads * shape.head_size
+def _assemble(config: ModelConfig, find: Callable[..., Tensor]) -> ModelWeights[Linear]:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = (
+        config.num_attention_heads * config.head_dim,
+        config.num_key_value_heads * config.head_dim,
+    )
 
     def linear(name: str, rows: int, columns: int, *, bias: bool) -> Linear:
         return Linear(
@@ -118,29 +121,29 @@ def _assemble(shape: ModelConfig, find: Callable[..., Tensor]) -> ModelWeights[L
         own = f"model.layers.{number}"
         attention, mlp = f"{own}.self_attn", f"{own}.mlp"
         head_norms = [
-            find(f"{attention}.{name}.weight", shape.head_size) if shape.head_norm else None
+            find(f"{attention}.{name}.weight", config.head_dim) if config.qk_norm else None
             for name in ("q_norm", "k_norm")
         ]
         return LayerWeights(
-            attention_norm=find(f"{own}.input_layernorm.weight", hidden),
-            query=linear(f"{attention}.q_proj", queries, hidden, bias=shape.query_bias),
-            key=linear(f"{attention}.k_proj", keys, hidden, bias=shape.query_bias),
-            value=linear(f"{attention}.v_proj", keys, hidden, bias=shape.query_bias),
-            query_norm=head_norms[0],
-            key_norm=head_norms[1],
-            output=linear(f"{attention}.o_proj", hidden, queries, bias=shape.output_bias),
-            mlp_norm=find(f"{own}.post_attention_layernorm.weight", hidden),
-            gate=linear(f"{mlp}.gate_proj", inner, hidden, bias=shape.mlp_bias),
-            up=linear(f"{mlp}.up_proj", inner, hidden, bias=shape.mlp_bias),
-            down=linear(f"{mlp}.down_proj", hidden, inner, bias=shape.mlp_bias),
+            input_layernorm=find(f"{own}.input_layernorm.weight", hidden),
+            q_proj=linear(f"{attention}.q_proj", queries, hidden, bias=config.qkv_bias),
+            k_proj=linear(f"{attention}.k_proj", keys, hidden, bias=config.qkv_bias),
+            v_proj=linear(f"{attention}.v_proj", keys, hidden, bias=config.qkv_bias),
+            q_norm=head_norms[0],
+            k_norm=head_norms[1],
+            o_proj=linear(f"{attention}.o_proj", hidden, queries, bias=config.o_proj_bias),
+            post_attention_layernorm=find(f"{own}.post_attention_layernorm.weight", hidden),
+            gate_proj=linear(f"{mlp}.gate_proj", inner, hidden, bias=config.mlp_bias),
+            up_proj=linear(f"{mlp}.up_proj", inner, hidden, bias=config.mlp_bias),
+            down_proj=linear(f"{mlp}.down_proj", hidden, inner, bias=config.mlp_bias),
         )
 
-    embedding = find("model.embed_tokens.weight", shape.vocabulary, hidden)
+    embedding = find("model.embed_tokens.weight", config.vocab_size, hidden)
     return ModelWeights(
-        embedding=embedding,
-        layers=tuple(layer(number) for number in range(shape.layers)),
+        embed_tokens=embedding,
+        layers=tuple(layer(number) for number in range(config.num_hidden_layers)),
         norm=find("model.norm.weight", hidden),
-        head=Linear(embedding)
-        if shape.tied
-        else linear("lm_head", shape.vocabulary, hidden, bias=False),
+        lm_head=Linear(embedding)
+        if config.tie_word_embeddings
+        else linear("lm_head", config.vocab_size, hidden, bias=False),
     )

@@ -18,7 +18,7 @@ MAX_FORKS = 20
 """Further branches of one chat are left out."""
 
 
-def parse_chatgpt(value: Any, time: datetime) -> ParsedChat:
+def parse_chatgpt(value: Any, default_time: datetime) -> ParsedChat:
     """A chat along the way to its current message.
 
     Other answers to a message become versions of the reply, other ways the chat went become
@@ -27,24 +27,26 @@ def parse_chatgpt(value: Any, time: datetime) -> ParsedChat:
 
     Args:
         value: the object.
-        time: when it counts as begun where the file does not say it.
+        default_time: when it counts as begun where the file does not say it.
 
     Raises:
         BadChat: it is not built as ChatGPT builds it, or no user says anything.
     """
     chat = JsonObject(value)
     tree = _MessageTree(chat)
-    if not tree.asked:
-        raise chat.bad("no user message")
+    if not tree.user_messages:
+        raise chat.error("no user message")
     begun = _parse_time(chat, "create_time")
-    current = next((ask for ask in reversed(tree.asked) if ask.on_way), tree.asked[-1])
-    ends = [ask for ask in tree.asked if not ask.goes_on and ask is not current]
+    current = next(
+        (ask for ask in reversed(tree.user_messages) if ask.on_current_path), tree.user_messages[-1]
+    )
+    ends = [ask for ask in tree.user_messages if not ask.has_follow_up and ask is not current]
     if len(ends) > MAX_FORKS:
         tree.left_out["branches"] += len(ends) - MAX_FORKS
-    created = begun or time
+    created = begun or default_time
     updated = _parse_time(chat, "update_time") or created
-    way = current.way()
-    title = chat.text_or_none("title") or ""
+    way = current.path_from_root()
+    title = chat.optional_text("title") or ""
     ids = count(1)
     conversation = Conversation(
         id=0,
@@ -56,7 +58,7 @@ def parse_chatgpt(value: Any, time: datetime) -> ParsedChat:
     forks = []
     names: set[str] = set()
     for end in ends[:MAX_FORKS]:
-        parts = end.way()
+        parts = end.path_from_root()
         parted = next((ask for ask in parts if ask not in way), end).created or created
         names.add(name := fork_title(short_title(title, way[0].text), names))
         latest = end.created or parted
@@ -67,7 +69,7 @@ def parse_chatgpt(value: Any, time: datetime) -> ParsedChat:
 
 @dataclass(eq=False)
 class _AssistantReply:
-    nodes: tuple[str, ...]
+    node_ids: tuple[str, ...]
     text: str
     model: str
     created: datetime | None
@@ -77,19 +79,19 @@ class _AssistantReply:
 class _UserMessage:
     """A user message, and all that was said to it before the next."""
 
-    before: _UserMessage | None
+    previous: _UserMessage | None
     text: str
     created: datetime | None
-    on_way: bool
-    goes_on: bool = False
-    answers: list[_AssistantReply] = field(default_factory=list)
+    on_current_path: bool
+    has_follow_up: bool = False
+    replies: list[_AssistantReply] = field(default_factory=list)
     chosen: _AssistantReply | None = None
 
-    def way(self) -> list[_UserMessage]:
+    def path_from_root(self) -> list[_UserMessage]:
         """The user messages from the first to this one."""
         way = [self]
-        while way[-1].before is not None:
-            way.append(way[-1].before)
+        while way[-1].previous is not None:
+            way.append(way[-1].previous)
         return way[::-1]
 
 
@@ -97,86 +99,95 @@ class _MessageTree:
     """The messages of a chat, gathered into what was asked and answered, oldest first."""
 
     def __init__(self, chat: JsonObject) -> None:
-        nodes = chat.inner("mapping").value
+        nodes = chat.nested("mapping").value
         self._nodes = {
             name: JsonObject(node, f"message {name[:40]}") for name, node in nodes.items()
         }
-        self._way = self._way_to(chat)
-        self.asked: list[_UserMessage] = []
+        self._current_path = self._path_to_current_node(chat)
+        self.user_messages: list[_UserMessage] = []
         self.left_out: Counter[str] = Counter()
-        roots = [name for name, node in self._nodes.items() if self._parent(node) is None]
+        roots = [name for name, node in self._nodes.items() if self._parent_id(node) is None]
         waiting: list[tuple[str, _UserMessage | None, tuple[_AssistantReply, ...]]] = []
         waiting += [(name, None, ()) for name in reversed(roots)]
         while waiting:
             name, ask, said = waiting.pop()
-            ask, said = self._take(name, ask, said)
-            children = [c for c in self._nodes[name].texts("children") if self._is_below(c, name)]
+            ask, said = self._visit(name, ask, said)
+            children = [
+                c for c in self._nodes[name].text_array("children") if self._is_child(c, name)
+            ]
             if not children:
-                self._end(ask, said)
+                self._add_reply(ask, said)
             waiting += [(child, ask, said) for child in reversed(children)]
 
-    def _parent(self, node: JsonObject) -> str | None:
-        parent = node.text_or_none("parent")
+    def _parent_id(self, node: JsonObject) -> str | None:
+        parent = node.optional_text("parent")
         return parent if parent in self._nodes else None
 
-    def _is_below(self, child: str, name: str) -> bool:
-        return child in self._nodes and self._parent(self._nodes[child]) == name
+    def _is_child(self, child: str, parent: str) -> bool:
+        return child in self._nodes and self._parent_id(self._nodes[child]) == parent
 
-    def _way_to(self, chat: JsonObject) -> set[str]:
+    def _path_to_current_node(self, chat: JsonObject) -> set[str]:
         way: set[str] = set()
-        name = chat.text_or_none("current_node")
+        name = chat.optional_text("current_node")
         while name in self._nodes and name not in way:
             way.add(name)
-            name = self._parent(self._nodes[name])
+            name = self._parent_id(self._nodes[name])
         return way
 
-    def _take(
-        self, name: str, ask: _UserMessage | None, said: tuple[_AssistantReply, ...]
+    def _visit(
+        self,
+        node_id: str,
+        user_message: _UserMessage | None,
+        reply_parts: tuple[_AssistantReply, ...],
     ) -> tuple[_UserMessage | None, tuple[_AssistantReply, ...]]:
-        """What is asked and said so far when the message `name` has been read."""
-        if self._nodes[name].value.get("message") is None:
-            return ask, said
-        message = self._nodes[name].inner("message")
-        role = message.inner("author").text("role")
-        text = self._text(message, role)
+        """What is asked and said so far when the message `node_id` has been read."""
+        if self._nodes[node_id].value.get("message") is None:
+            return user_message, reply_parts
+        message = self._nodes[node_id].nested("message")
+        role = message.nested("author").text("role")
+        text = self._message_text(message, role)
         if text is None:
-            return ask, said
+            return user_message, reply_parts
         created = _parse_time(message, "create_time")
         if role == "user":
-            self._end(ask, said)
-            if ask is not None:
-                ask.goes_on = True
-            self.asked.append(_UserMessage(ask, text, created, name in self._way))
-            return self.asked[-1], ()
-        if ask is None:
+            self._add_reply(user_message, reply_parts)
+            if user_message is not None:
+                user_message.has_follow_up = True
+            self.user_messages.append(
+                _UserMessage(user_message, text, created, node_id in self._current_path)
+            )
+            return self.user_messages[-1], ()
+        if user_message is None:
             self.left_out["assistant messages before the first question"] += 1
-            return ask, said
+            return user_message, reply_parts
         metadata = message.value.get("metadata") or {}
-        model = JsonObject(metadata, message.where).text_or_none("model_slug") or ""
-        return ask, (*said, _AssistantReply((name,), text, model, created))
+        model = JsonObject(metadata, message.location).optional_text("model_slug") or ""
+        return user_message, (*reply_parts, _AssistantReply((node_id,), text, model, created))
 
-    def _end(self, ask: _UserMessage | None, said: tuple[_AssistantReply, ...]) -> None:
-        """Keep what was said to `ask` on one way through the tree as one answer."""
-        if ask is None or not said:
+    def _add_reply(
+        self, user_message: _UserMessage | None, reply_parts: tuple[_AssistantReply, ...]
+    ) -> None:
+        """Keep what was said to `user_message` on one way through the tree as one answer."""
+        if user_message is None or not reply_parts:
             return
-        nodes = tuple(part.nodes[0] for part in said)
-        if any(answer.nodes == nodes for answer in ask.answers):
+        nodes = tuple(part.node_ids[0] for part in reply_parts)
+        if any(answer.node_ids == nodes for answer in user_message.replies):
             return
-        text = "\n\n".join(part.text for part in said)
-        answer = _AssistantReply(nodes, text, said[-1].model, said[0].created)
-        ask.answers.append(answer)
-        longest = ask.chosen is None or len(nodes) > len(ask.chosen.nodes)
-        if longest and self._way.issuperset(nodes):
-            ask.chosen = answer
+        text = "\n\n".join(part.text for part in reply_parts)
+        answer = _AssistantReply(nodes, text, reply_parts[-1].model, reply_parts[0].created)
+        user_message.replies.append(answer)
+        longest = user_message.chosen is None or len(nodes) > len(user_message.chosen.node_ids)
+        if longest and self._current_path.issuperset(nodes):
+            user_message.chosen = answer
 
-    def _text(self, message: JsonObject, role: str) -> str | None:
+    def _message_text(self, message: JsonObject, role: str) -> str | None:
         """The words of a user or the assistant to each other; None for anything else."""
-        content = message.inner("content")
+        content = message.nested("content")
         kind = content.text("content_type", "text")
         metadata = message.value.get("metadata")
         hidden = isinstance(metadata, dict) and metadata.get("is_visually_hidden_from_conversation")
         spoken = kind in ("text", "multimodal_text")
-        texts = list(self._parts(content)) if spoken else []
+        texts = list(self._text_parts(content)) if spoken else []
         if role not in ("user", "assistant"):
             if texts or not spoken:
                 self.left_out[f"{role[:40]} messages"] += 1
@@ -188,25 +199,25 @@ class _MessageTree:
             return "\n\n".join(texts)
         return None
 
-    def _parts(self, content: JsonObject) -> Iterator[str]:
-        for part in content.list("parts"):
+    def _text_parts(self, content: JsonObject) -> Iterator[str]:
+        for part in content.array("parts"):
             if isinstance(part, str):
                 if part:
                     yield part
             elif isinstance(part, dict) and part.get("content_type") == "audio_transcription":
-                yield JsonObject(part, content.where).text("text")
+                yield JsonObject(part, content.location).text("text")
             elif part is not None:
                 self.left_out["images and files"] += 1
 
 
 def _build_turns(
-    way: Iterable[_UserMessage], ids: Iterator[int], default: datetime
+    path: Iterable[_UserMessage], ids: Iterator[int], default_time: datetime
 ) -> tuple[Turn, ...]:
     turns = []
-    for position, ask in enumerate(way):
-        created = ask.created or default
+    for position, ask in enumerate(path):
+        created = ask.created or default_time
         replies, chosen = [], None
-        for version, answer in enumerate(ask.answers, start=1):
+        for version, answer in enumerate(ask.replies, start=1):
             reply = Reply(
                 id=next(ids),
                 version=version,
@@ -227,4 +238,4 @@ def _parse_time(fields: JsonObject, name: str) -> datetime | None:
     try:
         return None if seconds is None else check_time_range(datetime.fromtimestamp(seconds, UTC))
     except (ValueError, OverflowError, OSError):
-        raise fields.bad(f"{name} is no time") from None
+        raise fields.error(f"{name} is no time") from None

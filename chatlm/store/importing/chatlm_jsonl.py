@@ -33,7 +33,7 @@ def parse_chatlm(value: Any) -> ParsedChat:
     Raises:
         BadChat: something in it is not as chatlm writes it.
     """
-    return _ChatlmParser(JsonObject(value)).read()
+    return _ChatlmParser(JsonObject(value)).parse()
 
 
 class _ChatlmParser:
@@ -43,9 +43,9 @@ class _ChatlmParser:
         self._annotations: dict[int, list[tuple[int | None, Annotation]]] = {}
         self._provenance: dict[int, Provenance] = {}
         self._traces: dict[int, list[Trace]] = {}
-        self._replies = 0
+        self._reply_count = 0
 
-    def read(self) -> ParsedChat:
+    def parse(self) -> ParsedChat:
         chat = self._chat
         conversation = Conversation(
             id=0,
@@ -53,30 +53,32 @@ class _ChatlmParser:
             system=chat.text("system"),
             created=chat.time("created"),
             updated=chat.time("updated"),
-            sampling=_parse_sampling(chat.inner("sampling")),
-            pinned=chat.flag("pinned"),
-            kept=_parse_plugin_data(chat),
-            without=frozenset(chat.texts("without")),
-            turns=tuple(self._turn(n, turn) for n, turn in enumerate(chat.objects("turns"))),
+            sampling=_parse_sampling(chat.nested("sampling")),
+            pinned=chat.boolean("pinned"),
+            plugin_data=_parse_plugin_data(chat),
+            disabled_plugins=frozenset(chat.text_array("without")),
+            turns=tuple(
+                self._parse_turn(n, turn) for n, turn in enumerate(chat.object_array("turns"))
+            ),
         )
         return ParsedChat(
             conversation,
-            timed=True,
+            created_known=True,
             passages=self._passages,
             annotations=self._annotations,
             provenance=self._provenance,
             traces=self._traces,
         )
 
-    def _turn(self, number: int, turn: JsonObject) -> Turn:
+    def _parse_turn(self, number: int, turn: JsonObject) -> Turn:
         ids: dict[int, int] = {}
         replies: list[Reply] = []
-        for fields in turn.objects("replies"):
-            self._replies += 1
-            ids[fields.count("id")] = self._replies
-            replies.append(self._reply(fields, len(replies) + 1))
+        for fields in turn.object_array("replies"):
+            self._reply_count += 1
+            ids[fields.non_negative_int("id")] = self._reply_count
+            replies.append(self._parse_reply(fields, len(replies) + 1))
         if len(ids) < len(replies):
-            raise turn.bad("two replies have one id")
+            raise turn.error("two replies have one id")
         self._passages[number] = [
             Passage(
                 p.text("text"),
@@ -84,53 +86,53 @@ class _ChatlmParser:
                 p.number("score") or 0.0,
                 _parse_json_values(p, "details"),
             )
-            for p in turn.objects("passages")
+            for p in turn.object_array("passages")
         ]
         self._annotations[number] = [
             (_parse_reply_id(label, "reply", ids), _parse_annotation(label))
-            for label in turn.objects("annotations")
+            for label in turn.object_array("annotations")
         ]
         self._traces[number] = [
             Trace(
-                tuple(map(_parse_call, trace.objects("calls"))),
+                tuple(map(_parse_call, trace.object_array("calls"))),
                 _parse_reply_id(trace, "reply", ids),
             )
-            for trace in turn.objects("traces")
+            for trace in turn.object_array("traces")
         ]
         return Turn(
             id=number,
             position=number,
             user=Message("user", turn.text("content")),
             replies=tuple(replies),
-            chosen=_parse_reply_id(turn, "chosen", ids),
+            active_reply_id=_parse_reply_id(turn, "chosen", ids),
             created=turn.time("created"),
-            standing=_parse_enum(ContextPolicy, turn, "standing", ContextPolicy.AUTO.value),
+            context_policy=_parse_enum(ContextPolicy, turn, "standing", ContextPolicy.AUTO.value),
             summary=turn.text("summary", ""),
-            typed=turn.text("typed", ""),
+            raw_input=turn.text("typed", ""),
         )
 
-    def _reply(self, reply: JsonObject, version: int) -> Reply:
-        usage = reply.inner("usage")
+    def _parse_reply(self, reply: JsonObject, version: int) -> Reply:
+        usage = reply.nested("usage")
         made = reply.value.get("provenance")
         if made is not None:
-            self._provenance[self._replies] = _parse_provenance(reply.inner("provenance"))
+            self._provenance[self._reply_count] = _parse_provenance(reply.nested("provenance"))
         settings = reply.value.get("settings")
         if not isinstance(settings, str):
-            settings = json.dumps(reply.inner("settings").value)
+            settings = json.dumps(reply.nested("settings").value)
         unfinished = reply.value.get("stop_reason") is None
         return Reply(
-            id=self._replies,
+            id=self._reply_count,
             version=version,
             text=reply.text("text"),
             stop_reason=None if unfinished else _parse_enum(StopReason, reply, "stop_reason"),
-            error=reply.text_or_none("error"),
+            error=reply.optional_text("error"),
             model=reply.text("model"),
-            adapter=reply.text_or_none("adapter"),
+            adapter=reply.optional_text("adapter"),
             settings=settings,
             usage=Usage(
-                prompt_tokens=usage.count("prompt_tokens"),
-                cached_tokens=usage.count("cached_tokens"),
-                completion_tokens=usage.count("completion_tokens"),
+                prompt_tokens=usage.non_negative_int("prompt_tokens"),
+                cached_tokens=usage.non_negative_int("cached_tokens"),
+                completion_tokens=usage.non_negative_int("completion_tokens"),
                 first_token_seconds=usage.number("first_token_seconds"),
                 decode_seconds=usage.number("decode_seconds") or 0.0,
             ),
@@ -146,7 +148,7 @@ def _parse_annotation(label: JsonObject) -> Annotation:
 def _parse_call(call: JsonObject) -> Call:
     changes = tuple(
         Change(change.text("what"), change.text("before"), change.text("after"))
-        for change in call.objects("changes")
+        for change in call.object_array("changes")
     )
     seconds = call.number("seconds") or 0.0
     plugin, hook, said, error = (call.text(field) for field in ("plugin", "hook", "said", "error"))
@@ -157,26 +159,26 @@ def _parse_reply_id(fields: JsonObject, name: str, ids: dict[int, int]) -> int |
     """The reply that a field names; None for null or nothing."""
     if fields.value.get(name) is None:
         return None
-    number = fields.count(name)
+    number = fields.non_negative_int(name)
     if number not in ids:
-        raise fields.bad(f"{name} is none of the turn's replies")
+        raise fields.error(f"{name} is none of the turn's replies")
     return ids[number]
 
 
-def _parse_provenance(made: JsonObject) -> Provenance:
-    versions = made.inner("versions")
+def _parse_provenance(fields: JsonObject) -> Provenance:
+    versions = fields.nested("versions")
     return Provenance(
-        messages=tuple(map(_parse_message, made.objects("messages"))),
-        sampling=_parse_sampling(made.inner("sampling")),
-        model=made.text("model"),
-        adapter=made.text_or_none("adapter"),
-        prompt_format=made.text("prompt_format", ""),
-        device=made.text("device", ""),
-        dtype=made.text("dtype", ""),
-        context_length=made.count("context_length"),
-        prompt_hash=made.text("prompt_hash", ""),
+        messages=tuple(map(_parse_message, fields.object_array("messages"))),
+        sampling=_parse_sampling(fields.nested("sampling")),
+        model=fields.text("model"),
+        adapter=fields.optional_text("adapter"),
+        prompt_format=fields.text("prompt_format", ""),
+        device=fields.text("device", ""),
+        dtype=fields.text("dtype", ""),
+        context_length=fields.non_negative_int("context_length"),
+        prompt_hash=fields.text("prompt_hash", ""),
         versions={name: versions.text(name) for name in versions.value},
-        added=made.texts("added"),
+        plugin_processors=fields.text_array("added"),
     )
 
 
@@ -184,22 +186,22 @@ def _parse_message(message: JsonObject) -> Message:
     roles: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
     role = message.text("role")
     if role not in roles:
-        raise message.bad(f"role must be one of {', '.join(roles)}")
-    return Message(roles[role], message.text("content"), message.flag("pinned"))
+        raise message.error(f"role must be one of {', '.join(roles)}")
+    return Message(roles[role], message.text("content"), message.boolean("pinned"))
 
 
 def _parse_plugin_data(chat: JsonObject) -> PluginData:
     plugins = _parse_json_values(chat, "kept")
-    return {plugin: chat.inner("kept").inner(plugin).value for plugin in plugins}
+    return {plugin: chat.nested("kept").nested(plugin).value for plugin in plugins}
 
 
 def _parse_json_values(fields: JsonObject, name: str) -> dict[str, Any]:
     """An object of values that the database can hold as JSON."""
-    inner = fields.inner(name)
+    inner = fields.nested(name)
     try:
         json.dumps(inner.value, allow_nan=False)
     except ValueError:
-        raise inner.bad("a number in it is not finite") from None
+        raise inner.error("a number in it is not finite") from None
     return inner.value
 
 
@@ -207,13 +209,13 @@ def _parse_sampling(values: JsonObject) -> Sampling:
     try:
         return Sampling.from_dict(values.value)
     except UsageError as error:
-        raise values.bad(error.message) from error
+        raise values.error(error.message) from error
 
 
 def _parse_enum(
-    kind: type[EnumT], fields: JsonObject, name: str, default: str | None = None
+    enum_type: type[EnumT], fields: JsonObject, name: str, default: str | None = None
 ) -> EnumT:
     try:
-        return kind(fields.text(name, default))
+        return enum_type(fields.text(name, default))
     except ValueError:
-        raise fields.bad(f"{name} must be one of {', '.join(kind)}") from None
+        raise fields.error(f"{name} must be one of {', '.join(enum_type)}") from None

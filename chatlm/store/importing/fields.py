@@ -24,7 +24,7 @@ class ParsedChat:
     """One chat of a file; the ids in it are only there to tell its parts apart."""
 
     conversation: Conversation
-    timed: bool
+    created_known: bool
     """Whether the file says when the chat began."""
     forks: tuple[Conversation, ...] = ()
     """Other ways the chat went, each whole; their ids are not those of `conversation`."""
@@ -56,45 +56,45 @@ class JsonObject:
 
     Args:
         value: what was read.
-        where: which object it is, for messages; empty for the chat itself.
+        location: which object it is, for messages; empty for the chat itself.
 
     Raises:
         BadChat: it is no object; from any method: the field is not there or has another type.
     """
 
-    def __init__(self, value: Any, where: str = "") -> None:
-        self.where = where
+    def __init__(self, value: Any, location: str = "") -> None:
+        self.location = location
         if not isinstance(value, dict):
-            raise self.bad(f"must be an object, not {_describe_type(value)}")
+            raise self.error(f"must be an object, not {_describe_type(value)}")
         self.value: dict[str, Any] = value
 
-    def bad(self, problem: str) -> InvalidChat:
+    def error(self, problem: str) -> InvalidChat:
         """The error that says so about this object."""
-        return InvalidChat(f"{self.where or 'the chat'}: {problem}")
+        return InvalidChat(f"{self.location or 'the chat'}: {problem}")
 
     def text(self, name: str, default: str | None = None) -> str:
         """A text; None for `default` says that it must be there."""
         value = self.value.get(name, default)
         if not isinstance(value, str):
-            raise self._wrong(name, "text")
+            raise self._type_error(name, "text")
         return value
 
-    def text_or_none(self, name: str) -> str | None:
+    def optional_text(self, name: str) -> str | None:
         """A text, or None for null or nothing."""
         return None if self.value.get(name) is None else self.text(name)
 
-    def flag(self, name: str) -> bool:
+    def boolean(self, name: str) -> bool:
         """True or false; false where it is not there."""
         value = self.value.get(name, False)
         if not isinstance(value, bool):
-            raise self._wrong(name, "true or false")
+            raise self._type_error(name, "true or false")
         return value
 
-    def count(self, name: str) -> int:
+    def non_negative_int(self, name: str) -> int:
         """A whole number from 0; 0 where it is not there."""
         value = self.value.get(name, 0)
         if type(value) is not int or not 0 <= value <= MAX_INTEGER:
-            raise self._wrong(name, "a whole number from 0")
+            raise self._type_error(name, "a whole number from 0")
         return value
 
     def number(self, name: str) -> float | None:
@@ -107,7 +107,7 @@ class JsonObject:
                 return float(value)
         except OverflowError:
             pass
-        raise self._wrong(name, "a number")
+        raise self._type_error(name, "a number")
 
     def time(self, name: str) -> datetime:
         """A time in ISO 8601; in UTC where it names no zone."""
@@ -118,39 +118,41 @@ class JsonObject:
                 (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
             )
         except (ValueError, OverflowError):
-            raise self._wrong(name, "a time such as 2026-01-31T12:00:00+00:00") from None
+            raise self._type_error(name, "a time such as 2026-01-31T12:00:00+00:00") from None
 
-    def objects(self, name: str) -> list[JsonObject]:
+    def object_array(self, name: str) -> list[JsonObject]:
         """A list of objects; empty where it is not there."""
         one = name.removesuffix("s").replace("replie", "reply")
-        before = f"{self.where}, " if self.where else ""
+        before = f"{self.location}, " if self.location else ""
         return [
             JsonObject(value, f"{before}{one} {number}")
-            for number, value in enumerate(self.list(name), start=1)
+            for number, value in enumerate(self.array(name), start=1)
         ]
 
-    def list(self, name: str) -> list[Any]:
+    def array(self, name: str) -> list[Any]:
         """A list of whatever; empty where it is not there."""
         value = self.value.get(name, [])
         if not isinstance(value, list):
-            raise self._wrong(name, "a list")
+            raise self._type_error(name, "a list")
         return value
 
-    def texts(self, name: str) -> tuple[str, ...]:
+    def text_array(self, name: str) -> tuple[str, ...]:
         """A list of texts; empty where it is not there."""
-        values = self.list(name)
+        values = self.array(name)
         if not all(isinstance(value, str) for value in values):
-            raise self._wrong(name, "a list of texts")
+            raise self._type_error(name, "a list of texts")
         return tuple(values)
 
-    def inner(self, name: str) -> JsonObject:
+    def nested(self, name: str) -> JsonObject:
         """An object in this one; an empty one where it is not there."""
-        return JsonObject(self.value.get(name, {}), f"{self.where}, {name}" if self.where else name)
+        return JsonObject(
+            self.value.get(name, {}), f"{self.location}, {name}" if self.location else name
+        )
 
-    def _wrong(self, name: str, wanted: str) -> InvalidChat:
+    def _type_error(self, name: str, expected: str) -> InvalidChat:
         if name not in self.value:
-            return self.bad(f"{name} is missing")
-        return self.bad(f"{name} must be {wanted}, not {_describe_type(self.value[name])}")
+            return self.error(f"{name} is missing")
+        return self.error(f"{name} must be {expected}, not {_describe_type(self.value[name])}")
 
 
 def _describe_type(value: Any) -> str:

@@ -47,26 +47,26 @@ EXPORT_ONLY_SUFFIXES = (".md", ".chatml")
 class UnreadableChat:
     """A chat that cannot be read."""
 
-    place: str
+    location: str
     """Where in the file it stands, such as `line 3`."""
     problem: str
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
         return {
-            "place": self.place,
+            "place": self.location,
             "problem": self.problem,
         }
 
 
 def read_chats(
-    path: Path, form: ImportFormat = "auto"
+    path: Path, import_format: ImportFormat = "auto"
 ) -> Iterator[tuple[ParsedChat | UnreadableChat, int, int]]:
     """The chats of a file, in its order: each with the bytes read so far, and those in all.
 
     Args:
         path: JSON lines, a JSON list, or the ZIP file that ChatGPT sends.
-        form: what the chats are; auto looks at each one.
+        import_format: what the chats are; auto looks at each one.
 
     Raises:
         UsageError: the file cannot be read at all.
@@ -79,7 +79,7 @@ def read_chats(
     time = utc_now()
     try:
         for piece in iter_json_items(path):
-            yield _parse_item(piece, form, time), piece.done, piece.total
+            yield _parse_item(piece, import_format, time), piece.bytes_read, piece.total_bytes
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read: {error.strerror or error}.",
@@ -87,14 +87,18 @@ def read_chats(
         ) from error
 
 
-def _parse_item(piece: JsonItem, form: ImportFormat, time: datetime) -> ParsedChat | UnreadableChat:
+def _parse_item(
+    item: JsonItem, import_format: ImportFormat, default_time: datetime
+) -> ParsedChat | UnreadableChat:
     try:
-        if isinstance(piece.content, InvalidJson):
-            raise InvalidChat(piece.content.problem)
-        value = piece.content.value
-        return _PARSERS[_detect_format(value) if form == "auto" else form](value, time)
+        if isinstance(item.content, InvalidJson):
+            raise InvalidChat(item.content.problem)
+        value = item.content.value
+        return _PARSERS[_detect_format(value) if import_format == "auto" else import_format](
+            value, default_time
+        )
     except InvalidChat as error:
-        return UnreadableChat(piece.place, str(error))
+        return UnreadableChat(item.location, str(error))
 
 
 def _detect_format(value: Any) -> str:
@@ -113,37 +117,37 @@ MAX_UNREADABLE_LISTED = 20
 class ImportProgress:
     """How far an import is."""
 
-    done: int = 0
+    bytes_read: int = 0
     """Bytes read so far, of `total`."""
-    total: int = 0
+    total_bytes: int = 0
     checking: bool = False
     """Whether the file is still looked through, before anything is stored."""
     added: list[int] = field(default_factory=list)
     """Ids of the new chats, forks among them."""
-    there: int = 0
+    already_stored: int = 0
     """Chats that were stored already."""
     left_out: Counter[str] = field(default_factory=Counter)
     """What a chat of chatlm has no place for, in the plural, and how many there were."""
-    bad: list[UnreadableChat] = field(default_factory=list)
+    unreadable: list[UnreadableChat] = field(default_factory=list)
     """The first chats that cannot be read."""
-    bad_count: int = 0
+    unreadable_count: int = 0
     """How many there are in all; where it is not 0 and none may be left out, nothing is added."""
-    readable: int = 0
+    readable_count: int = 0
     """How many chats the file was found to hold when it was looked through."""
 
     def to_dict(self) -> dict[str, Any]:
         """What came of it, as plain values, ready for JSON."""
         return {
             "added": list(self.added),
-            "there": self.there,
+            "there": self.already_stored,
             "left_out": dict(self.left_out),
-            "bad": [bad.to_dict() for bad in self.bad],
-            "bad_count": self.bad_count,
+            "bad": [bad.to_dict() for bad in self.unreadable],
+            "bad_count": self.unreadable_count,
         }
 
 
 def import_file(
-    store: Store, path: Path, form: ImportFormat = "auto", *, skip_bad: bool = False
+    store: Store, path: Path, import_format: ImportFormat = "auto", *, skip_bad: bool = False
 ) -> Iterator[ImportProgress]:
     """Read the chats of a file into the store; yields how far it is after each chat.
 
@@ -154,7 +158,7 @@ def import_file(
     Args:
         store: gets the chats.
         path: the file.
-        form: what its chats are; auto looks at each one.
+        import_format: what its chats are; auto looks at each one.
         skip_bad: import the others although some are bad; else the file is read twice, and one
             bad chat keeps all out.
 
@@ -165,14 +169,14 @@ def import_file(
     state = ImportProgress()
     if not skip_bad:
         state.checking = True
-        for found, state.done, state.total in read_chats(path, form):
+        for found, state.bytes_read, state.total_bytes in read_chats(path, import_format):
             _record_unreadable(state, found)
-            state.readable += isinstance(found, ParsedChat)
+            state.readable_count += isinstance(found, ParsedChat)
             yield state
-        if state.bad_count:
+        if state.unreadable_count:
             return
         state.checking = False
-    for found, state.done, state.total in read_chats(path, form):
+    for found, state.bytes_read, state.total_bytes in read_chats(path, import_format):
         if isinstance(found, ParsedChat):
             _store_chat(store, found, state)
         elif skip_bad:
@@ -180,30 +184,30 @@ def import_file(
         yield state
 
 
-def _record_unreadable(state: ImportProgress, found: ParsedChat | UnreadableChat) -> None:
-    if isinstance(found, UnreadableChat):
-        state.bad_count += 1
-        if len(state.bad) < MAX_UNREADABLE_LISTED:
-            state.bad.append(found)
+def _record_unreadable(progress: ImportProgress, chat: ParsedChat | UnreadableChat) -> None:
+    if isinstance(chat, UnreadableChat):
+        progress.unreadable_count += 1
+        if len(progress.unreadable) < MAX_UNREADABLE_LISTED:
+            progress.unreadable.append(chat)
 
 
-def _store_chat(store: Store, found: ParsedChat, state: ImportProgress) -> None:
-    original = store.find_same(found.conversation, timed=found.timed)
+def _store_chat(store: Store, chat: ParsedChat, progress: ImportProgress) -> None:
+    original = store.find_duplicate(chat.conversation, created_known=chat.created_known)
     if original is None:
         original = store.add_conversation(
-            found.conversation,
-            lambda turn: found.passages.get(turn, ()),
-            lambda turn: found.annotations.get(turn, ()),
-            found.provenance.get,
-            lambda turn: found.traces.get(turn, ()),
+            chat.conversation,
+            lambda turn: chat.passages.get(turn, ()),
+            lambda turn: chat.annotations.get(turn, ()),
+            chat.provenance.get,
+            lambda turn: chat.traces.get(turn, ()),
         ).id
-        state.added.append(original)
-        state.left_out.update(found.left_out)
+        progress.added.append(original)
+        progress.left_out.update(chat.left_out)
     else:
-        state.there += 1
-    for fork in found.forks:
-        if store.find_same(fork, timed=found.timed) is None:
+        progress.already_stored += 1
+    for fork in chat.forks:
+        if store.find_duplicate(fork, created_known=chat.created_known) is None:
             kept = store.add_conversation(dataclasses.replace(fork, forked_from=original))
-            state.added.append(kept.id)
+            progress.added.append(kept.id)
         else:
-            state.there += 1
+            progress.already_stored += 1

@@ -59,11 +59,11 @@ class JsonItem:
     """One value of a file."""
 
     content: ParsedJson | InvalidJson
-    place: str
+    location: str
     """Such as `line 3`."""
-    done: int
+    bytes_read: int
     """Bytes read so far."""
-    total: int
+    total_bytes: int
     """Bytes to read in all."""
 
 
@@ -101,17 +101,21 @@ def iter_json_items(path: Path) -> Iterator[JsonItem]:
         )
 
 
-def _iter_file(file: IO[bytes], done: int, total: int, before: str) -> Iterator[JsonItem]:
+def _iter_file(
+    file: IO[bytes], bytes_before: int, total_bytes: int, location_prefix: str
+) -> Iterator[JsonItem]:
     """The pieces of one file: a list or an object over many lines, else one object a line."""
     first = file.readline(CHUNK_BYTES).removeprefix(b"\xef\xbb\xbf").strip()
     file.seek(0)
     if first.startswith(b"[") or first == b"{":
         text = io.TextIOWrapper(file, encoding="utf-8-sig")
-        found, unit = _JsonArrayReader(text).read(), "chat"
+        found, unit = _JsonArrayReader(text).iter_elements(), "chat"
     else:
         found, unit = _iter_lines(file), "line"
     for number, content in found:
-        yield JsonItem(content, f"{before}{unit} {number}", done + file.tell(), total)
+        yield JsonItem(
+            content, f"{location_prefix}{unit} {number}", bytes_before + file.tell(), total_bytes
+        )
 
 
 def _iter_lines(file: IO[bytes]) -> Iterator[tuple[int, ParsedJson | InvalidJson]]:
@@ -143,26 +147,26 @@ class _JsonArrayReader:
 
     def __init__(self, file: io.TextIOWrapper) -> None:
         self._file = file
-        self._text, self._at = "", 0
+        self._buffer, self._position = "", 0
         self._decoder = json.JSONDecoder()
 
-    def read(self) -> Iterator[tuple[int, ParsedJson | InvalidJson]]:
+    def iter_elements(self) -> Iterator[tuple[int, ParsedJson | InvalidJson]]:
         number = 1
         try:
-            in_list = self._next() == "["
-            self._at += in_list
-            mark = self._next()
+            in_list = self._peek() == "["
+            self._position += in_list
+            mark = self._peek()
             while mark and not (in_list and mark == "]"):
-                yield number, ParsedJson(self._value())
+                yield number, ParsedJson(self._decode_value())
                 number += 1
-                mark = self._next()
+                mark = self._peek()
                 if in_list and mark == ",":
-                    self._at += 1
-                    mark = self._next()
+                    self._position += 1
+                    mark = self._peek()
                 elif in_list and mark != "]":
                     break
-            self._at += in_list
-            if in_list and (mark != "]" or self._next()):
+            self._position += in_list
+            if in_list and (mark != "]" or self._peek()):
                 yield number, InvalidJson("this is not JSON: the list does not end as it should")
         except UnicodeDecodeError:
             yield number, InvalidJson("this is not UTF-8 text")
@@ -173,32 +177,32 @@ class _JsonArrayReader:
         except ValueError as error:
             yield number, InvalidJson(str(error))
 
-    def _value(self) -> Any:
-        self._next()
+    def _decode_value(self) -> Any:
+        self._peek()
         while True:
             try:
-                value, self._at = self._decoder.raw_decode(self._text, self._at)
+                value, self._position = self._decoder.raw_decode(self._buffer, self._position)
             except json.JSONDecodeError:
-                if len(self._text) - self._at > MAX_CHAT_BYTES:
+                if len(self._buffer) - self._position > MAX_CHAT_BYTES:
                     raise ValueError(_too_large_message()) from None
-                if not self._more():
+                if not self._read_more():
                     raise
             else:
                 return value
 
-    def _next(self) -> str:
+    def _peek(self) -> str:
         """The next character that is not blank; empty at the end."""
         while True:
-            blank = _WHITESPACE.match(self._text, self._at)
-            self._at = blank.end() if blank else self._at
-            if self._at < len(self._text) or not self._more():
-                return self._text[self._at : self._at + 1]
+            blank = _WHITESPACE.match(self._buffer, self._position)
+            self._position = blank.end() if blank else self._position
+            if self._position < len(self._buffer) or not self._read_more():
+                return self._buffer[self._position : self._position + 1]
 
-    def _more(self) -> bool:
+    def _read_more(self) -> bool:
         """Read as much again as there is, so that a long value is not tried too often."""
-        left = self._text[self._at :]
+        left = self._buffer[self._position :]
         more = self._file.read(max(CHUNK_BYTES, len(left)))
-        self._text, self._at = left + more, 0
+        self._buffer, self._position = left + more, 0
         return bool(more)
 
 

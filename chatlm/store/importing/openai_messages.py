@@ -10,7 +10,7 @@ from chatlm.store.importing.fields import JsonObject, ParsedChat
 from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn
 
 
-def parse_openai_messages(value: Any, time: datetime) -> ParsedChat:
+def parse_openai_messages(value: Any, default_time: datetime) -> ParsedChat:
     """A chat, with its first system messages as the system prompt.
 
     Left out and counted: what tools said, parts that are no text, later system messages, and what
@@ -19,7 +19,7 @@ def parse_openai_messages(value: Any, time: datetime) -> ParsedChat:
 
     Args:
         value: the object.
-        time: when it counts as begun, since the file does not say it.
+        default_time: when it counts as begun, since the file does not say it.
 
     Raises:
         BadChat: a role is not known, a content is of no known kind, or no user says anything.
@@ -28,7 +28,7 @@ def parse_openai_messages(value: Any, time: datetime) -> ParsedChat:
     system: list[str] = []
     said: list[tuple[str, list[str]]] = []
     left_out: Counter[str] = Counter()
-    for message in chat.objects("messages"):
+    for message in chat.object_array("messages"):
         role, text = message.text("role"), _message_text(message, left_out)
         match role:
             case "system" | "developer" if not said:
@@ -46,16 +46,17 @@ def parse_openai_messages(value: Any, time: datetime) -> ParsedChat:
             case "tool" | "function":
                 left_out[f"{role} messages"] += 1
             case _:
-                raise message.bad("role must be system, user, assistant or tool")
+                raise message.error("role must be system, user, assistant or tool")
     if not said:
-        raise chat.bad("no user message")
+        raise chat.error("no user message")
     turns = tuple(
-        _build_turn(n, question, answers, time) for n, (question, answers) in enumerate(said)
+        _build_turn(n, question, answers, default_time)
+        for n, (question, answers) in enumerate(said)
     )
     conversation = Conversation(
-        id=0, system="\n\n".join(system), turns=turns, created=time, updated=time
+        id=0, system="\n\n".join(system), turns=turns, created=default_time, updated=default_time
     )
-    return ParsedChat(conversation, timed=False, left_out=left_out)
+    return ParsedChat(conversation, created_known=False, left_out=left_out)
 
 
 def _build_turn(number: int, question: str, answers: list[str], time: datetime) -> Turn:
@@ -72,11 +73,11 @@ def _message_text(message: JsonObject, left_out: Counter[str]) -> str:
     if isinstance(content, str):
         return content
     texts = []
-    for part in message.list("content"):
+    for part in message.array("content"):
         if isinstance(part, str):
             texts.append(part)
             continue
-        fields = JsonObject(part, f"{message.where}, part")
+        fields = JsonObject(part, f"{message.location}, part")
         kind = fields.text("type")
         if kind in ("text", "input_text", "output_text"):
             texts.append(fields.text("text"))

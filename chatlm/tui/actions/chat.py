@@ -36,18 +36,20 @@ class ChatActions:
     def __init__(self, screen: ChatScreen) -> None:
         self._screen = screen
         self._chat = screen.chat
-        self._list = screen.chats
+        self._chats_panel = screen.chats_panel
 
     def do_stop(self, _: str) -> None:
         """Close what is open, else stop the reply, else go back to the composer."""
         composer, plugins = self._chat.composer, self._screen.plugin_actions
         if composer.close_completion():
             return
-        if self._list.has_focus_within and self._list.leave_search():
+        if self._chats_panel.has_focus_within and self._chats_panel.leave_search():
             return
         if composer.has_focus and composer.editing:
             composer.end_edit()
-        elif not (plugins.regions.uncover() or self._chat.stop() or plugins.stop()):
+        elif not (
+            plugins.regions.close_covering_panel() or self._chat.stop() or plugins.cancel_latest()
+        ):
             self._screen.set_focus(composer)
 
     def do_continue(self, _: str) -> None:
@@ -62,20 +64,20 @@ class ChatActions:
 
     async def do_new(self, _: str) -> None:
         """Begin a chat."""
-        await self._chat.leave(self._begin)
+        await self._chat.leave_chat(self._new_chat)
 
     async def do_incognito(self, _: str) -> None:
         """Begin a chat that is not saved."""
-        await self._chat.leave(partial(self._begin, incognito=True))
+        await self._chat.leave_chat(partial(self._new_chat, incognito=True))
 
     def do_chats(self, _: str) -> None:
         """Show the list and go to it; from the list, hide it."""
-        self._screen.toggle_list()
+        self._screen.toggle_chat_list()
 
-    def do_search(self, words: str) -> None:
+    def do_search(self, query: str) -> None:
         """Search all chats."""
-        self._screen.show_list()
-        self._list.search(words)
+        self._screen.show_chat_list()
+        self._chats_panel.search(query)
 
     def do_palette(self, _: str) -> None:
         """Everything there is to do."""
@@ -86,33 +88,33 @@ class ChatActions:
 
     def do_context(self, _: str) -> None:
         """Show what fits."""
-        self._screen.insight.context()
+        self._screen.inspect_actions.show_context()
 
     def do_attach(self, path: str) -> None:
         """Put a file into the message."""
         if not path.strip():
             raise UsageError("Which file?", hint="Write /attach and a path.")
-        self._chat.composer.attach(path.strip())
+        self._chat.composer.attach_file(path.strip())
 
     def do_rename(self, title: str) -> None:
         """Give the chat a title."""
-        self._list.rename_chat(self._saved(), title.strip() or None)
+        self._chats_panel.rename_chat(self._saved_chat_id(), title.strip() or None)
 
     def do_pin_chat(self, _: str) -> None:
         """Keep the chat at the top of the list, or no longer."""
-        self._list.pin_chat(self._saved())
+        self._chats_panel.pin_chat(self._saved_chat_id())
 
     def do_delete(self, _: str) -> None:
         """Delete the chat; undo brings it back."""
-        self._list.delete_chat(self._saved())
+        self._chats_panel.delete_chat(self._saved_chat_id())
 
     def do_undo(self, _: str) -> None:
         """Bring back the chat that was deleted last."""
-        self._list.undo_delete()
+        self._chats_panel.undo_delete()
 
     def do_export(self, file: str) -> None:
         """Write the chat to a file."""
-        chat = self._conversation()
+        chat = self._stored_conversation()
         if file.strip():
             self._export(file)
             return
@@ -129,17 +131,19 @@ class ChatActions:
         """Read chats from a file."""
         if not file.strip():
             raise UsageError("Which file?", hint="Write /import and a path.")
-        path, store = expand_path(file.strip()), self._chat.saved
+        path, store = expand_path(file.strip()), self._chat.saved_store
         screen = ImportScreen(lambda: transfer.import_chats(store, path))
-        self._screen.app.push_screen(screen, lambda _: self._chat.changed())
+        self._screen.app.push_screen(screen, lambda _: self._chat.notify_changed())
 
     def do_copy_chat(self, _: str) -> None:
         """Copy the chat as Markdown."""
-        clipboard.copy(self._screen.app, export.to_markdown(self._conversation()), "the chat")
+        clipboard.copy(
+            self._screen.app, export.to_markdown(self._stored_conversation()), "the chat"
+        )
 
     def do_preview(self, text: str) -> None:
         """Show the prompt that would be sent."""
-        self._screen.insight.prompt_to_be(text or self._chat.composer.message())
+        self._screen.inspect_actions.preview_prompt(text or self._chat.composer.outgoing_message())
 
     def do_help(self, _: str) -> None:
         """Show every key and command."""
@@ -147,10 +151,10 @@ class ChatActions:
 
     async def do_quit(self, _: str) -> None:
         """Leave."""
-        await self._screen.owner.action_quit()
+        await self._screen.chat_app.action_quit()
 
-    async def _begin(self, *, incognito: bool = False) -> None:
-        await self._chat.begin(incognito=incognito)
+    async def _new_chat(self, *, incognito: bool = False) -> None:
+        await self._chat.new_chat(incognito=incognito)
         self._screen.set_focus(self._chat.composer)
 
     def _export(self, file: str | None) -> None:
@@ -159,21 +163,21 @@ class ChatActions:
             return
         path = expand_path(file.strip())
         try:
-            transfer.export_chat(self._chat.store, self._conversation(), path)
+            transfer.export_chat(self._chat.store, self._stored_conversation(), path)
         except ChatlmError as error:
             self._chat.toast(error)
         else:
             self._chat.notify(escape_controls(f"Written to {path}"), markup=False)
 
-    def _conversation(self) -> Conversation:
+    def _stored_conversation(self) -> Conversation:
         if self._chat.conversation_id is None:
             raise UsageError("This chat has no message yet", hint="Type one first.")
         return self._chat.store.conversation(self._chat.conversation_id)
 
-    def _saved(self) -> int:
-        if self._chat.current is None:
+    def _saved_chat_id(self) -> int:
+        if self._chat.saved_conversation_id is None:
             raise UsageError("This chat is not saved", hint="It is in no list.")
-        return self._chat.current
+        return self._chat.saved_conversation_id
 
 
 POLICY_MESSAGES = {
@@ -197,95 +201,95 @@ class TurnActions:
     def __init__(self, screen: ChatScreen) -> None:
         self._screen = screen
         self._chat = screen.chat
-        self._insight = screen.insight
+        self._inspect_actions = screen.inspect_actions
 
     def do_copy(self, _: str) -> None:
         """Copy the reply as the model wrote it."""
-        self._view().copy()
+        self._selected_view().copy_reply()
 
     def do_copy_code(self, _: str) -> None:
         """Copy a code block; asked again, the next one."""
-        self._view().copy_code()
+        self._selected_view().copy_code()
 
     async def do_previous_version(self, _: str) -> None:
         """Let the version before stand."""
-        await self._chat.step_version(self._view(), -1)
+        await self._chat.step_version(self._selected_view(), -1)
 
     async def do_next_version(self, _: str) -> None:
         """Let the next version stand."""
-        await self._chat.step_version(self._view(), 1)
+        await self._chat.step_version(self._selected_view(), 1)
 
     def do_edit(self, _: str) -> None:
         """Take the message into the composer; sent again, it makes a fork."""
-        self._chat.refuse_while_busy()
-        turn = self._view().turn
+        self._chat.require_idle()
+        turn = self._selected_view().turn
         title = f"editing message {turn.position + 1}"
-        self._chat.composer.begin_edit(turn.words, title, turn.position)
+        self._chat.composer.begin_edit(turn.display_text, title, turn.position)
         self._screen.set_focus(self._chat.composer)
 
     async def do_fork(self, _: str) -> None:
         """Go on from here in a new chat."""
-        await self._chat.fork(self._view().turn.position + 1)
+        await self._chat.fork_chat(self._selected_view().turn.position + 1)
         self._screen.set_focus(self._chat.composer)
         self._chat.notify("This is a fork; the chat it came from stays as it was.", markup=False)
 
     def do_details(self, _: str) -> None:
         """Show what made the reply."""
-        reply = self._reply()
+        reply = self._selected_reply()
         provenance = self._chat.store.provenance(reply.id)
         forked_from = self._chat.conversation.forked_from
-        screen = DetailsScreen(self._view().turn, reply, provenance, forked_from)
+        screen = DetailsScreen(self._selected_view().turn, reply, provenance, forked_from)
         self._screen.app.push_screen(screen)
 
     def do_xray(self, _: str) -> None:
         """Show the prompt that made the reply."""
-        self._insight.prompt_of(self._view().turn, self._reply())
+        self._inspect_actions.xray_reply(self._selected_view().turn, self._selected_reply())
 
     def do_trace(self, _: str) -> None:
         """Show what plugins did for the turn."""
-        turn = self._view().turn
+        turn = self._selected_view().turn
         self._screen.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
 
     def do_replay(self, model: str) -> None:
         """Make the reply again and compare."""
-        reply, model = self._reply(), model.strip()
+        reply, model = self._selected_reply(), model.strip()
         if model:
-            self._screen.owner.check_model(model)
-        self._insight.replay(reply, model)
+            self._screen.chat_app.check_model(model)
+        self._inspect_actions.replay_reply(reply, model)
 
     async def do_pin(self, _: str) -> None:
         """Keep the turn in the context, or no longer."""
-        await self._toggle(ContextPolicy.PINNED)
+        await self._toggle_policy(ContextPolicy.PINNED)
 
     async def do_drop(self, _: str) -> None:
         """Leave the turn out of the context, or no longer."""
-        await self._toggle(ContextPolicy.DROPPED)
+        await self._toggle_policy(ContextPolicy.DROPPED)
 
     async def do_summarise(self, _: str) -> None:
         """Let a summary stand for the turn, or no longer."""
-        turn = self._view().turn
+        turn = self._selected_view().turn
         if turn.summary:
-            await self._toggle(ContextPolicy.SUMMARISED)
+            await self._toggle_policy(ContextPolicy.SUMMARISED)
         else:
-            self._reply()
-            self._insight.summary(turn)
+            self._selected_reply()
+            self._inspect_actions.summarise_turn(turn)
 
-    async def _toggle(self, standing: ContextPolicy) -> None:
-        view = self._view()
-        now = ContextPolicy.AUTO if view.turn.standing is standing else standing
-        await self._chat.set_standing(view, now)
+    async def _toggle_policy(self, policy: ContextPolicy) -> None:
+        view = self._selected_view()
+        now = ContextPolicy.AUTO if view.turn.context_policy is policy else policy
+        await self._chat.set_context_policy(view, now)
         self._chat.notify(
             f"Message {view.turn.position + 1}: {POLICY_MESSAGES[now]}.", markup=False
         )
 
-    def _view(self) -> TurnView:
-        view = self._chat.selected
+    def _selected_view(self) -> TurnView:
+        view = self._chat.selected_view
         if view is None:
             raise UsageError("This chat has no message yet", hint="Type one first.")
         return view
 
-    def _reply(self) -> Reply:
-        reply = self._view().turn.reply
+    def _selected_reply(self) -> Reply:
+        reply = self._selected_view().turn.reply
         if reply is None or not reply.text:
             raise UsageError("This message has no reply yet")
         return reply

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class ContextMeasured(Message):
     """What the shown chat takes of the context; None when it cannot be said."""
 
-    measure: ContextUsage | None
+    usage: ContextUsage | None
     conversation_id: int | None
     """Which chat that is."""
 
@@ -51,38 +51,42 @@ class InspectActions:
     def __init__(self, screen: ChatScreen) -> None:
         self._screen = screen
         self._chat = screen.chat
-        self._closing = threading.Event()
+        self._stop_waiting = threading.Event()
         """Ends all waiting for the model."""
 
     def close(self) -> None:
         """Let no thread wait for the model any longer."""
-        self._closing.set()
+        self._stop_waiting.set()
 
-    def measure(self) -> None:
+    def measure_context(self) -> None:
         """Measure the chat, if the model is there; the screen gets a `Measured`."""
-        if isinstance(self._screen.owner.engine_state, Ready):
-            job = partial(self._measure, self._session())
+        if isinstance(self._screen.chat_app.engine_state, Ready):
+            job = partial(self._measure_worker, self._create_session())
             self._screen.run_worker(job, thread=True, exclusive=True, group="measure")
 
-    def context(self) -> None:
+    def show_context(self) -> None:
         """Every turn's cost, and how it takes part."""
-        self._chat.pause()
-        session = self._session()
+        self._chat.pause_read_ahead()
+        session = self._create_session()
 
         def ledger() -> ContextBreakdown:
-            chat, measure = self._chat.conversation, session.measure()
+            chat, measure = self._chat.conversation, session.context_usage()
             return ContextBreakdown(
-                chat.system, chat.turns, measure.costs, measure.outside, context_fill(measure)
+                chat.system,
+                chat.turns,
+                measure.turn_tokens,
+                measure.omitted_turns,
+                context_fill(measure),
             )
 
         async def leave(turn_id: int | None) -> None:
             await self._chat.redraw(turn_id)
 
         self._screen.app.push_screen(
-            ContextScreen(ledger, session.store.set_standing, session.summarise), leave
+            ContextScreen(ledger, session.store.set_context_policy, session.summarise), leave
         )
 
-    def prompt_of(self, turn: Turn, reply: Reply) -> None:
+    def xray_reply(self, turn: Turn, reply: Reply) -> None:
         """The exact prompt that made a reply."""
         store = self._chat.store
         made = store.provenance(reply.id)
@@ -94,18 +98,21 @@ class InspectActions:
         request = Request(made.messages, made.sampling, made.adapter)
 
         def read() -> PromptXray:
-            prompt, passages = self._engine().preview(request), tuple(store.passages(turn.id))
-            return PromptXray(prompt, request, turn.words, passages, made.prompt_hash)
+            prompt, passages = (
+                self._wait_for_engine().preview(request),
+                tuple(store.passages(turn.id)),
+            )
+            return PromptXray(prompt, request, turn.display_text, passages, made.prompt_hash)
 
         title = "What was read for this reply" if made.model else "What a model would have read"
         self._screen.app.push_screen(XrayScreen(read, title))
 
-    def prompt_to_be(self, text: str) -> None:
+    def preview_prompt(self, text: str) -> None:
         """The exact prompt, if `text` were sent now; blank takes the newest message."""
-        session = self._session()
+        session = self._create_session()
         turns = self._chat.conversation.turns
         again = bool(turns) and not text.strip()
-        words = turns[-1].words if again else text
+        words = turns[-1].display_text if again else text
         title = (
             "What is read for your newest message"
             if again
@@ -118,56 +125,58 @@ class InspectActions:
 
         self._screen.app.push_screen(XrayScreen(read, title))
 
-    def summary(self, turn: Turn) -> None:
+    def summarise_turn(self, turn: Turn) -> None:
         """Have the model write a turn's summary, which stands for it then."""
-        self._chat.pause()
-        session = self._session()
+        self._chat.pause_read_ahead()
+        session = self._create_session()
 
         async def leave(_: None) -> None:
             await self._chat.redraw()
 
         self._screen.app.push_screen(SummaryScreen(lambda: session.summarise(turn.id)), leave)
 
-    def replay(self, reply: Reply, model: str) -> None:
+    def replay_reply(self, reply: Reply, model: str) -> None:
         """Make a reply again, with another model if one is named, and compare."""
-        self._chat.pause()
+        self._chat.pause_read_ahead()
         store = self._chat.store
 
         def again() -> Generator[object, None, None]:
             if not model:
-                yield from replay(store, self._engine(), reply.id)
+                yield from replay(store, self._wait_for_engine(), reply.id)
                 return
-            with closing(EngineLoader(self._screen.owner.open_engine, lambda _: None)) as loader:
+            with closing(EngineLoader(self._screen.chat_app.open_engine, lambda _: None)) as loader:
                 loader.start(model)
-                while loader.loads(POLL_SECONDS):
+                while loader.still_loading(POLL_SECONDS):
                     yield None  # the person may give up here
-                yield from replay(store, loader.wait(self._closing), reply.id)
+                yield from replay(store, loader.wait(self._stop_waiting), reply.id)
 
-        self._screen.app.push_screen(ReplayScreen(reply.text, again), lambda _: self._chat.resume())
+        self._screen.app.push_screen(
+            ReplayScreen(reply.text, again), lambda _: self._chat.resume_read_ahead()
+        )
 
-    def _measure(self, session: ChatSession) -> None:
+    def _measure_worker(self, session: ChatSession) -> None:
         measure = None
         try:
-            measure = session.measure()
+            measure = session.context_usage()
         except ChatlmError as error:  # the next message will say it, if it still holds
             log.info("chat not measured: %s", error)
         except Exception:  # a bug must not take the chat away
             log.exception("chat not measured")
         self._screen.post_message(ContextMeasured(measure, session.conversation_id))
 
-    def _session(self) -> ChatSession:
-        return self._chat.session(self._closing)
+    def _create_session(self) -> ChatSession:
+        return self._chat.session(self._stop_waiting)
 
-    def _engine(self) -> Engine:
-        return self._screen.owner.engine.wait(self._closing)
+    def _wait_for_engine(self) -> Engine:
+        return self._screen.chat_app.engine.wait(self._stop_waiting)
 
 
-def context_fill(measure: ContextUsage) -> ContextFill:
+def context_fill(usage: ContextUsage) -> ContextFill:
     """What the ruler draws."""
     return ContextFill(
-        system=measure.system,
-        turns=measure.used - measure.system,
-        reserve=measure.reserve,
-        limit=measure.limit,
-        outside=len(measure.outside),
+        system_tokens=usage.system_tokens,
+        history_tokens=usage.used_tokens - usage.system_tokens,
+        reply_reserve=usage.reply_reserve,
+        context_length=usage.context_length,
+        omitted_count=len(usage.omitted_turns),
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SettingsActions:
-    """Each `do_NAME` is the command of that name; `took` is told what the settings screen posts.
+    """Each `do_NAME` is the command of that name; `apply` is told what the settings screen posts.
 
     Args:
         screen: whose chat it is.
@@ -31,48 +31,48 @@ class SettingsActions:
     def __init__(self, screen: ChatScreen) -> None:
         self._screen = screen
         self._chat = screen.chat
-        self._owner = screen.owner
+        self._chat_app = screen.chat_app
 
     def do_settings(self, _: str) -> None:
         """Sampling, system prompt, look."""
-        self._show("sampling")
+        self._show_settings("sampling")
 
     def do_system(self, _: str) -> None:
         """Edit the system prompt."""
-        self._show("system")
+        self._show_settings("system")
 
     def do_theme(self, name: str) -> None:
         """Change the colours, now and from now on."""
         if name.strip():
-            self._use_theme(name.strip())
+            self._set_theme(name.strip())
         else:
-            self._show("look")
+            self._show_settings("look")
 
     def do_plugins(self, _: str) -> None:
         """Switch plugins, change their settings."""
-        running, host = self._owner.config, self._owner.plugins
-        self._owner.push_screen(
+        running, host = self._chat_app.config, self._chat_app.plugins
+        self._chat_app.push_screen(
             PluginsScreen(
                 partial(plugin_entries, host, running),
-                self._chat.conversation.without,
-                self._chat.set_without,
+                self._chat.conversation.disabled_plugins,
+                self._chat.set_disabled_plugins,
                 safe_mode=running.safe_mode,
             )
         )
 
     def do_model(self, name: str) -> None:
         """Talk to another model; the chat goes on with it."""
-        self._chat.refuse_while_busy()
+        self._chat.require_idle()
         if name.strip():
-            self._owner.check_model(name.strip())
-            self._use_model(name.strip())
+            self._chat_app.check_model(name.strip())
+            self._switch_model(name.strip())
         else:
-            current = self._owner.engine_state.model
-            here = partial(is_available, plugins=self._owner.plugins)
+            current = self._chat_app.engine_state.model
+            here = partial(is_available, plugins=self._chat_app.plugins)
             screen = ModelScreen(installed.list_known_models(), current, here)
-            self._owner.push_screen(screen, self._use_model)
+            self._chat_app.push_screen(screen, self._switch_model)
 
-    def took(self, message: object) -> None:
+    def apply(self, message: object) -> None:
         """Let what the person set hold from now on.
 
         Raises:
@@ -83,26 +83,28 @@ class SettingsActions:
                 self._chat.set_sampling(sampling)
             case SettingsScreen.SystemChanged(system=system):
                 self._chat.set_system(system)
-            case SettingsScreen.SamplingKept(sampling=sampling):
-                self._owner.config = dataclasses.replace(self._owner.config, sampling=sampling)
-            case SettingsScreen.SystemKept(system=system):
-                self._owner.config = dataclasses.replace(self._owner.config, system=system)
-            case SettingsScreen.ModelWanted():
+            case SettingsScreen.DefaultSamplingSaved(sampling=sampling):
+                self._chat_app.config = dataclasses.replace(
+                    self._chat_app.config, sampling=sampling
+                )
+            case SettingsScreen.DefaultSystemSaved(system=system):
+                self._chat_app.config = dataclasses.replace(self._chat_app.config, system=system)
+            case SettingsScreen.ModelRequested():
                 self.do_model("")
             case ThemePicker.ThemeChosen(theme=theme):
-                self._use_theme(theme)
+                self._set_theme(theme)
             case ThemePicker.MotionChosen(reduced=reduced):
-                self._owner.use_motion(reduced=reduced)
+                self._chat_app.set_reduced_motion(reduced=reduced)
                 config.set_value("reduced_motion", str(reduced).lower())
 
-    def _show(self, section: Section) -> None:
-        chat, state = self._chat.conversation, self._owner.engine_state
-        engine = self._owner.engine.engine
+    def _show_settings(self, section: Section) -> None:
+        chat, state = self._chat.conversation, self._chat_app.engine_state
+        engine = self._chat_app.engine.engine
         info = state.info if isinstance(state, Ready) else None
         below = [
-            (CONFIG_LAYER, self._owner.config.sampling),
-            ("model", info.suggested if info else Sampling()),
-            ("default", info.defaults if info else DEFAULT_SAMPLING),
+            (CONFIG_LAYER, self._chat_app.config.sampling),
+            ("model", info.recommended_sampling if info else Sampling()),
+            ("default", info.default_sampling if info else DEFAULT_SAMPLING),
         ]
 
         def count_tokens(text: str) -> int:
@@ -114,24 +116,24 @@ class SettingsActions:
                 else builtin_system_tokens(engine)
             )
 
-        self._owner.push_screen(
+        self._chat_app.push_screen(
             SettingsScreen(
                 chat.sampling,
                 below,
                 chat.system,
                 info=info,
                 count_tokens=count_tokens if engine else None,
-                reduced_motion=self._owner.reduced_motion,
+                reduced_motion=self._chat_app.reduced_motion,
                 section=section,
             )
         )
 
-    def _use_theme(self, name: str) -> None:
-        self._owner.use_theme(name)
+    def _set_theme(self, name: str) -> None:
+        self._chat_app.set_theme(name)
         config.set_value("theme", name)
 
-    def _use_model(self, name: str | None) -> None:
-        if name and name != self._owner.engine_state.model:
+    def _switch_model(self, name: str | None) -> None:
+        if name and name != self._chat_app.engine_state.model:
             self._chat.stop()
-            self._owner.load_engine(name)
+            self._chat_app.load_engine(name)
             self._screen.set_focus(self._chat.composer)

@@ -44,7 +44,7 @@ class ChatView(Vertical):
             text-overflow: ellipsis;
             text-wrap: nowrap;
         }
-        & Ruler { width: 40%; max-width: 44; margin: 0 0 0 2; }
+        & ContextGauge { width: 40%; max-width: 44; margin: 0 0 0 2; }
         &.-incognito #title { color: $text-warning; }
         & > #middle { width: 100%; height: 1fr; layers: default above; }
         & Transcript { margin: 0 2 0 0; }
@@ -68,59 +68,63 @@ class ChatView(Vertical):
         yield self.composer
 
     @property
-    def newest(self) -> TurnView | None:
+    def newest_view(self) -> TurnView | None:
         """The view of the chat's last turn."""
-        return self.query_one(Transcript).newest
+        return self.query_one(Transcript).newest_view
 
-    async def show(self, title: str, turns: Sequence[Turn], *, incognito: bool) -> None:
+    async def show_chat(self, title: str, turns: Sequence[Turn], *, incognito: bool) -> None:
         """Replace what is shown by a chat; the title falls back to the first message."""
         self.set_class(incognito, "-incognito")
         self.composer.set_class(incognito, "-incognito")
-        self.show_title(title or (turns[0].words if turns else NEW_CHAT))
-        await self.query_one(Transcript).show(turns)
+        self.show_title(title or (turns[0].display_text if turns else NEW_CHAT))
+        await self.query_one(Transcript).show_turns(turns)
 
-    async def add(self, turn: Turn) -> TurnView:
+    async def add_turn(self, turn: Turn) -> TurnView:
         """Draw a new turn at the end."""
         if turn.position == 0:
-            self.show_title(turn.words)
-        return await self.query_one(Transcript).add(turn)
+            self.show_title(turn.display_text)
+        return await self.query_one(Transcript).add_turn(turn)
 
-    async def tell(self, problem: ChatlmError | str) -> None:
+    async def show_notice(self, message: ChatlmError | str) -> None:
         """Say something in the transcript and in a toast."""
-        error = isinstance(problem, ChatlmError)
-        await self.query_one(Transcript).add_notice(str(problem), error=error)
-        self.toast(problem)
+        error = isinstance(message, ChatlmError)
+        await self.query_one(Transcript).add_notice(str(message), error=error)
+        self.toast(message)
 
-    def toast(self, problem: ChatlmError | str) -> None:
+    def toast(self, message: ChatlmError | str) -> None:
         """Say something for a moment."""
-        error = isinstance(problem, ChatlmError) and not isinstance(problem, UsageError)
+        error = isinstance(message, ChatlmError) and not isinstance(message, UsageError)
         self.notify(
-            escape_controls(str(problem)), severity="error" if error else "warning", markup=False
+            escape_controls(str(message)), severity="error" if error else "warning", markup=False
         )
 
-    def show_engine(self, state: EngineState) -> None:
+    def show_engine_state(self, state: EngineState) -> None:
         """Say that the model is loading, or why it is not there."""
         self.query_one(EngineBanner).state = state
 
-    def show_fill(self, fill: ContextFill | None, outside: Collection[int] = ()) -> None:
+    def show_context_fill(
+        self, fill: ContextFill | None, omitted_turns: Collection[int] = ()
+    ) -> None:
         """Say how full the context is, and mark the turns that no longer fit, by their ids."""
         self.query_one(ContextGauge).fill = fill
-        self.query_one(Transcript).mark(outside)
+        self.query_one(Transcript).mark_omitted(omitted_turns)
 
-    def show_used(self, used: int) -> None:
+    def show_used_tokens(self, used: int) -> None:
         """Let the ruler follow a turn that is running."""
         ruler = self.query_one(ContextGauge)
         if ruler.fill is not None:
-            ruler.fill = dataclasses.replace(ruler.fill, turns=max(used - ruler.fill.system, 0))
+            ruler.fill = dataclasses.replace(
+                ruler.fill, history_tokens=max(used - ruler.fill.system_tokens, 0)
+            )
 
-    def turn_page(self, pages: int) -> None:
+    def scroll_pages(self, pages: int) -> None:
         """Scroll the transcript by -1 or 1 pages."""
-        self.query_one(Transcript).turn_page(pages)
+        self.query_one(Transcript).scroll_pages(pages)
 
-    @on(Suggestion.Taken)
-    def _use_suggestion(self, event: Suggestion.Taken) -> None:
+    @on(Suggestion.Selected)
+    def _use_suggestion(self, event: Suggestion.Selected) -> None:
         event.stop()
-        self.composer.put_back(event.text)
+        self.composer.restore_unsent(event.text)
         self.composer.focus()
 
     def show_title(self, title: str) -> None:

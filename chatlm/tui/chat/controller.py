@@ -43,194 +43,200 @@ class LiveChat(ShownChat):
 
     def __init__(self, app: ChatApp, store: Store) -> None:
         super().__init__(app, store)
-        self._ahead = threading.Event()
+        self._read_ahead_stop = threading.Event()
         """Set to end the reading ahead that goes on, if any."""
 
     def on_mount(self) -> None:
         """Follow the engine."""
-        self.watch(self._owner, "engine_state", self._engine_changed)
+        self.watch(self._chat_app, "engine_state", self._follow_engine)
 
     def session(self, stop: threading.Event) -> ChatSession:
         """A session of the shown chat; setting `stop` ends its wait for the engine."""
-        return self._owner.session(self._chat, stop)
+        return self._chat_app.session(self._chat, stop)
 
-    def pause(self) -> None:
+    def pause_read_ahead(self) -> None:
         """Leave the model to something else, until `resume`.
 
         Raises:
             UsageError: a turn is running.
         """
-        self.refuse_while_busy()
-        self._ahead.set()
+        self.require_idle()
+        self._read_ahead_stop.set()
 
-    def resume(self) -> None:
+    def resume_read_ahead(self) -> None:
         """Use the model again while nothing else does."""
-        self._read_ahead()
+        self._start_read_ahead()
 
     async def redraw(self, turn_id: int | None = None) -> None:
         """See `ShownChat.redraw`; what was changed is read ahead."""
         await super().redraw(turn_id)
-        self.resume()
+        self.resume_read_ahead()
 
     def stop(self) -> bool:
         """Ask the running turn to stop, and any reading ahead; False when there is no turn."""
-        self._ahead.set()
-        if self._live is not None:
-            self._live.stop.set()
-        return self._live is not None
+        self._read_ahead_stop.set()
+        if self._live_turn is not None:
+            self._live_turn.stop.set()
+        return self._live_turn is not None
 
     def stop_and_wait(self, seconds: float) -> None:
         """Store what is typed, stop the running turn and wait until it is stored too.
 
         Needs no working screen.
         """
-        self.keep_draft()
-        self._ahead.set()
-        if self._live is not None:
-            self._live.stop.set()
-            self._live.done.wait(seconds)
+        self.save_draft()
+        self._read_ahead_stop.set()
+        if self._live_turn is not None:
+            self._live_turn.stop.set()
+            self._live_turn.done.wait(seconds)
         self.drafts.wait(seconds)
-        self.writes.wait(seconds)
+        self.write_queue.wait(seconds)
 
-    def send(self, text: str) -> bool:
+    def send_message(self, text: str) -> bool:
         """Send a message; False, and a word why, while a reply is written."""
-        return self._start(lambda session: session.send(text), sent=text)
+        return self._start_turn(lambda session: session.send(text), message=text)
 
     def continue_reply(self) -> None:
         """Go on with a reply that was cut short."""
-        self._start(ChatSession.continue_reply)
+        self._start_turn(ChatSession.continue_reply)
 
     def regenerate(self) -> None:
         """Answer the newest message once more, or try again to load a model that failed."""
-        if self.newest is None and isinstance(self._owner.engine_state, Failed):
-            self._owner.load_engine()
+        if self.newest_view is None and isinstance(self._chat_app.engine_state, Failed):
+            self._chat_app.load_engine()
         else:
-            self._start(ChatSession.regenerate)
+            self._start_turn(ChatSession.regenerate)
 
-    @on(Composer.Sent)
-    def _send(self, event: Composer.Sent) -> None:
+    @on(Composer.Submitted)
+    def _handle_submitted(self, event: Composer.Submitted) -> None:
         event.stop()
-        text, position = event.text, event.edit
+        text, position = event.text, event.edited_position
         if position is None:
-            sent = self.send(text)
+            sent = self.send_message(text)
         else:
-            sent = self._start(lambda session: session.edit(position, text), sent=text)
+            sent = self._start_turn(lambda session: session.edit(position, text), message=text)
         if sent:
-            self.composer.sent(event)
-            self.keep_draft()
+            self.composer.confirm_submitted(event)
+            self.save_draft()
 
-    def _start(self, begin: Callable[[ChatSession], SessionEvents], sent: str = "") -> bool:
+    def _start_turn(
+        self, open_events: Callable[[ChatSession], SessionEvents], message: str = ""
+    ) -> bool:
         """Run a turn of the shown chat in the worker; False, and a word why, while one runs."""
         try:
-            self.refuse_while_busy()
+            self.require_idle()
         except UsageError as error:
             self.toast(error)
             return False
-        if isinstance(self._owner.engine_state, Failed):
-            self._owner.load_engine()
-        self._ahead.set()
-        live = self._live = LiveTurn(self._chat, sent=sent)
-        if not sent and (view := self.newest):
+        if isinstance(self._chat_app.engine_state, Failed):
+            self._chat_app.load_engine()
+        self._read_ahead_stop.set()
+        live = self._live_turn = LiveTurn(self._chat, unsaved_message=message)
+        if not message and (view := self.newest_view):
             live.view, live.turn = view, view.turn
-        loading = isinstance(self._owner.engine_state, Loading)
-        live.say("waiting for the model" if loading else "…")
-        self._work(partial(begin, self._owner.session(self._chat, live.stop)), live)
+        loading = isinstance(self._chat_app.engine_state, Loading)
+        live.show_activity("waiting for the model" if loading else "…")
+        self._turn_worker(partial(open_events, self._chat_app.session(self._chat, live.stop)), live)
         return True
 
     @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
-    def _work(self, begin: Callable[[], SessionEvents], live: LiveTurn) -> None:
-        self.writes.wait()  # what was changed before the message holds for it
+    def _turn_worker(self, open_events: Callable[[], SessionEvents], live: LiveTurn) -> None:
+        self.write_queue.wait()  # what was changed before the message holds for it
         try:
-            run_turn(begin, live.stop, self.post_message)
+            run_turn(open_events, live.stop, self.post_message)
         finally:
             live.done.set()
 
-    def _read_ahead(self) -> None:
+    def _start_read_ahead(self) -> None:
         """Use the time until the next message, if the model is there and free."""
-        self._ahead.set()
-        chat, ready = self._chat, isinstance(self._owner.engine_state, Ready)
-        if ready and self._live is None and chat.conversation_id is not None:
-            self._ahead = threading.Event()
-            self._read(self._owner.session(chat, self._ahead), self._ahead)
+        self._read_ahead_stop.set()
+        chat, ready = self._chat, isinstance(self._chat_app.engine_state, Ready)
+        if ready and self._live_turn is None and chat.conversation_id is not None:
+            self._read_ahead_stop = threading.Event()
+            self._read_ahead_worker(
+                self._chat_app.session(chat, self._read_ahead_stop), self._read_ahead_stop
+            )
 
     @work(thread=True, group="ahead", exit_on_error=False)
-    def _read(self, session: ChatSession, stop: threading.Event) -> None:
+    def _read_ahead_worker(self, session: ChatSession, stop: threading.Event) -> None:
         read_ahead(session, stop)
 
     @on(TurnProgressed)
-    async def _progress(self, message: TurnProgressed) -> None:
-        async with self._drawing:
-            if self._live is not None:
-                await self._draw(self._live, message)
+    async def _handle_progress(self, message: TurnProgressed) -> None:
+        async with self._draw_lock:
+            if self._live_turn is not None:
+                await self._show_event(self._live_turn, message)
 
-    async def _draw(self, live: LiveTurn, message: TurnProgressed) -> None:
+    async def _show_event(self, live: LiveTurn, message: TurnProgressed) -> None:
         match message.event:
             case TurnStarted(conversation_id=conversation_id, turn=turn):
-                live.turn, live.sent = turn, ""
+                live.turn, live.unsaved_message = turn, ""
                 if live.chat.conversation_id not in (None, conversation_id):
-                    await self._follow_fork(live, conversation_id)
+                    await self._switch_to_fork(live, conversation_id)
                 elif live.chat is self._chat:
-                    await live.attach(await self.add(turn))
+                    await live.attach(await self.add_turn(turn))
                 live.chat.conversation_id = conversation_id
-                self.changed()
+                self.notify_changed()
             case Notice(text=text):
-                await self.tell(text)
+                await self.show_notice(text)
             case step:
-                await live.progress(step)
-        self._follow(live)
+                await live.apply_event(step)
+        self._sync_status(live)
 
-    async def _follow_fork(self, live: LiveTurn, conversation_id: int) -> None:
+    async def _switch_to_fork(self, live: LiveTurn, conversation_id: int) -> None:
         """An edited message is answered in a fork: show that, if the chat it came from is shown."""
         shown = live.chat is self._chat
         live.chat = OpenChat(live.chat.store, conversation_id)
         if shown:
-            await self._open(live.chat.store, conversation_id)
+            await self._load_chat(live.chat.store, conversation_id)
 
     @on(TextStreamed)
-    async def _grow(self, message: TextStreamed) -> None:
-        async with self._drawing:
-            if self._live is not None:
-                await self._live.grow(message)
-                self._follow(self._live)
+    async def _handle_text(self, message: TextStreamed) -> None:
+        async with self._draw_lock:
+            if self._live_turn is not None:
+                await self._live_turn.append_text(message)
+                self._sync_status(self._live_turn)
 
     @on(TurnEnded)
-    async def _end(self, message: TurnEnded) -> None:
-        async with self._drawing:
-            if self._live is not None:
-                await self._end_turn(self._live, message)
+    async def _handle_turn_ended(self, message: TurnEnded) -> None:
+        async with self._draw_lock:
+            if self._live_turn is not None:
+                await self._finish_turn(self._live_turn, message)
 
-    async def _end_turn(self, live: LiveTurn, message: TurnEnded) -> None:
-        if live.sent:
-            self.composer.put_back(live.sent)
+    async def _finish_turn(self, live: LiveTurn, message: TurnEnded) -> None:
+        if live.unsaved_message:
+            self.composer.restore_unsent(live.unsaved_message)
         if live.chat is self._chat:
-            await self._show_stored(live)
+            await self._show_stored_turn(live)
         if message.error is not None:
-            await self._tell_error(message.error, live)
-        self._live = None
+            await self._report_error(message.error, live)
+        self._live_turn = None
         if live.chat.store is not self._chat.store:
-            self._let_go(live.chat)
-        self._read_ahead()
-        self.changed()
+            self._discard_incognito(live.chat)
+        self._start_read_ahead()
+        self.notify_changed()
 
-    async def _show_stored(self, live: LiveTurn) -> None:
+    async def _show_stored_turn(self, live: LiveTurn) -> None:
         """Replace what was streamed by what is stored, unless it could not all be stored."""
         if live.view is None or live.turn is None:
             return
         try:
-            turn = live.with_seen(live.chat.store.turn(live.turn.id))
+            turn = live.with_streamed_text(live.chat.store.turn(live.turn.id))
         except StoreError as error:
-            await self.tell(error)
-            turn = live.unstored(live.turn)
-        await live.view.finish(turn)
-        self.status = Status.after(turn, self.status.used)
+            await self.show_notice(error)
+            turn = live.as_unsaved(live.turn)
+        await live.view.show_turn(turn)
+        self.status = Status.for_turn(turn, self.status.used_tokens)
 
-    async def _switch(self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()) -> None:
-        await super()._switch(chat, title, turns)
-        self._read_ahead()
+    async def _switch_chat(
+        self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()
+    ) -> None:
+        await super()._switch_chat(chat, title, turns)
+        self._start_read_ahead()
 
-    async def _tell_error(self, error: ChatlmError, live: LiveTurn) -> None:
+    async def _report_error(self, error: ChatlmError, live: LiveTurn) -> None:
         """In the transcript too, unless it stands there already or belongs to another chat."""
-        state = self._owner.engine_state
+        state = self._chat_app.engine_state
         if isinstance(state, Failed) and state.error is error:
             return  # the banner says it
         reply = live.view.turn.reply if live.view else None
@@ -238,12 +244,12 @@ class LiveChat(ShownChat):
         if below or live.chat is not self._chat or isinstance(error, UsageError):
             self.toast(error)
         else:
-            await self.tell(error)
+            await self.show_notice(error)
 
-    async def _engine_changed(self, state: EngineState) -> None:
-        self.show_engine(state)
+    async def _follow_engine(self, state: EngineState) -> None:
+        self.show_engine_state(state)
         if isinstance(state, Ready):
-            self._read_ahead()
-            self.composer.recount()
+            self._start_read_ahead()
+            self.composer.recount_files()
             for note in state.info.notes:
-                await self.tell(note)
+                await self.show_notice(note)

@@ -49,18 +49,18 @@ class StoredChat(ChatView):
 
     def __init__(self, app: ChatApp, store: Store) -> None:
         composer = Composer(
-            history=self._sent_before,
+            history=self._sent_messages,
             count_tokens=app.engine.count_tokens,
-            values=argument_completers(app),
+            completers=argument_completers(app),
         )
         super().__init__(app.clock, composer)
-        self._owner = app
-        self.saved = store
-        self.writes = WriteQueue()
+        self._chat_app = app
+        self.saved_store = store
+        self.write_queue = WriteQueue()
         self._chat = OpenChat(store)
-        self._live: LiveTurn | None = None
+        self._live_turn: LiveTurn | None = None
         """The turn that is running, in this chat or another."""
-        self._drawing = asyncio.Lock()
+        self._draw_lock = asyncio.Lock()
         """Held while a turn is drawn or the chat is switched: both come from pumps of their own."""
 
     @property
@@ -76,12 +76,12 @@ class StoredChat(ChatView):
     @property
     def incognito(self) -> bool:
         """Whether the shown chat is in memory only."""
-        return self._chat.store is not self.saved
+        return self._chat.store is not self.saved_store
 
     @property
-    def selected(self) -> TurnView | None:
+    def selected_view(self) -> TurnView | None:
         """The turn that commands are meant for."""
-        return self.query_one(Transcript).selected
+        return self.query_one(Transcript).selected_view
 
     @property
     def conversation(self) -> Conversation:
@@ -89,23 +89,27 @@ class StoredChat(ChatView):
         chat = self._chat
         if chat.conversation_id is None:
             return Conversation(
-                0, system=chat.system, sampling=chat.sampling, kept=chat.kept, without=chat.without
+                0,
+                system=chat.system,
+                sampling=chat.sampling,
+                plugin_data=chat.plugin_data,
+                disabled_plugins=chat.disabled_plugins,
             )
         return chat.store.conversation(chat.conversation_id)
 
     @property
     def busy(self) -> bool:
         """Whether a turn is running."""
-        return self._live is not None
+        return self._live_turn is not None
 
-    def refuse_while_busy(self) -> None:
+    def require_idle(self) -> None:
         """Some things wait until the reply is written.
 
         Raises:
             UsageError: a turn is running.
         """
-        if self._live is not None:
-            where = "" if self._live.chat is self._chat else " in another chat"
+        if self._live_turn is not None:
+            where = "" if self._live_turn.chat is self._chat else " in another chat"
             stop = commands.key_of("stop")
             raise UsageError(f"A reply is being written{where}", hint=f"{stop} stops it.")
 
@@ -113,35 +117,42 @@ class StoredChat(ChatView):
         """Give the chat another system prompt."""
         if self._chat.conversation_id is None:
             self._chat.system = system
-            self.changed()
+            self.notify_changed()
         else:
-            self._write(partial(self.store.set_system, self._chat.conversation_id, system))
+            self._submit_write(partial(self.store.set_system, self._chat.conversation_id, system))
 
     def set_sampling(self, sampling: Sampling) -> None:
         """Give the chat its own sampling."""
         if self._chat.conversation_id is None:
             self._chat.sampling = sampling
-            self.changed()
+            self.notify_changed()
         else:
-            self._write(partial(self.store.set_sampling, self._chat.conversation_id, sampling))
+            self._submit_write(
+                partial(self.store.set_sampling, self._chat.conversation_id, sampling)
+            )
 
-    def set_without(self, plugins: Iterable[str]) -> None:
+    def set_disabled_plugins(self, plugins: Iterable[str]) -> None:
         """Switch these plugins off in the chat, and all others on."""
         names = frozenset(plugins)
         if self._chat.conversation_id is None:
-            self._chat.without = names
-            self.changed()
+            self._chat.disabled_plugins = names
+            self.notify_changed()
         else:
-            self._write(partial(self.store.set_without, self._chat.conversation_id, names))
+            self._submit_write(
+                partial(self.store.set_disabled_plugins, self._chat.conversation_id, names)
+            )
 
-    def keep(self, plugin: str, values: Mapping[str, Any]) -> None:
+    def set_plugin_data(self, plugin: str, values: Mapping[str, Any]) -> None:
         """Keep a plugin's values with the chat, beside the others it keeps; None forgets one."""
         chat = self._chat
         if chat.conversation_id is None:
-            chat.kept = {**chat.kept, plugin: _merge(chat.kept.get(plugin, {}), values)}
-            self.changed()
+            chat.plugin_data = {
+                **chat.plugin_data,
+                plugin: _merge(chat.plugin_data.get(plugin, {}), values),
+            }
+            self.notify_changed()
         else:
-            self._write(
+            self._submit_write(
                 partial(_update_plugin_data, chat.store, chat.conversation_id, plugin, values)
             )
 
@@ -149,19 +160,19 @@ class StoredChat(ChatView):
         """Let the version before or after the one that stands take its place."""
         if len(view.turn.replies) < 2:
             raise UsageError("This message has only one reply", hint="Regenerate makes another.")
-        self.refuse_while_busy()
-        reply = view.version(step)
+        self.require_idle()
+        reply = view.adjacent_version(step)
         if reply is not None:
-            turn = dataclasses.replace(view.turn, chosen=reply.id)
-            await self._change(turn, partial(self.store.choose, turn.id, reply.id))
+            turn = dataclasses.replace(view.turn, active_reply_id=reply.id)
+            await self._update_turn(turn, partial(self.store.choose_reply, turn.id, reply.id))
 
-    async def set_standing(self, view: TurnView, standing: ContextPolicy) -> None:
+    async def set_context_policy(self, view: TurnView, policy: ContextPolicy) -> None:
         """Let the turn take part in what the model reads in another way."""
-        self.refuse_while_busy()
-        turn = dataclasses.replace(view.turn, standing=standing)
-        await self._change(turn, partial(self.store.set_standing, turn.id, standing))
+        self.require_idle()
+        turn = dataclasses.replace(view.turn, context_policy=policy)
+        await self._update_turn(turn, partial(self.store.set_context_policy, turn.id, policy))
 
-    def changed(self) -> None:
+    def notify_changed(self) -> None:
         """Let everything that depends on the chats be drawn again."""
         self.post_message(self.Changed())
 
@@ -173,49 +184,49 @@ class StoredChat(ChatView):
         except StoreError as error:
             self.toast(error)
             return
-        async with self._drawing:
+        async with self._draw_lock:
             for turn in turns:
-                await self.query_one(Transcript).change(turn)
+                await self.query_one(Transcript).update_turn(turn)
         if turn_id is not None:
-            await self.query_one(Transcript).reveal(turn_id)
-        self.changed()
+            await self.query_one(Transcript).reveal_turn(turn_id)
+        self.notify_changed()
 
-    def name_again(self) -> None:
+    def refresh_title(self) -> None:
         """Show the chat's title as it is now; a chat that is gone keeps the one it had."""
         with suppress(StoreError):
             self.show_title(export.display_title(self.conversation) or NEW_CHAT)
 
-    async def _change(self, turn: Turn, change: Callable[[], object]) -> None:
+    async def _update_turn(self, turn: Turn, write: Callable[[], object]) -> None:
         """Show a turn as it will be, and store that; what cannot be stored is taken back."""
-        self._write(change, self.redraw)
-        async with self._drawing:
-            await self.query_one(Transcript).change(turn)
-        if self.newest is not None and self.newest.turn.id == turn.id:
-            self.status = Status.after(turn)
+        self._submit_write(write, self.redraw)
+        async with self._draw_lock:
+            await self.query_one(Transcript).update_turn(turn)
+        if self.newest_view is not None and self.newest_view.turn.id == turn.id:
+            self.status = Status.for_turn(turn)
 
-    def _write(
+    def _submit_write(
         self,
-        change: Callable[[], object],
-        take_back: Callable[[], Awaitable[None]] | None = None,
+        write: Callable[[], object],
+        revert: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        making = self.writes.put(change)
-        self.run_worker(self._follow_write(making, take_back), exit_on_error=False)
+        making = self.write_queue.submit(write)
+        self.run_worker(self._await_write(making, revert), exit_on_error=False)
 
-    async def _follow_write(
-        self, making: Awaitable[object], take_back: Callable[[], Awaitable[None]] | None
+    async def _await_write(
+        self, pending: Awaitable[object], revert: Callable[[], Awaitable[None]] | None
     ) -> None:
         try:
-            await making
+            await pending
         except Exception as problem:
             if error := to_user_error(problem, "changing a chat"):
                 self.toast(error)
-            if take_back is not None:
-                await take_back()
-        self.changed()
+            if revert is not None:
+                await revert()
+        self.notify_changed()
 
-    def _sent_before(self) -> list[str]:
+    def _sent_messages(self) -> list[str]:
         try:
-            return self.store.sent()
+            return self.store.recent_inputs()
         except StoreError:  # without a history one can still write
             return []
 
@@ -223,9 +234,9 @@ class StoredChat(ChatView):
 def _update_plugin_data(
     store: Store, conversation_id: int, plugin: str, values: Mapping[str, Any]
 ) -> None:
-    before = store.conversation(conversation_id).kept.get(plugin, {})
-    store.keep(conversation_id, plugin, _merge(before, values))
+    before = store.conversation(conversation_id).plugin_data.get(plugin, {})
+    store.set_plugin_data(conversation_id, plugin, _merge(before, values))
 
 
-def _merge(before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in {**before, **values}.items() if value is not None}
+def _merge(current: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**current, **values}.items() if value is not None}

@@ -39,14 +39,14 @@ class LiveTurn:
     """What a worker is busy with. The worker knows `stop` and `done` only."""
 
     chat: OpenChat
-    sent: str = ""
+    unsaved_message: str = ""
     """The message, until it is stored; goes back to the composer if it cannot be."""
     turn: Turn | None = None
     reply: Reply | None = None
     """The reply that grows, with its text so far."""
     view: TurnView | None = None
     """Where it is drawn; None while its chat is not shown."""
-    line: str = ""
+    activity: str = ""
     status: Status = field(default_factory=Status)
     stop: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
@@ -56,45 +56,45 @@ class LiveTurn:
         """Draw into `view` from now on."""
         self.view = view
         if self.reply is not None:
-            await view.begin(self.reply)
-        view.say(self.line)
+            await view.begin_reply(self.reply)
+        view.show_activity(self.activity)
 
-    def say(self, line: str) -> None:
+    def show_activity(self, activity: str) -> None:
         """Show what is being done."""
-        self.line = line
+        self.activity = activity
         if self.view is not None:
-            self.view.say(line)
+            self.view.show_activity(activity)
 
-    async def progress(
+    async def apply_event(
         self, event: MessageAnnotated | ReplyStarted | PromptReady | Prefill
     ) -> None:
         """Take a step of the generation."""
         match event:
             case MessageAnnotated(role="user", annotations=labels):
                 if self.view is not None:
-                    self.view.label(labels)
+                    self.view.show_annotations(labels)
             case ReplyStarted(reply=reply):
                 self.reply = reply
                 if self.view is not None:
-                    await self.view.begin(reply)
+                    await self.view.begin_reply(reply)
             case PromptReady(prompt_tokens=used):
-                self.status = Status(used=used, reason="reading")
-                self.say("reading your message")
+                self.status = Status(used_tokens=used, reason="reading")
+                self.show_activity("reading your message")
             case Prefill(done=done, total=total) if done < total:
-                self.say(f"reading {done:,} of {total:,} tokens")
+                self.show_activity(f"reading {done:,} of {total:,} tokens")
 
-    async def grow(self, gathered: TextStreamed) -> None:
+    async def append_text(self, streamed: TextStreamed) -> None:
         """Take new text."""
         if self.reply is not None:
-            self.reply = dataclasses.replace(self.reply, text=self.reply.text + gathered.text)
+            self.reply = dataclasses.replace(self.reply, text=self.reply.text + streamed.text)
         if self.view is not None:
-            await self.view.grow(gathered.text)
-        usage = gathered.usage
-        self.say(f"{formatting.writing_status(usage)} · {commands.key_of('stop')} stops")
+            await self.view.append_text(streamed.text)
+        usage = streamed.usage
+        self.show_activity(f"{formatting.writing_status(usage)} · {commands.key_of('stop')} stops")
         used = usage.prompt_tokens + usage.completion_tokens
-        self.status = Status(used=used, speed=formatting.speed(usage), reason="writing")
+        self.status = Status(used_tokens=used, speed=formatting.speed(usage), reason="writing")
 
-    def with_seen(self, stored: Turn) -> Turn:
+    def with_streamed_text(self, stored: Turn) -> Turn:
         """The stored turn, with the text that was seen where only its beginning is on disk."""
         seen = self.reply
         replies = tuple(
@@ -108,13 +108,13 @@ class LiveTurn:
         )
         return dataclasses.replace(stored, replies=replies)
 
-    def unstored(self, turn: Turn) -> Turn:
+    def as_unsaved(self, turn: Turn) -> Turn:
         """The turn as it was seen, when it cannot be read from the store."""
         if self.reply is None:
             return turn
         reply = dataclasses.replace(self.reply, stop_reason=StopReason.ERROR)
         others = tuple(other for other in turn.replies if other.id != reply.id)
-        return dataclasses.replace(turn, replies=(*others, reply), chosen=reply.id)
+        return dataclasses.replace(turn, replies=(*others, reply), active_reply_id=reply.id)
 
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,9 @@ PROGRESS_EVENTS = TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | 
 
 
 def run_turn(
-    begin: Callable[[], SessionEvents], stop: threading.Event, post: Callable[[Message], object]
+    open_events: Callable[[], SessionEvents],
+    stop: threading.Event,
+    post: Callable[[Message], object],
 ) -> None:
     """Begin a turn and pull its events to their end, or until `stop` is set.
 
@@ -136,7 +138,7 @@ def run_turn(
     gathered = _DeltaBatcher(post)
     error: ChatlmError | None = None
     try:
-        with closing(begin()) as events:
+        with closing(open_events()) as events:
             for event in events:
                 if isinstance(event, Delta):
                     gathered.add(event)
@@ -169,21 +171,21 @@ class _DeltaBatcher:
 
     def __init__(self, post: Callable[[Message], object]) -> None:
         self._post = post
-        self._pieces: list[str] = []
+        self._texts: list[str] = []
         self._usage = Usage()
         self._posted_at = 0.0
 
     def add(self, delta: Delta) -> None:
-        self._pieces.append(delta.text)
+        self._texts.append(delta.text)
         self._usage = delta.usage
         if time.monotonic() - self._posted_at >= 1 / UPDATES_PER_SECOND:
             self.flush()
 
     def flush(self) -> None:
-        if not self._pieces:
+        if not self._texts:
             return
-        self._post(TextStreamed("".join(self._pieces), self._usage))
-        self._pieces.clear()
+        self._post(TextStreamed("".join(self._texts), self._usage))
+        self._texts.clear()
         self._posted_at = time.monotonic()
 
 

@@ -87,18 +87,20 @@ class Table:
 
     def lines(self, width: int) -> list[Content]:
         """See `Body`."""
-        widths = self._widths(width)
+        widths = self._column_widths(width)
         gap = Content.styled(COLUMN_GAP, RULE_STYLE)
         rule = Content.styled("─┼─".join("─" * each for each in widths), RULE_STYLE)
-        head = self._row([cell.stylize("bold") for cell in self.head], widths, gap)
-        rows = [self._row(row, widths, gap) for row in self.rows]
+        head = self._row_lines([cell.stylize("bold") for cell in self.head], widths, gap)
+        rows = [self._row_lines(row, widths, gap) for row in self.rows]
         between = [rule] if any(len(row) > 1 for row in rows) else []
         lines = [*head, rule]
         for number, row in enumerate(rows):
             lines += [*between, *row] if number else row
         return [line.truncate(width) for line in lines]
 
-    def _row(self, cells: Sequence[Content], widths: Sequence[int], gap: Content) -> list[Content]:
+    def _row_lines(
+        self, cells: Sequence[Content], widths: Sequence[int], gap: Content
+    ) -> list[Content]:
         wrapped = [cell.wrap(width) for cell, width in zip(cells, widths, strict=True)]
         height = max(len(cell) for cell in wrapped)
         return [
@@ -109,7 +111,7 @@ class Table:
             for at in range(height)
         ]
 
-    def _widths(self, width: int) -> list[int]:
+    def _column_widths(self, width: int) -> list[int]:
         columns = zip(self.head, *self.rows, strict=True)
         wanted = [
             max(1, *(cell_len(line) for cell in column for line in cell.plain.split("\n")))
@@ -133,9 +135,9 @@ class RenderedLine:
 class Fragment:
     """A body behind a lead, such as a bullet, which the lines after the first are indented by."""
 
-    body: Renderable
-    lead: Content = field(default_factory=Content)
-    rest: Content = field(default_factory=Content)
+    renderable: Renderable
+    prefix: Content = field(default_factory=Content)
+    continuation_prefix: Content = field(default_factory=Content)
     """As wide as the lead."""
     _width: int = 0
     _lines: list[RenderedLine] = field(default_factory=list)
@@ -143,15 +145,17 @@ class Fragment:
     def lines(self, width: int) -> list[RenderedLine]:
         """The lines at a width; the same objects as long as the width is the same."""
         if width != self._width:
-            inner = max(width - self.lead.cell_length, 1)
-            first, *others = self.body.lines(inner)
-            contents = [self.lead + first, *(self.rest + line for line in others)]
+            inner = max(width - self.prefix.cell_length, 1)
+            first, *others = self.renderable.lines(inner)
+            contents = [self.prefix + first, *(self.continuation_prefix + line for line in others)]
             self._width, self._lines = width, [RenderedLine(content) for content in contents]
         return self._lines
 
-    def indented(self, lead: Content, rest: Content) -> Fragment:
+    def with_prefix(self, prefix: Content, continuation_prefix: Content) -> Fragment:
         """The same behind one more lead."""
-        return Fragment(self.body, lead + self.lead, rest + self.rest)
+        return Fragment(
+            self.renderable, prefix + self.prefix, continuation_prefix + self.continuation_prefix
+        )
 
 
 def blank_line() -> Fragment:
@@ -165,16 +169,16 @@ def _align(line: Content, width: int, alignment: Alignment) -> Content:
     return line.pad(left, free - left)
 
 
-def _max_column_width(wanted: Sequence[int], room: int) -> int:
-    """The greatest width that columns may have for all to fit into `room` cells."""
-    limit = room
-    for count, each in enumerate(sorted(wanted)):
-        limit = room // (len(wanted) - count)
+def _max_column_width(widths: Sequence[int], available: int) -> int:
+    """The greatest width that columns may have for all to fit into `available` cells."""
+    limit = available
+    for count, each in enumerate(sorted(widths)):
+        limit = available // (len(widths) - count)
         if each > limit:
             break
-        room -= each
+        available -= each
     else:
-        limit = max(wanted)
+        limit = max(widths)
     return max(limit, 1)
 
 
@@ -201,12 +205,12 @@ HIGHLIGHT_TIME_SHARE = 0.05
 class Block:
     """A paragraph, a heading, a table, …, or one item of a list."""
 
-    line: int
+    start_line: int
     """Where it begins in the source that was read; 0 for the first line."""
-    pieces: Sequence[Fragment]
-    joined: bool = False
+    fragments: Sequence[Fragment]
+    tight: bool = False
     """Whether no empty line stands before it."""
-    number: int | None = None
+    item_number: int | None = None
     """Of an item of a numbered list."""
 
 
@@ -220,7 +224,7 @@ class StreamingMarkdown:
     def __init__(self, text: str = "") -> None:
         self.blocks: list[Block] = []
         self._tail = ""
-        self._colours = _CodeHighlighter()
+        self._highlighter = _CodeHighlighter()
         self.append(text)
 
     def append(self, text: str) -> int:
@@ -232,21 +236,21 @@ class StreamingMarkdown:
         self._tail += text
         last = self.blocks.pop() if self.blocks else Block(0, ())
         changed = len(self.blocks)
-        blocks = list(_BlockParser(self._tail, self._colours).blocks(last.number))
+        blocks = list(_BlockParser(self._tail, self._highlighter).blocks(last.item_number))
         if not blocks:
             return changed
-        blocks[0].joined = last.joined
+        blocks[0].tight = last.tight
         self.blocks += blocks
-        self._tail = "\n".join(self._tail.split("\n")[blocks[-1].line :])
+        self._tail = "\n".join(self._tail.split("\n")[blocks[-1].start_line :])
         return changed
 
 
 class _BlockParser:
     """Turns tokens, which open and close like brackets, into blocks."""
 
-    def __init__(self, text: str, colours: _CodeHighlighter) -> None:
+    def __init__(self, text: str, highlighter: _CodeHighlighter) -> None:
         self._tokens = markdown_parser().parse(text)
-        self._colours = colours
+        self._highlighter = highlighter
 
     def blocks(self, number: int | None) -> Iterator[Block]:
         """All blocks; `number` is of the first, if that is an item of a numbered list."""
@@ -254,14 +258,14 @@ class _BlockParser:
             token = self._tokens[start]
             line = token.map[0] if token.map else 0
             if token.type not in ("bullet_list_open", "ordered_list_open"):
-                yield Block(line, self._pieces(start, end, 0))
+                yield Block(line, self._token_fragments(start, end, 0))
                 continue
             for at, (first, last) in enumerate(self._siblings(start + 1, end - 1)):
                 item = self._tokens[first]
                 line = item.map[0] if item.map else line
-                count = self._number(token, at, number if start == 0 else None)
-                pieces = self._item(first, last, count, 0)
-                yield Block(line, pieces, joined=at > 0, number=count)
+                count = self._item_number(token, at, number if start == 0 else None)
+                pieces = self._list_item(first, last, count, 0)
+                yield Block(line, pieces, tight=at > 0, item_number=count)
 
     def _siblings(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Start and end, exclusive, of each token from `start` to `end` with what it encloses."""
@@ -274,16 +278,16 @@ class _BlockParser:
                 at += 1
             yield first, at
 
-    def _all(self, start: int, end: int, depth: int) -> list[Fragment]:
+    def _fragments_between(self, start: int, end: int, depth: int) -> list[Fragment]:
         """Blocks one after the other, with empty lines between those that are not lists."""
         pieces: list[Fragment] = []
         for first, last in self._siblings(start, end):
             if pieces and not self._tokens[first].type.endswith("list_open"):
                 pieces.append(blank_line())
-            pieces += self._pieces(first, last, depth)
+            pieces += self._token_fragments(first, last, depth)
         return pieces
 
-    def _pieces(self, start: int, end: int, depth: int) -> list[Fragment]:
+    def _token_fragments(self, start: int, end: int, depth: int) -> list[Fragment]:
         token = self._tokens[start]
         match token.type:
             case "paragraph_open":
@@ -296,16 +300,16 @@ class _BlockParser:
                 return [
                     piece
                     for at, (first, last) in items
-                    for piece in self._item(first, last, self._number(token, at), depth)
+                    for piece in self._list_item(first, last, self._item_number(token, at), depth)
                 ]
             case "blockquote_open":
                 bar = Content.styled("▌ ", STYLES["quote"])
-                inside = self._all(start + 1, end - 1, depth) or [blank_line()]
-                return [piece.indented(bar, bar) for piece in inside]
+                inside = self._fragments_between(start + 1, end - 1, depth) or [blank_line()]
+                return [piece.with_prefix(bar, bar) for piece in inside]
             case "fence" | "code_block":
                 language = token.info.split()[0] if token.info.strip() else ""
                 last = all(token.nesting < 0 for token in self._tokens[end:])
-                return self._colours.pieces(token.content, language, last)
+                return self._highlighter.fragments(token.content, language, last)
             case "table_open":
                 return [Fragment(self._table(start, end))]
             case "hr":
@@ -313,18 +317,18 @@ class _BlockParser:
             case _:
                 return [Fragment(Paragraph(Content(token.content)))]
 
-    def _item(self, start: int, end: int, number: int | None, depth: int) -> list[Fragment]:
+    def _list_item(self, start: int, end: int, number: int | None, depth: int) -> list[Fragment]:
         lead = BULLETS[depth % len(BULLETS)] if number is None else f"{number}.".rjust(3) + " "
         indent = Content(" " * len(lead))
-        inside = self._all(start + 1, end - 1, depth + 1) or [blank_line()]
-        first = inside[0].indented(Content.styled(lead, STYLES["bullet"]), indent)
-        return [first, *(piece.indented(indent, indent) for piece in inside[1:])]
+        inside = self._fragments_between(start + 1, end - 1, depth + 1) or [blank_line()]
+        first = inside[0].with_prefix(Content.styled(lead, STYLES["bullet"]), indent)
+        return [first, *(piece.with_prefix(indent, indent) for piece in inside[1:])]
 
-    def _number(self, token: Token, at: int, first: int | None = None) -> int | None:
+    def _item_number(self, token: Token, index: int, first: int | None = None) -> int | None:
         if token.type != "ordered_list_open":
             return None
         start = int(token.attrGet("start") or 0) if "start" in token.attrs else 1
-        return (start if first is None else first) + at
+        return (start if first is None else first) + index
 
     def _table(self, start: int, end: int) -> Table:
         rows: list[list[Content]] = []
@@ -347,46 +351,48 @@ class _CodeHighlighter:
     def __init__(self) -> None:
         self._language = ""
         self._lines: list[str] = []
-        self._pieces: list[Fragment] = []
-        self._coloured: list[Content] = []
-        self._due = 0.0
+        self._fragments: list[Fragment] = []
+        self._highlighted: list[Content] = []
+        self._next_highlight_at = 0.0
 
-    def pieces(self, code: str, language: str, last: bool) -> list[Fragment]:
+    def fragments(self, code: str, language: str, may_grow: bool) -> list[Fragment]:
         """One piece a line; those that look as before are the same objects.
 
         Args:
             code: the lines.
             language: as the model names it, or empty.
-            last: whether more of it may come.
+            may_grow: whether more of it may come.
         """
         lines = code.rstrip().expandtabs(4).split("\n")
-        known = self._coloured[: max(len(self._lines) - 1, 0)]
+        known = self._highlighted[: max(len(self._lines) - 1, 0)]
         goes_on = language == self._language and self._lines[: len(known)] == lines[: len(known)]
         started = time.perf_counter()
-        if last and goes_on and started < self._due:
+        if may_grow and goes_on and started < self._next_highlight_at:
             contents = known + [Content.styled(line, "$text") for line in lines[len(known) :]]
         else:
             text = highlight("\n".join(lines), language=language or "text")
-            contents = self._coloured = text.split("\n", allow_blank=True)
+            contents = self._highlighted = text.split("\n", allow_blank=True)
             self._language, self._lines = language, lines
             ended = time.perf_counter()
-            self._due = ended + (ended - started) / HIGHLIGHT_TIME_SHARE
-        before = self._pieces if goes_on else []
-        self._pieces = [
+            self._next_highlight_at = ended + (ended - started) / HIGHLIGHT_TIME_SHARE
+        before = self._fragments if goes_on else []
+        self._fragments = [
             before[at]
             if at < len(before) and _shows_code(before[at], content)
             else _code_fragment(content)
             for at, content in enumerate(contents)
         ]
-        return self._pieces
+        return self._fragments
 
 
 def _code_fragment(content: Content) -> Fragment:
     return Fragment(CodeLine(content))
 
 
-def _shows_code(piece: Fragment, content: Content) -> bool:
-    return isinstance(piece.body, CodeLine) and piece.body.content.is_same(content)
+def _shows_code(fragment: Fragment, content: Content) -> bool:
+    return isinstance(fragment.renderable, CodeLine) and fragment.renderable.content.is_same(
+        content
+    )
 
 
 def _inline(token: Token) -> Content:

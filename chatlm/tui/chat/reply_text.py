@@ -44,47 +44,47 @@ class ReplyText(Widget):
         super().__init__()
         self._markdown = StreamingMarkdown(escape_controls(text))
         self._lines: list[RenderedLine] = []
-        self._starts: list[int] = []
+        self._block_starts: list[int] = []
         """Index of each block's first line."""
-        self._laid_out_at = 0
+        self._wrapped_width = 0
         """Width of the lines."""
-        self._undrawn: list[str] = []
-        self._timer: Timer | None = None
-        self._due = 0.0
+        self._pending_text: list[str] = []
+        self._draw_timer: Timer | None = None
+        self._next_draw_at = 0.0
 
-    async def begin(self, text: str) -> None:
+    async def start_stream(self, text: str) -> None:
         """Start to stream after the `text` that is there already; once, on an empty widget."""
-        await self.show(text)
+        await self.set_text(text)
 
-    async def grow(self, text: str) -> None:
+    async def append_text(self, text: str) -> None:
         """Add to the end, drawn when there is time."""
-        self._undrawn.append(escape_controls(text))
-        wait = self._due - time.perf_counter()
+        self._pending_text.append(escape_controls(text))
+        wait = self._next_draw_at - time.perf_counter()
         if wait <= 0:
-            self._draw()
-        elif self._timer is None:
-            self._timer = self.set_timer(wait, self._draw)
+            self._draw_pending()
+        elif self._draw_timer is None:
+            self._draw_timer = self.set_timer(wait, self._draw_pending)
 
-    async def show(self, text: str) -> None:
+    async def set_text(self, text: str) -> None:
         """Show a whole text in place of what is there, streamed or not."""
-        await self.end()
+        await self.end_stream()
         self._markdown = StreamingMarkdown(escape_controls(text))
-        self._changed(0)
+        self._rewrap_from(0)
 
-    async def end(self) -> None:
+    async def end_stream(self) -> None:
         """Stop streaming; what was added is drawn when this returns."""
-        if self._undrawn:
-            self._draw()
+        if self._pending_text:
+            self._draw_pending()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """As many lines as the text takes at `width`."""
-        self._lay_out(width)
+        self._wrap_lines(width)
         return len(self._lines)
 
     def render_line(self, y: int) -> Strip:
         """Draw one line; it keeps its strip until it looks different."""
         width = self.content_size.width
-        self._lay_out(width)  # Textual asks for the height at widths that it does not use too
+        self._wrap_lines(width)  # Textual asks for the height at widths that it does not use too
         if y >= len(self._lines):
             return Strip.blank(width, self.visual_style.rich_style)
         line, selection = self._lines[y], self.text_selection
@@ -92,12 +92,12 @@ class ReplyText(Widget):
         if span is not None:
             chosen = Style.from_styles(self.screen.get_component_styles("screen--selection"))
             end = len(line.content) if span[1] == -1 else span[1]
-            return self._strip(line.content.stylize(chosen, span[0], end), y)
+            return self._to_strip(line.content.stylize(chosen, span[0], end), y)
         if line.strip is None:
-            line.strip = self._strip(line.content, y)
+            line.strip = self._to_strip(line.content, y)
         return line.strip
 
-    def _strip(self, content: Content, y: int) -> Strip:
+    def _to_strip(self, content: Content, y: int) -> Strip:
         width, style = self.content_size.width, self.visual_style
         strip, *_ = Visual.to_strips(
             self, content, width, 1, style, apply_selection=False, pad=True
@@ -125,40 +125,40 @@ class ReplyText(Widget):
         else:
             self.notify(shown, title="No browser window here", markup=False)
 
-    def _draw(self) -> None:
+    def _draw_pending(self) -> None:
         """Draw what was added, and the sooner again the less that cost."""
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer = None
+        if self._draw_timer is not None:
+            self._draw_timer.stop()
+            self._draw_timer = None
         started = time.perf_counter()
-        text = "".join(self._undrawn)
-        self._undrawn.clear()
-        self._changed(self._markdown.append(text))
+        text = "".join(self._pending_text)
+        self._pending_text.clear()
+        self._rewrap_from(self._markdown.append(text))
         ended = time.perf_counter()
-        self._due = ended + (ended - started) / DRAW_TIME_SHARE
+        self._next_draw_at = ended + (ended - started) / DRAW_TIME_SHARE
 
-    def _changed(self, block: int) -> None:
+    def _rewrap_from(self, block: int) -> None:
         """Break the lines anew from this block on, and draw those that differ."""
         before = self._lines
-        kept = self._starts[block] if block < len(self._starts) else len(before)
-        self._lines, self._starts = before[:kept], self._starts[:block]
-        self._lay_out(self._laid_out_at)
+        kept = self._block_starts[block] if block < len(self._block_starts) else len(before)
+        self._lines, self._block_starts = before[:kept], self._block_starts[:block]
+        self._wrap_lines(self._wrapped_width)
         if len(self._lines) != len(before):
             self.refresh(layout=True)
             return
         pairs = enumerate(zip(before, self._lines, strict=True))
         first = next((y for y, (old, new) in pairs if old is not new), len(before))
-        self.refresh(Region(0, first, self._laid_out_at, len(before) - first))
+        self.refresh(Region(0, first, self._wrapped_width, len(before) - first))
 
-    def _lay_out(self, width: int) -> None:
+    def _wrap_lines(self, width: int) -> None:
         """Break the lines of blocks that have none, or all when the width is another."""
-        if width != self._laid_out_at:
-            self._laid_out_at, self._lines, self._starts = width, [], []
-        for block in self._markdown.blocks[len(self._starts) :] if width else ():
-            self._starts.append(len(self._lines))
-            if len(self._starts) > 1 and not block.joined:
+        if width != self._wrapped_width:
+            self._wrapped_width, self._lines, self._block_starts = width, [], []
+        for block in self._markdown.blocks[len(self._block_starts) :] if width else ():
+            self._block_starts.append(len(self._lines))
+            if len(self._block_starts) > 1 and not block.tight:
                 self._lines += blank_line().lines(width)
-            for piece in block.pieces:
+            for piece in block.fragments:
                 self._lines += piece.lines(width)
 
 

@@ -21,19 +21,21 @@ from chatlm.types.messages import Turn
 class Status:
     """What the newest turn of the chat has to say; empty texts and None are left out."""
 
-    used: int | None = None
+    used_tokens: int | None = None
     """Tokens of the context that the newest turn took; the ruler shows them."""
     speed: str = ""
     reason: str = ""
     """Why the last reply stopped, or what it is doing."""
 
     @classmethod
-    def after(cls, turn: Turn, used: int | None = None) -> Status:
+    def for_turn(cls, turn: Turn, used_tokens: int | None = None) -> Status:
         """When nothing works on the turn."""
         if turn.reply is None:
-            return cls(used)
+            return cls(used_tokens)
         return cls(
-            used, formatting.speed(turn.reply.usage), formatting.STOP_LABELS[turn.reply.stop_reason]
+            used_tokens,
+            formatting.speed(turn.reply.usage),
+            formatting.STOP_LABELS[turn.reply.stop_reason],
         )
 
 
@@ -50,9 +52,9 @@ class StatusBar(Widget):
     """
 
     status: reactive[Status] = reactive(Status())
-    engine: reactive[EngineState] = reactive[EngineState](Loading(""))
+    engine_state: reactive[EngineState] = reactive[EngineState](Loading(""))
 
-    words: reactive[tuple[str, ...]] = reactive(())
+    plugin_statuses: reactive[tuple[str, ...]] = reactive(())
     """What plugins say beside the model's name."""
 
     hint: reactive[Content | None] = reactive[Content | None](None)
@@ -62,14 +64,18 @@ class StatusBar(Widget):
         """The line, exactly as wide as the bar."""
         if self.hint is not None:
             return self.hint.truncate(self.content_size.width, ellipsis=True)
-        return Content(status_line(self.engine, self.status, self.content_size.width, self.words))
+        return Content(
+            status_line(
+                self.engine_state, self.status, self.content_size.width, self.plugin_statuses
+            )
+        )
 
 
 def status_line(
-    engine: EngineState, status: Status, width: int, words: tuple[str, ...] = ()
+    engine_state: EngineState, status: Status, width: int, plugin_statuses: tuple[str, ...] = ()
 ) -> str:
     """The bar's text in `width` cells: model at the left, numbers at the right."""
-    left, right = _parts(engine, status, words)
+    left, right = _parts(engine_state, status, plugin_statuses)
     while len(left) + len(right) > 1 and _width(left) + _width(right) + 2 > width:
         least = max([*left, *right])
         (left if least in left else right).remove(least)
@@ -78,12 +84,12 @@ def status_line(
 
 
 def _parts(
-    engine: EngineState, status: Status, words: tuple[str, ...]
+    engine_state: EngineState, status: Status, plugin_statuses: tuple[str, ...]
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     """`(rank, text)` of both sides; rank 0 is dropped last."""
-    left = [(0, one_line(engine.model, 60))]
-    left += [(1, one_line(word, 30)) for word in words]
-    match engine:
+    left = [(0, one_line(engine_state.model, 60))]
+    left += [(1, one_line(word, 30)) for word in plugin_statuses]
+    match engine_state:
         case Ready(info):
             left.append((3, f"{info.device} {info.dtype}"))
         case Loading():
@@ -106,7 +112,7 @@ class EngineBanner(Static):
     """
 
     DEFAULT_CSS = """
-    Banner {
+    EngineBanner {
         height: auto;
         max-height: 8;
         padding: 0 1;
@@ -127,7 +133,7 @@ class EngineBanner(Static):
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
         self._clock = clock
-        self._since = clock()
+        self._loading_since = clock()
 
     def on_mount(self) -> None:
         """Count the seconds."""
@@ -136,16 +142,16 @@ class EngineBanner(Static):
     def watch_state(self, old: EngineState, new: EngineState) -> None:
         """Show the new state."""
         if isinstance(new, Loading) and not isinstance(old, Loading):
-            self._since = self._clock()
+            self._loading_since = self._clock()
         self.set_class(isinstance(new, Ready), "-ready")
         self.set_class(isinstance(new, Failed), "-failed")
-        self.update(self._content())
+        self.update(self._banner_content())
 
     def _tick(self) -> None:
         if isinstance(self.state, Loading):
-            self.update(self._content())
+            self.update(self._banner_content())
 
-    def _content(self) -> Content:
+    def _banner_content(self) -> Content:
         state = self.state
         if isinstance(state, Failed):
             retry = f"Then {commands.key_of('regenerate')} tries again; /model takes another model."
@@ -156,7 +162,7 @@ class EngineBanner(Static):
             )
         if isinstance(state, Ready):
             return Content("")
-        seconds = int(self._clock() - self._since)
+        seconds = int(self._clock() - self._loading_since)
         parts = [f"Loading {one_line(state.model, 40)}"]
         parts += [f"{seconds} s"] if seconds else []
         parts += [escape_controls(state.stage)] if state.stage else []

@@ -46,85 +46,85 @@ class Transcript(VerticalScroll, can_focus=False):
     def __init__(self) -> None:
         super().__init__(id="transcript")
         self._column = TurnColumn()
-        self._newer = NewerMarker()
-        self._drawing = asyncio.Lock()
+        self._newer_marker = NewerMarker()
+        self._draw_lock = asyncio.Lock()
         """Held while turns are drawn above or below: keys and scrolling both ask for them."""
-        self._steps: list[Callable[[], None]] = []
+        self._post_layout_callbacks: list[Callable[[], None]] = []
         """What to do as soon as all that is drawn has a place."""
-        self._overdue = False
+        self._layout_pending = False
         """Whether that was tried, and not all had a place."""
 
     def compose(self) -> ComposeResult:
         """The column that turns are put into."""
         yield self._column
-        yield self._newer
+        yield self._newer_marker
 
     @property
-    def newest(self) -> TurnView | None:
+    def newest_view(self) -> TurnView | None:
         """The last turn's view; always drawn."""
-        return self._column.newest
+        return self._column.newest_view
 
     @property
-    def selected(self) -> TurnView | None:
+    def selected_view(self) -> TurnView | None:
         """The turn that commands mean: the one with the focus, or else the newest."""
         focused = self.screen.focused
-        return focused if isinstance(focused, TurnView) else self.newest
+        return focused if isinstance(focused, TurnView) else self.newest_view
 
-    async def show(self, turns: Sequence[Turn]) -> None:
+    async def show_turns(self, turns: Sequence[Turn]) -> None:
         """Replace what is shown by these turns; the last ones are drawn, the others on demand."""
-        await self._column.show(turns)
+        await self._column.show_turns(turns)
         self.anchor(bool(turns))
         if not turns:
             self.scroll_home(animate=False, immediate=True)
 
-    async def add(self, turn: Turn) -> TurnView:
+    async def add_turn(self, turn: Turn) -> TurnView:
         """Draw a new turn at the end, and follow it."""
         await self._column.draw_end()
-        await self._let_go_above()
-        view = await self._column.add(turn)
+        await self._unmount_above()
+        view = await self._column.add_turn(turn)
         self.anchor()
         return view
 
-    async def change(self, turn: Turn) -> None:
+    async def update_turn(self, turn: Turn) -> None:
         """Show a turn of this chat as it is stored now, drawn or not, and keep the place."""
         drawn = any(view.turn.id == turn.id for view in self._column.views)
-        put_back = self._place() if drawn else None
-        await self._column.change(turn)
+        put_back = self._capture_position() if drawn else None
+        await self._column.update_turn(turn)
         if put_back:
-            self._then(put_back)
+            self._after_layout(put_back)
 
-    def mark(self, outside: Collection[int]) -> None:
+    def mark_omitted(self, turn_ids: Collection[int]) -> None:
         """Say which turns no longer fit the context, by their ids."""
-        self._column.mark(outside)
+        self._column.mark_omitted(turn_ids)
 
     async def add_notice(self, text: str, *, error: bool = False) -> None:
         """Draw a line at the end; it is not stored."""
         await self._column.add_notice(text, error=error)
 
-    async def reveal(self, turn_id: int) -> TurnView | None:
+    async def reveal_turn(self, turn_id: int) -> TurnView | None:
         """Draw a turn and those around it, and select it; None when it is not of this chat."""
-        view = await self._column.draw(turn_id)
+        view = await self._column.draw_turn(turn_id)
         if view is not None:
-            self.select(view)
+            self.select_turn(view)
         return view
 
-    def select(self, view: TurnView, *, end: bool = False) -> None:
+    def select_turn(self, view: TurnView, *, align_end: bool = False) -> None:
         """Focus a turn and bring it into sight.
 
         Args:
             view: one of the turns that are drawn.
-            end: show the end, not the beginning, of a turn that is higher than the transcript.
+            align_end: show the end, not the beginning, of a turn that is higher than the transcript.
         """
         self.screen.set_focus(view, scroll_visible=False)
-        self._then(partial(self._bring, view, end))
+        self._after_layout(partial(self._scroll_into_view, view, align_end))
 
-    async def follow(self) -> None:
+    async def follow_end(self) -> None:
         """Go to the end and stay there while it grows."""
         await self._column.draw_end()
         self.anchor()
-        self._show_newer()
+        self._update_newer_marker()
 
-    def turn_page(self, pages: int) -> None:
+    def scroll_pages(self, pages: int) -> None:
         """Scroll by -1 or 1 pages; the last one is followed while it grows."""
         if pages < 0:
             self.scroll_page_up(animate=False)
@@ -135,28 +135,28 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def draw_earlier(self) -> None:
         """Draw one more page of turns above, and keep what is read where it is."""
-        async with self._drawing:
-            if self._column.earlier.display:
-                put_back = self._place()
-                await self._let_go_below()
+        async with self._draw_lock:
+            if self._column.earlier_marker.display:
+                put_back = self._capture_position()
+                await self._unmount_below()
                 await self._column.draw_earlier()
-                self._then(put_back)
+                self._after_layout(put_back)
 
     async def draw_between(self) -> None:
         """Draw one more page of turns towards the newest, and keep what is read where it is."""
-        async with self._drawing:
-            if self._column.between.display:
-                put_back = self._place()
-                await self._let_go_above()
+        async with self._draw_lock:
+            if self._column.between_marker.display:
+                put_back = self._capture_position()
+                await self._unmount_above()
                 await self._column.draw_between()
-                self._then(put_back)
+                self._after_layout(put_back)
 
     async def action_walk(self, step: int) -> None:
         """Select the turn before (-1) or after (1), once all of a high one was seen."""
-        view, views = self.selected, self._column.views
+        view, views = self.selected_view, self._column.views
         if view is None:
             return
-        above, below = self._above(view), self._below(view)
+        above, below = self._rows_above(view), self._rows_below(view)
         if above + below > 0 and (below if step > 0 else above) > 0:
             self.scroll_relative(y=step * max(self.size.height // 2, 1), animate=False)
             return
@@ -167,112 +167,114 @@ class Transcript(VerticalScroll, can_focus=False):
         views = self._column.views
         at = views.index(view) + step
         if 0 <= at < len(views):
-            self.select(views[at], end=step < 0)
+            self.select_turn(views[at], align_end=step < 0)
 
     def action_first(self) -> None:
         """Select the first turn that is drawn."""
         if views := self._column.views:
-            self.select(views[0])
+            self.select_turn(views[0])
 
     async def action_last(self) -> None:
         """Select the last turn and follow it."""
-        if view := self.newest:
+        if view := self.newest_view:
             self.screen.set_focus(view, scroll_visible=False)
-            await self.follow()
+            await self.follow_end()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Coming near turns that are not drawn draws them."""
         super().watch_scroll_y(old_value, new_value)
-        self._show_newer()
-        if self._steps or self._drawing.locked():
+        self._update_newer_marker()
+        if self._post_layout_callbacks or self._draw_lock.locked():
             return
         if new_value < 1 <= old_value:
             self.call_next(self.draw_earlier)
-        elif new_value > old_value and self._column.between.display:
-            marker = self._column.between.virtual_region
+        elif new_value > old_value and self._column.between_marker.display:
+            marker = self._column.between_marker.virtual_region
             reached = marker.y < new_value + self.content_region.height
             if reached or new_value >= self.max_scroll_y:
-                self.call_next(self.draw_between if reached else self.follow)
+                self.call_next(self.draw_between if reached else self.follow_end)
 
     def on_mount(self) -> None:
         """See where things are each time they were laid out."""
-        self.screen.screen_layout_refresh_signal.subscribe(self, self._laid_out)
+        self.screen.screen_layout_refresh_signal.subscribe(self, self._handle_layout)
 
-    @on(events.Click, "Earlier")
+    @on(events.Click, "EarlierMarker")
     async def _click_earlier(self, event: events.Click) -> None:
         event.stop()
         await self.draw_earlier()
 
-    @on(events.Click, "Between")
+    @on(events.Click, "BetweenMarker")
     async def _click_between(self, event: events.Click) -> None:
         event.stop()
         await self.draw_between()
 
-    @on(events.Click, "Newer")
+    @on(events.Click, "NewerMarker")
     async def _click_newer(self, event: events.Click) -> None:
         event.stop()
-        await self.follow()
+        await self.follow_end()
 
-    def _above(self, view: TurnView) -> int:
+    def _rows_above(self, view: TurnView) -> int:
         """Rows that the view begins above what is seen; negative below its first row."""
         return round(self.scroll_y) - view.virtual_region.y
 
-    def _below(self, view: TurnView) -> int:
+    def _rows_below(self, view: TurnView) -> int:
         """Rows that the view ends below what is seen; negative above its last row.
 
         A turn that is not the newest may have `Newer` over the last row.
         """
-        last = round(self.scroll_y) + self.content_region.height - (view is not self.newest)
+        last = round(self.scroll_y) + self.content_region.height - (view is not self.newest_view)
         return view.virtual_region.bottom - last
 
-    def _bring(self, view: TurnView, end: bool) -> None:
-        above, below = self._above(view), self._below(view)
+    def _scroll_into_view(self, view: TurnView, align_end: bool) -> None:
+        above, below = self._rows_above(view), self._rows_below(view)
         if above + below > 0:  # it is higher than what is seen at once
-            rows = below if end else -above
+            rows = below if align_end else -above
         else:
             rows = below if below > 0 else -max(above, 0)
         if rows:
             self.scroll_relative(y=rows, animate=False, immediate=True)
 
-    async def _laid_out(self, screen: Screen[object]) -> None:
+    async def _handle_layout(self, screen: Screen[object]) -> None:
         """Draw earlier turns while there is room for them, and offer to go to the end."""
-        self._show_newer()
-        if self._overdue:
-            self._step()
-        room = self._column.earlier.display and self.max_scroll_y <= 0
-        if room and not self._drawing.locked() and self._placed():
-            async with self._drawing:
+        self._update_newer_marker()
+        if self._layout_pending:
+            self._run_post_layout_callbacks()
+        room = self._column.earlier_marker.display and self.max_scroll_y <= 0
+        if room and not self._draw_lock.locked() and self._all_laid_out():
+            async with self._draw_lock:
                 await self._column.draw_earlier()
 
-    def _then(self, step: Callable[[], None]) -> None:
+    def _after_layout(self, callback: Callable[[], None]) -> None:
         """Do something as soon as all that is drawn has a place."""
-        self._steps.append(step)
-        self.call_after_refresh(self._step)
+        self._post_layout_callbacks.append(callback)
+        self.call_after_refresh(self._run_post_layout_callbacks)
 
-    def _step(self) -> None:
-        self._overdue = not self._placed()
-        if not self._overdue:
-            steps, self._steps = self._steps, []
+    def _run_post_layout_callbacks(self) -> None:
+        self._layout_pending = not self._all_laid_out()
+        if not self._layout_pending:
+            steps, self._post_layout_callbacks = self._post_layout_callbacks, []
             for step in steps:
                 step()
 
-    def _placed(self) -> bool:
+    def _all_laid_out(self) -> bool:
         return all(view.size.height for view in self._column.views)
 
-    async def _let_go_above(self) -> None:
+    async def _unmount_above(self) -> None:
         views = self._column.views[:-1]
-        await self._column.let_go(list(takewhile(self._far(self._above), views)))
+        await self._column.unmount_views(list(takewhile(self._is_far(self._rows_above), views)))
 
-    async def _let_go_below(self) -> None:
+    async def _unmount_below(self) -> None:
         views = self._column.views[-2::-1]
-        await self._column.let_go(list(takewhile(self._far(self._below), views))[::-1])
+        await self._column.unmount_views(
+            list(takewhile(self._is_far(self._rows_below), views))[::-1]
+        )
 
-    def _far(self, hidden: Callable[[TurnView], int]) -> Callable[[TurnView], bool]:
+    def _is_far(self, hidden_rows: Callable[[TurnView], int]) -> Callable[[TurnView], bool]:
         """Whether a view is so far out of sight that it need not be drawn."""
         rows = UNMOUNT_DISTANCE * self.content_region.height
-        return lambda view: not view.has_focus and hidden(view) - view.region.height > rows
+        return lambda view: not view.has_focus and hidden_rows(view) - view.region.height > rows
 
-    def _place(self) -> Callable[[], None]:
+    def _capture_position(self) -> Callable[[], None]:
         """What brings that which is read now back to its row, once a change is laid out.
 
         That is the first beginning of a turn that is seen, or else the end of the one that is.
@@ -280,19 +282,23 @@ class Transcript(VerticalScroll, can_focus=False):
         self.release_anchor()
         height = self.content_region.height
         seen = [
-            view for view in self._column.views if -height < self._above(view) < view.size.height
+            view
+            for view in self._column.views
+            if -height < self._rows_above(view) < view.size.height
         ]
-        began = [view for view in seen if self._above(view) <= 0]
+        began = [view for view in seen if self._rows_above(view) <= 0]
         view, end = (began or seen or self._column.views)[0], not began
-        return partial(self._put, view, self._below(view) if end else -self._above(view), end)
+        return partial(
+            self._restore_row, view, self._rows_below(view) if end else -self._rows_above(view), end
+        )
 
-    def _put(self, view: TurnView, row: int, end: bool) -> None:
+    def _restore_row(self, view: TurnView, row: int, align_end: bool) -> None:
         """Scroll until a view begins so many rows below the first, or ends below the last."""
-        rows = (self._below(view) if end else -self._above(view)) - row
+        rows = (self._rows_below(view) if align_end else -self._rows_above(view)) - row
         if rows:
             self.scroll_relative(y=rows, animate=False, immediate=True)
         if self.scroll_y >= self.max_scroll_y:
             self.anchor()
 
-    def _show_newer(self) -> None:
-        self._newer.display = self.max_scroll_y - self.scroll_y >= 1
+    def _update_newer_marker(self) -> None:
+        self._newer_marker.display = self.max_scroll_y - self.scroll_y >= 1

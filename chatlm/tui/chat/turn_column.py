@@ -40,18 +40,18 @@ class TurnColumn(Vertical):
 
     def __init__(self) -> None:
         super().__init__()
-        self.earlier = EarlierMarker()
-        self.between = BetweenMarker()
-        self._before: list[Turn] = []
+        self.earlier_marker = EarlierMarker()
+        self.between_marker = BetweenMarker()
+        self._turns_above: list[Turn] = []
         """Turns that are not drawn, above all others."""
-        self._after: list[Turn] = []
+        self._turns_between: list[Turn] = []
         """Turns that are not drawn, above the newest."""
-        self._outside: Collection[int] = ()
+        self._omitted_turns: Collection[int] = ()
 
     def compose(self) -> ComposeResult:
         """The markers, for now of nothing."""
-        yield self.earlier
-        yield self.between
+        yield self.earlier_marker
+        yield self.between_marker
 
     @property
     def views(self) -> list[TurnView]:
@@ -59,27 +59,27 @@ class TurnColumn(Vertical):
         return [child for child in self.children if isinstance(child, TurnView)]
 
     @property
-    def newest(self) -> TurnView | None:
+    def newest_view(self) -> TurnView | None:
         """The last turn's view."""
         views = self.views
         return views[-1] if views else None
 
-    async def show(self, turns: Sequence[Turn]) -> None:
+    async def show_turns(self, turns: Sequence[Turn]) -> None:
         """Replace what is drawn by the last of these turns, or the welcome."""
         for view in self.views:
-            await view.detach()
-        self._before, self._after, self._outside = list(turns[:-1]), [], ()
+            await view.stop_streaming()
+        self._turns_above, self._turns_between, self._omitted_turns = list(turns[:-1]), [], ()
         with self.app.batch_update():
             await self.query_children("TurnView, NoticeLine, Welcome").remove()
             await self.mount(TurnView(turns[-1], newest=True) if turns else Welcome())
             await self._draw_around(len(turns))
 
-    async def add(self, turn: Turn) -> TurnView:
+    async def add_turn(self, turn: Turn) -> TurnView:
         """Draw a new turn at the end."""
-        if self.newest is None:
+        if self.newest_view is None:
             await self.query_children(Welcome).remove()
         else:
-            self.newest.set_newest(False)
+            self.newest_view.set_newest(False)
         view = TurnView(turn, newest=True)
         await self.mount(view)
         return view
@@ -88,23 +88,23 @@ class TurnColumn(Vertical):
         """Draw a line at the end; it is not stored."""
         await self.mount(NoticeLine(text, error=error))
 
-    async def change(self, turn: Turn) -> None:
+    async def update_turn(self, turn: Turn) -> None:
         """Show a turn as it is stored now, drawn or not."""
         for view in self.views:
             if view.turn.id == turn.id:
-                await view.finish(turn)
-        for turns in (self._before, self._after):
+                await view.show_turn(turn)
+        for turns in (self._turns_above, self._turns_between):
             turns[:] = [turn if old.id == turn.id else old for old in turns]
 
-    def mark(self, outside: Collection[int]) -> None:
+    def mark_omitted(self, turn_ids: Collection[int]) -> None:
         """Say which turns no longer fit the context, by their ids."""
-        self._outside = outside
+        self._omitted_turns = turn_ids
         for view in self.views:
-            view.mark(view.turn.id in outside)
+            view.set_omitted(view.turn.id in turn_ids)
 
-    async def draw(self, turn_id: int) -> TurnView | None:
+    async def draw_turn(self, turn_id: int) -> TurnView | None:
         """Draw a turn, and those around it where it is not drawn yet; None for an unknown one."""
-        if self.newest is not None and self.newest.turn.id == turn_id:
+        if self.newest_view is not None and self.newest_view.turn.id == turn_id:
             await self.draw_end()
         for at, turn in enumerate(self._all_but_newest()):
             if turn.id == turn_id and all(view.turn.id != turn_id for view in self.views):
@@ -113,45 +113,45 @@ class TurnColumn(Vertical):
 
     async def draw_end(self) -> None:
         """Draw the last turns, where they are not drawn yet."""
-        if self._after:
+        if self._turns_between:
             await self._draw_around(len(self._all_but_newest()))
 
     async def draw_earlier(self) -> None:
         """Draw one more page above all that is drawn."""
-        page, self._before = self._before[-PAGE_SIZE:], self._before[:-PAGE_SIZE]
-        await self._mount(page, after=self.earlier)
+        page, self._turns_above = self._turns_above[-PAGE_SIZE:], self._turns_above[:-PAGE_SIZE]
+        await self._mount_turns(page, after=self.earlier_marker)
 
     async def draw_between(self) -> None:
         """Draw one more page towards the newest."""
-        page, self._after = self._after[:PAGE_SIZE], self._after[PAGE_SIZE:]
-        await self._mount(page, before=self.between)
+        page, self._turns_between = self._turns_between[:PAGE_SIZE], self._turns_between[PAGE_SIZE:]
+        await self._mount_turns(page, before=self.between_marker)
 
-    async def let_go(self, views: Sequence[TurnView]) -> None:
+    async def unmount_views(self, views: Sequence[TurnView]) -> None:
         """Draw these views no longer: the first ones, or else the last but the newest, in order."""
         turns = [view.turn for view in views]
         if views and views[0] is self.views[0]:
-            self._before += turns
+            self._turns_above += turns
         else:
-            self._after[:0] = turns
+            self._turns_between[:0] = turns
         for view in views:
             await view.remove()
-        self._count()
+        self._update_markers()
 
     def _all_but_newest(self) -> list[Turn]:
-        return [*self._before, *(view.turn for view in self.views[:-1]), *self._after]
+        return [*self._turns_above, *(view.turn for view in self.views[:-1]), *self._turns_between]
 
-    async def _draw_around(self, at: int) -> None:
-        """Draw one page of turns with the one at `at` in it, in place of those that are drawn."""
-        turns, newest = self._all_but_newest(), self.newest
-        start = max(min(at - PAGE_SIZE // 2, len(turns) - PAGE_SIZE + 1), 0)
+    async def _draw_around(self, index: int) -> None:
+        """Draw one page of turns with the one at `index` in it, in place of those that are drawn."""
+        turns, newest = self._all_but_newest(), self.newest_view
+        start = max(min(index - PAGE_SIZE // 2, len(turns) - PAGE_SIZE + 1), 0)
         with self.app.batch_update():
             for child in self.query_children("TurnView, NoticeLine"):
                 if child is not newest:
                     await child.remove()
-            self._before, self._after = turns[:start], turns[start + PAGE_SIZE :]
-            await self._mount(turns[start : start + PAGE_SIZE], before=self.between)
+            self._turns_above, self._turns_between = turns[:start], turns[start + PAGE_SIZE :]
+            await self._mount_turns(turns[start : start + PAGE_SIZE], before=self.between_marker)
 
-    async def _mount(
+    async def _mount_turns(
         self,
         turns: list[Turn],
         before: BetweenMarker | None = None,
@@ -160,12 +160,12 @@ class TurnColumn(Vertical):
         views = [TurnView(turn) for turn in turns]
         await self.mount_all(views, before=before, after=after)
         for view in views:
-            view.mark(view.turn.id in self._outside)
-        self._count()
+            view.set_omitted(view.turn.id in self._omitted_turns)
+        self._update_markers()
 
-    def _count(self) -> None:
-        self.earlier.tell(len(self._before))
-        self.between.tell(len(self._after))
+    def _update_markers(self) -> None:
+        self.earlier_marker.show_count(len(self._turns_above))
+        self.between_marker.show_count(len(self._turns_between))
 
 
 class NoticeLine(Static):
@@ -190,30 +190,30 @@ class UndrawnMarker(Static):
     """Stands for turns that are not drawn; a click draws some of them."""
 
     DEFAULT_CSS = """
-    Undrawn { height: 1; margin: 0 0 1 0; color: $text-muted; text-align: center; display: none; }
-    Undrawn:hover { color: $text; }
+    UndrawnMarker { height: 1; margin: 0 0 1 0; color: $text-muted; text-align: center; display: none; }
+    UndrawnMarker:hover { color: $text; }
     """
 
-    MARK = ""
+    SYMBOL = ""
     NOUN = ""
 
-    def tell(self, number: int) -> None:
+    def show_count(self, turns: int) -> None:
         """Say how many turns are not drawn here."""
-        self.display = number > 0
-        self.update(f"{self.MARK} {count(number, self.NOUN)}")
+        self.display = turns > 0
+        self.update(f"{self.SYMBOL} {count(turns, self.NOUN)}")
 
 
 class EarlierMarker(UndrawnMarker):
     """For those above all that is drawn."""
 
-    MARK = "↑"
+    SYMBOL = "↑"
     NOUN = "earlier turn"
 
 
 class BetweenMarker(UndrawnMarker):
     """For those between the newest turn and the others that are drawn."""
 
-    MARK = "↕"
+    SYMBOL = "↕"
     NOUN = "more turn"
 
 
@@ -221,7 +221,7 @@ class NewerMarker(Static):
     """Stands over the last row while there is more below; a click goes to the end."""
 
     DEFAULT_CSS = """
-    Newer {
+    NewerMarker {
         layer: above;
         dock: bottom;
         height: 1;
@@ -230,7 +230,7 @@ class NewerMarker(Static):
         background: $background;
         display: none;
     }
-    Newer:hover { color: $text; }
+    NewerMarker:hover { color: $text; }
     """
 
     def __init__(self) -> None:
@@ -285,7 +285,7 @@ class Suggestion(Static, can_focus=True):
     ]
 
     @dataclass
-    class Taken(Message):
+    class Selected(Message):
         """The person wants to try this text."""
 
         text: str
@@ -296,7 +296,7 @@ class Suggestion(Static, can_focus=True):
 
     def action_take(self) -> None:
         """Hand the text to the composer."""
-        self.post_message(self.Taken(self._text))
+        self.post_message(self.Selected(self._text))
 
     def on_click(self, event: events.Click) -> None:
         """The same with the mouse."""

@@ -34,7 +34,7 @@ MUTED_STYLE = "$foreground 60%"
 
 
 class TurnView(Vertical, can_focus=True):
-    """Shows a stored turn, and lets its reply grow between `begin` and `finish`.
+    """Shows a stored turn, and lets its reply grow between `begin_reply` and `show_turn`.
 
     The keys of a turn run commands of the screen, which asks the transcript for the selected turn.
 
@@ -81,106 +81,106 @@ class TurnView(Vertical, can_focus=True):
     def __init__(self, turn: Turn, *, newest: bool = False) -> None:
         super().__init__()
         self.turn = turn
-        self.text = turn.reply.text if turn.reply else ""
+        self.reply_text = turn.reply.text if turn.reply else ""
         """The reply as the model wrote it, up to now."""
-        self._newest = newest
-        self._outside = False
-        self._said: str | None = None
+        self._is_newest = newest
+        self._omitted = False
+        self._activity: str | None = None
         """What is happening to the reply; None when nothing is."""
-        self._code = -1
+        self._copied_block = -1
         """Index of the code block that was copied last."""
 
     def compose(self) -> ComposeResult:
         """The message, the reply if there is one, the line."""
-        yield Static(self._message(), classes="user")
-        if self.text:
-            yield ReplyText(self.text)
-        if self._summary:
+        yield Static(self._message_content(), classes="user")
+        if self.reply_text:
+            yield ReplyText(self.reply_text)
+        if self._active_summary:
             yield self._summary_block()
-        yield Static(self._below(), classes="line")
-        self._show_reading()
+        yield Static(self._footer_content(), classes="line")
+        self._update_context_state()
 
     def watch_has_focus(self, has_focus: bool) -> None:
         """Name the keys while they are heard here."""
         super().watch_has_focus(has_focus)
-        self._draw_line()
+        self._update_footer()
 
-    def label(self, labels: Iterable[Annotation]) -> None:
+    def show_annotations(self, labels: Iterable[Annotation]) -> None:
         """Show labels of the user's message."""
         annotations = tuple((None, label) for label in labels)
         self.turn = dataclasses.replace(self.turn, annotations=annotations)
-        self._draw_message()
+        self._update_message()
 
-    async def begin(self, reply: Reply) -> None:
+    async def begin_reply(self, reply: Reply) -> None:
         """Show `reply` in place of the one before, ready to grow."""
-        self._said = ""
-        self.text = reply.text
+        self._activity = ""
+        self.reply_text = reply.text
         await self._remove_reply()
         view = ReplyText()
         await self.mount(view, before=self.query_one(".line"))
-        await view.begin(reply.text)
+        await view.start_stream(reply.text)
 
-    async def grow(self, text: str) -> None:
+    async def append_text(self, text: str) -> None:
         """Add to the reply that was begun."""
-        self.text += text
+        self.reply_text += text
         for view in self.query(ReplyText):
-            await view.grow(text)
+            await view.append_text(text)
 
-    async def finish(self, turn: Turn) -> None:
+    async def show_turn(self, turn: Turn) -> None:
         """Show the turn as it is stored now."""
-        streamed, self._said = self._said is not None, None
-        shown, self.text = self.text, turn.reply.text if turn.reply else ""
+        streamed, self._activity = self._activity is not None, None
+        shown, self.reply_text = self.reply_text, turn.reply.text if turn.reply else ""
         self.turn = turn
         views = self.query(ReplyText)
-        if not self.text:
+        if not self.reply_text:
             await self._remove_reply()
         elif not views:
-            await self.mount(ReplyText(self.text), before=self.query_one(".line"))
-        elif streamed or shown != self.text:
-            await views.first().show(self.text)
+            await self.mount(ReplyText(self.reply_text), before=self.query_one(".line"))
+        elif streamed or shown != self.reply_text:
+            await views.first().set_text(self.reply_text)
         await self.query(".summary").remove()
-        if self._summary:
+        if self._active_summary:
             await self.mount(self._summary_block(), before=self.query_one(".line"))
-        self._draw_message()
-        self._show_reading()
+        self._update_message()
+        self._update_context_state()
 
-    async def detach(self) -> None:
+    async def stop_streaming(self) -> None:
         """Stop drawing a reply that goes on, since its chat leaves the screen."""
         for view in self.query(ReplyText):
-            await view.end()
+            await view.end_stream()
 
-    def say(self, text: str) -> None:
+    def show_activity(self, activity: str) -> None:
         """Show what is happening to the reply in the line below it."""
-        self._said = text
-        self._draw_line()
+        self._activity = activity
+        self._update_footer()
 
-    def set_newest(self, newest: bool) -> None:
+    def set_newest(self, is_newest: bool) -> None:
         """Offer, or no longer offer, to go on with this turn."""
-        self._newest = newest
-        self._draw_line()
+        self._is_newest = is_newest
+        self._update_footer()
 
-    def mark(self, outside: bool) -> None:
+    def set_omitted(self, omitted: bool) -> None:
         """Say whether the turn no longer fits the context."""
-        if outside != self._outside:
-            self._outside = outside
-            self._show_reading()
+        if omitted != self._omitted:
+            self._omitted = omitted
+            self._update_context_state()
 
-    def version(self, step: int) -> Reply | None:
+    def adjacent_version(self, step: int) -> Reply | None:
         """The version before (-1) or after (1) the one that is shown; None at the ends."""
         replies = self.turn.replies
-        if self._said is not None or self.turn.reply is None:
+        if self._activity is not None or self.turn.reply is None:
             return None
         at = replies.index(self.turn.reply) + step
         return replies[at] if 0 <= at < len(replies) else None
 
     def code_blocks(self) -> list[str]:
         """The code in the reply, as the model wrote it."""
-        return code_blocks(self.text)
+        return code_blocks(self.reply_text)
 
-    def copy(self) -> None:
+    def copy_reply(self) -> None:
         """Copy the reply."""
-        if self.text:
-            clipboard.copy(self.app, self.text, "the reply")
+        if self.reply_text:
+            clipboard.copy(self.app, self.reply_text, "the reply")
         else:
             self.notify("There is no reply to copy.", severity="warning", markup=False)
 
@@ -190,83 +190,89 @@ class TurnView(Vertical, can_focus=True):
         if not blocks:
             self.notify("There is no code block to copy.", severity="warning", markup=False)
             return
-        self._code = (self._code + 1) % len(blocks)
-        which = f" {self._code + 1} of {len(blocks)}" if len(blocks) > 1 else ""
-        clipboard.copy(self.app, blocks[self._code], f"code block{which}")
+        self._copied_block = (self._copied_block + 1) % len(blocks)
+        which = f" {self._copied_block + 1} of {len(blocks)}" if len(blocks) > 1 else ""
+        clipboard.copy(self.app, blocks[self._copied_block], f"code block{which}")
 
     @property
-    def _summary(self) -> str:
+    def _active_summary(self) -> str:
         """What is read in place of the turn; empty for none."""
-        return self.turn.summary if self.turn.standing is ContextPolicy.SUMMARISED else ""
+        return self.turn.summary if self.turn.context_policy is ContextPolicy.SUMMARISED else ""
 
-    def _message(self) -> Content:
+    def _message_content(self) -> Content:
         """What the person typed; where a plugin made the message of it, how to see that; labels."""
-        lines = [Content(escape_controls(self.turn.words))]
-        if self.turn.typed:
+        lines = [Content(escape_controls(self.turn.display_text))]
+        if self.turn.raw_input:
             how = f"sent as a plugin wrote it · {commands.key_of('xray')} shows the whole"
             lines.append(Content.styled(how, MUTED_STYLE))
-        if badges := self._badges(None):
+        if badges := self._annotation_badges(None):
             lines.append(Content.styled(badges, MUTED_STYLE))
         return Content("\n").join(lines)
 
-    def _draw_message(self) -> None:
+    def _update_message(self) -> None:
         for message in self.query(".user").results(Static):
-            message.update(self._message())
+            message.update(self._message_content())
 
-    def _badges(self, reply: int | None) -> str:
+    def _annotation_badges(self, reply_id: int | None) -> str:
         """The labels of a reply, None for the user's message."""
         return formatting.annotation_badges(
-            label for on, label in self.turn.annotations if on == reply
+            label for on, label in self.turn.annotations if on == reply_id
         )
 
     def _summary_block(self) -> Static:
-        words = Content.assemble(("Summary  ", "bold"), escape_controls(self._summary))
+        words = Content.assemble(("Summary  ", "bold"), escape_controls(self._active_summary))
         return Static(words, classes="summary")
 
-    def _show_reading(self) -> None:
-        dropped = self.turn.standing is ContextPolicy.DROPPED
-        self.set_class(self._outside or dropped or bool(self._summary), "-outside")
-        self._draw_line()
+    def _update_context_state(self) -> None:
+        dropped = self.turn.context_policy is ContextPolicy.DROPPED
+        self.set_class(self._omitted or dropped or bool(self._active_summary), "-outside")
+        self._update_footer()
 
-    def _draw_line(self) -> None:
-        below = self._below()
+    def _update_footer(self) -> None:
+        below = self._footer_content()
         for line in self.query(".line").results(Static):
             width, height = line.content_size
             line.update(below, layout=not width or len(below.wrap(width)) != height)
 
-    def _below(self) -> Content:
-        return self._line() if self._said is None else Content(escape_controls(self._said))
+    def _footer_content(self) -> Content:
+        return (
+            self._idle_footer()
+            if self._activity is None
+            else Content(escape_controls(self._activity))
+        )
 
-    def _line(self) -> Content:
+    def _idle_footer(self) -> Content:
         reply = self.turn.reply
         parts = [
-            Content(formatting.context_status(self.turn, outside=self._outside)),
+            Content(formatting.context_status(self.turn, omitted=self._omitted)),
             Content(formatting.stop_text(reply)),
-            self._offer(),
-            self._versions(),
+            self._continue_hint(),
+            self._version_switcher(),
             Content(formatting.reply_cost(reply)),
         ]
         lines = [Content(" · ").join(part for part in parts if part)]
-        if reply is not None and (badges := self._badges(reply.id)):
+        if reply is not None and (badges := self._annotation_badges(reply.id)):
             lines.insert(0, Content(badges))
         if reply is not None and reply.error:
             lines.append(Content.styled(escape_controls(reply.error), "$text-error"))
         return Content("\n").join(line for line in lines if line)
 
-    def _offer(self) -> Content:
+    def _continue_hint(self) -> Content:
         """How to go on, where that is possible."""
         reply = self.turn.reply
-        if not self._newest or (reply is not None and not reply.can_continue):
+        if not self._is_newest or (reply is not None and not reply.can_continue):
             return Content()
         word, command = ("answer", "regenerate") if reply is None else ("continue", "continue")
         return Content.assemble(_command_link(word, command), f" with {commands.key_of(command)}")
 
-    def _versions(self) -> Content:
+    def _version_switcher(self) -> Content:
         text = formatting.version_text(self.turn)
         if not text:
             return Content()
-        before = _command_link("←", "previous-version") if self.version(-1) else Content("←")
-        after = _command_link("→", "next-version") if self.version(1) else Content("→")
+        before = (
+            _command_link("←", "previous-version") if self.adjacent_version(-1) else Content("←")
+        )
+        after = _command_link("→", "next-version") if self.adjacent_version(1) else Content("→")
         return Content.assemble(text, " ", before, " ", after)
 
     @property
@@ -282,7 +288,7 @@ class TurnView(Vertical, can_focus=True):
 
     async def _remove_reply(self) -> None:
         for view in self.query(ReplyText):
-            await view.end()
+            await view.end_stream()
             await view.remove()
 
 

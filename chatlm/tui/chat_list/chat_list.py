@@ -51,7 +51,7 @@ class ChatList(RowList):
     Args:
         store: where the chats are.
         now: the present moment, for the headings.
-        writes: makes the changes.
+        write_queue: makes the changes.
     """
 
     DEFAULT_CSS = """
@@ -77,22 +77,22 @@ class ChatList(RowList):
     class ChatsChanged(Message):
         """A chat was renamed, pinned, deleted or brought back; the list shows it already."""
 
-    def __init__(self, store: Store, now: Callable[[], datetime], writes: WriteQueue) -> None:
+    def __init__(self, store: Store, now: Callable[[], datetime], write_queue: WriteQueue) -> None:
         super().__init__(id="chats", markup=False)
         self._store = store
         self._now = now
-        self._writes = writes
-        self._changes = ChatEdits(store)
-        self._read: set[int] = set()
-        self._more = False
+        self._write_queue = write_queue
+        self._edits = ChatEdits(store)
+        self._loaded_ids: set[int] = set()
+        self._has_more = False
         """Whether the store has chats after those that were read."""
-        self._group = ""
-        self._current: int | None = None
-        self._answering: int | None = None
-        self._going: set[int] = set()
+        self._last_group = ""
+        self._current_id: int | None = None
+        self._answering_id: int | None = None
+        self._deleting_ids: set[int] = set()
         """Chats that are not listed any more, since they are about to be deleted."""
 
-    def reload(self, current: int | None, answering: int | None) -> None:
+    def reload(self, current_id: int | None, answering_id: int | None) -> None:
         """Read the chats again, and mark the one on the screen and the one that is answering.
 
         What is highlighted and seen stays in place, unless another chat came on the screen.
@@ -100,62 +100,63 @@ class ChatList(RowList):
         Raises:
             StoreError: the chats cannot be read.
         """
-        keep = self.in_use or current == self._current
-        self._current, self._answering = current, answering
-        self._reload(keep=keep)
+        keep = self.is_focused_widget or current_id == self._current_id
+        self._current_id, self._answering_id = current_id, answering_id
+        self._reload_rows(keep_scroll=keep)
 
     def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
         """Give a chat a title; None asks for it, an empty one takes the title away."""
-        with self._told():
+        with self._reporting_errors():
             if title is None:
-                self._ask_title(self._store.conversation(conversation_id))
+                self._prompt_for_title(self._store.conversation(conversation_id))
             else:
-                self._write(
-                    partial(self._changes.rename, conversation_id, title), lambda _: self._changed()
+                self._submit_write(
+                    partial(self._edits.rename, conversation_id, title),
+                    lambda _: self._reload_and_notify(),
                 )
 
     def pin_chat(self, conversation_id: int) -> None:
         """Keep a chat at the top, or no longer."""
-        self._write(partial(self._changes.toggle_pin, conversation_id), self._pinned)
+        self._submit_write(partial(self._edits.toggle_pinned, conversation_id), self._show_pinned)
 
     def delete_chat(self, conversation_id: int) -> None:
         """Delete a chat, unless it is being answered; `undo_delete` brings it back."""
-        with self._told():
-            if conversation_id == self._answering:
+        with self._reporting_errors():
+            if conversation_id == self._answering_id:
                 stop = commands.key_of("stop")
                 raise UsageError(
                     "This chat is being answered and cannot be deleted.",
                     hint=f"Stop the reply first, with {stop}.",
                 )
-            self._going.add(conversation_id)
-            self._reload()  # at once: the next key is meant for another chat
-            deleting = self._writes.put(partial(self._changes.delete, conversation_id))
-            self.run_worker(self._delete(conversation_id, deleting), exit_on_error=False)
+            self._deleting_ids.add(conversation_id)
+            self._reload_rows()  # at once: the next key is meant for another chat
+            deleting = self._write_queue.submit(partial(self._edits.delete, conversation_id))
+            self.run_worker(self._await_delete(conversation_id, deleting), exit_on_error=False)
 
     def undo_delete(self) -> None:
         """Bring back the chat that was deleted last; once more, the one before."""
-        self._write(self._changes.undo, self._restored)
+        self._submit_write(self._edits.undo, self._show_restored)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done is offered."""
         if action in ("select", "rename", "pin", "delete"):
-            return self._chosen is not None
-        return bool(self._going) or self._changes.can_undo if action == "undo" else True
+            return self._highlighted_id is not None
+        return bool(self._deleting_ids) or self._edits.can_undo if action == "undo" else True
 
     def action_rename(self) -> None:
         """Ask for the highlighted chat's title."""
-        if self._chosen is not None:
-            self.rename_chat(self._chosen)
+        if self._highlighted_id is not None:
+            self.rename_chat(self._highlighted_id)
 
     def action_pin(self) -> None:
         """Pin or unpin the highlighted chat."""
-        if self._chosen is not None:
-            self.pin_chat(self._chosen)
+        if self._highlighted_id is not None:
+            self.pin_chat(self._highlighted_id)
 
     def action_delete(self) -> None:
         """Delete the highlighted chat."""
-        if self._chosen is not None:
-            self.delete_chat(self._chosen)
+        if self._highlighted_id is not None:
+            self.delete_chat(self._highlighted_id)
 
     def action_undo(self) -> None:
         """Bring back what was deleted last."""
@@ -163,28 +164,28 @@ class ChatList(RowList):
 
     def action_last(self) -> None:
         """Read all chats and go to the oldest."""
-        self._read_on(None)
+        self._load_more(None)
         super().action_last()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Read the next page before the end is reached."""
         super().watch_scroll_y(old_value, new_value)
         if new_value + self.size.height > self.virtual_size.height - PREFETCH_ROWS:
-            self._read_on(PAGE_SIZE)
+            self._load_more(PAGE_SIZE)
 
     @on(OptionList.OptionSelected)
-    def _open(self, event: OptionList.OptionSelected) -> None:
+    def _open_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         if event.option.id is not None:
             self.post_message(self.ChatOpened(int(event.option.id)))
 
     @property
-    def _chosen(self) -> int | None:
+    def _highlighted_id(self) -> int | None:
         """Id of the highlighted chat."""
         option = self.highlighted_option
         return None if option is None or option.id is None else int(option.id)
 
-    def _ask_title(self, chat: Conversation) -> None:
+    def _prompt_for_title(self, chat: Conversation) -> None:
         before = display_title(chat)
 
         def rename(title: str | None) -> None:
@@ -201,95 +202,99 @@ class ChatList(RowList):
             rename,
         )
 
-    def _write(self, change: Callable[[], T], then: Callable[[T], None]) -> None:
-        """Have a change made behind those before it, and `then` show what it gave."""
-        self.run_worker(self._show(self._writes.put(change), then), exit_on_error=False)
+    def _submit_write(self, write: Callable[[], T], show_result: Callable[[T], None]) -> None:
+        """Have a change made behind those before it, and `show_result` show what it gave."""
+        self.run_worker(
+            self._await_write(self._write_queue.submit(write), show_result), exit_on_error=False
+        )
 
-    async def _show(self, making: Awaitable[T], then: Callable[[T], None]) -> None:
-        with self._told():
-            then(await making)
+    async def _await_write(self, pending: Awaitable[T], show_result: Callable[[T], None]) -> None:
+        with self._reporting_errors():
+            show_result(await pending)
 
-    def _pinned(self, done: tuple[str, bool]) -> None:
-        name, pinned = done
-        self._changed()
+    def _show_pinned(self, result: tuple[str, bool]) -> None:
+        name, pinned = result
+        self._reload_and_notify()
         self.notify(f"{'Pinned' if pinned else 'Unpinned'} “{name}”.", markup=False)
 
-    async def _delete(self, conversation_id: int, deleting: Awaitable[str]) -> None:
-        with self._told():
+    async def _await_delete(self, conversation_id: int, pending: Awaitable[str]) -> None:
+        with self._reporting_errors():
             try:
-                name = await deleting
+                name = await pending
             finally:
-                self._going.discard(conversation_id)
-                self._changed()
-            undo = commands.key_of("list-undo") if self.in_use else "/undo"
+                self._deleting_ids.discard(conversation_id)
+                self._reload_and_notify()
+            undo = commands.key_of("list-undo") if self.is_focused_widget else "/undo"
             self.notify(
                 f"Deleted “{name}”. {undo} brings it back.", markup=False, timeout=TOAST_SECONDS
             )
-            if conversation_id == self._current:
+            if conversation_id == self._current_id:
                 self.post_message(self.ChatDeleted(conversation_id))
 
-    def _restored(self, done: tuple[str, int]) -> None:
-        name, conversation_id = done
-        self._changed(conversation_id)
+    def _show_restored(self, result: tuple[str, int]) -> None:
+        name, conversation_id = result
+        self._reload_and_notify(conversation_id)
         self.notify(f"“{name}” is back.", markup=False)
 
-    def _changed(self, wanted: int | None = None) -> None:
-        self._reload(wanted)
+    def _reload_and_notify(self, highlight_id: int | None = None) -> None:
+        self._reload_rows(highlight_id)
         self.post_message(self.ChatsChanged())
 
-    def _reload(self, wanted: int | None = None, *, keep: bool = True) -> None:
+    def _reload_rows(self, highlight_id: int | None = None, *, keep_scroll: bool = True) -> None:
         """Read the chats again, and stay at the row where the highlighted one is gone.
 
         Args:
-            wanted: the chat to highlight; None stays with what was highlighted while the person
+            highlight_id: the chat to highlight; None stays with what was highlighted while the person
                 is in the list, and else takes the one on the screen.
-            keep: leave what is seen where it is.
+            keep_scroll: leave what is seen where it is.
         """
-        if wanted is None:
-            wanted = self._chosen if self.in_use else self._current
+        if highlight_id is None:
+            highlight_id = self._highlighted_id if self.is_focused_widget else self._current_id
         row, seen = self.highlighted or 0, self.scroll_offset.y
         limit = PAGE_SIZE + max(row, seen + self.size.height)
-        chats = self._store.conversations(limit=limit)
-        self._read, self._more, self._group = set(), False, ""
+        chats = self._store.list_conversations(limit=limit)
+        self._loaded_ids, self._has_more, self._last_group = set(), False, ""
         self.clear_options()
-        self._append(chats, limit)
+        self._append_rows(chats, limit)
         if not chats:
             self.add_option(Option(rows.NO_CHATS, disabled=True))
-        if wanted in self._read:
-            self.highlighted = self.get_option_index(str(wanted))
-        elif self.in_use:
+        if highlight_id in self._loaded_ids:
+            self.highlighted = self.get_option_index(str(highlight_id))
+        elif self.is_focused_widget:
             self.highlighted = nearest_enabled(self.options, row)
-        if keep:
+        if keep_scroll:
             self.scroll_to(y=seen, animate=False, immediate=True)
-        if self.in_use:
+        if self.is_focused_widget:
             self.scroll_to_highlight()
         self.refresh_bindings()
 
-    def _read_on(self, limit: int | None) -> None:
+    def _load_more(self, limit: int | None) -> None:
         """Read further chats, None all, if there are more."""
-        if self._more:
-            with self._told():
-                self._append(self._store.conversations(limit, len(self._read)), limit)
+        if self._has_more:
+            with self._reporting_errors():
+                self._append_rows(
+                    self._store.list_conversations(limit, len(self._loaded_ids)), limit
+                )
 
-    def _append(self, chats: Sequence[ChatListEntry], asked: int | None) -> None:
+    def _append_rows(self, chats: Sequence[ChatListEntry], requested: int | None) -> None:
         """Add rows; another program may have shifted the pages, so that chats come again."""
-        self._more = len(chats) == asked
+        self._has_more = len(chats) == requested
         options = []
         for chat in chats:
-            if chat.id in self._read or chat.id in self._going:
+            if chat.id in self._loaded_ids or chat.id in self._deleting_ids:
                 continue
-            self._read.add(chat.id)
+            self._loaded_ids.add(chat.id)
             group = rows.chat_group(chat, self._now())
-            if group != self._group:
-                blank = "\n" if self._group else ""
+            if group != self._last_group:
+                blank = "\n" if self._last_group else ""
                 options.append(Option(Content(f"{blank}{group}"), disabled=True))
-                self._group = group
-            row = rows.chat_row(chat, current=self._current, answering=self._answering)
+                self._last_group = group
+            row = rows.chat_row(chat, current_id=self._current_id, answering_id=self._answering_id)
             options.append(Option(row, id=str(chat.id)))
         self.add_options(options)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _reporting_errors(self) -> Iterator[None]:
         """Tell the person what went wrong in the block."""
         try:
             yield
@@ -316,30 +321,30 @@ class ChatEdits:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._deleted: list[int] = []
+        self._deleted_ids: list[int] = []
         """The last deleted at the end."""
 
     @property
     def can_undo(self) -> bool:
         """Whether a chat was deleted that can be brought back."""
-        return bool(self._deleted)
+        return bool(self._deleted_ids)
 
     def rename(self, conversation_id: int, title: str) -> str:
         """Give it a title; an empty one takes the title away."""
         self._store.rename(conversation_id, title)
-        return self._name(conversation_id)
+        return self._display_title(conversation_id)
 
-    def toggle_pin(self, conversation_id: int) -> tuple[str, bool]:
+    def toggle_pinned(self, conversation_id: int) -> tuple[str, bool]:
         """Keep it at the top, or no longer; gives whether it is there now too."""
         pinned = not self._store.conversation(conversation_id).pinned
         self._store.set_pinned(conversation_id, pinned)
-        return self._name(conversation_id), pinned
+        return self._display_title(conversation_id), pinned
 
     def delete(self, conversation_id: int) -> str:
         """Put it into the trash."""
-        name = self._name(conversation_id)
+        name = self._display_title(conversation_id)
         self._store.trash(conversation_id)
-        self._deleted.append(conversation_id)
+        self._deleted_ids.append(conversation_id)
         return name
 
     def undo(self) -> tuple[str, int]:
@@ -348,11 +353,11 @@ class ChatEdits:
         Raises:
             UsageError: there is none.
         """
-        if not self._deleted:
+        if not self._deleted_ids:
             raise UsageError("There is no deleted chat to bring back.")
-        conversation_id = self._deleted.pop()
+        conversation_id = self._deleted_ids.pop()
         self._store.restore(conversation_id)
-        return self._name(conversation_id), conversation_id
+        return self._display_title(conversation_id), conversation_id
 
-    def _name(self, conversation_id: int) -> str:
+    def _display_title(self, conversation_id: int) -> str:
         return one_line(self._store.title(conversation_id), 40) or rows.UNTITLED

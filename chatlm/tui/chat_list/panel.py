@@ -36,7 +36,7 @@ SEARCH_DELAY_SECONDS = 0.15
 class SearchFinished(Message):
     """A search has ended."""
 
-    words: str
+    query: str
     hits: Sequence[ChatSearchHit] = ()
     error: StoreError | None = None
 
@@ -47,7 +47,7 @@ class ChatsPanel(Vertical):
     Args:
         store: where the chats are.
         now: the present moment, for the headings.
-        writes: makes what is changed in them.
+        write_queue: makes what is changed in them.
     """
 
     DEFAULT_CSS = """
@@ -70,158 +70,158 @@ class ChatsPanel(Vertical):
     ChatDeleted: TypeAlias = ChatList.ChatDeleted
     ChatsChanged: TypeAlias = ChatList.ChatsChanged
 
-    def __init__(self, store: Store, now: Callable[[], datetime], writes: WriteQueue) -> None:
+    def __init__(self, store: Store, now: Callable[[], datetime], write_queue: WriteQueue) -> None:
         super().__init__(id="chats-panel")
-        self.chats = ChatList(store, now, writes)
+        self.chat_list = ChatList(store, now, write_queue)
         self._store = store
-        self._box = SearchBox()
-        self._hits = HitList()
-        self._pause: Timer | None = None
-        self._looking = False
+        self._search_box = SearchBox()
+        self._hit_list = HitList()
+        self._search_timer: Timer | None = None
+        self._search_running = False
         """Whether a search is running; the next one waits for its end."""
-        self._shown = ""
+        self._shown_query = ""
         """The words whose hits are shown."""
-        self._go_on: Callable[[], None] | None = None
+        self._after_search: Callable[[], None] | None = None
         """What the person wants as soon as the hits are there."""
 
     def compose(self) -> ComposeResult:
         """Box, list, hits, keys."""
-        yield self._box
-        yield self.chats
-        yield self._hits
+        yield self._search_box
+        yield self.chat_list
+        yield self._hit_list
         yield Hints()
 
-    def reload(self, current: int | None, answering: int | None) -> None:
+    def reload(self, current_id: int | None, answering_id: int | None) -> None:
         """Read the chats again; see `ChatList.reload`.
 
         Raises:
             StoreError: the chats cannot be read.
         """
-        self.chats.reload(current, answering)
-        if self._words:
-            self._look()
+        self.chat_list.reload(current_id, answering_id)
+        if self._search_text:
+            self._start_search()
 
-    def enter(self) -> None:
+    def focus_list(self) -> None:
         """Give the keys to the list, or to what was found, or to the box when that is nothing."""
         if not self.has_class("-searching"):
-            self.screen.set_focus(self.chats)
+            self.screen.set_focus(self.chat_list)
         else:
-            self.screen.set_focus(self._hits if self._hits.hits else self._box)
+            self.screen.set_focus(self._hit_list if self._hit_list.hits else self._search_box)
 
-    def search(self, words: str = "") -> None:
+    def search(self, query: str = "") -> None:
         """Look for words, and go to what is found; without words, let the person type them."""
         with self.prevent(SearchBox.Changed):
-            self._box.value = words
-        self.screen.set_focus(self._box)
-        if self._words:
-            self._go_on = self.enter
-            self._look()
+            self._search_box.value = query
+        self.screen.set_focus(self._search_box)
+        if self._search_text:
+            self._after_search = self.focus_list
+            self._start_search()
         else:
             self._show_list()
 
     def leave_search(self) -> bool:
         """From the box or the hits go back to the list; False when the person is in neither."""
-        if self.screen.focused not in (self._box, self._hits):
+        if self.screen.focused not in (self._search_box, self._hit_list):
             return False
-        self.list_again()
+        self.reset_search()
         return True
 
-    def list_again(self) -> None:
+    def reset_search(self) -> None:
         """Forget what was looked for, and give the keys to the list."""
-        self._box.value = ""
+        self._search_box.value = ""
         self._show_list()
-        self.enter()
+        self.focus_list()
 
     def rename_chat(self, conversation_id: int, title: str | None = None) -> None:
         """See `ChatList.rename_chat`."""
-        self.chats.rename_chat(conversation_id, title)
+        self.chat_list.rename_chat(conversation_id, title)
 
     def pin_chat(self, conversation_id: int) -> None:
         """See `ChatList.pin_chat`."""
-        self.chats.pin_chat(conversation_id)
+        self.chat_list.pin_chat(conversation_id)
 
     def delete_chat(self, conversation_id: int) -> None:
         """See `ChatList.delete_chat`."""
-        self.chats.delete_chat(conversation_id)
+        self.chat_list.delete_chat(conversation_id)
 
     def undo_delete(self) -> None:
         """See `ChatList.undo_delete`."""
-        self.chats.undo_delete()
+        self.chat_list.undo_delete()
 
     @property
-    def _words(self) -> str:
-        return self._box.value.strip()
+    def _search_text(self) -> str:
+        return self._search_box.value.strip()
 
     @on(SearchBox.Changed)
-    def _typed(self, event: SearchBox.Changed) -> None:
+    def _handle_query_changed(self, event: SearchBox.Changed) -> None:
         event.stop()
-        self._go_on = None
-        if self._words:
-            self._look_soon()
+        self._after_search = None
+        if self._search_text:
+            self._schedule_search()
         else:
             self._show_list()
 
     @on(SearchBox.Submitted)
-    def _go_to_first(self, event: SearchBox.Submitted) -> None:
+    def _handle_query_submitted(self, event: SearchBox.Submitted) -> None:
         event.stop()
-        self._go(self._open_first)
+        self._run_after_search(self._open_first_hit)
 
-    @on(SearchBox.Below)
-    def _go_below(self, event: SearchBox.Below) -> None:
+    @on(SearchBox.FocusBelow)
+    def _handle_focus_below(self, event: SearchBox.FocusBelow) -> None:
         event.stop()
-        self._go(self.enter)
+        self._run_after_search(self.focus_list)
 
-    def _go(self, go_on: Callable[[], None]) -> None:
+    def _run_after_search(self, action: Callable[[], None]) -> None:
         """Do it now if what is below belongs to the words in the box, else when it does."""
-        if self._words == self._shown:
-            go_on()
+        if self._search_text == self._shown_query:
+            action()
         else:
-            self._go_on = go_on
+            self._after_search = action
 
-    def _open_first(self) -> None:
-        if self._hits.hits:
-            self.post_message(open_message(self._hits.hits[0]))
+    def _open_first_hit(self) -> None:
+        if self._hit_list.hits:
+            self.post_message(open_message(self._hit_list.hits[0]))
 
-    @on(SearchBox.Left)
-    def _leave(self, event: SearchBox.Left) -> None:
+    @on(SearchBox.Closed)
+    def _handle_search_closed(self, event: SearchBox.Closed) -> None:
         event.stop()
         self.leave_search()
 
-    def _look_soon(self) -> None:
-        if self._pause is not None:
-            self._pause.stop()
-        self._pause = self.set_timer(SEARCH_DELAY_SECONDS, self._look)
+    def _schedule_search(self) -> None:
+        if self._search_timer is not None:
+            self._search_timer.stop()
+        self._search_timer = self.set_timer(SEARCH_DELAY_SECONDS, self._start_search)
 
-    def _look(self) -> None:
+    def _start_search(self) -> None:
         """Search for what stands in the box now, after the search that is running."""
-        if self._looking:
-            self._look_soon()
-        elif self._words:
-            self._looking = True
-            self._search(self._words)
+        if self._search_running:
+            self._schedule_search()
+        elif self._search_text:
+            self._search_running = True
+            self._search_worker(self._search_text)
 
     @work(thread=True, group="search", exit_on_error=False)
-    def _search(self, words: str) -> None:
+    def _search_worker(self, query: str) -> None:
         try:
-            self.post_message(SearchFinished(words, self._store.search(words)))
+            self.post_message(SearchFinished(query, self._store.search(query)))
         except StoreError as error:
-            self.post_message(SearchFinished(words, error=error))
+            self.post_message(SearchFinished(query, error=error))
 
     @on(SearchFinished)
-    def _show_found(self, event: SearchFinished) -> None:
-        self._looking = False
+    def _show_hits(self, event: SearchFinished) -> None:
+        self._search_running = False
         if event.error is not None:
             self.notify(escape_controls(str(event.error)), severity="error", markup=False)
-        elif event.words == self._words:
-            self._shown = event.words
-            self._hits.show(event.hits, event.words)
+        elif event.query == self._search_text:
+            self._shown_query = event.query
+            self._hit_list.show_hits(event.hits, event.query)
             self.add_class("-searching")
-            if self._go_on is not None:
-                self._go_on()
-            self._go_on = None
+            if self._after_search is not None:
+                self._after_search()
+            self._after_search = None
 
     def _show_list(self) -> None:
-        self._shown = ""
+        self._shown_query = ""
         self.remove_class("-searching")
 
 
@@ -261,20 +261,20 @@ class HitList(RowList):
         self.hits: Sequence[ChatSearchHit] = ()
         """What is shown."""
 
-    def show(self, hits: Sequence[ChatSearchHit], words: str) -> None:
+    def show_hits(self, hits: Sequence[ChatSearchHit], query: str) -> None:
         """Replace what is shown by these hits, or say that no chat holds the words."""
         row = self.highlighted if hits == self.hits else None
         self.hits = hits
         self.clear_options()
-        self.add_options(_hit_rows(hits) if hits else [Option(_no_hits(words), disabled=True)])
+        self.add_options(_hit_rows(hits) if hits else [Option(_no_hits(query), disabled=True)])
         self.highlighted = row
 
     def action_leave(self) -> None:
         """Give the search up."""
-        self.post_message(SearchBox.Left())
+        self.post_message(SearchBox.Closed())
 
     @on(OptionList.OptionSelected)
-    def _open(self, event: OptionList.OptionSelected) -> None:
+    def _open_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         if isinstance(event.option, HitRow):
             self.post_message(open_message(event.option.hit))
@@ -285,9 +285,9 @@ def open_message(hit: ChatSearchHit) -> ChatList.ChatOpened:
     return ChatList.ChatOpened(hit.conversation_id, hit.turn_id)
 
 
-def _no_hits(words: str) -> Content:
+def _no_hits(query: str) -> Content:
     return Content(
-        f"No chat says “{one_line(words, 60)}”.\n\nOne message must hold all the"
+        f"No chat says “{one_line(query, 60)}”.\n\nOne message must hold all the"
         " words; the last may be unfinished."
     )
 

@@ -35,15 +35,15 @@ _FORK = re.compile(r"(.*) \((fork(?: \d+)?)\)")
 PINNED, UNFINISHED, ANSWERING = "▪", "◐", "●"
 
 
-def chat_row(chat: ChatListEntry, *, current: int | None, answering: int | None) -> Content:
+def chat_row(chat: ChatListEntry, *, current_id: int | None, answering_id: int | None) -> Content:
     """One line: a mark and the title, bold for the chat on the screen.
 
     Args:
         chat: what the store says about it.
-        current: id of the chat on the screen.
-        answering: id of the chat that a turn is running for.
+        current_id: id of the chat on the screen.
+        answering_id: id of the chat that a turn is running for.
     """
-    if chat.id == answering:
+    if chat.id == answering_id:
         mark, colour = ANSWERING, "$text-primary"
     elif chat.unfinished:
         mark, colour = UNFINISHED, "$text-warning"
@@ -52,7 +52,7 @@ def chat_row(chat: ChatListEntry, *, current: int | None, answering: int | None)
     else:
         mark, colour = " ", ""
     title = _FORK.sub(r"\2 · \1", one_line(chat.title, 60)) or UNTITLED
-    return Content.assemble((f"{mark} ", colour), (title, "bold" if chat.id == current else ""))
+    return Content.assemble((f"{mark} ", colour), (title, "bold" if chat.id == current_id else ""))
 
 
 def chat_group(chat: ChatListEntry, now: datetime) -> str:
@@ -105,7 +105,7 @@ class RowList(OptionList):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "open")]
 
     @property
-    def in_use(self) -> bool:
+    def is_focused_widget(self) -> bool:
         """Whether the keys come here, now or after a card is closed; `has_focus` lags behind."""
         return self.screen.focused is self
 
@@ -162,7 +162,7 @@ def nearest_enabled(options: Sequence[Option], row: int) -> int | None:
 
 
 class SearchBox(LineInput):
-    """Enter asks for the first hit, as `Submitted`; Down for what is below, as `Below`."""
+    """Enter asks for the first hit, as `Submitted`; Down for what is below, as `FocusBelow`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "open the first"),
@@ -172,11 +172,11 @@ class SearchBox(LineInput):
     ]
 
     @dataclass
-    class Below(Message):
+    class FocusBelow(Message):
         """The person wants to be among the chats, or among what was found."""
 
     @dataclass
-    class Left(Message):
+    class Closed(Message):
         """The person is done with searching."""
 
     def __init__(self) -> None:
@@ -195,12 +195,12 @@ class SearchBox(LineInput):
 
     def action_to_chats(self) -> None:
         """Go on to the chats."""
-        self.post_message(self.Below())
+        self.post_message(self.FocusBelow())
 
     def action_to_hits(self) -> None:
         """Go on to what was found."""
-        self.post_message(self.Below())
+        self.post_message(self.FocusBelow())
 
     def action_leave(self) -> None:
         """Give the search up."""
-        self.post_message(self.Left())
+        self.post_message(self.Closed())

@@ -39,9 +39,9 @@ class Attachment:
 
     start: int
     """Where in the text it is named."""
-    words: str
+    mention: str
     """How it is named there, with the @."""
-    written: str
+    raw_path: str
     """The path as it was typed."""
     path: Path
 
@@ -61,13 +61,17 @@ class AttachmentCost:
         return f"{self.name} · {self.tokens:,} tokens"
 
 
-def format_mention(written: str) -> str:
+def format_mention(raw_path: str) -> str:
     """How a path is named in a message: in quotes, as a JSON string, where it is not plain."""
-    plain = f"@{written}"
+    plain = f"@{raw_path}"
     match = _MENTION.fullmatch(plain)
-    if match and escape_controls(written) == written and written[-1] not in _TRAILING_PUNCTUATION:
+    if (
+        match
+        and escape_controls(raw_path) == raw_path
+        and raw_path[-1] not in _TRAILING_PUNCTUATION
+    ):
         return plain
-    return f"@{dump_json(written)}"
+    return f"@{dump_json(raw_path)}"
 
 
 def find_attachments(text: str, folder: Path) -> list[Attachment]:
@@ -101,11 +105,11 @@ def _candidate_paths(match: re.Match[str]) -> list[tuple[str, int]]:
     return [(bare, match.end()), (shorter, match.end() - len(bare) + len(shorter))]
 
 
-def resolve_path(written: str, folder: Path) -> Path | None:
+def resolve_path(raw_path: str, folder: Path) -> Path | None:
     """The path that was typed, if anything is there; `~` is the home folder."""
     try:
-        path = folder / Path(written).expanduser()
-        return path if written and path.exists() else None
+        path = folder / Path(raw_path).expanduser()
+        return path if raw_path and path.exists() else None
     except (OSError, ValueError, RuntimeError):  # nothing can have this name; no such home
         return None
 
@@ -146,33 +150,37 @@ def format_block(name: str, text: str) -> str:
     return f"{one_line(name, MAX_NAME_WIDTH)}\n{fence}\n{text.removesuffix(chr(10))}\n{fence}"
 
 
-def replace_mentions(text: str, files: Iterable[Attachment]) -> str:
+def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
     """The text with each file named plainly, so that it is attached once only."""
-    for file in sorted(files, key=lambda file: file.start, reverse=True):
-        behind = text[file.start + len(file.words) :]
-        text = text[: file.start] + one_line(file.written, MAX_NAME_WIDTH) + behind
+    for file in sorted(attachments, key=lambda file: file.start, reverse=True):
+        behind = text[file.start + len(file.mention) :]
+        text = text[: file.start] + one_line(file.raw_path, MAX_NAME_WIDTH) + behind
     return text
 
 
-def format_blocks(files: Iterable[Attachment]) -> list[str]:
+def format_blocks(attachments: Iterable[Attachment]) -> list[str]:
     """The text of each file, once, ready to stand below the message.
 
     Raises:
         UsageError: see `read`.
     """
     once: dict[Path, str] = {}
-    for file in files:
-        once.setdefault(file.path, file.written)
+    for file in attachments:
+        once.setdefault(file.path, file.raw_path)
     return [format_block(name, read_text_file(path, name)) for path, name in once.items()]
 
 
-def attachment_cost(file: Attachment, count: TokenCounter) -> AttachmentCost | UsageError:
+def attachment_cost(
+    attachment: Attachment, count_tokens: TokenCounter
+) -> AttachmentCost | UsageError:
     """What the file would add now, or why it cannot be added."""
     try:
-        text = format_block(file.written, read_text_file(file.path, file.written))
+        text = format_block(
+            attachment.raw_path, read_text_file(attachment.path, attachment.raw_path)
+        )
     except UsageError as error:
         return error
-    return AttachmentCost(one_line(file.path.name, 40), count(text), len(text))
+    return AttachmentCost(one_line(attachment.path.name, 40), count_tokens(text), len(text))
 
 
 def summarise_costs(costs: Iterable[AttachmentCost | UsageError]) -> list[str]:

@@ -57,9 +57,9 @@ class Candidate:
     """Takes the place of what was typed."""
     label: str
     detail: str = ""
-    sends: bool = False
+    completes_message: bool = False
     """Whether it makes the message complete, so that Enter sends it at once."""
-    goes_on: bool = False
+    continues: bool = False
     """Whether more can be completed behind it."""
 
 
@@ -68,47 +68,47 @@ class Completion:
     """The candidates for the text from column `start` to the cursor."""
 
     start: int
-    typed: str
+    prefix: str
     candidates: tuple[Candidate, ...]
-    sure: bool
+    preselects: bool
     """Whether Enter takes the first candidate: something was typed of a name, which begins with it.
 
     Never so for an argument, which may be a new name."""
 
 
 def complete(
-    before: str,
+    line_before_cursor: str,
     commands: Iterable[Command],
-    values: Mapping[str, Completer],
+    completers: Mapping[str, Completer],
     folder: Path,
     *,
-    only: bool,
+    is_whole_message: bool,
 ) -> Completion | None:
     """What may stand at the cursor; None where nothing is to be completed.
 
     Args:
-        before: the cursor's line up to the cursor.
+        line_before_cursor: the cursor's line up to the cursor.
         commands: those that can be typed.
-        values: completes a command's argument, by the command's name.
+        completers: completes a command's argument, by the command's name.
         folder: where paths start.
-        only: whether `before` is the whole message, as a command is.
+        is_whole_message: whether `line_before_cursor` is the whole message, as a command is.
     """
-    if only and (match := _COMMAND.fullmatch(before)):
+    if is_whole_message and (match := _COMMAND.fullmatch(line_before_cursor)):
         return _complete_command(match[1], commands)
-    if only and (match := _ARGUMENT.fullmatch(before)):
+    if is_whole_message and (match := _ARGUMENT.fullmatch(line_before_cursor)):
         named = [command for command in commands if command.name == match[1]]
-        return _complete_argument(match, named[0], values, folder) if named else None
-    if match := _FILE.search(before):
+        return _complete_argument(match, named[0], completers, folder) if named else None
+    if match := _FILE.search(line_before_cursor):
         return _complete_mention(match, folder)
     return None
 
 
-def rank_names(typed: str, names: Iterable[str]) -> list[str]:
+def rank_names(query: str, names: Iterable[str]) -> list[str]:
     """The names that are like what was typed: it is or begins them, is in them, or its letters are.
 
     Where two are alike, the order stays.
     """
-    wanted = typed.casefold()
+    wanted = query.casefold()
 
     def rank(name: str) -> int:
         folded = name.casefold()
@@ -123,12 +123,12 @@ def rank_names(typed: str, names: Iterable[str]) -> list[str]:
     return [name for number, name in sorted(ranks, key=itemgetter(0)) if number < 4]
 
 
-def complete_path(written: str, folder: Path) -> list[str]:
+def complete_path(raw_path: str, folder: Path) -> list[str]:
     """Files and folders, ending in a slash, that what was written may become.
 
     One level of one folder, and hidden ones only when the name begins with a dot.
     """
-    head, slash, last = written.rpartition("/")
+    head, slash, last = raw_path.rpartition("/")
     place = resolve_path(head + slash or ".", folder)
     if place is None:
         return []
@@ -144,7 +144,7 @@ def complete_path(written: str, folder: Path) -> list[str]:
 
 
 @lru_cache(maxsize=4)
-def _list_folder(folder: Path, changed: int) -> list[str]:
+def _list_folder(folder: Path, mtime_ns: int) -> list[str]:
     """The names in a folder, sorted; read again when its time of change is another."""
     with os.scandir(folder) as entries:
         return sorted(
@@ -159,29 +159,29 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _complete_command(typed: str, commands: Iterable[Command]) -> Completion | None:
+def _complete_command(prefix: str, commands: Iterable[Command]) -> Completion | None:
     known = {command.name: command for command in commands}
     candidates = []
-    for name in rank_names(typed, known):
+    for name in rank_names(prefix, known):
         command = known[name]
         candidates.append(
             Candidate(
                 f"/{name} " if command.argument else f"/{name}",
                 f"/{name} {command.argument}".rstrip(),
                 command.help,
-                sends=not command.needs_argument,
-                goes_on=bool(command.argument),
+                completes_message=not command.needs_argument,
+                continues=bool(command.argument),
             )
         )
-    return _make_completion(0, f"/{typed}", f"/{typed}", candidates)
+    return _make_completion(0, f"/{prefix}", f"/{prefix}", candidates)
 
 
 def _complete_argument(
-    match: re.Match[str], command: Command, values: Mapping[str, Completer], folder: Path
+    match: re.Match[str], command: Command, completers: Mapping[str, Completer], folder: Path
 ) -> Completion | None:
     typed = match[2]
-    if command.name in values:
-        found = rank_names(typed, values[command.name](typed))[:MAX_CANDIDATES]
+    if command.name in completers:
+        found = rank_names(typed, completers[command.name](typed))[:MAX_CANDIDATES]
     elif "FILE" in command.argument:
         found = [path for path in complete_path(typed, folder) if escape_controls(path) == path]
     else:
@@ -190,7 +190,7 @@ def _complete_argument(
     for value in found:
         opened = value.endswith("/")
         candidates.append(
-            Candidate(value, escape_controls(value), sends=not opened, goes_on=opened)
+            Candidate(value, escape_controls(value), completes_message=not opened, continues=opened)
         )
     return _make_completion(match.start(2), typed, "", candidates)
 
@@ -202,27 +202,27 @@ def _complete_mention(match: re.Match[str], folder: Path) -> Completion | None:
     for path in complete_path(written, folder):
         opened = path.endswith("/")
         insert = format_mention(path).rstrip('"') if opened else f"{format_mention(path)} "
-        candidates.append(Candidate(insert, escape_controls(path), goes_on=opened))
+        candidates.append(Candidate(insert, escape_controls(path), continues=opened))
     return _make_completion(match.start(), match[0], written, candidates)
 
 
-def _unquote_partial(begun: str) -> str:
+def _unquote_partial(partial: str) -> str:
     """The path in a JSON string that is not closed yet."""
     try:
-        return str(json.loads(f'"{begun}"'))
+        return str(json.loads(f'"{partial}"'))
     except ValueError:
-        return begun
+        return partial
 
 
 def _make_completion(
-    start: int, typed: str, wanted: str, candidates: list[Candidate]
+    start: int, prefix: str, query: str, candidates: list[Candidate]
 ) -> Completion | None:
     if not candidates:
         return None
-    begun = bool(wanted) and not wanted.endswith("/")
+    begun = bool(query) and not query.endswith("/")
     first = candidates[0].label.casefold()
     return Completion(
-        start, typed, tuple(candidates), begun and first.startswith(wanted.casefold())
+        start, prefix, tuple(candidates), begun and first.startswith(query.casefold())
     )
 
 
@@ -230,8 +230,8 @@ class CompletingArea(FoldingArea):
     """Offers what may be typed next in a list above itself, which it puts there.
 
     Args:
-        typed: the slash commands.
-        values: completes the arguments of commands, by the command's name. Paths are completed
+        slash_commands: the slash commands.
+        completers: completes the arguments of commands, by the command's name. Paths are completed
             without it.
         folder: where paths start.
     """
@@ -240,33 +240,33 @@ class CompletingArea(FoldingArea):
 
     def __init__(
         self,
-        typed: Iterable[Command],
-        values: Mapping[str, Completer],
+        slash_commands: Iterable[Command],
+        completers: Mapping[str, Completer],
         folder: Path,
         *,
         id: str,
         placeholder: str,
     ) -> None:
-        self._list = CompletionList(self._take)
-        self._looked: tuple[str, bool] = ("", False)
+        self._popup = CompletionList(self._accept)
+        self._last_lookup: tuple[str, bool] = ("", False)
         """What the list's candidates were made from."""
         super().__init__(id=id, placeholder=placeholder)
-        self._commands = {command.name: command for command in typed}
-        self._values = values
+        self._commands = {command.name: command for command in slash_commands}
+        self._completers = completers
         self._folder = folder
-        self._actions = _editing_actions()
+        self._key_actions = _editing_actions()
 
     def on_mount(self) -> None:
         """Put the list above."""
         if isinstance(self.parent, Widget):
-            self.parent.mount(self._list, before=self)
+            self.parent.mount(self._popup, before=self)
 
     def on_blur(self) -> None:
         """Nothing is typed here now."""
         self.close_completion()
 
     @property
-    def takes_commands(self) -> bool:
+    def accepts_commands(self) -> bool:
         """Whether a slash begins a command."""
         return True
 
@@ -276,20 +276,20 @@ class CompletingArea(FoldingArea):
 
     def close_completion(self) -> bool:
         """Close the list; False when it is closed already."""
-        was_open = self._list.completion is not None
-        self._list.offer(None)
+        was_open = self._popup.completion is not None
+        self._popup.show_completion(None)
         return was_open
 
     def watch_selection(self) -> None:
         """Follow the cursor, and what is typed at it."""
-        if self._list.completion is not None:
-            self.look()
+        if self._popup.completion is not None:
+            self.update_completion()
 
     async def _on_key(self, event: events.Key) -> None:
         """Act at once; a binding that bubbles up to the app would act after keys typed later."""
         event.prevent_default()
-        action = self._actions.get(event.key, "")
-        if self._list.completion is not None and self._choose(event.key, action):
+        action = self._key_actions.get(event.key, "")
+        if self._popup.completion is not None and self._handle_popup_key(event.key, action):
             event.stop()
             return
         if action and await self.app.run_action(action, self):
@@ -297,29 +297,29 @@ class CompletingArea(FoldingArea):
         else:
             await super()._on_key(event)
         if event.is_printable or action.startswith("delete"):
-            self.look()
+            self.update_completion()
 
-    def _choose(self, key: str, action: str) -> bool:
+    def _handle_popup_key(self, key: str, action: str) -> bool:
         """Use a key for the open list; False when it means what it always does."""
-        completion, candidate = self._list.completion, self._list.candidate
+        completion, candidate = self._popup.completion, self._popup.highlighted_candidate
         assert completion is not None  # noqa: S101
         if key == "tab":
-            self._take(candidate or completion.candidates[0])
+            self._accept(candidate or completion.candidates[0])
         elif key == "escape":
             self.close_completion()
         elif action == "cursor_up":
-            self._list.action_cursor_up()
+            self._popup.action_cursor_up()
         elif action == "cursor_down":
-            self._list.action_cursor_down()
+            self._popup.action_cursor_down()
         elif action == "send" and candidate and not _is_fully_typed(candidate, completion):
-            self._take(candidate, sends=True)
+            self._accept(candidate, send=True)
         else:
             return False
         return True
 
-    def _take(self, candidate: Candidate, *, sends: bool = False) -> None:
+    def _accept(self, candidate: Candidate, *, send: bool = False) -> None:
         """Put a candidate in place of what was typed of it."""
-        completion = self._list.completion
+        completion = self._popup.completion
         self.close_completion()
         if completion is None:
             return
@@ -327,29 +327,37 @@ class CompletingArea(FoldingArea):
         start = (row, completion.start)
         insert = sanitise(candidate.insert)
         self.replace(insert, start, (row, column), maintain_selection_offset=False)
-        if candidate.goes_on:
-            self.look()
-        elif sends and candidate.sends:
+        if candidate.continues:
+            self.update_completion()
+        elif send and candidate.completes_message:
             self.action_send()
 
-    def look(self) -> None:
+    def update_completion(self) -> None:
         """Offer what may stand at the cursor."""
         row, column = self.cursor_location
         line = self.document[row]
         whole = self.document.line_count == 1 and column == len(line)
-        looked = line[:column], whole and self.takes_commands
-        if self._list.completion is None or looked != self._looked:
-            self._looked = looked
-            self._list.offer(self._completion(*looked) if self.selection.is_empty else None)
+        looked = line[:column], whole and self.accepts_commands
+        if self._popup.completion is None or looked != self._last_lookup:
+            self._last_lookup = looked
+            self._popup.show_completion(
+                self._complete(*looked) if self.selection.is_empty else None
+            )
 
-    def _completion(self, before: str, only: bool) -> Completion | None:
-        return complete(before, self._commands.values(), self._values, self._folder, only=only)
+    def _complete(self, line_before_cursor: str, is_whole_message: bool) -> Completion | None:
+        return complete(
+            line_before_cursor,
+            self._commands.values(),
+            self._completers,
+            self._folder,
+            is_whole_message=is_whole_message,
+        )
 
 
 def _is_fully_typed(candidate: Candidate, completion: Completion) -> bool:
     """Whether all of it is typed, and Enter need not wait for more."""
-    typed = candidate.insert.strip() == completion.typed.strip()
-    return typed and (candidate.sends or not candidate.goes_on)
+    typed = candidate.insert.strip() == completion.prefix.strip()
+    return typed and (candidate.completes_message or not candidate.continues)
 
 
 def _editing_actions() -> dict[str, str]:
@@ -374,7 +382,7 @@ class CompletionList(OptionList, can_focus=False):
     """Lies over what is above it, so that nothing moves; the keys stay where they were.
 
     Args:
-        chosen: called with the candidate that was clicked.
+        accept: called with the candidate that was clicked.
     """
 
     DEFAULT_CSS = """
@@ -409,9 +417,9 @@ class CompletionList(OptionList, can_focus=False):
     }
     """
 
-    def __init__(self, chosen: Callable[[Candidate], None]) -> None:
+    def __init__(self, accept: Callable[[Candidate], None]) -> None:
         super().__init__(markup=False)
-        self._chosen = chosen
+        self._accept = accept
         self._completion: Completion | None = None
 
     @property
@@ -420,13 +428,13 @@ class CompletionList(OptionList, can_focus=False):
         return self._completion
 
     @property
-    def candidate(self) -> Candidate | None:
+    def highlighted_candidate(self) -> Candidate | None:
         """The highlighted one."""
         if self._completion is None or self.highlighted is None:
             return None
         return self._completion.candidates[self.highlighted]
 
-    def offer(self, completion: Completion | None) -> None:
+    def show_completion(self, completion: Completion | None) -> None:
         """Show the candidates, or close the list if there are none."""
         if completion == self._completion:
             return
@@ -436,17 +444,17 @@ class CompletionList(OptionList, can_focus=False):
             self.set_options(
                 Option(_candidate_row(candidate)) for candidate in completion.candidates
             )
-            self.highlighted = 0 if completion.sure else None
+            self.highlighted = 0 if completion.preselects else None
             self.styles.offset = (0, -min(len(completion.candidates), VISIBLE_ROWS))
 
     @on(OptionList.OptionSelected)
-    def _take(self, event: OptionList.OptionSelected) -> None:
+    def _accept_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         if self._completion is not None:
-            self._chosen(self._completion.candidates[event.option_index])
+            self._accept(self._completion.candidates[event.option_index])
 
     @on(OptionList.OptionHighlighted)
-    def _keep_to_itself(self, event: OptionList.OptionHighlighted) -> None:
+    def _swallow_highlight(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
 
 

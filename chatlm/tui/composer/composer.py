@@ -48,20 +48,20 @@ class AttachingArea(CompletingArea):
 
     def __init__(
         self,
-        typed: Iterable[Command],
-        values: Mapping[str, Completer],
+        slash_commands: Iterable[Command],
+        completers: Mapping[str, Completer],
         folder: Path,
         count_tokens: TokenCounter,
         *,
         id: str,
         placeholder: str,
     ) -> None:
-        super().__init__(typed, values, folder, id=id, placeholder=placeholder)
+        super().__init__(slash_commands, completers, folder, id=id, placeholder=placeholder)
         self._count_tokens = count_tokens
         self._costs: AttachmentCosts = {}
-        self._pause: Timer | None = None
+        self._scan_timer: Timer | None = None
 
-    def attach(self, path: str) -> None:
+    def attach_file(self, path: str) -> None:
         """Name a file at the cursor.
 
         Raises:
@@ -78,63 +78,63 @@ class AttachingArea(CompletingArea):
         blank = " " if column and not self.document[row][column - 1].isspace() else ""
         words = sanitise(attachments.format_mention(path))
         self.insert(f"{blank}{words} ", maintain_selection_offset=False)
-        self.recount()
+        self.recount_files()
 
-    def recount(self) -> None:
+    def recount_files(self) -> None:
         """Count the files now; also when a model has come that can."""
-        self._count(self.text, {})
+        self._count_files(self.text, {})
 
-    def with_files(self, text: str) -> str:
+    def with_attachments(self, text: str) -> str:
         """The text, unfolded, and below it the text of each file that it names.
 
         Raises:
             UsageError: a file cannot be read, or is gone since it was counted.
         """
         files = attachments.find_attachments(text, self._folder)
-        words = {file.words for file in files}
-        gone = [file for file in self._costs if file.words in text and file.words not in words]
+        words = {file.mention for file in files}
+        gone = [file for file in self._costs if file.mention in text and file.mention not in words]
         blocks = attachments.format_blocks([*gone, *files])
         whole = self.unfold(attachments.replace_mentions(text, files))
         return "\n\n".join([whole.rstrip(), *blocks]) if blocks else whole
 
-    def look_over(self) -> None:
+    def scan_text(self) -> None:
         """Look at what was typed as a whole."""
         if "@" in self.text:
-            self._count(self.text, self._costs)
+            self._count_files(self.text, self._costs)
 
-    def notes(self) -> list[str]:
+    def border_notes(self) -> list[str]:
         """What the border says below: for each file what it adds."""
         text = self.text
         return attachments.summarise_costs(
-            cost for file, cost in self._costs.items() if file.words in text
+            cost for file, cost in self._costs.items() if file.mention in text
         )
 
-    def describe(self) -> None:
+    def update_border(self) -> None:
         """Bring the border up to date."""
-        notes = Content(" │ ".join(self.notes()))
+        notes = Content(" │ ".join(self.border_notes()))
         if notes.markup != (self.border_subtitle or ""):
             self.border_subtitle = notes
 
-    def _take(self, candidate: Candidate, *, sends: bool = False) -> None:
-        super()._take(candidate, sends=sends)
-        self.look_over()
+    def _accept(self, candidate: Candidate, *, send: bool = False) -> None:
+        super()._accept(candidate, send=send)
+        self.scan_text()
 
     @on(TextArea.Changed)
-    def _changed(self) -> None:
-        self.describe()
-        if self._pause is None:
-            self._pause = self.set_timer(SCAN_DELAY_SECONDS, self._time_is_up)
+    def _schedule_scan(self) -> None:
+        self.update_border()
+        if self._scan_timer is None:
+            self._scan_timer = self.set_timer(SCAN_DELAY_SECONDS, self._run_scan)
 
-    def _time_is_up(self) -> None:
-        self._pause = None
-        self.look_over()
+    def _run_scan(self) -> None:
+        self._scan_timer = None
+        self.scan_text()
 
     @work(thread=True, exclusive=True, group="files", exit_on_error=False)
-    def _count(self, text: str, known: AttachmentCosts) -> None:
+    def _count_files(self, text: str, known_costs: AttachmentCosts) -> None:
         costs: dict[Attachment, AttachmentCost | UsageError] = {}
-        before = {file.words: cost for file, cost in known.items()}
+        before = {file.mention: cost for file, cost in known_costs.items()}
         for file in attachments.find_attachments(text, self._folder):
-            cost = before.get(file.words)
+            cost = before.get(file.mention)
             if not isinstance(cost, AttachmentCost) or cost.tokens is None:
                 cost = attachments.attachment_cost(file, self._count_tokens)
             costs[file] = cost
@@ -145,16 +145,16 @@ class AttachingArea(CompletingArea):
         event.stop()
         if event.text == self.text:
             self._costs = event.costs
-            self.describe()
+            self.update_border()
 
 
 @dataclass(frozen=True)
 class TemporaryEdit:
-    """Something else that is being written; `before` waits for it and comes back."""
+    """Something else that is being written; `saved_draft` waits for it and comes back."""
 
     title: str
-    before: Draft
-    edit: int | None = None
+    saved_draft: Draft
+    message_position: int | None = None
     """Which message is being changed; None while it is a command."""
 
 
@@ -162,10 +162,10 @@ class Composer(AttachingArea):
     """Sends with Enter and keeps its text until it is told that all went well.
 
     Args:
-        typed: the slash commands; None for all that can be typed.
+        slash_commands: the slash commands; None for all that can be typed.
         history: the messages sent before, newest first.
         count_tokens: what a text costs, None while no model is there; called in a thread.
-        values: completes the arguments of commands, by the command's name. Paths are completed
+        completers: completes the arguments of commands, by the command's name. Paths are completed
             without it.
         folder: where paths start; None for the working directory.
     """
@@ -191,67 +191,67 @@ class Composer(AttachingArea):
     """
 
     @dataclass
-    class Sent(Message):
+    class Submitted(Message):
         """The person wants this text, which is not blank, to be sent; `sent` says that it was."""
 
         text: str
         draft: Draft
         """As it stood here."""
-        aside: TemporaryEdit | None = None
+        temporary_edit: TemporaryEdit | None = None
 
         @property
-        def edit(self) -> int | None:
+        def edited_position(self) -> int | None:
             """What `begin_edit` was given: which message it replaces."""
-            return self.aside.edit if self.aside else None
+            return self.temporary_edit.message_position if self.temporary_edit else None
 
     @dataclass
-    class Commanded(Message):
+    class CommandEntered(Message):
         """The person typed a command; nothing of it is left in the composer."""
 
         name: str
         argument: str
 
     @dataclass
-    class Drafted(Message):
+    class DraftChanged(Message):
         """What is typed has changed; `state` has it."""
 
     def __init__(
         self,
-        typed: Sequence[Command] | None = None,
+        slash_commands: Sequence[Command] | None = None,
         *,
         history: Callable[[], Sequence[str]] = tuple,
         count_tokens: TokenCounter = lambda text: None,
-        values: Mapping[str, Completer] | None = None,
+        completers: Mapping[str, Completer] | None = None,
         folder: Path | None = None,
     ) -> None:
-        every = [command for command in commands.ALL.values() if command.typed]
+        every = [command for command in commands.ALL.values() if command.is_slash_command]
         super().__init__(
-            every if typed is None else typed,
-            values or {},
+            every if slash_commands is None else slash_commands,
+            completers or {},
             folder or Path.cwd(),
             count_tokens,
             id="composer",
             placeholder="Write a message, / for commands, @ for files",
         )
-        self._earlier = MessageHistory(history)
-        self._recalled: tuple[str, Location] | None = None
+        self._message_history = MessageHistory(history)
+        self._last_recall: tuple[str, Location] | None = None
         """Text and cursor as the last step through the history left them."""
-        self._aside: TemporaryEdit | None = None
-        self._sent: Composer.Sent | None = None
+        self._temporary_edit: TemporaryEdit | None = None
+        self._last_submitted: Composer.Submitted | None = None
         """The message that is on its way, or the last one that was."""
-        self._kept = ""
+        self._last_state = ""
         """The state that was known last."""
 
-    def message(self) -> str:
+    def outgoing_message(self) -> str:
         """What Enter would send now: pastes unfolded, files put in.
 
         Raises:
             UsageError: a file cannot be attached, or a command is typed.
         """
-        meaning = self._meaning()
+        meaning = self._parse_input()
         if not isinstance(meaning, str):
             raise UsageError("What is typed is a command", hint=commands_module.DOUBLE_SLASH_HINT)
-        return self.with_files(meaning)
+        return self.with_attachments(meaning)
 
     def action_send(self) -> None:
         """Post the message or the command, unless nothing is typed."""
@@ -259,80 +259,84 @@ class Composer(AttachingArea):
         if not self.text.strip():
             return
         try:
-            meaning = self._meaning()
+            meaning = self._parse_input()
             if isinstance(meaning, str):
-                self._post(self.with_files(meaning))
+                self._submit_text(self.with_attachments(meaning))
             else:
-                self._run(*meaning)
+                self._enter_command(*meaning)
         except UsageError as error:
             self.notify(escape_controls(str(error)), severity="warning", markup=False)
 
-    def sent(self, message: Sent) -> None:
+    def confirm_submitted(self, message: Sent) -> None:
         """The message is on its way: forget it, and keep what was typed since."""
         whole, posted = self.draft, message.draft.text
         since = whole.text.removeprefix(posted) if whole.text.startswith(posted) else ""
         before = message.aside.before if message.aside else Draft()
-        self._sent = message
-        self._earlier.leave()
-        self._set_aside(None)
-        self.show(before + Draft.of(since, whole.pastes))
+        self._last_submitted = message
+        self._message_history.reset()
+        self._set_temporary_edit(None)
+        self.set_draft(before + Draft.with_used_pastes(since, whole.pastes))
 
-    def put_back(self, text: str) -> None:
+    def restore_unsent(self, text: str) -> None:
         """Show a text again that could not be sent, before what was typed since."""
         typed, back = self.draft, Draft(sanitise(text))
-        if self._sent is not None and self._sent.text == text:
-            back = self._sent.draft
-            if self._sent.aside is not None:
-                self._set_aside(dataclasses.replace(self._sent.aside, before=typed))
+        if self._last_submitted is not None and self._last_submitted.text == text:
+            back = self._last_submitted.draft
+            if self._last_submitted.temporary_edit is not None:
+                self._set_temporary_edit(
+                    dataclasses.replace(self._last_submitted.temporary_edit, saved_draft=typed)
+                )
                 typed = Draft()
-        self.show(back + Draft("\n") + typed if typed.text else back)
+        self.set_draft(back + Draft("\n") + typed if typed.text else back)
 
-    def state(self) -> str:
+    def dump_draft(self) -> str:
         """Everything that was typed, to be kept; empty when there is nothing."""
-        return self._waiting.dump()
+        return self._main_draft.dump()
 
-    def restore(self, state: str) -> None:
+    def load_draft(self, state: str) -> None:
         """Show what `state` gave, in place of what stands here; any other string as a text."""
-        self._set_aside(None)
-        self._sent = None
-        self._earlier.leave()
-        self.show(Draft.load(state))
-        self._kept = self.state()
+        self._set_temporary_edit(None)
+        self._last_submitted = None
+        self._message_history.reset()
+        self.set_draft(Draft.load(state))
+        self._last_state = self.dump_draft()
 
     @property
     def editing(self) -> bool:
         """Whether a message or a command is being written for which the draft waits."""
-        return self._aside is not None
+        return self._temporary_edit is not None
 
-    def begin_edit(self, text: str, title: str, edit: int) -> None:
+    def begin_edit(self, text: str, title: str, message_position: int) -> None:
         """Let the person change a message that was sent; what was being written waits.
 
         Args:
             text: the message.
             title: shown in the border, such as `editing message 3`.
-            edit: which message it is; `Sent` has it again.
+            message_position: which message it is; `Sent` has it again.
         """
-        self._set_aside(TemporaryEdit(title, self._waiting, edit))
-        self.show(Draft(sanitise(text)))
+        self._set_temporary_edit(TemporaryEdit(title, self._main_draft, message_position))
+        self.set_draft(Draft(sanitise(text)))
 
     def begin_command(self, command: Command) -> None:
         """Let the person type a command's argument; what was being written waits."""
-        self._set_aside(TemporaryEdit(f"/{command.name} {command.argument}", self._waiting))
-        self.show(Draft(f"/{command.name} "))
-        self.look()
+        self._set_temporary_edit(
+            TemporaryEdit(f"/{command.name} {command.argument}", self._main_draft)
+        )
+        self.set_draft(Draft(f"/{command.name} "))
+        self.update_completion()
 
     def end_edit(self) -> bool:
         """Leave the message or the command, and go on with the draft; False when there is none."""
-        aside = self._aside
+        aside = self._temporary_edit
         if aside is not None:
-            self._set_aside(None)
-            self.show(aside.before)
+            self._set_temporary_edit(None)
+            self.set_draft(aside.saved_draft)
         return aside is not None
 
     @property
-    def takes_commands(self) -> bool:
+    def accepts_commands(self) -> bool:
         """A message that is edited is one, whatever it begins with."""
-        return self._aside is None or self._aside.edit is None
+        return self._temporary_edit is None or self._temporary_edit.message_position is None
 
     def action_newline(self) -> None:
         """Begin a new line at the cursor."""
@@ -342,74 +346,76 @@ class Composer(AttachingArea):
     def action_cursor_up(self, select: bool = False) -> None:
         """Move up, or from the first line to the message before."""
         first = self.navigator.is_first_wrapped_line(self.cursor_location)
-        if select or not self._recall(1, at_edge=first):
+        if select or not self._recall_message(1, at_edge=first):
             super().action_cursor_up(select)
 
     def action_cursor_down(self, select: bool = False) -> None:
         """Move down, or from the last line to the message after."""
         last = self.navigator.is_last_wrapped_line(self.cursor_location)
-        if select or not self._recall(-1, at_edge=last):
+        if select or not self._recall_message(-1, at_edge=last):
             super().action_cursor_down(select)
 
-    def show(self, draft: Draft) -> None:
+    def set_draft(self, draft: Draft) -> None:
         """Put a draft in place of what stands here."""
-        super().show(draft)
+        super().set_draft(draft)
         self.close_completion()
-        self.describe()
+        self.update_border()
 
-    def notes(self) -> list[str]:
+    def border_notes(self) -> list[str]:
         """The keys that leave an edit and unfold a paste, and what files cost."""
         keys = commands.key_of
-        does = "runs it" if self.takes_commands else "asks again in a fork"
+        does = "runs it" if self.accepts_commands else "asks again in a fork"
         aside = f"{keys('send')} {does} · {keys('stop')} leaves it"
         unfold = f"{keys('unfold')} unfolds"
-        return [aside] * self.editing + super().notes() + [unfold] * self.has_folds
+        return [aside] * self.editing + super().border_notes() + [unfold] * self.has_folds
 
-    def look_over(self) -> None:
+    def scan_text(self) -> None:
         """Say that there is something to keep."""
-        super().look_over()
-        state = self.state()
-        if state != self._kept:
-            self._kept = state
-            self.post_message(self.Drafted())
+        super().scan_text()
+        state = self.dump_draft()
+        if state != self._last_state:
+            self._last_state = state
+            self.post_message(self.DraftChanged())
 
-    def _meaning(self) -> tuple[Command, str] | str:
+    def _parse_input(self) -> tuple[Command, str] | str:
         return (
             commands_module.parse_slash_command(self.text, self._commands)
-            if self.takes_commands
+            if self.accepts_commands
             else self.text
         )
 
-    def _post(self, text: str) -> None:
+    def _submit_text(self, text: str) -> None:
         """What is typed while the message is looked at comes behind it."""
-        message = self.Sent(text, self.draft, self._aside)
+        message = self.Submitted(text, self.draft, self._temporary_edit)
         self.move_cursor(self.document.end)
         self.post_message(message)
 
-    def _run(self, command: Command, argument: str) -> None:
+    def _enter_command(self, command: Command, argument: str) -> None:
         argument = self.unfold(argument)
         if not self.end_edit():
-            self.show(Draft())
-        self.post_message(self.Commanded(command.name, argument))
+            self.set_draft(Draft())
+        self.post_message(self.CommandEntered(command.name, argument))
 
     @property
-    def _waiting(self) -> Draft:
+    def _main_draft(self) -> Draft:
         """The draft, whether it stands here or waits."""
-        return self._aside.before if self._aside else self.draft
+        return self._temporary_edit.saved_draft if self._temporary_edit else self.draft
 
-    def _set_aside(self, aside: TemporaryEdit | None) -> None:
-        self._aside = aside
-        self.set_class(aside is not None, "-editing")
-        self.border_title = Content(one_line(aside.title, 60)) if aside else None
+    def _set_temporary_edit(self, temporary_edit: TemporaryEdit | None) -> None:
+        self._temporary_edit = temporary_edit
+        self.set_class(temporary_edit is not None, "-editing")
+        self.border_title = Content(one_line(temporary_edit.title, 60)) if temporary_edit else None
 
-    def _recall(self, steps: int, *, at_edge: bool) -> bool:
+    def _recall_message(self, steps: int, *, at_edge: bool) -> bool:
         """Walk on if the cursor is at the edge or where the last step left it; False if not."""
         stands = (self.text, self.cursor_location)
-        if self.editing or not (at_edge or (self._earlier.walking and stands == self._recalled)):
+        if self.editing or not (
+            at_edge or (self._message_history.browsing and stands == self._last_recall)
+        ):
             return False
-        draft = self._earlier.step(self.draft, steps)
+        draft = self._message_history.step(self.draft, steps)
         if draft is None:
             return False
-        self.show(draft)
-        self._recalled = (self.text, self.cursor_location)
+        self.set_draft(draft)
+        self._last_recall = (self.text, self.cursor_location)
         return True

@@ -77,12 +77,12 @@ class Draft:
     """By the number in the placeholder."""
 
     @classmethod
-    def of(cls, text: str, pastes: Mapping[int, str]) -> Draft:
+    def with_used_pastes(cls, text: str, pastes: Mapping[int, str]) -> Draft:
         """A text with those of the pastes that stand in it."""
         numbers = {number for _, _, number in find_placeholders(text)}
         return cls(text, {n: paste for n, paste in pastes.items() if n in numbers})
 
-    def unfolded(self) -> str:
+    def unfold(self) -> str:
         """The whole text."""
 
         def whole(match: re.Match[str]) -> str:
@@ -112,12 +112,12 @@ class Draft:
     def load(cls, state: str) -> Draft:
         """Read back what `dump` made; anything else is a plain text."""
         try:
-            return cls._read(json.loads(state))
+            return cls._from_json(json.loads(state))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return cls(sanitise(state))
 
     @classmethod
-    def _read(cls, values: Mapping[str, object]) -> Draft:
+    def _from_json(cls, values: Mapping[str, object]) -> Draft:
         text, pastes = values["text"], values["pastes"]
         if len(values) != 2 or not isinstance(text, str) or not isinstance(pastes, dict):
             raise TypeError("not a draft")
@@ -136,9 +136,9 @@ class DraftSaver:
     """The newest draft of each chat is what counts; those before it need not reach the disk."""
 
     def __init__(self) -> None:
-        self._newest: dict[DraftKey, str] = {}
+        self._unsaved: dict[DraftKey, str] = {}
         """What is not yet saved."""
-        self._changed = threading.Condition()
+        self._condition = threading.Condition()
         self._saving = False
 
     @property
@@ -146,44 +146,44 @@ class DraftSaver:
         """Whether something is not yet on disk."""
         return self._saving
 
-    def keep(self, store: Store, conversation_id: int | None, state: str) -> None:
+    def save(self, store: Store, conversation_id: int | None, state: str) -> None:
         """Save what is typed in a chat, soon."""
-        with self._changed:
-            self._newest[store, conversation_id] = state
+        with self._condition:
+            self._unsaved[store, conversation_id] = state
             if not self._saving:
                 self._saving = True
-                threading.Thread(target=self._save, name="chatlm-drafts", daemon=True).start()
+                threading.Thread(target=self._save_loop, name="chatlm-drafts", daemon=True).start()
 
-    def draft(self, store: Store, conversation_id: int | None) -> str:
+    def load(self, store: Store, conversation_id: int | None) -> str:
         """What was typed in a chat, saved yet or not.
 
         Raises:
             StoreError: it cannot be read.
         """
-        with self._changed:
-            waiting = self._newest.get((store, conversation_id))
+        with self._condition:
+            waiting = self._unsaved.get((store, conversation_id))
         return store.draft(conversation_id) if waiting is None else waiting
 
     def wait(self, seconds: float) -> None:
         """Let all be saved, if it takes no longer."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._saving, seconds)
+        with self._condition:
+            self._condition.wait_for(lambda: not self._saving, seconds)
 
-    def _save(self) -> None:
+    def _save_loop(self) -> None:
         while True:
-            with self._changed:
-                if not self._newest:
+            with self._condition:
+                if not self._unsaved:
                     self._saving = False
-                    self._changed.notify_all()
+                    self._condition.notify_all()
                     return
-                (store, conversation_id), state = next(iter(self._newest.items()))
+                (store, conversation_id), state = next(iter(self._unsaved.items()))
             try:
                 store.save_draft(conversation_id, state)
             except StoreError as error:  # typing must go on; sending will say what is wrong
                 log.info("draft not saved: %s", error)
-            with self._changed:
-                if self._newest[store, conversation_id] == state:
-                    del self._newest[store, conversation_id]
+            with self._condition:
+                if self._unsaved[store, conversation_id] == state:
+                    del self._unsaved[store, conversation_id]
 
 
 class MessageHistory:
@@ -192,36 +192,36 @@ class MessageHistory:
     Changes to an earlier one stay while the walk goes on.
 
     Args:
-        read: the earlier messages, newest first; called at the first step of each walk.
+        load: the earlier messages, newest first; called at the first step of each walk.
     """
 
-    def __init__(self, read: Callable[[], Sequence[str]]) -> None:
-        self._read = read
+    def __init__(self, load: Callable[[], Sequence[str]]) -> None:
+        self._load = load
         self._entries: list[Draft] = []
-        self._at = 0
+        self._index = 0
 
     @property
-    def walking(self) -> bool:
+    def browsing(self) -> bool:
         """Whether an earlier message stands in place of the one that was being written."""
-        return self._at > 0
+        return self._index > 0
 
-    def step(self, shown: Draft, steps: int) -> Draft | None:
+    def step(self, current: Draft, steps: int) -> Draft | None:
         """The message `steps` further back, or forth if negative; None where there is none.
 
         Args:
-            shown: what stands in the composer now; it comes back when the walk does.
+            current: what stands in the composer now; it comes back when the walk does.
             steps: 1 or -1.
         """
-        if not self.walking:
+        if not self.browsing:
             if steps < 0:
                 return None
-            self._entries = [shown, *(Draft(sanitise(text)) for text in self._read())]
-        if not 0 <= self._at + steps < len(self._entries):
+            self._entries = [current, *(Draft(sanitise(text)) for text in self._load())]
+        if not 0 <= self._index + steps < len(self._entries):
             return None
-        self._entries[self._at] = shown
-        self._at += steps
-        return self._entries[self._at]
+        self._entries[self._index] = current
+        self._index += steps
+        return self._entries[self._index]
 
-    def leave(self) -> None:
+    def reset(self) -> None:
         """End the walk where it is."""
-        self._at = 0
+        self._index = 0

@@ -40,7 +40,7 @@ class FoldingArea(TextArea):
     @property
     def draft(self) -> Draft:
         """What stands here, with what its placeholders stand for."""
-        return Draft.of(self.text, self._pastes)
+        return Draft.with_used_pastes(self.text, self._pastes)
 
     @property
     def has_folds(self) -> bool:
@@ -49,9 +49,9 @@ class FoldingArea(TextArea):
 
     def unfold(self, text: str) -> str:
         """A text from here with what its placeholders stand for."""
-        return Draft(text, self._pastes).unfolded()
+        return Draft(text, self._pastes).unfold()
 
-    def show(self, draft: Draft) -> None:
+    def set_draft(self, draft: Draft) -> None:
         """Put a draft in place of what stands here, the cursor at its end."""
         self._pastes = dict(draft.pastes)
         super().load_text(draft.text)
@@ -86,7 +86,7 @@ class FoldingArea(TextArea):
 
     def edit(self, edit: Edit) -> EditResult:
         """Perform an edit on whole placeholders."""
-        top, bottom = self._start_of_fold(edit.top), self._end_of_fold(edit.bottom)
+        top, bottom = self._fold_start(edit.top), self._fold_end(edit.bottom)
         if (top, bottom) != (edit.top, edit.bottom):
             edit = Edit(edit.text, top, bottom, edit.maintain_selection_offset)
         return super().edit(edit)
@@ -101,8 +101,8 @@ class FoldingArea(TextArea):
     def validate_selection(self, selection: Selection) -> Selection:
         """Let both ends step over placeholders."""
         return Selection(
-            self._over_folds(self.selection.start, selection.start),
-            self._over_folds(self.selection.end, selection.end),
+            self._skip_folds(self.selection.start, selection.start),
+            self._skip_folds(self.selection.end, selection.end),
         )
 
     def get_line(self, line_index: int) -> Text:
@@ -140,20 +140,20 @@ class FoldingArea(TextArea):
         event.stop()
         self.paste(event.text)
 
-    def _over_folds(self, before: Location, wanted: Location) -> Location:
+    def _skip_folds(self, origin: Location, target: Location) -> Location:
         """Where a cursor lands that goes on in its direction instead of into a placeholder."""
-        if before < wanted:
-            return self._end_of_fold(wanted)
-        return self._start_of_fold(wanted)
+        if origin < target:
+            return self._fold_end(target)
+        return self._fold_start(target)
 
-    def _start_of_fold(self, location: Location) -> Location:
+    def _fold_start(self, location: Location) -> Location:
         row, column = location
         for start, end, _ in self._folds(row):
             if start < column < end:
                 return row, start
         return location
 
-    def _end_of_fold(self, location: Location) -> Location:
+    def _fold_end(self, location: Location) -> Location:
         row, column = location
         for start, end, _ in self._folds(row):
             if start < column < end:

@@ -36,19 +36,19 @@ class PluginActions:
 
     Args:
         screen: whose chat it is.
-        offers: what the plugins offer.
+        registrations: what the plugins offer.
     """
 
-    def __init__(self, screen: ChatScreen, offers: Registrations) -> None:
+    def __init__(self, screen: ChatScreen, registrations: Registrations) -> None:
         self._screen = screen
-        self._plugins = screen.owner.plugins
-        self._offers = offers
-        self.regions = PluginRegions(screen, offers)
+        self._plugins = screen.chat_app.plugins
+        self._registrations = registrations
+        self.regions = PluginRegions(screen, registrations)
         self._threads: list[threading.Thread] = []
-        self._lines: list[ProgressLine] = []
+        self._progress_lines: list[ProgressLine] = []
         self._statuses: dict[str, str] = {}
         """What each plugin says in the status bar."""
-        self._told: int | None = None
+        self._notified_switch_count: int | None = None
         """Of which switch of the chat the plugins were told last; None before they began."""
         self.closing = threading.Event()
         """Set when chatlm ends, which cancels every work."""
@@ -59,57 +59,57 @@ class PluginActions:
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         return bool(self._threads) or self.regions.busy
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Tell the plugins that the chat is on the screen."""
-        self._tell_plugins("screen_opened")
-        self._tell_shown()
+        self._call_hook("screen_opened")
+        self._call_chat_shown()
 
-    def chat_shown(self) -> None:
+    def notify_chat_shown(self) -> None:
         """Tell the plugins that another chat is on the screen, once for each."""
-        if self._told not in (None, self._screen.chat.switches):
-            self._tell_shown()
+        if self._notified_switch_count not in (None, self._screen.chat.switch_count):
+            self._call_chat_shown()
 
-    def run(self, name: str, argument: str) -> None:
+    def run_command(self, name: str, argument: str) -> None:
         """Run a command, or show or hide a panel.
 
         Raises:
             UsageError: the plugin is left out.
         """
-        if name in self._offers.panels:
+        if name in self._registrations.panels:
             self.regions.toggle_panel(name)
             return
-        offer = self._offers.commands[name]
-        self._offers.refuse_left_out(offer.plugin)
-        work = partial(self._run, offer, argument)
+        offer = self._registrations.commands[name]
+        self._registrations.require_enabled(offer.plugin)
+        work = partial(self._run_in_thread, offer, argument)
         thread = threading.Thread(target=work, name=f"chatlm-/{name}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def stop(self) -> bool:
+    def cancel_latest(self) -> bool:
         """Cancel the work that was begun last; False when there is none to cancel."""
-        lines = [line for line in self._lines if not line.work.cancelled]
+        lines = [line for line in self._progress_lines if not line.reporter.cancelled]
         if lines:
-            lines[-1].work.cancel()
+            lines[-1].reporter.cancel()
             lines[-1].refresh()
         return bool(lines)
 
     def close(self) -> None:
         """Cancel all that runs."""
         self.closing.set()
-        self._screen.owner.release_all()
+        self._screen.chat_app.release_plugin_widgets()
 
-    def show_work(self, work: UiProgressReporter) -> None:
+    def show_progress(self, reporter: UiProgressReporter) -> None:
         """Show a line for a work."""
-        self._lines.append(ProgressLine(work))
-        self._screen.mount(self._lines[-1], before="StatusBar")
+        self._progress_lines.append(ProgressLine(reporter))
+        self._screen.mount(self._progress_lines[-1], before="StatusBar")
 
-    def end_work(self, work: UiProgressReporter) -> None:
+    def hide_progress(self, reporter: UiProgressReporter) -> None:
         """Take the line of a work away."""
-        for line in [line for line in self._lines if line.work is work]:
-            self._lines.remove(line)
+        for line in [line for line in self._progress_lines if line.reporter is reporter]:
+            self._progress_lines.remove(line)
             line.remove()
 
-    def show_status(self, plugin: str, text: str) -> None:
+    def set_status(self, plugin: str, text: str) -> None:
         """Let a plugin say something in the status bar."""
         self._statuses[plugin] = text
         self.refresh_status()
@@ -119,44 +119,48 @@ class PluginActions:
         said = {name: text for name, text in self._statuses.items() if text}
         if said:
             with suppress(StoreError):  # what cannot be read is told where it is needed
-                for name in self._screen.chat.conversation.without:
+                for name in self._screen.chat.conversation.disabled_plugins:
                     said.pop(name, None)
-        self._screen.show_words(tuple(said.values()))
+        self._screen.show_plugin_statuses(tuple(said.values()))
 
-    def tell_faults(self) -> None:
+    def show_faults(self) -> None:
         """Say what failed since the last time."""
         for fault in self._plugins.take_faults():
             text = escape_controls(str(fault))
             self._screen.chat.notify(text, severity="error", markup=False, timeout=FAULT_SECONDS)
 
-    def soon(self, do: Callable[[], Awaitable[object] | object]) -> None:
+    def call_in_ui_thread(self, callback: Callable[[], Awaitable[object] | object]) -> None:
         """Do something in the screen's thread, asked for in any."""
         with suppress(RuntimeError):  # chatlm has ended
-            self._screen.owner.call_later(self._screen.attempt, do, "what a plugin asked for")
+            self._screen.chat_app.call_later(
+                self._screen.run_reporting_errors, callback, "what a plugin asked for"
+            )
 
-    def _tell_shown(self) -> None:
-        self._told = self._screen.chat.switches
-        self._tell_plugins("chat_shown")
-        self.tell_faults()
+    def _call_chat_shown(self) -> None:
+        self._notified_switch_count = self._screen.chat.switch_count
+        self._call_hook("chat_shown")
+        self.show_faults()
 
-    def _tell_plugins(self, hook: str) -> None:
-        for _ in self._plugins.offer(hook, lambda name: {"ui": PluginUi(name, self._screen)}):
+    def _call_hook(self, hook: str) -> None:
+        for _ in self._plugins.call_each_with(
+            hook, lambda name: {"ui": PluginUi(name, self._screen)}
+        ):
             pass
 
-    def _run(self, offer: Registration[SlashCommand], argument: str) -> None:
+    def _run_in_thread(self, registration: Registration[SlashCommand], argument: str) -> None:
         """Run a command, in its thread."""
-        plugin, where = offer.plugin, f"/{offer.thing.name}"
+        plugin, where = registration.plugin, f"/{registration.item.name}"
         try:
-            offer.thing.run(PluginUi(plugin, self._screen), argument)
+            registration.item.run(PluginUi(plugin, self._screen), argument)
         except Cancelled:
             log.info("%s of %s: stopped", where, plugin)
         except ChatlmError as error:
-            self.soon(partial(self._screen.chat.toast, error))
+            self.call_in_ui_thread(partial(self._screen.chat.toast, error))
         except BaseException as error:  # a plugin may fail in any way
-            self._plugins.failed(plugin, where, error)
-            self.soon(self.tell_faults)
+            self._plugins.record_failure(plugin, where, error)
+            self.call_in_ui_thread(self.show_faults)
         else:
-            self._plugins.went_well(plugin, where)
+            self._plugins.record_success(plugin, where)
 
 
 REFRESHES_PER_SECOND = 10
@@ -169,35 +173,35 @@ class ProgressLine(Widget):
     """Title, bar, note, and the key that cancels.
 
     Args:
-        work: looked at from time to time, since it is written in another thread.
+        reporter: looked at from time to time, since it is written in another thread.
     """
 
     DEFAULT_CSS = """
-    WorkLine { height: 1; padding: 0 1; background: $primary 15%; }
+    ProgressLine { height: 1; padding: 0 1; background: $primary 15%; }
     """
 
-    def __init__(self, work: UiProgressReporter) -> None:
+    def __init__(self, reporter: UiProgressReporter) -> None:
         super().__init__()
-        self.work = work
+        self.reporter = reporter
         self.auto_refresh = 1 / REFRESHES_PER_SECOND
 
     def render(self) -> Content:
         """The line, exactly as wide as there is room."""
-        end = "ending" if self.work.cancelled else f"{commands.key_of('stop')} cancels"
+        end = "ending" if self.reporter.cancelled else f"{commands.key_of('stop')} cancels"
         width = self.content_size.width - len(end) - 2
-        start = Content.assemble((self.work.title, "bold"), "  ", *self._progress())
+        start = Content.assemble((self.reporter.title, "bold"), "  ", *self._progress_parts())
         return Content.assemble(
             start.truncate(width, ellipsis=True, pad=True), "  ", (end, "$text-primary")
         )
 
-    def _progress(self) -> list[str | tuple[str, str]]:
-        stand = self.work.stand
-        if stand.share is None:
+    def _progress_parts(self) -> list[str | tuple[str, str]]:
+        stand = self.reporter.progress
+        if stand.fraction is None:
             return [f"{stand.done:,}  " if stand.done else "", (stand.note, "$text-muted")]
-        full = round(stand.share * BAR_WIDTH)
+        full = round(stand.fraction * BAR_WIDTH)
         return [
             ("━" * full, "$primary"),
             ("━" * (BAR_WIDTH - full), "$foreground 20%"),
-            f"  {100 * stand.share:.0f} %  ",
+            f"  {100 * stand.fraction:.0f} %  ",
             (stand.note, "$text-muted"),
         ]

@@ -48,9 +48,9 @@ class PluginRegion:
     """A part of the screen that a plugin draws in."""
 
     plugin: str
-    where: str
+    description: str
     """What it is, such as `panel notes`."""
-    failed: Callable[[PluginRegion, BaseException], object]
+    on_failure: Callable[[PluginRegion, BaseException], object]
     """Told of the first thing that goes wrong in it."""
     broken: bool = False
 
@@ -65,7 +65,7 @@ class GuardedApp(App[None]):
         self._released: WeakSet[MessagePump] = WeakSet()
         """What is being removed."""
 
-    def own(self, widget: Widget, region: PluginRegion) -> None:
+    def register_region(self, widget: Widget, region: PluginRegion) -> None:
         """Let what goes wrong in a widget, and in all below it, be the region's."""
         if MessagePump._dispatch_message is not _guarded_dispatch:
             MessagePump._dispatch_message = _guarded_dispatch  # type: ignore[method-assign]
@@ -78,7 +78,7 @@ class GuardedApp(App[None]):
             pump = opened[-1].requester if opened else pump._parent
         return None if pump is None else self._regions[pump]
 
-    def catch(self, error: BaseException) -> bool:
+    def catch_plugin_error(self, error: BaseException) -> bool:
         """Take what was raised in a plugin's widget; False for anything else."""
         region = self._region_of_error(error)
         if region is None:
@@ -87,16 +87,16 @@ class GuardedApp(App[None]):
             error = error.error
         reraise_interrupt(error)
         if region.broken:
-            log.info("once more in the %s of %s: %r", region.where, region.plugin, error)
+            log.info("once more in the %s of %s: %r", region.description, region.plugin, error)
             return True
         region.broken = True
         if isinstance(error, STYLESHEET_ERRORS):
             drop_invalid_css(self)
             error = describe_style_error(error)
-        region.failed(region, error)
+        region.on_failure(region, error)
         return True
 
-    def release(self, widget: Widget) -> None:
+    def release_widget(self, widget: Widget) -> None:
         """Let a widget that is being removed, and all in it, be ended if they do not end."""
         nodes = list(widget.walk_children(Widget, with_self=True))
         if region := self.region_of(widget):
@@ -106,21 +106,21 @@ class GuardedApp(App[None]):
         self._releasing.add(release)
         release.add_done_callback(self._releasing.discard)
 
-    def is_released(self, pump: MessagePump) -> bool:
+    def is_widget_released(self, pump: MessagePump) -> bool:
         """Whether a widget is being removed."""
         return pump in self._released
 
-    def release_all(self) -> None:
+    def release_plugin_widgets(self) -> None:
         """As `release`, for everything that plugins draw."""
         for screen in self.screen_stack:
             if self.region_of(screen):
-                self.release(screen)
+                self.release_widget(screen)
         for widget in list(self._regions):
             if isinstance(widget, Widget):
-                self.release(widget)
+                self.release_widget(widget)
 
     def _handle_exception(self, error: Exception) -> None:
-        if not self.catch(error):
+        if not self.catch_plugin_error(error):
             super()._handle_exception(error)
 
     def _region_of_error(self, error: BaseException) -> PluginRegion | None:
@@ -150,10 +150,10 @@ async def _guarded_dispatch(self: MessagePump, message: Message) -> None:
     try:
         await _original_dispatch(self, message)
     except asyncio.CancelledError:
-        if not (isinstance(app, GuardedApp) and app.is_released(self)):
+        if not (isinstance(app, GuardedApp) and app.is_widget_released(self)):
             raise
     except BaseException as error:
-        if not (isinstance(app, GuardedApp) and app.catch(error)):
+        if not (isinstance(app, GuardedApp) and app.catch_plugin_error(error)):
             raise
 
 

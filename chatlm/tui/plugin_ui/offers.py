@@ -33,7 +33,7 @@ class Registration(Generic[ItemT]):
     """One thing, and whose it is."""
 
     plugin: str
-    thing: ItemT
+    item: ItemT
 
 
 class Registrations:
@@ -46,12 +46,12 @@ class Registrations:
     def __init__(self, plugins: PluginHost) -> None:
         self._plugins = plugins
         own = dict.fromkeys(commands.builtin_names(), "chatlm")
-        self.commands = self._ask(COMMANDS_HOOK, SlashCommand, own)
+        self.commands = self._collect(COMMANDS_HOOK, SlashCommand, own)
         theirs = {name: offer.plugin for name, offer in self.commands.items()}
-        self.panels = self._ask(PANELS_HOOK, Panel, own | theirs)
-        self.screens = self._ask(SCREENS_HOOK, PluginScreen, {})
+        self.panels = self._collect(PANELS_HOOK, Panel, own | theirs)
+        self.screens = self._collect(SCREENS_HOOK, PluginScreen, {})
 
-    def choose_keys(self, keys: Mapping[str, str]) -> list[str]:
+    def assign_keys(self, keys: Mapping[str, str]) -> list[str]:
         """Put the commands into the table of all commands; a key that is taken is a fault.
 
         Args:
@@ -61,7 +61,7 @@ class Registrations:
             what could not be done of that, see `commands.choose_keys`.
         """
         editing = BindingsMap(TextArea.BINDINGS).key_to_bindings
-        wanted = self._table()
+        wanted = self._command_table()
         free = [dataclasses.replace(c, key="") if c.key in editing else c for c in wanted]
         problems = commands.assign_keys(keys, free)
         lost = [
@@ -73,41 +73,41 @@ class Registrations:
             for plugin in self._plugins.names:
                 names = {name for name, offer in offers.items() if offer.plugin == plugin}
                 if theirs := [command for command in lost if command.name in names]:
-                    self._tell_taken_keys(plugin, hook, theirs)
+                    self._report_key_conflicts(plugin, hook, theirs)
         return problems
 
-    def refuse_left_out(self, plugin: str) -> None:
+    def require_enabled(self, plugin: str) -> None:
         """A plugin that fails too often is called no more.
 
         Raises:
             UsageError: this one is such a plugin.
         """
-        if self._plugins.is_left_out(plugin):
+        if self._plugins.is_dropped(plugin):
             raise UsageError(
                 f"The plugin {plugin} failed too often",
                 hint="It is left out until chatlm restarts. /plugins says why.",
             )
 
-    def _table(self) -> list[Command]:
+    def _command_table(self) -> list[Command]:
         """The entries of the table, one for each command and each panel."""
         table = []
-        for plugin, it in ((offer.plugin, offer.thing) for offer in self.commands.values()):
+        for plugin, it in ((offer.plugin, offer.item) for offer in self.commands.values()):
             argument = one_line(it.argument, 30)
             table.append(Command(it.name, _help_text(it.help, plugin), it.key, argument))
-        for plugin, panel in ((offer.plugin, offer.thing) for offer in self.panels.values()):
+        for plugin, panel in ((offer.plugin, offer.item) for offer in self.panels.values()):
             does = f"show or hide: {panel.title}"
             table.append(Command(panel.name, _help_text(does, plugin), panel.key))
         return table
 
-    def _ask(
-        self, hook: str, kind: type[ItemT], taken: Mapping[str, str]
+    def _collect(
+        self, hook: str, kind: type[ItemT], reserved: Mapping[str, str]
     ) -> dict[str, Registration[ItemT]]:
         """What all plugins offer that came through the hook.
 
         Args:
             hook: to be called.
             kind: of what is offered.
-            taken: names that cannot be had, and who has them.
+            reserved: names that cannot be had, and who has them.
         """
         offered: dict[str, list[ItemT]] = {}
 
@@ -115,13 +115,13 @@ class Registrations:
             offered[plugin] = []
             return {"register": partial(_register, kind, offered[plugin])}
 
-        good = set(self._plugins.offer(hook, arguments))
+        good = set(self._plugins.call_each_with(hook, arguments))
         offers: dict[str, Registration[ItemT]] = {}
         for plugin in (name for name in self._plugins.names if name in good):
-            owners = {**taken, **{name: offer.plugin for name, offer in offers.items()}}
+            owners = {**reserved, **{name: offer.plugin for name, offer in offers.items()}}
             things = {thing.name: thing for thing in offered[plugin]}
             if lost := [f"{name} (of {owners[name]})" for name in things if name in owners]:
-                self._plugins.failed(
+                self._plugins.record_failure(
                     plugin, hook, _conflict_error("names", lost, "Tell its author.")
                 )
             offers |= {
@@ -129,20 +129,20 @@ class Registrations:
             }
         return offers
 
-    def _tell_taken_keys(self, plugin: str, hook: str, lost: list[Command]) -> None:
-        keys = [f"{command.key} (for /{command.name})" for command in lost]
-        hint = f'Choose others in config.toml, in [keys], for example {lost[0].name} = "f9".'
-        self._plugins.failed(plugin, hook, _conflict_error("keys", keys, hint))
+    def _report_key_conflicts(self, plugin: str, hook: str, conflicting: list[Command]) -> None:
+        keys = [f"{command.key} (for /{command.name})" for command in conflicting]
+        hint = f'Choose others in config.toml, in [keys], for example {conflicting[0].name} = "f9".'
+        self._plugins.record_failure(plugin, hook, _conflict_error("keys", keys, hint))
 
 
-def _register(kind: type[ItemT], into: list[ItemT], thing: ItemT) -> None:
-    if not isinstance(thing, kind):
-        raise TypeError(f"register takes a {kind.__name__}, not {type(thing).__name__}")
-    into.append(thing)
+def _register(kind: type[ItemT], items: list[ItemT], item: ItemT) -> None:
+    if not isinstance(item, kind):
+        raise TypeError(f"register takes a {kind.__name__}, not {type(item).__name__}")
+    items.append(item)
 
 
-def _conflict_error(what: str, taken: list[str], hint: str) -> UsageError:
-    return UsageError(f"these {what} are taken: {', '.join(taken)}", hint=hint)
+def _conflict_error(noun: str, conflicts: list[str], hint: str) -> UsageError:
+    return UsageError(f"these {noun} are taken: {', '.join(conflicts)}", hint=hint)
 
 
 def _help_text(text: str, plugin: str) -> str:

@@ -38,27 +38,27 @@ class PluginRegions:
 
     Args:
         screen: the chat they belong to.
-        offers: what the plugins offer.
+        registrations: what the plugins offer.
     """
 
-    def __init__(self, screen: ChatScreen, offers: Registrations) -> None:
+    def __init__(self, screen: ChatScreen, registrations: Registrations) -> None:
         self._screen = screen
-        self._owner = screen.owner
-        self._plugins = screen.owner.plugins
-        self._offers = offers
-        self._name = ""
+        self._chat_app = screen.chat_app
+        self._plugins = screen.chat_app.plugins
+        self._registrations = registrations
+        self._panel_name = ""
         """Of the panel that is shown."""
         self.panel: PluginPanel | None = None
         """The panel that is shown."""
-        self.selected: int | None = None
+        self.selected_turn_id: int | None = None
         """Id of the selected turn; None for the newest."""
-        self._broken: set[PluginRegion] = set()
+        self._broken_regions: set[PluginRegion] = set()
         """Regions that are still to be taken off the screen."""
 
     @property
     def busy(self) -> bool:
         """Whether a region that broke is still on the screen."""
-        return bool(self._broken)
+        return bool(self._broken_regions)
 
     def toggle_panel(self, name: str) -> None:
         """Show a panel in place of any other; one that is shown is closed.
@@ -66,25 +66,25 @@ class PluginRegions:
         Raises:
             UsageError: there is no such panel, or its plugin is left out.
         """
-        offer = self._offers.panels.get(name)
+        offer = self._registrations.panels.get(name)
         if offer is None:
             raise UsageError(f"There is no panel {name}")
-        shown = self._name if self.panel else ""
+        shown = self._panel_name if self.panel else ""
         self.close_panel()
         if shown == name:
             return
-        self._offers.refuse_left_out(offer.plugin)
-        region = PluginRegion(offer.plugin, f"panel {name}", self._broke)
+        self._registrations.require_enabled(offer.plugin)
+        region = PluginRegion(offer.plugin, f"panel {name}", self._handle_failure)
         ui = PluginUi(offer.plugin, self._screen)
-        widget = self._make(region, partial(offer.thing.open, ui), Widget)
+        widget = self._create_widget(region, partial(offer.item.open, ui), Widget)
         if widget is None:
             return
         closes = commands.key_of(name) or f"/{name}"
-        self._name, self.panel = name, PluginPanel(offer.thing.title, closes, widget)
-        self._owner.own(self.panel, region)
-        self.resize()
+        self._panel_name, self.panel = name, PluginPanel(offer.item.title, closes, widget)
+        self._chat_app.register_region(self.panel, region)
+        self.place_panel()
         self._screen.query_one("#middle", Horizontal).mount(self.panel)
-        self.panel.follow(ui)
+        self.panel.refresh_widget(ui)
 
     def close_panel(self) -> None:
         """Show no panel."""
@@ -94,13 +94,13 @@ class PluginRegions:
         if panel.has_focus or panel.has_focus_within:
             self._screen.set_focus(self._screen.chat.composer)
         panel.display = False
-        self._owner.release(panel)
+        self._chat_app.release_widget(panel)
         panel.remove()
-        self._closed(panel)
+        self._record_close(panel)
 
-    def uncover(self) -> bool:
+    def close_covering_panel(self) -> bool:
         """Close a panel that stands over the transcript; False when none does."""
-        covers = self.panel is not None and self.panel.covers
+        covers = self.panel is not None and self.panel.covers_transcript
         if covers:
             self.close_panel()
         return covers
@@ -111,89 +111,93 @@ class PluginRegions:
         Raises:
             UsageError: there is no such screen, or its plugin is left out.
         """
-        offer = self._offers.screens.get(name)
+        offer = self._registrations.screens.get(name)
         if offer is None:
             raise UsageError(f"There is no screen {name}")
-        self._offers.refuse_left_out(offer.plugin)
-        region = PluginRegion(offer.plugin, f"screen {name}", self._broke)
+        self._registrations.require_enabled(offer.plugin)
+        region = PluginRegion(offer.plugin, f"screen {name}", self._handle_failure)
         ui = PluginUi(offer.plugin, self._screen)
         kind: type[Screen[Any]] = Screen
-        screen = self._make(region, partial(offer.thing.open, ui, argument), kind)
+        screen = self._create_widget(region, partial(offer.item.open, ui, argument), kind)
         if screen is None:
             return
-        isolation.load_scoped_css(self._owner, screen)
+        isolation.load_scoped_css(self._chat_app, screen)
         leave = BindingsMap([Binding("escape", "app.leave_plugin", "close", show=False)])
         screen._bindings = BindingsMap.merge([screen._bindings, leave])
         screen._mounted_event.set()  # the program does not wait for a plugin to get ready
-        self._owner.own(screen, region)
-        self._owner.push_screen(screen, lambda _: self._closed(screen))
+        self._chat_app.own(screen, region)
+        self._chat_app.push_screen(screen, lambda _: self._record_close(screen))
 
-    def leave_screen(self) -> None:
+    def close_screen(self) -> None:
         """Close the plugin's screen that is on top."""
-        screen = self._owner.screen
-        if self._owner.region_of(screen):
-            self._pop(screen)
-            self._closed(screen)
+        screen = self._chat_app.screen
+        if self._chat_app.region_of(screen):
+            self._pop_screen(screen)
+            self._record_close(screen)
 
-    def follow(self, *, changed: bool = True) -> None:
+    def refresh_panel(self, *, chat_changed: bool = True) -> None:
         """Let the panel look at the chat again.
 
         Args:
-            changed: whether it has changed, or perhaps only the selected turn.
+            chat_changed: whether it has changed, or perhaps only the selected turn.
         """
-        focused, before = self._screen.focused, self.selected
-        self.selected = focused.turn.id if isinstance(focused, TurnView) else None
-        if self.panel and (changed or self.selected != before):
-            plugin = self._offers.panels[self._name].plugin
-            self.panel.follow(PluginUi(plugin, self._screen))
+        focused, before = self._screen.focused, self.selected_turn_id
+        self.selected_turn_id = focused.turn.id if isinstance(focused, TurnView) else None
+        if self.panel and (chat_changed or self.selected_turn_id != before):
+            plugin = self._registrations.panels[self._panel_name].plugin
+            self.panel.refresh_widget(PluginUi(plugin, self._screen))
 
-    def resize(self) -> None:
+    def place_panel(self) -> None:
         """Let the panel stand beside the transcript, or over it."""
         if self.panel:
-            self.panel.place(over=self._screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL)
+            self.panel.set_overlay(overlay=self._screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL)
 
-    def _make(self, region: PluginRegion, make: Callable[[], object], kind: type[W]) -> W | None:
+    def _create_widget(
+        self, region: PluginRegion, factory: Callable[[], object], kind: type[W]
+    ) -> W | None:
         """What a plugin makes to be shown; None, and a fault, where that cannot be shown."""
         try:
-            made = make()
+            made = factory()
             if not isinstance(made, kind) or (kind is Widget and isinstance(made, Screen)):
                 raise TypeError(
                     f"open returned {type(made).__name__}, not a Textual {kind.__name__}"
                 )
-            isolation.check_styles(self._owner, made)
+            isolation.check_styles(self._chat_app, made)
         except BaseException as error:  # a plugin may fail in any way
             reraise_interrupt(error)
-            self._broke(region, error)
+            self._handle_failure(region, error)
             return None
         return made
 
-    def _broke(self, region: PluginRegion, error: BaseException) -> None:
+    def _handle_failure(self, region: PluginRegion, error: BaseException) -> None:
         """Note what a plugin did wrong, and close what it draws in."""
         region.broken = True
-        self._broken.add(region)
-        self._plugins.failed(region.plugin, region.where, error)
-        self._screen.plugin_actions.soon(partial(self._end, region))
+        self._broken_regions.add(region)
+        self._plugins.record_failure(region.plugin, region.description, error)
+        self._screen.plugin_actions.call_in_ui_thread(partial(self._remove_region, region))
 
-    def _end(self, region: PluginRegion) -> None:
+    def _remove_region(self, region: PluginRegion) -> None:
         """Take a region that broke off the screen."""
-        stack = list(self._owner.screen_stack)
-        theirs = [at for at, screen in enumerate(stack) if self._owner.region_of(screen) is region]
+        stack = list(self._chat_app.screen_stack)
+        theirs = [
+            at for at, screen in enumerate(stack) if self._chat_app.region_of(screen) is region
+        ]
         for screen in reversed(stack[theirs[0] :] if theirs else []):
-            self._pop(screen)
-        if self.panel and self._owner.region_of(self.panel) is region:
+            self._pop_screen(screen)
+        if self.panel and self._chat_app.region_of(self.panel) is region:
             self.close_panel()
-        self._broken.discard(region)
-        self._screen.plugin_actions.tell_faults()
+        self._broken_regions.discard(region)
+        self._screen.plugin_actions.show_faults()
 
-    def _pop(self, screen: Screen[Any]) -> None:
-        self._owner.release(screen)
-        self._owner.pop_screen()
+    def _pop_screen(self, screen: Screen[Any]) -> None:
+        self._chat_app.release_widget(screen)
+        self._chat_app.pop_screen()
 
-    def _closed(self, widget: Widget) -> None:
+    def _record_close(self, widget: Widget) -> None:
         """Note that a region was closed by the person, unless it broke."""
-        region = self._owner.region_of(widget)
+        region = self._chat_app.region_of(widget)
         if region and not region.broken:
-            self._plugins.went_well(region.plugin, region.where)
+            self._plugins.record_success(region.plugin, region.description)
 
 
 class PluginPanel(VerticalScroll, can_focus=True):
@@ -201,7 +205,7 @@ class PluginPanel(VerticalScroll, can_focus=True):
 
     Args:
         title: in the border.
-        closes: the key or command that closes it.
+        close_key: the key or command that closes it.
         widget: what the plugin made.
     """
 
@@ -230,10 +234,10 @@ class PluginPanel(VerticalScroll, can_focus=True):
     }
     """
 
-    def __init__(self, title: str, closes: str, widget: Widget) -> None:
+    def __init__(self, title: str, close_key: str, widget: Widget) -> None:
         super().__init__()
         self._widget = widget
-        self._closes = closes
+        self._close_key = close_key
         self.border_title = Content(one_line(title, 40))
 
     def on_mount(self) -> None:
@@ -241,30 +245,30 @@ class PluginPanel(VerticalScroll, can_focus=True):
         self.call_later(self.mount, self._widget)
 
     @property
-    def covers(self) -> bool:
+    def covers_transcript(self) -> bool:
         """Whether it stands over the transcript."""
         return self.has_class("-over")
 
-    def place(self, *, over: bool) -> None:
+    def set_overlay(self, *, overlay: bool) -> None:
         """Stand beside the transcript, or over it."""
-        self.set_class(over, "-over")
-        closes = "esc" if over else self._closes
+        self.set_class(overlay, "-over")
+        closes = "esc" if overlay else self._close_key
         self.border_subtitle = Content(f"{closes} closes")
 
-    def follow(self, ui: Any) -> None:
+    def refresh_widget(self, ui: Any) -> None:
         """Let the widget look at the chat again, if it can."""
         show: Callable[[Any], object] | None = getattr(self._widget, "show", None)
         if callable(show):
             self.call_later(self._widget.call_later, partial(show, ui))
 
-    def enter(self, step: int = 1) -> None:
+    def focus_inside(self, step: int = 1) -> None:
         """Focus the first thing in it that can be, or with -1 the last, or else the panel."""
-        inside = self._inside()
+        inside = self._focusable_widgets()
         (inside[0 if step > 0 else -1] if inside else self).focus()
 
-    def walk(self, step: int) -> bool:
+    def move_focus(self, step: int) -> bool:
         """Go on to the next thing in it, or with -1 back; False where there is none."""
-        inside = self._inside()
+        inside = self._focusable_widgets()
         here = [at for at, widget in enumerate(inside) if widget.has_focus]
         there = here[0] + step if here else -1
         if not 0 <= there < len(inside):
@@ -272,7 +276,7 @@ class PluginPanel(VerticalScroll, can_focus=True):
         inside[there].focus()
         return True
 
-    def _inside(self) -> list[Widget]:
+    def _focusable_widgets(self) -> list[Widget]:
         """What can be focused, in order."""
         chain = self.screen.focus_chain
         return [widget for widget in chain if widget is not self and self in widget.ancestors]

@@ -48,7 +48,7 @@ class PluginUi:
     def turn(self) -> Turn | None:
         """The selected turn, else the newest."""
         turns = self.conversation.turns
-        selected = self._actions.regions.selected
+        selected = self._actions.regions.selected_turn_id
         chosen = [turn for turn in turns if turn.id == selected]
         return (chosen or turns or (None,))[-1]
 
@@ -61,26 +61,26 @@ class PluginUi:
     @property
     def engine(self) -> Engine | None:
         """The loaded model."""
-        return self._screen.owner.engine.engine
+        return self._screen.chat_app.engine.engine
 
     @property
-    def kept(self) -> Mapping[str, Any]:
+    def state(self) -> Mapping[str, Any]:
         """What the plugin keeps with the chat."""
-        return self.conversation.kept.get(self._plugin, {})
+        return self.conversation.plugin_data.get(self._plugin, {})
 
-    def keep(self, **values: Any) -> None:
+    def set_state(self, **values: Any) -> None:
         """Keep values with the chat."""
         json.dumps(values, allow_nan=False)  # to fail where the value came from
-        self._actions.soon(partial(self._chat.keep, self._plugin, values))
+        self._actions.call_in_ui_thread(partial(self._chat.set_plugin_data, self._plugin, values))
 
-    def tell(self, text: str, *, problem: bool = False) -> None:
+    def notify(self, text: str, *, warning: bool = False) -> None:
         """Show a notice, with the plugin's name."""
-        self._actions.soon(
+        self._actions.call_in_ui_thread(
             partial(
                 self._chat.notify,
                 escape_controls(text)[:MAX_NOTICE_LENGTH],
                 title=one_line(self._plugin, 40),
-                severity="warning" if problem else "information",
+                severity="warning" if warning else "information",
                 markup=False,
             )
         )
@@ -88,29 +88,29 @@ class PluginUi:
     def show_status(self, text: str) -> None:
         """Show a few words in the status bar."""
         _require_type(text, str)
-        self._actions.soon(partial(self._actions.show_status, self._plugin, text))
+        self._actions.call_in_ui_thread(partial(self._actions.set_status, self._plugin, text))
 
-    def write(self, text: str) -> None:
+    def insert_text(self, text: str) -> None:
         """Put a text into the composer."""
-        self._actions.soon(partial(self._write, sanitise(text)))
+        self._actions.call_in_ui_thread(partial(self._insert_text, sanitise(text)))
 
     def send(self, text: str) -> None:
         """Send a message."""
         _require_type(text, str)
-        self._actions.soon(partial(self._chat.send, text))
+        self._actions.call_in_ui_thread(partial(self._chat.send_message, text))
 
     def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
         """Change the system prompt or the sampling."""
         _require_type(system, str, type(None))
         _require_type(sampling, Sampling, type(None))
-        self._actions.soon(partial(self._set, system, sampling))
+        self._actions.call_in_ui_thread(partial(self._set_chat, system, sampling))
 
     def new_chat(
         self,
         *,
         system: str = "",
         sampling: Sampling | None = None,
-        kept: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
         model: str = "",
         message: str = "",
     ) -> None:
@@ -119,68 +119,70 @@ class PluginUi:
         _require_type(sampling, Sampling, type(None))
         _require_type(model, str)
         _require_type(message, str)
-        values = dict(kept or {})
+        values = dict(state or {})
         json.dumps(values, allow_nan=False)
-        self._actions.soon(partial(self._new, system or None, sampling, values, model, message))
+        self._actions.call_in_ui_thread(
+            partial(self._new_chat, system or None, sampling, values, model, message)
+        )
 
     def open_screen(self, name: str, argument: str = "") -> None:
         """Show a plugin's screen."""
         _require_type(argument, str)
-        self._actions.soon(partial(self._actions.regions.open_screen, name, argument))
+        self._actions.call_in_ui_thread(partial(self._actions.regions.open_screen, name, argument))
 
     def open_panel(self, name: str) -> None:
         """Show a plugin's panel, or close it."""
-        self._actions.soon(partial(self._actions.regions.toggle_panel, name))
+        self._actions.call_in_ui_thread(partial(self._actions.regions.toggle_panel, name))
 
     def side_chats(self, report: Callable[[str], None]) -> InMemorySideChats:
         """Chats beside this one."""
-        owner = self._screen.owner
+        owner = self._screen.chat_app
         return InMemorySideChats(
             owner.config, owner.plugins, owner.open_engine, report, lambda: owner.engine.engine
         )
 
     @contextmanager
-    def working(self, title: str) -> Iterator[UiProgressReporter]:
+    def progress(self, title: str) -> Iterator[UiProgressReporter]:
         """Show a long work."""
         work = UiProgressReporter(title, self._actions.closing)
-        self._actions.soon(partial(self._actions.show_work, work))
+        self._actions.call_in_ui_thread(partial(self._actions.show_progress, work))
         try:
             yield work
         finally:
-            self._actions.soon(partial(self._actions.end_work, work))
+            self._actions.call_in_ui_thread(partial(self._actions.hide_progress, work))
 
-    def _write(self, text: str) -> None:
+    def _insert_text(self, text: str) -> None:
         self._chat.composer.insert(text)
         self._screen.set_focus(self._chat.composer)
 
-    def _set(self, system: str | None, sampling: Sampling | None) -> None:
+    def _set_chat(self, system: str | None, sampling: Sampling | None) -> None:
         if system is not None:
             self._chat.set_system(system)
         if sampling is not None:
             self._chat.set_sampling(sampling)
 
-    async def _new(
+    async def _new_chat(
         self,
         system: str | None,
         sampling: Sampling | None,
-        kept: Mapping[str, Any],
+        state: Mapping[str, Any],
         model: str,
         message: str,
     ) -> None:
         if message:
-            self._chat.refuse_while_busy()
+            self._chat.require_idle()
 
         async def begin() -> None:
             if model:
-                self._screen.settings.do_model(model)
-            await self._chat.begin(incognito=self._chat.incognito)
-            self._set(system, sampling)
-            self._chat.keep(self._plugin, kept)
+                self._screen.settings_actions.do_model(model)
+            await self._chat.new_chat(incognito=self._chat.incognito)
+            self._set_chat(system, sampling)
+            self._chat.set_plugin_data(self._plugin, state)
             self._screen.set_focus(self._chat.composer)
             if message:
-                self._chat.send(message)
+                self._chat.send_message(message)
 
-        await self._chat.leave(begin)
+        await self._chat.leave_chat(begin)
 
 
 def _require_type(value: object, *kinds: type) -> None:
@@ -197,7 +199,7 @@ class Progress:
     note: str = ""
 
     @property
-    def share(self) -> float | None:
+    def fraction(self) -> float | None:
         """From 0 to 1; None where it is not known."""
         if not self.total or self.total < 0:
             return None
@@ -214,7 +216,7 @@ class UiProgressReporter:
 
     def __init__(self, title: str, closing: threading.Event) -> None:
         self.title = one_line(title, 40)
-        self.stand = Progress()
+        self.progress = Progress()
         self._closing = closing
         self._cancelled = threading.Event()
 
@@ -227,6 +229,8 @@ class UiProgressReporter:
         """Let it end at its next step."""
         self._cancelled.set()
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         """Say how far it is; may be called as often as wanted."""
-        self.stand = Progress(int(done), None if total is None else int(total), one_line(note, 60))
+        self.progress = Progress(
+            int(done), None if total is None else int(total), one_line(note, 60)
+        )

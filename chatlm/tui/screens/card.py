@@ -23,7 +23,7 @@ from chatlm.tui.workers import GeneratorEnded, GeneratorFactory, ValuesYielded, 
 class Card(ModalScreen[ScreenResultType]):
     """A title in the border, `body`, a line for what went wrong, and the keys.
 
-    A subclass gives `CARD_TITLE` and `body`, and takes what a generator yields in `came`.
+    A subclass gives `CARD_TITLE` and `body`, and takes what a generator yields in `handle_value`.
     """
 
     DEFAULT_CSS = """
@@ -64,7 +64,7 @@ class Card(ModalScreen[ScreenResultType]):
         super().__init__()
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (64, "-wide")]
         self.VERTICAL_BREAKPOINTS = [(0, "-low"), (18, "-high")]
-        self._halt: threading.Event | None = None
+        self._stop_event: threading.Event | None = None
         """Set to end the work that goes on; None when nothing does."""
 
     def body(self) -> Iterable[Widget]:
@@ -82,31 +82,31 @@ class Card(ModalScreen[ScreenResultType]):
     @property
     def working(self) -> bool:
         """Whether a generator is being pulled."""
-        return self._halt is not None
+        return self._stop_event is not None
 
-    def work(self, begin: GeneratorFactory) -> None:
+    def start_work(self, factory: GeneratorFactory) -> None:
         """Pull a generator in a thread, in place of the one before; its values go to `came`."""
-        self.halt()
-        self.complain(None)
-        self._halt = threading.Event()
-        job = partial(run_generator, begin, self._halt, self.post_message)
+        self.stop_work()
+        self.show_error(None)
+        self._stop_event = threading.Event()
+        job = partial(run_generator, factory, self._stop_event, self.post_message)
         self.run_worker(job, thread=True, name=type(self).__name__)
         self.refresh_bindings()
 
-    def halt(self) -> bool:
+    def stop_work(self) -> bool:
         """Stop pulling; returns whether there was something to stop."""
-        if self._halt is None:
+        if self._stop_event is None:
             return False
-        self._halt.set()
+        self._stop_event.set()
         return True
 
-    def came(self, value: object) -> None:
+    def handle_value(self, value: object) -> None:
         """Take one value of the generator."""
 
-    def ended(self) -> None:
+    def handle_end(self) -> None:
         """Show that the generator has ended, however it did."""
 
-    def complain(self, error: ChatlmError | None) -> None:
+    def show_error(self, error: ChatlmError | None) -> None:
         """Say what went wrong and what to do; None takes it away."""
         line = self.query_one(".problem", Static)
         line.set_class(error is not None, "-shown")
@@ -118,20 +118,20 @@ class Card(ModalScreen[ScreenResultType]):
 
     def on_unmount(self) -> None:
         """A card that is gone works no more."""
-        self.halt()
+        self.stop_work()
 
     @on(ValuesYielded)
-    def _take(self, message: ValuesYielded) -> None:
+    def _receive_values(self, message: ValuesYielded) -> None:
         message.stop()
-        if message.source is self._halt:
+        if message.source is self._stop_event:
             for value in message.values:
-                self.came(value)
+                self.handle_value(value)
 
     @on(GeneratorEnded)
-    def _end(self, message: GeneratorEnded) -> None:
+    def _finish_work(self, message: GeneratorEnded) -> None:
         message.stop()
-        if message.source is self._halt:
-            self._halt = None
-            self.complain(message.error)
-            self.ended()
+        if message.source is self._stop_event:
+            self._stop_event = None
+            self.show_error(message.error)
+            self.handle_end()
             self.refresh_bindings()

@@ -39,9 +39,9 @@ class ContextBreakdown:
     system: str
     """The system prompt."""
     turns: Sequence[Turn]
-    costs: Mapping[int, int]
+    turn_tokens: Mapping[int, int]
     """Tokens of each turn by its id, in the form in which it is read; 0 for a dropped one."""
-    outside: frozenset[int]
+    omitted_turns: frozenset[int]
     """Ids of the turns that do not fit."""
     fill: ContextFill
 
@@ -69,7 +69,7 @@ class ContextScreen(Card[int | None]):
 
     Args:
         read: the chat as it is now, measured.
-        set_standing: stores how a turn takes part, by its id.
+        set_policy: stores how a turn takes part, by its id.
         summarise: has the model write a turn's summary and stores it; closed early, it stores none.
     """
 
@@ -107,15 +107,15 @@ class ContextScreen(Card[int | None]):
     ]
 
     def __init__(
-        self, read: ReadBreakdown, set_standing: SetContextPolicy, summarise: Summarise
+        self, read: ReadBreakdown, set_policy: SetContextPolicy, summarise: Summarise
     ) -> None:
         super().__init__()
         self._read = read
-        self._set_standing = set_standing
+        self._set_policy = set_policy
         self._summarise = summarise
-        self._ledger: ContextBreakdown | None = None
-        self._summary = ""
-        self._summarising = 0
+        self._breakdown: ContextBreakdown | None = None
+        self._summary_text = ""
+        self._summarising_number = 0
         """The number of the turn that is being summarised; 0 for none."""
 
     def body(self) -> Iterable[Widget]:
@@ -127,98 +127,98 @@ class ContextScreen(Card[int | None]):
 
     def on_mount(self) -> None:
         """Have the turns measured."""
-        self.work(lambda: single_value(self._read))
+        self.start_work(lambda: single_value(self._read))
 
     def on_resize(self) -> None:
         """The columns follow the width."""
-        self.call_after_refresh(self._draw)
+        self.call_after_refresh(self._update_rows)
 
-    def came(self, value: object) -> None:
+    def handle_value(self, value: object) -> None:
         """Take a piece of the summary, or the turns as they are now."""
         if isinstance(value, ContextBreakdown):
-            self._ledger = value
-            self._draw()
+            self._breakdown = value
+            self._update_rows()
         elif isinstance(value, str):
-            self._summary += value
-            self._say_summary()
+            self._summary_text += value
+            self._show_summary()
 
-    def ended(self) -> None:
+    def handle_end(self) -> None:
         """The summary stands, or is forgotten."""
-        self._summarising, self._summary = 0, ""
-        self._say_summary()
+        self._summarising_number, self._summary_text = 0, ""
+        self._show_summary()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only a turn can be changed, and not while one is being summarised."""
         if action in ("pin", "drop", "summarise"):
-            return self._turn is not None and not self._summarising
-        return bool(self._summarising) if action == "stop" else True
+            return self._highlighted_turn is not None and not self._summarising_number
+        return bool(self._summarising_number) if action == "stop" else True
 
     def action_pin(self) -> None:
         """Read the turn always; or, once more, as long as it fits."""
-        self._toggle(ContextPolicy.PINNED)
+        self._toggle_policy(ContextPolicy.PINNED)
 
     def action_drop(self) -> None:
         """Leave the turn out; or, once more, read it as long as it fits."""
-        self._toggle(ContextPolicy.DROPPED)
+        self._toggle_policy(ContextPolicy.DROPPED)
 
     def action_summarise(self) -> None:
         """Let the summary stand for the turn, or no longer; with none, have it written."""
-        turn = self._turn
+        turn = self._highlighted_turn
         if turn is None:
             return
         if turn.summary:
-            self._toggle(ContextPolicy.SUMMARISED)
+            self._toggle_policy(ContextPolicy.SUMMARISED)
             return
-        self._summarising = turn.position + 1
-        self._say_summary()
-        self.work(partial(self._summarised, turn.id))
+        self._summarising_number = turn.position + 1
+        self._show_summary()
+        self.start_work(partial(self._write_summary, turn.id))
 
     def action_stop(self) -> None:
         """Give up the summary that is being written."""
-        self.halt()
+        self.stop_work()
 
     @on(OptionList.OptionSelected)
-    def _go(self, event: OptionList.OptionSelected) -> None:
+    def _go_to_turn(self, event: OptionList.OptionSelected) -> None:
         event.stop()
-        if self._turn is not None:
-            self.dismiss(self._turn.id)
+        if self._highlighted_turn is not None:
+            self.dismiss(self._highlighted_turn.id)
 
     @on(OptionList.OptionHighlighted)
-    def _highlight(self, event: OptionList.OptionHighlighted) -> None:
+    def _handle_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
         self.refresh_bindings()
 
     @property
-    def _turn(self) -> Turn | None:
+    def _highlighted_turn(self) -> Turn | None:
         """The highlighted turn; None on the system prompt."""
         option = self.query_one(OptionList).highlighted_option
-        if self._ledger is None or option is None or option.id is None:
+        if self._breakdown is None or option is None or option.id is None:
             return None
-        return self._ledger.turns[int(option.id)]
+        return self._breakdown.turns[int(option.id)]
 
-    def _toggle(self, standing: ContextPolicy) -> None:
-        turn = self._turn
+    def _toggle_policy(self, policy: ContextPolicy) -> None:
+        turn = self._highlighted_turn
         if turn is not None:
-            wanted = ContextPolicy.AUTO if turn.standing is standing else standing
-            self.work(partial(self._changed, turn.id, wanted))
+            wanted = ContextPolicy.AUTO if turn.context_policy is policy else policy
+            self.start_work(partial(self._apply_policy, turn.id, wanted))
 
-    def _changed(self, turn_id: int, standing: ContextPolicy) -> Generator[object, None, None]:
-        self._set_standing(turn_id, standing)
+    def _apply_policy(self, turn_id: int, policy: ContextPolicy) -> Generator[object, None, None]:
+        self._set_policy(turn_id, policy)
         yield self._read()
 
-    def _summarised(self, turn_id: int) -> Generator[object, None, None]:
+    def _write_summary(self, turn_id: int) -> Generator[object, None, None]:
         yield from self._summarise(turn_id)
         yield self._read()
 
-    def _say_summary(self) -> None:
+    def _show_summary(self) -> None:
         line = self.query_one("#summary", Static)
-        line.set_class(bool(self._summarising), "-shown")
-        text = escape_controls(self._summary).strip() or "…"
-        line.update(Content(f"Summarising turn {self._summarising}, esc stops: {text}"))
+        line.set_class(bool(self._summarising_number), "-shown")
+        text = escape_controls(self._summary_text).strip() or "…"
+        line.update(Content(f"Summarising turn {self._summarising_number}, esc stops: {text}"))
         self.call_after_refresh(self.query_one(OptionList).scroll_to_highlight)
 
-    def _draw(self) -> None:
-        ledger, turns = self._ledger, self.query_one(OptionList)
+    def _update_rows(self) -> None:
+        ledger, turns = self._breakdown, self.query_one(OptionList)
         if ledger is None:
             return
         kept = turns.highlighted
@@ -226,53 +226,61 @@ class ContextScreen(Card[int | None]):
         turns.set_options(turn_rows(ledger, width))
         turns.highlighted = len(ledger.turns) if kept is None else kept
         self.query_one("#gauge", Static).update(gauge(ledger.fill, max(width, 10)))
-        outside = count(len(ledger.outside), "turn") + " out" if ledger.outside else "all turns fit"
-        limit = Content(f"of {count(ledger.fill.limit, 'token')}, {outside}")
-        self.query_one("#parts", Flow).fill([*gauge_legend(ledger.fill), limit])
+        outside = (
+            count(len(ledger.omitted_turns), "turn") + " out"
+            if ledger.omitted_turns
+            else "all turns fit"
+        )
+        limit = Content(f"of {count(ledger.fill.context_length, 'token')}, {outside}")
+        self.query_one("#parts", Flow).set_items([*gauge_legend(ledger.fill), limit])
 
 
-def turn_rows(ledger: ContextBreakdown, width: int) -> list[Option]:
+def turn_rows(breakdown: ContextBreakdown, width: int) -> list[Option]:
     """The system prompt, then each turn, in lines of `width` cells; a turn's id is its index."""
-    most = max([ledger.fill.system, *ledger.costs.values(), 1])
-    words = f"System prompt: {ledger.system}" if ledger.system else "No system prompt"
-    if not ledger.system and ledger.fill.system:
+    most = max([breakdown.fill.system_tokens, *breakdown.turn_tokens.values(), 1])
+    words = f"System prompt: {breakdown.system}" if breakdown.system else "No system prompt"
+    if not breakdown.system and breakdown.fill.system_tokens:
         words = "System prompt: none of yours; the model's own template adds its own"
-    drawn = [Option(_turn_row("", words, ledger.fill.system, most, ("always read", ""), width))]
-    for index, turn in enumerate(ledger.turns):
-        number, cost = f"{turn.position + 1}", ledger.costs.get(turn.id, 0)
-        told = turn_state(turn, turn.id in ledger.outside)
-        drawn.append(Option(_turn_row(number, turn.words, cost, most, told, width), id=str(index)))
-    if not ledger.turns:
+    drawn = [
+        Option(_turn_row("", words, breakdown.fill.system_tokens, most, ("always read", ""), width))
+    ]
+    for index, turn in enumerate(breakdown.turns):
+        number, cost = f"{turn.position + 1}", breakdown.turn_tokens.get(turn.id, 0)
+        told = turn_state(turn, turn.id in breakdown.omitted_turns)
+        drawn.append(
+            Option(_turn_row(number, turn.display_text, cost, most, told, width), id=str(index))
+        )
+    if not breakdown.turns:
         drawn.append(
             Option("No turns yet: they stand here once you have said something.", disabled=True)
         )
     return drawn
 
 
-def turn_state(turn: Turn, outside: bool) -> tuple[str, str]:
+def turn_state(turn: Turn, omitted: bool) -> tuple[str, str]:
     """Whether the model reads the turn, in words, and the style for it."""
-    if turn.standing is ContextPolicy.DROPPED:
+    if turn.context_policy is ContextPolicy.DROPPED:
         return "left out", "$foreground 60%"
-    if outside:
+    if omitted:
         return "does not fit", "$text-error"
-    if turn.standing is ContextPolicy.PINNED:
+    if turn.context_policy is ContextPolicy.PINNED:
         return "pinned", "$text-accent"
-    if turn.standing is ContextPolicy.SUMMARISED:
+    if turn.context_policy is ContextPolicy.SUMMARISED:
         return "summary read", "$text-primary"
     return "read", ""
 
 
 def _turn_row(
-    number: str, words: str, tokens: int, most: int, told: tuple[str, str], width: int
+    number: str, text: str, tokens: int, max_tokens: int, state: tuple[str, str], width: int
 ) -> Content:
-    label, style = told
+    label, style = state
     quiet = "$foreground 60%" if label in ("left out", "does not fit") else ""
     bar = width // BAR_WIDTH_DIVISOR
     room = max(width - NUMBER_WIDTH - bar - TOKENS_WIDTH - STATE_WIDTH, 8)
-    filled = max(round(tokens / most * bar), tokens > 0)
+    filled = max(round(tokens / max_tokens * bar), tokens > 0)
     return Content.assemble(
         (f"{number:>{NUMBER_WIDTH - 2}}  ", "$foreground 60%"),
-        (set_cell_size(one_line(words, room - 1), room), quiet),
+        (set_cell_size(one_line(text, room - 1), room), quiet),
         ("━" * filled, "$text-error" if label == "does not fit" else "$text-success"),
         ("·" * (bar - filled), "$foreground 25%"),
         f"{tokens:>{TOKENS_WIDTH - 1},}  ",
@@ -299,7 +307,7 @@ class SummaryScreen(Card[None]):
     def __init__(self, write: Callable[[], Generator[str, None, None]]) -> None:
         super().__init__()
         self._write = write
-        self._words = ""
+        self._summary_text = ""
         self._failed = False
 
     def body(self) -> Iterable[Widget]:
@@ -308,25 +316,27 @@ class SummaryScreen(Card[None]):
 
     def on_mount(self) -> None:
         """Have it written."""
-        self.work(self._write)
+        self.start_work(self._write)
 
-    def came(self, value: object) -> None:
+    def handle_value(self, value: object) -> None:
         """Take a piece."""
-        self._words += str(value)
-        if self._words.strip():
-            self.query_one("#words", Static).update(Content(escape_controls(self._words.strip())))
+        self._summary_text += str(value)
+        if self._summary_text.strip():
+            self.query_one("#words", Static).update(
+                Content(escape_controls(self._summary_text.strip()))
+            )
 
-    def complain(self, error: ChatlmError | None) -> None:
+    def show_error(self, error: ChatlmError | None) -> None:
         """A failure stays to be read."""
-        super().complain(error)
+        super().show_error(error)
         self._failed = error is not None
 
-    def ended(self) -> None:
+    def handle_end(self) -> None:
         """Go, unless something went wrong or the person has left already."""
         if not self._failed and self.is_current:
             self.dismiss()
 
     def action_leave(self) -> None:
         """Give up, or close."""
-        self.halt()
+        self.stop_work()
         self.dismiss()

@@ -64,17 +64,17 @@ class DetailsScreen(Card[None]):
         forked_from: int | None = None,
     ) -> None:
         super().__init__()
-        self._turn = dataclasses.replace(turn, chosen=reply.id)
+        self._turn = dataclasses.replace(turn, active_reply_id=reply.id)
         self._reply = reply
         self._provenance = provenance
         self._forked_from = forked_from
 
     def body(self) -> Iterable[Widget]:
         """One scrolling text."""
-        parts = [("Reply", self._about_reply()), ("Cost", usage_rows(self._reply.usage))]
+        parts = [("Reply", self._reply_rows()), ("Cost", usage_rows(self._reply.usage))]
         if self._provenance is None:
             parts += [
-                ("Made by", self._about_model()),
+                ("Made by", self._model_rows()),
                 ("Sampling", _setting_rows(self._reply.sampling)),
             ]
         else:
@@ -88,9 +88,9 @@ class DetailsScreen(Card[None]):
 
     def action_copy(self) -> None:
         """Copy it as JSON, with all of the hash; the prompt itself is the x-ray's to copy."""
-        clipboard.copy(self.app, dump_json(self._values()), "the details")
+        clipboard.copy(self.app, dump_json(self._as_json()), "the details")
 
-    def _about_reply(self) -> DetailRows:
+    def _reply_rows(self) -> DetailRows:
         reply = self._reply
         fork = "" if self._forked_from is None else f"chat {self._forked_from}"
         return (
@@ -102,10 +102,10 @@ class DetailsScreen(Card[None]):
             ("forked from", fork),
         )
 
-    def _about_model(self) -> DetailRows:
+    def _model_rows(self) -> DetailRows:
         return (("model", self._reply.model), ("adapter", self._reply.adapter or "none"))
 
-    def _values(self) -> dict[str, Any]:
+    def _as_json(self) -> dict[str, Any]:
         reply, provenance = self._reply, self._provenance
         values = reply.to_dict() | {
             "settings": reply.sampling,
@@ -140,7 +140,7 @@ def provenance_sections(provenance: Provenance) -> list[tuple[str, DetailRows]]:
     prompt = (
         ("messages", f"{len(provenance.messages):,}"),
         ("hash", provenance.prompt_hash[:SHOWN_HASH_LENGTH]),
-        ("added by plugins", ", ".join(provenance.added) or "nothing"),
+        ("added by plugins", ", ".join(provenance.plugin_processors) or "nothing"),
     )
     sampling = _setting_rows(provenance.sampling.to_dict())
     versions = tuple(provenance.versions.items())
@@ -160,8 +160,8 @@ def _setting_rows(values: dict[str, Any]) -> DetailRows:
     return tuple((name.replace("_", " "), json.dumps(value)) for name, value in values.items())
 
 
-def _section(head: str, rows: DetailRows) -> Content:
-    lines = [Content.styled(head, "bold $text-primary")]
+def _section(title: str, rows: DetailRows) -> Content:
+    lines = [Content.styled(title, "bold $text-primary")]
     for name, value in rows:
         if value:
             label = one_line(name, NAME_WIDTH - 1).ljust(NAME_WIDTH)

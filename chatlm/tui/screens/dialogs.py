@@ -68,7 +68,7 @@ class PromptScreen(Card[str | None]):
         self._text = text
         self._hint = hint
         self._placeholder = placeholder
-        self._maker = suggest
+        self._suggest = suggest
 
     def body(self) -> Iterable[Widget]:
         """The line, and what to know about it."""
@@ -77,16 +77,16 @@ class PromptScreen(Card[str | None]):
             yield Static(Content(escape_controls(self._hint)), classes="hint")
 
     @property
-    def _line(self) -> PromptLine:
+    def _prompt_line(self) -> PromptLine:
         return self.query_one(PromptLine)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """There is not always something to suggest."""
-        return action != "suggest" or self._maker is not None
+        return action != "suggest" or self._suggest is not None
 
     def action_accept(self) -> None:
         """Return the line."""
-        line = self._line.value
+        line = self._prompt_line.value
         self.dismiss(self._text if line == single_line(self._text) else line)
 
     def action_leave(self) -> None:
@@ -95,17 +95,17 @@ class PromptScreen(Card[str | None]):
 
     def action_suggest(self) -> None:
         """Fill in what is suggested."""
-        if self._maker is not None:
-            self.work(partial(_single_value, self._maker))
+        if self._suggest is not None:
+            self.start_work(partial(_single_value, self._suggest))
 
-    def came(self, value: object) -> None:
+    def handle_value(self, value: object) -> None:
         """Show the suggestion."""
-        self._line.value = str(value)
-        self._line.action_end()
+        self._prompt_line.value = str(value)
+        self._prompt_line.action_end()
 
 
-def _single_value(make: Callable[[], str]) -> Generator[object, None, None]:
-    yield make()
+def _single_value(compute: Callable[[], str]) -> Generator[object, None, None]:
+    yield compute()
 
 
 class LeaveIncognitoScreen(Card[bool | None]):
@@ -116,7 +116,7 @@ class LeaveIncognitoScreen(Card[bool | None]):
     """
 
     DEFAULT_CSS = """
-    LeavingScreen {
+    LeaveIncognitoScreen {
         & > .card { width: 64; height: auto; padding: 1 2; }
         & Hints { margin: 1 0 0 0; }
     }

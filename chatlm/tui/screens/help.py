@@ -52,10 +52,10 @@ class HelpScreen(Card[None]):
             yield Static(Content("\n\n").join([*parts, Content.styled(FOOTER, "$text-muted")]))
 
 
-def _section(head: str, group: Iterable[Command]) -> Content:
-    lines = [Content.styled(head, "bold")]
+def _section(title: str, group: Iterable[Command]) -> Content:
+    lines = [Content.styled(title, "bold")]
     for command in group:
-        typed = f"/{command.name} {command.argument}".rstrip() if command.typed else ""
+        typed = f"/{command.name} {command.argument}".rstrip() if command.is_slash_command else ""
         lines.append(
             Content.assemble(
                 (f"{commands.key_name(command.key):<10}", "bold $text-primary"),
@@ -89,7 +89,7 @@ class ChatCommands(Provider):
 
 
 def _slash_commands() -> list[Command]:
-    return [command for command in commands.ALL.values() if command.typed]
+    return [command for command in commands.ALL.values() if command.is_slash_command]
 
 
 def _command_row(command: Command) -> Content:

@@ -80,7 +80,7 @@ class ModelScreen(Card[str | None]):
         self._models = {each.name: each for each in models if each.kind == "chat"}
         self._current = current
         self._is_here = is_here
-        self._asked = ""
+        self._download_candidate = ""
         """The model that will be fetched if the person says so once more."""
 
     def body(self) -> Iterable[Widget]:
@@ -95,15 +95,15 @@ class ModelScreen(Card[str | None]):
 
     def on_mount(self) -> None:
         """Show all, the one in use marked."""
-        self._list("")
+        self._update_list("")
 
-    def came(self, value: object) -> None:
+    def handle_value(self, value: object) -> None:
         """Take a model that is here; ask before another is fetched."""
         typed = self.query_one(Input).value.strip()
         if value is True:
             self.dismiss(typed)
         else:
-            self._ask(typed, "Its size is not known yet")
+            self._ask_to_download(typed, "Its size is not known yet")
 
     def action_move(self, step: int) -> None:
         """Move over the list while typing."""
@@ -115,52 +115,52 @@ class ModelScreen(Card[str | None]):
 
     def action_leave(self) -> None:
         """Take the question back; with none, close."""
-        if self._asked:
-            self._ask("")
+        if self._download_candidate:
+            self._ask_to_download("")
         else:
             self.dismiss(None)
 
     @on(Input.Changed)
-    def _filter(self, event: Input.Changed) -> None:
+    def _handle_query_changed(self, event: Input.Changed) -> None:
         event.stop()
-        self.halt()
-        self.complain(None)
-        self._list(event.value.strip())
+        self.stop_work()
+        self.show_error(None)
+        self._update_list(event.value.strip())
 
     @on(OptionList.OptionHighlighted)
-    def _look_at(self, event: OptionList.OptionHighlighted) -> None:
+    def _handle_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
-        if event.option_id != self._asked:
-            self._ask("")
+        if event.option_id != self._download_candidate:
+            self._ask_to_download("")
 
     @on(Input.Submitted)
     @on(OptionList.OptionSelected)
-    def _choose(self, event: Message) -> None:
+    def _choose_model(self, event: Message) -> None:
         event.stop()
         option = self.query_one(OptionList).highlighted_option
         if option is None or option.id is None or self.working:
             return
         name = option.id
         details = self._models.get(name)
-        if name == self._asked or (details is not None and details.installed):
+        if name == self._download_candidate or (details is not None and details.installed):
             self.dismiss(name)
         elif details is None:
-            self.work(partial(single_value, partial(self._is_here, name)))
+            self.start_work(partial(single_value, partial(self._is_here, name)))
         else:
-            self._ask(name, f"About {human_bytes(details.bytes)} have to be fetched")
+            self._ask_to_download(name, f"About {human_bytes(details.bytes)} have to be fetched")
 
-    def _ask(self, name: str, question: str = "") -> None:
+    def _ask_to_download(self, name: str, question: str = "") -> None:
         """Ask whether to fetch the model; with no name, ask nothing."""
-        self._asked = name
+        self._download_candidate = name
         line = self.query_one("#question", Static)
         line.set_class(bool(name), "-shown")
         told = f"{one_line(name, 60)} is not on this machine. {question}."
         line.update(Content(f"{told}\nEnter fetches it, esc does not."))
 
-    def _list(self, typed: str) -> None:
+    def _update_list(self, query: str) -> None:
         """The models that have what is typed in name or description; then what is typed itself."""
-        self._ask("")
-        words = typed.lower().split()
+        self._ask_to_download("")
+        words = query.lower().split()
         found = [
             details
             for details in self._models.values()
@@ -170,8 +170,8 @@ class ModelScreen(Card[str | None]):
             Option(model_row(details, details.name == self._current), id=details.name)
             for details in found
         ]
-        if typed and typed not in self._models:
-            options.append(Option(Content(f"Use “{one_line(typed, 70)}”"), id=typed))
+        if query and query not in self._models:
+            options.append(Option(Content(f"Use “{one_line(query, 70)}”"), id=query))
         models = self.query_one(OptionList)
         models.set_options(options)
         names = [option.id for option in options]

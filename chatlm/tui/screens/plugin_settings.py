@@ -56,13 +56,13 @@ class FieldRow(Horizontal):
     """
 
     @dataclass
-    class Typed(Message):
+    class Edited(Message):
         """The text in the line changed."""
 
         row: FieldRow
 
     @dataclass
-    class Done(Message):
+    class Committed(Message):
         """The person has chosen, or has left the line."""
 
         row: FieldRow
@@ -70,7 +70,7 @@ class FieldRow(Horizontal):
     def __init__(self, field: SettingField) -> None:
         super().__init__()
         self.field = field
-        self.wrong = ""
+        self.error = ""
         """Why what is typed cannot be taken; empty when it can."""
         self.control = _make_control(field)
         self.control.add_class("control")
@@ -84,7 +84,7 @@ class FieldRow(Horizontal):
 
     def on_mount(self) -> None:
         """Say what holds."""
-        self.show(self.field)
+        self.show_field(self.field)
 
     @property
     def text(self) -> str:
@@ -101,27 +101,27 @@ class FieldRow(Horizontal):
         return text
 
     @property
-    def changed(self) -> bool:
+    def is_changed(self) -> bool:
         """Whether the field says something else than what is saved."""
         return self.text != field_text(self.field)
 
-    def show(self, field: SettingField, *, keep: bool = False) -> None:
+    def show_field(self, field: SettingField, *, keep_text: bool = False) -> None:
         """Show the setting as it is now.
 
         Args:
             field: the setting.
-            keep: leave alone what is being typed.
+            keep_text: leave alone what is being typed.
         """
         self.field = field
-        if not keep:
-            self._fill()
+        if not keep_text:
+            self._reset_control()
         self.set_class(field.source != "default", "-said")
         self.query_one(".source", Static).update(Content(field.source))
 
-    def _fill(self) -> None:
+    def _reset_control(self) -> None:
         """Put what holds into the field."""
         field = self.field
-        self.blame("")
+        self.show_error("")
         with self.prevent(Input.Changed, Switch.Changed, Select.Changed):
             match self.control:
                 case Switch() as switch:
@@ -130,38 +130,38 @@ class FieldRow(Horizontal):
                     select.value = field_text(field)
                 case Input() as line:
                     line.value = field_text(field)
-                    line.placeholder = single_line(field.held)
+                    line.placeholder = single_line(field.effective)
 
-    def blame(self, wrong: str) -> None:
+    def show_error(self, error: str) -> None:
         """Mark a value that cannot be taken; an empty reason takes the mark away."""
-        self.wrong = wrong
-        self.set_class(bool(wrong), "-wrong")
-        mark = "✗ " if wrong else ""
-        wanted = one_line(self.field.wanted, 200)
+        self.error = error
+        self.set_class(bool(error), "-wrong")
+        mark = "✗ " if error else ""
+        wanted = one_line(self.field.expected, 200)
         if isinstance(self.control, Switch):
             wanted = "on" if self.control.value else "off"
         self.query_one(".wanted", Static).update(Content(f"{mark}{wanted}"))
 
     @on(Input.Changed)
-    def _type(self, event: Input.Changed) -> None:
+    def _post_edited(self, event: Input.Changed) -> None:
         event.stop()
-        self.post_message(self.Typed(self))
+        self.post_message(self.Edited(self))
 
     @on(Input.Submitted)
     @on(Input.Blurred)
     @on(Switch.Changed)
     @on(Select.Changed)
-    def _end(self, event: Message) -> None:
+    def _post_committed(self, event: Message) -> None:
         event.stop()
-        if self.changed:
-            self.post_message(self.Done(self))
+        if self.is_changed:
+            self.post_message(self.Committed(self))
 
 
 def field_text(field: SettingField) -> str:
     """What stands in the field: what holds of a choice, else only what config.toml says."""
     if not field.choices:
-        return single_line(field.said or "")
-    return field.held if field.held in field.choices else field.default
+        return single_line(field.configured or "")
+    return field.effective if field.effective in field.choices else field.default
 
 
 def _make_control(field: SettingField) -> Switch | Select[str] | VisibleInput:
@@ -181,7 +181,7 @@ class PluginSettingsScreen(Card[None]):
     """
 
     DEFAULT_CSS = """
-    PluginForm {
+    PluginSettingsScreen {
         & > .card { width: 96; height: 26; }
         & VerticalScroll { height: 1fr; }
         & #meaning { height: auto; min-height: 2; margin: 1 0 0 0; color: $text-muted; }
@@ -211,7 +211,7 @@ class PluginSettingsScreen(Card[None]):
         super().__init__()
         self.CARD_TITLE = f"Settings of {one_line(fields.plugin, 40)}"
         self._fields = fields
-        self._writes = WriteQueue()
+        self._write_queue = WriteQueue()
 
     def body(self) -> Iterable[Widget]:
         """The rows, what the one with the focus means, when it counts."""
@@ -224,9 +224,9 @@ class PluginSettingsScreen(Card[None]):
     async def on_mount(self) -> None:
         """Show what is set now."""
         try:
-            fields = await self._writes.put(self._fields.all)
+            fields = await self._write_queue.submit(self._fields.fields)
         except ChatlmError as error:
-            self.complain(error)
+            self.show_error(error)
             return
         rows = [FieldRow(field) for field in fields]
         await self.query_one(VerticalScroll).mount_all(rows)
@@ -235,89 +235,89 @@ class PluginSettingsScreen(Card[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what config.toml says can be taken back."""
         if action == "reset":
-            row = self._row
-            return row is not None and (row.field.said is not None or row.changed)
+            row = self._focused_row
+            return row is not None and (row.field.configured is not None or row.is_changed)
         return True
 
     def action_reset(self) -> None:
         """Take the setting out of the file, so that the default holds."""
-        if row := self._row:
-            self._save(row, "")
+        if row := self._focused_row:
+            self._save_field(row, "")
 
     def action_leave(self) -> None:
         """Save what was typed last, say what is not taken, close."""
-        if (row := self._row) and row.changed:
-            self._save(row, row.text)
-        self.run_worker(self._leave(), exit_on_error=False)
+        if (row := self._focused_row) and row.is_changed:
+            self._save_field(row, row.text)
+        self.run_worker(self._save_and_close(), exit_on_error=False)
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """Explain the field that has the focus."""
-        self._explain()
+        self._show_field_help()
         self.refresh_bindings()
 
-    @on(FieldRow.Typed)
-    def _type(self, event: FieldRow.Typed) -> None:
+    @on(FieldRow.Edited)
+    def _check_edited(self, event: FieldRow.Edited) -> None:
         event.stop()
         row = event.row
-        checking = self._writes.put(partial(self._fields.check, row.field.key, row.text))
-        self.run_worker(self._follow_check(row, row.text, checking), exit_on_error=False)
+        checking = self._write_queue.submit(partial(self._fields.check, row.field.key, row.text))
+        self.run_worker(self._await_check(row, row.text, checking), exit_on_error=False)
 
-    @on(FieldRow.Done)
-    def _done(self, event: FieldRow.Done) -> None:
+    @on(FieldRow.Committed)
+    def _save_committed(self, event: FieldRow.Committed) -> None:
         event.stop()
-        self._save(event.row, event.row.text)
+        self._save_field(event.row, event.row.text)
 
     @property
-    def _row(self) -> FieldRow | None:
+    def _focused_row(self) -> FieldRow | None:
         """The row that has the focus."""
         parent = self.focused.parent if self.focused else None
         return parent if isinstance(parent, FieldRow) else None
 
-    def _save(self, row: FieldRow, text: str) -> None:
-        saving = self._writes.put(partial(self._fields.save, row.field.key, text))
-        self.run_worker(self._follow_save(row, text, saving), exit_on_error=False)
+    def _save_field(self, row: FieldRow, text: str) -> None:
+        saving = self._write_queue.submit(partial(self._fields.save, row.field.key, text))
+        self.run_worker(self._await_save(row, text, saving), exit_on_error=False)
 
-    async def _follow_check(self, row: FieldRow, text: str, checking: Awaitable[None]) -> None:
+    async def _await_check(self, row: FieldRow, text: str, pending: Awaitable[None]) -> None:
         wrong = ""
         try:
-            await checking
+            await pending
         except ChatlmError as error:
             wrong = error.message
         if row.text == text:
-            row.blame(wrong)
-            self._explain()
+            row.show_error(wrong)
+            self._show_field_help()
             self.refresh_bindings()
 
-    async def _follow_save(self, row: FieldRow, text: str, saving: Awaitable[SettingField]) -> None:
+    async def _await_save(self, row: FieldRow, text: str, pending: Awaitable[SettingField]) -> None:
         try:
-            field = await saving
+            field = await pending
         except ChatlmError as error:
-            row.blame(error.message)
+            row.show_error(error.message)
         else:
-            row.show(field, keep=row.text not in ("", text) and bool(text))
-        self._explain()
+            row.show_field(field, keep_text=row.text not in ("", text) and bool(text))
+        self._show_field_help()
         self.refresh_bindings()
 
-    async def _leave(self) -> None:
-        await self._writes.put(lambda: None)  # what was saved before is shown by then
+    async def _save_and_close(self) -> None:
+        await self._write_queue.submit(lambda: None)  # what was saved before is shown by then
         for row in self.query(FieldRow):
-            if row.wrong:
-                stays = f"{row.field.key} stays {row.field.held or 'empty'}: {row.wrong}"
+            if row.error:
+                stays = f"{row.field.key} stays {row.field.effective or 'empty'}: {row.error}"
                 self.notify(escape_controls(stays), severity="warning", markup=False)
         self.dismiss()
 
-    def _explain(self) -> None:
-        row = self._row
+    def _show_field_help(self) -> None:
+        row = self._focused_row
         if row is None:
             return
         line = self.query_one("#meaning", Static)
-        line.set_class(bool(row.wrong), "-wrong")
-        line.update(Content(escape_controls(row.wrong or field_help(row.field))))
+        line.set_class(bool(row.error), "-wrong")
+        line.update(Content(escape_controls(row.error or field_help(row.field))))
 
 
 def field_help(field: SettingField) -> str:
     """What the setting does, what it must be, what holds where nothing is said."""
-    parts = [field.help, field.wanted, f"default: {field.default or 'nothing'}"]
+    parts = [field.help, field.expected, f"default: {field.default or 'nothing'}"]
     if field.variable:
         parts.append(f"{field.variable} in the environment goes before the file")
     return f"{field.key}: {' · '.join(filter(None, parts))}"

@@ -47,8 +47,8 @@ class PluginsScreen(Card[None]):
 
     Args:
         read: the plugins as they are now; runs in a thread and may raise a `ChatlmError`.
-        without: those that are switched off in the chat.
-        set_without: switches these off in the chat, and all others on.
+        disabled_plugins: those that are switched off in the chat.
+        set_disabled_plugins: switches these off in the chat, and all others on.
         safe_mode: whether this run loads none.
     """
 
@@ -90,17 +90,17 @@ class PluginsScreen(Card[None]):
     def __init__(
         self,
         read: Callable[[], Sequence[PluginEntry]],
-        without: Collection[str],
-        set_without: Callable[[frozenset[str]], None],
+        disabled_plugins: Collection[str],
+        set_disabled_plugins: Callable[[frozenset[str]], None],
         *,
         safe_mode: bool = False,
     ) -> None:
         super().__init__()
         self._read = read
-        self._without = frozenset(without)
-        self._set_without = set_without
+        self._disabled_plugins = frozenset(disabled_plugins)
+        self._set_disabled_plugins = set_disabled_plugins
         self._safe_mode = safe_mode
-        self._plugins: Sequence[PluginEntry] = ()
+        self._entries: Sequence[PluginEntry] = ()
 
     def body(self) -> Iterable[Widget]:
         """The rows, then the highlighted one in words."""
@@ -114,76 +114,76 @@ class PluginsScreen(Card[None]):
 
     def on_mount(self) -> None:
         """Have them read."""
-        self.work(lambda: single_value(self._read))
+        self.start_work(lambda: single_value(self._read))
 
-    def came(self, value: object) -> None:
+    def handle_value(self, value: object) -> None:
         """Take the plugins as they are now."""
         if isinstance(value, list):
-            self._plugins = value
-            self._draw()
+            self._entries = value
+            self._update_rows()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done is offered."""
-        one = self._chosen
+        one = self._highlighted_entry
         match action:
             case "toggle_here":
-                return one is not None and one.takes_part
+                return one is not None and one.is_active
             case "settings":
                 return one is not None and one.fields is not None
             case "switch":
                 crashed = one is not None and one.row.status == "crashed"
-                return one is not None and (one.wanted != parameters[0] or crashed)
+                return one is not None and (one.enabled_at_next_start != parameters[0] or crashed)
         return True
 
     def action_toggle_here(self) -> None:
         """Switch the plugin on or off in this chat."""
-        if one := self._chosen:
-            self._without ^= {one.row.name}
-            self._set_without(self._without)
-            self._draw()
+        if one := self._highlighted_entry:
+            self._disabled_plugins ^= {one.row.name}
+            self._set_disabled_plugins(self._disabled_plugins)
+            self._update_rows()
 
     def action_switch(self, on: bool) -> None:
         """Switch the plugin on or off for all chats, from the next start."""
-        if one := self._chosen:
-            self.work(partial(self._switched, one.row.name, on))
+        if one := self._highlighted_entry:
+            self.start_work(partial(self._set_enabled, one.row.name, on))
 
     def action_settings(self) -> None:
         """Open the plugin's form."""
-        one = self._chosen
+        one = self._highlighted_entry
         if one is not None and one.fields is not None:
             self.app.push_screen(PluginSettingsScreen(one.fields))
 
     @on(OptionList.OptionSelected)
-    def _open(self, event: OptionList.OptionSelected) -> None:
+    def _open_settings(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         self.action_settings()
 
     @on(OptionList.OptionHighlighted)
-    def _highlight(self, event: OptionList.OptionHighlighted) -> None:
+    def _handle_highlighted(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
-        self._say()
+        self._update_description()
 
     @property
-    def _chosen(self) -> PluginEntry | None:
+    def _highlighted_entry(self) -> PluginEntry | None:
         """The highlighted plugin."""
         option = self.query_one(PluginList).highlighted_option if self.is_mounted else None
-        return None if option is None or option.id is None else self._plugins[int(option.id)]
+        return None if option is None or option.id is None else self._entries[int(option.id)]
 
-    def _switched(self, name: str, on: bool) -> Generator[object, None, None]:
-        (lifecycle.enable if on else lifecycle.disable)(name)
+    def _set_enabled(self, name: str, enabled: bool) -> Generator[object, None, None]:
+        (lifecycle.enable if enabled else lifecycle.disable)(name)
         yield self._read()
 
-    def _draw(self) -> None:
+    def _update_rows(self) -> None:
         plugins = self.query_one(PluginList)
         at = plugins.highlighted or 0
-        plugins.set_options(plugin_rows(self._plugins, self._without))
-        plugins.highlighted = at if self._plugins else None
-        self._say()
+        plugins.set_options(plugin_rows(self._entries, self._disabled_plugins))
+        plugins.highlighted = at if self._entries else None
+        self._update_description()
 
-    def _say(self) -> None:
-        one = self._chosen
+    def _update_description(self) -> None:
+        one = self._highlighted_entry
         told = (
-            describe_plugin(one, self._without)
+            describe_plugin(one, self._disabled_plugins)
             if one
             else Content(escape_controls(no_plugins_hint()))
         )
@@ -192,11 +192,13 @@ class PluginsScreen(Card[None]):
         self.refresh_bindings()
 
 
-def plugin_rows(plugins: Sequence[PluginEntry], without: Collection[str]) -> list[Option]:
+def plugin_rows(entries: Sequence[PluginEntry], disabled_plugins: Collection[str]) -> list[Option]:
     """A line for each; its id is its place."""
-    if not plugins:
+    if not entries:
         return [Option(Content("No plugins."), disabled=True)]
-    return [Option(_plugin_row(one, without), id=str(at)) for at, one in enumerate(plugins)]
+    return [
+        Option(_plugin_row(one, disabled_plugins), id=str(at)) for at, one in enumerate(entries)
+    ]
 
 
 def no_plugins_hint() -> str:
@@ -204,34 +206,34 @@ def no_plugins_hint() -> str:
     return f"Put one into {paths.user_plugins_dir()} or begin one: chatlm plugins new NAME"
 
 
-def _plugin_row(one: PluginEntry, without: Collection[str]) -> Content:
-    now = plugin_state(one, without)
+def _plugin_row(entry: PluginEntry, disabled_plugins: Collection[str]) -> Content:
+    now = plugin_state(entry, disabled_plugins)
     return Content.assemble(
-        set_cell_size(one_line(one.row.name, NAME_WIDTH - 2), NAME_WIDTH),
+        set_cell_size(one_line(entry.row.name, NAME_WIDTH - 2), NAME_WIDTH),
         ("● ", now.colour),
-        set_cell_size(now.word, STATE_WIDTH),
+        set_cell_size(now.label, STATE_WIDTH),
         (
-            set_cell_size(one_line(one.row.version or "-", VERSION_WIDTH - 2), VERSION_WIDTH),
+            set_cell_size(one_line(entry.row.version or "-", VERSION_WIDTH - 2), VERSION_WIDTH),
             MUTED_STYLE,
         ),
-        (one_line(one.row.source, 200), MUTED_STYLE),
+        (one_line(entry.row.source, 200), MUTED_STYLE),
     )
 
 
-def describe_plugin(one: PluginEntry, without: Collection[str]) -> Content:
+def describe_plugin(entry: PluginEntry, disabled_plugins: Collection[str]) -> Content:
     """What it is, what its state means, and what went wrong last."""
-    row = one.row
+    row = entry.row
     what = "  ".join(filter(None, (row.version, row.source)))
     parts = [
         Content.assemble(
             (one_line(row.name, 40), "bold"), (f"  {escape_controls(what)}", MUTED_STYLE)
         ),
-        Content(plugin_state(one, without).meaning),
+        Content(plugin_state(entry, disabled_plugins).meaning),
     ]
     if row.error:
-        where = "Failed in " if one.fault else ""
+        where = "Failed in " if entry.fault else ""
         parts.append(Content.styled(escape_controls(f"{where}{row.error}"), "$text-error"))
-        hint = one.fault.hint if one.fault else ""
+        hint = entry.fault.hint if entry.fault else ""
         parts.append(Content(escape_controls(hint or "More: chatlm logs")))
     return Content("\n").join(parts)
 
@@ -243,7 +245,7 @@ class PluginEntry:
     row: PluginInfo
     loaded: bool
     """Whether this run has it."""
-    wanted: bool
+    enabled_at_next_start: bool
     """Whether the next start will load it."""
     fault: Fault | None
     """The last one, of this run or an earlier."""
@@ -251,7 +253,7 @@ class PluginEntry:
     """Its settings; None where it has none or is not loaded."""
 
     @property
-    def takes_part(self) -> bool:
+    def is_active(self) -> bool:
         """Whether its hooks are called in the chats where it is not switched off."""
         return self.loaded and self.row.status in ("on", "failing")
 
@@ -260,7 +262,7 @@ class PluginEntry:
 class PluginState:
     """How it stands with a plugin."""
 
-    word: str
+    label: str
     meaning: str
     colour: str
 
@@ -342,19 +344,19 @@ def _plugin_entry(
     return PluginEntry(row, loaded, row.name not in disabled, fault, fields)
 
 
-def plugin_state(one: PluginEntry, without: Collection[str]) -> PluginState:
+def plugin_state(entry: PluginEntry, disabled_plugins: Collection[str]) -> PluginState:
     """How it stands with a plugin.
 
     Args:
-        one: the plugin.
-        without: those that are switched off in the chat.
+        entry: the plugin.
+        disabled_plugins: those that are switched off in the chat.
     """
-    if one.takes_part and one.row.name in without:
+    if entry.is_active and entry.row.name in disabled_plugins:
         return OFF_HERE
-    if one.row.status == "off":
-        return ON_NEXT if one.wanted else OFF
-    if not one.wanted:
+    if entry.row.status == "off":
+        return ON_NEXT if entry.enabled_at_next_start else OFF
+    if not entry.enabled_at_next_start:
         return OFF_NEXT
-    if one.row.status == "on" and not one.loaded:
+    if entry.row.status == "on" and not entry.loaded:
         return ON_NEXT
-    return STATES[one.row.status]
+    return STATES[entry.row.status]

@@ -69,7 +69,7 @@ class ReplayScreen(Card[None]):
         self._replay = replay
         self._text = ""
         self._tokens = 0
-        self._pieces: Sequence[DiffSegment] | None = None
+        self._diff: Sequence[DiffSegment] | None = None
         """The difference; None before the replay is finished."""
 
     def body(self) -> Iterable[Widget]:
@@ -94,25 +94,25 @@ class ReplayScreen(Card[None]):
         """Side by side where there is room, else one above the other."""
         self.set_class(event.size.width >= SIDE_BY_SIDE_WIDTH, "-beside")
 
-    def came(self, value: object) -> None:
+    def handle_value(self, value: object) -> None:
         """Show one step."""
         match value:
-            case ReplayStarted(so_far=text):
+            case ReplayStarted(reply_prefix=text):
                 self._text = text
             case Prefill(done, total):
-                self._say(f"Reading the prompt: {done:,} of {count(total, 'token')}")
+                self._show_progress(f"Reading the prompt: {done:,} of {count(total, 'token')}")
             case Delta(text, usage=usage):
                 self._text += text
                 self._tokens = usage.completion_tokens
                 self.query_one("#growing", Static).update(Content(escape_controls(self._text)))
-                self._say(f"Writing: {count(self._tokens, 'token')}")
+                self._show_progress(f"Writing: {count(self._tokens, 'token')}")
             case ReplayFinished():
-                self._judge(value)
+                self._show_verdict(value)
 
-    def ended(self) -> None:
+    def handle_end(self) -> None:
         """Stopped or failed, there is no verdict."""
-        if self._pieces is None:
-            self._say("Not finished: nothing to compare.")
+        if self._diff is None:
+            self._show_progress("Not finished: nothing to compare.")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """One replay at a time; only what is finished can be copied."""
@@ -122,50 +122,50 @@ class ReplayScreen(Card[None]):
             case "stop":
                 return self.working
             case "copy":
-                return self._pieces is not None
+                return self._diff is not None
         return True
 
     def action_again(self) -> None:
         """Make the reply once more."""
-        self._text, self._tokens, self._pieces = "", 0, None
+        self._text, self._tokens, self._diff = "", 0, None
         self.remove_class("-done")
         self.query_one("#growing", Static).update("")
         self.query_one("#notes", Static).update("")
         self.query_one("#now", VerticalScroll).anchor()
-        self._say("Waiting for the model")
-        self.work(self._replay)
+        self._show_progress("Waiting for the model")
+        self.start_work(self._replay)
         self.query_one("#now").focus()
 
     def action_copy(self) -> None:
         """Copy the difference, with marks around what was removed and added."""
-        copy(self.app, diff_text(self._pieces or ()), "the difference")
+        copy(self.app, diff_text(self._diff or ()), "the difference")
 
     def action_stop(self) -> None:
         """Give the replay up."""
-        self.halt()
-        self._say("Stopping")
+        self.stop_work()
+        self._show_progress("Stopping")
 
-    def _judge(self, replayed: ReplayFinished) -> None:
-        self._pieces = diff_words(replayed.original.text, replayed.text)
+    def _show_verdict(self, replayed: ReplayFinished) -> None:
+        self._diff = diff_words(replayed.original.text, replayed.text)
         self.add_class("-done")
-        self.query_one("#state", Static).update(verdict(replayed, self._pieces))
+        self.query_one("#state", Static).update(verdict(replayed, self._diff))
         notes = "\n".join(f"· {note}" for note in replayed.notes)
         self.query_one("#notes", Static).update(Content(escape_controls(notes)))
-        self.query_one("#pieces", Static).update(diff_content(self._pieces))
+        self.query_one("#pieces", Static).update(diff_content(self._diff))
         self.query_one("#difference").focus()
         self.refresh_bindings()
 
-    def _say(self, text: str) -> None:
+    def _show_progress(self, text: str) -> None:
         self.query_one("#state", Static).update(Content(text))
 
 
-def verdict(replayed: ReplayFinished, pieces: Iterable[DiffSegment]) -> Content:
+def verdict(replayed: ReplayFinished, diff: Iterable[DiffSegment]) -> Content:
     """Whether the reply came out the same."""
     tokens = count(replayed.usage.completion_tokens, "token")
-    if replayed.same:
+    if replayed.same_text:
         return Content.styled(f"✓ The same, {tokens}.", "$text-success bold")
     words = {
-        kind: sum(len(piece.text.split()) for piece in pieces if piece.kind == kind)
+        kind: sum(len(piece.text.split()) for piece in diff if piece.kind == kind)
         for kind in ("removed", "added")
     }
     told = f"✗ Different: −{words['removed']:,} +{count(words['added'], 'word')}."
@@ -173,20 +173,20 @@ def verdict(replayed: ReplayFinished, pieces: Iterable[DiffSegment]) -> Content:
     return Content.assemble((told, "$text-error bold"), ends)
 
 
-def diff_text(pieces: Iterable[DiffSegment]) -> str:
+def diff_text(diff: Iterable[DiffSegment]) -> str:
     """The difference as text, the original characters in it."""
-    return "".join(text for piece in pieces for text, _ in _diff_parts(piece))
+    return "".join(text for piece in diff for text, _ in _diff_parts(piece))
 
 
-def diff_content(pieces: Iterable[DiffSegment]) -> Content:
+def diff_content(diff: Iterable[DiffSegment]) -> Content:
     """The difference in colours, and in marks for who sees none."""
-    parts = [part for piece in pieces for part in _diff_parts(piece)]
+    parts = [part for piece in diff for part in _diff_parts(piece)]
     return Content.assemble(*((escape_controls(text), style) for text, style in parts))
 
 
-def _diff_parts(piece: DiffSegment) -> Iterable[tuple[str, str]]:
+def _diff_parts(segment: DiffSegment) -> Iterable[tuple[str, str]]:
     """What a piece is drawn with; the blanks at its end stay outside the marks."""
-    words = piece.text.rstrip() or piece.text
-    before, after = DIFF_MARKS[piece.kind]
-    yield f"{before}{words}{after}", DIFF_STYLES[piece.kind]
-    yield piece.text[len(words) :], ""
+    words = segment.text.rstrip() or segment.text
+    before, after = DIFF_MARKS[segment.kind]
+    yield f"{before}{words}{after}", DIFF_STYLES[segment.kind]
+    yield segment.text[len(words) :], ""

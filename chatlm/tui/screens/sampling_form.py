@@ -77,28 +77,30 @@ class SettingRow(Horizontal):
     def __init__(self, name: str, value: Any) -> None:
         super().__init__(id=f"row-{name}")
         self.setting = name
-        self.field = VisibleInput(format_value(name, value), compact=True, id=name)
+        self.value_input = VisibleInput(format_value(name, value), compact=True, id=name)
 
     def compose(self) -> ComposeResult:
         """All on one line."""
         yield Static(self.setting.replace("_", " "), classes="name")
-        yield self.field
+        yield self.value_input
         yield Static(classes="source")
         yield Static(Content(format_range(self.setting)), classes="range")
         click = Style.from_meta({"@click": f"screen.reset({self.setting!r})"})
         yield Static(Content.styled("× reset", click), classes="reset")
 
-    def show(self, inherited: Any, source: str, *, own: bool) -> None:
+    def show_source(self, inherited: Any, source: str, *, own: bool) -> None:
         """Show what holds where the field is empty, and where the value comes from."""
         nothing = UNSET_LABELS.get(self.setting, "the server's")
-        self.field.placeholder = escape_controls(format_value(self.setting, inherited)) or nothing
+        self.value_input.placeholder = (
+            escape_controls(format_value(self.setting, inherited)) or nothing
+        )
         self.set_class(own, "-set")
         self.query_one(".source", Static).update(Content(THIS_CHAT if own else source))
 
-    def blame(self, wrong: bool) -> None:
+    def show_invalid(self, invalid: bool) -> None:
         """Mark a value that is not taken."""
-        self.set_class(wrong, "-wrong")
-        mark = "✗ " if wrong else ""
+        self.set_class(invalid, "-wrong")
+        mark = "✗ " if invalid else ""
         self.query_one(".range", Static).update(Content(f"{mark}{format_range(self.setting)}"))
 
 
@@ -126,16 +128,16 @@ class SamplingForm(VerticalScroll):
         sampling: Sampling
 
     @dataclass
-    class Explained(Message):
+    class HelpChanged(Message):
         """What the field with the focus means, or why its value is not taken."""
 
         text: str
-        wrong: bool
+        is_error: bool
 
     def __init__(self, sampling: Sampling, layers: Layers) -> None:
         super().__init__(can_focus=False)
         self.sampling = sampling
-        self.below = layers
+        self.lower_layers = layers
 
     def compose(self) -> ComposeResult:
         """One row a setting."""
@@ -148,22 +150,24 @@ class SamplingForm(VerticalScroll):
 
     def refresh_sources(self) -> None:
         """Show again what holds where a field is empty."""
-        below = {each.name: each for each in effective_sampling(self.below)}
+        below = {each.name: each for each in effective_sampling(self.lower_layers)}
         for row in self.query(SettingRow):
             each = below[row.setting]
             own = getattr(self.sampling, row.setting) not in (None, ())
-            row.show(each.value, each.source, own=own)
+            row.show_source(each.value, each.source, own=own)
 
-    def untaken(self) -> list[str]:
+    def rejected_values(self) -> list[str]:
         """For each field whose text is not taken, what holds instead and why."""
         told = []
         for row in self.query(SettingRow):
             try:
-                parse_value(row.setting, row.field.value)
+                parse_value(row.setting, row.value_input.value)
             except UsageError as error:
                 own = format_value(row.setting, getattr(self.sampling, row.setting))
                 reason = error.message.removeprefix(f"{row.setting} ")
-                told.append(f"{row.setting} stays {own or row.field.placeholder}; it {reason}")
+                told.append(
+                    f"{row.setting} stays {own or row.value_input.placeholder}; it {reason}"
+                )
         return told
 
     def reset(self, names: Iterable[str] = SETTING_NAMES) -> None:
@@ -172,17 +176,17 @@ class SamplingForm(VerticalScroll):
             self.query_one(f"#{name}", Input).value = ""
 
     @on(Input.Changed)
-    def _take(self, event: Input.Changed) -> None:
+    def _apply_input(self, event: Input.Changed) -> None:
         event.stop()
         row = self.query_one(f"#row-{event.input.id}", SettingRow)
         try:
             value = parse_value(row.setting, event.value)
         except UsageError as error:
-            row.blame(True)
-            self.post_message(self.Explained(error.message, True))
+            row.show_invalid(True)
+            self.post_message(self.HelpChanged(error.message, True))
             return
-        row.blame(False)
-        self._explain(row)
+        row.show_invalid(False)
+        self._post_help(row)
         if value != getattr(self.sampling, row.setting):
             self.sampling = dataclasses.replace(self.sampling, **{row.setting: value})
             self.refresh_sources()
@@ -191,16 +195,16 @@ class SamplingForm(VerticalScroll):
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """Explain the field that has the focus."""
         if isinstance(event.widget.parent, SettingRow):
-            self._explain(event.widget.parent)
+            self._post_help(event.widget.parent)
 
-    def _explain(self, row: SettingRow) -> None:
+    def _post_help(self, row: SettingRow) -> None:
         try:
-            parse_value(row.setting, row.field.value)
+            parse_value(row.setting, row.value_input.value)
         except UsageError as error:
-            self.post_message(self.Explained(error.message, True))
+            self.post_message(self.HelpChanged(error.message, True))
         else:
             meaning = RANGES[row.setting][2] if row.setting in RANGES else STOP_HELP
-            self.post_message(self.Explained(f"{row.setting}: {meaning}", False))
+            self.post_message(self.HelpChanged(f"{row.setting}: {meaning}", False))
 
 
 def parse_value(name: str, text: str) -> Any:

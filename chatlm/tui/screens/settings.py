@@ -44,7 +44,7 @@ TYPING_PAUSE_SECONDS = 0.4
 
 
 class SystemEditor(Vertical):
-    """Says when it is time to `take` what was typed.
+    """Says when it is time to `commit` what was typed.
 
     Args:
         system: the prompt at first.
@@ -60,21 +60,21 @@ class SystemEditor(Vertical):
     """
 
     @dataclass
-    class Paused(Message):
+    class TypingPaused(Message):
         """The person typed, and paused."""
 
     def __init__(self, system: str) -> None:
         super().__init__()
         self.system = system
         """What was taken last."""
-        self._typing: Timer | None = None
+        self._typing_timer: Timer | None = None
 
     def compose(self) -> ComposeResult:
         """The text, its cost."""
         yield VisibleArea(self.system, "No system prompt")
         yield Static(id="cost")
 
-    def take(self) -> bool:
+    def commit(self) -> bool:
         """Let what stands here be the system prompt; returns whether it is another one now.
 
         A prompt that was only looked at stays as it is, control characters and all.
@@ -93,12 +93,12 @@ class SystemEditor(Vertical):
         )
 
     @on(TextArea.Changed)
-    def _typed(self, event: TextArea.Changed) -> None:
+    def _restart_typing_timer(self, event: TextArea.Changed) -> None:
         event.stop()
-        if self._typing is not None:
-            self._typing.stop()
-        self._typing = self.set_timer(
-            TYPING_PAUSE_SECONDS, lambda: self.post_message(self.Paused())
+        if self._typing_timer is not None:
+            self._typing_timer.stop()
+        self._typing_timer = self.set_timer(
+            TYPING_PAUSE_SECONDS, lambda: self.post_message(self.TypingPaused())
         )
 
 
@@ -121,7 +121,7 @@ Section = Literal["sampling", "system", "look", "model"]
 class SettingsScreen(Card[None]):
     """Four sections. What changes is posted at once; nothing waits for the way out.
 
-    It posts `SamplingChanged`, `SystemChanged`, `SamplingKept`, `SystemKept` and `ModelWanted`,
+    It posts `SamplingChanged`, `SystemChanged`, `DefaultSamplingSaved`, `DefaultSystemSaved` and `ModelRequested`,
     its theme picker `ThemePicker.ThemeChosen` and `ThemePicker.MotionChosen`; the app gets them.
 
     Args:
@@ -189,19 +189,19 @@ class SettingsScreen(Card[None]):
         system: str
 
     @dataclass
-    class SamplingKept(Message):
+    class DefaultSamplingSaved(Message):
         """The config file holds this now, for every chat."""
 
         sampling: Sampling
 
     @dataclass
-    class SystemKept(Message):
+    class DefaultSystemSaved(Message):
         """The config file holds this now, for new chats."""
 
         system: str
 
     @dataclass
-    class ModelWanted(Message):
+    class ModelRequested(Message):
         """The person wants to choose another model."""
 
     def __init__(
@@ -241,10 +241,10 @@ class SettingsScreen(Card[None]):
 
     def on_mount(self) -> None:
         """Begin in the section's first field."""
-        self._weigh()
-        self.call_after_refresh(self._enter_section)
+        self._count_system_tokens()
+        self.call_after_refresh(self._focus_section)
 
-    def came(self, value: object) -> None:
+    def handle_value(self, value: object) -> None:
         """Show what the system prompt costs."""
         if isinstance(value, int):
             self._editor.show_cost(value)
@@ -252,7 +252,7 @@ class SettingsScreen(Card[None]):
     def action_next_section(self) -> None:
         """Go to the first field of the next section."""
         self.query_one(Tabs).action_next_tab()
-        self.call_after_refresh(self._enter_section)
+        self.call_after_refresh(self._focus_section)
 
     def action_reset(self, name: str) -> None:
         """Let the layer below say it."""
@@ -269,83 +269,85 @@ class SettingsScreen(Card[None]):
 
     def action_leave(self) -> None:
         """Take what was typed last, say what is not taken, put tried colours back, close."""
-        self._take_system()
-        for told in self._form.untaken():
+        self._commit_system()
+        for told in self._form.rejected_values():
             self.notify(escape_controls(told), severity="warning", markup=False)
-        self.query_one(ThemePicker).restore()
+        self.query_one(ThemePicker).restore_theme()
         self.dismiss(None)
 
     @on(SamplingForm.Changed)
-    def _sample(self, event: SamplingForm.Changed) -> None:
+    def _post_sampling(self, event: SamplingForm.Changed) -> None:
         event.stop()
         self.post_message(self.SamplingChanged(event.sampling))
 
-    @on(SamplingForm.Explained)
-    def _explain(self, event: SamplingForm.Explained) -> None:
+    @on(SamplingForm.HelpChanged)
+    def _show_field_help(self, event: SamplingForm.HelpChanged) -> None:
         event.stop()
         line = self.query_one("#meaning", Static)
-        line.set_class(event.wrong, "-wrong")
+        line.set_class(event.is_error, "-wrong")
         line.update(Content(escape_controls(event.text)))
 
-    @on(SystemEditor.Paused)
-    def _typed(self, event: SystemEditor.Paused) -> None:
+    @on(SystemEditor.TypingPaused)
+    def _handle_typing_paused(self, event: SystemEditor.TypingPaused) -> None:
         event.stop()
-        self._take_system()
+        self._commit_system()
 
     @on(Button.Pressed)
-    def _press(self, event: Button.Pressed) -> None:
+    def _handle_button(self, event: Button.Pressed) -> None:
         event.stop()
         match event.button.id:
             case "reset":
                 self._form.reset()
             case "keep-sampling":
-                self._keep_sampling()
+                self._save_default_sampling()
             case "keep-system":
-                self._keep_system()
+                self._save_default_system()
             case "model-wanted":
-                self.post_message(self.ModelWanted())
+                self.post_message(self.ModelRequested())
 
-    def _take_system(self) -> None:
-        if self._editor.take():
-            self._weigh()
+    def _commit_system(self) -> None:
+        if self._editor.commit():
+            self._count_system_tokens()
             self.post_message(self.SystemChanged(self._editor.system))
 
-    def _weigh(self) -> None:
+    def _count_system_tokens(self) -> None:
         if self._count_tokens is None:
             self._editor.show_cost(None)
         else:
-            self.work(partial(single_value, partial(self._count_tokens, self._editor.system)))
+            self.start_work(partial(single_value, partial(self._count_tokens, self._editor.system)))
 
-    def _keep_sampling(self) -> None:
+    def _save_default_sampling(self) -> None:
         form = self._form
         said = form.sampling.to_dict()
-        if self._kept({f"sampling.{name}": _to_toml(value) for name, value in said.items()}):
+        if self._save_defaults(
+            {f"sampling.{name}": _to_toml(value) for name, value in said.items()}
+        ):
             layers = [
-                (source, form.sampling.over(below) if source == CONFIG_LAYER else below)
-                for source, below in form.below
+                (source, form.sampling.with_fallback(below) if source == CONFIG_LAYER else below)
+                for source, below in form.lower_layers
             ]
-            form.below = layers
+            form.lower_layers = layers
             form.refresh_sources()
-            self.post_message(self.SamplingKept(dict(layers)[CONFIG_LAYER]))
+            self.post_message(self.DefaultSamplingSaved(dict(layers)[CONFIG_LAYER]))
 
-    def _keep_system(self) -> None:
-        self._take_system()
-        if self._kept({"system": self._editor.system}):
-            self.post_message(self.SystemKept(self._editor.system))
+    def _save_default_system(self) -> None:
+        self._commit_system()
+        if self._save_defaults({"system": self._editor.system}):
+            self.post_message(self.DefaultSystemSaved(self._editor.system))
 
-    def _kept(self, values: dict[str, str]) -> bool:
+    def _save_defaults(self, values: dict[str, str]) -> bool:
         """Whether all could be written to the config file; says how it went."""
         try:
             for key, text in values.items():
                 config.set_value(key, text)
         except ChatlmError as error:
-            self.complain(error)
+            self.show_error(error)
             return False
-        self.complain(None)
+        self.show_error(None)
         self.notify("Kept as your default", markup=False)
         return True
 
-    def _enter_section(self) -> None:
+    def _focus_section(self) -> None:
         tabs = self.query_one(TabbedContent)
         pane = tabs.active_pane
         fields = list(pane.query("Input, TextArea, OptionList, Button")) if pane else []
@@ -421,46 +423,46 @@ class ThemePicker(Vertical):
 
     def __init__(self, reduced_motion: bool) -> None:
         super().__init__()
-        self._reduced = reduced_motion
-        self._chosen = ""
-        self._names: list[str] = []
+        self._reduced_motion = reduced_motion
+        self._current_theme = ""
+        self._theme_names: list[str] = []
 
     def compose(self) -> ComposeResult:
         """The themes, then the movement."""
-        self._chosen = self.app.theme
-        self._names = sorted(self.app.available_themes)
-        themes = ThemeList(*self._options(), markup=False, id="themes")
-        themes.highlighted = self._names.index(self._chosen)
+        self._current_theme = self.app.theme
+        self._theme_names = sorted(self.app.available_themes)
+        themes = ThemeList(*self._theme_options(), markup=False, id="themes")
+        themes.highlighted = self._theme_names.index(self._current_theme)
         yield themes
-        yield Button(motion_label(self._reduced), compact=True)
+        yield Button(motion_label(self._reduced_motion), compact=True)
 
-    def restore(self) -> None:
+    def restore_theme(self) -> None:
         """Show the theme in use again."""
-        self.app.theme = self._chosen
+        self.app.theme = self._current_theme
 
     @on(OptionList.OptionHighlighted)
-    def _try(self, event: OptionList.OptionHighlighted) -> None:
+    def _preview_theme(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
         if event.option_list.has_focus:
-            self.app.theme = self._names[event.option_index]
+            self.app.theme = self._theme_names[event.option_index]
 
     @on(OptionList.OptionSelected)
-    def _choose(self, event: OptionList.OptionSelected) -> None:
+    def _choose_theme(self, event: OptionList.OptionSelected) -> None:
         event.stop()
-        self._chosen = self.app.theme = self._names[event.option_index]
-        event.option_list.set_options(self._options())
+        self._current_theme = self.app.theme = self._theme_names[event.option_index]
+        event.option_list.set_options(self._theme_options())
         event.option_list.highlighted = event.option_index
-        self.post_message(self.ThemeChosen(self._chosen))
+        self.post_message(self.ThemeChosen(self._current_theme))
 
     @on(Button.Pressed)
-    def _move(self, event: Button.Pressed) -> None:
+    def _toggle_motion(self, event: Button.Pressed) -> None:
         event.stop()
-        self._reduced = not self._reduced
-        event.button.label = motion_label(self._reduced)
-        self.post_message(self.MotionChosen(self._reduced))
+        self._reduced_motion = not self._reduced_motion
+        event.button.label = motion_label(self._reduced_motion)
+        self.post_message(self.MotionChosen(self._reduced_motion))
 
-    def _options(self) -> list[Option]:
-        return [Option(name + IN_USE * (name == self._chosen)) for name in self._names]
+    def _theme_options(self) -> list[Option]:
+        return [Option(name + IN_USE * (name == self._current_theme)) for name in self._theme_names]
 
 
 def motion_label(reduced: bool) -> str:

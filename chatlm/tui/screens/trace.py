@@ -63,7 +63,7 @@ class TraceScreen(Card[None]):
         super().__init__()
         shown = {None, turn.reply.id if turn.reply else None}
         self._turn = turn
-        self._traces = [trace for trace in traces if trace.reply in shown]
+        self._traces = [trace for trace in traces if trace.reply_id in shown]
 
     def body(self) -> Iterable[Widget]:
         """How much there was, then call after call."""
@@ -71,8 +71,10 @@ class TraceScreen(Card[None]):
             yield Static(trace_summary(self._traces))
             answered: set[int | None] = {None}
             for trace in self._traces:
-                yield Static(self._head(trace, again=trace.reply in answered), classes="head")
-                answered.add(trace.reply)
+                yield Static(
+                    self._heading(trace, continued=trace.reply_id in answered), classes="head"
+                )
+                answered.add(trace.reply_id)
                 for call in trace.calls:
                     yield Static(call_line(call))
                     if below := call_details(call):
@@ -87,13 +89,13 @@ class TraceScreen(Card[None]):
         values = [trace.to_dict() for trace in self._traces]
         clipboard.copy(self.app, dump_json(values), "the trace")
 
-    def _head(self, trace: Trace, *, again: bool) -> Content:
-        if trace.reply is None:
+    def _heading(self, trace: Trace, *, continued: bool) -> Content:
+        if trace.reply_id is None:
             return Content("The message")
         versions = len(self._turn.replies)
         version = self._turn.reply.version if self._turn.reply else 1
         which = f", version {version} of {versions}" if versions > 1 else ""
-        return Content(f"The reply{which}{', gone on with' if again else ''}")
+        return Content(f"The reply{which}{', gone on with' if continued else ''}")
 
 
 def trace_summary(traces: Sequence[Trace]) -> Content:
@@ -135,20 +137,26 @@ def _result(call: Call) -> Content:
         return Content.styled("✗ failed", "$text-error bold")
     if call.changes:
         return Content.styled("✎ changed", "$text-success")
-    if not call.said:
+    if not call.result_summary:
         return Content.styled("nothing", "$foreground 60%")
-    return Content(escape_controls(call.said)) if len(call.said) <= MAX_INLINE_LENGTH else Content()
+    return (
+        Content(escape_controls(call.result_summary))
+        if len(call.result_summary) <= MAX_INLINE_LENGTH
+        else Content()
+    )
 
 
 def _details(call: Call) -> Iterator[Content]:
     if call.error:
         yield Content.styled(escape_controls(call.error), "$text-error")
-    if not call.changes and (len(call.said) > MAX_INLINE_LENGTH or (call.said and call.error)):
-        yield Content(escape_controls(call.said))
+    if not call.changes and (
+        len(call.result_summary) > MAX_INLINE_LENGTH or (call.result_summary and call.error)
+    ):
+        yield Content(escape_controls(call.result_summary))
     for change in call.changes:
         yield _change(change)
 
 
 def _change(change: Change) -> Content:
-    what = (f"{escape_controls(change.what)}  ", "$foreground 60%")
+    what = (f"{escape_controls(change.target)}  ", "$foreground 60%")
     return Content.assemble(what, diff_content(diff_words(change.before, change.after)))

@@ -47,7 +47,7 @@ class ImportScreen(Card[None]):
     def __init__(self, read: Callable[[], Generator[ImportProgress, None, None]]) -> None:
         super().__init__()
         self._read = read
-        self._stored = False
+        self._has_imported = False
 
     def body(self) -> Iterable[Widget]:
         """Bar and words."""
@@ -56,20 +56,20 @@ class ImportScreen(Card[None]):
 
     def on_mount(self) -> None:
         """Begin."""
-        self.work(self._read)
+        self.start_work(self._read)
 
-    def came(self, value: object) -> None:
+    def handle_value(self, value: object) -> None:
         """Show how far it is."""
         if isinstance(value, ImportProgress):
-            self._stored = bool(value.added)
-            self.query_one(ProgressBar).update(total=value.total, progress=value.done)
+            self._has_imported = bool(value.added)
+            self.query_one(ProgressBar).update(total=value.total_bytes, progress=value.bytes_read)
             self.query_one("#said", Static).update(Content(escape_controls(import_status(value))))
 
-    def complain(self, error: ChatlmError | None) -> None:
+    def show_error(self, error: ChatlmError | None) -> None:
         """Of a failed import only the chats that were stored are told."""
-        super().complain(error)
+        super().show_error(error)
         self.query_one(ProgressBar).display = error is None
-        self.query_one("#said").display = error is None or self._stored
+        self.query_one("#said").display = error is None or self._has_imported
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Stop what goes on, close what has ended."""
@@ -77,7 +77,7 @@ class ImportScreen(Card[None]):
 
     def action_stop(self) -> None:
         """Stop, and close."""
-        self.halt()
+        self.stop_work()
         self.dismiss()
 
 
@@ -85,7 +85,7 @@ def import_status(state: ImportProgress) -> str:
     """What an import has done so far."""
     if state.checking:
         return "Looking through the file …"
-    there = f", {state.there} there already" if state.there else ""
+    there = f", {state.already_stored} there already" if state.already_stored else ""
     out = ", ".join(f"{number} {what}" for what, number in state.left_out.most_common())
     return f"{count(len(state.added), 'chat')} imported{there}" + (
         f"\nLeft out: {out}" if out else ""
@@ -146,12 +146,12 @@ def import_chats(store: Store, path: Path) -> Generator[ImportProgress, None, No
     state = ImportProgress()
     for state in import_file(store, path):
         yield state
-    if state.bad_count:
-        first = state.bad[0]
+    if state.unreadable_count:
+        first = state.unreadable[0]
         others = "`chatlm chats import --skip-bad` takes the others."
         raise UsageError(
-            f"{path.name}, {first.place}: {first.problem}; nothing was imported",
-            hint=others if state.readable else IMPORT_FORMATS_HINT,
+            f"{path.name}, {first.location}: {first.problem}; nothing was imported",
+            hint=others if state.readable_count else IMPORT_FORMATS_HINT,
         )
-    if not state.added and not state.there:
+    if not state.added and not state.already_stored:
         raise UsageError(f"{path.name} holds no chats", hint=IMPORT_FORMATS_HINT)

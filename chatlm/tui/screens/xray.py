@@ -58,11 +58,11 @@ class PromptXray:
 class ForgeryCheck:
     """How many tokens stand in people's and documents' texts, and how many are control tokens."""
 
-    yours: int
+    user_tokens: int
     """Tokens of the person's own text."""
-    others: int
+    other_tokens: int
     """Tokens of all other contents."""
-    forged: int
+    forged_tokens: int
     """How many of both are control tokens; anything but 0 means that a text posed as the format."""
 
 
@@ -77,21 +77,21 @@ def classify_tokens(
     owners = _character_kinds(request.messages, user_text, tuple(passages))
     drawn: dict[int, list[str]] = {}
     for token in prompt.tokens:
-        if token.message is not None:
-            drawn.setdefault(token.message, []).append(token.text)
+        if token.message_index is not None:
+            drawn.setdefault(token.message_index, []).append(token.text)
     reached = {
         number: _missing_prefix_length(request.messages[number].content, "".join(texts))
         for number, texts in drawn.items()
     }
     kinds = []
     for token in prompt.tokens:
-        if token.message is None:
+        if token.message_index is None:
             kinds.append(TokenKind.CONTROL if token.control else TokenKind.FORMAT)
             continue
-        owner = owners[token.message]
-        at = reached[token.message]
+        owner = owners[token.message_index]
+        at = reached[token.message_index]
         kinds.append(owner[min(at if token.text else at - 1, len(owner) - 1)])
-        reached[token.message] = at + len(token.text)
+        reached[token.message_index] = at + len(token.text)
     return kinds
 
 
@@ -111,18 +111,18 @@ def check_forgery(prompt: Prompt, kinds: Sequence[TokenKind]) -> ForgeryCheck:
     contents = [
         (token, kind)
         for token, kind in zip(prompt.tokens, kinds, strict=True)
-        if token.message is not None
+        if token.message_index is not None
     ]
     yours = sum(kind is TokenKind.USER for _, kind in contents)
     forged = sum(token.control for token, _ in contents)
     return ForgeryCheck(yours, len(contents) - yours, forged)
 
 
-def _missing_prefix_length(content: str, drawn: str) -> int:
+def _missing_prefix_length(content: str, token_text: str) -> int:
     """How many of the content's first characters stand in the format's token before it, where
-    `drawn` is the text of the content's own tokens, which may reach beyond its end."""
+    `token_text` is the text of the content's own tokens, which may reach beyond its end."""
     for number in range(min(len(content), MAX_TOKEN_LENGTH)):
-        if content.startswith(drawn, number) or drawn.startswith(content[number:]):
+        if content.startswith(token_text, number) or token_text.startswith(content[number:]):
             return number
     return 0
 
@@ -230,8 +230,8 @@ class XrayScreen(Card[None]):
         self._read = read
         self._xray: PromptXray | None = None
         self._kinds: list[TokenKind] = []
-        self._borders = False
-        self._ids = False
+        self._show_borders = False
+        self._show_ids = False
 
     def body(self) -> Iterable[Widget]:
         """What it is, the legend, the tokens, the proof."""
@@ -244,26 +244,26 @@ class XrayScreen(Card[None]):
     def on_mount(self) -> None:
         """Have the prompt made."""
 
-        self.work(lambda: single_value(self._read))
+        self.start_work(lambda: single_value(self._read))
 
-    def came(self, value: object) -> None:
+    def handle_value(self, value: object) -> None:
         """Show the prompt."""
         if not isinstance(value, PromptXray):
             return
         self._xray = value
         self._kinds = classify_tokens(value.prompt, value.request, value.user_text, value.passages)
         self.query_one("#head", Static).update(Content(heading(value)))
-        self.query_one("#legend", Flow).fill(legend(self._kinds))
+        self.query_one("#legend", Flow).set_items(legend(self._kinds))
         told = (
             ESTIMATE_NOTICE
             if value.prompt.estimated
             else forgery_verdict(check_forgery(value.prompt, self._kinds))
         )
         self.query_one("#proof", Static).update(told)
-        self._draw()
+        self._update_tokens()
         self.query_one(VerticalScroll).focus()
 
-    def ended(self) -> None:
+    def handle_end(self) -> None:
         """With no prompt there is nothing to look at."""
         if self._xray is None:
             self.query_one("#head", Static).update("There is no prompt to show.")
@@ -274,13 +274,13 @@ class XrayScreen(Card[None]):
 
     def action_borders(self) -> None:
         """Show or hide where each token ends."""
-        self._borders = not self._borders
-        self._draw()
+        self._show_borders = not self._show_borders
+        self._update_tokens()
 
     def action_ids(self) -> None:
         """Show or hide each token's id."""
-        self._ids = not self._ids
-        self._draw()
+        self._show_ids = not self._show_ids
+        self._update_tokens()
 
     def action_copy_text(self) -> None:
         """Copy the prompt as text, control tokens by their names."""
@@ -294,10 +294,13 @@ class XrayScreen(Card[None]):
             ids = [token.id for token in self._xray.prompt.tokens]
             copy(self.app, json.dumps(ids), count(len(ids), "token id"))
 
-    def _draw(self) -> None:
+    def _update_tokens(self) -> None:
         if self._xray is not None:
             drawn = tokens_content(
-                self._xray.prompt.tokens, self._kinds, borders=self._borders, ids=self._ids
+                self._xray.prompt.tokens,
+                self._kinds,
+                borders=self._show_borders,
+                ids=self._show_ids,
             )
             self.query_one("#tokens", Static).update(drawn)
 
@@ -306,11 +309,11 @@ def heading(xray: PromptXray) -> str:
     """How long the prompt is, whether all fits, and whether it is what was sent."""
     prompt = xray.prompt
     told = [
-        f"{len(prompt.tokens):,} of {count(prompt.limit, 'token')}",
-        f"{prompt.reserve:,} kept for the reply",
+        f"{len(prompt.tokens):,} of {count(prompt.context_length, 'token')}",
+        f"{prompt.reply_reserve:,} kept for the reply",
     ]
-    if prompt.left_out:
-        told.append(f"{count(len(prompt.left_out), 'message')} left out")
+    if prompt.omitted:
+        told.append(f"{count(len(prompt.omitted), 'message')} left out")
     told.append(f"hash {prompt.hash[:SHOWN_HASH_LENGTH]}")
     line = " · ".join(told)
     if not xray.sent_hash:
@@ -331,29 +334,29 @@ def legend(kinds: list[TokenKind]) -> list[Content]:
     ]
 
 
-def forgery_verdict(result: ForgeryCheck) -> Content:
+def forgery_verdict(check: ForgeryCheck) -> Content:
     """That no text poses as the format; or, loudly, that one does."""
-    if result.forged:
-        text = f"{count(result.forged, 'control token')} inside the texts: one of them can pose as"
+    if check.forged_tokens:
+        text = f"{count(check.forged_tokens, 'control token')} inside the texts: one of them can pose as"
         return Content.assemble((f"✗ {text} another's turn. Please report this.", "$text-error"))
-    yours = f"✓ {count(result.yours, 'token')} of your text, none is a control token"
-    others = f" (nor any of {result.others:,} others)" if result.others else ""
+    yours = f"✓ {count(check.yours, 'token')} of your text, none is a control token"
+    others = f" (nor any of {check.other_tokens:,} others)" if check.other_tokens else ""
     return Content.assemble((yours + others, "$text-success"))
 
 
 def tokens_content(
-    prompt: Iterable[PromptToken], kinds: Iterable[TokenKind], *, borders: bool, ids: bool
+    prompt_tokens: Iterable[PromptToken], kinds: Iterable[TokenKind], *, borders: bool, ids: bool
 ) -> Content:
     """The tokens one after the other; a line end is drawn as ↵ before it ends the line.
 
     Args:
-        prompt: the tokens.
+        prompt_tokens: the tokens.
         kinds: theirs.
         borders: draw a line after each; else neighbours of one kind flow together.
         ids: draw each one's id after it, and the line too.
     """
     drawn: list[tuple[str, str]] = []
-    for token, kind in zip(prompt, kinds, strict=True):
+    for token, kind in zip(prompt_tokens, kinds, strict=True):
         style = STYLES[kind]
         text = escape_controls(token.text).replace("\n", "↵\n")
         line_ends = text.endswith("\n")

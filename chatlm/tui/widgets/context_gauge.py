@@ -27,37 +27,37 @@ MIN_GAUGE_WIDTH, MAX_GAUGE_WIDTH = 6, 40
 class ContextFill:
     """What takes the context's room, in tokens."""
 
-    system: int
-    turns: int
+    system_tokens: int
+    history_tokens: int
     """All that is read beside the system prompt."""
-    reserve: int
+    reply_reserve: int
     """Kept for the reply."""
-    limit: int
-    outside: int = 0
+    context_length: int
+    omitted_count: int = 0
     """How many turns do not fit."""
 
     @property
-    def used(self) -> int:
+    def used_tokens(self) -> int:
         """What the next prompt takes before its message."""
-        return self.system + self.turns
+        return self.system_tokens + self.history_tokens
 
     @property
-    def free(self) -> int:
+    def free_tokens(self) -> int:
         """What is left."""
-        return max(self.limit - self.used - self.reserve, 0)
+        return max(self.context_length - self.used_tokens - self.reply_reserve, 0)
 
     @property
     def nearly_full(self) -> bool:
         """Whether little room is left for the next messages."""
-        return self.used >= NEARLY_FULL * (self.limit - self.reserve)
+        return self.used_tokens >= NEARLY_FULL * (self.context_length - self.reply_reserve)
 
 
 class ContextGauge(Widget):
     """A gauge and `1,204 / 8,192`; empty while nothing is known. A click asks for more."""
 
     DEFAULT_CSS = """
-    Ruler { width: 48; min-width: 20; height: 1; color: $text-muted; }
-    Ruler:hover { text-style: underline; }
+    ContextGauge { width: 48; min-width: 20; height: 1; color: $text-muted; }
+    ContextGauge:hover { text-style: underline; }
     """
 
     fill: reactive[ContextFill | None] = reactive[ContextFill | None](None)
@@ -81,7 +81,7 @@ class ContextGauge(Widget):
 
 def gauge_line(fill: ContextFill, width: int) -> Content:
     """The most telling line that fits `width` cells, at the right end."""
-    numbers = f"{fill.used:,} / {fill.limit:,}"
+    numbers = f"{fill.used_tokens:,} / {fill.context_length:,}"
     warning, short, style = _fill_warning(fill)
     for words in dict.fromkeys((warning, short)):
         text = f"{words} · {numbers}" if words else numbers
@@ -95,8 +95,8 @@ def gauge_line(fill: ContextFill, width: int) -> Content:
 
 def gauge(fill: ContextFill, width: int) -> Content:
     """A bar of `width` cells, at least `GAUGE_LEAST`, in which each part that is there is seen."""
-    total = max(fill.limit, fill.used + fill.reserve)
-    taken = (fill.system, fill.turns, fill.reserve)
+    total = max(fill.context_length, fill.used_tokens + fill.reply_reserve)
+    taken = (fill.system_tokens, fill.history_tokens, fill.reply_reserve)
     cells = [max(round(tokens / total * width), tokens > 0) for tokens in taken]
     free = width - sum(cells)
     cells[cells.index(max(cells))] += min(free, 0)
@@ -114,10 +114,10 @@ def gauge_legend(fill: ContextFill) -> list[Content]:
     return [
         Content.assemble((f"{sign} ", style), f"{name} {tokens:,}")
         for sign, style, name, tokens in (
-            (SYSTEM, "$text-primary", "system prompt", fill.system),
-            (TURNS, _fill_warning(fill)[2] or "$text-success", "turns", fill.turns),
-            (FREE, "$foreground 60%", "free", fill.free),
-            (RESERVE, "$foreground 60%", "kept for the reply", fill.reserve),
+            (SYSTEM, "$text-primary", "system prompt", fill.system_tokens),
+            (TURNS, _fill_warning(fill)[2] or "$text-success", "turns", fill.history_tokens),
+            (FREE, "$foreground 60%", "free", fill.free_tokens),
+            (RESERVE, "$foreground 60%", "kept for the reply", fill.reply_reserve),
         )
     ]
 
@@ -125,13 +125,13 @@ def gauge_legend(fill: ContextFill) -> list[Content]:
 def describe_fill(fill: ContextFill) -> str:
     """The same as a sentence."""
     words = [part.plain[2:] for part in gauge_legend(fill)]
-    sentence = f"Context of {count(fill.limit, 'token')}: {', '.join(words)}"
+    sentence = f"Context of {count(fill.context_length, 'token')}: {', '.join(words)}"
     return "; ".join(filter(None, (sentence, _fill_warning(fill)[0]))) + "."
 
 
 def _fill_warning(fill: ContextFill) -> tuple[str, str, str]:
     """In words, in short, and its colour; all empty when all is well."""
-    if fill.outside:
-        words = f"{count(fill.outside, 'turn')} {'does' if fill.outside == 1 else 'do'} not fit"
-        return words, f"{fill.outside:,} out", "$text-error"
+    if fill.omitted_count:
+        words = f"{count(fill.omitted_count, 'turn')} {'does' if fill.omitted_count == 1 else 'do'} not fit"
+        return words, f"{fill.omitted_count:,} out", "$text-error"
     return ("nearly full", "full", "$text-warning") if fill.nearly_full else ("", "", "")

@@ -27,14 +27,14 @@ class Flow(Static):
         super().__init__(id=id)
         self._items = list(items)
 
-    def fill(self, items: Iterable[Content]) -> None:
+    def set_items(self, items: Iterable[Content]) -> None:
         """Show these items."""
         self._items = list(items)
         self.update(wrap_items(self._items, self.GAP, self.content_size.width))
 
     def on_resize(self) -> None:
         """Break the lines anew."""
-        self.fill(self._items)
+        self.set_items(self._items)
 
 
 def wrap_items(items: Sequence[Content], gap: Content, width: int) -> Content:
@@ -66,12 +66,12 @@ class Hints(Flow):
 
     def on_mount(self) -> None:
         """Follow the bindings."""
-        self.screen.bindings_updated_signal.subscribe(self, self._show)
-        self._show(self.screen)
+        self.screen.bindings_updated_signal.subscribe(self, self._update_hints)
+        self._update_hints(self.screen)
 
-    def _show(self, screen: Screen[object]) -> None:
+    def _update_hints(self, screen: Screen[object]) -> None:
         active = screen.active_bindings.values()
-        self.fill(key_hints(each.binding for each in active if each.enabled))
+        self.set_items(key_hints(each.binding for each in active if each.enabled))
 
 
 def key_hints(bindings: Iterable[Binding]) -> list[Content]:

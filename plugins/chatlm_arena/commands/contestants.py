@@ -57,7 +57,7 @@ def contestants() -> None:
 @contestants.command()
 @click.argument("name")
 @_setup_options
-def add(name: str, **given: Any) -> None:
+def add(name: str, **setup_options: Any) -> None:
     """Add a contestant: a model with what goes with it.
 
     Without --model it is the model in use. An adapter, template, index, system prompt and sampling
@@ -67,11 +67,11 @@ def add(name: str, **given: Any) -> None:
     """
     from chatlm_arena.store import store as store_module
 
-    setup = _apply_options(with_index(Setup(), ""), **given)
+    setup = _apply_options(with_index(Setup(), ""), **setup_options)
     _check_setup(name, setup)
     with store_module.open_arena_store() as store:
         added = store.add_contestant(name, setup)
-    click.echo(escape_controls(f"Added {added.name}: {added.told}"))
+    click.echo(escape_controls(f"Added {added.name}: {added.description}"))
 
 
 @contestants.command("list")
@@ -92,14 +92,14 @@ def list_contestants(as_json: bool) -> None:
         click.echo("There are none yet. Add two: chatlm arena contestants add NAME --model …")
     width = max((len(contestant.name) for contestant in there), default=0)
     for contestant in there:
-        click.echo(escape_controls(f"{contestant.name:<{width}}  {contestant.told}"))
+        click.echo(escape_controls(f"{contestant.name:<{width}}  {contestant.description}"))
 
 
 @contestants.command()
 @_name
 @click.option("--rename", metavar="NAME", help="Call it so; its votes stay.")
 @_setup_options
-def edit(name: str, rename: str | None, **given: Any) -> None:
+def edit(name: str, rename: str | None, **setup_options: Any) -> None:
     """Change a contestant; what is not named stays as it is, and '' takes something away.
 
     Votes were for what it was before: after another set-up they count no longer.
@@ -110,7 +110,7 @@ def edit(name: str, rename: str | None, **given: Any) -> None:
 
     with store_module.open_arena_store() as store:
         old = store.contestant(name)
-        setup = _apply_options(old.setup or Setup(), **given)
+        setup = _apply_options(old.setup or Setup(), **setup_options)
         if setup != (old.setup or Setup()):
             _check_setup(name, setup)
             lost = store.edit_contestant(name, setup)
@@ -119,7 +119,7 @@ def edit(name: str, rename: str | None, **given: Any) -> None:
         if rename is not None:
             store.rename_contestant(name, rename)
         now = store.contestant(name if rename is None else rename.strip())
-    click.echo(escape_controls(f"{now.name}: {now.told}"))
+    click.echo(escape_controls(f"{now.name}: {now.description}"))
 
 
 @contestants.command()

@@ -97,14 +97,14 @@ def check(name: str, path: Path | None, similar: float, as_json: bool) -> None:
                 "passes": one.passes(similar),
                 "similarity": one.similarity,
                 "expected": one.golden.expected,
-                "said": one.said,
+                "said": one.reply,
             }
             for one in found
         ]
         click.echo(dump_json(rows))
     else:
         for one in failed:
-            pieces = diff_words(one.golden.expected, one.said)
+            pieces = diff_words(one.golden.expected, one.reply)
             marks = {"same": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
             told = "".join(
                 marks[piece.kind].format(escape_controls(piece.text)) for piece in pieces

@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def complete_contestant(
-    context: click.Context, parameter: click.Parameter, start: str
+    context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The names of contestants that begin so; none when the arena cannot be read."""
     from click.shell_completion import CompletionItem
@@ -28,7 +28,7 @@ def complete_contestant(
             names = [contestant.name for contestant in store.contestants()]
     except ChatlmError:
         return []
-    return [CompletionItem(name) for name in names if name.startswith(start)]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 name_argument = click.argument("name", shell_complete=complete_contestant)

@@ -73,10 +73,10 @@ def leaderboard(
     from chatlm_arena.ratings import EloRules
     from chatlm_arena.store import store as store_module
 
-    rules = EloRules(k=k, start=start)
+    rules = EloRules(k=k, initial_rating=start)
     with store_module.open_arena_store() as store:
         votes = store.votes(judge)
-        lengths = store.lengths(judge)
+        lengths = store.reply_lengths(judge)
     found = rated(votes, rules)
     if as_json:
         click.echo(dump_json([row.to_dict() for row in found.rows]))
@@ -173,8 +173,8 @@ def report(k: float, start: float, judge: str, path: Path) -> None:
     from chatlm_arena.store import store as store_module
 
     with store_module.open_arena_store() as store:
-        found = rated(store.votes(judge), EloRules(k=k, start=start))
-        lengths, tables = store.lengths(judge), newest_run_table(store)
+        found = rated(store.votes(judge), EloRules(k=k, initial_rating=start))
+        lengths, tables = store.reply_lengths(judge), newest_run_table(store)
     sides = leaderboard_module.measure_side_bias(found.votes.score)
     said = leaderboard_module.describe_findings(
         found, sides, leaderboard_module.measure_length_bias(*lengths)
@@ -183,8 +183,8 @@ def report(k: float, start: float, judge: str, path: Path) -> None:
     click.echo(escape_controls(f"Wrote {path}."))
 
 
-def _write_file(path: Path, pieces: list[str]) -> None:
+def _write_file(path: Path, chunks: list[str]) -> None:
     try:
-        write_atomically(path.expanduser(), pieces)
+        write_atomically(path.expanduser(), chunks)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from error

@@ -89,7 +89,7 @@ def run(
         plan = TournamentPlan(asked, playing, max_tokens, seed)
         with _explain_resuming(), side_chats(load_config(), _print_status) as chats:
             tournament = Tournament(store, chats, plan)
-            _show_progress("Answers", tournament.answer(), plan.replies)
+            _show_progress("Answers", tournament.answer(), plan.reply_count)
             if by_models:
                 models = resolve_judges(judges, playing)
                 pairs = len(asked) * len(playing) * (len(playing) - 1) // 2
@@ -130,7 +130,7 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
     with store_module.open_arena_store() as store:
-        playing = resolve_contestants(store, names, least=1)
+        playing = resolve_contestants(store, names, minimum=1)
     rows = []
     with side_chats(load_config(), _print_status) as chats:
         for contestant in playing:
@@ -155,12 +155,12 @@ def perplexity(path: Path, prompt: str, names: str | None, as_json: bool) -> Non
 
 
 def resolve_contestants(
-    store: ArenaStore, names: str | None, least: int = 2
+    store: ArenaStore, names: str | None, minimum: int = 2
 ) -> tuple[Contestant, ...]:
     """Those that take part, in the order in which they were named.
 
     Raises:
-        UsageError: there are not so many, one of them cannot play, or fewer than `least` are left.
+        UsageError: there are not so many, one of them cannot play, or fewer than `minimum` are left.
     """
     if names is None:
         found = [c for c in store.contestants() if c.setup is not None]
@@ -173,9 +173,9 @@ def resolve_contestants(
                 f"{contestant.name} cannot play: only its votes are known.",
                 hint=f"Say what it is: chatlm arena contestants edit {contestant.name} --model …",
             )
-    if len(found) < least:
+    if len(found) < minimum:
         raise UsageError(
-            f"It takes {least} or more contestants.",
+            f"It takes {minimum} or more contestants.",
             hint="Add one: chatlm arena contestants add NAME --model …",
         )
     return tuple(found)
@@ -185,7 +185,7 @@ def tournament_result(tournament: Tournament) -> dict[str, object]:
     """What came of a tournament, as plain values."""
     from chatlm_arena import report
 
-    verdicts = tournament.verdicts
+    verdicts = tournament.counts
     return {
         "run": tournament.plan.name,
         "votes": verdicts.votes,
@@ -196,14 +196,14 @@ def tournament_result(tournament: Tournament) -> dict[str, object]:
     }
 
 
-def _format_result(told: dict[str, object], *, by_models: bool) -> str:
-    lines = [f"Matches with a verdict: {told['votes']}, without: {told['undecided']}."]
+def _format_result(result: dict[str, object], *, by_models: bool) -> str:
+    lines = [f"Matches with a verdict: {result['votes']}, without: {result['undecided']}."]
     if by_models:
         lines.append(
-            f"Verdicts that changed with the order, and so are ties: {told['disagreements']}. "
-            f"Times that a judge was asked again: {told['retries']}."
+            f"Verdicts that changed with the order, and so are ties: {result['disagreements']}. "
+            f"Times that a judge was asked again: {result['retries']}."
         )
-    table = told["contestants"]
+    table = result["contestants"]
     if isinstance(table, list):
         for row in table:
             facts = [f"{name} {value:.2f}" for name, value in row.items() if name != "name"]
@@ -259,8 +259,8 @@ def _judge_by_hand(tournament: Tournament, likert: bool) -> None:
         if likert:
             _rate_by_hand(tournament, match)
         if key in VERDICT_KEYS:
-            store.vote(match, Verdict(VERDICT_KEYS[key]))
-            tournament.verdicts.votes += 1
+            store.add_vote(match, Verdict(VERDICT_KEYS[key]))
+            tournament.counts.votes += 1
 
 
 def _rate_by_hand(tournament: Tournament, match: Match) -> None:
@@ -268,12 +268,12 @@ def _rate_by_hand(tournament: Tournament, match: Match) -> None:
     from chatlm_arena.judging import CRITERIA
     from chatlm_arena.records import HUMAN
 
-    given = tournament.store.marks(tournament.run_id)
+    given = tournament.store.ratings(tournament.run_id)
     for side, replies in (("left", match.left_replies), ("right", match.right_replies)):
         for criterion in CRITERIA:
             if (replies[-1].id, HUMAN, criterion) not in given:
                 value = click.prompt(f"{side}: {criterion}, -2 to 2", type=click.IntRange(-2, 2))
-                tournament.store.mark(replies[-1], HUMAN, criterion, value, str(value))
+                tournament.store.add_rating(replies[-1], HUMAN, criterion, value, str(value))
 
 
 def format_blind_match(match: Match, title: str) -> str:
@@ -289,7 +289,7 @@ def format_blind_match(match: Match, title: str) -> str:
     return escape_controls("\n".join(parts))
 
 
-def _print_status(words: str) -> None:
+def _print_status(text: str) -> None:
     """Say a line, on a terminal in place of a bar, which is drawn again below."""
     over = "\r\x1b[K" if sys.stderr.isatty() else ""
-    click.echo(over + one_line(words, 120), err=True)
+    click.echo(over + one_line(text, 120), err=True)

@@ -26,7 +26,7 @@ class LeaderboardScreen(PluginCard):
     """Computed in a thread: many votes take seconds."""
 
     DEFAULT_CSS = """
-    BoardScreen {
+    LeaderboardScreen {
         & > .card { width: 120; }
         & VerticalScroll { height: 1fr; }
     }
@@ -37,9 +37,9 @@ class LeaderboardScreen(PluginCard):
     class Rated(Message):
         """The ratings are there."""
 
-        def __init__(self, lines: str, error: ChatlmError | None = None) -> None:
+        def __init__(self, text: str, error: ChatlmError | None = None) -> None:
             super().__init__()
-            self.lines = lines
+            self.text = text
             self.error = error
 
     def __init__(self) -> None:
@@ -52,10 +52,10 @@ class LeaderboardScreen(PluginCard):
 
     def on_mount(self) -> None:
         """Begin to count."""
-        self._rate(min(self.app.size.width, 120) - 6)
+        self._compute_ratings(min(self.app.size.width, 120) - 6)
 
     @work(thread=True, exclusive=True, exit_on_error=False)
-    def _rate(self, width: int) -> None:
+    def _compute_ratings(self, width: int) -> None:
         try:
             self.post_message(self.Rated(_ratings_text(width)))
         except ChatlmError as error:
@@ -64,14 +64,14 @@ class LeaderboardScreen(PluginCard):
     def on_board_screen_rated(self, event: Rated) -> None:
         """Show them."""
         event.stop()
-        self.query_one("#ratings", Static).update(Content(escape_controls(event.lines)))
-        self.complain(event.error)
+        self.query_one("#ratings", Static).update(Content(escape_controls(event.text)))
+        self.show_error(event.error)
 
 
 def _ratings_text(width: int) -> str:
     rules = EloRules(k=load_plugin_settings(PLUGIN, Settings).k)
     with store_module.open_arena_store() as store:
-        votes, lengths = store.votes(), store.lengths()
+        votes, lengths = store.votes(), store.reply_lengths()
     if not len(votes):
         return "There are no votes yet."
     found = build_leaderboard(votes, rules)

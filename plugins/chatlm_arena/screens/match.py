@@ -45,7 +45,7 @@ class ArenaScreen(Screen[None]):
 
     Args:
         ui: the chat's screen.
-        draw: chance; None takes the system's.
+        rng: chance; None takes the system's.
     """
 
     DEFAULT_CSS = """
@@ -79,29 +79,29 @@ class ArenaScreen(Screen[None]):
         Binding("escape", "leave", "close"),
     ]
 
-    def __init__(self, ui: Ui, draw: random.Random | None = None) -> None:
+    def __init__(self, ui: Ui, rng: random.Random | None = None) -> None:
         super().__init__()
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE_COLUMNS, "-wide")]
         self._ui = ui
         settings = load_plugin_settings(PLUGIN, Settings)
-        self._rules = EloRules(k=settings.k)
+        self._elo_rules = EloRules(k=settings.k)
         self._store = store.open_arena_store()
-        self._chats = ui.side_chats(self._loading)
-        self._work = MatchWorker(
-            self._store, self._chats, settings, self.post_message, draw or random.SystemRandom()
+        self._chats = ui.side_chats(self._post_loading)
+        self._match_worker = MatchWorker(
+            self._store, self._chats, settings, self.post_message, rng or random.SystemRandom()
         )
-        self.state = ArenaState.ASK
-        self.seen = False
+        self.state = ArenaState.FIRST_MESSAGE
+        self.keys_armed = False
         """Whether the state has been on the screen long enough for a key to mean it."""
-        self._asked = ""
+        self._prompt = ""
         """The newest message."""
 
     class Loading(Message):
         """A model is being loaded."""
 
-        def __init__(self, words: str) -> None:
+        def __init__(self, text: str) -> None:
             super().__init__()
-            self.words = words
+            self.text = text
 
     def compose(self) -> ComposeResult:
         """What to do, both sides, the message, the keys."""
@@ -114,32 +114,32 @@ class ArenaScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """Wait for a message."""
-        self._go(ArenaState.ASK)
+        self._enter_state(ArenaState.FIRST_MESSAGE)
 
     def on_screen_resume(self) -> None:
         """What is shown again has to be seen again."""
-        self._await_sight()
+        self._disarm_keys()
 
     def on_unmount(self) -> None:
         """Free the models that are not the chat's."""
-        self._work.stop.set()
-        self._close()
+        self._match_worker.stop_event.set()
+        self._close_in_background()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Show the keys that do something now."""
-        play = self._work.play
+        play = self._match_worker.live_match
         if action in ACTIONS_NEEDING_ANSWERS and play is not None and not play.can_vote:
             return False
         if action in IMMEDIATE_ACTIONS:
             return self.state in IMMEDIATE_ACTIONS[action]
         return action not in DELAYED_ACTIONS or (
-            self.seen and self.state in DELAYED_ACTIONS[action]
+            self.keys_armed and self.state in DELAYED_ACTIONS[action]
         )
 
     def action_vote(self, verdict: str) -> None:
         """Keep the verdict and tell who was who."""
-        self._go(ArenaState.COUNT)
-        self._vote(Verdict(verdict))
+        self._enter_state(ArenaState.COUNTING)
+        self._run_vote(Verdict(verdict))
 
     def action_skip(self) -> None:
         """Begin another match without a vote."""
@@ -148,30 +148,30 @@ class ArenaScreen(Screen[None]):
     def action_again(self) -> None:
         """Let both answer once more."""
         for side in SIDES:
-            self._pane(side).wait()
-        self._begin(None)
+            self._pane(side).show_waiting()
+        self._start_answers(None)
 
     def action_more(self) -> None:
         """Type another message to the same two."""
-        self._go(ArenaState.MORE)
+        self._enter_state(ArenaState.NEXT_MESSAGE)
 
     def action_next(self) -> None:
         """Begin another match."""
-        self._work.play = None
+        self._match_worker.live_match = None
         for side in SIDES:
             self._pane(side).clear()
-        self._go(ArenaState.ASK)
+        self._enter_state(ArenaState.FIRST_MESSAGE)
 
     def action_undo(self) -> None:
         """Take the newest vote back."""
         try:
             ballot = self._store.undo_vote()
         except ChatlmError as error:
-            self._complain(error)
+            self._show_error(error)
             return
         if self.state is ArenaState.REVEALED:
             self.action_next()
-        self._say(
+        self._show_status(
             f"Taken back: {ballot.left} against {ballot.right}, {_describe_verdict(ballot.verdict)}."
         )
 
@@ -181,11 +181,11 @@ class ArenaScreen(Screen[None]):
 
     def action_stop(self) -> None:
         """Stop both."""
-        self._work.stop.set()
+        self._match_worker.stop_event.set()
 
     def action_back(self) -> None:
         """Go back to the vote."""
-        self._go(ArenaState.VOTE)
+        self._enter_state(ArenaState.VOTING)
 
     def action_leave(self) -> None:
         """Close the arena."""
@@ -197,77 +197,79 @@ class ArenaScreen(Screen[None]):
         text = field.value.strip()
         if not text:
             return
-        self._asked = text
+        self._prompt = text
         field.clear()
         for side in SIDES:
-            self._pane(side).ask(text)
-        self._begin(text)
+            self._pane(side).show_prompt(text)
+        self._start_answers(text)
 
     @on(SideUpdated)
-    def _show(self, event: SideUpdated) -> None:
+    def _handle_side_updated(self, event: SideUpdated) -> None:
         event.stop()
-        spoke = event.spoke
+        spoke = event.side_update
         pane, other = self._pane(spoke.side), self._pane(_other_side(spoke.side))
-        pane.say(spoke.text, ended=spoke.ended)
+        pane.show_reply(spoke.text, ended=spoke.ended)
         if not spoke.text and not spoke.ended:
-            self._say(STATE_HINTS[ArenaState.ANSWERS])
-            if not other.has_text:
-                other.wait()
+            self._show_status(STATE_HINTS[ArenaState.ANSWERING])
+            if not other.has_reply:
+                other.show_waiting()
 
     @on(AnswersEnded)
-    def _end(self, event: AnswersEnded) -> None:
+    def _handle_answers_ended(self, event: AnswersEnded) -> None:
         event.stop()
         for side in SIDES:
-            self._pane(side).stop()
-        play = self._work.play
+            self._pane(side).show_ended()
+        play = self._match_worker.live_match
         if play is None:
             self.action_next()
-            self.query_one(Input).value = self._asked
+            self.query_one(Input).value = self._prompt
         elif play.can_vote:
-            self._go(ArenaState.VOTE)
+            self._enter_state(ArenaState.VOTING)
         else:
-            self._go(ArenaState.VOTE)
-            self._say("Stopped before both had answered: a lets both answer again, s skips.")
+            self._enter_state(ArenaState.VOTING)
+            self._show_status(
+                "Stopped before both had answered: a lets both answer again, s skips."
+            )
         if event.error is not None:
-            self._complain(event.error)
+            self._show_error(event.error)
 
     @on(Voted)
-    def _reveal(self, event: Voted) -> None:
+    def _handle_voted(self, event: Voted) -> None:
         event.stop()
         if event.error is not None:
-            self._go(ArenaState.VOTE)
-            self._complain(event.error)
+            self._enter_state(ArenaState.VOTING)
+            self._show_error(event.error)
             return
         for side, who in zip(SIDES, event.revealed, strict=True):
             self._pane(side).reveal(who, won=event.verdict == side)
-        self._go(ArenaState.REVEALED)
+        self._enter_state(ArenaState.REVEALED)
 
     @on(Loading)
-    def _tell_loading(self, event: Loading) -> None:
+    def _handle_loading(self, event: Loading) -> None:
         event.stop()
-        self._say(event.words)
+        self._show_status(event.text)
 
-    def _begin(self, text: str | None) -> None:
+    def _start_answers(self, text: str | None) -> None:
         """Let both answer, from here on as long as nobody stops them."""
-        self._work.stop.clear()
-        self._go(ArenaState.ANSWERS)
-        self._answer(text)
+        self._match_worker.stop_event.clear()
+        self._enter_state(ArenaState.ANSWERING)
+        self._run_answers(text)
 
     @work(thread=True, exclusive=True, group="arena", exit_on_error=False)
-    def _answer(self, text: str | None) -> None:
+    def _run_answers(self, text: str | None) -> None:
         if text is None:
-            self._work.again()
+            self._match_worker.regenerate()
         else:
-            self._work.send(text)
+            self._match_worker.send(text)
 
     @work(thread=True, exclusive=True, group="arena", exit_on_error=False)
-    def _vote(self, verdict: Verdict) -> None:
-        self._work.vote(verdict, self._rules)
+    def _run_vote(self, verdict: Verdict) -> None:
+        self._match_worker.vote(verdict, self._elo_rules)
 
-    def _loading(self, words: str) -> None:
-        self.post_message(self.Loading(words))
+    def _post_loading(self, text: str) -> None:
+        self.post_message(self.Loading(text))
 
-    def _close(self) -> None:
+    def _close_in_background(self) -> None:
         """In a thread, since a reply that is being written ends first."""
 
         def close() -> None:
@@ -276,37 +278,37 @@ class ArenaScreen(Screen[None]):
 
         Thread(target=close, daemon=True).start()
 
-    def _go(self, state: ArenaState) -> None:
+    def _enter_state(self, state: ArenaState) -> None:
         self.state = state
-        self._say(STATE_HINTS[state])
+        self._show_status(STATE_HINTS[state])
         field = self.query_one(Input)
-        typing = state in (ArenaState.ASK, ArenaState.MORE)
+        typing = state in (ArenaState.FIRST_MESSAGE, ArenaState.NEXT_MESSAGE)
         field.disabled = not typing
         if typing:
             field.focus()
         else:
             self.query_one(ArenaPane).focus()
-        self._await_sight()
+        self._disarm_keys()
 
-    def _await_sight(self) -> None:
-        self.seen = False
+    def _disarm_keys(self) -> None:
+        self.keys_armed = False
         self.refresh_bindings()
-        self.call_after_refresh(self.set_timer, KEY_DELAY, partial(self._see, self.state))
+        self.call_after_refresh(self.set_timer, KEY_DELAY, partial(self._arm_keys, self.state))
 
-    def _see(self, state: ArenaState) -> None:
-        self.seen = self.seen or state is self.state
+    def _arm_keys(self, state: ArenaState) -> None:
+        self.keys_armed = self.keys_armed or state is self.state
         self.refresh_bindings()
 
     def _pane(self, side: Side) -> ArenaPane:
         return self.query_one(f"#{side}", ArenaPane)
 
-    def _say(self, text: str, *, problem: bool = False) -> None:
+    def _show_status(self, text: str, *, is_error: bool = False) -> None:
         told = self.query_one("#told", Static)
-        told.set_class(problem, "-problem")
+        told.set_class(is_error, "-problem")
         told.update(Content(escape_controls(text)))
 
-    def _complain(self, error: ChatlmError) -> None:
-        self._say(str(error), problem=True)
+    def _show_error(self, error: ChatlmError) -> None:
+        self._show_status(str(error), is_error=True)
 
 
 def _other_side(side: Side) -> Side:
@@ -322,45 +324,50 @@ def _describe_verdict(verdict: str) -> str:
 class ArenaState(Enum):
     """What the person can do now."""
 
-    ASK = "ask"
+    FIRST_MESSAGE = "ask"
     """Type the message of a new match."""
-    ANSWERS = "answers"
+    ANSWERING = "answers"
     """Read along, or stop both."""
-    VOTE = "vote"
-    COUNT = "count"
+    VOTING = "vote"
+    COUNTING = "count"
     """Wait a moment for what the vote changes."""
-    MORE = "more"
+    NEXT_MESSAGE = "more"
     """Type another message to the same two."""
     REVEALED = "revealed"
 
 
 STATE_HINTS = {
-    ArenaState.ASK: "Type a message that both shall answer.",
-    ArenaState.ANSWERS: "They answer; chance decides who begins.",
-    ArenaState.VOTE: "Which answer is better? The names come after your vote.",
-    ArenaState.COUNT: "Counting …",
-    ArenaState.MORE: "Type what both shall answer next.",
+    ArenaState.FIRST_MESSAGE: "Type a message that both shall answer.",
+    ArenaState.ANSWERING: "They answer; chance decides who begins.",
+    ArenaState.VOTING: "Which answer is better? The names come after your vote.",
+    ArenaState.COUNTING: "Counting …",
+    ArenaState.NEXT_MESSAGE: "Type what both shall answer next.",
     ArenaState.REVEALED: "Enter begins the next match.",
 }
 
 
 IMMEDIATE_ACTIONS = {
-    "send": (ArenaState.ASK, ArenaState.MORE),
-    "stop": (ArenaState.ANSWERS,),
+    "send": (ArenaState.FIRST_MESSAGE, ArenaState.NEXT_MESSAGE),
+    "stop": (ArenaState.ANSWERING,),
 }
 """The actions that a key does at any time, each with the states that have it."""
 
 
 DELAYED_ACTIONS = {
-    "vote": (ArenaState.VOTE,),
-    "skip": (ArenaState.VOTE,),
-    "again": (ArenaState.VOTE,),
-    "more": (ArenaState.VOTE,),
+    "vote": (ArenaState.VOTING,),
+    "skip": (ArenaState.VOTING,),
+    "again": (ArenaState.VOTING,),
+    "more": (ArenaState.VOTING,),
     "next": (ArenaState.REVEALED,),
-    "undo": (ArenaState.VOTE, ArenaState.REVEALED),
-    "ratings": (ArenaState.VOTE, ArenaState.REVEALED),
-    "back": (ArenaState.MORE,),
-    "leave": (ArenaState.ASK, ArenaState.VOTE, ArenaState.COUNT, ArenaState.REVEALED),
+    "undo": (ArenaState.VOTING, ArenaState.REVEALED),
+    "ratings": (ArenaState.VOTING, ArenaState.REVEALED),
+    "back": (ArenaState.NEXT_MESSAGE,),
+    "leave": (
+        ArenaState.FIRST_MESSAGE,
+        ArenaState.VOTING,
+        ArenaState.COUNTING,
+        ArenaState.REVEALED,
+    ),
 }
 """The actions that a key does only once the state was seen, each with the states that have it."""
 
@@ -409,7 +416,7 @@ class ArenaPane(VerticalScroll):
     def __init__(self, title: str, id: str) -> None:
         super().__init__(id=id)
         self._title = title
-        self._before = Content()
+        self._history = Content()
         self._text = ""
 
     def compose(self) -> ComposeResult:
@@ -421,59 +428,61 @@ class ArenaPane(VerticalScroll):
         self.clear()
 
     @property
-    def has_text(self) -> bool:
+    def has_reply(self) -> bool:
         """Whether it answered the newest message already, or begins to."""
         return bool(self._text)
 
     def clear(self) -> None:
         """Begin a new match."""
-        self._before, self._text = Content(), ""
+        self._history, self._text = Content(), ""
         self.border_title, self.border_subtitle = self._title, ""
         self.remove_class("-won")
-        self._draw()
+        self._redraw()
 
-    def ask(self, prompt: str) -> None:
+    def show_prompt(self, prompt: str) -> None:
         """Show the next message, below all that was said before."""
         said = f"{escape_controls(self._text)}\n\n" if self._text else ""
         asked = Content.styled(f"{escape_controls(prompt)}\n\n", MUTED)
-        self._before = Content.assemble(self._before, said, asked)
-        self.say("", ended=False)
+        self._history = Content.assemble(self._history, said, asked)
+        self.show_reply("", ended=False)
 
-    def say(self, text: str, *, ended: bool) -> None:
+    def show_reply(self, text: str, *, ended: bool) -> None:
         """Show the reply so far."""
         self._text = text
         self.border_subtitle = "" if ended or not text else "writing …"
-        self._draw()
+        self._redraw()
 
-    def wait(self) -> None:
+    def show_waiting(self) -> None:
         """Say that the other side is first."""
         self._text = ""
         self.border_subtitle = "has its turn after the other side"
-        self._draw()
+        self._redraw()
 
-    def stop(self) -> None:
+    def show_ended(self) -> None:
         """Nothing more comes."""
         self.border_subtitle = ""
 
-    def reveal(self, who: RevealedSide, *, won: bool) -> None:
+    def reveal(self, revealed: RevealedSide, *, won: bool) -> None:
         """Tell who it was, and what the vote did."""
         self.set_class(won, "-won")
-        change = who.after - who.before
-        self.border_title = Content(one_line(who.name, 40))
-        speed = f", {who.tokens / who.seconds:.0f}/s" if who.seconds else ""
+        change = revealed.rating_after - revealed.rating_before
+        self.border_title = Content(one_line(revealed.name, 40))
+        speed = f", {revealed.tokens / revealed.seconds:.0f}/s" if revealed.seconds else ""
         self.border_subtitle = Content(
-            f"Elo {who.before:.0f} → {who.after:.0f} ({change:+.0f}) · "
-            f"{who.tokens} tokens, {who.seconds:.1f} s{speed}"
+            f"Elo {revealed.rating_before:.0f} → {revealed.after:.0f} ({change:+.0f}) · "
+            f"{revealed.tokens} tokens, {revealed.seconds:.1f} s{speed}"
         )
-        self._before = Content.assemble(
-            Content.styled(f"{one_line(who.told, 200)}\n\n", "$text-success" if won else MUTED),
-            self._before,
+        self._history = Content.assemble(
+            Content.styled(
+                f"{one_line(revealed.description, 200)}\n\n", "$text-success" if won else MUTED
+            ),
+            self._history,
         )
-        self._draw()
+        self._redraw()
         self.scroll_home(animate=False)
 
-    def _draw(self) -> None:
+    def _redraw(self) -> None:
         self.query_one("#said", Static).update(
-            Content.assemble(self._before, escape_controls(self._text))
+            Content.assemble(self._history, escape_controls(self._text))
         )
         self.scroll_end(animate=False)

@@ -27,7 +27,7 @@ UPDATE_INTERVAL = 1 / 30
 class SideUpdated(Message):
     """A side said something."""
 
-    spoke: SideUpdate
+    side_update: SideUpdate
 
 
 @dataclass
@@ -58,8 +58,8 @@ class MatchWorker:
         store: the arena.
         chats: in which the contestants answer.
         settings: the person's.
-        report: takes each message.
-        draw: chance.
+        post_message: takes each message.
+        rng: chance.
     """
 
     def __init__(
@@ -67,59 +67,59 @@ class MatchWorker:
         store: ArenaStore,
         chats: SideChats,
         settings: Settings,
-        report: PostMessage,
-        draw: random.Random,
+        post_message: PostMessage,
+        rng: random.Random,
     ) -> None:
         self.store = store
         self._chats = chats
         self._settings = settings
-        self._report = report
-        self._draw = draw
-        self.play: LiveMatch | None = None
+        self._post_message = post_message
+        self._rng = rng
+        self.live_match: LiveMatch | None = None
         """The match; None before its first message."""
-        self.stop = Event()
+        self.stop_event = Event()
         """Set to end what is going on or about to begin; cleared by who begins the next."""
 
     def send(self, text: str) -> None:
         """Let both answer; the first message of a match decides who plays."""
-        self._pull(lambda: self._begun().send(text))
+        self._run_stream(lambda: self._current_match().send(text))
 
-    def again(self) -> None:
+    def regenerate(self) -> None:
         """Let both answer once more."""
-        self._pull(lambda: self._begun().again())
+        self._run_stream(lambda: self._current_match().regenerate())
 
-    def vote(self, verdict: Verdict, rules: EloRules) -> None:
+    def vote(self, verdict: Verdict, elo_rules: EloRules) -> None:
         """Keep a verdict on the match."""
         try:
-            if self.play is not None:
-                self._report(Voted(verdict, self.play.vote(verdict, rules)))
+            if self.live_match is not None:
+                self._post_message(Voted(verdict, self.live_match.vote(verdict, elo_rules)))
         except ChatlmError as error:
-            self._report(Voted(verdict, error=error))
+            self._post_message(Voted(verdict, error=error))
 
-    def _begun(self) -> LiveMatch:
-        if self.play is None:
-            pair = choose_contestants(self.store, Pairing(self._settings.pairing), self._draw)
-            self.play = LiveMatch(
+    def _current_match(self) -> LiveMatch:
+        if self.live_match is None:
+            pair = choose_contestants(self.store, Pairing(self._settings.pairing), self._rng)
+            self.live_match = LiveMatch(
                 self.store,
                 self._chats,
                 *pair,
                 same_seed=self._settings.same_seed,
-                draw=self._draw,
+                rng=self._rng,
             )
-        return self.play
+        return self.live_match
 
-    def _pull(self, begin: Callable[[], Generator[SideUpdate, None, None]]) -> None:
+    def _run_stream(self, open_stream: Callable[[], Generator[SideUpdate, None, None]]) -> None:
         error = None
         try:
-            with closing(begin()) as events:
+            with closing(open_stream()) as events:
                 last = 0.0
                 for event in events:
                     now = time.monotonic()
                     if event.ended or not event.text or now - last >= UPDATE_INTERVAL:
                         last = now
-                        self._report(SideUpdated(event))
-                    if self.stop.is_set():
+                        self._post_message(SideUpdated(event))
+                    if self.stop_event.is_set():
                         break
         except ChatlmError as problem:
             error = problem
-        self._report(AnswersEnded(error))
+        self._post_message(AnswersEnded(error))

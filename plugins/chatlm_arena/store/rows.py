@@ -38,7 +38,7 @@ def insert_reply(
             replace_surrogates(reply.prompt),
             replace_surrogates(reply.text),
             reply.stop_reason.value,
-            json.dumps(dict(reply.made_by)),
+            json.dumps(dict(reply.provenance)),
             utc_now(),
         ),
     )
@@ -78,7 +78,7 @@ def to_reply(row: sqlite3.Row) -> MatchReply:
         prompt=row["prompt"],
         text=row["text"],
         stop_reason=StopReason(row["stop_reason"]),
-        made_by=json.loads(row["made_by"]),
+        provenance=json.loads(row["made_by"]),
         id=row["id"],
     )
 
@@ -121,7 +121,7 @@ def refuse_duplicate_setup(db: sqlite3.Connection, name: str, setup: Setup | Non
         there = to_contestant(row)
         if setup and there.setup and is_same_setup(setup, there.setup, in_use):
             raise UsageError(
-                f"{there.name} is that already: {there.told}.",
+                f"{there.name} is that already: {there.description}.",
                 hint="Between two that are the same only chance decides. Change something, such as"
                 " the temperature.",
             )

@@ -48,13 +48,13 @@ _SELECT_VOTE = "SELECT vote.*, l.name AS l, r.name AS r"
 class VoteStore(DatabaseStore):
     """Votes are only ever added; one that is undone stays, and is marked so."""
 
-    def vote(self, match: Match, verdict: Verdict, judge: str = HUMAN) -> int:
+    def add_vote(self, match: Match, verdict: Verdict, judge: str = HUMAN) -> int:
         """Keep a verdict on a match and return its number; a judge has one a match.
 
         Raises:
             UsageError: this judge has voted on it already.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             found = db.execute(
                 "SELECT 1 FROM vote WHERE match_id = ? AND judge = ?"
                 " AND id NOT IN (SELECT vote_id FROM vote_undone)",
@@ -75,7 +75,7 @@ class VoteStore(DatabaseStore):
         Raises:
             UsageError: there is none.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             row = db.execute(
                 "SELECT vote.*, l.name AS l, r.name AS r"
                 + rows.FROM_COUNTED_VOTES
@@ -94,7 +94,7 @@ class VoteStore(DatabaseStore):
         Args:
             judge: only of this one; empty for all.
         """
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             there = db.execute("SELECT id, name FROM contestant WHERE gone IS NULL ORDER BY id")
             names = {row["id"]: row["name"] for row in there}
             found = db.execute(
@@ -113,21 +113,21 @@ class VoteStore(DatabaseStore):
 
     def ballots(self, judge: str = "") -> list[Ballot]:
         """The votes that count, as rows, in their order."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute(
                 _SELECT_VOTE + rows.FROM_COUNTED_VOTES + " ORDER BY vote.id",
                 (judge,),
             )
             return [rows.to_ballot(row) for row in found]
 
-    def lengths(self, judge: str = "") -> tuple[FloatArray, FloatArray, FloatArray]:
+    def reply_lengths(self, judge: str = "") -> tuple[FloatArray, FloatArray, FloatArray]:
         """Of the votes that count and of which the replies are kept: what the left side got, and
         the characters of the left and of the right replies, each of shape (votes,)."""
         side = (
             "(SELECT sum(length(text)) FROM seat JOIN reply ON reply.id = seat.reply_id"
             " WHERE seat.match_id = vote.match_id AND side = '{}')"
         )
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute(
                 f"SELECT {rows.LEFT_SCORE_HALVES} / 2.0, {side.format('left')}, {side.format('right')}"
                 + rows.FROM_COUNTED_VOTES
@@ -137,29 +137,32 @@ class VoteStore(DatabaseStore):
             table = np.array([tuple(row) for row in found], dtype=np.float64).reshape(-1, 3)
         return table[:, 0], table[:, 1], table[:, 2]
 
-    def import_votes(self, given: Iterable[ImportedVote], file: str, sha256: str) -> int:
+    def import_votes(
+        self, imported_votes: Iterable[ImportedVote], file_name: str, sha256: str
+    ) -> int:
         """Keep votes of a file, all or none; contestants that are not there are added.
 
         Args:
-            given: the votes, with what was said where that is known.
-            file: its name.
+            imported_votes: the votes, with what was said where that is known.
+            file_name: its name.
             sha256: of its content; a file is taken once only.
 
         Returns:
             how many.
 
         Raises:
-            UsageError: the file was imported before; whatever `given` raises.
+            UsageError: the file was imported before; whatever `imported_votes` raises.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             before = db.execute("SELECT created FROM import WHERE sha256 = ?", (sha256,)).fetchone()
             if before is not None:
                 raise UsageError(
-                    f"The votes of {file} are in the arena already, since {before['created'][:10]}."
+                    f"The votes of {file_name} are in the arena already, since {before['created'][:10]}."
                 )
             now = rows.utc_now()
             import_id = db.execute(
-                "INSERT INTO import (file, sha256, created) VALUES (?, ?, ?)", (file, sha256, now)
+                "INSERT INTO import (file, sha256, created) VALUES (?, ?, ?)",
+                (file_name, sha256, now),
             ).lastrowid
             ids: dict[str, int] = {}
 
@@ -170,7 +173,7 @@ class VoteStore(DatabaseStore):
                 return ids[name]
 
             def values() -> Iterator[tuple[int | None, int | None, int, int, str, str, str]]:
-                for vote in given:
+                for vote in imported_votes:
                     left, right = contestant(vote.left), contestant(vote.right)
                     match = rows.insert_match(db, left, right, vote.chats) if vote.chats else None
                     yield match, import_id, left, right, vote.verdict.value, vote.judge, now
@@ -193,7 +196,7 @@ class ContestantStore(DatabaseStore):
             UsageError: the name cannot be used, or it or the set-up is taken.
         """
         name = validate_name(name)
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             there = rows.find_contestant(db, name)
             if there is not None and (there.setup is not None or setup is None):
                 raise UsageError(
@@ -209,7 +212,7 @@ class ContestantStore(DatabaseStore):
 
     def contestants(self) -> list[Contestant]:
         """All that are there, in the order in which they came."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute("SELECT * FROM contestant WHERE gone IS NULL ORDER BY id")
             return [rows.to_contestant(row) for row in found]
 
@@ -219,7 +222,7 @@ class ContestantStore(DatabaseStore):
         Raises:
             UsageError: there is none.
         """
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return rows.get_contestant(db, name)
 
     def edit_contestant(self, name: str, setup: Setup) -> int:
@@ -232,7 +235,7 @@ class ContestantStore(DatabaseStore):
         Raises:
             UsageError: there is none of this name, or the set-up is another's.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             old = rows.get_contestant(db, name)
             lost = rows.count_votes(db, old.id)
             if old.setup == setup:
@@ -245,18 +248,18 @@ class ContestantStore(DatabaseStore):
             rows.insert_contestant(db, name, setup)
             return lost
 
-    def rename_contestant(self, name: str, new: str) -> None:
+    def rename_contestant(self, name: str, new_name: str) -> None:
         """Call a contestant by another name; its votes stay.
 
         Raises:
             UsageError: there is none of this name, or the new one cannot be used or is taken.
         """
-        new = validate_name(new)
-        with self._database.writing() as db:
+        new_name = validate_name(new_name)
+        with self._database.write_transaction() as db:
             old = rows.get_contestant(db, name)
-            if rows.find_contestant(db, new) is not None:
-                raise UsageError(f"There is a contestant {new} already.")
-            db.execute("UPDATE contestant SET name = ? WHERE id = ?", (new, old.id))
+            if rows.find_contestant(db, new_name) is not None:
+                raise UsageError(f"There is a contestant {new_name} already.")
+            db.execute("UPDATE contestant SET name = ? WHERE id = ?", (new_name, old.id))
 
     def remove_contestant(self, name: str) -> int:
         """Take a contestant out; its votes count no longer, and are returned as their number.
@@ -264,7 +267,7 @@ class ContestantStore(DatabaseStore):
         Raises:
             UsageError: there is none of this name.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             old = rows.get_contestant(db, name)
             lost = rows.count_votes(db, old.id)
             db.execute("UPDATE contestant SET gone = ? WHERE id = ?", (rows.utc_now(), old.id))
@@ -280,7 +283,7 @@ class GoldenStore(DatabaseStore):
         Raises:
             UsageError: there is one of this name.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             if db.execute("SELECT 1 FROM golden WHERE name = ?", (golden.name,)).fetchone():
                 raise UsageError(
                     f"There is a golden chat {golden.name} already.",
@@ -301,7 +304,7 @@ class GoldenStore(DatabaseStore):
 
     def goldens(self) -> list[GoldenChat]:
         """All, in the order in which they came."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute("SELECT * FROM golden ORDER BY id")
             return [
                 GoldenChat.from_dict({**dict(row), "messages": json.loads(row["messages"])})
@@ -314,7 +317,7 @@ class GoldenStore(DatabaseStore):
         Raises:
             UsageError: there is none of this name.
         """
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             done = db.execute("DELETE FROM golden WHERE name = ?", (name,))
             if not done.rowcount:
                 raise UsageError(
@@ -335,7 +338,7 @@ class MatchStore(DatabaseStore):
         item: int | None = None,
     ) -> Match:
         """A match that begins; in a run the same is not begun twice."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             values = (left.id, right.id, run_id, item)
             found = db.execute(
                 "SELECT id FROM match WHERE left_id = ? AND right_id = ? AND run_id = ?"
@@ -353,7 +356,7 @@ class MatchStore(DatabaseStore):
 
     def add_reply(self, match: Match, side: Side, reply: MatchReply) -> MatchReply:
         """Keep what one side said; a new one for the same turn takes the place of the old."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             stored = reply.with_id(rows.insert_reply(db, reply))
             rows.insert_seat(db, match.id, side, stored)
             return stored
@@ -364,7 +367,7 @@ class MatchStore(DatabaseStore):
         Raises:
             UsageError: there is none of this number.
         """
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute("SELECT * FROM match WHERE id = ?", (match_id,)).fetchone()
             if found is None:
                 raise UsageError(f"There is no match {match_id}.")
@@ -390,9 +393,9 @@ class RunStore(DatabaseStore):
     What is there already stays as it is: two processes may be at the same run.
     """
 
-    def begin_run(self, name: str, plan: Mapping[str, Any]) -> int:
+    def open_run(self, name: str, plan: Mapping[str, Any]) -> int:
         """A run by its name, begun if there is none, and its number."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             found = db.execute("SELECT id FROM run WHERE name = ?", (name,)).fetchone()
             if found is not None:
                 return int(found["id"])
@@ -404,13 +407,13 @@ class RunStore(DatabaseStore):
 
     def runs(self) -> list[tuple[int, str, dict[str, Any]]]:
         """Number, name and plan of every run, the newest first."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute("SELECT * FROM run ORDER BY id DESC")
             return [(row["id"], row["name"], json.loads(row["plan"])) for row in found]
 
     def run_replies(self, run_id: int) -> dict[tuple[int, int, int], MatchReply]:
         """The replies of a run by prompt, contestant and turn."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute("SELECT * FROM reply WHERE run_id = ?", (run_id,))
             return {
                 (row["item"], row["contestant_id"], row["turn"]): rows.to_reply(row)
@@ -419,7 +422,7 @@ class RunStore(DatabaseStore):
 
     def add_run_reply(self, run_id: int, item: int, reply: MatchReply) -> MatchReply:
         """Keep a reply to one of the run's prompts; returns the one that is kept."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             there = db.execute(
                 "SELECT * FROM reply WHERE (run_id, item, contestant_id, turn) = (?, ?, ?, ?)",
                 (run_id, item, reply.contestant_id, reply.turn),
@@ -428,9 +431,11 @@ class RunStore(DatabaseStore):
                 return rows.to_reply(there)
             return reply.with_id(rows.insert_reply(db, reply, run_id, item))
 
-    def seat(self, match: Match, left: Sequence[MatchReply], right: Sequence[MatchReply]) -> None:
+    def seat_replies(
+        self, match: Match, left: Sequence[MatchReply], right: Sequence[MatchReply]
+    ) -> None:
         """Let stored replies stand in a match."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             for reply in left:
                 rows.insert_seat(db, match.id, "left", reply)
             for reply in right:
@@ -438,7 +443,7 @@ class RunStore(DatabaseStore):
 
     def has_vote(self, match: Match, judge: str) -> bool:
         """Whether a judge's vote on a match counts."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute(
                 "SELECT 1 FROM vote WHERE match_id = ? AND judge = ?"
                 " AND id NOT IN (SELECT vote_id FROM vote_undone)",
@@ -448,7 +453,7 @@ class RunStore(DatabaseStore):
 
     def judgements(self, match: Match, judge: str) -> list[Judgement]:
         """What a judge said about a match, in its order."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute(
                 "SELECT * FROM judgement WHERE match_id = ? AND judge = ? ORDER BY id",
                 (match.id, judge),
@@ -463,9 +468,9 @@ class RunStore(DatabaseStore):
                 for row in found
             ]
 
-    def add_judgements(self, match: Match, judge: str, said: Sequence[Judgement]) -> None:
+    def add_judgements(self, match: Match, judge: str, judgements: Sequence[Judgement]) -> None:
         """Keep all that a judge said about a match."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO judgement"
                 " (match_id, judge, turned, attempt, said, verdict, created)"
@@ -474,30 +479,37 @@ class RunStore(DatabaseStore):
                     (
                         match.id,
                         judge,
-                        one.turned,
+                        one.swapped,
                         one.attempt,
                         rows.replace_surrogates(one.text),
                         one.verdict.value if one.verdict else None,
                         rows.utc_now(),
                     )
-                    for one in said
+                    for one in judgements
                 ],
             )
 
-    def mark(
-        self, reply: MatchReply, judge: str, criterion: str, value: int | None, said: str
+    def add_rating(
+        self, reply: MatchReply, judge: str, criterion: str, value: int | None, judge_reply: str
     ) -> None:
         """Keep a rating, or that the judge gave none."""
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO mark (reply_id, judge, criterion, value, said, created)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (reply.id, judge, criterion, value, rows.replace_surrogates(said), rows.utc_now()),
+                (
+                    reply.id,
+                    judge,
+                    criterion,
+                    value,
+                    rows.replace_surrogates(judge_reply),
+                    rows.utc_now(),
+                ),
             )
 
-    def marks(self, run_id: int) -> dict[tuple[int, str, str], int | None]:
+    def ratings(self, run_id: int) -> dict[tuple[int, str, str], int | None]:
         """The ratings of a run by reply, judge and criterion."""
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = db.execute(
                 "SELECT mark.* FROM mark JOIN reply ON reply.id = reply_id WHERE run_id = ?",
                 (run_id,),

@@ -39,7 +39,7 @@ class MoodPanel(Vertical):
     """
 
     DEFAULT_CSS = """
-    Moods {
+    MoodPanel {
         height: 1fr;
 
         & > Static { height: auto; }
@@ -57,31 +57,34 @@ class MoodPanel(Vertical):
     def show(self, ui: Ui) -> None:
         """Show the moods of the chat as they are now."""
         turns = ui.conversation.turns
-        asked, replied = message_labels(turns, replies=False), message_labels(turns, replies=True)
+        asked, replied = (
+            message_labels(turns, of_replies=False),
+            message_labels(turns, of_replies=True),
+        )
         blocks = [
             block
             for block in (_label_chart("You", asked), _label_chart("Replies", replied))
             if block
         ]
         if not blocks:
-            blocks = [self._nothing()]
+            blocks = [self._empty_content()]
         elif (turn := ui.turn) and (label := user_message_label(turn)):
             words = f"Selected: {_format_label(label)} ({label.score or 0:.2f})"
             blocks.append(Content.styled(words, MUTED))
         self.query_one(Static).update(Content("\n\n").join(blocks))
 
-    def _nothing(self) -> Content:
-        if label_scope(self._ui.kept) == OFF:
+    def _empty_content(self) -> Content:
+        if label_scope(self._ui.state) == OFF:
             return Content("No message of this chat is labelled. /emotion user begins.")
         return Content("No message is labelled yet. Send one; /emotion says if it can be.")
 
 
-def message_labels(turns: Sequence[Turn], *, replies: bool) -> list[Annotation]:
+def message_labels(turns: Sequence[Turn], *, of_replies: bool) -> list[Annotation]:
     """The labels of the person's messages, or of the replies that stand in the history."""
     found = []
     for turn in turns:
-        of = turn.reply.id if replies and turn.reply else None
-        if replies and of is None:
+        of = turn.reply.id if of_replies and turn.reply else None
+        if of_replies and of is None:
             continue
         found += [label for on, label in turn.annotations if on == of and label.plugin == PLUGIN]
     return found
@@ -89,7 +92,7 @@ def message_labels(turns: Sequence[Turn], *, replies: bool) -> list[Annotation]:
 
 def user_message_label(turn: Turn) -> Annotation | None:
     """The label of the turn's user message."""
-    return next(iter(message_labels([turn], replies=False)), None)
+    return next(iter(message_labels([turn], of_replies=False)), None)
 
 
 def _label_chart(title: str, labels: Sequence[Annotation]) -> Content | None:

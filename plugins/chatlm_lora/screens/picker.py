@@ -38,7 +38,7 @@ class AdapterPicker(PluginCard):
     """
 
     DEFAULT_CSS = """
-    LoraPicker {
+    AdapterPicker {
         & OptionList { height: auto; max-height: 40%; }
         & .how { height: auto; margin: 0 0 1 0; color: $text-muted; }
         & #about {
@@ -59,10 +59,12 @@ class AdapterPicker(PluginCard):
     def __init__(self, ui: Ui) -> None:
         super().__init__("Adapters")
         self._ui = ui
-        self._in_use = actions.active_adapter(ui)
-        self._brought = actions.engine_adapters(ui)
+        self._active_adapter = actions.active_adapter(ui)
+        self._engine_adapters = actions.engine_adapters(ui)
         self._adapters = {
-            adapter.name: adapter for adapter in ADAPTERS.all() if adapter.name not in self._brought
+            adapter.name: adapter
+            for adapter in ADAPTERS.all()
+            if adapter.name not in self._engine_adapters
         }
         self._verdicts: dict[str, Content] = {}
 
@@ -81,13 +83,13 @@ class AdapterPicker(PluginCard):
         """Mark the one in use."""
         rows = self.query_one(OptionList)
         ids = [option.id for option in rows.options]
-        rows.highlighted = ids.index(self._in_use) if self._in_use in ids else 0
+        rows.highlighted = ids.index(self._active_adapter) if self._active_adapter in ids else 0
         rows.focus()
 
     def action_verify(self) -> None:
         """Compare what the model says with the marked adapter and without it."""
-        if marked := self._marked():
-            self._say(marked.name, Content.styled("Verifying: loading the model …", MUTED))
+        if marked := self._highlighted_adapter():
+            self._show_verdict(marked.name, Content.styled("Verifying: loading the model …", MUTED))
             self._verify(marked)
 
     def action_turn_page(self, pages: int) -> None:
@@ -104,82 +106,82 @@ class AdapterPicker(PluginCard):
             if base is None:
                 raise UsageError("There is no model to verify it with.")
             effect = effect_module.measure_effect(adapter, base)
-            said = effect.in_words() + "".join(f"\n{one_line(w, 300)}" for w in effect.warnings)
+            said = effect.describe() + "".join(f"\n{one_line(w, 300)}" for w in effect.warnings)
             verdict = Content.styled(
-                f"Verified: {said}", "$text-success" if effect.acts else "$text-warning"
+                f"Verified: {said}", "$text-success" if effect.has_effect else "$text-warning"
             )
         except ChatlmError as error:
             verdict = Content.styled(one_line(str(error), 400), "$text-error")
-        self.app.call_from_thread(self._say, adapter.name, verdict)
+        self.app.call_from_thread(self._show_verdict, adapter.name, verdict)
 
-    def _say(self, name: str, verdict: Content) -> None:
+    def _show_verdict(self, name: str, verdict: Content) -> None:
         self._verdicts[name] = verdict
-        self._show()
+        self._show_details()
 
     @on(OptionList.OptionHighlighted)
-    def _look(self, event: OptionList.OptionHighlighted) -> None:
+    def _handle_highlight(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
-        self.complain(None)
-        self._show()
+        self.show_error(None)
+        self._show_details()
         self.query_one("#about").scroll_home(animate=False)
 
     @on(OptionList.OptionSelected)
-    def _choose(self, event: OptionList.OptionSelected) -> None:
+    def _handle_selection(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         name = event.option_id or BASE_ID
         try:
             if name != BASE_ID:
                 actions.use_adapter(self._ui, name)
-            elif self._in_use:
+            elif self._active_adapter:
                 actions.use_base_model(self._ui)
         except ChatlmError as error:
-            self.complain(error)
+            self.show_error(error)
         else:
             self.dismiss()
 
     def _options(self) -> Iterable[Option]:
         yield Option(self._row("no adapter", BASE_ID, "the base model alone"), id=BASE_ID)
-        for name in self._brought:
+        for name in self._engine_adapters:
             yield Option(
                 self._row(one_line(name, NAME_WIDTH - 1), name, "comes with the model"), id=name
             )
         for name, adapter in self._adapters.items():
             known = card.read_card(adapter.path)
             told = card.summarize_card(known) if known else "no card"
-            own = " (yours)" if adapter.own else ""
-            about = f"{told}, {human_bytes(adapter.bytes)}{own}"
+            own = " (yours)" if adapter.user_owned else ""
+            about = f"{told}, {human_bytes(adapter.size_bytes)}{own}"
             yield Option(self._row(one_line(name, NAME_WIDTH - 1), name, about), id=name)
 
-    def _row(self, shown: str, name: str, about: str) -> Content:
-        in_use = name == self._in_use
+    def _row(self, label: str, name: str, description: str) -> Content:
+        in_use = name == self._active_adapter
         return Content.assemble(
-            (set_cell_size(shown, NAME_WIDTH), "bold" if in_use else ""),
+            (set_cell_size(label, NAME_WIDTH), "bold" if in_use else ""),
             ("in use · " if in_use else "", MUTED),
-            (about, MUTED),
+            (description, MUTED),
         )
 
-    def _marked_name(self) -> str:
+    def _highlighted_name(self) -> str:
         option = self.query_one(OptionList).highlighted_option
         return (option.id if option else None) or BASE_ID
 
-    def _marked(self) -> Artifact | None:
-        return self._adapters.get(self._marked_name())
+    def _highlighted_adapter(self) -> Artifact | None:
+        return self._adapters.get(self._highlighted_name())
 
-    def _show(self) -> None:
-        marked = self._marked()
+    def _show_details(self) -> None:
+        marked = self._highlighted_adapter()
         if marked:
             told = _adapter_details(marked)
-        elif self._marked_name() in self._brought:
+        elif self._highlighted_name() in self._engine_adapters:
             told = Content.styled("It comes with the model, and no more is known of it.", MUTED)
         else:
-            told = _empty_details(bool(self._adapters or self._brought))
+            told = _empty_details(bool(self._adapters or self._engine_adapters))
         if marked and (verdict := self._verdicts.get(marked.name)):
             told = Content.assemble(verdict, "\n\n", told)
         self.query_one("#about Static", Static).update(told)
 
 
-def _empty_details(some: bool) -> Content:
-    more = "" if some else "There are no adapters yet. "
+def _empty_details(has_adapters: bool) -> Content:
+    more = "" if has_adapters else "There are no adapters yet. "
     return Content.assemble(
         (more, MUTED),
         ("chatlm adapters train NAME --data FILE", "bold"),

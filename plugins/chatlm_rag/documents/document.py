@@ -39,20 +39,20 @@ class Document:
     """As it was extracted; holds no lone surrogates."""
     sections: tuple[Section, ...]
     markdown: bool = False
-    line: int = 0
+    start_line: int = 0
     """The file's line it begins on, from 1; 0 where the file has no lines."""
-    in_lines: bool = False
+    has_file_lines: bool = False
     """Whether its line ends are those of the file."""
-    read: int = 0
+    bytes_read: int = 0
     """The bytes of its file up to its end."""
 
     def line_at(self, position: int) -> int:
         """The file's line of a character; 0 where the file has no lines."""
-        return self.line + bisect_left(self._line_ends, position)
+        return self.start_line + bisect_left(self._line_ends, position)
 
     @cached_property
     def _line_ends(self) -> list[int]:
-        ends = re.finditer("\n", self.text) if self.in_lines else ()
+        ends = re.finditer("\n", self.text) if self.has_file_lines else ()
         return [end.start() for end in ends]
 
 
@@ -106,7 +106,7 @@ class Outline:
     def __init__(self) -> None:
         self._headings: dict[int, str] = {}
 
-    def enter(self, level: int, heading: str) -> None:
+    def add_heading(self, level: int, heading: str) -> None:
         """Go below a heading; 1 is the highest level."""
         above = {deep: text for deep, text in self._headings.items() if deep < level}
         self._headings = {**above, level: heading}
@@ -128,37 +128,37 @@ class DocumentBuilder:
         self._blocks: list[str] = []
         self._length = 0
         self._sections: list[Section] = []
-        self._begin = 0
-        self._filled = False
+        self._section_start = 0
+        self._has_body = False
 
-    def heading(self, level: int, text: str) -> None:
+    def add_heading(self, level: int, text: str) -> None:
         """Begin a section."""
         if not text.strip():
             return
-        if self._filled:
-            self._close()
-        self._outline.enter(level, text)
-        self._add(text)
+        if self._has_body:
+            self._close_section()
+        self._outline.add_heading(level, text)
+        self._append(text)
 
-    def block(self, text: str) -> None:
+    def add_block(self, text: str) -> None:
         """Add a paragraph, or whatever else stands on lines of its own."""
         if text.strip():
-            self._add(text)
-            self._filled = True
+            self._append(text)
+            self._has_body = True
 
     def finish(self) -> tuple[str, tuple[Section, ...]]:
         """The text and its sections."""
-        if self._length > self._begin:
-            self._close()
+        if self._length > self._section_start:
+            self._close_section()
         return "".join(self._blocks), tuple(self._sections)
 
-    def _add(self, text: str) -> None:
+    def _append(self, text: str) -> None:
         block = replace_surrogates(text.strip("\n")) + "\n\n"
         self._blocks.append(block)
         self._length += len(block)
 
-    def _close(self) -> None:
+    def _close_section(self) -> None:
         path = self._outline.path
-        self._sections.append(Section(self._begin, self._length, path, path))
-        self._begin = self._length
-        self._filled = False
+        self._sections.append(Section(self._section_start, self._length, path, path))
+        self._section_start = self._length
+        self._has_body = False

@@ -31,13 +31,13 @@ def read(path: Path, source: str) -> Document:
     try:
         for block in open_docx(str(path)).iter_inner_content():
             if isinstance(block, Table):
-                builder.block("\n".join(_table_rows(block)))
+                builder.add_block("\n".join(_table_rows(block)))
                 continue
             level = _heading_level(block)
             if level:
-                builder.heading(level, " ".join(block.text.split()))
+                builder.add_heading(level, " ".join(block.text.split()))
             else:
-                builder.block(block.text)
+                builder.add_block(block.text)
     except OSError:
         raise
     except Exception as error:  # a damaged file shows in whatever its parts lead to
@@ -45,7 +45,7 @@ def read(path: Path, source: str) -> Document:
     text, sections = builder.finish()
     if not sections:
         raise UnreadableFile("has no text")
-    return Document(source, text, sections, read=path.stat().st_size)
+    return Document(source, text, sections, bytes_read=path.stat().st_size)
 
 
 def _check_archive(path: Path) -> None:

@@ -121,7 +121,7 @@ def find_files(source: Source) -> Iterator[SourceFile]:
                 raise
             yield SourceFile(folder, shown, None, f"cannot be listed: {error.strerror}")
             continue
-        ignored = ignored.below(folder)
+        ignored = ignored.with_folder(folder)
         deeper = []
         for entry in entries:
             below, seen = f"{inside}{entry.name}", f"{shown}/{replace_surrogates(entry.name)}"
@@ -129,30 +129,30 @@ def find_files(source: Source) -> Iterator[SourceFile]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in SKIPPED_FOLDERS and not (
-                    patterns.exclude_folder(below) or ignored.hides(entry.path, folder=True)
+                    patterns.excludes_folder(below) or ignored.ignores(entry.path, is_folder=True)
                 ):
                     deeper.append((entry.path, seen, f"{below}/", ignored))
-            elif patterns.take(below) and not ignored.hides(entry.path, folder=False):
+            elif patterns.includes_file(below) and not ignored.ignores(entry.path, is_folder=False):
                 yield from _file_from_entry(entry, seen)
         waiting += reversed(deeper)
 
 
-def _file_from_entry(entry: os.DirEntry[str], shown: str) -> Iterator[SourceFile]:
+def _file_from_entry(entry: os.DirEntry[str], display_path: str) -> Iterator[SourceFile]:
     try:
         status = entry.stat()
     except OSError as error:
         lost = entry.is_symlink()
         why = "is a link that leads nowhere" if lost else f"cannot be read: {error.strerror}"
-        yield SourceFile(entry.path, shown, None, why)
+        yield SourceFile(entry.path, display_path, None, why)
         return
     if not stat.S_ISDIR(status.st_mode):
-        yield _file_from_stat(entry.path, shown, status)
+        yield _file_from_stat(entry.path, display_path, status)
 
 
-def _file_from_stat(path: str, shown: str, status: os.stat_result) -> SourceFile:
+def _file_from_stat(path: str, display_path: str, status: os.stat_result) -> SourceFile:
     if not stat.S_ISREG(status.st_mode):
-        return SourceFile(path, shown, None, "is no ordinary file")
-    return SourceFile(path, shown, Stamp(status.st_size, status.st_mtime_ns))
+        return SourceFile(path, display_path, None, "is no ordinary file")
+    return SourceFile(path, display_path, Stamp(status.st_size, status.st_mtime_ns))
 
 
 class _UserPatterns:
@@ -162,15 +162,15 @@ class _UserPatterns:
         self._include = _parse_patterns(source.include) if source.include else None
         self._exclude = _parse_patterns(source.exclude) if source.exclude else None
 
-    def take(self, inside: str) -> bool:
+    def includes_file(self, relative_path: str) -> bool:
         """Whether a file is wanted, by its path below the source."""
-        if self._exclude and self._exclude.match_file(inside):
+        if self._exclude and self._exclude.match_file(relative_path):
             return False
-        return self._include is None or self._include.match_file(inside)
+        return self._include is None or self._include.match_file(relative_path)
 
-    def exclude_folder(self, inside: str) -> bool:
+    def excludes_folder(self, relative_path: str) -> bool:
         """Whether a folder is unwanted as a whole."""
-        return bool(self._exclude and self._exclude.match_file(f"{inside}/"))
+        return bool(self._exclude and self._exclude.match_file(f"{relative_path}/"))
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _IgnoreRules:
 
     specs: tuple[tuple[str, GitIgnoreSpec], ...] = field(default=())
 
-    def below(self, folder: str) -> _IgnoreRules:
+    def with_folder(self, folder: str) -> _IgnoreRules:
         """With the folder's own `.gitignore`, where it has one; a pipe or a device is none."""
         path = Path(folder, ".gitignore")
         if not path.is_file():
@@ -190,11 +190,11 @@ class _IgnoreRules:
             return self
         return _IgnoreRules((*self.specs, (folder, _parse_patterns(tuple(lines)))))
 
-    def hides(self, path: str, *, folder: bool) -> bool:
+    def ignores(self, path: str, *, is_folder: bool) -> bool:
         """Whether an entry is left out."""
         for base, spec in reversed(self.specs):
             inside = os.path.relpath(path, base).replace(os.sep, "/")
-            verdict = spec.check_file(f"{inside}/" if folder else inside).include
+            verdict = spec.check_file(f"{inside}/" if is_folder else inside).include
             if verdict is not None:
                 return verdict
         return False
@@ -211,7 +211,7 @@ def _ignore_rules_above(root: Path) -> _IgnoreRules:
         return _IgnoreRules()
     ignored = _IgnoreRules()
     for each in reversed(above):
-        ignored = ignored.below(each)
+        ignored = ignored.with_folder(each)
     return ignored
 
 

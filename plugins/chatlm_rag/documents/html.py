@@ -48,11 +48,11 @@ def read(data: bytes, source: str) -> Document:
     if any("depth" in entry.message.lower() for entry in parser.error_log):
         raise UnreadableFile("is nested too deeply")
     builder = DocumentBuilder()
-    _TextExtractor(builder).into(_main_element(root))
+    _TextExtractor(builder).extract(_main_element(root))
     whole, sections = builder.finish()
     if not sections:
         raise UnreadableFile("has no text")
-    return Document(source, whole, sections, read=len(data))
+    return Document(source, whole, sections, bytes_read=len(data))
 
 
 def _main_element(root: Any) -> Any:
@@ -72,45 +72,45 @@ class _TextExtractor:
 
     def __init__(self, builder: DocumentBuilder) -> None:
         self._builder = builder
-        self._words: list[str] = []
+        self._buffer: list[str] = []
 
-    def into(self, element: Any) -> None:
+    def extract(self, element: Any) -> None:
         """Take all blocks of an element."""
-        self._children(element)
-        self._end()
+        self._visit_children(element)
+        self._flush_block()
 
-    def _children(self, element: Any) -> None:
-        self._words.append(element.text or "")
+    def _visit_children(self, element: Any) -> None:
+        self._buffer.append(element.text or "")
         for child in element:
             if isinstance(child.tag, str) and child.tag not in _SKIPPED_TAGS:
-                self._element(child)
-            self._words.append(child.tail or "")
+                self._visit(child)
+            self._buffer.append(child.tail or "")
 
-    def _element(self, element: Any) -> None:
+    def _visit(self, element: Any) -> None:
         heading = _HEADING.fullmatch(element.tag)
         if heading:
-            self._end()
-            self._builder.heading(int(heading[1]), _collapse_whitespace(_iter_text(element)))
+            self._flush_block()
+            self._builder.add_heading(int(heading[1]), _collapse_whitespace(_iter_text(element)))
         elif element.tag == "pre":
-            self._end()
-            self._builder.block("".join(_iter_text(element)))
+            self._flush_block()
+            self._builder.add_block("".join(_iter_text(element)))
         elif element.tag == "tr":
-            self._end()
-            self._builder.block(
+            self._flush_block()
+            self._builder.add_block(
                 " | ".join(_collapse_whitespace(_iter_text(cell)) for cell in element)
             )
         elif element.tag == "br":
-            self._words.append("\n")
+            self._buffer.append("\n")
         elif element.tag in _INLINE_TAGS:
-            self._children(element)
+            self._visit_children(element)
         else:
-            self._end()
-            self._children(element)
-            self._end()
+            self._flush_block()
+            self._visit_children(element)
+            self._flush_block()
 
-    def _end(self) -> None:
-        self._builder.block(_collapse_whitespace(self._words))
-        self._words = []
+    def _flush_block(self) -> None:
+        self._builder.add_block(_collapse_whitespace(self._buffer))
+        self._buffer = []
 
 
 def _iter_text(element: Any) -> Iterator[str]:

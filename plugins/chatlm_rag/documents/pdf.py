@@ -40,7 +40,7 @@ def read(path: Path, source: str) -> Document:
             sections.append(Section(start, len(text), f"page {number}", name))
     if not sections:
         raise UnreadableFile("has no text; its pages may be pictures")
-    return Document(source, text, tuple(sections), read=path.stat().st_size)
+    return Document(source, text, tuple(sections), bytes_read=path.stat().st_size)
 
 
 def _read_in_child(path: Path) -> dict[str, Any]:

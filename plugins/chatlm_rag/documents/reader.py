@@ -99,7 +99,7 @@ def read_corpus(path: Path) -> Iterator[Document | Problem]:
                 yield _corpus_document(line, number, done)
 
 
-def _corpus_document(line: bytes, number: int, done: int) -> Document | Problem:
+def _corpus_document(line: bytes, number: int, bytes_read: int) -> Document | Problem:
     table = _parse_corpus_line(line)
     if table is None:
         return Problem(f"line {number}", 'is not {"_id": …, "title": …, "text": …}')
@@ -108,7 +108,13 @@ def _corpus_document(line: bytes, number: int, done: int) -> Document | Problem:
     if not text.strip():
         return Problem(f"line {number}", "is empty")
     sections = (Section(0, len(text), title, title),)
-    return Document(replace_surrogates(str(table["_id"])), text, sections, line=number, read=done)
+    return Document(
+        replace_surrogates(str(table["_id"])),
+        text,
+        sections,
+        start_line=number,
+        bytes_read=bytes_read,
+    )
 
 
 def _parse_corpus_line(line: bytes) -> dict[str, Any] | None:

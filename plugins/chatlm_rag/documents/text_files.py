@@ -33,7 +33,7 @@ _BYTE_ORDER_MARKS = (
 _SNIFF_BYTES = 65_536
 
 
-def decode(data: bytes, declared: str = "") -> str:
+def decode(data: bytes, declared_encoding: str = "") -> str:
     """The text, by its byte order mark, what it declares, as UTF-8, else by what is likely.
 
     Raises:
@@ -46,7 +46,7 @@ def decode(data: bytes, declared: str = "") -> str:
             return replace_surrogates(data.decode(encoding, "replace"))
     if b"\0" in data[:_SNIFF_BYTES]:
         raise UnreadableFile("is binary")
-    for encoding in ("utf-8", declared):
+    for encoding in ("utf-8", declared_encoding):
         try:
             if encoding:
                 return replace_surrogates(data.decode(encoding))
@@ -76,7 +76,14 @@ def read_plain(data: bytes, source: str) -> Document:
         Unreadable: it is empty or no text.
     """
     text = decode(data)
-    return Document(source, text, (Section(0, len(text)),), line=1, in_lines=True, read=len(data))
+    return Document(
+        source,
+        text,
+        (Section(0, len(text)),),
+        start_line=1,
+        has_file_lines=True,
+        bytes_read=len(data),
+    )
 
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -90,7 +97,15 @@ def read_markdown(data: bytes, source: str) -> Document:
     """
     text = decode(data)
     sections = tuple(_sections(text))
-    return Document(source, text, sections, markdown=True, line=1, in_lines=True, read=len(data))
+    return Document(
+        source,
+        text,
+        sections,
+        markdown=True,
+        start_line=1,
+        has_file_lines=True,
+        bytes_read=len(data),
+    )
 
 
 def _sections(text: str) -> Iterator[Section]:
@@ -101,7 +116,7 @@ def _sections(text: str) -> Iterator[Section]:
         if text[filled:start].strip():
             yield Section(begin, start, outline.path, outline.path)
             begin = start
-        outline.enter(level, heading)
+        outline.add_heading(level, heading)
         filled = end
     if text[begin:].strip():
         yield Section(begin, len(text), outline.path, outline.path)

@@ -100,7 +100,7 @@ class BM25Index:
         ids = self._index.get_tokens_ids(stems(query))
         return cast("NDArray[np.float32]", self._index.get_scores_from_ids(ids))
 
-    def rarity(self, stem: str) -> float:
+    def idf(self, stem: str) -> float:
         """How much a stem tells, more than 0: its inverse document frequency in BM25."""
         scores = self._index.scores
         number = self._index.vocab_dict.get(stem)

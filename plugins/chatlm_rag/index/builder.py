@@ -31,23 +31,23 @@ class BuildResult:
     """The index as it is now."""
     changed: bool
     """Whether it is another one than before."""
-    read: int
+    files_read: int
     """Files that were read, new or changed."""
-    gone: int
+    files_removed: int
     """Files that are no longer in it."""
     embedded: int
     """Passages whose vectors had to be made."""
-    missing: tuple[str, ...] = ()
+    missing_sources: tuple[str, ...] = ()
     """Sources that were not there; what was indexed of them stays."""
 
     def to_dict(self) -> dict[str, Any]:
         """What was done, as plain values, ready for JSON."""
         return {
             "changed": self.changed,
-            "read": self.read,
-            "gone": self.gone,
+            "read": self.files_read,
+            "gone": self.files_removed,
             "embedded": self.embedded,
-            "missing": list(self.missing),
+            "missing": list(self.missing_sources),
         }
 
 
@@ -120,7 +120,7 @@ def rebuild(
     with _hold_lock(index):
         plan = _current_plan(index)
         new = BuildPlan(
-            plan.sources, embedder or plan.embedder, chunking or plan.chunking, anew=True
+            plan.sources, embedder or plan.embedder, chunking or plan.chunking, from_scratch=True
         )
         return _build(index, new, work)
 
@@ -134,7 +134,7 @@ def _current_plan(index: IndexFolder) -> BuildPlan:
 def _hold_lock(index: IndexFolder) -> Iterator[None]:
     """Hold the index's lock, and say what is kept when the work is stopped."""
     try:
-        with index.writing():
+        with index.lock():
             yield
     except (KeyboardInterrupt, BuildStopped) as error:
         kept = any(index.partial.glob("*.npy"))
@@ -149,16 +149,16 @@ def _hold_lock(index: IndexFolder) -> Iterator[None]:
 def _build(index: IndexFolder, plan: BuildPlan, work: ProgressReporter) -> BuildResult:
     looked_ns = time.time_ns()
     old = _reusable_manifest(index, plan)
-    work.at(0, None, "looking for changes")
+    work.update(0, None, "looking for changes")
     found = manifest_module.diff_sources(plan.sources, old)
-    if old and found.nothing and plan == old.plan:
-        index.forget_partial()
-        if found.stamped:
+    if old and found.is_empty and plan == old.plan:
+        index.delete_partial()
+        if found.stamps_changed:
             files = tuple(file.record for file in found.files)
             index.open(
-                lambda at: manifest.write(at, replace(old, files=files, looked_ns=looked_ns))
+                lambda at: manifest.write(at, replace(old, files=files, scanned_ns=looked_ns))
             )
-        return BuildResult(old, False, 0, 0, 0, found.missing)
+        return BuildResult(old, False, 0, 0, 0, found.missing_sources)
     place = (
         find_index_embedder(index.name, old.embedder)
         if old
@@ -176,13 +176,13 @@ def _build(index: IndexFolder, plan: BuildPlan, work: ProgressReporter) -> Build
     )
     manifest.write(filled.folder, new)
     index.commit()
-    read = sum(not file.kept for file in found.files)
-    return BuildResult(new, True, read, found.gone, filled.embedded, found.missing)
+    read = sum(not file.unchanged for file in found.files)
+    return BuildResult(new, True, read, found.files_removed, filled.embedded, found.missing_sources)
 
 
 def _reusable_manifest(index: IndexFolder, plan: BuildPlan) -> Manifest | None:
     """The old index, if passages and vectors can be taken from it."""
-    if plan.anew or not index.current():
+    if plan.from_scratch or not index.current():
         return None
     old = index.open(manifest.read)
     same = (old.embedder.name, old.chunking) == (plan.embedder, plan.chunking)

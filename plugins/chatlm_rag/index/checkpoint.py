@@ -80,7 +80,7 @@ class VectorCache:
 
     Args:
         partial: the folder where new ones go; those in it are known.
-        old: the folder of an index that was made with the same embedder; its passage N has row N.
+        old_shape: the folder of an index that was made with the same embedder; its passage N has row N.
 
     Raises:
         OSError, ValueError, TypeError, EOFError: the old index is damaged.
@@ -93,29 +93,32 @@ class VectorCache:
         self._starts: list[int] = []
         self._count = 0
         self._rows: dict[bytes, int] = {}
-        self._in_rows = 0
-        self._from_old = int(old is not None)
+        self._mapped_blocks = 0
+        self._old_blocks = int(old is not None)
         if old:
-            self._take(load_mmap(old / DIGESTS_FILE), load_mmap(old / EMBEDDINGS_FILE))
-        self.old = self._vectors[0].shape if old else (0, 0)
+            self._append(load_mmap(old / DIGESTS_FILE), load_mmap(old / EMBEDDINGS_FILE))
+        self.old_shape = self._vectors[0].shape if old else (0, 0)
         """How many come from the old index, and how long they are."""
         for path in sorted(partial.glob("*.npy")):
             try:
-                self._take_block(path)
+                self._load_block(path)
             except (ValueError, TypeError, LookupError, EOFError, OverflowError):
                 break  # damaged: it and what follows is made again in its place
 
     def __len__(self) -> int:
         return self._count
 
-    def row(self, text_digest: bytes) -> int | None:
+    def find_row(self, text_digest: bytes) -> int | None:
         """The row of a text's vector; None when it is not known."""
-        while self._in_rows < len(self._digests):
-            data, row = self._digests[self._in_rows].tobytes(), self._starts[self._in_rows]
+        while self._mapped_blocks < len(self._digests):
+            data, row = (
+                self._digests[self._mapped_blocks].tobytes(),
+                self._starts[self._mapped_blocks],
+            )
             for begin in range(0, len(data), _DIGEST_BYTES):
                 self._rows[data[begin : begin + _DIGEST_BYTES]] = row
                 row += 1
-            self._in_rows += 1
+            self._mapped_blocks += 1
         return self._rows.get(text_digest)
 
     def add(self, digests: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
@@ -126,7 +129,7 @@ class VectorCache:
         block = np.empty(len(vectors), dtype=kind)
         block["digest"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST_BYTES)
         block["vector"] = vectors
-        path = self._partial / f"{len(self._vectors) - self._from_old:08}.npy"
+        path = self._partial / f"{len(self._vectors) - self._old_blocks:08}.npy"
         half = path.with_suffix(".half")
         content = BytesIO()
         np.save(content, block, allow_pickle=False)
@@ -135,7 +138,7 @@ class VectorCache:
             file.flush()
             os.fsync(file.fileno())
         half.replace(path)
-        self._take_block(path)
+        self._load_block(path)
 
     def write(self, rows: Sequence[int], folder: Path) -> NDArray[np.float32]:
         """Write the vectors and digests of passages into an index's folder.
@@ -157,12 +160,12 @@ class VectorCache:
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for begin in range(0, len(wanted), _WRITE_BATCH):
-                part = self._gathered(self._vectors, wanted[begin : begin + _WRITE_BATCH])
+                part = self._gather(self._vectors, wanted[begin : begin + _WRITE_BATCH])
                 file.write(part.astype("<f4", copy=False).tobytes())
-        np.save(folder / DIGESTS_FILE, self._gathered(self._digests, wanted), allow_pickle=False)
+        np.save(folder / DIGESTS_FILE, self._gather(self._digests, wanted), allow_pickle=False)
         return cast("NDArray[np.float32]", load_mmap(path))
 
-    def _gathered(self, blocks: Sequence[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
+    def _gather(self, blocks: Sequence[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
         """What blocks have in some rows, in their order."""
         import numpy as np
 
@@ -173,11 +176,11 @@ class VectorCache:
             found[there] = blocks[block][rows[there] - self._starts[block]]
         return found
 
-    def _take_block(self, path: Path) -> None:
+    def _load_block(self, path: Path) -> None:
         block = load_mmap(path)
-        self._take(block["digest"], block["vector"])
+        self._append(block["digest"], block["vector"])
 
-    def _take(self, digests: NDArray[np.uint8], vectors: NDArray[np.float32]) -> None:
+    def _append(self, digests: NDArray[np.uint8], vectors: NDArray[np.float32]) -> None:
         import numpy as np
 
         if digests.shape != (len(vectors), _DIGEST_BYTES) or digests.dtype != np.uint8:

@@ -92,18 +92,18 @@ class Chunker:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._chunking = chunking
-        self._most_letters = chunking.tokens * _MAX_CHARS_PER_TOKEN
+        self._max_chars = chunking.tokens * _MAX_CHARS_PER_TOKEN
 
-    def pieces(self, document: Document, first: int) -> Iterator[Chunk]:
+    def split(self, document: Document, first_id: int) -> Iterator[Chunk]:
         """The passages of a document, in its order; those without a letter or digit are left out.
 
         Args:
             document: to cut.
-            first: the id of the first one.
+            first_id: the id of the first one.
         """
-        number = first
+        number = first_id
         for section in document.sections:
-            for start, end in self._all_spans(document, section):
+            for start, end in self._section_spans(document, section):
                 text = document.text[start:end]
                 if any(map(str.isalnum, text)):
                     line = document.line_at(start)
@@ -113,23 +113,23 @@ class Chunker:
                     )  # fmt: skip
                     number += 1
 
-    def _all_spans(self, document: Document, section: Section) -> Iterator[tuple[int, int]]:
+    def _section_spans(self, document: Document, section: Section) -> Iterator[tuple[int, int]]:
         for start, end in _windows(document.text, section.start, section.end):
-            begins = self._token_begins(document.text, start, end)
-            yield from self._spans(document, start, end, begins)
+            begins = self._token_starts(document.text, start, end)
+            yield from self._split_span(document, start, end, begins)
 
-    def _token_begins(self, text: str, start: int, end: int) -> list[int]:
+    def _token_starts(self, text: str, start: int, end: int) -> list[int]:
         """Where each token of a part of the text begins."""
         encoding = self._tokenizer.encode(text[start:end], add_special_tokens=False)
         return [start + begin for begin, _ in encoding.offsets]
 
-    def _spans(
-        self, document: Document, start: int, end: int, begins: list[int]
+    def _split_span(
+        self, document: Document, start: int, end: int, token_starts: list[int]
     ) -> Iterator[tuple[int, int]]:
         """The span where it is short enough, else its parts of about the same length."""
         text = document.text[start:end]
-        tokens = bisect_left(begins, end) - bisect_left(begins, start)
-        full = max(tokens / self._chunking.tokens, len(text) / self._most_letters)
+        tokens = bisect_left(token_starts, end) - bisect_left(token_starts, start)
+        full = max(tokens / self._chunking.tokens, len(text) / self._max_chars)
         if full <= 1:
             start += len(text) - len(text.lstrip())
             yield start, start + len(text.strip())
@@ -142,7 +142,9 @@ class Chunker:
 
         splitter = MarkdownSplitter if document.markdown else TextSplitter
         for begin, chunk in splitter(letters, overlap).chunk_indices(text):
-            yield from self._spans(document, start + begin, start + begin + len(chunk), begins)
+            yield from self._split_span(
+                document, start + begin, start + begin + len(chunk), token_starts
+            )
 
 
 def _windows(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -181,7 +183,7 @@ class Chunk:
     """The file's line it begins on, from 1; 0 where a file has no lines, as a PDF."""
 
     @property
-    def indexed(self) -> str:
+    def indexed_text(self) -> str:
         """What is embedded and looked up by its words: the title, then the text."""
         return f"{self.title}\n{self.text}" if self.title else self.text
 
@@ -239,12 +241,12 @@ class ChunkWriter:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._file.close()
-        if kind is None:
+        if exc_type is None:
             import numpy as np
 
             np.save(self._folder / OFFSETS_FILE, np.array(self._offsets, dtype=np.uint64))
@@ -252,11 +254,11 @@ class ChunkWriter:
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
-    def add(self, piece: Chunk) -> None:
+    def add(self, chunk: Chunk) -> None:
         """Write the next piece; its id is the number of pieces before it."""
-        if piece.id != len(self):
-            raise ValueError(f"piece {piece.id} comes after {len(self)} others")
-        table = piece.to_line()
+        if chunk.id != len(self):
+            raise ValueError(f"piece {chunk.id} comes after {len(self)} others")
+        table = chunk.to_line()
         line = json.dumps(table, ensure_ascii=False, separators=(",", ":"))
         self.add_line(line.encode() + b"\n")
 
@@ -279,7 +281,7 @@ class ChunkReader(Sequence[Chunk]):
         self._offsets = load_mmap(folder / OFFSETS_FILE)
         self._file = (folder / CHUNKS_FILE).open("rb")
         self._lock = Lock()
-        self._name = folder.parent.name
+        self._index_name = folder.parent.name
         if (folder / CHUNKS_FILE).stat().st_size != int(self._offsets[-1]):
             self.close()
             raise ValueError(f"{folder / CHUNKS_FILE} is not as long as {OFFSETS_FILE} says")
@@ -301,13 +303,13 @@ class ChunkReader(Sequence[Chunk]):
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"there is no piece {index}")
-        with wrap_read_errors(self._name):
-            return Chunk.from_line(json.loads(self.line(place)), place)
+        with wrap_read_errors(self._index_name):
+            return Chunk.from_line(json.loads(self.raw_line(place)), place)
 
-    def line(self, place: int) -> bytes:
+    def raw_line(self, chunk_id: int) -> bytes:
         """One piece as it is written, without its id, which is its place."""
-        with wrap_read_errors(self._name):
-            begin, end = int(self._offsets[place]), int(self._offsets[place + 1])
+        with wrap_read_errors(self._index_name):
+            begin, end = int(self._offsets[chunk_id]), int(self._offsets[chunk_id + 1])
             with self._lock:
                 self._file.seek(begin)
                 return self._file.read(end - begin)
@@ -317,8 +319,8 @@ class ChunkReader(Sequence[Chunk]):
             yield self[place]
 
 
-def write(folder: Path, pieces: Iterable[Chunk]) -> None:
+def write(folder: Path, chunks: Iterable[Chunk]) -> None:
     """Write all pieces into a folder that has none."""
     with ChunkWriter(folder) as writer:
-        for piece in pieces:
+        for piece in chunks:
             writer.add(piece)

@@ -94,7 +94,7 @@ def fetch_embedder(name: str, work: ProgressReporter) -> LocalEmbedder:
     """
 
     def tell(stage: str, done: int, total: int | None) -> None:
-        work.at(done, total, f"fetching the embedder {name} ({stage})")
+        work.update(done, total, f"fetching the embedder {name} ({stage})")
 
     return _local_embedder(ensure_model(name, tell, lambda: work.cancelled))
 
@@ -108,11 +108,11 @@ def find_embedder(name: str) -> LocalEmbedder:
     return _local_embedder(find_model(name))
 
 
-def find_index_embedder(name: str, record: EmbedderRecord) -> LocalEmbedder:
+def find_index_embedder(index_name: str, record: EmbedderRecord) -> LocalEmbedder:
     """The embedder an index was made with, for another text to be compared with its passages.
 
     Args:
-        name: of the index.
+        index_name: of the index.
         record: the embedder it was made with.
 
     Raises:
@@ -121,8 +121,8 @@ def find_index_embedder(name: str, record: EmbedderRecord) -> LocalEmbedder:
     place = find_embedder(record.name)
     if place.record != record:
         raise ChatlmError(
-            f"The index {name} was made with another {record.name} than the one that is here.",
-            hint=f"Make it anew: chatlm rag update {name} --rebuild",
+            f"The index {index_name} was made with another {record.name} than the one that is here.",
+            hint=f"Make it anew: chatlm rag update {index_name} --rebuild",
         )
     return place
 
@@ -229,11 +229,11 @@ def replace_surrogates(text: str) -> str:
 
 
 @contextmanager
-def load_quietly(what: str, hint: str) -> Iterator[None]:
+def load_quietly(message: str, hint: str) -> Iterator[None]:
     """Load a model without the bars that transformers draws.
 
     Args:
-        what: the message if it fails, without the reason.
+        message: the message if it fails, without the reason.
         hint: what to do then.
 
     Raises:
@@ -247,7 +247,7 @@ def load_quietly(what: str, hint: str) -> Iterator[None]:
         yield
     except Exception as error:  # transformers raises many kinds
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ChatlmError(f"{what}: {reason}", hint=hint) from error
+        raise ChatlmError(f"{message}: {reason}", hint=hint) from error
     finally:
         if shown:
             logging.enable_progress_bar()

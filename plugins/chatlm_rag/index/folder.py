@@ -56,7 +56,7 @@ class IndexFolder:
     path: Path
 
     @property
-    def own(self) -> bool:
+    def is_user_index(self) -> bool:
         """Whether it is the person's own, which can be changed."""
         return self.path.parent == user_indices_dir()
 
@@ -73,7 +73,7 @@ class IndexFolder:
             return None
         return self.path / str(number)
 
-    def made_at(self) -> datetime:
+    def built_at(self) -> datetime:
         """When the folder that counts was made.
 
         Raises:
@@ -108,7 +108,7 @@ class IndexFolder:
                 raise
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Be the only process that changes the index; what a dead one left is removed first.
 
         Raises:
@@ -117,7 +117,7 @@ class IndexFolder:
         """
         from filelock import FileLock, Timeout
 
-        if not self.own:
+        if not self.is_user_index:
             raise UsageError(
                 f"The index {self.name} comes with chatlm and stays as it is.",
                 hint="Build one of your own: chatlm rag build NAME PATH",
@@ -125,7 +125,7 @@ class IndexFolder:
         try:
             user_indices_dir().mkdir(parents=True, exist_ok=True)
             with FileLock(user_indices_dir() / f".{self.name}.lock", timeout=0, is_singleton=False):
-                self._sweep()
+                self._delete_stale()
                 yield
         except Timeout as error:
             raise UsageError(
@@ -133,7 +133,7 @@ class IndexFolder:
                 hint="Wait until it has ended, then try again.",
             ) from error
 
-    def fresh(self) -> Path:
+    def create_new(self) -> Path:
         """The empty folder `new` to make the index in; call it while `writing`."""
         folder = self.path / NEW
         folder.mkdir(parents=True)
@@ -147,11 +147,11 @@ class IndexFolder:
         fsync_tree(self.path / NEW)
         (self.path / NEW).replace(folder)
         write_atomically(self.path / CURRENT, [f"{number}\n"])
-        self.forget_partial()
-        self._sweep()
+        self.delete_partial()
+        self._delete_stale()
         return folder
 
-    def forget_partial(self) -> None:
+    def delete_partial(self) -> None:
         """Delete what an unfinished build keeps; call it while `writing`."""
         shutil.rmtree(self.partial, ignore_errors=True)
 
@@ -161,7 +161,7 @@ class IndexFolder:
         self.path.replace(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
-    def _sweep(self) -> None:
+    def _delete_stale(self) -> None:
         """Delete what no longer counts; a system that keeps open files leaves it for next time."""
         current = self.current()
         kept = {PARTIAL, CURRENT, current.name if current else ""}
@@ -211,10 +211,10 @@ def find_index(name: str) -> IndexFolder:
     return there[name]
 
 
-def damaged_error(name: str, why: str) -> ChatlmError:
+def damaged_error(name: str, reason: str) -> ChatlmError:
     """The error for an index that cannot be read."""
     return ChatlmError(
-        f"The index {name} cannot be read: {why}.",
+        f"The index {name} cannot be read: {reason}.",
         hint=f"Remove it, then build it again: chatlm rag remove {name}",
     )
 

@@ -34,7 +34,7 @@ class BuildPlan:
     embedder: str
     """As chatlm's models are called."""
     chunking: Chunking
-    anew: bool = False
+    from_scratch: bool = False
     """Whether nothing of the old index is to be taken."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class BuildPlan:
             "sources": [source.to_dict() for source in self.sources],
             "embedder": self.embedder,
             "chunking": self.chunking.to_dict(),
-            "anew": self.anew,
+            "anew": self.from_scratch,
         }
 
     @classmethod
@@ -73,9 +73,9 @@ class FileRecord:
     """None when it could not be looked at."""
     sha256: str
     """In hex; empty when it could not be read."""
-    first: int = 0
+    first_chunk: int = 0
     """The id of its first passage."""
-    count: int = 0
+    chunk_count: int = 0
     """How many passages it has; they follow each other."""
     problems: tuple[Problem, ...] = ()
     """What of it is not in the index."""
@@ -87,8 +87,8 @@ class FileRecord:
             "source": self.source,
             "stamp": self.stamp and self.stamp.to_dict(),
             "sha256": self.sha256,
-            "first": self.first,
-            "count": self.count,
+            "first": self.first_chunk,
+            "count": self.chunk_count,
             "problems": [problem.to_dict() for problem in self.problems],
         }
 
@@ -122,7 +122,7 @@ class Manifest:
     sources: tuple[Source, ...]
     files: tuple[FileRecord, ...]
     """In the order of their passages."""
-    looked_ns: int
+    scanned_ns: int
     """When its files were looked at, in nanoseconds since 1970."""
 
     @property
@@ -131,25 +131,25 @@ class Manifest:
         return BuildPlan(self.sources, self.embedder.name, self.chunking)
 
     @property
-    def pieces(self) -> int:
+    def chunk_count(self) -> int:
         """How many passages there are."""
-        return sum(file.count for file in self.files)
+        return sum(file.chunk_count for file in self.files)
 
     @property
     def problems(self) -> Iterator[tuple[FileRecord, Problem]]:
         """What was left out."""
         return ((file, problem) for file in self.files for problem in file.problems)
 
-    def file_of(self, piece: int) -> FileRecord:
+    def file_of(self, chunk_id: int) -> FileRecord:
         """The file that a passage is from, by the passage's id.
 
         Raises:
             IndexError: there is no such passage.
         """
         for file in self.files:
-            if file.first <= piece < file.first + file.count:
+            if file.first_chunk <= chunk_id < file.first_chunk + file.chunk_count:
                 return file
-        raise IndexError(f"there is no passage {piece}")
+        raise IndexError(f"there is no passage {chunk_id}")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
@@ -159,7 +159,7 @@ class Manifest:
             "chunking": self.chunking.to_dict(),
             "sources": [source.to_dict() for source in self.sources],
             "files": [file.to_dict() for file in self.files],
-            "looked_ns": self.looked_ns,
+            "looked_ns": self.scanned_ns,
         }
 
     @classmethod
@@ -204,12 +204,13 @@ def read(folder: Path) -> Manifest:
     raise damaged_error(name, f"it has the format {number}, and this chatlm reads {FORMAT}")
 
 
-def _manifest_from_dict(table: dict[str, Any]) -> Manifest:
-    made = Manifest.from_dict(table)
-    behind = accumulate(file.count for file in made.files)
+def _manifest_from_dict(values: dict[str, Any]) -> Manifest:
+    made = Manifest.from_dict(values)
+    behind = accumulate(file.chunk_count for file in made.files)
     ends = zip(made.files, behind, strict=True)
     if any(
-        file.count and not 0 <= file.first < file.first + file.count == end for file, end in ends
+        file.chunk_count and not 0 <= file.first_chunk < file.first_chunk + file.chunk_count == end
+        for file, end in ends
     ):
         raise ValueError("its files do not follow each other")
     return made
@@ -226,7 +227,7 @@ class PlannedFile:
 
     record: FileRecord
     """Its old one where it is kept, else one without passages."""
-    kept: bool
+    unchanged: bool
     """Whether its passages are in the old index, as they have to be."""
 
 
@@ -236,23 +237,25 @@ class SourceChanges:
 
     files: tuple[PlannedFile, ...]
     """In the order of the new index."""
-    gone: int
+    files_removed: int
     """Files of the old index that are in none of the sources any more."""
-    missing: tuple[str, ...]
+    missing_sources: tuple[str, ...]
     """Sources that are not there; what the old index has of them stays."""
-    stamped: bool
+    stamps_changed: bool
     """Whether a file has a new time, though the same content."""
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether the old index is as it has to be."""
-        return not self.gone and all(file.kept for file in self.files)
+        return not self.files_removed and all(file.unchanged for file in self.files)
 
     @property
-    def bytes(self) -> int:
+    def bytes_to_read(self) -> int:
         """What has to be read."""
         sizes = (
-            file.record.stamp.size for file in self.files if not file.kept and file.record.stamp
+            file.record.stamp.size
+            for file in self.files
+            if not file.unchanged and file.record.stamp
         )
         return sum(sizes)
 
@@ -276,7 +279,7 @@ def diff_sources(sources: tuple[Source, ...], old: Manifest | None) -> SourceCha
             for found in files_module.find_files(source):
                 if found.path not in wanted:
                     record = before.get(found.path)
-                    wanted[found.path] = _plan_file(found, record, old.looked_ns if old else 0)
+                    wanted[found.path] = _plan_file(found, record, old.scanned_ns if old else 0)
                     stamped |= wanted[found.path].record != record
         except (OSError, ValueError) as error:  # no file can have the name, with a ValueError
             there = dict(_old_files_below(source, before))
@@ -296,24 +299,28 @@ def _old_files_below(
 ) -> Iterator[tuple[str, PlannedFile]]:
     for path, file_record in before.items():
         if path == source.path or path.startswith(source.path.rstrip(os.sep) + os.sep):
-            yield path, PlannedFile(file_record, kept=True)
+            yield path, PlannedFile(file_record, unchanged=True)
 
 
-def _plan_file(found: SourceFile, record: FileRecord | None, looked_ns: int) -> PlannedFile:
-    if found.stamp is None:
-        problems = (Problem("", found.problem),)
-        new = FileRecord(found.path, found.source, None, "", problems=problems)
-        return PlannedFile(new, kept=record is not None and record.problems == problems)
-    settled = found.stamp.mtime_ns < looked_ns - _MTIME_RESOLUTION_NS
-    if record and record.sha256 and record.stamp == found.stamp and settled:
-        return PlannedFile(record, kept=True)
+def _plan_file(source_file: SourceFile, record: FileRecord | None, scanned_ns: int) -> PlannedFile:
+    if source_file.stamp is None:
+        problems = (Problem("", source_file.problem),)
+        new = FileRecord(source_file.path, source_file.source, None, "", problems=problems)
+        return PlannedFile(new, unchanged=record is not None and record.problems == problems)
+    settled = source_file.stamp.mtime_ns < scanned_ns - _MTIME_RESOLUTION_NS
+    if record and record.sha256 and record.stamp == source_file.stamp and settled:
+        return PlannedFile(record, unchanged=True)
     try:
-        with Path(found.path).open("rb") as file:
+        with Path(source_file.path).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         problems = (Problem("", f"cannot be read: {error.strerror}"),)
-        new = FileRecord(found.path, found.source, found.stamp, "", problems=problems)
-        return PlannedFile(new, kept=record is not None and record.problems == problems)
-    if record and record.sha256 == sha256 and record.source == found.source:
-        return PlannedFile(replace(record, stamp=found.stamp), kept=True)
-    return PlannedFile(FileRecord(found.path, found.source, found.stamp, sha256), kept=False)
+        new = FileRecord(
+            source_file.path, source_file.source, source_file.stamp, "", problems=problems
+        )
+        return PlannedFile(new, unchanged=record is not None and record.problems == problems)
+    if record and record.sha256 == sha256 and record.source == source_file.source:
+        return PlannedFile(replace(record, stamp=source_file.stamp), unchanged=True)
+    return PlannedFile(
+        FileRecord(source_file.path, source_file.source, source_file.stamp, sha256), unchanged=False
+    )

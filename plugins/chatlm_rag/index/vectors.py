@@ -88,12 +88,12 @@ class VectorIndex:
 
     Args:
         matrix: `(n, dimension)` rows of length 1.
-        cells: an index of the same rows; None compares with every row.
+        ivf: an index of the same rows; None compares with every row.
     """
 
-    def __init__(self, matrix: NDArray[np.float32], cells: faiss.Index | None = None) -> None:
+    def __init__(self, matrix: NDArray[np.float32], ivf: faiss.Index | None = None) -> None:
         self._matrix = matrix
-        self._cells = cells
+        self._ivf = ivf
 
     def __len__(self) -> int:
         return len(self._matrix)
@@ -107,10 +107,10 @@ class VectorIndex:
             query: `(dimension,)`, of length 1.
             k: how many; there may be fewer.
         """
-        if self._cells is None:
+        if self._ivf is None:
             ids, cosines = _nearest(query[None], self._matrix, k)
             return ids[0], cosines[0]
-        _, found = self._cells.search(query[None], min(_RESCORE_FACTOR * k, len(self)))
+        _, found = self._ivf.search(query[None], min(_RESCORE_FACTOR * k, len(self)))
         ids = found[0][found[0] >= 0]
         ids.sort()  # so that the disk is read forwards
         cosines = self.cosines(query, ids)
@@ -159,18 +159,18 @@ def _build_ivf(matrix: NDArray[np.float32]) -> faiss.IndexIVF:
 
 
 def _tune_nprobe(
-    cells: faiss.IndexIVF, matrix: NDArray[np.float32], questions: NDArray[np.float32]
+    ivf: faiss.IndexIVF, matrix: NDArray[np.float32], queries: NDArray[np.float32]
 ) -> None:
     """Let searches look into the fewest cells, a power of two, that find enough."""
-    _, right = _nearest(questions, matrix, 10)
+    _, right = _nearest(queries, matrix, 10)
     needed = right[:, -1:] - _COSINE_TOLERANCE  # so that of equal vectors any will do
-    opened = VectorIndex(matrix, cells)
-    cells.nprobe = 1
-    while cells.nprobe < cells.nlist:
-        found = [opened.search(question, 10)[1] for question in questions]
+    opened = VectorIndex(matrix, ivf)
+    ivf.nprobe = 1
+    while ivf.nprobe < ivf.nlist:
+        found = [opened.search(question, 10)[1] for question in queries]
         hits = sum(
             int((cosines >= least).sum()) for cosines, least in zip(found, needed, strict=True)
         )
         if hits >= TARGET_RECALL * right.size:
             return
-        cells.nprobe = min(2 * cells.nprobe, cells.nlist)
+        ivf.nprobe = min(2 * ivf.nprobe, ivf.nlist)

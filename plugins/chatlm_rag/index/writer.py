@@ -45,7 +45,7 @@ class WrittenIndex:
 
 def write_index(
     index: IndexFolder,
-    place: LocalEmbedder,
+    embedder: LocalEmbedder,
     chunking: Chunking,
     files: Iterable[PlannedFile],
     work: ProgressReporter,
@@ -55,7 +55,7 @@ def write_index(
 
     Args:
         index: call it while `writing`.
-        place: the embedder.
+        embedder: the embedder.
         chunking: how long passages are.
         files: in the order of the new index.
         work: is shown how far it is, and may stop it.
@@ -68,15 +68,15 @@ def write_index(
     """
     from chatlm_rag.index import bm25, vectors
 
-    folder = index.fresh()
-    filling = IndexWriter(index, place, chunking, work, old)
-    records = tuple(filling.fill(list(files), folder))
+    folder = index.create_new()
+    filling = IndexWriter(index, embedder, chunking, work, old)
+    records = tuple(filling.write_chunks(list(files), folder))
     if not filling.rows:
         raise UsageError("There is nothing to index.", hint=_explain_problems(records))
-    work.at(1, 1, "writing the index")
-    matrix = filling.known.write(filling.rows, folder)
+    work.update(1, 1, "writing the index")
+    matrix = filling.vector_cache.write(filling.rows, folder)
     vectors.write(folder, matrix)
-    bm25.write(folder, [piece.indexed for piece in ChunkReader(folder)])
+    bm25.write(folder, [piece.indexed_text for piece in ChunkReader(folder)])
     _verify(index, folder)
     return WrittenIndex(folder, records, matrix.shape[1], filling.embedded)
 
@@ -102,49 +102,52 @@ class IndexWriter:
     def __init__(
         self,
         index: IndexFolder,
-        place: LocalEmbedder,
+        embedder: LocalEmbedder,
         chunking: Chunking,
         work: ProgressReporter,
         old: Manifest | None,
     ) -> None:
         at = index.current() if old else None
         with wrap_read_errors(index.name):
-            self._old = ChunkReader(at) if at else None
-            self.known = VectorCache(index.partial, at)
-            if old and self.known.old != (old.pieces, old.dimension):
+            self._old_chunks = ChunkReader(at) if at else None
+            self.vector_cache = VectorCache(index.partial, at)
+            if old and self.vector_cache.old_shape != (old.chunk_count, old.dimension):
                 raise ValueError("it has not a vector for each passage")
         self.rows = array("q")
         """The row in `known` of each passage."""
         self.embedded = 0
-        self._chunker = Chunker(place.tokenizer, chunking)
-        self._queue = _EmbeddingQueue(self.known, place.folder, work)
+        self._chunker = Chunker(embedder.tokenizer, chunking)
+        self._queue = _EmbeddingQueue(self.vector_cache, embedder.folder, work)
 
-    def fill(self, files: list[PlannedFile], folder: Path) -> Iterator[FileRecord]:
+    def write_chunks(self, files: list[PlannedFile], folder: Path) -> Iterator[FileRecord]:
         """Write the passages of all files; their records as they are then."""
-        self._queue.total = sum(_bytes_to_read(file) for file in files)
+        self._queue.total_bytes = sum(_bytes_to_read(file) for file in files)
         with ChunkWriter(folder) as writer:
             for file in files:
                 first = len(writer)
-                if file.kept:
-                    self._copy(file.record, writer)
-                    yield replace(file.record, first=first)
+                if file.unchanged:
+                    self._copy_chunks(file.record, writer)
+                    yield replace(file.record, first_chunk=first)
                 else:
-                    problems = tuple(self._read(file.record, writer))
+                    problems = tuple(self._chunk_file(file.record, writer))
                     yield replace(
-                        file.record, first=first, count=len(writer) - first, problems=problems
+                        file.record,
+                        first_chunk=first,
+                        chunk_count=len(writer) - first,
+                        problems=problems,
                     )
-                    self._queue.file_done(_bytes_to_read(file))
+                    self._queue.finish_file(_bytes_to_read(file))
             self._queue.embed()
         self.embedded = self._queue.embedded
 
-    def _copy(self, record: FileRecord, writer: ChunkWriter) -> None:
-        ids = range(record.first, record.first + record.count)
-        if self._old:
+    def _copy_chunks(self, record: FileRecord, writer: ChunkWriter) -> None:
+        ids = range(record.first_chunk, record.first_chunk + record.chunk_count)
+        if self._old_chunks:
             for number in ids:
-                writer.add_line(self._old.line(number))
+                writer.add_line(self._old_chunks.raw_line(number))
         self.rows.extend(ids)
 
-    def _read(self, record: FileRecord, writer: ChunkWriter) -> Iterator[Problem]:
+    def _chunk_file(self, record: FileRecord, writer: ChunkWriter) -> Iterator[Problem]:
         if record.problems:
             yield from record.problems
             return
@@ -154,12 +157,14 @@ class IndexWriter:
                 yield document
                 continue
             first = len(writer)
-            for piece in self._chunker.pieces(document, first):
+            for piece in self._chunker.split(document, first):
                 writer.add(piece)
-                part = (document.read - begin) * piece.end // len(document.text)
-                self._queue.reached(begin + part, f"{record.source}, {len(writer):,} passages")
+                part = (document.bytes_read - begin) * piece.end // len(document.text)
+                self._queue.report_position(
+                    begin + part, f"{record.source}, {len(writer):,} passages"
+                )
                 self.rows.append(self._queue.add(piece))
-            begin = document.read
+            begin = document.bytes_read
             if len(writer) == first:
                 place = "" if document.source == record.source else document.source
                 yield Problem(place, "has no words")
@@ -168,72 +173,74 @@ class IndexWriter:
 class _EmbeddingQueue:
     """Passages whose vectors are not known yet, embedded a window at a time."""
 
-    def __init__(self, known: VectorCache, embedder: Path, work: ProgressReporter) -> None:
-        self.total = 0
+    def __init__(
+        self, vector_cache: VectorCache, embedder_folder: Path, work: ProgressReporter
+    ) -> None:
+        self.total_bytes = 0
         """Bytes of the files that are read."""
         self.embedded = 0
-        self._known = known
-        self._folder = embedder
+        self._vector_cache = vector_cache
+        self._embedder_folder = embedder_folder
         self._work = work
         self._embedder: Embedder | None = None
-        self._waiting: dict[bytes, tuple[int, str]] = {}
-        self._before = self._shown = self._reached = 0
+        self._pending: dict[bytes, tuple[int, str]] = {}
+        self._finished_bytes = self._reported_bytes = self._position = 0
         self._note = ""
 
-    def add(self, piece: Chunk) -> int:
+    def add(self, chunk: Chunk) -> int:
         """The row that the passage's vector has, or will have."""
-        key = digest(piece.indexed)
-        row = self._known.row(key)
+        key = digest(chunk.indexed_text)
+        row = self._vector_cache.find_row(key)
         if row is not None:
             return row
-        if key not in self._waiting:
-            self._waiting[key] = (len(self._known) + len(self._waiting), piece.indexed)
-        row = self._waiting[key][0]
-        if len(self._waiting) == EMBED_WINDOW:
+        if key not in self._pending:
+            self._pending[key] = (len(self._vector_cache) + len(self._pending), chunk.indexed_text)
+        row = self._pending[key][0]
+        if len(self._pending) == EMBED_WINDOW:
             self.embed()
         return row
 
-    def reached(self, position: int, note: str) -> None:
+    def report_position(self, position: int, note: str) -> None:
         """Say how far the file is read, and what it is."""
-        self._reached = self._before + position
+        self._position = self._finished_bytes + position
         self._note = one_line(note, 60)
-        if not self._waiting:
-            self._shown = self._reached
-            self._show(self._shown)
+        if not self._pending:
+            self._reported_bytes = self._position
+            self._report(self._reported_bytes)
         elif self._work.cancelled:
             raise BuildStopped("Stopped.")
 
-    def file_done(self, size: int) -> None:
+    def finish_file(self, size: int) -> None:
         """The file is read."""
-        self._before += size
+        self._finished_bytes += size
 
     def embed(self) -> None:
         """Embed what waits, and keep it."""
-        if not self._waiting:
+        if not self._pending:
             return
         if self._embedder is None:
             from chatlm_rag.index.embedding import Embedder
 
-            self._work.at(self._shown, self.total, "loading the embedder")
-            self._embedder = Embedder(self._folder)
-        texts = [text for _, text in self._waiting.values()]
-        vectors = self._embedder.embed(texts, progress=self._embedding)
-        self._known.add(list(self._waiting), vectors)
+            self._work.update(self._reported_bytes, self.total_bytes, "loading the embedder")
+            self._embedder = Embedder(self._embedder_folder)
+        texts = [text for _, text in self._pending.values()]
+        vectors = self._embedder.embed(texts, progress=self._report_embedded)
+        self._vector_cache.add(list(self._pending), vectors)
         self.embedded += len(texts)
-        self._waiting = {}
-        self._shown = self._reached
+        self._pending = {}
+        self._reported_bytes = self._position
 
-    def _embedding(self, done: int, count: int) -> None:
-        self._show(self._shown + (self._reached - self._shown) * done // count)
+    def _report_embedded(self, done: int, count: int) -> None:
+        self._report(self._reported_bytes + (self._position - self._reported_bytes) * done // count)
 
-    def _show(self, position: int) -> None:
+    def _report(self, position: int) -> None:
         if self._work.cancelled:
             raise BuildStopped("Stopped.")
-        self._work.at(position, self.total, self._note)
+        self._work.update(position, self.total_bytes, self._note)
 
 
 def _bytes_to_read(file: PlannedFile) -> int:
-    return file.record.stamp.size if file.record.stamp and not file.kept else 0
+    return file.record.stamp.size if file.record.stamp and not file.unchanged else 0
 
 
 def _explain_problems(records: Iterable[FileRecord]) -> str:

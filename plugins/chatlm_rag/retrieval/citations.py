@@ -60,13 +60,13 @@ class CitationCheck:
     """As the model reads it, from 1; there may be no such passage."""
     cited: bool
     """Whether the reply names it; else it only says what stands there."""
-    supports: list[float] = field(default_factory=list)
+    support_scores: list[float] = field(default_factory=list)
     """Of each sentence that belongs to it, which part of the words the passage has, 0 to 1."""
 
     @property
-    def supported(self) -> bool:
+    def is_supported(self) -> bool:
         """Whether the passage says all that the reply says it does."""
-        return all(support >= SUPPORT_THRESHOLD for support in self.supports)
+        return all(support >= SUPPORT_THRESHOLD for support in self.support_scores)
 
 
 def check_citations(reply: str, passages: Sequence[Passage]) -> list[CitationCheck]:
@@ -78,11 +78,13 @@ def check_citations(reply: str, passages: Sequence[Passage]) -> list[CitationChe
             there = 0 < number <= len(passages)
             verdict = verdicts.setdefault(number, CitationCheck(number, cited=True))
             verdict.cited = True
-            verdict.supports.append(supports[number - 1] if there else 0.0)
+            verdict.support_scores.append(supports[number - 1] if there else 0.0)
         best = max(supports, default=0.0)
         if not numbers and best >= SUPPORT_THRESHOLD and len(stems(sentence)) >= _MIN_WORDS:
             number = supports.index(best) + 1
-            verdicts.setdefault(number, CitationCheck(number, cited=False)).supports.append(best)
+            verdicts.setdefault(number, CitationCheck(number, cited=False)).support_scores.append(
+                best
+            )
     return [verdicts[number] for number in sorted(verdicts)]
 
 
@@ -95,34 +97,34 @@ def support_score(sentence: str, passage: str) -> float:
 
 
 def reply_annotations(
-    reply: str, passages: Sequence[Passage], left_out: int = 0
+    reply: str, passages: Sequence[Passage], omitted: int = 0
 ) -> list[Annotation]:
     """What is shown below a reply: the passages that belong to it, each with its verdict.
 
     Args:
         reply: its text.
         passages: what was found for it.
-        left_out: how many of them, from the last, the model did not read.
+        omitted: how many of them, from the last, the model did not read.
     """
-    read = passages[: len(passages) - left_out]
+    read = passages[: len(passages) - omitted]
     found = [_annotation(verdict, read) for verdict in check_citations(reply, read)]
     if not found:
         found = [Annotation(PLUGIN, "sources", NO_SUPPORT)]
-    if left_out:
+    if omitted:
         numbers = ", ".join(f"[{number}]" for number in range(len(read) + 1, len(passages) + 1))
         found.append(Annotation(PLUGIN, OMITTED, f"{numbers}: the context has no room"))
     return found
 
 
-def _annotation(verdict: CitationCheck, passages: Sequence[Passage]) -> Annotation:
-    name = f"[{verdict.number}]"
-    if not 0 < verdict.number <= len(passages):
+def _annotation(check: CitationCheck, passages: Sequence[Passage]) -> Annotation:
+    name = f"[{check.number}]"
+    if not 0 < check.number <= len(passages):
         return Annotation(PLUGIN, name, "there is no such passage")
-    said = "supported" if verdict.supported else "not supported"
-    if not verdict.cited:
+    said = "supported" if check.is_supported else "not supported"
+    if not check.cited:
         said = "says it, not cited"
-    where = one_line(origin_of(passages[verdict.number - 1]).short, 60)
-    score = min(verdict.supports)
+    where = one_line(origin_of(passages[check.number - 1]).short_label, 60)
+    score = min(check.support_scores)
     return Annotation(PLUGIN, name, f"{where}: {said}", score)
 
 

@@ -31,14 +31,14 @@ def explain_turn(ui: Ui) -> str:
         raise UsageError("No index was asked for this turn", hint="/rag chooses one.")
     found, confidence = asked
     lines = [
-        f"Question    {one_line(turn.words, 300)}",
+        f"Question    {one_line(turn.display_text, 300)}",
         f"Found       {found}; confidence {confidence:.2f}, needed {THRESHOLD:.2f}",
         "",
     ]
     if not passages:
         return "\n".join([*lines, "Below that nothing is given to the model."])
     lines += [_TABLE_HEADER, *_passage_lines(turn, passages)]
-    return "\n".join([*lines, "", *_runners_up(turn.words, passages)])
+    return "\n".join([*lines, "", *_runners_up(turn.display_text, passages)])
 
 
 def _search_annotation(turn: Turn | None) -> tuple[str, float] | None:
@@ -53,10 +53,10 @@ def _passage_lines(turn: Turn, passages: Sequence[Passage]) -> Iterator[str]:
     fates = passage_outcomes(turn)
     for number, passage in enumerate(passages, start=1):
         origin = origin_of(passage)
-        ranks = (origin.dense_rank, origin.dense), (origin.lexical_rank, origin.lexical)
+        ranks = (origin.dense_rank, origin.dense_score), (origin.lexical_rank, origin.lexical_score)
         yield _row(f"[{number}]", passage.score, *ranks, fates.get(number, "read"))
-        yield f"     {one_line(origin.where, 70)}"
-        for also in origin.also:
+        yield f"     {one_line(origin.label, 70)}"
+        for also in origin.duplicates:
             yield f"     says the same, left out: {one_line(also, 48)}"
 
 
@@ -82,24 +82,24 @@ def _runners_up(question: str, passages: Sequence[Passage]) -> list[str]:
         )
     except ChatlmError as error:
         return [f"The others cannot be told. {one_line(error.message, 200)}"]
-    taken = {origin_of(passage).piece for passage in passages}
+    taken = {origin_of(passage).chunk_id for passage in passages}
     lines = []
-    for each in [each for each in found if each.piece.id not in taken][:MAX_RUNNERS_UP]:
+    for each in [each for each in found if each.chunk.id not in taken][:MAX_RUNNERS_UP]:
         lines += _hit_lines(each)
     return ["Left out, since others are better:", _TABLE_HEADER, *lines] if lines else []
 
 
-def _hit_lines(each: SearchHit) -> list[str]:
-    piece = each.piece
+def _hit_lines(hit: SearchHit) -> list[str]:
+    piece = hit.chunk
     origin = Origin(source=piece.source, place=piece.place, line=piece.line)
-    dense, lexical = each.dense, each.lexical
-    row = _row("", each.score, (dense.rank, dense.score), (lexical.rank, lexical.score), "")
-    return [row, f"     {one_line(origin.where, 70)}"]
+    dense, lexical = hit.dense, hit.lexical
+    row = _row("", hit.score, (dense.rank, dense.score), (lexical.rank, lexical.score), "")
+    return [row, f"     {one_line(origin.label, 70)}"]
 
 
 def _row(
-    name: str, fused: float, dense: tuple[int, float], lexical: tuple[int, float], fate: str
+    name: str, fused: float, dense: tuple[int, float], lexical: tuple[int, float], outcome: str
 ) -> str:
     words = f"#{lexical[0]} {lexical[1]:.2f}" if lexical[1] else "no word"
     meaning = f"#{dense[0]} {dense[1]:.3f}"
-    return f"{name:<5}{fused:>6.3f}  {meaning:>12}  {words:>12}  {fate}".rstrip()
+    return f"{name:<5}{fused:>6.3f}  {meaning:>12}  {words:>12}  {outcome}".rstrip()

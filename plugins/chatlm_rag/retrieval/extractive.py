@@ -40,7 +40,7 @@ class Quote:
     number: int
     """The passage's, from 1."""
     text: str
-    fit: float
+    score: float
     """How well it fits the question, about 0 to 1; a third of it is how well its passage does."""
 
 
@@ -59,23 +59,23 @@ def answer_with_quotes(
         engine: would carry the request out.
     """
     begun = request.messages[-1].role == "assistant"
-    if begun or turn.typed or not passages or not _should_quote(engine):
+    if begun or turn.raw_input or not passages or not _should_quote(engine):
         return request
     try:
         name = next(filter(None, (origin_of(passage).index for passage in passages)))
         index = get_open_index(name).index
     except ChatlmError:  # it was there when the question was asked
         return request
-    found = select_quotes(index, turn.words, passages)
+    found = select_quotes(index, turn.display_text, passages)
     if not found:
         return request
     said = Message("assistant", format_quotes(found))
-    return dataclasses.replace(request, messages=(*request.messages, said), complete=True)
+    return dataclasses.replace(request, messages=(*request.messages, said), reply_complete=True)
 
 
-def format_quotes(found: Sequence[Quote]) -> str:
+def format_quotes(selected: Sequence[Quote]) -> str:
     """Quotations as Markdown, each with the number of its passage."""
-    return "\n\n".join(f"> {escape_markup(quote.text)} [{quote.number}]" for quote in found)
+    return "\n\n".join(f"> {escape_markup(quote.text)} [{quote.number}]" for quote in selected)
 
 
 def select_quotes(index: Index, question: str, passages: Sequence[Passage]) -> list[Quote]:
@@ -85,27 +85,27 @@ def select_quotes(index: Index, question: str, passages: Sequence[Passage]) -> l
         for number, passage in enumerate(passages, start=1)
         for text in statements(passage.text)
     ]
-    fits = index.fits(question, [text for _, text in said])
+    fits = index.answer_scores(question, [text for _, text in said])
     ranked = sorted(
         (
             Quote(number, text, (2 * float(fit) + passages[number - 1].score) / 3)
             for (number, text), fit in zip(said, fits, strict=True)
         ),
-        key=lambda quote: -quote.fit,
+        key=lambda quote: -quote.score,
     )
     kept: list[tuple[Shingles, Quote]] = []
     for quote in ranked:
-        if len(kept) == MAX_QUOTES or quote.fit < MIN_RELATIVE_SCORE * ranked[0].fit:
+        if len(kept) == MAX_QUOTES or quote.score < MIN_RELATIVE_SCORE * ranked[0].score:
             break
         wording = Shingles(quote.text)
-        if not any(other.says_the_same(wording) for other, _ in kept):
+        if not any(other.is_near_duplicate(wording) for other, _ in kept):
             kept.append((wording, quote))
     return [quote for _, quote in kept]
 
 
 def _should_quote(engine: Engine) -> bool:
     answer = load_plugin_settings(PLUGIN, Settings).answer
-    weights = engine.info.weights
+    weights = engine.info.num_parameters
     return answer == "quote" or (
         answer == "auto" and weights is not None and weights < SMALL_MODEL_WEIGHTS
     )

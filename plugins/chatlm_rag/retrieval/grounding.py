@@ -30,7 +30,7 @@ _refused_questions: set[tuple[str, str]] = set()
 class SearchResult:
     """What an index has for a question."""
 
-    found: tuple[SearchHit, ...]
+    hits: tuple[SearchHit, ...]
     """Best first."""
     confidence: float
     """See `Index.confidence`."""
@@ -78,7 +78,7 @@ def question_annotation(name: str, question: str) -> Annotation:
         ChatlmError: see `look_up`.
     """
     answer = search_index(name, question)
-    count = min(len(answer.found), load_plugin_settings(PLUGIN, Settings).passages)
+    count = min(len(answer.hits), load_plugin_settings(PLUGIN, Settings).passages)
     found = f"{count} from {name}" if answer.relevant else f"nothing relevant in {name}"
     return Annotation(PLUGIN, "passages", found, answer.confidence)
 
@@ -94,31 +94,31 @@ def find_passages(name: str, question: str) -> list[Passage]:
     if not answer.relevant:
         return []
     most = load_plugin_settings(PLUGIN, Settings).passages
-    return [_hit_to_passage(asked, each) for each in answer.found[:most]]
+    return [_hit_to_passage(asked, each) for each in answer.hits[:most]]
 
 
 @lru_cache(maxsize=4)
-def _cached_search(asked: OpenIndex, question: str) -> SearchResult:
+def _cached_search(open_index: OpenIndex, question: str) -> SearchResult:
     most = max(load_plugin_settings(PLUGIN, Settings).passages, CONSIDERED_HITS)
-    found = asked.index.search(question, most, configured_reranker())
-    return SearchResult(tuple(found), asked.index.confidence(question, found))
+    found = open_index.index.search(question, most, configured_reranker())
+    return SearchResult(tuple(found), open_index.index.confidence(question, found))
 
 
-def _hit_to_passage(asked: OpenIndex, found: SearchHit) -> Passage:
-    place, piece = asked.place, found.piece
-    path = asked.made.file_of(piece.id).path
+def _hit_to_passage(open_index: OpenIndex, hit: SearchHit) -> Passage:
+    place, piece = open_index.index_folder, hit.chunk
+    path = open_index.manifest.file_of(piece.id).path
     origin = Origin(
         index=place.name,
-        piece=piece.id,
+        chunk_id=piece.id,
         source=piece.source,
         place=piece.place,
-        path=path if place.own else str(place.path.parents[1] / path),
+        path=path if place.is_user_index else str(place.path.parents[1] / path),
         line=piece.line,
-        dense_rank=found.dense.rank,
-        dense=found.dense.score,
-        lexical_rank=found.lexical.rank,
-        lexical=found.lexical.score,
-        also=tuple(f"{each.source}:{each.line}" for each in found.also),
+        dense_rank=hit.dense.rank,
+        dense_score=hit.dense.score,
+        lexical_rank=hit.lexical.rank,
+        lexical_score=hit.lexical.score,
+        duplicates=tuple(f"{each.source}:{each.line}" for each in hit.duplicates),
     )
     where = f", {piece.place}" if piece.place else ""
-    return Passage(piece.text, f"{piece.source}{where}", found.score, origin.to_details())
+    return Passage(piece.text, f"{piece.source}{where}", hit.score, origin.to_details())

@@ -38,26 +38,26 @@ class ThresholdPoint:
     """What one threshold would do."""
 
     threshold: float
-    kept: float
+    kept_rate: float
     """Which part of the answerable questions it keeps."""
-    refused: float
+    refused_rate: float
     """Which part of the unanswerable ones it turns away."""
 
 
-def confidence(query: str, found: Sequence[SearchHit], rarity: Callable[[str], float]) -> float:
+def confidence(query: str, hits: Sequence[SearchHit], idf: Callable[[str], float]) -> float:
     """How sure it is that the passages have to do with the question, about 0 to 1.
 
     Args:
         query: the question.
-        found: what was found, best first.
-        rarity: how much a stem counts, more than 0.
+        hits: what was found, best first.
+        idf: how much a stem counts, more than 0.
     """
-    best = found[:CONSIDERED_HITS]
+    best = hits[:CONSIDERED_HITS]
     nearest = max((each.dense.score for each in best), default=0.0)
-    asked = {stem: rarity(stem) for stem in stems(query)}
+    asked = {stem: idf(stem) for stem in stems(query)}
     if not asked:
         return nearest
-    there = {stem for each in best for stem in stems(each.piece.indexed)}
+    there = {stem for each in best for stem in stems(each.chunk.indexed_text)}
     covered = sum(weight for stem, weight in asked.items() if stem in there)
     return (nearest + covered / sum(asked.values())) / 2
 

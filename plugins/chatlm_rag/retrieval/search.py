@@ -55,28 +55,28 @@ class Index:
     It stays as it is when another process brings the index up to date.
 
     Args:
-        pieces: of the index.
-        nearest: its vectors.
-        words: its words.
+        chunks: of the index.
+        vector_index: its vectors.
+        bm25_index: its words.
         embedder: what the vectors were made with.
     """
 
     def __init__(
         self,
         name: str,
-        pieces: ChunkReader,
-        nearest: vectors.VectorIndex,
-        words: bm25.BM25Index,
+        chunks: ChunkReader,
+        vector_index: vectors.VectorIndex,
+        bm25_index: bm25.BM25Index,
         embedder: Embedder,
     ) -> None:
         self.name = name
-        self.pieces = pieces
+        self.chunks = chunks
         self.embedder = embedder
-        self._vectors = nearest
-        self._lexical = words
+        self._vector_index = vector_index
+        self._bm25_index = bm25_index
 
     @classmethod
-    def open(cls, index: IndexFolder) -> Index:
+    def open(cls, index_folder: IndexFolder) -> Index:
         """Open an index; its embedder is loaded by the first search.
 
         Raises:
@@ -87,15 +87,15 @@ class Index:
         def opener(at: Path) -> Index:
             made = manifest.read(at)
             embedder = _shared_embedder(
-                embedding.find_index_embedder(index.name, made.embedder).folder
+                embedding.find_index_embedder(index_folder.name, made.embedder).folder
             )
             pieces, nearest, words = ChunkReader(at), vectors.load(at), bm25.load(at)
-            if {len(pieces), len(nearest), len(words)} != {made.pieces}:
+            if {len(pieces), len(nearest), len(words)} != {made.chunk_count}:
                 raise ValueError("its files have not the same number of passages")
-            return cls(index.name, pieces, nearest, words, embedder)
+            return cls(index_folder.name, pieces, nearest, words, embedder)
 
-        with wrap_read_errors(index.name):
-            return index.open(opener)
+        with wrap_read_errors(index_folder.name):
+            return index_folder.open(opener)
 
     def search(self, query: str, k: int = 8, reranker: Reranker | None = None) -> list[SearchHit]:
         """The pieces that fit a query best, best first; of pieces that say the same, the best.
@@ -108,20 +108,20 @@ class Index:
         Raises:
             ChatlmError: the embedder or the reranker cannot be loaded.
         """
-        found = self._found(self.candidates(query))
+        found = self._hits(self.candidates(query))
         if reranker:
             found = _rerank(query, list(islice(found, MAX_RERANKED)), reranker)
         return _merge_duplicates(found, k)
 
-    def confidence(self, query: str, found: Sequence[SearchHit]) -> float:
+    def confidence(self, query: str, hits: Sequence[SearchHit]) -> float:
         """How sure it is that what a search found has to do with the query, about 0 to 1.
 
         Below `abstaining.THRESHOLD` nothing relevant was found.
         """
         with wrap_read_errors(self.name):
-            return relevance.confidence(query, found, self._lexical.rarity)
+            return relevance.confidence(query, hits, self._bm25_index.idf)
 
-    def fits(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
+    def answer_scores(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
         """How well each text answers a query, about 0 to 1: the mean of its cosine with the query
         and of how much of the query's words stands in it, rare ones counting more.
 
@@ -132,7 +132,7 @@ class Index:
 
         cosines = self.embedder.embed(texts) @ self.embedder.embed_query(query)
         with wrap_read_errors(self.name):
-            asked = {stem: self._lexical.rarity(stem) for stem in bm25.stems(query)}
+            asked = {stem: self._bm25_index.idf(stem) for stem in bm25.stems(query)}
         there = (set(bm25.stems(text)) for text in texts)
         covered = np.array([sum(asked[stem] for stem in asked.keys() & each) for each in there])
         fits = (cosines + covered / (sum(asked.values()) or 1)) / 2
@@ -144,36 +144,36 @@ class Index:
 
         vector = self.embedder.embed_query(query)
         with wrap_read_errors(self.name):
-            near, _ = self._vectors.search(vector, depth)
-            scores = self._lexical.scores(query)
+            near, _ = self._vector_index.search(vector, depth)
+            scores = self._bm25_index.scores(query)
             depth = min(depth, len(scores))
             worded = np.argpartition(-scores, depth - 1)[:depth]
             ids = np.union1d(near, worded[scores[worded] > 0])
-            dense, by_words = self._vectors.cosines(vector, ids), scores[ids]
+            dense, by_words = self._vector_index.cosines(vector, ids), scores[ids]
         fused = fuse(dense, by_words)
         order = np.argsort(-fused, kind="stable")
         return Candidates(ids[order], fused[order], dense[order], by_words[order])
 
-    def _found(self, candidates: Candidates) -> Iterator[SearchHit]:
+    def _hits(self, candidates: Candidates) -> Iterator[SearchHit]:
         """The candidates in their order; a piece is read when it is reached."""
         dense, by_words = _ranks(candidates.dense), _ranks(candidates.lexical)
         for place, number in enumerate(candidates.ids):
             yield SearchHit(
-                piece=self.pieces[int(number)],
+                chunk=self.chunks[int(number)],
                 score=float(candidates.fused[place]),
                 dense=RankedScore(float(candidates.dense[place]), int(dense[place])),
                 lexical=RankedScore(float(candidates.lexical[place]), int(by_words[place])),
             )
 
 
-def _merge_duplicates(found: Iterable[SearchHit], k: int) -> list[SearchHit]:
+def _merge_duplicates(hits: Iterable[SearchHit], k: int) -> list[SearchHit]:
     """The first k that say something new, each with the others that say the same."""
     kept: list[tuple[Shingles, SearchHit]] = []
-    for each in found:
-        wording = Shingles(each.piece.text)
+    for each in hits:
+        wording = Shingles(each.chunk.text)
         for place, (other, first) in enumerate(kept):
-            if other.says_the_same(wording):
-                kept[place] = (other, replace(first, also=(*first.also, each.piece)))
+            if other.is_near_duplicate(wording):
+                kept[place] = (other, replace(first, duplicates=(*first.duplicates, each.chunk)))
                 break
         else:
             if len(kept) == k:
@@ -182,10 +182,10 @@ def _merge_duplicates(found: Iterable[SearchHit], k: int) -> list[SearchHit]:
     return [each for _, each in kept]
 
 
-def _rerank(query: str, found: list[SearchHit], reranker: Reranker) -> Iterator[SearchHit]:
-    scores = reranker.scores(query, [each.piece.indexed for each in found])
+def _rerank(query: str, hits: list[SearchHit], reranker: Reranker) -> Iterator[SearchHit]:
+    scores = reranker.scores(query, [each.chunk.indexed_text for each in hits])
     for place in (-scores).argsort(kind="stable"):
-        yield replace(found[place], reranked=float(scores[place]))
+        yield replace(hits[place], reranked=float(scores[place]))
 
 
 @cache
@@ -234,16 +234,18 @@ class Shingles:
     def __init__(self, text: str) -> None:
         words = text.casefold().split()
         self._numbers = {word for word in words if any(map(str.isdigit, word))}
-        self._runs = {
+        self._shingles = {
             tuple(words[begin : begin + _SHINGLE_WORDS])
             for begin in range(max(len(words) - _SHINGLE_WORDS + 1, 1))
         }
 
-    def says_the_same(self, other: Shingles) -> bool:
+    def is_near_duplicate(self, other: Shingles) -> bool:
         """Whether both have nearly the same words, and the same numbers."""
         if self._numbers != other._numbers:
             return False
-        return len(self._runs & other._runs) >= DUPLICATE_OVERLAP * len(self._runs | other._runs)
+        return len(self._shingles & other._shingles) >= DUPLICATE_OVERLAP * len(
+            self._shingles | other._shingles
+        )
 
 
 MAX_RERANKED = 50
@@ -312,11 +314,11 @@ log = logging.getLogger("chatlm.plugins.rag")
 class OpenIndex:
     """An index with what is said of its files."""
 
-    place: IndexFolder
-    folder: Path | None
+    index_folder: IndexFolder
+    version_folder: Path | None
     """The one that counted when it was opened."""
     index: Index
-    made: Manifest
+    manifest: Manifest
 
 
 _open_indices: dict[str, OpenIndex] = {}
@@ -333,7 +335,7 @@ def get_open_index(name: str) -> OpenIndex:
     """
     place = find_index(name)
     with _open_lock:
-        while name not in _open_indices or _open_indices[name].folder != place.current():
+        while name not in _open_indices or _open_indices[name].version_folder != place.current():
             folder = place.current()
             _open_indices[name] = OpenIndex(
                 place, folder, Index.open(place), place.open(manifest.read)

@@ -52,7 +52,7 @@ class RagPicker(PluginCard):
     def __init__(self, ui: Ui) -> None:
         super().__init__("Ask your documents")
         self._ui = ui
-        self._in_use = index_from_plugin_data(ui.kept)
+        self._selected_index = index_from_plugin_data(ui.state)
 
     def body(self) -> Iterable[Widget]:
         """How it works, the list, how to make one."""
@@ -70,7 +70,9 @@ class RagPicker(PluginCard):
         """Mark the one in use."""
         rows = self.query_one(OptionList)
         ids = [option.id for option in rows.options]
-        rows.highlighted = ids.index(self._in_use) if self._in_use in ids else 0 if ids else None
+        rows.highlighted = (
+            ids.index(self._selected_index) if self._selected_index in ids else 0 if ids else None
+        )
         rows.focus()
 
     @on(OptionList.OptionSelected)
@@ -81,33 +83,33 @@ class RagPicker(PluginCard):
             if name == OFF_ID:
                 actions.leave_index(self._ui)
             elif folder.find_index(name).current() is None:
-                self._begin(actions.resume_build, name)
+                self._start_thread(actions.resume_build, name)
             else:
                 actions.use_index(self._ui, name)
-                self._begin(actions.load_index, name)
+                self._start_thread(actions.load_index, name)
         except ChatlmError as error:
-            self.complain(error)
+            self.show_error(error)
         else:
             self.dismiss()
 
-    def _begin(self, work: Callable[[Ui, str], None], name: str) -> None:
-        Thread(target=self._do, args=(work, name), daemon=True).start()
+    def _start_thread(self, work: Callable[[Ui, str], None], name: str) -> None:
+        Thread(target=self._run_in_thread, args=(work, name), daemon=True).start()
 
-    def _do(self, work: Callable[[Ui, str], None], name: str) -> None:
+    def _run_in_thread(self, work: Callable[[Ui, str], None], name: str) -> None:
         try:
             work(self._ui, name)
         except ChatlmError as error:
-            self._ui.tell(str(error), problem=True)
+            self._ui.notify(str(error), warning=True)
 
     def _options(self) -> Iterable[Option]:
-        if self._in_use:
-            off = f"No index: the model answers alone, without {one_line(self._in_use, 30)}"
+        if self._selected_index:
+            off = f"No index: the model answers alone, without {one_line(self._selected_index, 30)}"
             yield Option(Content.styled(off, MUTED_STYLE), id=OFF_ID)
         for index in folder.all_indices():
             yield Option(self._row(index), id=index.name)
 
     def _row(self, index: IndexFolder) -> Content:
-        in_use = index.name == self._in_use
+        in_use = index.name == self._selected_index
         try:
             found = formatting.read_manifest(index)
             size = human_bytes(formatting.disk_usage(index))

@@ -68,10 +68,10 @@ class RagSources(Vertical):
         self._ui = ui
         self._passages: list[Passage] = []
         self._question = ""
-        self._fates: Mapping[int, str] = {}
-        self._marked = -1
+        self._passage_outcomes: Mapping[int, str] = {}
+        self._expanded_row = -1
         """Which passage is shown in full, from 0."""
-        self._begin: int | None = None
+        self._pending_jump: int | None = None
 
     def compose(self) -> ComposeResult:
         """What this is about, the passages, the keys."""
@@ -84,55 +84,55 @@ class RagSources(Vertical):
 
     def on_mount(self) -> None:
         """Be found by `/source`."""
-        self._begin = actions.attach_panel(self)
+        self._pending_jump = actions.attach_panel(self)
 
     def on_unmount(self) -> None:
         """Be found no more."""
         actions.detach_panel(self)
 
-    def jump_soon(self, number: int) -> None:
+    def request_jump(self, number: int) -> None:
         """Go to a passage; may be called in any thread."""
-        self.call_later(self._jump, number)
+        self.call_later(self._jump_to, number)
 
     def show(self, ui: Ui) -> None:
         """Show what was found for the turn that is selected now."""
         turn = ui.turn
-        question, fates = (turn.words, passage_outcomes(turn)) if turn else ("", {})
+        question, fates = (turn.display_text, passage_outcomes(turn)) if turn else ("", {})
         shown = (list(ui.passages), question, fates)
-        marked = self._marked if shown[:2] == (self._passages, self._question) else 0
-        self._passages, self._question, self._fates = shown
+        marked = self._expanded_row if shown[:2] == (self._passages, self._question) else 0
+        self._passages, self._question, self._passage_outcomes = shown
         empty = not self._passages
         rows = self.query_one(OptionList)
         rows.set_class(empty, "-empty")
         self.query_one(".keys").set_class(empty, "-empty")
-        self.query_one(".head", Static).update(self._nothing() if empty else self._head())
-        self._marked = -1
+        self.query_one(".head", Static).update(self._empty_text() if empty else self._head())
+        self._expanded_row = -1
         rows.set_options(
             [Option(self._row(at, full=False), id=str(at)) for at in range(len(self._passages))]
         )
         rows.highlighted = None if empty else marked
-        if self._begin is not None:
-            self._jump(self._begin)
-            self._begin = None
+        if self._pending_jump is not None:
+            self._jump_to(self._pending_jump)
+            self._pending_jump = None
 
-    def _jump(self, number: int) -> None:
+    def _jump_to(self, number: int) -> None:
         if 1 <= number <= len(self._passages):
             rows = self.query_one(OptionList)
             rows.highlighted = number - 1
             rows.focus()
 
     @on(OptionList.OptionHighlighted)
-    def _unfold(self, event: OptionList.OptionHighlighted) -> None:
+    def _expand_row(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
-        rows, before = event.option_list, self._marked
-        self._marked = event.option_index
-        for at, full in ((before, False), (self._marked, True)):
-            if 0 <= at < len(self._passages) and before != self._marked:
+        rows, before = event.option_list, self._expanded_row
+        self._expanded_row = event.option_index
+        for at, full in ((before, False), (self._expanded_row, True)):
+            if 0 <= at < len(self._passages) and before != self._expanded_row:
                 rows.replace_option_prompt_at_index(at, self._row(at, full=full))
         rows.scroll_to_highlight()
 
     @on(OptionList.OptionSelected)
-    def _open(self, event: OptionList.OptionSelected) -> None:
+    def _open_in_editor(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         origin = origin_of(self._passages[event.option_index])
         try:
@@ -142,11 +142,11 @@ class RagSources(Vertical):
             with self.app.suspend():
                 subprocess.run(argv, check=False)
         except SuspendNotSupported:
-            self._ui.tell("An editor cannot be opened from here.", problem=True)
+            self._ui.notify("An editor cannot be opened from here.", warning=True)
         except OSError as error:
-            self._ui.tell(f"The editor cannot be run: {error.strerror}.", problem=True)
+            self._ui.notify(f"The editor cannot be run: {error.strerror}.", warning=True)
         except ChatlmError as error:
-            self._ui.tell(str(error), problem=True)
+            self._ui.notify(str(error), warning=True)
 
     def _head(self) -> Content:
         name = one_line(origin_of(self._passages[0]).index, 40)
@@ -156,8 +156,8 @@ class RagSources(Vertical):
             f" “{one_line(self._question, 60)}”"
         )
 
-    def _nothing(self) -> Content:
-        name = index_from_plugin_data(self._ui.kept)
+    def _empty_text(self) -> Content:
+        name = index_from_plugin_data(self._ui.state)
         if name and self._question:
             return Content(f"Nothing of {one_line(name, 64)} was read for this message.")
         if name:
@@ -177,14 +177,16 @@ class RagSources(Vertical):
             (f"  {passage.score:.2f}", MUTED_STYLE),
         )
         blocks = [head]
-        if fate := self._fates.get(at + 1):
+        if fate := self._passage_outcomes.get(at + 1):
             blocks.append(Content.styled(one_line(fate, 40), MUTED_STYLE))
         if place:
             blocks.append(Content.styled(place, "$text-primary"))
-        blocks.append(self._words(passage.text) if full else Content(one_line(passage.text, 70)))
+        blocks.append(
+            self._highlight_terms(passage.text) if full else Content(one_line(passage.text, 70))
+        )
         return Content("\n").join([*blocks, Content()])
 
-    def _words(self, text: str) -> Content:
+    def _highlight_terms(self, text: str) -> Content:
         """The passage, with the words of the question marked."""
         content = Content(escape_controls(text))
         for begin, end in bm25.matching_spans(escape_controls(text), self._question):

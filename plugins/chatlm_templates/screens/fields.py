@@ -23,7 +23,7 @@ class SafeInput(Input):
     """One line that shows every control character: what is seen is what is kept."""
 
     DEFAULT_CSS = """
-    Line {
+    SafeInput {
         border: none;
         height: 1;
         padding: 0 1;
@@ -49,7 +49,7 @@ class FieldTextArea(TextArea):
     """The same on several lines; Tab goes on to the next field."""
 
     DEFAULT_CSS = """
-    Area {
+    FieldTextArea {
         height: 5;
         border: none;
         padding: 0 1;
@@ -77,7 +77,7 @@ class VariableField(Vertical):
     """
 
     DEFAULT_CSS = """
-    Field {
+    VariableField {
         height: auto;
         margin: 0 0 1 0;
         & > .name { height: auto; }
@@ -116,7 +116,7 @@ class VariableField(Vertical):
                 return text
         return ""
 
-    def enter(self) -> None:
+    def focus_control(self) -> None:
         """Go to where the value is typed."""
         self._control.focus()
 
@@ -128,14 +128,14 @@ class VariableField(Vertical):
                 self.variable.parse(self.text)
             except UsageError as error:
                 wrong = error.message
-        self.blame(wrong)
+        self.show_error(wrong)
         return not wrong
 
-    def blame(self, wrong: str) -> None:
+    def show_error(self, message: str) -> None:
         """Say what is wrong; an empty text takes it away."""
         line = self.query_one(".wrong", Static)
-        line.set_class(bool(wrong), "-shown")
-        line.update(Content(escape_controls(wrong)))
+        line.set_class(bool(message), "-shown")
+        line.update(Content(escape_controls(message)))
 
 
 def _build_control(variable: Variable, value: str | None) -> Widget:

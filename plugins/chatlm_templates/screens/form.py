@@ -35,7 +35,7 @@ class TemplateForm(TemplateCard):
     """
 
     DEFAULT_CSS = """
-    Form {
+    TemplateForm {
         & #cost { height: auto; color: $text-muted; margin: 0 0 1 0; }
     }
     """
@@ -49,26 +49,26 @@ class TemplateForm(TemplateCard):
     ]
 
     @dataclass
-    class Weighed(Message):
+    class TokensCounted(Message):
         """What a preview costs is known, or that it is not."""
 
         tokens: int | None
-        of: FilledTemplate
+        filled: FilledTemplate
 
     def __init__(self, ui: Ui, template: Template) -> None:
         super().__init__(f"Template {one_line(template.name, 60)}")
         self._ui = ui
         self._template = template
         self._fields: list[VariableField] = []
-        self._made = FilledTemplate("", ())
+        self._filled = FilledTemplate("", ())
 
     def body(self) -> Iterable[Widget]:
         """The fields, with what the chat has for them already, and the prompt beside them."""
-        choice = selected_template(self._ui.kept)
-        given = choice.values if choice and choice.template == self._template.name else {}
+        choice = selected_template(self._ui.state)
+        given = choice.values if choice and choice.name == self._template.name else {}
         self._fields = [
             VariableField(variable, self._template, given.get(variable.name))
-            for variable in sorted(self._template.asked, key=self._is_input)
+            for variable in sorted(self._template.form_variables, key=self._is_input)
         ]
         with Container(classes="sides"):
             with VerticalScroll(classes="left fields", can_focus=False):
@@ -82,24 +82,24 @@ class TemplateForm(TemplateCard):
 
     def on_mount(self) -> None:
         """Begin in the first field."""
-        self._preview()
+        self._update_preview()
         if self._fields:
-            self._fields[0].enter()
+            self._fields[0].focus_control()
 
-    def action_use(self, fresh: bool) -> None:
+    def action_use(self, in_new_chat: bool) -> None:
         """Let a chat go by the template, unless something is missing or wrong."""
         wrong = [field for field in self._fields if not field.check()]
         for field in self._fields:
             if not field.text and field.variable.required and not self._is_input(field.variable):
-                field.blame("Fill this in.")
+                field.show_error("Fill this in.")
                 wrong.append(field)
         if wrong:
-            wrong[0].enter()
+            wrong[0].focus_control()
             return
         try:
-            actions.use_template(self._ui, self._template, self._values(), fresh=fresh)
+            actions.use_template(self._ui, self._template, self._values(), in_new_chat=in_new_chat)
         except ChatlmError as error:
-            self.complain(error)
+            self.show_error(error)
         else:
             self.dismiss()
 
@@ -109,7 +109,7 @@ class TemplateForm(TemplateCard):
         self.dismiss()
 
     @on(Input.Submitted)
-    def _submit(self, event: Input.Submitted) -> None:
+    def _handle_submit(self, event: Input.Submitted) -> None:
         event.stop()
         self.action_use(False)
 
@@ -117,25 +117,25 @@ class TemplateForm(TemplateCard):
     @on(TextArea.Changed)
     @on(Select.Changed)
     @on(Checkbox.Changed)
-    def _change(self, event: Message) -> None:
+    def _handle_change(self, event: Message) -> None:
         event.stop()
-        self.complain(None)
-        self._preview()
+        self.show_error(None)
+        self._update_preview()
 
     @on(Weighed)
-    def _weigh(self, event: Weighed) -> None:
+    def _handle_tokens_counted(self, event: Weighed) -> None:
         event.stop()
-        if event.of is self._made:
+        if event.of is self._filled:
             self.query_one("#cost", Static).update(Content(describe_cost(event.tokens)))
 
     def _is_input(self, variable: Variable) -> bool:
         """Whether it takes what is typed in the chat, so that nothing need be typed here."""
-        return self._template.takes_words and variable.name == self._template.input
+        return self._template.takes_input and variable.name == self._template.input
 
     def _values(self) -> dict[str, str]:
         return {field.variable.name: field.text for field in self._fields if field.text}
 
-    def _preview(self) -> None:
+    def _update_preview(self) -> None:
         """Draw the prompt as far as it is filled in, and have its tokens counted."""
         right = {field.variable.name: field.text for field in self._fields if field.check()}
         try:
@@ -143,21 +143,21 @@ class TemplateForm(TemplateCard):
                 self._template, {k: text for k, text in right.items() if text}
             )
         except UsageError as error:
-            self.complain(error)
+            self.show_error(error)
             return
-        self._made = made
+        self._filled = made
         self.query_one("#made", Static).update(preview.prompt_content(made))
-        self.run_worker(lambda: self._count(made), thread=True, exclusive=True, group="cost")
+        self.run_worker(lambda: self._count_tokens(made), thread=True, exclusive=True, group="cost")
 
-    def _count(self, made: FilledTemplate) -> None:
+    def _count_tokens(self, filled: FilledTemplate) -> None:
         """In a thread: counting may take its time with a long text."""
         engine, messages = self._ui.engine, []
-        if made.system:
-            messages.append(ChatMessage("system", made.system))
-        if made.user:
-            messages.append(ChatMessage("user", made.user))
+        if filled.system:
+            messages.append(ChatMessage("system", filled.system))
+        if filled.user:
+            messages.append(ChatMessage("user", filled.user))
         tokens = engine.count_tokens(messages) if engine and messages else None
-        self.post_message(self.Weighed(tokens if engine else None, made))
+        self.post_message(self.TokensCounted(tokens if engine else None, filled))
 
 
 def describe_cost(tokens: int | None) -> str:

@@ -38,8 +38,8 @@ class TemplatePicker(TemplateCard):
     """
 
     DEFAULT_CSS = """
-    Picker {
-        & Line { margin: 0 0 1 0; }
+    TemplatePicker {
+        & SafeInput { margin: 0 0 1 0; }
         & OptionList {
             height: 1fr;
             border: none;
@@ -63,14 +63,14 @@ class TemplatePicker(TemplateCard):
     def __init__(self, ui: Ui, name: str = "") -> None:
         super().__init__("Templates")
         self._ui = ui
-        choice = selected_template(ui.kept)
-        self._in_use = choice.template if choice else ""
-        self._wanted = name or self._in_use
+        choice = selected_template(ui.state)
+        self._active_template = choice.name if choice else ""
+        self._initial_template = name or self._active_template
         self._library = library.load_library()
-        self._own = {
+        self._own_names = {
             name for name, path in library.template_files().items() if library.is_own(path)
         }
-        self._faults = {fault.path.stem: fault for fault in self._library.faults}
+        self._errors_by_name = {fault.path.stem: fault for fault in self._library.errors}
 
     def body(self) -> Iterable[Widget]:
         """The filter, the list, the marked template."""
@@ -85,7 +85,7 @@ class TemplatePicker(TemplateCard):
 
     def on_mount(self) -> None:
         """Show all."""
-        self._list("")
+        self._update_list("")
 
     def action_move(self, step: int) -> None:
         """Move over the list while typing."""
@@ -96,32 +96,32 @@ class TemplatePicker(TemplateCard):
             rows.action_cursor_up()
 
     @on(Input.Changed)
-    def _narrow(self, event: Input.Changed) -> None:
+    def _handle_filter(self, event: Input.Changed) -> None:
         event.stop()
-        self.complain(None)
-        self._list(event.value)
+        self.show_error(None)
+        self._update_list(event.value)
 
     @on(OptionList.OptionHighlighted)
-    def _look(self, event: OptionList.OptionHighlighted) -> None:
+    def _handle_highlight(self, event: OptionList.OptionHighlighted) -> None:
         event.stop()
-        self._show(event.option_id)
+        self._show_details(event.option_id)
 
     @on(Input.Submitted)
     @on(OptionList.OptionSelected)
-    def _choose(self, event: Input.Submitted | OptionList.OptionSelected) -> None:
+    def _handle_selection(self, event: Input.Submitted | OptionList.OptionSelected) -> None:
         event.stop()
         option = self.query_one(OptionList).highlighted_option
         if option is None or option.id is None:
             return
         try:
-            self._take(option.id)
+            self._open_template(option.id)
         except ChatlmError as error:
-            self.complain(error)
+            self.show_error(error)
         else:
             self.dismiss()
 
-    def _take(self, name: str) -> None:
-        if name in self._faults:
+    def _open_template(self, name: str) -> None:
+        if name in self._errors_by_name:
             raise UsageError(
                 f"{name} cannot be used.", hint=f"Mend it: chatlm templates edit {name}"
             )
@@ -130,12 +130,12 @@ class TemplatePicker(TemplateCard):
         else:
             self._ui.open_screen(FORM_SCREEN, name)
 
-    def _list(self, typed: str) -> None:
-        words = typed.lower().split()
-        names = sorted([*self._library.templates, *self._faults])
+    def _update_list(self, query: str) -> None:
+        words = query.lower().split()
+        names = sorted([*self._library.templates, *self._errors_by_name])
         options = []
-        if self._in_use and not words:
-            off = f"No template: end {one_line(self._in_use, 30)} in this chat"
+        if self._active_template and not words:
+            off = f"No template: end {one_line(self._active_template, 30)} in this chat"
             options.append(Option(Content.styled(off, preview.MUTED), id=OFF_ID))
         for name in names:
             row = self._row(name)
@@ -145,36 +145,42 @@ class TemplatePicker(TemplateCard):
         rows.set_options(options)
         ids = [option.id for option in options]
         rows.highlighted = (
-            ids.index(self._wanted) if self._wanted in ids and not words else 0 if ids else None
+            ids.index(self._initial_template)
+            if self._initial_template in ids and not words
+            else 0
+            if ids
+            else None
         )
         if not ids:
-            self._show(None)
+            self._show_details(None)
 
     def _row(self, name: str) -> Content:
-        style = "bold" if name == self._in_use else ""
-        if fault := self._faults.get(name):
-            said = f"line {fault.line}: {fault.what}" if fault.line else fault.what
+        style = "bold" if name == self._active_template else ""
+        if fault := self._errors_by_name.get(name):
+            said = f"line {fault.line}: {fault.problem}" if fault.line else fault.problem
             about = (one_line(said, 200), "$text-error")
         else:
             marks = [self._library.templates[name].description]
-            if name == self._in_use:
+            if name == self._active_template:
                 marks.insert(0, "in use ·")
-            if name in self._own:
+            if name in self._own_names:
                 marks.append("(yours)")
             about = (one_line(" ".join(marks), 200), preview.MUTED)
         return Content.assemble(
             (set_cell_size(one_line(name, NAME_WIDTH - 1), NAME_WIDTH), style), about
         )
 
-    def _show(self, name: str | None) -> None:
+    def _show_details(self, name: str | None) -> None:
         if name is None:
             told = Content("No template has these words. `chatlm templates new NAME` makes one.")
         elif name == OFF_ID:
             told = Content("From the next message on, what you type is sent as it is.")
-        elif name in self._faults:
-            told = preview.error_content(self._faults[name])
+        elif name in self._errors_by_name:
+            told = preview.error_content(self._errors_by_name[name])
         else:
-            told = preview.template_content(self._library.templates[name], own=name in self._own)
+            told = preview.template_content(
+                self._library.templates[name], own=name in self._own_names
+            )
         self.query_one("#marked", Static).update(told)
         self.query_one("#preview").scroll_home(animate=False)
 

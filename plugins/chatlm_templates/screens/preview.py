@@ -68,15 +68,15 @@ HEADING_STYLE = "bold $text-accent"
 PART_STYLE = "bold $text-primary"
 
 
-def prompt_content(made: FilledTemplate) -> Content:
+def prompt_content(filled: FilledTemplate) -> Content:
     """System prompt and message, each part under its name."""
     blocks = []
-    if made.system:
+    if filled.system:
         blocks.append(
-            Content.assemble(("System prompt\n", HEADING_STYLE), escape_controls(made.system))
+            Content.assemble(("System prompt\n", HEADING_STYLE), escape_controls(filled.system))
         )
     head = Content.styled("Message", HEADING_STYLE)
-    for name, text in made.parts:
+    for name, text in filled.parts:
         part = (
             Content.assemble((f"{name}:\n", PART_STYLE), escape_controls(text))
             if name
@@ -84,7 +84,7 @@ def prompt_content(made: FilledTemplate) -> Content:
         )
         blocks.append(Content.assemble(head, "\n", part) if head else Content.assemble(part))
         head = Content()
-    if not made.parts:
+    if not filled.parts:
         blocks.append(Content.assemble(head, ("\nWhat you type, as it is.", MUTED)))
     return Content("\n\n").join(blocks)
 
@@ -116,19 +116,25 @@ def template_content(template: Template, *, own: bool) -> Content:
     return Content("\n\n").join(blocks)
 
 
-def variable_content(each: Variable, template: Template) -> Content:
+def variable_content(template_variable: Variable, template: Template) -> Content:
     """One variable on a line: its name, what it is, what it may be."""
-    kind = " or ".join(each.choices) if each.choices else each.type
+    kind = (
+        " or ".join(template_variable.choices)
+        if template_variable.choices
+        else template_variable.type
+    )
     notes = [kind]
-    if each.default is not None:
-        notes.append(f"default {format_default(each.default)}")
-    elif not each.required:
+    if template_variable.default is not None:
+        notes.append(f"default {format_default(template_variable.default)}")
+    elif not template_variable.required:
         notes.append("may be left out")
-    if template.takes_words and each.name == template.input:
+    if template.takes_input and template_variable.name == template.input:
         notes.append("what you type in the chat")
-    about = f"  {one_line(each.description, 120)}" if each.description else ""
+    about = (
+        f"  {one_line(template_variable.description, 120)}" if template_variable.description else ""
+    )
     return Content.assemble(
-        (each.name, "bold"), about, (f"  ({one_line('; '.join(notes), 160)})", MUTED)
+        (template_variable.name, "bold"), about, (f"  ({one_line('; '.join(notes), 160)})", MUTED)
     )
 
 
@@ -137,12 +143,12 @@ def format_default(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else one_line(str(value), 60)
 
 
-def error_content(problem: TemplateFileError) -> Content:
+def error_content(error: TemplateFileError) -> Content:
     """What is wrong with a template's file, and how it is mended."""
-    where = f"{problem.path}, line {problem.line}" if problem.line else str(problem.path)
-    mend = f"Mend it: chatlm templates edit {problem.path.stem}"
+    where = f"{error.path}, line {error.line}" if error.line else str(error.path)
+    mend = f"Mend it: chatlm templates edit {error.path.stem}"
     return Content.assemble(
         ("This template cannot be used\n\n", "bold $text-error"),
         (escape_controls(where), MUTED),
-        f"\n{escape_controls(problem.what)}\n\n{escape_controls(mend)}",
+        f"\n{escape_controls(error.problem)}\n\n{escape_controls(mend)}",
     )

@@ -22,4 +22,4 @@ class Late:
 
 @hookimpl
 def adjust_request(request: Request) -> Request:
-    return dataclasses.replace(request, processors=(*request.processors, Late()))
+    return dataclasses.replace(request, logits_processors=(*request.logits_processors, Late()))

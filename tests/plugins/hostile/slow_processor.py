@@ -14,4 +14,4 @@ def dawdle(input_ids: Any, scores: Any) -> Any:
 
 @hookimpl
 def adjust_request(request: Request) -> Request:
-    return dataclasses.replace(request, processors=(*request.processors, dawdle))
+    return dataclasses.replace(request, logits_processors=(*request.logits_processors, dawdle))

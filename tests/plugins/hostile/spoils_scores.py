@@ -18,6 +18,6 @@ def ask_later(input_ids: Any, scores: Any) -> None:
 def adjust_request(request: Request) -> Request:
     return dataclasses.replace(
         request,
-        processors=(*request.processors, forbid),
-        criteria=(*request.criteria, ask_later),
+        logits_processors=(*request.logits_processors, forbid),
+        stopping_criteria=(*request.stopping_criteria, ask_later),
     )

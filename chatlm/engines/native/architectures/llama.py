@@ -43,39 +43,50 @@ def _parse_config(config: Mapping[str, Any]) -> ModelConfig:
         raise Unsupported(f"its heads have the size {head_size}")
     bias = kind in ("llama", "qwen3") and bool(config.get("attention_bias", False))
     shape = ModelConfig(
-        layers=int(config["num_hidden_layers"]),
-        hidden=hidden,
-        heads=heads,
-        key_heads=int(config.get("num_key_value_heads") or _default_key_value_heads(kind, heads)),
-        head_size=head_size,
-        inner=int(config["intermediate_size"]),
-        vocabulary=int(config["vocab_size"]),
-        context=context,
-        epsilon=float(config["rms_norm_eps"]),
-        frequencies=inverse_frequencies(config, head_size),
-        query_bias=bias or kind == "qwen2",
-        output_bias=bias,
+        num_hidden_layers=int(config["num_hidden_layers"]),
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        num_key_value_heads=int(
+            config.get("num_key_value_heads") or _default_key_value_heads(kind, heads)
+        ),
+        head_dim=head_size,
+        intermediate_size=int(config["intermediate_size"]),
+        vocab_size=int(config["vocab_size"]),
+        max_position_embeddings=context,
+        rms_norm_eps=float(config["rms_norm_eps"]),
+        inv_freq=inverse_frequencies(config, head_size),
+        qkv_bias=bias or kind == "qwen2",
+        o_proj_bias=bias,
         mlp_bias=kind == "llama" and bool(config.get("mlp_bias", False)),
-        head_norm=kind == "qwen3",
-        tied=bool(config.get("tie_word_embeddings", False)),
+        qk_norm=kind == "qwen3",
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
     )
-    sizes = (shape.layers, hidden, heads, shape.key_heads, shape.inner, context)
-    if min(*sizes, shape.vocabulary) < 1 or heads % shape.key_heads or head_size % 2:
+    sizes = (
+        shape.num_hidden_layers,
+        hidden,
+        heads,
+        shape.num_key_value_heads,
+        shape.intermediate_size,
+        context,
+    )
+    if min(*sizes, shape.vocab_size) < 1 or heads % shape.num_key_value_heads or head_size % 2:
         raise Unsupported("its sizes do not fit together")
     return shape
 
 
-def _default_key_value_heads(kind: str, heads: int) -> int:
-    if kind == "llama":
+def _default_key_value_heads(model_type: str, heads: int) -> int:
+    if model_type == "llama":
         return heads
     raise Unsupported("its config.json leaves num_key_value_heads open")
 
 
-def _sliding_window(kind: str, config: Mapping[str, Any]) -> float:
+def _sliding_window(model_type: str, config: Mapping[str, Any]) -> float:
     """Tokens that attention looks back."""
     if "sliding_attention" in (config.get("layer_types") or ()):
         return 0
-    if kind == "llama" or (kind != "mistral" and not config.get("use_sliding_window", False)):
+    if model_type == "llama" or (
+        model_type != "mistral" and not config.get("use_sliding_window", False)
+    ):
         return math.inf
     window = config.get("sliding_window", 4096)
     return math.inf if window is None else int(window)
