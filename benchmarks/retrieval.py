@@ -48,7 +48,7 @@ class _Silent:
 
     cancelled = False
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         pass
 
 

@@ -114,7 +114,7 @@ def no_compiler() -> Iterator[None]:
 def no_guesses() -> Iterator[None]:
     """One token at a time."""
     guess = PromptLookup.draft
-    PromptLookup.draft = lambda self, most: []  # type: ignore[method-assign]
+    PromptLookup.draft = lambda self, max_tokens: []  # type: ignore[method-assign]
     try:
         yield
     finally:

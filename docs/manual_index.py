@@ -33,7 +33,7 @@ class Quiet:
 
     cancelled = False
 
-    def at(self, done: int, total: int | None = None, note: str = "") -> None:
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
         """Say nothing."""
 
 

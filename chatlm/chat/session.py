@@ -54,8 +54,8 @@ class ChatSession:
             message is stored.
         plugins: whose hooks are called.
         sampling: the person's settings for all chats; what they leave open is the model's.
-        session_sampling: settings of this session only; they go before the chat's own, as these do before
-            `sampling`.
+        session_sampling: settings of this session only; they go before the chat's own, as these
+            do before `sampling`.
         system: the system prompt of a new conversation.
         chat_sampling: what the person set for a new conversation alone.
         adapter: used in this session before all that plugins would choose, "" for the model

@@ -37,7 +37,8 @@ class InMemorySideChats:
         plugins: whose hooks are called.
         open_model: loads a model.
         report: told in a few words what is being loaded.
-        shared_engine: gives a model that is loaded anyway and never freed here; None where there is none.
+        shared_engine: gives a model that is loaded anyway and never freed here; None where there
+            is none.
     """
 
     def __init__(

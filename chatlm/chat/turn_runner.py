@@ -89,7 +89,8 @@ class TurnRunner:
     def answer(
         self, turn: Turn, reply: Reply | None = None, *, regenerate: bool = False
     ) -> SessionEvents:
-        """Make a new reply to the turn, or go on with `reply`; `regenerate` if there was one before."""
+        """Make a new reply to the turn, or go on with `reply`; `regenerate` if there was one
+        before."""
         engine = self.get_engine()
         conversation = self._conversation()
         request = request_builder.build_request(
@@ -258,4 +259,7 @@ def events_without_engine(request: Request, continue_from: str = "") -> Iterator
 def _describe_omission(event: PromptReady) -> str:
     turns = sum(message.role == "user" for message in event.omitted_messages)
     what = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
-    return f"The context holds {event.context_length} tokens: {what} of this chat did not fit any more."
+    return (
+        f"The context holds {event.context_length} tokens: {what} of this chat did not "
+        "fit any more."
+    )

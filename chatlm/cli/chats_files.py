@@ -119,10 +119,11 @@ def _print_summary(progress: ImportProgress, file: Path, skip_bad: bool) -> None
             escape_controls(f"{file.name}, {bad.location}: ") + one_line(bad.problem, 300), err=True
         )
     if progress.unreadable_count > len(progress.unreadable):
-        click.echo(f"… and {progress.bad_count - len(progress.bad)} more", err=True)
+        click.echo(f"… and {progress.unreadable_count - len(progress.unreadable)} more", err=True)
     if progress.unreadable_count and progress.readable_count:
         raise UsageError(
-            f"{format_chat_count(progress.unreadable_count)} in {file} cannot be read; nothing was imported.",
+            f"{format_chat_count(progress.unreadable_count)} in {file} cannot be read; "
+            "nothing was imported.",
             hint=f"Import the others: chatlm chats import --skip-bad {shlex.quote(str(file))}",
         )
     if not (progress.added or progress.already_stored):

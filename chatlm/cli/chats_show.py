@@ -254,7 +254,10 @@ def _trace_heading(turn: Turn, trace: Trace) -> str:
 def _call_lines(call: Call) -> Iterator[str]:
     plugin, hook = one_line(call.plugin, _NAME_WIDTH), one_line(call.hook, _HOOK_WIDTH)
     said = one_line(call.result_summary, 300) or ("" if call.error or call.changes else "nothing")
-    row = f"    {format_duration(call.seconds):>8}  {plugin:<{_NAME_WIDTH}}  {hook:<{_HOOK_WIDTH}}  {said}"
+    row = (
+        f"    {format_duration(call.seconds):>8}  {plugin:<{_NAME_WIDTH}}  "
+        f"{hook:<{_HOOK_WIDTH}}  {said}"
+    )
     yield row.rstrip()
     if call.error:
         yield _INDENT + click.style(f"failed: {one_line(call.error, 300)}", fg="red")

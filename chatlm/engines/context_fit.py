@@ -62,7 +62,8 @@ def fit_prompt(
         encode: ids of the messages with these indices; more messages never take fewer tokens.
         message_tokens: about how many tokens each message takes; asked for when not all fit.
         context_length: tokens that prompt and reply may have together.
-        reply_reserve: tokens to keep free for the reply; less is kept where no more turns may leave.
+        reply_reserve: tokens to keep free for the reply; less is kept where no more turns may
+            leave.
 
     Raises:
         ContextTooLong: what has to stay leaves no room for a single new token.
@@ -104,7 +105,8 @@ def _count_turns_to_drop(
 def _context_too_long_error(tokens: int, context_length: int, pinned: int) -> ContextTooLong:
     if pinned < 1:
         return ContextTooLong(
-            f"Your message and the system prompt take {tokens} tokens; the context holds {context_length}",
+            f"Your message and the system prompt take {tokens} tokens; the context holds "
+            f"{context_length}",
             hint="Shorten the message, or raise the limit with `chatlm config set context`.",
         )
     turns = "the pinned turn" if pinned == 1 else f"{pinned} pinned turns"

@@ -42,7 +42,8 @@ class LocalEngine:
         placement: device and number format.
         prompt_format: one of `chatlm.engines.tokens.FORMATS`.
         context: at most this many tokens of context; None takes what the model has.
-        catalogue_sampling: sampling known to suit the model, before what its own generation config says.
+        catalogue_sampling: sampling known to suit the model, before what its own generation
+            config says.
         decoder_format: one of `chatlm.engines.ways.FORMATS`, or off.
         find_adapter: finds the adapters that requests name.
 

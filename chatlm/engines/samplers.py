@@ -25,7 +25,8 @@ def apply_penalties(
         seen: (vocabulary,), bool, whether prompt or reply hold the token.
         frequency_penalty: subtracted once for each time; -2 to 2, 0 is off.
         presence_penalty: subtracted once; -2 to 2, 0 is off.
-        repetition_penalty: positive logits are divided by it and negative ones multiplied; 1 is off.
+        repetition_penalty: positive logits are divided by it and negative ones multiplied; 1 is
+            off.
     """
     if repetition_penalty != 1.0:
         changed = torch.where(logits > 0, logits / repetition_penalty, logits * repetition_penalty)

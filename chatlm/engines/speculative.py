@@ -54,7 +54,8 @@ class PromptLookup:
         self._ids.append(token)
 
     def draft(self, max_tokens: int) -> list[int]:
-        """What may come next, from the place where the same was said before; at most `max_tokens`."""
+        """What may come next, from the place where the same was said before; at most
+        `max_tokens`."""
         places = self._continuations.get(tuple(self._ids[-NGRAM_SIZE:]), [])[-MAX_CANDIDATES:]
         if not places or max_tokens < 1:
             return []

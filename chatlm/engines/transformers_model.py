@@ -60,7 +60,7 @@ class TransformersModel:
 
     def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
         """See `Model.extend`."""
-        return torch.cat([cache.extend(own) for cache, own in zip(caches, ids, strict=True)])
+        return torch.cat([cache.decode(own) for cache, own in zip(caches, ids, strict=True)])
 
     def load_adapter(self, folder: Path) -> PeftAdaptedModel:
         """See `Model.adapted`."""

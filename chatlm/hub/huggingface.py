@@ -78,7 +78,8 @@ def hub_endpoint() -> str:
 
 
 def copy_from_cache(source: HubSource, output_folder: Path) -> str | None:
-    """Link or copy a repository that is whole in the person's Hugging Face cache into `output_folder`.
+    """Link or copy a repository that is whole in the person's Hugging Face cache into
+    `output_folder`.
 
     Returns:
         The commit, or None when the cache does not have it.
@@ -107,7 +108,8 @@ def fetch_from_hub(
     progress: ProgressCallback,
     cancelled: CancelCheck,
 ) -> str:
-    """Download a repository's safetensors model into `partial_folder`, keeping whole files that are there.
+    """Download a repository's safetensors model into `partial_folder`, keeping whole files that
+    are there.
 
     Args:
         partial_folder: the folder, which may hold an earlier interrupted download.
@@ -276,7 +278,8 @@ def _require_safetensors(
     if any(name.endswith(".gguf") for name in repository_files):
         raise ModelError(
             f"{repository} has only GGUF files.",
-            f"Download one from {hub_endpoint()}/{repository} and run: chatlm models pull FILE.gguf",
+            f"Download one from {hub_endpoint()}/{repository} and run: chatlm models pull "
+            "FILE.gguf",
         )
     raise ModelError(f"{repository} has no *.safetensors weights.", "Choose another model.")
 

@@ -85,8 +85,8 @@ def run_child(
 ) -> int:
     """Run a command with all it prints going to `log`; return its exit status.
 
-    `on_poll` is called about ten times a second. When it raises, or Ctrl-C comes, or `cancelled` says
-    so, the process is ended first.
+    `on_poll` is called about ten times a second. When it raises, or Ctrl-C comes, or `cancelled`
+    says so, the process is ended first.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(

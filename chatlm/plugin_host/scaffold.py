@@ -80,7 +80,7 @@ def annotate_message(message: Message):
 
 def say(ui, text):
     """Count the words of a text, on the screen."""
-    ui.tell(f"{len(text.split())} words")
+    ui.notify(f"{len(text.split())} words")
 
 
 @hookimpl
@@ -140,8 +140,8 @@ def test_a_wrong_setting_is_refused():
 
 def test_the_slash_command_counts():
     async def try_it():
-        async with screen(plugin) as shown:
-            await shown.type("/$slash one two three")
+        async with scripted_screen(plugin) as shown:
+            await shown.submit("/$slash one two three")
             assert "3 words" in shown.text()
             assert shown.faults == []
 

@@ -173,7 +173,8 @@ def _common_prefix_length(left: Sequence[Any], right: Sequence[Any]) -> int:
 
 
 def _bisect_max(limit: int, predicate: Callable[[int], bool]) -> int:
-    """The greatest number up to `limit` for which `predicate` holds; it holds for all smaller ones."""
+    """The greatest number up to `limit` for which `predicate` holds; it holds for all smaller
+    ones."""
     low, high = 0, limit
     while low < high:
         middle = (low + high + 1) // 2

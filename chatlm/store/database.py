@@ -178,7 +178,8 @@ def _to_store_error(error: sqlite3.Error, database_name: str) -> StoreError:
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StoreError(
-                f"Another program has kept {database_name} locked for over {BUSY_TIMEOUT_SECONDS:g} seconds.",
+                f"Another program has kept {database_name} locked for over "
+                f"{BUSY_TIMEOUT_SECONDS:g} seconds.",
                 hint="Close it (another chatlm, a backup, a database browser) and try again.",
             )
         case sqlite3.SQLITE_CANTOPEN:
@@ -188,7 +189,8 @@ def _to_store_error(error: sqlite3.Error, database_name: str) -> StoreError:
             )
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StoreError(
-                f"{database_name} is damaged or not a database of chatlm. chatlm changed nothing in it.",
+                f"{database_name} is damaged or not a database of chatlm. chatlm changed "
+                "nothing in it.",
                 hint="Save what can still be read, then move the damaged file away: "
                 f"sqlite3 {shlex.quote(database_name)} .recover | sqlite3 recovered.db",
             )

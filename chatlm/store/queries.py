@@ -282,7 +282,8 @@ def find_duplicate(
 
 
 def _contains(chat: Conversation, imported: Conversation, created_known: bool) -> bool:
-    """Whether all user messages of `imported` begin `chat`, and unless `created_known`, all replies too."""
+    """Whether all user messages of `imported` begin `chat`, and unless `created_known`, all
+    replies too."""
     if len(chat.turns) < len(imported.turns):
         return False
     return all(

@@ -143,8 +143,8 @@ class Chats(Opened):
         """The chat that an import of this one would only repeat; those in the trash do not count.
 
         That is one whose user messages begin as these do and go on at least as far, and that
-        either began at the same moment or, where the moment is not known (`created_known` false), has
-        the same system prompt and each reply among its versions.
+        either began at the same moment or, where the moment is not known (`created_known` false),
+        has the same system prompt and each reply among its versions.
         """
         with self._database.read_transaction() as db:
             return find_duplicate(db, conversation, created_known)

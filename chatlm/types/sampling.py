@@ -65,7 +65,8 @@ class Sampling:
             )
             if not right_type or not low <= value <= high:
                 raise UsageError(
-                    f"{name} must be {wanted} from {format_number(low)} to {format_number(high)}, not {format_number(value)}",
+                    f"{name} must be {wanted} from {format_number(low)} to "
+                    f"{format_number(high)}, not {format_number(value)}",
                     hint=f"{name}: {meaning}.",
                 )
         if not isinstance(self.stop, tuple) or not all(

@@ -171,8 +171,8 @@ def generate_answers(
     """Answer orders, each taken when its turn has come; in which order they end is for the engine.
 
     Args:
-        answer_requests: those of one model stand together, so that models which do not fit side by side are
-            loaded as rarely as can be.
+        answer_requests: those of one model stand together, so that models which do not fit side
+            by side are loaded as rarely as can be.
 
     Yields:
         the place of an order, and the reply.

@@ -170,7 +170,8 @@ def svg_elo_curves(board: Leaderboard) -> str:
         points = " ".join(f"{60 + at * step:.1f},{y(r):.1f}" for at, r in enumerate(curve))
         parts.append(f'<polyline style="stroke:{_COLOURS[number]}" points="{points}"/>')
         parts.append(
-            f'<rect x="{SVG_WIDTH - NAME_COLUMN + 14}" y="{MARGIN + 24 * number}" width="14" height="14" '
+            f'<rect x="{SVG_WIDTH - NAME_COLUMN + 14}" y="{MARGIN + 24 * number}" '
+            'width="14" height="14" '
             f'style="fill:{_COLOURS[number]}"/>'
         )
         parts.append(

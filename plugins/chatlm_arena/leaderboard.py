@@ -193,7 +193,10 @@ def describe_findings(board: Leaderboard, side_bias: Bias, length_bias: Bias) ->
     """
     rows = board.rows
     if any(not row.is_stable for row in rows):
-        yield f"? Not enough votes yet: a rating is steady after {STABLE_AFTER_GAMES} to {2 * STABLE_AFTER_GAMES} games."
+        yield (
+            f"? Not enough votes yet: a rating is steady after {STABLE_AFTER_GAMES} to "
+            f"{2 * STABLE_AFTER_GAMES} games."
+        )
     close = [(row, below) for row, below in pairwise(rows) if row.votes_needed]
     for row, below in close[:MAX_PAIRS]:
         if row.votes_needed and row.votes_needed <= MAX_VOTES_REPORTED:

@@ -139,7 +139,8 @@ def read_card(folder: Path) -> ClassifierCard:
         return ClassifierCard.from_dict(json.loads((folder / CARD_FILE).read_bytes()))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ChatlmError(
-            f"The classifier {one_line(folder.name, 80)} cannot be read: its {CARD_FILE} is damaged.",
+            f"The classifier {one_line(folder.name, 80)} cannot be read: its {CARD_FILE} "
+            "is damaged.",
             hint=f"Remove it: chatlm emotion remove {one_line(folder.name, 80)}",
         ) from error
 

@@ -62,7 +62,8 @@ def read_dataset(paths: Sequence[Path], *, min_labels: int = 2) -> LabelledDatas
     labels = tuple(sorted({row.label for row in rows if row.label is not None}))
     if len(labels) < min_labels:
         raise UsageError(
-            f"{one_line(paths[0].name, 80)} has {len(labels)} label(s); there have to be {min_labels}.",
+            f"{one_line(paths[0].name, 80)} has {len(labels)} label(s); there have to be "
+            f"{min_labels}.",
             hint='Each line needs a text and its label: {"text": "so happy!", "label": "joy"}',
         )
     names = tuple(path.name for path in paths)

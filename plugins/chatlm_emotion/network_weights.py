@@ -62,7 +62,7 @@ def load_into_network(network: Any, tensors: Mapping[str, torch.Tensor]) -> None
     Raises:
         ValueError: the tensors are not those of the network.
     """
-    learnt = network.learnt()
+    learnt = network.trainable_parameters()
     if {stored_name(name) for name in learnt} != set(tensors):
         raise ValueError("other tensors than the base model needs")
     with torch.no_grad():

@@ -106,7 +106,7 @@ class HeadNetwork(Network):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Network`."""
-        return [each[: self.longest] or [0] for each in _tokenize(self.tokenizer, texts)]
+        return [each[: self.max_tokens] or [0] for each in _tokenize(self.tokenizer, texts)]
 
     def pad_batch(self, ids: Sequence[Sequence[int]]) -> Batch:
         """See `Network`; the padding stands left, so that the last position is each text's end."""
@@ -144,7 +144,7 @@ class EncoderNetwork(HeadNetwork):
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Network`."""
         begin, end = (int(self.tokenizer.token_to_id(name) or 0) for name in ("[CLS]", "[SEP]"))
-        cut = self.longest - 2
+        cut = self.max_tokens - 2
         return [[begin, *each[:cut], end] for each in _tokenize(self.tokenizer, texts)]
 
     def pad_batch(self, ids: Sequence[Sequence[int]]) -> Batch:
@@ -177,7 +177,7 @@ class GenerateNetwork(Network):
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Network`; the question to the label follows each text."""
         return [
-            [*each[: self.longest], *self._question_ids]
+            [*each[: self.max_tokens], *self._question_ids]
             for each in _tokenize(self.tokenizer, texts)
         ]
 

@@ -88,8 +88,8 @@ class RaterPanel:
 
         Args:
             texts: to label.
-            break_tie: asked where no label has more votes than each other one, with the text and the
-                labels that share the lead; None leaves it open.
+            break_tie: asked where no label has more votes than each other one, with the text and
+                the labels that share the lead; None leaves it open.
 
         Raises:
             ChatlmError: a model cannot be loaded or asked.

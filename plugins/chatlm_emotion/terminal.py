@@ -46,7 +46,7 @@ def describe_progress(progress: ClassifierProgress) -> str:
         parts.append(f"loss {sum(last) / len(last):.3f}")
     if progress.eval_results:
         parts.append(f"held-out accuracy {progress.eval_results[-1].accuracy:.3f}")
-    return " · ".join([*parts, progress.note] if progress.note else parts)
+    return " · ".join([*parts, progress.activity] if progress.activity else parts)
 
 
 class _BarDisplay(ProgressListener):

@@ -129,7 +129,8 @@ def _validation_rows(
 ) -> list[LabelledExample]:
     if unknown := sorted(set(validation.labels) - set(dataset.labels)):
         raise UsageError(
-            f"{', '.join(validation.file_names)} has the label {unknown[0]!r}, which no text to learn "
+            f"{', '.join(validation.file_names)} has the label {unknown[0]!r}, which no "
+            "text to learn "
             "from has.",
         )
     return [row for row in validation.rows if row.label is not None]
@@ -185,7 +186,7 @@ def _train_network(
     progress = fit_network(network, train_examples, held_out, recipe, listener, should_stop, taught)
     learnt = {
         name: value.half().float()
-        for name, value in network_weights.with_stored_names(network.learnt()).items()
+        for name, value in network_weights.with_stored_names(network.trainable_parameters()).items()
     }
     network_weights.load_into_network(network, learnt)  # what is measured is what is kept
     return (

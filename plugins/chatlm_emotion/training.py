@@ -41,8 +41,8 @@ def fit_network(
         recipe: the settings.
         listener: is shown how far it is.
         should_stop: whether the person wants it to end; asked after each step.
-        teacher_probabilities: how likely teachers find each label, `(labels,)`, of the texts they were asked
-            about.
+        teacher_probabilities: how likely teachers find each label, `(labels,)`, of the texts they
+            were asked about.
 
     Returns:
         What happened on the way.
@@ -53,7 +53,7 @@ def fit_network(
     targets = _soft_targets(train_examples, network.labels, recipe, teacher_probabilities or {})
     per_epoch = math.ceil(len(train_examples) / recipe.batch)
     progress = ClassifierProgress(total_steps=per_epoch * recipe.epochs)
-    learnt = network.learnt()
+    learnt = network.trainable_parameters()
     optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.rate, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(
         optimizer, round(recipe.warmup * progress.total_steps), progress.total_steps
@@ -65,7 +65,7 @@ def fit_network(
         for rows in _length_grouped_batches([len(each) for each in ids], recipe.batch, chance):
             network.train()
             with mixed_precision():
-                loss = network.loss(network.padded([ids[row] for row in rows]), targets[rows])
+                loss = network.loss(network.pad_batch([ids[row] for row in rows]), targets[rows])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt.values(), 1.0)
             optimizer.step()
@@ -113,7 +113,7 @@ def predict_logits(
     with torch.inference_mode(), mixed_precision():
         for begin in range(0, len(order), batch_size):
             rows = order[begin : begin + batch_size]
-            scores[rows] = network.scores(network.padded([ids[row] for row in rows])).numpy()
+            scores[rows] = network.logits(network.pad_batch([ids[row] for row in rows])).numpy()
     return scores
 
 

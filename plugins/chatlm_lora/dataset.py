@@ -59,7 +59,8 @@ def read_dataset(
         path: the file.
         seed: chooses which examples are held out.
         held_out_share: of the examples that are held out, over 0 and below 1; at least one is.
-        question_template: the question about a `text` whose answer is its `label`, with `{text}` in it.
+        question_template: the question about a `text` whose answer is its `label`, with `{text}`
+            in it.
         system_prompt: a system prompt for every example that has none.
 
     Raises:

@@ -106,7 +106,7 @@ def describe_progress(progress: TrainingProgress) -> str:
         parts.append(f"held-out {progress.eval_losses[-1][1]:.3f}{base}")
     if speed := progress.tokens_per_second:
         parts.append(f"{speed:,.0f} tokens/s")
-    return " · ".join([*parts, progress.note] if progress.note else parts)
+    return " · ".join([*parts, progress.activity] if progress.activity else parts)
 
 
 def _format_duration(seconds: float) -> str:

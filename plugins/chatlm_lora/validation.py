@@ -179,7 +179,10 @@ def _check_size(folder: Path, weights: Path, base: ModelLocation) -> None:
 def _check_base(
     folder: Path, config: AdapterConfig, pairs: Mapping[str, LoraPair], base: ModelLocation
 ) -> None:
-    fit = f"Choose the model it was made for ({one_line(config.base_model, 80) or 'not named'}): --model"
+    fit = (
+        "Choose the model it was made for "
+        f"({one_line(config.base_model, 80) or 'not named'}): --model"
+    )
     own = architecture(base)
     if config.architecture and own and config.architecture != own:
         raise _refusal(
@@ -256,7 +259,8 @@ def _model_basename(name: str) -> str:
 def _base_warnings(config: AdapterConfig, base: ModelLocation) -> Iterator[str]:
     if config.base_model and not same_base(config.base_model, base.name):
         yield (
-            f"It was trained on {one_line(config.base_model, 80)}, not on {base.name}; its shapes fit, "
+            f"It was trained on {one_line(config.base_model, 80)}, not on {base.name}; "
+            "its shapes fit, "
             "but its answers may be of no use."
         )
 

@@ -109,7 +109,8 @@ def load_adapter(endpoint: str, name: str, path: str) -> None:
     where = _find_endpoint(endpoint)
     _run_on_server(where, lambda server: load(server, name, path))
     click.echo(
-        f"{_display_name(name)} is loaded. Once its base is opened anew: /lora {_display_name(name)}; or as a "
+        f"{_display_name(name)} is loaded. Once its base is opened anew: /lora "
+        f"{_display_name(name)}; or as a "
         f"model: chatlm -m {PLUGIN}:{_display_name(name)}@{where.display_name}"
     )
 

@@ -211,14 +211,16 @@ def _engine_info(
 
 def _unlisted_note(endpoint: Endpoint, model: str) -> str:
     return (
-        f"{endpoint.display_name} does not list {one_line(model, 80)}; it may answer with another model. "
+        f"{endpoint.display_name} does not list {one_line(model, 80)}; it may answer with "
+        "another model. "
         f"What it has: chatlm openai models {endpoint.display_name}"
     )
 
 
 def _assumed_context_note(endpoint: Endpoint) -> str:
     return (
-        f"{endpoint.display_name} does not say how much context the model has; {ASSUMED_CONTEXT:,} tokens are "
+        f"{endpoint.display_name} does not say how much context the model has; "
+        f"{ASSUMED_CONTEXT:,} tokens are "
         "assumed. What it really has: chatlm config set plugins.openai.context N"
     )
 

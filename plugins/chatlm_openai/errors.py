@@ -119,7 +119,8 @@ class ErrorMessages:
         status, says = refusal.status, self.server_message(refusal)
         if status in (400, 403, 422) and set(LOGPROB_FIELDS) & set(refusal.named_fields(body)):
             return EngineError(
-                f"{self.server_label} does not tell how likely the tokens were, as was asked for.{says}",
+                f"{self.server_label} does not tell how likely the tokens were, as was "
+                f"asked for.{says}",
                 hint="Ask without logprobs, or for fewer of the likeliest tokens.",
             )
         if status in (401, 403):
@@ -235,7 +236,8 @@ class ErrorMessages:
         """The server told of a failure within a reply."""
         kind = ContextTooLong if _is_context_too_long(failure) else EngineError
         return kind(
-            f"{self.server_label} failed within the reply. It says: {self.sanitize(failure.message)}",
+            f"{self.server_label} failed within the reply. It says: "
+            f"{self.sanitize(failure.message)}",
             hint="What was said is kept. Ask again (Ctrl-R), or see the server's log.",
         )
 

@@ -66,7 +66,8 @@ def print_build_result(index: IndexFolder, result: BuildResult, as_json: bool) -
     gone = f", {result.files_removed:,} gone" if result.files_removed else ""
     embedded = _pluralize(result.embedded, "passage")
     click.echo(
-        f"{index.name}: {describe_size(result.manifest)}. Read {_pluralize(result.files_read, 'file')}{gone}; "
+        f"{index.name}: {describe_size(result.manifest)}. Read "
+        f"{_pluralize(result.files_read, 'file')}{gone}; "
         f"embedded {embedded}."
     )
     _print_problems(result.manifest)
@@ -129,7 +130,10 @@ def _print_problems(index_manifest: Manifest) -> None:
 
 def describe_size(index_manifest: Manifest) -> str:
     """How large an index is, such as `120 passages from 4 files`."""
-    return f"{_pluralize(index_manifest.chunk_count, 'passage')} from {_pluralize(_count_indexed_files(index_manifest), 'file')}"
+    return (
+        f"{_pluralize(index_manifest.chunk_count, 'passage')} from "
+        f"{_pluralize(_count_indexed_files(index_manifest), 'file')}"
+    )
 
 
 def _count_indexed_files(index_manifest: Manifest) -> int:

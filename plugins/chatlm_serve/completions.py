@@ -81,7 +81,8 @@ def generate_reply(
         for event in events:
             if isinstance(event, PromptReady) and event.omitted_messages:
                 raise ContextTooLong(
-                    f"The messages do not fit the context of {event.context_length:,} tokens beside the "
+                    f"The messages do not fit the context of {event.context_length:,} "
+                    "tokens beside the "
                     f"reply: {len(event.omitted_messages)} of them would not be read.",
                     hint="Leave out the oldest, or lower max_tokens.",
                 )

@@ -155,7 +155,7 @@ def test_small_formats_round_the_weights_and_nothing_else(
     folder = tiny.save(tmp_path, variant)
     ids = ids_of(folder)
     model = fast_model(folder, torch.float32, form)
-    names = ("query", "key", "value", "output", "gate", "up", "down")
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
     def matrices(layer: LayerWeights[Linear]) -> Any:
         return {name: rounded(getattr(layer, name), form) for name in names}

@@ -106,7 +106,7 @@ def test_steps_that_go_wrong_are_not_used(
             raise RuntimeError("operation not permitted when stream is capturing")
         return right(self, sequence, 5, turns)
 
-    monkeypatch.setattr(CudaGraphDecoder, "_one", wrong)
+    monkeypatch.setattr(CudaGraphDecoder, "_decode_token", wrong)
     with pytest.raises(Unsupported, match="capturing" if broken == "failure" else "other numbers"):
         check_against_prefill(model)
 

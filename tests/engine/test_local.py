@@ -237,11 +237,11 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1")
 
     with monkeypatch.context() as patch:
-        patch.setattr("chatlm.engines.native.model.NativeModel.extend", full)
+        patch.setattr("chatlm.engines.native.model.NativeModel.decode", full)
         with pytest.raises(OutOfMemoryError, match="cpu is full") as error:
             run(engine, Request(CAPITAL, GREEDY))
         assert "config set context" in error.value.hint
-        patch.setattr("chatlm.engines.native.model.NativeCache.read", full)
+        patch.setattr("chatlm.engines.native.model.NativeCache.prefill", full)
         with pytest.raises(OutOfMemoryError, match="cpu is full"):
             list(engine.read_ahead(Request(STORY, GREEDY)))
     assert "Paris" in run(engine, Request(CAPITAL, GREEDY))[0]

@@ -162,7 +162,7 @@ def model_reads(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterato
         seen.extend(ids)
         return whole(cache, ids)
 
-    monkeypatch.setattr(NativeCache, "read", read)
+    monkeypatch.setattr(NativeCache, "prefill", read)
     yield seen
     engine._prompt_cache.clear()
 

@@ -123,7 +123,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(sum(map(len, ids)))
         return extend(self, caches, ids)
 
-    monkeypatch.setattr(NativeModel, "extend", counted)
+    monkeypatch.setattr(NativeModel, "decode", counted)
     return counts
 
 
@@ -145,7 +145,7 @@ def test_guessing_changes_no_reply(
         request = Request((message,), sampling)
         guessed = written(engine, request)
         with monkeypatch.context() as patch:
-            patch.setattr(PromptLookup, "guess", lambda self, most: [])
+            patch.setattr(PromptLookup, "draft", lambda self, max_tokens: [])
             text, end = written(engine, request)
         assert guessed[0] == text, sampling
         assert guessed[1].stop_reason is end.stop_reason
@@ -355,7 +355,7 @@ def test_what_fails_for_one_reply_ends_that_one(
     with monkeypatch.context() as patch, closing(open_batch(engine)) as batch:
         batch.add(both[1])
         batch.add(both[1])
-        patch.setattr(NativeModel, "extend", full)
+        patch.setattr(NativeModel, "decode", full)
         found = {}
         stepped(batch, found, lambda: False)
     assert [type(found[number][-1]) for number in (0, 1)] == [OutOfMemoryError] * 2

@@ -137,28 +137,28 @@ from chatlm.engines.native.model import NativeAdaptedModel, NativeModel
 from chatlm.engines.native.architectures.llama import read_config
 from chatlm.engines.native.weights import read_weights
 def additions(weights, rank):
-    names = ("query", "key", "value", "output", "gate", "up", "down")
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     sizes = [[getattr(layer, name).weight.shape for name in names] for layer in weights.layers]
     return tuple(
-        {name: LowRank(torch.randn(rank, width).bfloat16(), torch.randn(rows, rank).bfloat16(), 0.1)
+        {name: LoraPair(torch.randn(rank, width).bfloat16(), torch.randn(rows, rank).bfloat16(), 0.1)
          for name, (rows, width) in zip(names, layer)}
         for layer in sizes
     )
 torch.set_num_threads(1)
 kernel = Kernel(Path(sys.argv[1]), torch.bfloat16)
 for folder in map(Path, sys.argv[2:]):
-    shape = read_shape(folder)
-    weights = read_weights(folder, shape, torch.bfloat16)
+    config = read_config(folder)
+    weights = read_weights(folder, config, torch.bfloat16)
     for form in ("bf16", "int8", "int4"):
-        decoder = Decoder(kernel, shape, weights, form, 3)
-        model = FastModel(shape, weights, decoder, None)
+        decoder = CDecoder(kernel, config, weights, form, 3)
+        model = NativeModel(config, weights, decoder, None)
         cache = model.new_cache()
-        cache.read(list(range(60)))
-        cache.extend(list(range(10)))
+        cache.prefill(list(range(60)))
+        cache.decode(list(range(10)))
         for rank in (1, 7, 40):
-            cache = AdaptedModel(model, additions(weights, rank)).new_cache()
-            cache.read(list(range(60)))
-            cache.extend(list(range(10)))
+            cache = NativeAdaptedModel(model, additions(weights, rank)).new_cache()
+            cache.prefill(list(range(60)))
+            cache.decode(list(range(10)))
         decoder.close()
 print("done")
 """

@@ -176,12 +176,12 @@ def test_a_template_knows_the_mood(moods: Path) -> None:
 def test_the_slash_command(moods: Path) -> None:
     ui = RememberingUi("emotion")
     actions.emotion(ui, "")
-    assert "Your messages in this chat are labelled" in ui.called("tell")[-1]["text"]
+    assert "Your messages in this chat are labelled" in ui.called("notify")[-1]["text"]
     for word, choice in (("on", "all"), ("user", "user"), ("OFF", "off")):
         actions.emotion(ui, word)
         assert ui.state["label"] == choice
     actions.emotion(ui, "")
-    assert "No message of this chat" in ui.called("tell")[-1]["text"]
+    assert "No message of this chat" in ui.called("notify")[-1]["text"]
     with pytest.raises(UsageError, match="no 'maybe'"):
         actions.emotion(ui, "maybe")
 

@@ -107,7 +107,7 @@ def test_the_quick_encoder_is_the_trained_network(trained_home: Path, data: Path
     texts = ["a cat", "", "my wrench [SEP] broke", "long " * 300, "\ud800 odd", "漢字 <|im_end|>"]
     with torch.no_grad():
         network = seen[0].eval()
-        exact = [network.scores(network.padded(network.encode([text])))[0] for text in texts]
+        exact = [network.logits(network.pad_batch(network.encode([text])))[0] for text in texts]
     wanted = torch.stack(exact).softmax(1)
     found = quick.probabilities(texts)
     warm = quick.card.temperature
@@ -127,10 +127,10 @@ def test_the_model_writes_the_label_of_its_own_accord(trained_home: Path, data: 
     network.eval()
     with torch.no_grad():
         for row in held[:6]:
-            batch = network.padded(network.encode([row.text]))
-            written = int(network._logits(batch, 1)[0, 0].argmax())
-            chosen = int(network.scores(batch).argmax())
-            assert written == network.answers[chosen][0]
+            batch = network.pad_batch(network.encode([row.text]))
+            written = int(network._vocabulary_logits(batch, 1)[0, 0].argmax())
+            chosen = int(network.logits(batch).argmax())
+            assert written == network.label_ids[chosen][0]
 
 
 def test_labels_that_begin_alike_get_letters(default_model: Path) -> None:

@@ -251,10 +251,10 @@ async def test_the_list_says_why_one_cannot_be_chosen(shelf: Path) -> None:
         await settled(
             pilot, lambda: problem.display and "cannot be used" in " ".join(plain(problem).split())
         )
-        assert ui.called("keep") == []
+        assert ui.called("set_state") == []
         await pilot.press("down", "enter")
-        await settled(pilot, lambda: ui.called("keep"))
-        assert ui.called("keep") == [{"adapter": "pirate", "last": "pirate"}]
+        await settled(pilot, lambda: ui.called("set_state"))
+        assert ui.called("set_state") == [{"adapter": "pirate", "last": "pirate"}]
 
 
 async def test_the_list_verifies_what_is_marked(

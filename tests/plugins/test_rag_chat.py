@@ -231,7 +231,8 @@ def test_a_chat_begins_and_ends_to_be_about_an_index() -> None:
     actions.rag_command(ui, " house ")
     assert ui.state == {"index": "house"}
     assert (
-        "This chat asks house from now on: 4 passages from 3 files" in ui.called("tell")[0]["text"]
+        "This chat asks house from now on: 4 passages from 3 files"
+        in ui.called("notify")[0]["text"]
     )
     assert ui.work is not None, "the embedder is loaded at once"
     actions.rag_command(ui, "off")
@@ -254,7 +255,7 @@ def test_an_index_is_built_used_and_brought_up_to_date(documents: Path) -> None:
     assert ui.state == {"index": "my-notes"}
     (mine / "two.md").write_text("Pears are green.")
     actions.rag_command(ui, f'build "{mine}"')
-    assert "2 passages from 2 files" in ui.called("tell")[-1]["text"]
+    assert "2 passages from 2 files" in ui.called("notify")[-1]["text"]
     with pytest.raises(UsageError, match="There is an index my-notes of other files"):
         actions.rag_command(ui, f"build {documents} my-notes")
     shutil.rmtree(find_index("my-notes").path)
@@ -304,8 +305,8 @@ class Another(RememberingUi):
 def test_a_chat_that_was_left_meanwhile_is_not_changed(documents: Path) -> None:
     ui = Another("rag", Conversation(1))
     actions.build_index(ui, f"{documents} elsewhere")
-    assert ui.called("keep") == []
-    assert ui.called("tell")[0]["text"] == "elsewhere is ready. /rag elsewhere asks it."
+    assert ui.called("set_state") == []
+    assert ui.called("notify")[0]["text"] == "elsewhere is ready. /rag elsewhere asks it."
     shutil.rmtree(find_index("elsewhere").path)
 
 

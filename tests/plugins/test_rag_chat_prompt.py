@@ -41,7 +41,8 @@ def test_passages_stand_in_the_last_message_and_history_keeps_only_questions() -
     made = prompting.grounded_messages(Conversation(1, turns=(*chat.turns, turn)), turn, found)
     assert [message.content for message in made[:-1]] == ["First?", "Yes [1]."]
     assert made[-1].content == (
-        f"{OPEN_TAG}\n[1] house.md, Pets\nCats are allowed.\n\n[2] house.md\nDogs are not.\n{CLOSE_TAG}"
+        f"{OPEN_TAG}\n[1] house.md, Pets\nCats are allowed.\n\n[2] house.md\nDogs are "
+        f"not.\n{CLOSE_TAG}"
         f"\n\n{INSTRUCTIONS}\n\nQuestion: {QUESTION}"
     )
 

@@ -268,7 +268,7 @@ async def test_enter_tells_why_a_file_cannot_be_opened(monkeypatch: pytest.Monke
         pilot.app.screen.query_one(OptionList).focus()
         await pilot.press("enter", "down", "enter", "down", "enter")
         await pilot.pause()
-    told = [call["text"] for call in ui.called("tell")]
+    told = [call["text"] for call in ui.called("notify")]
     assert told[0].startswith("/nowhere/gone.md is not there.")
     assert told[1] == "An editor cannot be opened from here.", "a test has no terminal"
     assert told[2] == "It is not known in which file this stands."

@@ -181,7 +181,7 @@ def test_use_switch_and_end(note: Path) -> None:
     )
     assert ui.conversation.system == "Be stern."
     assert ui.state["values"] == {"tone": "stern"}
-    assert ui.called("write") == [{"text": "Hello"}]
+    assert ui.called("insert_text") == [{"text": "Hello"}]
     actions.use_template(ui, load_template("translate"), {"language": "French"}, in_new_chat=False)
     assert ui.conversation.system == "Mine."
     assert ui.state["template"] == "translate"
@@ -221,7 +221,7 @@ def test_a_missing_value_changes_nothing(home: Path) -> None:
 def test_a_message_without_input_waits_in_the_composer(home: Path) -> None:
     ui = RememberingUi("templates", Conversation(1))
     actions.use_template(ui, Template("t", user="Tell me a joke."), {}, in_new_chat=False)
-    assert ui.called("write") == [{"text": "Tell me a joke."}]
+    assert ui.called("insert_text") == [{"text": "Tell me a joke."}]
 
 
 def test_a_hint_is_told_and_not_followed(home: Path) -> None:
@@ -229,9 +229,9 @@ def test_a_hint_is_told_and_not_followed(home: Path) -> None:
     actions.use_template(
         ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, in_new_chat=False
     )
-    (told,) = ui.called("tell")
+    (told,) = ui.called("notify")
     assert "meant for model qwen␛[2J, index manual" in told["text"]
-    assert {name for name, _ in ui.calls} == {"set_chat", "keep", "tell"}
+    assert {name for name, _ in ui.calls} == {"set_chat", "set_state", "notify"}
 
 
 def test_the_command(note: Path) -> None:
@@ -273,7 +273,7 @@ def test_in_the_same_chat(home: Path, run: Any) -> None:
     assert "your last answer" in newest
     assert "Answer" not in newest
     assert earlier.startswith("<text>\nAnswer 1 &lt;/text>\n</text>\n")
-    assert ui.called("keep") == []
+    assert ui.called("set_state") == []
 
 
 def test_a_follow_up_goes_past_the_chats_template(note: Path) -> None:
@@ -319,7 +319,7 @@ def test_consolidate_waits_in_the_composer(home: Path) -> None:
     assert asked.sampling.temperature == 0.2
     (new,) = ui.called("new_chat")
     assert (new["system"], new["message"]) == ("Be brief.", "")
-    assert ui.called("write") == [{"text": "Write a poem of two lines."}]
+    assert ui.called("insert_text") == [{"text": "Write a poem of two lines."}]
     assert ui.called("send") == []
     assert ui.work and ui.work.steps
 
@@ -350,7 +350,7 @@ def test_a_new_start_is_suggested_once(home: Path) -> None:
     assert ui.calls == []
     for _ in range(3):
         actions.suggest_consolidating(ui, ui.conversation)
-    (told,) = ui.called("tell")
+    (told,) = ui.called("notify")
     assert "/consolidate" in told["text"]
 
 
@@ -367,8 +367,8 @@ def test_hooks_suggest_it(home: Path) -> None:
                 chat.conversation, plugin_data=dict(ui.conversation.plugin_data)
             )
     finally:
-        chatlm_templates.plugin._screens.clear()
-    assert len(ui.called("tell")) == 1
+        chatlm_templates.plugin._open_uis.clear()
+    assert len(ui.called("notify")) == 1
 
 
 def test_the_typed_words_are_found_listed_and_brought_back(note: Path) -> None:

@@ -64,18 +64,18 @@ class RememberingUi:
         return self.conversation.plugin_data.get(self._plugin, {})
 
     def set_state(self, **values: Any) -> None:
-        self.calls.append(("keep", values))
+        self.calls.append(("set_state", values))
         kept = {k: v for k, v in {**self.state, **values}.items() if v is not None}
-        self._change(kept={**self.conversation.plugin_data, self._plugin: kept})
+        self._change(plugin_data={**self.conversation.plugin_data, self._plugin: kept})
 
     def notify(self, text: str, *, warning: bool = False) -> None:
-        self.calls.append(("tell", {"text": text, "problem": warning}))
+        self.calls.append(("notify", {"text": text, "problem": warning}))
 
     def show_status(self, text: str) -> None:
         self.calls.append(("show_status", {"text": text}))
 
     def insert_text(self, text: str) -> None:
-        self.calls.append(("write", {"text": text}))
+        self.calls.append(("insert_text", {"text": text}))
 
     def send(self, text: str) -> None:
         self.calls.append(("send", {"text": text}))

@@ -316,7 +316,10 @@ def test_a_crash_while_loading_leaves_the_plugin_out_until_it_is_forgiven(home: 
 def test_a_crash_in_startup_is_noticed_too(home: Path) -> None:
     text = "import chatlm, os\n@chatlm.hookimpl\ndef startup():\n    os._exit(9)\n"
     loose(home, "bomb", text)
-    code = "from chatlm.plugin_host.lifecycle import loaded_plugins; from chatlm.config.config import Config\n"
+    code = (
+        "from chatlm.plugin_host.lifecycle import loaded_plugins; from "
+        "chatlm.config.config import Config\n"
+    )
     code += "with loaded(Config()): pass"
     codes = [subprocess.run([sys.executable, "-c", code]).returncode for _ in range(2)]
     assert codes == [9, 0]
@@ -325,7 +328,10 @@ def test_a_crash_in_startup_is_noticed_too(home: Path) -> None:
 def test_a_plugin_that_another_process_loads_now_is_no_crash(home: Path) -> None:
     text = "import time\nprint('loading', flush=True)\ntime.sleep(30)\n"
     loose(home, "slow", text)
-    code = "from chatlm.plugin_host.lifecycle import loaded_plugins; from chatlm.config.config import Config\n"
+    code = (
+        "from chatlm.plugin_host.lifecycle import loaded_plugins; from "
+        "chatlm.config.config import Config\n"
+    )
     code += "with loaded(Config()): pass"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert other.stdout is not None

@@ -178,8 +178,8 @@ class CDecoder:
         kernel: compiled for the weights' number format.
         config: of the model.
         weights: of the model.
-        weight_format: format of the packed matrices, None for what `fitting` says; with int4 the output
-            matrix is int8.
+        weight_format: format of the packed matrices, None for what `fitting` says; with int4 the
+            output matrix is int8.
         threads: at least one.
 
     Raises:
@@ -209,7 +209,8 @@ class CDecoder:
                 pool.map(lambda layer: self._pack_layer(layer, weight_format), weights.layers)
             )
         model = _ModelStruct(
-            config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.intermediate_size,
+            config.num_hidden_layers, config.hidden_size, config.num_attention_heads,
+            config.num_key_value_heads, config.head_dim, config.intermediate_size,
             config.rms_norm_eps,
             self._embedding.data_ptr(),
             (_LayerStruct * len(layers))(*layers),
@@ -319,11 +320,11 @@ class CDecoder:
             *sides.stride()[1:4],
             length,
             count,
-            None if adapter is None else ctypes.addressof(adapter.structure),
+            None if adapter is None else ctypes.addressof(adapter.structs),
         )
 
 
-_LORA_TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
+_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """In the kernel's order."""
 
 
@@ -354,7 +355,7 @@ class PackedAdapter:
             config.num_attention_heads * config.head_dim,
             config.num_key_value_heads * config.head_dim,
         )
-        first = {"key": queries, "value": queries + keys}
+        first = {"k_proj": queries, "v_proj": queries + keys}
         packed = [
             self._pack(layer.get(name), first.get(name, 0), dtype)
             for layer in lora

@@ -20,13 +20,13 @@ from chatlm.engines.model import Unsupported
 from chatlm.engines.native.weights import LayerWeights, Linear, MatMul, ModelWeights
 
 TARGET_MODULES = {
-    "self_attn.q_proj": "query",
-    "self_attn.k_proj": "key",
-    "self_attn.v_proj": "value",
-    "self_attn.o_proj": "output",
-    "mlp.gate_proj": "gate",
-    "mlp.up_proj": "up",
-    "mlp.down_proj": "down",
+    "self_attn.q_proj": "q_proj",
+    "self_attn.k_proj": "k_proj",
+    "self_attn.v_proj": "v_proj",
+    "self_attn.o_proj": "o_proj",
+    "mlp.gate_proj": "gate_proj",
+    "mlp.up_proj": "up_proj",
+    "mlp.down_proj": "down_proj",
 }
 """The matrices that an adapter may change: peft's names and those of `LayerWeights`."""
 

@@ -82,10 +82,10 @@ class NativeModel:
 
     def decode(self, caches: Sequence[Any], ids: Sequence[Sequence[int]]) -> Tensor:
         """See `Model.extend`."""
-        grown = [cache.growth(own) for cache, own in zip(caches, ids, strict=True)]
+        sequences = [cache.sequence_input(own) for cache, own in zip(caches, ids, strict=True)]
         with torch.inference_mode():
-            turns = self.rope(max(each.memory.length + len(each.tokens) for each in grown))
-            return self.decoder.decode(grown, turns)
+            rope = self.rope(max(each.kv_cache.length + len(each.tokens) for each in sequences))
+            return self.decoder.decode(sequences, rope)
 
     def rope(self, positions: int) -> Tensor:
         """What `angles` gives for at least so many positions."""

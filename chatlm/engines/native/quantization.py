@@ -56,7 +56,7 @@ def quantize_int4(weight: Tensor) -> QuantizedGroups:
         other = _quantize_groups(groups[left], lows[left], spans[left], parts)
         better = 8 * other.errors < found.errors[left]
         left[left.clone()] = better
-        for name in ("levels", "steps", "errors"):
+        for name in ("codes", "scales", "errors"):
             getattr(found, name)[left] = getattr(other, name)[better]
     return found
 

@@ -22,8 +22,8 @@ class TorchDecoder:
     Args:
         config: of the model.
         weights: of the model.
-        weight_format: format of the packed matrices, None for what `fitting` says; with int4 the output
-            matrix is int8.
+        weight_format: format of the packed matrices, None for what `fitting` says; with int4 the
+            output matrix is int8.
     """
 
     max_step_tokens = 1
@@ -45,7 +45,7 @@ class TorchDecoder:
         self, layer: LayerWeights[Linear], weight_format: WeightFormat | None
     ) -> LayerWeights[MatMul]:
         packed = {}
-        for name in ("query", "key", "value", "output", "gate", "up", "down"):
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
             matrix = getattr(layer, name)
             self.formats.add(chosen := weight_format or choose_format([matrix]))
             packed[name] = _pack(matrix, chosen)

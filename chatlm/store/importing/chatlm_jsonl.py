@@ -24,7 +24,7 @@ from chatlm.types.messages import (
 from chatlm.types.provenance import Call, Change, Provenance, Trace
 from chatlm.types.sampling import Sampling
 
-EnumT = TypeVar("Kind", bound=StrEnum)
+EnumT = TypeVar("EnumT", bound=StrEnum)
 
 
 def parse_chatlm(value: Any) -> ParsedChat:

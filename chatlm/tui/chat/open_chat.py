@@ -60,7 +60,7 @@ class ShownChat(StoredChat):
     @property
     def answering_conversation_id(self) -> int | None:
         """Id of the saved chat that a turn is running for."""
-        return self._saved_id(self._live_turn.encode_chat) if self._live_turn else None
+        return self._saved_id(self._live_turn.chat) if self._live_turn else None
 
     @property
     def has_pending_writes(self) -> bool:

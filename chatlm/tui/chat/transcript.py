@@ -113,7 +113,8 @@ class Transcript(VerticalScroll, can_focus=False):
 
         Args:
             view: one of the turns that are drawn.
-            align_end: show the end, not the beginning, of a turn that is higher than the transcript.
+            align_end: show the end, not the beginning, of a turn that is higher than the
+                transcript.
         """
         self.screen.set_focus(view, scroll_visible=False)
         self._after_layout(partial(self._scroll_into_view, view, align_end))

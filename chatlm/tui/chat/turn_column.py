@@ -141,7 +141,8 @@ class TurnColumn(Vertical):
         return [*self._turns_above, *(view.turn for view in self.views[:-1]), *self._turns_between]
 
     async def _draw_around(self, index: int) -> None:
-        """Draw one page of turns with the one at `index` in it, in place of those that are drawn."""
+        """Draw one page of turns with the one at `index` in it, in place of those that are
+        drawn."""
         turns, newest = self._all_but_newest(), self.newest_view
         start = max(min(index - PAGE_SIZE // 2, len(turns) - PAGE_SIZE + 1), 0)
         with self.app.batch_update():
@@ -190,7 +191,9 @@ class UndrawnMarker(Static):
     """Stands for turns that are not drawn; a click draws some of them."""
 
     DEFAULT_CSS = """
-    UndrawnMarker { height: 1; margin: 0 0 1 0; color: $text-muted; text-align: center; display: none; }
+    UndrawnMarker {
+        height: 1; margin: 0 0 1 0; color: $text-muted; text-align: center; display: none;
+    }
     UndrawnMarker:hover { color: $text; }
     """
 

@@ -244,8 +244,8 @@ class ChatList(RowList):
         """Read the chats again, and stay at the row where the highlighted one is gone.
 
         Args:
-            highlight_id: the chat to highlight; None stays with what was highlighted while the person
-                is in the list, and else takes the one on the screen.
+            highlight_id: the chat to highlight; None stays with what was highlighted while the
+                person is in the list, and else takes the one on the screen.
             keep_scroll: leave what is seen where it is.
         """
         if highlight_id is None:

@@ -267,11 +267,11 @@ class Composer(AttachingArea):
         except UsageError as error:
             self.notify(escape_controls(str(error)), severity="warning", markup=False)
 
-    def confirm_submitted(self, message: Sent) -> None:
+    def confirm_submitted(self, message: Submitted) -> None:
         """The message is on its way: forget it, and keep what was typed since."""
         whole, posted = self.draft, message.draft.text
         since = whole.text.removeprefix(posted) if whole.text.startswith(posted) else ""
-        before = message.aside.before if message.aside else Draft()
+        before = message.temporary_edit.saved_draft if message.temporary_edit else Draft()
         self._last_submitted = message
         self._message_history.reset()
         self._set_temporary_edit(None)

@@ -18,7 +18,7 @@ from chatlm.text import one_line
 from chatlm.tui import commands
 from chatlm.tui.commands import Command
 
-ItemT = TypeVar("Thing", SlashCommand, Panel, PluginScreen)
+ItemT = TypeVar("ItemT", SlashCommand, Panel, PluginScreen)
 
 
 COMMANDS_HOOK, PANELS_HOOK, SCREENS_HOOK = (

@@ -76,7 +76,7 @@ class PluginRegions:
         self._registrations.require_enabled(offer.plugin)
         region = PluginRegion(offer.plugin, f"panel {name}", self._handle_failure)
         ui = PluginUi(offer.plugin, self._screen)
-        widget = self._create_widget(region, partial(offer.item.open, ui), Widget)
+        widget = self._create_widget(region, partial(offer.item.create_widget, ui), Widget)
         if widget is None:
             return
         closes = commands.key_of(name) or f"/{name}"
@@ -118,7 +118,7 @@ class PluginRegions:
         region = PluginRegion(offer.plugin, f"screen {name}", self._handle_failure)
         ui = PluginUi(offer.plugin, self._screen)
         kind: type[Screen[Any]] = Screen
-        screen = self._create_widget(region, partial(offer.item.open, ui, argument), kind)
+        screen = self._create_widget(region, partial(offer.item.create_screen, ui, argument), kind)
         if screen is None:
             return
         isolation.load_scoped_css(self._chat_app, screen)

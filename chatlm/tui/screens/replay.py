@@ -149,7 +149,7 @@ class ReplayScreen(Card[None]):
         self._diff = diff_words(replayed.original.text, replayed.text)
         self.add_class("-done")
         self.query_one("#state", Static).update(verdict(replayed, self._diff))
-        notes = "\n".join(f"· {note}" for note in replayed.notes)
+        notes = "\n".join(f"· {note}" for note in replayed.mismatches)
         self.query_one("#notes", Static).update(Content(escape_controls(notes)))
         self.query_one("#pieces", Static).update(diff_content(self._diff))
         self.query_one("#difference").focus()

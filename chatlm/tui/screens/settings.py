@@ -121,8 +121,9 @@ Section = Literal["sampling", "system", "look", "model"]
 class SettingsScreen(Card[None]):
     """Four sections. What changes is posted at once; nothing waits for the way out.
 
-    It posts `SamplingChanged`, `SystemChanged`, `DefaultSamplingSaved`, `DefaultSystemSaved` and `ModelRequested`,
-    its theme picker `ThemePicker.ThemeChosen` and `ThemePicker.MotionChosen`; the app gets them.
+    It posts `SamplingChanged`, `SystemChanged`, `DefaultSamplingSaved`, `DefaultSystemSaved` and
+    `ModelRequested`, its theme picker `ThemePicker.ThemeChosen` and `ThemePicker.MotionChosen`;
+    the app gets them.
 
     Args:
         sampling: what this chat says.

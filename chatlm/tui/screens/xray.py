@@ -337,9 +337,12 @@ def legend(kinds: list[TokenKind]) -> list[Content]:
 def forgery_verdict(check: ForgeryCheck) -> Content:
     """That no text poses as the format; or, loudly, that one does."""
     if check.forged_tokens:
-        text = f"{count(check.forged_tokens, 'control token')} inside the texts: one of them can pose as"
+        text = (
+            f"{count(check.forged_tokens, 'control token')} inside the texts: one of "
+            "them can pose as"
+        )
         return Content.assemble((f"✗ {text} another's turn. Please report this.", "$text-error"))
-    yours = f"✓ {count(check.yours, 'token')} of your text, none is a control token"
+    yours = f"✓ {count(check.user_tokens, 'token')} of your text, none is a control token"
     others = f" (nor any of {check.other_tokens:,} others)" if check.other_tokens else ""
     return Content.assemble((yours + others, "$text-success"))
 

@@ -132,6 +132,9 @@ def describe_fill(fill: ContextFill) -> str:
 def _fill_warning(fill: ContextFill) -> tuple[str, str, str]:
     """In words, in short, and its colour; all empty when all is well."""
     if fill.omitted_count:
-        words = f"{count(fill.omitted_count, 'turn')} {'does' if fill.omitted_count == 1 else 'do'} not fit"
+        words = (
+            f"{count(fill.omitted_count, 'turn')} "
+            f"{'does' if fill.omitted_count == 1 else 'do'} not fit"
+        )
         return words, f"{fill.omitted_count:,} out", "$text-error"
     return ("nearly full", "full", "$text-warning") if fill.nearly_full else ("", "", "")

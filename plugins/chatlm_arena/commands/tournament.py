@@ -160,7 +160,8 @@ def resolve_contestants(
     """Those that take part, in the order in which they were named.
 
     Raises:
-        UsageError: there are not so many, one of them cannot play, or fewer than `minimum` are left.
+        UsageError: there are not so many, one of them cannot play, or fewer than `minimum` are
+            left.
     """
     if names is None:
         found = [c for c in store.contestants() if c.setup is not None]

@@ -172,7 +172,8 @@ class ArenaScreen(Screen[None]):
         if self.state is ArenaState.REVEALED:
             self.action_next()
         self._show_status(
-            f"Taken back: {ballot.left} against {ballot.right}, {_describe_verdict(ballot.verdict)}."
+            f"Taken back: {ballot.left} against {ballot.right}, "
+            f"{_describe_verdict(ballot.verdict)}."
         )
 
     def action_ratings(self) -> None:
@@ -469,7 +470,7 @@ class ArenaPane(VerticalScroll):
         self.border_title = Content(one_line(revealed.name, 40))
         speed = f", {revealed.tokens / revealed.seconds:.0f}/s" if revealed.seconds else ""
         self.border_subtitle = Content(
-            f"Elo {revealed.rating_before:.0f} → {revealed.after:.0f} ({change:+.0f}) · "
+            f"Elo {revealed.rating_before:.0f} → {revealed.rating_after:.0f} ({change:+.0f}) · "
             f"{revealed.tokens} tokens, {revealed.seconds:.1f} s{speed}"
         )
         self._history = Content.assemble(

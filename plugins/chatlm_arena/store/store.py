@@ -129,9 +129,8 @@ class VoteStore(DatabaseStore):
         )
         with self._database.read_transaction() as db:
             found = db.execute(
-                f"SELECT {rows.LEFT_SCORE_HALVES} / 2.0, {side.format('left')}, {side.format('right')}"
-                + rows.FROM_COUNTED_VOTES
-                + " AND match_id IS NOT NULL",
+                f"SELECT {rows.LEFT_SCORE_HALVES} / 2.0, {side.format('left')}, "
+                f"{side.format('right')}" + rows.FROM_COUNTED_VOTES + " AND match_id IS NOT NULL",
                 (judge,),
             )
             table = np.array([tuple(row) for row in found], dtype=np.float64).reshape(-1, 3)
@@ -157,7 +156,8 @@ class VoteStore(DatabaseStore):
             before = db.execute("SELECT created FROM import WHERE sha256 = ?", (sha256,)).fetchone()
             if before is not None:
                 raise UsageError(
-                    f"The votes of {file_name} are in the arena already, since {before['created'][:10]}."
+                    f"The votes of {file_name} are in the arena already, since "
+                    f"{before['created'][:10]}."
                 )
             now = rows.utc_now()
             import_id = db.execute(

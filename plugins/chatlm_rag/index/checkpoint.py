@@ -80,7 +80,8 @@ class VectorCache:
 
     Args:
         partial: the folder where new ones go; those in it are known.
-        old_shape: the folder of an index that was made with the same embedder; its passage N has row N.
+        old_shape: the folder of an index that was made with the same embedder; its passage N has
+            row N.
 
     Raises:
         OSError, ValueError, TypeError, EOFError: the old index is damaged.

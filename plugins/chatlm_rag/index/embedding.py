@@ -121,7 +121,8 @@ def find_index_embedder(index_name: str, record: EmbedderRecord) -> LocalEmbedde
     place = find_embedder(record.name)
     if place.record != record:
         raise ChatlmError(
-            f"The index {index_name} was made with another {record.name} than the one that is here.",
+            f"The index {index_name} was made with another {record.name} than the one "
+            "that is here.",
             hint=f"Make it anew: chatlm rag update {index_name} --rebuild",
         )
     return place

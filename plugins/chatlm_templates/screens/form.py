@@ -122,10 +122,10 @@ class TemplateForm(TemplateCard):
         self.show_error(None)
         self._update_preview()
 
-    @on(Weighed)
-    def _handle_tokens_counted(self, event: Weighed) -> None:
+    @on(TokensCounted)
+    def _handle_tokens_counted(self, event: TokensCounted) -> None:
         event.stop()
-        if event.of is self._filled:
+        if event.filled is self._filled:
             self.query_one("#cost", Static).update(Content(describe_cost(event.tokens)))
 
     def _is_input(self, variable: Variable) -> bool:
