@@ -72,7 +72,7 @@ def ours(engine: LocalEngine, messages: list[Message]) -> tuple[Timing, list[Any
 
 def theirs(model: Any, tokenizer: Any, messages: list[Message]) -> Timing:
     """Time one reply of `generate()` in a thread, read from a `TextIteratorStreamer`."""
-    chat = [{"role": message.role, "content": message.content} for message in messages]
+    chat = [{"role": message.role, "content": message.text} for message in messages]
     start = time.perf_counter()
     inputs = tokenizer.apply_chat_template(
         chat, add_generation_prompt=True, return_tensors="pt", return_dict=True

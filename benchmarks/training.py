@@ -64,7 +64,7 @@ def peft_training(model: str) -> float:
     )
     adapted = get_peft_model(plain, settings).train()
     steps = torch.optim.AdamW(adapted.parameters(), lr=RECIPE.rate)
-    chats = [[{"role": m.role, "content": m.content} for m in chat] for chat in data.train]
+    chats = [[{"role": m.role, "content": m.text} for m in chat] for chat in data.train]
     start, tokens = time.perf_counter(), 0
     for at in range(0, len(chats), RECIPE.batch):
         batch: Any = tokenizer.apply_chat_template(

@@ -108,7 +108,7 @@ def replay(
     made_by = require_provenance(store, reply_id)
     original = store.reply(reply_id)
     last = made_by.messages[-1] if made_by.messages else None
-    so_far = last.content if last is not None and last.role == "assistant" else ""
+    so_far = last.text if last is not None and last.role == "assistant" else ""
     yield ReplayStarted(original, made_by, so_far)
     request = Request(
         made_by.messages,

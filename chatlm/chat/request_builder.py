@@ -133,7 +133,7 @@ def default_messages(
         f"[{number}] {passage.source}\n{passage.text}"
         for number, passage in enumerate(passages, start=1)
     )
-    return [*history, Message("user", f"Sources:\n\n{numbered}\n\n{turn.user.content}")]
+    return [*history, Message("user", f"Sources:\n\n{numbered}\n\n{turn.user.text}")]
 
 
 def _with_prefix(messages: list[Message], prefix: str) -> list[Message]:
@@ -148,7 +148,7 @@ def _with_prefix(messages: list[Message], prefix: str) -> list[Message]:
 def reply_prefix(request: Request) -> str:
     """What the plugins let a new reply begin with."""
     last = request.messages[-1]
-    return last.content if last.role == "assistant" else ""
+    return last.text if last.role == "assistant" else ""
 
 
 def _validate_adjustment(

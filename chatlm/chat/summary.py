@@ -38,7 +38,7 @@ def summarise_turn(engine: Engine, turn: Turn) -> Generator[str, None, None]:
     """
     if turn.reply is None or not turn.reply.text.strip():
         raise UsageError("This turn has no reply yet", hint="Let the model answer it first.")
-    messages = _fit_excerpts(engine, turn.user.content, turn.reply.text)
+    messages = _fit_excerpts(engine, turn.user.text, turn.reply.text)
     said = False
     with closing(engine.stream(Request(messages, SUMMARY_SAMPLING))) as events:
         for event in events:

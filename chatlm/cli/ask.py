@@ -265,11 +265,11 @@ def _read_question(arguments: tuple[str, ...]) -> str:
 
 def _print_request(request: Request, as_json: bool) -> None:
     if as_json:
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+        messages = [{"role": m.role, "content": m.text} for m in request.messages]
         click.echo(dump_json({"messages": messages, "sampling": request.sampling.to_dict()}))
         return
     for message in request.messages:
-        click.echo(f"[{message.role}]\n{escape_controls(message.content)}\n")
+        click.echo(f"[{message.role}]\n{escape_controls(message.text)}\n")
 
 
 def load_engine(settings: config.Config, plugins: Any) -> Any:

@@ -194,10 +194,10 @@ def _hook_calls(
         "register_panels": offers("register_panels", Panel),
         "register_screens": offers("register_screens", PluginScreen),
         "describe_text": (
-            described(_CHAT, _MESSAGE.content),
+            described(_CHAT, _MESSAGE.text),
             described(broken, broken),
         ),
-        "write_message": (written(_CHAT, _MESSAGE.content), written(broken, broken)),
+        "write_message": (written(_CHAT, _MESSAGE.text), written(broken, broken)),
         "annotate_message": twice("annotate_message", Annotation, message, no_message),
         "retrieve_passages": twice("retrieve_passages", Passage, asked, not_asked),
         "build_messages": (built(turn), built(no_turn)),

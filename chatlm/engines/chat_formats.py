@@ -60,7 +60,7 @@ def render_groups(
     """Render each group as one message, its contents a blank line apart; the spans of contents
     keep the indices of `messages`."""
     whole = [
-        Message(messages[group[-1]].role, "\n\n".join(messages[i].content for i in group))
+        Message(messages[group[-1]].role, "\n\n".join(messages[i].text for i in group))
         for group in groups
     ]
     spans: list[Span] = []
@@ -71,7 +71,7 @@ def render_groups(
         for place, index in enumerate(groups[span.message_index]):
             if place:
                 spans.append(Span("\n\n"))
-            spans.append(Span(messages[index].content, message_index=index))
+            spans.append(Span(messages[index].text, message_index=index))
     return spans
 
 
@@ -112,7 +112,7 @@ def render_chatml(messages: Sequence[Message]) -> list[Span]:
         spans += [
             Span("<|im_start|>", control=True),
             Span(f"{message.role}\n"),
-            Span(message.content, message_index=number),
+            Span(message.text, message_index=number),
         ]
         if message.role == "assistant" and number == len(messages) - 1:
             return spans
@@ -136,7 +136,7 @@ def render_alpaca(messages: Sequence[Message]) -> list[Span]:
         spans.append(Span(_ALPACA_INTRO))
     heads = {"user": f"\n\n{ALPACA_STOP}\n", "assistant": "\n\n### Response:\n", "system": ""}
     for number, message in enumerate(messages):
-        spans += [Span(heads[message.role]), Span(message.content, message_index=number)]
+        spans += [Span(heads[message.role]), Span(message.text, message_index=number)]
     if not messages or messages[-1].role != "assistant":
         spans.append(Span(heads["assistant"]))
     return spans
@@ -167,7 +167,7 @@ def vicuna_renderer(eos_token: str) -> Renderer:
                 spans.append(Span(f" {VICUNA_STOP} "))
             elif message.role == "assistant":
                 spans.append(Span(" ASSISTANT: "))
-            spans.append(Span(message.content, message_index=number))
+            spans.append(Span(message.text, message_index=number))
             if message.role == "assistant" and number < len(messages) - 1:
                 spans.append(Span(eos_token, control=True))
         if not messages or messages[-1].role != "assistant":
@@ -204,7 +204,7 @@ def template_renderer(
         spans: list[Span] = []
         for index, piece in enumerate(re.split(f"\ue000{nonce}:(\\d+)\ue001", text)):
             if index % 2:
-                spans.append(Span(messages[int(piece)].content, message_index=int(piece)))
+                spans.append(Span(messages[int(piece)].text, message_index=int(piece)))
             elif tokens is None:
                 spans.append(Span(piece))
             else:

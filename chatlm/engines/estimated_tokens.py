@@ -51,7 +51,7 @@ class EstimatedTokens:
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
         """What `Engine.count_tokens` gives."""
-        return sum(len(self.split(message.content)) + 2 for message in messages)
+        return sum(len(self.split(message.text)) + 2 for message in messages)
 
     def _encode_message(self, message: Message, index: int) -> list[PromptToken]:
         begin, end = f"<{message.role}>", f"</{message.role}>"
@@ -59,7 +59,7 @@ class EstimatedTokens:
             PromptToken(_token_id(begin), begin, control=True),
             *(
                 PromptToken(_token_id(piece), piece, message_index=index)
-                for piece in self.split(message.content)
+                for piece in self.split(message.text)
             ),
             PromptToken(_token_id(end), end, control=True),
         ]

@@ -181,7 +181,7 @@ def check_message_order(messages: Sequence[Message]) -> None:
         raise ValueError("returned messages in which the assistant speaks before the user")
     if any(before.role == after.role == "assistant" for before, after in pairwise(spoken)):
         raise ValueError("returned two messages of the assistant in a row")
-    if not spoken[-1].content.strip():
+    if not spoken[-1].text.strip():
         raise ValueError("returned messages of which the last is empty")
 
 

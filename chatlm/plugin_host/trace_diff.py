@@ -128,7 +128,7 @@ def _message_changes(
     number: int, before: Message | None, after: Message | None
 ) -> Iterator[Change]:
     if before and after and before.role == after.role:
-        yield from _text_changes(f"message {number} ({after.role})", before.content, after.content)
+        yield from _text_changes(f"message {number} ({after.role})", before.text, after.text)
         if before.pinned != after.pinned:
             pinned = {True: "pinned", False: "not pinned"}
             yield Change(
@@ -136,9 +136,9 @@ def _message_changes(
             )
         return
     if before:
-        yield from _text_changes(f"message {number} ({before.role})", before.content, "")
+        yield from _text_changes(f"message {number} ({before.role})", before.text, "")
     if after:
-        yield from _text_changes(f"message {number} ({after.role})", "", after.content)
+        yield from _text_changes(f"message {number} ({after.role})", "", after.text)
 
 
 def _text_changes(target: str, before: str, after: str) -> Iterator[Change]:

@@ -65,7 +65,7 @@ def to_messages(conversations: Iterable[Conversation]) -> Iterator[str]:
     """Chats as the model reads them and trainers take them, one JSON object a line:
     `{"messages": [{"role": …, "content": …}, …]}`."""
     for conversation in conversations:
-        messages = [{"role": m.role, "content": m.content} for m in conversation.messages()]
+        messages = [{"role": m.role, "content": m.text} for m in conversation.messages()]
         yield _json_line({"messages": messages})
 
 
@@ -79,13 +79,13 @@ def to_chatml(conversations: Iterable[Conversation]) -> Iterator[str]:
     for number, conversation in enumerate(conversations):
         for place, message in enumerate(conversation.messages(), start=1):
             for token in (IM_START, IM_END):
-                if token in message.content:
+                if token in message.text:
                     raise UsageError(
                         f"Message {place} ({message.role}) of chat {conversation.id} holds "
                         f"{token}, which ChatML text cannot tell from its own.",
                         hint="The formats messages and jsonl keep any text.",
                     )
-        pieces = [f"{IM_START}{m.role}\n{m.content}{IM_END}\n" for m in conversation.messages()]
+        pieces = [f"{IM_START}{m.role}\n{m.text}{IM_END}\n" for m in conversation.messages()]
         yield "\n" * (number > 0) + "".join(pieces)
 
 
@@ -124,7 +124,7 @@ def _turn_to_dict(
 ) -> dict[str, Any]:
     return {
         "id": turn.id,
-        "content": turn.user.content,
+        "content": turn.user.text,
         "created": turn.created.isoformat(),
         "standing": turn.context_policy.value,
         "summary": turn.summary,

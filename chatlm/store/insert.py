@@ -91,7 +91,7 @@ def _insert_turn(db: sqlite3.Connection, id_map: IdMap, position: int, turn: Tur
         (
             id_map.conversation_id,
             position,
-            utf8_safe(turn.user.content),
+            utf8_safe(turn.user.text),
             format_timestamp(turn.created),
             turn.context_policy.value,
             utf8_safe(turn.summary),

@@ -263,7 +263,7 @@ def find_duplicate(
             (format_timestamp(imported.created),),
         )
     else:
-        first, last = imported.turns[0].user.content, imported.turns[-1].user.content
+        first, last = imported.turns[0].user.text, imported.turns[-1].user.text
         found = db.execute(
             "SELECT c.id FROM turn t JOIN conversation c ON c.id = t.conversation_id"
             " WHERE t.position = 0 AND substr(t.content, 1, 64) = substr(?1, 1, 64)"
@@ -287,7 +287,7 @@ def _contains(chat: Conversation, imported: Conversation, created_known: bool) -
     if len(chat.turns) < len(imported.turns):
         return False
     return all(
-        mine.user.content == utf8_safe(theirs.user.content)
+        mine.user.text == utf8_safe(theirs.user.text)
         and (
             created_known
             or {utf8_safe(reply.text) for reply in theirs.replies}

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
 
+from chatlm.types.parts import Part, Text, part_from_dict, text_of, with_text
 from chatlm.types.sampling import Sampling
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 PluginData = Mapping[str, Mapping[str, Any]]
@@ -64,35 +65,59 @@ class StopReason(StrEnum):
         return self not in (StopReason.END, StopReason.STOP_STRING)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Message:
-    """One role's words, as the model will read them."""
+    """One role's message, as parts.
+
+    Args:
+        role: who speaks.
+        parts: the content; a plain string stands for one `Text` part.
+        pinned: keep it in the prompt when others are dropped.
+    """
 
     role: Role
-    content: str
+    parts: tuple[Part, ...]
     pinned: bool = False
-    """Stays in the prompt when others have to leave."""
+
+    def __init__(self, role: Role, parts: str | Iterable[Part] = (), pinned: bool = False) -> None:
+        if isinstance(parts, str):
+            parts = (Text(parts),) if parts else ()
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "parts", tuple(parts))
+        object.__setattr__(self, "pinned", pinned)
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return text_of(self.parts)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether text is all it has."""
+        return all(isinstance(part, Text) for part in self.parts)
+
+    def with_text(self, text: str) -> Message:
+        """Return the message with another text; all other parts stay."""
+        return Message(self.role, with_text(self.parts, text), self.pinned)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
-        return {
-            "role": self.role,
-            "content": self.content,
-            "pinned": self.pinned,
-        }
+        """Convert to JSON values: `content` for plain text, else `parts` beside it."""
+        values: dict[str, Any] = {"role": self.role, "content": self.text, "pinned": self.pinned}
+        if not self.is_plain:
+            values["parts"] = [part.to_dict() for part in self.parts]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Message:
-        """Read back what `to_dict` made.
+        """Read back what `to_dict` returned.
 
         Raises:
-            KeyError: a part is missing.
+            KeyError, TypeError, ValueError: a key is missing or has an invalid value.
         """
-        return cls(
-            role=values["role"],
-            content=values["content"],
-            pinned=values.get("pinned", False),
-        )
+        parts = values["content"]
+        if "parts" in values:
+            parts = map(part_from_dict, values["parts"])
+        return cls(values["role"], parts, values.get("pinned", False))
 
 
 @dataclass(frozen=True)
@@ -253,7 +278,7 @@ class Turn:
     @property
     def display_text(self) -> str:
         """What the person typed for it."""
-        return self.raw_input or self.user.content
+        return self.raw_input or self.user.text
 
     def messages(self) -> tuple[Message, ...]:
         """The turn as the model reads it; none for a dropped one."""
@@ -262,7 +287,7 @@ class Turn:
         if self.context_policy is ContextPolicy.SUMMARISED and self.summary:
             return (Message("user", f"{SUMMARY_PREFIX}{self.summary}"),)
         pinned = self.context_policy is ContextPolicy.PINNED
-        user = Message(self.user.role, self.user.content, pinned)
+        user = Message(self.user.role, self.user.text, pinned)
         if self.reply is None or not self.reply.text:
             return (user,)
         return (user, Message("assistant", self.reply.text, pinned))

@@ -196,12 +196,12 @@ def _print_agreement(agreement: Any, output_path: Path, as_json: bool) -> None:
         return
     alpha = "" if agreement.alpha is None else f"; Krippendorff's alpha {agreement.alpha:.2f}"
     click.echo(
-        f"{agreement.texts:,} texts: all raters agree on {agreement.unanimous_share:.0%}, a majority on "
-        f"{agreement.majority_share:.0%}{alpha}."
+        f"{agreement.texts:,} texts: all raters agree on {agreement.unanimous_share:.0%}, "
+        f"a majority on {agreement.majority_share:.0%}{alpha}."
     )
     click.echo(
-        f"{agreement.ties_broken:,} ties were decided, {agreement.undecided:,} texts have no label; "
-        f"{agreement.abstention_share:.0%} of the votes named none."
+        f"{agreement.ties_broken:,} ties were decided, "
+        f"{agreement.undecided:,} texts have no label; {agreement.abstention_share:.0%} of the votes named none."
     )
     click.echo(
         escape_controls(f"They are in {output_path}. Learn from them: chatlm emotion train --help")

@@ -64,7 +64,7 @@ def annotate_message(conversation: Conversation, message: Message) -> list[Annot
     from chatlm_emotion.actions import LABEL_TIMEOUT, MAX_ANSWER_DELAY, result_within
 
     asks = message.role == "user"
-    text = conversation.turns[-1].display_text if asks else message.content
+    text = conversation.turns[-1].display_text if asks else message.text
     label = result_within(
         actions.get_labeller().submit(text), MAX_ANSWER_DELAY if asks else LABEL_TIMEOUT
     )

@@ -121,9 +121,7 @@ class TrainingJob:
             "recipe": self.recipe.to_dict(),
             "prompt_format": self.prompt_format,
             "examples": [len(self.dataset.train), len(self.dataset.held_out)],
-            "first": [
-                message.content for message in self.dataset.train[0]
-            ],  # shows --ask, --system
+            "first": [message.text for message in self.dataset.train[0]],  # shows --ask, --system
         }
 
 

@@ -189,8 +189,7 @@ class _TrainingProcess:
                 "ended": self._end_reason,
             },
             answers=tuple(
-                SampleAnswer(chat[-2].content, chat[-1].content, old, new)
-                for chat, old, new in answers
+                SampleAnswer(chat[-2].text, chat[-1].text, old, new) for chat, old, new in answers
             ),
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
         )

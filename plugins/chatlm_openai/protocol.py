@@ -50,7 +50,7 @@ def build_body(model: str, request: Request, sampling: Sampling) -> dict[str, An
     body: dict[str, Any] = {
         "model": model,
         "messages": [
-            {"role": each.role, "content": replace_surrogates(each.content)}
+            {"role": each.role, "content": replace_surrogates(each.text)}
             for each in request.messages
         ],
         "stream": True,

@@ -102,7 +102,7 @@ def annotate_message(
 
         turn = conversation.turns[-1]
         left_out = _omitted_passages.pop(turn.id, 0)
-        labels = citations.reply_annotations(message.content, passages, left_out)
+        labels = citations.reply_annotations(message.text, passages, left_out)
         quoted = turn.reply is not None and not turn.reply.model
         return [citations.QUOTED_ANSWER, *labels] if quoted else labels
     if message.role == "user" and (name := index_from_conversation(conversation)):
@@ -119,7 +119,7 @@ def retrieve_passages(conversation: Conversation, message: Message) -> list[Pass
         return None
     from chatlm_rag.retrieval import grounding
 
-    return grounding.find_passages(name, message.content)
+    return grounding.find_passages(name, message.text)
 
 
 @hookimpl

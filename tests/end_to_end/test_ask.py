@@ -88,7 +88,7 @@ def test_question_and_pipe_and_saved_chat(chat_home: Path) -> None:
     assert second.returncode == 0, second.stderr
     with Store(chat_home / "chats.db") as store:
         turns = store.conversation(1).turns
-    assert [turn.user.content for turn in turns] == ["Repeat this:\n\nThe cat sat.", "And again."]
+    assert [turn.user.text for turn in turns] == ["Repeat this:\n\nThe cat sat.", "And again."]
 
 
 def test_stop_string_and_system_prompt(chat_home: Path) -> None:
@@ -169,7 +169,7 @@ def test_kill_loses_at_most_the_last_second(endless_home: Path) -> None:
     assert process.returncode == -signal.SIGKILL
     with Store(database) as store:
         turn = store.conversation(1).turns[0]
-        assert turn.user.content == STORY
+        assert turn.user.text == STORY
         reply = turn.reply
         assert reply is not None
         assert reply.stop_reason is None

@@ -120,7 +120,7 @@ def test_no_sequence_of_a_text_reaches_the_terminal(
     assert found is None, terminal.written()[max(found.start() - 40, 0) : found.end() + 40]
     with Store(chat_home / "chats.db") as store:
         assert store.conversation(chat.id).title == f"Title {HOSTILE}"
-        sent = store.conversation(2).turns[0].user.content
+        sent = store.conversation(2).turns[0].user.text
         assert f"Content {HOSTILE}" in sent, "a file is sent as it is"
         assert f"Paste {escape_controls(HOSTILE)}␛/quit\n␛␑" in sent, (
             "of a paste what is seen is sent"

@@ -144,10 +144,10 @@ def check_what_is_stored(home: Path) -> None:
     with Store(home / "chats.db") as store:
         chats = {chat.title: store.conversation(chat.id) for chat in store.list_conversations()}
     original = min(chats.values(), key=lambda chat: chat.id)
-    assert original.turns[0].user.content == STORY, "editing lost nothing"
+    assert original.turns[0].user.text == STORY, "editing lost nothing"
     assert len(original.turns[0].replies) == 2
     forks = [chat for chat in chats.values() if chat.id != original.id]
-    assert [chat.turns[0].user.content for chat in forks] == [POEM, POEM]
+    assert [chat.turns[0].user.text for chat in forks] == [POEM, POEM]
 
 
 def reopen(home: Path, folder: Path) -> None:

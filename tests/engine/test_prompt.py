@@ -136,7 +136,7 @@ def test_a_role_token_that_is_not_marked_special() -> None:
     out = read_out(tokens, messages)
     assert [token.id for token in out] == tokens.encode(messages)
     assert [token.control for token in out] == [True] + [False] * (len(out) - 1)
-    assert "".join(token.text for token in out[1:]) == messages[0].content
+    assert "".join(token.text for token in out[1:]) == messages[0].text
 
 
 def test_a_system_prompt_in_the_first_message_keeps_its_index() -> None:

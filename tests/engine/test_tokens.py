@@ -92,7 +92,7 @@ def test_harmless_prompts_are_what_transformers_makes(
     theirs = AutoTokenizer.from_pretrained(default_model)
     messages = conversation("user", "  Two  spaces, 12 345 digits,\n\ttabs and `code`. ")
     for upto in (2, 4):
-        chat = [{"role": m.role, "content": m.content} for m in messages[:upto]]
+        chat = [{"role": m.role, "content": m.text} for m in messages[:upto]]
         expected = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
         assert tokens.encode(messages[:upto]) == expected
 

@@ -140,7 +140,8 @@ def additions(weights, rank):
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     sizes = [[getattr(layer, name).weight.shape for name in names] for layer in weights.layers]
     return tuple(
-        {name: LoraPair(torch.randn(rank, width).bfloat16(), torch.randn(rows, rank).bfloat16(), 0.1)
+        {name: LoraPair(torch.randn(rank, width).bfloat16(),
+                        torch.randn(rows, rank).bfloat16(), 0.1)
          for name, (rows, width) in zip(names, layer)}
         for layer in sizes
     )

@@ -37,7 +37,7 @@ class Echo(ScriptedEngine):
         self.may_speak.set()
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
-        self.queue(request.messages[-1].content.upper())
+        self.queue(request.messages[-1].text.upper())
         for event in super().stream(request):
             if isinstance(event, Delta):
                 self.may_speak.wait(PATIENCE)

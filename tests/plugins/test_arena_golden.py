@@ -52,7 +52,7 @@ def test_asked_again() -> None:
     assert same.passes(1)
     assert not other.passes(1)
     assert other.passes(0)
-    assert [m.content for m in engine.requests[0].messages] == ["One?", "1.", "Two?"]
+    assert [m.text for m in engine.requests[0].messages] == ["One?", "1.", "Two?"]
     assert engine.requests[0].sampling.seed == 7
     with pytest.raises(UsageError, match="cannot play"):
         list(golden.check_goldens(chats, Contestant(1, "x"), [one]))

@@ -80,7 +80,7 @@ def test_each_side_goes_on_in_its_own_chat(store: ArenaStore) -> None:
     match = play(store, engine)
     said = run(match.send("First?"))
     run(match.send("Second?"))
-    later = {tuple(m.content for m in request.messages) for request in engine.requests[2:]}
+    later = {tuple(m.text for m in request.messages) for request in engine.requests[2:]}
     assert later == {("First?", text, "Second?") for text in said.values()}
     assert match.turn == 1
     with pytest.raises(UsageError, match="nothing to send"):

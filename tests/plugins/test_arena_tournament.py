@@ -68,12 +68,12 @@ class Speaking(ScriptedEngine):
 def answering(request: Request) -> str:
     """A contestant by its temperature; a judge that likes the hot one."""
     last = request.messages[-1]
-    if last.content == judging.VERDICT_PREFIX:
-        question = request.messages[-2].content
+    if last.text == judging.VERDICT_PREFIX:
+        question = request.messages[-2].text
         return "A]]" if question.index("hot says") < question.index("cold says") else "B]]"
-    if last.content == judging.RATING_PREFIX:
-        return " 2" if "hot says" in request.messages[-2].content else " -1"
-    return f"{'hot' if request.sampling.temperature == 1.3 else 'cold'} says {last.content}"
+    if last.text == judging.RATING_PREFIX:
+        return " 2" if "hot says" in request.messages[-2].text else " -1"
+    return f"{'hot' if request.sampling.temperature == 1.3 else 'cold'} says {last.text}"
 
 
 def tournament(
@@ -90,7 +90,7 @@ def test_from_prompts_to_votes(store: ArenaStore) -> None:
     assert list(run.answer()) == [0, 1, 2, 3, 4, 5, 6]
     done = store.run_replies(run.run_id)
     assert done[0, hot.id, 1].text == "hot says More?"
-    second = [r for r in engine.requests if r.messages[-1].content == "More?"]
+    second = [r for r in engine.requests if r.messages[-1].text == "More?"]
     assert [len(request.messages) for request in second] == [3, 3]
     assert {r.sampling.max_tokens for r in engine.requests} == {24}  # their own goes first
     assert list(run.judge({"judge": Setup()})) == [0, 1, 2]
@@ -218,7 +218,7 @@ def test_another_plan_is_another_run(store: ArenaStore) -> None:
 
 def test_a_judge_that_goes_by_the_order_makes_ties(store: ArenaStore) -> None:
     def first(request: Request) -> str:
-        return "A]]" if request.messages[-1].content == judging.VERDICT_PREFIX else "x"
+        return "A]]" if request.messages[-1].text == judging.VERDICT_PREFIX else "x"
 
     run, _ = tournament(store, Speaking(first))
     list(run.answer())
@@ -234,14 +234,14 @@ def test_a_judge_without_a_verdict_gives_no_vote(store: ArenaStore) -> None:
     list(run.judge({"judge": Setup()}))
     assert store.ballots() == []
     assert (run.counts.undecided, run.counts.retries) == (1, 4)
-    asked = [r for r in engine.requests if r.messages[-1].content == judging.VERDICT_PREFIX]
+    asked = [r for r in engine.requests if r.messages[-1].text == judging.VERDICT_PREFIX]
     assert [r.sampling.temperature for r in asked] == [0.0, 0.7, 0.7] * 2
 
 
 def test_a_panel_decides_by_majority(store: ArenaStore) -> None:
     def says(request: Request) -> str:
-        question = request.messages[-2].content if len(request.messages) > 1 else ""
-        if request.messages[-1].content != judging.VERDICT_PREFIX:
+        question = request.messages[-2].text if len(request.messages) > 1 else ""
+        if request.messages[-1].text != judging.VERDICT_PREFIX:
             return answering(request)
         hot_first = question.index("hot says") < question.index("cold says")
         likes_hot = request.sampling.top_k != 1

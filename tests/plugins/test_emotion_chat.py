@@ -164,13 +164,13 @@ def test_a_template_knows_the_mood(moods: Path) -> None:
         kept = {"templates": {"template": "companion", "values": {}}}
         session = chat(store, **kept)
         turn = sent(session, "I am furious about my bill")
-        assert "Answer calmly" in turn.user.content
+        assert "Answer calmly" in turn.user.text
         assert turn.raw_input == "I am furious about my bill"
         assert labels(turn) == [(False, "anger")], "of what was typed, not of the whole message"
-        assert "share my joy" in sent(session, "I am so glad").user.content
-        assert "matter-of-fact" in sent(session, "the cup is here").user.content
+        assert "share my joy" in sent(session, "I am so glad").user.text
+        assert "matter-of-fact" in sent(session, "the cup is here").user.text
         session = chat(store, **kept, emotion={"label": "off"})
-        assert "matter-of-fact" in sent(session, "I am so glad").user.content
+        assert "matter-of-fact" in sent(session, "I am so glad").user.text
 
 
 def test_the_slash_command(moods: Path) -> None:

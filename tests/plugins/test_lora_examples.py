@@ -94,7 +94,7 @@ def test_a_system_prompt_for_all(tmp_path: Path) -> None:
         {"prompt": "c", "completion": "d"},
     ]
     data = read(written(tmp_path, *rows), system="Given.")
-    heads = {chat[0].content for chat in data.train + data.held_out}
+    heads = {chat[0].text for chat in data.train + data.held_out}
     assert heads == {"Own.", "Given."}
 
 

@@ -205,7 +205,7 @@ def test_the_oldest_turns_leave_when_the_context_is_full() -> None:
         events = asked(script, request(words, "So?", words, "So?", "Last words?"))
     fitted = events[0]
     assert isinstance(fitted, PromptReady)
-    assert [m.content for m in fitted.omitted_messages] == [words, "So?"]
+    assert [m.text for m in fitted.omitted_messages] == [words, "So?"]
     assert [m["content"] for m in script.asked[0].body["messages"]] == [words, "So?", "Last words?"]
     assert fitted.prompt_tokens < fitted.context_length == 256
 
@@ -292,7 +292,7 @@ def test_the_preview_is_what_is_sent_and_an_estimate() -> None:
     assert prompt.estimated
     for index, message in enumerate(asking.messages):
         pieces = [token.text for token in prompt.tokens if token.message_index == index]
-        assert "".join(pieces) == message.content
+        assert "".join(pieces) == message.text
     assert isinstance(events[0], PromptReady)
     assert events[0].prompt_hash == prompt.hash
 

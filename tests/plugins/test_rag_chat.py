@@ -66,11 +66,11 @@ def remembering(conversation: Conversation | None = None, **more: object) -> Rem
 def test_a_question_is_answered_from_passages_and_the_answer_is_checked() -> None:
     with chat(REPLY, "Dogs need consent.") as (session, engine):
         turn = say(session, CATS)
-        asked = engine.requests[-1].messages[-1].content
+        asked = engine.requests[-1].messages[-1].text
         assert "[1] documents/house.md, House > Pets\n" in asked
         assert "Cats are allowed" in asked
         assert asked.endswith(f"{CLOSE_TAG}\n\n{INSTRUCTIONS}\n\nQuestion: {CATS}")
-        assert turn.user.content == CATS
+        assert turn.user.text == CATS
         (_, found), *labels = turn.annotations
         assert (found.name, found.value) == ("passages", "3 from house")
         assert found.score is not None
@@ -83,7 +83,7 @@ def test_a_question_is_answered_from_passages_and_the_answer_is_checked() -> Non
             (turn.reply.id, "[2]", "not supported"),
         ]
         say(session, "And dogs in the flat?")
-        first = engine.requests[-1].messages[0].content
+        first = engine.requests[-1].messages[0].text
         assert first == CATS, "of earlier turns only the question is read"
 
 
@@ -127,7 +127,7 @@ def test_a_small_context_reads_fewer_passages_and_says_which_it_did_not() -> Non
         turn = say(session, CATS)
         ui = remembering(session.conversation)
         ui.passages = store.passages(turn.id)
-    asked = engine.requests[-1].messages[-1].content
+    asked = engine.requests[-1].messages[-1].text
     assert "[2]" not in asked.partition(CLOSE_TAG)[0]
     labels = {label.name: label.value for _, label in turn.annotations}
     assert labels["not read"] == "[2], [3]: the context has no room"
@@ -146,7 +146,7 @@ def test_a_question_about_something_else_is_refused_once() -> None:
         assert told.value.hint.startswith("Send it again to ask the model alone.")
         assert session.conversation is None, "nothing is stored"
         turn = say(session, SPACE)
-        assert engine.requests[-1].messages[-1].content == SPACE
+        assert engine.requests[-1].messages[-1].text == SPACE
         assert [label.value for _, label in turn.annotations] == ["nothing relevant in house"]
         assert session.store.passages(turn.id) == []
 
@@ -156,7 +156,7 @@ def test_a_setting_lets_the_model_answer_anyway(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CHATLM_RAG_ANSWER_ANYWAY", "true")
     with chat("Far.") as (session, engine):
         say(session, SPACE)
-        assert engine.requests[-1].messages[-1].content == SPACE
+        assert engine.requests[-1].messages[-1].text == SPACE
 
 
 @pytest.mark.parametrize("index", ["gone", "../../etc", "[b]x\x1b[2J", ""])
@@ -214,7 +214,7 @@ def test_planted_attacks_are_only_quoted(
     builder.build("attacks", (Source(str(corpus)),), RememberingWork(cancelled=False))
     with chat("Cats are allowed [1].", index="attacks") as (session, engine):
         turn = say(session, CATS)
-        asked = engine.requests[-1].messages[-1].content
+        asked = engine.requests[-1].messages[-1].text
         assert len(session.store.passages(turn.id)) == 3
     assert [message.role for message in engine.requests[-1].messages] == ["user"]
     assert asked.count(CLOSE_TAG) == 1
@@ -349,7 +349,7 @@ def test_the_model_makes_questions_that_measure_the_index(monkeypatch: pytest.Mo
     assert "house: 2 questions, 4 documents" in told
     assert "How long is bread baked?" in told
     assert all(
-        request.messages[0].content.endswith(self_test._INSTRUCTION) for request in engine.requests
+        request.messages[0].text.endswith(self_test._INSTRUCTION) for request in engine.requests
     )
     assert ui.work is not None
     assert ui.work.steps[-1] == (2, 2)

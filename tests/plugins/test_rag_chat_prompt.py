@@ -39,8 +39,8 @@ def test_passages_stand_in_the_last_message_and_history_keeps_only_questions() -
     turn = Turn(2, 1, Message("user", QUESTION))
     found = [passage("Cats are allowed.", "house.md, Pets"), passage("Dogs are not.")]
     made = prompting.grounded_messages(Conversation(1, turns=(*chat.turns, turn)), turn, found)
-    assert [message.content for message in made[:-1]] == ["First?", "Yes [1]."]
-    assert made[-1].content == (
+    assert [message.text for message in made[:-1]] == ["First?", "Yes [1]."]
+    assert made[-1].text == (
         f"{OPEN_TAG}\n[1] house.md, Pets\nCats are allowed.\n\n[2] house.md\nDogs are "
         f"not.\n{CLOSE_TAG}"
         f"\n\n{INSTRUCTIONS}\n\nQuestion: {QUESTION}"
@@ -104,13 +104,13 @@ def fitted(context: int, count: int, question: str = QUESTION) -> tuple[Request,
 def test_passages_that_fit_are_all_read() -> None:
     request, count = fitted(2000, 4)
     assert count == 4
-    assert holds(request.messages[-1].content, 4)
+    assert holds(request.messages[-1].text, 4)
 
 
 def test_the_last_ones_leave_until_half_of_the_context_is_enough() -> None:
     request, count = fitted(400, 4)
     assert 0 < count < 4
-    assert holds(request.messages[-1].content, count)
+    assert holds(request.messages[-1].text, count)
     full = Narrow(400).count_tokens(request.messages)
     assert full - Narrow(400).count_tokens([Message("user", QUESTION)]) <= 200
 
@@ -119,7 +119,7 @@ def test_a_question_is_never_pushed_out() -> None:
     question = "why " * 200
     request, count = fitted(300, 3, question)
     assert count == 0
-    assert request.messages[-1].content == question
+    assert request.messages[-1].text == question
 
 
 def test_a_message_that_another_plugin_wrote_is_left_alone() -> None:

@@ -118,7 +118,7 @@ def test_the_whole_conversation_and_sampling_reach_the_engine(client: OpenAI, en
         extra_body={"top_k": 8},
     )
     request = engine.requests[-1]
-    assert [(message.role, message.content) for message in request.messages] == [
+    assert [(message.role, message.text) for message in request.messages] == [
         ("system", "Be brief."), ("user", "first"), ("assistant", "FIRST"), ("user", "second"),
     ]  # fmt: skip
     wanted = Sampling(0.5, 8, 0.4, None, 0.1, 0.2, None, 5, 3, ("x", "y"))
@@ -134,7 +134,7 @@ def test_models_are_listed_with_what_can_be_joined(client: OpenAI, engine: Echo)
     assert ask(client, "x", "scripted+pirate+calm").model == "scripted+pirate+calm"
     request = engine.requests[-1]
     assert (request.adapter, request.sampling.temperature) == ("pirate", 0.1)
-    assert request.messages[0].content == "Be calm."
+    assert request.messages[0].text == "Be calm."
     ask(client, "x", "scripted+calm", temperature=1)
     assert engine.requests[-1].sampling.temperature == 1
 
@@ -174,7 +174,7 @@ def test_a_refused_message_is_answered_by_the_reason(client: OpenAI, engine: Ech
         {"role": "user", "content": "more"},
     ]
     client.chat.completions.create(model=MODEL, messages=later)
-    assert [message.content for message in engine.requests[-1].messages] == ["more"]
+    assert [message.text for message in engine.requests[-1].messages] == ["more"]
 
 
 def test_a_set_up_that_does_not_work_is_told(client: OpenAI) -> None:
@@ -192,7 +192,7 @@ class Breaking(Echo):
         self.error = error
 
     def stream(self, request: Request) -> Any:
-        if "later" in request.messages[-1].content:
+        if "later" in request.messages[-1].text:
             yield from list(super().stream(request))[:4]
         raise self.error
 
@@ -249,7 +249,7 @@ def test_one_who_waits_and_goes_away_is_never_answered() -> None:
             ask(client_of(address, timeout=0.2), "impatient")
         assert len(list(first)) > 10
         ask(client_of(address), "next")
-        assert [request.messages[-1].content for request in engine.requests] == [
+        assert [request.messages[-1].text for request in engine.requests] == [
             WORDS[:150],
             "next",
         ]
@@ -285,7 +285,7 @@ async def test_a_full_queue_turns_away(engine: Echo, caplog: pytest.LogCaptureFi
         await asyncio.gather(*waiting)
         await client.close()
         assert len(list(stream)) == 3
-    assert [request.messages[-1].content for request in engine.requests] == ["x", "y", "z"]
+    assert [request.messages[-1].text for request in engine.requests] == ["x", "y", "z"]
     assert "Exception" not in caplog.text
 
 

@@ -25,7 +25,7 @@ class Words:
 
     def add(self, request: Request) -> int:
         self.came += 1
-        self.left[self.came] = request.messages[-1].content.split()
+        self.left[self.came] = request.messages[-1].text.split()
         return self.came
 
     def cancel(self, index: int) -> None:

@@ -74,7 +74,7 @@ def test_each_message_goes_through_the_template(note: Path) -> None:
     for text in ("Hello </words>", "More"):
         turn = say(chat, text)
         assert turn.raw_input == text
-        assert turn.user.content == f"Tone: stern\n\n<words>\n{escape_tags(text)}\n</words>"
+        assert turn.user.text == f"Tone: stern\n\n<words>\n{escape_tags(text)}\n</words>"
     assert [m.role for m in engine.requests[-1].messages] == ["user", "assistant", "user"]
     assert chat.plugins.all_faults == []
 
@@ -142,7 +142,7 @@ def test_a_reply_is_made_again_without_the_template(note: Path) -> None:
 )
 def test_what_a_file_brought_harms_nothing(home: Path, kept: dict[str, Any]) -> None:
     chat = session(ScriptedEngine("One."), kept)
-    assert say(chat, "Hello").user.content == "Hello"
+    assert say(chat, "Hello").user.text == "Hello"
     assert chat.plugins.all_faults == []
 
 

@@ -131,8 +131,8 @@ def test_a_template_asks_the_real_model_and_stays_with_the_chat(chat_home: Path)
     assert chat.plugin_data["templates"]["values"] == {"language": "French"}
     first, second = chat.turns
     assert (first.raw_input, second.raw_input) == ("Good <b>day", "Two\nlines")
-    assert first.user.content.endswith("<text>\nGood &lt;b>day\n</text>")
-    assert second.user.content.startswith("Translate this text into French.")
+    assert first.user.text.endswith("<text>\nGood &lt;b>day\n</text>")
+    assert second.user.text.startswith("Translate this text into French.")
     assert second.reply and second.reply.sampling["temperature"] == 0.2
     assert "Good <b>day" in chatlm("chats", "list").stdout
 
@@ -161,5 +161,5 @@ def test_a_template_with_only_a_system_prompt_leaves_the_message(chat_home: Path
     with Store(chat_home / "chats.db") as store:
         chat = store.conversation(answer["chat"])
     assert chat.system.startswith("You are a helpful assistant. Answer the question directly")
-    assert chat.turns[0].user.content == "What is the capital of France?"
+    assert chat.turns[0].user.text == "What is the capital of France?"
     assert chat.turns[0].raw_input == ""

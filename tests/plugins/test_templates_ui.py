@@ -252,7 +252,7 @@ async def test_a_chat_goes_by_a_template(home: Path) -> None:
         assert chat_of(pilot).conversation.system == "Mine."
         await say(pilot, HOSTILE)
         await idle(pilot)
-        sent = engine.requests[-1].messages[-1].content
+        sent = engine.requests[-1].messages[-1].text
         assert sent.startswith("Translate this text into German.")
         inside = sent.split("<text>\n")[1].removesuffix("\n</text>")
         assert inside == HOSTILE.replace("</text>", "&lt;/text>")
@@ -274,13 +274,13 @@ async def test_a_chat_goes_by_a_template(home: Path) -> None:
         await until(pilot, lambda: len(engine.requests) == 2)
         await idle(pilot)
         assert newest(pilot).turn.raw_input == ""
-        assert newest(pilot).turn.user.content.startswith("Say your last answer again")
+        assert newest(pilot).turn.user.text.startswith("Say your last answer again")
 
         await say(pilot, "/template off")
         await until(pilot, lambda: not chat_of(pilot).conversation.plugin_data.get("templates"))
         await say(pilot, "Hello")
         await idle(pilot)
-        assert newest(pilot).turn.user.content == "Hello"
+        assert newest(pilot).turn.user.text == "Hello"
 
 
 async def test_the_xray_shows_the_whole(home: Path) -> None:
@@ -311,7 +311,7 @@ async def test_a_template_that_is_gone_gives_the_words_back(prompts: Path) -> No
         await until(pilot, lambda: not chat_of(pilot).conversation.plugin_data.get("templates"))
         await say(pilot, "My words")
         await idle(pilot)
-        assert newest(pilot).turn.user.content == "My words"
+        assert newest(pilot).turn.user.text == "My words"
 
 
 async def test_validate_and_consolidate_begin_new_chats(home: Path) -> None:
@@ -325,7 +325,7 @@ async def test_validate_and_consolidate_begin_new_chats(home: Path) -> None:
         await idle(pilot)
         assert chat_of(pilot).conversation.id != first
         (*_, asked) = engine.requests[-1].messages
-        assert "provided by an expert" in asked.content
+        assert "provided by an expert" in asked.text
         assert len([m for m in engine.requests[-1].messages if m.role == "user"]) == 1
         await say(pilot, "/consolidate")
         await until(pilot, lambda: chat_of(pilot).composer.text == "Write about Paris.")
@@ -355,7 +355,7 @@ async def test_another_model_reviews_in_a_new_chat(home: Path) -> None:
         await idle(pilot)
         assert opened[1:] == ["parrot:green"]
         assert chat_of(pilot).conversation.id != first
-        assert "Review the answer" in engine.requests[-1].messages[-1].content
+        assert "Review the answer" in engine.requests[-1].messages[-1].text
 
 
 async def test_a_new_start_is_suggested_after_five_exchanges(home: Path) -> None:

@@ -46,7 +46,7 @@ async def test_a_command_its_notice_and_the_reply_are_seen() -> None:
         await shown.submit("/say")
         assert shown.notifications == ["quack"]
         assert "Here are ducks." in shown.text()
-        assert [message.content for message in shown.requests[-1].messages] == ["quack"]
+        assert [message.text for message in shown.requests[-1].messages] == ["quack"]
         assert shown.faults == []
 
 

@@ -91,7 +91,7 @@ def prompt_of(messages: Sequence[Message], forged: int | None = None) -> Prompt:
     for number, message in enumerate(messages):
         tokens.append(PromptToken(1, "<|im_start|>", control=True))
         words(f"{message.role}\n")
-        words(message.content, number)
+        words(message.text, number)
         tokens.append(PromptToken(2, "<|im_end|>", control=True))
         words("\n")
     tokens.append(PromptToken(1, "<|im_start|>", control=True))

@@ -79,7 +79,7 @@ class StillEngine:
         return WORD_TOKENS.preview(request, self.info)
 
     def count_tokens(self, messages: Iterable[Message]) -> int:
-        return sum(len(message.content.split()) for message in messages)
+        return sum(len(message.text.split()) for message in messages)
 
     def close(self) -> None:
         self.closed = True

@@ -46,7 +46,7 @@ class Chat:
         return ContextBreakdown("Be brief.", tuple(self.turns), costs, frozenset(outside), filled)
 
     def cost(self, turn: Turn) -> int:
-        return sum(10 * len(message.content.split()) for message in turn.messages())
+        return sum(10 * len(message.text.split()) for message in turn.messages())
 
     def set_standing(self, turn_id: int, standing: ContextPolicy) -> None:
         if self.broken is not None:

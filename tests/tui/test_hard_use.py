@@ -273,7 +273,7 @@ async def test_a_locked_database_holds_up_no_key_of_a_turn(
         reply = store.turn(2).replies[0]
         made = store.provenance(reply.id)
         assert made is not None
-        assert [message.content for message in made.messages] == ["More"]
+        assert [message.text for message in made.messages] == ["More"]
     store.close()
 
 

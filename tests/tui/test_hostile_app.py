@@ -117,8 +117,8 @@ async def test_as_messages_and_replies_of_real_turns(
             shown = await check(pilot)
             view = newest(pilot)
             assert view.turn.reply is not None, toasts(pilot)
-            asked, said = view.turn.user.content, view.turn.reply.text
-            assert asked == engine.requests[-1].messages[-1].content
+            asked, said = view.turn.user.text, view.turn.reply.text
+            assert asked == engine.requests[-1].messages[-1].text
             assert asked.startswith(f" {sanitise(kept(text))}")  # files it names stand behind it
             assert said == kept(text)
             if len(escape_controls(asked)) < 300 and size == (80, 24):
@@ -179,10 +179,10 @@ async def test_as_names_and_contents_of_files(texts: list[str], tmp_path: Path) 
             await pilot.press("enter")
             await idle(pilot)
             await check(pilot)
-            asked = newest(pilot).turn.user.content
+            asked = newest(pilot).turn.user.text
             plain_ends = content.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
             assert plain_ends.removesuffix("\n") in asked
-            assert asked == engine.requests[-1].messages[-1].content
+            assert asked == engine.requests[-1].messages[-1].text
 
 
 async def test_as_pasted_blocks(texts: list[str]) -> None:
@@ -197,7 +197,7 @@ async def test_as_pasted_blocks(texts: list[str]) -> None:
             await idle(pilot)
             await check(pilot)
             plain_ends = kept(text).replace("\r\n", "\n").replace("\r", "\n")
-            assert engine.requests[-1].messages[-1].content.startswith(f" {sanitise(plain_ends)}")
+            assert engine.requests[-1].messages[-1].text.startswith(f" {sanitise(plain_ends)}")
 
 
 async def test_as_system_prompts(texts: list[str]) -> None:
@@ -238,7 +238,7 @@ async def test_as_imported_chats(texts: list[str], tmp_path: Path) -> None:
         await check(pilot)
         await pilot.press("escape")
         chats = {
-            chat.turns[0].user.content: chat
+            chat.turns[0].user.text: chat
             for chat in map(store.conversation, (chat.id for chat in store.list_conversations()))
         }
         for text in some(texts):

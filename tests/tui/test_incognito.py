@@ -106,7 +106,7 @@ async def test_an_incognito_chat_can_be_saved_when_it_is_left(tmp_path: Path) ->
         await until(pilot, lambda: len(rows(pilot)) == 4)
         await idle(pilot)
     first, fork = store.conversation(2), store.conversation(3)
-    assert (first.turns[0].user.content, fork.forked_from) == ("Psst", first.id)
+    assert (first.turns[0].user.text, fork.forked_from) == ("Psst", first.id)
     reply = fork.turns[1].reply
     assert reply is not None
     assert (reply.text, reply.stop_reason) == ("One ", StopReason.CANCELLED)

@@ -93,7 +93,7 @@ async def test_the_person_can_choose_keys() -> None:
         await pilot.press("ctrl+r")
         await pilot.pause()
         assert len(engine.requests) == 2
-        assert engine.requests[0].messages[-1].content.startswith("Hi")
+        assert engine.requests[0].messages[-1].text.startswith("Hi")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ async def test_keys_act_in_the_order_they_were_typed() -> None:
             pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
         await until(pilot, lambda: engine.requests)
         await idle(pilot)
-        assert engine.requests[0].messages[-1].content == "acd\negf"
+        assert engine.requests[0].messages[-1].text == "acd\negf"
 
 
 async def test_a_key_that_moves_the_focus_moves_it_for_the_next_key() -> None:
@@ -194,7 +194,7 @@ async def test_two_messages_typed_at_once_are_not_lost() -> None:
             pilot.app.post_message(events.Key(key, key if len(key) == 1 else None))
         await until(pilot, lambda: engine.requests)
         await idle(pilot)
-        assert engine.requests[0].messages[-1].content == "one"
+        assert engine.requests[0].messages[-1].text == "one"
         assert chat_of(pilot).composer.text == "two"
 
 
@@ -219,7 +219,7 @@ async def test_an_attached_file_reaches_the_model(tmp_path: Path) -> None:
         await pilot.press(*"?", "enter")
         await until(pilot, lambda: engine.requests)
         await idle(pilot)
-        sent = engine.requests[0].messages[-1].content
+        sent = engine.requests[0].messages[-1].text
         assert sent.endswith("notes.txt\n```\nThe answer is 42.\n```")
         assert composer.text == ""
 

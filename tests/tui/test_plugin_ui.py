@@ -277,7 +277,7 @@ async def test_a_hook_that_raises_or_offers_garbage_is_a_fault_of_its_plugin() -
 
 def asked(ui: Ui) -> str:
     """The message of the turn that the plugin sees."""
-    return ui.turn.user.content if ui.turn else ""
+    return ui.turn.user.text if ui.turn else ""
 
 
 async def test_what_a_plugin_may_do_with_the_chat() -> None:
@@ -293,7 +293,7 @@ async def test_what_a_plugin_may_do_with_the_chat() -> None:
         assert ui.engine is shown.engine
         assert ui.kept == {"colour": "green", "size": 3}
         assert asked(ui) == "First"
-        assert shown.requests[-1].messages[0].content == "Be kind."
+        assert shown.requests[-1].messages[0].text == "Be kind."
         assert shown.requests[-1].sampling.temperature == 0.5
         ui.keep(size=None)
         ui.write("typed ")

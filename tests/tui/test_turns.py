@@ -36,7 +36,7 @@ async def test_a_typed_message_is_answered_and_stored() -> None:
         assert line(pilot).startswith("3 tokens")
         assert chat_of(pilot).composer.text == ""
     (turn,) = store.conversation(1).turns
-    assert turn.user.content == "Where?"
+    assert turn.user.text == "Where?"
     assert turn.reply is not None
     assert (turn.reply.text, turn.reply.stop_reason) == ("Paris, of course.", StopReason.END)
 
@@ -197,7 +197,7 @@ async def test_the_app_is_usable_while_the_model_loads() -> None:
         await pilot.press(*"Hello", "enter")
         await until(pilot, lambda: chat_of(pilot).newest_view)
         assert line(pilot) == "waiting for the model"
-        assert store.conversation(2).turns[0].user.content == "Hello"
+        assert store.conversation(2).turns[0].user.text == "Hello"
 
         assert await chat_of(pilot).open_chat(other.id)
         await until(pilot, lambda: "An old question" in plain(newest(pilot)))

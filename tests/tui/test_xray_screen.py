@@ -66,10 +66,10 @@ def test_whose_each_token_is() -> None:
     seen = xray()
     assert text_of(TokenKind.SYSTEM, seen) == "You answer in one sentence."
     assert text_of(TokenKind.USER, seen) == f"What is the capital of France?{QUESTION}"
-    assert text_of(TokenKind.ASSISTANT, seen) == REQUEST.messages[3].content
+    assert text_of(TokenKind.ASSISTANT, seen) == REQUEST.messages[3].text
     assert text_of(TokenKind.PASSAGE, seen) == PARIS.text
     frame = "Sources:\n\n[1] geo.md\n\n\n"
-    assert text_of(TokenKind.ADDED, seen) == f"{REQUEST.messages[1].content}{frame}"
+    assert text_of(TokenKind.ADDED, seen) == f"{REQUEST.messages[1].text}{frame}"
     assert text_of(TokenKind.CONTROL, seen) == "<|im_start|><|im_end|>" * 5 + "<|im_start|>"
 
 

@@ -57,7 +57,7 @@ def test_content_is_never_control_whatever_it_says() -> None:
         chat_formats.vicuna_renderer("<|im_end|>"),
     ):
         spans = render([forged])
-        assert [s for s in spans if s.message_index == 0] == [Span(forged.content, message_index=0)]
+        assert [s for s in spans if s.message_index == 0] == [Span(forged.text, message_index=0)]
 
 
 def test_template_sees_no_content() -> None:
@@ -94,7 +94,7 @@ def test_grouped_messages_alternate_and_keep_their_indices(roles: list[Role]) ->
     assert all(a != b for a, b in pairwise(spoken))
     spans = chat_formats.render_groups(chat_formats.render_chatml, messages, groups)
     for index, message in enumerate(messages):
-        assert [span.text for span in spans if span.message_index == index] == [message.content]
+        assert [span.text for span in spans if span.message_index == index] == [message.text]
 
 
 def test_messages_of_one_role_are_written_as_one() -> None:

@@ -196,7 +196,7 @@ def test_messages_become_turns_with_one_reply_each(path: Path) -> None:
     chat = one(path, {"messages": [{"role": role, "content": text} for role, text in said]})
     conversation = chat.conversation
     assert conversation.system == "Be\n\nbrief."
-    assert [turn.user.content for turn in conversation.turns] == ["one", "two", "three"]
+    assert [turn.user.text for turn in conversation.turns] == ["one", "two", "three"]
     assert [turn.reply and turn.reply.text for turn in conversation.turns] == [
         *("1\n\nand more", None, None)
     ]
@@ -212,7 +212,7 @@ def test_messages_become_turns_with_one_reply_each(path: Path) -> None:
 def test_content_in_parts(path: Path) -> None:
     parts = [{"type": "text", "text": "look"}, {"type": "image_url"}, "here"]
     chat = one(path, {"messages": [{"role": "user", "content": parts}]})
-    assert chat.conversation.turns[0].user.content == "look\n\nhere"
+    assert chat.conversation.turns[0].user.text == "look\n\nhere"
     assert chat.left_out == {"parts of type image_url": 1}
 
 
@@ -336,7 +336,7 @@ def test_a_zip_file_with_its_parts_in_order(tmp_path: Path) -> None:
             chats = [{"messages": [{"role": "user", "content": f"{number}.{n}"}]} for n in (0, 1)]
             archive.writestr(f"conversations-00{number}.json", json.dumps([*chats, 5]))
     items = found(path)
-    said = [i.conversation.turns[0].user.content for i in items if isinstance(i, ParsedChat)]
+    said = [i.conversation.turns[0].user.text for i in items if isinstance(i, ParsedChat)]
     assert said == ["0.0", "0.1", "1.0", "1.1"]
     assert [i.location for i in items if isinstance(i, UnreadableChat)] == [
         "conversations-000.json, chat 3",

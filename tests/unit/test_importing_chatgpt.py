@@ -21,7 +21,7 @@ def said(chat: Conversation) -> list[tuple[str, list[str], str | None]]:
     """Each turn's message, the versions of its reply, and the one that stands."""
     return [
         (
-            turn.user.content,
+            turn.user.text,
             [reply.text for reply in turn.replies],
             turn.reply.text if turn.reply else None,
         )

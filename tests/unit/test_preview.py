@@ -43,13 +43,13 @@ def test_only_what_must_leaves_oldest_first(
     messages: tuple[Message, ...], limit: int, reserve: int, wrong: int
 ) -> None:
     def size(turns: Sequence[Sequence[int]]) -> int:
-        return sum(len(messages[index].content) + 1 for turn in turns for index in turn)
+        return sum(len(messages[index].text) + 1 for turn in turns for index in turn)
 
     def encode(kept: Sequence[int]) -> list[int]:
-        return [index for index in kept for _ in range(len(messages[index].content) + 1)]
+        return [index for index in kept for _ in range(len(messages[index].text) + 1)]
 
     def estimate() -> list[int]:
-        return [wrong * (len(message.content) + 1) for message in messages]
+        return [wrong * (len(message.text) + 1) for message in messages]
 
     turns = split_turns(messages)
     head = [[0]] if messages and messages[0].role == "system" else []

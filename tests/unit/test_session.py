@@ -95,7 +95,7 @@ def test_the_message_is_on_disk_before_the_engine_is_asked_for(store: Store) -> 
     seen: list[str] = []
 
     def loading() -> Engine:
-        seen.extend(turn.user.content for turn in store.conversation(1).turns)
+        seen.extend(turn.user.text for turn in store.conversation(1).turns)
         raise EngineError("no model")
 
     with pytest.raises(EngineError):
@@ -111,7 +111,7 @@ def test_history_and_system_prompt_reach_the_engine(store: Store) -> None:
     session = chat(store, engine, system="Be kind.", sampling=Sampling(temperature=0.3, seed=5))
     list(session.send("First"))
     list(session.send("Second"))
-    assert [(m.role, m.content) for m in engine.requests[1].messages] == [
+    assert [(m.role, m.text) for m in engine.requests[1].messages] == [
         ("system", "Be kind."),
         ("user", "First"),
         ("assistant", "One."),
@@ -286,7 +286,7 @@ class Helper:
 
     @hookimpl
     def annotate_message(self, message: Message) -> list[Annotation]:
-        return [Annotation("helper", "length", str(len(message.content)))]
+        return [Annotation("helper", "length", str(len(message.text)))]
 
     @hookimpl
     def retrieve_passages(self, message: Message) -> list[Passage]:
@@ -310,13 +310,13 @@ def test_hooks_of_a_turn(store: Store) -> None:
     assert [e.role for e in events if isinstance(e, MessageAnnotated)] == ["user", "assistant"]
     found = next(event for event in events if isinstance(event, PassagesFound))
     assert found.passages[0].source == "sky.md"
-    asked = engine.requests[0].messages[-1].content
+    asked = engine.requests[0].messages[-1].text
     assert "[1] sky.md\nThe sky is blue." in asked
     assert asked.endswith("Which colour?")
     assert engine.requests[0].sampling.temperature == 0.1
     assert helper.finished == ["Blue."]
     turn = newest(session)
-    assert turn.user.content == "Which colour?"
+    assert turn.user.text == "Which colour?"
     assert [p.source for p in store.passages(turn.id)] == ["sky.md"]
     assert len(store.annotations(turn.id)) == 2
 
@@ -324,7 +324,7 @@ def test_hooks_of_a_turn(store: Store) -> None:
 class Builder:
     @hookimpl
     def build_messages(self, conversation: Conversation, turn: Turn) -> list[Message]:
-        return [Message("user", turn.user.content.upper())]
+        return [Message("user", turn.user.text.upper())]
 
 
 def test_a_plugin_may_build_the_messages(store: Store) -> None:
@@ -587,8 +587,8 @@ def test_editing_goes_on_in_a_fork(store: Store) -> None:
     assert fork is not None
     assert events[0].conversation_id == fork.id != original.id
     assert fork.forked_from == original.id
-    assert [turn.user.content for turn in fork.turns] == ["First", "Another"]
-    assert [m.content for m in engine.requests[2].messages] == ["First", "One.", "Another"]
+    assert [turn.user.text for turn in fork.turns] == ["First", "Another"]
+    assert [m.text for m in engine.requests[2].messages] == ["First", "One.", "Another"]
     assert store.conversation(original.id) == original
 
 
@@ -597,7 +597,7 @@ def test_the_first_message_can_be_edited(store: Store) -> None:
     list(session.send("First"))
     list(session.edit(0, "Another"))
     assert session.conversation is not None
-    assert [turn.user.content for turn in session.conversation.turns] == ["Another"]
+    assert [turn.user.text for turn in session.conversation.turns] == ["Another"]
     assert session.conversation.system == "Be kind."
 
 
@@ -637,7 +637,7 @@ class Writes:
 
     @hookimpl
     def retrieve_passages(self, message: Message) -> list[Passage]:
-        return [Passage(message.content, "dictionary", 1.0)]
+        return [Passage(message.text, "dictionary", 1.0)]
 
 
 def test_a_plugin_writes_the_message_and_the_typed_words_are_kept() -> None:
@@ -646,9 +646,9 @@ def test_a_plugin_writes_the_message_and_the_typed_words_are_kept() -> None:
     session = ChatSession(store, lambda: engine, plugins=PluginHost([("writes", Writes())]))
     list(session.send("Hello"))
     (turn,) = store.conversation(session.conversation_id or 0).turns
-    assert (turn.user.content, turn.raw_input) == ("Translate: Hello", "Hello")
+    assert (turn.user.text, turn.raw_input) == ("Translate: Hello", "Hello")
     assert store.passages(turn.id) == [Passage("Hello", "dictionary", 1.0)]
-    assert engine.requests[-1].messages[-1].content.endswith("Translate: Hello")
+    assert engine.requests[-1].messages[-1].text.endswith("Translate: Hello")
 
 
 class Knowing:
@@ -665,7 +665,7 @@ class Knowing:
 
     @hookimpl
     def turn_finished(self, turn: Turn) -> list[Annotation]:
-        return [Annotation("knowing", "late", turn.user.content, icon="!")]
+        return [Annotation("knowing", "late", turn.user.text, icon="!")]
 
 
 class Writing:
@@ -683,7 +683,7 @@ def test_describe_text_is_asked_when_a_message_needs_it(store: Store) -> None:
     list(session.send("plain"))
     assert knowing.asked == 0
     list(session.send("hey"))
-    assert newest(session).user.content == "hey (loud)"
+    assert newest(session).user.text == "hey (loud)"
     assert (knowing.asked, other.asked, host.all_faults) == (1, 1, [])
 
 
@@ -692,7 +692,7 @@ def test_facts_that_are_no_texts_are_the_plugins_fault(store: Store, facts: Any)
     host = PluginHost([("knowing", Knowing(facts)), ("writing", Writing())])
     session = chat(store, ScriptedEngine("a"), plugins=host)
     list(session.send("hey"))
-    assert newest(session).user.content == "hey (no tone)"
+    assert newest(session).user.text == "hey (no tone)"
     assert [(fault.plugin, fault.hook) for fault in host.all_faults] == [
         ("knowing", "describe_text")
     ]

@@ -174,11 +174,11 @@ def test_a_summary_stands_for_its_turn(store: Store) -> None:
     turn = store.turn(turn.id)
     assert (turn.context_policy, turn.summary) == (ContextPolicy.SUMMARISED, "The sky is blue.")
     asked = engine.requests[1]
-    assert "Why is the sky blue?" in asked.messages[-1].content
-    assert "scattering" in asked.messages[-1].content
+    assert "Why is the sky blue?" in asked.messages[-1].text
+    assert "scattering" in asked.messages[-1].text
     assert asked.sampling.stop == ("\n\n",)
     talk(session, "Next")
-    assert engine.requests[2].messages[0].content == f"{SUMMARY_PREFIX}The sky is blue."
+    assert engine.requests[2].messages[0].text == f"{SUMMARY_PREFIX}The sky is blue."
 
 
 def test_a_summary_that_is_given_up_or_blank_changes_nothing(store: Store) -> None:
@@ -210,8 +210,8 @@ def test_a_summary_of_a_turn_longer_than_the_context(store: Store) -> None:
     assert summarised(session, turn) == "Many words."
     asked = narrow.requests[0].messages
     assert narrow.count_tokens(asked) <= 200 - 96
-    assert "User: begin" in asked[-1].content
-    assert "end\n\nAssistant: word" in asked[-1].content
+    assert "User: begin" in asked[-1].text
+    assert "end\n\nAssistant: word" in asked[-1].text
 
 
 def test_where_each_setting_comes_from() -> None:

@@ -89,7 +89,7 @@ def test_the_whole_set_up_is_in_the_request() -> None:
     plugin, engine = Shouting(), ScriptedEngine()
     with chats(engine, plugin=plugin) as side:
         request = side.begin(SHOUT).request("hello")
-    assert [message.content for message in request.messages] == ["Shout.", "HELLO!"]
+    assert [message.text for message in request.messages] == ["Shout.", "HELLO!"]
     assert request.adapter == "pirate"
     assert (request.sampling.temperature, request.sampling.top_k) == (0.1, 7)
     assert request.sampling.top_p == engine.info.default_sampling.top_p
@@ -103,7 +103,7 @@ def test_a_reply_that_is_added_stands_in_the_chat() -> None:
         with closing(chat.stream(chat.request("first"))) as events:
             said = "".join(event.text for event in events if isinstance(event, Delta))
         chat.add("first", said)
-        texts = [message.content for message in chat.request("second").messages]
+        texts = [message.text for message in chat.request("second").messages]
     assert texts == ["Shout.", "FIRST!", "One.", "SECOND!"]
 
 

@@ -60,7 +60,7 @@ def test_a_conversation_comes_back_with_its_turns_and_replies_in_order(store: St
     second = store.add_turn(chat.id, "two?")
     assert (first.position, second.position) == (0, 1)
     kept = store.conversation(chat.id)
-    assert [turn.user.content for turn in kept.turns] == ["one?", "two?"]
+    assert [turn.user.text for turn in kept.turns] == ["one?", "two?"]
     assert kept.turns[0].replies == (done,)
     assert kept.turns[0] == store.turn(first.id)
     assert kept.updated > kept.created
@@ -189,7 +189,7 @@ def test_any_text_comes_back(texts: list[str]) -> None:
     back = [
         kept.title,
         kept.system,
-        kept.turns[0].user.content,
+        kept.turns[0].user.text,
         again.text,
         again.model,
         again.settings,
@@ -248,14 +248,14 @@ def test_threads_read_and_write_at_once(store: Store) -> None:
     assert {turn.id for turn in kept.turns} == set(turn_ids)
     for turn in kept.turns:
         assert turn.reply is not None
-        assert turn.user.content.split()[1] == turn.reply.text.split()[1]
+        assert turn.user.text.split()[1] == turn.reply.text.split()[1]
 
 
 def test_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with Store(None) as store:
         turn = store.add_turn(store.create_conversation().id, "secret")
-        assert store.turn(turn.id).user.content == "secret"
+        assert store.turn(turn.id).user.text == "secret"
     assert list(tmp_path.iterdir()) == []
 
 

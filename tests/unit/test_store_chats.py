@@ -369,7 +369,7 @@ def test_what_plugins_keep_with_a_chat_is_stored_and_copied(store: Store) -> Non
     for stored in (store.conversation(chat.id), store.fork(chat.id)):
         assert stored.plugin_data == {"lora": {"adapter": "instruct", "weight": 0.5}}
         assert stored.disabled_plugins == {"arena", "mood"}
-        assert stored.turns[0].user.content == "Translate: Hello"
+        assert stored.turns[0].user.text == "Translate: Hello"
         assert stored.turns[0].raw_input == "Hello"
 
 

@@ -46,7 +46,7 @@ def test_the_first_format_becomes_the_newest_without_loss(tmp_path: Path) -> Non
             assert chat.created == chat.updated == datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
             assert (chat.sampling, chat.pinned, chat.forked_from) == (Sampling(), False, None)
             (turn,) = chat.turns
-            assert (turn.user.content, turn.context_policy, turn.summary) == (
+            assert (turn.user.text, turn.context_policy, turn.summary) == (
                 "The question?",
                 ContextPolicy.AUTO,
                 "",

@@ -70,9 +70,9 @@ def test_processes_open_a_new_database_and_write_at_once(tmp_path: Path) -> None
         shared = store.conversation(1)
         for name in names:
             numbers = [
-                int(turn.user.content.split()[1])
+                int(turn.user.text.split()[1])
                 for turn in shared.turns
-                if turn.user.content.startswith(name)
+                if turn.user.text.startswith(name)
             ]
             both = 60 if name == shared.title else 30
             assert len(numbers) == both

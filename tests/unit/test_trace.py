@@ -258,7 +258,7 @@ def test_a_plugin_that_is_off_in_the_chat_is_called_in_no_hook_of_a_turn(store: 
     assert [m.content for m in session.preview("More").request.messages][-1] == "More"
     store.set_disabled_plugins(session.conversation_id, ())
     list(session.send("More"))
-    assert newest(session).user.content == "Answer in one word. More"
+    assert newest(session).user.text == "Answer in one word. More"
     assert "busy" in {call.plugin for call in store.traces(newest(session).id)[0].calls}
 
 

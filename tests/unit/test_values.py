@@ -49,7 +49,7 @@ def test_the_standing_reply() -> None:
 def test_messages_are_system_then_each_turns_two() -> None:
     turns = (turn(0, Reply(1, 1, "a0")), turn(1, Reply(2, 1, "")), turn(2))
     chat = Conversation(1, system="s", turns=turns)
-    assert [(m.role, m.content) for m in chat.messages()] == [
+    assert [(m.role, m.text) for m in chat.messages()] == [
         ("system", "s"),
         ("user", "q0"),
         ("assistant", "a0"),

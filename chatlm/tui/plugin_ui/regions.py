@@ -125,7 +125,7 @@ class PluginRegions:
         leave = BindingsMap([Binding("escape", "app.leave_plugin", "close", show=False)])
         screen._bindings = BindingsMap.merge([screen._bindings, leave])
         screen._mounted_event.set()  # the program does not wait for a plugin to get ready
-        self._chat_app.own(screen, region)
+        self._chat_app.register_region(screen, region)
         self._chat_app.push_screen(screen, lambda _: self._record_close(screen))
 
     def close_screen(self) -> None:

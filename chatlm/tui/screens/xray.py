@@ -80,7 +80,7 @@ def classify_tokens(
         if token.message_index is not None:
             drawn.setdefault(token.message_index, []).append(token.text)
     reached = {
-        number: _missing_prefix_length(request.messages[number].content, "".join(texts))
+        number: _missing_prefix_length(request.messages[number].text, "".join(texts))
         for number, texts in drawn.items()
     }
     kinds = []
@@ -140,11 +140,11 @@ def _character_kinds(
     owners = []
     for number, message in enumerate(messages):
         if users and number == users[-1] and user_text:
-            owners.append(_newest_message_kinds(message.content, user_text, passages))
-        elif message.role == "user" and message.content.startswith(SUMMARY_PREFIX):
-            owners.append([TokenKind.ADDED] * len(message.content))
+            owners.append(_newest_message_kinds(message.text, user_text, passages))
+        elif message.role == "user" and message.text.startswith(SUMMARY_PREFIX):
+            owners.append([TokenKind.ADDED] * len(message.text))
         else:
-            owners.append([plain[message.role]] * len(message.content))
+            owners.append([plain[message.role]] * len(message.text))
     return owners
 
 

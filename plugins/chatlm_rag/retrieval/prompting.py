@@ -55,7 +55,7 @@ def grounded_messages(
     conversation: Conversation, turn: Turn, passages: Sequence[Passage]
 ) -> list[Message]:
     """The earlier turns without their passages, then the question with its own."""
-    asked = Message("user", grounded_prompt(turn.user.content, passages))
+    asked = Message("user", grounded_prompt(turn.user.text, passages))
     return [*conversation.messages(before=turn.position), asked]
 
 
@@ -93,15 +93,15 @@ def fit_passages(
     Returns:
         it, and how many passages are in it; all of them where another plugin wrote the message.
     """
-    full = grounded_prompt(turn.user.content, passages)
-    places = [at for at, message in enumerate(request.messages) if message.content == full]
+    full = grounded_prompt(turn.user.text, passages)
+    places = [at for at, message in enumerate(request.messages) if message.text == full]
     if not places:
         return request, len(passages)
     place = places[-1]
     head = [message for message in request.messages[:1] if message.role == "system"]
 
     def tokens(count: int) -> int:
-        content = grounded_prompt(turn.user.content, passages[:count])
+        content = grounded_prompt(turn.user.text, passages[:count])
         return engine.count_tokens([*head, Message("user", content)])
 
     limit, bare = engine.info.context_length, tokens(0)
@@ -109,8 +109,6 @@ def fit_passages(
     count = next((n for n in range(len(passages), 0, -1) if tokens(n) - bare <= room), 0)
     if count == len(passages):
         return request, count
-    shorter = dataclasses.replace(
-        request.messages[place], content=grounded_prompt(turn.user.content, passages[:count])
-    )
+    shorter = request.messages[place].with_text(grounded_prompt(turn.user.text, passages[:count]))
     changed = (*request.messages[:place], shorter, *request.messages[place + 1 :])
     return dataclasses.replace(request, messages=changed), count

@@ -1,0 +1,171 @@
+"""The parts of a message: text, reasoning, tool calls and results, images and files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a role says."""
+
+    type: ClassVar[str] = "text"
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {"type": self.type, "text": self.text}
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """What a model thinks before it answers. Not sent back unless the model's template wants it."""
+
+    type: ClassVar[str] = "reasoning"
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {"type": self.type, "text": self.text}
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A model's request to run a tool."""
+
+    type: ClassVar[str] = "tool_call"
+    id: str
+    """Unique within the conversation; the result repeats it."""
+    name: str
+    arguments: str
+    """A JSON object as the model wrote it; it may be invalid."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {"type": self.type, "id": self.id, "name": self.name, "arguments": self.arguments}
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What a tool returned."""
+
+    type: ClassVar[str] = "tool_result"
+    call_id: str
+    """`ToolCall.id` of the call it answers."""
+    name: str
+    text: str
+    is_error: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {
+            "type": self.type,
+            "call_id": self.call_id,
+            "name": self.name,
+            "text": self.text,
+            "is_error": self.is_error,
+        }
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture. Its bytes are stored once by hash beside the database.
+
+    Raises:
+        ValueError: a size is not positive, or `sha256` is not a SHA-256 in lower-case hex.
+    """
+
+    type: ClassVar[str] = "image"
+    media_type: str
+    """Such as `image/png`."""
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    sha256: str
+    """Hash of its bytes, in hex."""
+    name: str = ""
+    """Of the file it came from; empty when unknown."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height) < 1 or not _SHA256.fullmatch(self.sha256):
+            raise ValueError(f"invalid image: {self.width}×{self.height}, {self.sha256!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {
+            "type": self.type,
+            "media_type": self.media_type,
+            "width": self.width,
+            "height": self.height,
+            "sha256": self.sha256,
+            "name": self.name,
+        }
+
+
+@dataclass(frozen=True)
+class File:
+    """A text file that the user attached."""
+
+    type: ClassVar[str] = "file"
+    name: str
+    text: str
+    media_type: str = "text/plain"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {
+            "type": self.type,
+            "name": self.name,
+            "text": self.text,
+            "media_type": self.media_type,
+        }
+
+
+Part = Text | Reasoning | ToolCall | ToolResult | Image | File
+
+_TYPES: dict[str, type[Part]] = {
+    kind.type: kind for kind in (Text, Reasoning, ToolCall, ToolResult, Image, File)
+}
+
+
+def part_from_dict(values: Mapping[str, Any]) -> Part:
+    """Read back what a part's `to_dict` returned; unknown keys are ignored.
+
+    Raises:
+        KeyError, TypeError, ValueError: the type is unknown, or a field is missing or invalid.
+    """
+    kind = _TYPES[values["type"]]
+    fields: Mapping[str, Any] = kind.__dataclass_fields__
+    known = {name: value for name, value in values.items() if name in fields and name != "type"}
+    return kind(**known)
+
+
+def text_of(parts: Iterable[Part]) -> str:
+    """Join the `Text` parts."""
+    return "".join(part.text for part in parts if isinstance(part, Text))
+
+
+def reasoning_of(parts: Iterable[Part]) -> str:
+    """Join the `Reasoning` parts."""
+    return "".join(part.text for part in parts if isinstance(part, Reasoning))
+
+
+def with_text(parts: Iterable[Part], text: str) -> tuple[Part, ...]:
+    """Replace the `Text` parts by one, at the place of the first; at the end if there was none."""
+    replaced: list[Part] = []
+    missing = True
+    for part in parts:
+        if not isinstance(part, Text):
+            replaced.append(part)
+        elif missing:
+            replaced += [Text(text)] * bool(text)
+            missing = False
+    if missing and text:
+        replaced.append(Text(text))
+    return tuple(replaced)
