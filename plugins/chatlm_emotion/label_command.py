@@ -201,7 +201,8 @@ def _print_agreement(agreement: Any, output_path: Path, as_json: bool) -> None:
     )
     click.echo(
         f"{agreement.ties_broken:,} ties were decided, "
-        f"{agreement.undecided:,} texts have no label; {agreement.abstention_share:.0%} of the votes named none."
+        f"{agreement.undecided:,} texts have no label; "
+        f"{agreement.abstention_share:.0%} of the votes named none."
     )
     click.echo(
         escape_controls(f"They are in {output_path}. Learn from them: chatlm emotion train --help")
