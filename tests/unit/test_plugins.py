@@ -299,7 +299,7 @@ def test_a_crash_while_loading_leaves_the_plugin_out_until_it_is_forgiven(home: 
     code = "from chatlm.config.config import Config\n"
     code += "from chatlm.plugin_host.host import PluginHost\n"
     code += "from chatlm.plugin_host.lifecycle import load_plugins\n"
-    code += "load_all(PluginHost(), Config())"
+    code += "load_plugins(PluginHost(), Config())"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code])
@@ -320,7 +320,7 @@ def test_a_crash_in_startup_is_noticed_too(home: Path) -> None:
         "from chatlm.plugin_host.lifecycle import loaded_plugins; from "
         "chatlm.config.config import Config\n"
     )
-    code += "with loaded(Config()): pass"
+    code += "with loaded_plugins(Config()): pass"
     codes = [subprocess.run([sys.executable, "-c", code]).returncode for _ in range(2)]
     assert codes == [9, 0]
 
@@ -332,7 +332,7 @@ def test_a_plugin_that_another_process_loads_now_is_no_crash(home: Path) -> None
         "from chatlm.plugin_host.lifecycle import loaded_plugins; from "
         "chatlm.config.config import Config\n"
     )
-    code += "with loaded(Config()): pass"
+    code += "with loaded_plugins(Config()): pass"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert other.stdout is not None
     other.stdout.readline()
