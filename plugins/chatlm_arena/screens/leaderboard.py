@@ -61,7 +61,7 @@ class LeaderboardScreen(PluginCard):
         except ChatlmError as error:
             self.post_message(self.Rated("", error))
 
-    def on_board_screen_rated(self, event: Rated) -> None:
+    def on_leaderboard_screen_rated(self, event: Rated) -> None:
         """Show them."""
         event.stop()
         self.query_one("#ratings", Static).update(Content(escape_controls(event.text)))
