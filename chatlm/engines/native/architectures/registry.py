@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from chatlm.engines.model import Unsupported
-from chatlm.engines.native.architectures import llama, mistral, qwen
+from chatlm.engines.native.architectures import granite, llama, mistral, qwen
 from chatlm.engines.native.model_config import ModelConfig
 
 FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
+    "granite": granite.read_config,
     "llama": llama.read_config,
     "mistral": mistral.read_config,
     "qwen2": qwen.read_qwen2_config,
