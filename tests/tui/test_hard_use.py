@@ -390,7 +390,7 @@ async def test_a_model_that_a_replay_loads_is_given_up_with_it(
             raise
 
     app = make_app(open_engine=opens)
-    monkeypatch.setattr(app, "check_model", lambda model: None)
+    monkeypatch.setattr(app.services, "require_available", lambda model: None)
     async with app.run_test() as pilot:
         await say(pilot, "Hello")
         await idle(pilot)
