@@ -133,7 +133,7 @@ def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | 
     """
 
 
-@hookspec(firstresult=True)
+@hookspec
 def write_message(
     conversation: Conversation, text: str, facts: TextFacts
 ) -> str | UsageError | None:
@@ -164,7 +164,7 @@ def retrieve_passages(conversation: Conversation, message: Message) -> Sequence[
     raise NotImplementedError
 
 
-@hookspec(firstresult=True)
+@hookspec
 def build_messages(
     conversation: Conversation, turn: Turn, passages: Sequence[Passage]
 ) -> Sequence[Message] | None:
@@ -185,7 +185,7 @@ def adjust_request(
     """Change the request just before it runs; each plugin gets what the one before it returned."""
 
 
-@hookspec(firstresult=True)
+@hookspec
 def find_adapter(name: str, model: str) -> Path | ChatlmError | None:
     """Give the folder of the adapter that a request names; the first plugin that knows it decides.
 

@@ -28,8 +28,7 @@ def loaded_plugins(config: Config) -> Iterator[PluginHost]:
     try:
         yield host
     finally:
-        for _ in host.call_each("shutdown"):
-            pass
+        host.call_hook("shutdown")
         save_faults(host)
 
 
@@ -66,7 +65,7 @@ def start_plugins(host: PluginHost, config: Config) -> None:
             mark.enter_context(faults.crash_mark(name))
             return {"context": hookspecs.PluginContext(config, paths.data_dir(), own[name])}
 
-        for _ in host.call_each_with("startup", context):
+        for _ in host.call_each("startup", context):
             pass
 
 

@@ -310,7 +310,7 @@ async def test_what_a_plugin_may_do_with_the_chat() -> None:
         assert ui.conversation.id != first
         assert ui.conversation.system == "Be brief."
         assert ui.kept == {"a": [1]}
-        assert [turn.user.content for turn in ui.conversation.turns] == ["Third"]
+        assert [turn.user.text for turn in ui.conversation.turns] == ["Third"]
         assert shown.faults == []
 
 

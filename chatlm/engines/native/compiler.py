@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 SOURCES = tuple(
     Path(__file__).with_name("csrc") / name
-    for name in ("kernel.c", "attention.h", "model.h", "low_rank.h", "products.h", "rows.h")
+    for name in ("kernel.c", "attention.h", "model.h", "lora.h", "matmul.h", "packing.h")
 )
 
 
@@ -51,7 +51,7 @@ def kernel_library(*, float32: bool) -> Path:
     if platform.machine() == "x86_64":
         command += X86_FLAGS
     if float32:
-        command.append("-DNUMBER_IS_FLOAT32")
+        command.append("-DELEMENT_IS_FLOAT32")
     folder = paths.data_dir() / "kernels"
     library = folder / f"decode-{_build_hash(command)}.so"
     if not library.is_file():

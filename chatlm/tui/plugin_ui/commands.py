@@ -142,9 +142,7 @@ class PluginActions:
         self.show_faults()
 
     def _call_hook(self, hook: str) -> None:
-        for _ in self._plugins.call_each_with(
-            hook, lambda name: {"ui": PluginUi(name, self._screen)}
-        ):
+        for _ in self._plugins.call_each(hook, lambda name: {"ui": PluginUi(name, self._screen)}):
             pass
 
     def _run_in_thread(self, registration: Registration[SlashCommand], argument: str) -> None:

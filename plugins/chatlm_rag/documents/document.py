@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from chatlm_rag.records import parse_record
+from chatlm_rag.json_fields import get_str
 
 
 class UnreadableFile(Exception):
@@ -79,10 +79,9 @@ class Problem:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return parse_record(
-            cls,
-            place=values["place"],
-            reason=values["reason"],
+        return cls(
+            place=get_str(values, "place"),
+            reason=get_str(values, "reason"),
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm_rag.documents.document import replace_surrogates
-from chatlm_rag.records import parse_record
+from chatlm_rag.json_fields import get_int, get_str
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -45,9 +45,8 @@ class Source:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return parse_record(
-            cls,
-            path=values["path"],
+        return cls(
+            path=get_str(values, "path"),
             include=tuple(map(str, values["include"])),
             exclude=tuple(map(str, values["exclude"])),
         )
@@ -75,10 +74,9 @@ class Stamp:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return parse_record(
-            cls,
-            size=values["size"],
-            mtime_ns=values["mtime_ns"],
+        return cls(
+            size=get_int(values, "size"),
+            mtime_ns=get_int(values, "mtime_ns"),
         )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from chatlm import UsageError
 from chatlm_rag.index.folder import load_mmap, wrap_read_errors
-from chatlm_rag.records import parse_record
+from chatlm_rag.json_fields import get_int, get_str
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -70,10 +70,9 @@ class Chunking:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return parse_record(
-            cls,
-            tokens=values["tokens"],
-            overlap=values["overlap"],
+        return cls(
+            tokens=get_int(values, "tokens"),
+            overlap=get_int(values, "overlap"),
         )
 
 
@@ -211,16 +210,15 @@ class Chunk:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return parse_record(
-            cls,
+        return cls(
             id=place,
-            text=values["text"],
-            source=values["source"],
-            place=values["place"],
-            start=values["start"],
-            end=values["end"],
-            title=values.get("title", ""),
-            line=values.get("line", 0),
+            text=get_str(values, "text"),
+            source=get_str(values, "source"),
+            place=get_str(values, "place"),
+            start=get_int(values, "start"),
+            end=get_int(values, "end"),
+            title=get_str(values, "title", ""),
+            line=get_int(values, "line", 0),
         )
 
 

@@ -22,7 +22,7 @@ from chatlm import (
     find_model,
     fingerprint_weights,
 )
-from chatlm_rag.records import parse_record
+from chatlm_rag.json_fields import get_str
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,10 +56,9 @@ class EmbedderRecord:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return parse_record(
-            cls,
-            name=values["name"],
-            fingerprint=values["fingerprint"],
+        return cls(
+            name=get_str(values, "name"),
+            fingerprint=get_str(values, "fingerprint"),
         )
 
 

@@ -18,7 +18,7 @@ from chatlm_rag.documents.files import Source, SourceFile, Stamp
 from chatlm_rag.index.chunks import Chunking
 from chatlm_rag.index.embedding import EmbedderRecord
 from chatlm_rag.index.folder import damaged_error
-from chatlm_rag.records import parse_record
+from chatlm_rag.json_fields import get_int, get_str
 
 FILE = "manifest.json"
 
@@ -53,12 +53,11 @@ class BuildPlan:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return parse_record(
-            cls,
+        return cls(
             sources=tuple(map(Source.from_dict, values["sources"])),
-            embedder=values["embedder"],
+            embedder=get_str(values, "embedder"),
             chunking=Chunking.from_dict(values["chunking"]),
-            anew=values.get("anew", False),
+            from_scratch=bool(values.get("anew", False)),
         )
 
 
@@ -99,14 +98,13 @@ class FileRecord:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return parse_record(
-            cls,
-            path=values["path"],
-            source=values["source"],
+        return cls(
+            path=get_str(values, "path"),
+            source=get_str(values, "source"),
             stamp=Stamp.from_dict(values["stamp"]) if values["stamp"] else None,
-            sha256=values["sha256"],
-            first=values.get("first", 0),
-            count=values.get("count", 0),
+            sha256=get_str(values, "sha256"),
+            first_chunk=get_int(values, "first", 0),
+            chunk_count=get_int(values, "count", 0),
             problems=tuple(map(Problem.from_dict, values["problems"])),
         )
 
@@ -169,14 +167,13 @@ class Manifest:
         Raises:
             KeyError, TypeError: it is something else.
         """
-        return parse_record(
-            cls,
+        return cls(
             embedder=EmbedderRecord.from_dict(values["embedder"]),
-            dimension=values["dimension"],
+            dimension=get_int(values, "dimension"),
             chunking=Chunking.from_dict(values["chunking"]),
             sources=tuple(map(Source.from_dict, values["sources"])),
             files=tuple(map(FileRecord.from_dict, values["files"])),
-            looked_ns=values["looked_ns"],
+            scanned_ns=get_int(values, "looked_ns"),
         )
 
 

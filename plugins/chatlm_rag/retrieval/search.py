@@ -185,7 +185,7 @@ def _merge_duplicates(hits: Iterable[SearchHit], k: int) -> list[SearchHit]:
 def _rerank(query: str, hits: list[SearchHit], reranker: Reranker) -> Iterator[SearchHit]:
     scores = reranker.scores(query, [each.chunk.indexed_text for each in hits])
     for place in (-scores).argsort(kind="stable"):
-        yield replace(hits[place], reranked=float(scores[place]))
+        yield replace(hits[place], rerank_score=float(scores[place]))
 
 
 @cache
