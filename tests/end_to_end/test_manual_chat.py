@@ -12,7 +12,7 @@ from tests import models
 from tests.end_to_end.terminal import CTRL_Q, ENTER, Terminal, has
 
 QUESTION = "How do I stop a reply?"
-HEADING = "Stop a reply, go on, ask again"
+HEADING = "Stop, continue and regenerate a reply"
 
 
 @pytest.fixture
