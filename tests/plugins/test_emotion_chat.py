@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chatlm_emotion.watching import ProgressListener
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
@@ -34,7 +35,6 @@ from chatlm.tui.app import ChatApp
 from chatlm_emotion import actions, classifier, examples, train_pipeline
 from chatlm_emotion.recipe import Recipe
 from chatlm_emotion.screens.mood_panel import MoodPanel
-from chatlm_emotion.watching import ProgressListener
 from tests.plugins.ui import RememberingUi
 from tests.tui.cards import everything_visible, settled
 from tests.tui.support import StillEngine, chat_of, idle, newest, opens, plain, say, until

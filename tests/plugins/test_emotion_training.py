@@ -11,6 +11,7 @@ import click
 import numpy as np
 import pytest
 import torch
+from chatlm_emotion.watching import ClassifierProgress, EvalResult, ProgressListener
 
 from chatlm import ChatlmError, find_model
 from chatlm_emotion import card, classifier, examples, train_pipeline, training
@@ -18,7 +19,6 @@ from chatlm_emotion.card import CLASSIFIERS, UNSURE
 from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.networks import GenerateNetwork, Network
 from chatlm_emotion.recipe import DEFAULT_BASES, Method, Recipe
-from chatlm_emotion.watching import ClassifierProgress, EvalResult, ProgressListener
 from tests import models
 
 PETS = "cat dog hamster parrot goldfish pony"

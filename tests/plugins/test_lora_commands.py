@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chatlm_lora.terminal import describe_progress, render_progress
+from chatlm_lora.watching import TrainingProgress, braille_curve
 from click.testing import CliRunner, Result
 
 from chatlm import ModelLocation, UsageError
@@ -16,8 +18,6 @@ from chatlm_lora import library as library_module
 from chatlm_lora.card import AdapterCard, SampleAnswer
 from chatlm_lora.commands import adapters
 from chatlm_lora.options import complete_adapter
-from chatlm_lora.terminal import describe_progress, render_progress
-from chatlm_lora.watching import TrainingProgress, braille_curve
 from tests.plugins.lora import adapter, matrices, tiny_base
 
 DEEP = "[" * 900 + "]" * 900

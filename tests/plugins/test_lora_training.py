@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from chatlm_lora.watching import ProgressListener, TrainingProgress
 from safetensors.torch import load_file
 
 from chatlm import ChatEncoder, ChatlmError, ModelLocation, UsageError, fast_dtype
@@ -24,7 +25,6 @@ from chatlm_lora.dataset import Collator, EncodedChats, evaluate_loss
 from chatlm_lora.library import ADAPTERS
 from chatlm_lora.recipe import Recipe, TrainingJob
 from chatlm_lora.trainer import TrainingStopped, train_adapter
-from chatlm_lora.watching import ProgressListener, TrainingProgress
 from tests.plugins.lora import tiny_base
 
 RECIPE = Recipe(rate=0.05, epochs=3, batch=4, held_out=0.25, checks=2, dropout=0.0)
