@@ -81,8 +81,8 @@ def generate_reply(
             if isinstance(event, PromptReady) and event.omitted_messages:
                 raise ContextTooLong(
                     "The messages and the reply do not fit the context of "
-                    f"{event.context_length:,} tokens: {len(event.omitted_messages)} messages "
-                    "would be omitted.",
+                    f"{event.context_length:,} tokens: {len(event.omitted_messages)} of the "
+                    "messages would be omitted.",
                     hint="Remove the oldest messages, or lower max_tokens.",
                 )
             yield event
