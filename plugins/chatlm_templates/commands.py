@@ -185,8 +185,8 @@ def check(names_or_paths: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(dump_json([_check_result(path, errors) for path in paths]))
     else:
-        for error in errors:
-            _print_error(error)
+        for invalid in errors:
+            _print_error(invalid)
         click.echo(f"{len(paths) - len(errors)} of {len(paths)} templates are valid.")
     if errors:
         raise click.exceptions.Exit(1)
