@@ -1,20 +1,13 @@
-"""Open_batch, stream_many, SequentialBatch; no torch."""
+"""Answer several requests with one engine, at once or one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 
-from chatlm.types.engine import Batch, Engine
+from chatlm.types.engine import Engine
 from chatlm.types.events import EngineEvent, Finished
 from chatlm.types.requests import Request
-
-
-def open_batch(engine: Engine) -> Batch:
-    """A batch of the engine's own, which its method `batch` gives, or else one after the other."""
-    own = getattr(engine, "batch", None)
-    batch: Batch = own() if own is not None else SequentialBatch(engine)
-    return batch
 
 
 def stream_many(
@@ -30,7 +23,7 @@ def stream_many(
     """
     waiting = iter(requests)
     failures: dict[int, Exception] = {}
-    with closing(open_batch(engine)) as batch:
+    with closing(engine.batch()) as batch:
         while True:
             while len(batch) < batch.max_concurrency and not failures:
                 request = next(waiting, None)
@@ -49,10 +42,10 @@ def stream_many(
 
 
 class SequentialBatch:
-    """A `Batch` over an engine's `stream`.
+    """A `Batch` that answers one request after the other by an engine's `stream`.
 
     Args:
-        engine: that has no batch of its own.
+        engine: without a way to answer several at once.
     """
 
     max_concurrency = 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from chatlm.engines.context_fit import compute_reply_reserve, fit_prompt
-from chatlm.types.engine import EngineInfo
+from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, PromptToken, Request, prompt_hash
 
@@ -22,11 +22,12 @@ class EstimatedTokens:
     """See `Prompt.estimated`."""
 
     def preview(self, request: Request, info: EngineInfo) -> Prompt:
-        """What `Engine.preview` gives.
+        """Return what `Engine.preview` returns.
 
         Raises:
-            ContextTooLong: as `Engine.preview`.
+            UsageError, ContextTooLong: see `Engine.preview`.
         """
+        check_parts(request, info)
         written = [
             self._encode_message(message, index) for index, message in enumerate(request.messages)
         ]

@@ -16,7 +16,7 @@ from chatlm.types.sampling import Sampling
 log = logging.getLogger(__name__)
 
 
-class Cache(Protocol):
+class SequenceCache(Protocol):
     """The keys and values of one token sequence, growing."""
 
     def prefill(self, ids: Sequence[int]) -> Tensor:
@@ -68,7 +68,7 @@ class LanguageModel(Protocol):
         is more, caches can be cut."""
         ...
 
-    def new_cache(self) -> Cache:
+    def new_cache(self) -> SequenceCache:
         """An empty one."""
         ...
 

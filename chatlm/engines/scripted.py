@@ -7,8 +7,9 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable
 
+from chatlm.engines.batching import SequentialBatch
 from chatlm.engines.estimated_tokens import EstimatedTokens
-from chatlm.types.engine import EngineInfo
+from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import Delta, EngineEvent, Finished, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request
@@ -55,6 +56,7 @@ class ScriptedEngine:
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
         """See `Engine.stream`."""
+        check_parts(request, self.info)
         self.requests.append(request)
         reply = self._replies.popleft() if self._replies else "Nothing is left in the script."
         started = time.perf_counter()
@@ -80,6 +82,10 @@ class ScriptedEngine:
             usage = Usage(total, 0, made, first - started, at - first)
             yield Delta(word, usage=usage)
         yield Finished(StopReason.LENGTH if len(words) > limit else StopReason.END, usage)
+
+    def batch(self) -> SequentialBatch:
+        """Answer one request after the other."""
+        return SequentialBatch(self)
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         """See `Engine.read_ahead`."""

@@ -70,7 +70,7 @@ def finder(root: Path) -> Callable[[str], Path]:
 
 
 def opened(model: Path, fast: str, find: Callable[[str], Path]) -> LocalEngine:
-    return LocalEngine(
+    return LocalEngine.from_folder(
         "default",
         model,
         resolve_placement("cpu", "auto", "none"),
@@ -192,7 +192,7 @@ def test_a_model_that_had_adapters_is_itself_without(
     engine: LocalEngine, default_model: Path, way: str
 ) -> None:
     logits_of(engine, "poet", QUESTION)
-    untouched = LocalEngine(
+    untouched = LocalEngine.from_folder(
         "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=way
     )
     assert torch.equal(logits_of(engine, None, QUESTION), logits_of(untouched, None, QUESTION))
