@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from chatlm_lora.watching import ProgressListener, TrainingProgress
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -17,7 +18,6 @@ from chatlm.hub import pull
 from chatlm_lora import dataset
 from chatlm_lora.recipe import Recipe, TrainingJob
 from chatlm_lora.trainer import train_adapter
-from chatlm_lora.watching import ProgressListener, TrainingProgress
 
 DATA = Path(chatlm_lora.__file__).parent / "data" / "pirate.jsonl"
 RECIPE = Recipe(epochs=1, checks=1, dropout=0.0)
@@ -28,7 +28,7 @@ class _Speed(ProgressListener):
 
     tokens_per_second = 0.0
 
-    def changed(self, progress: TrainingProgress) -> None:
+    def update(self, progress: TrainingProgress) -> None:
         """See `Watcher`."""
         if progress.step and not progress.activity:
             self.tokens_per_second = progress.tokens_per_second or 0.0

@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     )
     from chatlm.types.requests import Prompt, Request
     from chatlm.types.sampling import Sampling
+    from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
         RenderedTemplate,
         Setup,
@@ -86,6 +87,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 _MODULE_OF = {
+    "Adapters": "chatlm.types.services",
     "Annotation": "chatlm.types.messages",
     "Artifact": "chatlm.plugin_kit.artifacts",
     "Artifacts": "chatlm.plugin_kit.artifacts",
@@ -94,6 +96,7 @@ _MODULE_OF = {
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
     "ChatlmError": "chatlm.errors",
+    "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
     "ContextTooLong": "chatlm.errors",
@@ -101,6 +104,7 @@ _MODULE_OF = {
     "Conversation": "chatlm.types.messages",
     "Database": "chatlm.store.database",
     "Delta": "chatlm.types.events",
+    "Documents": "chatlm.types.services",
     "Engine": "chatlm.types.engine",
     "EngineError": "chatlm.errors",
     "EngineEvent": "chatlm.types.events",
@@ -108,6 +112,7 @@ _MODULE_OF = {
     "EngineOpener": "chatlm.types.engine",
     "EstimatedTokens": "chatlm.engines.estimated_tokens",
     "Finished": "chatlm.types.events",
+    "Judge": "chatlm.types.services",
     "LogprobBuffer": "chatlm.types.events",
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
@@ -177,6 +182,7 @@ _MODULE_OF = {
 
 __all__ = [
     "AdaptedModel",
+    "Adapters",
     "Annotation",
     "Artifact",
     "Artifacts",
@@ -185,6 +191,7 @@ __all__ = [
     "ChatSession",
     "ChatTokens",
     "ChatlmError",
+    "Classifier",
     "Commands",
     "Config",
     "ContextTooLong",
@@ -192,6 +199,7 @@ __all__ = [
     "Conversation",
     "Database",
     "Delta",
+    "Documents",
     "Engine",
     "EngineError",
     "EngineEvent",
@@ -199,6 +207,7 @@ __all__ = [
     "EngineOpener",
     "EstimatedTokens",
     "Finished",
+    "Judge",
     "LanguageModel",
     "LocalEngine",
     "LogprobBuffer",
