@@ -65,6 +65,7 @@ class ChatTokenizer(Protocol):
     def apply_chat_template(
         self,
         messages: list[dict[str, str]],
+        /,
         *,
         tokenize: bool,
         add_generation_prompt: bool,
