@@ -59,7 +59,7 @@ def fit_prompt(
 
     Args:
         messages: system prompt first, if any.
-        encode: returns the ids of the messages with some indices; more messages never give fewer ids.
+        encode: returns the ids of messages by index; more messages never give fewer ids.
         message_tokens: returns the approximate tokens of each message; called when not all fit.
         context_length: limit of prompt and reply together, in tokens.
         reply_reserve: tokens to reserve for the reply; fewer remain where no turn can be dropped.

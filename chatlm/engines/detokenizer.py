@@ -63,7 +63,8 @@ def make_token_bytes(tokenizer: Any) -> TokenBytes:
     def token_bytes(number: int) -> bytes:
         if number in added:
             return added[number].encode()
-        token: str = tokenizer.id_to_token(number) or ""  # an embedding may have more rows than tokens
+        # an embedding may have more rows than the vocabulary has tokens
+        token: str = tokenizer.id_to_token(number) or ""
         if is_byte_level:
             return b"".join(
                 bytes([_BYTE_DECODER[each]]) if each in _BYTE_DECODER else each.encode()
