@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from chatlm.store.store import Store
     from chatlm.text import dump_json, escape_controls, one_line
     from chatlm.tui import run_ui
-    from chatlm.types.engine import Batch, Engine, EngineInfo, EngineOpener
+    from chatlm.types.engine import Batch, Engine, EngineInfo, EngineOpener, ModelListing
     from chatlm.types.events import (
         Delta,
         EngineEvent,
@@ -107,6 +107,7 @@ _MODULE_OF = {
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
     "ModelError": "chatlm.errors",
+    "ModelListing": "chatlm.types.engine",
     "ModelLocation": "chatlm.hub.installed",
     "Panel": "chatlm.plugin_host.ui_api",
     "Passage": "chatlm.types.messages",
@@ -193,6 +194,7 @@ __all__ = [
     "Message",
     "MessageRefused",
     "ModelError",
+    "ModelListing",
     "ModelLocation",
     "Panel",
     "Passage",

@@ -22,6 +22,7 @@ from chatlm.plugin_host.validation import (
     text_or_refusal,
     valid_messages,
 )
+from chatlm.types.engine import ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.types.requests import Request
 from chatlm.types.services import SERVICES
@@ -99,6 +100,7 @@ _ROWS = {
     "shutdown": Hook(CallStyle.NOTIFY),
     "register_commands": Hook(CallStyle.NOTIFY),
     "register_engines": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),
+    "list_models": Hook(CallStyle.GATHER, list_of(ModelListing)),
     "register_templates": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),
     "register_setups": Hook(
         CallStyle.REGISTER, registers=_registers_named(Setup, "a chatlm.Setup")

@@ -11,7 +11,7 @@ import pluggy
 
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
-from chatlm.types.engine import Engine, EngineOpener
+from chatlm.types.engine import Engine, EngineOpener, ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.types.requests import Request
 from chatlm.types.setups import Setup, TemplateRenderer, TextFacts
@@ -106,6 +106,12 @@ def register_commands(cli: Commands) -> None:
 @hookspec
 def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
     """Offer engines: `register("openai", opener)` makes `openai:NAME` a model."""
+
+
+@hookspec
+def list_models() -> Sequence[ModelListing]:
+    """List the models that the plugin's engines can open, for `chatlm models list` and `/model`."""
+    raise NotImplementedError
 
 
 @hookspec

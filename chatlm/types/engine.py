@@ -41,6 +41,19 @@ class EngineInfo:
     """Names of adapters that come with the model, such as a server's; a request may name one."""
 
 
+@dataclass(frozen=True)
+class ModelListing:
+    """A model that a plugin's engine can open."""
+
+    name: str
+    """As `--model` takes it, such as `openai:gpt-oss@lab`."""
+    description: str = ""
+    context_length: int | None = None
+    """Tokens; None where it is not known."""
+    abilities: tuple[str, ...] = ()
+    """What it accepts or does beyond text: `tools`, `images`, `schema`, `thinking`."""
+
+
 class Engine(Protocol):
     """One loaded model."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,39 @@ def test_register_engines() -> None:
     engine = ScriptedEngine("Hello.")
     host = host_of(register_engines=lambda register: register("parrot", lambda name: engine))
     assert open_engine(Config(model="parrot:any"), host, lambda *_: None) is engine
+
+
+LISTS_MODELS = """
+import chatlm
+
+@chatlm.hookimpl
+def list_models():
+    return [chatlm.ModelListing("parrot:grey", "repeats", 4096, ("tools",))]
+"""
+
+
+def test_list_models(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "parrot.py").write_text(LISTS_MODELS)
+    assert main(["models", "list", "--json"]) == 0
+    models = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    grey = models["parrot:grey"]
+    assert (grey["source"], grey["installed"], grey["bytes"]) == ("parrot", True, 0)
+    assert (grey["context_length"], grey["abilities"]) == (4096, ["tools"])
+    assert "smollm2-135m-instruct" in models
+    assert main(["models", "list"]) == 0
+    assert "repeats, tools" in capsys.readouterr().out
+
+
+def test_models_are_listed_without_plugins_when_the_config_is_wrong(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "config.toml").write_text("model = 3\n")
+    assert main(["models", "list"]) == 0
+    printed = capsys.readouterr()
+    assert "smollm2-135m-instruct" in printed.out
+    assert "Models of plugins are left out" in printed.err
 
 
 def test_register_templates() -> None:
