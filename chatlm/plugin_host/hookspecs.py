@@ -155,6 +155,14 @@ def chat_shown(ui: Ui) -> None:
 
 
 @hookspec
+def read_attachment(path: Path) -> str | ChatlmError | None:
+    """Read the text of a file that is attached to a message; the first plugin that can decides.
+
+    A `ChatlmError` that is returned says why the file cannot be read.
+    """
+
+
+@hookspec
 def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | None:
     """Say what is known of words that the person typed, by name, for `write_message` and templates.
 

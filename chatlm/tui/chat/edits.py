@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from textual.message import Message
 from textual.reactive import reactive
 
+from chatlm.chat.attachments import AttachmentReader
 from chatlm.errors import StoreError, UsageError
 from chatlm.store import export
 from chatlm.store.store import Store
@@ -52,6 +53,7 @@ class StoredChat(ChatView):
             history=self._sent_messages,
             count_tokens=app.engine.count_tokens,
             completers=argument_completers(app),
+            read_file=AttachmentReader(app.plugins),
         )
         super().__init__(app.clock, composer)
         self._chat_app = app
