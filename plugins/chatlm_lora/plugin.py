@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm import PluginScreen, hookimpl, load_plugin_settings
+from chatlm.plugin_kit.chat_state import plugin_state
 from chatlm_lora import PLUGIN, actions
 from chatlm_lora.settings import Settings, selected_adapter
 
@@ -86,7 +87,7 @@ def adjust_request(request: Request, conversation: Conversation) -> Request | No
     if request.adapter is not None:
         return None
     name = selected_adapter(
-        conversation.plugin_data.get(PLUGIN, {}), load_plugin_settings(PLUGIN, Settings).adapter
+        plugin_state(conversation, PLUGIN), load_plugin_settings(PLUGIN, Settings).adapter
     )
     return dataclasses.replace(request, adapter=name) if name else None
 
