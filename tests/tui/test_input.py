@@ -137,7 +137,7 @@ async def test_a_key_that_moves_the_focus_moves_it_for_the_next_key() -> None:
         await pilot.pause()
         for key in ("ctrl+l", "enter"):
             pilot.app.post_message(events.Key(key, None))
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         assert app_of(pilot).focused is chat_of(pilot).composer
 
 
@@ -228,7 +228,7 @@ async def test_page_keys_scroll_the_transcript_from_the_composer() -> None:
     async with make_app(ScriptedEngine("line\n\n" * 40)).run_test() as pilot:
         await pilot.press(*"Hello", "enter")
         await idle(pilot)
-        transcript = chat_of(pilot).query_one("#transcript")
+        transcript = chat_of(pilot).view.query_one("#transcript")
         end = transcript.scroll_y
         await pilot.press("pageup")
         assert transcript.scroll_y < end

@@ -14,7 +14,7 @@ from chatlm.store.export import FORMAT_BY_SUFFIX
 from chatlm.text import escape_controls
 from chatlm.tui import clipboard
 from chatlm.tui.actions.inspect import InspectActions
-from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat_list.panel import ChatsPanel
 from chatlm.tui.screens import transfer
@@ -42,7 +42,7 @@ class ChatActions:
 
     def __init__(
         self,
-        chat: LiveChat,
+        chat: ChatController,
         chats_panel: ChatsPanel,
         inspect_actions: InspectActions,
         *,
@@ -69,17 +69,17 @@ class ChatActions:
         if composer.has_focus and composer.editing:
             composer.end_edit()
         elif not (self._close_panel() or self._chat.stop() or self._cancel_work()):
-            self._chat.focus_composer()
+            self._chat.view.focus_composer()
 
     def do_continue(self, _: str) -> None:
         """Go on with a reply that was cut short."""
         self._chat.continue_reply()
-        self._chat.focus_composer()
+        self._chat.view.focus_composer()
 
     def do_regenerate(self, _: str) -> None:
         """Answer the newest message once more."""
         self._chat.regenerate()
-        self._chat.focus_composer()
+        self._chat.view.focus_composer()
 
     async def do_new(self, _: str) -> None:
         """Begin a chat."""
@@ -100,8 +100,8 @@ class ChatActions:
 
     def do_palette(self, _: str) -> None:
         """Everything there is to do."""
-        self._chat.app.clear_notifications()
-        self._chat.app.push_screen(
+        self._chat.view.app.clear_notifications()
+        self._chat.view.app.push_screen(
             CommandPalette(providers=[ChatCommands], placeholder="What would you like to do?")
         )
 
@@ -137,7 +137,7 @@ class ChatActions:
         if file.strip():
             self._export(file)
             return
-        self._chat.app.push_screen(
+        self._chat.view.app.push_screen(
             PromptScreen(
                 "Export this chat",
                 transfer.suggest_file_name(chat),
@@ -152,11 +152,13 @@ class ChatActions:
             raise UsageError("Which file?", hint="Write /import and a path.")
         path, store = expand_path(file.strip()), self._chat.saved_store
         screen = ImportScreen(lambda: transfer.import_chats(store, path))
-        self._chat.app.push_screen(screen, lambda _: self._chat.notify_changed())
+        self._chat.view.app.push_screen(screen, lambda _: self._chat.notify_changed())
 
     def do_copy_chat(self, _: str) -> None:
         """Copy the chat as Markdown."""
-        clipboard.copy(self._chat.app, export.to_markdown(self._stored_conversation()), "the chat")
+        clipboard.copy(
+            self._chat.view.app, export.to_markdown(self._stored_conversation()), "the chat"
+        )
 
     def do_preview(self, text: str) -> None:
         """Show the prompt that would be sent."""
@@ -164,15 +166,15 @@ class ChatActions:
 
     def do_help(self, _: str) -> None:
         """Show every key and command."""
-        self._chat.app.push_screen(HelpScreen())
+        self._chat.view.app.push_screen(HelpScreen())
 
     async def do_quit(self, _: str) -> None:
         """Leave."""
-        await self._chat.app.action_quit()
+        await self._chat.view.app.action_quit()
 
     async def _new_chat(self, *, incognito: bool = False) -> None:
         await self._chat.new_chat(incognito=incognito)
-        self._chat.focus_composer()
+        self._chat.view.focus_composer()
 
     def _export(self, file: str | None) -> None:
         """Write the chat; what goes wrong is told, since the question is closed by then."""
@@ -182,9 +184,9 @@ class ChatActions:
         try:
             transfer.export_chat(self._chat.store, self._stored_conversation(), path)
         except ChatlmError as error:
-            self._chat.toast(error)
+            self._chat.view.toast(error)
         else:
-            self._chat.notify(escape_controls(f"Written to {path}"), markup=False)
+            self._chat.view.notify(escape_controls(f"Written to {path}"), markup=False)
 
     def _stored_conversation(self) -> Conversation:
         if self._chat.conversation_id is None:
@@ -217,7 +219,9 @@ class TurnActions:
         inspect_actions: open the screens about a turn.
     """
 
-    def __init__(self, services: Services, chat: LiveChat, inspect_actions: InspectActions) -> None:
+    def __init__(
+        self, services: Services, chat: ChatController, inspect_actions: InspectActions
+    ) -> None:
         self._services = services
         self._chat = chat
         self._inspect_actions = inspect_actions
@@ -232,11 +236,11 @@ class TurnActions:
 
     async def do_previous_version(self, _: str) -> None:
         """Let the version before stand."""
-        await self._chat.step_version(self._selected_view(), -1)
+        await self._chat.edits.step_version(self._selected_view(), -1)
 
     async def do_next_version(self, _: str) -> None:
         """Let the next version stand."""
-        await self._chat.step_version(self._selected_view(), 1)
+        await self._chat.edits.step_version(self._selected_view(), 1)
 
     def do_edit(self, _: str) -> None:
         """Take the message into the composer; sent again, it makes a fork."""
@@ -244,13 +248,15 @@ class TurnActions:
         turn = self._selected_view().turn
         title = f"editing message {turn.position + 1}"
         self._chat.composer.begin_edit(turn.display_text, title, turn.position)
-        self._chat.focus_composer()
+        self._chat.view.focus_composer()
 
     async def do_fork(self, _: str) -> None:
         """Go on from here in a new chat."""
         await self._chat.fork_chat(self._selected_view().turn.position + 1)
-        self._chat.focus_composer()
-        self._chat.notify("This is a fork; the chat it came from stays as it was.", markup=False)
+        self._chat.view.focus_composer()
+        self._chat.view.notify(
+            "This is a fork; the chat it came from stays as it was.", markup=False
+        )
 
     def do_details(self, _: str) -> None:
         """Show what made the reply."""
@@ -258,7 +264,7 @@ class TurnActions:
         provenance = self._chat.store.provenance(reply.id)
         forked_from = self._chat.conversation.forked_from
         screen = DetailsScreen(self._selected_view().turn, reply, provenance, forked_from)
-        self._chat.app.push_screen(screen)
+        self._chat.view.app.push_screen(screen)
 
     def do_xray(self, _: str) -> None:
         """Show the prompt that made the reply."""
@@ -267,7 +273,7 @@ class TurnActions:
     def do_trace(self, _: str) -> None:
         """Show what plugins did for the turn."""
         turn = self._selected_view().turn
-        self._chat.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
+        self._chat.view.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
 
     def do_replay(self, model: str) -> None:
         """Make the reply again and compare."""
@@ -296,13 +302,13 @@ class TurnActions:
     async def _toggle_policy(self, policy: ContextPolicy) -> None:
         view = self._selected_view()
         now = ContextPolicy.AUTO if view.turn.context_policy is policy else policy
-        await self._chat.set_context_policy(view, now)
-        self._chat.notify(
+        await self._chat.edits.set_context_policy(view, now)
+        self._chat.view.notify(
             f"Message {view.turn.position + 1}: {POLICY_MESSAGES[now]}.", markup=False
         )
 
     def _selected_view(self) -> TurnView:
-        view = self._chat.selected_view
+        view = self._chat.view.selected_view
         if view is None:
             raise UsageError("This chat has no message yet", hint="Type one first.")
         return view

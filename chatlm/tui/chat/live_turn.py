@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
 from textual.message import Message
 from textual.message import Message as TextualMessage
@@ -17,6 +18,7 @@ from chatlm.chat.session import ChatSession
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError
 from chatlm.tui import commands, formatting
+from chatlm.tui.chat.chat_view import ChatView
 from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.services import OpenChat
@@ -153,6 +155,37 @@ def run_turn(
         error = to_user_error(problem, "turn")
     gathered.flush()
     post(TurnEnded(error))
+
+
+class ReadAhead:
+    """Lets the model read the open chat in a thread, until the next message.
+
+    Args:
+        view: runs the worker.
+    """
+
+    def __init__(self, view: ChatView) -> None:
+        self._view = view
+        self._stop = threading.Event()
+
+    def start(self, create_session: Callable[[threading.Event], ChatSession]) -> None:
+        """Stop reading, and start again with a new session.
+
+        Args:
+            create_session: gets the event that stops its wait for the engine.
+        """
+        self.stop()
+        self._stop = stop = threading.Event()
+        self._view.run_worker(
+            partial(read_ahead, create_session(stop), stop),
+            thread=True,
+            group="ahead",
+            exit_on_error=False,
+        )
+
+    def stop(self) -> None:
+        """Stop reading at the next step."""
+        self._stop.set()
 
 
 def read_ahead(session: ChatSession, stop: threading.Event) -> None:
