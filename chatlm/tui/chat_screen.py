@@ -27,6 +27,7 @@ from chatlm.tui.chat.turn_column import Suggestion
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.panel import ChatsPanel
+from chatlm.tui.commands import CommandHandler
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.plugin_ui.commands import PluginActions
@@ -93,19 +94,21 @@ class ChatScreen(Screen[None]):
             self._status_bar,
             switch_model=self.settings_actions.do_model,
         )
-        self.actions = (
-            ChatActions(
-                self.chat,
-                self.chats_panel,
-                self.inspect_actions,
-                close_panel=self.plugin_actions.regions.close_covering_panel,
-                cancel_work=self.plugin_actions.cancel_latest,
-                show_chat_list=self.show_chat_list,
-                toggle_chat_list=self.toggle_chat_list,
-            ),
-            TurnActions(services, self.chat, self.inspect_actions),
-            self.settings_actions,
+        chat_actions = ChatActions(
+            self.chat,
+            self.chats_panel,
+            self.inspect_actions,
+            close_panel=self.plugin_actions.regions.close_covering_panel,
+            cancel_work=self.plugin_actions.cancel_latest,
+            show_chat_list=self.show_chat_list,
+            toggle_chat_list=self.toggle_chat_list,
         )
+        turn_actions = TurnActions(services, self.chat, self.inspect_actions)
+        self.command_handlers: dict[str, CommandHandler] = {
+            **chat_actions.handlers(),
+            **turn_actions.handlers(),
+            **self.settings_actions.handlers(),
+        }
 
     def compose(self) -> ComposeResult:
         """List, chat, status bar."""
@@ -144,9 +147,7 @@ class ChatScreen(Screen[None]):
 
     async def action_command(self, name: str, argument: str = "") -> None:
         """Run a command; what it cannot do is told."""
-        method = f"do_{name.replace('-', '_')}"
-        runs = [getattr(actions, method) for actions in self.actions if hasattr(actions, method)]
-        run = runs[0] if runs else partial(self.plugin_actions.run_command, name)
+        run = self.command_handlers.get(name) or partial(self.plugin_actions.run_command, name)
         await self.chat.view.run_reporting_errors(partial(run, argument), f"command {name}")
 
     def action_copy_text(self) -> None:

@@ -233,3 +233,8 @@ async def test_page_keys_scroll_the_transcript_from_the_composer() -> None:
         await pilot.press("pageup")
         assert transcript.scroll_y < end
         assert app_of(pilot).focused is chat_of(pilot).composer
+
+
+def test_every_command_has_a_handler() -> None:
+    named = {command.name for command in (*commands.CHAT, *commands.APP, *commands.TURN)}
+    assert set(make_app().chat_screen.command_handlers) == named

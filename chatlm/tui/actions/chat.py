@@ -17,6 +17,7 @@ from chatlm.tui.actions.inspect import InspectActions
 from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat_list.panel import ChatsPanel
+from chatlm.tui.commands import CommandHandler
 from chatlm.tui.screens import transfer
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.screens.dialogs import PromptScreen
@@ -28,7 +29,7 @@ from chatlm.types.messages import ContextPolicy, Conversation, Reply
 
 
 class ChatActions:
-    """Each `do_NAME` is the command of that name; it takes what was typed after it.
+    """Commands of the chat; each takes the text typed after its name.
 
     Args:
         chat: the open chat.
@@ -58,6 +59,31 @@ class ChatActions:
         self._cancel_work = cancel_work
         self._show_chat_list = show_chat_list
         self._toggle_chat_list = toggle_chat_list
+
+    def handlers(self) -> dict[str, CommandHandler]:
+        """Return the method of each command by the command's name."""
+        return {
+            "stop": self.do_stop,
+            "continue": self.do_continue,
+            "regenerate": self.do_regenerate,
+            "new": self.do_new,
+            "incognito": self.do_incognito,
+            "chats": self.do_chats,
+            "search": self.do_search,
+            "palette": self.do_palette,
+            "context": self.do_context,
+            "attach": self.do_attach,
+            "rename": self.do_rename,
+            "pin-chat": self.do_pin_chat,
+            "delete": self.do_delete,
+            "undo": self.do_undo,
+            "export": self.do_export,
+            "import": self.do_import,
+            "copy-chat": self.do_copy_chat,
+            "preview": self.do_preview,
+            "help": self.do_help,
+            "quit": self.do_quit,
+        }
 
     def do_stop(self, _: str) -> None:
         """Close what is open, else stop the reply, else go back to the composer."""
@@ -209,9 +235,7 @@ POLICY_MESSAGES = {
 
 
 class TurnActions:
-    """Each `do_NAME` is the command of that name; it takes what was typed after it.
-
-    They act on the selected turn, else on the newest.
+    """Commands of the selected turn, or else the newest; each takes the text typed after its name.
 
     Args:
         services: of the program.
@@ -225,6 +249,24 @@ class TurnActions:
         self._services = services
         self._chat = chat
         self._inspect_actions = inspect_actions
+
+    def handlers(self) -> dict[str, CommandHandler]:
+        """Return the method of each command by the command's name."""
+        return {
+            "copy": self.do_copy,
+            "copy-code": self.do_copy_code,
+            "previous-version": self.do_previous_version,
+            "next-version": self.do_next_version,
+            "edit": self.do_edit,
+            "fork": self.do_fork,
+            "details": self.do_details,
+            "xray": self.do_xray,
+            "trace": self.do_trace,
+            "replay": self.do_replay,
+            "pin": self.do_pin,
+            "drop": self.do_drop,
+            "summarise": self.do_summarise,
+        }
 
     def do_copy(self, _: str) -> None:
         """Copy the reply as the model wrote it."""

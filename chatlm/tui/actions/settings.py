@@ -11,6 +11,7 @@ from chatlm.engines.open import is_available
 from chatlm.errors import UsageError
 from chatlm.hub import installed
 from chatlm.tui.chat.controller import ChatController
+from chatlm.tui.commands import CommandHandler
 from chatlm.tui.engine_loader import Ready
 from chatlm.tui.screens.models import ModelScreen
 from chatlm.tui.screens.plugins import PluginsScreen, plugin_entries
@@ -21,7 +22,7 @@ from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
 
 class SettingsActions:
-    """Each `do_NAME` is the command of that name; `apply` is told what the settings screen posts.
+    """Commands that change settings; `apply` takes the messages of the settings screen.
 
     Args:
         services: of the program.
@@ -31,6 +32,16 @@ class SettingsActions:
     def __init__(self, services: Services, chat: ChatController) -> None:
         self._services = services
         self._chat = chat
+
+    def handlers(self) -> dict[str, CommandHandler]:
+        """Return the method of each command by the command's name."""
+        return {
+            "settings": self.do_settings,
+            "system": self.do_system,
+            "theme": self.do_theme,
+            "plugins": self.do_plugins,
+            "model": self.do_model,
+        }
 
     def do_settings(self, _: str) -> None:
         """Sampling, system prompt, look."""
