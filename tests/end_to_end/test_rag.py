@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import models
+from tests.program import run_chatlm
 
 COMMAND = [sys.executable, "-m", "chatlm", "rag"]
 
@@ -33,10 +33,8 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
-def rag(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=300, **more
-    )
+def rag(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return run_chatlm("rag", *arguments, stdin=stdin)
 
 
 def begun(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
@@ -58,7 +56,7 @@ def test_a_killed_build_goes_on(rag_home: Path, corpus: Path) -> None:
     process.kill()
     process.communicate()
     listed = rag("list")
-    assert "not finished; go on: chatlm rag update facts" in listed.stdout
+    assert "not finished; continue: chatlm rag update facts" in listed.stdout
     done = rag("update", "facts", "--json")
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)
@@ -90,7 +88,7 @@ def test_ctrl_c_says_how_to_go_on(rag_home: Path, corpus: Path) -> None:
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said.endswith(
-        "Error: Stopped; what was embedded is kept.\nGo on: chatlm rag update facts\n"
+        "Error: Stopped; the vectors computed so far are saved.\nContinue: chatlm rag update facts\n"
     )
 
 
@@ -103,10 +101,10 @@ def test_from_build_to_remove(rag_home: Path, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout == ("pets: 1 passage from 1 file. Read 2 files; embedded 1 passage.\n")
     assert "0 %" in done.stderr
-    assert "Left out: 1\n  is binary: docs/b␛[1m.bin\n" in done.stderr
+    assert "Not indexed: 1\n  is binary: docs/b␛[1m.bin\n" in done.stderr
     again = rag("build", "pets", str(docs))
     assert again.returncode == 2
-    assert "There is an index pets already.\nBring it up to date: chatlm rag update" in again.stderr
+    assert "The index pets already exists.\nUpdate it: chatlm rag update" in again.stderr
     _, row = json.loads(rag("list", "--json").stdout)  # the manual comes first
     assert (row["name"], row["passages"], row["finished"], row["own"]) == ("pets", 1, True, True)
     table = json.loads(rag("show", "pets", "--json").stdout)
@@ -116,7 +114,7 @@ def test_from_build_to_remove(rag_home: Path, tmp_path: Path) -> None:
     assert f"Source    {docs}" in shown
     assert "all-minilm-l6-v2, 384 dimensions" in shown
     wrong = rag("update", "pets", "--tokens", "100")
-    assert "Say so with: --rebuild" in wrong.stderr
+    assert "Add --rebuild." in wrong.stderr
     anew = rag("update", "pets", "--rebuild", "--tokens", "100")
     assert "embedded 1 passage." in anew.stdout
     complete = {"_CHATLM_COMPLETE": "bash_complete", "COMP_CWORD": "3"}
@@ -128,7 +126,7 @@ def test_from_build_to_remove(rag_home: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert words.stdout == "plain,pets\n"
-    refused = rag("remove", "pets", input="n\n")
+    refused = rag("remove", "pets", stdin="n\n")
     assert "Nothing was changed." in refused.stderr
     removed = rag("remove", "pets", "--yes")
     assert removed.stdout.startswith("Removed pets; ")

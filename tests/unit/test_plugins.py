@@ -19,7 +19,7 @@ from chatlm.plugin_host.discovery import find_plugins
 from chatlm.plugin_host.hookspecs import PluginContext, hookimpl
 from chatlm.plugin_host.host import MAX_FAILURES, PluginHost
 from chatlm.plugin_host.lifecycle import load_plugins, loaded_plugins
-from chatlm.types.messages import Annotation, Conversation, Message, Passage
+from chatlm.types.messages import Annotation, Conversation, Message
 
 CALL: dict[str, Any] = {
     "conversation": Conversation(0),
@@ -63,7 +63,7 @@ class Wrapper:
 
 
 def labels(host: PluginHost) -> list[str]:
-    return [a.value for a in host.gather("annotate_message", Annotation, **CALL)]
+    return [a.value for a in host.call_hook("annotate_message", **CALL)]
 
 
 def test_the_last_registered_is_called_first() -> None:
@@ -194,7 +194,7 @@ def test_failures_are_counted_for_each_hook() -> None:
     host = PluginHost([("moody", Moody())])
     for _ in range(MAX_FAILURES):
         labels(host)
-        host.gather("retrieve_passages", Passage, **CALL)
+        host.call_hook("retrieve_passages", **CALL)
     assert host.is_dropped("moody")
 
 

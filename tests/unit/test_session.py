@@ -77,7 +77,8 @@ def test_a_turn_is_reported_in_order_and_stored(store: Store) -> None:
     session = chat(store, ScriptedEngine("Hello you."), system="Be kind.")
     events = list(session.send("Hi"))
     assert kinds(events) == [
-        "TurnStarted", "ReplyStarted", "PromptReady", "Prefill", "Delta", "Finished", "TurnFinished",
+        "TurnStarted", "ReplyStarted", "PromptReady", "Prefill", "Delta", "Finished",
+        "TurnFinished",
     ]  # fmt: skip
     turn = newest(session)
     assert turn.user == Message("user", "Hi")
@@ -396,7 +397,9 @@ def test_a_reply_that_cannot_go_on_stays_what_it_was(store: Store) -> None:
 
 
 def test_a_reply_that_is_stopped_before_it_goes_on_stays_what_it_was(store: Store) -> None:
-    session = chat(store, ScriptedEngine("one two three", "more"), session_sampling=Sampling(max_tokens=2))
+    session = chat(
+        store, ScriptedEngine("one two three", "more"), session_sampling=Sampling(max_tokens=2)
+    )
     list(session.send("Hi"))
     before = newest(session).reply
     assert before is not None

@@ -168,9 +168,7 @@ class PluginActions:
         self.show_faults()
 
     def _call_hook(self, hook: str) -> None:
-        for _ in self.services.plugins.call_each_with(
-            hook, lambda name: {"ui": self._create_ui(name)}
-        ):
+        for _ in self.services.plugins.call_each(hook, lambda name: {"ui": self._create_ui(name)}):
             pass
 
     def _run_in_thread(self, registration: Registration[SlashCommand], argument: str) -> None:

@@ -1,11 +1,11 @@
-/* Attention to caches in which several tokens may follow each other, and which are read in chunks.
- */
+/* Grouped-query attention over KV caches that are read in chunks, with a softmax merged across
+   chunks (as flash-decoding does). A sequence may add several tokens at once. */
 
 #pragma once
 
 #include "model.h"
 
-/* One head's vector, normalized where the model does that, and turned to its position. */
+/* One head's query or key: normalized where the model has QK norm, then rotated. */
 static void norm_and_apply_rope(const Decoder *d, const TokenState *token, const float *x,
                                 const float *norm_weight, float *out)
 {
@@ -22,7 +22,7 @@ static void norm_and_apply_rope(const Decoder *d, const TokenState *token, const
     }
 }
 
-/* Puts the token's own key and value of one key head into the cache. */
+/* Write the token's key and value of one KV head into the cache. */
 static void store_kv(const Decoder *d, const Layer *layer, int64_t index, int64_t head, float *key,
                      element_t *k_row, element_t *v_row)
 {
@@ -37,20 +37,20 @@ static void store_kv(const Decoder *d, const Layer *layer, int64_t index, int64_
     }
 }
 
-/* Tokens of a chunk that an entry attends to, itself and those before. */
+/* Tokens of a chunk that a token attends to: itself and earlier ones. */
 static int64_t visible_tokens(const TokenState *token, int64_t first)
 {
     return max_i64(min_i64(token->position + 1 - first, KV_CHUNK), 0);
 }
 
-/* The queries of a token that read one key head, scaled, with zeros up to a row. */
+/* The token's queries that share one KV head, scaled and padded with zeros to a row. */
 static void scaled_queries(const Decoder *d, const Layer *layer, int64_t index, int64_t head,
                            float *out)
 {
     const Model *m = &d->model;
     const TokenState *token = &d->tokens[index];
-    int64_t size = m->head_dim, stride = token->sequence->token_stride,
-            queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
+    int64_t size = m->head_dim, stride = token->sequence->token_stride;
+    int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
     const float *query = d->qkv + index * d->qkv_stride + head * queries_per_kv_head * size;
     float scale = 1.0f / sqrtf((float)size);
     for (int64_t q = 0; q < queries_per_kv_head; q++, query += size, out += stride) {
@@ -60,13 +60,13 @@ static void scaled_queries(const Decoder *d, const Layer *layer, int64_t index, 
     }
 }
 
-/* What a token sees of one chunk of one key head. */
+/* The part of one KV head's chunk that a token attends to. */
 typedef struct {
-    const element_t *keys, *values; /* (tokens, row) */
+    const element_t *keys, *values; /* (tokens, stride) */
     int64_t tokens, stride;
 } KVChunk;
 
-/* The products of `count` queries with each key. What is read after that is fetched. */
+/* Dot products of `count` queries with each key; prefetches the values and the next chunk. */
 ALWAYS_INLINE void query_key_scores(KVChunk chunk, const float *queries, float *scores,
                                     const int count)
 {
@@ -88,8 +88,8 @@ ALWAYS_INLINE void query_key_scores(KVChunk chunk, const float *queries, float *
     }
 }
 
-/* CHUNK scores, the first `tokens` of which count, to weights relative to the greatest; the others
-   become 0. Writes that score and the weights' sum. */
+/* Replace KV_CHUNK scores by exp(score - max_score), those after the first `tokens` by 0. Also
+   gives the maximum and the sum of the weights. */
 static void softmax_chunk(float *scores, int64_t tokens, float *max_score, float *weight_sum)
 {
     f32x16 sums = {0};
@@ -112,7 +112,7 @@ static void softmax_chunk(float *scores, int64_t tokens, float *max_score, float
     *max_score = maximum, *weight_sum = horizontal_sum(sums);
 }
 
-/* The values, summed by `count` queries' weights; each sum stands `apart` floats further. */
+/* The weighted sum of the values for each of `count` queries, `output_stride` floats apart. */
 ALWAYS_INLINE void weighted_values(KVChunk chunk, const float *weights, float *out,
                                    int64_t output_stride, const int count)
 {
@@ -148,9 +148,9 @@ ALWAYS_INLINE void attend_chunk(KVChunk chunk, const float *queries, float *scor
     weighted_values(chunk, scores - count * KV_CHUNK, out, output_stride, count);
 }
 
-/* How one key head's queries attend to one chunk of a sequence's cache: for each query of each of
-   its tokens the weighted sum of the values, the greatest score and the sum of the weights relative
-   to it. The tokens' own keys and values are put into the chunk first. */
+/* One task: the queries of one KV head attend to one chunk of a sequence's cache. Writes for each
+   query of each token the weighted sum of the values, the maximum score and the sum of the weights.
+   First stores the keys and values of new tokens that belong to the chunk. */
 static void gqa_attention(const Decoder *d, int64_t layer_index, int64_t task,
                           const ThreadScratch *s)
 {
@@ -160,10 +160,10 @@ static void gqa_attention(const Decoder *d, int64_t layer_index, int64_t task,
     while (task >= m->num_key_value_heads * token->kv_chunks)
         task -= m->num_key_value_heads * token->kv_chunks, token += token->sequence->token_count;
     const SequenceInput *sequence = token->sequence;
-    int64_t head = task / token->kv_chunks, chunk_index = task % token->kv_chunks,
-            first = chunk_index * KV_CHUNK;
-    int64_t stride = sequence->token_stride,
-            queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
+    int64_t head = task / token->kv_chunks, chunk_index = task % token->kv_chunks;
+    int64_t first = chunk_index * KV_CHUNK;
+    int64_t stride = sequence->token_stride;
+    int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
     int64_t offset =
         layer_index * sequence->layer_stride + head * sequence->head_stride + first * stride;
     element_t *keys = sequence->k_cache + offset, *values = sequence->v_cache + offset;
@@ -177,9 +177,9 @@ static void gqa_attention(const Decoder *d, int64_t layer_index, int64_t task,
     for (; token < end; token++) {
         KVChunk chunk = {keys, values, visible_tokens(token, first), stride};
         int64_t output_stride = token->kv_chunks * (stride + 2);
-        float *queries = s->query, *out = token->partial_attention
-                                          + head * queries_per_kv_head * output_stride
-                                          + chunk_index * (stride + 2);
+        int64_t first_query = head * queries_per_kv_head;
+        float *queries = s->query, *out = token->partial_attention;
+        out += first_query * output_stride + chunk_index * (stride + 2);
         if (!chunk.tokens)
             continue;
         scaled_queries(d, layer, token - d->tokens, head, queries);
@@ -196,12 +196,12 @@ static void gqa_attention(const Decoder *d, int64_t layer_index, int64_t task,
     }
 }
 
-/* Joins what the chunks gave into the input of the output projection. */
+/* Combine the chunks' partial results into the input of o_proj. */
 static void merge_chunks(const Decoder *d, const TokenState *token, float *out)
 {
     const Model *m = &d->model;
-    int64_t stride = token->sequence->token_stride, partial_size = stride + 2,
-            chunks = token->position / KV_CHUNK + 1;
+    int64_t stride = token->sequence->token_stride, partial_size = stride + 2;
+    int64_t chunks = token->position / KV_CHUNK + 1;
     for (int64_t h = 0; h < m->num_attention_heads; h++, out += m->head_dim) {
         const float *partials = token->partial_attention + h * token->kv_chunks * partial_size;
         float max_score = partials[stride], weight_sum = 0.0f;

@@ -1,11 +1,10 @@
-/* Decodes tokens of a Llama-type model, some at once; knows nothing of Python, files or text.
+/* Decodes up to MAX_STEP_TOKENS tokens per call with a Llama-like transformer.
 
-   The weights are read once a call, and how fast memory delivers them is how fast tokens come.
-   A call is a row of phases, and a phase a number of pieces, such as some rows of a matrix. Each
-   thread takes the next piece of the phase until there is none; whoever finishes the last one opens
-   the next phase. So a thread that comes late or runs on a slow core holds no other up by more than
-   its piece. No number depends on how many threads there are, or on what else is decoded at once.
- */
+   Each call reads the weights once, and memory bandwidth limits the speed. A call runs through
+   phases, and a phase consists of tasks, such as some rows of a matrix. Every thread takes the next
+   task until none is left; the thread that finishes the last one starts the next phase. A thread
+   that wakes late or runs on a slow core thus delays the others by one task at most. Results do not
+   depend on the number of threads or on which other tokens are in the call. */
 
 #include "attention.h"
 #include "lora.h"
@@ -17,9 +16,9 @@
 enum { TASK_BYTES = 32 * 1024, TASKS_PER_THREAD = 8 };
 enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 4000 };
 
-/* --- steps --------------------------------------------------------------------------------- */
+/* --- matrix products ----------------------------------------------------------------------- */
 
-/* Rows of a piece of a matrix: few enough to share the work well, whole cache lines of results. */
+/* Rows per task: few enough to balance the load, and whole cache lines of results. */
 static int64_t rows_per_task(const Decoder *d, const PackedMatrix *m)
 {
     int64_t rows = TASK_BYTES / packed_row_bytes(m->format, m->width);
@@ -32,13 +31,13 @@ static int64_t matrix_tasks(const Decoder *d, const PackedMatrix *m)
     return (m->rows + rows_per_task(d, m) - 1) / rows_per_task(d, m);
 }
 
-/* Results of all tokens, so many floats apart. */
+/* One output vector per token, `stride` floats apart. */
 typedef struct {
     float *data;
     int64_t stride;
 } OutputVectors;
 
-/* y = matrix x + bias, or y += it, for some rows, whole bands, and `count` tokens. */
+/* y (+)= matrix x + bias, for the panels of rows [from, to) and `count` tokens. */
 ALWAYS_INLINE void matmul_rows(const PackedMatrix *m, int64_t from, int64_t to, Activations x,
                                OutputVectors y, bool accumulate, const int count)
 {
@@ -65,7 +64,7 @@ ALWAYS_INLINE void matmul_rows(const PackedMatrix *m, int64_t from, int64_t to, 
     }
 }
 
-/* The same for a piece of the rows and all tokens. */
+/* The same for the rows of one task and all tokens. */
 static void matmul(const Decoder *d, const PackedMatrix *m, int64_t task, Activations x,
                    OutputVectors y, bool accumulate)
 {
@@ -81,7 +80,7 @@ static void matmul(const Decoder *d, const PackedMatrix *m, int64_t task, Activa
     }
 }
 
-/* What the adapters add to the same rows: of the phase's targets those from `target` on. */
+/* Add each sequence's LoRA to the same rows: `count` pairs of the layer from `target`. */
 static void add_lora(const Decoder *d, const PackedMatrix *m, int64_t task, int64_t layer,
                      int64_t target, int64_t count, const float *hidden, OutputVectors y)
 {
@@ -99,16 +98,10 @@ static void add_lora(const Decoder *d, const PackedMatrix *m, int64_t task, int6
 
 /* --- phases -------------------------------------------------------------------------------- */
 
-enum {
-    QKV_PROJ,
-    ATTENTION,
-    O_PROJ,
-    GATE_UP_PROJ,
-    DOWN_PROJ,
-    PHASES_PER_LAYER
-}; /* of each layer; then the head; then none */
+/* After the last layer come the phase of lm_head and one that ends the call. */
+enum { QKV_PROJ, ATTENTION, O_PROJ, GATE_UP_PROJ, DOWN_PROJ, PHASES_PER_LAYER };
 
-/* Of each kind of phase, the first target of adapters and how many there are. */
+/* LoRA targets of each kind of phase. */
 static const int64_t FIRST_LORA_TARGET[PHASES_PER_LAYER] = {
     [QKV_PROJ] = 0, [O_PROJ] = 3, [GATE_UP_PROJ] = 4, [DOWN_PROJ] = 6};
 static const int64_t LORA_TARGET_COUNT[PHASES_PER_LAYER] = {
@@ -117,7 +110,7 @@ static const int64_t LORA_TARGET_COUNT[PHASES_PER_LAYER] = {
 static int64_t lm_head_phase(const Model *m) { return m->num_hidden_layers * PHASES_PER_LAYER; }
 static int64_t end_phase(const Model *m) { return m->num_hidden_layers * PHASES_PER_LAYER + 1; }
 
-/* The matrix whose rows are a phase's pieces. */
+/* The matrix whose rows are divided into the phase's tasks; NULL for attention. */
 static const PackedMatrix *phase_matrix(const Model *m, int64_t phase)
 {
     if (phase == lm_head_phase(m))
@@ -132,7 +125,7 @@ static const PackedMatrix *phase_matrix(const Model *m, int64_t phase)
     }
 }
 
-/* What the adapters' lower halves give in a phase, from its input. */
+/* hidden = scale * A x of each sequence's LoRA pairs in the phase. */
 static void lora_down_phase(const Decoder *d, int64_t phase, Activations input, float *hidden)
 {
     int64_t kind = phase % PHASES_PER_LAYER;
@@ -147,7 +140,8 @@ static void lora_down_phase(const Decoder *d, int64_t phase, Activations input, 
     }
 }
 
-/* Makes what a thread needs for itself before its first piece of a phase. */
+/* Compute the input of a phase. Each thread does so before its first task: sharing it costs more.
+ */
 static void prepare_phase(const Decoder *d, int64_t phase, ThreadScratch *s)
 {
     const Model *m = &d->model;
@@ -220,7 +214,7 @@ static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratc
     }
 }
 
-/* Pieces of the attention to all caches. */
+/* One task per KV head and chunk of each sequence. */
 static int64_t attention_tasks(const Decoder *d)
 {
     int64_t tasks = 0;
@@ -231,7 +225,7 @@ static int64_t attention_tasks(const Decoder *d)
 
 /* --- threads ------------------------------------------------------------------------------- */
 
-/* Phase, pieces and next piece are one number, so that who takes a piece knows what it is of. */
+/* One word holds phase, task count and next task, so that one atomic operation takes a task. */
 static unsigned long long make_ticket(int64_t phase, int64_t tasks)
 {
     return (unsigned long long)phase << 48 | (unsigned long long)tasks << 24;
@@ -254,7 +248,7 @@ static void begin_phase(Decoder *d, int64_t phase)
 static inline void spin_wait(int *spins)
 {
     if (++*spins > SPINS_BEFORE_YIELD)
-        sched_yield(); /* the other thread may be waiting for this very core */
+        sched_yield(); /* the other thread may be waiting for this core */
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -262,7 +256,7 @@ static inline void spin_wait(int *spins)
 #endif
 }
 
-/* Takes pieces until the call is done. */
+/* Run tasks until the call is done. */
 static void run_tasks(Decoder *d, ThreadScratch *s)
 {
     for (int spins = 0;;) {
@@ -308,20 +302,20 @@ static void *worker_main(void *argument)
     }
 }
 
-/* Opens a phase and wakes the helpers for it. */
+/* Start a phase and wake the worker threads. */
 static void wake_workers(Decoder *d, int64_t phase, bool closing)
 {
     pthread_mutex_lock(&d->lock);
     d->closing = closing;
-    atomic_fetch_add(&d->call, 1); /* before a helper that is still awake can take a piece */
+    atomic_fetch_add(&d->call, 1); /* before a worker that is still awake takes a task */
     begin_phase(d, phase);
     pthread_cond_broadcast(&d->wake);
     pthread_mutex_unlock(&d->lock);
 }
 
-/* --- for the caller ------------------------------------------------------------------------ */
+/* --- public functions ---------------------------------------------------------------------- */
 
-/* Frees a decoder; no other call may be under way. */
+/* Free a decoder; no other call may be running. */
 void close_decoder(Decoder *d)
 {
     wake_workers(d, end_phase(&d->model), true);
@@ -340,13 +334,13 @@ static float *arena_alloc(float **arena, int64_t count)
     return block;
 }
 
-/* Memory for all that threads share and need for themselves, zeros at first. */
+/* Allocate the shared buffers and those of each thread, zero-initialized. */
 static bool allocate_buffers(Decoder *d)
 {
     const Model *m = &d->model;
-    int64_t stride = round_up(m->head_dim, LANES),
-            queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
-    d->hidden_stride = round_up(m->hidden_size, INT8_GROUP),
+    int64_t stride = round_up(m->head_dim, LANES);
+    int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
+    d->hidden_stride = round_up(m->hidden_size, INT8_GROUP);
     d->intermediate_stride = round_up(m->intermediate_size, INT8_GROUP);
     d->attention_stride = round_up(m->num_attention_heads * m->head_dim, INT8_GROUP);
     d->qkv_stride =
@@ -354,8 +348,8 @@ static bool allocate_buffers(Decoder *d)
     int64_t widest =
         max_i64(max_i64(d->hidden_stride, d->attention_stride), d->intermediate_stride);
     int64_t quantized = MAX_STEP_TOKENS * widest / (int64_t)sizeof(float);
-    int64_t scales = MAX_STEP_TOKENS * widest / INT8_GROUP,
-            sums = MAX_STEP_TOKENS * widest / INT4_GROUP;
+    int64_t scales = MAX_STEP_TOKENS * widest / INT8_GROUP;
+    int64_t sums = MAX_STEP_TOKENS * widest / INT4_GROUP;
     int64_t per_thread = MAX_STEP_TOKENS * (d->hidden_stride + d->attention_stride)
                          + queries_per_kv_head * stride + MAX_VECTORS * KV_CHUNK;
     per_thread += 2 * quantized + scales + sums;
@@ -369,25 +363,25 @@ static bool allocate_buffers(Decoder *d)
         return false;
     memset(d->arena, 0, (size_t)total * sizeof(float));
     float *next = d->arena;
-    d->residual = arena_alloc(&next, MAX_STEP_TOKENS * d->hidden_stride),
+    d->residual = arena_alloc(&next, MAX_STEP_TOKENS * d->hidden_stride);
     d->qkv = arena_alloc(&next, MAX_STEP_TOKENS * d->qkv_stride);
-    d->gate_out = arena_alloc(&next, MAX_STEP_TOKENS * d->intermediate_stride),
+    d->gate_out = arena_alloc(&next, MAX_STEP_TOKENS * d->intermediate_stride);
     d->up_out = arena_alloc(&next, MAX_STEP_TOKENS * d->intermediate_stride);
     for (int i = 0; i < d->num_threads; i++) {
         ThreadScratch *s = &d->scratch[i];
-        s->normed = arena_alloc(&next, MAX_STEP_TOKENS * d->hidden_stride),
+        s->normed = arena_alloc(&next, MAX_STEP_TOKENS * d->hidden_stride);
         s->attention = arena_alloc(&next, MAX_STEP_TOKENS * d->attention_stride);
-        s->query = arena_alloc(&next, queries_per_kv_head * stride),
+        s->query = arena_alloc(&next, queries_per_kv_head * stride);
         s->attention_scores = arena_alloc(&next, MAX_VECTORS * KV_CHUNK);
-        s->input.q_high = (int8_t *)arena_alloc(&next, quantized),
+        s->input.q_high = (int8_t *)arena_alloc(&next, quantized);
         s->input.q_low = (int8_t *)arena_alloc(&next, quantized);
-        s->input.scales = arena_alloc(&next, scales),
+        s->input.scales = arena_alloc(&next, scales);
         s->input.group_sums = arena_alloc(&next, sums);
     }
     return true;
 }
 
-/* A decoder of the model, whose memory must outlive it; NULL without memory or threads. */
+/* Open a decoder for a model whose memory outlives it; NULL when out of memory or threads. */
 Decoder *open_decoder(const Model *model, int threads)
 {
     Decoder *d = aligned_alloc(64, (size_t)round_up(sizeof *d, 64));
@@ -414,7 +408,7 @@ Decoder *open_decoder(const Model *model, int threads)
     return NULL;
 }
 
-/* Memory for at least so many floats in the place of what was there. */
+/* Make a buffer hold at least `size` floats. */
 static bool grow_buffer(float **buffer, int64_t *capacity, int64_t size)
 {
     if (size <= *capacity)
@@ -426,7 +420,7 @@ static bool grow_buffer(float **buffer, int64_t *capacity, int64_t size)
     return true;
 }
 
-/* Takes up the tokens of all sequences, whose positions' angles are in `turns`. */
+/* Set up the TokenState of each token and the buffers that depend on their number. */
 static bool prepare_tokens(Decoder *d, const SequenceInput *sequences, int64_t count,
                            const float *rope)
 {
@@ -460,11 +454,11 @@ static bool prepare_tokens(Decoder *d, const SequenceInput *sequences, int64_t c
 
 int64_t max_step_tokens(void) { return MAX_STEP_TOKENS; }
 
-/* Adds tokens, MOST at most, to the caches of their sequences, and writes the logits after each:
-   (tokens, vocabulary). What is written is what one token a call would give, to the last bit.
+/* Add at most MAX_STEP_TOKENS tokens to the KV caches of their sequences, and write the logits
+   after each: (tokens, vocab_size). They are bit for bit those of one token per call.
 
-   `turns` holds the cosines, then the sines, of each position's angles: head_size / 2 each.
-   0, or -1 without memory, when nothing was done. */
+   `rope` is (positions, head_dim): head_dim / 2 cosines, then as many sines. Returns 0, or -1 when
+   out of memory, with nothing changed. */
 int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int64_t *tokens,
            const float *rope, float *logits)
 {

@@ -1,19 +1,19 @@
-/* What a LoRA adapter adds to a matrix's product with a vector: scale * up (down x). */
+/* LoRA: scale * B (A x), added to the product of a matrix. */
 
 #pragma once
 
 #include "packing.h"
 
 typedef struct {
-    const element_t *lora_a; /* (rank, width): zeros stand behind the adapter's own numbers */
-    const element_t *lora_b; /* (rank, stride), turned, with at least LANES zeros behind each row */
-    int64_t rank;            /* 0 where nothing is added */
+    const element_t *lora_a; /* (rank, a_stride), rows padded with zeros */
+    const element_t *lora_b; /* transposed: (rank, b_stride), at least LANES zeros after each row */
+    int64_t rank;            /* 0: nothing is added */
     int64_t a_stride, b_stride;
-    int64_t first_row, rows; /* rows of the packed matrix that it adds to */
+    int64_t first_row, rows; /* the rows of the packed matrix that it changes */
     float scale;
 } LoraPair;
 
-/* scale * down x: (rank,). x has `width` floats. */
+/* hidden = scale * A x: (rank,). x has `a_stride` floats. */
 static void lora_down(const LoraPair *a, const float *x, float *hidden)
 {
     const element_t *row = a->lora_a;
@@ -25,7 +25,7 @@ static void lora_down(const LoraPair *a, const float *x, float *hidden)
     }
 }
 
-/* y += up low, for those rows of the packed matrix that are between two. */
+/* y += B hidden, for the rows of the packed matrix in [from, to). */
 static void lora_up(const LoraPair *a, const float *hidden, int64_t from, int64_t to, float *y)
 {
     int64_t row = max_i64(from - a->first_row, 0), end = min_i64(to - a->first_row, a->rows);

@@ -1,8 +1,8 @@
-/* Bands of packed rows times vectors, some at once.
+/* Products of packed panels with up to MAX_VECTORS vectors at once.
 
-   Where the processor multiplies bytes (VNNI), the vectors that INT8 and INT4 are multiplied with
-   are rounded to 15 bits for each 64 numbers, which loses less than bfloat16 does. Two products of
-   bytes then take the place of one of floats, and no level need be made a float before. */
+   Where the processor has byte dot products (VNNI), activations that meet INT8 or INT4 weights are
+   quantized to 15 bits per 64 values, which loses less than bfloat16 does. Two byte products then
+   replace one float product, and codes need not be converted to float first. */
 
 #pragma once
 
@@ -12,30 +12,28 @@
 #include <immintrin.h>
 #endif
 
-enum {
-    PREFETCH_BYTES = 4096
-}; /* bytes that are fetched before they are needed; memory is slow to begin */
-enum { MAX_VECTORS = 4 }; /* vectors at most that are multiplied at once */
+enum { PREFETCH_BYTES = 4096 }; /* prefetch distance, which hides the latency of memory */
+enum { MAX_VECTORS = 4 };
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* --- vectors ------------------------------------------------------------------------------- */
+/* --- activations --------------------------------------------------------------------------- */
 
-/* Vectors that a matrix is multiplied with, one a token. The rest is for INT8 and INT4. */
+/* Input vectors of a matrix product, one per token. All but `values` serve INT8 and INT4. */
 typedef struct {
     const float *values;
-    int8_t *q_high, *q_low; /* a number is, rounded, `step * (128 high + low)` */
-    float *scales;          /* one a step */
-    float *group_sums;      /* of the numbers of a group */
-    int64_t stride;         /* numbers from one vector to the next */
+    int8_t *q_high, *q_low; /* value = scale * (128 * q_high + q_low), rounded */
+    float *scales;          /* one per INT8_GROUP */
+    float *group_sums;      /* sum of the values of each INT4_GROUP */
+    int64_t stride;         /* values from one vector to the next */
 } Activations;
 
-/* The input from a vector on. */
+/* The activations from a vector onwards. */
 static inline Activations activations_from(Activations x, int64_t vector)
 {
     int64_t offset = vector * x.stride;
-    x.values += offset, x.q_high += offset, x.q_low += offset, x.scales += offset / INT8_GROUP,
-        x.group_sums += offset / INT4_GROUP;
+    x.values += offset, x.q_high += offset, x.q_low += offset;
+    x.scales += offset / INT8_GROUP, x.group_sums += offset / INT4_GROUP;
     return x;
 }
 
@@ -46,7 +44,7 @@ typedef struct {
     i32x16 high, low;
 } DotAccumulator;
 
-/* For each lane, the sum and the products of its word's bytes, unsigned, with four others. */
+/* sum + dot product, in each lane, of its four unsigned codes with four signed values. */
 static inline i32x16 dot_u8s8(i32x16 sum, i32x16 codes, const int8_t *values)
 {
     int32_t four;
@@ -63,7 +61,7 @@ static inline i32x16 dot_u8s8(i32x16 sum, i32x16 codes, const int8_t *values)
 #endif
 }
 
-/* Adds the products of each lane's four levels with a vector's numbers from `at` on. */
+/* Add the products of each lane's four codes with the activations from `offset`. */
 static inline void accumulate_dot(DotAccumulator *sum, i32x16 codes, Activations x, int64_t offset)
 {
     sum->high = dot_u8s8(sum->high, codes, x.q_high + offset);
@@ -75,14 +73,14 @@ static inline f32x16 dot_value(DotAccumulator sum, float step)
     return step * __builtin_convertvector((sum.high << 7) + sum.low, f32x16);
 }
 
-/* Computes all the rest from a vector's numbers; an infinity or NaN makes its step one. */
+/* Fill in the quantized form of one vector; an infinity or NaN makes its scale one too. */
 static void quantize_activations(Activations x)
 {
     for (int64_t group = 0; group < x.stride / INT8_GROUP; group++) {
         i32x16 magnitudes = {0};
         for (int64_t i = group * INT8_GROUP; i < (group + 1) * INT8_GROUP; i += LANES) {
-            i32x16 magnitude =
-                (i32x16)load_f32x16(x.values + i) & 0x7fffffff; /* has the order of the number */
+            /* the bits of a positive float have its order */
+            i32x16 magnitude = (i32x16)load_f32x16(x.values + i) & 0x7fffffff;
             i32x16 larger = magnitude > magnitudes;
             magnitudes = (magnitude & larger) | (magnitudes & ~larger);
         }
@@ -95,8 +93,8 @@ static void quantize_activations(Activations x)
             i32x16 sum = {0};
             for (int64_t i = half_group * INT4_GROUP; i < (half_group + 1) * INT4_GROUP;
                  i += LANES) {
-                f32x16 shifted =
-                    load_f32x16(x.values + i) * inverse + 12582912.0f; /* to the nearest */
+                /* adding 1.5 * 2^23 rounds to the nearest integer */
+                f32x16 shifted = load_f32x16(x.values + i) * inverse + 12582912.0f;
                 i32x16 codes = (i32x16)shifted - 0x4b400000, high = (codes + 64) >> 7;
                 i8x16 high_bytes = __builtin_convertvector(high, i8x16);
                 i8x16 low_bytes = __builtin_convertvector(codes - (high << 7), i8x16);
@@ -148,8 +146,8 @@ static inline f32x16 bf16_high_to_f32(i32x16 words)
     return (f32x16)(words & (int32_t)0xffff0000);
 }
 
-/* Each product below is of one band with the first `count` vectors. For each of them it takes the
-   same steps in the same order, whatever `count` is. */
+/* Each function multiplies one panel with the first `count` vectors. The operations on a vector and
+   their order do not depend on `count`. */
 
 ALWAYS_INLINE void dot_bf16(const uint8_t *panel, Activations x, const int count, f32x16 *out)
 {

@@ -1,5 +1,4 @@
-/* What the kernel computes with: a model, the tokens that are under way, and threads' own memory.
- */
+/* Data structures of the decoder: model, sequences, tokens and buffers; and RMSNorm. */
 
 #pragma once
 
@@ -11,76 +10,77 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-enum { KV_CHUNK = 64 };        /* tokens of a cache that are attended to in one piece */
-enum { MAX_STEP_TOKENS = 16 }; /* tokens that are decoded at once */
+enum { KV_CHUNK = 64 };        /* tokens of the KV cache that one attention task reads */
+enum { MAX_STEP_TOKENS = 16 }; /* tokens per call */
 enum {
     LORA_TARGETS = 7
-}; /* matrices of a layer that an adapter may change, in the phases' order */
-enum { MAX_PHASE_TARGETS = 3 }; /* of them in one phase */
+}; /* matrices of a layer that LoRA may change, in the order of the phases */
+enum { MAX_PHASE_TARGETS = 3 }; /* of these, in one phase */
 
 typedef struct {
     const uint8_t *panels;
     const uint16_t *scales; /* INT8 only */
-    const float *bias;      /* one a row, zeros behind them up to a whole band, or NULL */
+    const float *bias;      /* (rows,) padded with zeros to whole panels, or NULL */
     int64_t rows;
-    int64_t width; /* numbers in a row */
+    int64_t width; /* padded columns */
     int64_t format;
 } PackedMatrix;
 
 typedef struct {
     PackedMatrix qkv_proj, o_proj, gate_proj, up_proj, down_proj;
     const float *input_layernorm, *post_attention_layernorm;
-    const float *q_norm, *k_norm; /* (head_size,), or NULL */
+    const float *q_norm, *k_norm; /* (head_dim,), or NULL */
 } Layer;
 
 typedef struct {
     int64_t num_hidden_layers, hidden_size, num_attention_heads, num_key_value_heads, head_dim,
         intermediate_size;
     float rms_norm_eps;
-    const element_t *embed_tokens; /* (vocabulary, hidden) */
+    const element_t *embed_tokens; /* (vocab_size, hidden_size) */
     const Layer *layers;
     const float *norm;
     PackedMatrix lm_head;
 } Model;
 
-/* Tokens that follow each other, and the cache that they are added to. */
+/* Consecutive tokens of one sequence, and its KV cache. */
 typedef struct {
-    element_t *k_cache, *v_cache;                    /* (layers, key_heads, room, row) */
-    int64_t layer_stride, head_stride, token_stride; /* in numbers; a row is a multiple of LANES */
-    int64_t length;                                  /* tokens that are there already */
-    int64_t token_count;                             /* tokens to be added */
-    const LoraPair *lora;                            /* (layers, TARGETS), or NULL */
+    element_t *k_cache, *v_cache; /* (layers, KV heads, capacity, padded head_dim) */
+    int64_t layer_stride, head_stride,
+        token_stride;     /* in elements; a token's row is padded to LANES */
+    int64_t length;       /* tokens in the cache */
+    int64_t token_count;  /* tokens to add */
+    const LoraPair *lora; /* (layers, LORA_TARGETS), or NULL */
 } SequenceInput;
 
-/* One token that is under way. */
+/* One token of the current call. */
 typedef struct {
     const SequenceInput *sequence;
     int64_t position;
-    const float *rope;        /* cosines, then sines, of the position's angles */
-    float *partial_attention; /* what the chunks of the cache gave: (heads, chunks, row + 2) */
-    int64_t kv_chunks;        /* of the sequence, not all of which need be the entry's */
+    const float *rope;        /* cosines, then sines, of its position */
+    float *partial_attention; /* per KV chunk: (heads, kv_chunks, padded head_dim + 2) */
+    int64_t kv_chunks;        /* of the sequence; an earlier token sees fewer */
 } TokenState;
 
-/* What a thread needs for itself; whatever is for one token is there for each. */
+/* One thread's buffers, each with one row per token where it is per token. */
 typedef struct {
     float *normed, *attention, *lora_hidden, *query, *attention_scores;
-    Activations input; /* `vector`, `attended` or what all threads share */
+    Activations input; /* of `normed`, `attention` or the shared `gate_out` */
     unsigned call;
-    int64_t phase; /* `input` and `low` are prepared for it */
+    int64_t phase; /* for which `input` and `lora_hidden` are prepared */
 } ThreadScratch;
 
 typedef struct {
-    _Alignas(64) atomic_ullong ticket; /* phase, pieces and next piece of it; see `ticket_of` */
-    _Alignas(64) atomic_uint finished_tasks; /* pieces of the phase */
+    _Alignas(64) atomic_ullong ticket; /* phase, its tasks and the next one; see make_ticket */
+    _Alignas(64) atomic_uint finished_tasks; /* of the current phase */
     _Alignas(64) atomic_uint call;           /* counts the calls */
     Model model;
-    int64_t hidden_stride, attention_stride, qkv_stride,
-        intermediate_stride; /* floats from one token to the next */
+    /* floats from one token to the next */
+    int64_t hidden_stride, attention_stride, qkv_stride, intermediate_stride;
     int64_t token_count, max_lora_rank;
     TokenState tokens[MAX_STEP_TOKENS];
-    float *logits; /* (entries, vocabulary) */
+    float *logits; /* (tokens, vocab_size) */
     float *residual, *qkv, *gate_out, *up_out;
-    float *partial_attention, *lora_hidden; /* of all entries, and of all threads */
+    float *partial_attention, *lora_hidden; /* of all tokens; of all threads */
     int64_t partial_attention_capacity, lora_hidden_capacity;
     float *arena;
     ThreadScratch *scratch;

@@ -1,9 +1,9 @@
-/* Numbers, and rows of them packed in one of three formats.
+/* SIMD helpers, and weight rows packed as bf16, int8 or int4.
 
-   Rows are packed in bands of 16, one to each lane of a vector, so that no sum goes across lanes.
+   Rows are packed in panels of 16, one row per vector lane, so that no sum crosses lanes.
 
-   ELEMENT_IS_FLOAT32 at compile time makes `number`, the format of the embedding, of the cache and
-   of weights that are to be packed, float instead of bfloat16. */
+   ELEMENT_IS_FLOAT32 at compile time makes `element_t`, the type of the embedding, of the KV cache
+   and of unpacked weights, float instead of bfloat16. */
 
 #pragma once
 
@@ -29,7 +29,7 @@ static int64_t min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
 static int64_t round_up(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 
-/* --- numbers ------------------------------------------------------------------------------- */
+/* --- elements and vectors ------------------------------------------------------------------ */
 
 static inline f32x16 load_f32x16(const float *from)
 {
@@ -38,13 +38,13 @@ static inline f32x16 load_f32x16(const float *from)
     return out;
 }
 
-/* Four numbers with the same sum. */
+/* Add the vector's four quarters. */
 static inline f32x4 fold_to_f32x4(f32x16 v)
 {
     union {
         f32x16 whole;
         f32x4 part[4];
-    } both = {.whole = v}; /* a copy, so that the compiler can keep `v` in a register */
+    } both = {.whole = v}; /* a copy, so that `v` can stay in a register */
     return (both.part[0] + both.part[2]) + (both.part[1] + both.part[3]);
 }
 
@@ -87,12 +87,12 @@ static inline f32x16 load_elements(const element_t *from)
     return load_f32x16(wide);
 }
 
-/* e to the power of a value up to 88, within two units in the last place; loops of it vectorise. */
+/* e^value for values up to 88, within 2 ulp; written so that loops over it vectorize. */
 static inline float expf_approx(float value)
 {
     value = value < -87.0f ? -87.0f : value;
     value = value > 88.0f ? 88.0f : value;
-    float shifted = value * 1.44269504f + 12582912.0f; /* the nearest whole power of two */
+    float shifted = value * 1.44269504f + 12582912.0f; /* rounds to the nearest power of two */
     float power = shifted - 12582912.0f;
     float remainder = value - power * 0.693359375f + power * 2.12194440e-4f;
     float sum = 1.9875691500e-4f;
@@ -110,19 +110,19 @@ static inline float expf_approx(float value)
 
 /* --- formats ------------------------------------------------------------------------------- */
 
-/* Rows of all formats have a multiple of STEP numbers; zeros stand behind the model's own.
+/* Rows are padded with zeros to a multiple of INT8_GROUP columns. Layout of a panel:
 
-   BF16: for each two columns, of each row of the band both numbers.
-   INT8: for each four columns, of each row four levels from -127 to 127, plus 128. For each step
-   of a band, its rows' scales (bfloat16) stand elsewhere.
-   INT4: for each group of columns the following; number i of a row is `low + step * level`. */
+   BF16: for each pair of columns, both values of every row.
+   INT8: for each four columns, four codes of every row, -127 to 127 offset by 128. The scales
+   (bfloat16, one per row and INT8_GROUP columns) are stored separately.
+   INT4: an Int4Group for each INT4_GROUP columns; a value is `minimum + scale * code`. */
 typedef struct {
-    uint16_t scale_min[LANES][2]; /* step and low, bfloat16 */
-    uint8_t codes[INT4_GROUP / 8][LANES]
-                 [4]; /* 0 to 15: of number 8j + k low, of 8j + 4 + k high bits */
+    uint16_t scale_min[LANES][2]; /* scale and minimum, bfloat16 */
+    /* 0 to 15: the low nibble is column 8j + k, the high nibble column 8j + 4 + k */
+    uint8_t codes[INT4_GROUP / 8][LANES][4];
 } Int4Group;
 
-/* On the average; rows of a band stand between each other. */
+/* Bytes per row on average; the rows of a panel are interleaved. */
 int64_t packed_row_bytes(int64_t format, int64_t width)
 {
     return format == FORMAT_BF16   ? 2 * width
@@ -144,7 +144,7 @@ static void quantize_int8(const float *row, int64_t lane, uint8_t *out, uint16_t
     }
 }
 
-/* Rounds GROUP numbers with a step that is a part of what they span; returns the squared error. */
+/* Quantize one group with a scale of `span / divisions`; returns the squared error. */
 static float quantize_int4(const float *row, float span, int divisions, float minimum,
                            uint8_t *codes, uint16_t *scale)
 {
@@ -159,8 +159,8 @@ static float quantize_int4(const float *row, float span, int divisions, float mi
     return error;
 }
 
-/* The step is the fifteenth part of what the numbers span, but for those that had 4 bits before and
-   do not span all of them. */
+/* The scale is a fifteenth of the group's span, except for values that were quantized to 4 bits
+   before and use fewer than 16 levels: the scale that reproduces them is searched for. */
 static void quantize_and_pack_int4(const float *row, int64_t lane, Int4Group *out)
 {
     float minimum = row[0], maximum = row[0];
@@ -171,8 +171,8 @@ static void quantize_and_pack_int4(const float *row, int64_t lane, Int4Group *ou
     uint16_t *scales = out->scale_min[lane];
     uint8_t codes[INT4_GROUP];
     scales[1] = float_to_bf16(minimum), minimum = bf16_to_float(scales[1]);
-    float span = maximum - minimum,
-          tolerance = 1e-4f * span * span; /* what rounding to bfloat16 may cost */
+    float span = maximum - minimum;
+    float tolerance = 1e-4f * span * span; /* error that rounding to bfloat16 alone may cause */
     float error = quantize_int4(row, span, 15, minimum, codes, scales);
     for (int divisions = 14; divisions >= 8 && error > tolerance; divisions--) {
         uint8_t other_codes[INT4_GROUP];
@@ -193,8 +193,8 @@ static void pack_bf16(const float *row, int64_t width, int64_t lane, uint16_t *o
         out[(i / 2 * LANES + lane) * 2 + i % 2] = float_to_bf16(row[i]);
 }
 
-/* Packs (count, columns) numbers as rows `first` and the following of bands that begin as zeros;
-   `scales` is for INT8. 0, or -1 without memory. */
+/* Pack `rows` rows of weights into panels that are zero-initialized, starting at row `first_row`;
+   `scales` is written for INT8 only. Returns 0, or -1 when out of memory. */
 int pack_rows(const element_t *weights, int64_t rows, int64_t columns, int64_t format,
               int64_t width, int64_t first_row, uint8_t *panels, uint16_t *scales)
 {
