@@ -282,7 +282,7 @@ async def test_as_what_a_failure_says(texts: list[str]) -> None:
     async with make_app(open_engine=fails).run_test() as pilot:
         for text in some(texts):
             said.append(text)
-            app_of(pilot).load_engine(text)
+            app_of(pilot).services.load_engine(text)
             await until(pilot, lambda: plain(chat_of(pilot).view.query_one("EngineBanner")))
             await check(pilot)
             await chat_of(pilot).view.show_notice(text)

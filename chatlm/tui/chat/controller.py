@@ -23,6 +23,7 @@ from chatlm.tui.chat.live_turn import (
     ReadAhead,
     TextStreamed,
     TurnEnded,
+    TurnMessage,
     TurnProgressed,
     run_turn,
 )
@@ -362,11 +363,11 @@ class ChatController:
         finally:
             live.done.set()
 
-    def _post(self, message: TurnProgressed | TextStreamed | TurnEnded) -> None:
+    def _post(self, message: TurnMessage) -> None:
         """Have a worker's message handled in the UI thread."""
         self.view.call_later(self._handle, message)
 
-    async def _handle(self, message: TurnProgressed | TextStreamed | TurnEnded) -> None:
+    async def _handle(self, message: TurnMessage) -> None:
         async with self._draw_lock:
             live = self._live_turn
             if live is None:

@@ -51,35 +51,32 @@ class ChatEdits:
 
     def set_system(self, system: str) -> None:
         """Set the system prompt of the chat."""
-        if self._chat().conversation_id is None:
-            self._chat().system = system
+        chat = self._chat()
+        if chat.conversation_id is None:
+            chat.system = system
             self._notify_changed()
         else:
-            self._submit_write(
-                partial(self._chat().store.set_system, self._chat().conversation_id, system)
-            )
+            self._submit_write(partial(chat.store.set_system, chat.conversation_id, system))
 
     def set_sampling(self, sampling: Sampling) -> None:
         """Set the sampling of the chat."""
-        if self._chat().conversation_id is None:
-            self._chat().sampling = sampling
+        chat = self._chat()
+        if chat.conversation_id is None:
+            chat.sampling = sampling
             self._notify_changed()
         else:
-            self._submit_write(
-                partial(self._chat().store.set_sampling, self._chat().conversation_id, sampling)
-            )
+            self._submit_write(partial(chat.store.set_sampling, chat.conversation_id, sampling))
 
     def set_disabled_plugins(self, plugins: Iterable[str]) -> None:
         """Disable these plugins in the chat, and enable all others."""
         names = frozenset(plugins)
-        if self._chat().conversation_id is None:
-            self._chat().disabled_plugins = names
+        chat = self._chat()
+        if chat.conversation_id is None:
+            chat.disabled_plugins = names
             self._notify_changed()
         else:
             self._submit_write(
-                partial(
-                    self._chat().store.set_disabled_plugins, self._chat().conversation_id, names
-                )
+                partial(chat.store.set_disabled_plugins, chat.conversation_id, names)
             )
 
     def set_plugin_data(self, plugin: str, values: Mapping[str, Any]) -> None:

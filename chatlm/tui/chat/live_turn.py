@@ -11,9 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
-from textual.message import Message
-from textual.message import Message as TextualMessage
-
 from chatlm.chat.session import ChatSession
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError
@@ -129,7 +126,7 @@ PROGRESS_EVENTS = TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | 
 def run_turn(
     open_events: Callable[[], SessionEvents],
     stop: threading.Event,
-    post: Callable[[Message], object],
+    post: Callable[[TurnMessage], object],
 ) -> None:
     """Begin a turn and pull its events to their end, or until `stop` is set.
 
@@ -202,7 +199,7 @@ def read_ahead(session: ChatSession, stop: threading.Event) -> None:
 class _DeltaBatcher:
     """Joins deltas, so that the screen gets at most `UPDATES_PER_SECOND` messages."""
 
-    def __init__(self, post: Callable[[Message], object]) -> None:
+    def __init__(self, post: Callable[[TurnMessage], object]) -> None:
         self._post = post
         self._texts: list[str] = []
         self._usage = Usage()
@@ -222,15 +219,15 @@ class _DeltaBatcher:
         self._posted_at = time.monotonic()
 
 
-@dataclass
-class TurnProgressed(TextualMessage):
+@dataclass(frozen=True)
+class TurnProgressed:
     """A step of the running turn other than new text."""
 
     event: TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
 
 
-@dataclass
-class TextStreamed(TextualMessage):
+@dataclass(frozen=True)
+class TextStreamed:
     """The reply grew by `text`, which may be many tokens."""
 
     text: str
@@ -238,9 +235,13 @@ class TextStreamed(TextualMessage):
     """What the generation has cost up to the end of `text`."""
 
 
-@dataclass
-class TurnEnded(TextualMessage):
+@dataclass(frozen=True)
+class TurnEnded:
     """The worker is done; everything it had to store is stored."""
 
     error: ChatlmError | None = None
     """What made it end early, unless the person stopped it."""
+
+
+TurnMessage = TurnProgressed | TextStreamed | TurnEnded
+"""What the worker posts to the UI thread."""
