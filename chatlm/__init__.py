@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     )
     from chatlm.types.requests import Prompt, Request
     from chatlm.types.sampling import Sampling
+    from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
         RenderedTemplate,
         Setup,
@@ -75,48 +76,52 @@ if "OMP_WAIT_POLICY" not in os.environ:
     # kernel's threads and from all other programs; so they sleep soon. Read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-_WHERE = {
+_MODULE_OF = {
+    "Adapters": "chatlm.types.services",
     "Annotation": "chatlm.types.messages",
     "Artifact": "chatlm.plugin_kit.artifacts",
     "Artifacts": "chatlm.plugin_kit.artifacts",
     "Batch": "chatlm.types.engine",
-    "ContinuationUnsupported": "chatlm.errors",
     "ChatEncoder": "chatlm.engines.training_api",
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
     "ChatlmError": "chatlm.errors",
+    "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
-    "PluginContext": "chatlm.plugin_host.hookspecs",
     "ContextTooLong": "chatlm.errors",
+    "ContinuationUnsupported": "chatlm.errors",
     "Conversation": "chatlm.types.messages",
     "Database": "chatlm.store.database",
     "Delta": "chatlm.types.events",
+    "Documents": "chatlm.types.services",
     "Engine": "chatlm.types.engine",
     "EngineError": "chatlm.errors",
     "EngineEvent": "chatlm.types.events",
     "EngineInfo": "chatlm.types.engine",
     "EngineOpener": "chatlm.types.engine",
-    "TextFacts": "chatlm.types.setups",
+    "EstimatedTokens": "chatlm.engines.estimated_tokens",
     "Finished": "chatlm.types.events",
-    "PromptReady": "chatlm.types.events",
+    "Judge": "chatlm.types.services",
+    "LogprobBuffer": "chatlm.types.events",
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
     "ModelError": "chatlm.errors",
     "ModelLocation": "chatlm.hub.installed",
     "Panel": "chatlm.plugin_host.ui_api",
     "Passage": "chatlm.types.messages",
-    "EstimatedTokens": "chatlm.engines.estimated_tokens",
     "PluginCard": "chatlm.plugin_kit.screens",
+    "PluginContext": "chatlm.plugin_host.hookspecs",
     "PluginScreen": "chatlm.plugin_host.ui_api",
     "Prefill": "chatlm.types.events",
+    "ProgressReporter": "chatlm.plugin_host.ui_api",
     "Prompt": "chatlm.types.requests",
+    "PromptReady": "chatlm.types.events",
     "RenderedTemplate": "chatlm.types.setups",
     "Reply": "chatlm.types.messages",
     "Request": "chatlm.types.requests",
     "Sampling": "chatlm.types.sampling",
     "Setup": "chatlm.types.setups",
-    "LogprobBuffer": "chatlm.types.events",
     "SideChat": "chatlm.types.setups",
     "SideChats": "chatlm.types.setups",
     "SlashCommand": "chatlm.plugin_host.ui_api",
@@ -124,39 +129,41 @@ _WHERE = {
     "StopStringFilter": "chatlm.engines.stopping",
     "Store": "chatlm.store.store",
     "TemplateRenderer": "chatlm.types.setups",
+    "TextFacts": "chatlm.types.setups",
     "TokenLogprob": "chatlm.types.events",
     "Turn": "chatlm.types.messages",
     "Ui": "chatlm.plugin_host.ui_api",
     "Usage": "chatlm.types.messages",
     "UsageError": "chatlm.errors",
-    "ProgressReporter": "chatlm.plugin_host.ui_api",
+    "bundled_dir": "chatlm.config.paths",
     "data_dir": "chatlm.config.paths",
     "diff_words": "chatlm.chat.replay",
     "dump_json": "chatlm.text",
     "ensure_model": "chatlm.hub.pull",
+    "escape_controls": "chatlm.text",
     "expand_path": "chatlm.config.paths",
     "fast_dtype": "chatlm.engines.training_api",
     "find_model": "chatlm.hub.installed",
     "fingerprint_weights": "chatlm.hub.disk",
+    "fsync_tree": "chatlm.hub.disk",
+    "graceful_interrupt": "chatlm.plugin_kit.progress",
     "hookimpl": "chatlm.plugin_host.hookspecs",
     "human_bytes": "chatlm.hub.disk",
     "load_config": "chatlm.config.config",
+    "load_plugin_settings": "chatlm.plugin_host.settings",
     "load_pretrained": "chatlm.engines.training_api",
     "one_line": "chatlm.text",
     "open_batch": "chatlm.engines.batching",
-    "load_plugin_settings": "chatlm.plugin_host.settings",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugin_host.settings",
-    "bundled_dir": "chatlm.config.paths",
     "side_chats": "chatlm.chat.side_chats",
-    "graceful_interrupt": "chatlm.plugin_kit.progress",
     "stream_many": "chatlm.engines.batching",
-    "fsync_tree": "chatlm.hub.disk",
-    "escape_controls": "chatlm.text",
     "write_atomically": "chatlm.config.paths",
 }
+"""The module that defines each public name."""
 
 __all__ = [
+    "Adapters",
     "Annotation",
     "Artifact",
     "Artifacts",
@@ -165,6 +172,7 @@ __all__ = [
     "ChatSession",
     "ChatTokens",
     "ChatlmError",
+    "Classifier",
     "Commands",
     "Config",
     "ContextTooLong",
@@ -172,6 +180,7 @@ __all__ = [
     "Conversation",
     "Database",
     "Delta",
+    "Documents",
     "Engine",
     "EngineError",
     "EngineEvent",
@@ -179,6 +188,7 @@ __all__ = [
     "EngineOpener",
     "EstimatedTokens",
     "Finished",
+    "Judge",
     "LogprobBuffer",
     "Message",
     "MessageRefused",
@@ -244,10 +254,10 @@ def __getattr__(name: str) -> Any:
         from chatlm.version import version
 
         value: Any = version()
-    elif name in _WHERE:
+    elif name in _MODULE_OF:
         from importlib import import_module
 
-        value = getattr(import_module(_WHERE[name]), name)
+        value = getattr(import_module(_MODULE_OF[name]), name)
     else:
         raise AttributeError(f"module 'chatlm' has no attribute {name!r}")
     globals()[name] = value

@@ -47,7 +47,7 @@ PROVENANCES = st.builds(
     context_length=COUNTS,
     prompt_hash=TEXT,
     versions=st.dictionaries(TEXT, TEXT, max_size=2),
-    added=st.lists(TEXT, max_size=2).map(tuple),
+    plugin_processors=st.lists(TEXT, max_size=2).map(tuple),
 )
 USAGES = st.builds(Usage, COUNTS, COUNTS, COUNTS, st.none() | NUMBERS, NUMBERS)
 SETTINGS = st.sampled_from(["{}", '{"seed": 4, "stop": ["x"]}', "not json", '"1"', "[1]", ""])

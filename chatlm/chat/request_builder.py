@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from chatlm.errors import UsageError
-from chatlm.plugin_host import hook_table
 from chatlm.plugin_host.trace_diff import callable_name
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine, EngineInfo
@@ -54,11 +52,11 @@ def build_request(
         with no setting left open but the seed, and those that the engine's defaults leave open.
     """
     messages = build_messages(conversation, turn, passages, plugins)
-    request: Request = plugins.fold(
+    request: Request = plugins.call_hook(
         "adjust_request",
-        "request",
-        Request(tuple(_with_prefix(messages, continue_from)), sampling, adapter, logprobs=logprobs),
-        partial(_validate_adjustment, plugins),
+        request=Request(
+            tuple(_with_prefix(messages, continue_from)), sampling, adapter, logprobs=logprobs
+        ),
         conversation=conversation,
         turn=turn,
         passages=passages,
@@ -78,23 +76,12 @@ def message_from_input(conversation: Conversation, raw_input: str, plugins: Turn
     Raises:
         UsageError: that plugin refuses them.
     """
-    made: str | UsageError = plugins.first(
-        "write_message",
-        raw_input,
-        hook_table.text_or_refusal,
-        conversation=conversation,
-        text=raw_input,
-        facts=partial(
-            plugins.merge,
-            "describe_text",
-            hook_table.text_mapping,
-            conversation=conversation,
-            text=raw_input,
-        ),
-    )
-    if isinstance(made, UsageError):
-        raise made
-    return made
+    typed = {"conversation": conversation, "text": raw_input}
+    facts = partial(plugins.call_hook, "describe_text", **typed)
+    message: str | UsageError = plugins.call_hook("write_message", raw_input, **typed, facts=facts)
+    if isinstance(message, UsageError):
+        raise message
+    return message
 
 
 def retrieve_passages(
@@ -102,7 +89,10 @@ def retrieve_passages(
 ) -> list[Passage]:
     """What all plugins find for the turn's message, or for the words it was made from."""
     asked = Message("user", turn.display_text)
-    return plugins.gather("retrieve_passages", Passage, conversation=conversation, message=asked)
+    passages: list[Passage] = plugins.call_hook(
+        "retrieve_passages", conversation=conversation, message=asked
+    )
+    return passages
 
 
 def build_messages(
@@ -110,15 +100,10 @@ def build_messages(
 ) -> list[Message]:
     """Messages by the first plugin that makes them, else the core's."""
     usual = default_messages(conversation, turn, passages)
-    made: list[Message] = plugins.first(
-        "build_messages",
-        usual,
-        hook_table.valid_messages,
-        conversation=conversation,
-        turn=turn,
-        passages=passages,
+    messages: list[Message] = plugins.call_hook(
+        "build_messages", usual, conversation=conversation, turn=turn, passages=passages
     )
-    return made
+    return messages
 
 
 def default_messages(
@@ -149,18 +134,6 @@ def reply_prefix(request: Request) -> str:
     """What the plugins let a new reply begin with."""
     last = request.messages[-1]
     return last.text if last.role == "assistant" else ""
-
-
-def _validate_adjustment(
-    plugins: TurnPlugins, plugin: str, before: Request, result: Any
-) -> Request:
-    """What a plugin made of a request, with a guard around what it added."""
-    request: Request = hook_table.instance_of(Request, before)(result)
-    if request.messages != before.messages:
-        hook_table.check_message_order(request.messages)
-    if request.reply_complete and not reply_prefix(request):
-        raise ValueError("returned a complete request without a reply")
-    return plugins.guard(plugin, request)
 
 
 def provenance(request: Request, info: EngineInfo, fitted: PromptReady) -> Provenance:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.plugin_host import hook_table
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.messages import Conversation, PluginData
 from chatlm.types.setups import RenderedTemplate, Setup, TemplateRenderer
@@ -32,33 +31,16 @@ class ChatStart:
 
 def available_templates(plugins: PluginHost) -> dict[str, tuple[str, TemplateRenderer]]:
     """The templates of all plugins by name, each with its plugin."""
-    found: dict[str, tuple[str, TemplateRenderer]] = {}
-
-    def arguments(plugin: str) -> dict[str, Any]:
-        def register(name: str, render: TemplateRenderer) -> None:
-            found[name] = plugin, render
-
-        return {"register": register}
-
-    for _ in plugins.call_each_with("register_templates", arguments):
-        pass
-    return found
+    return {
+        name: (plugin, render) for plugin, (name, render) in plugins.collect("register_templates")
+    }
 
 
 def available_setups(plugins: PluginHost) -> dict[str, Setup]:
     """The set-ups of all plugins by name, templates too; see `SideChats.offered`."""
-    found: list[tuple[str, str, Setup]] = []
-
-    def arguments(plugin: str) -> dict[str, Any]:
-        def register(name: str, setup: Setup) -> None:
-            if not isinstance(name, str) or not isinstance(setup, Setup):
-                raise TypeError("register takes a name and a chatlm.Setup")
-            found.append((plugin, name, setup))
-
-        return {"register": register}
-
-    for _ in plugins.call_each_with("register_setups", arguments):
-        pass
+    found: list[tuple[str, str, Setup]] = [
+        (plugin, name, setup) for plugin, (name, setup) in plugins.collect("register_setups")
+    ]
     found += [
         (plugin, name, Setup(template=name))
         for name, (plugin, render) in available_templates(plugins).items()
@@ -103,8 +85,8 @@ def render_chat_start(
             hint=f"Did you mean {near[0]}?" if near else "See them: chatlm templates list",
         )
     plugin, render = there[template]
-    asked = {"conversation": Conversation(0), "text": raw_input}
-    facts = partial(plugins.merge, "describe_text", hook_table.text_mapping, **asked)
+    asked: dict[str, Any] = {"conversation": Conversation(0), "text": raw_input}
+    facts = partial(plugins.call_hook, "describe_text", **asked)
     try:
         rendered = render(values, raw_input, facts)
     except ChatlmError:

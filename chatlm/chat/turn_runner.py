@@ -169,8 +169,8 @@ class TurnRunner:
                 yield MessageAnnotated("assistant", labels)
                 turn = self.store.turn(turn.id)
         conversation = self._conversation()
-        late = self.plugins.gather(
-            "turn_finished", Annotation, conversation=conversation, turn=turn
+        late: list[Annotation] = self.plugins.call_hook(
+            "turn_finished", conversation=conversation, turn=turn
         )
         if late:
             self.store.annotate(turn.id, None, late)
@@ -197,12 +197,8 @@ class TurnRunner:
         message: Message,
         passages: Sequence[Passage],
     ) -> tuple[Annotation, ...]:
-        labels = self.plugins.gather(
-            "annotate_message",
-            Annotation,
-            conversation=conversation,
-            message=message,
-            passages=passages,
+        labels: list[Annotation] = self.plugins.call_hook(
+            "annotate_message", conversation=conversation, message=message, passages=passages
         )
         if labels:
             self.store.annotate(turn.id, reply_id, labels)

@@ -221,7 +221,7 @@ class RootGroup(LazyGroup):
             return {"cli": groups[plugin]}
 
         added: dict[str, PluginGroup] = {}
-        for plugin in host.call_each_with("register_commands", arguments):
+        for plugin in host.call_each("register_commands", arguments):
             taken |= dict.fromkeys(groups[plugin].short_helps(), plugin)
             added[plugin] = groups[plugin]
         faults = host.take_faults()

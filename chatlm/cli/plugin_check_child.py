@@ -1,4 +1,4 @@
-"""The process in which `check` tries a plugin: prints one JSON object a line."""
+"""The process in which `chatlm plugins check` tries a plugin; prints one JSON object per line."""
 
 from __future__ import annotations
 
@@ -8,29 +8,23 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+from chatlm.chat.side_chats import side_chats
 from chatlm.cli.plugin_check import CALL_SECONDS, IMPORT_SECONDS
 from chatlm.config import paths
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import ChatlmError
-from chatlm.plugin_host import hook_table, hookspecs
+from chatlm.plugin_host import hookspecs
 from chatlm.plugin_host.discovery import ENTRY_POINT_GROUP, PluginSource, find_plugins
+from chatlm.plugin_host.hook_table import HOOKS, SAMPLES, sample_arguments
 from chatlm.plugin_host.host import PluginHost
-from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
-from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
-from chatlm.types.requests import Request
-from chatlm.types.setups import Setup
-
-_MESSAGE = Message("user", "What is a turn in chatlm?")
-_TURN = Turn(1, 0, _MESSAGE)
-_CHAT = Conversation(1, "A chat", turns=(_TURN,))
-_PASSAGES = (Passage("A turn is a message and its answer.", "words.md", 0.9),)
 
 
 class _RaisingValue:
@@ -40,8 +34,8 @@ class _RaisingValue:
         raise ValueError("chatlm plugins check gave this on purpose")
 
 
-class _StandInGroup:
-    """Takes commands, so that nothing of the command line is imported for it."""
+class _SampleCommands:
+    """Takes commands as the command line does, without importing it."""
 
     def add_command(self, cmd: Any, name: str | None = None) -> None:
         cmd.get_short_help_str()
@@ -49,6 +43,53 @@ class _StandInGroup:
     def add_lazy(self, name: str, import_path: str, help: str) -> None:
         if ":" not in import_path:
             raise ValueError(f"{import_path} is not module:attribute")
+
+
+class _SampleProgress:
+    """A progress line that is never cancelled."""
+
+    cancelled = False
+
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Accept the progress."""
+
+
+class _SampleUi:
+    """A `Ui` with one chat on its screen; it accepts every call."""
+
+    conversation = SAMPLES["conversation"]
+    turn = SAMPLES["turn"]
+    passages = SAMPLES["passages"]
+    engine = None
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+
+    def set_state(self, **values: Any) -> None:
+        self.state |= values
+
+    def notify(self, text: str, *, warning: bool = False) -> None: ...
+
+    def show_status(self, text: str) -> None: ...
+
+    def insert_text(self, text: str) -> None: ...
+
+    def send(self, text: str) -> None: ...
+
+    def set_chat(self, *, system: str | None = None, sampling: Any = None) -> None: ...
+
+    def new_chat(self, **options: Any) -> None: ...
+
+    def open_screen(self, name: str, argument: str = "") -> None: ...
+
+    def open_panel(self, name: str) -> None: ...
+
+    def side_chats(self, report: Callable[[str], None]) -> Any:
+        return side_chats(Config(), report)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[_SampleProgress]:
+        yield _SampleProgress()
 
 
 def _write_line(**line: Any) -> None:
@@ -91,9 +132,9 @@ def main(kind: str, target: str) -> None:
     named = ", ".join(kind_of.__dataclass_fields__) if kind_of else "it has none"  # type: ignore[attr-defined]
     if not _report("settings", wrong[0].error if wrong else "", named):
         return
-    calls = _hook_calls(host, own)
-    for hook in (hook for hook in calls if hook in hooks):
-        _try_hook(host, hook, *calls[hook])
+    for hook in sorted(HOOKS, key="shutdown".__eq__):  # shutdown comes last
+        if hook in hooks:
+            _try_hook(host, hook, *_calls(host, hook, own))
 
 
 def _try_hook(host: PluginHost, hook: str, good: Callable[[], Any], bad: Callable[[], Any]) -> None:
@@ -118,94 +159,19 @@ def _finishes_in_time(call: Callable[[], Any]) -> bool:
     return not thread.is_alive()
 
 
-def _hook_calls(
-    host: PluginHost, settings: Any
-) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """For each hook a call that a chat could make, and one with arguments that raise."""
-    engine, broken = ScriptedEngine("Good."), _RaisingValue()
-    request = Request((_MESSAGE,))
-    context = hookspecs.PluginContext(Config(), paths.data_dir(), settings)
-    asked = {"conversation": _CHAT, "message": _MESSAGE}
-    not_asked = {"conversation": broken, "message": broken}
-    message, no_message = asked | {"passages": _PASSAGES}, not_asked | {"passages": broken}
-    finished = {"conversation": _CHAT, "turn": _TURN}
-    not_finished = {"conversation": broken, "turn": broken}
-    turn, no_turn = finished | {"passages": _PASSAGES}, not_finished | {"passages": broken}
-
-    def register(name: str, opener: Any) -> None:
-        if not isinstance(name, str) or not callable(opener):
-            raise TypeError("register takes a name and a function")
-
-    def take(kind: type, thing: Any) -> None:
-        if not isinstance(thing, kind):
-            raise TypeError(f"register takes a {kind.__name__}, not {type(thing).__name__}")
-
-    def offers(hook: str, kind: type) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        return each(hook, register=partial(take, kind)), each(hook, register=broken)
-
-    def written(conversation: Any, text: Any) -> Callable[[], Any]:
-        said = {"conversation": conversation, "text": text, "facts": dict}
-        return lambda: host.first("write_message", None, hook_table.text_or_refusal, **said)
-
-    def described(conversation: Any, text: Any) -> Callable[[], Any]:
-        asked = {"conversation": conversation, "text": text}
-        return lambda: host.merge("describe_text", hook_table.text_mapping, **asked)
-
-    def adapter(name: Any, model: Any) -> Callable[[], Any]:
-        asked = {"name": name, "model": model}
-        return lambda: host.first("find_adapter", None, hook_table.folder_or_error, **asked)
-
-    def built(arguments: dict[str, Any]) -> Callable[[], Any]:
-        return lambda: host.first("build_messages", None, hook_table.valid_messages, **arguments)
-
-    def each(hook: str, **arguments: Any) -> Callable[[], Any]:
-        return lambda: list(host.call_each(hook, **arguments))
-
-    def gather(hook: str, kind: type, arguments: dict[str, Any]) -> Callable[[], Any]:
-        return lambda: host.gather(hook, kind, **arguments)
-
-    def fold(arguments: dict[str, Any], engine: Any) -> Callable[[], Any]:
-        return lambda: host.fold("adjust_request", "request", request, engine=engine, **arguments)
-
-    def twice(
-        hook: str, kind: type, good: dict[str, Any], bad: dict[str, Any]
-    ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        return gather(hook, kind, good), gather(hook, kind, bad)
-
-    return {
-        "startup": (each("startup", context=context), each("startup", context=broken)),
-        "register_commands": (
-            each("register_commands", cli=_StandInGroup()),
-            each("register_commands", cli=broken),
-        ),
-        "register_engines": (
-            each("register_engines", register=register),
-            each("register_engines", register=broken),
-        ),
-        "register_templates": (
-            each("register_templates", register=register),
-            each("register_templates", register=broken),
-        ),
-        "register_setups": (
-            each("register_setups", register=lambda name, setup: take(Setup, setup)),
-            each("register_setups", register=broken),
-        ),
-        "register_slash_commands": offers("register_slash_commands", SlashCommand),
-        "register_panels": offers("register_panels", Panel),
-        "register_screens": offers("register_screens", PluginScreen),
-        "describe_text": (
-            described(_CHAT, _MESSAGE.text),
-            described(broken, broken),
-        ),
-        "write_message": (written(_CHAT, _MESSAGE.text), written(broken, broken)),
-        "annotate_message": twice("annotate_message", Annotation, message, no_message),
-        "retrieve_passages": twice("retrieve_passages", Passage, asked, not_asked),
-        "build_messages": (built(turn), built(no_turn)),
-        "adjust_request": (fold(turn, engine), fold(no_turn, broken)),
-        "find_adapter": (adapter("poet", "a-model"), adapter(broken, broken)),
-        "turn_finished": twice("turn_finished", Annotation, finished, not_finished),
-        "shutdown": (each("shutdown"), each("shutdown")),
-    }
+def _calls(
+    host: PluginHost, hook: str, settings: Any
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Return a call that a chat could make, and one with arguments that raise."""
+    valid = sample_arguments(
+        hook,
+        cli=_SampleCommands(),
+        context=hookspecs.PluginContext(Config(), paths.data_dir(), settings),
+        engine=ScriptedEngine("Good."),
+        ui=_SampleUi(),
+    )
+    invalid = dict.fromkeys(valid, _RaisingValue())
+    return partial(host.call_hook, hook, **valid), partial(host.call_hook, hook, **invalid)
 
 
 def _find_plugin(kind: str, target: str) -> PluginSource:

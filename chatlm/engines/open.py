@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chatlm.config.config import Config
 from chatlm.errors import ChatlmError, EngineError, ModelError
-from chatlm.plugin_host import hook_table
 from chatlm.plugin_host.faults import describe_error, reraise_interrupt
 from chatlm.plugin_host.host import PluginHost
 from chatlm.types.engine import Engine, EngineInfo, EngineOpener
@@ -114,11 +113,7 @@ def _resolve_scheme(model: str, plugins: PluginHost) -> tuple[_RegisteredEngine 
     """What opens a model, None for a local one, and the name without the scheme."""
     offers: dict[str, _RegisteredEngine] = {}
 
-    def register_for(plugin: str) -> dict[str, Any]:
-        return {"register": partial(_register_engine, offers, plugin)}
-
-    for _ in plugins.call_each_with("register_engines", register_for):
-        pass
+    plugins.collect("register_engines", partial(_register_engine, offers))
     scheme, colon, name = model.partition(":")
     if colon and scheme in offers:
         return offers[scheme], name
@@ -129,7 +124,7 @@ def _register_engine(
     engines: dict[str, _RegisteredEngine], plugin: str, scheme: str, opener: EngineOpener
 ) -> None:
     """Take a plugin's engine; what is raised here is the plugin's fault."""
-    if not isinstance(scheme, str) or not scheme or ":" in scheme or not callable(opener):
+    if not scheme or ":" in scheme:
         raise TypeError("register takes a scheme, a text without a colon, and a function")
     if scheme == LOCAL_SCHEME:
         raise ChatlmError(f"{LOCAL_SCHEME}: is the scheme of chatlm's own models")
@@ -163,8 +158,7 @@ def _open_local(
 
 def _find_adapter(plugins: PluginHost, model: str, name: str) -> Path:
     """The folder of an adapter for a model, from the first plugin that knows it."""
-    accept = hook_table.folder_or_error
-    found = plugins.first("find_adapter", None, accept, name=name, model=model)
+    found: Path | ChatlmError | None = plugins.call_hook("find_adapter", name=name, model=model)
     if isinstance(found, Path):
         return found
     raise found or EngineError(

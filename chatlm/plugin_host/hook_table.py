@@ -1,53 +1,196 @@
-"""What a plugin has to keep to: the names and arguments of hooks, and the types of results."""
+"""The table of hooks: how each is called, how its results are validated, and sample arguments."""
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from itertools import pairwise
-from pathlib import Path
+from enum import StrEnum
 from typing import Any
 
 import pluggy
 
-from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host import hookspecs
-from chatlm.plugin_host.type_hints import describe_hint, field_hints, matches_hint
-from chatlm.text import one_line
-from chatlm.types.messages import Message
+from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
+from chatlm.plugin_host.validation import (
+    accept_any,
+    adjusted_request,
+    folder_or_error,
+    list_of,
+    text_mapping,
+    text_or_refusal,
+    valid_messages,
+)
+from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
+from chatlm.types.requests import Request
+from chatlm.types.services import SERVICES
+from chatlm.types.setups import Setup
+
+
+class CallStyle(StrEnum):
+    """How a hook's implementations are called, and what becomes of their results."""
+
+    NOTIFY = "notify"
+    """All are called; results are ignored."""
+    REGISTER = "register"
+    """All are called with a function `register`, which takes what a plugin offers."""
+    GATHER = "gather"
+    """All are called; their lists are joined."""
+    MERGE = "merge"
+    """All are called; their mappings are merged, the first value of a key wins."""
+    FIRST = "first"
+    """They are called until one returns a result."""
+    FOLD = "fold"
+    """All are called, each with the result of the one before."""
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One row of the table."""
+
+    style: CallStyle
+    validate: Callable[..., Any] = accept_any
+    """Returns the valid result or raises TypeError or ValueError. With `FOLD` it also gets the
+    value before, as `original`."""
+    registers: Callable[..., None] | None = None
+    """With `REGISTER`: raises TypeError for arguments of `register` that are not valid."""
+    folded: str = ""
+    """With `FOLD`: the argument that is passed on."""
+    samples: Mapping[str, Any] = field(default_factory=dict)
+    """Sample arguments that differ from `SAMPLES`."""
+    name: str = ""
+    arguments: tuple[str, ...] = ()
+    """The names of all arguments, from the hook's specification."""
+
+
+def _registers_named(kind: type | None, description: str) -> Callable[..., None]:
+    """Return a check for `register(name, value)`; None as `kind` stands for a function."""
+
+    def register(name: Any, value: Any) -> None:
+        valid = callable(value) if kind is None else isinstance(value, kind)
+        if not isinstance(name, str) or not valid:
+            raise TypeError(f"register takes a name and {description}")
+
+    return register
+
+
+def _registers_service(name: Any, service: Any) -> None:
+    """Check the arguments of `register(name, service)`."""
+    if not isinstance(name, str):
+        raise TypeError("register takes a name and a service")
+    protocol = SERVICES.get(name)
+    if protocol is not None and not isinstance(service, protocol):
+        raise TypeError(f"the service {name} must have the methods of chatlm.{protocol.__name__}")
+
+
+def _registers(kind: type) -> Callable[..., None]:
+    """Return a check for `register(value)`."""
+
+    def register(value: Any) -> None:
+        if not isinstance(value, kind):
+            raise TypeError(f"register takes a {kind.__name__}, not {type(value).__name__}")
+
+    return register
+
+
+_ROWS = {
+    "startup": Hook(CallStyle.NOTIFY),
+    "shutdown": Hook(CallStyle.NOTIFY),
+    "register_commands": Hook(CallStyle.NOTIFY),
+    "register_engines": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),
+    "register_templates": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),
+    "register_setups": Hook(
+        CallStyle.REGISTER, registers=_registers_named(Setup, "a chatlm.Setup")
+    ),
+    "register_services": Hook(CallStyle.REGISTER, registers=_registers_service),
+    "register_slash_commands": Hook(CallStyle.REGISTER, registers=_registers(SlashCommand)),
+    "register_panels": Hook(CallStyle.REGISTER, registers=_registers(Panel)),
+    "register_screens": Hook(CallStyle.REGISTER, registers=_registers(PluginScreen)),
+    "screen_opened": Hook(CallStyle.NOTIFY),
+    "chat_shown": Hook(CallStyle.NOTIFY),
+    "describe_text": Hook(CallStyle.MERGE, text_mapping),
+    "write_message": Hook(CallStyle.FIRST, text_or_refusal),
+    "annotate_message": Hook(CallStyle.GATHER, list_of(Annotation)),
+    "retrieve_passages": Hook(CallStyle.GATHER, list_of(Passage)),
+    "build_messages": Hook(CallStyle.FIRST, valid_messages),
+    "adjust_request": Hook(CallStyle.FOLD, adjusted_request, folded="request"),
+    "find_adapter": Hook(CallStyle.FIRST, folder_or_error),
+    "turn_finished": Hook(CallStyle.GATHER, list_of(Annotation)),
+}
+
+
+def _complete(rows: Mapping[str, Hook]) -> dict[str, Hook]:
+    """Add name and arguments to each row, from the hook's specification."""
+    return {
+        name: replace(
+            row, name=name, arguments=tuple(inspect.signature(getattr(hookspecs, name)).parameters)
+        )
+        for name, row in rows.items()
+    }
+
+
+HOOKS: Mapping[str, Hook] = _complete(_ROWS)
+"""All hooks by name, in the order of the specifications."""
+
+_MESSAGE = Message("user", "What is a turn in chatlm?")
+_TURN = Turn(1, 0, _MESSAGE)
+
+SAMPLES: Mapping[str, Any] = {
+    "conversation": Conversation(1, "A chat", turns=(_TURN,)),
+    "turn": _TURN,
+    "message": _MESSAGE,
+    "text": _MESSAGE.text,
+    "passages": (Passage("A turn is a message and its answer.", "words.md", 0.9),),
+    "facts": dict,
+    "request": Request((_MESSAGE,)),
+    "name": "poet",
+    "model": "a-model",
+}
+"""Sample values by the name of the argument."""
+
+
+def sample_arguments(hook: str, **environment: Any) -> dict[str, Any]:
+    """Return arguments with which a chat could call the hook.
+
+    Args:
+        hook: the hook's name.
+        environment: values of arguments that only higher layers can make: `cli`, `context`,
+            `engine` and `ui`.
+    """
+    row = HOOKS[hook]
+    values = {**SAMPLES, **environment, "register": row.registers, **row.samples}
+    return {name: values[name] for name in row.arguments}
 
 
 def check_signatures(manager: pluggy.PluginManager, plugin: Any) -> None:
-    """See that each hook of a plugin exists and has the arguments that are asked for.
+    """Check that a plugin's hooks and their arguments exist.
 
     Raises:
-        TypeError: one does not; the message names what there is.
+        TypeError: one does not; the message names the nearest hook, or the arguments.
     """
     if inspect.isclass(plugin):
         raise TypeError("it is a class; the entry point must name an object of it")
-    known = _hook_arguments()
     for attribute in dir(plugin):
         options = manager.parse_hookimpl_opts(plugin, attribute)
         if options is None:
             continue
         hook = options["specname"] or attribute
-        if hook not in known:
-            near = get_close_matches(hook, known, 1)
+        if hook not in HOOKS:
+            near = get_close_matches(hook, HOOKS, 1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise TypeError(f"there is no hook {hook}{meant}")
         for argument in inspect.signature(getattr(plugin, attribute)).parameters:
-            if argument not in known[hook]:
-                has = ", ".join(known[hook]) or "none"
+            if argument not in HOOKS[hook].arguments:
+                has = ", ".join(HOOKS[hook].arguments) or "none"
                 raise TypeError(f"{hook} has no argument {argument}; it has {has}")
 
 
 def check_implementations(manager: pluggy.PluginManager, plugin: Any) -> None:
-    """See that a registered plugin has hooks, and that each can be called alone.
+    """Check that a registered plugin implements hooks, each a plain function.
 
     Raises:
-        TypeError: it has none, or one is a wrapper or async.
+        TypeError: it implements none, or one is a wrapper or async.
     """
     callers = manager.get_hookcallers(plugin) or ()
     if not callers:
@@ -60,136 +203,3 @@ def check_implementations(manager: pluggy.PluginManager, plugin: Any) -> None:
                 raise TypeError(f"{caller.name} is a wrapper; chatlm calls each hook alone")
             if inspect.iscoroutinefunction(impl.function):
                 raise TypeError(f"{caller.name} is async; chatlm calls plain functions")
-
-
-def instance_of(kind: type, original: Any = None) -> Callable[[Any], Any]:
-    """A function that gives a result back if it is a `kind`, and raises TypeError if not.
-
-    Args:
-        kind: a dataclass.
-        original: one that is good; what the result has of it is not looked at again.
-    """
-
-    def accept(result: Any) -> Any:
-        if not isinstance(result, kind):
-            raise TypeError(f"returned {type(result).__name__}, not {kind.__name__}")
-        for name, hint in field_hints(kind).items():
-            value = getattr(result, name)
-            if original is not None and value is getattr(original, name):
-                continue
-            if not matches_hint(value, hint):
-                got = f"{type(value).__name__} {one_line(repr(value), 60)}"
-                raise TypeError(
-                    f"returned {kind.__name__} with {name} = {got}, not {describe_hint(hint)}"
-                )
-        return result
-
-    return accept
-
-
-def nonempty_text(result: Any) -> str:
-    """Gives a result back if it is a text that says something.
-
-    Raises:
-        TypeError: it is something else.
-        ValueError: it is empty.
-    """
-    if not matches_hint(result, str):
-        raise TypeError(
-            f"returned {type(result).__name__} {one_line(repr(result), 60)}, not a text"
-        )
-    if not result.strip():
-        raise ValueError("returned an empty text")
-    return str(result)
-
-
-def text_or_refusal(result: Any) -> str | UsageError:
-    """Gives a result back if it is a `UsageError`, or a text; raises as `text`."""
-    return result if isinstance(result, UsageError) else nonempty_text(result)
-
-
-def text_mapping(result: Any) -> dict[str, str]:
-    """Gives a result back if it is texts by name.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if not isinstance(result, Mapping):
-        raise TypeError(f"returned {type(result).__name__}, not texts by name")
-    for name, value in result.items():
-        if not matches_hint(name, str) or not matches_hint(value, str):
-            shown = one_line(f"{name!r}: {value!r}", 60)
-            raise TypeError(f"returned {shown}, not a name and a text")
-    return dict(result)
-
-
-def folder_or_error(result: Any) -> Path | ChatlmError:
-    """Gives a result back if it is a `ChatlmError`, or the path of a folder.
-
-    Raises:
-        TypeError: it is something else.
-        ValueError: there is no such folder.
-    """
-    if isinstance(result, ChatlmError):
-        return result
-    if not isinstance(result, Path):
-        raise TypeError(f"returned {type(result).__name__}, not a path")
-    if not result.is_dir():
-        raise ValueError(f"returned {result}, which is no folder")
-    return result
-
-
-def list_of(kind: type) -> Callable[[Any], list[Any]]:
-    """A function that gives a result back as a list if it has only `kind`s; raises as `one`."""
-    accept_one = instance_of(kind)
-
-    def accept(result: Any) -> list[Any]:
-        if not isinstance(result, list | tuple):
-            raise TypeError(f"returned {type(result).__name__}, not a list of {kind.__name__}")
-        return [accept_one(value) for value in result]
-
-    return accept
-
-
-def valid_messages(result: Any) -> list[Message]:
-    """Gives a result back if it is messages that a model can read.
-
-    Raises:
-        TypeError: it is something else.
-        ValueError: see `check_order`.
-    """
-    accepted = list_of(Message)(result)
-    check_message_order(accepted)
-    return accepted
-
-
-def check_message_order(messages: Sequence[Message]) -> None:
-    """See that a model can answer the messages.
-
-    At most one system message begins them, the user speaks first after it, the assistant not twice
-    in a row, and the last message says something.
-
-    Raises:
-        ValueError: it cannot; the message says what is wrong.
-    """
-    spoken = messages[1:] if messages and messages[0].role == "system" else messages
-    if any(message.role == "system" for message in spoken):
-        raise ValueError("returned a system message that is not the first message")
-    if not spoken:
-        raise ValueError("returned no message of the user")
-    if spoken[0].role == "assistant":
-        raise ValueError("returned messages in which the assistant speaks before the user")
-    if any(before.role == after.role == "assistant" for before, after in pairwise(spoken)):
-        raise ValueError("returned two messages of the assistant in a row")
-    if not spoken[-1].text.strip():
-        raise ValueError("returned messages of which the last is empty")
-
-
-@functools.cache
-def _hook_arguments() -> dict[str, list[str]]:
-    """The arguments of each hook, by its name."""
-    return {
-        name: list(inspect.signature(value).parameters)
-        for name, value in vars(hookspecs).items()
-        if hasattr(value, "chatlm_spec")
-    }

@@ -31,17 +31,35 @@ hookimpl = pluggy.HookimplMarker("chatlm")
 T = TypeVar("T")
 
 
+def _no_service(name: str) -> Any:
+    return None
+
+
 @dataclass(frozen=True)
 class PluginContext:
-    """What a plugin may know about the program it runs in."""
+    """The program as a plugin sees it."""
 
     config: Config
     data_dir: Path
     plugin_settings: Any = None
-    """The plugin's settings, see `settings`."""
+    """Returned by `settings`."""
+    find_service: Callable[[str], Any] = _no_service
+    """Used by `service`."""
+
+    def service(self, name: str, protocol: type[T]) -> T | None:
+        """Return a service that another plugin offers; None if no plugin does.
+
+        Look it up when it is needed, not in `startup`: a plugin may be disabled or fail later.
+
+        Args:
+            name: such as `documents`; see `chatlm.types.services`.
+            protocol: what the service must be an instance of, such as `chatlm.Documents`.
+        """
+        service = self.find_service(name)
+        return service if isinstance(service, protocol) else None
 
     def settings(self, kind: type[T]) -> T:
-        """What holds for the plugin, checked.
+        """Return the plugin's validated settings.
 
         Args:
             kind: the plugin's class `Settings`.
@@ -101,6 +119,11 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 
 
 @hookspec
+def register_services(register: Callable[[str, Any], None]) -> None:
+    """Offer services to other plugins: `register("documents", service)`."""
+
+
+@hookspec
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Offer commands on the screen; called when the screen starts, in its thread."""
 
@@ -133,7 +156,7 @@ def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | 
     """
 
 
-@hookspec(firstresult=True)
+@hookspec
 def write_message(
     conversation: Conversation, text: str, facts: TextFacts
 ) -> str | UsageError | None:
@@ -164,7 +187,7 @@ def retrieve_passages(conversation: Conversation, message: Message) -> Sequence[
     raise NotImplementedError
 
 
-@hookspec(firstresult=True)
+@hookspec
 def build_messages(
     conversation: Conversation, turn: Turn, passages: Sequence[Passage]
 ) -> Sequence[Message] | None:
@@ -185,7 +208,7 @@ def adjust_request(
     """Change the request just before it runs; each plugin gets what the one before it returned."""
 
 
-@hookspec(firstresult=True)
+@hookspec
 def find_adapter(name: str, model: str) -> Path | ChatlmError | None:
     """Give the folder of the adapter that a request names; the first plugin that knows it decides.
 

@@ -18,9 +18,10 @@ from chatlm.errors import ChatlmError
 from chatlm.plugin_host import hook_table, hookspecs, settings
 from chatlm.plugin_host.discovery import PluginSource
 from chatlm.plugin_host.faults import Fault, describe_error, reraise_interrupt
+from chatlm.plugin_host.hook_table import HOOKS, CallStyle, Hook
 
 Validator = Callable[[Any], Any]
-"""Gives what a result is worth, or raises what is wrong with it."""
+"""Returns a valid hook result, or raises what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -66,95 +67,105 @@ class HookCaller(ABC):
             original: what holds if it returns None; for those that tell what it changed.
         """
 
-    def call_each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
-        """Call every implementation; yield `(plugin, result)` of those that returned something."""
-        for impl in self.implementations(hook):
-            result = self.call(impl, hook, arguments, _accept_any).value
-            if result is not None:
-                yield impl.plugin_name, result
+    def call_hook(self, hook: str, default: Any = None, /, **arguments: Any) -> Any:
+        """Call a hook as the table of hooks says.
 
-    def call_each_with(
+        Args:
+            hook: the hook's name.
+            default: the result with `FIRST`, if no plugin returns one.
+            arguments: all arguments of the hook.
+
+        Returns:
+            a list with `GATHER`, a dict with `MERGE`, the first result with `FIRST`, the last value
+            with `FOLD`, None with `NOTIFY` and `REGISTER`.
+        """
+        row = HOOKS[hook]
+        match row.style:
+            case CallStyle.GATHER:
+                results = self._results(row, arguments)
+                return [value for result in results for value in result]
+            case CallStyle.MERGE:
+                merged: dict[str, Any] = {}
+                for result in self._results(row, arguments):
+                    merged = {**result, **merged}
+                return merged
+            case CallStyle.FIRST:
+                return next(self._results(row, arguments, default), default)
+            case CallStyle.FOLD:
+                return self._fold(row, arguments)
+        for _ in self._results(row, arguments):
+            pass
+        return None
+
+    def call_each(
         self, hook: str, make_arguments: Callable[[str], Mapping[str, Any]]
     ) -> Iterator[str]:
-        """Call every implementation with arguments of its own; yield who came through.
+        """Call a `NOTIFY` hook with arguments of each plugin's own.
 
         Args:
-            hook: the hook.
-            make_arguments: the arguments for the plugin of this name; called just before it.
+            hook: the hook's name.
+            make_arguments: returns the arguments for the plugin of this name; called just before
+                that plugin.
+
+        Yields:
+            the plugins that did not fail.
         """
+        row = HOOKS[hook]
         for impl in self.implementations(hook):
-            if self.call(impl, hook, make_arguments(impl.plugin_name), _accept_any).succeeded:
+            arguments = make_arguments(impl.plugin_name)
+            if self.call(impl, hook, arguments, row.validate).succeeded:
                 yield impl.plugin_name
 
-    def gather(self, hook: str, kind: type, **arguments: Any) -> list[Any]:
-        """All values of all implementations, each checked to be a `kind`."""
-        found: list[Any] = []
-        for impl in self.implementations(hook):
-            found += self.call(impl, hook, arguments, hook_table.list_of(kind)).value or ()
-        return found
-
-    def merge(self, hook: str, validate: Validator, /, **arguments: Any) -> dict[str, Any]:
-        """What all implementations returned, as one mapping; what comes first stays.
+    def collect(
+        self, hook: str, accept: Callable[..., None] | None = None
+    ) -> list[tuple[str, tuple[Any, ...]]]:
+        """Call a `REGISTER` hook and return what the plugins register.
 
         Args:
-            hook: the hook.
-            validate: gives a mapping, see `call`.
-            arguments: those of the hook.
-        """
-        found: dict[str, Any] = {}
-        for impl in self.implementations(hook):
-            value = self.call(impl, hook, arguments, validate).value or {}
-            found = {**value, **found}
-        return found
+            hook: the hook's name.
+            accept: called with the plugin's name and the arguments of `register`; what it raises is
+                that plugin's fault.
 
-    def first(self, hook: str, default: Any, validate: Validator, /, **arguments: Any) -> Any:
-        """What the first implementation returned that returned anything.
-
-        Args:
-            hook: the hook.
-            default: what is given back when none did.
-            validate: see `call`.
-            arguments: those of the hook.
+        Returns:
+            `(plugin, arguments of register)` in the order of the calls; nothing of a plugin that
+            failed.
         """
-        for impl in self.implementations(hook):
-            value = self.call(impl, hook, arguments, validate, default).value
+        check = HOOKS[hook].registers
+        offered: dict[str, list[tuple[Any, ...]]] = {}
+
+        def make_arguments(plugin: str) -> Mapping[str, Any]:
+            offers = offered.setdefault(plugin, [])
+
+            def register(*values: Any) -> None:
+                if check is not None:
+                    check(*values)
+                if accept is not None:
+                    accept(plugin, *values)
+                offers.append(values)
+
+            return {"register": register}
+
+        plugins = list(self.call_each(hook, make_arguments))
+        return [(plugin, values) for plugin in plugins for values in offered[plugin]]
+
+    def _results(
+        self, row: Hook, arguments: Mapping[str, Any], default: Any = None
+    ) -> Iterator[Any]:
+        """Call every implementation; yield the results that are not None."""
+        for impl in self.implementations(row.name):
+            value = self.call(impl, row.name, arguments, row.validate, default).value
             if value is not None:
-                return value
-        return default
+                yield value
 
-    def fold(
-        self,
-        hook: str,
-        name: str,
-        value: Any,
-        validate: Callable[[str, Any, Any], Any] | None = None,
-        /,
-        **arguments: Any,
-    ) -> Any:
-        """Pass a value through all implementations, each given what the one before returned.
-
-        Args:
-            hook: the hook.
-            name: of the argument that is the value.
-            value: to begin with.
-            validate: gives what a result is worth, or raises what is wrong with it; called with the
-                plugin, the value before and the result. Without it any value of the type is good.
-            arguments: the others of the hook.
-        """
-        validate = validate or partial(_validate_result, hook_table.instance_of(type(value)))
-        for impl in self.implementations(hook):
-            good = partial(validate, impl.plugin_name, value)
-            result = self.call(impl, hook, {**arguments, name: value}, good, value).value
+    def _fold(self, row: Hook, arguments: Mapping[str, Any]) -> Any:
+        value = arguments[row.folded]
+        for impl in self.implementations(row.name):
+            validate = partial(row.validate, original=value)
+            result = self.call(
+                impl, row.name, {**arguments, row.folded: value}, validate, value
+            ).value
             value = value if result is None else result
         return value
-
-
-def _accept_any(result: Any) -> Any:
-    return result
-
-
-def _validate_result(validate: Validator, plugin: str, original: Any, result: Any) -> Any:
-    return validate(result)
 
 
 log = logging.getLogger(__name__)
@@ -190,6 +201,7 @@ class PluginHost(HookCaller):
         self._slow_after = slow_after
         self._consecutive_failures: Counter[tuple[str, str]] = Counter()
         self._dropped: set[str] = set()
+        self._services: dict[str, tuple[str, Any]] | None = None
         self._faults: list[Fault] = []
         self.all_faults: list[Fault] = []
         """Every fault so far, in order, whether taken or not."""
@@ -264,6 +276,19 @@ class PluginHost(HookCaller):
     def settings_class(self, name: str) -> type | None:
         """The plugin's `Settings`; None where it has none or is not loaded."""
         return settings.settings_class(self._manager.get_plugin(name))
+
+    def service(self, name: str) -> Any:
+        """Return a service by name, from the first plugin that offers it; None if none does.
+
+        The plugins are asked once; a service of a plugin that was dropped since is not returned.
+        """
+        if self._services is None:
+            services: dict[str, tuple[str, Any]] = {}
+            for plugin, (offered, service) in self.collect("register_services"):
+                services.setdefault(offered, (plugin, service))
+            self._services = services
+        plugin, service = self._services.get(name, ("", None))
+        return None if self.is_dropped(plugin) else service
 
     def is_dropped(self, name: str) -> bool:
         """Whether the plugin is called no more."""

@@ -28,8 +28,7 @@ def loaded_plugins(config: Config) -> Iterator[PluginHost]:
     try:
         yield host
     finally:
-        for _ in host.call_each("shutdown"):
-            pass
+        host.call_hook("shutdown")
         save_faults(host)
 
 
@@ -64,9 +63,13 @@ def start_plugins(host: PluginHost, config: Config) -> None:
         def context(name: str) -> Mapping[str, Any]:
             mark.close()
             mark.enter_context(faults.crash_mark(name))
-            return {"context": hookspecs.PluginContext(config, paths.data_dir(), own[name])}
+            return {
+                "context": hookspecs.PluginContext(
+                    config, paths.data_dir(), own[name], host.service
+                )
+            }
 
-        for _ in host.call_each_with("startup", context):
+        for _ in host.call_each("startup", context):
             pass
 
 

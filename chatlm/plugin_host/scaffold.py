@@ -72,7 +72,7 @@ def startup(context):
 @hookimpl
 def annotate_message(message: Message):
     """Label a message with its number of words."""
-    words = len(message.content.split())
+    words = len(message.text.split())
     if words < settings.at_least:
         return None
     return [Annotation("$name", "words", str(words))]
@@ -114,7 +114,7 @@ import asyncio
 import pytest
 from click.testing import CliRunner
 
-from chatlm.testing import scripted_screen, scripted_chat
+from chatlm.testing import scripted_chat, scripted_screen
 from $package import plugin
 
 

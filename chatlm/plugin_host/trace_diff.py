@@ -35,7 +35,7 @@ MAX_SUMMARY_LENGTH = 200
 """Characters about what a plugin returned."""
 
 
-_COMPARISON_KEY = attrgetter("role", "content", "pinned")
+_COMPARISON_KEY = attrgetter("role", "parts", "pinned")
 """Tuples are compared much faster than dataclasses."""
 
 

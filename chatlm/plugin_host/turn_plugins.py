@@ -54,6 +54,8 @@ class TurnPlugins(HookCaller):
             """What fails here fails as the plugin's, whose value it is."""
             nonlocal said, changed
             accepted = validate(result)
+            if isinstance(accepted, Request):
+                accepted = self.guard(impl.plugin_name, accepted)
             said, changed = summarise_result(accepted), find_changes(original, accepted)
             return accepted
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from chatlm.errors import StoreError
+from chatlm.store import rows
 from chatlm.store.rows import (
     conversation_from_row,
-    current_timestamp,
     format_timestamp,
     parse_timestamp,
     reply_from_row,
@@ -18,7 +18,8 @@ from chatlm.store.rows import (
     turns_from_rows,
     utf8_safe,
 )
-from chatlm.types.messages import Conversation, Reply, Turn
+from chatlm.types.messages import Annotation, Conversation, Passage, Reply, Turn
+from chatlm.types.provenance import Provenance, Trace
 
 MAX_ROW_ID = 2**63 - 1
 
@@ -186,6 +187,56 @@ def load_reply(db: sqlite3.Connection, reply_id: int) -> Reply:
     return reply_from_row(row)
 
 
+def load_draft(db: sqlite3.Connection, conversation_id: int | None) -> str:
+    """Load the unsent text of a chat, or of the new chat (None); empty for none."""
+    row = db.execute(
+        "SELECT text FROM draft WHERE conversation_id IS ?", (conversation_id,)
+    ).fetchone()
+    return "" if row is None else str(row["text"])
+
+
+def recent_inputs(db: sqlite3.Connection, limit: int) -> list[str]:
+    """Return the newest distinct inputs, newest first."""
+    inputs: dict[str, None] = {}
+    for row in db.execute(RECENT_INPUTS_SQL):
+        inputs[row["words"]] = None
+        if len(inputs) >= limit:
+            break
+    return list(inputs)
+
+
+def load_provenance(db: sqlite3.Connection, reply_id: int) -> Provenance | None:
+    """Load the provenance of a reply, or a StoreError where it is damaged."""
+    row = db.execute("SELECT content FROM provenance WHERE reply_id = ?", (reply_id,)).fetchone()
+    if row is None:
+        return None
+    provenance = rows.load_provenance(row["content"])
+    if provenance is None:
+        raise StoreError(
+            f"The provenance of reply {reply_id} is damaged.",
+            hint="The reply itself is intact; regenerate it to get a new one.",
+        )
+    return provenance
+
+
+def load_passages(db: sqlite3.Connection, turn_id: int) -> list[Passage]:
+    """Load the passages of a turn, in order."""
+    found = db.execute("SELECT * FROM passage WHERE turn_id = ? ORDER BY id", (turn_id,))
+    return [rows.passage_from_row(row) for row in found]
+
+
+def load_annotations(db: sqlite3.Connection, turn_id: int) -> list[tuple[int | None, Annotation]]:
+    """Load the labels of a turn, each with its reply's id."""
+    found = db.execute("SELECT * FROM annotation WHERE turn_id = ? ORDER BY id", (turn_id,))
+    return [rows.annotation_from_row(row) for row in found]
+
+
+def load_traces(db: sqlite3.Connection, turn_id: int) -> list[Trace]:
+    """Load the traces of plugin calls for a turn, in order."""
+    found = db.execute("SELECT * FROM trace WHERE turn_id = ? ORDER BY rowid", (turn_id,))
+    return [rows.trace_from_row(row) for row in found]
+
+
 def check_chat(
     db: sqlite3.Connection, conversation_id: int, *, allow_trashed: bool = False
 ) -> None:
@@ -220,22 +271,6 @@ def list_fork_titles(db: sqlite3.Connection) -> set[str]:
     """The titles of chats that look like those of forks."""
     found = db.execute("SELECT title FROM conversation WHERE title GLOB '* (fork*)'")
     return {row["title"] for row in found}
-
-
-def touch_conversation(db: sqlite3.Connection, turn_id: int) -> None:
-    """Note that the turn's chat changed now."""
-    db.execute(
-        "UPDATE conversation SET updated = ?"
-        " WHERE id = (SELECT conversation_id FROM turn WHERE id = ?)",
-        (current_timestamp(), turn_id),
-    )
-
-
-def optimize_search_index(db: sqlite3.Connection) -> None:
-    """Write the word index anew; until then it holds deleted words, only marked as such."""
-    db.execute("INSERT INTO turn_words (turn_words) VALUES ('optimize')")
-    db.execute("INSERT INTO reply_words (reply_words) VALUES ('optimize')")
-    db.execute("INSERT INTO title_words (title_words) VALUES ('optimize')")
 
 
 def _fetch_one(db: sqlite3.Connection, query: str, row_id: int) -> sqlite3.Row | None:

@@ -36,6 +36,31 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
         register(adapter.name, Setup(adapter=adapter.name))
 
 
+class AdapterLibrary:
+    """The adapters on this machine as the service `adapters`."""
+
+    def names(self) -> list[str]:
+        """Return the names of all adapters."""
+        from chatlm_lora.library import ADAPTERS
+
+        return [adapter.name for adapter in ADAPTERS.all()]
+
+    def find(self, name: str, model: str) -> Path:
+        """Return the folder of an adapter that fits the model."""
+        from chatlm_lora.library import resolve_adapter
+
+        folder = resolve_adapter(name, model)
+        if isinstance(folder, Path):
+            return folder
+        raise folder
+
+
+@hookimpl
+def register_services(register: Callable[[str, Any], None]) -> None:
+    """Offer the adapters to other plugins."""
+    register("adapters", AdapterLibrary())
+
+
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Add `/lora` and `/base`."""

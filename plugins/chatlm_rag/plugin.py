@@ -52,6 +52,28 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
             register(index.name, Setup(plugin_data={PLUGIN: {INDEX_KEY: index.name}}))
 
 
+class IndexSearch:
+    """The finished indices as the service `documents`."""
+
+    def collections(self) -> list[str]:
+        """Return the names of the finished indices."""
+        from chatlm_rag.index.folder import all_indices
+
+        return [index.name for index in all_indices() if index.current()]
+
+    def search(self, collection: str, query: str) -> list[Passage]:
+        """Return the relevant passages of an index, best first."""
+        from chatlm_rag.retrieval import grounding
+
+        return grounding.find_passages(collection, query)
+
+
+@hookimpl
+def register_services(register: Callable[[str, Any], None]) -> None:
+    """Offer the indices to other plugins."""
+    register("documents", IndexSearch())
+
+
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Add `/rag` and `/source`."""

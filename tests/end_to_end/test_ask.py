@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -16,20 +15,14 @@ import pytest
 from chatlm.store.store import Store
 from chatlm.types.messages import StopReason
 from tests.endless import text_on_disk
+from tests.program import run_chatlm
 from tests.waiting import wait_until
 
 STORY = "Write a long story about a lighthouse."
 
 
 def ask(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "chatlm", "ask", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, **environment},
-    )
+    return run_chatlm("ask", *arguments, stdin=stdin, environment=environment)
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

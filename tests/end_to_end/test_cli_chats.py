@@ -26,6 +26,7 @@ from chatlm.types.messages import ContextPolicy, StopReason, Usage
 from chatlm.types.provenance import Provenance
 from chatlm.types.sampling import Sampling
 from tests.chats import CHATGPT
+from tests.program import run_chatlm
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -33,16 +34,7 @@ ESCAPES = "\x1b]52;c;aGk=\x07 \x1b[2J \x9b31m \u202egpj.exe \r\x00 [bold]x[/bold
 
 
 def chats(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "chatlm", "chats", *arguments],
-        capture_output=True,
-        input=answer.encode(),
-        timeout=120,
-    )
-    # Decoded by hand: text mode would hide a carriage return.
-    return subprocess.CompletedProcess(
-        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
-    )
+    return run_chatlm("chats", *arguments, stdin=answer)
 
 
 def on_a_terminal(*arguments: str) -> str:

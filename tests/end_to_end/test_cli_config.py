@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.program import run_chatlm
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +19,7 @@ def plain_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "chatlm", "config", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        timeout=60,
-    )
+    return run_chatlm("config", *arguments, environment=environment)
 
 
 def test_set_show_unset(home: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.program import run_chatlm
+
 PLUGIN = '''\
 from dataclasses import dataclass
 
@@ -54,14 +56,7 @@ def folder(home: Path) -> Path:
 
 
 def chatlm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "chatlm", *arguments],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | environment,
-        timeout=120,
-    )
+    return run_chatlm(*arguments, environment=environment)
 
 
 def listed() -> dict[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,19 +19,13 @@ from chatlm.engines.scripted import ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.types.messages import Reply
 from chatlm.types.sampling import Sampling
+from tests.program import run_chatlm
 
 QUESTION = "Name a colour and say why you like it."
 
 
 def chatlm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "chatlm", *arguments],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-    )
+    return run_chatlm(*arguments)
 
 
 def ask(*more: str) -> None:

@@ -19,14 +19,13 @@ from chatlm_lora.library import ADAPTERS
 from tests import models
 from tests.engine import adapter_files
 from tests.plugins.lora import tiny_base
+from tests.program import run_chatlm
 
 SHIPPED = ("instruct", "pirate")
 
 
 def chatlm(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "chatlm", *words], capture_output=True, text=True, timeout=600
-    )
+    done = run_chatlm(*words)
     assert done.returncode == code, (done.stdout, done.stderr)
     return done
 

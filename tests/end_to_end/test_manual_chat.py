@@ -12,7 +12,7 @@ from tests import models
 from tests.end_to_end.terminal import CTRL_Q, ENTER, Terminal, has
 
 QUESTION = "How do I stop a reply?"
-HEADING = "Stop a reply, go on, ask again"
+HEADING = "Stop, continue and regenerate a reply"
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_manual_answers_and_its_source_is_jumped_to_and_opened(
     terminal.wait_for(has(QUESTION))
     terminal.type(ENTER)
     shown = terminal.wait_for(has("passages 3 from manual", "answer quoted", "[1] guide.md"))
-    assert re.search(r"Esc stops a reply and keeps what was said[^\[]*\[1\]", shown)
+    assert re.search(r"Esc stops a reply and keeps its text[^\[]*\[1\]", shown)
     assert f"[1] guide.md, {HEADING}: supported" in shown
     terminal.type(f"/source 1{ENTER}")
     terminal.wait_for(has("Sources", f"The chat > {HEADING[:12]}", "Esc stops a reply and keeps"))

@@ -56,8 +56,8 @@ def test_an_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: Pa
     )  # fmt: skip
     code = (
         "import chatlm, sys; from chatlm.config import paths; from chatlm.cli.main import main;"
-        "print(chatlm.__file__); print(paths.shipped('prompts').is_dir(),"
-        "paths.shipped('indices').is_dir()); sys.exit(main(['models', 'list']))"
+        "print(chatlm.__file__); print(paths.bundled_dir('prompts').is_dir(),"
+        "paths.bundled_dir('indices').is_dir()); sys.exit(main(['models', 'list']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import models
+from tests.program import run_chatlm
 
 COMMAND = [sys.executable, "-m", "chatlm", "rag"]
 
@@ -33,10 +33,8 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
-def rag(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=300, **more
-    )
+def rag(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return run_chatlm("rag", *arguments, stdin=stdin)
 
 
 def begun(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
@@ -128,7 +126,7 @@ def test_from_build_to_remove(rag_home: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert words.stdout == "plain,pets\n"
-    refused = rag("remove", "pets", input="n\n")
+    refused = rag("remove", "pets", stdin="n\n")
     assert "Nothing was changed." in refused.stderr
     removed = rag("remove", "pets", "--yes")
     assert removed.stdout.startswith("Removed pets; ")

@@ -79,17 +79,33 @@ def opened(model: Path, fast: str, find: Callable[[str], Path]) -> LocalEngine:
     )
 
 
+OpenEngine = Callable[[str], LocalEngine]
+
+
+@pytest.fixture(scope="module")
+def engines(default_model: Path, folders: dict[str, Path]) -> Iterator[OpenEngine]:
+    """The default model by decoder format, each loaded once; adapters are found in `folders`."""
+    loaded: dict[str, LocalEngine] = {}
+
+    def get(decoder_format: str) -> LocalEngine:
+        if decoder_format not in loaded:
+            loaded[decoder_format] = opened(default_model, decoder_format, folders.__getitem__)
+        return loaded[decoder_format]
+
+    yield get
+    for engine in loaded.values():
+        engine.close()
+
+
 @pytest.fixture(scope="module", params=["auto", "off"])
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module")
-def engine(way: str, default_model: Path, folders: dict[str, Path]) -> Iterator[LocalEngine]:
+@pytest.fixture
+def engine(way: str, engines: OpenEngine) -> LocalEngine:
     """The default model with its adapters, run in each of the two ways."""
-    engine = opened(default_model, way, folders.__getitem__)
-    yield engine
-    engine.close()
+    return engines(way)
 
 
 def logits_of(engine: LocalEngine, adapter: str | None, *messages: Message) -> torch.Tensor:
@@ -175,28 +191,22 @@ def test_in_one_chat_each_switch_gives_what_a_fresh_engine_gives(
 ) -> None:
     chat = [QUESTION]
     made = []
+    bare = opened(default_model, way, folders.__getitem__)  # never has an adapter
     for adapter in (None, "poet", "pirate", None):
         logits = logits_of(engine, adapter, *chat)
-        fresh = opened(default_model, way, folders.__getitem__)
+        fresh = opened(default_model, way, folders.__getitem__) if adapter else bare
+        fresh._prompt_cache.clear()
         assert torch.equal(logits, logits_of(fresh, adapter, *chat)), adapter
-        fresh.close()
+        if adapter:
+            fresh.close()
         said = engine.prompt_encoder.decode(logits.argmax(-1).tolist())
         chat += [Message("assistant", said), QUESTION]
         made.append(logits_of(engine, adapter, QUESTION))
     assert torch.equal(made[0], made[3])
+    assert torch.equal(made[3], logits_of(bare, None, QUESTION)), "it is itself without them"
     assert not torch.equal(made[0][0], made[1][0])
     assert not torch.equal(made[1][0], made[2][0])
-
-
-def test_a_model_that_had_adapters_is_itself_without(
-    engine: LocalEngine, default_model: Path, way: str
-) -> None:
-    logits_of(engine, "poet", QUESTION)
-    untouched = LocalEngine(
-        "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=way
-    )
-    assert torch.equal(logits_of(engine, None, QUESTION), logits_of(untouched, None, QUESTION))
-    untouched.close()
+    bare.close()
 
 
 def resident() -> int:
@@ -264,15 +274,17 @@ def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def refused(model: Path, way: str, root: Path) -> EngineError:
+def refused(engine: LocalEngine, folders: dict[str, Path], folder: Path) -> EngineError:
     """What is said when an adapter `bad` is asked for; the engine must go on without it."""
-    engine = opened(model, way, finder(root))
     before = logits_of(engine, None, QUESTION)
-    with pytest.raises(EngineError) as refusal:
-        logits_of(engine, "bad", QUESTION)
+    folders["bad"] = folder
+    try:
+        with pytest.raises(EngineError) as refusal:
+            logits_of(engine, "bad", QUESTION)
+    finally:
+        del folders["bad"]
     engine._prompt_cache.clear()
     assert torch.equal(logits_of(engine, None, QUESTION), before)
-    engine.close()
     return refusal.value
 
 
@@ -288,10 +300,10 @@ def refused(model: Path, way: str, root: Path) -> EngineError:
     ],
 )
 def test_more_than_plain_lora_is_left_to_transformers(
-    default_model: Path, folders: dict[str, Path], tmp_path: Path, changes: Any, said: str
+    engines: OpenEngine, folders: dict[str, Path], tmp_path: Path, changes: Any, said: str
 ) -> None:
-    spoiled(folders["poet"], tmp_path / "bad", **changes)
-    error = refused(default_model, "auto", tmp_path)
+    folder = spoiled(folders["poet"], tmp_path / "bad", **changes)
+    error = refused(engines("auto"), folders, folder)
     assert said in error.message
     assert "chatlm config set fast off" in error.hint
 
@@ -349,20 +361,18 @@ def without_a_config(folder: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [cut_short, pickled, of_another_rank, without_a_config])
 def test_a_damaged_adapter_is_refused_and_the_model_goes_on(
-    way: str,
-    default_model: Path,
-    folders: dict[str, Path],
-    tmp_path: Path,
-    spoil: Callable[[Path], None],
+    engine: LocalEngine, folders: dict[str, Path], tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     shutil.copytree(folders["poet"], tmp_path / "bad")
     spoil(tmp_path / "bad")
-    assert "The adapter bad cannot be used: " in refused(default_model, way, tmp_path).message
+    error = refused(engine, folders, tmp_path / "bad")
+    assert "The adapter bad cannot be used: " in error.message
 
 
 def test_an_adapter_of_another_model_is_refused(
-    way: str, default_model: Path, tmp_path: Path
+    engine: LocalEngine, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     other = tiny.save(tmp_path / "model", "llama")
     adapter_files.save(tmp_path / "bad", other)
-    assert "The adapter bad cannot be used: " in refused(default_model, way, tmp_path).message
+    error = refused(engine, folders, tmp_path / "bad")
+    assert "The adapter bad cannot be used: " in error.message

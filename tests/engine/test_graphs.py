@@ -79,8 +79,8 @@ def test_memories_and_adapters_take_turns(tmp_path: Path, device: str) -> None:
 
 def read_alone(reader: object, ids: list[int]) -> torch.Tensor:
     cache = reader.new_cache()  # type: ignore[attr-defined]
-    cache.read(ids[:100])
-    return torch.cat([cache.extend([token]) for token in ids[100:]])
+    cache.prefill(ids[:100])
+    return torch.cat([cache.decode([token]) for token in ids[100:]])
 
 
 def test_a_model_that_is_gone_leaves_no_step(tmp_path: Path) -> None:

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 
 from chatlm import Sampling, Setup, StopReason
 from chatlm_arena.contestants import Contestant
 from chatlm_arena.records import Match, MatchReply
 from chatlm_arena.store.store import ArenaStore
 from chatlm_arena.votes import Verdict
+from tests.program import run_chatlm
 
 HOT, COLD = (Setup(sampling=Sampling(temperature=t, max_tokens=24)) for t in (1.3, 0.0))
 
 
 def chatlm(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "chatlm", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, **more},
-    )
+    return run_chatlm(*arguments, stdin=stdin, environment=more)
 
 
 def two(store: ArenaStore) -> tuple[Contestant, Contestant]:

@@ -58,6 +58,33 @@ def right(place: str, texts: Sequence[str], label: str) -> list[bool]:
     return [verdict.label == label for verdict in loaded.classify(texts)]
 
 
+@pytest.fixture
+def trained_networks(monkeypatch: pytest.MonkeyPatch) -> list[Network]:
+    """Every network that is trained in the test."""
+    networks: list[Network] = []
+    fit = training.fit_network
+
+    def remembered(network: Network, *given: object, **named: object) -> ClassifierProgress:
+        networks.append(network)
+        return fit(network, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "fit_network", remembered)
+    return networks
+
+
+def writes_labels_of_its_own_accord(network: GenerateNetwork, texts: Sequence[str]) -> bool:
+    """Whether greedy decoding over all tokens writes the labels that the network scores highest."""
+    network.eval()
+    with torch.no_grad():
+        for text in texts:
+            batch = network.pad_batch(network.encode([text]))
+            written = int(network._vocabulary_logits(batch, 1)[0, 0].argmax())
+            chosen = int(network.logits(batch).argmax())
+            if written != network.label_ids[chosen][0]:
+                return False
+    return True
+
+
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -67,7 +94,11 @@ def right(place: str, texts: Sequence[str], label: str) -> list[bool]:
     ],
 )
 def test_each_method_learns_and_is_kept(
-    trained_home: Path, data: Path, method: Method, settings: dict[str, float]
+    trained_home: Path,
+    data: Path,
+    trained_networks: list[Network],
+    method: Method,
+    settings: dict[str, float],
 ) -> None:
     made = train_pipeline.train_classifier(
         order("things", data, method, **settings), ProgressListener(), lambda: False
@@ -88,25 +119,23 @@ def test_each_method_learns_and_is_kept(
     )
     if method == "encoder":
         assert (folder / card.WEIGHTS_FILE).stat().st_size < 2_000_000
+    if method == "generate":
+        held_out = examples.split_held_out(examples.read_dataset([data]).rows, 0.25, 0)[1]
+        (network,) = trained_networks
+        assert isinstance(network, GenerateNetwork)
+        assert writes_labels_of_its_own_accord(network, [row.text for row in held_out[:6]])
 
 
-def test_the_quick_encoder_is_the_trained_network(trained_home: Path, data: Path) -> None:
-    seen: list[Network] = []
-    fit = training.fit_network
-
-    def remembered(network: Network, *given: object, **named: object) -> ClassifierProgress:
-        seen.append(network)
-        return fit(network, *given, **named)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "fit_network", remembered)
-        train_pipeline.train_classifier(
-            order("quick", data, "encoder", epochs=1, rate=5e-3), ProgressListener(), lambda: False
-        )
+def test_the_quick_encoder_is_the_trained_network(
+    trained_home: Path, data: Path, trained_networks: list[Network]
+) -> None:
+    train_pipeline.train_classifier(
+        order("quick", data, "encoder", epochs=1, rate=5e-3), ProgressListener(), lambda: False
+    )
     quick = classifier.load_classifier(CLASSIFIERS.get("quick"))
     texts = ["a cat", "", "my wrench [SEP] broke", "long " * 300, "\ud800 odd", "漢字 <|im_end|>"]
     with torch.no_grad():
-        network = seen[0].eval()
+        network = trained_networks[0].eval()
         exact = [network.logits(network.pad_batch(network.encode([text])))[0] for text in texts]
     wanted = torch.stack(exact).softmax(1)
     found = quick.probabilities(texts)
@@ -115,22 +144,6 @@ def test_the_quick_encoder_is_the_trained_network(trained_home: Path, data: Path
     # batches with padding say the same as one text alone
     together = training.predict_logits(network, texts)
     assert np.abs(together - torch.stack(exact).numpy()).max() < 0.1, "bfloat16 in batches"
-
-
-def test_the_model_writes_the_label_of_its_own_accord(trained_home: Path, data: Path) -> None:
-    """What the generating method scores is what greedy decoding over all tokens writes."""
-    recipe = Recipe(method="generate", rank=4, batch=8, epochs=4, rate=1e-3, held_out=0.25)
-    read = examples.read_dataset([data])
-    learn, held = examples.split_held_out(read.rows, 0.25, 0)
-    network = GenerateNetwork(find_model(DEFAULT_BASES["generate"]), read.labels, recipe, "float32")
-    training.fit_network(network, learn, held, recipe, ProgressListener(), lambda: False)
-    network.eval()
-    with torch.no_grad():
-        for row in held[:6]:
-            batch = network.pad_batch(network.encode([row.text]))
-            written = int(network._vocabulary_logits(batch, 1)[0, 0].argmax())
-            chosen = int(network.logits(batch).argmax())
-            assert written == network.label_ids[chosen][0]
 
 
 def test_labels_that_begin_alike_get_letters(default_model: Path) -> None:

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 from chatlm.plugin_host import hookspecs
+from chatlm.plugin_host.hook_table import HOOKS
 from chatlm.plugin_host.host import PluginHost
 from chatlm.testing import scripted_chat, scripted_screen
 from chatlm.tui import commands
@@ -28,9 +29,8 @@ ON_SCREEN = [code for code in EXAMPLES if "(ui" in code]
 def hooks() -> dict[str, str]:
     """Every hook with its signature as it is written."""
     return {
-        name: f"{name}{inspect.signature(value)}".replace("'", "")
-        for name, value in vars(hookspecs).items()
-        if hasattr(value, "chatlm_spec")
+        name: f"{name}{inspect.signature(getattr(hookspecs, name))}".replace("'", "")
+        for name in HOOKS
     }
 
 
@@ -53,12 +53,13 @@ def test_each_hook_has_an_example() -> None:
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_each_example_is_a_plugin_that_works(code: str, tmp_path: Path) -> None:
     module = run(code)
-    with scripted_chat(module, "It is so.", "Yes.", data_dir=tmp_path) as chat:
+    plugin = vars(module).get("plugin", module)
+    with scripted_chat(plugin, "It is so.", "Yes.", data_dir=tmp_path) as chat:
         chat.say("What is chatlm?")
         chat.say("! Alone")
         for name in ("register_engines", "register_templates"):
             offered: dict[str, object] = {}
-            list(chat.plugins.call_each(name, register=offered.__setitem__))
+            chat.plugins.call_hook(name, register=offered.__setitem__)
             assert all(map(callable, offered.values()))
     assert chat.faults == []
 

@@ -399,4 +399,4 @@ async def test_a_chat_from_the_choice_of_an_index_to_a_checked_source(
             await say(pilot, "/rag why")
             await until(pilot, lambda: isinstance(app_of(pilot).screen, RagSheet))
             await until(pilot, lambda: "confidence 0." in everything_visible(pilot))
-        assert app.plugins.all_faults == []
+        assert app.services.plugins.all_faults == []

@@ -100,7 +100,7 @@ def test_it_is_small_and_says_nothing_of_the_machine_it_was_made_on() -> None:
 @pytest.mark.parametrize(
     ("question", "heading"),
     [
-        ("How do I stop a reply?", "Stop a reply, go on, ask again"),
+        ("How do I stop a reply?", "Stop, continue and regenerate a reply"),
         ("How do I write a plugin?", "A plugin in an afternoon"),
     ],
 )

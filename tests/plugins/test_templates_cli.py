@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +11,11 @@ import pytest
 
 from chatlm.store.store import Store
 from chatlm_templates.template import PROMPT_PARTS
+from tests.program import run_chatlm
 
 
 def chatlm(*arguments: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "chatlm", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, **more},
-    )
+    return run_chatlm(*arguments, stdin=stdin, environment=more)
 
 
 def test_the_shipped_set_is_checked(home: Path) -> None:

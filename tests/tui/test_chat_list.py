@@ -150,7 +150,7 @@ def moved(monkeypatch: pytest.MonkeyPatch, store: Store, days: list[int]) -> Non
             for each in chats
         ]
 
-    monkeypatch.setattr(store, "conversations", aged)
+    monkeypatch.setattr(store, "list_conversations", aged)
 
 
 async def test_marks_say_what_a_chat_is() -> None:

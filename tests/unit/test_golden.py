@@ -6,10 +6,7 @@ All is seen from outside, through commands, so that names inside may change.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from click.testing import CliRunner
 from chatlm.cli.main import cli
 from chatlm.plugin_host import hookspecs
 from chatlm.store.store import Store
+from tests.program import run_chatlm
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 OUTPUTS = GOLDEN / "outputs"
@@ -40,15 +38,10 @@ def chatlm(*arguments: str) -> bytes:
         result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.stderr
         return result.stdout_bytes
-    done = subprocess.run(
-        [sys.executable, "-m", "chatlm", *arguments],
-        capture_output=True,
-        timeout=240,
-        env=os.environ | {"COLUMNS": "100"},
-    )
+    done = run_chatlm(*arguments, environment={"COLUMNS": "100"})
     # a replay that differs ends with 1
-    assert done.returncode in ((0, 1) if "replay" in arguments else (0,)), done.stderr.decode()
-    return done.stdout
+    assert done.returncode in ((0, 1) if "replay" in arguments else (0,)), done.stderr
+    return done.stdout.encode()
 
 
 def parts(golden: Any, found: Any) -> Any:

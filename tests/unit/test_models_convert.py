@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatlm.errors import ModelError
-from chatlm.hub import gguf_convert, installed, jobs, pull
+from chatlm.hub import gguf_convert, installed, pull
 from chatlm.hub.disk import NoSpace
 from chatlm.hub.gguf_convert import PRE_TOKENIZERS, fix_pre_tokenizer
 from chatlm.hub.jobs import ignore_progress, never_cancelled
@@ -260,7 +260,7 @@ def test_how_a_conversion_ends_badly(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jobs, "module_command", lambda *_: ["sh", "-c", script])
+    monkeypatch.setattr(gguf_convert, "module_command", lambda *_: ["sh", "-c", script])
     with pytest.raises(error, match=reason):
         gguf_convert.convert_gguf(
             gguf, tmp_path / "made", tmp_path, ignore_progress, never_cancelled

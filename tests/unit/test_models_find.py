@@ -205,7 +205,7 @@ def test_finding_a_model_imports_nothing_heavy(home: Path) -> None:
     put(home, DEFAULT, DEFAULT)
     code = (
         "import sys; from chatlm.hub import installed; from chatlm.cli.models import models_group\n"
-        f"installed.find_model({DEFAULT!r}); installed.known()\n"
+        f"installed.find_model({DEFAULT!r}); installed.list_known_models()\n"
         "heavy = {'torch', 'transformers', 'huggingface_hub', 'gguf', 'textual', 'numpy', 'rich'}\n"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )

@@ -82,7 +82,7 @@ def progress(stage, done, total):
     if stage == "check":
         Path({str(marker)!r}).touch()
         time.sleep(60)
-pull.pull("tiny", progress)
+pull.pull_model("tiny", progress)
 """
     )
     root = str(Path(__file__).parents[2])
@@ -105,7 +105,7 @@ pull.pull("tiny", progress)
 def test_a_helper_ends_when_its_pull_was_killed(tmp_path: Path) -> None:
     numbers = tmp_path / "numbers"
     helper = (
-        "import os, sys, time; from chatlm.hub.jobs import exit_with_parent; end_with_parent()\n"
+        "import os, sys, time; from chatlm.hub.jobs import exit_with_parent; exit_with_parent()\n"
         "open(sys.argv[1], 'w').write(f'{os.getpid()}\\n'); time.sleep(60)"
     )
     parent = (

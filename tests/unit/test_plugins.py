@@ -19,7 +19,7 @@ from chatlm.plugin_host.discovery import find_plugins
 from chatlm.plugin_host.hookspecs import PluginContext, hookimpl
 from chatlm.plugin_host.host import MAX_FAILURES, PluginHost
 from chatlm.plugin_host.lifecycle import load_plugins, loaded_plugins
-from chatlm.types.messages import Annotation, Conversation, Message, Passage
+from chatlm.types.messages import Annotation, Conversation, Message
 
 CALL: dict[str, Any] = {
     "conversation": Conversation(0),
@@ -63,7 +63,7 @@ class Wrapper:
 
 
 def labels(host: PluginHost) -> list[str]:
-    return [a.value for a in host.gather("annotate_message", Annotation, **CALL)]
+    return [a.value for a in host.call_hook("annotate_message", **CALL)]
 
 
 def test_the_last_registered_is_called_first() -> None:
@@ -194,7 +194,7 @@ def test_failures_are_counted_for_each_hook() -> None:
     host = PluginHost([("moody", Moody())])
     for _ in range(MAX_FAILURES):
         labels(host)
-        host.gather("retrieve_passages", Passage, **CALL)
+        host.call_hook("retrieve_passages", **CALL)
     assert host.is_dropped("moody")
 
 
@@ -299,7 +299,7 @@ def test_a_crash_while_loading_leaves_the_plugin_out_until_it_is_forgiven(home: 
     code = "from chatlm.config.config import Config\n"
     code += "from chatlm.plugin_host.host import PluginHost\n"
     code += "from chatlm.plugin_host.lifecycle import load_plugins\n"
-    code += "load_all(PluginHost(), Config())"
+    code += "load_plugins(PluginHost(), Config())"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 9
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", code])
@@ -320,7 +320,7 @@ def test_a_crash_in_startup_is_noticed_too(home: Path) -> None:
         "from chatlm.plugin_host.lifecycle import loaded_plugins; from "
         "chatlm.config.config import Config\n"
     )
-    code += "with loaded(Config()): pass"
+    code += "with loaded_plugins(Config()): pass"
     codes = [subprocess.run([sys.executable, "-c", code]).returncode for _ in range(2)]
     assert codes == [9, 0]
 
@@ -332,7 +332,7 @@ def test_a_plugin_that_another_process_loads_now_is_no_crash(home: Path) -> None
         "from chatlm.plugin_host.lifecycle import loaded_plugins; from "
         "chatlm.config.config import Config\n"
     )
-    code += "with loaded(Config()): pass"
+    code += "with loaded_plugins(Config()): pass"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert other.stdout is not None
     other.stdout.readline()

@@ -77,7 +77,8 @@ def test_a_turn_is_reported_in_order_and_stored(store: Store) -> None:
     session = chat(store, ScriptedEngine("Hello you."), system="Be kind.")
     events = list(session.send("Hi"))
     assert kinds(events) == [
-        "TurnStarted", "ReplyStarted", "Fitted", "Prefill", "Delta", "Finished", "TurnFinished",
+        "TurnStarted", "ReplyStarted", "PromptReady", "Prefill", "Delta", "Finished",
+        "TurnFinished",
     ]  # fmt: skip
     turn = newest(session)
     assert turn.user == Message("user", "Hi")
@@ -260,7 +261,7 @@ def test_a_full_disk_is_told_once_and_the_reply_goes_on(
         raise StoreError("The disk is full", "Free some space.")
 
     monkeypatch.setattr(reply_writer, "JOURNAL_SECONDS", 0.0)
-    for name in ("journal", "finish_reply", "save_provenance"):
+    for name in ("journal_reply", "finish_reply", "save_provenance"):
         monkeypatch.setattr(store, name, full)
     session = chat(store, ScriptedEngine("one two three"))
     events = []
@@ -396,7 +397,9 @@ def test_a_reply_that_cannot_go_on_stays_what_it_was(store: Store) -> None:
 
 
 def test_a_reply_that_is_stopped_before_it_goes_on_stays_what_it_was(store: Store) -> None:
-    session = chat(store, ScriptedEngine("one two three", "more"), asked=Sampling(max_tokens=2))
+    session = chat(
+        store, ScriptedEngine("one two three", "more"), session_sampling=Sampling(max_tokens=2)
+    )
     list(session.send("Hi"))
     before = newest(session).reply
     assert before is not None
@@ -531,7 +534,7 @@ def test_it_is_kept_of_a_reply_that_is_stopped(store: Store, until: type) -> Non
 def test_the_first_token_waits_for_no_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reply_writer, "JOURNAL_SECONDS", 0.0)
     written: list[str] = []
-    for name in ("save_provenance", "journal"):
+    for name in ("save_provenance", "journal_reply"):
         monkeypatch.setattr(store, name, lambda *_, name=name: written.append(name))
     session = chat(store, ScriptedEngine("one two three"))
     with closing(session.send("Hi")) as events:
@@ -539,9 +542,9 @@ def test_the_first_token_waits_for_no_disk(store: Store, monkeypatch: pytest.Mon
         next(deltas)
         assert written == []
         next(deltas)
-        assert written == ["journal", "save_provenance"]
+        assert written == ["journal_reply", "save_provenance"]
         next(deltas)
-        assert written == ["journal", "save_provenance", "journal"]
+        assert written == ["journal_reply", "save_provenance", "journal_reply"]
 
 
 def test_a_reply_that_goes_on_keeps_from_where(store: Store) -> None:

@@ -23,7 +23,7 @@ with Store(Path(sys.argv[1])) as store:
         for chat_id in (own.id, 1):
             turn = store.add_turn(chat_id, f"{sys.argv[2]} {number}")
             reply = store.start_reply(turn.id, model="m")
-            store.journal(reply.id, "half")
+            store.journal_reply(reply.id, "half")
             store.finish_reply(reply.id, text="whole", stop_reason=StopReason.END, usage=Usage())
 """
 
@@ -38,7 +38,7 @@ reply = store.start_reply(turn.id, model="m")
 text = ""
 for number in range(1_000_000):
     text += f"{number} "
-    store.journal(reply.id, text)
+    store.journal_reply(reply.id, text)
     print(number, flush=True)
 """
 

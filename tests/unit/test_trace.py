@@ -151,7 +151,7 @@ def test_what_fails_is_kept_and_the_cores_messages_are_used(store: Store) -> Non
             "ValueError: returned a system message that is not the first message",
         ),
     ]
-    asked = [(m.role, m.content) for m in engine.requests[0].messages]
+    asked = [(m.role, m.text) for m in engine.requests[0].messages]
     assert asked == [("system", "Be kind."), ("user", "Hi")]
     assert newest(session).raw_input == ""
     assert sum(isinstance(event, Notice) for event in events) == 3
@@ -186,8 +186,8 @@ def test_messages_that_no_model_can_answer_are_refused(
     plugin = type("Plugin", (), {hook: staticmethod(hookimpl(functions[hook]))})()
     session, engine = chat(store, ("bad", plugin))
     list(session.send("Hi"))
-    assert [m.content for m in engine.requests[0].messages] == ["Be kind.", "Hi"]
-    (fault,) = session.plugins.past
+    assert [m.text for m in engine.requests[0].messages] == ["Be kind.", "Hi"]
+    (fault,) = session.plugins.all_faults
     assert (fault.plugin, fault.hook) == ("bad", hook)
     assert said in fault.error
 
@@ -205,8 +205,8 @@ def test_a_reply_that_a_plugin_began_is_gone_on_with_as_one_message(store: Store
     with closing(session.send("Hi")) as events:
         next(event for event in events if isinstance(event, Delta) and event.text == "one")
     list(session.continue_reply())
-    assert [m.content for m in engine.requests[1].messages] == ["Hi", "Well, one"]
-    assert session.plugins.past == []
+    assert [m.text for m in engine.requests[1].messages] == ["Hi", "Well, one"]
+    assert session.plugins.all_faults == []
 
 
 def test_regenerating_and_going_on_are_kept_with_their_reply(store: Store) -> None:
@@ -244,7 +244,7 @@ def test_nothing_is_kept_for_a_turn_that_no_plugin_touched(store: Store) -> None
 
 def test_a_plugin_that_is_off_in_the_chat_is_called_in_no_hook_of_a_turn(store: Store) -> None:
     session, engine = chat(store, ("busy", Busy()), replies=("One.", "Two.", "Three."))
-    session.without = frozenset({"busy"})
+    session.disabled_plugins = frozenset({"busy"})
     list(session.send("Hi"))
     list(session.regenerate())
     turn = newest(session)
@@ -253,9 +253,9 @@ def test_a_plugin_that_is_off_in_the_chat_is_called_in_no_hook_of_a_turn(store: 
         [],
         [],
     )
-    assert [m.content for m in engine.requests[1].messages] == ["Be kind.", "Hi"]
+    assert [m.text for m in engine.requests[1].messages] == ["Be kind.", "Hi"]
     assert engine.requests[1].adapter is None
-    assert [m.content for m in session.preview("More").request.messages][-1] == "More"
+    assert [m.text for m in session.preview("More").request.messages][-1] == "More"
     store.set_disabled_plugins(session.conversation_id, ())
     list(session.send("More"))
     assert newest(session).user.text == "Answer in one word. More"

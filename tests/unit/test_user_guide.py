@@ -20,7 +20,8 @@ GUIDE = REPOSITORY / "docs" / "guide.md"
 PAGES = (
     GUIDE,
     REPOSITORY / "README.md",
-    *(REPOSITORY / "docs" / name for name in ("design.md", "scaling.md")),
+    REPOSITORY / "CONTRIBUTING.md",
+    *(REPOSITORY / "docs" / name for name in ("design.md", "glossary.md", "scaling.md")),
 )
 
 GROUPS = (

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from chatlm.engines.model import Unsupported
 from chatlm.engines.native.compiler import KernelUnavailable
 from chatlm.engines.native.kv_cache import LANES, SequenceInput, allocate_huge_pages
 from chatlm.engines.native.lora import LoraPair, LoraWeights
@@ -31,10 +32,10 @@ _ROW_MULTIPLE = 64
 
 class _PackedMatrixStruct(ctypes.Structure):
     _fields_ = (
-        ("bands", c_void_p),
+        ("panels", c_void_p),
         ("scales", c_void_p),
         ("bias", c_void_p),
-        ("count", c_int64),
+        ("rows", c_int64),
         ("width", c_int64),
         ("format", c_int64),
     )
@@ -44,31 +45,36 @@ class _LayerStruct(ctypes.Structure):
     _fields_ = (
         *(
             (name, _PackedMatrixStruct)
-            for name in ("query_key_value", "output", "gate", "up", "down")
+            for name in ("qkv_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
         ),
-        *((name, c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")),
+        *((name, c_void_p) for name in ("input_layernorm", "post_attention_layernorm")),
+        *((name, c_void_p) for name in ("q_norm", "k_norm")),
     )
 
 
 class _ModelStruct(ctypes.Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("layers", "hidden", "heads", "key_heads", "head_size")),
-        ("inner", c_int64),
-        ("epsilon", c_float),
-        ("embedding", c_void_p),
-        ("layer", POINTER(_LayerStruct)),
+        ("num_hidden_layers", c_int64),
+        ("hidden_size", c_int64),
+        ("num_attention_heads", c_int64),
+        ("num_key_value_heads", c_int64),
+        ("head_dim", c_int64),
+        ("intermediate_size", c_int64),
+        ("rms_norm_eps", c_float),
+        ("embed_tokens", c_void_p),
+        ("layers", POINTER(_LayerStruct)),
         ("norm", c_void_p),
-        ("head", _PackedMatrixStruct),
+        ("lm_head", _PackedMatrixStruct),
     )
 
 
-class _SequenceStruct(ctypes.Structure):
+class _SequenceInputStruct(ctypes.Structure):
     _fields_ = (
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        *((name, c_int64) for name in ("layer_stride", "head_stride", "row_stride", "length")),
-        ("count", c_int64),
-        ("adapter", c_void_p),
+        ("k_cache", c_void_p),
+        ("v_cache", c_void_p),
+        *((name, c_int64) for name in ("layer_stride", "head_stride", "token_stride", "length")),
+        ("token_count", c_int64),
+        ("lora", c_void_p),
     )
 
 
@@ -113,9 +119,9 @@ class Kernel:
     def __init__(self, library: Path, dtype: torch.dtype) -> None:
         try:
             functions = ctypes.CDLL(str(library))
-            functions.row_bytes.argtypes = (c_int64, c_int64)
-            functions.row_bytes.restype = c_int64
-            functions.pack.argtypes = (
+            functions.packed_row_bytes.argtypes = (c_int64, c_int64)
+            functions.packed_row_bytes.restype = c_int64
+            functions.pack_rows.argtypes = (
                 c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p,
             )  # fmt: skip
             functions.open_decoder.argtypes = (POINTER(_ModelStruct), c_int)
@@ -123,9 +129,9 @@ class Kernel:
             functions.close_decoder.argtypes = (c_void_p,)
             functions.close_decoder.restype = None
             functions.decode.argtypes = (
-                c_void_p, POINTER(_SequenceStruct), c_int64, c_void_p, c_void_p, c_void_p,
+                c_void_p, POINTER(_SequenceInputStruct), c_int64, c_void_p, c_void_p, c_void_p,
             )  # fmt: skip
-            functions.most_at_once.restype = c_int64
+            functions.max_step_tokens.restype = c_int64
         except (OSError, AttributeError) as error:
             raise KernelUnavailable(f"{library} cannot be loaded: {error}") from error
         self.functions = functions
@@ -143,7 +149,7 @@ class Kernel:
         width = -(-columns // _ROW_MULTIPLE) * _ROW_MULTIPLE
         whole = -(-count // LANES) * LANES
         bands = allocate_huge_pages(
-            whole * self.functions.row_bytes(_FORMAT_CODES[weight_format], width)
+            whole * self.functions.packed_row_bytes(_FORMAT_CODES[weight_format], width)
         )
         scales = torch.zeros((whole // LANES, width // _ROW_MULTIPLE, LANES), dtype=torch.bfloat16)
         at = 0
@@ -152,7 +158,7 @@ class Kernel:
             if weight.shape[1] != columns or weight.dtype != self.dtype:
                 raise ValueError("a matrix of another width or number format")
             weight = weight.contiguous()
-            if self.functions.pack(
+            if self.functions.pack_rows(
                 weight.data_ptr(),
                 weight.shape[0],
                 columns,
@@ -183,8 +189,26 @@ class CDecoder:
         threads: at least one.
 
     Raises:
-        MemoryError: there is no room for them.
+        Unsupported: see `check_supported`.
+        MemoryError: there is not enough memory for them.
     """
+
+    @staticmethod
+    def check_supported(config: ModelConfig) -> None:
+        """Refuse a block other than the kernel's: pre-norms, no multipliers, QK norm per head.
+
+        Raises:
+            Unsupported: the model has such a block.
+        """
+        if set(config.tensor_names.norms) != {"pre_attention_norm", "pre_mlp_norm"}:
+            raise Unsupported("the C kernel normalizes only the inputs of attention and MLP")
+        if config.qk_norm not in (None, "head"):
+            raise Unsupported("the C kernel normalizes queries and keys only per head")
+        multipliers = (
+            config.embedding_multiplier, config.residual_multiplier, config.logits_scaling,
+        )  # fmt: skip
+        if config.attention_multiplier is not None or any(factor != 1.0 for factor in multipliers):
+            raise Unsupported("the C kernel has no multipliers")
 
     def __init__(
         self,
@@ -194,6 +218,7 @@ class CDecoder:
         weight_format: WeightFormat | None,
         threads: int,
     ) -> None:
+        self.check_supported(config)
         if weights.embed_tokens.dtype != kernel.dtype or threads < 1:
             raise ValueError("a kernel for another number format, or no thread")
         self._config, self._kernel = config, kernel
@@ -249,8 +274,8 @@ class CDecoder:
             self._pack(inner, layer.gate_proj),
             self._pack(inner, layer.up_proj),
             self._pack(chosen(layer.down_proj), layer.down_proj),
-            self._float_pointer(layer.input_layernorm),
-            self._float_pointer(layer.post_attention_layernorm),
+            self._float_pointer(layer.pre_attention_norm),
+            self._float_pointer(layer.pre_mlp_norm),
             self._float_pointer(layer.q_norm),
             self._float_pointer(layer.k_norm),
         )
@@ -262,7 +287,7 @@ class CDecoder:
     @property
     def max_step_tokens(self) -> int:
         """See `TokenDecoder.at_once`."""
-        return int(self._kernel.functions.most_at_once())
+        return int(self._kernel.functions.max_step_tokens())
 
     def decode(self, sequences: Sequence[SequenceInput], rope: Tensor) -> Tensor:
         """See `TokenDecoder.decode`; every number is what a single token would give.
@@ -280,7 +305,7 @@ class CDecoder:
             raise ValueError(f"there is no token {wrong[0]}")
         if len({id(each.kv_cache) for each in sequences}) < len(sequences):
             raise ValueError("one memory twice")
-        structures = (_SequenceStruct * len(sequences))(
+        structures = (_SequenceInputStruct * len(sequences))(
             *(self._sequence_struct(sequence, rope) for sequence in sequences)
         )
         logits = torch.empty(len(tokens), self._config.vocab_size)
@@ -314,7 +339,7 @@ class CDecoder:
         if rope.shape[0] < length + count or rope.shape[1] != shape.head_dim:
             raise ValueError("angles of another model")
         adapter = sequence.adapter
-        return _SequenceStruct(
+        return _SequenceInputStruct(
             sides[0].data_ptr(),
             sides[1].data_ptr(),
             *sides.stride()[1:4],
@@ -332,9 +357,9 @@ class _LoraPairStruct(ctypes.Structure):
     """What is added to some rows of a packed matrix."""
 
     _fields_ = (
-        ("down", c_void_p),
-        ("up", c_void_p),
-        *((name, c_int64) for name in ("rank", "width", "stride", "first", "count")),
+        ("lora_a", c_void_p),
+        ("lora_b", c_void_p),
+        *((name, c_int64) for name in ("rank", "a_stride", "b_stride", "first_row", "rows")),
         ("scale", c_float),
     )
 

@@ -13,13 +13,14 @@ import tempfile
 from pathlib import Path
 
 from chatlm.config import paths
+from chatlm.engines.model import Unsupported
 
 log = logging.getLogger(__name__)
 
 
 SOURCES = tuple(
     Path(__file__).with_name("csrc") / name
-    for name in ("kernel.c", "attention.h", "model.h", "low_rank.h", "products.h", "rows.h")
+    for name in ("kernel.c", "attention.h", "model.h", "lora.h", "matmul.h", "packing.h")
 )
 
 
@@ -34,8 +35,8 @@ COMPILE_TIMEOUT = 60
 """Seconds that a compilation may take; it takes one or two."""
 
 
-class KernelUnavailable(Exception):
-    """The kernel cannot be had on this machine; the message says why."""
+class KernelUnavailable(Unsupported):
+    """The kernel cannot be compiled or loaded on this machine; the message says why."""
 
 
 def kernel_library(*, float32: bool) -> Path:
@@ -51,7 +52,7 @@ def kernel_library(*, float32: bool) -> Path:
     if platform.machine() == "x86_64":
         command += X86_FLAGS
     if float32:
-        command.append("-DNUMBER_IS_FLOAT32")
+        command.append("-DELEMENT_IS_FLOAT32")
     folder = paths.data_dir() / "kernels"
     library = folder / f"decode-{_build_hash(command)}.so"
     if not library.is_file():

@@ -10,8 +10,8 @@ from itertools import count
 from typing import Any
 
 from chatlm.store.importing.fields import JsonObject, ParsedChat, check_time_range
-from chatlm.store.insert import fork_title
 from chatlm.store.rows import short_title
+from chatlm.store.writes import fork_title
 from chatlm.types.messages import Conversation, Message, Reply, StopReason, Turn
 
 MAX_FORKS = 20

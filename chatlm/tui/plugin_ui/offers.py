@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from textual.binding import BindingsMap
 from textual.widgets import TextArea
@@ -46,10 +45,10 @@ class Registrations:
     def __init__(self, plugins: PluginHost) -> None:
         self._plugins = plugins
         own = dict.fromkeys(commands.builtin_names(), "chatlm")
-        self.commands = self._collect(COMMANDS_HOOK, SlashCommand, own)
+        self.commands: dict[str, Registration[SlashCommand]] = self._collect(COMMANDS_HOOK, own)
         theirs = {name: offer.plugin for name, offer in self.commands.items()}
-        self.panels = self._collect(PANELS_HOOK, Panel, own | theirs)
-        self.screens = self._collect(SCREENS_HOOK, PluginScreen, {})
+        self.panels: dict[str, Registration[Panel]] = self._collect(PANELS_HOOK, own | theirs)
+        self.screens: dict[str, Registration[PluginScreen]] = self._collect(SCREENS_HOOK, {})
 
     def assign_keys(self, keys: Mapping[str, str]) -> list[str]:
         """Put the commands into the table of all commands; a key that is taken is a fault.
@@ -99,25 +98,18 @@ class Registrations:
             table.append(Command(panel.name, _help_text(does, plugin), panel.key))
         return table
 
-    def _collect(
-        self, hook: str, kind: type[ItemT], reserved: Mapping[str, str]
-    ) -> dict[str, Registration[ItemT]]:
+    def _collect(self, hook: str, reserved: Mapping[str, str]) -> dict[str, Registration[ItemT]]:
         """What all plugins offer that came through the hook.
 
         Args:
             hook: to be called.
-            kind: of what is offered.
             reserved: names that cannot be had, and who has them.
         """
         offered: dict[str, list[ItemT]] = {}
-
-        def arguments(plugin: str) -> Mapping[str, Any]:
-            offered[plugin] = []
-            return {"register": partial(_register, kind, offered[plugin])}
-
-        good = set(self._plugins.call_each_with(hook, arguments))
+        for plugin, (item,) in self._plugins.collect(hook):
+            offered.setdefault(plugin, []).append(item)
         offers: dict[str, Registration[ItemT]] = {}
-        for plugin in (name for name in self._plugins.names if name in good):
+        for plugin in (name for name in self._plugins.names if name in offered):
             owners = {**reserved, **{name: offer.plugin for name, offer in offers.items()}}
             things = {thing.name: thing for thing in offered[plugin]}
             if lost := [f"{name} (of {owners[name]})" for name in things if name in owners]:
@@ -133,12 +125,6 @@ class Registrations:
         keys = [f"{command.key} (for /{command.name})" for command in conflicting]
         hint = f'Choose others in config.toml, in [keys], for example {conflicting[0].name} = "f9".'
         self._plugins.record_failure(plugin, hook, _conflict_error("keys", keys, hint))
-
-
-def _register(kind: type[ItemT], items: list[ItemT], item: ItemT) -> None:
-    if not isinstance(item, kind):
-        raise TypeError(f"register takes a {kind.__name__}, not {type(item).__name__}")
-    items.append(item)
 
 
 def _conflict_error(noun: str, conflicts: list[str], hint: str) -> UsageError:

@@ -1,16 +1,18 @@
-/* Attention to caches in which several tokens may follow each other, and which are read in chunks. */
+/* Grouped-query attention over KV caches that are read in chunks, with a softmax merged across
+   chunks (as flash-decoding does). A sequence may add several tokens at once. */
 
 #pragma once
 
 #include "model.h"
 
-/* One head's vector, normalized where the model does that, and turned to its position. */
-static void rotate(const Decoder *d, const Entry *e, const float *x, const float *norm, float *out)
+/* One head's query or key: normalized where the model has QK norm, then rotated. */
+static void norm_and_apply_rope(const Decoder *d, const TokenState *token, const float *x,
+                                const float *norm_weight, float *out)
 {
-    int64_t half = d->model.head_size / 2;
-    const float *cosine = e->rotation, *sine = e->rotation + half;
-    if (norm)
-        normalize(x, norm, 2 * half, d->model.epsilon, out);
+    int64_t half = d->model.head_dim / 2;
+    const float *cosine = token->rope, *sine = token->rope + half;
+    if (norm_weight)
+        rms_norm(x, norm_weight, 2 * half, d->model.rms_norm_eps, out);
     else
         memcpy(out, x, (size_t)(2 * half) * sizeof *out);
     for (int64_t i = 0; i < half; i++) {
@@ -20,188 +22,201 @@ static void rotate(const Decoder *d, const Entry *e, const float *x, const float
     }
 }
 
-/* Puts the token's own key and value of one key head into the cache. */
-static void remember(const Decoder *d, const Layer *layer, int64_t entry, int64_t head, float *key,
-                     number *keys, number *values)
+/* Write the token's key and value of one KV head into the cache. */
+static void store_kv(const Decoder *d, const Layer *layer, int64_t index, int64_t head, float *key,
+                     element_t *k_row, element_t *v_row)
 {
     const Model *m = &d->model;
-    const float *projected = d->projections + entry * d->projected;
-    projected += (m->heads + head) * m->head_size;
-    rotate(d, &d->entries[entry], projected, layer->key_norm, key);
-    projected += m->key_heads * m->head_size;
-    for (int64_t i = 0; i < m->head_size; i++) {
-        keys[i] = to_number(key[i]);
-        values[i] = to_number(projected[i]);
+    const float *qkv = d->qkv + index * d->qkv_stride;
+    qkv += (m->num_attention_heads + head) * m->head_dim;
+    norm_and_apply_rope(d, &d->tokens[index], qkv, layer->k_norm, key);
+    qkv += m->num_key_value_heads * m->head_dim;
+    for (int64_t i = 0; i < m->head_dim; i++) {
+        k_row[i] = float_to_element(key[i]);
+        v_row[i] = float_to_element(qkv[i]);
     }
 }
 
-/* Tokens of a chunk that an entry attends to, itself and those before. */
-static int64_t seen_by(const Entry *e, int64_t first)
+/* Tokens of a chunk that a token attends to: itself and earlier ones. */
+static int64_t visible_tokens(const TokenState *token, int64_t first)
 {
-    return greater(lesser(e->position + 1 - first, CHUNK), 0);
+    return max_i64(min_i64(token->position + 1 - first, KV_CHUNK), 0);
 }
 
-/* The queries of a token that read one key head, scaled, with zeros up to a row. */
-static void ask(const Decoder *d, const Layer *layer, int64_t entry, int64_t head, float *out)
+/* The token's queries that share one KV head, scaled and padded with zeros to a row. */
+static void scaled_queries(const Decoder *d, const Layer *layer, int64_t index, int64_t head,
+                           float *out)
 {
     const Model *m = &d->model;
-    const Entry *e = &d->entries[entry];
-    int64_t size = m->head_size, row = e->sequence->row_stride, queries = m->heads / m->key_heads;
-    const float *projected = d->projections + entry * d->projected + head * queries * size;
+    const TokenState *token = &d->tokens[index];
+    int64_t size = m->head_dim, stride = token->sequence->token_stride;
+    int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
+    const float *query = d->qkv + index * d->qkv_stride + head * queries_per_kv_head * size;
     float scale = 1.0f / sqrtf((float)size);
-    for (int64_t q = 0; q < queries; q++, projected += size, out += row) {
-        rotate(d, e, projected, layer->query_norm, out);
-        for (int64_t i = 0; i < row; i++)
+    for (int64_t q = 0; q < queries_per_kv_head; q++, query += size, out += stride) {
+        norm_and_apply_rope(d, token, query, layer->q_norm, out);
+        for (int64_t i = 0; i < stride; i++)
             out[i] = i < size ? out[i] * scale : 0.0f;
     }
 }
 
-/* What a token sees of one chunk of one key head. */
+/* The part of one KV head's chunk that a token attends to. */
 typedef struct {
-    const number *keys, *values; /* (tokens, row) */
-    int64_t tokens, row;
-} Seen;
+    const element_t *keys, *values; /* (tokens, stride) */
+    int64_t tokens, stride;
+} KVChunk;
 
-/* The products of `count` queries with each key. What is read after that is fetched. */
-ALWAYS_INLINE void score(Seen seen, const float *queries, float *scores, const int count)
+/* Dot products of `count` queries with each key; prefetches the values and the next chunk. */
+ALWAYS_INLINE void query_key_scores(KVChunk chunk, const float *queries, float *scores,
+                                    const int count)
 {
-    const number *keys = seen.keys, *values = seen.values;
-    int64_t row = seen.row;
-    for (int64_t t = 0; t < seen.tokens; t++, keys += row, values += row) {
-        lanes sums[FEW] = {0};
-        for (int64_t i = 0; i < row; i += LANES) {
-            __builtin_prefetch(values + i);
-            __builtin_prefetch(keys + CHUNK * row + i);
+    const element_t *key = chunk.keys, *value = chunk.values;
+    int64_t stride = chunk.stride;
+    for (int64_t t = 0; t < chunk.tokens; t++, key += stride, value += stride) {
+        f32x16 sums[MAX_VECTORS] = {0};
+        for (int64_t i = 0; i < stride; i += LANES) {
+            __builtin_prefetch(value + i);
+            __builtin_prefetch(key + KV_CHUNK * stride + i);
         }
-        for (int64_t i = 0; i < row; i += LANES) {
-            lanes key = widened(keys + i);
+        for (int64_t i = 0; i < stride; i += LANES) {
+            f32x16 k = load_elements(key + i);
             for (int q = 0; q < count; q++)
-                sums[q] += key * load(queries + q * row + i);
+                sums[q] += k * load_f32x16(queries + q * stride + i);
         }
         for (int q = 0; q < count; q++)
-            scores[q * CHUNK + t] = total(sums[q]);
+            scores[q * KV_CHUNK + t] = horizontal_sum(sums[q]);
     }
 }
 
-/* CHUNK scores, the first `tokens` of which count, to weights relative to the greatest; the others
-   become 0. Writes that score and the weights' sum. */
-static void weigh(float *scores, int64_t tokens, float *most, float *sum)
+/* Replace KV_CHUNK scores by exp(score - max_score), those after the first `tokens` by 0. Also
+   gives the maximum and the sum of the weights. */
+static void softmax_chunk(float *scores, int64_t tokens, float *max_score, float *weight_sum)
 {
-    lanes all = {0};
-    float greatest[LANES];
-    for (int64_t t = tokens; t < CHUNK; t++)
+    f32x16 sums = {0};
+    float maximums[LANES];
+    for (int64_t t = tokens; t < KV_CHUNK; t++)
         scores[t] = scores[0];
-    memcpy(greatest, scores, sizeof greatest);
-    for (int64_t t = LANES; t < CHUNK; t += LANES)
+    memcpy(maximums, scores, sizeof maximums);
+    for (int64_t t = LANES; t < KV_CHUNK; t += LANES)
         for (int i = 0; i < LANES; i++)
-            greatest[i] = scores[t + i] > greatest[i] ? scores[t + i] : greatest[i];
+            maximums[i] = scores[t + i] > maximums[i] ? scores[t + i] : maximums[i];
     for (int i = 1; i < LANES; i++)
-        greatest[0] = greatest[i] > greatest[0] ? greatest[i] : greatest[0];
-    float base = greatest[0];
-    for (int64_t t = 0; t < CHUNK; t++)
-        scores[t] = exponential(scores[t] - base);
-    for (int64_t t = tokens; t < CHUNK; t++)
+        maximums[0] = maximums[i] > maximums[0] ? maximums[i] : maximums[0];
+    float maximum = maximums[0];
+    for (int64_t t = 0; t < KV_CHUNK; t++)
+        scores[t] = expf_approx(scores[t] - maximum);
+    for (int64_t t = tokens; t < KV_CHUNK; t++)
         scores[t] = 0.0f;
-    for (int64_t t = 0; t < CHUNK; t += LANES)
-        all += load(scores + t);
-    *most = base, *sum = total(all);
+    for (int64_t t = 0; t < KV_CHUNK; t += LANES)
+        sums += load_f32x16(scores + t);
+    *max_score = maximum, *weight_sum = horizontal_sum(sums);
 }
 
-/* The values, summed by `count` queries' weights; each sum stands `apart` floats further. */
-ALWAYS_INLINE void sum_up(Seen seen, const float *weights, float *out, int64_t apart,
-                          const int count)
+/* The weighted sum of the values for each of `count` queries, `output_stride` floats apart. */
+ALWAYS_INLINE void weighted_values(KVChunk chunk, const float *weights, float *out,
+                                   int64_t output_stride, const int count)
 {
-    int64_t tokens = seen.tokens, row = seen.row;
-    for (int64_t i = 0; i < row; i += LANES) {
-        lanes sums[FEW][2] = {0};
-        const number *value = seen.values + i;
-        for (int64_t t = 0; t + 1 < tokens; t += 2, value += 2 * row) {
-            lanes even = widened(value), odd = widened(value + row);
+    int64_t tokens = chunk.tokens, stride = chunk.stride;
+    for (int64_t i = 0; i < stride; i += LANES) {
+        f32x16 sums[MAX_VECTORS][2] = {0};
+        const element_t *value = chunk.values + i;
+        for (int64_t t = 0; t + 1 < tokens; t += 2, value += 2 * stride) {
+            f32x16 even = load_elements(value), odd = load_elements(value + stride);
             for (int q = 0; q < count; q++) {
-                sums[q][0] += even * weights[q * CHUNK + t];
-                sums[q][1] += odd * weights[q * CHUNK + t + 1];
+                sums[q][0] += even * weights[q * KV_CHUNK + t];
+                sums[q][1] += odd * weights[q * KV_CHUNK + t + 1];
             }
         }
         if (tokens % 2)
             for (int q = 0; q < count; q++)
-                sums[q][0] += widened(value) * weights[q * CHUNK + tokens - 1];
+                sums[q][0] += load_elements(value) * weights[q * KV_CHUNK + tokens - 1];
         for (int q = 0; q < count; q++) {
-            lanes sum = sums[q][0] + sums[q][1];
-            memcpy(out + q * apart + i, &sum, sizeof sum);
+            f32x16 sum = sums[q][0] + sums[q][1];
+            memcpy(out + q * output_stride + i, &sum, sizeof sum);
         }
     }
 }
 
-ALWAYS_INLINE void look(Seen seen, const float *queries, float *scores, float *out, int64_t apart,
-                        const int count)
+ALWAYS_INLINE void attend_chunk(KVChunk chunk, const float *queries, float *scores, float *out,
+                                int64_t output_stride, const int count)
 {
-    score(seen, queries, scores, count);
-    for (int q = 0; q < count; q++, scores += CHUNK) {
-        float *most = out + q * apart + seen.row;
-        weigh(scores, seen.tokens, most, most + 1);
+    query_key_scores(chunk, queries, scores, count);
+    for (int q = 0; q < count; q++, scores += KV_CHUNK) {
+        float *statistics = out + q * output_stride + chunk.stride;
+        softmax_chunk(scores, chunk.tokens, statistics, statistics + 1);
     }
-    sum_up(seen, scores - count * CHUNK, out, apart, count);
+    weighted_values(chunk, scores - count * KV_CHUNK, out, output_stride, count);
 }
 
-/* How one key head's queries attend to one chunk of a sequence's cache: for each query of each of
-   its tokens the weighted sum of the values, the greatest score and the sum of the weights relative
-   to it. The tokens' own keys and values are put into the chunk first. */
-static void attend(const Decoder *d, int64_t index, int64_t piece, const Scratch *s)
+/* One task: the queries of one KV head attend to one chunk of a sequence's cache. Writes for each
+   query of each token the weighted sum of the values, the maximum score and the sum of the weights.
+   First stores the keys and values of new tokens that belong to the chunk. */
+static void gqa_attention(const Decoder *d, int64_t layer_index, int64_t task,
+                          const ThreadScratch *s)
 {
     const Model *m = &d->model;
-    const Layer *layer = &m->layer[index];
-    const Entry *e = d->entries;
-    while (piece >= m->key_heads * e->chunks)
-        piece -= m->key_heads * e->chunks, e += e->sequence->count;
-    const Sequence *sequence = e->sequence;
-    int64_t head = piece / e->chunks, chunk = piece % e->chunks, first = chunk * CHUNK;
-    int64_t row = sequence->row_stride, queries = m->heads / m->key_heads;
-    int64_t at = index * sequence->layer_stride + head * sequence->head_stride + first * row;
-    number *keys = sequence->keys + at, *values = sequence->values + at;
-    const Entry *end = e + sequence->count;
-    for (const Entry *own = e; own < end; own++) {
-        int64_t place = own->position - first;
-        if (0 <= place && place < CHUNK)
-            remember(d, layer, own - d->entries, head, s->query, keys + place * row,
-                     values + place * row);
+    const Layer *layer = &m->layers[layer_index];
+    const TokenState *token = d->tokens;
+    while (task >= m->num_key_value_heads * token->kv_chunks)
+        task -= m->num_key_value_heads * token->kv_chunks, token += token->sequence->token_count;
+    const SequenceInput *sequence = token->sequence;
+    int64_t head = task / token->kv_chunks, chunk_index = task % token->kv_chunks;
+    int64_t first = chunk_index * KV_CHUNK;
+    int64_t stride = sequence->token_stride;
+    int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
+    int64_t offset =
+        layer_index * sequence->layer_stride + head * sequence->head_stride + first * stride;
+    element_t *keys = sequence->k_cache + offset, *values = sequence->v_cache + offset;
+    const TokenState *end = token + sequence->token_count;
+    for (const TokenState *added = token; added < end; added++) {
+        int64_t row = added->position - first;
+        if (0 <= row && row < KV_CHUNK)
+            store_kv(d, layer, added - d->tokens, head, s->query, keys + row * stride,
+                     values + row * stride);
     }
-    for (; e < end; e++) {
-        Seen seen = {keys, values, seen_by(e, first), row};
-        int64_t apart = e->chunks * (row + 2);
-        float *query = s->query, *part = e->partial + head * queries * apart + chunk * (row + 2);
-        if (!seen.tokens)
+    for (; token < end; token++) {
+        KVChunk chunk = {keys, values, visible_tokens(token, first), stride};
+        int64_t output_stride = token->kv_chunks * (stride + 2);
+        int64_t first_query = head * queries_per_kv_head;
+        float *queries = s->query, *out = token->partial_attention;
+        out += first_query * output_stride + chunk_index * (stride + 2);
+        if (!chunk.tokens)
             continue;
-        ask(d, layer, e - d->entries, head, query);
-        for (int64_t q = queries; q > 0; q -= FEW, query += FEW * row, part += FEW * apart)
+        scaled_queries(d, layer, token - d->tokens, head, queries);
+        for (int64_t q = queries_per_kv_head; q > 0;
+             q -= MAX_VECTORS, queries += MAX_VECTORS * stride, out += MAX_VECTORS * output_stride)
             if (q == 1)
-                look(seen, query, s->scores, part, apart, 1);
+                attend_chunk(chunk, queries, s->attention_scores, out, output_stride, 1);
             else if (q == 2)
-                look(seen, query, s->scores, part, apart, 2);
+                attend_chunk(chunk, queries, s->attention_scores, out, output_stride, 2);
             else if (q == 3)
-                look(seen, query, s->scores, part, apart, 3);
+                attend_chunk(chunk, queries, s->attention_scores, out, output_stride, 3);
             else
-                look(seen, query, s->scores, part, apart, FEW);
+                attend_chunk(chunk, queries, s->attention_scores, out, output_stride, MAX_VECTORS);
     }
 }
 
-/* Joins what the chunks gave into the input of the output projection. */
-static void gather(const Decoder *d, const Entry *e, float *out)
+/* Combine the chunks' partial results into the input of o_proj. */
+static void merge_chunks(const Decoder *d, const TokenState *token, float *out)
 {
     const Model *m = &d->model;
-    int64_t row = e->sequence->row_stride, size = row + 2, chunks = e->position / CHUNK + 1;
-    for (int64_t h = 0; h < m->heads; h++, out += m->head_size) {
-        const float *parts = e->partial + h * e->chunks * size;
-        float most = parts[row], sum = 0.0f;
+    int64_t stride = token->sequence->token_stride, partial_size = stride + 2;
+    int64_t chunks = token->position / KV_CHUNK + 1;
+    for (int64_t h = 0; h < m->num_attention_heads; h++, out += m->head_dim) {
+        const float *partials = token->partial_attention + h * token->kv_chunks * partial_size;
+        float max_score = partials[stride], weight_sum = 0.0f;
         for (int64_t c = 1; c < chunks; c++)
-            most = parts[c * size + row] > most ? parts[c * size + row] : most;
-        memset(out, 0, (size_t)m->head_size * sizeof *out);
-        for (int64_t c = 0; c < chunks; c++, parts += size) {
-            float weight = exponential(parts[row] - most);
-            sum += weight * parts[row + 1];
-            for (int64_t i = 0; i < m->head_size; i++)
-                out[i] += weight * parts[i];
+            max_score = partials[c * partial_size + stride] > max_score
+                            ? partials[c * partial_size + stride]
+                            : max_score;
+        memset(out, 0, (size_t)m->head_dim * sizeof *out);
+        for (int64_t c = 0; c < chunks; c++, partials += partial_size) {
+            float weight = expf_approx(partials[stride] - max_score);
+            weight_sum += weight * partials[stride + 1];
+            for (int64_t i = 0; i < m->head_dim; i++)
+                out[i] += weight * partials[i];
         }
-        for (int64_t i = 0; i < m->head_size; i++)
-            out[i] /= sum;
+        for (int64_t i = 0; i < m->head_dim; i++)
+            out[i] /= weight_sum;
     }
 }

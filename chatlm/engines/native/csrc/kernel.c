@@ -1,241 +1,254 @@
-/* Decodes tokens of a Llama-type model, some at once; knows nothing of Python, files or text.
+/* Decodes up to MAX_STEP_TOKENS tokens per call with a Llama-like transformer.
 
-   The weights are read once a call, and how fast memory delivers them is how fast tokens come.
-   A call is a row of phases, and a phase a number of pieces, such as some rows of a matrix. Each
-   thread takes the next piece of the phase until there is none; whoever finishes the last one opens
-   the next phase. So a thread that comes late or runs on a slow core holds no other up by more than
-   its piece. No number depends on how many threads there are, or on what else is decoded at once. */
+   Each call reads the weights once, and memory bandwidth limits the speed. A call runs through
+   phases, and a phase consists of tasks, such as some rows of a matrix. Every thread takes the next
+   task until none is left; the thread that finishes the last one starts the next phase. A thread
+   that wakes late or runs on a slow core thus delays the others by one task at most. Results do not
+   depend on the number of threads or on which other tokens are in the call. */
 
 #include "attention.h"
-#include "low_rank.h"
+#include "lora.h"
 #include "model.h"
-#include "rows.h"
+#include "packing.h"
 
 #include <sched.h>
 
-enum { PIECE_BYTES = 32 * 1024, PIECES_PER_THREAD = 8 };
+enum { TASK_BYTES = 32 * 1024, TASKS_PER_THREAD = 8 };
 enum { SPINS_BEFORE_SLEEP = 2000, SPINS_BEFORE_YIELD = 4000 };
 
-/* --- steps --------------------------------------------------------------------------------- */
+/* --- matrix products ----------------------------------------------------------------------- */
 
-/* Rows of a piece of a matrix: few enough to share the work well, whole cache lines of results. */
-static int64_t piece_rows(const Decoder *d, const Matrix *m)
+/* Rows per task: few enough to balance the load, and whole cache lines of results. */
+static int64_t rows_per_task(const Decoder *d, const PackedMatrix *m)
 {
-    int64_t rows = PIECE_BYTES / row_bytes(m->format, m->width);
-    return padded(greater(greater(rows, m->count / (d->threads * PIECES_PER_THREAD)), 1), LANES);
+    int64_t rows = TASK_BYTES / packed_row_bytes(m->format, m->width);
+    return round_up(max_i64(max_i64(rows, m->rows / (d->num_threads * TASKS_PER_THREAD)), 1),
+                    LANES);
 }
 
-static int64_t pieces_of(const Decoder *d, const Matrix *m)
+static int64_t matrix_tasks(const Decoder *d, const PackedMatrix *m)
 {
-    return (m->count + piece_rows(d, m) - 1) / piece_rows(d, m);
+    return (m->rows + rows_per_task(d, m) - 1) / rows_per_task(d, m);
 }
 
-/* Results of all tokens, so many floats apart. */
+/* One output vector per token, `stride` floats apart. */
 typedef struct {
-    float *at;
+    float *data;
     int64_t stride;
-} Vectors;
+} OutputVectors;
 
-/* y = matrix x + bias, or y += it, for some rows, whole bands, and `count` tokens. */
-ALWAYS_INLINE void
-multiply_rows(const Matrix *m, int64_t from, int64_t to, Input x, Vectors y, bool add,
-              const int count)
+/* y (+)= matrix x + bias, for the panels of rows [from, to) and `count` tokens. */
+ALWAYS_INLINE void matmul_rows(const PackedMatrix *m, int64_t from, int64_t to, Activations x,
+                               OutputVectors y, bool accumulate, const int count)
 {
-    int64_t size = LANES * row_bytes(m->format, m->width);
+    int64_t panel_bytes = LANES * packed_row_bytes(m->format, m->width);
     for (int64_t r = from; r < to; r += LANES) {
-        const uint8_t *band = m->bands + r / LANES * size;
-        lanes products[FEW];
-        if (m->format == INT8)
-            dot_int8(band, m->scales + r * m->width / STEP, x, count, products);
-        else if (m->format == INT4)
-            dot_int4(band, x, count, products);
+        const uint8_t *panel = m->panels + r / LANES * panel_bytes;
+        f32x16 products[MAX_VECTORS];
+        if (m->format == FORMAT_INT8)
+            dot_int8(panel, m->scales + r * m->width / INT8_GROUP, x, count, products);
+        else if (m->format == FORMAT_INT4)
+            dot_int4(panel, x, count, products);
         else
-            dot_bf16(band, x, count, products);
+            dot_bf16(panel, x, count, products);
         for (int i = 0; i < count; i++) {
-            float *out = y.at + i * y.stride + r;
-            lanes sum = m->bias ? products[i] + load(m->bias + r) : products[i];
-            if (add)
-                sum += load(out);
-            if (r + LANES <= m->count)
-                memcpy(out, &sum, sizeof sum);
+            float *out = y.data + i * y.stride + r;
+            f32x16 product = m->bias ? products[i] + load_f32x16(m->bias + r) : products[i];
+            if (accumulate)
+                product += load_f32x16(out);
+            if (r + LANES <= m->rows)
+                memcpy(out, &product, sizeof product);
             else
-                memcpy(out, &sum, (size_t)(m->count - r) * sizeof *out);
+                memcpy(out, &product, (size_t)(m->rows - r) * sizeof *out);
         }
     }
 }
 
-/* The same for a piece of the rows and all tokens. */
-static void multiply(const Decoder *d, const Matrix *m, int64_t piece, Input x, Vectors y, bool add)
+/* The same for the rows of one task and all tokens. */
+static void matmul(const Decoder *d, const PackedMatrix *m, int64_t task, Activations x,
+                   OutputVectors y, bool accumulate)
 {
-    int64_t from = piece * piece_rows(d, m), to = lesser(from + piece_rows(d, m), m->count);
-    for (int64_t left = d->entry_count, step; left; left -= step) {
+    int64_t from = task * rows_per_task(d, m), to = min_i64(from + rows_per_task(d, m), m->rows);
+    for (int64_t left = d->token_count, vectors; left; left -= vectors) {
         if (left >= 4)
-            step = 4, multiply_rows(m, from, to, x, y, add, 4);
+            vectors = 4, matmul_rows(m, from, to, x, y, accumulate, 4);
         else if (left >= 2)
-            step = 2, multiply_rows(m, from, to, x, y, add, 2);
+            vectors = 2, matmul_rows(m, from, to, x, y, accumulate, 2);
         else
-            step = 1, multiply_rows(m, from, to, x, y, add, 1);
-        x = from_vector(x, step), y.at += step * y.stride;
+            vectors = 1, matmul_rows(m, from, to, x, y, accumulate, 1);
+        x = activations_from(x, vectors), y.data += vectors * y.stride;
     }
 }
 
-/* What the adapters add to the same rows: of the phase's targets those from `target` on. */
-static void adapt(const Decoder *d, const Matrix *m, int64_t piece, int64_t layer, int64_t target,
-                  int64_t count, const float *low, Vectors y)
+/* Add each sequence's LoRA to the same rows: `count` pairs of the layer from `target`. */
+static void add_lora(const Decoder *d, const PackedMatrix *m, int64_t task, int64_t layer,
+                     int64_t target, int64_t count, const float *hidden, OutputVectors y)
 {
-    int64_t from = piece * piece_rows(d, m), to = lesser(from + piece_rows(d, m), m->count);
-    for (int64_t e = 0; e < d->entry_count; e++, y.at += y.stride) {
-        const Addition *adapter = d->entries[e].sequence->adapter;
-        if (!adapter)
+    int64_t from = task * rows_per_task(d, m), to = min_i64(from + rows_per_task(d, m), m->rows);
+    for (int64_t t = 0; t < d->token_count; t++, y.data += y.stride) {
+        const LoraPair *pairs = d->tokens[t].sequence->lora;
+        if (!pairs)
             continue;
-        adapter += layer * TARGETS + target;
+        pairs += layer * LORA_TARGETS + target;
         for (int64_t i = 0; i < count; i++)
-            project_up(&adapter[i], low + (e * TARGETS_AT_ONCE + i) * d->most_rank, from, to, y.at);
+            lora_up(&pairs[i], hidden + (t * MAX_PHASE_TARGETS + i) * d->max_lora_rank, from, to,
+                    y.data);
     }
 }
 
 /* --- phases -------------------------------------------------------------------------------- */
 
-enum { PROJECT, ATTEND, OUTPUT, MLP, DOWN, PHASES }; /* of each layer; then the head; then none */
+/* After the last layer come the phase of lm_head and one that ends the call. */
+enum { QKV_PROJ, ATTENTION, O_PROJ, GATE_UP_PROJ, DOWN_PROJ, PHASES_PER_LAYER };
 
-/* Of each kind of phase, the first target of adapters and how many there are. */
-static const int64_t FIRST_TARGET[PHASES] = {[PROJECT] = 0, [OUTPUT] = 3, [MLP] = 4, [DOWN] = 6};
-static const int64_t TARGETS_OF[PHASES] = {[PROJECT] = 3, [OUTPUT] = 1, [MLP] = 2, [DOWN] = 1};
+/* LoRA targets of each kind of phase. */
+static const int64_t FIRST_LORA_TARGET[PHASES_PER_LAYER] = {
+    [QKV_PROJ] = 0, [O_PROJ] = 3, [GATE_UP_PROJ] = 4, [DOWN_PROJ] = 6};
+static const int64_t LORA_TARGET_COUNT[PHASES_PER_LAYER] = {
+    [QKV_PROJ] = 3, [O_PROJ] = 1, [GATE_UP_PROJ] = 2, [DOWN_PROJ] = 1};
 
-static int64_t head_of(const Model *m) { return m->layers * PHASES; }
-static int64_t end_of(const Model *m) { return m->layers * PHASES + 1; }
+static int64_t lm_head_phase(const Model *m) { return m->num_hidden_layers * PHASES_PER_LAYER; }
+static int64_t end_phase(const Model *m) { return m->num_hidden_layers * PHASES_PER_LAYER + 1; }
 
-/* The matrix whose rows are a phase's pieces. */
-static const Matrix *matrix_of(const Model *m, int64_t phase)
+/* The matrix whose rows are divided into the phase's tasks; NULL for attention. */
+static const PackedMatrix *phase_matrix(const Model *m, int64_t phase)
 {
-    if (phase == head_of(m))
-        return &m->head;
-    const Layer *layer = &m->layer[phase / PHASES];
-    switch (phase % PHASES) {
-    case PROJECT: return &layer->query_key_value;
-    case OUTPUT: return &layer->output;
-    case MLP: return &layer->gate;
-    case DOWN: return &layer->down;
+    if (phase == lm_head_phase(m))
+        return &m->lm_head;
+    const Layer *layer = &m->layers[phase / PHASES_PER_LAYER];
+    switch (phase % PHASES_PER_LAYER) {
+    case QKV_PROJ: return &layer->qkv_proj;
+    case O_PROJ: return &layer->o_proj;
+    case GATE_UP_PROJ: return &layer->gate_proj;
+    case DOWN_PROJ: return &layer->down_proj;
     default: return NULL;
     }
 }
 
-/* What the adapters' lower halves give in a phase, from its input. */
-static void lower(const Decoder *d, int64_t phase, Input input, float *low)
+/* hidden = scale * A x of each sequence's LoRA pairs in the phase. */
+static void lora_down_phase(const Decoder *d, int64_t phase, Activations input, float *hidden)
 {
-    int64_t kind = phase % PHASES;
-    for (int64_t e = 0; e < d->entry_count; e++) {
-        const Addition *adapter = d->entries[e].sequence->adapter;
-        if (!adapter || phase == head_of(&d->model))
+    int64_t kind = phase % PHASES_PER_LAYER;
+    for (int64_t t = 0; t < d->token_count; t++) {
+        const LoraPair *pairs = d->tokens[t].sequence->lora;
+        if (!pairs || phase == lm_head_phase(&d->model))
             continue;
-        adapter += phase / PHASES * TARGETS + FIRST_TARGET[kind];
-        for (int64_t i = 0; i < TARGETS_OF[kind]; i++)
-            project_down(&adapter[i], input.numbers + e * input.width,
-                         low + (e * TARGETS_AT_ONCE + i) * d->most_rank);
+        pairs += phase / PHASES_PER_LAYER * LORA_TARGETS + FIRST_LORA_TARGET[kind];
+        for (int64_t i = 0; i < LORA_TARGET_COUNT[kind]; i++)
+            lora_down(&pairs[i], input.values + t * input.stride,
+                      hidden + (t * MAX_PHASE_TARGETS + i) * d->max_lora_rank);
     }
 }
 
-/* Makes what a thread needs for itself before its first piece of a phase. */
-static void prepare_phase(const Decoder *d, int64_t phase, Scratch *s)
+/* Compute the input of a phase. Each thread does so before its first task: sharing it costs more.
+ */
+static void prepare_phase(const Decoder *d, int64_t phase, ThreadScratch *s)
 {
     const Model *m = &d->model;
-    const Matrix *matrix = matrix_of(m, phase);
-    bool head = phase == head_of(m);
-    const Layer *layer = head ? NULL : &m->layer[phase / PHASES];
-    int64_t kind = head ? PROJECT : phase % PHASES;
-    if (!matrix || (s->job == atomic_load(&d->job) && s->phase == phase))
+    const PackedMatrix *matrix = phase_matrix(m, phase);
+    bool is_lm_head = phase == lm_head_phase(m);
+    const Layer *layer = is_lm_head ? NULL : &m->layers[phase / PHASES_PER_LAYER];
+    int64_t kind = is_lm_head ? QKV_PROJ : phase % PHASES_PER_LAYER;
+    if (!matrix || (s->call == atomic_load(&d->call) && s->phase == phase))
         return;
-    s->job = atomic_load(&d->job), s->phase = phase;
-    float *numbers = kind == OUTPUT ? s->attended : kind == DOWN ? d->gate : s->vector;
-    const float *norm = head ? m->norm : kind == MLP ? layer->mlp_norm : layer->attention_norm;
-    s->input.numbers = numbers, s->input.width = matrix->width;
-    for (int64_t e = 0; e < d->entry_count; e++, numbers += matrix->width) {
-        if (kind == OUTPUT)
-            gather(d, &d->entries[e], numbers);
-        else if (kind != DOWN)
-            normalize(d->stream + e * d->hidden, norm, m->hidden, m->epsilon, numbers);
-        if (matrix->format != BF16)
-            complete(from_vector(s->input, e));
+    s->call = atomic_load(&d->call), s->phase = phase;
+    float *values = kind == O_PROJ ? s->attention : kind == DOWN_PROJ ? d->gate_out : s->normed;
+    const float *norm = is_lm_head             ? m->norm
+                        : kind == GATE_UP_PROJ ? layer->post_attention_layernorm
+                                               : layer->input_layernorm;
+    s->input.values = values, s->input.stride = matrix->width;
+    for (int64_t t = 0; t < d->token_count; t++, values += matrix->width) {
+        if (kind == O_PROJ)
+            merge_chunks(d, &d->tokens[t], values);
+        else if (kind != DOWN_PROJ)
+            rms_norm(d->residual + t * d->hidden_stride, norm, m->hidden_size, m->rms_norm_eps,
+                     values);
+        if (matrix->format != FORMAT_BF16)
+            quantize_activations(activations_from(s->input, t));
     }
-    if (d->most_rank)
-        lower(d, phase, s->input, s->low);
+    if (d->max_lora_rank)
+        lora_down_phase(d, phase, s->input, s->lora_hidden);
 }
 
-static void mlp(const Decoder *d, int64_t index, int64_t piece, const Scratch *s)
+static void gate_up_silu(const Decoder *d, int64_t layer_index, int64_t task,
+                         const ThreadScratch *s)
 {
-    const Layer *layer = &d->model.layer[index];
-    int64_t rows = piece_rows(d, &layer->gate), from = piece * rows;
-    int64_t to = lesser(from + rows, d->model.inner);
-    Vectors gate = {d->gate, d->inner}, up = {d->up, d->inner};
-    multiply(d, &layer->gate, piece, s->input, gate, false);
-    multiply(d, &layer->up, piece, s->input, up, false);
-    if (d->most_rank) {
-        int64_t target = FIRST_TARGET[MLP];
-        adapt(d, &layer->gate, piece, index, target, 1, s->low, gate);
-        adapt(d, &layer->up, piece, index, target + 1, 1, s->low + d->most_rank, up);
+    const Layer *layer = &d->model.layers[layer_index];
+    int64_t rows = rows_per_task(d, &layer->gate_proj), from = task * rows;
+    int64_t to = min_i64(from + rows, d->model.intermediate_size);
+    OutputVectors gate = {d->gate_out, d->intermediate_stride},
+                  up = {d->up_out, d->intermediate_stride};
+    matmul(d, &layer->gate_proj, task, s->input, gate, false);
+    matmul(d, &layer->up_proj, task, s->input, up, false);
+    if (d->max_lora_rank) {
+        int64_t target = FIRST_LORA_TARGET[GATE_UP_PROJ];
+        add_lora(d, &layer->gate_proj, task, layer_index, target, 1, s->lora_hidden, gate);
+        add_lora(d, &layer->up_proj, task, layer_index, target + 1, 1,
+                 s->lora_hidden + d->max_lora_rank, up);
     }
-    for (int64_t e = 0; e < d->entry_count; e++, gate.at += gate.stride, up.at += up.stride)
+    for (int64_t t = 0; t < d->token_count; t++, gate.data += gate.stride, up.data += up.stride)
         for (int64_t i = from; i < to; i++)
-            gate.at[i] = gate.at[i] / (1.0f + exponential(-gate.at[i])) * up.at[i];
+            gate.data[i] = gate.data[i] / (1.0f + expf_approx(-gate.data[i])) * up.data[i];
 }
 
-static void do_piece(const Decoder *d, int64_t phase, int64_t piece, Scratch *s)
+static void run_task(const Decoder *d, int64_t phase, int64_t task, ThreadScratch *s)
 {
     const Model *m = &d->model;
-    const Matrix *matrix = matrix_of(m, phase);
-    int64_t index = phase / PHASES, kind = phase % PHASES;
+    const PackedMatrix *matrix = phase_matrix(m, phase);
+    int64_t index = phase / PHASES_PER_LAYER, kind = phase % PHASES_PER_LAYER;
     prepare_phase(d, phase, s);
-    if (phase == head_of(m)) {
-        multiply(d, matrix, piece, s->input, (Vectors){d->logits, m->head.count}, false);
-    } else if (kind == ATTEND) {
-        attend(d, index, piece, s);
-    } else if (kind == MLP) {
-        mlp(d, index, piece, s);
+    if (phase == lm_head_phase(m)) {
+        matmul(d, matrix, task, s->input, (OutputVectors){d->logits, m->lm_head.rows}, false);
+    } else if (kind == ATTENTION) {
+        gqa_attention(d, index, task, s);
+    } else if (kind == GATE_UP_PROJ) {
+        gate_up_silu(d, index, task, s);
     } else {
-        Vectors y = {d->stream, d->hidden};
-        if (kind == PROJECT)
-            y = (Vectors){d->projections, d->projected};
-        multiply(d, matrix, piece, s->input, y, kind != PROJECT);
-        if (d->most_rank)
-            adapt(d, matrix, piece, index, FIRST_TARGET[kind], TARGETS_OF[kind], s->low, y);
+        OutputVectors y = {d->residual, d->hidden_stride};
+        if (kind == QKV_PROJ)
+            y = (OutputVectors){d->qkv, d->qkv_stride};
+        matmul(d, matrix, task, s->input, y, kind != QKV_PROJ);
+        if (d->max_lora_rank)
+            add_lora(d, matrix, task, index, FIRST_LORA_TARGET[kind], LORA_TARGET_COUNT[kind],
+                     s->lora_hidden, y);
     }
 }
 
-/* Pieces of the attention to all caches. */
-static int64_t attention_pieces(const Decoder *d)
+/* One task per KV head and chunk of each sequence. */
+static int64_t attention_tasks(const Decoder *d)
 {
-    int64_t pieces = 0;
-    for (int64_t e = 0; e < d->entry_count; e += d->entries[e].sequence->count)
-        pieces += d->model.key_heads * d->entries[e].chunks;
-    return pieces;
+    int64_t tasks = 0;
+    for (int64_t t = 0; t < d->token_count; t += d->tokens[t].sequence->token_count)
+        tasks += d->model.num_key_value_heads * d->tokens[t].kv_chunks;
+    return tasks;
 }
 
 /* --- threads ------------------------------------------------------------------------------- */
 
-/* Phase, pieces and next piece are one number, so that who takes a piece knows what it is of. */
-static unsigned long long ticket_of(int64_t phase, int64_t pieces)
+/* One word holds phase, task count and next task, so that one atomic operation takes a task. */
+static unsigned long long make_ticket(int64_t phase, int64_t tasks)
 {
-    return (unsigned long long)phase << 48 | (unsigned long long)pieces << 24;
+    return (unsigned long long)phase << 48 | (unsigned long long)tasks << 24;
 }
-static int64_t phase_of(unsigned long long ticket) { return (int64_t)(ticket >> 48); }
-static int64_t pieces_in(unsigned long long ticket) { return ticket >> 24 & 0xffffff; }
-static int64_t next_of(unsigned long long ticket) { return ticket & 0xffffff; }
+static int64_t ticket_phase(unsigned long long ticket) { return (int64_t)(ticket >> 48); }
+static int64_t ticket_tasks(unsigned long long ticket) { return ticket >> 24 & 0xffffff; }
+static int64_t ticket_next_task(unsigned long long ticket) { return ticket & 0xffffff; }
 
-static void open_phase(Decoder *d, int64_t phase)
+static void begin_phase(Decoder *d, int64_t phase)
 {
     const Model *m = &d->model;
-    const Matrix *matrix = phase <= head_of(m) ? matrix_of(m, phase) : NULL;
-    int64_t pieces = matrix                          ? pieces_of(d, matrix)
-                     : phase < head_of(m) ? attention_pieces(d)
-                                                  : 0;
-    atomic_store(&d->finished, 0);
-    atomic_store(&d->ticket, ticket_of(phase, pieces));
+    const PackedMatrix *matrix = phase <= lm_head_phase(m) ? phase_matrix(m, phase) : NULL;
+    int64_t tasks = matrix                     ? matrix_tasks(d, matrix)
+                    : phase < lm_head_phase(m) ? attention_tasks(d)
+                                               : 0;
+    atomic_store(&d->finished_tasks, 0);
+    atomic_store(&d->ticket, make_ticket(phase, tasks));
 }
 
-static inline void wait_a_little(int *spins)
+static inline void spin_wait(int *spins)
 {
     if (++*spins > SPINS_BEFORE_YIELD)
-        sched_yield(); /* the other thread may be waiting for this very core */
+        sched_yield(); /* the other thread may be waiting for this core */
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -243,205 +256,221 @@ static inline void wait_a_little(int *spins)
 #endif
 }
 
-/* Takes pieces until the call is done. */
-static void work(Decoder *d, Scratch *s)
+/* Run tasks until the call is done. */
+static void run_tasks(Decoder *d, ThreadScratch *s)
 {
     for (int spins = 0;;) {
         unsigned long long ticket = atomic_load(&d->ticket);
-        if (phase_of(ticket) == end_of(&d->model))
+        if (ticket_phase(ticket) == end_phase(&d->model))
             return;
-        if (next_of(ticket) >= pieces_in(ticket)) {
-            wait_a_little(&spins);
+        if (ticket_next_task(ticket) >= ticket_tasks(ticket)) {
+            spin_wait(&spins);
             continue;
         }
         ticket = atomic_fetch_add(&d->ticket, 1);
-        if (next_of(ticket) >= pieces_in(ticket))
+        if (ticket_next_task(ticket) >= ticket_tasks(ticket))
             continue;
         spins = 0;
-        do_piece(d, phase_of(ticket), next_of(ticket), s);
-        if (atomic_fetch_add(&d->finished, 1) + 1 == pieces_in(ticket))
-            open_phase(d, phase_of(ticket) + 1);
+        run_task(d, ticket_phase(ticket), ticket_next_task(ticket), s);
+        if (atomic_fetch_add(&d->finished_tasks, 1) + 1 == ticket_tasks(ticket))
+            begin_phase(d, ticket_phase(ticket) + 1);
     }
 }
 
 typedef struct {
     Decoder *decoder;
     int thread;
-} Helper;
+} Worker;
 
-static void *help(void *given)
+static void *worker_main(void *argument)
 {
-    Helper helper = *(Helper *)given;
-    Decoder *d = helper.decoder;
-    free(given);
+    Worker worker = *(Worker *)argument;
+    Decoder *d = worker.decoder;
+    free(argument);
     for (unsigned done = 0;;) {
-        for (int spins = 0; spins < SPINS_BEFORE_SLEEP && atomic_load(&d->job) == done;)
-            wait_a_little(&spins);
+        for (int spins = 0; spins < SPINS_BEFORE_SLEEP && atomic_load(&d->call) == done;)
+            spin_wait(&spins);
         pthread_mutex_lock(&d->lock);
-        while (atomic_load(&d->job) == done)
+        while (atomic_load(&d->call) == done)
             pthread_cond_wait(&d->wake, &d->lock);
-        done = atomic_load(&d->job);
+        done = atomic_load(&d->call);
         bool closing = d->closing;
         pthread_mutex_unlock(&d->lock);
         if (closing)
             return NULL;
-        work(d, &d->scratch[helper.thread]);
+        run_tasks(d, &d->scratch[worker.thread]);
     }
 }
 
-/* Opens a phase and wakes the helpers for it. */
-static void start(Decoder *d, int64_t phase, bool closing)
+/* Start a phase and wake the worker threads. */
+static void wake_workers(Decoder *d, int64_t phase, bool closing)
 {
     pthread_mutex_lock(&d->lock);
     d->closing = closing;
-    atomic_fetch_add(&d->job, 1); /* before a helper that is still awake can take a piece */
-    open_phase(d, phase);
+    atomic_fetch_add(&d->call, 1); /* before a worker that is still awake takes a task */
+    begin_phase(d, phase);
     pthread_cond_broadcast(&d->wake);
     pthread_mutex_unlock(&d->lock);
 }
 
-/* --- for the caller ------------------------------------------------------------------------ */
+/* --- public functions ---------------------------------------------------------------------- */
 
-/* Frees a decoder; no other call may be under way. */
+/* Free a decoder; no other call may be running. */
 void close_decoder(Decoder *d)
 {
-    start(d, end_of(&d->model), true);
-    for (int i = 0; i < d->started; i++)
-        pthread_join(d->helpers[i], NULL);
+    wake_workers(d, end_phase(&d->model), true);
+    for (int i = 0; i < d->num_workers; i++)
+        pthread_join(d->workers[i], NULL);
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->wake);
-    free(d->memory), free(d->partial), free(d->low);
-    free(d->scratch), free(d->helpers), free(d);
+    free(d->arena), free(d->partial_attention), free(d->lora_hidden);
+    free(d->scratch), free(d->workers), free(d);
 }
 
-static float *take(float **memory, int64_t count)
+static float *arena_alloc(float **arena, int64_t count)
 {
-    float *taken = *memory;
-    *memory += padded(count, LANES);
-    return taken;
+    float *block = *arena;
+    *arena += round_up(count, LANES);
+    return block;
 }
 
-/* Memory for all that threads share and need for themselves, zeros at first. */
-static bool furnish(Decoder *d)
+/* Allocate the shared buffers and those of each thread, zero-initialized. */
+static bool allocate_buffers(Decoder *d)
 {
     const Model *m = &d->model;
-    int64_t row = padded(m->head_size, LANES), queries = m->heads / m->key_heads;
-    d->hidden = padded(m->hidden, STEP), d->inner = padded(m->inner, STEP);
-    d->attended = padded(m->heads * m->head_size, STEP);
-    d->projected = padded((m->heads + 2 * m->key_heads) * m->head_size, LANES);
-    int64_t widest = greater(greater(d->hidden, d->attended), d->inner);
-    int64_t bytes = MOST * widest / (int64_t)sizeof(float);
-    int64_t steps = MOST * widest / STEP, sums = MOST * widest / GROUP;
-    int64_t own = MOST * (d->hidden + d->attended) + queries * row + FEW * CHUNK;
-    own += 2 * bytes + steps + sums;
-    int64_t all = MOST * (d->hidden + d->projected + 2 * d->inner) + d->threads * own;
-    d->memory = aligned_alloc(64, (size_t)all * sizeof(float));
-    d->scratch = calloc((size_t)d->threads, sizeof *d->scratch);
-    d->helpers = calloc((size_t)d->threads, sizeof *d->helpers);
-    if (!d->memory || !d->scratch || !d->helpers)
+    int64_t stride = round_up(m->head_dim, LANES);
+    int64_t queries_per_kv_head = m->num_attention_heads / m->num_key_value_heads;
+    d->hidden_stride = round_up(m->hidden_size, INT8_GROUP);
+    d->intermediate_stride = round_up(m->intermediate_size, INT8_GROUP);
+    d->attention_stride = round_up(m->num_attention_heads * m->head_dim, INT8_GROUP);
+    d->qkv_stride =
+        round_up((m->num_attention_heads + 2 * m->num_key_value_heads) * m->head_dim, LANES);
+    int64_t widest =
+        max_i64(max_i64(d->hidden_stride, d->attention_stride), d->intermediate_stride);
+    int64_t quantized = MAX_STEP_TOKENS * widest / (int64_t)sizeof(float);
+    int64_t scales = MAX_STEP_TOKENS * widest / INT8_GROUP;
+    int64_t sums = MAX_STEP_TOKENS * widest / INT4_GROUP;
+    int64_t per_thread = MAX_STEP_TOKENS * (d->hidden_stride + d->attention_stride)
+                         + queries_per_kv_head * stride + MAX_VECTORS * KV_CHUNK;
+    per_thread += 2 * quantized + scales + sums;
+    int64_t total =
+        MAX_STEP_TOKENS * (d->hidden_stride + d->qkv_stride + 2 * d->intermediate_stride)
+        + d->num_threads * per_thread;
+    d->arena = aligned_alloc(64, (size_t)total * sizeof(float));
+    d->scratch = calloc((size_t)d->num_threads, sizeof *d->scratch);
+    d->workers = calloc((size_t)d->num_threads, sizeof *d->workers);
+    if (!d->arena || !d->scratch || !d->workers)
         return false;
-    memset(d->memory, 0, (size_t)all * sizeof(float));
-    float *at = d->memory;
-    d->stream = take(&at, MOST * d->hidden), d->projections = take(&at, MOST * d->projected);
-    d->gate = take(&at, MOST * d->inner), d->up = take(&at, MOST * d->inner);
-    for (int i = 0; i < d->threads; i++) {
-        Scratch *s = &d->scratch[i];
-        s->vector = take(&at, MOST * d->hidden), s->attended = take(&at, MOST * d->attended);
-        s->query = take(&at, queries * row), s->scores = take(&at, FEW * CHUNK);
-        s->input.high = (int8_t *)take(&at, bytes), s->input.low = (int8_t *)take(&at, bytes);
-        s->input.steps = take(&at, steps), s->input.sums = take(&at, sums);
+    memset(d->arena, 0, (size_t)total * sizeof(float));
+    float *next = d->arena;
+    d->residual = arena_alloc(&next, MAX_STEP_TOKENS * d->hidden_stride);
+    d->qkv = arena_alloc(&next, MAX_STEP_TOKENS * d->qkv_stride);
+    d->gate_out = arena_alloc(&next, MAX_STEP_TOKENS * d->intermediate_stride);
+    d->up_out = arena_alloc(&next, MAX_STEP_TOKENS * d->intermediate_stride);
+    for (int i = 0; i < d->num_threads; i++) {
+        ThreadScratch *s = &d->scratch[i];
+        s->normed = arena_alloc(&next, MAX_STEP_TOKENS * d->hidden_stride);
+        s->attention = arena_alloc(&next, MAX_STEP_TOKENS * d->attention_stride);
+        s->query = arena_alloc(&next, queries_per_kv_head * stride);
+        s->attention_scores = arena_alloc(&next, MAX_VECTORS * KV_CHUNK);
+        s->input.q_high = (int8_t *)arena_alloc(&next, quantized);
+        s->input.q_low = (int8_t *)arena_alloc(&next, quantized);
+        s->input.scales = arena_alloc(&next, scales);
+        s->input.group_sums = arena_alloc(&next, sums);
     }
     return true;
 }
 
-/* A decoder of the model, whose memory must outlive it; NULL without memory or threads. */
+/* Open a decoder for a model whose memory outlives it; NULL when out of memory or threads. */
 Decoder *open_decoder(const Model *model, int threads)
 {
-    Decoder *d = aligned_alloc(64, (size_t)padded(sizeof *d, 64));
+    Decoder *d = aligned_alloc(64, (size_t)round_up(sizeof *d, 64));
     if (!d)
         return NULL;
     memset(d, 0, sizeof *d);
-    d->model = *model, d->threads = threads;
+    d->model = *model, d->num_threads = threads;
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->wake, NULL);
-    open_phase(d, end_of(model));
-    bool able = furnish(d);
-    for (int i = 1; able && i < threads; i++) {
-        Helper *helper = malloc(sizeof *helper);
-        if (helper)
-            *helper = (Helper){d, i};
-        able = helper && !pthread_create(&d->helpers[i - 1], NULL, help, helper);
-        d->started += able;
-        if (!able)
-            free(helper);
+    begin_phase(d, end_phase(model));
+    bool ok = allocate_buffers(d);
+    for (int i = 1; ok && i < threads; i++) {
+        Worker *worker = malloc(sizeof *worker);
+        if (worker)
+            *worker = (Worker){d, i};
+        ok = worker && !pthread_create(&d->workers[i - 1], NULL, worker_main, worker);
+        d->num_workers += ok;
+        if (!ok)
+            free(worker);
     }
-    if (able)
+    if (ok)
         return d;
     close_decoder(d);
     return NULL;
 }
 
-/* Memory for at least so many floats in the place of what was there. */
-static bool make_room(float **place, int64_t *room, int64_t wanted)
+/* Make a buffer hold at least `size` floats. */
+static bool grow_buffer(float **buffer, int64_t *capacity, int64_t size)
 {
-    if (wanted <= *room)
+    if (size <= *capacity)
         return true;
-    float *larger = realloc(*place, (size_t)(2 * wanted) * sizeof *larger);
+    float *larger = realloc(*buffer, (size_t)(2 * size) * sizeof *larger);
     if (!larger)
         return false;
-    *place = larger, *room = 2 * wanted;
+    *buffer = larger, *capacity = 2 * size;
     return true;
 }
 
-/* Takes up the tokens of all sequences, whose positions' angles are in `turns`. */
-static bool take_up(Decoder *d, const Sequence *sequences, int64_t count, const float *turns)
+/* Set up the TokenState of each token and the buffers that depend on their number. */
+static bool prepare_tokens(Decoder *d, const SequenceInput *sequences, int64_t count,
+                           const float *rope)
 {
     const Model *m = &d->model;
-    int64_t room = 0, size = sequences->row_stride + 2;
-    d->entry_count = d->most_rank = 0;
-    for (const Sequence *s = sequences; s < sequences + count; s++) {
-        int64_t chunks = (s->length + s->count - 1) / CHUNK + 1;
-        for (int64_t i = 0; i < s->count; i++, room += m->heads * chunks * size) {
-            const float *rotation = turns + (s->length + i) * m->head_size;
-            Entry *entry = &d->entries[d->entry_count++];
-            *entry = (Entry){s, s->length + i, rotation, NULL, chunks};
+    int64_t partial_size = 0, head_partial = sequences->token_stride + 2;
+    d->token_count = d->max_lora_rank = 0;
+    for (const SequenceInput *s = sequences; s < sequences + count; s++) {
+        int64_t chunks = (s->length + s->token_count - 1) / KV_CHUNK + 1;
+        for (int64_t i = 0; i < s->token_count;
+             i++, partial_size += m->num_attention_heads * chunks * head_partial) {
+            const float *angles = rope + (s->length + i) * m->head_dim;
+            TokenState *token = &d->tokens[d->token_count++];
+            *token = (TokenState){s, s->length + i, angles, NULL, chunks};
         }
-        for (int64_t i = 0; s->adapter && i < m->layers * TARGETS; i++)
-            d->most_rank = greater(d->most_rank, s->adapter[i].rank);
+        for (int64_t i = 0; s->lora && i < m->num_hidden_layers * LORA_TARGETS; i++)
+            d->max_lora_rank = max_i64(d->max_lora_rank, s->lora[i].rank);
     }
-    int64_t low = MOST * TARGETS_AT_ONCE * d->most_rank;
-    if (!make_room(&d->partial, &d->partial_room, room)
-        || !make_room(&d->low, &d->low_room, d->threads * low))
+    int64_t lora_size = MAX_STEP_TOKENS * MAX_PHASE_TARGETS * d->max_lora_rank;
+    if (!grow_buffer(&d->partial_attention, &d->partial_attention_capacity, partial_size)
+        || !grow_buffer(&d->lora_hidden, &d->lora_hidden_capacity, d->num_threads * lora_size))
         return false;
-    for (int i = 0; i < d->threads; i++)
-        d->scratch[i].low = d->low + i * low;
-    float *at = d->partial;
-    for (Entry *e = d->entries; e < d->entries + d->entry_count; e++) {
-        e->partial = at;
-        at += m->heads * e->chunks * size;
+    for (int i = 0; i < d->num_threads; i++)
+        d->scratch[i].lora_hidden = d->lora_hidden + i * lora_size;
+    float *next = d->partial_attention;
+    for (TokenState *token = d->tokens; token < d->tokens + d->token_count; token++) {
+        token->partial_attention = next;
+        next += m->num_attention_heads * token->kv_chunks * head_partial;
     }
     return true;
 }
 
-int64_t most_at_once(void) { return MOST; }
+int64_t max_step_tokens(void) { return MAX_STEP_TOKENS; }
 
-/* Adds tokens, MOST at most, to the caches of their sequences, and writes the logits after each:
-   (tokens, vocabulary). What is written is what one token a call would give, to the last bit.
+/* Add at most MAX_STEP_TOKENS tokens to the KV caches of their sequences, and write the logits
+   after each: (tokens, vocab_size). They are bit for bit those of one token per call.
 
-   `turns` holds the cosines, then the sines, of each position's angles: head_size / 2 each.
-   0, or -1 without memory, when nothing was done. */
-int decode(Decoder *d, const Sequence *sequences, int64_t count, const int64_t *tokens,
-           const float *turns, float *logits)
+   `rope` is (positions, head_dim): head_dim / 2 cosines, then as many sines. Returns 0, or -1 when
+   out of memory, with nothing changed. */
+int decode(Decoder *d, const SequenceInput *sequences, int64_t count, const int64_t *tokens,
+           const float *rope, float *logits)
 {
-    if (!take_up(d, sequences, count, turns))
+    if (!prepare_tokens(d, sequences, count, rope))
         return -1;
     d->logits = logits;
-    for (int64_t e = 0; e < d->entry_count; e++) {
-        const number *embedding = d->model.embedding + tokens[e] * d->model.hidden;
-        for (int64_t i = 0; i < d->model.hidden; i++)
-            d->stream[e * d->hidden + i] = to_float(embedding[i]);
+    for (int64_t t = 0; t < d->token_count; t++) {
+        const element_t *row = d->model.embed_tokens + tokens[t] * d->model.hidden_size;
+        for (int64_t i = 0; i < d->model.hidden_size; i++)
+            d->residual[t * d->hidden_stride + i] = element_to_float(row[i]);
     }
-    start(d, 0, false);
-    work(d, &d->scratch[0]);
+    wake_workers(d, 0, false);
+    run_tasks(d, &d->scratch[0]);
     return 0;
 }

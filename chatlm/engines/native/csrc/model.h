@@ -1,98 +1,103 @@
-/* What the kernel computes with: a model, the tokens that are under way, and threads' own memory. */
+/* Data structures of the decoder: model, sequences, tokens and buffers; and RMSNorm. */
 
 #pragma once
 
-#include "low_rank.h"
-#include "products.h"
-#include "rows.h"
+#include "lora.h"
+#include "matmul.h"
+#include "packing.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
-enum { CHUNK = 64 };  /* tokens of a cache that are attended to in one piece */
-enum { MOST = 16 };   /* tokens that are decoded at once */
-enum { TARGETS = 7 }; /* matrices of a layer that an adapter may change, in the phases' order */
-enum { TARGETS_AT_ONCE = 3 }; /* of them in one phase */
+enum { KV_CHUNK = 64 };        /* tokens of the KV cache that one attention task reads */
+enum { MAX_STEP_TOKENS = 16 }; /* tokens per call */
+enum {
+    LORA_TARGETS = 7
+}; /* matrices of a layer that LoRA may change, in the order of the phases */
+enum { MAX_PHASE_TARGETS = 3 }; /* of these, in one phase */
 
 typedef struct {
-    const uint8_t *bands;
+    const uint8_t *panels;
     const uint16_t *scales; /* INT8 only */
-    const float *bias;      /* one a row, zeros behind them up to a whole band, or NULL */
-    int64_t count;
-    int64_t width; /* numbers in a row */
+    const float *bias;      /* (rows,) padded with zeros to whole panels, or NULL */
+    int64_t rows;
+    int64_t width; /* padded columns */
     int64_t format;
-} Matrix;
+} PackedMatrix;
 
 typedef struct {
-    Matrix query_key_value, output, gate, up, down;
-    const float *attention_norm, *mlp_norm;
-    const float *query_norm, *key_norm; /* (head_size,), or NULL */
+    PackedMatrix qkv_proj, o_proj, gate_proj, up_proj, down_proj;
+    const float *input_layernorm, *post_attention_layernorm;
+    const float *q_norm, *k_norm; /* (head_dim,), or NULL */
 } Layer;
 
 typedef struct {
-    int64_t layers, hidden, heads, key_heads, head_size, inner;
-    float epsilon;
-    const number *embedding; /* (vocabulary, hidden) */
-    const Layer *layer;
+    int64_t num_hidden_layers, hidden_size, num_attention_heads, num_key_value_heads, head_dim,
+        intermediate_size;
+    float rms_norm_eps;
+    const element_t *embed_tokens; /* (vocab_size, hidden_size) */
+    const Layer *layers;
     const float *norm;
-    Matrix head;
+    PackedMatrix lm_head;
 } Model;
 
-/* Tokens that follow each other, and the cache that they are added to. */
+/* Consecutive tokens of one sequence, and its KV cache. */
 typedef struct {
-    number *keys, *values;                         /* (layers, key_heads, room, row) */
-    int64_t layer_stride, head_stride, row_stride; /* in numbers; a row is a multiple of LANES */
-    int64_t length;                                /* tokens that are there already */
-    int64_t count;                                 /* tokens to be added */
-    const Addition *adapter;                       /* (layers, TARGETS), or NULL */
-} Sequence;
+    element_t *k_cache, *v_cache; /* (layers, KV heads, capacity, padded head_dim) */
+    int64_t layer_stride, head_stride,
+        token_stride;     /* in elements; a token's row is padded to LANES */
+    int64_t length;       /* tokens in the cache */
+    int64_t token_count;  /* tokens to add */
+    const LoraPair *lora; /* (layers, LORA_TARGETS), or NULL */
+} SequenceInput;
 
-/* One token that is under way. */
+/* One token of the current call. */
 typedef struct {
-    const Sequence *sequence;
+    const SequenceInput *sequence;
     int64_t position;
-    const float *rotation; /* cosines, then sines, of the position's angles */
-    float *partial;        /* what the chunks of the cache gave: (heads, chunks, row + 2) */
-    int64_t chunks;        /* of the sequence, not all of which need be the entry's */
-} Entry;
+    const float *rope;        /* cosines, then sines, of its position */
+    float *partial_attention; /* per KV chunk: (heads, kv_chunks, padded head_dim + 2) */
+    int64_t kv_chunks;        /* of the sequence; an earlier token sees fewer */
+} TokenState;
 
-/* What a thread needs for itself; whatever is for one token is there for each. */
+/* One thread's buffers, each with one row per token where it is per token. */
 typedef struct {
-    float *vector, *attended, *low, *query, *scores;
-    Input input; /* `vector`, `attended` or what all threads share */
-    unsigned job;
-    int64_t phase; /* `input` and `low` are prepared for it */
-} Scratch;
+    float *normed, *attention, *lora_hidden, *query, *attention_scores;
+    Activations input; /* of `normed`, `attention` or the shared `gate_out` */
+    unsigned call;
+    int64_t phase; /* for which `input` and `lora_hidden` are prepared */
+} ThreadScratch;
 
 typedef struct {
-    _Alignas(64) atomic_ullong ticket; /* phase, pieces and next piece of it; see `ticket_of` */
-    _Alignas(64) atomic_uint finished; /* pieces of the phase */
-    _Alignas(64) atomic_uint job;      /* counts the calls */
+    _Alignas(64) atomic_ullong ticket; /* phase, its tasks and the next one; see make_ticket */
+    _Alignas(64) atomic_uint finished_tasks; /* of the current phase */
+    _Alignas(64) atomic_uint call;           /* counts the calls */
     Model model;
-    int64_t hidden, attended, projected, inner; /* floats from one token to the next */
-    int64_t entry_count, most_rank;
-    Entry entries[MOST];
-    float *logits; /* (entries, vocabulary) */
-    float *stream, *projections, *gate, *up;
-    float *partial, *low; /* of all entries, and of all threads */
-    int64_t partial_room, low_room;
-    float *memory;
-    Scratch *scratch;
+    /* floats from one token to the next */
+    int64_t hidden_stride, attention_stride, qkv_stride, intermediate_stride;
+    int64_t token_count, max_lora_rank;
+    TokenState tokens[MAX_STEP_TOKENS];
+    float *logits; /* (tokens, vocab_size) */
+    float *residual, *qkv, *gate_out, *up_out;
+    float *partial_attention, *lora_hidden; /* of all tokens; of all threads */
+    int64_t partial_attention_capacity, lora_hidden_capacity;
+    float *arena;
+    ThreadScratch *scratch;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool closing;
-    int threads, started;
-    pthread_t *helpers;
+    int num_threads, num_workers;
+    pthread_t *workers;
 } Decoder;
 
-static void normalize(const float *x, const float *weight, int64_t size, float epsilon, float *out)
+static void rms_norm(const float *x, const float *weight, int64_t size, float epsilon, float *out)
 {
-    lanes squares = {0};
+    f32x16 squares = {0};
     int64_t i = 0;
     for (; i + LANES <= size; i += LANES)
-        squares += load(x + i) * load(x + i);
-    float sum = total(squares);
+        squares += load_f32x16(x + i) * load_f32x16(x + i);
+    float sum = horizontal_sum(squares);
     for (; i < size; i++)
         sum += x[i] * x[i];
     float scale = 1.0f / sqrtf(sum / (float)size + epsilon);

@@ -1,0 +1,334 @@
+"""Every hook has a row in the table and a test that is named after it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatlm.chat.templates import available_setups, available_templates, render_chat_start
+from chatlm.cli.main import main
+from chatlm.config.config import Config
+from chatlm.engines.open import open_engine
+from chatlm.errors import ChatlmError, UsageError
+from chatlm.plugin_host import hookspecs
+from chatlm.plugin_host.hook_table import HOOKS, CallStyle, sample_arguments
+from chatlm.plugin_host.hookspecs import hookimpl
+from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
+from chatlm.testing import ScriptedEngine, scripted_chat, scripted_screen
+from chatlm.types.messages import Annotation, Message, Passage
+from chatlm.types.sampling import Sampling
+from chatlm.types.services import SERVICES, Classifier, Documents
+from chatlm.types.setups import RenderedTemplate, Setup
+
+
+def plugin(**hooks: Any) -> Any:
+    """Return an object with these functions as hooks."""
+
+    class Plugin:
+        pass
+
+    for name, function in hooks.items():
+        setattr(Plugin, name, staticmethod(hookimpl(function)))
+    return Plugin()
+
+
+def host_of(**hooks: Any) -> PluginHost:
+    return PluginHost([("plugin", plugin(**hooks))])
+
+
+def specified_hooks() -> list[str]:
+    return [name for name, spec in vars(hookspecs).items() if hasattr(spec, "chatlm_spec")]
+
+
+def test_every_hook_has_a_row_in_the_order_of_the_specifications() -> None:
+    assert list(HOOKS) == specified_hooks()
+
+
+def test_every_hook_has_a_test_of_its_name() -> None:
+    missing = [name for name in HOOKS if f"test_{name}" not in globals()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_has_sample_arguments(name: str) -> None:
+    above = dict.fromkeys(("cli", "context", "engine", "ui"), object())
+    assert list(sample_arguments(name, **above)) == list(HOOKS[name].arguments)
+
+
+def test_every_row_has_what_its_style_needs() -> None:
+    for row in HOOKS.values():
+        assert (row.registers is not None) == (row.style is CallStyle.REGISTER), row.name
+        assert (row.folded != "") == (row.style is CallStyle.FOLD), row.name
+
+
+def test_what_a_failing_plugin_registered_is_not_offered() -> None:
+    def bad(register: Any) -> None:
+        register("fine", Setup())
+        register("wrong", "no setup")
+
+    good = plugin(register_setups=lambda register: register("good", Setup()))
+    host = PluginHost([("good", good), ("bad", plugin(register_setups=bad))])
+    assert list(available_setups(host)) == ["good"]
+    assert "register takes a name and a chatlm.Setup" in host.take_faults()[0].error
+
+
+def test_startup() -> None:
+    contexts: list[Any] = []
+
+    def startup(context: Any) -> None:
+        contexts.append(context)
+
+    with scripted_chat(plugin(startup=startup)):
+        assert len(contexts) == 1
+        assert isinstance(contexts[0].config, Config)
+
+
+def test_shutdown() -> None:
+    calls: list[str] = []
+    with scripted_chat(plugin(shutdown=lambda: calls.append("shutdown"))):
+        assert calls == []
+    assert calls == ["shutdown"]
+
+
+def test_register_commands(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "shouts.py").write_text(
+        "import chatlm, click\n"
+        "@click.command('shout')\n@click.argument('text')\n"
+        "def shout(text):\n    click.echo(text.upper())\n"
+        "@chatlm.hookimpl\ndef register_commands(cli):\n    cli.add_command(shout)\n"
+    )
+    assert main(["shout", "hello"]) == 0
+    assert capsys.readouterr().out == "HELLO\n"
+
+
+def test_register_engines() -> None:
+    engine = ScriptedEngine("Hello.")
+    host = host_of(register_engines=lambda register: register("parrot", lambda name: engine))
+    assert open_engine(Config(model="parrot:any"), host, lambda *_: None) is engine
+
+
+def test_register_templates() -> None:
+    def shout(values: Any, raw_input: str, facts: Any) -> RenderedTemplate:
+        return RenderedTemplate(user=raw_input.upper())
+
+    host = host_of(register_templates=lambda register: register("shout", shout))
+    assert list(available_templates(host)) == ["shout"]
+    assert render_chat_start("shout", {}, "hello", host).first_message == "HELLO"
+
+
+def test_register_setups() -> None:
+    calm = Setup(sampling=Sampling(temperature=0.2))
+    host = host_of(register_setups=lambda register: register("calm", calm))
+    assert available_setups(host) == {"calm": calm}
+
+
+class Parity:
+    def classify(self, text: str) -> Annotation:
+        return Annotation("test", "length", "even" if len(text) % 2 == 0 else "odd")
+
+
+def test_register_services() -> None:
+    contexts: list[Any] = []
+
+    def startup(context: Any) -> None:
+        contexts.append(context)
+
+    def annotate(message: Message) -> list[Annotation]:
+        classifier = contexts[0].service("classifier", Classifier)
+        return [classifier.classify(message.text)]
+
+    offers = plugin(
+        startup=startup,
+        annotate_message=annotate,
+        register_services=lambda register: register("classifier", Parity()),
+    )
+    with scripted_chat(offers, "Yes.") as chat:
+        labels = chat.annotations(chat.say("even"))
+        assert [label.value for label in labels] == ["even", "even"]
+        assert contexts[0].service("documents", Documents) is None
+        assert contexts[0].service("classifier", Documents) is None
+
+
+def test_a_service_without_its_protocols_methods_is_refused() -> None:
+    host = PluginHost(
+        [
+            ("good", plugin(register_services=lambda register: register("classifier", Parity()))),
+            ("bad", plugin(register_services=lambda register: register("classifier", object()))),
+        ]
+    )
+    assert isinstance(host.service("classifier"), Parity)
+    (fault,) = host.take_faults()
+    assert (fault.plugin, fault.hook) == ("bad", "register_services")
+    assert "must have the methods of chatlm.Classifier" in fault.error
+
+
+def test_a_service_of_a_dropped_plugin_is_gone() -> None:
+    host = host_of(register_services=lambda register: register("classifier", Parity()))
+    assert host.service("classifier") is not None
+    host.drop("plugin", "test", ValueError("broken"))
+    assert host.service("classifier") is None
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("chatlm_rag", "documents"),
+        ("chatlm_emotion", "classifier"),
+        ("chatlm_lora", "adapters"),
+        ("chatlm_arena", "judge"),
+    ],
+)
+def test_the_built_in_plugins_offer_their_services(module: str, name: str) -> None:
+    host = PluginHost([(module, import_module(f"{module}.plugin"))])
+    assert isinstance(host.service(name), SERVICES[name])
+    assert host.take_faults() == []
+
+
+async def test_register_slash_commands() -> None:
+    def count(ui: Any, text: str) -> None:
+        ui.notify(f"{len(text)} letters")
+
+    command = SlashCommand("count", "count letters", count, argument="TEXT")
+    counts = plugin(register_slash_commands=lambda register: register(command))
+    async with scripted_screen(counts) as screen:
+        await screen.submit("/count abc")
+        assert screen.notifications == ["3 letters"]
+
+
+async def test_register_panels() -> None:
+    def open_panel(ui: Any) -> Any:
+        from textual.widgets import Static
+
+        return Static("text of the panel")
+
+    panel = Panel("notes", "Notes", open_panel)
+    async with scripted_screen(plugin(register_panels=lambda register: register(panel))) as screen:
+        await screen.submit("/notes")
+        assert "text of the panel" in screen.text()
+
+
+async def test_register_screens() -> None:
+    def open_screen(ui: Any, argument: str) -> Any:
+        from textual.screen import ModalScreen
+        from textual.widgets import Static
+
+        class Sheet(ModalScreen[None]):
+            def compose(self) -> Any:
+                yield Static(f"sheet of {argument}")
+
+        return Sheet()
+
+    command = SlashCommand(
+        "sheet", "open the sheet", lambda ui, _: ui.open_screen("sheet", "paper")
+    )
+    both = plugin(
+        register_screens=lambda register: register(PluginScreen("sheet", open_screen)),
+        register_slash_commands=lambda register: register(command),
+    )
+    async with scripted_screen(both) as screen:
+        await screen.submit("/sheet")
+        assert "sheet of paper" in screen.text()
+
+
+async def test_screen_opened() -> None:
+    async with scripted_screen(
+        plugin(screen_opened=lambda ui: ui.show_status("ready to go"))
+    ) as screen:
+        assert "ready to go" in screen.text()
+
+
+async def test_chat_shown() -> None:
+    shown: list[int] = []
+    shows = plugin(chat_shown=lambda ui: shown.append(len(ui.conversation.turns)))
+    async with scripted_screen(shows, replies=["Yes."]) as screen:
+        assert shown == [0]
+        await screen.submit("Hello")
+        await screen.submit("/new")
+        assert shown == [0, 0]
+
+
+def test_describe_text() -> None:
+    first = plugin(describe_text=lambda text: {"length": str(len(text)), "by": "first"})
+    second = plugin(describe_text=lambda: {"by": "second", "also": "yes"})
+    host = PluginHost([("second", second), ("first", first)])
+    facts = host.call_hook("describe_text", conversation=None, text="four")
+    assert facts == {"length": "4", "by": "first", "also": "yes"}
+
+
+def test_write_message() -> None:
+    def write(text: str) -> Any:
+        return UsageError("Not this.") if text == "no" else f"<{text}>"
+
+    with scripted_chat(plugin(write_message=write), "Yes.") as chat:
+        turn = chat.say("hello")
+        assert (turn.user.text, turn.display_text) == ("<hello>", "hello")
+        with pytest.raises(UsageError, match="Not this"):
+            chat.say("no")
+
+
+def test_annotate_message() -> None:
+    def annotate(message: Message) -> list[Annotation]:
+        return [Annotation("test", message.role, message.text)]
+
+    with scripted_chat(plugin(annotate_message=annotate), "Yes.") as chat:
+        labels = chat.annotations(chat.say("hello"))
+        assert [(label.name, label.value) for label in labels] == [
+            ("user", "hello"),
+            ("assistant", "Yes."),
+        ]
+
+
+def test_retrieve_passages() -> None:
+    passages = [Passage("Paris is the capital.", "atlas.md", 0.9)]
+    with scripted_chat(plugin(retrieve_passages=lambda: passages), "Yes.") as chat:
+        chat.say("hello")
+        assert "Paris is the capital." in chat.requests[0].messages[-1].text
+
+
+def test_build_messages() -> None:
+    only = [Message("user", "something else")]
+    with scripted_chat(plugin(build_messages=lambda: only), "Yes.") as chat:
+        chat.say("hello")
+        assert list(chat.requests[0].messages) == only
+
+
+def test_adjust_request() -> None:
+    import dataclasses
+
+    def adapter(name: str) -> Any:
+        def adjust_request(request: Any) -> Any:
+            return dataclasses.replace(request, adapter=f"{request.adapter or ''}{name}")
+
+        return plugin(adjust_request=adjust_request)
+
+    host = PluginHost([("b", adapter("b")), ("a", adapter("a"))])
+    request = host.call_hook("adjust_request", **sample_arguments("adjust_request", engine=None))
+    assert request.adapter == "ab"
+
+
+def test_find_adapter(tmp_path: Path) -> None:
+    def find(name: str) -> Any:
+        known = {"poet": tmp_path, "gone": tmp_path / "gone", "bad": ChatlmError("It is damaged")}
+        return known.get(name)
+
+    host = host_of(find_adapter=find)
+    assert host.call_hook("find_adapter", name="poet", model="m") == tmp_path
+    assert host.call_hook("find_adapter", name="other", model="m") is None
+    assert isinstance(host.call_hook("find_adapter", name="bad", model="m"), ChatlmError)
+    assert host.take_faults() == []
+    assert host.call_hook("find_adapter", name="gone", model="m") is None
+    assert "find_adapter" in str(host.take_faults()[0])
+
+
+def test_turn_finished() -> None:
+    def finish(turn: Any) -> list[Annotation]:
+        return [Annotation("test", "reply", turn.reply.text)]
+
+    with scripted_chat(plugin(turn_finished=finish), "Yes.") as chat:
+        labels = chat.annotations(chat.say("hello"))
+        assert [(label.name, label.value) for label in labels] == [("reply", "Yes.")]
