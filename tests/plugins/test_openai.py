@@ -215,7 +215,7 @@ def test_a_message_that_cannot_fit_is_not_sent() -> None:
         with pytest.raises(ContextTooLong, match="the context holds 128") as raised:
             asked(script, request("word " * 500))
         assert script.asked == []
-    assert "start the server with a longer context" in raised.value.hint
+    assert "start the server with a larger context window" in raised.value.hint
     assert "config set" not in raised.value.hint  # no setting gives the server more than it has
 
 
@@ -449,8 +449,8 @@ def test_an_adapter_or_a_processor_is_refused() -> None:
     with serving() as script, engine_of(script) as engine:
         for asking, what in (
             (Request((Message("user", "Hi"),), adapter="pirate"), "adapter pirate"),
-            (Request((Message("user", "Hi"),), logits_processors=(shout,)), "shout of a plugin"),
-            (Request((Message("user", "Hi"),), stopping_criteria=(shout,)), "shout of a plugin"),
+            (Request((Message("user", "Hi"),), logits_processors=(shout,)), "A plugin uses shout"),
+            (Request((Message("user", "Hi"),), stopping_criteria=(shout,)), "A plugin uses shout"),
         ):
             with pytest.raises(EngineError, match=what):
                 list(engine.stream(asking))

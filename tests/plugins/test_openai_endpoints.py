@@ -42,15 +42,15 @@ def test_a_name_is_taken_apart(name: str, model: str, endpoint: Endpoint) -> Non
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("", "No model is named"),
-        ("@http://gpu/v1", "No model is named"),
-        ("http://gpu/v1", "No model is named"),
+        ("", "does not name a model"),
+        ("@http://gpu/v1", "does not name a model"),
+        ("http://gpu/v1", "does not name a model"),
         ("m@hom", "no endpoint 'hom'"),
-        ("m@http://", "begins with http"),
-        ("m@http://gpu:port/v1", "begins with http"),
-        ("m@http://person:secret@gpu/v1", "has no password"),
-        ("m@http://gpu/v1?api-key=secret", "has no password"),
-        ("m@http://gpu/v1 \x1b[31m", "begins with http"),
+        ("m@http://", "starts with http"),
+        ("m@http://gpu:port/v1", "starts with http"),
+        ("m@http://person:secret@gpu/v1", "cannot contain a password"),
+        ("m@http://gpu/v1?api-key=secret", "cannot contain a password"),
+        ("m@http://gpu/v1 \x1b[31m", "starts with http"),
     ],
 )
 def test_a_name_that_names_nothing(name: str, what: str) -> None:
@@ -65,7 +65,7 @@ def test_the_nearest_endpoint_is_suggested() -> None:
     with pytest.raises(UsageError) as raised:
         find_endpoint("wrok", [WORK, HOME])
     assert raised.value.hint == "Did you mean work?"
-    with pytest.raises(UsageError, match="no endpoint yet"):
+    with pytest.raises(UsageError, match="No endpoint is configured"):
         find_endpoint("", [])
 
 
@@ -79,7 +79,7 @@ def test_endpoints_in_the_settings() -> None:
     [
         ({"endpoints": ("work",)}, "is written"),
         ({"endpoints": ("a b c d",)}, "is written"),
-        ({"endpoints": ("work ftp://gpu",)}, "begins with http"),
+        ({"endpoints": ("work ftp://gpu",)}, "starts with http"),
         ({"endpoints": ("a@b http://gpu",)}, "letters, digits"),
         ({"endpoints": ("work http://gpu sk-secret",)}, "not the key"),
         ({"endpoints": ("a http://gpu", "a http://cpu")}, "two endpoints are called a"),

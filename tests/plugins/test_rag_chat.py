@@ -143,7 +143,7 @@ def test_a_question_about_something_else_is_refused_once() -> None:
     with chat("2.5 million light years.") as (session, engine):
         with pytest.raises(UsageError, match="Nothing relevant in house; nothing was sent") as told:
             say(session, SPACE)
-        assert told.value.hint.startswith("Send it again to ask the model alone.")
+        assert told.value.hint.startswith("Send it again to ask the model without documents.")
         assert session.conversation is None, "nothing is stored"
         turn = say(session, SPACE)
         assert engine.requests[-1].messages[-1].text == SPACE

@@ -154,7 +154,7 @@ def test_the_settings_name_the_cross_encoder(home: Path, monkeypatch: pytest.Mon
     reranker = configured_reranker()
     assert reranker is configured_reranker()
     assert reranker
-    with pytest.raises(UsageError, match="holds no cross-encoder"):
+    with pytest.raises(UsageError, match="does not contain a cross-encoder"):
         reranker.scores("a", ["b"])
 
 

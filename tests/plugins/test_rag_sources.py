@@ -172,7 +172,7 @@ def test_what_cannot_be_read_has_a_reason(
 def test_locked_scanned_and_bombs(tmp_path: Path) -> None:
     locked = rag_files.pdf(tmp_path / "locked.pdf", "Secret.", password="x")
     assert reason(locked) == "is password-protected"
-    assert "pictures" in reason(rag_files.pdf(tmp_path / "scan.pdf", ""))
+    assert "scanned images" in reason(rag_files.pdf(tmp_path / "scan.pdf", ""))
     assert "unpacks to more than" in reason(rag_files.zip_bomb(tmp_path / "bomb.docx"))
 
 
