@@ -37,7 +37,7 @@ def model_on(script: Script) -> str:
     return f"openai:{BASE}@{script.url}"
 
 
-def test_the_servers_adapters_answer_where_a_request_names_them() -> None:
+def test_a_request_can_name_an_adapter_of_the_server() -> None:
     more = {"id": "other", "parent": "another-base"}
     with vllm(Vllm(), pirate=FOLDER, terse="/srv/terse") as script:
         script.models.append(more)
@@ -50,7 +50,7 @@ def test_the_servers_adapters_answer_where_a_request_names_them() -> None:
     assert [asked.body["model"] for asked in script.asked] == ["big", "pirate"]
 
 
-def test_an_adapter_that_is_loaded_later_is_found_and_one_that_is_gone_is_told() -> None:
+def test_an_adapter_loaded_later_is_found_and_a_missing_one_is_reported() -> None:
     server = Vllm(FOLDER)
     with vllm(server) as script, closing(open_engine(f"{BASE}@{script.url}")) as engine:
         with pytest.raises(EngineError, match="no adapter pirate") as none:

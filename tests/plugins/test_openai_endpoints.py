@@ -35,7 +35,7 @@ HOME = Endpoint("http://127.0.0.1:1234/v1", "home")
         ("claude@2@home", "claude@2", HOME),
     ],
 )
-def test_a_name_is_taken_apart(name: str, model: str, endpoint: Endpoint) -> None:
+def test_a_model_name_is_split(name: str, model: str, endpoint: Endpoint) -> None:
     assert split_model_name(name, [WORK, HOME]) == (model, endpoint)
 
 
@@ -53,7 +53,7 @@ def test_a_name_is_taken_apart(name: str, model: str, endpoint: Endpoint) -> Non
         ("m@http://gpu/v1 \x1b[31m", "starts with http"),
     ],
 )
-def test_a_name_that_names_nothing(name: str, what: str) -> None:
+def test_an_invalid_model_name_is_refused(name: str, what: str) -> None:
     with pytest.raises(UsageError, match=what) as raised:
         split_model_name(name, [WORK, HOME])
     assert raised.value.hint
@@ -89,7 +89,7 @@ def test_endpoints_in_the_settings() -> None:
         ({"patience_seconds": -1.0}, "0 or more"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], what: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], what: str) -> None:
     with pytest.raises(ValueError, match=what) as raised:
         Settings(**settings)
     assert "secret" not in str(raised.value)
@@ -131,7 +131,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_whatever_a_server_says_nothing_but_checked_values_come_out(said: Any) -> None:
+def test_parsed_values_are_valid_whatever_a_server_sends(said: Any) -> None:
     text = json.dumps(said)
     try:
         chunk = protocol.parse_chunk(text)

@@ -85,7 +85,7 @@ def test_no_texts_have_no_vectors() -> None:
     assert Embedder(models.embedder_model()).embed([]).shape == (0, 384)
 
 
-def test_a_folder_without_an_embedder_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_an_embedder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ChatlmError, match="is not an embedder"):
         Embedder(tmp_path).embed_query("x")
 
@@ -239,7 +239,7 @@ def test_a_plot_that_cannot_be_is_told_first(index: Index, tmp_path: Path, name:
         chatlm_rag("eval", "flat", *judged(tmp_path, ""), "--plot", str(tmp_path / name))
 
 
-def test_a_damaged_index_is_told(index_home: Path) -> None:
+def test_a_damaged_index_is_reported(index_home: Path) -> None:
     path = index_home / "d.md"
     path.write_text("Some words.", encoding="utf-8")
     builder.build("damaged", (Source(str(path)),), Silent())
