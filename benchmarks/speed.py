@@ -29,7 +29,7 @@ from benchmarks.speed_quality import Quality
 from benchmarks.speed_sides import Chatlm, LlamaCpp, Prompt, Side, Timing, Transformers, no_compiler
 from chatlm.config import paths
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.native.architectures.llama import read_config
+from chatlm.engines.native.architectures.registry import read_config
 from chatlm.hub import pull
 from chatlm.types.messages import Message
 from chatlm.types.requests import Request

@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 import torch
 
-from chatlm.engines.native.architectures.llama import read_config
+from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.weights import read_weights
 
@@ -58,13 +58,15 @@ def _write(folder: Path, file: Path) -> None:
     add("token_embd", weights.embed_tokens)
     add("output_norm", weights.norm)
     for number, layer in enumerate(weights.layers):
+        if layer.pre_attention_norm is None or layer.pre_mlp_norm is None:
+            raise ValueError("not the block of a Llama")
         for name, tensor in {
-            "attn_norm": layer.input_layernorm,
+            "attn_norm": layer.pre_attention_norm,
             "attn_q": _interleaved(layer.q_proj.weight, shape.num_attention_heads),
             "attn_k": _interleaved(layer.k_proj.weight, shape.num_key_value_heads),
             "attn_v": layer.v_proj.weight,
             "attn_output": layer.o_proj.weight,
-            "ffn_norm": layer.post_attention_layernorm,
+            "ffn_norm": layer.pre_mlp_norm,
             "ffn_gate": layer.gate_proj.weight,
             "ffn_up": layer.up_proj.weight,
             "ffn_down": layer.down_proj.weight,

@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from chatlm.engines.devices import Placement
 from chatlm.engines.local_engine import LocalEngine
-from chatlm.engines.native.architectures.llama import read_config
+from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.speculative import PromptLookup
 from chatlm.types.events import Delta
 from chatlm.types.messages import Message

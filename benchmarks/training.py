@@ -28,7 +28,7 @@ class _Speed(ProgressListener):
 
     tokens_per_second = 0.0
 
-    def changed(self, progress: TrainingProgress) -> None:
+    def update(self, progress: TrainingProgress) -> None:
         """See `Watcher`."""
         if progress.step and not progress.activity:
             self.tokens_per_second = progress.tokens_per_second or 0.0

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     )
     from chatlm.types.requests import Prompt, Request
     from chatlm.types.sampling import Sampling
+    from chatlm.types.services import Adapters, Classifier, Documents, Judge
     from chatlm.types.setups import (
         RenderedTemplate,
         Setup,
@@ -76,6 +77,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 _MODULE_OF = {
+    "Adapters": "chatlm.types.services",
     "Annotation": "chatlm.types.messages",
     "Artifact": "chatlm.plugin_kit.artifacts",
     "Artifacts": "chatlm.plugin_kit.artifacts",
@@ -84,6 +86,7 @@ _MODULE_OF = {
     "ChatSession": "chatlm.chat.session",
     "ChatTokens": "chatlm.engines.training_api",
     "ChatlmError": "chatlm.errors",
+    "Classifier": "chatlm.types.services",
     "Commands": "chatlm.plugin_host.hookspecs",
     "Config": "chatlm.config.config",
     "ContextTooLong": "chatlm.errors",
@@ -91,6 +94,7 @@ _MODULE_OF = {
     "Conversation": "chatlm.types.messages",
     "Database": "chatlm.store.database",
     "Delta": "chatlm.types.events",
+    "Documents": "chatlm.types.services",
     "Engine": "chatlm.types.engine",
     "EngineError": "chatlm.errors",
     "EngineEvent": "chatlm.types.events",
@@ -98,6 +102,7 @@ _MODULE_OF = {
     "EngineOpener": "chatlm.types.engine",
     "EstimatedTokens": "chatlm.engines.estimated_tokens",
     "Finished": "chatlm.types.events",
+    "Judge": "chatlm.types.services",
     "LogprobBuffer": "chatlm.types.events",
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
@@ -158,6 +163,7 @@ _MODULE_OF = {
 """The module that defines each public name."""
 
 __all__ = [
+    "Adapters",
     "Annotation",
     "Artifact",
     "Artifacts",
@@ -166,6 +172,7 @@ __all__ = [
     "ChatSession",
     "ChatTokens",
     "ChatlmError",
+    "Classifier",
     "Commands",
     "Config",
     "ContextTooLong",
@@ -173,6 +180,7 @@ __all__ = [
     "Conversation",
     "Database",
     "Delta",
+    "Documents",
     "Engine",
     "EngineError",
     "EngineEvent",
@@ -180,6 +188,7 @@ __all__ = [
     "EngineOpener",
     "EstimatedTokens",
     "Finished",
+    "Judge",
     "LogprobBuffer",
     "Message",
     "MessageRefused",

@@ -217,7 +217,7 @@ def _started_host(plugin: Any, config: Config, data_dir: Path | None) -> Iterato
     )
     if faults := host.take_faults():
         raise ValueError(f"{faults[0].hook}: {faults[0].error}")
-    context = hookspecs.PluginContext(config, data_dir or Path(), own)
+    context = hookspecs.PluginContext(config, data_dir or Path(), own, host.service)
     host.call_hook("startup", context=context)
     yield host
     host.call_hook("shutdown")

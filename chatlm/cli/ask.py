@@ -18,7 +18,7 @@ from chatlm.cli.models import complete_model
 from chatlm.cli.options import apply_plugin_options, plugin_options
 from chatlm.config import config, paths
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.plugin_kit.progress import progress_bars
+from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import dump_json, escape_controls
 from chatlm.types.events import (
     MAX_TOP_LOGPROBS,
@@ -274,7 +274,7 @@ def _print_request(request: Request, as_json: bool) -> None:
 
 def load_engine(settings: config.Config, plugins: Any) -> Any:
     """Open the engine that the settings name; on stderr stands what is being done."""
-    with _status_line(f"Loading {settings.model} …"), progress_bars() as progress:
+    with _status_line(f"Loading {settings.model} …"), pull_progress() as progress:
         from chatlm.engines.open import open_engine
 
         engine = open_engine(settings, plugins, progress)

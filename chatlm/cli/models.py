@@ -13,7 +13,7 @@ from chatlm.hub import installed
 from chatlm.hub import names as names_module
 from chatlm.hub import pull as pull_module
 from chatlm.hub.disk import human_bytes
-from chatlm.plugin_kit.progress import progress_bars
+from chatlm.plugin_kit.progress import pull_progress
 from chatlm.text import dump_json, one_line
 
 
@@ -70,7 +70,7 @@ def pull(name: str, force: bool) -> None:
 
     Example: chatlm models pull smollm2-135m-instruct
     """
-    with progress_bars() as progress:
+    with pull_progress() as progress:
         location = pull_module.pull_model(name, progress, force=force)
     click.echo(f"{location.name} is ready in {location.folder}")
 
@@ -129,7 +129,7 @@ def verify(name: str | None) -> None:
     names = [name] if name else names_module.installed_names()
     damaged = 0
     for each in names:
-        with progress_bars() as progress:
+        with pull_progress() as progress:
             problems = installed.verify_model(each, progress)
         if not problems:
             click.echo(f"{each}: good")

@@ -1,9 +1,9 @@
-"""Choose the decoder: native C, CUDA graph, torch, transformers."""
+"""Load a model with the best decoder that supports it: C, CUDA graph, torch, or transformers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from chatlm.engines.model import (
     parse_eos_token_ids,
     recommended_sampling,
 )
-from chatlm.engines.native.architectures.llama import read_config
+from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.compiler import KernelUnavailable, kernel_library
 from chatlm.engines.native.cuda_graph import CudaGraphDecoder, check_against_prefill
@@ -29,27 +29,26 @@ from chatlm.errors import OutOfMemoryError
 
 log = logging.getLogger(__name__)
 
-
 DECODER_FORMATS: dict[str, WeightFormat | None] = {
     "auto": None, "bf16": "bf16", "int8": "int8", "int4": "int4",
 }  # fmt: skip
-"""What the person may want, and in which format the weights are then kept to write replies with;
-None for int8, or int4 where it loses no more. `python -m benchmarks.speed` shows what each costs in
-exactness. On CUDA all but off are the same."""
+"""Values of the setting `fast` other than off, and the format of the decoder's weights; None for
+int8, or int4 where it loses no more. `python -m benchmarks.speed` shows what each costs in
+accuracy. CUDA keeps the weights as they are."""
 
 
 def load(name: str, folder: Path, placement: Placement, decoder_format: str) -> Model:
-    """The model in a folder, run in the best way for it.
+    """Load the model in a folder with the first decoder that supports it.
 
     Args:
-        name: what the person calls it.
+        name: as the user calls it.
         folder: config.json and safetensors.
-        placement: device and number format.
-        decoder_format: one of `FORMATS`, or off.
+        placement: device and dtype.
+        decoder_format: one of `DECODER_FORMATS`, or off for transformers.
 
     Raises:
-        ModelError: the folder does not hold a model that can be used.
-        OutOfMemoryError: the memory does not hold it.
+        ModelError: the folder does not hold a usable model.
+        OutOfMemoryError: the device's memory is not enough.
     """
     notes: tuple[str, ...] = ()
     device = placement.device
@@ -63,7 +62,7 @@ def load(name: str, folder: Path, placement: Placement, decoder_format: str) -> 
                 name, folder, device, placement.dtype, DECODER_FORMATS[decoder_format]
             )
         except Unsupported as reason:
-            log.info("%s is run with transformers: %s", name, reason)
+            log.info("%s is run by transformers: %s", name, reason)
             if decoder_format != "auto":
                 notes = (f"This model cannot be run with fast = {decoder_format}: {reason}.",)
         except (MemoryError, RuntimeError) as error:
@@ -93,47 +92,82 @@ def _can_run_native(device: str, placement: Placement, decoder_format: str) -> b
 def _load_native(
     name: str, folder: Path, device: str, dtype: torch.dtype, weight_format: WeightFormat | None
 ) -> Model:
-    shape = read_config(folder)
+    config = read_config(folder)
     try:
         generation = read_generation_config(folder)
     except (OSError, ValueError) as error:
         raise Unsupported(f"its generation config cannot be read: {error}") from error
-    weights = read_weights(folder, shape, dtype, device)
-    decoder, label, notes = _open_decoder(shape, weights, weight_format)
-    about = ModelInfo(
-        device=device,
-        dtype=label,
-        context_length=shape.max_position_embeddings,
-        eos_token_ids=parse_eos_token_ids(generation.get("eos_token_id")),
-        recommended_sampling=recommended_sampling(name, generation),
-        notes=notes,
-    )
-    model = NativeModel(shape, weights, decoder, about)
-    if isinstance(decoder, CudaGraphDecoder):
-        check_against_prefill(model)
-    return model
+    weights = read_weights(folder, config, dtype, device)
+    notes: tuple[str, ...] = ()
+    reasons: list[str] = []
+    for open_decoder in _DECODERS:
+        try:
+            decoder, label = open_decoder(config, weights, weight_format)
+            info = ModelInfo(
+                device=device,
+                dtype=label,
+                context_length=config.max_position_embeddings,
+                eos_token_ids=parse_eos_token_ids(generation.get("eos_token_id")),
+                recommended_sampling=recommended_sampling(name, generation),
+                notes=notes,
+            )
+            model = NativeModel(config, weights, decoder, info)
+            if device != "cpu":  # a driver may fail or compute something else
+                check_against_prefill(model)
+            return model
+        except KernelUnavailable as reason:
+            log.warning("no C kernel: %s", reason)
+            reasons.append(str(reason))
+            notes = (
+                f"Replies are generated by torch, at less than half the speed: {reason}. "
+                "With a C compiler, such as gcc or clang, chatlm compiles a faster decoder itself.",
+            )
+        except Unsupported as reason:
+            log.info("%s: %s: %s", name, open_decoder.__name__.strip("_"), reason)
+            reasons.append(str(reason))
+    raise Unsupported("; ".join(reasons))
 
 
-def _open_decoder(
+def _c_decoder(
     config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
-) -> tuple[TokenDecoder, str, tuple[str, ...]]:
-    """With what the screen calls its numbers, and what the person should know of it."""
-    dtype = weights.embed_tokens.dtype
-    if weights.embed_tokens.device.type != "cpu":
-        return CudaGraphDecoder(config, weights), f"{str(dtype).removeprefix('torch.')} (fast)", ()
-    try:
-        kernel = Kernel(kernel_library(float32=dtype is torch.float32), dtype)
-        compiled = CDecoder(kernel, config, weights, weight_format, torch.get_num_threads())
-        return compiled, f"{_format_label(compiled.formats)} (fast)", ()
-    except KernelUnavailable as reason:
-        log.warning("no compiled kernel: %s", reason)
-        plain = TorchDecoder(config, weights, weight_format)
-        note = (
-            f"Replies are written by torch, at less than half the speed: {reason}. "
-            "With a C compiler, such as gcc or clang, chatlm compiles a faster way by itself."
-        )
-        return plain, f"{_format_label(plain.formats)} (torch)", (note,)
+) -> tuple[TokenDecoder, str]:
+    embedding = weights.embed_tokens
+    if embedding.device.type != "cpu":
+        raise Unsupported("the C kernel runs on the CPU only")
+    CDecoder.check_supported(config)  # before a kernel is compiled in vain
+    kernel = Kernel(kernel_library(float32=embedding.dtype is torch.float32), embedding.dtype)
+    decoder = CDecoder(kernel, config, weights, weight_format, torch.get_num_threads())
+    return decoder, f"{_format_label(decoder.formats)} (fast)"
+
+
+def _cuda_graph_decoder(
+    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
+) -> tuple[TokenDecoder, str]:
+    if weights.embed_tokens.device.type != "cuda":
+        raise Unsupported("CUDA graphs run on CUDA only")
+    return CudaGraphDecoder(config, weights), f"{_dtype_label(weights)} (fast)"
+
+
+def _torch_decoder(
+    config: ModelConfig, weights: ModelWeights[Linear], weight_format: WeightFormat | None
+) -> tuple[TokenDecoder, str]:
+    if weights.embed_tokens.device.type != "cpu":  # torch's packed products are for the CPU
+        return TorchDecoder(config, weights, "bf16"), f"{_dtype_label(weights)} (torch)"
+    decoder = TorchDecoder(config, weights, weight_format)
+    return decoder, f"{_format_label(decoder.formats)} (torch)"
+
+
+_DECODERS: tuple[
+    Callable[[ModelConfig, ModelWeights[Linear], WeightFormat | None], tuple[TokenDecoder, str]],
+    ...,
+] = (_c_decoder, _cuda_graph_decoder, _torch_decoder)
+"""In order of preference; each returns a decoder and the name of its number format for the screen,
+or raises `Unsupported`."""
 
 
 def _format_label(formats: Iterable[WeightFormat]) -> str:
     return " and ".join(sorted(formats)).replace("bf16", "bfloat16")
+
+
+def _dtype_label(weights: ModelWeights[Linear]) -> str:
+    return str(weights.embed_tokens.dtype).removeprefix("torch.")

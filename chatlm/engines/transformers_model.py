@@ -107,7 +107,7 @@ class TransformersCache:
         with torch.inference_mode():
             out = self._module(
                 torch.tensor([ids], device=self._module.device),
-                past_key_values=self._cache,
+                cache=self._cache,
                 use_cache=True,
                 logits_to_keep=1,
             )

@@ -24,6 +24,7 @@ from chatlm.plugin_host.validation import (
 )
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.types.requests import Request
+from chatlm.types.services import SERVICES
 from chatlm.types.setups import Setup
 
 
@@ -74,6 +75,15 @@ def _registers_named(kind: type | None, description: str) -> Callable[..., None]
     return register
 
 
+def _registers_service(name: Any, service: Any) -> None:
+    """Check the arguments of `register(name, service)`."""
+    if not isinstance(name, str):
+        raise TypeError("register takes a name and a service")
+    protocol = SERVICES.get(name)
+    if protocol is not None and not isinstance(service, protocol):
+        raise TypeError(f"the service {name} must have the methods of chatlm.{protocol.__name__}")
+
+
 def _registers(kind: type) -> Callable[..., None]:
     """Return a check for `register(value)`."""
 
@@ -93,6 +103,7 @@ _ROWS = {
     "register_setups": Hook(
         CallStyle.REGISTER, registers=_registers_named(Setup, "a chatlm.Setup")
     ),
+    "register_services": Hook(CallStyle.REGISTER, registers=_registers_service),
     "register_slash_commands": Hook(CallStyle.REGISTER, registers=_registers(SlashCommand)),
     "register_panels": Hook(CallStyle.REGISTER, registers=_registers(Panel)),
     "register_screens": Hook(CallStyle.REGISTER, registers=_registers(PluginScreen)),

@@ -31,17 +31,35 @@ hookimpl = pluggy.HookimplMarker("chatlm")
 T = TypeVar("T")
 
 
+def _no_service(name: str) -> Any:
+    return None
+
+
 @dataclass(frozen=True)
 class PluginContext:
-    """What a plugin may know about the program it runs in."""
+    """The program as a plugin sees it."""
 
     config: Config
     data_dir: Path
     plugin_settings: Any = None
-    """The plugin's settings, see `settings`."""
+    """Returned by `settings`."""
+    find_service: Callable[[str], Any] = _no_service
+    """Used by `service`."""
+
+    def service(self, name: str, protocol: type[T]) -> T | None:
+        """Return a service that another plugin offers; None if no plugin does.
+
+        Look it up when it is needed, not in `startup`: a plugin may be disabled or fail later.
+
+        Args:
+            name: such as `documents`; see `chatlm.types.services`.
+            protocol: what the service must be an instance of, such as `chatlm.Documents`.
+        """
+        service = self.find_service(name)
+        return service if isinstance(service, protocol) else None
 
     def settings(self, kind: type[T]) -> T:
-        """What holds for the plugin, checked.
+        """Return the plugin's validated settings.
 
         Args:
             kind: the plugin's class `Settings`.
@@ -98,6 +116,11 @@ def register_templates(register: Callable[[str, TemplateRenderer], None]) -> Non
 @hookspec
 def register_setups(register: Callable[[str, Setup], None]) -> None:
     """Offer set-ups: `register("poet", Setup(adapter="poet"))` lets `chatlm serve` answer so."""
+
+
+@hookspec
+def register_services(register: Callable[[str, Any], None]) -> None:
+    """Offer services to other plugins: `register("documents", service)`."""
 
 
 @hookspec

@@ -201,6 +201,7 @@ class PluginHost(HookCaller):
         self._slow_after = slow_after
         self._consecutive_failures: Counter[tuple[str, str]] = Counter()
         self._dropped: set[str] = set()
+        self._services: dict[str, tuple[str, Any]] | None = None
         self._faults: list[Fault] = []
         self.all_faults: list[Fault] = []
         """Every fault so far, in order, whether taken or not."""
@@ -275,6 +276,19 @@ class PluginHost(HookCaller):
     def settings_class(self, name: str) -> type | None:
         """The plugin's `Settings`; None where it has none or is not loaded."""
         return settings.settings_class(self._manager.get_plugin(name))
+
+    def service(self, name: str) -> Any:
+        """Return a service by name, from the first plugin that offers it; None if none does.
+
+        The plugins are asked once; a service of a plugin that was dropped since is not returned.
+        """
+        if self._services is None:
+            services: dict[str, tuple[str, Any]] = {}
+            for plugin, (offered, service) in self.collect("register_services"):
+                services.setdefault(offered, (plugin, service))
+            self._services = services
+        plugin, service = self._services.get(name, ("", None))
+        return None if self.is_dropped(plugin) else service
 
     def is_dropped(self, name: str) -> bool:
         """Whether the plugin is called no more."""

@@ -63,7 +63,11 @@ def start_plugins(host: PluginHost, config: Config) -> None:
         def context(name: str) -> Mapping[str, Any]:
             mark.close()
             mark.enter_context(faults.crash_mark(name))
-            return {"context": hookspecs.PluginContext(config, paths.data_dir(), own[name])}
+            return {
+                "context": hookspecs.PluginContext(
+                    config, paths.data_dir(), own[name], host.service
+                )
+            }
 
         for _ in host.call_each("startup", context):
             pass

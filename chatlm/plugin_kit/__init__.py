@@ -1,1 +1,1 @@
-"""What plugins share, for plugin authors."""
+"""Building blocks that plugins share: command options, progress, chat state, artifacts, screens."""

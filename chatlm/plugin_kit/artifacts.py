@@ -1,29 +1,33 @@
-"""Named folders of one kind, such as adapters: what a plugin ships and what a person made.
-
-The person's own win by name. A folder appears whole or not at all. It does not know what is in one.
-"""
+"""Named folders of one kind, shipped and user-owned, and folders replaced version by version."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TypeVar
 
-from chatlm.config.paths import data_dir
+from chatlm.config.paths import data_dir, write_atomically
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.hub.disk import fsync_tree
 
 _NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Artifact:
-    """The place of one."""
+    """The name and folder of one artifact.
+
+    RECIPES.get("soup").path
+    """
 
     name: str
     path: Path
@@ -31,16 +35,16 @@ class Artifact:
 
     @property
     def user_owned(self) -> bool:
-        """Whether it is the person's own, which can be removed."""
+        """Whether it belongs to the user and can be removed."""
         return self.path.parent == self.collection.user_root
 
     @property
     def size_bytes(self) -> int:
-        """What it takes on disk."""
+        """Size on disk."""
         return sum(path.stat().st_size for path in self.path.iterdir() if path.is_file())
 
     def remove(self) -> None:
-        """Delete it.
+        """Delete the folder.
 
         Raises:
             UsageError: it comes with chatlm.
@@ -48,85 +52,93 @@ class Artifact:
         """
         if not self.user_owned:
             raise UsageError(
-                f"The {self.collection.kind} {self.name} comes with chatlm and stays as it is."
+                f"The {self.collection.kind} {self.name} comes with chatlm and cannot be removed."
             )
-        gone = self.collection.user_root / f".removed-{self.name}-{os.getpid()}"
+        removed = self.collection.user_root / f".removed-{self.name}-{os.getpid()}"
         try:
-            self.path.replace(gone)
+            self.path.replace(removed)
         except OSError as error:
             raise self.collection.disk_error(error) from error
-        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class Artifacts:
-    """All of one kind."""
+    """All artifacts of one kind, such as adapters; a user's own one hides a shipped one.
+
+    RECIPES = Artifacts("recipe", "chatlm recipes", Path(__file__).parent / "recipes")
+    with RECIPES.create(RECIPES.new("soup")) as folder:
+        (folder / "text.md").write_text("…")
+    """
 
     kind: str
-    """What one is called in messages: adapter; the person's own are in the folder adapters."""
+    """Singular noun for messages, such as adapter; the user's own are in the folder adapters."""
     command: str
-    """What looks after them, with the subcommands list and remove: chatlm adapters."""
+    """The command with the subcommands list and remove, such as chatlm adapters."""
     shipped_root: Path
-    """The folder of those that come with the plugin."""
+    """The folder of the artifacts that come with the plugin."""
     reserved: Collection[str] = ()
-    """Names that mean something else."""
+    """Names with another meaning in commands, which no artifact can have."""
 
     @property
     def user_root(self) -> Path:
-        """The folder of the person's own; it need not be there."""
+        """The folder of the user's own artifacts; it may not exist."""
         return data_dir() / f"{self.kind}s"
 
     def all(self) -> list[Artifact]:
-        """All by name."""
-        found = {
+        """Return all artifacts, sorted by name."""
+        artifacts = {
             path.name: Artifact(path.name, path, self)
             for root in (self.shipped_root, self.user_root)
             for path in sorted(root.glob("*/"))
             if _NAME_PATTERN.fullmatch(path.name)
         }
-        return [found[name] for name in sorted(found)]
+        return [artifacts[name] for name in sorted(artifacts)]
 
     def get(self, name: str) -> Artifact:
-        """The one of a name.
+        """Return the artifact with a name.
 
         Raises:
-            UsageError: there is none; the nearest is suggested.
+            UsageError: it does not exist; the hint suggests the most similar name.
         """
-        there = {each.name: each for each in self.all()}
-        if name not in there:
-            near = get_close_matches(name, there, 1)
+        artifacts = {artifact.name: artifact for artifact in self.all()}
+        if name not in artifacts:
+            similar = get_close_matches(name, artifacts, 1)
             raise UsageError(
                 f"There is no {self.kind} {name!r}.",
-                hint=f"Did you mean {near[0]}?" if near else f"See them: {self.command} list",
+                hint=f"Did you mean {similar[0]}?" if similar else f"See them: {self.command} list",
             )
-        return there[name]
+        return artifacts[name]
 
     def new(self, name: str) -> Artifact:
-        """The place of a new one.
+        """Return the place for a new artifact, which does not exist yet.
 
         Raises:
-            UsageError: there can be none of this name, or the person has one.
+            UsageError: the name is not valid, or the user has an artifact of this name.
         """
-        a = f"{'An' if self.kind[0] in 'aeiou' else 'A'} {self.kind}"
+        noun = f"{'An' if self.kind[0] in 'aeiou' else 'A'} {self.kind}"
         if not _NAME_PATTERN.fullmatch(name) or name in self.reserved:
             raise UsageError(
-                f"{a} cannot be called {name!r}.",
-                hint="A name has small letters, digits, hyphens and underscores, 64 at most.",
+                f"{noun} cannot be called {name!r}.",
+                hint="Use lower-case letters, digits, hyphens and underscores, 64 at most.",
             )
-        place = Artifact(name, self.user_root / name, self)
-        if place.path.exists():
+        artifact = Artifact(name, self.user_root / name, self)
+        if artifact.path.exists():
             raise UsageError(
-                f"There is {a.lower()} {name} already.",
+                f"There is already {noun.lower()} {name}.",
                 hint=f"Choose another name, or remove it: {self.command} remove {name}",
             )
-        return place
+        return artifact
 
     @contextmanager
     def create(self, artifact: Artifact) -> Iterator[Path]:
-        """An empty folder to fill, which then becomes the artifact; nothing stays if that fails.
+        """Create an artifact whole or, if the block fails, not at all.
 
         Args:
-            artifact: as `free` gave it.
+            artifact: the place that `new` returned.
+
+        Yields:
+            An empty folder to fill, which becomes the artifact when the block ends.
 
         Raises:
             ChatlmError: the disk is full, or the folder cannot be written.
@@ -144,9 +156,124 @@ class Artifacts:
             shutil.rmtree(new, ignore_errors=True)
 
     def disk_error(self, error: OSError) -> ChatlmError:
-        """The error for a folder that cannot be written."""
+        """Return the error for a folder that cannot be written."""
         return ChatlmError(
             f"{self.kind.capitalize()}s cannot be written in {self.user_root}: "
             f"{error.strerror or error}.",
-            hint="Check the folder's permissions and the room on its disk, or set CHATLM_HOME.",
+            hint="Check the folder's permissions and the free disk space, or set CHATLM_HOME.",
         )
+
+
+CURRENT_FILE = "CURRENT"
+"""Names the current version."""
+
+PARTIAL_FOLDER = "partial"
+NEW_FOLDER = "new"
+
+
+@dataclass(frozen=True)
+class VersionedFolder:
+    """A folder whose content is replaced as a whole, one numbered subfolder per version.
+
+    A process that dies while it writes leaves the current version as it was.
+
+    folder = VersionedFolder(path)
+    with folder.lock():
+        fill(folder.create_new())
+        folder.commit()
+    table = folder.open(read_table)
+    """
+
+    path: Path
+
+    @property
+    def partial(self) -> Path:
+        """The subfolder where an unfinished build stores what it can resume from."""
+        return self.path / PARTIAL_FOLDER
+
+    def current(self) -> Path | None:
+        """Return the subfolder of the current version; None before the first commit."""
+        try:
+            number = int((self.path / CURRENT_FILE).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+        return self.path / str(number)
+
+    def committed_at(self) -> datetime:
+        """Return when the current version was committed.
+
+        Raises:
+            OSError: nothing was committed yet.
+        """
+        return datetime.fromtimestamp((self.path / CURRENT_FILE).stat().st_mtime, UTC)
+
+    def open(self, opener: Callable[[Path], T]) -> T:
+        """Call `opener` with the current version, again if it is replaced meanwhile.
+
+        Args:
+            opener: opens all files that it needs before it returns; open files stay readable.
+
+        Raises:
+            FileNotFoundError: nothing was committed yet, or a file is missing.
+        """
+        while True:
+            folder = self.current()
+            if folder is None:
+                raise FileNotFoundError(f"{self.path} has no current version")
+            try:
+                return opener(folder)
+            except Exception:
+                if self.current() == folder:
+                    raise
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only process that writes, after deleting what a dead process left.
+
+        Raises:
+            TimeoutError: another process is writing.
+        """
+        from filelock import FileLock
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock_file = self.path.parent / f".{self.path.name}.lock"
+        with FileLock(lock_file, timeout=0, is_singleton=False):
+            self._delete_stale()
+            yield
+
+    def create_new(self) -> Path:
+        """Create an empty folder for the next version; call it inside `lock`."""
+        folder = self.path / NEW_FOLDER
+        folder.mkdir(parents=True)
+        return folder
+
+    def commit(self) -> Path:
+        """Make the folder from `create_new` the current version, and return its new path."""
+        before = self.current()
+        number = int(before.name) + 1 if before else 1
+        folder = self.path / str(number)
+        fsync_tree(self.path / NEW_FOLDER)
+        (self.path / NEW_FOLDER).replace(folder)
+        write_atomically(self.path / CURRENT_FILE, [f"{number}\n"])
+        self.delete_partial()
+        self._delete_stale()
+        return folder
+
+    def delete_partial(self) -> None:
+        """Delete what an unfinished build stored; call it inside `lock`."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Delete all versions and what an unfinished build stored; call it inside `lock`."""
+        removed = self.path.parent / f".removed-{self.path.name}-{os.getpid()}"
+        self.path.replace(removed)
+        shutil.rmtree(removed, ignore_errors=True)
+
+    def _delete_stale(self) -> None:
+        """Delete all other versions; on Windows, those with open files stay until next time."""
+        current = self.current()
+        kept = {PARTIAL_FOLDER, CURRENT_FILE, current.name if current else ""}
+        with suppress(OSError):
+            for entry in self.path.iterdir():
+                if entry.name not in kept:
+                    shutil.rmtree(entry, ignore_errors=True)

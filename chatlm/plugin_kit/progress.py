@@ -1,4 +1,4 @@
-"""Progress bars on stderr; Ctrl-C after a step."""
+"""Progress bars on stderr, and Ctrl-C that lets long work finish its current step."""
 
 from __future__ import annotations
 
@@ -14,33 +14,128 @@ import click
 
 from chatlm.hub.disk import human_bytes
 from chatlm.hub.jobs import ProgressCallback, Stage
+from chatlm.plugin_host.ui_api import ProgressReporter
+from chatlm.text import one_line
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
 
 
 @contextmanager
 def graceful_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C end the work after its step, and a second one at once.
+    """Let the first Ctrl-C stop the work after its current step, and the second one at once.
+
+        with graceful_interrupt() as should_stop:
+            for step in steps:
+                step.run()
+                if should_stop():
+                    break
+
+    Outside the main thread Ctrl-C is left alone, and the function always returns False.
 
     Yields:
-        Whether the work shall end; to be asked after each step. Never, outside the main thread.
+        A function that returns whether Ctrl-C was pressed; call it after each step.
     """
-    wanted = threading.Event()
+    pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield wanted.is_set
+        yield pressed.is_set
         return
 
-    def press(number: int, frame: FrameType | None) -> None:
-        if wanted.is_set():
+    def handle_interrupt(number: int, frame: FrameType | None) -> None:
+        if pressed.is_set():
             raise KeyboardInterrupt
-        wanted.set()
+        pressed.set()
 
-    before = signal.signal(signal.SIGINT, press)
+    previous = signal.signal(signal.SIGINT, handle_interrupt)
     try:
-        yield wanted.is_set
+        yield pressed.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def progress_bar() -> Iterator[ProgressReporter]:
+    """Show a bar on a terminal, otherwise a line for each tenth and each new note; on stderr.
+
+        with progress_bar() as progress:
+            for number, path in enumerate(paths, 1):
+                read(path)
+                progress.update(number, len(paths), path.name)
+
+    Yields:
+        The same reporter as `ui.progress`; its `cancelled` is always False, since Ctrl-C raises
+        `KeyboardInterrupt`.
+    """
+    if not sys.stderr.isatty():
+        yield _LineProgress()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(24),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _RichProgress(progress, progress.add_task("", total=None))
+
+
+class _RichProgress:
+    cancelled = False
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        self._progress.update(
+            self._task, completed=done, total=total, description=one_line(note, 60)
+        )
+
+
+class _LineProgress:
+    cancelled = False
+
+    def __init__(self) -> None:
+        self._last: tuple[int, str] | None = None
+
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        tenth = done * 10 // total if total else 0
+        activity = "" if total else note
+        if (tenth, activity) != self._last:
+            self._last = (tenth, activity)
+            click.echo(
+                f"{tenth * 10} % {one_line(note, 60)}" if total else one_line(note, 60), err=True
+            )
+
+
+@contextmanager
+def step_bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr for a known number of steps; nothing unless stderr is a terminal.
+
+        with step_bar(len(texts), "classifying") as advance:
+            for text in texts:
+                classify(text)
+                advance(1)
+
+    Args:
+        total: number of steps; with fewer than two no bar is shown.
+        label: what is being done.
+
+    Yields:
+        A function that takes the number of steps done since its last call.
+    """
+    hidden = not sys.stderr.isatty() or total < 2
+    with click.progressbar(length=total, label=label, file=sys.stderr, hidden=hidden) as bar:
+        yield bar.update
 
 
 _STAGE_LABELS: dict[Stage, tuple[str, str]] = {
@@ -50,18 +145,24 @@ _STAGE_LABELS: dict[Stage, tuple[str, str]] = {
     "convert": ("Converting", "once, may take a minute"),
     "check": ("Checking", ""),
 }
-"""What is said of each stage, and beside it while its size is not known."""
+"""Each stage's label, and the note shown while its size is unknown."""
 
 
 @contextmanager
-def progress_bars() -> Iterator[ProgressCallback]:
-    """A bar on a terminal, else a line for each stage and each tenth of it; both on stderr."""
+def pull_progress() -> Iterator[ProgressCallback]:
+    """Show how far a model's pull is: a bar on a terminal, otherwise lines; on stderr.
+
+        with pull_progress() as progress:
+            model = ensure_model("qwen3-0.6b", progress)
+
+    Yields:
+        The callback for `ensure_model`.
+    """
     if not sys.stderr.isatty():
-        yield _line_progress()
+        yield _pull_lines()
         return
-    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description:<11}"),
@@ -69,16 +170,16 @@ def progress_bars() -> Iterator[ProgressCallback]:
         TextColumn("{task.fields[amount]}", markup=False),
         TimeElapsedColumn(),
     )
-    bars = rich_progress.Progress(*columns, console=Console(stderr=True), transient=True)
+    bars = Progress(*columns, console=Console(stderr=True), transient=True)
     tasks: dict[Stage, TaskID] = {}
 
     def draw(stage: Stage, done: int, total: int | None) -> None:
-        bars.start()  # nothing is drawn before there is something to show
+        bars.start()  # here, since a model that is already local needs no bar
         if stage not in tasks:
             for earlier in tasks.values():
                 bars.update(earlier, visible=False)
             tasks[stage] = bars.add_task(_STAGE_LABELS[stage][0], total=total, amount="")
-        amount = _amount(stage, done, total)
+        amount = _stage_amount(stage, done, total)
         bars.update(tasks[stage], completed=done, total=total, amount=amount)
 
     try:
@@ -87,20 +188,20 @@ def progress_bars() -> Iterator[ProgressCallback]:
         bars.stop()
 
 
-def _amount(stage: Stage, done: int, total: int | None) -> str:
+def _stage_amount(stage: Stage, done: int, total: int | None) -> str:
     return f"{human_bytes(done)} of {human_bytes(total)}" if total else _STAGE_LABELS[stage][1]
 
 
-def _line_progress() -> ProgressCallback:
+def _pull_lines() -> ProgressCallback:
     last: tuple[Stage, int] | None = None
 
-    def say(stage: Stage, done: int, total: int | None) -> None:
+    def print_line(stage: Stage, done: int, total: int | None) -> None:
         nonlocal last
         tenth = done * 10 // total if total else 0
         if (stage, tenth) != last:
             last = (stage, tenth)
             click.echo(
-                f"{_STAGE_LABELS[stage][0]} {_amount(stage, done, total)}".rstrip(), err=True
+                f"{_STAGE_LABELS[stage][0]} {_stage_amount(stage, done, total)}".rstrip(), err=True
             )
 
-    return say
+    return print_line

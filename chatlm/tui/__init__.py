@@ -53,10 +53,10 @@ def run(config: Config, incognito: bool = False, conversation_id: int | None = N
             notices=notes,
         )
         app.run()
-    if not app.engine.cancel(LOADER_EXIT_SECONDS) or app.chat_screen.plugin_actions.busy:
+    if not app.services.engine.cancel(LOADER_EXIT_SECONDS) or app.chat_screen.plugin_actions.busy:
         logging.shutdown()
         os._exit(app.return_code or 0)  # an interpreter that ends under a thread may crash
-    app.engine.close()
+    app.services.engine.close()
     if app.return_code:
         sys.exit(app.return_code)
 

@@ -7,11 +7,9 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import ClassVar
 
 from textual import on
@@ -19,10 +17,8 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.reactive import reactive
 
-from chatlm.chat.session import ChatSession
 from chatlm.config.config import Config
-from chatlm.engines.open import is_available
-from chatlm.errors import ChatlmError, ModelError, StoreError, UsageError
+from chatlm.errors import ChatlmError, StoreError, UsageError
 from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.text import escape_controls, one_line
@@ -32,7 +28,7 @@ from chatlm.tui.engine_loader import EngineChanged, EngineLoader, EngineState, L
 from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.offers import Registrations
 from chatlm.tui.screens.settings import SettingsScreen, ThemePicker
-from chatlm.tui.services import OpenChat
+from chatlm.tui.services import Services
 from chatlm.types.messages import utc_now
 
 log = logging.getLogger(__name__)
@@ -81,18 +77,26 @@ class ChatApp(GuardedApp):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self.plugins = plugins or PluginHost()
-        self.config = config or Config()
-        self.clock = clock
-        self.open_engine = open_engine
-        self.registrations = Registrations(self.plugins)
-        self._startup_notices = [*notices, *self.registrations.assign_keys(self.config.keys)]
-        self.set_keymap(commands.user_keymap())
-        self.engine = EngineLoader(
-            open_engine, lambda state: self.post_message(EngineChanged(state))
+        plugins = plugins or PluginHost()
+        self.services = Services(
+            store,
+            plugins,
+            config or Config(),
+            open_engine,
+            EngineLoader(open_engine, lambda state: self.post_message(EngineChanged(state))),
+            self._publish_engine_state,
+            clock,
         )
+        registrations = Registrations(plugins)
+        self._startup_notices = [*notices, *registrations.assign_keys(self.services.config.keys)]
+        self.set_keymap(commands.user_keymap())
         self.chat_screen = ChatScreen(
-            self, store, incognito=incognito, conversation_id=conversation_id
+            self.services,
+            registrations,
+            self,
+            start_background_work=self._start_background_work,
+            incognito=incognito,
+            conversation_id=conversation_id,
         )
 
     def on_mount(self) -> None:
@@ -103,82 +107,33 @@ class ChatApp(GuardedApp):
         for note in self._startup_notices:
             self.notify(escape_controls(note), severity="warning", markup=False, timeout=15)
         self._install_signal_handlers()
-        self.engine_state = Loading(self.config.model)
+        self.services.set_engine_state(Loading(self.services.config.model))
 
-    def start_background_work(self) -> None:
+    def _start_background_work(self) -> None:
         """Start what takes time, which would hold up the first picture of the screen."""
-        self.load_engine(self.config.model)
+        self.services.load_engine(self.services.config.model)
         self.run_worker(self._empty_trash, thread=True, group="trash")
 
     def _apply_appearance(self) -> None:
-        self.set_reduced_motion(reduced=self.config.reduced_motion)
+        appearance = self.chat_screen.settings_actions
+        appearance.set_reduced_motion(reduced=self.services.config.reduced_motion)
         try:
-            self.set_theme(self.config.theme)
+            appearance.set_theme(self.services.config.theme)
         except UsageError as error:
             self.notify(escape_controls(str(error)), severity="warning", markup=False)
 
     def _empty_trash(self) -> None:
         try:
-            self.chat_screen.chat.saved_store.empty_trash(utc_now() - TRASH_RETENTION)
+            self.services.store.empty_trash(utc_now() - TRASH_RETENTION)
         except StoreError as error:
             log.error("trash not emptied: %s", error)
 
-    def set_theme(self, name: str) -> None:
-        """Change the colours.
-
-        Raises:
-            UsageError: there is no such theme.
-        """
-        if name not in self.available_themes:
-            known = ", ".join(sorted(self.available_themes))
-            raise UsageError(f"There is no theme {name!r}", hint=f"There are: {known}.")
-        self.theme = name
-
-    @property
-    def reduced_motion(self) -> bool:
-        """Whether the screen keeps still but for what is written."""
-        return self.animation_level == "none"
-
-    def set_reduced_motion(self, *, reduced: bool) -> None:
-        """Let the screen keep still: no blinking, no smooth scrolling."""
-        self.animation_level = "none" if reduced else "full"
-        self.chat_screen.chat.composer.cursor_blink = not reduced
-
-    def check_model(self, model: str) -> None:
-        """Nothing is fetched before the person was asked.
-
-        Raises:
-            ModelError: the model cannot be used at once, or there is none of that name.
-        """
-        if not is_available(model, self.plugins):
-            raise ModelError(
-                f"The model {model} is not on this machine yet",
-                hint="/model without a name shows what there is, and fetches it.",
-            )
-
-    def load_engine(self, model: str = "") -> None:
-        """Load a model in a thread, in place of the one before; after a failure, once more."""
-        model = model or self.engine_state.model
-        self.engine_state = Loading(model)
-        self.engine.start(model)
-
-    def session(self, chat: OpenChat, stop: threading.Event) -> ChatSession:
-        """A session for one turn of a chat; setting `stop` ends its wait for the engine."""
-        return ChatSession(
-            chat.store,
-            partial(self.engine.wait, stop),
-            plugins=self.plugins,
-            sampling=self.config.sampling,
-            system=chat.system,
-            chat_sampling=chat.sampling,
-            plugin_data=chat.plugin_data,
-            disabled_plugins=chat.disabled_plugins,
-            conversation_id=chat.conversation_id,
-        )
+    def _publish_engine_state(self, state: EngineState) -> None:
+        self.engine_state = state
 
     @on(EngineChanged)
     def _show_engine(self, message: EngineChanged) -> None:
-        self.engine_state = message.state
+        self.services.set_engine_state(message.state)
 
     @on(SettingsScreen.SamplingChanged)
     @on(SettingsScreen.SystemChanged)
@@ -195,7 +150,7 @@ class ChatApp(GuardedApp):
 
     def on_unmount(self) -> None:
         """Whatever closes the screen, no thread goes on."""
-        self.engine.cancel()
+        self.services.engine.cancel()
         self.chat_screen.chat.stop()
 
     async def action_quit(self) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import events, on
 from textual.actions import SkipAction
@@ -16,7 +15,6 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from chatlm.errors import ChatlmError
-from chatlm.store.store import Store
 from chatlm.tui import clipboard, commands
 from chatlm.tui.actions.chat import ChatActions, TurnActions
 from chatlm.tui.actions.inspect import ContextMeasured, InspectActions, context_fill
@@ -31,12 +29,10 @@ from chatlm.tui.chat_list.panel import ChatsPanel
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.plugin_ui.commands import PluginActions
+from chatlm.tui.plugin_ui.isolation import GuardedApp
+from chatlm.tui.plugin_ui.offers import Registrations
+from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextGauge
-from chatlm.tui.workers import to_user_error
-from chatlm.types.messages import utc_now
-
-if TYPE_CHECKING:
-    from chatlm.tui.app import ChatApp
 
 MIN_WIDTH_FOR_LIST = 100
 """With fewer columns the list is hidden, since the text needs them."""
@@ -49,8 +45,10 @@ class ChatScreen(Screen[None]):
     """One chat and the list of the others.
 
     Args:
-        app: the program this screen belongs to.
-        store: the saved chats.
+        services: of the program.
+        registrations: commands, panels and screens of plugins.
+        app: isolates what plugins draw.
+        start_background_work: called after the first paint.
         incognito: begin with a chat that is not saved.
         conversation_id: open this chat at once.
     """
@@ -64,27 +62,49 @@ class ChatScreen(Screen[None]):
 
     def __init__(
         self,
-        app: ChatApp,
-        store: Store,
+        services: Services,
+        registrations: Registrations,
+        app: GuardedApp,
         *,
+        start_background_work: Callable[[], object],
         incognito: bool = False,
         conversation_id: int | None = None,
     ) -> None:
         super().__init__()
         theirs = commands.bindings(commands.plugin_commands(), priority=True)
         self._bindings = BindingsMap.merge([self._bindings, BindingsMap(theirs)])
-        self.chat_app = app
+        self._services = services
+        self._start_program_work = start_background_work
         self._incognito = incognito
         self._conversation_id = conversation_id
         self._list_shown_by_user: bool | None = None
         """What the person chose; None leaves it to the width."""
-        self.chat = LiveChat(app, store)
-        self.chats_panel = ChatsPanel(store, utc_now, self.chat.write_queue)
-        self.inspect_actions = InspectActions(self)
-        self.settings_actions = SettingsActions(self)
+        self.chat = LiveChat(services)
+        self.chats_panel = ChatsPanel(services.store, services.now, self.chat.write_queue)
         self._status_bar = StatusBar()
-        self.plugin_actions = PluginActions(self, app.registrations)
-        self.actions = (ChatActions(self), TurnActions(self), self.settings_actions)
+        self.inspect_actions = InspectActions(services, self.chat)
+        self.settings_actions = SettingsActions(services, self.chat)
+        self.plugin_actions = PluginActions(
+            services,
+            registrations,
+            app,
+            self.chat,
+            self._status_bar,
+            switch_model=self.settings_actions.do_model,
+        )
+        self.actions = (
+            ChatActions(
+                self.chat,
+                self.chats_panel,
+                self.inspect_actions,
+                close_panel=self.plugin_actions.regions.close_covering_panel,
+                cancel_work=self.plugin_actions.cancel_latest,
+                show_chat_list=self.show_chat_list,
+                toggle_chat_list=self.toggle_chat_list,
+            ),
+            TurnActions(services, self.chat, self.inspect_actions),
+            self.settings_actions,
+        )
 
     def compose(self) -> ComposeResult:
         """List, chat, status bar."""
@@ -95,19 +115,19 @@ class ChatScreen(Screen[None]):
 
     async def on_mount(self) -> None:
         """Show the first chat and follow what changes."""
-        self.watch(self.chat_app, "engine_state", self._show_engine_state)
+        self.watch(self.app, "engine_state", self._show_engine_state)
         self.watch(self.chat, "status", self._show_status)
         self.watch(self, "focused", self._follow_focus)
         await self.chat.new_chat(incognito=self._incognito)
         if self._conversation_id is not None and not self._incognito:
             await self.chat.open_chat(self._conversation_id)
-        for fault in self.chat_app.plugins.take_faults():
+        for fault in self._services.plugins.take_faults():
             await self.chat.show_notice(str(fault))
         self.call_after_refresh(self.set_timer, FIRST_PAINT_SECONDS, self._start_background_work)
 
     def _start_background_work(self) -> None:
         self.plugin_actions.start()
-        self.chat_app.start_background_work()
+        self._start_program_work()
 
     def on_unmount(self) -> None:
         """No thread waits on."""
@@ -125,27 +145,7 @@ class ChatScreen(Screen[None]):
         method = f"do_{name.replace('-', '_')}"
         runs = [getattr(actions, method) for actions in self.actions if hasattr(actions, method)]
         run = runs[0] if runs else partial(self.plugin_actions.run_command, name)
-        await self.run_reporting_errors(partial(run, argument), f"command {name}")
-
-    async def run_reporting_errors(
-        self, callback: Callable[[], Awaitable[object] | object], description: str
-    ) -> None:
-        """Do something; what cannot be done is told.
-
-        Args:
-            callback: may be async.
-            description: what it is, for the log.
-        """
-        try:
-            result = callback()
-            if inspect.isawaitable(result):
-                await result
-        except ChatlmError as error:
-            self.chat.toast(error)
-        except Exception as problem:
-            failure = to_user_error(problem, description)
-            if failure is not None:
-                self.chat.toast(failure)
+        await self.chat.run_reporting_errors(partial(run, argument), f"command {name}")
 
     def action_copy_text(self) -> None:
         """Copy what is selected with the mouse, to the system's clipboard too."""
@@ -157,7 +157,7 @@ class ChatScreen(Screen[None]):
     def action_begin(self, name: str) -> None:
         """Write a slash command into the composer, for its argument to be typed."""
         self.chat.composer.begin_command(commands.ALL[name])
-        self.set_focus(self.chat.composer)
+        self.chat.focus_composer()
 
     def action_turn_page(self, pages: int) -> None:
         """Turn the transcript's pages while the composer has the keys."""
@@ -193,7 +193,7 @@ class ChatScreen(Screen[None]):
         if self.chats_panel.display:
             self.chats_panel.reset_search()
         else:
-            self.set_focus(self.chat.composer)
+            self.chat.focus_composer()
 
     def show_chat_list(self) -> None:
         """Show the list."""
@@ -212,7 +212,7 @@ class ChatScreen(Screen[None]):
     async def _show_chat(self, event: ChatList.ChatOpened) -> None:
         """Show the chat; on a small screen the list makes room for it."""
         if event.turn_id is None:
-            self.set_focus(self.chat.composer)  # first: letters that follow are no keys of the list
+            self.chat.focus_composer()  # first: letters that follow are no keys of the list
         opened = await self.chat.open_chat(event.conversation_id, event.turn_id)
         if opened and self.size.width < MIN_WIDTH_FOR_LIST:
             self._list_shown_by_user = self.chats_panel.display = False
@@ -266,10 +266,6 @@ class ChatScreen(Screen[None]):
     def _update_hint(self) -> None:
         focused = self.focused
         self._status_bar.hint = focused.hint if isinstance(focused, TurnView) else None
-
-    def show_plugin_statuses(self, statuses: tuple[str, ...]) -> None:
-        """Show what plugins say beside the model's name."""
-        self._status_bar.plugin_statuses = statuses
 
     def _show_status(self, status: Status) -> None:
         self._status_bar.status = status

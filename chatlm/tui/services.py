@@ -1,26 +1,111 @@
-"""Config, plugins, engine loader, sessions, clock; completers."""
+"""Shared services of the terminal UI: config, plugins, the engine, chat sessions and clocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import datetime
+from functools import partial
 
+from chatlm.chat.session import ChatSession
+from chatlm.chat.side_chats import InMemorySideChats
+from chatlm.config.config import Config
+from chatlm.engines.open import is_available
+from chatlm.errors import ModelError
 from chatlm.hub import names as names_module
 from chatlm.hub.catalogue import catalogue
+from chatlm.plugin_host.host import PluginHost
 from chatlm.store.store import Store
 from chatlm.tui.composer.completion import Completer
-from chatlm.types.messages import PluginData
+from chatlm.tui.engine_loader import EngineLoader, EngineState, Loading, OpenEngine
+from chatlm.types.messages import PluginData, utc_now
 from chatlm.types.sampling import Sampling
 
-if TYPE_CHECKING:
-    from chatlm.tui.app import ChatApp
+
+@dataclass
+class OpenChat:
+    """A chat that is open or answering; its first message gives it a `conversation_id`."""
+
+    store: Store
+    conversation_id: int | None = None
+    system: str = ""
+    """The system prompt of a new chat."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """The user's sampling for a new chat."""
+    plugin_data: PluginData = field(default_factory=dict)
+    """Plugin data of a new chat."""
+    disabled_plugins: frozenset[str] = frozenset()
+    """Plugins disabled in a new chat."""
 
 
-def argument_completers(app: ChatApp) -> Mapping[str, Completer]:
-    """By the command's name; paths need none."""
+@dataclass(eq=False)
+class Services:
+    """What the screens, widgets and actions share; used in the UI thread."""
+
+    store: Store
+    """The saved chats."""
+    plugins: PluginHost
+    config: Config
+    """The current configuration; replaced when the user saves new defaults."""
+    open_engine: OpenEngine
+    engine: EngineLoader
+    """The engine of the program."""
+    publish_engine_state: Callable[[EngineState], object]
+    """Called with every new engine state."""
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    now: Callable[[], datetime] = utc_now
+    engine_state: EngineState = field(default_factory=lambda: Loading(""))
+
+    def set_engine_state(self, state: EngineState) -> None:
+        """Store and publish the state of the engine."""
+        self.engine_state = state
+        self.publish_engine_state(state)
+
+    def load_engine(self, model: str = "") -> None:
+        """Load a model in a thread in place of the current one; by default, load that one again."""
+        model = model or self.engine_state.model
+        self.set_engine_state(Loading(model))
+        self.engine.start(model)
+
+    def require_available(self, model: str) -> None:
+        """Check that a model can be loaded without a download.
+
+        Raises:
+            ModelError: the model is unknown or not downloaded.
+        """
+        if not is_available(model, self.plugins):
+            raise ModelError(
+                f"The model {model} is not on this machine yet",
+                hint="/model without a name shows what there is, and fetches it.",
+            )
+
+    def create_session(self, chat: OpenChat, stop: threading.Event) -> ChatSession:
+        """Return a session for one turn of a chat; setting `stop` ends its wait for the engine."""
+        return ChatSession(
+            chat.store,
+            partial(self.engine.wait, stop),
+            plugins=self.plugins,
+            sampling=self.config.sampling,
+            system=chat.system,
+            chat_sampling=chat.sampling,
+            plugin_data=chat.plugin_data,
+            disabled_plugins=chat.disabled_plugins,
+            conversation_id=chat.conversation_id,
+        )
+
+    def side_chats(self, report: Callable[[str], None]) -> InMemorySideChats:
+        """Return chats beside the open one, which share its engine."""
+        return InMemorySideChats(
+            self.config, self.plugins, self.open_engine, report, lambda: self.engine.engine
+        )
+
+
+def argument_completers(themes: Callable[[], Iterable[str]]) -> Mapping[str, Completer]:
+    """Return the completers of slash command arguments by command; paths need none."""
     return {
-        "theme": lambda typed: _filter_names(typed, app.available_themes),
+        "theme": lambda typed: _filter_names(typed, themes()),
         "model": lambda typed: _filter_names(typed, _installed_chat_models()),
         "replay": lambda typed: _filter_names(typed, _installed_chat_models()),
     }
@@ -38,19 +123,3 @@ def _filter_names(query: str, names: Iterable[str]) -> list[str]:
     query = query.lower()
     found = [name for name in names if query in name.lower()]
     return sorted(found, key=lambda name: (not name.lower().startswith(query), name))
-
-
-@dataclass
-class OpenChat:
-    """A chat that is shown or answering; `conversation_id` comes with its first message."""
-
-    store: Store
-    conversation_id: int | None = None
-    system: str = ""
-    """The system prompt that a new one will have."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """What the person set for a new one."""
-    plugin_data: PluginData = field(default_factory=dict)
-    """What plugins keep with a new one."""
-    disabled_plugins: frozenset[str] = frozenset()
-    """Plugins that are switched off in a new one."""

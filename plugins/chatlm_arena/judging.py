@@ -6,9 +6,10 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from chatlm import ContinuationUnsupported, Message, Sampling, SideChat, StopReason, one_line
-from chatlm_arena.answers import Job
+from chatlm_arena.answers import Job, run_jobs
 from chatlm_arena.records import Judgement, MatchReply
 from chatlm_arena.votes import Verdict
 
@@ -140,3 +141,20 @@ def _format_answers(title: str, replies: Sequence[MatchReply]) -> str:
         cut = f"{text[:MAX_ANSWER_CHARACTERS]} …" if len(text) > MAX_ANSWER_CHARACTERS else text
         parts.append(f"User: {reply.prompt}\n{title}: {cut}")
     return f"[{title}]\n" + "\n".join(parts) + f"\n[End of {one_line(title, 20)}]"
+
+
+class PairwiseJudge:
+    """Compares two answers in both orders: the service `judge`."""
+
+    def compare(
+        self, chat: SideChat, prompt: str, first: str, second: str, seed: int = 0
+    ) -> Literal["first", "second", "tie"] | None:
+        """Return the better answer, `tie` where the orders disagree, None without a verdict."""
+        left, right = ([MatchReply(0, 0, prompt, text, StopReason.END)] for text in (first, second))
+        ((_, judgements),) = run_jobs(chat.engine, [compare_answers(chat, left, right, seed)])
+        names: dict[Verdict | None, Literal["first", "second", "tie"]] = {
+            Verdict.LEFT: "first",
+            Verdict.RIGHT: "second",
+            Verdict.TIE: "tie",
+        }
+        return names.get(combine_orders(judgements))

@@ -26,6 +26,14 @@ def register_commands(cli: Commands) -> None:
 
 
 @hookimpl
+def register_services(register: Callable[[str, Any], None]) -> None:
+    """Offer the judge to other plugins."""
+    from chatlm_arena.judging import PairwiseJudge
+
+    register("judge", PairwiseJudge())
+
+
+@hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Add `/arena`."""
     actions.register(register)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chatlm import dump_json, escape_controls, human_bytes, one_line
+from chatlm.plugin_kit.options import json_option
+from chatlm.plugin_kit.progress import step_bar
 from chatlm_emotion.label_command import label
-from chatlm_emotion.options import as_json_option as _json
 from chatlm_emotion.options import classifier_option as _with
 from chatlm_emotion.options import name_argument as _name
-from chatlm_emotion.options import progress_bar
 from chatlm_emotion.train_command import train
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ emotion.add_command(label)
 
 
 @emotion.command("list")
-@_json
+@json_option
 def list_classifiers(as_json: bool) -> None:
     """List the classifiers; the active one has a mark.
 
@@ -80,7 +80,7 @@ def list_classifiers(as_json: bool) -> None:
 
 @emotion.command()
 @_name
-@_json
+@json_option
 def show(name: str, as_json: bool) -> None:
     """Show what a classifier is and how it came to be.
 
@@ -135,7 +135,7 @@ def remove(name: str, yes: bool) -> None:
 @emotion.command()
 @click.argument("text", required=False)
 @_with
-@_json
+@json_option
 def classify(text: str | None, name: str | None, as_json: bool) -> None:
     """Classify a text, each line of a file, or each line of what is piped in.
 
@@ -146,7 +146,7 @@ def classify(text: str | None, name: str | None, as_json: bool) -> None:
 
     texts = _read_input_texts(text)
     loaded = load_classifier(resolve_classifier(name))
-    with progress_bar(len(texts), "classifying") as progress:
+    with step_bar(len(texts), "classifying") as progress:
         verdicts = loaded.classify(texts, progress)
     if as_json:
         rows = [
@@ -173,7 +173,7 @@ def classify(text: str | None, name: str | None, as_json: bool) -> None:
     metavar="FILE",
     help="Draw the confusion matrix and the calibration into a .png, .svg or .pdf.",
 )
-@_json
+@json_option
 def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) -> None:
     """Measure a classifier on labelled texts: accuracy, macro-F1, calibration, confusions.
 
@@ -191,7 +191,7 @@ def evaluate(file: Path, name: str | None, picture: Path | None, as_json: bool) 
     read = examples.read_dataset([expand_path(str(file))], min_labels=1)
     place = resolve_classifier(name)
     loaded = load_classifier(place)
-    with progress_bar(len(read.rows), "classifying") as progress:
+    with step_bar(len(read.rows), "classifying") as progress:
         found = evaluation.evaluate(loaded, read, progress)
     if picture:
         from chatlm_emotion.evaluation import save_figure

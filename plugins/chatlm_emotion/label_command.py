@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chatlm import dump_json, escape_controls, one_line
-from chatlm_emotion.options import as_json_option as _json
-from chatlm_emotion.options import progress_bar
+from chatlm.plugin_kit.options import json_option
+from chatlm.plugin_kit.progress import step_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ HUMAN = "me"
 @click.option(
     "--tie", metavar=f"MODEL|{HUMAN}", help=f"Decides where no label leads: a fourth, or {HUMAN}."
 )
-@_json
+@json_option
 def label(
     file: Path,
     out: Path,
@@ -85,7 +85,7 @@ def label(
     ) as chats:
         panel = RaterPanel(chats, raters, names)
         decide = _tie_breaker(tie, chats, names)
-        with progress_bar(len(todo), "labelling") as progress:
+        with step_bar(len(todo), "labelling") as progress:
             for begin in range(0, len(todo), BATCH_SIZE):
                 found = panel.label(todo[begin : begin + BATCH_SIZE], decide)
                 _append_labels(target, found)

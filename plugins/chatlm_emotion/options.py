@@ -1,37 +1,28 @@
-"""What several commands take: a classifier's name, completed by the shell, and `--json`."""
+"""Options of `chatlm emotion`: classifiers' names, completed by the shell; image paths."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
+from chatlm.plugin_kit.options import complete_names
 
+if TYPE_CHECKING:
     from chatlm import Artifact
 
 IMAGE_SUFFIXES = (".png", ".svg", ".pdf")
 """Endings of picture files."""
 
 
-def complete_classifier(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """The names of classifiers that begin so."""
-    from click.shell_completion import CompletionItem
-
+def _classifier_names() -> list[str]:
     from chatlm_emotion.card import CLASSIFIERS
 
-    return [
-        CompletionItem(each.name) for each in CLASSIFIERS.all() if each.name.startswith(incomplete)
-    ]
+    return [classifier.name for classifier in CLASSIFIERS.all()]
 
 
+complete_classifier = complete_names(_classifier_names)
 name_argument = click.argument("name", shell_complete=complete_classifier)
 classifier_option = click.option(
     "--with",
@@ -47,7 +38,6 @@ teacher_option = click.option(
     shell_complete=complete_classifier,
     help="A slower classifier of the same labels to learn from too. May be repeated.",
 )
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def resolve_classifier(name: str | None) -> Artifact:
@@ -66,22 +56,6 @@ def resolve_classifier(name: str | None) -> Artifact:
     if base := card.read_card(place.path).base:
         ensure_model(base)
     return place
-
-
-@contextmanager
-def progress_bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
-    """Show how far a long work is, on a terminal only.
-
-    Args:
-        total: steps in all.
-        title: what is being done.
-
-    Yields:
-        a function that is told how many more steps are done.
-    """
-    hidden = not sys.stderr.isatty() or total < 2
-    with click.progressbar(length=total, label=title, file=sys.stderr, hidden=hidden) as shown:
-        yield shown.update
 
 
 def check_image_path(path: Path) -> None:

@@ -25,6 +25,26 @@ def register_commands(cli: Commands) -> None:
     )
 
 
+class EmotionClassifier:
+    """The configured classifier as the service `classifier`."""
+
+    def classify(self, text: str) -> Annotation:
+        """Return the emotion of a text."""
+        from chatlm import ChatlmError
+
+        labeller = actions.get_labeller()
+        label = labeller.submit(text).result()
+        if label is None:
+            raise labeller.load_error or ChatlmError("The text cannot be classified.")
+        return label
+
+
+@hookimpl
+def register_services(register: Callable[[str, Any], None]) -> None:
+    """Offer the classifier to other plugins."""
+    register("classifier", EmotionClassifier())
+
+
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Add `/emotion`."""

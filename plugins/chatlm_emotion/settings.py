@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from chatlm import load_plugin_settings
+from chatlm.plugin_kit.chat_state import choice_value, plugin_state
 from chatlm_emotion import PLUGIN
 from chatlm_emotion.card import DEFAULT_CLASSIFIER
 
@@ -38,18 +39,11 @@ LABEL_KEY = "label"
 
 
 def label_scope(plugin_data: Mapping[str, Any]) -> LabelScope:
-    """What is labelled, from what the plugin keeps with a chat.
-
-    A chat that chose nothing has the person's usual choice. It may come from a file that somebody
-    else wrote: what is no choice is passed over.
-    """
-    choice = plugin_data.get(LABEL_KEY)
-    for each in LABEL_SCOPES:
-        if choice == each:
-            return each
-    return load_plugin_settings(PLUGIN, Settings).label
+    """Return which messages of a chat are labelled: the chat's own choice, else the setting."""
+    scope = choice_value(plugin_data, LABEL_KEY, LABEL_SCOPES, None)
+    return scope or load_plugin_settings(PLUGIN, Settings).label
 
 
 def label_scope_in_chat(conversation: Conversation) -> LabelScope:
-    """What is labelled, from the chat itself."""
-    return label_scope(conversation.plugin_data.get(PLUGIN, {}))
+    """Return which messages of a chat are labelled, where a hook has no `Ui`."""
+    return label_scope(plugin_state(conversation, PLUGIN))

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from chatlm import dump_json
-from chatlm_emotion.options import as_json_option as _json
+from chatlm.plugin_kit.options import json_option
 from chatlm_emotion.options import resolve_classifier, teacher_option
 from chatlm_emotion.recipe import DEFAULT_BASES, METHODS, Method
 
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Chooses the held-out texts and the order. Default: 0")
 @click.option("--description", default="", metavar="TEXT", help="One line for the card.")
 @click.option("--licence", default="", metavar="TEXT", help="Of the data, for the card.")
-@_json
+@json_option
 @click.pass_context
 def train(
     context: click.Context,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chatlm import UsageError, dump_json, escape_controls, human_bytes, one_line
-from chatlm_lora.options import as_json_option as _json
+from chatlm.plugin_kit.options import json_option
 from chatlm_lora.options import complete_adapter, resolve_base_model
 from chatlm_lora.options import model_option as _model
 from chatlm_lora.options import name_argument as _name
@@ -45,7 +45,7 @@ METHODS = ("linear", "slerp", "ties", "dare")
 @click.option("--rank", type=int, help="Of the result for ties and dare. Default: the highest")
 @click.option("--seed", type=int, default=0, show_default=True, help="For dare.")
 @_model
-@_json
+@json_option
 def merge(
     name: str,
     sources: tuple[str, ...],
@@ -96,7 +96,7 @@ adapters.add_command(merge)
 
 
 @adapters.command("list")
-@_json
+@json_option
 def list_adapters(as_json: bool) -> None:
     """List the adapters.
 
@@ -123,7 +123,7 @@ def list_adapters(as_json: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @_model
 @click.option("--licence", default="", metavar="TEXT", help="Under which licence it is.")
-@_json
+@json_option
 def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool) -> None:
     """Check a folder that peft saved, and copy it in under a name.
 
@@ -147,7 +147,7 @@ def add(name: str, folder: Path, model: str | None, licence: str, as_json: bool)
 
 @adapters.command()
 @_name
-@_json
+@json_option
 def show(name: str, as_json: bool) -> None:
     """Show what an adapter is, how it came to be, and what it changes in the model's answers.
 
@@ -183,7 +183,7 @@ def show(name: str, as_json: bool) -> None:
 @adapters.command()
 @_name
 @_model
-@_json
+@json_option
 def verify(name: str, model: str | None, as_json: bool) -> None:
     """Check an adapter's files, and whether it changes what the model says.
 

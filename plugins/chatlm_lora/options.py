@@ -1,4 +1,4 @@
-"""What several commands take: an adapter's name, completed by the shell, a base model, `--json`."""
+"""Options of `chatlm adapters`: an adapter's name, completed by the shell, and the base model."""
 
 from __future__ import annotations
 
@@ -6,30 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
+from chatlm.plugin_kit.options import complete_names
 
+if TYPE_CHECKING:
     from chatlm import ModelLocation
 
 
-def complete_adapter(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """The names of adapters that begin so."""
-    from click.shell_completion import CompletionItem
-
+def _adapter_names() -> list[str]:
     from chatlm_lora.library import ADAPTERS
 
-    return [
-        CompletionItem(each.name) for each in ADAPTERS.all() if each.name.startswith(incomplete)
-    ]
+    return [adapter.name for adapter in ADAPTERS.all()]
 
 
+complete_adapter = complete_names(_adapter_names)
 name_argument = click.argument("name", shell_complete=complete_adapter)
 model_option = click.option(
     "-m", "--model", metavar="MODEL", help="The base model; the one of the config if left out."
 )
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def resolve_base_model(name: str | None) -> ModelLocation:

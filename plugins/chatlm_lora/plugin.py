@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm import PluginScreen, hookimpl, load_plugin_settings
+from chatlm.plugin_kit.chat_state import plugin_state
 from chatlm_lora import PLUGIN, actions
 from chatlm_lora.settings import Settings, selected_adapter
 
@@ -33,6 +34,31 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 
     for adapter in ADAPTERS.all():
         register(adapter.name, Setup(adapter=adapter.name))
+
+
+class AdapterLibrary:
+    """The adapters on this machine as the service `adapters`."""
+
+    def names(self) -> list[str]:
+        """Return the names of all adapters."""
+        from chatlm_lora.library import ADAPTERS
+
+        return [adapter.name for adapter in ADAPTERS.all()]
+
+    def find(self, name: str, model: str) -> Path:
+        """Return the folder of an adapter that fits the model."""
+        from chatlm_lora.library import resolve_adapter
+
+        folder = resolve_adapter(name, model)
+        if isinstance(folder, Path):
+            return folder
+        raise folder
+
+
+@hookimpl
+def register_services(register: Callable[[str, Any], None]) -> None:
+    """Offer the adapters to other plugins."""
+    register("adapters", AdapterLibrary())
 
 
 @hookimpl
@@ -61,7 +87,7 @@ def adjust_request(request: Request, conversation: Conversation) -> Request | No
     if request.adapter is not None:
         return None
     name = selected_adapter(
-        conversation.plugin_data.get(PLUGIN, {}), load_plugin_settings(PLUGIN, Settings).adapter
+        plugin_state(conversation, PLUGIN), load_plugin_settings(PLUGIN, Settings).adapter
     )
     return dataclasses.replace(request, adapter=name) if name else None
 

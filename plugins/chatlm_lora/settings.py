@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+from chatlm.plugin_kit.chat_state import text_value
 
 
 @dataclass(frozen=True)
@@ -24,19 +23,15 @@ ADAPTER_KEY, LAST_ADAPTER_KEY = "adapter", "last"
 
 
 def selected_adapter(plugin_data: Mapping[str, Any], default: str) -> str:
-    """The adapter of a chat; empty for the base alone.
-
-    A chat may come from a file that somebody else wrote: what is no text is passed over.
+    """Return the name of a chat's adapter; empty for the base model alone.
 
     Args:
-        plugin_data: what the plugin keeps with the chat.
-        default: for a chat in which none was chosen, nor the base.
+        plugin_data: what the plugin stores with the chat.
+        default: for a chat in which neither an adapter nor the base model was chosen.
     """
-    name = plugin_data.get(ADAPTER_KEY)
-    return name if isinstance(name, str) else default
+    return text_value(plugin_data, ADAPTER_KEY, default)
 
 
 def last_adapter(plugin_data: Mapping[str, Any], default: str) -> str:
-    """The adapter that the chat goes back to from the base; empty where there was none."""
-    name = plugin_data.get(LAST_ADAPTER_KEY)
-    return name if isinstance(name, str) and name else default
+    """Return the adapter that `/base` switches back to; empty if there was none."""
+    return text_value(plugin_data, LAST_ADAPTER_KEY, default) or default

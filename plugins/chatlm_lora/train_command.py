@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from chatlm import dump_json, escape_controls
-from chatlm_lora.options import as_json_option as _json
+from chatlm.plugin_kit.options import json_option
 from chatlm_lora.options import model_option as _model
 from chatlm_lora.options import resolve_base_model
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 @click.option("--licence", default="", metavar="TEXT", help="Of the data, for the card.")
 @click.option("--restart", is_flag=True, help="Forget an earlier training that was stopped.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@_json
+@json_option
 @click.pass_context
 def train(
     context: click.Context,

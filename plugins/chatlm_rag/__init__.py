@@ -1,4 +1,4 @@
-"""Answers grounded in the person's own documents: search indices of them; a plugin of chatlm."""
+"""A chatlm plugin that answers from the user's documents: search indices and grounded prompts."""
 
 PLUGIN = "rag"
-"""What the plugin is called: in the config, and for what it keeps with a chat."""
+"""Name of the plugin in the config and in the plugin data of chats."""

@@ -1,4 +1,4 @@
-"""/rag and /source; choose, build, leave; jump to a source."""
+"""The slash commands `/rag` and `/source`: select or build a chat's index, show a source."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ from chatlm_rag.retrieval.search import preload
 from chatlm_rag.settings import INDEX_KEY, index_from_plugin_data
 
 PANEL, PICKER, SHEET = "sources", "indices", "sheet"
-"""The names of the plugin's panel and screens."""
+"""Names of the plugin's panel and screens."""
 
 
 OFF, BUILD, WHY, TEST = "off", "build", "why", "test"
 
 
 def rag_command(ui: Ui, argument: str) -> None:
-    """Choose, make, leave or look into the index that the chat is about.
+    """Run `/rag`: select, build, explain or test the chat's index, or turn it off.
+
+    Args:
+        ui: the chat's screen.
+        argument: a subcommand or the name of an index; empty opens the picker.
 
     Raises:
-        ChatlmError: it cannot be done.
+        ChatlmError: the command fails.
     """
     word, _, rest = argument.strip().partition(" ")
     if not word:
@@ -51,7 +55,11 @@ def rag_command(ui: Ui, argument: str) -> None:
 
 
 def source_command(ui: Ui, argument: str) -> None:
-    """Go to a passage in the panel of sources.
+    """Run `/source N`: show a passage in the sources panel.
+
+    Args:
+        ui: the chat's screen.
+        argument: number of the passage, from 1; brackets are allowed.
 
     Raises:
         UsageError: the turn has no such passage.
@@ -60,27 +68,27 @@ def source_command(ui: Ui, argument: str) -> None:
     count = len(ui.passages)
     number = argument.strip().strip("[]")
     if not count:
-        raise UsageError("Nothing was found for this turn", hint="/rag chooses an index to ask.")
+        raise UsageError("Nothing was found for this turn", hint="Select an index: /rag")
     if not number.isdecimal() or not 1 <= int(number) <= count:
         raise UsageError(f"This turn has the sources 1 to {count}", hint="For example: /source 1")
     show_passage(ui, int(number))
 
 
 def register(add: Callable[[SlashCommand], None]) -> None:
-    """Offer both."""
-    what = f"[NAME|{OFF}|{BUILD} PATH|{WHY}|{TEST}]"
-    add(SlashCommand("rag", "answer from your own documents", rag_command, what))
-    add(SlashCommand("source", "go to a source of the reply", source_command, "N"))
+    """Register both commands."""
+    arguments = f"[NAME|{OFF}|{BUILD} PATH|{WHY}|{TEST}]"
+    add(SlashCommand("rag", "answer from your own documents", rag_command, arguments))
+    add(SlashCommand("source", "show a source of the reply", source_command, "N"))
 
 
-HOW_TO_BUILD = "/rag build PATH makes an index of a file or folder."
+HOW_TO_BUILD = "/rag build PATH builds an index of a file or folder."
 
 
 def choose_index(ui: Ui, name: str) -> None:
-    """Let the chat be about an index; one that is not finished is finished first.
+    """Use an index in the chat; complete its build first if it was stopped.
 
     Raises:
-        ChatlmError: see `go_on`, `use` and `prepare`.
+        ChatlmError: there is no such index, or it cannot be built or opened.
     """
     if folder.find_index(name).current() is None:
         resume_build(ui, name)
@@ -90,39 +98,40 @@ def choose_index(ui: Ui, name: str) -> None:
 
 
 def use_index(ui: Ui, name: str) -> None:
-    """Let the chat be about an index.
+    """Use an index in the chat.
 
     Raises:
-        ChatlmError: there is none of that name, or it is not finished or damaged.
+        ChatlmError: there is no such index, its build is not complete, or it is damaged.
     """
-    made = folder.find_index(name).open(manifest.read)
+    index_manifest = folder.find_index(name).open(manifest.read)
     ui.set_state(**{INDEX_KEY: name})
     ui.notify(
-        f"This chat asks {name} from now on: {formatting.describe_size(made)}. /rag off ends that."
+        f"This chat now uses the index {name}: {formatting.describe_size(index_manifest)}. "
+        "/rag off turns it off."
     )
 
 
 def resume_build(ui: Ui, name: str) -> None:
-    """Finish an index whose first build was stopped, then let the chat ask it.
+    """Complete the first build of an index, then use the index in the chat.
 
     Raises:
-        ChatlmError: it cannot be made, or the person stopped it again.
+        ChatlmError: it cannot be built, or the user stopped it again.
     """
-    chat = ui.conversation.id
+    chat_id = ui.conversation.id
     try:
         with ui.progress(f"Building {name}") as work:
             builder.update(name, work)
     except BuildStopped as error:
-        again = f"Go on: /rag {name}"
-        raise BuildStopped(error.message, hint=again if error.hint else "") from error
-    _finish_build(ui, name, chat)
+        hint = f"Continue: /rag {name}" if error.hint else ""
+        raise BuildStopped(error.message, hint=hint) from error
+    _finish_build(ui, name, chat_id)
 
 
 def load_index(ui: Ui, name: str) -> None:
-    """Fetch the index's embedder if it is not here, and load it; takes seconds.
+    """Open an index and load its embedder, which takes seconds; download it if it is missing.
 
     Raises:
-        ChatlmError: it cannot be had.
+        ChatlmError: the index cannot be opened, or the embedder is unavailable.
     """
     embedder = folder.find_index(name).open(manifest.read).embedder.name
     with ui.progress(f"Opening {name}") as work:
@@ -132,32 +141,32 @@ def load_index(ui: Ui, name: str) -> None:
 
 
 def leave_index(ui: Ui) -> None:
-    """Let the chat be about no index.
+    """Stop using an index in the chat.
 
     Raises:
-        UsageError: it is about none.
+        UsageError: the chat uses none.
     """
     name = index_from_plugin_data(ui.state)
     if not name:
-        raise UsageError("This chat asks no index.", hint="/rag chooses one.")
+        raise UsageError("This chat uses no index.", hint="Select one: /rag")
     ui.set_state(**{INDEX_KEY: ""})
-    ui.notify(f"This chat asks {one_line(name, 64)} no longer.")
+    ui.notify(f"This chat no longer uses the index {one_line(name, 64)}.")
 
 
 def build_index(ui: Ui, argument: str) -> None:
-    """Make an index of a file or folder, bring it up to date or go on with it; then use it.
+    """Build, update or continue an index of a file or folder, then use it in the chat.
 
     Args:
         ui: the chat's screen.
-        argument: the path, in quotes if it has blanks, and a name if it is to have another than
-            that of the file or folder.
+        argument: the path, quoted if it contains spaces, and optionally a name for the index
+            other than that of the file or folder.
 
     Raises:
-        ChatlmError: it cannot be made, or the person stopped it.
+        ChatlmError: it cannot be built, or the user stopped it.
     """
     path, name = _parse_build_argument(argument)
     index = folder.user_index(name)
-    chat = ui.conversation.id
+    chat_id = ui.conversation.id
     try:
         with ui.progress(f"Building {name}") as work:
             if _can_resume(index, path):
@@ -165,43 +174,45 @@ def build_index(ui: Ui, argument: str) -> None:
             else:
                 builder.build(name, (Source(str(path)),), work)
     except BuildStopped as error:
-        again = f"Go on: /rag build {shlex.quote(str(path))} {name}"
-        raise BuildStopped(error.message, hint=again if error.hint else "") from error
-    _finish_build(ui, name, chat)
+        hint = f"Continue: /rag build {shlex.quote(str(path))} {name}" if error.hint else ""
+        raise BuildStopped(error.message, hint=hint) from error
+    _finish_build(ui, name, chat_id)
 
 
 def _finish_build(ui: Ui, name: str, chat_id: int) -> None:
-    """Let the chat ask an index that is ready now, if it is still the one that is shown."""
+    """Use a new index in the chat for which it was built, unless the user has left that chat."""
     if ui.conversation.id == chat_id:
         use_index(ui, name)
         load_index(ui, name)
     else:
-        ui.notify(f"{name} is ready. /rag {name} asks it.")
+        ui.notify(f"The index {name} is ready. Use it: /rag {name}")
 
 
 def _parse_build_argument(argument: str) -> tuple[Path, str]:
-    """The path and the name of the index."""
+    """Return the path and the name of the index."""
     try:
         words = shlex.split(argument)
     except ValueError as error:
         raise UsageError("A quotation mark is missing in the path.", hint=HOW_TO_BUILD) from error
     if not 1 <= len(words) <= 2 or not words[0]:
         raise UsageError(
-            "Say of which file or folder, and if you like how the index is called.",
-            hint="For example: /rag build ~/notes\nA path with blanks belongs in quotes.",
+            "Give the path of a file or folder, and optionally a name for the index.",
+            hint="For example: /rag build ~/notes\nQuote a path that contains spaces.",
         )
     path = expand_path(words[0]).absolute()
     name = words[1] if words[1:] else re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:64]
     if not name:
-        raise UsageError(f"{path} gives the index no name.", hint="Add one: /rag build PATH NAME")
+        raise UsageError(
+            f"The index cannot be named after {path}.", hint="Add a name: /rag build PATH NAME"
+        )
     return path, name
 
 
 def _can_resume(index: IndexFolder, path: Path) -> bool:
-    """Whether the index is there or was begun, of this very path.
+    """Return whether the index, complete or not, exists and contains this path.
 
     Raises:
-        UsageError: it is made of something else.
+        UsageError: it contains other files.
     """
     plan = read_plan(index.partial)
     if plan is None and index.current():
@@ -210,17 +221,17 @@ def _can_resume(index: IndexFolder, path: Path) -> bool:
         return False
     if str(path) not in {source.path for source in plan.sources}:
         raise UsageError(
-            f"There is an index {index.name} of other files.",
-            hint=f"Give this one another name: /rag build {shlex.quote(str(path))} NAME",
+            f"The index {index.name} exists and contains other files.",
+            hint=f"Choose another name: /rag build {shlex.quote(str(path))} NAME",
         )
     return True
 
 
 class SourcesPanel(Protocol):
-    """The panel of sources while it is on the screen."""
+    """The sources panel while it is mounted."""
 
     def request_jump(self, number: int) -> None:
-        """Go to a passage; may be called in any thread."""
+        """Show a passage, counted from 1; callable from any thread."""
 
 
 _mounted_panels: list[SourcesPanel] = []
@@ -230,13 +241,13 @@ _pending_jumps: list[int] = []
 
 
 def attach_panel(panel: SourcesPanel) -> int | None:
-    """Note that the panel is on the screen; gives the passage it is to begin at."""
+    """Register the mounted panel, and return the number of the passage to show first, if any."""
     _mounted_panels[:] = [panel]
     return _pending_jumps.pop() if _pending_jumps else None
 
 
 def detach_panel(panel: SourcesPanel) -> None:
-    """Note that the panel has left the screen."""
+    """Unregister a panel that is no longer mounted."""
     if panel in _mounted_panels:
         _mounted_panels.remove(panel)
 

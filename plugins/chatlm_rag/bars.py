@@ -1,4 +1,4 @@
-"""A long work as the command line shows it: a bar on a terminal, plain lines elsewhere."""
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar() -> Iterator[ProgressReporter]:
-    """Show a work on stderr while it lasts; Ctrl-C ends it by its own exception."""
+    """Show progress on stderr; Ctrl-C raises `KeyboardInterrupt` as usual."""
     if not sys.stderr.isatty():
         yield _LineProgress()
         return
@@ -41,6 +41,8 @@ def progress_bar() -> Iterator[ProgressReporter]:
 
 
 class _RichProgress:
+    """A progress bar."""
+
     cancelled = False
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
@@ -54,7 +56,7 @@ class _RichProgress:
 
 
 class _LineProgress:
-    """A line for each tenth, and for each new kind of work."""
+    """A line for every 10 % and for each new note without a total."""
 
     cancelled = False
 
@@ -63,9 +65,9 @@ class _LineProgress:
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         tenth = done * 10 // total if total else 0
-        kind = "" if total else note
-        if (tenth, kind) != self._last:
-            self._last = (tenth, kind)
+        stage = "" if total else note
+        if (tenth, stage) != self._last:
+            self._last = (tenth, stage)
             click.echo(
                 f"{tenth * 10} % {one_line(note, 60)}" if total else one_line(note, 60), err=True
             )

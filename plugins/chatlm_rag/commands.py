@@ -1,4 +1,4 @@
-"""`chatlm rag`."""
+"""The commands `chatlm rag …`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from chatlm import ChatlmError, UsageError, dump_json, escape_controls, expand_p
 from chatlm_rag.bars import progress_bar
 from chatlm_rag.formatting import describe_hit, draw_scorecard, scorecard_dict
 from chatlm_rag.options import as_json_option, name_argument
-from chatlm_rag.options import as_json_option as _json
-from chatlm_rag.options import name_argument as _name
 
 if TYPE_CHECKING:
     from chatlm_rag.documents.files import Source
@@ -21,11 +19,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @name_argument
-@click.argument("words", nargs=-1, required=True, metavar="QUERY...")
-@click.option("-n", "--most", type=click.IntRange(1, 100), default=8, help="Passages at most (8).")
+@click.argument("query", nargs=-1, required=True, metavar="QUERY...")
+@click.option(
+    "-n", "--most", "limit", type=click.IntRange(1, 100), default=8, help="Maximum passages (8)."
+)
 @as_json_option
-def search(name: str, words: tuple[str, ...], most: int, as_json: bool) -> None:
-    """Find passages by meaning and by words.
+def search(name: str, query: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """Find passages by meaning and by keywords.
 
     Example: chatlm rag search notes "When does the lease end?"
     """
@@ -33,26 +33,26 @@ def search(name: str, words: tuple[str, ...], most: int, as_json: bool) -> None:
     from chatlm_rag.retrieval.relevance import CONSIDERED_HITS, THRESHOLD
     from chatlm_rag.retrieval.search import Index, configured_reranker
 
-    query = " ".join(words)
+    text = " ".join(query)
     index = Index.open(find_index(name))
-    found = index.search(query, max(most, CONSIDERED_HITS), configured_reranker())
-    confidence = index.confidence(query, found)
+    hits = index.search(text, max(limit, CONSIDERED_HITS), configured_reranker())
+    confidence = index.confidence(text, hits)
     relevant = confidence >= THRESHOLD
-    del found[most:]
+    del hits[limit:]
     if as_json:
-        passages = [each.to_dict() for each in found]
+        passages = [hit.to_dict() for hit in hits]
         click.echo(
             dump_json({"relevant": relevant, "confidence": confidence, "passages": passages})
         )
         return
     if not relevant:
         click.echo(
-            f"Nothing relevant in {name}: confidence {confidence:.2f}, needed {THRESHOLD:.2f}. "
-            "The nearest:\n",
+            f"Nothing relevant in {name}: confidence {confidence:.2f}, threshold {THRESHOLD:.2f}. "
+            "The nearest passages:\n",
             err=True,
         )
-    for number, each in enumerate(found, start=1):
-        click.echo(describe_hit(number, each))
+    for number, hit in enumerate(hits, start=1):
+        click.echo(describe_hit(number, hit))
 
 
 @click.command("eval")
@@ -61,22 +61,22 @@ def search(name: str, words: tuple[str, ...], most: int, as_json: bool) -> None:
     "--queries",
     required=True,
     type=click.Path(path_type=Path),
-    help="The questions, a queries.jsonl.",
+    help="Questions in BEIR's queries.jsonl format.",
 )
 @click.option(
     "--qrels",
     required=True,
     type=click.Path(path_type=Path),
-    help="Which documents answer them, a qrels.tsv.",
+    help="Relevance judgements in BEIR's qrels.tsv format.",
 )
 @click.option(
-    "--plot", type=click.Path(path_type=Path), help="Save a picture: FILE.png, .svg or .pdf."
+    "--plot", type=click.Path(path_type=Path), help="Save a plot: FILE.png, .svg or .pdf."
 )
 @as_json_option
 def evaluate(name: str, queries: Path, qrels: Path, plot: Path | None, as_json: bool) -> None:
-    """Measure how well an index answers test questions.
+    """Measure how well an index finds the documents that answer test questions.
 
-    By meaning (dense), by words (lexical) and by both (fused); files as in the BEIR collections.
+    Compares search by meaning (dense), by keywords (lexical) and by both (fused).
 
     Example: chatlm rag eval cran --queries queries.jsonl --qrels qrels.tsv --plot cran.png
     """
@@ -93,7 +93,7 @@ def evaluate(name: str, queries: Path, qrels: Path, plot: Path | None, as_json: 
             Index.open(find_index(name)),
             questions,
             judgements,
-            lambda done, total: work.update(done, total, "asking"),
+            lambda done, total: work.update(done, total, "searching"),
         )
     if plot:
         evaluation.plot_scorecard(card, f"{name}, {card.questions:,} questions", plot)
@@ -109,27 +109,27 @@ _paths = click.argument("paths", nargs=-1, required=True, metavar="PATH...", typ
 
 
 _include = click.option(
-    "--include", multiple=True, metavar="GLOB", help="Only files like this, such as '*.md'."
+    "--include", multiple=True, metavar="GLOB", help="Index only matching files, such as '*.md'."
 )
 
 
 _exclude = click.option(
-    "--exclude", multiple=True, metavar="GLOB", help="No files or folders like this."
+    "--exclude", multiple=True, metavar="GLOB", help="Skip matching files and folders."
 )
 
 
-_embedder = click.option("--embedder", metavar="MODEL", help="Another embedding model.")
+_embedder = click.option("--embedder", metavar="MODEL", help="Embedding model to use.")
 
 
-_tokens = click.option("--tokens", type=int, help="Tokens of a passage at most.")
+_tokens = click.option("--tokens", type=int, help="Maximum tokens of a passage.")
 
 
-_overlap = click.option("--overlap", type=int, help="Tokens that passages share at most.")
+_overlap = click.option("--overlap", type=int, help="Maximum tokens that passages share.")
 
 
 @click.group()
 def rag() -> None:
-    """Build, search and measure indices of your documents.
+    """Build, search and evaluate indices of your documents.
 
     Example: chatlm rag build notes ~/notes
     """
@@ -149,7 +149,7 @@ rag.add_command(evaluate)
 @_embedder
 @_tokens
 @_overlap
-@_json
+@as_json_option
 def build(
     name: str,
     paths: tuple[str, ...],
@@ -160,10 +160,10 @@ def build(
     overlap: int | None,
     as_json: bool,
 ) -> None:
-    """Make an index of files and folders.
+    """Build an index of files and folders.
 
-    Read are Markdown, text, code, HTML, PDF, DOCX and corpora (corpus.jsonl). Hidden files and what
-    a .gitignore names are passed by. Stopped with Ctrl-C, it goes on later where it was.
+    Indexes Markdown, text, code, HTML, PDF, DOCX and BEIR corpora (corpus.jsonl). Skips hidden
+    files and files ignored by a .gitignore. A build that you stop with Ctrl-C can be continued.
 
     Example: chatlm rag build notes ~/notes --include '*.md'
     """
@@ -174,22 +174,22 @@ def build(
 
     chunking = _chunking(tokens, overlap)
     with progress_bar() as work:
-        done = builder.build(
+        result = builder.build(
             name,
             _sources(paths, include, exclude),
             work,
             embedder=embedder or DEFAULT_EMBEDDER,
             chunking=chunking,
         )
-    formatting.print_build_result(find_index(name), done, as_json)
+    formatting.print_build_result(find_index(name), result, as_json)
 
 
 @rag.command()
-@_name
+@name_argument
 @_paths
 @_include
 @_exclude
-@_json
+@as_json_option
 def add(
     name: str,
     paths: tuple[str, ...],
@@ -197,7 +197,7 @@ def add(
     exclude: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Add files and folders to an index, and bring it up to date.
+    """Add files and folders to an index, and update it.
 
     Example: chatlm rag add notes ~/letters
     """
@@ -206,17 +206,17 @@ def add(
     from chatlm_rag.index.folder import find_index
 
     with progress_bar() as work:
-        done = builder.add(name, _sources(paths, include, exclude), work)
-    formatting.print_build_result(find_index(name), done, as_json)
+        result = builder.add(name, _sources(paths, include, exclude), work)
+    formatting.print_build_result(find_index(name), result, as_json)
 
 
 @rag.command()
-@_name
-@click.option("--rebuild", is_flag=True, help="Read and embed everything anew.")
+@name_argument
+@click.option("--rebuild", is_flag=True, help="Read and embed everything again.")
 @_embedder
 @_tokens
 @_overlap
-@_json
+@as_json_option
 def update(
     name: str,
     rebuild: bool,
@@ -225,9 +225,9 @@ def update(
     overlap: int | None,
     as_json: bool,
 ) -> None:
-    """Bring an index up to date, or go on with a build that was stopped.
+    """Update an index, or continue a build that was stopped.
 
-    Only what changed is read and embedded. Another embedder or length of passages needs --rebuild.
+    Only changed files are read and embedded. A new embedder or passage length needs --rebuild.
 
     Example: chatlm rag update notes
     """
@@ -237,18 +237,18 @@ def update(
 
     chunking = _chunking(tokens, overlap)
     if not rebuild and (embedder or chunking):
-        raise UsageError("This changes every passage.", hint="Say so with: --rebuild")
+        raise UsageError("This changes every passage.", hint="Add --rebuild.")
     with progress_bar() as work:
-        done = (
+        result = (
             builder.rebuild(name, work, embedder=embedder, chunking=chunking)
             if rebuild
             else builder.update(name, work)
         )
-    formatting.print_build_result(find_index(name), done, as_json)
+    formatting.print_build_result(find_index(name), result, as_json)
 
 
 @rag.command("list")
-@_json
+@as_json_option
 def list_indices(as_json: bool) -> None:
     """List the indices.
 
@@ -257,27 +257,27 @@ def list_indices(as_json: bool) -> None:
     from chatlm_rag import formatting
     from chatlm_rag.index.folder import all_indices
 
-    found = {}
+    manifests = {}
     for index in all_indices():
         try:
-            found[index] = formatting.read_manifest(index)
+            manifests[index] = formatting.read_manifest(index)
         except ChatlmError as error:
             click.echo(escape_controls(str(error)), err=True)
     if as_json:
-        click.echo(dump_json([formatting.index_row(index, made) for index, made in found.items()]))
+        click.echo(dump_json([formatting.index_row(*item) for item in manifests.items()]))
         return
-    if not found:
-        click.echo("There are no indices yet. Make one: chatlm rag build NAME PATH")
-    width = max((len(index.name) for index in found), default=0)
-    for index, made in found.items():
-        click.echo(f"{index.name:<{width}}  {formatting.summarize_index(index, made)}")
+    if not manifests:
+        click.echo("There are no indices yet. Build one: chatlm rag build NAME PATH")
+    width = max((len(index.name) for index in manifests), default=0)
+    for index, manifest in manifests.items():
+        click.echo(f"{index.name:<{width}}  {formatting.summarize_index(index, manifest)}")
 
 
 @rag.command()
-@_name
-@_json
+@name_argument
+@as_json_option
 def show(name: str, as_json: bool) -> None:
-    """Show what an index is made of, and which files could not be read.
+    """Show the contents of an index, and which files could not be indexed.
 
     Example: chatlm rag show notes
     """
@@ -285,20 +285,20 @@ def show(name: str, as_json: bool) -> None:
     from chatlm_rag.index.folder import find_index
 
     index = find_index(name)
-    made = formatting.read_manifest(index)
+    manifest = formatting.read_manifest(index)
     if as_json:
-        click.echo(dump_json(formatting.index_details(index, made)))
+        click.echo(dump_json(formatting.index_details(index, manifest)))
         return
-    click.echo(f"{index.name}: {formatting.summarize_index(index, made)}")
-    if made:
-        formatting.print_details(index, made)
+    click.echo(f"{index.name}: {formatting.summarize_index(index, manifest)}")
+    if manifest:
+        formatting.print_details(index, manifest)
 
 
 @rag.command()
-@_name
+@name_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(name: str, yes: bool) -> None:
-    """Delete an index; the documents stay.
+    """Delete an index, but not the documents.
 
     Example: chatlm rag remove notes --yes
     """
@@ -311,7 +311,7 @@ def remove(name: str, yes: bool) -> None:
             click.confirm(f"Delete the index {name}?", abort=True, err=True)
         freed = formatting.disk_usage(index)
         index.remove()
-    click.echo(f"Removed {name}; {human_bytes(freed)} are free again.")
+    click.echo(f"Removed {name}; freed {human_bytes(freed)}.")
 
 
 def _sources(
@@ -320,7 +320,7 @@ def _sources(
     from chatlm_rag.documents.files import Source
 
     if not all(paths):
-        raise UsageError("A path is empty.", hint="For this folder say a dot: .")
+        raise UsageError("A path is empty.", hint="For the current folder, use a dot: .")
     return tuple(Source(str(expand_path(path).absolute()), include, exclude) for path in paths)
 
 
@@ -329,6 +329,6 @@ def _chunking(tokens: int | None, overlap: int | None) -> Chunking | None:
 
     if tokens is None and overlap is None:
         return None
-    usual = Chunking()
-    length = usual.tokens if tokens is None else tokens
-    return Chunking(length, min(usual.overlap, length // 4) if overlap is None else overlap)
+    default = Chunking()
+    length = default.tokens if tokens is None else tokens
+    return Chunking(length, min(default.overlap, length // 4) if overlap is None else overlap)

@@ -1,8 +1,7 @@
-"""NDCG, recall, MRR with intervals; BEIR files; pictures.
+"""Evaluate an index on BEIR questions: nDCG, recall and MRR with bootstrap intervals, and plots.
 
-A document counts by its best piece. The measures are those of trec_eval, and their means are over
-all questions that have a document which answers them; intervals come from drawing the questions
-anew, with replacement.
+A document is ranked by its best chunk. The metrics are those of trec_eval, averaged over all
+questions that have a relevant document; the intervals come from resampling the questions.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ RANKINGS = ("dense", "lexical", "fused")
 
 
 BOOTSTRAP_SAMPLES = 1000
-"""How often the questions are drawn anew."""
+"""Bootstrap resamples of the questions."""
 
 
 _CANDIDATE_DEPTH = 1000
-"""Candidates by each kind: enough for 100 documents of several pieces each."""
+"""Candidates of each ranking: enough for 100 documents of several chunks."""
 
 
 _MAX_DOCUMENTS = 100
-"""No measure looks further down."""
+"""Depth of the ranked list of documents, the largest cutoff of the metrics."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, with the interval that has it in 95 of 100 draws."""
+    """A mean with its 95 % bootstrap interval."""
 
     mean: float
     low: float
@@ -53,17 +52,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """What `evaluate` found."""
+    """The result of an evaluation."""
 
     questions: int
+    """Number of judged questions."""
     documents: int
-    """In the index."""
+    """Number of documents in the index."""
     missing_documents: int
-    """Documents that would answer a question and are not in the index; they count as not found."""
+    """Relevant documents that are not in the index; they count as not found."""
     metrics: Mapping[str, Mapping[str, Estimate]]
-    """By kind and measure, 0 to 1."""
+    """By ranking and metric, 0 to 1."""
     fused_gains: Mapping[str, Estimate]
-    """By how much the fused nDCG@10 is above that of each other kind, question by question."""
+    """Paired difference of nDCG@10 between the fused ranking and each other ranking."""
 
 
 def evaluate(
@@ -73,66 +73,70 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     document_of: Callable[[Chunk], str] = attrgetter("source"),
 ) -> Scorecard:
-    """Ask an index all judged questions.
+    """Run all judged questions against an index.
 
     Args:
-        index: whose pieces have the judged documents' ids.
-        questions: by id.
-        judgements: by question and document.
-        progress: told how many questions are asked, of how many.
-        document_of: the id by which a piece is judged.
+        index: its chunks must have the ids of the judged documents.
+        questions: texts by question id.
+        judgements: grades by question id and document id.
+        progress: called with the number of questions done and their total.
+        document_of: returns the document id of a chunk.
 
     Raises:
-        UsageError: no question is judged, or no judged document is in the index.
+        UsageError: no question has a relevant document, or none of those is in the index.
     """
-    sources = [document_of(piece) for piece in index.chunks]
-    asked = _answerable_questions(questions, judgements)
-    answers = {document for name in asked for document in _relevant_documents(judgements[name])}
-    missing = answers - set(sources)
-    if missing == answers:
+    sources = [document_of(chunk) for chunk in index.chunks]
+    question_ids = _answerable_questions(questions, judgements)
+    relevant = {
+        document
+        for question_id in question_ids
+        for document in _relevant_documents(judgements[question_id])
+    }
+    missing = relevant - set(sources)
+    if missing == relevant:
         raise UsageError(
             f"None of the judged documents is in {index.name}.",
-            hint="Build it of the collection's corpus.jsonl, whose ids the judgements have.",
+            hint="Build the index from the collection's corpus.jsonl, which has the judged ids.",
         )
-    values: dict[str, list[list[float]]] = {kind: [] for kind in RANKINGS}
-    for done, name in enumerate(asked, start=1):
-        found = index.candidates(questions[name], _CANDIDATE_DEPTH)
-        for kind in RANKINGS:
-            scores = getattr(found, kind)
-            ranked = _rank_documents(sources, found.ids, scores)
-            values[kind].append([measure(ranked, judgements[name]) for measure in METRICS.values()])
+    values: dict[str, list[list[float]]] = {ranking: [] for ranking in RANKINGS}
+    for done, question_id in enumerate(question_ids, start=1):
+        candidates = index.candidates(questions[question_id], _CANDIDATE_DEPTH)
+        for ranking in RANKINGS:
+            ranked = _rank_documents(sources, candidates.ids, getattr(candidates, ranking))
+            grades = judgements[question_id]
+            values[ranking].append([metric(ranked, grades) for metric in METRICS.values()])
         if progress:
-            progress(done, len(asked))
-    return _scorecard(values, len(asked), len(set(sources)), len(missing))
+            progress(done, len(question_ids))
+    return _scorecard(values, len(question_ids), len(set(sources)), len(missing))
 
 
 def ndcg(ranked: Sequence[str], grades: Mapping[str, int], k: int) -> float:
-    """Normalised discounted cumulative gain of the first k, 0 to 1; gains are the grades."""
+    """Return the normalized discounted cumulative gain at k, 0 to 1; the gains are the grades."""
     best = sorted(grades.values(), reverse=True)[:k]
     return _dcg([grades.get(document, 0) for document in ranked[:k]]) / _dcg(best)
 
 
 def recall(ranked: Sequence[str], grades: Mapping[str, int], k: int) -> float:
-    """Which part of the documents that answer is among the first k."""
-    answers = _relevant_documents(grades)
-    return len(answers & set(ranked[:k])) / len(answers)
+    """Return the share of the relevant documents that are among the first k."""
+    relevant = _relevant_documents(grades)
+    return len(relevant & set(ranked[:k])) / len(relevant)
 
 
 def reciprocal_rank(ranked: Sequence[str], grades: Mapping[str, int], k: int) -> float:
-    """1 divided by the rank of the first document that answers; 0 if none of the first k does."""
-    answers = _relevant_documents(grades)
-    ranks = (rank for rank, document in enumerate(ranked[:k], start=1) if document in answers)
+    """Return 1 / rank of the first relevant document; 0 if none is among the first k."""
+    relevant = _relevant_documents(grades)
+    ranks = (rank for rank, document in enumerate(ranked[:k], start=1) if document in relevant)
     return 1 / next(ranks, float("inf"))
 
 
 METRICS: Mapping[str, Callable[[Sequence[str], Mapping[str, int]], float]] = {
-    "ndcg@10": lambda ranked, judged: ndcg(ranked, judged, 10),
-    "recall@5": lambda ranked, judged: recall(ranked, judged, 5),
-    "recall@10": lambda ranked, judged: recall(ranked, judged, 10),
-    "recall@100": lambda ranked, judged: recall(ranked, judged, 100),
-    "mrr@10": lambda ranked, judged: reciprocal_rank(ranked, judged, 10),
+    "ndcg@10": lambda ranked, grades: ndcg(ranked, grades, 10),
+    "recall@5": lambda ranked, grades: recall(ranked, grades, 5),
+    "recall@10": lambda ranked, grades: recall(ranked, grades, 10),
+    "recall@100": lambda ranked, grades: recall(ranked, grades, 100),
+    "mrr@10": lambda ranked, grades: reciprocal_rank(ranked, grades, 10),
 }
-"""Of one question's ranked documents, at least one of which answers; all 0 to 1."""
+"""Metrics of one question with at least one relevant document, 0 to 1."""
 
 
 def _dcg(gains: Sequence[int]) -> float:
@@ -146,25 +150,25 @@ def _relevant_documents(grades: Mapping[str, int]) -> set[str]:
 def _answerable_questions(
     questions: Mapping[str, str], judgements: Mapping[str, Mapping[str, int]]
 ) -> list[str]:
-    asked = [name for name in questions if _relevant_documents(judgements.get(name, {}))]
-    if not asked:
+    answerable = [name for name in questions if _relevant_documents(judgements.get(name, {}))]
+    if not answerable:
         raise UsageError(
-            "No question has a judgement that says which document answers it.",
-            hint="The ids in both files have to be the same.",
+            "No question has a relevant document in the judgements.",
+            hint="Both files must use the same question ids.",
         )
-    return asked
+    return answerable
 
 
 def _rank_documents(
     sources: Sequence[str], ids: NDArray[np.int64], scores: NDArray[np.float32]
 ) -> list[str]:
-    """The documents of the pieces that scored above 0, by their best piece, best first."""
-    found: dict[str, None] = {}
-    for place in (-scores).argsort(kind="stable"):
-        if len(found) == _MAX_DOCUMENTS or scores[place] <= 0:
+    """Rank documents by their best chunk with a score above 0."""
+    ranked: dict[str, None] = {}
+    for at in (-scores).argsort(kind="stable"):
+        if len(ranked) == _MAX_DOCUMENTS or scores[at] <= 0:
             break
-        found[sources[ids[place]]] = None
-    return list(found)
+        ranked[sources[ids[at]]] = None
+    return list(ranked)
 
 
 def _scorecard(
@@ -172,11 +176,11 @@ def _scorecard(
 ) -> Scorecard:
     import numpy as np
 
-    tables = {kind: np.array(rows) for kind, rows in values.items()}
-    draws = np.random.default_rng(0).integers(questions, size=(BOOTSTRAP_SAMPLES, questions))
+    matrices = {ranking: np.array(rows) for ranking, rows in values.items()}
+    samples = np.random.default_rng(0).integers(questions, size=(BOOTSTRAP_SAMPLES, questions))
 
-    def figure(column: NDArray[np.float64]) -> Estimate:
-        low, high = np.percentile(column[draws].mean(axis=1), [2.5, 97.5])
+    def estimate(column: NDArray[np.float64]) -> Estimate:
+        low, high = np.percentile(column[samples].mean(axis=1), [2.5, 97.5])
         return Estimate(float(column.mean()), float(low), float(high))
 
     return Scorecard(
@@ -184,53 +188,55 @@ def _scorecard(
         documents,
         missing,
         metrics={
-            kind: {name: figure(table[:, at]) for at, name in enumerate(METRICS)}
-            for kind, table in tables.items()
+            ranking: {name: estimate(matrix[:, at]) for at, name in enumerate(METRICS)}
+            for ranking, matrix in matrices.items()
         },
         fused_gains={
-            kind: figure(tables["fused"][:, 0] - tables[kind][:, 0])
-            for kind in RANKINGS
-            if kind != "fused"
+            ranking: estimate(matrices["fused"][:, 0] - matrices[ranking][:, 0])
+            for ranking in RANKINGS
+            if ranking != "fused"
         },
     )
 
 
 Judgements = dict[str, dict[str, int]]
-"""By question and document: 0 for one that does not answer, more the better it does."""
+"""Relevance grades by question id and document id; 0 is not relevant."""
 
 
 _QUERIES_HINT = 'Each line is one question: {"_id": "1", "text": "What …?"}'
 
 
-_QRELS_HINT = "Each line is a question's id, a document's id and a whole number, with tabs between."
+_QRELS_HINT = "Each line is a question id, a document id and an integer grade, separated by tabs."
 
 
 def read_questions(path: Path) -> dict[str, str]:
-    """The questions of a `queries.jsonl`, by their ids.
+    """Read the questions of a BEIR `queries.jsonl` by their ids.
 
     Raises:
-        UsageError: it cannot be read; the message has the line.
+        UsageError: it cannot be read or is invalid; the message names the line.
     """
     questions: dict[str, str] = {}
     for number, line in _lines(path):
         try:
-            table = json.loads(line)
-            name, text = table["_id"], table["text"]
+            fields = json.loads(line)
+            name, text = fields["_id"], fields["text"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(
-                f"{path}, line {number} is no question.", hint=_QUERIES_HINT
+                f"{path}, line {number} is not a question.", hint=_QUERIES_HINT
             ) from error
         if not isinstance(name, str) or not isinstance(text, str):
-            raise UsageError(f"{path}, line {number}: texts belong in quotes.", hint=_QUERIES_HINT)
+            raise UsageError(
+                f"{path}, line {number}: _id and text must be strings.", hint=_QUERIES_HINT
+            )
         questions[name] = text
     return questions
 
 
 def read_judgements(path: Path) -> Judgements:
-    """The judgements of a `qrels.tsv`; a first line that names the columns is passed by.
+    """Read the relevance judgements of a BEIR `qrels.tsv`; a header line is skipped.
 
     Raises:
-        UsageError: it cannot be read; the message has the line.
+        UsageError: it cannot be read or is invalid; the message names the line.
     """
     judgements: Judgements = {}
     for number, line in _lines(path):
@@ -238,16 +244,18 @@ def read_judgements(path: Path) -> Judgements:
         try:
             question, document, grade = fields
             judgements.setdefault(question, {})[document] = int(grade)
-            float(int(grade))  # a gain is reckoned with as one
+            float(int(grade))  # raises if the grade is too large to compute a gain
         except (ValueError, OverflowError) as error:
             if number == 1 and len(fields) == 3:
                 continue
-            raise UsageError(f"{path}, line {number} is no judgement.", hint=_QRELS_HINT) from error
+            raise UsageError(
+                f"{path}, line {number} is not a judgement.", hint=_QRELS_HINT
+            ) from error
     return judgements
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not empty, with their numbers."""
+    """Yield the non-empty lines of a file with their numbers."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -263,57 +271,57 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 _COLOURS = {"dense": "#0072b2", "lexical": "#d55e00", "fused": "#009e73"}
-"""Told apart by people who see few colours."""
+"""Distinguishable for colour-blind users."""
 
 
 def check_plot_path(path: Path) -> None:
-    """See that a picture can be put there, before the work that it shows.
+    """Check that a plot can be saved at a path, before the evaluation runs.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: the suffix is unsupported, or the folder does not exist.
     """
     if path.suffix.lower() not in PLOT_SUFFIXES:
         raise UsageError(
-            f"{path} is no picture's name.", hint=f"It ends in {', '.join(PLOT_SUFFIXES)}."
+            f"{path} has no supported image suffix.", hint=f"Use one of {', '.join(PLOT_SUFFIXES)}."
         )
     if not path.parent.is_dir():
-        raise UsageError(f"There is no folder {path.parent}.", hint="Make it first.")
+        raise UsageError(f"There is no folder {path.parent}.", hint="Create it first.")
 
 
 def plot_scorecard(card: Scorecard, title: str, path: Path) -> None:
-    """Draw every measure of each kind, with its interval.
+    """Plot every metric of each ranking with its interval.
 
     Args:
-        card: to draw.
-        title: above it.
-        path: the suffix, one of `SUFFIXES`, says what kind of picture.
+        card: the scorecard.
+        title: title of the plot.
+        path: its suffix, one of `PLOT_SUFFIXES`, determines the image format.
 
     Raises:
         UsageError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = picture.subplots()
-    for offset, (kind, figures) in zip((-0.22, 0.0, 0.22), card.metrics.items(), strict=True):
-        means = [figure.mean for figure in figures.values()]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for offset, (ranking, metrics) in zip((-0.22, 0.0, 0.22), card.metrics.items(), strict=True):
+        means = [estimate.mean for estimate in metrics.values()]
         axes.errorbar(
             means,
             [row + offset for row in range(len(means))],
             xerr=[
-                [figure.mean - figure.low for figure in figures.values()],
-                [figure.high - figure.mean for figure in figures.values()],
+                [estimate.mean - estimate.low for estimate in metrics.values()],
+                [estimate.high - estimate.mean for estimate in metrics.values()],
             ],
             fmt="o",
             capsize=3,
-            color=_COLOURS[kind],
-            label=kind,
+            color=_COLOURS[ranking],
+            label=ranking,
             clip_on=False,
         )
         for row, mean in enumerate(means):
             axes.annotate(
                 f"{mean:.3f}", (1.01, row + offset), xycoords=("axes fraction", "data"),
-                va="center", fontsize=8, color=_COLOURS[kind],
+                va="center", fontsize=8, color=_COLOURS[ranking],
             )  # fmt: skip
     axes.set_yticks(range(len(card.metrics["fused"])), list(card.metrics["fused"]))
     axes.invert_yaxis()
@@ -321,46 +329,46 @@ def plot_scorecard(card: Scorecard, title: str, path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.set_title(title, parse_math=False)
     axes.set_xlabel("mean over the questions, with 95 % intervals")
-    picture.legend(loc="outside lower center", ncols=3, frameon=False)
-    _save_figure(picture, path)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    _save_figure(figure, path)
 
 
 def plot_threshold_curves(
     curves: Mapping[str, Sequence[ThresholdPoint]], threshold: float, path: Path
 ) -> None:
-    """Draw what thresholds on the confidence would do.
+    """Plot the effect of thresholds on the confidence.
 
     Args:
-        curves: by what the unanswerable questions are; the answerable ones are the same in all.
-        threshold: the one that is in use.
-        path: see `save_scorecard`.
+        curves: by the kind of unanswerable questions; the answerable questions are always the same.
+        threshold: the threshold in use.
+        path: as for `plot_scorecard`.
 
     Raises:
         UsageError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = picture.subplots()
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     for name, points in curves.items():
         axes.step(
             [point.threshold for point in points],
             [point.refused_rate for point in points],
-            label=f"unanswerable, {name}: refused",
+            label=f"unanswerable, {name}: rejected",
         )
     points = next(iter(curves.values()))
     axes.step(
         [point.threshold for point in points],
         [point.kept_rate for point in points],
-        label="answerable: kept",
+        label="answerable: accepted",
         color=_COLOURS["fused"],
     )
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold in use")
     axes.set_xlabel("threshold on the confidence")
-    axes.set_ylabel("part of the questions")
+    axes.set_ylabel("share of the questions")
     axes.grid(alpha=0.3)
-    picture.legend(loc="outside lower center", ncols=2, frameon=False)
-    _save_figure(picture, path)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    _save_figure(figure, path)
 
 
 def _save_figure(figure: Figure, path: Path) -> None:

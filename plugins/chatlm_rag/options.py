@@ -1,4 +1,4 @@
-"""What several commands take: an index's name, completed by the shell, and `--json`."""
+"""Command-line options that several commands share: the name of an index, and `--json`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def complete_index(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """The names of indices that begin so."""
+    """Complete the name of an index in the shell."""
     from click.shell_completion import CompletionItem
 
     from chatlm_rag.index.folder import all_indices

@@ -1,4 +1,4 @@
-"""The hooks by which chatlm knows the indices of the person's documents."""
+"""The plugin's hooks: commands, screens, retrieval and grounded prompts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings"]
 
 _omitted_passages: dict[int, int] = {}
-"""By turn, how many passages had no room in the request that is being answered."""
+"""Number of passages that did not fit the current request, by turn id."""
 
 
 @hookimpl
@@ -37,19 +37,41 @@ def register_commands(cli: Commands) -> None:
     cli.add_lazy(
         "rag",
         "chatlm_rag.commands:rag",
-        "Build, search and measure indices of your documents.",
+        "Build, search and evaluate indices of your documents.",
     )
 
 
 @hookimpl
 def register_setups(register: Callable[[str, Setup], None]) -> None:
-    """Offer each finished index by its name."""
+    """Register a setup for each complete index."""
     from chatlm import Setup
     from chatlm_rag.index.folder import all_indices
 
     for index in all_indices():
         if index.current():
             register(index.name, Setup(plugin_data={PLUGIN: {INDEX_KEY: index.name}}))
+
+
+class IndexSearch:
+    """The finished indices as the service `documents`."""
+
+    def collections(self) -> list[str]:
+        """Return the names of the finished indices."""
+        from chatlm_rag.index.folder import all_indices
+
+        return [index.name for index in all_indices() if index.current()]
+
+    def search(self, collection: str, query: str) -> list[Passage]:
+        """Return the relevant passages of an index, best first."""
+        from chatlm_rag.retrieval import grounding
+
+        return grounding.find_passages(collection, query)
+
+
+@hookimpl
+def register_services(register: Callable[[str, Any], None]) -> None:
+    """Offer the indices to other plugins."""
+    register("documents", IndexSearch())
 
 
 @hookimpl
@@ -66,14 +88,14 @@ def register_panels(register: Callable[[Panel], None]) -> None:
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
-    """Add the list of indices, and the sheet for longer answers."""
+    """Add the index picker and the card for longer texts."""
     register(PluginScreen(actions.PICKER, _open_picker))
     register(PluginScreen(actions.SHEET, _open_sheet))
 
 
 @hookimpl
 def chat_shown(ui: Ui) -> None:
-    """Open the chat's index while the person reads and types."""
+    """Preload the chat's index while the user reads and types."""
     if name := index_from_plugin_data(ui.state):
         from chatlm_rag.retrieval.search import preload_in_background
 
@@ -82,7 +104,7 @@ def chat_shown(ui: Ui) -> None:
 
 @hookimpl(tryfirst=True)
 def write_message(conversation: Conversation, text: str) -> UsageError | None:
-    """Refuse a question that the chat's index has nothing for, or that it cannot be asked."""
+    """Refuse a question if the chat's index has nothing relevant or cannot be used."""
     if not (name := index_from_conversation(conversation)):
         return None
     from chatlm_rag.retrieval.grounding import refusal
@@ -94,17 +116,17 @@ def write_message(conversation: Conversation, text: str) -> UsageError | None:
 def annotate_message(
     conversation: Conversation, message: Message, passages: Sequence[Passage]
 ) -> list[Annotation] | None:
-    """Say what was found for a question, and which passages say what a reply says."""
+    """Annotate a question with its search result, and a reply with its citation checks."""
     from chatlm_rag.retrieval import prompting
 
     if message.role == "assistant" and prompting.has_index_passages(passages):
         from chatlm_rag.retrieval import citations
 
         turn = conversation.turns[-1]
-        left_out = _omitted_passages.pop(turn.id, 0)
-        labels = citations.reply_annotations(message.text, passages, left_out)
-        quoted = turn.reply is not None and not turn.reply.model
-        return [citations.QUOTED_ANSWER, *labels] if quoted else labels
+        omitted = _omitted_passages.pop(turn.id, 0)
+        annotations = citations.reply_annotations(message.text, passages, omitted)
+        is_quoted = turn.reply is not None and not turn.reply.model
+        return [citations.QUOTED_ANSWER, *annotations] if is_quoted else annotations
     if message.role == "user" and (name := index_from_conversation(conversation)):
         from chatlm_rag.retrieval.grounding import question_annotation
 
@@ -114,7 +136,7 @@ def annotate_message(
 
 @hookimpl
 def retrieve_passages(conversation: Conversation, message: Message) -> list[Passage] | None:
-    """What the chat's index has for a question."""
+    """Search the chat's index for a question."""
     if not (name := index_from_conversation(conversation)):
         return None
     from chatlm_rag.retrieval import grounding
@@ -126,7 +148,7 @@ def retrieve_passages(conversation: Conversation, message: Message) -> list[Pass
 def build_messages(
     conversation: Conversation, turn: Turn, passages: Sequence[Passage]
 ) -> list[Message] | None:
-    """Put passages of an index into the message that asks about them."""
+    """Insert the passages into the user's message."""
     from chatlm_rag.retrieval import prompting
 
     return (
@@ -140,7 +162,7 @@ def build_messages(
 def adjust_request(
     request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine
 ) -> Request | None:
-    """Leave out the passages that the context has no room for, or answer with quotations."""
+    """Drop passages that do not fit the context window, or answer with quotes."""
     from chatlm_rag.retrieval import extractive, prompting
 
     if not prompting.has_index_passages(passages):

@@ -1,4 +1,4 @@
-"""Settings; the index of a chat."""
+"""Settings of the plugin, and the index that a chat uses."""
 
 from __future__ import annotations
 
@@ -19,25 +19,23 @@ MAX_PASSAGES = 20
 
 @dataclass(frozen=True)
 class Settings:
-    """What the person can set under `[plugins.rag]`."""
+    """Settings under `[plugins.rag]`."""
 
-    index: str = field(
-        default="", metadata={"help": "Index of chats that choose none; empty for none."}
-    )
+    index: str = field(default="", metadata={"help": "Default index of a chat; empty for none."})
     passages: int = field(
-        default=3, metadata={"help": f"Passages for a question at most, 1 to {MAX_PASSAGES}."}
+        default=3, metadata={"help": f"Maximum passages for a question, 1 to {MAX_PASSAGES}."}
     )
     answer: Literal["auto", "quote", "model"] = field(
         default="auto",
-        metadata={"help": "Quote the documents, or let the model write; auto: by its size."},
+        metadata={"help": "Quote the documents, or let the model write; auto: by model size."},
     )
     answer_anyway: bool = field(
         default=False,
-        metadata={"help": "Let the model answer alone when nothing relevant is found."},
+        metadata={"help": "Let the model answer without documents when nothing relevant is found."},
     )
     reranker: Path | None = field(
         default=None,
-        metadata={"help": "Folder of a cross-encoder that puts found passages in a better order."},
+        metadata={"help": "Folder of a cross-encoder that reranks the passages."},
     )
 
     def __post_init__(self) -> None:
@@ -46,19 +44,21 @@ class Settings:
 
 
 INDEX_KEY = "index"
-"""Under this its name is kept with the chat, empty for none."""
+"""Key of the index name in a chat's plugin data; the value is empty for none."""
 
 
 def index_from_plugin_data(plugin_data: Mapping[str, Any]) -> str:
-    """Its name, from what the plugin keeps with a chat; empty for none.
+    """Return the name of a chat's index; empty for none.
 
-    One that chose none, nor to have none, has the person's usual one. A chat may come from a file
-    that somebody else wrote: what is no text is passed over.
+    A chat without a valid entry uses the default index of the settings.
+
+    Args:
+        plugin_data: this plugin's data of the chat.
     """
     name = plugin_data.get(INDEX_KEY)
     return name if isinstance(name, str) else load_plugin_settings(PLUGIN, Settings).index
 
 
 def index_from_conversation(conversation: Conversation) -> str:
-    """Its name, from the chat itself; empty for none."""
+    """Return the name of a chat's index; empty for none."""
     return index_from_plugin_data(conversation.plugin_data.get(PLUGIN, {}))

@@ -146,7 +146,7 @@ def test_an_unforeseen_error_goes_to_the_log_and_a_sentence_to_the_person(home: 
     code = (
         "import sys; from chatlm.config import config\n"
         "def broken(): raise RuntimeError('boom \\x1b[31m')\n"
-        "config.effective = broken\n"
+        "config.effective_settings = broken\n"
         "from chatlm.cli.main import main; sys.exit(main(['config', 'show']))"
     )
     done = python(code)
@@ -171,7 +171,8 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
 
 def test_the_log_rotates_and_is_read_over_its_files(home: Path) -> None:
     code = (
-        "from chatlm.config import logs; import logging; logs.setup(); logs.setup()\n"
+        "import logging; from chatlm.config.logs import setup_logging\n"
+        "setup_logging(); setup_logging()\n"
         "for n in range(30_000): logging.getLogger('chatlm.x').info('line %d %s', n, 'x' * 100)\n"
     )
     assert python(code).returncode == 0

@@ -28,7 +28,7 @@ def test_the_manual_answers_and_its_source_is_jumped_to_and_opened(
 ) -> None:
     terminal.wait_for(has("Write a message", "/rag manual"))
     terminal.type(f"/rag manual{ENTER}")
-    terminal.wait_for(has("This chat asks manual from now on"))
+    terminal.wait_for(has("This chat now uses the index manual"))
     terminal.wait_for(lambda shown: "Opening manual" not in shown)
     terminal.type(QUESTION)
     terminal.wait_for(has(QUESTION))
@@ -55,7 +55,7 @@ def test_enter_opens_the_file_at_the_line_and_comes_back(
     try:
         terminal.wait_for(has("Write a message"))
         terminal.type(f"/rag manual{ENTER}")
-        terminal.wait_for(has("This chat asks manual from now on"))
+        terminal.wait_for(has("This chat now uses the index manual"))
         terminal.type(QUESTION)
         terminal.wait_for(has(QUESTION))
         terminal.type(ENTER)

@@ -56,7 +56,7 @@ def test_a_killed_build_goes_on(rag_home: Path, corpus: Path) -> None:
     process.kill()
     process.communicate()
     listed = rag("list")
-    assert "not finished; go on: chatlm rag update facts" in listed.stdout
+    assert "not finished; continue: chatlm rag update facts" in listed.stdout
     done = rag("update", "facts", "--json")
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)
@@ -88,7 +88,7 @@ def test_ctrl_c_says_how_to_go_on(rag_home: Path, corpus: Path) -> None:
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said.endswith(
-        "Error: Stopped; what was embedded is kept.\nGo on: chatlm rag update facts\n"
+        "Error: Stopped; the vectors computed so far are saved.\nContinue: chatlm rag update facts\n"
     )
 
 
@@ -101,10 +101,10 @@ def test_from_build_to_remove(rag_home: Path, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout == ("pets: 1 passage from 1 file. Read 2 files; embedded 1 passage.\n")
     assert "0 %" in done.stderr
-    assert "Left out: 1\n  is binary: docs/b␛[1m.bin\n" in done.stderr
+    assert "Not indexed: 1\n  is binary: docs/b␛[1m.bin\n" in done.stderr
     again = rag("build", "pets", str(docs))
     assert again.returncode == 2
-    assert "There is an index pets already.\nBring it up to date: chatlm rag update" in again.stderr
+    assert "The index pets already exists.\nUpdate it: chatlm rag update" in again.stderr
     _, row = json.loads(rag("list", "--json").stdout)  # the manual comes first
     assert (row["name"], row["passages"], row["finished"], row["own"]) == ("pets", 1, True, True)
     table = json.loads(rag("show", "pets", "--json").stdout)
@@ -114,7 +114,7 @@ def test_from_build_to_remove(rag_home: Path, tmp_path: Path) -> None:
     assert f"Source    {docs}" in shown
     assert "all-minilm-l6-v2, 384 dimensions" in shown
     wrong = rag("update", "pets", "--tokens", "100")
-    assert "Say so with: --rebuild" in wrong.stderr
+    assert "Add --rebuild." in wrong.stderr
     anew = rag("update", "pets", "--rebuild", "--tokens", "100")
     assert "embedded 1 passage." in anew.stdout
     complete = {"_CHATLM_COMPLETE": "bash_complete", "COMP_CWORD": "3"}

@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType, quants
 from safetensors.torch import load_file, save_file
 
 from chatlm.engines.model import ModelInfo, Unsupported
-from chatlm.engines.native.architectures.llama import read_config
+from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.compiler import kernel_library
 from chatlm.engines.native.cuda_graph import CudaGraphDecoder

@@ -207,7 +207,7 @@ def bring(name):
     except BaseException as error:
         wrong.append(repr(error))
 threads = [threading.Thread(target=bring, args=(name,))
-           for name in ("chatlm.engines.detokenize", "tokenizers")]
+           for name in ("chatlm.engines.detokenizer", "tokenizers")]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 sys.exit("; ".join(wrong) or 0)

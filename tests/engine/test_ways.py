@@ -134,7 +134,7 @@ import torch
 from chatlm.engines.native.c_decoder import CDecoder, Kernel
 from chatlm.engines.native.lora import LoraPair
 from chatlm.engines.native.model import NativeAdaptedModel, NativeModel
-from chatlm.engines.native.architectures.llama import read_config
+from chatlm.engines.native.architectures.registry import read_config
 from chatlm.engines.native.weights import read_weights
 def additions(weights, rank):
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -51,10 +51,21 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Architectures and variants, by name: the class and what differs from the common sizes."""
 
+TORCH_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "granite": (
+        "Granite",
+        {
+            "num_key_value_heads": 1, "embedding_multiplier": 3.0, "attention_multiplier": 0.11,
+            "residual_multiplier": 0.6, "logits_scaling": 2.5,
+        },
+    ),
+}  # fmt: skip
+"""Those that the C kernel does not run, so that torch decodes them."""
+
 
 def save(folder: Path, variant: str, **changes: Any) -> Path:
     """Write a random model of a variant, in bfloat16, into a folder; the same each time."""
-    kind, own = CONFIGS[variant]
+    kind, own = {**CONFIGS, **TORCH_CONFIGS}[variant]
     config = getattr(transformers, f"{kind}Config")(**{**_SIZES, **own, **changes})
     torch.manual_seed(1)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).to(torch.bfloat16)

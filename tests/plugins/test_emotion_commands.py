@@ -104,7 +104,7 @@ def test_texts_of_a_file(topics: Path, data: Path) -> None:
 
 def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_path: Path) -> None:
     with_data = ("--data", str(data), "--method", "baseline")
-    assert "is a classifier topics already" in refused("train", "topics", *with_data).message
+    assert "is already a classifier topics" in refused("train", "topics", *with_data).message
     assert "cannot be called" in refused("train", "A/b", *with_data).message
     assert "no word for" in refused("train", "x", *with_data, "--tells", "two words").message
     assert "threshold must be" in refused("train", "x", *with_data, "--threshold", "2").message

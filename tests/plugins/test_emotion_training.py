@@ -240,7 +240,7 @@ class Said(ProgressListener):
     def __init__(self) -> None:
         self.seen: set[tuple[int, str]] = set()
 
-    def changed(self, progress: ClassifierProgress) -> None:
+    def update(self, progress: ClassifierProgress) -> None:
         self.seen.add((progress.step, progress.activity))
 
 

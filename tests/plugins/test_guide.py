@@ -53,7 +53,8 @@ def test_each_hook_has_an_example() -> None:
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_each_example_is_a_plugin_that_works(code: str, tmp_path: Path) -> None:
     module = run(code)
-    with scripted_chat(module, "It is so.", "Yes.", data_dir=tmp_path) as chat:
+    plugin = vars(module).get("plugin", module)
+    with scripted_chat(plugin, "It is so.", "Yes.", data_dir=tmp_path) as chat:
         chat.say("What is chatlm?")
         chat.say("! Alone")
         for name in ("register_engines", "register_templates"):

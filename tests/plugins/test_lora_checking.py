@@ -300,7 +300,7 @@ def test_what_is_refused_leaves_nothing(good: Path, home: Path, base: ModelLocat
 
 def test_checking_needs_no_torch() -> None:
     code = (
-        "import sys, chatlm_lora.plugin, chatlm_lora.commands, chatlm_lora.checking;"
+        "import sys, chatlm_lora.plugin, chatlm_lora.commands, chatlm_lora.validation;"
         "print(sorted({'torch', 'peft', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

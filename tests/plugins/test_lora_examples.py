@@ -26,7 +26,7 @@ def written(folder: Path, *rows: Any) -> Path:
 
 
 def read(path: Path, **more: Any) -> dataset.ChatDataset:
-    return dataset.read_dataset(path, **({"seed": 0, "share": 0.5} | more))
+    return dataset.read_dataset(path, **({"seed": 0, "held_out_share": 0.5} | more))
 
 
 def user(text: str) -> Message:
@@ -61,14 +61,14 @@ def assistant(text: str) -> Message:
 )
 def test_forms(row: dict[str, Any], chat: dataset.ChatExample, tmp_path: Path) -> None:
     other = {"prompt": "other", "completion": "one"}
-    data = read(written(tmp_path, row, other), ask="Feel? {text}")
+    data = read(written(tmp_path, row, other), question_template="Feel? {text}")
     assert chat in data.train + data.held_out
 
 
 def test_a_list_is_read_too_and_rows_may_repeat(tmp_path: Path) -> None:
     rows = [{"prompt": str(n % 5), "completion": "x"} for n in range(7)]
     (tmp_path / "data.json").write_text(json.dumps(rows, indent=1), encoding="utf-8-sig")
-    data = read(tmp_path / "data.json", share=0.2)
+    data = read(tmp_path / "data.json", held_out_share=0.2)
     assert (len(data.train), len(data.held_out), data.duplicates) == (4, 1, 2)
 
 
@@ -93,7 +93,7 @@ def test_a_system_prompt_for_all(tmp_path: Path) -> None:
         },
         {"prompt": "c", "completion": "d"},
     ]
-    data = read(written(tmp_path, *rows), system="Given.")
+    data = read(written(tmp_path, *rows), system_prompt="Given.")
     heads = {chat[0].text for chat in data.train + data.held_out}
     assert heads == {"Own.", "Given."}
 

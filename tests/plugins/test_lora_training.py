@@ -50,7 +50,7 @@ class Remembering(ProgressListener):
         self.seen: list[TrainingProgress] = []
         self._press_after = press_after
 
-    def changed(self, progress: TrainingProgress) -> None:
+    def update(self, progress: TrainingProgress) -> None:
         self.seen.append(dataclasses.replace(progress, train_losses=[*progress.train_losses]))
         if self._press_after and progress.step == self._press_after:
             self._press_after = 0
@@ -134,7 +134,7 @@ def test_ctrl_c_before_the_first_step_keeps_nothing(
     home: Path, base: ModelLocation, data: Path
 ) -> None:
     class Early(ProgressListener):
-        def changed(self, progress: TrainingProgress) -> None:
+        def update(self, progress: TrainingProgress) -> None:
             if progress.activity == "answering held-out prompts":
                 signal.raise_signal(signal.SIGINT)
 
@@ -150,8 +150,8 @@ from chatlm import ModelLocation
 from chatlm_lora.trainer import train_adapter
 from chatlm_lora.watching import ProgressListener
 from tests.plugins.test_lora_training import LONG, order
-base = Path(sys.argv[1])
-train(order(ModelLocation(str(base), base, "chat"), Path(sys.argv[2]), LONG), Watcher())
+base, data = map(Path, sys.argv[1:])
+train_adapter(order(ModelLocation(str(base), base, "chat"), data, LONG), ProgressListener())
 """
 LONG = dataclasses.replace(RECIPE, epochs=40, patience=1000)
 
@@ -201,7 +201,7 @@ def test_losses_that_are_no_numbers(
     home: Path, base: ModelLocation, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, float("nan")])
-    monkeypatch.setattr("chatlm_lora.dataset.evaluate_loss", lambda *given: next(losses))
+    monkeypatch.setattr("chatlm_lora.trainer.evaluate_loss", lambda *given: next(losses))
     with pytest.raises(ChatlmError, match="no numbers"):
         train_adapter(
             order(base, data, dataclasses.replace(RECIPE, epochs=0.2)), ProgressListener()

@@ -130,9 +130,9 @@ def test_a_small_context_reads_fewer_passages_and_says_which_it_did_not() -> Non
     asked = engine.requests[-1].messages[-1].text
     assert "[2]" not in asked.partition(CLOSE_TAG)[0]
     labels = {label.name: label.value for _, label in turn.annotations}
-    assert labels["not read"] == "[2], [3]: the context has no room"
+    assert labels["not read"] == "[2], [3]: the context is too small"
     assert labels["[2]"] == "there is no such passage"
-    assert "not read, no room" in explain.explain_turn(ui)
+    assert "not read: context too small" in explain.explain_turn(ui)
 
 
 # --- nothing relevant ----------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_an_index_that_cannot_be_asked_stops_the_message(index: str) -> None:
             return
         with pytest.raises(UsageError, match=r"Nothing was sent\. There is no index") as told:
             say(session, "Hi")
-        assert told.value.hint.endswith("/rag off ends the search in this chat.")
+        assert told.value.hint.endswith("/rag off stops the search in this chat.")
 
 
 @pytest.mark.parametrize("kept", [{"index": 5}, {"index": None}, {"other": "x"}])
@@ -231,13 +231,13 @@ def test_a_chat_begins_and_ends_to_be_about_an_index() -> None:
     actions.rag_command(ui, " house ")
     assert ui.state == {"index": "house"}
     assert (
-        "This chat asks house from now on: 4 passages from 3 files"
+        "This chat now uses the index house: 4 passages from 3 files"
         in ui.called("notify")[0]["text"]
     )
     assert ui.work is not None, "the embedder is loaded at once"
     actions.rag_command(ui, "off")
     assert ui.state == {"index": ""}
-    with pytest.raises(UsageError, match="This chat asks no index"):
+    with pytest.raises(UsageError, match="This chat uses no index"):
         actions.rag_command(ui, "off")
     with pytest.raises(UsageError, match="There is no index 'hous'") as told:
         actions.rag_command(ui, "hous")
@@ -256,7 +256,7 @@ def test_an_index_is_built_used_and_brought_up_to_date(documents: Path) -> None:
     (mine / "two.md").write_text("Pears are green.")
     actions.rag_command(ui, f'build "{mine}"')
     assert "2 passages from 2 files" in ui.called("notify")[-1]["text"]
-    with pytest.raises(UsageError, match="There is an index my-notes of other files"):
+    with pytest.raises(UsageError, match="The index my-notes exists and contains other files"):
         actions.rag_command(ui, f"build {documents} my-notes")
     shutil.rmtree(find_index("my-notes").path)
 
@@ -278,11 +278,11 @@ def test_a_build_that_is_cancelled_says_how_to_go_on(documents: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
-        ("", "Say of which file or folder"),
-        ("a b c", "Say of which file or folder"),
+        ("", "Give the path of a file or folder"),
+        ("a b c", "Give the path of a file or folder"),
         ('"a', "A quotation mark is missing"),
-        ("/ ", "gives the index no name"),
-        ("/tmp Bad/Name", "An index cannot be called"),
+        ("/ ", "cannot be named after"),
+        ("/tmp Bad/Name", "is not a valid name"),
         ("~nobody-at-all/notes", "~nobody-at-all/notes cannot be read"),
     ],
 )
@@ -306,7 +306,7 @@ def test_a_chat_that_was_left_meanwhile_is_not_changed(documents: Path) -> None:
     ui = Another("rag", Conversation(1))
     actions.build_index(ui, f"{documents} elsewhere")
     assert ui.called("set_state") == []
-    assert ui.called("notify")[0]["text"] == "elsewhere is ready. /rag elsewhere asks it."
+    assert ui.called("notify")[0]["text"] == "The index elsewhere is ready. Use it: /rag elsewhere"
     shutil.rmtree(find_index("elsewhere").path)
 
 
@@ -323,12 +323,12 @@ def test_why_tells_ranks_scores_and_what_was_left_out() -> None:
     assert lines[4].split()[:3] == ["[1]", "1.000", "#1"]
     assert lines[4].endswith("supported")
     assert lines[5].strip() == "documents/house.md:1, House > Pets"
-    assert "Left out, since others are better:" in lines
+    assert "Not selected, in order of rank:" in lines
     assert max(map(len, lines)) <= 76
 
 
 def test_why_says_when_no_index_was_asked() -> None:
-    with pytest.raises(UsageError, match="No index was asked for this turn"):
+    with pytest.raises(UsageError, match="No index was searched for this turn"):
         explain.explain_turn(remembering(answered("Hi?", "Hi.")))
 
 
@@ -364,7 +364,7 @@ def test_a_test_can_be_given_up_and_needs_an_index_and_a_model(
         self_test.run(remembering(engine=ScriptedEngine("x"), cancelled=True))
     with pytest.raises(UsageError, match="The model is not loaded"):
         self_test.run(remembering())
-    with pytest.raises(UsageError, match="asks no index"):
+    with pytest.raises(UsageError, match="uses no index"):
         self_test.run(remembering(Conversation(1)))
 
 

@@ -80,7 +80,7 @@ def test_what_the_model_did_not_read_is_told_and_cannot_be_cited() -> None:
     found = reply_annotations("The boiler is serviced each October [2].", BOTH, omitted=1)
     assert [(label.name, label.value) for label in found] == [
         ("[2]", "there is no such passage"),
-        ("not read", "[2]: the context has no room"),
+        ("not read", "[2]: the context is too small"),
     ]
 
 
@@ -110,4 +110,4 @@ def test_the_rule_holds_for_statements_made_of_questions_and_answers(shared_data
     assert kept / len(asked) > 0.88
     assert round(wrong * 100 / len(asked)) <= 1
     assert citations.__doc__ is not None
-    assert f"{kept * 100 // len(asked)} in 100" in citations.__doc__
+    assert f"{kept * 100 // len(asked)} %" in citations.__doc__

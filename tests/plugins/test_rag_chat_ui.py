@@ -246,14 +246,14 @@ def test_visual_goes_before_editor_and_what_is_no_text_is_not_opened(
     monkeypatch.setenv("EDITOR", "two")
     assert sources.editor_command(str(file), 0)[0] == "one"
     (tmp_path / "a.pdf").write_text("x")
-    with pytest.raises(UsageError, match="is no text file"):
+    with pytest.raises(UsageError, match="is not a text file"):
         sources.editor_command(str(tmp_path / "a.pdf"), 0)
-    with pytest.raises(UsageError, match="is not there"):
+    with pytest.raises(UsageError, match="does not exist"):
         sources.editor_command(str(tmp_path / "b.md"), 0)
     monkeypatch.setenv("VISUAL", "'")
     monkeypatch.delenv("EDITOR")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="There is no editor"):
+    with pytest.raises(UsageError, match="No editor was found"):
         sources.editor_command(str(file), 1)
 
 
@@ -269,9 +269,9 @@ async def test_enter_tells_why_a_file_cannot_be_opened(monkeypatch: pytest.Monke
         await pilot.press("enter", "down", "enter", "down", "enter")
         await pilot.pause()
     told = [call["text"] for call in ui.called("notify")]
-    assert told[0].startswith("/nowhere/gone.md is not there.")
-    assert told[1] == "An editor cannot be opened from here.", "a test has no terminal"
-    assert told[2] == "It is not known in which file this stands."
+    assert told[0].startswith("/nowhere/gone.md does not exist.")
+    assert told[1] == "This terminal cannot open an editor.", "a test has no terminal"
+    assert told[2] == "The file of this passage is unknown."
 
 
 # --- the list of indices -------------------------------------------------------------------------
@@ -283,7 +283,7 @@ async def test_enter_chooses_an_index_and_then_none() -> None:
     async with CardApp(RagPicker(ui)).run_test(size=(100, 30)) as pilot:
         await settled(pilot, lambda: rows(pilot))
         assert rows(pilot)[0].startswith("house ")
-        assert "4 passages from 3 files, made " in rows(pilot)[0]
+        assert "4 passages from 3 files, built " in rows(pilot)[0]
         assert "comes with chatlm" in rows(pilot)[1]
         await pilot.press("enter")
         await pilot.pause()
@@ -313,8 +313,8 @@ async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
     async with CardApp(RagPicker(ui)).run_test(size=(110, 30)) as pilot:
         await settled(pilot, lambda: rows(pilot))
         bad, unfinished, *others = rows(pilot)
-        assert "The index bad cannot be read: manifest.json is not what it was." in bad
-        assert "not finished; Enter goes on" in unfinished
+        assert "The index bad cannot be read: manifest.json is damaged." in bad
+        assert "not finished; Enter continues the build" in unfinished
         assert not any("evil" in other for other in others)
         await pilot.press("enter")
         assert "chatlm rag remove bad" in plain(pilot.app.screen.query_one("#problem", Static))
@@ -337,7 +337,7 @@ def test_picture_of_the_list(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        formatting, "summarize_index", lambda *_: "120 passages from 4 files, made 2026-01-02"
+        formatting, "summarize_index", lambda *_: "120 passages from 4 files, built 2026-01-02"
     )
     monkeypatch.setattr(formatting, "disk_usage", lambda _: 360_000)
     ui = remembering(Conversation(1, plugin_data={"rag": {"index": index}} if index else {}))
@@ -399,4 +399,4 @@ async def test_a_chat_from_the_choice_of_an_index_to_a_checked_source(
             await say(pilot, "/rag why")
             await until(pilot, lambda: isinstance(app_of(pilot).screen, RagSheet))
             await until(pilot, lambda: "confidence 0." in everything_visible(pilot))
-        assert app.plugins.all_faults == []
+        assert app.services.plugins.all_faults == []

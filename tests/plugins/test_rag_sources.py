@@ -155,12 +155,12 @@ def test_no_encoding_makes_lone_surrogates(tmp_path: Path) -> None:
         ("a.txt", b" \n", "is empty"),
         ("a.dat", b"\x00\x01" * 500, "is binary"),
         ("a.dat", bytes(range(1, 32)) * 50 + b"\xff", "is binary"),
-        ("a.svg", b"<svg/>", "is a picture"),
+        ("a.svg", b"<svg/>", "is an image"),
         ("a.html", b"<html><body><script>x()</script></body></html>", "has no text"),
         ("a.html", b"<div>" * 5000 + b"deep", "nested too deeply"),
         ("a.pdf", b"%PDF-1.7\ngarbage", "is damaged"),
-        ("a.docx", b"no zip", "is no DOCX file"),
-        ("a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "locked by a password"),
+        ("a.docx", b"no zip", "is not a DOCX file"),
+        ("a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "password-protected"),
     ],
 )
 def test_what_cannot_be_read_has_a_reason(
@@ -171,7 +171,7 @@ def test_what_cannot_be_read_has_a_reason(
 
 def test_locked_scanned_and_bombs(tmp_path: Path) -> None:
     locked = rag_files.pdf(tmp_path / "locked.pdf", "Secret.", password="x")
-    assert reason(locked) == "is locked by a password"
+    assert reason(locked) == "is password-protected"
     assert "pictures" in reason(rag_files.pdf(tmp_path / "scan.pdf", ""))
     assert "unpacks to more than" in reason(rag_files.zip_bomb(tmp_path / "bomb.docx"))
 
@@ -236,8 +236,8 @@ def test_ignored_hidden_and_linked(tmp_path: Path) -> None:
         "root/a.md": "",
         "root/keep.log": "",
         "root/link.md": "",
-        "root/lost": "is a link that leads nowhere",
-        "root/pipe": "is no ordinary file",
+        "root/lost": "is a broken link",
+        "root/pipe": "is not a regular file",
         "root/sub/c.md": "",
         "root/sub/e.log": "",
     }

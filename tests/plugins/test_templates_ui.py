@@ -342,7 +342,7 @@ async def test_another_model_reviews_in_a_new_chat(home: Path) -> None:
     engine = ScriptedEngine("It is Paris.", "A good answer.")
     opened: list[str] = []
     app = program(engine, opened)
-    app.plugins.register("parrots", Parrots())
+    app.services.plugins.register("parrots", Parrots())
     async with app.run_test(size=(120, 40)) as pilot:
         await say(pilot, "What is the capital?")
         await idle(pilot)

@@ -521,7 +521,7 @@ async def test_editing_keeps_the_draft_and_says_which_message(app: ComposerApp) 
         assert not composer.editing
         assert (composer.text, composer.border_title, app.subtitle) == ("draft", None, "")
         await pilot.press("enter")
-        assert last_sent(app).edit is None
+        assert last_sent(app).edited_position is None
 
 
 async def test_an_edit_can_be_left_or_comes_back_when_it_failed(app: ComposerApp) -> None:

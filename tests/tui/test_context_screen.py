@@ -21,7 +21,7 @@ from tests.tui.support import hostile_texts, plain
 
 
 class Chat:
-    """Turns whose standing can be changed, measured by their words."""
+    """Turns whose policy can be changed, measured by their words."""
 
     def __init__(self, *texts: str, limit: int = 8192) -> None:
         self.turns = [
@@ -48,10 +48,10 @@ class Chat:
     def cost(self, turn: Turn) -> int:
         return sum(10 * len(message.text.split()) for message in turn.messages())
 
-    def set_standing(self, turn_id: int, standing: ContextPolicy) -> None:
+    def set_policy(self, turn_id: int, policy: ContextPolicy) -> None:
         if self.broken is not None:
             raise self.broken
-        self.change(turn_id, standing=standing)
+        self.change(turn_id, context_policy=policy)
 
     def summarise(self, turn_id: int) -> Generator[str, None, None]:
         for piece in self.pieces:
@@ -61,14 +61,14 @@ class Chat:
         summary = "".join(self.pieces)
         if not summary:
             raise EngineError("The model wrote no summary.", hint="Try again.")
-        self.change(turn_id, standing=ContextPolicy.SUMMARISED, summary=summary)
+        self.change(turn_id, context_policy=ContextPolicy.SUMMARISED, summary=summary)
 
     def change(self, turn_id: int, **values: object) -> None:
         at = turn_id - 100
         self.turns[at] = dataclasses.replace(self.turns[at], **values)  # type: ignore[arg-type]
 
     def screen(self) -> ContextScreen:
-        return ContextScreen(self.read, self.set_standing, self.summarise)
+        return ContextScreen(self.read, self.set_policy, self.summarise)
 
 
 def trip() -> Chat:
@@ -227,7 +227,7 @@ async def test_no_model_says_why() -> None:
     def read() -> ContextBreakdown:
         raise EngineError("No model is loaded.", hint="Start chatlm again.")
 
-    app = CardApp(ContextScreen(read, chat.set_standing, chat.summarise))
+    app = CardApp(ContextScreen(read, chat.set_policy, chat.summarise))
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot, lambda: "Start chatlm again." in plain(app.screen))
         await pilot.press("p", "escape")
@@ -257,13 +257,13 @@ def crowd() -> Chat:
     """Every state there is."""
     chat = Chat(*(f"What is the capital of country {n}, and who lives there?" for n in range(30)))
     chat.limit = 2700
-    for at, standing in (
+    for at, policy in (
         (1, ContextPolicy.PINNED),
         (25, ContextPolicy.PINNED),
         (26, ContextPolicy.DROPPED),
     ):
-        chat.change(100 + at, standing=standing)
-    chat.change(127, standing=ContextPolicy.SUMMARISED, summary="Facts about country 27.")
+        chat.change(100 + at, context_policy=policy)
+    chat.change(127, context_policy=ContextPolicy.SUMMARISED, summary="Facts about country 27.")
     return chat
 
 

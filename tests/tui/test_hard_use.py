@@ -187,7 +187,7 @@ async def test_what_is_typed_while_a_chat_opens_is_kept(monkeypatch: pytest.Monk
 
     async with make_app(store=store).run_test(size=(120, 30)) as pilot:
         await pilot.press(*"mine", "ctrl+l")
-        monkeypatch.setattr(ChatView, "show", slowly)
+        monkeypatch.setattr(ChatView, "show_chat", slowly)
         pilot.app.post_message(events.Key("enter", None))
         while chat_of(pilot).saved_conversation_id != chat.id:
             await asyncio.sleep(0.01)
@@ -285,7 +285,7 @@ async def test_what_cannot_be_stored_of_a_turn_is_taken_back(
     def broken(*_: object) -> None:
         raise StoreError("The disk failed.")
 
-    monkeypatch.setattr(store, "set_standing", broken)
+    monkeypatch.setattr(store, "set_context_policy", broken)
     async with make_app(ScriptedEngine("Hi."), store).run_test() as pilot:
         await say(pilot, "Hello")
         await idle(pilot)
@@ -390,7 +390,7 @@ async def test_a_model_that_a_replay_loads_is_given_up_with_it(
             raise
 
     app = make_app(open_engine=opens)
-    monkeypatch.setattr(app, "check_model", lambda model: None)
+    monkeypatch.setattr(app.services, "require_available", lambda model: None)
     async with app.run_test() as pilot:
         await say(pilot, "Hello")
         await idle(pilot)

@@ -286,30 +286,30 @@ async def test_what_a_plugin_may_do_with_the_chat() -> None:
         ui, chat = plugin.ui, shown.app.chat_screen.chat
         assert ui.conversation.id == 0
         assert asked(ui) == ""
-        ui.keep(colour="green", size=3)
+        ui.set_state(colour="green", size=3)
         ui.set_chat(system="Be kind.", sampling=Sampling(temperature=0.5))
         await shown.settle()
         await shown.submit("First")
         assert ui.engine is shown.engine
-        assert ui.kept == {"colour": "green", "size": 3}
+        assert ui.state == {"colour": "green", "size": 3}
         assert asked(ui) == "First"
         assert shown.requests[-1].messages[0].text == "Be kind."
         assert shown.requests[-1].sampling.temperature == 0.5
-        ui.keep(size=None)
-        ui.write("typed ")
+        ui.set_state(size=None)
+        ui.insert_text("typed ")
         ui.send("Second")
         await shown.settle()
-        await until(shown.pilot, lambda: ui.kept == {"colour": "green"})
+        await until(shown.pilot, lambda: ui.state == {"colour": "green"})
         assert asked(ui) == "Second"
         assert chat.composer.text == "typed "
         await shown.press("tab", "up")
         assert asked(ui) == "First"
         first = ui.conversation.id
-        ui.new_chat(system="Be brief.", kept={"a": [1]}, message="Third")
+        ui.new_chat(system="Be brief.", state={"a": [1]}, message="Third")
         await shown.settle()
         assert ui.conversation.id != first
         assert ui.conversation.system == "Be brief."
-        assert ui.kept == {"a": [1]}
+        assert ui.state == {"a": [1]}
         assert [turn.user.text for turn in ui.conversation.turns] == ["Third"]
         assert shown.faults == []
 
@@ -341,11 +341,11 @@ async def test_a_message_is_refused_while_a_reply_is_written() -> None:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda ui: ui.tell(3),
-        lambda ui: ui.write(None),
+        lambda ui: ui.notify(3),
+        lambda ui: ui.insert_text(None),
         lambda ui: ui.send(b"bytes"),
         lambda ui: ui.set_chat(sampling={"temperature": 1}),
-        lambda ui: ui.keep(value={1, 2}),
+        lambda ui: ui.set_state(value={1, 2}),
         lambda ui: ui.new_chat(message=3),
     ],
 )
@@ -373,7 +373,7 @@ async def test_many_threads_may_speak_at_once() -> None:
     async with scripted_screen(plugin, replies=["Yes."]) as shown:
         await shown.submit("Hello")
         await shown.submit("/try")
-        await until(shown.pilot, lambda: len(plugin.ui.kept) == 20)
+        await until(shown.pilot, lambda: len(plugin.ui.state) == 20)
         assert len(shown.notifications) == 20
 
 

@@ -11,7 +11,7 @@ from chatlm import Panel, SlashCommand, hookimpl
 
 
 def hello(ui, text):
-    ui.tell("hello " + text)
+    ui.notify("hello " + text)
 
 
 def opened(ui):

@@ -121,7 +121,7 @@ class Labels:
 
 async def test_the_command_opens_it_for_the_selected_turn() -> None:
     app = make_app(ScriptedEngine("Yes."))
-    app.plugins.register("labels", Labels())
+    app.services.plugins.register("labels", Labels())
     async with app.run_test() as pilot:
         await say(pilot, "Is it?")
         await idle(pilot)

@@ -203,10 +203,12 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
     app = BoardApp(
         [
             turn(1, "One."),
-            turn(2, "Two.", standing=ContextPolicy.PINNED),
-            turn(3, "Three.", standing=ContextPolicy.DROPPED),
-            turn(4, "Four.", standing=ContextPolicy.SUMMARISED, summary="It was [b]four[/b]."),
-            turn(5, "Five.", standing=ContextPolicy.SUMMARISED),
+            turn(2, "Two.", context_policy=ContextPolicy.PINNED),
+            turn(3, "Three.", context_policy=ContextPolicy.DROPPED),
+            turn(
+                4, "Four.", context_policy=ContextPolicy.SUMMARISED, summary="It was [b]four[/b]."
+            ),
+            turn(5, "Five.", context_policy=ContextPolicy.SUMMARISED),
         ]
     )
     async with app.run_test(size=(80, 48)) as pilot:
@@ -233,7 +235,7 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "outside", "words"),
+    ("policy", "outside", "words"),
     [
         (ContextPolicy.AUTO, False, ""),
         (ContextPolicy.AUTO, True, "not read: the context is full"),
@@ -243,8 +245,8 @@ async def test_what_is_not_read_says_so_and_is_grey() -> None:
         (ContextPolicy.SUMMARISED, True, "not read: the context is full"),
     ],
 )
-def test_how_a_turn_is_read(standing: ContextPolicy, outside: bool, words: str) -> None:
-    one = turn(1, "x", standing=standing, summary="y")
+def test_how_a_turn_is_read(policy: ContextPolicy, outside: bool, words: str) -> None:
+    one = turn(1, "x", context_policy=policy, summary="y")
     assert formatting.context_status(one, omitted=outside) == words
 
 
@@ -335,7 +337,7 @@ async def test_changes_and_marks_reach_turns_that_are_not_drawn() -> None:
     async with app.run_test(size=SIZE) as pilot:
         await settled(pilot, app)
         app.transcript.mark_omitted({1})
-        await app.transcript.update_turn(turn(2, "Changed.", standing=ContextPolicy.PINNED))
+        await app.transcript.update_turn(turn(2, "Changed.", context_policy=ContextPolicy.PINNED))
         await app.transcript.reveal_turn(1)
         await pilot.pause()
         by_id = {view.turn.id: view for view in app.views}

@@ -75,10 +75,13 @@ def test_marks_of_what_is_read(compare: Callable[[BoardApp, Steps], bool]) -> No
     app = BoardApp(
         [
             turn(1, "One."),
-            turn(2, "Two.", standing=ContextPolicy.PINNED),
-            turn(3, "Three.", standing=ContextPolicy.DROPPED),
+            turn(2, "Two.", context_policy=ContextPolicy.PINNED),
+            turn(3, "Three.", context_policy=ContextPolicy.DROPPED),
             turn(
-                4, "Four.", standing=ContextPolicy.SUMMARISED, summary="It was about four things."
+                4,
+                "Four.",
+                context_policy=ContextPolicy.SUMMARISED,
+                summary="It was about four things.",
             ),
         ]
     )

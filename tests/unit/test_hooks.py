@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
 from chatlm.testing import ScriptedEngine, scripted_chat, scripted_screen
 from chatlm.types.messages import Annotation, Message, Passage
 from chatlm.types.sampling import Sampling
+from chatlm.types.services import SERVICES, Classifier, Documents
 from chatlm.types.setups import RenderedTemplate, Setup
 
 
@@ -123,6 +125,68 @@ def test_register_setups() -> None:
     calm = Setup(sampling=Sampling(temperature=0.2))
     host = host_of(register_setups=lambda register: register("calm", calm))
     assert available_setups(host) == {"calm": calm}
+
+
+class Parity:
+    def classify(self, text: str) -> Annotation:
+        return Annotation("test", "length", "even" if len(text) % 2 == 0 else "odd")
+
+
+def test_register_services() -> None:
+    contexts: list[Any] = []
+
+    def startup(context: Any) -> None:
+        contexts.append(context)
+
+    def annotate(message: Message) -> list[Annotation]:
+        classifier = contexts[0].service("classifier", Classifier)
+        return [classifier.classify(message.text)]
+
+    offers = plugin(
+        startup=startup,
+        annotate_message=annotate,
+        register_services=lambda register: register("classifier", Parity()),
+    )
+    with scripted_chat(offers, "Yes.") as chat:
+        labels = chat.annotations(chat.say("even"))
+        assert [label.value for label in labels] == ["even", "even"]
+        assert contexts[0].service("documents", Documents) is None
+        assert contexts[0].service("classifier", Documents) is None
+
+
+def test_a_service_without_its_protocols_methods_is_refused() -> None:
+    host = PluginHost(
+        [
+            ("good", plugin(register_services=lambda register: register("classifier", Parity()))),
+            ("bad", plugin(register_services=lambda register: register("classifier", object()))),
+        ]
+    )
+    assert isinstance(host.service("classifier"), Parity)
+    (fault,) = host.take_faults()
+    assert (fault.plugin, fault.hook) == ("bad", "register_services")
+    assert "must have the methods of chatlm.Classifier" in fault.error
+
+
+def test_a_service_of_a_dropped_plugin_is_gone() -> None:
+    host = host_of(register_services=lambda register: register("classifier", Parity()))
+    assert host.service("classifier") is not None
+    host.drop("plugin", "test", ValueError("broken"))
+    assert host.service("classifier") is None
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("chatlm_rag", "documents"),
+        ("chatlm_emotion", "classifier"),
+        ("chatlm_lora", "adapters"),
+        ("chatlm_arena", "judge"),
+    ],
+)
+def test_the_built_in_plugins_offer_their_services(module: str, name: str) -> None:
+    host = PluginHost([(module, import_module(f"{module}.plugin"))])
+    assert isinstance(host.service(name), SERVICES[name])
+    assert host.take_faults() == []
 
 
 async def test_register_slash_commands() -> None:

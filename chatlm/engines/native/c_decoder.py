@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from chatlm.engines.model import Unsupported
 from chatlm.engines.native.compiler import KernelUnavailable
 from chatlm.engines.native.kv_cache import LANES, SequenceInput, allocate_huge_pages
 from chatlm.engines.native.lora import LoraPair, LoraWeights
@@ -188,8 +189,26 @@ class CDecoder:
         threads: at least one.
 
     Raises:
-        MemoryError: there is no room for them.
+        Unsupported: see `check_supported`.
+        MemoryError: there is not enough memory for them.
     """
+
+    @staticmethod
+    def check_supported(config: ModelConfig) -> None:
+        """Refuse a block other than the kernel's: pre-norms, no multipliers, QK norm per head.
+
+        Raises:
+            Unsupported: the model has such a block.
+        """
+        if set(config.tensor_names.norms) != {"pre_attention_norm", "pre_mlp_norm"}:
+            raise Unsupported("the C kernel normalizes only the inputs of attention and MLP")
+        if config.qk_norm not in (None, "head"):
+            raise Unsupported("the C kernel normalizes queries and keys only per head")
+        multipliers = (
+            config.embedding_multiplier, config.residual_multiplier, config.logits_scaling,
+        )  # fmt: skip
+        if config.attention_multiplier is not None or any(factor != 1.0 for factor in multipliers):
+            raise Unsupported("the C kernel has no multipliers")
 
     def __init__(
         self,
@@ -199,6 +218,7 @@ class CDecoder:
         weight_format: WeightFormat | None,
         threads: int,
     ) -> None:
+        self.check_supported(config)
         if weights.embed_tokens.dtype != kernel.dtype or threads < 1:
             raise ValueError("a kernel for another number format, or no thread")
         self._config, self._kernel = config, kernel
@@ -254,8 +274,8 @@ class CDecoder:
             self._pack(inner, layer.gate_proj),
             self._pack(inner, layer.up_proj),
             self._pack(chosen(layer.down_proj), layer.down_proj),
-            self._float_pointer(layer.input_layernorm),
-            self._float_pointer(layer.post_attention_layernorm),
+            self._float_pointer(layer.pre_attention_norm),
+            self._float_pointer(layer.pre_mlp_norm),
             self._float_pointer(layer.q_norm),
             self._float_pointer(layer.k_norm),
         )

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from chatlm.config import paths
+from chatlm.engines.model import Unsupported
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,8 @@ COMPILE_TIMEOUT = 60
 """Seconds that a compilation may take; it takes one or two."""
 
 
-class KernelUnavailable(Exception):
-    """The kernel cannot be had on this machine; the message says why."""
+class KernelUnavailable(Unsupported):
+    """The kernel cannot be compiled or loaded on this machine; the message says why."""
 
 
 def kernel_library(*, float32: bool) -> Path:

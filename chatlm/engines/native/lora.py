@@ -1,4 +1,4 @@
-"""What a LoRA adapter adds to a model's matrices: read from its files, and added by torch."""
+"""Load LoRA adapters and apply them to a model's matrices in torch."""
 
 from __future__ import annotations
 
@@ -17,93 +17,81 @@ from torch.nn.functional import linear
 
 from chatlm.engines.adapters import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, check_lora_init
 from chatlm.engines.model import Unsupported
+from chatlm.engines.native.model_config import ModelConfig
 from chatlm.engines.native.weights import LayerWeights, Linear, MatMul, ModelWeights
-
-TARGET_MODULES = {
-    "self_attn.q_proj": "q_proj",
-    "self_attn.k_proj": "k_proj",
-    "self_attn.v_proj": "v_proj",
-    "self_attn.o_proj": "o_proj",
-    "mlp.gate_proj": "gate_proj",
-    "mlp.up_proj": "up_proj",
-    "mlp.down_proj": "down_proj",
-}
-"""The matrices that an adapter may change: peft's names and those of `LayerWeights`."""
-
 
 _UNSUPPORTED_SETTINGS = (
     "use_dora", "modules_to_save", "layer_replication", "target_parameters", "lora_bias",
     "trainable_token_indices", "use_qalora", "alora_invocation_tokens", "arrow_config",
 )  # fmt: skip
-"""Settings that, when they are on, change more of a model than one pair of matrices a layer."""
+"""Settings that, when set, change more than one pair of matrices per target."""
 
-
-_TENSOR_NAME = re.compile(
-    r"base_model\.model\.(model\.layers\.(\d+)\.([\w.]+))\.lora_([AB])\.weight"
-)
+_TENSOR_NAME = re.compile(r"base_model\.model\.(([\w.]+)\.(\d+)\.([\w.]+))\.lora_([AB])\.weight")
 
 
 @dataclass(frozen=True)
 class LoraPair:
-    """What is added to the product of one matrix: `scale * up (down x)`."""
+    """What LoRA adds to the product of one matrix: `scale * B (A x)`."""
 
     lora_a: Tensor
-    """(rank, columns), peft's A."""
+    """(rank, columns)"""
     lora_b: Tensor
-    """(rows, rank), peft's B."""
+    """(rows, rank)"""
     scale: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        """See `Product`."""
+        """Multiply, see `MatMul`."""
         return linear(linear(x, self.lora_a), self.lora_b) * self.scale
 
 
 LoraWeights = tuple[Mapping[str, LoraPair], ...]
-"""An adapter: for each layer what is added, by the names of `LayerWeights`."""
+"""An adapter: for each layer its pairs, by field of `LayerWeights`."""
 
 
 @dataclass(frozen=True)
 class LoraLinear:
-    """A matrix with what an adapter adds to it."""
+    """A matrix with an adapter."""
 
     base_layer: MatMul
     lora: LoraPair
 
     def __call__(self, x: Tensor) -> Tensor:
-        """See `Product`."""
+        """Multiply, see `MatMul`."""
         return self.base_layer(x) + self.lora(x)
 
 
 def with_lora(weights: ModelWeights[Any], lora: LoraWeights) -> ModelWeights[MatMul]:
-    """The weights with an adapter; they share all tensors."""
+    """Return the weights with an adapter; no tensor is copied."""
 
-    def layer(before: LayerWeights[Any], added: Mapping[str, LoraPair]) -> LayerWeights[MatMul]:
-        changed: Any = {name: LoraLinear(getattr(before, name), low) for name, low in added.items()}
-        return dataclasses.replace(before, **changed)
+    def adapt(layer: LayerWeights[Any], pairs: Mapping[str, LoraPair]) -> LayerWeights[MatMul]:
+        adapted: Any = {
+            name: LoraLinear(getattr(layer, name), pair) for name, pair in pairs.items()
+        }
+        return dataclasses.replace(layer, **adapted)
 
-    layers = tuple(map(layer, weights.layers, lora))
-    return dataclasses.replace(weights, layers=layers)
+    return dataclasses.replace(weights, layers=tuple(map(adapt, weights.layers, lora)))
 
 
-def read_lora(folder: Path, weights: ModelWeights[Linear]) -> LoraWeights:
-    """Read an adapter as peft writes it, in the number format of the weights.
+def read_lora(folder: Path, config: ModelConfig, weights: ModelWeights[Linear]) -> LoraWeights:
+    """Load an adapter in peft's format, in the dtype of the weights.
 
     Args:
-        folder: with `CONFIG` and `WEIGHTS`.
-        weights: of the model that it shall work on.
+        folder: with `ADAPTER_CONFIG_FILE` and `ADAPTER_WEIGHTS_FILE`.
+        config: of the model that it adapts.
+        weights: of that model.
 
     Raises:
-        Unsuitable: it is more than this package can do.
+        Unsupported: it uses something other than LoRA on the layers' matrices.
         ValueError: it is damaged, or does not fit the model.
     """
     try:
-        config = json.loads((folder / ADAPTER_CONFIG_FILE).read_bytes())
-        if not isinstance(config, dict):
-            raise ValueError(f"{ADAPTER_CONFIG_FILE} holds no table")
-        _check_config(config)
+        adapter_config = json.loads((folder / ADAPTER_CONFIG_FILE).read_bytes())
+        if not isinstance(adapter_config, dict):
+            raise ValueError(f"{ADAPTER_CONFIG_FILE} is not a JSON object")
+        _check_config(adapter_config)
         with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _assemble(config, tensors, weights)
+        return _assemble(adapter_config, tensors, config, weights)
     except (OSError, SafetensorError, TypeError, ZeroDivisionError, re.error) as error:
         raise ValueError(str(error)) from error
 
@@ -120,37 +108,45 @@ def _check_config(config: Mapping[str, Any]) -> None:
 
 
 def _assemble(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: ModelWeights[Linear]
+    adapter_config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    config: ModelConfig,
+    weights: ModelWeights[Linear],
 ) -> LoraWeights:
-    halves: dict[str, dict[str, Tensor]] = {}
-    places: dict[str, tuple[int, str]] = {}
+    field_of_module = {name: field for field, name in config.tensor_names.linear.items()}
+    tensors_of_module: dict[str, dict[str, Tensor]] = {}
+    targets: dict[str, tuple[int, str]] = {}
     for name, tensor in tensors.items():
-        key = _TENSOR_NAME.fullmatch(name)
-        if key is None or key[3] not in TARGET_MODULES:
+        match = _TENSOR_NAME.fullmatch(name)
+        if (
+            match is None
+            or match[2] != config.tensor_names.layers
+            or match[4] not in field_of_module
+        ):
             raise Unsupported(f"it changes {name.removeprefix('base_model.model.')}")
-        places[key[1]] = int(key[2]), TARGET_MODULES[key[3]]
-        halves.setdefault(key[1], {})[key[4]] = tensor
-    additions: list[dict[str, LoraPair]] = [{} for _ in weights.layers]
-    for module, half in halves.items():
-        layer, target = places[module]
-        if layer >= len(additions) or len(half) != 2:
-            raise ValueError(f"{module} has no place in the model, or only one matrix")
-        down, up = half["A"], half["B"]
+        targets[match[1]] = int(match[3]), field_of_module[match[4]]
+        tensors_of_module.setdefault(match[1], {})[match[5]] = tensor
+    layers: list[dict[str, LoraPair]] = [{} for _ in weights.layers]
+    for module, pair in tensors_of_module.items():
+        layer, target = targets[module]
+        if layer >= len(layers) or len(pair) != 2:
+            raise ValueError(f"the model has no {module}, or one of its two matrices is missing")
+        lora_a, lora_b = pair["A"], pair["B"]
         matrix: Linear = getattr(weights.layers[layer], target)
-        (rows, columns), rank = matrix.weight.shape, len(down)
-        if up.shape != (rows, rank) or down.shape != (rank, columns) or not rank:
+        (rows, columns), rank = matrix.weight.shape, len(lora_a)
+        if lora_b.shape != (rows, rank) or lora_a.shape != (rank, columns) or not rank:
             raise ValueError(f"the matrices of {module} do not fit the model")
-        additions[layer][target] = LoraPair(
-            # a copy, since what stays in the file goes with the file
-            down.to(matrix.weight, copy=True).contiguous(),
-            up.to(matrix.weight, copy=True).contiguous(),
-            _scale(config, module, rank),
+        layers[layer][target] = LoraPair(
+            # copied, since memory-mapped tensors are gone when the file is closed
+            lora_a.to(matrix.weight, copy=True).contiguous(),
+            lora_b.to(matrix.weight, copy=True).contiguous(),
+            _scale(adapter_config, module, rank),
         )
-    return tuple(additions)
+    return tuple(layers)
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """What peft multiplies the product with."""
+    """Return the factor that peft applies to the module's product."""
     patterns: Mapping[str, Any] = config.get("alpha_pattern") or {}
     own = (alpha for pattern, alpha in patterns.items() if _matches(pattern, module))
     alpha = float(next(own, config.get("lora_alpha", 8)))

@@ -73,7 +73,7 @@ class NativeModel:
 
     def load_adapter(self, folder: Path) -> NativeAdaptedModel:
         """See `Model.adapted`."""
-        return NativeAdaptedModel(self, read_lora(folder, self.weights))
+        return NativeAdaptedModel(self, read_lora(folder, self.config, self.weights))
 
     @property
     def max_step_tokens(self) -> int:

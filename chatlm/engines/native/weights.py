@@ -1,10 +1,10 @@
-"""Layer weights from safetensors, shapes checked."""
+"""Load a model's weights from safetensors and check their shapes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -18,20 +18,19 @@ from chatlm.engines.native.model_config import ModelConfig
 
 _SUPPORTED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-
 MatMul = Callable[[Tensor], Tensor]
-"""Of a matrix, (rows, columns), with vectors: (…, columns) to (…, rows)."""
+"""Multiplies a (rows, columns) matrix with vectors: (…, columns) to (…, rows)."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A matrix, (rows, columns), and what is added to its product, (rows,)."""
+    """A (rows, columns) matrix and its optional bias, (rows,)."""
 
     weight: Tensor
     bias: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """See `Product`."""
+        """Multiply, see `MatMul`."""
         return torch.nn.functional.linear(x, self.weight, self.bias)
 
 
@@ -40,110 +39,142 @@ Matrix = TypeVar("Matrix", bound=MatMul, covariant=True)
 
 @dataclass(frozen=True)
 class LayerWeights(Generic[Matrix]):
-    """One layer's tensors."""
+    """The tensors of one layer; norms that its block lacks are None."""
 
-    input_layernorm: Tensor
     q_proj: Matrix
     k_proj: Matrix
     v_proj: Matrix
-    q_norm: Tensor | None
-    k_norm: Tensor | None
     o_proj: Matrix
-    post_attention_layernorm: Tensor
     gate_proj: Matrix
     up_proj: Matrix
     down_proj: Matrix
+    pre_attention_norm: Tensor | None
+    post_attention_norm: Tensor | None
+    pre_mlp_norm: Tensor | None
+    post_mlp_norm: Tensor | None
+    q_norm: Tensor | None
+    """(head_dim,), or (heads * head_dim,) where it covers the whole projection."""
+    k_norm: Tensor | None
 
 
 @dataclass(frozen=True)
 class ModelWeights(Generic[Matrix]):
-    """All tensors of a model, in one number format."""
+    """All tensors of a model, in one dtype."""
 
     embed_tokens: Tensor
-    """(vocabulary, hidden)"""
+    """(vocab_size, hidden_size)"""
     layers: tuple[LayerWeights[Matrix], ...]
     norm: Tensor
     lm_head: Matrix
 
 
+FindTensor = Callable[..., Tensor]
+"""Return the tensor of a name, if it has the given shape."""
+
+
 def read_weights(
     folder: Path, config: ModelConfig, dtype: torch.dtype, device: str = "cpu"
 ) -> ModelWeights[Linear]:
-    """The weights; on the CPU those that have the number format stay in the file until used.
+    """Load the weights; on the CPU, tensors already in `dtype` stay memory-mapped.
 
     Raises:
-        Unsuitable: a tensor is missing, has another size, or is in no known number format.
+        Unsupported: a tensor is missing, has another shape, or an unsupported dtype.
     """
+    with _open_tensors(folder, dtype, device) as find:
+        names = config.tensor_names
+        embedding = find(f"{names.embed_tokens}.weight", config.vocab_size, config.hidden_size)
+        return ModelWeights(
+            embed_tokens=embedding,
+            layers=tuple(
+                _read_layer(config, f"{names.layers}.{number}", find)
+                for number in range(config.num_hidden_layers)
+            ),
+            norm=find(f"{names.norm}.weight", config.hidden_size),
+            lm_head=Linear(embedding)
+            if config.tie_word_embeddings
+            else Linear(find(f"{names.lm_head}.weight", config.vocab_size, config.hidden_size)),
+        )
+
+
+@contextmanager
+def _open_tensors(folder: Path, dtype: torch.dtype, device: str) -> Iterator[FindTensor]:
     with ExitStack() as files:
         try:
-            return _assemble(config, _open_tensors(folder, files, dtype, device))
+            yield _index_tensors(folder, files, dtype, device)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Unsupported(f"its weights cannot be read: {error}") from error
 
 
-def _open_tensors(
-    folder: Path, files: ExitStack, dtype: torch.dtype, device: str
-) -> Callable[..., Tensor]:
-    """Gives a tensor of the folder by its name, once it has the size that is asked for."""
+def _index_tensors(folder: Path, files: ExitStack, dtype: torch.dtype, device: str) -> FindTensor:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.is_file():
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    holders = {}
+    file_of_tensor = {}
     for name in names:
         file = files.enter_context(safe_open(folder / name, framework="pt"))
-        holders.update(dict.fromkeys(file.keys(), file))
+        file_of_tensor.update(dict.fromkeys(file.keys(), file))
 
-    def find(name: str, *size: int) -> Tensor:
-        if name not in holders:
+    def find(name: str, *shape: int) -> Tensor:
+        if name not in file_of_tensor:
             raise Unsupported(f"it has no tensor {name}")
-        tensor: Tensor = holders[name].get_tensor(name)
-        if tuple(tensor.shape) != size or tensor.dtype not in _SUPPORTED_DTYPES:
-            raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {size}")
+        tensor: Tensor = file_of_tensor[name].get_tensor(name)
+        if tuple(tensor.shape) != shape or tensor.dtype not in _SUPPORTED_DTYPES:
+            raise Unsupported(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
         return tensor.to(device, dtype).contiguous()
 
     return find
 
 
-def _assemble(config: ModelConfig, find: Callable[..., Tensor]) -> ModelWeights[Linear]:
-    hidden, inner = config.hidden_size, config.intermediate_size
-    queries, keys = (
-        config.num_attention_heads * config.head_dim,
-        config.num_key_value_heads * config.head_dim,
-    )
+def _linear_shapes(config: ModelConfig) -> Mapping[str, tuple[int, int, bool]]:
+    """Return rows, columns and bias of a layer's matrices, by field of `LayerWeights`."""
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    q_rows = config.num_attention_heads * config.head_dim
+    kv_rows = config.num_key_value_heads * config.head_dim
+    return {
+        "q_proj": (q_rows, hidden, config.qkv_bias),
+        "k_proj": (kv_rows, hidden, config.qkv_bias),
+        "v_proj": (kv_rows, hidden, config.qkv_bias),
+        "o_proj": (hidden, q_rows, config.o_proj_bias),
+        "gate_proj": (intermediate, hidden, config.mlp_bias),
+        "up_proj": (intermediate, hidden, config.mlp_bias),
+        "down_proj": (hidden, intermediate, config.mlp_bias),
+    }
 
-    def linear(name: str, rows: int, columns: int, *, bias: bool) -> Linear:
+
+def _read_layer(config: ModelConfig, layer: str, find: FindTensor) -> LayerWeights[Linear]:
+    names = config.tensor_names
+
+    def linear(field: str) -> Linear:
+        rows, columns, bias = _linear_shapes(config)[field]
+        name = f"{layer}.{names.linear[field]}"
         return Linear(
             find(f"{name}.weight", rows, columns), find(f"{name}.bias", rows) if bias else None
         )
 
-    def layer(number: int) -> LayerWeights[Linear]:
-        own = f"model.layers.{number}"
-        attention, mlp = f"{own}.self_attn", f"{own}.mlp"
-        head_norms = [
-            find(f"{attention}.{name}.weight", config.head_dim) if config.qk_norm else None
-            for name in ("q_norm", "k_norm")
-        ]
-        return LayerWeights(
-            input_layernorm=find(f"{own}.input_layernorm.weight", hidden),
-            q_proj=linear(f"{attention}.q_proj", queries, hidden, bias=config.qkv_bias),
-            k_proj=linear(f"{attention}.k_proj", keys, hidden, bias=config.qkv_bias),
-            v_proj=linear(f"{attention}.v_proj", keys, hidden, bias=config.qkv_bias),
-            q_norm=head_norms[0],
-            k_norm=head_norms[1],
-            o_proj=linear(f"{attention}.o_proj", hidden, queries, bias=config.o_proj_bias),
-            post_attention_layernorm=find(f"{own}.post_attention_layernorm.weight", hidden),
-            gate_proj=linear(f"{mlp}.gate_proj", inner, hidden, bias=config.mlp_bias),
-            up_proj=linear(f"{mlp}.up_proj", inner, hidden, bias=config.mlp_bias),
-            down_proj=linear(f"{mlp}.down_proj", hidden, inner, bias=config.mlp_bias),
-        )
+    def norm(field: str) -> Tensor | None:
+        if field not in names.norms:
+            return None
+        return find(f"{layer}.{names.norms[field]}.weight", config.hidden_size)
 
-    embedding = find("model.embed_tokens.weight", config.vocab_size, hidden)
-    return ModelWeights(
-        embed_tokens=embedding,
-        layers=tuple(layer(number) for number in range(config.num_hidden_layers)),
-        norm=find("model.norm.weight", hidden),
-        lm_head=Linear(embedding)
-        if config.tie_word_embeddings
-        else linear("lm_head", config.vocab_size, hidden, bias=False),
+    def qk_norm(name: str, heads: int) -> Tensor | None:
+        if config.qk_norm is None:
+            return None
+        size = config.head_dim * (heads if config.qk_norm == "projection" else 1)
+        return find(f"{layer}.{name}.weight", size)
+
+    return LayerWeights(
+        q_proj=linear("q_proj"),
+        k_proj=linear("k_proj"),
+        v_proj=linear("v_proj"),
+        o_proj=linear("o_proj"),
+        gate_proj=linear("gate_proj"),
+        up_proj=linear("up_proj"),
+        down_proj=linear("down_proj"),
+        pre_attention_norm=norm("pre_attention_norm"),
+        post_attention_norm=norm("post_attention_norm"),
+        pre_mlp_norm=norm("pre_mlp_norm"),
+        post_mlp_norm=norm("post_mlp_norm"),
+        q_norm=qk_norm(names.q_norm, config.num_attention_heads),
+        k_norm=qk_norm(names.k_norm, config.num_key_value_heads),
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from textual.command import CommandPalette
 
@@ -13,54 +13,73 @@ from chatlm.store import export
 from chatlm.store.export import FORMAT_BY_SUFFIX
 from chatlm.text import escape_controls
 from chatlm.tui import clipboard
+from chatlm.tui.actions.inspect import InspectActions
+from chatlm.tui.chat.controller import LiveChat
 from chatlm.tui.chat.turn_view import TurnView
+from chatlm.tui.chat_list.panel import ChatsPanel
 from chatlm.tui.screens import transfer
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.screens.dialogs import PromptScreen
 from chatlm.tui.screens.help import ChatCommands, HelpScreen
 from chatlm.tui.screens.trace import TraceScreen
 from chatlm.tui.screens.transfer import ImportScreen
+from chatlm.tui.services import Services
 from chatlm.types.messages import ContextPolicy, Conversation, Reply
-
-if TYPE_CHECKING:
-    from chatlm.tui.chat_screen import ChatScreen
 
 
 class ChatActions:
     """Each `do_NAME` is the command of that name; it takes what was typed after it.
 
     Args:
-        screen: whose chat it is.
+        chat: the open chat.
+        chats_panel: the chat list.
+        inspect_actions: open the screens about the context.
+        close_panel: closes a panel over the transcript; False when there is none.
+        cancel_work: cancels the newest work of a plugin; False when there is none.
+        show_chat_list: shows the list.
+        toggle_chat_list: shows and focuses the list, or hides it.
     """
 
-    def __init__(self, screen: ChatScreen) -> None:
-        self._screen = screen
-        self._chat = screen.chat
-        self._chats_panel = screen.chats_panel
+    def __init__(
+        self,
+        chat: LiveChat,
+        chats_panel: ChatsPanel,
+        inspect_actions: InspectActions,
+        *,
+        close_panel: Callable[[], bool],
+        cancel_work: Callable[[], bool],
+        show_chat_list: Callable[[], None],
+        toggle_chat_list: Callable[[], None],
+    ) -> None:
+        self._chat = chat
+        self._chats_panel = chats_panel
+        self._inspect_actions = inspect_actions
+        self._close_panel = close_panel
+        self._cancel_work = cancel_work
+        self._show_chat_list = show_chat_list
+        self._toggle_chat_list = toggle_chat_list
 
     def do_stop(self, _: str) -> None:
         """Close what is open, else stop the reply, else go back to the composer."""
-        composer, plugins = self._chat.composer, self._screen.plugin_actions
+        composer = self._chat.composer
         if composer.close_completion():
             return
         if self._chats_panel.has_focus_within and self._chats_panel.leave_search():
             return
         if composer.has_focus and composer.editing:
             composer.end_edit()
-        elif not (
-            plugins.regions.close_covering_panel() or self._chat.stop() or plugins.cancel_latest()
-        ):
-            self._screen.set_focus(composer)
+        elif not (self._close_panel() or self._chat.stop() or self._cancel_work()):
+            self._chat.focus_composer()
 
     def do_continue(self, _: str) -> None:
         """Go on with a reply that was cut short."""
         self._chat.continue_reply()
-        self._screen.set_focus(self._chat.composer)
+        self._chat.focus_composer()
 
     def do_regenerate(self, _: str) -> None:
         """Answer the newest message once more."""
         self._chat.regenerate()
-        self._screen.set_focus(self._chat.composer)
+        self._chat.focus_composer()
 
     async def do_new(self, _: str) -> None:
         """Begin a chat."""
@@ -72,23 +91,23 @@ class ChatActions:
 
     def do_chats(self, _: str) -> None:
         """Show the list and go to it; from the list, hide it."""
-        self._screen.toggle_chat_list()
+        self._toggle_chat_list()
 
     def do_search(self, query: str) -> None:
         """Search all chats."""
-        self._screen.show_chat_list()
+        self._show_chat_list()
         self._chats_panel.search(query)
 
     def do_palette(self, _: str) -> None:
         """Everything there is to do."""
-        self._screen.app.clear_notifications()
-        self._screen.app.push_screen(
+        self._chat.app.clear_notifications()
+        self._chat.app.push_screen(
             CommandPalette(providers=[ChatCommands], placeholder="What would you like to do?")
         )
 
     def do_context(self, _: str) -> None:
         """Show what fits."""
-        self._screen.inspect_actions.show_context()
+        self._inspect_actions.show_context()
 
     def do_attach(self, path: str) -> None:
         """Put a file into the message."""
@@ -118,7 +137,7 @@ class ChatActions:
         if file.strip():
             self._export(file)
             return
-        self._screen.app.push_screen(
+        self._chat.app.push_screen(
             PromptScreen(
                 "Export this chat",
                 transfer.suggest_file_name(chat),
@@ -133,29 +152,27 @@ class ChatActions:
             raise UsageError("Which file?", hint="Write /import and a path.")
         path, store = expand_path(file.strip()), self._chat.saved_store
         screen = ImportScreen(lambda: transfer.import_chats(store, path))
-        self._screen.app.push_screen(screen, lambda _: self._chat.notify_changed())
+        self._chat.app.push_screen(screen, lambda _: self._chat.notify_changed())
 
     def do_copy_chat(self, _: str) -> None:
         """Copy the chat as Markdown."""
-        clipboard.copy(
-            self._screen.app, export.to_markdown(self._stored_conversation()), "the chat"
-        )
+        clipboard.copy(self._chat.app, export.to_markdown(self._stored_conversation()), "the chat")
 
     def do_preview(self, text: str) -> None:
         """Show the prompt that would be sent."""
-        self._screen.inspect_actions.preview_prompt(text or self._chat.composer.outgoing_message())
+        self._inspect_actions.preview_prompt(text or self._chat.composer.outgoing_message())
 
     def do_help(self, _: str) -> None:
         """Show every key and command."""
-        self._screen.app.push_screen(HelpScreen())
+        self._chat.app.push_screen(HelpScreen())
 
     async def do_quit(self, _: str) -> None:
         """Leave."""
-        await self._screen.chat_app.action_quit()
+        await self._chat.app.action_quit()
 
     async def _new_chat(self, *, incognito: bool = False) -> None:
         await self._chat.new_chat(incognito=incognito)
-        self._screen.set_focus(self._chat.composer)
+        self._chat.focus_composer()
 
     def _export(self, file: str | None) -> None:
         """Write the chat; what goes wrong is told, since the question is closed by then."""
@@ -195,13 +212,15 @@ class TurnActions:
     They act on the selected turn, else on the newest.
 
     Args:
-        screen: whose chat it is.
+        services: of the program.
+        chat: the open chat.
+        inspect_actions: open the screens about a turn.
     """
 
-    def __init__(self, screen: ChatScreen) -> None:
-        self._screen = screen
-        self._chat = screen.chat
-        self._inspect_actions = screen.inspect_actions
+    def __init__(self, services: Services, chat: LiveChat, inspect_actions: InspectActions) -> None:
+        self._services = services
+        self._chat = chat
+        self._inspect_actions = inspect_actions
 
     def do_copy(self, _: str) -> None:
         """Copy the reply as the model wrote it."""
@@ -225,12 +244,12 @@ class TurnActions:
         turn = self._selected_view().turn
         title = f"editing message {turn.position + 1}"
         self._chat.composer.begin_edit(turn.display_text, title, turn.position)
-        self._screen.set_focus(self._chat.composer)
+        self._chat.focus_composer()
 
     async def do_fork(self, _: str) -> None:
         """Go on from here in a new chat."""
         await self._chat.fork_chat(self._selected_view().turn.position + 1)
-        self._screen.set_focus(self._chat.composer)
+        self._chat.focus_composer()
         self._chat.notify("This is a fork; the chat it came from stays as it was.", markup=False)
 
     def do_details(self, _: str) -> None:
@@ -239,7 +258,7 @@ class TurnActions:
         provenance = self._chat.store.provenance(reply.id)
         forked_from = self._chat.conversation.forked_from
         screen = DetailsScreen(self._selected_view().turn, reply, provenance, forked_from)
-        self._screen.app.push_screen(screen)
+        self._chat.app.push_screen(screen)
 
     def do_xray(self, _: str) -> None:
         """Show the prompt that made the reply."""
@@ -248,13 +267,13 @@ class TurnActions:
     def do_trace(self, _: str) -> None:
         """Show what plugins did for the turn."""
         turn = self._selected_view().turn
-        self._screen.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
+        self._chat.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
 
     def do_replay(self, model: str) -> None:
         """Make the reply again and compare."""
         reply, model = self._selected_reply(), model.strip()
         if model:
-            self._screen.chat_app.check_model(model)
+            self._services.require_available(model)
         self._inspect_actions.replay_reply(reply, model)
 
     async def do_pin(self, _: str) -> None:

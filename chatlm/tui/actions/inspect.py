@@ -8,7 +8,6 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from textual.message import Message
 
@@ -16,18 +15,16 @@ from chatlm.chat.context_usage import ContextUsage
 from chatlm.chat.replay import replay
 from chatlm.chat.session import ChatSession
 from chatlm.errors import ChatlmError, UsageError
+from chatlm.tui.chat.controller import LiveChat
 from chatlm.tui.engine_loader import POLL_SECONDS, EngineLoader, Ready
 from chatlm.tui.screens.context import ContextBreakdown, ContextScreen, SummaryScreen
 from chatlm.tui.screens.replay import ReplayScreen
 from chatlm.tui.screens.xray import PromptXray, XrayScreen
+from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextFill
 from chatlm.types.engine import Engine
 from chatlm.types.messages import Reply, Turn
 from chatlm.types.requests import Request
-
-if TYPE_CHECKING:
-    from chatlm.tui.chat_screen import ChatScreen
-
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +42,13 @@ class InspectActions:
     """Each of these is a screen over the chat, given what it needs and no more.
 
     Args:
-        screen: whose chat is looked at.
+        services: of the program.
+        chat: the open chat; gets a `ContextMeasured`.
     """
 
-    def __init__(self, screen: ChatScreen) -> None:
-        self._screen = screen
-        self._chat = screen.chat
+    def __init__(self, services: Services, chat: LiveChat) -> None:
+        self._services = services
+        self._chat = chat
         self._stop_waiting = threading.Event()
         """Ends all waiting for the model."""
 
@@ -59,10 +57,10 @@ class InspectActions:
         self._stop_waiting.set()
 
     def measure_context(self) -> None:
-        """Measure the chat, if the model is there; the screen gets a `Measured`."""
-        if isinstance(self._screen.chat_app.engine_state, Ready):
+        """Measure the chat, if the model is there; the chat gets a `ContextMeasured`."""
+        if isinstance(self._services.engine_state, Ready):
             job = partial(self._measure_worker, self._create_session())
-            self._screen.run_worker(job, thread=True, exclusive=True, group="measure")
+            self._chat.run_worker(job, thread=True, exclusive=True, group="measure")
 
     def show_context(self) -> None:
         """Every turn's cost, and how it takes part."""
@@ -82,7 +80,7 @@ class InspectActions:
         async def leave(turn_id: int | None) -> None:
             await self._chat.redraw(turn_id)
 
-        self._screen.app.push_screen(
+        self._chat.app.push_screen(
             ContextScreen(ledger, session.store.set_context_policy, session.summarise), leave
         )
 
@@ -105,7 +103,7 @@ class InspectActions:
             return PromptXray(prompt, request, turn.display_text, passages, made.prompt_hash)
 
         title = "What was read for this reply" if made.model else "What a model would have read"
-        self._screen.app.push_screen(XrayScreen(read, title))
+        self._chat.app.push_screen(XrayScreen(read, title))
 
     def preview_prompt(self, text: str) -> None:
         """The exact prompt, if `text` were sent now; blank takes the newest message."""
@@ -123,7 +121,7 @@ class InspectActions:
             seen = session.preview(text)
             return PromptXray(seen.prompt, seen.request, words, seen.passages)
 
-        self._screen.app.push_screen(XrayScreen(read, title))
+        self._chat.app.push_screen(XrayScreen(read, title))
 
     def summarise_turn(self, turn: Turn) -> None:
         """Have the model write a turn's summary, which stands for it then."""
@@ -133,7 +131,7 @@ class InspectActions:
         async def leave(_: None) -> None:
             await self._chat.redraw()
 
-        self._screen.app.push_screen(SummaryScreen(lambda: session.summarise(turn.id)), leave)
+        self._chat.app.push_screen(SummaryScreen(lambda: session.summarise(turn.id)), leave)
 
     def replay_reply(self, reply: Reply, model: str) -> None:
         """Make a reply again, with another model if one is named, and compare."""
@@ -144,13 +142,13 @@ class InspectActions:
             if not model:
                 yield from replay(store, self._wait_for_engine(), reply.id)
                 return
-            with closing(EngineLoader(self._screen.chat_app.open_engine, lambda _: None)) as loader:
+            with closing(EngineLoader(self._services.open_engine, lambda _: None)) as loader:
                 loader.start(model)
                 while loader.still_loading(POLL_SECONDS):
                     yield None  # the person may give up here
                 yield from replay(store, loader.wait(self._stop_waiting), reply.id)
 
-        self._screen.app.push_screen(
+        self._chat.app.push_screen(
             ReplayScreen(reply.text, again), lambda _: self._chat.resume_read_ahead()
         )
 
@@ -162,13 +160,13 @@ class InspectActions:
             log.info("chat not measured: %s", error)
         except Exception:  # a bug must not take the chat away
             log.exception("chat not measured")
-        self._screen.post_message(ContextMeasured(measure, session.conversation_id))
+        self._chat.post_message(ContextMeasured(measure, session.conversation_id))
 
     def _create_session(self) -> ChatSession:
         return self._chat.session(self._stop_waiting)
 
     def _wait_for_engine(self) -> Engine:
-        return self._screen.chat_app.engine.wait(self._stop_waiting)
+        return self._services.engine.wait(self._stop_waiting)
 
 
 def context_fill(usage: ContextUsage) -> ContextFill:

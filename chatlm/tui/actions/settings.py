@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import TYPE_CHECKING
 
 from chatlm.chat.context_usage import builtin_system_tokens
 from chatlm.config import config
 from chatlm.engines.open import is_available
+from chatlm.errors import UsageError
 from chatlm.hub import installed
+from chatlm.tui.chat.controller import LiveChat
 from chatlm.tui.engine_loader import Ready
 from chatlm.tui.screens.models import ModelScreen
 from chatlm.tui.screens.plugins import PluginsScreen, plugin_entries
 from chatlm.tui.screens.settings import CONFIG_LAYER, Section, SettingsScreen, ThemePicker
+from chatlm.tui.services import Services
 from chatlm.types.messages import Message
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
-
-if TYPE_CHECKING:
-    from chatlm.tui.chat_screen import ChatScreen
 
 
 class SettingsActions:
     """Each `do_NAME` is the command of that name; `apply` is told what the settings screen posts.
 
     Args:
-        screen: whose chat it is.
+        services: of the program.
+        chat: the open chat.
     """
 
-    def __init__(self, screen: ChatScreen) -> None:
-        self._screen = screen
-        self._chat = screen.chat
-        self._chat_app = screen.chat_app
+    def __init__(self, services: Services, chat: LiveChat) -> None:
+        self._services = services
+        self._chat = chat
 
     def do_settings(self, _: str) -> None:
         """Sampling, system prompt, look."""
@@ -50,8 +49,8 @@ class SettingsActions:
 
     def do_plugins(self, _: str) -> None:
         """Switch plugins, change their settings."""
-        running, host = self._chat_app.config, self._chat_app.plugins
-        self._chat_app.push_screen(
+        running, host = self._services.config, self._services.plugins
+        self._chat.app.push_screen(
             PluginsScreen(
                 partial(plugin_entries, host, running),
                 self._chat.conversation.disabled_plugins,
@@ -64,13 +63,13 @@ class SettingsActions:
         """Talk to another model; the chat goes on with it."""
         self._chat.require_idle()
         if name.strip():
-            self._chat_app.check_model(name.strip())
+            self._services.require_available(name.strip())
             self._switch_model(name.strip())
         else:
-            current = self._chat_app.engine_state.model
-            here = partial(is_available, plugins=self._chat_app.plugins)
+            current = self._services.engine_state.model
+            here = partial(is_available, plugins=self._services.plugins)
             screen = ModelScreen(installed.list_known_models(), current, here)
-            self._chat_app.push_screen(screen, self._switch_model)
+            self._chat.app.push_screen(screen, self._switch_model)
 
     def apply(self, message: object) -> None:
         """Let what the person set hold from now on.
@@ -84,25 +83,42 @@ class SettingsActions:
             case SettingsScreen.SystemChanged(system=system):
                 self._chat.set_system(system)
             case SettingsScreen.DefaultSamplingSaved(sampling=sampling):
-                self._chat_app.config = dataclasses.replace(
-                    self._chat_app.config, sampling=sampling
+                self._services.config = dataclasses.replace(
+                    self._services.config, sampling=sampling
                 )
             case SettingsScreen.DefaultSystemSaved(system=system):
-                self._chat_app.config = dataclasses.replace(self._chat_app.config, system=system)
+                self._services.config = dataclasses.replace(self._services.config, system=system)
             case SettingsScreen.ModelRequested():
                 self.do_model("")
             case ThemePicker.ThemeChosen(theme=theme):
                 self._set_theme(theme)
             case ThemePicker.MotionChosen(reduced=reduced):
-                self._chat_app.set_reduced_motion(reduced=reduced)
+                self.set_reduced_motion(reduced=reduced)
                 config.set_value("reduced_motion", str(reduced).lower())
 
+    def set_theme(self, name: str) -> None:
+        """Change the colours.
+
+        Raises:
+            UsageError: there is no such theme.
+        """
+        app = self._chat.app
+        if name not in app.available_themes:
+            known = ", ".join(sorted(app.available_themes))
+            raise UsageError(f"There is no theme {name!r}", hint=f"There are: {known}.")
+        app.theme = name
+
+    def set_reduced_motion(self, *, reduced: bool) -> None:
+        """Turn blinking and smooth scrolling off or on."""
+        self._chat.app.animation_level = "none" if reduced else "full"
+        self._chat.composer.cursor_blink = not reduced
+
     def _show_settings(self, section: Section) -> None:
-        chat, state = self._chat.conversation, self._chat_app.engine_state
-        engine = self._chat_app.engine.engine
+        chat, state = self._chat.conversation, self._services.engine_state
+        engine = self._services.engine.engine
         info = state.info if isinstance(state, Ready) else None
         below = [
-            (CONFIG_LAYER, self._chat_app.config.sampling),
+            (CONFIG_LAYER, self._services.config.sampling),
             ("model", info.recommended_sampling if info else Sampling()),
             ("default", info.default_sampling if info else DEFAULT_SAMPLING),
         ]
@@ -116,24 +132,24 @@ class SettingsActions:
                 else builtin_system_tokens(engine)
             )
 
-        self._chat_app.push_screen(
+        self._chat.app.push_screen(
             SettingsScreen(
                 chat.sampling,
                 below,
                 chat.system,
                 info=info,
                 count_tokens=count_tokens if engine else None,
-                reduced_motion=self._chat_app.reduced_motion,
+                reduced_motion=self._chat.app.animation_level == "none",
                 section=section,
             )
         )
 
     def _set_theme(self, name: str) -> None:
-        self._chat_app.set_theme(name)
+        self.set_theme(name)
         config.set_value("theme", name)
 
     def _switch_model(self, name: str | None) -> None:
-        if name and name != self._chat_app.engine_state.model:
+        if name and name != self._services.engine_state.model:
             self._chat.stop()
-            self._chat_app.load_engine(name)
-            self._screen.set_focus(self._chat.composer)
+            self._services.load_engine(name)
+            self._chat.focus_composer()

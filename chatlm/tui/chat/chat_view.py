@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from textual import on
 from textual.app import ComposeResult
@@ -19,6 +20,7 @@ from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.widgets.context_gauge import ContextFill, ContextGauge
+from chatlm.tui.workers import to_user_error
 from chatlm.types.messages import Turn
 
 TITLE_WIDTH = 120
@@ -97,6 +99,30 @@ class ChatView(Vertical):
         self.notify(
             escape_controls(str(message)), severity="error" if error else "warning", markup=False
         )
+
+    async def run_reporting_errors(
+        self, callback: Callable[[], Awaitable[object] | object], description: str
+    ) -> None:
+        """Run something and show what fails in a toast.
+
+        Args:
+            callback: may be async.
+            description: names the action in the log.
+        """
+        try:
+            result = callback()
+            if inspect.isawaitable(result):
+                await result
+        except ChatlmError as error:
+            self.toast(error)
+        except Exception as problem:
+            failure = to_user_error(problem, description)
+            if failure is not None:
+                self.toast(failure)
+
+    def focus_composer(self) -> None:
+        """Focus the composer at once; `focus()` would wait for the next refresh."""
+        self.screen.set_focus(self.composer)
 
     def show_engine_state(self, state: EngineState) -> None:
         """Say that the model is loading, or why it is not there."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from textual import on, work
 
 from chatlm.chat.session import ChatSession
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError, StoreError, UsageError
-from chatlm.store.store import Store
 from chatlm.tui.chat.live_turn import (
     LiveTurn,
     TextStreamed,
@@ -25,34 +23,30 @@ from chatlm.tui.chat.open_chat import ShownChat
 from chatlm.tui.chat.status import Status
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
-from chatlm.tui.services import OpenChat
+from chatlm.tui.services import OpenChat, Services
 from chatlm.types.events import Notice, TurnStarted
 from chatlm.types.messages import Turn
-
-if TYPE_CHECKING:
-    from chatlm.tui.app import ChatApp
 
 
 class LiveChat(ShownChat):
     """A turn that was begun goes on while another chat is shown; an incognito chat ends there.
 
     Args:
-        app: gives the sessions and the engine's state.
-        store: the saved chats; an incognito chat has a store of its own.
+        services: of the program.
     """
 
-    def __init__(self, app: ChatApp, store: Store) -> None:
-        super().__init__(app, store)
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
         self._read_ahead_stop = threading.Event()
         """Set to end the reading ahead that goes on, if any."""
 
     def on_mount(self) -> None:
         """Follow the engine."""
-        self.watch(self._chat_app, "engine_state", self._follow_engine)
+        self.watch(self.app, "engine_state", self._follow_engine)
 
     def session(self, stop: threading.Event) -> ChatSession:
         """A session of the shown chat; setting `stop` ends its wait for the engine."""
-        return self._chat_app.session(self._chat, stop)
+        return self._services.create_session(self._chat, stop)
 
     def pause_read_ahead(self) -> None:
         """Leave the model to something else, until `resume`.
@@ -102,8 +96,8 @@ class LiveChat(ShownChat):
 
     def regenerate(self) -> None:
         """Answer the newest message once more, or try again to load a model that failed."""
-        if self.newest_view is None and isinstance(self._chat_app.engine_state, Failed):
-            self._chat_app.load_engine()
+        if self.newest_view is None and isinstance(self._services.engine_state, Failed):
+            self._services.load_engine()
         else:
             self._start_turn(ChatSession.regenerate)
 
@@ -128,15 +122,17 @@ class LiveChat(ShownChat):
         except UsageError as error:
             self.toast(error)
             return False
-        if isinstance(self._chat_app.engine_state, Failed):
-            self._chat_app.load_engine()
+        if isinstance(self._services.engine_state, Failed):
+            self._services.load_engine()
         self._read_ahead_stop.set()
         live = self._live_turn = LiveTurn(self._chat, unsaved_message=message)
         if not message and (view := self.newest_view):
             live.view, live.turn = view, view.turn
-        loading = isinstance(self._chat_app.engine_state, Loading)
+        loading = isinstance(self._services.engine_state, Loading)
         live.show_activity("waiting for the model" if loading else "…")
-        self._turn_worker(partial(open_events, self._chat_app.session(self._chat, live.stop)), live)
+        self._turn_worker(
+            partial(open_events, self._services.create_session(self._chat, live.stop)), live
+        )
         return True
 
     @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
@@ -150,11 +146,11 @@ class LiveChat(ShownChat):
     def _start_read_ahead(self) -> None:
         """Use the time until the next message, if the model is there and free."""
         self._read_ahead_stop.set()
-        chat, ready = self._chat, isinstance(self._chat_app.engine_state, Ready)
+        chat, ready = self._chat, isinstance(self._services.engine_state, Ready)
         if ready and self._live_turn is None and chat.conversation_id is not None:
             self._read_ahead_stop = threading.Event()
             self._read_ahead_worker(
-                self._chat_app.session(chat, self._read_ahead_stop), self._read_ahead_stop
+                self._services.create_session(chat, self._read_ahead_stop), self._read_ahead_stop
             )
 
     @work(thread=True, group="ahead", exit_on_error=False)
@@ -236,7 +232,7 @@ class LiveChat(ShownChat):
 
     async def _report_error(self, error: ChatlmError, live: LiveTurn) -> None:
         """In the transcript too, unless it stands there already or belongs to another chat."""
-        state = self._chat_app.engine_state
+        state = self._services.engine_state
         if isinstance(state, Failed) and state.error is error:
             return  # the banner says it
         reply = live.view.turn.reply if live.view else None

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from textual.message import Message
 from textual.reactive import reactive
@@ -23,21 +23,17 @@ from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.composer.composer import Composer
-from chatlm.tui.services import OpenChat, argument_completers
+from chatlm.tui.services import OpenChat, Services, argument_completers
 from chatlm.tui.workers import WriteQueue, to_user_error
 from chatlm.types.messages import ContextPolicy, Conversation, Turn
 from chatlm.types.sampling import Sampling
-
-if TYPE_CHECKING:
-    from chatlm.tui.app import ChatApp
 
 
 class StoredChat(ChatView):
     """What is changed is shown at once and stored behind that, in order.
 
     Args:
-        app: the program it belongs to.
-        store: the saved chats; an incognito chat has a store of its own.
+        services: of the program.
     """
 
     status: reactive[Status] = reactive(Status(), repaint=False)
@@ -47,17 +43,17 @@ class StoredChat(ChatView):
     class Changed(Message):
         """A chat is new or changed, another one is shown, or a turn began or ended."""
 
-    def __init__(self, app: ChatApp, store: Store) -> None:
+    def __init__(self, services: Services) -> None:
         composer = Composer(
             history=self._sent_messages,
-            count_tokens=app.engine.count_tokens,
-            completers=argument_completers(app),
+            count_tokens=services.engine.count_tokens,
+            completers=argument_completers(lambda: self.app.available_themes),
         )
-        super().__init__(app.clock, composer)
-        self._chat_app = app
-        self.saved_store = store
+        super().__init__(services.clock, composer)
+        self._services = services
+        self.saved_store = services.store
         self.write_queue = WriteQueue()
-        self._chat = OpenChat(store)
+        self._chat = OpenChat(services.store)
         self._live_turn: LiveTurn | None = None
         """The turn that is running, in this chat or another."""
         self._draw_lock = asyncio.Lock()

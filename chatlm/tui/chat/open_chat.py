@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from textual import on
 from textual.message import Message
@@ -20,13 +19,9 @@ from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.composer.drafts import DraftSaver
 from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
-from chatlm.tui.services import OpenChat
+from chatlm.tui.services import OpenChat, Services
 from chatlm.tui.workers import to_user_error
 from chatlm.types.messages import Turn
-
-if TYPE_CHECKING:
-    from chatlm.tui.app import ChatApp
-
 
 SAVE_SECONDS = 5.0
 """How long saving an incognito chat waits for the end of its reply."""
@@ -36,16 +31,15 @@ class ShownChat(StoredChat):
     """One chat at a time, saved or incognito.
 
     Args:
-        app: the program it belongs to.
-        store: the saved chats; an incognito chat has a store of its own.
+        services: of the program.
     """
 
     @dataclass
     class Switched(Message):
         """Another chat is shown, or a new one."""
 
-    def __init__(self, app: ChatApp, store: Store) -> None:
-        super().__init__(app, store)
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
         self.drafts = DraftSaver()
         self._last_draft: tuple[int | None, str] = (None, "")
         """Of which chat, and what, was saved or shown last."""
@@ -71,7 +65,7 @@ class ShownChat(StoredChat):
         """Show a new chat; it is stored with its first message, an incognito one in memory."""
         store = Store(None) if incognito else self.saved_store
         async with self._draw_lock:
-            await self._switch_chat(OpenChat(store, system=self._chat_app.config.system))
+            await self._switch_chat(OpenChat(store, system=self._services.config.system))
 
     async def open_chat(self, conversation_id: int, turn_id: int | None = None) -> bool:
         """Show a saved chat, at a turn if one is named; False when it cannot be read, which the

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 from textual.content import Content
 from textual.widget import Widget
@@ -16,13 +15,13 @@ from chatlm.errors import Cancelled, ChatlmError, StoreError
 from chatlm.plugin_host.ui_api import SlashCommand
 from chatlm.text import escape_controls
 from chatlm.tui import commands
+from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.status import StatusBar
+from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.offers import Registration, Registrations
 from chatlm.tui.plugin_ui.regions import PluginRegions
 from chatlm.tui.plugin_ui.ui import PluginUi, UiProgressReporter
-
-if TYPE_CHECKING:
-    from chatlm.tui.chat_screen import ChatScreen
-
+from chatlm.tui.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +34,39 @@ class PluginActions:
     """What a plugin does wrong is its fault alone, and is told.
 
     Args:
-        screen: whose chat it is.
+        services: of the program.
         registrations: what the plugins offer.
+        app: isolates what plugins draw.
+        chat: the open chat.
+        status_bar: shows the plugins' statuses.
+        switch_model: loads another model.
     """
 
-    def __init__(self, screen: ChatScreen, registrations: Registrations) -> None:
-        self._screen = screen
-        self._plugins = screen.chat_app.plugins
+    def __init__(
+        self,
+        services: Services,
+        registrations: Registrations,
+        app: GuardedApp,
+        chat: LiveChat,
+        status_bar: StatusBar,
+        *,
+        switch_model: Callable[[str], None],
+    ) -> None:
+        self.services = services
+        self.chat = chat
+        self.switch_model = switch_model
         self._registrations = registrations
-        self.regions = PluginRegions(screen, registrations)
+        self._app = app
+        self._status_bar = status_bar
+        self.regions = PluginRegions(
+            services.plugins,
+            registrations,
+            app,
+            chat,
+            create_ui=self._create_ui,
+            call_in_ui_thread=self.call_in_ui_thread,
+            show_faults=self.show_faults,
+        )
         self._threads: list[threading.Thread] = []
         self._progress_lines: list[ProgressLine] = []
         self._statuses: dict[str, str] = {}
@@ -66,7 +89,7 @@ class PluginActions:
 
     def notify_chat_shown(self) -> None:
         """Tell the plugins that another chat is on the screen, once for each."""
-        if self._notified_switch_count not in (None, self._screen.chat.switch_count):
+        if self._notified_switch_count not in (None, self.chat.switch_count):
             self._call_chat_shown()
 
     def run_command(self, name: str, argument: str) -> None:
@@ -96,12 +119,12 @@ class PluginActions:
     def close(self) -> None:
         """Cancel all that runs."""
         self.closing.set()
-        self._screen.chat_app.release_plugin_widgets()
+        self._app.release_plugin_widgets()
 
     def show_progress(self, reporter: UiProgressReporter) -> None:
         """Show a line for a work."""
         self._progress_lines.append(ProgressLine(reporter))
-        self._screen.mount(self._progress_lines[-1], before="StatusBar")
+        self.chat.screen.mount(self._progress_lines[-1], before="StatusBar")
 
     def hide_progress(self, reporter: UiProgressReporter) -> None:
         """Take the line of a work away."""
@@ -119,46 +142,49 @@ class PluginActions:
         said = {name: text for name, text in self._statuses.items() if text}
         if said:
             with suppress(StoreError):  # what cannot be read is told where it is needed
-                for name in self._screen.chat.conversation.disabled_plugins:
+                for name in self.chat.conversation.disabled_plugins:
                     said.pop(name, None)
-        self._screen.show_plugin_statuses(tuple(said.values()))
+        self._status_bar.plugin_statuses = tuple(said.values())
 
     def show_faults(self) -> None:
         """Say what failed since the last time."""
-        for fault in self._plugins.take_faults():
+        for fault in self.services.plugins.take_faults():
             text = escape_controls(str(fault))
-            self._screen.chat.notify(text, severity="error", markup=False, timeout=FAULT_SECONDS)
+            self.chat.notify(text, severity="error", markup=False, timeout=FAULT_SECONDS)
 
     def call_in_ui_thread(self, callback: Callable[[], Awaitable[object] | object]) -> None:
         """Do something in the screen's thread, asked for in any."""
         with suppress(RuntimeError):  # chatlm has ended
-            self._screen.chat_app.call_later(
-                self._screen.run_reporting_errors, callback, "what a plugin asked for"
+            self._app.call_later(
+                self.chat.run_reporting_errors, callback, "what a plugin asked for"
             )
 
+    def _create_ui(self, plugin: str) -> PluginUi:
+        return PluginUi(plugin, self)
+
     def _call_chat_shown(self) -> None:
-        self._notified_switch_count = self._screen.chat.switch_count
+        self._notified_switch_count = self.chat.switch_count
         self._call_hook("chat_shown")
         self.show_faults()
 
     def _call_hook(self, hook: str) -> None:
-        for _ in self._plugins.call_each(hook, lambda name: {"ui": PluginUi(name, self._screen)}):
+        for _ in self.services.plugins.call_each(hook, lambda name: {"ui": self._create_ui(name)}):
             pass
 
     def _run_in_thread(self, registration: Registration[SlashCommand], argument: str) -> None:
         """Run a command, in its thread."""
         plugin, where = registration.plugin, f"/{registration.item.name}"
         try:
-            registration.item.run(PluginUi(plugin, self._screen), argument)
+            registration.item.run(self._create_ui(plugin), argument)
         except Cancelled:
             log.info("%s of %s: stopped", where, plugin)
         except ChatlmError as error:
-            self.call_in_ui_thread(partial(self._screen.chat.toast, error))
+            self.call_in_ui_thread(partial(self.chat.toast, error))
         except BaseException as error:  # a plugin may fail in any way
-            self._plugins.record_failure(plugin, where, error)
+            self.services.plugins.record_failure(plugin, where, error)
             self.call_in_ui_thread(self.show_faults)
         else:
-            self._plugins.record_success(plugin, where)
+            self.services.plugins.record_success(plugin, where)
 
 
 REFRESHES_PER_SECOND = 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from textual.binding import Binding, BindingsMap
 from textual.containers import Horizontal, VerticalScroll
@@ -14,17 +14,15 @@ from textual.widget import Widget
 
 from chatlm.errors import UsageError
 from chatlm.plugin_host.faults import reraise_interrupt
+from chatlm.plugin_host.host import PluginHost
 from chatlm.text import one_line
 from chatlm.tui import commands
+from chatlm.tui.chat.controller import LiveChat
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.plugin_ui import isolation
-from chatlm.tui.plugin_ui.isolation import PluginRegion
+from chatlm.tui.plugin_ui.isolation import GuardedApp, PluginRegion
 from chatlm.tui.plugin_ui.offers import Registrations
 from chatlm.tui.plugin_ui.ui import PluginUi
-
-if TYPE_CHECKING:
-    from chatlm.tui.chat_screen import ChatScreen
-
 
 W = TypeVar("W", bound=Widget)
 
@@ -37,15 +35,33 @@ class PluginRegions:
     """One panel at a time, and any number of screens.
 
     Args:
-        screen: the chat they belong to.
+        plugins: told of failures and successes.
         registrations: what the plugins offer.
+        app: isolates what plugins draw.
+        chat: the open chat.
+        create_ui: returns the `Ui` of a plugin.
+        call_in_ui_thread: runs something in the UI thread, from any thread.
+        show_faults: shows new failures of plugins.
     """
 
-    def __init__(self, screen: ChatScreen, registrations: Registrations) -> None:
-        self._screen = screen
-        self._chat_app = screen.chat_app
-        self._plugins = screen.chat_app.plugins
+    def __init__(
+        self,
+        plugins: PluginHost,
+        registrations: Registrations,
+        app: GuardedApp,
+        chat: LiveChat,
+        *,
+        create_ui: Callable[[str], PluginUi],
+        call_in_ui_thread: Callable[[Callable[[], object]], None],
+        show_faults: Callable[[], None],
+    ) -> None:
+        self._plugins = plugins
         self._registrations = registrations
+        self._app = app
+        self._chat = chat
+        self._create_ui = create_ui
+        self._call_in_ui_thread = call_in_ui_thread
+        self._show_faults = show_faults
         self._panel_name = ""
         """Of the panel that is shown."""
         self.panel: PluginPanel | None = None
@@ -75,15 +91,15 @@ class PluginRegions:
             return
         self._registrations.require_enabled(offer.plugin)
         region = PluginRegion(offer.plugin, f"panel {name}", self._handle_failure)
-        ui = PluginUi(offer.plugin, self._screen)
+        ui = self._create_ui(offer.plugin)
         widget = self._create_widget(region, partial(offer.item.create_widget, ui), Widget)
         if widget is None:
             return
         closes = commands.key_of(name) or f"/{name}"
         self._panel_name, self.panel = name, PluginPanel(offer.item.title, closes, widget)
-        self._chat_app.register_region(self.panel, region)
+        self._app.register_region(self.panel, region)
         self.place_panel()
-        self._screen.query_one("#middle", Horizontal).mount(self.panel)
+        self._chat.query_one("#middle", Horizontal).mount(self.panel)
         self.panel.refresh_widget(ui)
 
     def close_panel(self) -> None:
@@ -92,9 +108,9 @@ class PluginRegions:
         if panel is None:
             return
         if panel.has_focus or panel.has_focus_within:
-            self._screen.set_focus(self._screen.chat.composer)
+            self._chat.focus_composer()
         panel.display = False
-        self._chat_app.release_widget(panel)
+        self._app.release_widget(panel)
         panel.remove()
         self._record_close(panel)
 
@@ -116,22 +132,22 @@ class PluginRegions:
             raise UsageError(f"There is no screen {name}")
         self._registrations.require_enabled(offer.plugin)
         region = PluginRegion(offer.plugin, f"screen {name}", self._handle_failure)
-        ui = PluginUi(offer.plugin, self._screen)
+        ui = self._create_ui(offer.plugin)
         kind: type[Screen[Any]] = Screen
         screen = self._create_widget(region, partial(offer.item.create_screen, ui, argument), kind)
         if screen is None:
             return
-        isolation.load_scoped_css(self._chat_app, screen)
+        isolation.load_scoped_css(self._app, screen)
         leave = BindingsMap([Binding("escape", "app.leave_plugin", "close", show=False)])
         screen._bindings = BindingsMap.merge([screen._bindings, leave])
         screen._mounted_event.set()  # the program does not wait for a plugin to get ready
-        self._chat_app.register_region(screen, region)
-        self._chat_app.push_screen(screen, lambda _: self._record_close(screen))
+        self._app.register_region(screen, region)
+        self._app.push_screen(screen, lambda _: self._record_close(screen))
 
     def close_screen(self) -> None:
         """Close the plugin's screen that is on top."""
-        screen = self._chat_app.screen
-        if self._chat_app.region_of(screen):
+        screen = self._app.screen
+        if self._app.region_of(screen):
             self._pop_screen(screen)
             self._record_close(screen)
 
@@ -141,16 +157,16 @@ class PluginRegions:
         Args:
             chat_changed: whether it has changed, or perhaps only the selected turn.
         """
-        focused, before = self._screen.focused, self.selected_turn_id
+        focused, before = self._chat.screen.focused, self.selected_turn_id
         self.selected_turn_id = focused.turn.id if isinstance(focused, TurnView) else None
         if self.panel and (chat_changed or self.selected_turn_id != before):
             plugin = self._registrations.panels[self._panel_name].plugin
-            self.panel.refresh_widget(PluginUi(plugin, self._screen))
+            self.panel.refresh_widget(self._create_ui(plugin))
 
     def place_panel(self) -> None:
         """Let the panel stand beside the transcript, or over it."""
         if self.panel:
-            self.panel.set_overlay(overlay=self._screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL)
+            self.panel.set_overlay(overlay=self._chat.screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL)
 
     def _create_widget(
         self, region: PluginRegion, factory: Callable[[], object], kind: type[W]
@@ -162,7 +178,7 @@ class PluginRegions:
                 raise TypeError(
                     f"open returned {type(made).__name__}, not a Textual {kind.__name__}"
                 )
-            isolation.check_styles(self._chat_app, made)
+            isolation.check_styles(self._app, made)
         except BaseException as error:  # a plugin may fail in any way
             reraise_interrupt(error)
             self._handle_failure(region, error)
@@ -174,28 +190,26 @@ class PluginRegions:
         region.broken = True
         self._broken_regions.add(region)
         self._plugins.record_failure(region.plugin, region.description, error)
-        self._screen.plugin_actions.call_in_ui_thread(partial(self._remove_region, region))
+        self._call_in_ui_thread(partial(self._remove_region, region))
 
     def _remove_region(self, region: PluginRegion) -> None:
         """Take a region that broke off the screen."""
-        stack = list(self._chat_app.screen_stack)
-        theirs = [
-            at for at, screen in enumerate(stack) if self._chat_app.region_of(screen) is region
-        ]
+        stack = list(self._app.screen_stack)
+        theirs = [at for at, screen in enumerate(stack) if self._app.region_of(screen) is region]
         for screen in reversed(stack[theirs[0] :] if theirs else []):
             self._pop_screen(screen)
-        if self.panel and self._chat_app.region_of(self.panel) is region:
+        if self.panel and self._app.region_of(self.panel) is region:
             self.close_panel()
         self._broken_regions.discard(region)
-        self._screen.plugin_actions.show_faults()
+        self._show_faults()
 
     def _pop_screen(self, screen: Screen[Any]) -> None:
-        self._chat_app.release_widget(screen)
-        self._chat_app.pop_screen()
+        self._app.release_widget(screen)
+        self._app.pop_screen()
 
     def _record_close(self, widget: Widget) -> None:
         """Note that a region was closed by the person, unless it broke."""
-        region = self._chat_app.region_of(widget)
+        region = self._app.region_of(widget)
         if region and not region.broken:
             self._plugins.record_success(region.plugin, region.description)
 

@@ -4,40 +4,76 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.text import escape_controls, one_line
+from chatlm.tui.chat.controller import LiveChat
 from chatlm.tui.composer.drafts import sanitise
+from chatlm.tui.services import Services
 from chatlm.types.engine import Engine
 from chatlm.types.messages import Conversation, Passage, Turn
 from chatlm.types.sampling import Sampling
-
-if TYPE_CHECKING:
-    from chatlm.tui.chat_screen import ChatScreen
-
 
 MAX_NOTICE_LENGTH = 1000
 """Characters of a notice that are shown."""
 
 
+class PluginUiHost(Protocol):
+    """What a `PluginUi` uses of the chat screen."""
+
+    services: Services
+    chat: LiveChat
+    closing: threading.Event
+
+    @property
+    def regions(self) -> PluginRegionsApi:
+        """The panels and screens."""
+
+    def call_in_ui_thread(self, callback: Callable[[], Awaitable[object] | object]) -> None:
+        """Run something in the UI thread; callable from any thread."""
+
+    def set_status(self, plugin: str, text: str) -> None:
+        """Show a plugin's text in the status bar."""
+
+    def show_progress(self, reporter: UiProgressReporter) -> None:
+        """Show the progress of a work."""
+
+    def hide_progress(self, reporter: UiProgressReporter) -> None:
+        """Remove the progress of a work."""
+
+    def switch_model(self, name: str) -> None:
+        """Load another model."""
+
+
+class PluginRegionsApi(Protocol):
+    """What a `PluginUi` uses of the panels and screens."""
+
+    selected_turn_id: int | None
+
+    def open_screen(self, name: str, argument: str = "") -> None:
+        """Show a plugin's screen."""
+
+    def toggle_panel(self, name: str) -> None:
+        """Show a plugin's panel, or close it."""
+
+
 class PluginUi:
-    """See `chatlm.extending.Ui`.
+    """The `chatlm.Ui` of one plugin; callable from any thread.
 
     Args:
-        plugin: whose it is.
-        screen: what it sees of the program.
+        plugin: the plugin's name.
+        host: the chat screen's side of it.
     """
 
-    def __init__(self, plugin: str, screen: ChatScreen) -> None:
+    def __init__(self, plugin: str, host: PluginUiHost) -> None:
         self._plugin = plugin
-        self._screen = screen
-        self._chat = screen.chat
-        self._actions = screen.plugin_actions
+        self._host = host
+        self._chat = host.chat
 
     @property
     def conversation(self) -> Conversation:
@@ -48,7 +84,7 @@ class PluginUi:
     def turn(self) -> Turn | None:
         """The selected turn, else the newest."""
         turns = self.conversation.turns
-        selected = self._actions.regions.selected_turn_id
+        selected = self._host.regions.selected_turn_id
         chosen = [turn for turn in turns if turn.id == selected]
         return (chosen or turns or (None,))[-1]
 
@@ -61,7 +97,7 @@ class PluginUi:
     @property
     def engine(self) -> Engine | None:
         """The loaded model."""
-        return self._screen.chat_app.engine.engine
+        return self._host.services.engine.engine
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -71,11 +107,11 @@ class PluginUi:
     def set_state(self, **values: Any) -> None:
         """Keep values with the chat."""
         json.dumps(values, allow_nan=False)  # to fail where the value came from
-        self._actions.call_in_ui_thread(partial(self._chat.set_plugin_data, self._plugin, values))
+        self._host.call_in_ui_thread(partial(self._chat.set_plugin_data, self._plugin, values))
 
     def notify(self, text: str, *, warning: bool = False) -> None:
         """Show a notice, with the plugin's name."""
-        self._actions.call_in_ui_thread(
+        self._host.call_in_ui_thread(
             partial(
                 self._chat.notify,
                 escape_controls(text)[:MAX_NOTICE_LENGTH],
@@ -88,22 +124,22 @@ class PluginUi:
     def show_status(self, text: str) -> None:
         """Show a few words in the status bar."""
         _require_type(text, str)
-        self._actions.call_in_ui_thread(partial(self._actions.set_status, self._plugin, text))
+        self._host.call_in_ui_thread(partial(self._host.set_status, self._plugin, text))
 
     def insert_text(self, text: str) -> None:
         """Put a text into the composer."""
-        self._actions.call_in_ui_thread(partial(self._insert_text, sanitise(text)))
+        self._host.call_in_ui_thread(partial(self._insert_text, sanitise(text)))
 
     def send(self, text: str) -> None:
         """Send a message."""
         _require_type(text, str)
-        self._actions.call_in_ui_thread(partial(self._chat.send_message, text))
+        self._host.call_in_ui_thread(partial(self._chat.send_message, text))
 
     def set_chat(self, *, system: str | None = None, sampling: Sampling | None = None) -> None:
         """Change the system prompt or the sampling."""
         _require_type(system, str, type(None))
         _require_type(sampling, Sampling, type(None))
-        self._actions.call_in_ui_thread(partial(self._set_chat, system, sampling))
+        self._host.call_in_ui_thread(partial(self._set_chat, system, sampling))
 
     def new_chat(
         self,
@@ -121,39 +157,36 @@ class PluginUi:
         _require_type(message, str)
         values = dict(state or {})
         json.dumps(values, allow_nan=False)
-        self._actions.call_in_ui_thread(
+        self._host.call_in_ui_thread(
             partial(self._new_chat, system or None, sampling, values, model, message)
         )
 
     def open_screen(self, name: str, argument: str = "") -> None:
         """Show a plugin's screen."""
         _require_type(argument, str)
-        self._actions.call_in_ui_thread(partial(self._actions.regions.open_screen, name, argument))
+        self._host.call_in_ui_thread(partial(self._host.regions.open_screen, name, argument))
 
     def open_panel(self, name: str) -> None:
         """Show a plugin's panel, or close it."""
-        self._actions.call_in_ui_thread(partial(self._actions.regions.toggle_panel, name))
+        self._host.call_in_ui_thread(partial(self._host.regions.toggle_panel, name))
 
     def side_chats(self, report: Callable[[str], None]) -> InMemorySideChats:
         """Chats beside this one."""
-        owner = self._screen.chat_app
-        return InMemorySideChats(
-            owner.config, owner.plugins, owner.open_engine, report, lambda: owner.engine.engine
-        )
+        return self._host.services.side_chats(report)
 
     @contextmanager
     def progress(self, title: str) -> Iterator[UiProgressReporter]:
         """Show a long work."""
-        work = UiProgressReporter(title, self._actions.closing)
-        self._actions.call_in_ui_thread(partial(self._actions.show_progress, work))
+        work = UiProgressReporter(title, self._host.closing)
+        self._host.call_in_ui_thread(partial(self._host.show_progress, work))
         try:
             yield work
         finally:
-            self._actions.call_in_ui_thread(partial(self._actions.hide_progress, work))
+            self._host.call_in_ui_thread(partial(self._host.hide_progress, work))
 
     def _insert_text(self, text: str) -> None:
         self._chat.composer.insert(text)
-        self._screen.set_focus(self._chat.composer)
+        self._chat.focus_composer()
 
     def _set_chat(self, system: str | None, sampling: Sampling | None) -> None:
         if system is not None:
@@ -174,11 +207,11 @@ class PluginUi:
 
         async def begin() -> None:
             if model:
-                self._screen.settings_actions.do_model(model)
+                self._host.switch_model(model)
             await self._chat.new_chat(incognito=self._chat.incognito)
             self._set_chat(system, sampling)
             self._chat.set_plugin_data(self._plugin, state)
-            self._screen.set_focus(self._chat.composer)
+            self._chat.focus_composer()
             if message:
                 self._chat.send_message(message)
 

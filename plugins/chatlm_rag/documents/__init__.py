@@ -1,1 +1,1 @@
-"""Readers of document files."""
+"""Readers that extract the text of document files."""

@@ -1,4 +1,4 @@
-"""The text of a document and its parts, as every reader gives it."""
+"""The text of a document and its sections, as every reader returns them."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from chatlm_rag.json_fields import get_str
 
 
 class UnreadableFile(Exception):
-    """A file whose text cannot be had; says why, in a few words that follow its name."""
+    """A file whose text cannot be extracted. The message is a phrase that follows the file name."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a document that no passage reaches out of."""
+    """A part of a document, such as a chapter or a page. A chunk never crosses its boundaries."""
 
     start: int
+    """Offset of its first character."""
     end: int
-    """One behind its last character."""
+    """Offset after its last character."""
     place: str = ""
-    """Where it is, for people: the headings above it or the page."""
+    """Location as shown to the user: the headings above it, or the page."""
     title: str = ""
-    """What it is about, as far as the document says so; searched with its text."""
+    """Title from the document, if any; indexed with the text."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text with its sections, which follow each other."""
+    """One text and its sections, in order."""
 
     source: str
-    """The file, by its path below the folder it was found in, or the id in a corpus."""
+    """Path of the file relative to the source's parent folder, or the id in a corpus."""
     text: str
-    """As it was extracted; holds no lone surrogates."""
+    """The extracted text, without lone surrogates."""
     sections: tuple[Section, ...]
     markdown: bool = False
     start_line: int = 0
-    """The file's line it begins on, from 1; 0 where the file has no lines."""
+    """Line of the file on which it starts, from 1; 0 if the file has no lines."""
     has_file_lines: bool = False
-    """Whether its line ends are those of the file."""
+    """Whether its lines are the lines of the file."""
     bytes_read: int = 0
-    """The bytes of its file up to its end."""
+    """Size in bytes of the file up to the end of this document."""
 
     def line_at(self, position: int) -> int:
-        """The file's line of a character; 0 where the file has no lines."""
+        """Return the file's line number at a character offset; 0 if the file has no lines."""
         return self.start_line + bisect_left(self._line_ends, position)
 
     @cached_property
@@ -58,15 +59,15 @@ class Document:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that was left out."""
+    """A file, or a part of one, that could not be indexed."""
 
     place: str
-    """Where in the file; empty for all of it."""
+    """Where in the file; empty for the whole file."""
     reason: str
-    """A few words that follow the name."""
+    """A phrase that follows the file name."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "place": self.place,
             "reason": self.reason,
@@ -74,10 +75,10 @@ class Problem:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Problem:
-        """Read back what `to_dict` made.
+        """Read the result of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a value is missing or has the wrong type.
         """
         return cls(
             place=get_str(values, "place"),
@@ -86,12 +87,12 @@ class Problem:
 
 
 def replace_surrogates(text: str) -> str:
-    """The text with lone surrogates, which no file may hold, replaced."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by question marks."""
     return text.encode("utf-8", "replace").decode()
 
 
 def heading_path(headings: Iterable[str]) -> str:
-    """Headings from the highest to the nearest, as one line of at most 200 characters."""
+    """Join headings, outermost first, into one line of at most 200 characters."""
     line = " > ".join(" ".join(heading.split()) for heading in headings if heading.strip())
     return line if len(line) <= _MAX_PATH_CHARS else line[: _MAX_PATH_CHARS - 1] + "…"
 
@@ -100,26 +101,26 @@ _MAX_PATH_CHARS = 200
 
 
 class Outline:
-    """The headings above the place that a reader has reached."""
+    """The headings above a reader's current position."""
 
     def __init__(self) -> None:
         self._headings: dict[int, str] = {}
 
     def add_heading(self, level: int, heading: str) -> None:
-        """Go below a heading; 1 is the highest level."""
+        """Enter a heading; level 1 is the outermost."""
         above = {deep: text for deep, text in self._headings.items() if deep < level}
         self._headings = {**above, level: heading}
 
     @property
     def path(self) -> str:
-        """The headings, joined by ` > `."""
+        """The current headings, joined by ` > `."""
         return heading_path(self._headings[level] for level in sorted(self._headings))
 
 
 class DocumentBuilder:
-    """Joins blocks of text under headings to a document's text and sections.
+    """Builder of a document's text and sections from headings and blocks of text.
 
-    A heading with nothing below it belongs to the section of the next one.
+    A heading without text below it joins the section of the next heading.
     """
 
     def __init__(self) -> None:
@@ -131,7 +132,7 @@ class DocumentBuilder:
         self._has_body = False
 
     def add_heading(self, level: int, text: str) -> None:
-        """Begin a section."""
+        """Start a section."""
         if not text.strip():
             return
         if self._has_body:
@@ -140,13 +141,13 @@ class DocumentBuilder:
         self._append(text)
 
     def add_block(self, text: str) -> None:
-        """Add a paragraph, or whatever else stands on lines of its own."""
+        """Add a paragraph or another block, such as a table."""
         if text.strip():
             self._append(text)
             self._has_body = True
 
     def finish(self) -> tuple[str, tuple[Section, ...]]:
-        """The text and its sections."""
+        """Return the text and its sections."""
         if self._length > self._section_start:
             self._close_section()
         return "".join(self._blocks), tuple(self._sections)

@@ -1,4 +1,4 @@
-"""Word's DOCX: paragraphs, tables and headings; macros, pictures and links are not looked at."""
+"""Extract paragraphs, tables and headings from DOCX files; macros, images and links are ignored."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 from chatlm_rag.documents.document import Document, DocumentBuilder, UnreadableFile
 
 MAX_UNPACKED_BYTES = 300_000_000
-"""Bytes of all parts together."""
+"""Limit for the total unpacked size, against zip bombs."""
 
 
 _HEADING = re.compile(r"heading ([1-9])", re.I)
 
 
 def read(path: Path, source: str) -> Document:
-    """The file as a document.
+    """Read a DOCX file.
 
     Raises:
-        Unreadable: it is no DOCX, is locked by a password, unpacks to too much, or has no text.
+        UnreadableFile: it is not a DOCX file, is password-protected, too large when unpacked, or
+            has no text.
         OSError: it cannot be read.
     """
     from docx import Document as open_docx
@@ -40,7 +41,7 @@ def read(path: Path, source: str) -> Document:
                 builder.add_block(block.text)
     except OSError:
         raise
-    except Exception as error:  # a damaged file shows in whatever its parts lead to
+    except Exception as error:  # a damaged file can make python-docx raise anything
         raise UnreadableFile(f"is damaged ({type(error).__name__})") from error
     text, sections = builder.finish()
     if not sections:
@@ -54,9 +55,9 @@ def _check_archive(path: Path) -> None:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         with path.open("rb") as file:
-            locked = file.read(8) == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # an OLE container
-        why = "is locked by a password, or an old DOC file" if locked else "is no DOCX file"
-        raise UnreadableFile(why) from error
+            is_ole = file.read(8) == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+        reason = "is password-protected or an old DOC file" if is_ole else "is not a DOCX file"
+        raise UnreadableFile(reason) from error
     if sum(member.file_size for member in members) > MAX_UNPACKED_BYTES:
         raise UnreadableFile(f"unpacks to more than {MAX_UNPACKED_BYTES // 1_000_000} MB")
 
@@ -70,6 +71,7 @@ def _heading_level(paragraph: Any) -> int:
 def _table_rows(table: Any) -> list[str]:
     rows = []
     for row in table.rows:
-        cells = list({id(cell._tc): cell for cell in row.cells}.values())  # merged ones come twice
+        # merged cells are listed once for each column they span
+        cells = list({id(cell._tc): cell for cell in row.cells}.values())
         rows.append(" | ".join(" ".join(cell.text.split()) for cell in cells))
     return rows

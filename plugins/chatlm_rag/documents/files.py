@@ -1,4 +1,4 @@
-"""Which files a source has: below a folder those that nobody ignores, else the file itself."""
+"""Find the files of a source: a single file, or all files below a folder that are not ignored."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 SKIPPED_FOLDERS = ("__pycache__", "node_modules")
-"""Folders that programs fill, left out beside hidden ones."""
+"""Generated folders that are skipped, as hidden ones are."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder that an index is made of."""
+    """A file or folder that is indexed."""
 
     path: str
     include: tuple[str, ...] = ()
-    """Patterns as in a `.gitignore`; only files that match one. Empty for all."""
+    """Patterns in `.gitignore` syntax; only matching files are indexed. Empty for all files."""
     exclude: tuple[str, ...] = ()
-    """Patterns as in a `.gitignore`; no file or folder that matches one."""
+    """Patterns in `.gitignore` syntax; matching files and folders are skipped."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "path": self.path,
             "include": list(self.include),
@@ -40,10 +40,10 @@ class Source:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Source:
-        """Read back what `to_dict` made.
+        """Read the result of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a value is missing or has the wrong type.
         """
         return cls(
             path=get_str(values, "path"),
@@ -54,14 +54,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Stamp:
-    """Size and time of a file; one that keeps both is taken to be unchanged."""
+    """Size and modification time of a file; while both stay the same it counts as unchanged."""
 
     size: int
     """Bytes."""
     mtime_ns: int
+    """Nanoseconds since 1970."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "size": self.size,
             "mtime_ns": self.mtime_ns,
@@ -69,10 +70,10 @@ class Stamp:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Stamp:
-        """Read back what `to_dict` made.
+        """Read the result of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a value is missing or has the wrong type.
         """
         return cls(
             size=get_int(values, "size"),
@@ -86,22 +87,22 @@ class SourceFile:
 
     path: str
     source: str
-    """Its path below the source's parent, with forward slashes: what passages of it are called.
-    What of it is no UTF-8 is replaced."""
+    """Path relative to the source's parent folder, with forward slashes; names its passages. Bytes
+    that are not UTF-8 are replaced."""
     stamp: Stamp | None
-    """None when it cannot be looked at."""
+    """None if the file cannot be accessed."""
     problem: str = ""
-    """Why it cannot be looked at."""
+    """Why it cannot be accessed."""
 
 
 def find_files(source: Source) -> Iterator[SourceFile]:
-    """The files of a source, in the order of their paths; none is opened but `.gitignore`.
+    """Yield the files of a source in path order, without opening any but `.gitignore`.
 
-    Hidden files and folders, what a `.gitignore` in or above the folder leaves out, and links to
-    folders are passed by. The source itself is taken whatever it is.
+    Skips hidden files and folders, links to folders, and everything ignored by a `.gitignore` in or
+    above the folder. These rules do not apply to the source itself.
 
     Raises:
-        OSError: the source is not there, or cannot be looked at.
+        OSError: the source does not exist or cannot be accessed.
     """
     root = Path(source.path)
     if not root.is_dir():
@@ -109,39 +110,42 @@ def find_files(source: Source) -> Iterator[SourceFile]:
         return
     patterns = _UserPatterns(source)
     name = replace_surrogates(root.resolve().name)
-    waiting = [(str(root), name, "", _ignore_rules_above(root))]
-    while waiting:
-        folder, shown, inside, ignored = waiting.pop()
+    pending = [(str(root), name, "", _ignore_rules_above(root))]
+    while pending:
+        folder, display_path, prefix, rules = pending.pop()
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             if folder == str(root):
                 raise
-            yield SourceFile(folder, shown, None, f"cannot be listed: {error.strerror}")
+            yield SourceFile(folder, display_path, None, f"cannot be listed: {error.strerror}")
             continue
-        ignored = ignored.with_folder(folder)
-        deeper = []
+        rules = rules.with_folder(folder)
+        subfolders = []
         for entry in entries:
-            below, seen = f"{inside}{entry.name}", f"{shown}/{replace_surrogates(entry.name)}"
+            relative = f"{prefix}{entry.name}"
+            display = f"{display_path}/{replace_surrogates(entry.name)}"
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in SKIPPED_FOLDERS and not (
-                    patterns.excludes_folder(below) or ignored.ignores(entry.path, is_folder=True)
+                    patterns.excludes_folder(relative) or rules.ignores(entry.path, is_folder=True)
                 ):
-                    deeper.append((entry.path, seen, f"{below}/", ignored))
-            elif patterns.includes_file(below) and not ignored.ignores(entry.path, is_folder=False):
-                yield from _file_from_entry(entry, seen)
-        waiting += reversed(deeper)
+                    subfolders.append((entry.path, display, f"{relative}/", rules))
+            elif patterns.includes_file(relative) and not rules.ignores(
+                entry.path, is_folder=False
+            ):
+                yield from _file_from_entry(entry, display)
+        pending += reversed(subfolders)
 
 
 def _file_from_entry(entry: os.DirEntry[str], display_path: str) -> Iterator[SourceFile]:
     try:
         status = entry.stat()
     except OSError as error:
-        lost = entry.is_symlink()
-        why = "is a link that leads nowhere" if lost else f"cannot be read: {error.strerror}"
-        yield SourceFile(entry.path, display_path, None, why)
+        broken_link = entry.is_symlink()
+        reason = "is a broken link" if broken_link else f"cannot be read: {error.strerror}"
+        yield SourceFile(entry.path, display_path, None, reason)
         return
     if not stat.S_ISDIR(status.st_mode):
         yield _file_from_stat(entry.path, display_path, status)
@@ -149,36 +153,36 @@ def _file_from_entry(entry: os.DirEntry[str], display_path: str) -> Iterator[Sou
 
 def _file_from_stat(path: str, display_path: str, status: os.stat_result) -> SourceFile:
     if not stat.S_ISREG(status.st_mode):
-        return SourceFile(path, display_path, None, "is no ordinary file")
+        return SourceFile(path, display_path, None, "is not a regular file")
     return SourceFile(path, display_path, Stamp(status.st_size, status.st_mtime_ns))
 
 
 class _UserPatterns:
-    """The person's own include and exclude."""
+    """The user's include and exclude patterns."""
 
     def __init__(self, source: Source) -> None:
         self._include = _parse_patterns(source.include) if source.include else None
         self._exclude = _parse_patterns(source.exclude) if source.exclude else None
 
     def includes_file(self, relative_path: str) -> bool:
-        """Whether a file is wanted, by its path below the source."""
+        """Return whether to index a file, given its path relative to the source."""
         if self._exclude and self._exclude.match_file(relative_path):
             return False
         return self._include is None or self._include.match_file(relative_path)
 
     def excludes_folder(self, relative_path: str) -> bool:
-        """Whether a folder is unwanted as a whole."""
+        """Return whether to skip a whole folder."""
         return bool(self._exclude and self._exclude.match_file(f"{relative_path}/"))
 
 
 @dataclass(frozen=True)
 class _IgnoreRules:
-    """The `.gitignore` files that hold in a folder, the nearest last; it decides first."""
+    """The `.gitignore` files that apply to a folder, nearest last; the nearest takes precedence."""
 
     specs: tuple[tuple[str, GitIgnoreSpec], ...] = field(default=())
 
     def with_folder(self, folder: str) -> _IgnoreRules:
-        """With the folder's own `.gitignore`, where it has one; a pipe or a device is none."""
+        """Add the folder's own `.gitignore`, if it is a regular file."""
         path = Path(folder, ".gitignore")
         if not path.is_file():
             return self
@@ -189,28 +193,28 @@ class _IgnoreRules:
         return _IgnoreRules((*self.specs, (folder, _parse_patterns(tuple(lines)))))
 
     def ignores(self, path: str, *, is_folder: bool) -> bool:
-        """Whether an entry is left out."""
+        """Return whether a file or folder is ignored."""
         for base, spec in reversed(self.specs):
-            inside = os.path.relpath(path, base).replace(os.sep, "/")
-            verdict = spec.check_file(f"{inside}/" if is_folder else inside).include
-            if verdict is not None:
-                return verdict
+            relative = os.path.relpath(path, base).replace(os.sep, "/")
+            ignored = spec.check_file(f"{relative}/" if is_folder else relative).include
+            if ignored is not None:
+                return ignored
         return False
 
 
 def _ignore_rules_above(root: Path) -> _IgnoreRules:
-    """The `.gitignore` files from the top of a repository down to the folder above the root."""
-    above = []
+    """Return the rules of the enclosing repository, down to the folder above the root."""
+    parents = []
     for folder in root.absolute().parents if not (root / ".git").exists() else ():
-        above.append(str(folder))
+        parents.append(str(folder))
         if (folder / ".git").exists():
             break
     else:
         return _IgnoreRules()
-    ignored = _IgnoreRules()
-    for each in reversed(above):
-        ignored = ignored.with_folder(each)
-    return ignored
+    rules = _IgnoreRules()
+    for parent in reversed(parents):
+        rules = rules.with_folder(parent)
+    return rules
 
 
 def _parse_patterns(lines: tuple[str, ...]) -> GitIgnoreSpec:
@@ -224,6 +228,6 @@ def _is_valid_pattern(line: str) -> bool:
 
     try:
         GitIgnoreSpec.from_lines([line])
-    except ValueError:  # git passes by a pattern that it cannot read, and so do we
+    except ValueError:  # git skips invalid patterns too
         return False
     return True

@@ -1,4 +1,4 @@
-"""HTML: its main text with headings; scripts, forms and navigation are left out."""
+"""Extract the main text and headings of HTML pages, without scripts, forms and navigation."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _CHARSET = re.compile(rb"""<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)=["']?
 
 
 def read(data: bytes, source: str) -> Document:
-    """The page as a document.
+    """Read an HTML page.
 
     Raises:
-        Unreadable: it is empty, no text, nested too deeply, or has no text outside of what is
-            left out.
+        UnreadableFile: it is empty, binary, nested too deeply, or has no text outside the skipped
+            elements.
     """
     from lxml import etree, html
 
@@ -44,30 +44,30 @@ def read(data: bytes, source: str) -> Document:
     try:
         root = html.document_fromstring(text.encode(), parser=parser)
     except (etree.LxmlError, ValueError, AssertionError) as error:
-        raise UnreadableFile("is no HTML that can be read") from error
+        raise UnreadableFile("is not valid HTML") from error
     if any("depth" in entry.message.lower() for entry in parser.error_log):
         raise UnreadableFile("is nested too deeply")
     builder = DocumentBuilder()
     _TextExtractor(builder).extract(_main_element(root))
-    whole, sections = builder.finish()
+    document_text, sections = builder.finish()
     if not sections:
         raise UnreadableFile("has no text")
-    return Document(source, whole, sections, bytes_read=len(data))
+    return Document(source, document_text, sections, bytes_read=len(data))
 
 
 def _main_element(root: Any) -> Any:
-    """The element that holds the main text: the one `main`, else the one `article`, else all."""
+    """Return the only `main` element, else the only `article`, else the root."""
     for path in (".//main", ".//*[@role='main']", ".//article"):
-        found = root.findall(path)
-        if len(found) == 1:
-            return found[0]
+        matches = root.findall(path)
+        if len(matches) == 1:
+            return matches[0]
     return root
 
 
 class _TextExtractor:
-    """Collects the words of a block until the block ends.
+    """Extractor that collects inline text until the enclosing block ends.
 
-    The parser lets no tree be deeper than 256 elements, so recursion is safe.
+    Recursion is safe: the parser limits the depth of the tree to 256 elements.
     """
 
     def __init__(self, builder: DocumentBuilder) -> None:
@@ -75,7 +75,7 @@ class _TextExtractor:
         self._buffer: list[str] = []
 
     def extract(self, element: Any) -> None:
-        """Take all blocks of an element."""
+        """Add all blocks of an element to the document."""
         self._visit_children(element)
         self._flush_block()
 
@@ -114,7 +114,7 @@ class _TextExtractor:
 
 
 def _iter_text(element: Any) -> Iterator[str]:
-    """All texts below an element, but those of what is left out."""
+    """Yield the text below an element, without that of skipped elements."""
     yield element.text or ""
     for child in element:
         if isinstance(child.tag, str) and child.tag not in _SKIPPED_TAGS:

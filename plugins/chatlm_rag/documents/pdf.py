@@ -1,4 +1,7 @@
-"""PDF pages, read in a child process (run with -m)."""
+"""Extract the text of PDF pages in a child process with limits on CPU time and memory.
+
+The child process runs this module with `python -m`.
+"""
 
 from __future__ import annotations
 
@@ -18,28 +21,28 @@ from chatlm_rag.documents.document import (
 )
 
 MAX_CPU_SECONDS = 120
-"""Of the processor, for one file."""
+"""CPU time for one file."""
 
 
 def read(path: Path, source: str) -> Document:
-    """The file as a document.
+    """Read a PDF file.
 
     Raises:
-        Unreadable: it is no PDF, damaged, locked by a password, takes too long or too much memory,
-            or has no text, as scanned pages.
+        UnreadableFile: it is not a PDF, damaged, password-protected, takes too long or too much
+            memory, or has no text, like scanned pages.
     """
-    found = _read_in_child(path)
-    if "error" in found:
-        raise UnreadableFile(found["error"])
-    name = heading_path([found["title"]])
+    extracted = _read_in_child(path)
+    if "error" in extracted:
+        raise UnreadableFile(extracted["error"])
+    title = heading_path([extracted["title"]])
     text, sections = "", []
-    for number, page in enumerate(map(replace_surrogates, found["pages"]), 1):
+    for number, page in enumerate(map(replace_surrogates, extracted["pages"]), 1):
         if page.strip():
             start = len(text)
             text += page.rstrip() + "\n\n"
-            sections.append(Section(start, len(text), f"page {number}", name))
+            sections.append(Section(start, len(text), f"page {number}", title))
     if not sections:
-        raise UnreadableFile("has no text; its pages may be pictures")
+        raise UnreadableFile("has no text; its pages may be scanned images")
     return Document(source, text, tuple(sections), bytes_read=path.stat().st_size)
 
 
@@ -54,37 +57,38 @@ def _read_in_child(path: Path) -> dict[str, Any]:
             timeout=5 * MAX_CPU_SECONDS,
             check=True,
         )
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        extracted: dict[str, Any] = json.loads(done.stdout)
+        return extracted
     except subprocess.TimeoutExpired as error:
         raise UnreadableFile("takes too long to read") from error
     except subprocess.CalledProcessError as error:
-        why = "takes too long or too much memory to read" if error.returncode < 0 else "is damaged"
-        raise UnreadableFile(why) from error
+        killed = error.returncode < 0
+        reason = "takes too long or too much memory to read" if killed else "is damaged"
+        raise UnreadableFile(reason) from error
     except ValueError as error:
         raise UnreadableFile("is damaged") from error
 
 
 MAX_MEMORY_BYTES = 4_000_000_000
-"""Of memory."""
+"""Address space of the child process."""
 
 
 def main() -> None:
-    """Print the `title` and `pages` of the PDF argv[1], or the `error` that kept from it.
+    """Print a JSON object with the `title` and `pages` of a PDF, or an `error`.
 
-    It takes at most argv[2] seconds of the processor.
+    `argv[1]` is the file, `argv[2]` the limit on CPU time in seconds.
     """
     _set_limits(int(sys.argv[2]))
     logging.disable()
     try:
-        found = _extract_pages(sys.argv[1])
+        extracted = _extract_pages(sys.argv[1])
     except MemoryError:
-        found = {"error": "takes too much memory to read"}
+        extracted = {"error": "takes too much memory to read"}
     except RecursionError:
-        found = {"error": "is nested too deeply"}
-    except Exception as error:  # a damaged file shows in whatever its parts lead to
-        found = {"error": f"is damaged ({type(error).__name__})"}
-    sys.stdout.write(json.dumps(found))
+        extracted = {"error": "is nested too deeply"}
+    except Exception as error:  # a damaged file can make pypdf raise anything
+        extracted = {"error": f"is damaged ({type(error).__name__})"}
+    sys.stdout.write(json.dumps(extracted))
 
 
 def _extract_pages(path: str) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def _extract_pages(path: str) -> dict[str, Any]:
 
     reader = PdfReader(path)
     if reader.is_encrypted and not reader.decrypt(""):
-        return {"error": "is locked by a password"}
+        return {"error": "is password-protected"}
     title = reader.metadata.title if reader.metadata else None
     return {"title": str(title or ""), "pages": [page.extract_text() for page in reader.pages]}
 
@@ -100,7 +104,7 @@ def _extract_pages(path: str) -> dict[str, Any]:
 def _set_limits(seconds: int) -> None:
     try:
         import resource
-    except ImportError:  # not on Windows
+    except ImportError:  # Windows has no such limits
         return
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))

@@ -1,4 +1,4 @@
-"""Choose the reader; BEIR corpora."""
+"""Read the documents of a file with the reader for its type; BEIR corpora are read line by line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chatlm_rag.documents.document import (
 )
 
 MAX_FILE_BYTES = 50_000_000
-"""The largest file that is read whole; only a corpus, read line by line, may be larger."""
+"""Limit for files that are read whole; a corpus, which is read line by line, may be larger."""
 
 
 _MARKDOWN_SUFFIXES = (".md", ".markdown", ".mdown", ".mkd")
@@ -27,11 +27,13 @@ _HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 
 
 def read_documents(path: Path, source: str) -> Iterator[Document | Problem]:
-    """Each document of a file and each part that had to be left out; any error becomes a problem.
+    """Yield the documents of a file, and a `Problem` for each part that cannot be read.
+
+    Nothing in the file is executed, and nothing it links to is fetched.
 
     Args:
-        path: an ordinary file; nothing in it is run, and nothing it names is fetched.
-        source: what its document is called.
+        path: a regular file.
+        source: the name of its document.
     """
     try:
         yield from _read_by_suffix(path, source)
@@ -51,7 +53,7 @@ def _read_by_suffix(path: Path, source: str) -> Iterator[Document | Problem]:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UnreadableFile(f"is larger than {MAX_FILE_BYTES // 1_000_000} MB")
     if suffix == ".svg":
-        raise UnreadableFile("is a picture")
+        raise UnreadableFile("is an image")
     if suffix == ".pdf":
         yield pdf.read(path, source)
     elif suffix == ".docx":
@@ -65,11 +67,11 @@ def _read_by_suffix(path: Path, source: str) -> Iterator[Document | Problem]:
 
 
 MAX_LINE_BYTES = 10_000_000
-"""The longest line that is read, in bytes."""
+"""Limit for a line of a corpus."""
 
 
 def is_corpus(path: Path) -> bool:
-    """Whether the first line of a `.jsonl` file is a document of a corpus.
+    """Return whether a `.jsonl` file is a BEIR corpus, judging by its first line.
 
     Raises:
         OSError: it cannot be read.
@@ -79,37 +81,37 @@ def is_corpus(path: Path) -> bool:
 
 
 def read_corpus(path: Path) -> Iterator[Document | Problem]:
-    """Each document, and each line that is none.
+    """Yield the documents of a corpus, and a `Problem` for each invalid line.
 
     Raises:
         OSError: it cannot be read.
     """
-    done = number = 0
+    bytes_read = number = 0
     with path.open("rb") as file:
         while line := file.readline(MAX_LINE_BYTES):
             number += 1
-            done += len(line)
+            bytes_read += len(line)
             if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
                 yield Problem(f"line {number}", f"is longer than {MAX_LINE_BYTES // 1_000_000} MB")
                 while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                    done += len(rest)
-                done += len(rest)
+                    bytes_read += len(rest)
+                bytes_read += len(rest)
                 continue
             if line.strip():
-                yield _corpus_document(line, number, done)
+                yield _corpus_document(line, number, bytes_read)
 
 
 def _corpus_document(line: bytes, number: int, bytes_read: int) -> Document | Problem:
-    table = _parse_corpus_line(line)
-    if table is None:
+    fields = _parse_corpus_line(line)
+    if fields is None:
         return Problem(f"line {number}", 'is not {"_id": …, "title": …, "text": …}')
-    title = heading_path([replace_surrogates(str(table.get("title") or ""))])
-    text = replace_surrogates(table["text"]) or title
+    title = heading_path([replace_surrogates(str(fields.get("title") or ""))])
+    text = replace_surrogates(fields["text"]) or title
     if not text.strip():
         return Problem(f"line {number}", "is empty")
     sections = (Section(0, len(text), title, title),)
     return Document(
-        replace_surrogates(str(table["_id"])),
+        replace_surrogates(str(fields["_id"])),
         text,
         sections,
         start_line=number,
@@ -119,8 +121,8 @@ def _corpus_document(line: bytes, number: int, bytes_read: int) -> Document | Pr
 
 def _parse_corpus_line(line: bytes) -> dict[str, Any] | None:
     try:
-        table = json.loads(line)
+        fields = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    right = isinstance(table, dict) and table.get("_id") not in (None, "")
-    return table if right and isinstance(table.get("text"), str) else None
+    has_id = isinstance(fields, dict) and fields.get("_id") not in (None, "")
+    return fields if has_id and isinstance(fields.get("text"), str) else None

@@ -1,4 +1,4 @@
-"""Encodings, plain text, Markdown."""
+"""Decode text files, and split Markdown into sections at its headings."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""UTF-32 before UTF-16: the mark of one begins with the other's."""
+"""UTF-32 before UTF-16: its little-endian mark starts with that of UTF-16."""
 
 
 _SNIFF_BYTES = 65_536
 
 
 def decode(data: bytes, declared_encoding: str = "") -> str:
-    """The text, by its byte order mark, what it declares, as UTF-8, else by what is likely.
+    """Decode text by its byte order mark, as UTF-8, as declared, or by the most likely encoding.
 
     Raises:
-        Unreadable: it is empty, binary, or in no encoding that is known.
+        UnreadableFile: it is empty, binary, or in an unknown encoding.
     """
     if not data.strip():
         raise UnreadableFile("is empty")
@@ -62,7 +62,7 @@ def _guess_encoding(data: bytes) -> str:
     controls = sum(byte < 9 or 13 < byte < 32 for byte in sample)
     best = from_bytes(sample).best() if controls * 100 < len(sample) else None
     if best is None:
-        raise UnreadableFile("is binary, or in an encoding that is not known")
+        raise UnreadableFile("is binary or in an unknown encoding")
     try:
         return replace_surrogates(data.decode(best.encoding))
     except (UnicodeDecodeError, LookupError):
@@ -70,10 +70,10 @@ def _guess_encoding(data: bytes) -> str:
 
 
 def read_plain(data: bytes, source: str) -> Document:
-    """The file as a document.
+    """Read a plain text file as one section.
 
     Raises:
-        Unreadable: it is empty or no text.
+        UnreadableFile: it is empty or not text.
     """
     text = decode(data)
     return Document(
@@ -90,10 +90,10 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 def read_markdown(data: bytes, source: str) -> Document:
-    """The file as a document.
+    """Read a Markdown file with a section for each heading.
 
     Raises:
-        Unreadable: it is empty or no text.
+        UnreadableFile: it is empty or not text.
     """
     text = decode(data)
     sections = tuple(_sections(text))
@@ -109,21 +109,21 @@ def read_markdown(data: bytes, source: str) -> Document:
 
 
 def _sections(text: str) -> Iterator[Section]:
-    """A heading with nothing below it belongs to the section of the next one."""
+    """Yield the sections; a heading without text below it joins the section of the next one."""
     outline = Outline()
-    begin = filled = 0
+    section_start = body_start = 0
     for start, end, level, heading in _headings(text):
-        if text[filled:start].strip():
-            yield Section(begin, start, outline.path, outline.path)
-            begin = start
+        if text[body_start:start].strip():
+            yield Section(section_start, start, outline.path, outline.path)
+            section_start = start
         outline.add_heading(level, heading)
-        filled = end
-    if text[begin:].strip():
-        yield Section(begin, len(text), outline.path, outline.path)
+        body_start = end
+    if text[section_start:].strip():
+        yield Section(section_start, len(text), outline.path, outline.path)
 
 
 def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
-    """Start, end, level and words of each heading outside of lists and quotes."""
+    """Yield start, end, level and text of each heading that is not inside a list or quote."""
     from markdown_it import MarkdownIt
     from mdit_py_plugins.front_matter import front_matter_plugin
 
@@ -133,11 +133,11 @@ def _headings(text: str) -> Iterator[tuple[int, int, int, str]]:
     tokens = blocks.parse(text)
     for token, inline in pairwise(tokens):
         if token.type == "heading_open" and token.map and token.level == 0:
-            first, behind = token.map
-            words = _heading_text(inlines.parseInline(inline.content)[0])
-            yield lines[first], lines[min(behind, len(lines) - 1)], int(token.tag[1]), words
+            first, last = token.map
+            heading = _heading_text(inlines.parseInline(inline.content)[0])
+            yield lines[first], lines[min(last, len(lines) - 1)], int(token.tag[1]), heading
 
 
 def _heading_text(heading: Token) -> str:
-    kept = ("text", "code_inline")
-    return "".join(child.content for child in heading.children or [] if child.type in kept)
+    types = ("text", "code_inline")
+    return "".join(child.content for child in heading.children or [] if child.type in types)

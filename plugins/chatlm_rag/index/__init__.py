@@ -1,1 +1,1 @@
-"""An index on disk and how it is built."""
+"""Search indices on disk: build, update and read them."""

@@ -1,7 +1,7 @@
-"""BM25 over stems; words of a question in a text.
+"""BM25 index over word stems.
 
-It knows no vectors. The weights are those of BM25's usual form (Lucene's, k1 1.5, b 0.75), worked
-out when the index is written, so that a search only adds them up.
+The scores are those of Lucene's BM25 with k1 = 1.5 and b = 0.75. They are computed when the index
+is written; a search only adds them up.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 
 
 FOLDER = "lexical"
-"""The folder that an index keeps them in."""
+"""Subfolder of an index version."""
 
 
 WORD_PATTERN = r"[^\W_]+"
-"""A run of letters and digits: `stop_reason` is two words, and so is `don't`."""
+"""A run of letters and digits: `stop_reason` and `don't` are two words each."""
 
 
 STOPWORDS = "en_plus"
-"""bm25s's name for the words that are passed by: English ones that bind a sentence or ask."""
+"""Name of a stopword list of bm25s: English function words and question words."""
 
 
 def write(folder: Path, texts: Sequence[str]) -> None:
-    """Write the index of texts, in their order, into `folder/lexical`.
+    """Build the index and write it to `folder/lexical`.
 
     Args:
-        texts: at least one.
+        folder: the index version.
+        texts: one for each chunk, in order; at least one.
     """
     from bm25s import BM25, tokenize
     from bm25s.tokenization import Tokenized
@@ -49,7 +50,7 @@ def write(folder: Path, texts: Sequence[str]) -> None:
         stemmer=_stemmer(),
         show_progress=False,
     )
-    if not words.vocab:  # bm25s wants at least one word; no query has the empty one
+    if not words.vocab:  # bm25s needs at least one word; no query contains the empty one
         words = Tokenized(ids=[[0] for _ in texts], vocab={"": 0})
     index = BM25()
     index.index(words, show_progress=False)
@@ -57,10 +58,10 @@ def write(folder: Path, texts: Sequence[str]) -> None:
 
 
 def load(folder: Path) -> BM25Index:
-    """The index in `folder/lexical`.
+    """Open the index in `folder/lexical`.
 
     Raises:
-        OSError, ValueError: it is not there, or damaged.
+        OSError, ValueError: it is missing or damaged.
     """
     from bm25s import BM25
 
@@ -70,7 +71,7 @@ def load(folder: Path) -> BM25Index:
 
 
 def stems(text: str) -> list[str]:
-    """What a text is found by: the stems of its words, in order, without `STOPPED` ones."""
+    """Return the stems of a text's words in order, without stopwords."""
     from bm25s import tokenize
 
     tokens = tokenize(
@@ -85,43 +86,42 @@ def stems(text: str) -> list[str]:
 
 
 class BM25Index:
-    """An open index; safe to use in several threads."""
+    """An open BM25 index; thread-safe."""
 
     def __init__(self, index: BM25) -> None:
         self._index = index
 
     def __len__(self) -> int:
-        """How many texts there are."""
+        """Return the number of chunks."""
         return int(self._index.scores["num_docs"])
 
     def scores(self, query: str) -> NDArray[np.float32]:
-        """The BM25 score of every piece: 0 where no word of the query stands, without an upper
-        bound."""
+        """Return the BM25 score of every chunk, `(len(self),)`; 0 without a word of the query."""
         ids = self._index.get_tokens_ids(stems(query))
         return cast("NDArray[np.float32]", self._index.get_scores_from_ids(ids))
 
     def idf(self, stem: str) -> float:
-        """How much a stem tells, more than 0: its inverse document frequency in BM25."""
+        """Return BM25's inverse document frequency of a stem, above 0."""
         scores = self._index.scores
         number = self._index.vocab_dict.get(stem)
-        having = 0 if number is None else scores["indptr"][number + 1] - scores["indptr"][number]
-        return log(1 + (scores["num_docs"] - having + 0.5) / (having + 0.5))
+        frequency = 0 if number is None else scores["indptr"][number + 1] - scores["indptr"][number]
+        return log(1 + (scores["num_docs"] - frequency + 0.5) / (frequency + 0.5))
 
 
 def _stemmer() -> Stemmer.Stemmer:
-    import Stemmer  # one stemmer must not be used in two threads
+    import Stemmer
 
-    return Stemmer.Stemmer("english")
+    return Stemmer.Stemmer("english")  # a new one each time: a stemmer is not thread-safe
 
 
 def matching_spans(text: str, question: str) -> Iterator[tuple[int, int]]:
-    """Begin and end of each word of the text whose stem is one of the question's."""
-    asked = set(stems(question))
-    if not asked:
+    """Yield start and end of each word of the text that shares its stem with the question."""
+    question_stems = set(stems(question))
+    if not question_stems:
         return
     import Stemmer
 
     stem = Stemmer.Stemmer("english").stemWord
     for match in re.finditer(WORD_PATTERN, text):
-        if stem(match[0].lower()) in asked:
+        if stem(match[0].lower()) in question_stems:
             yield match.span()

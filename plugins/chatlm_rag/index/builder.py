@@ -1,7 +1,6 @@
-"""Makes indices and brings them up to date: what changed is read, cut, embedded and written.
+"""Build and update indices: read, chunk and embed only what has changed.
 
-Any moment it dies, the old index stays whole and the next run goes on from the vectors that were
-made. It does not know who watches the work.
+If the process dies, the old index stays intact and the next run reuses the vectors computed so far.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Any
 from chatlm import ProgressReporter, UsageError
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import checkpoint, folder, manifest
-from chatlm_rag.index import manifest as manifest_module
 from chatlm_rag.index.chunks import Chunking
 from chatlm_rag.index.embedding import DEFAULT_EMBEDDER, fetch_embedder, find_index_embedder
 from chatlm_rag.index.folder import IndexFolder
@@ -25,23 +23,23 @@ from chatlm_rag.index.writer import BuildStopped, write_index
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build or an update did."""
+    """The result of a build or an update."""
 
     manifest: Manifest
-    """The index as it is now."""
+    """The current index."""
     changed: bool
-    """Whether it is another one than before."""
+    """Whether a new index was written."""
     files_read: int
-    """Files that were read, new or changed."""
+    """Number of new or changed files."""
     files_removed: int
-    """Files that are no longer in it."""
+    """Number of files that are no longer in the index."""
     embedded: int
-    """Passages whose vectors had to be made."""
+    """Number of chunks that were embedded."""
     missing_sources: tuple[str, ...] = ()
-    """Sources that were not there; what was indexed of them stays."""
+    """Sources that do not exist at the moment; their chunks stay in the index."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What was done, as plain values, ready for JSON."""
+        """Convert all but the manifest to JSON values."""
         return {
             "changed": self.changed,
             "read": self.files_read,
@@ -59,34 +57,37 @@ def build(
     embedder: str = DEFAULT_EMBEDDER,
     chunking: Chunking | None = None,
 ) -> BuildResult:
-    """Make a new index, or go on with one whose build was stopped.
+    """Build a new index, or continue a build that was stopped.
 
     Args:
         name: of the index.
-        sources: what it is made of.
-        work: is shown how far it is, in bytes of the files that have to be read.
-        embedder: fetched first if it is not here.
-        chunking: how long passages are; None for the usual.
+        sources: files and folders to index.
+        work: receives the progress in bytes of the files to read; may cancel.
+        embedder: name of the embedding model, downloaded if missing.
+        chunking: chunk size; None for the default.
 
     Raises:
-        UsageError: the name is taken or cannot be used, a source is not there, or nothing in them
-            can be indexed.
-        BuildStopped: the person stopped it.
-        ChatlmError: the embedder cannot be had, or the disk is full.
+        UsageError: the name is taken or invalid, a source does not exist, or none of them contains
+            text.
+        BuildStopped: the user stopped it.
+        ChatlmError: the embedder is unavailable, or the disk is full.
     """
     index = folder.user_index(name)
     if index.current():
         raise UsageError(
-            f"There is an index {name} already.",
-            hint=f"Bring it up to date: chatlm rag update {name}\n"
-            f"Or remove it: chatlm rag remove {name}",
+            f"The index {name} already exists.",
+            hint=f"Update it: chatlm rag update {name}\nOr delete it: chatlm rag remove {name}",
         )
     with _hold_lock(index):
         return _build(index, BuildPlan(sources, embedder, chunking or Chunking()), work)
 
 
 def add(name: str, sources: tuple[Source, ...], work: ProgressReporter) -> BuildResult:
-    """Add sources to an index and bring it up to date; see `build`."""
+    """Add sources to an index and update it; a source with the same path is replaced.
+
+    Raises:
+        ChatlmError: as `build`.
+    """
     index = folder.find_index(name)
     with _hold_lock(index):
         plan = _current_plan(index)
@@ -95,7 +96,11 @@ def add(name: str, sources: tuple[Source, ...], work: ProgressReporter) -> Build
 
 
 def update(name: str, work: ProgressReporter) -> BuildResult:
-    """Bring an index up to date, or go on with a build that was stopped; see `build`."""
+    """Update an index to its sources' current state, or continue a build that was stopped.
+
+    Raises:
+        ChatlmError: as `build`.
+    """
     index = folder.find_index(name)
     with _hold_lock(index):
         return _build(index, _current_plan(index), work)
@@ -108,13 +113,16 @@ def rebuild(
     embedder: str | None = None,
     chunking: Chunking | None = None,
 ) -> BuildResult:
-    """Read everything anew and replace an index by another made of the same sources; see `build`.
+    """Rebuild an index from its sources without reusing chunks.
 
     Args:
         name: of the index.
-        work: is shown how far it is.
-        embedder: another one; None for that of the index.
-        chunking: another one; None for that of the index.
+        work: receives the progress; may cancel.
+        embedder: name of a new embedding model; None keeps the current one.
+        chunking: new chunk size; None keeps the current one.
+
+    Raises:
+        ChatlmError: as `build`.
     """
     index = folder.find_index(name)
     with _hold_lock(index):
@@ -126,62 +134,68 @@ def rebuild(
 
 
 def _current_plan(index: IndexFolder) -> BuildPlan:
-    """What an unfinished build was to make, else what made the index."""
+    """Return the plan of an unfinished build, else that of the current index."""
     return checkpoint.read_plan(index.partial) or index.open(manifest.read).plan
 
 
 @contextmanager
 def _hold_lock(index: IndexFolder) -> Iterator[None]:
-    """Hold the index's lock, and say what is kept when the work is stopped."""
+    """Hold the index's lock; a stop is reported with the command that continues the build."""
     try:
         with index.lock():
             yield
     except (KeyboardInterrupt, BuildStopped) as error:
-        kept = any(index.partial.glob("*.npy"))
+        has_vectors = any(index.partial.glob("*.npy"))
         raise BuildStopped(
-            "Stopped; what was embedded is kept." if kept else "Stopped.",
-            hint=f"Go on: chatlm rag update {index.name}" if index.partial.is_dir() else "",
+            "Stopped; the vectors computed so far are saved." if has_vectors else "Stopped.",
+            hint=f"Continue: chatlm rag update {index.name}" if index.partial.is_dir() else "",
         ) from error
     except OSError as error:
         raise folder.disk_error(error, index.name) from error
 
 
 def _build(index: IndexFolder, plan: BuildPlan, work: ProgressReporter) -> BuildResult:
-    looked_ns = time.time_ns()
+    scanned_ns = time.time_ns()
     old = _reusable_manifest(index, plan)
     work.update(0, None, "looking for changes")
-    found = manifest_module.diff_sources(plan.sources, old)
-    if old and found.is_empty and plan == old.plan:
+    changes = manifest.diff_sources(plan.sources, old)
+    if old and changes.is_empty and plan == old.plan:
         index.delete_partial()
-        if found.stamps_changed:
-            files = tuple(file.record for file in found.files)
+        if changes.stamps_changed:
+            files = tuple(file.record for file in changes.files)
             index.open(
-                lambda at: manifest.write(at, replace(old, files=files, scanned_ns=looked_ns))
+                lambda at: manifest.write(at, replace(old, files=files, scanned_ns=scanned_ns))
             )
-        return BuildResult(old, False, 0, 0, 0, found.missing_sources)
-    place = (
+        return BuildResult(old, False, 0, 0, 0, changes.missing_sources)
+    embedder = (
         find_index_embedder(index.name, old.embedder)
         if old
         else fetch_embedder(plan.embedder, work)
     )
-    checkpoint.write_plan(index.partial, plan, place.record)
+    checkpoint.write_plan(index.partial, plan, embedder.record)
     try:
-        filled = write_index(index, place, plan.chunking, found.files, work, old)
+        written = write_index(index, embedder, plan.chunking, changes.files, work, old)
     except UsageError:
         if not index.current():
             index.remove()
         raise
     new = Manifest(
-        place.record, filled.dimension, plan.chunking, plan.sources, filled.files, looked_ns
+        embedder.record, written.dimension, plan.chunking, plan.sources, written.files, scanned_ns
     )
-    manifest.write(filled.folder, new)
+    manifest.write(written.folder, new)
     index.commit()
-    read = sum(not file.unchanged for file in found.files)
-    return BuildResult(new, True, read, found.files_removed, filled.embedded, found.missing_sources)
+    return BuildResult(
+        new,
+        changed=True,
+        files_read=sum(not file.unchanged for file in changes.files),
+        files_removed=changes.files_removed,
+        embedded=written.embedded,
+        missing_sources=changes.missing_sources,
+    )
 
 
 def _reusable_manifest(index: IndexFolder, plan: BuildPlan) -> Manifest | None:
-    """The old index, if passages and vectors can be taken from it."""
+    """Return the current manifest if its chunks and vectors can be reused."""
     if plan.from_scratch or not index.current():
         return None
     old = index.open(manifest.read)

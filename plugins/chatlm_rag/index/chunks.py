@@ -1,17 +1,14 @@
-"""Chunker; chunks as JSON lines with offsets.
+"""Split documents into chunks, and store chunks as JSON lines.
 
-It does not know where the document came from. A passage never reaches out of its section, and its
-text is exactly `document.text[start:end]`.
-
-It does not know how they are cut, embedded or found. `offsets.npy` says where each line begins, so
-that an index of a million pieces is opened without reading them.
+The text of a chunk is exactly `document.text[start:end]`, within one section. `offsets.npy` has the
+offset of each line, so that an index of a million chunks opens without reading them.
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -29,35 +26,34 @@ if TYPE_CHECKING:
 
 
 _MAX_CHARS_PER_TOKEN = 8
-"""Characters a token may stand for on average; no passage of one endless word has more."""
+"""Limit for the average length of a token, which bounds a chunk without spaces."""
 
 
 _MAX_SPLIT_CHARS = 50_000
-"""Characters that are cut at once, those of a long chapter: where a text has no joints the time
-grows with the square of them."""
+"""Characters that are split at a time. On text without boundaries the time grows quadratically."""
 
 
 _SLACK = 1.1
-"""How much longer than the average part one may be that ends at a joint of the text."""
+"""How much longer than the average a chunk may be in order to end at a boundary of the text."""
 
 
 @dataclass(frozen=True)
 class Chunking:
-    """How long passages are, in the embedder's tokens."""
+    """Chunk size and overlap in tokens of the embedder."""
 
     tokens: int = 200
-    """At most. The default leaves room for the title in the 256 that all-minilm-l6-v2 reads."""
+    """Limit for a chunk. The default and a title fit the 256 tokens of all-minilm-l6-v2."""
     overlap: int = 40
-    """At most so many tokens of a passage are repeated in the next one."""
+    """Limit for the tokens that two neighbouring chunks share."""
 
     def __post_init__(self) -> None:
         if not 16 <= self.tokens <= 8000:
-            raise UsageError("A passage may have 16 to 8000 tokens.")
+            raise UsageError("A passage must have 16 to 8000 tokens.")
         if not 0 <= self.overlap <= self.tokens // 2:
-            raise UsageError("The overlap may be 0 to half of a passage's tokens.")
+            raise UsageError("The overlap must be 0 to half the tokens of a passage.")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "tokens": self.tokens,
             "overlap": self.overlap,
@@ -65,10 +61,10 @@ class Chunking:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Chunking:
-        """Read back what `to_dict` made.
+        """Read the result of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a value is missing or has the wrong type.
         """
         return cls(
             tokens=get_int(values, "tokens"),
@@ -77,11 +73,11 @@ class Chunking:
 
 
 class Chunker:
-    """Cuts documents.
+    """Splitter of documents into chunks of about equal length that end at text boundaries.
 
     Args:
         tokenizer: the embedder's `tokenizer.json`.
-        chunking: how long passages are.
+        chunking: chunk size.
     """
 
     def __init__(self, tokenizer: Path, chunking: Chunking) -> None:
@@ -94,11 +90,11 @@ class Chunker:
         self._max_chars = chunking.tokens * _MAX_CHARS_PER_TOKEN
 
     def split(self, document: Document, first_id: int) -> Iterator[Chunk]:
-        """The passages of a document, in its order; those without a letter or digit are left out.
+        """Yield the chunks of a document in order, without those that have no letter or digit.
 
         Args:
-            document: to cut.
-            first_id: the id of the first one.
+            document: to split.
+            first_id: id of the first chunk.
         """
         number = first_id
         for section in document.sections:
@@ -114,44 +110,44 @@ class Chunker:
 
     def _section_spans(self, document: Document, section: Section) -> Iterator[tuple[int, int]]:
         for start, end in _windows(document.text, section.start, section.end):
-            begins = self._token_starts(document.text, start, end)
-            yield from self._split_span(document, start, end, begins)
+            token_starts = self._token_starts(document.text, start, end)
+            yield from self._split_span(document, start, end, token_starts)
 
     def _token_starts(self, text: str, start: int, end: int) -> list[int]:
-        """Where each token of a part of the text begins."""
+        """Return the offset of each token in a part of the text."""
         encoding = self._tokenizer.encode(text[start:end], add_special_tokens=False)
-        return [start + begin for begin, _ in encoding.offsets]
+        return [start + offset for offset, _ in encoding.offsets]
 
     def _split_span(
         self, document: Document, start: int, end: int, token_starts: list[int]
     ) -> Iterator[tuple[int, int]]:
-        """The span where it is short enough, else its parts of about the same length."""
+        """Yield the span if it is short enough, else parts of it of about equal length."""
         text = document.text[start:end]
         tokens = bisect_left(token_starts, end) - bisect_left(token_starts, start)
-        full = max(tokens / self._chunking.tokens, len(text) / self._max_chars)
-        if full <= 1:
+        fullness = max(tokens / self._chunking.tokens, len(text) / self._max_chars)
+        if fullness <= 1:
             start += len(text) - len(text.lstrip())
             yield start, start + len(text.strip())
             return
-        repeated = self._chunking.overlap / self._chunking.tokens
-        parts = max(ceil((full * _SLACK - repeated) / (1 - repeated)), 2)
-        letters = ceil(len(text) * _SLACK / (parts * (1 - repeated) + repeated))
-        overlap = int(letters * repeated)
+        overlap_share = self._chunking.overlap / self._chunking.tokens
+        parts = max(ceil((fullness * _SLACK - overlap_share) / (1 - overlap_share)), 2)
+        chars = ceil(len(text) * _SLACK / (parts * (1 - overlap_share) + overlap_share))
+        overlap = int(chars * overlap_share)
         from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
         splitter = MarkdownSplitter if document.markdown else TextSplitter
-        for begin, chunk in splitter(letters, overlap).chunk_indices(text):
+        for offset, part in splitter(chars, overlap).chunk_indices(text):
             yield from self._split_span(
-                document, start + begin, start + begin + len(chunk), token_starts
+                document, start + offset, start + offset + len(part), token_starts
             )
 
 
 def _windows(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """A part of a text in stretches that can be cut at once, by lines where it has them."""
+    """Yield windows short enough to split, which end at a line break if possible."""
     while end - start > _MAX_SPLIT_CHARS:
-        behind = text.rfind("\n", start, start + _MAX_SPLIT_CHARS) + 1 or start + _MAX_SPLIT_CHARS
-        yield start, behind
-        start = behind
+        stop = text.rfind("\n", start, start + _MAX_SPLIT_CHARS) + 1 or start + _MAX_SPLIT_CHARS
+        yield start, stop
+        start = stop
     yield start, end
 
 
@@ -163,31 +159,31 @@ OFFSETS_FILE = "offsets.npy"
 
 @dataclass(frozen=True)
 class Chunk:
-    """One chunk of a document, exactly as it stands there."""
+    """One chunk of a document, verbatim."""
 
     id: int
-    """Its place in the index, from 0."""
+    """Position in the index, from 0."""
     text: str
     source: str
-    """The file, by its path below the folder it was found in, or the id in a corpus."""
+    """Path of the file relative to the source's parent folder, or the id in a corpus."""
     place: str
-    """Where in the document: the headings above it, joined by ` > `, or the page; may be empty."""
+    """The headings above it, joined by ` > `, or the page; may be empty."""
     start: int
-    """Its first character in the document's extracted text."""
+    """Offset of its first character in the document's extracted text."""
     end: int
-    """One behind its last."""
+    """Offset after its last character."""
     title: str = ""
-    """What the headings above it or the corpus call it; searched with the text."""
+    """The headings above it, or the title in a corpus; indexed with the text."""
     line: int = 0
-    """The file's line it begins on, from 1; 0 where a file has no lines, as a PDF."""
+    """Line of the file on which it starts, from 1; 0 if the file has no lines, like a PDF."""
 
     @property
     def indexed_text(self) -> str:
-        """What is embedded and looked up by its words: the title, then the text."""
+        """The text that is embedded and searched for words: the title, then the text."""
         return f"{self.title}\n{self.text}" if self.title else self.text
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "id": self.id,
             "text": self.text,
@@ -200,18 +196,18 @@ class Chunk:
         }
 
     def to_line(self) -> dict[str, Any]:
-        """As a line of `LINES` has it: without the id, which is its place."""
+        """Convert to the JSON values of a line of `CHUNKS_FILE`; the line number is the id."""
         return {key: value for key, value in self.to_dict().items() if key != "id"}
 
     @classmethod
-    def from_line(cls, values: Mapping[str, Any], place: int) -> Chunk:
-        """Read back what `to_line` made.
+    def from_line(cls, values: Mapping[str, Any], chunk_id: int) -> Chunk:
+        """Read the result of `to_line`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a value is missing or has the wrong type.
         """
         return cls(
-            id=place,
+            id=chunk_id,
             text=get_str(values, "text"),
             source=get_str(values, "source"),
             place=get_str(values, "place"),
@@ -223,10 +219,10 @@ class Chunk:
 
 
 class ChunkWriter:
-    """Writes pieces into a folder, one after the other; a context manager.
+    """Writer of the chunks of an index version; a context manager.
 
     Args:
-        folder: there, and without pieces.
+        folder: an existing folder without chunks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -253,26 +249,29 @@ class ChunkWriter:
         return len(self._offsets) - 1
 
     def add(self, chunk: Chunk) -> None:
-        """Write the next piece; its id is the number of pieces before it."""
+        """Write the next chunk.
+
+        Raises:
+            ValueError: its id is not the number of chunks written so far.
+        """
         if chunk.id != len(self):
-            raise ValueError(f"piece {chunk.id} comes after {len(self)} others")
-        table = chunk.to_line()
-        line = json.dumps(table, ensure_ascii=False, separators=(",", ":"))
+            raise ValueError(f"chunk {chunk.id} comes after {len(self)} others")
+        line = json.dumps(chunk.to_line(), ensure_ascii=False, separators=(",", ":"))
         self.add_line(line.encode() + b"\n")
 
     def add_line(self, line: bytes) -> None:
-        """Write the next piece as another index has it, see `Passages.line`."""
+        """Write the next chunk as a line from `ChunkReader.raw_line`."""
         self._offsets.append(self._offsets[-1] + self._file.write(line))
 
 
 class ChunkReader(Sequence[Chunk]):
-    """The pieces of a folder; each is read when it is asked for, in any thread.
+    """The chunks of an index version, read from disk on access; thread-safe.
 
     Args:
-        folder: where a `Writer` wrote them.
+        folder: the index version.
 
     Raises:
-        OSError, ValueError: they are not there, or cut short.
+        OSError, ValueError: the files are missing or truncated.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -282,10 +281,10 @@ class ChunkReader(Sequence[Chunk]):
         self._index_name = folder.parent.name
         if (folder / CHUNKS_FILE).stat().st_size != int(self._offsets[-1]):
             self.close()
-            raise ValueError(f"{folder / CHUNKS_FILE} is not as long as {OFFSETS_FILE} says")
+            raise ValueError(f"{folder / CHUNKS_FILE} does not have the size {OFFSETS_FILE} says")
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._file.close()
 
     def __len__(self) -> int:
@@ -297,28 +296,21 @@ class ChunkReader(Sequence[Chunk]):
     def __getitem__(self, index: slice) -> list[Chunk]: ...
     def __getitem__(self, index: int | slice) -> Chunk | list[Chunk]:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"there is no piece {index}")
+            return [self[number] for number in range(*index.indices(len(self)))]
+        chunk_id = index + len(self) if index < 0 else index
+        if not 0 <= chunk_id < len(self):
+            raise IndexError(f"there is no chunk {index}")
         with wrap_read_errors(self._index_name):
-            return Chunk.from_line(json.loads(self.raw_line(place)), place)
+            return Chunk.from_line(json.loads(self.raw_line(chunk_id)), chunk_id)
 
     def raw_line(self, chunk_id: int) -> bytes:
-        """One piece as it is written, without its id, which is its place."""
+        """Return the line of a chunk, which does not include its id."""
         with wrap_read_errors(self._index_name):
-            begin, end = int(self._offsets[chunk_id]), int(self._offsets[chunk_id + 1])
+            start, end = int(self._offsets[chunk_id]), int(self._offsets[chunk_id + 1])
             with self._lock:
-                self._file.seek(begin)
-                return self._file.read(end - begin)
+                self._file.seek(start)
+                return self._file.read(end - start)
 
     def __iter__(self) -> Iterator[Chunk]:
-        for place in range(len(self)):
-            yield self[place]
-
-
-def write(folder: Path, chunks: Iterable[Chunk]) -> None:
-    """Write all pieces into a folder that has none."""
-    with ChunkWriter(folder) as writer:
-        for piece in chunks:
-            writer.add(piece)
+        for chunk_id in range(len(self)):
+            yield self[chunk_id]

@@ -1,7 +1,6 @@
-"""Embedding models: fetch, fingerprint, embed.
+"""Find or download an embedding model, and embed texts and queries with it.
 
-It knows no index and no file of the person. sentence-transformers takes seconds to import, so it
-is imported when the first text is embedded.
+sentence-transformers takes seconds to import, so it is imported when the first text is embedded.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from chatlm import (
     find_model,
     fingerprint_weights,
 )
+from chatlm_rag.documents.document import replace_surrogates
 from chatlm_rag.json_fields import get_str
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ DEFAULT_EMBEDDER = "all-minilm-l6-v2"
 
 @dataclass(frozen=True)
 class EmbedderRecord:
-    """What an index keeps of its embedder."""
+    """The embedder of an index, as stored in its manifest."""
 
     name: str
-    """As chatlm's models are called."""
+    """Name of the model in chatlm's catalogue."""
     fingerprint: str
-    """Of its weights."""
+    """Hash of its weights."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
@@ -51,10 +51,10 @@ class EmbedderRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EmbedderRecord:
-        """Read back what `to_dict` made.
+        """Read the result of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a value is missing or has the wrong type.
         """
         return cls(
             name=get_str(values, "name"),
@@ -71,10 +71,10 @@ class LocalEmbedder:
 
     @property
     def tokenizer(self) -> Path:
-        """Its `tokenizer.json`.
+        """The path of its `tokenizer.json`.
 
         Raises:
-            ChatlmError: it has none.
+            ChatlmError: there is none.
         """
         path = self.folder / "tokenizer.json"
         if not path.is_file():
@@ -86,52 +86,52 @@ class LocalEmbedder:
 
 
 def fetch_embedder(name: str, work: ProgressReporter) -> LocalEmbedder:
-    """The embedder, fetched first if it is not on this machine.
+    """Find an embedder, and download it if it is missing.
 
     Raises:
-        ChatlmError: there is none, it cannot be fetched, or the person stopped it.
+        ChatlmError: it is unknown, cannot be downloaded, or the user stopped it.
     """
 
-    def tell(stage: str, done: int, total: int | None) -> None:
-        work.update(done, total, f"fetching the embedder {name} ({stage})")
+    def report(stage: str, done: int, total: int | None) -> None:
+        work.update(done, total, f"downloading the embedder {name} ({stage})")
 
-    return _local_embedder(ensure_model(name, tell, lambda: work.cancelled))
+    return _local_embedder(ensure_model(name, report, lambda: work.cancelled))
 
 
 def find_embedder(name: str) -> LocalEmbedder:
-    """The embedder, which has to be on this machine.
+    """Find an embedder on this machine.
 
     Raises:
-        ChatlmError: it is not; the message has the command that fetches it.
+        ChatlmError: it is missing; the hint has the command that downloads it.
     """
     return _local_embedder(find_model(name))
 
 
 def find_index_embedder(index_name: str, record: EmbedderRecord) -> LocalEmbedder:
-    """The embedder an index was made with, for another text to be compared with its passages.
+    """Find the embedder of an index, and check that its weights are the same.
 
     Args:
-        index_name: of the index.
-        record: the embedder it was made with.
+        index_name: the index.
+        record: its embedder.
 
     Raises:
-        ChatlmError: it is not here, or the one of that name is another now.
+        ChatlmError: it is missing, or the model of that name has other weights.
     """
-    place = find_embedder(record.name)
-    if place.record != record:
+    embedder = find_embedder(record.name)
+    if embedder.record != record:
         raise ChatlmError(
-            f"The index {index_name} was made with another {record.name} than the one "
-            "that is here.",
-            hint=f"Make it anew: chatlm rag update {index_name} --rebuild",
+            f"The index {index_name} was built with other weights of {record.name} than the "
+            "installed ones.",
+            hint=f"Rebuild it: chatlm rag update {index_name} --rebuild",
         )
-    return place
+    return embedder
 
 
 def _local_embedder(location: ModelLocation) -> LocalEmbedder:
     if location.kind != "embedder":
         raise UsageError(
             f"{location.name} is a {location.kind} model, not an embedder.",
-            hint="See the embedders: chatlm models list",
+            hint="List the embedders: chatlm models list",
         )
     return LocalEmbedder(
         location.folder, EmbedderRecord(location.name, fingerprint_weights(location.folder))
@@ -139,21 +139,21 @@ def _local_embedder(location: ModelLocation) -> LocalEmbedder:
 
 
 ProgressCallback = Callable[[int, int], None]
-"""Called with how many texts are done and how many there are; what it raises ends the work."""
+"""Called with the number of texts done and the total; an exception from it stops the work."""
 
 
 BATCH_SIZE = 16
-"""Texts that go through the model at once; on a CPU larger batches are slower."""
+"""Texts per forward pass; larger batches are slower on a CPU."""
 
 
 class Embedder:
-    """An embedding model; its methods may be called in any thread, one at a time runs.
+    """An embedding model. Thread-safe: calls run one at a time.
 
-    It is loaded when it is first needed; each method raises `ChatlmError` when that fails.
+    It is loaded on first use; each method raises `ChatlmError` if that fails.
 
     Args:
-        folder: a sentence-transformers folder with its weights as safetensors. Its name is the
-            embedder's.
+        folder: a sentence-transformers model with safetensors weights. The name of the folder is
+            the name of the embedder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -164,42 +164,45 @@ class Embedder:
 
     @property
     def dimension(self) -> int:
-        """The length of a vector."""
+        """Size of its vectors."""
         with self._model() as model:
             return cast(int, model.get_embedding_dimension())
 
     def embed(
         self, texts: Sequence[str], *, progress: ProgressCallback | None = None
     ) -> NDArray[np.float32]:
-        """The vectors of pieces of documents: `(len(texts), dimension)`, each row of length 1.
+        """Embed document texts.
 
-        A text longer than the model reads is cut. Texts of like length go through the model
-        together, so that little of a batch is padding. A processor that has bfloat16 multiplies
-        in it, which takes half the time; the cosine with the exact vector stays above 0.999.
+        Text beyond the model's limit is truncated. Texts of similar length share a batch, so that
+        there is little padding. A CPU with bfloat16 instructions uses them, which halves the time;
+        the cosine with the exact vector stays above 0.999.
 
         Args:
             texts: in any order.
-            progress: told after each batch.
+            progress: called after each batch.
+
+        Returns:
+            Unit vectors, `(len(texts), dimension)`.
         """
         import numpy as np
 
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        longest_first = sorted(range(len(texts)), key=lambda which: -len(texts[which]))
-        for begin in range(0, len(texts), BATCH_SIZE):
-            batch = longest_first[begin : begin + BATCH_SIZE]
+        longest_first = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = longest_first[start : start + BATCH_SIZE]
             with self._model() as model, _autocast(model):
                 vectors[batch] = model.encode_document(
-                    [replace_surrogates(texts[which]) for which in batch],
+                    [replace_surrogates(texts[index]) for index in batch],
                     batch_size=BATCH_SIZE,
                     normalize_embeddings=True,
                     show_progress_bar=False,
                 )
             if progress:
-                progress(begin + len(batch), len(texts))
+                progress(start + len(batch), len(texts))
         return vectors
 
     def embed_query(self, text: str) -> NDArray[np.float32]:
-        """The vector of a question: `(dimension,)`, of length 1."""
+        """Embed a query as a unit vector, `(dimension,)`."""
         with self._model() as model:
             return model.encode_query(
                 replace_surrogates(text), normalize_embeddings=True, show_progress_bar=False
@@ -223,41 +226,36 @@ def _autocast(model: SentenceTransformer) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def replace_surrogates(text: str) -> str:
-    """The text without lone surrogates, which no tokenizer takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
 @contextmanager
 def load_quietly(message: str, hint: str) -> Iterator[None]:
-    """Load a model without the bars that transformers draws.
+    """Load a model without the progress bars of transformers, and translate errors.
 
     Args:
-        message: the message if it fails, without the reason.
-        hint: what to do then.
+        message: the error message, without the reason.
+        hint: its hint.
 
     Raises:
-        ChatlmError: it fails.
+        ChatlmError: loading fails.
     """
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
-    except Exception as error:  # transformers raises many kinds
+    except Exception as error:  # transformers raises many types
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ChatlmError(f"{message}: {reason}", hint=hint) from error
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 
 def _load(folder: Path) -> SentenceTransformer:
     if not (folder / "modules.json").is_file():
         raise ChatlmError(
-            f"The model in {folder} is no embedder.",
-            hint="An embedder's folder has a modules.json. See those there are: chatlm models list",
+            f"The model in {folder} is not an embedder.",
+            hint="An embedder's folder has a modules.json. List the models: chatlm models list",
         )
     with load_quietly(
         f"The embedder in {folder} cannot be loaded",

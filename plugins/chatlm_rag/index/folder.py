@@ -1,8 +1,8 @@
-"""Numbered folders, CURRENT, lock; arrays and records of files.
+"""Find index folders, lock them, and replace their current version atomically.
 
-An index's folder holds one numbered folder for each time it was made, of which `CURRENT` names the
-one that counts, and `partial`, what an unfinished build has to go on from. A process that dies
-leaves the old index as it was. It does not know what is in a numbered folder.
+Each build writes a new numbered folder, a version of the index; `CURRENT` names the one in use.
+`partial` is the checkpoint of an unfinished build. A process that dies leaves the old version
+intact.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARTIAL = "partial"
 NEW = "new"
 
 
-NAME_RULE = "A name has small letters, digits, hyphens and underscores, 64 at most."
+NAME_RULE = "A name has lower-case letters, digits, hyphens and underscores, at most 64."
 
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -44,29 +44,29 @@ T = TypeVar("T")
 
 
 def user_indices_dir() -> Path:
-    """The folder of the person's own indices."""
+    """Return the folder of the user's own indices."""
     return data_dir() / "indices"
 
 
 @dataclass(frozen=True)
 class IndexFolder:
-    """The place of one index, which may not be there yet."""
+    """The folder of one index, which may not exist yet."""
 
     name: str
     path: Path
 
     @property
     def is_user_index(self) -> bool:
-        """Whether it is the person's own, which can be changed."""
+        """Whether it is the user's own and can be changed; the others come with chatlm."""
         return self.path.parent == user_indices_dir()
 
     @property
     def partial(self) -> Path:
-        """What an unfinished build keeps."""
+        """The checkpoint folder of an unfinished build."""
         return self.path / PARTIAL
 
     def current(self) -> Path | None:
-        """The numbered folder that counts; None before the index was made."""
+        """Return the folder of the current version; None before the first build is complete."""
         try:
             number = int((self.path / CURRENT).read_text(encoding="ascii"))
         except (OSError, ValueError):
@@ -74,7 +74,7 @@ class IndexFolder:
         return self.path / str(number)
 
     def built_at(self) -> datetime:
-        """When the folder that counts was made.
+        """Return when the current version was built.
 
         Raises:
             OSError: there is none.
@@ -82,21 +82,25 @@ class IndexFolder:
         return datetime.fromtimestamp((self.path / CURRENT).stat().st_mtime, UTC)
 
     def open(self, opener: Callable[[Path], T]) -> T:
-        """What `opener` makes of the folder that counts, also while another process replaces it.
+        """Open the current version, even while another process replaces it.
 
         Args:
-            opener: opens all that it needs before it returns; opened files stay readable.
+            opener: opens the files of the given folder before it returns; open files stay readable
+                when the folder is deleted.
+
+        Returns:
+            The result of `opener`.
 
         Raises:
-            UsageError: the index was not made yet.
-            ChatlmError: a file of it is missing.
+            UsageError: the first build of the index is not complete.
+            ChatlmError: a file is missing.
         """
         while True:
             folder = self.current()
             if folder is None:
                 raise UsageError(
                     f"The index {self.name} is not finished.",
-                    hint=f"Go on with it: chatlm rag update {self.name}",
+                    hint=f"Continue the build: chatlm rag update {self.name}",
                 )
             try:
                 return opener(folder)
@@ -109,18 +113,18 @@ class IndexFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only process that changes the index; what a dead one left is removed first.
+        """Lock the index against other processes, and delete leftovers of a process that died.
 
         Raises:
-            UsageError: another process is at it, or the index is not the person's own.
-            ChatlmError: the folder cannot be written.
+            UsageError: another process is changing the index, or it is not the user's own.
+            OSError: the folder cannot be written.
         """
         from filelock import FileLock, Timeout
 
         if not self.is_user_index:
             raise UsageError(
-                f"The index {self.name} comes with chatlm and stays as it is.",
-                hint="Build one of your own: chatlm rag build NAME PATH",
+                f"The index {self.name} comes with chatlm and cannot be changed.",
+                hint="Build your own: chatlm rag build NAME PATH",
             )
         try:
             user_indices_dir().mkdir(parents=True, exist_ok=True)
@@ -130,17 +134,17 @@ class IndexFolder:
         except Timeout as error:
             raise UsageError(
                 f"Another chatlm is changing the index {self.name}.",
-                hint="Wait until it has ended, then try again.",
+                hint="Wait until it is done, then try again.",
             ) from error
 
     def create_new(self) -> Path:
-        """The empty folder `new` to make the index in; call it while `writing`."""
+        """Create the folder for a new version. The index must be locked."""
         folder = self.path / NEW
         folder.mkdir(parents=True)
         return folder
 
     def commit(self) -> Path:
-        """Let the folder that `fresh` gave count from now on, and return its place."""
+        """Make the folder from `create_new` the current version and return its new path."""
         before = self.current()
         number = int(before.name) + 1 if before else 1
         folder = self.path / str(number)
@@ -152,109 +156,112 @@ class IndexFolder:
         return folder
 
     def delete_partial(self) -> None:
-        """Delete what an unfinished build keeps; call it while `writing`."""
+        """Delete the checkpoint of an unfinished build. The index must be locked."""
         shutil.rmtree(self.partial, ignore_errors=True)
 
     def remove(self) -> None:
-        """Delete the index and what an unfinished build keeps; call it while `writing`."""
-        gone = user_indices_dir() / f".removed-{self.name}-{os.getpid()}"
-        self.path.replace(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        """Delete the index with its checkpoint. The index must be locked."""
+        removed = user_indices_dir() / f".removed-{self.name}-{os.getpid()}"
+        self.path.replace(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
     def _delete_stale(self) -> None:
-        """Delete what no longer counts; a system that keeps open files leaves it for next time."""
+        """Delete old versions; on Windows, files in use are left for the next time."""
         current = self.current()
-        kept = {PARTIAL, CURRENT, current.name if current else ""}
+        in_use = {PARTIAL, CURRENT, current.name if current else ""}
         with suppress(OSError):
             for entry in self.path.iterdir():
-                if entry.name not in kept:
+                if entry.name not in in_use:
                     shutil.rmtree(entry, ignore_errors=True)
 
 
 def user_index(name: str) -> IndexFolder:
-    """The place of an index of the person's own, there or not.
+    """Return the folder for one of the user's own indices, which need not exist.
 
     Raises:
-        UsageError: there can be none of this name.
+        UsageError: the name is invalid.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"An index cannot be called {name!r}.", hint=NAME_RULE)
+        raise UsageError(f"{name!r} is not a valid name for an index.", hint=NAME_RULE)
     return IndexFolder(name, user_indices_dir() / name)
 
 
 def all_indices() -> list[IndexFolder]:
-    """All indices by name, also those that are not finished; the person's own win."""
-    found = {
+    """List all indices by name, unfinished ones included.
+
+    An index of the user hides one of the same name that comes with chatlm.
+    """
+    indices = {
         path.name: IndexFolder(path.name, path)
         for root in (bundled_dir("indices"), user_indices_dir())
         for path in sorted(root.glob("*/"))
         if _NAME.fullmatch(path.name) and ((path / CURRENT).is_file() or (path / PARTIAL).is_dir())
     }
-    return [found[name] for name in sorted(found)]
+    return [indices[name] for name in sorted(indices)]
 
 
 def find_index(name: str) -> IndexFolder:
-    """The index of a name.
+    """Find an index by name.
 
     Raises:
-        UsageError: there is none; the nearest is suggested.
+        UsageError: there is none; the hint suggests a similar name.
     """
-    there = {index.name: index for index in all_indices()}
-    if name not in there:
-        near = get_close_matches(name, there, 1)
+    indices = {index.name: index for index in all_indices()}
+    if name not in indices:
+        similar = get_close_matches(name, indices, 1)
         raise UsageError(
             f"There is no index {name!r}.",
-            hint=f"Did you mean {near[0]}?"
-            if near
-            else "See them: chatlm rag list, in a chat /rag",
+            hint=f"Did you mean {similar[0]}?"
+            if similar
+            else "List them: chatlm rag list, or /rag in a chat",
         )
-    return there[name]
+    return indices[name]
 
 
 def damaged_error(name: str, reason: str) -> ChatlmError:
-    """The error for an index that cannot be read."""
+    """Return the error for an index that cannot be read."""
     return ChatlmError(
         f"The index {name} cannot be read: {reason}.",
-        hint=f"Remove it, then build it again: chatlm rag remove {name}",
+        hint=f"Delete it, then build it again: chatlm rag remove {name}",
     )
 
 
 @contextmanager
 def wrap_read_errors(name: str) -> Iterator[None]:
-    """Say that an index is damaged when a step that only reads its files fails, in whatever way.
+    """Report any error while reading an index as a damaged index.
 
     Raises:
-        ChatlmError: it failed.
+        ChatlmError: the body failed.
     """
     try:
         yield
     except ChatlmError:
         raise
-    except Exception as error:  # a wrong byte shows in whatever it leads to
+    except Exception as error:  # a damaged file can cause any error
         raise ChatlmError(
             f"The index {name} is damaged: {error or type(error).__name__}",
-            hint=f"Make it anew: chatlm rag update {name} --rebuild",
+            hint=f"Rebuild it: chatlm rag update {name} --rebuild",
         ) from error
 
 
 def disk_error(error: OSError, name: str) -> ChatlmError:
-    """The error for an index that cannot be written."""
+    """Return the error for an index that cannot be written."""
     return ChatlmError(
-        f"The index {name} cannot be written in {user_indices_dir()}: {error.strerror or error}.",
-        hint=f"Mend that, then go on: chatlm rag update {name}",
+        f"The index {name} cannot be written to {user_indices_dir()}: {error.strerror or error}.",
+        hint=f"Fix that, then continue: chatlm rag update {name}",
     )
 
 
 npy_header_lock = Lock()
-"""numpy reads a file's head by `ast`, and two threads at once make Python 3.11 fail in that with
-"AST constructor recursion depth mismatch"."""
+"""numpy parses the header of a file with `ast`, which in Python 3.11 fails in two threads at once
+with "AST constructor recursion depth mismatch"."""
 
 
 def load_mmap(path: Path) -> np.memmap[Any, Any]:
-    """The array of a `.npy` file; stays readable when the file is replaced.
+    """Memory-map a `.npy` file; the array stays readable when the file is replaced.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is no such file.
+        OSError, ValueError: it cannot be read, or is not a `.npy` file.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Manifest of an index; changed files since."""
+"""The manifest of an index: its settings, sources and files; find files changed since the build."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from chatlm import UsageError, write_atomically
-from chatlm_rag.documents import files as files_module
 from chatlm_rag.documents.document import Problem
-from chatlm_rag.documents.files import Source, SourceFile, Stamp
+from chatlm_rag.documents.files import Source, SourceFile, Stamp, find_files
 from chatlm_rag.index.chunks import Chunking
 from chatlm_rag.index.embedding import EmbedderRecord
 from chatlm_rag.index.folder import damaged_error
@@ -28,17 +27,17 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What an index is to be made of, and how."""
+    """The inputs of a build."""
 
     sources: tuple[Source, ...]
     embedder: str
-    """As chatlm's models are called."""
+    """Name of the model in chatlm's catalogue."""
     chunking: Chunking
     from_scratch: bool = False
-    """Whether nothing of the old index is to be taken."""
+    """Whether to reuse nothing of the old index."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "sources": [source.to_dict() for source in self.sources],
             "embedder": self.embedder,
@@ -48,10 +47,10 @@ class BuildPlan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BuildPlan:
-        """Read back what `to_dict` made.
+        """Read the result of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a value is missing or has the wrong type.
         """
         return cls(
             sources=tuple(map(Source.from_dict, values["sources"])),
@@ -63,24 +62,23 @@ class BuildPlan:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file, as it was when it was read."""
+    """One file of an index, as it was when it was read."""
 
     path: str
     source: str
-    """What its passages are called; those of a corpus have the ids of its documents."""
+    """Name of the file in its passages; passages of a corpus have document ids instead."""
     stamp: Stamp | None
-    """None when it could not be looked at."""
+    """None if the file could not be accessed."""
     sha256: str
-    """In hex; empty when it could not be read."""
+    """In hex; empty if the file could not be read."""
     first_chunk: int = 0
-    """The id of its first passage."""
+    """Id of its first chunk; the ids of a file are consecutive."""
     chunk_count: int = 0
-    """How many passages it has; they follow each other."""
     problems: tuple[Problem, ...] = ()
-    """What of it is not in the index."""
+    """Parts that could not be indexed."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "path": self.path,
             "source": self.source,
@@ -93,10 +91,10 @@ class FileRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FileRecord:
-        """Read back what `to_dict` made.
+        """Read the result of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a value is missing or has the wrong type.
         """
         return cls(
             path=get_str(values, "path"),
@@ -111,46 +109,46 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """An index that is whole."""
+    """The contents of a complete index."""
 
     embedder: EmbedderRecord
     dimension: int
-    """The length of a vector."""
+    """Size of a vector."""
     chunking: Chunking
     sources: tuple[Source, ...]
     files: tuple[FileRecord, ...]
-    """In the order of their passages."""
+    """In the order of their chunks."""
     scanned_ns: int
-    """When its files were looked at, in nanoseconds since 1970."""
+    """When the sources were scanned, in nanoseconds since 1970."""
 
     @property
     def plan(self) -> BuildPlan:
-        """What made it."""
+        """The plan that builds this index."""
         return BuildPlan(self.sources, self.embedder.name, self.chunking)
 
     @property
     def chunk_count(self) -> int:
-        """How many passages there are."""
+        """Number of chunks in the index."""
         return sum(file.chunk_count for file in self.files)
 
     @property
     def problems(self) -> Iterator[tuple[FileRecord, Problem]]:
-        """What was left out."""
+        """The problems of all files."""
         return ((file, problem) for file in self.files for problem in file.problems)
 
     def file_of(self, chunk_id: int) -> FileRecord:
-        """The file that a passage is from, by the passage's id.
+        """Return the file that contains a chunk.
 
         Raises:
-            IndexError: there is no such passage.
+            IndexError: there is no such chunk.
         """
         for file in self.files:
             if file.first_chunk <= chunk_id < file.first_chunk + file.chunk_count:
                 return file
-        raise IndexError(f"there is no passage {chunk_id}")
+        raise IndexError(f"there is no chunk {chunk_id}")
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "embedder": self.embedder.to_dict(),
             "dimension": self.dimension,
@@ -162,10 +160,10 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Manifest:
-        """Read back what `to_dict` made.
+        """Read the result of `to_dict`.
 
         Raises:
-            KeyError, TypeError: it is something else.
+            KeyError, TypeError: a value is missing or has the wrong type.
         """
         return cls(
             embedder=EmbedderRecord.from_dict(values["embedder"]),
@@ -178,77 +176,76 @@ class Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Put the manifest into an index's folder, in place of the one that is there."""
-    table = {"format": FORMAT, **manifest.to_dict()}
-    write_atomically(folder / FILE, [json.dumps(table, indent=1) + "\n"])
+    """Write the manifest of an index version, replacing an existing one."""
+    values = {"format": FORMAT, **manifest.to_dict()}
+    write_atomically(folder / FILE, [json.dumps(values, indent=1) + "\n"])
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of an index's folder.
+    """Read the manifest of an index version.
 
     Raises:
         FileNotFoundError: there is none.
-        ChatlmError: it is damaged, or of another version of chatlm.
+        ChatlmError: it is damaged, or in the format of another chatlm version.
     """
     name = folder.parent.name
     try:
-        table = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        number = table["format"]
+        values = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        number = values["format"]
         if number == FORMAT:
-            return _manifest_from_dict(table)
+            return _manifest_from_dict(values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise damaged_error(name, f"{FILE} is not what it was") from error
-    raise damaged_error(name, f"it has the format {number}, and this chatlm reads {FORMAT}")
+        raise damaged_error(name, f"{FILE} is damaged") from error
+    raise damaged_error(name, f"it has format {number}, but this chatlm reads format {FORMAT}")
 
 
 def _manifest_from_dict(values: dict[str, Any]) -> Manifest:
-    made = Manifest.from_dict(values)
-    behind = accumulate(file.chunk_count for file in made.files)
-    ends = zip(made.files, behind, strict=True)
+    manifest = Manifest.from_dict(values)
+    ends = accumulate(file.chunk_count for file in manifest.files)
     if any(
         file.chunk_count and not 0 <= file.first_chunk < file.first_chunk + file.chunk_count == end
-        for file, end in ends
+        for file, end in zip(manifest.files, ends, strict=True)
     ):
-        raise ValueError("its files do not follow each other")
-    return made
+        raise ValueError("the chunk ids of its files are not consecutive")
+    return manifest
 
 
 _MTIME_RESOLUTION_NS = 2_000_000_000
-"""How coarse the times of files may be: one that changed so shortly before it was looked at may
-change again without a new time."""
+"""Coarsest resolution of file times. A file that changed this shortly before a scan may change
+again without a new modification time."""
 
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file as it is to be in the index."""
+    """A file of the new index."""
 
     record: FileRecord
-    """Its old one where it is kept, else one without passages."""
+    """The old record if the file is unchanged, else one without chunks."""
     unchanged: bool
-    """Whether its passages are in the old index, as they have to be."""
+    """Whether the chunks of the old index can be copied."""
 
 
 @dataclass(frozen=True)
 class SourceChanges:
-    """What an update has to do."""
+    """The differences between the sources and an index."""
 
     files: tuple[PlannedFile, ...]
     """In the order of the new index."""
     files_removed: int
-    """Files of the old index that are in none of the sources any more."""
+    """Number of files of the old index that are no longer in any source."""
     missing_sources: tuple[str, ...]
-    """Sources that are not there; what the old index has of them stays."""
+    """Sources that do not exist at the moment; their files stay in the index."""
     stamps_changed: bool
-    """Whether a file has a new time, though the same content."""
+    """Whether any file has a new modification time but the same content."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether the old index is as it has to be."""
+        """Whether the index is up to date."""
         return not self.files_removed and all(file.unchanged for file in self.files)
 
     @property
     def bytes_to_read(self) -> int:
-        """What has to be read."""
+        """Total size of the changed files."""
         sizes = (
             file.record.stamp.size
             for file in self.files
@@ -261,40 +258,42 @@ def diff_sources(sources: tuple[Source, ...], old: Manifest | None) -> SourceCha
     """Compare the sources with an index.
 
     Args:
-        sources: to be indexed.
-        old: the index; None where there is none that passages could be taken from.
+        sources: to index.
+        old: the index; None if there is none to reuse.
 
     Raises:
-        UsageError: a source is not there, and nothing of it is in the old index.
+        UsageError: a source does not exist, and the index has no files of it.
     """
-    before = {file.path: file for file in old.files} if old else {}
-    wanted: dict[str, PlannedFile] = {}
-    missing = []
-    stamped = False
+    old_records = {file.path: file for file in old.files} if old else {}
+    planned: dict[str, PlannedFile] = {}
+    missing_sources = []
+    stamps_changed = False
     for source in sources:
         try:
-            for found in files_module.find_files(source):
-                if found.path not in wanted:
-                    record = before.get(found.path)
-                    wanted[found.path] = _plan_file(found, record, old.scanned_ns if old else 0)
-                    stamped |= wanted[found.path].record != record
-        except (OSError, ValueError) as error:  # no file can have the name, with a ValueError
-            there = dict(_old_files_below(source, before))
-            if not there:
-                why = getattr(error, "strerror", error)
+            for file in find_files(source):
+                if file.path not in planned:
+                    record = old_records.get(file.path)
+                    planned[file.path] = _plan_file(file, record, old.scanned_ns if old else 0)
+                    stamps_changed |= planned[file.path].record != record
+        except (OSError, ValueError) as error:  # ValueError: the path has invalid characters
+            old_files = dict(_old_files_below(source, old_records))
+            if not old_files:
+                reason = getattr(error, "strerror", error)
                 raise UsageError(
-                    f"{source.path} cannot be read: {why}.", hint="Check the path."
+                    f"{source.path} cannot be read: {reason}.", hint="Check the path."
                 ) from error
-            missing.append(source.path)
-            wanted |= there
-    gone = len(before.keys() - wanted.keys())
-    return SourceChanges(tuple(wanted.values()), gone, tuple(missing), stamped)
+            missing_sources.append(source.path)
+            planned |= old_files
+    files_removed = len(old_records.keys() - planned.keys())
+    return SourceChanges(
+        tuple(planned.values()), files_removed, tuple(missing_sources), stamps_changed
+    )
 
 
 def _old_files_below(
-    source: Source, before: Mapping[str, FileRecord]
+    source: Source, old_records: Mapping[str, FileRecord]
 ) -> Iterator[tuple[str, PlannedFile]]:
-    for path, file_record in before.items():
+    for path, file_record in old_records.items():
         if path == source.path or path.startswith(source.path.rstrip(os.sep) + os.sep):
             yield path, PlannedFile(file_record, unchanged=True)
 

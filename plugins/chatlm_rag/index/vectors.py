@@ -1,13 +1,13 @@
-"""Finds the vectors nearest to a query's, with FAISS; it knows no texts.
+"""Nearest-neighbour search over the chunk vectors, exact or with an IVF index (FAISS).
 
-Up to `FLAT_MOST` vectors the query is compared with each: exact, and no index to build. More are
-put into cells around their means, √n of them, as 8-bit codes (`IndexIVFScalarQuantizer`). A search
-looks into the cells nearest to the query and compares what it finds there with the exact vectors.
-How many cells that are is measured when the index is written: the fewest that find `RECALL` of the
-10 nearest of made-up questions. Each of those lies halfway between two vectors; the questions
-people ask are found more often.
+Up to `MAX_FLAT_VECTORS` vectors, the query is compared with each of them: exact, and there is no
+index to build. More vectors are clustered into √n cells and stored as 8-bit codes
+(`IndexIVFScalarQuantizer`); a search probes the cells nearest to the query and rescores the
+candidates with the exact vectors. The number of probes is tuned when the index is written: the
+smallest that reaches `TARGET_RECALL` of the 10 nearest neighbours of synthetic queries. Each of
+those lies halfway between two vectors; for real questions the recall is higher.
 
-The vectors themselves, `embeddings.npy`, and the cells are read where they are on disk.
+The vectors (`embeddings.npy`) and the cells are memory-mapped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 CELLS_FILE = "cells.faiss"
-"""In an index's folder, when it has more than `FLAT_MOST` vectors."""
+"""In an index version with more than `MAX_FLAT_VECTORS` vectors."""
 
 
 MAX_FLAT_VECTORS = 100_000
@@ -38,27 +38,27 @@ _TUNING_QUERIES = 200
 
 
 _RESCORE_FACTOR = 4
-"""How many times as many codes as wanted vectors are compared exactly."""
+"""Candidates that are rescored exactly, as a multiple of the number of results."""
 
 
 _ADD_BATCH = 65_536
-"""Vectors that are read into memory at once."""
+"""Vectors that are added to the cells at a time."""
 
 
 _COSINE_TOLERANCE = 1e-5
-"""A smaller difference of cosines is rounding."""
+"""Smaller differences between cosines are rounding errors."""
 
 
 _TRAINING_VECTORS_PER_CELL = 64
-"""Vectors for each cell that its mean is found with."""
+"""Training vectors for the k-means clustering, per cell."""
 
 
 def write(folder: Path, matrix: NDArray[np.float32]) -> None:
-    """Write what a folder with so many vectors needs beside its `embeddings.npy`.
+    """Write the IVF index beside `embeddings.npy` if there are enough vectors to need one.
 
     Args:
-        folder: of the index.
-        matrix: what is in that file, `(n, dimension)` rows of length 1.
+        folder: the index version.
+        matrix: the vectors in `embeddings.npy`, `(n, dimension)` unit vectors.
     """
     if len(matrix) > MAX_FLAT_VECTORS:
         import faiss
@@ -67,28 +67,28 @@ def write(folder: Path, matrix: NDArray[np.float32]) -> None:
 
 
 def load(folder: Path) -> VectorIndex:
-    """The vectors of an index's folder.
+    """Open the vectors of an index version.
 
     Raises:
-        OSError, ValueError, RuntimeError: they are not there, or damaged.
+        OSError, ValueError, RuntimeError: they are missing or damaged.
     """
     import faiss
     import numpy as np
 
     matrix = load_mmap(folder / EMBEDDINGS_FILE)
     if matrix.ndim != 2 or matrix.dtype != np.float32:
-        raise ValueError(f"{EMBEDDINGS_FILE} holds no vectors")
+        raise ValueError(f"{EMBEDDINGS_FILE} does not contain vectors")
     if len(matrix) <= MAX_FLAT_VECTORS:
         return VectorIndex(matrix)
     return VectorIndex(matrix, faiss.read_index(str(folder / CELLS_FILE), faiss.IO_FLAG_MMAP))
 
 
 class VectorIndex:
-    """Open vectors; safe to use in several threads.
+    """Searchable vectors; thread-safe.
 
     Args:
-        matrix: `(n, dimension)` rows of length 1.
-        ivf: an index of the same rows; None compares with every row.
+        matrix: unit vectors, `(n, dimension)`.
+        ivf: an IVF index of the same vectors; None for exact search.
     """
 
     def __init__(self, matrix: NDArray[np.float32], ivf: faiss.Index | None = None) -> None:
@@ -101,24 +101,24 @@ class VectorIndex:
     def search(
         self, query: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The ids and cosines of the nearest vectors, nearest first.
+        """Return the ids and cosines of the nearest vectors, nearest first.
 
         Args:
-            query: `(dimension,)`, of length 1.
-            k: how many; there may be fewer.
+            query: a unit vector, `(dimension,)`.
+            k: maximum number of results.
         """
         if self._ivf is None:
             ids, cosines = _nearest(query[None], self._matrix, k)
             return ids[0], cosines[0]
         _, found = self._ivf.search(query[None], min(_RESCORE_FACTOR * k, len(self)))
         ids = found[0][found[0] >= 0]
-        ids.sort()  # so that the disk is read forwards
+        ids.sort()  # read the file sequentially
         cosines = self.cosines(query, ids)
         best = (-cosines).argsort(kind="stable")[:k]
         return ids[best], cosines[best]
 
     def cosines(self, query: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """How near the query some vectors are, -1 to 1."""
+        """Return the cosines of some vectors with the query, -1 to 1."""
         return cast("NDArray[np.float32]", self._matrix[ids] @ query)
 
 
@@ -143,34 +143,35 @@ def _build_ivf(matrix: NDArray[np.float32]) -> faiss.IndexIVF:
         faiss.ScalarQuantizer.QT_8bit,
         faiss.METRIC_INNER_PRODUCT,
     )
-    random = np.random.default_rng(0)  # the same index from the same vectors
+    random = np.random.default_rng(0)  # reproducible: the same vectors give the same index
     sample = random.choice(
         count, min(_TRAINING_VECTORS_PER_CELL * cells.nlist, count), replace=False
     )
     sample.sort()
     cells.train(matrix[sample])
-    for begin in range(0, count, _ADD_BATCH):
-        cells.add(matrix[begin : begin + _ADD_BATCH])
+    for start in range(0, count, _ADD_BATCH):
+        cells.add(matrix[start : start + _ADD_BATCH])
     pairs = random.choice(count, (_TUNING_QUERIES, 2))
-    questions = matrix[pairs[:, 0]] + matrix[pairs[:, 1]]
-    questions /= np.linalg.norm(questions, axis=1, keepdims=True)
-    _tune_nprobe(cells, matrix, questions)
+    queries = matrix[pairs[:, 0]] + matrix[pairs[:, 1]]
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    _tune_nprobe(cells, matrix, queries)
     return cells
 
 
 def _tune_nprobe(
     ivf: faiss.IndexIVF, matrix: NDArray[np.float32], queries: NDArray[np.float32]
 ) -> None:
-    """Let searches look into the fewest cells, a power of two, that find enough."""
-    _, right = _nearest(queries, matrix, 10)
-    needed = right[:, -1:] - _COSINE_TOLERANCE  # so that of equal vectors any will do
-    opened = VectorIndex(matrix, ivf)
+    """Set `nprobe` to the smallest power of two that reaches `TARGET_RECALL`."""
+    _, exact = _nearest(queries, matrix, 10)
+    thresholds = exact[:, -1:] - _COSINE_TOLERANCE  # among equal vectors, any one counts
+    index = VectorIndex(matrix, ivf)
     ivf.nprobe = 1
     while ivf.nprobe < ivf.nlist:
-        found = [opened.search(question, 10)[1] for question in queries]
+        results = [index.search(query, 10)[1] for query in queries]
         hits = sum(
-            int((cosines >= least).sum()) for cosines, least in zip(found, needed, strict=True)
+            int((cosines >= threshold).sum())
+            for cosines, threshold in zip(results, thresholds, strict=True)
         )
-        if hits >= TARGET_RECALL * right.size:
+        if hits >= TARGET_RECALL * exact.size:
             return
         ivf.nprobe = min(2 * ivf.nprobe, ivf.nlist)

@@ -1,4 +1,4 @@
-"""Fills an index's new folder: passages from the old index or from files, and their vectors."""
+"""Write a new version of an index: chunks, vectors and words, copied where they are unchanged."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 
 EMBED_WINDOW = 128
-"""Passages that are embedded together and then kept for good: a few seconds of work."""
+"""Chunks that are embedded and then saved together: a few seconds of work."""
 
 
 class BuildStopped(ChatlmError):
-    """The person stopped a build, which can go on later."""
+    """The user stopped a build, which can be continued."""
 
     exit_code = 130
 
 
 @dataclass(frozen=True)
 class WrittenIndex:
-    """A folder that lacks only its manifest."""
+    """A new index version that lacks only its manifest."""
 
     folder: Path
     files: tuple[FileRecord, ...]
     dimension: int
-    """The length of a vector."""
+    """Size of a vector."""
     embedded: int
-    """How many vectors had to be made."""
+    """Number of chunks that were embedded."""
 
 
 def write_index(
@@ -51,41 +51,41 @@ def write_index(
     work: ProgressReporter,
     old: Manifest | None,
 ) -> WrittenIndex:
-    """Write passages, vectors and words into the folder that is to count next.
+    """Write the chunks, vectors and words of a new version.
 
     Args:
-        index: call it while `writing`.
-        embedder: the embedder.
-        chunking: how long passages are.
+        index: must be locked.
+        embedder: embeds new chunks.
+        chunking: chunk size.
         files: in the order of the new index.
-        work: is shown how far it is, and may stop it.
-        old: the index as it is, where passages and vectors are taken from it.
+        work: receives the progress; may cancel.
+        old: manifest of the current version if its chunks and vectors can be reused.
 
     Raises:
-        UsageError: there is no passage in any file.
-        BuildStopped: the person stopped it.
-        ChatlmError: the index as it is is damaged.
+        UsageError: no file contains text.
+        BuildStopped: the user stopped it.
+        ChatlmError: the current version is damaged.
     """
     from chatlm_rag.index import bm25, vectors
 
     folder = index.create_new()
-    filling = IndexWriter(index, embedder, chunking, work, old)
-    records = tuple(filling.write_chunks(list(files), folder))
-    if not filling.rows:
+    writer = IndexWriter(index, embedder, chunking, work, old)
+    records = tuple(writer.write_chunks(list(files), folder))
+    if not writer.rows:
         raise UsageError("There is nothing to index.", hint=_explain_problems(records))
     work.update(1, 1, "writing the index")
-    matrix = filling.vector_cache.write(filling.rows, folder)
+    matrix = writer.vector_cache.write(writer.rows, folder)
     vectors.write(folder, matrix)
-    bm25.write(folder, [piece.indexed_text for piece in ChunkReader(folder)])
+    bm25.write(folder, [chunk.indexed_text for chunk in ChunkReader(folder)])
     _verify(index, folder)
-    return WrittenIndex(folder, records, matrix.shape[1], filling.embedded)
+    return WrittenIndex(folder, records, matrix.shape[1], writer.embedded)
 
 
 def _verify(index: IndexFolder, folder: Path) -> None:
-    """See that no file was cut short, which not every library tells.
+    """Check that no file is truncated; not every library reports a full disk.
 
     Raises:
-        OSError: one was.
+        OSError: one is.
     """
     from chatlm_rag.index import bm25
 
@@ -93,11 +93,19 @@ def _verify(index: IndexFolder, folder: Path) -> None:
         VectorCache(index.partial, folder)
         bm25.load(folder)
     except (ValueError, EOFError) as error:
-        raise OSError("a file was cut short; is the disk full?") from error
+        raise OSError("a file is truncated; is the disk full?") from error
 
 
 class IndexWriter:
-    """The state of one run."""
+    """Writer of the chunks of a new version; it finds or computes the vector of each.
+
+    Args:
+        index: must be locked.
+        embedder: embeds new chunks.
+        chunking: chunk size.
+        work: receives the progress; may cancel.
+        old: manifest of the current version if its chunks and vectors can be reused.
+    """
 
     def __init__(
         self,
@@ -107,20 +115,20 @@ class IndexWriter:
         work: ProgressReporter,
         old: Manifest | None,
     ) -> None:
-        at = index.current() if old else None
+        old_folder = index.current() if old else None
         with wrap_read_errors(index.name):
-            self._old_chunks = ChunkReader(at) if at else None
-            self.vector_cache = VectorCache(index.partial, at)
+            self._old_chunks = ChunkReader(old_folder) if old_folder else None
+            self.vector_cache = VectorCache(index.partial, old_folder)
             if old and self.vector_cache.old_shape != (old.chunk_count, old.dimension):
-                raise ValueError("it has not a vector for each passage")
+                raise ValueError("the numbers of passages and vectors differ")
         self.rows = array("q")
-        """The row in `known` of each passage."""
+        """The row of each chunk's vector in `vector_cache`."""
         self.embedded = 0
         self._chunker = Chunker(embedder.tokenizer, chunking)
         self._queue = _EmbeddingQueue(self.vector_cache, embedder.folder, work)
 
     def write_chunks(self, files: list[PlannedFile], folder: Path) -> Iterator[FileRecord]:
-        """Write the passages of all files; their records as they are then."""
+        """Write the chunks of all files and yield the record of each file."""
         self._queue.total_bytes = sum(_bytes_to_read(file) for file in files)
         with ChunkWriter(folder) as writer:
             for file in files:
@@ -141,43 +149,43 @@ class IndexWriter:
         self.embedded = self._queue.embedded
 
     def _copy_chunks(self, record: FileRecord, writer: ChunkWriter) -> None:
-        ids = range(record.first_chunk, record.first_chunk + record.chunk_count)
+        chunk_ids = range(record.first_chunk, record.first_chunk + record.chunk_count)
         if self._old_chunks:
-            for number in ids:
-                writer.add_line(self._old_chunks.raw_line(number))
-        self.rows.extend(ids)
+            for chunk_id in chunk_ids:
+                writer.add_line(self._old_chunks.raw_line(chunk_id))
+        self.rows.extend(chunk_ids)
 
     def _chunk_file(self, record: FileRecord, writer: ChunkWriter) -> Iterator[Problem]:
         if record.problems:
             yield from record.problems
             return
-        begin = 0
+        document_start = 0
         for document in read_documents(Path(record.path), record.source):
             if isinstance(document, Problem):
                 yield document
                 continue
             first = len(writer)
-            for piece in self._chunker.split(document, first):
-                writer.add(piece)
-                part = (document.bytes_read - begin) * piece.end // len(document.text)
+            for chunk in self._chunker.split(document, first):
+                writer.add(chunk)
+                position = (document.bytes_read - document_start) * chunk.end // len(document.text)
                 self._queue.report_position(
-                    begin + part, f"{record.source}, {len(writer):,} passages"
+                    document_start + position, f"{record.source}, {len(writer):,} passages"
                 )
-                self.rows.append(self._queue.add(piece))
-            begin = document.bytes_read
+                self.rows.append(self._queue.add(chunk))
+            document_start = document.bytes_read
             if len(writer) == first:
                 place = "" if document.source == record.source else document.source
                 yield Problem(place, "has no words")
 
 
 class _EmbeddingQueue:
-    """Passages whose vectors are not known yet, embedded a window at a time."""
+    """Queue of chunks without a vector, embedded in windows of `EMBED_WINDOW`."""
 
     def __init__(
         self, vector_cache: VectorCache, embedder_folder: Path, work: ProgressReporter
     ) -> None:
         self.total_bytes = 0
-        """Bytes of the files that are read."""
+        """Total size of the files to read."""
         self.embedded = 0
         self._vector_cache = vector_cache
         self._embedder_folder = embedder_folder
@@ -188,7 +196,7 @@ class _EmbeddingQueue:
         self._note = ""
 
     def add(self, chunk: Chunk) -> int:
-        """The row that the passage's vector has, or will have."""
+        """Return the row of the chunk's vector, which may be computed later."""
         key = digest(chunk.indexed_text)
         row = self._vector_cache.find_row(key)
         if row is not None:
@@ -201,7 +209,11 @@ class _EmbeddingQueue:
         return row
 
     def report_position(self, position: int, note: str) -> None:
-        """Say how far the file is read, and what it is."""
+        """Report the position in the current file, in bytes.
+
+        Raises:
+            BuildStopped: the user stopped the build.
+        """
         self._position = self._finished_bytes + position
         self._note = one_line(note, 60)
         if not self._pending:
@@ -211,11 +223,11 @@ class _EmbeddingQueue:
             raise BuildStopped("Stopped.")
 
     def finish_file(self, size: int) -> None:
-        """The file is read."""
+        """Count a file as read."""
         self._finished_bytes += size
 
     def embed(self) -> None:
-        """Embed what waits, and keep it."""
+        """Embed the pending chunks and save their vectors."""
         if not self._pending:
             return
         if self._embedder is None:
@@ -250,6 +262,6 @@ def _explain_problems(records: Iterable[FileRecord]) -> str:
         for problem in record.problems
     ]
     if not problems:
-        return "The sources have no files, or all of them are ignored."
+        return "The sources contain no files, or all of them are ignored."
     more = f"\nand {len(problems) - 5:,} more" if len(problems) > 5 else ""
     return "\n".join(problems[:5]) + more

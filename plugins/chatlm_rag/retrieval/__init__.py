@@ -1,1 +1,1 @@
-"""From a question to passages and a grounded answer."""
+"""Retrieval-augmented answers: search an index, build the prompt, check the citations."""

@@ -1,10 +1,9 @@
-"""Answers quoted from passages.
+"""Extractive answers: quote the best statements of the passages instead of generating text.
 
-A model of 135 million weights answered at most 9 of 24 newcomers' questions from the manual,
-however it was asked, and 10 of 24 of XQuAD; quotations held the answer to 20 of either
-(`python -m benchmarks.grounding`). So such a model is not asked at first.
-
-Headings, rules and entries of a table of contents are left out. Pure functions over texts.
+With any prompt, a model with 135 million parameters answered at most 9 of 24 beginners' questions
+from the manual and 10 of 24 from XQuAD; quotes contained the answer to 20 of each
+(`python -m benchmarks.grounding`). So with a model that small, the first reply is quoted. Headings,
+rules and table-of-contents entries are never quoted.
 """
 
 from __future__ import annotations
@@ -22,97 +21,96 @@ from chatlm_rag.retrieval.search import Index, Shingles, get_open_index
 from chatlm_rag.settings import Settings
 
 SMALL_MODEL_WEIGHTS = 500_000_000
-"""Models with fewer weights quote, unless the person says otherwise."""
+"""By default, models with fewer parameters quote."""
 
 
 MAX_QUOTES = 2
-"""Statements that are quoted at most."""
+"""Limit for the quoted statements."""
 
 
 MIN_RELATIVE_SCORE = 0.9
-"""The second is quoted only if it fits at least so well, as a part of how well the first does."""
+"""A second statement is quoted if it has at least this share of the best score."""
 
 
 @dataclass(frozen=True)
 class Quote:
-    """A statement of a passage."""
+    """A statement quoted from a passage."""
 
     number: int
-    """The passage's, from 1."""
+    """Number of the passage, from 1."""
     text: str
     score: float
-    """How well it fits the question, about 0 to 1; a third of it is how well its passage does."""
+    """How well it answers the question, about 0 to 1; one third is the score of its passage."""
 
 
 def answer_with_quotes(
     request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine
 ) -> Request:
-    """The request with the answer in quotations, where the model is not to write it.
+    """Complete the request with a quoted answer if the model should not write one.
 
-    A reply that is gone on with, and one to what a template made of the person's words, are always
-    the model's.
+    The model always writes when a reply is continued and when a template rewrote the message.
 
     Args:
-        request: as it is without.
-        turn: the one to answer.
-        passages: those that the model would read.
-        engine: would carry the request out.
+        request: to the model.
+        turn: the turn to answer.
+        passages: the passages in the prompt.
+        engine: the engine of the request.
     """
-    begun = request.messages[-1].role == "assistant"
-    if begun or turn.raw_input or not passages or not _should_quote(engine):
+    is_continued = request.messages[-1].role == "assistant"
+    if is_continued or turn.raw_input or not passages or not _should_quote(engine):
         return request
     try:
         name = next(filter(None, (origin_of(passage).index for passage in passages)))
         index = get_open_index(name).index
-    except ChatlmError:  # it was there when the question was asked
+    except ChatlmError:  # the index has been deleted since it was searched
         return request
-    found = select_quotes(index, turn.display_text, passages)
-    if not found:
+    quotes = select_quotes(index, turn.display_text, passages)
+    if not quotes:
         return request
-    said = Message("assistant", format_quotes(found))
-    return dataclasses.replace(request, messages=(*request.messages, said), reply_complete=True)
+    answer = Message("assistant", format_quotes(quotes))
+    return dataclasses.replace(request, messages=(*request.messages, answer), reply_complete=True)
 
 
 def format_quotes(selected: Sequence[Quote]) -> str:
-    """Quotations as Markdown, each with the number of its passage."""
+    """Format quotes as Markdown, each with the number of its passage."""
     return "\n\n".join(f"> {escape_markup(quote.text)} [{quote.number}]" for quote in selected)
 
 
 def select_quotes(index: Index, question: str, passages: Sequence[Passage]) -> list[Quote]:
-    """The statements that fit a question best, best first; none says the same as one before it."""
-    said = [
+    """Return the statements that answer a question best, best first, without near-duplicates."""
+    numbered = [
         (number, text)
         for number, passage in enumerate(passages, start=1)
         for text in statements(passage.text)
     ]
-    fits = index.answer_scores(question, [text for _, text in said])
+    scores = index.answer_scores(question, [text for _, text in numbered])
     ranked = sorted(
         (
-            Quote(number, text, (2 * float(fit) + passages[number - 1].score) / 3)
-            for (number, text), fit in zip(said, fits, strict=True)
+            Quote(number, text, (2 * float(score) + passages[number - 1].score) / 3)
+            for (number, text), score in zip(numbered, scores, strict=True)
         ),
         key=lambda quote: -quote.score,
     )
-    kept: list[tuple[Shingles, Quote]] = []
+    selected: list[tuple[Shingles, Quote]] = []
     for quote in ranked:
-        if len(kept) == MAX_QUOTES or quote.score < MIN_RELATIVE_SCORE * ranked[0].score:
+        if len(selected) == MAX_QUOTES or quote.score < MIN_RELATIVE_SCORE * ranked[0].score:
             break
-        wording = Shingles(quote.text)
-        if not any(other.is_near_duplicate(wording) for other, _ in kept):
-            kept.append((wording, quote))
-    return [quote for _, quote in kept]
+        shingles = Shingles(quote.text)
+        if not any(other.is_near_duplicate(shingles) for other, _ in selected):
+            selected.append((shingles, quote))
+    return [quote for _, quote in selected]
 
 
 def _should_quote(engine: Engine) -> bool:
     answer = load_plugin_settings(PLUGIN, Settings).answer
-    weights = engine.info.num_parameters
+    parameters = engine.info.num_parameters
     return answer == "quote" or (
-        answer == "auto" and weights is not None and weights < SMALL_MODEL_WEIGHTS
+        answer == "auto" and parameters is not None and parameters < SMALL_MODEL_WEIGHTS
     )
 
 
 MAX_SENTENCE_CHARS = 400
-"""Characters of a sentence; where one is longer, lines are taken for it."""
+"""A block with a longer sentence is split into lines instead of sentences."""
 
 
 _FENCE = re.compile(r"\s*(```|~~~)")
@@ -140,51 +138,51 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])")
 
 
 def statements(text: str) -> Iterator[str]:
-    """Each statement of a text in its order, on one line, without its list or table marks.
+    """Yield the statements of a text in order, each on one line without list or table markup.
 
-    A question says nothing by itself, nor does what ends in a colon: it stands before what follows.
+    A question, and a phrase that ends in a colon, is not a statement by itself; it is joined to the
+    sentence that follows.
     """
-    lead = ""
+    lead_in = ""
     for part in _sentences(text):
-        said = f"{lead} {part}" if lead else part
-        lead = said if _LEAD_IN.search(part) else ""
-        if not lead:
-            yield said
+        statement = f"{lead_in} {part}" if lead_in else part
+        lead_in = statement if _LEAD_IN.search(part) else ""
+        if not lead_in:
+            yield statement
 
 
 def _sentences(text: str) -> Iterator[str]:
     for block in _blocks(text):
-        whole = " ".join(block)
-        sentences = _SENTENCE_END.split(whole)
+        sentences = _SENTENCE_END.split(" ".join(block))
         for part in block if max(map(len, sentences)) > MAX_SENTENCE_CHARS else sentences:
             if any(map(str.isalnum, part)) and not _ONLY_A_LINK.fullmatch(part):
                 yield part
 
 
 def _blocks(text: str) -> Iterator[list[str]]:
-    """The lines that belong together: of a paragraph, an item, a row, or one of code."""
+    """Yield the lines of each paragraph, list item, table row or line of code."""
     block: list[str] = []
-    row = fenced = False
+    is_row = in_code = False
     for line in text.splitlines():
         words = " ".join(line.split())
         if _FENCE.match(line):
-            begins, fenced = True, not fenced
+            starts_block, in_code = True, not in_code
             words = ""
-        elif fenced:
-            begins, words = True, f"`{words}`" if words and "`" not in words else words
-        elif words and _RULE.fullmatch(words):  # a row above it is the head of a table
-            block = [] if row else block
-            begins, words = True, ""
+        elif in_code:
+            starts_block, words = True, f"`{words}`" if words and "`" not in words else words
+        elif words and _RULE.fullmatch(words):  # a row above a rule is the header of a table
+            block = [] if is_row else block
+            starts_block, words = True, ""
         else:
-            begins = row or bool(
+            starts_block = is_row or bool(
                 _TABLE_ROW.match(words) or _LIST_ITEM.match(words) or _HEADING.match(words)
             )
-            row = bool(_TABLE_ROW.match(words))
-        if block and (begins or not words):
+            is_row = bool(_TABLE_ROW.match(words))
+        if block and (starts_block or not words):
             yield block
             block = []
         if words and not _HEADING.match(words):
-            block.append(_join_cells(words) if row else _LIST_ITEM.sub("", words, count=1))
+            block.append(_join_cells(words) if is_row else _LIST_ITEM.sub("", words, count=1))
     if block:
         yield block
 

@@ -1,28 +1,25 @@
-"""SearchHit; origin kept with a passage."""
+"""Search hits, and the origin of a passage as it is stored with a chat."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from chatlm import Passage
 from chatlm_rag.index.chunks import Chunk
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class RankedScore:
-    """How a piece did in one ranking."""
+    """Score and rank of a chunk in one ranking."""
 
     score: float
     rank: int
-    """1 for the best; among the candidates."""
+    """Among the candidates, from 1."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "score": self.score,
             "rank": self.rank,
@@ -31,30 +28,29 @@ class RankedScore:
 
 @dataclass(frozen=True)
 class SearchHit:
-    """A piece that was found, with all that decided its place."""
+    """A chunk that matches a query, with the scores that determine its rank."""
 
     chunk: Chunk
     score: float
-    """The fused score, 0 to 1; by it found pieces are ordered. It compares them for one query."""
+    """The fused score, 0 to 1, which orders the hits of one query."""
     dense: RankedScore
-    """Its cosine with the query, -1 to 1."""
+    """Cosine with the query, -1 to 1."""
     lexical: RankedScore
-    """Its BM25 score; 0 when no word of the query stands in it."""
+    """BM25 score; 0 if the chunk contains no word of the query."""
     rerank_score: float | None = None
-    """What the cross-encoder gave it; None where it was not read. By it, if at all, the first are
-    ordered."""
+    """Score of the cross-encoder, which then orders the hits; None if it was not reranked."""
     duplicates: tuple[Chunk, ...] = ()
-    """Other pieces that say the same, which were left out."""
+    """Near-duplicates that were dropped from the hits."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "piece": self.chunk.to_dict(),
             "score": self.score,
             "dense": self.dense.to_dict(),
             "lexical": self.lexical.to_dict(),
             "reranked": self.rerank_score,
-            "also": [piece.to_dict() for piece in self.duplicates],
+            "also": [chunk.to_dict() for chunk in self.duplicates],
         }
 
 
@@ -63,45 +59,45 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Origin:
-    """What `Passage.details` says of a passage of an index."""
+    """Where a passage comes from and how it ranked, as stored in `Passage.details`."""
 
     index: str = ""
-    """Its name; empty for a passage of another plugin."""
+    """Name of the index; empty for a passage of another plugin."""
     chunk_id: int = -1
-    """The passage's place in it, from 0; -1 where that is not known."""
+    """Id of the chunk in the index, from 0; -1 if unknown."""
     source: str = ""
-    """The file, by its path below the folder it was found in, or the id in a corpus."""
+    """Path of the file relative to the source's parent folder, or the id in a corpus."""
     place: str = ""
     """The headings above it, joined by ` > `, or the page; may be empty."""
     path: str = ""
-    """Of the file on this machine; empty where that is not known."""
+    """Path of the file on this machine; empty if unknown."""
     line: int = 0
-    """The file's line it begins on, from 1; 0 where a file has no lines."""
+    """Line of the file on which it starts, from 1; 0 if the file has no lines."""
     dense_rank: int = 0
-    """By meaning, 1 for the best."""
+    """Rank by cosine, from 1."""
     dense_score: float = 0.0
-    """Its cosine with the question, -1 to 1."""
+    """Cosine with the question, -1 to 1."""
     lexical_rank: int = 0
-    """By words, 1 for the best."""
+    """Rank by BM25, from 1."""
     lexical_score: float = 0.0
-    """Its BM25 score; 0 when no word of the question stands in it."""
+    """BM25 score; 0 if the passage contains no word of the question."""
     duplicates: tuple[str, ...] = ()
-    """Where passages are that say the same and were left out."""
+    """Locations of near-duplicates that were dropped."""
 
     @property
     def label(self) -> str:
-        """The file with its line, then the place."""
+        """The file with its line, then the headings or the page."""
         line = f":{self.line}" if self.line else ""
         return f"{self.source}{line}{f', {self.place}' if self.place else ''}"
 
     @property
     def short_label(self) -> str:
-        """The file's own name and the last heading, or the page."""
+        """The file name without folders, and the last heading or the page."""
         file, place = self.source.rpartition("/")[2], self.place.rpartition(" > ")[2]
         return f"{file}, {place}" if place else file
 
     def to_details(self) -> dict[str, Any]:
-        """As a passage keeps it."""
+        """Convert to the value of `Passage.details`."""
         return {
             "index": self.index,
             "piece": self.chunk_id,
@@ -118,9 +114,9 @@ class Origin:
 
 
 def origin_of(passage: Passage) -> Origin:
-    """Read what is kept with a passage.
+    """Read the origin of a passage.
 
-    A chat may come from a file that somebody else wrote: what is of a wrong type is passed over.
+    Values of the wrong type are ignored, since a chat may be imported from any file.
     """
     details = passage.details
     also = details.get("also")
@@ -135,7 +131,7 @@ def origin_of(passage: Passage) -> Origin:
         dense_score=_get_typed(details, "dense", 0.0),
         lexical_rank=_get_typed(details, "lexical_rank", 0),
         lexical_score=_get_typed(details, "lexical", 0.0),
-        duplicates=tuple(each for each in also if isinstance(each, str))
+        duplicates=tuple(label for label in also if isinstance(label, str))
         if isinstance(also, list)
         else (),
     )

@@ -1,8 +1,8 @@
-"""What the model reads: a block of passages, how to use it, the question; pure values.
+"""Build the prompt of a grounded question: passages, instructions and the question.
 
-No text of a document can end the block or begin a passage of its own in it: there the tags of the
-block and numbers in square brackets are written otherwise. Control tokens need nothing here, since
-the engine splits them in all content.
+Document text cannot close the block of passages or forge another passage: tags of the block and
+bracketed numbers in it are escaped. Control tokens need no escaping, since the engine splits them
+in all content.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ INSTRUCTIONS = (
 
 
 REGENERATE_SAMPLING = Sampling(temperature=0.3)
-"""What a further version is drawn with, unless the person says otherwise: documents leave little to
-choose, and chatlm's usual 0.7 makes a small model leave them."""
+"""Sampling for regenerated replies unless the user sets other values. Documents leave little to
+vary, and at chatlm's default of 0.7 a small model strays from them."""
 
 
 _TAG = re.compile(r"<(?=[\s/\\]*documents?\b)", re.IGNORECASE)
@@ -39,28 +39,28 @@ _MAX_SOURCE_CHARS = 120
 
 
 _PASSAGES_DIVISOR = 2
-"""Passages take one part of so many of the context at most."""
+"""Passages take at most half of the context window."""
 
 
 _REPLY_DIVISOR = 4
-"""One part of so many is kept for the reply."""
+"""A quarter of the context window is reserved for the reply."""
 
 
 def has_index_passages(passages: Sequence[Passage]) -> bool:
-    """Whether passages of an index are among these."""
+    """Return whether any passage comes from an index."""
     return any(origin_of(passage).index for passage in passages)
 
 
 def grounded_messages(
     conversation: Conversation, turn: Turn, passages: Sequence[Passage]
 ) -> list[Message]:
-    """The earlier turns without their passages, then the question with its own."""
-    asked = Message("user", grounded_prompt(turn.user.text, passages))
-    return [*conversation.messages(before=turn.position), asked]
+    """Return the earlier turns without passages, then the question with its passages."""
+    question = Message("user", grounded_prompt(turn.user.text, passages))
+    return [*conversation.messages(before=turn.position), question]
 
 
 def grounded_prompt(question: str, passages: Sequence[Passage]) -> str:
-    """The message that asks a question about passages; the question itself without any."""
+    """Return the prompt that asks a question about passages; without passages, the question."""
     return (
         f"{format_passages(passages)}\n\n{INSTRUCTIONS}\n\nQuestion: {question}"
         if passages
@@ -69,7 +69,7 @@ def grounded_prompt(question: str, passages: Sequence[Passage]) -> str:
 
 
 def format_passages(passages: Sequence[Passage]) -> str:
-    """Numbered passages between the tags."""
+    """Format numbered passages between the tags of the block."""
     numbered = "\n\n".join(
         f"[{number}] "
         + escape_markup(f"{one_line(passage.source, _MAX_SOURCE_CHARS)}\n{passage.text}")
@@ -79,36 +79,40 @@ def format_passages(passages: Sequence[Passage]) -> str:
 
 
 def escape_markup(text: str) -> str:
-    """A text as it stands in the block: `<documents` becomes `‹documents`, and `[1]` `(1)`."""
+    """Escape document text: `<documents` becomes `‹documents`, and `[1]` becomes `(1)`."""
     return _NUMBER.sub(r"(\1)", _TAG.sub("‹", text))
 
 
 def fit_passages(
     request: Request, turn: Turn, passages: Sequence[Passage], engine: Engine
 ) -> tuple[Request, int]:
-    """The request with only as many passages, the best first, as the context has room for.
+    """Drop the lowest-ranked passages that do not fit the context window.
 
-    They take half of it at most, and never what the system prompt, the question and a reply need.
+    Passages take at most half of the window, and never the tokens that the system prompt, the
+    question and the reply need.
 
     Returns:
-        it, and how many passages are in it; all of them where another plugin wrote the message.
+        The request and the number of passages in it; all of them if another plugin replaced the
+        message.
     """
-    full = grounded_prompt(turn.user.text, passages)
-    places = [at for at, message in enumerate(request.messages) if message.text == full]
-    if not places:
+    full_prompt = grounded_prompt(turn.user.text, passages)
+    positions = [at for at, message in enumerate(request.messages) if message.text == full_prompt]
+    if not positions:
         return request, len(passages)
-    place = places[-1]
-    head = [message for message in request.messages[:1] if message.role == "system"]
+    at = positions[-1]
+    system = [message for message in request.messages[:1] if message.role == "system"]
 
     def tokens(count: int) -> int:
-        content = grounded_prompt(turn.user.text, passages[:count])
-        return engine.count_tokens([*head, Message("user", content)])
+        prompt = grounded_prompt(turn.user.text, passages[:count])
+        return engine.count_tokens([*system, Message("user", prompt)])
 
-    limit, bare = engine.info.context_length, tokens(0)
-    room = min(limit // _PASSAGES_DIVISOR, limit - limit // _REPLY_DIVISOR - bare)
-    count = next((n for n in range(len(passages), 0, -1) if tokens(n) - bare <= room), 0)
+    window, question_tokens = engine.info.context_length, tokens(0)
+    budget = min(window // _PASSAGES_DIVISOR, window - window // _REPLY_DIVISOR - question_tokens)
+    count = next(
+        (n for n in range(len(passages), 0, -1) if tokens(n) - question_tokens <= budget), 0
+    )
     if count == len(passages):
         return request, count
-    shorter = request.messages[place].with_text(grounded_prompt(turn.user.text, passages[:count]))
-    changed = (*request.messages[:place], shorter, *request.messages[place + 1 :])
-    return dataclasses.replace(request, messages=changed), count
+    shorter = request.messages[at].with_text(grounded_prompt(turn.user.text, passages[:count]))
+    messages = (*request.messages[:at], shorter, *request.messages[at + 1 :])
+    return dataclasses.replace(request, messages=messages), count

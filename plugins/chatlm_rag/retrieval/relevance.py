@@ -1,12 +1,12 @@
-"""Whether what was found has to do with the question at all; knows no index and no command.
+"""Decide whether search hits are relevant to the question, by a calibrated confidence.
 
-The confidence joins how near the nearest passage is with how much of the question the passages
-speak of: the part of its words that stands in them, rare words counting more. Neither is enough:
-vectors of one topic are all near each other, and words may be others in the answer.
+The confidence is the mean of the best hit's cosine and the share of the question's words that occur
+in the hits, weighted by their IDF. Neither suffices alone: the vectors of one topic are all close
+together, and an answer may use other words than the question.
 
-`THRESHOLD` was calibrated by `benchmarks.retrieval_abstaining` to keep 19 of 20 questions that the
-documents answer. It turns away 7 of 8 questions about other things, but only 1 of 4 that are on
-the topic and lack nothing but the answer: no ranking tells those apart, the reply has to.
+`THRESHOLD` is calibrated by `benchmarks.retrieval_abstaining` to accept 19 of 20 questions that the
+documents answer. It rejects 7 of 8 off-topic questions, but only 1 of 4 that are on topic and whose
+answer is missing. Ranking cannot tell those apart; the model has to say so.
 """
 
 from __future__ import annotations
@@ -22,54 +22,54 @@ if TYPE_CHECKING:
 
 
 THRESHOLD = 0.55
-"""Below it nothing that was found is relevant."""
+"""Below this confidence, no hit counts as relevant."""
 
 
 TARGET_KEPT_RATE = 0.95
-"""The part of the answerable questions that a threshold has to keep."""
+"""Share of the answerable questions that a calibrated threshold accepts."""
 
 
 CONSIDERED_HITS = 8
-"""The best so many passages are looked at."""
+"""Number of best hits that the confidence is computed from."""
 
 
 @dataclass(frozen=True)
 class ThresholdPoint:
-    """What one threshold would do."""
+    """The effect of one threshold."""
 
     threshold: float
     kept_rate: float
-    """Which part of the answerable questions it keeps."""
+    """Share of the answerable questions that it accepts."""
     refused_rate: float
-    """Which part of the unanswerable ones it turns away."""
+    """Share of the unanswerable questions that it rejects."""
 
 
 def confidence(query: str, hits: Sequence[SearchHit], idf: Callable[[str], float]) -> float:
-    """How sure it is that the passages have to do with the question, about 0 to 1.
+    """Return the confidence that search hits are relevant to the question, about 0 to 1.
 
     Args:
         query: the question.
-        hits: what was found, best first.
-        idf: how much a stem counts, more than 0.
+        hits: best first.
+        idf: inverse document frequency of a stem, above 0.
     """
     best = hits[:CONSIDERED_HITS]
-    nearest = max((each.dense.score for each in best), default=0.0)
-    asked = {stem: idf(stem) for stem in stems(query)}
-    if not asked:
-        return nearest
-    there = {stem for each in best for stem in stems(each.chunk.indexed_text)}
-    covered = sum(weight for stem, weight in asked.items() if stem in there)
-    return (nearest + covered / sum(asked.values())) / 2
+    max_cosine = max((hit.dense.score for hit in best), default=0.0)
+    weights = {stem: idf(stem) for stem in stems(query)}
+    if not weights:
+        return max_cosine
+    hit_stems = {stem for hit in best for stem in stems(hit.chunk.indexed_text)}
+    covered = sum(weight for stem, weight in weights.items() if stem in hit_stems)
+    return (max_cosine + covered / sum(weights.values())) / 2
 
 
 def threshold_curve(
     answerable: Sequence[float], unanswerable: Sequence[float]
 ) -> list[ThresholdPoint]:
-    """What each threshold that makes a difference would do, from low to high.
+    """Return the effect of each distinct threshold, in ascending order.
 
     Args:
-        answerable: the confidences of questions that the documents answer; at least one.
-        unanswerable: those of questions that they do not; at least one.
+        answerable: confidences of questions that the documents answer; at least one.
+        unanswerable: confidences of questions that they do not answer; at least one.
     """
     return [
         ThresholdPoint(
@@ -82,30 +82,32 @@ def threshold_curve(
 
 
 def calibrate(answerable: Sequence[float]) -> float:
-    """The highest threshold that keeps `KEPT` of the answerable questions' confidences."""
+    """Return the highest threshold that accepts `TARGET_KEPT_RATE` of the answerable questions."""
     return sorted(answerable)[int((1 - TARGET_KEPT_RATE) * len(answerable))]
 
 
 def cross_validate(
     answerable: Mapping[str, Sequence[float]], unanswerable: Mapping[str, Sequence[float]]
 ) -> ThresholdPoint:
-    """What calibrated thresholds do to questions about documents they were not calibrated on.
+    """Evaluate calibration by leave-one-document-out cross-validation.
 
     Args:
-        answerable: the confidences, by the document that is asked about; at least two documents.
+        answerable: confidences by the document that the question is about; at least two documents.
         unanswerable: likewise.
 
     Returns:
-        the mean threshold, and what was kept and refused of all questions, each group judged by
-        the threshold of the others.
+        The mean threshold, and the rates over all questions, each judged by the threshold that was
+        calibrated on the other documents.
     """
-    thresholds, kept, refused = [], [], []
+    thresholds, accepted, rejected = [], [], []
     for held_out in answerable:
         others = [v for name, values in answerable.items() if name != held_out for v in values]
         threshold = calibrate(others)
         thresholds.append(threshold)
-        kept += [value >= threshold for value in answerable[held_out]]
-        refused += [value < threshold for value in unanswerable.get(held_out, ())]
+        accepted += [value >= threshold for value in answerable[held_out]]
+        rejected += [value < threshold for value in unanswerable.get(held_out, ())]
     return ThresholdPoint(
-        sum(thresholds) / len(thresholds), sum(kept) / len(kept), sum(refused) / len(refused)
+        sum(thresholds) / len(thresholds),
+        sum(accepted) / len(accepted),
+        sum(rejected) / len(rejected),
     )

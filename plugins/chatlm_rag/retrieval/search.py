@@ -1,10 +1,9 @@
-"""Hybrid search, fusion, duplicates, reranking.
+"""Hybrid search: dense and lexical retrieval, score fusion, deduplication and reranking.
 
-Each score is divided by the best of its kind, then both are added: the "TM2C2" of Bruch, Gai and
-Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023). Reciprocal rank fusion, which
-forgets how sure each side is, found less on both collections of `benchmarks.retrieval`.
-
-It is slow, and used only when the person names one in the settings. It knows no index.
+The fused score is a weighted sum of both scores, each divided by the best of its kind: "TM2C2" of
+Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval" (2023). Reciprocal
+rank fusion, which discards how far scores are apart, did worse on both collections of
+`benchmarks.retrieval`. Reranking is slow, and used only if the settings name a cross-encoder.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, cast
 
 from chatlm import ChatlmError, UsageError, load_plugin_settings
+from chatlm_rag.documents.document import replace_surrogates
 from chatlm_rag.index import bm25, embedding, manifest, vectors
 from chatlm_rag.index.chunks import ChunkReader
-from chatlm_rag.index.embedding import Embedder, load_quietly, replace_surrogates
+from chatlm_rag.index.embedding import Embedder, load_quietly
 from chatlm_rag.index.folder import IndexFolder, find_index, wrap_read_errors
 from chatlm_rag.index.manifest import Manifest
 from chatlm_rag.retrieval import relevance
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 
 CANDIDATE_DEPTH = 200
-"""How many of the best by each kind are candidates. A piece that is so far down in both is never
-among the first ten of the fused ranking."""
+"""Candidates from each ranking. A chunk below that in both is never among the ten best of the fused
+ranking."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a query may find: arrays of the same length, by falling fused score."""
+    """The candidates of a query: arrays of equal length, in descending order of the fused score."""
 
     ids: NDArray[np.int64]
     fused: NDArray[np.float32]
@@ -50,15 +50,16 @@ class Candidates:
 
 
 class Index:
-    """An index open for reading; safe to use in several threads.
+    """An index open for searching; thread-safe.
 
-    It stays as it is when another process brings the index up to date.
+    It keeps the version it was opened with when another process updates the index.
 
     Args:
-        chunks: of the index.
-        vector_index: its vectors.
-        bm25_index: its words.
-        embedder: what the vectors were made with.
+        name: of the index.
+        chunks: its chunks.
+        vector_index: for dense retrieval.
+        bm25_index: for lexical retrieval.
+        embedder: the model that computed the vectors.
     """
 
     def __init__(
@@ -80,50 +81,53 @@ class Index:
         """Open an index; its embedder is loaded by the first search.
 
         Raises:
-            UsageError: it is not finished.
-            ChatlmError: it is damaged, or its embedder is not here or is another one now.
+            UsageError: its first build is not complete.
+            ChatlmError: it is damaged, or its embedder is missing or has other weights.
         """
 
-        def opener(at: Path) -> Index:
-            made = manifest.read(at)
+        def opener(folder: Path) -> Index:
+            index_manifest = manifest.read(folder)
             embedder = _shared_embedder(
-                embedding.find_index_embedder(index_folder.name, made.embedder).folder
+                embedding.find_index_embedder(index_folder.name, index_manifest.embedder).folder
             )
-            pieces, nearest, words = ChunkReader(at), vectors.load(at), bm25.load(at)
-            if {len(pieces), len(nearest), len(words)} != {made.chunk_count}:
-                raise ValueError("its files have not the same number of passages")
-            return cls(index_folder.name, pieces, nearest, words, embedder)
+            chunks = ChunkReader(folder)
+            vector_index, bm25_index = vectors.load(folder), bm25.load(folder)
+            if {len(chunks), len(vector_index), len(bm25_index)} != {index_manifest.chunk_count}:
+                raise ValueError("its files differ in their number of passages")
+            return cls(index_folder.name, chunks, vector_index, bm25_index, embedder)
 
         with wrap_read_errors(index_folder.name):
             return index_folder.open(opener)
 
     def search(self, query: str, k: int = 8, reranker: Reranker | None = None) -> list[SearchHit]:
-        """The pieces that fit a query best, best first; of pieces that say the same, the best.
+        """Return the chunks that match a query best, best first, without near-duplicates.
 
         Args:
-            query: a question, or some words.
-            k: at most so many.
-            reranker: puts the first in a better order; None leaves them as they are.
+            query: a question or keywords.
+            k: maximum number of hits.
+            reranker: reorders the best hits; None keeps the fused order.
 
         Raises:
             ChatlmError: the embedder or the reranker cannot be loaded.
         """
-        found = self._hits(self.candidates(query))
+        hits = self._hits(self.candidates(query))
         if reranker:
-            found = _rerank(query, list(islice(found, MAX_RERANKED)), reranker)
-        return _merge_duplicates(found, k)
+            hits = _rerank(query, list(islice(hits, MAX_RERANKED)), reranker)
+        return _merge_duplicates(hits, k)
 
     def confidence(self, query: str, hits: Sequence[SearchHit]) -> float:
-        """How sure it is that what a search found has to do with the query, about 0 to 1.
+        """Return the confidence that search hits are relevant to the query, about 0 to 1.
 
-        Below `abstaining.THRESHOLD` nothing relevant was found.
+        Below `relevance.THRESHOLD`, nothing relevant was found.
         """
         with wrap_read_errors(self.name):
             return relevance.confidence(query, hits, self._bm25_index.idf)
 
     def answer_scores(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
-        """How well each text answers a query, about 0 to 1: the mean of its cosine with the query
-        and of how much of the query's words stands in it, rare ones counting more.
+        """Score how well each text answers a query, about 0 to 1.
+
+        The score is the mean of the cosine with the query and the share of the query's words that
+        the text contains, weighted by their IDF.
 
         Raises:
             ChatlmError: the embedder cannot be loaded.
@@ -132,65 +136,73 @@ class Index:
 
         cosines = self.embedder.embed(texts) @ self.embedder.embed_query(query)
         with wrap_read_errors(self.name):
-            asked = {stem: self._bm25_index.idf(stem) for stem in bm25.stems(query)}
-        there = (set(bm25.stems(text)) for text in texts)
-        covered = np.array([sum(asked[stem] for stem in asked.keys() & each) for each in there])
-        fits = (cosines + covered / (sum(asked.values()) or 1)) / 2
-        return fits.astype(np.float32)
+            weights = {stem: self._bm25_index.idf(stem) for stem in bm25.stems(query)}
+        text_stems = (set(bm25.stems(text)) for text in texts)
+        covered = np.array([sum(weights[s] for s in weights.keys() & each) for each in text_stems])
+        scores = (cosines + covered / (sum(weights.values()) or 1)) / 2
+        return scores.astype(np.float32)
 
     def candidates(self, query: str, depth: int = CANDIDATE_DEPTH) -> Candidates:
-        """The best by each kind, with the scores of both kinds; see `search`."""
+        """Return the union of the best chunks of both rankings, with both scores of each.
+
+        Args:
+            query: a question or keywords.
+            depth: number of chunks from each ranking.
+
+        Raises:
+            ChatlmError: the embedder cannot be loaded.
+        """
         import numpy as np
 
         vector = self.embedder.embed_query(query)
         with wrap_read_errors(self.name):
-            near, _ = self._vector_index.search(vector, depth)
+            dense_ids, _ = self._vector_index.search(vector, depth)
             scores = self._bm25_index.scores(query)
             depth = min(depth, len(scores))
-            worded = np.argpartition(-scores, depth - 1)[:depth]
-            ids = np.union1d(near, worded[scores[worded] > 0])
-            dense, by_words = self._vector_index.cosines(vector, ids), scores[ids]
-        fused = fuse(dense, by_words)
+            lexical_ids = np.argpartition(-scores, depth - 1)[:depth]
+            ids = np.union1d(dense_ids, lexical_ids[scores[lexical_ids] > 0])
+            dense, lexical = self._vector_index.cosines(vector, ids), scores[ids]
+        fused = fuse(dense, lexical)
         order = np.argsort(-fused, kind="stable")
-        return Candidates(ids[order], fused[order], dense[order], by_words[order])
+        return Candidates(ids[order], fused[order], dense[order], lexical[order])
 
     def _hits(self, candidates: Candidates) -> Iterator[SearchHit]:
-        """The candidates in their order; a piece is read when it is reached."""
-        dense, by_words = _ranks(candidates.dense), _ranks(candidates.lexical)
-        for place, number in enumerate(candidates.ids):
+        """Yield the candidates in order, reading each chunk only when it is reached."""
+        dense_ranks, lexical_ranks = _ranks(candidates.dense), _ranks(candidates.lexical)
+        for at, chunk_id in enumerate(candidates.ids):
             yield SearchHit(
-                chunk=self.chunks[int(number)],
-                score=float(candidates.fused[place]),
-                dense=RankedScore(float(candidates.dense[place]), int(dense[place])),
-                lexical=RankedScore(float(candidates.lexical[place]), int(by_words[place])),
+                chunk=self.chunks[int(chunk_id)],
+                score=float(candidates.fused[at]),
+                dense=RankedScore(float(candidates.dense[at]), int(dense_ranks[at])),
+                lexical=RankedScore(float(candidates.lexical[at]), int(lexical_ranks[at])),
             )
 
 
 def _merge_duplicates(hits: Iterable[SearchHit], k: int) -> list[SearchHit]:
-    """The first k that say something new, each with the others that say the same."""
-    kept: list[tuple[Shingles, SearchHit]] = []
-    for each in hits:
-        wording = Shingles(each.chunk.text)
-        for place, (other, first) in enumerate(kept):
-            if other.is_near_duplicate(wording):
-                kept[place] = (other, replace(first, duplicates=(*first.duplicates, each.chunk)))
+    """Return the first k distinct hits, each with its near-duplicates."""
+    distinct: list[tuple[Shingles, SearchHit]] = []
+    for hit in hits:
+        shingles = Shingles(hit.chunk.text)
+        for at, (other, first) in enumerate(distinct):
+            if other.is_near_duplicate(shingles):
+                distinct[at] = (other, replace(first, duplicates=(*first.duplicates, hit.chunk)))
                 break
         else:
-            if len(kept) == k:
+            if len(distinct) == k:
                 break
-            kept.append((wording, each))
-    return [each for _, each in kept]
+            distinct.append((shingles, hit))
+    return [hit for _, hit in distinct]
 
 
 def _rerank(query: str, hits: list[SearchHit], reranker: Reranker) -> Iterator[SearchHit]:
-    scores = reranker.scores(query, [each.chunk.indexed_text for each in hits])
-    for place in (-scores).argsort(kind="stable"):
-        yield replace(hits[place], rerank_score=float(scores[place]))
+    scores = reranker.scores(query, [hit.chunk.indexed_text for hit in hits])
+    for at in (-scores).argsort(kind="stable"):
+        yield replace(hits[int(at)], rerank_score=float(scores[at]))
 
 
 @cache
 def _shared_embedder(folder: Path) -> Embedder:
-    """One for all indices that are made with it: it is large."""
+    """Return one embedder for all indices that use it, since it is large."""
     return Embedder(folder)
 
 
@@ -203,44 +215,48 @@ def _ranks(scores: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 DENSE_WEIGHT = 0.8
-"""How much of a fused score is the vectors'; the rest is the words'. It is large since cosines of
-good and bad pieces are nearer to each other than BM25 scores; 0.7 to 0.9 are about as good."""
+"""Weight of the cosine in a fused score; BM25 has the rest. It is large because cosines of good and
+bad chunks lie closer together than BM25 scores do. Values from 0.7 to 0.9 are about equally
+good."""
 
 
 def fuse(dense: NDArray[np.float32], lexical: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The fused score of each candidate, 0 to 1; 1 for one that is the best of both kinds.
+    """Return the fused score of each candidate, 0 to 1; 1 for the best of both rankings.
 
     Args:
-        dense: cosines with the query, -1 to 1. The best candidate of all has to be among them.
-        lexical: BM25 scores of the same candidates, 0 or more; the best of all among them too.
+        dense: cosines with the query, -1 to 1. They must include the best of the index.
+        lexical: BM25 scores of the same candidates, 0 or more, including the best of the index.
     """
     if not len(dense):
         return dense
-    by_vector = (dense + 1) / max(float(dense.max()) + 1, 1e-6)
-    by_words = lexical / max(float(lexical.max()), 1e-6)
-    return cast("NDArray[np.float32]", DENSE_WEIGHT * by_vector + (1 - DENSE_WEIGHT) * by_words)
+    scaled_dense = (dense + 1) / max(float(dense.max()) + 1, 1e-6)
+    scaled_lexical = lexical / max(float(lexical.max()), 1e-6)
+    return cast(
+        "NDArray[np.float32]",
+        DENSE_WEIGHT * scaled_dense + (1 - DENSE_WEIGHT) * scaled_lexical,
+    )
 
 
 DUPLICATE_OVERLAP = 0.9
-"""Two texts say the same when they share this part of all their runs of words."""
+"""Jaccard similarity of shingles from which two texts are near-duplicates."""
 
 
 _SHINGLE_WORDS = 3
 
 
 class Shingles:
-    """The words of a text, to be compared with others."""
+    """The word shingles of a text, for finding near-duplicates."""
 
     def __init__(self, text: str) -> None:
         words = text.casefold().split()
         self._numbers = {word for word in words if any(map(str.isdigit, word))}
         self._shingles = {
-            tuple(words[begin : begin + _SHINGLE_WORDS])
-            for begin in range(max(len(words) - _SHINGLE_WORDS + 1, 1))
+            tuple(words[start : start + _SHINGLE_WORDS])
+            for start in range(max(len(words) - _SHINGLE_WORDS + 1, 1))
         }
 
     def is_near_duplicate(self, other: Shingles) -> bool:
-        """Whether both have nearly the same words, and the same numbers."""
+        """Return whether both texts have the same numbers and nearly the same words."""
         if self._numbers != other._numbers:
             return False
         return len(self._shingles & other._shingles) >= DUPLICATE_OVERLAP * len(
@@ -249,14 +265,14 @@ class Shingles:
 
 
 MAX_RERANKED = 50
-"""How many of the best are put in order."""
+"""Hits that the cross-encoder scores."""
 
 
 class Reranker:
-    """A cross-encoder, loaded when it is first needed; safe to use in several threads.
+    """A cross-encoder, loaded on first use; thread-safe.
 
     Args:
-        folder: of a sentence-transformers cross-encoder with one score, its weights as safetensors.
+        folder: a sentence-transformers cross-encoder with one output and safetensors weights.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -265,10 +281,10 @@ class Reranker:
         self._loaded: CrossEncoder | None = None
 
     def scores(self, query: str, texts: Sequence[str]) -> NDArray[np.float32]:
-        """How well each text answers the query; only the order says something.
+        """Score how well each text answers the query; only the order is meaningful.
 
         Raises:
-            UsageError: it cannot be loaded, or has several scores.
+            ChatlmError: the model cannot be loaded, or has several outputs.
         """
         with self._lock:
             if self._loaded is None:
@@ -279,7 +295,7 @@ class Reranker:
 
 
 def configured_reranker() -> Reranker | None:
-    """The one that the person's settings name, if they do."""
+    """Return the reranker from the settings; None if there is none."""
     folder = load_plugin_settings("rag", Settings).reranker
     return _shared_reranker(folder) if folder else None
 
@@ -290,9 +306,9 @@ def _shared_reranker(folder: Path) -> Reranker:
 
 
 def _load_cross_encoder(folder: Path) -> CrossEncoder:
-    hint = "The setting reranker of the plugin rag names its folder; without it none is used."
+    hint = "plugins.rag.reranker is the folder of the cross-encoder; unset it to use none."
     if not (folder / "config.json").is_file():
-        raise UsageError(f"{folder} holds no cross-encoder.", hint=hint)
+        raise UsageError(f"{folder} does not contain a cross-encoder.", hint=hint)
     with load_quietly(f"The cross-encoder in {folder} cannot be loaded", hint):
         from sentence_transformers import CrossEncoder
 
@@ -303,7 +319,7 @@ def _load_cross_encoder(folder: Path) -> CrossEncoder:
             model_kwargs={"use_safetensors": True},
         )
     if model.num_labels != 1:
-        raise UsageError(f"{folder} gives {model.num_labels} scores, not one.", hint=hint)
+        raise UsageError(f"{folder} returns {model.num_labels} scores, not one.", hint=hint)
     return model
 
 
@@ -312,11 +328,11 @@ log = logging.getLogger("chatlm.plugins.rag")
 
 @dataclass(frozen=True, eq=False)
 class OpenIndex:
-    """An index with what is said of its files."""
+    """An open index with its manifest."""
 
     index_folder: IndexFolder
     version_folder: Path | None
-    """The one that counted when it was opened."""
+    """The current version when the index was opened."""
     index: Index
     manifest: Manifest
 
@@ -328,32 +344,32 @@ _open_lock = Lock()
 
 
 def get_open_index(name: str) -> OpenIndex:
-    """The index of a name.
+    """Return the current version of an index, which stays open for later calls.
 
     Raises:
-        ChatlmError: there is none, or it cannot be opened; see `Index.open`.
+        ChatlmError: there is no such index, or it cannot be opened; see `Index.open`.
     """
-    place = find_index(name)
+    folder = find_index(name)
     with _open_lock:
-        while name not in _open_indices or _open_indices[name].version_folder != place.current():
-            folder = place.current()
+        while name not in _open_indices or _open_indices[name].version_folder != folder.current():
+            version = folder.current()
             _open_indices[name] = OpenIndex(
-                place, folder, Index.open(place), place.open(manifest.read)
+                folder, version, Index.open(folder), folder.open(manifest.read)
             )
         return _open_indices[name]
 
 
 def preload(name: str) -> None:
-    """Open an index and load its embedder, so that the next question need not wait.
+    """Open an index and load its embedder, so that the next search starts at once.
 
     Raises:
-        ChatlmError: see `opened`, or the embedder cannot be loaded.
+        ChatlmError: the index cannot be opened, or the embedder cannot be loaded.
     """
     get_open_index(name).index.search("", 1)
 
 
 def preload_in_background(name: str) -> None:
-    """Do that in a thread; what is wrong with the index the first question will say."""
+    """Preload an index in a thread; an error is reported by the first search instead."""
     Thread(target=_try_preload, args=(name,), name="chatlm-rag-warm", daemon=True).start()
 
 

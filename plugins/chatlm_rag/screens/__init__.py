@@ -1,4 +1,4 @@
-"""What the plugin draws; the only part of it that imports Textual."""
+"""Widgets and screens of the plugin; the only modules of it that import Textual."""
 
 MUTED_STYLE = "$foreground 60%"
-"""The colour of what is said beside the main thing."""
+"""Style of secondary text."""

@@ -1,4 +1,4 @@
-"""List of indices; text card."""
+"""The index picker, and a card that shows a longer text."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from chatlm_rag.screens import MUTED_STYLE
 from chatlm_rag.settings import index_from_plugin_data
 
 OFF_ID = ""
-"""The id of the row that ends the use of an index."""
+"""Id of the row that turns the index off."""
 
 
-BUILD_HELP = " makes an index of a file or folder, or brings it up to date."
+BUILD_HELP = " builds or updates an index of a file or folder."
 
 
 NAME_WIDTH = 22
-"""Width of the names, in cells."""
+"""Width of the name column in cells."""
 
 
 class RagPicker(PluginCard):
-    """Enter lets the chat be about the marked index.
+    """The list of indices; Enter uses the highlighted one in the chat.
 
     Args:
         ui: the chat's screen.
@@ -55,9 +55,9 @@ class RagPicker(PluginCard):
         self._selected_index = index_from_plugin_data(ui.state)
 
     def body(self) -> Iterable[Widget]:
-        """How it works, the list, how to make one."""
+        """Build the explanation, the list, and the hint on how to build an index."""
         yield Static(
-            "With an index on, each message is answered from the passages that fit it best.",
+            "The model answers each message from the passages of the index that match it best.",
             classes="how",
         )
         yield OptionList(*self._options(), markup=False)
@@ -67,7 +67,7 @@ class RagPicker(PluginCard):
         )
 
     def on_mount(self) -> None:
-        """Mark the one in use."""
+        """Highlight the index in use."""
         rows = self.query_one(OptionList)
         ids = [option.id for option in rows.options]
         rows.highlighted = (
@@ -103,7 +103,7 @@ class RagPicker(PluginCard):
 
     def _options(self) -> Iterable[Option]:
         if self._selected_index:
-            off = f"No index: the model answers alone, without {one_line(self._selected_index, 30)}"
+            off = f"No index: turn off {one_line(self._selected_index, 30)}"
             yield Option(Content.styled(off, MUTED_STYLE), id=OFF_ID)
         for index in folder.all_indices():
             yield Option(self._row(index), id=index.name)
@@ -111,24 +111,26 @@ class RagPicker(PluginCard):
     def _row(self, index: IndexFolder) -> Content:
         in_use = index.name == self._selected_index
         try:
-            found = formatting.read_manifest(index)
+            manifest = formatting.read_manifest(index)
             size = human_bytes(formatting.disk_usage(index))
-            made = (
-                formatting.summarize_index(index, found) if found else "not finished; Enter goes on"
+            summary = (
+                formatting.summarize_index(index, manifest)
+                if manifest
+                else "not finished; Enter continues the build"
             )
-            about = (f"{made}, {size}", MUTED_STYLE)
+            details = (f"{summary}, {size}", MUTED_STYLE)
         except ChatlmError as error:
-            about = (one_line(error.message, 200), "$text-error")
+            details = (one_line(error.message, 200), "$text-error")
         mark = "in use · " if in_use else ""
         name = set_cell_size(index.name, NAME_WIDTH)
-        return Content.assemble((name, "bold" if in_use else ""), (mark, MUTED_STYLE), about)
+        return Content.assemble((name, "bold" if in_use else ""), (mark, MUTED_STYLE), details)
 
 
 class RagSheet(PluginCard):
-    """The arrows scroll.
+    """A card with a scrollable text.
 
     Args:
-        text: plain lines.
+        text: plain text; control characters are escaped.
     """
 
     DEFAULT_CSS = """
@@ -145,6 +147,6 @@ class RagSheet(PluginCard):
         self._text = text
 
     def body(self) -> Iterable[Widget]:
-        """One scrolling text."""
+        """Build the scrollable text."""
         with VerticalScroll():
             yield Static(Content(escape_controls(self._text)))

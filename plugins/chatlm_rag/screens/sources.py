@@ -1,4 +1,4 @@
-"""Panel of passages; open in an editor."""
+"""The sources panel: passages of the selected turn, which open in an editor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from chatlm_rag.settings import index_from_plugin_data
 
 
 class RagSources(Vertical):
-    """The marked passage is shown in full; Enter opens its file.
+    """The passages of the selected turn. The highlighted one is expanded; Enter opens its file.
 
     Args:
         ui: the chat's screen.
@@ -70,37 +70,38 @@ class RagSources(Vertical):
         self._question = ""
         self._passage_outcomes: Mapping[int, str] = {}
         self._expanded_row = -1
-        """Which passage is shown in full, from 0."""
+        """Index of the expanded passage, from 0; -1 for none."""
         self._pending_jump: int | None = None
 
     def compose(self) -> ComposeResult:
-        """What this is about, the passages, the keys."""
+        """Build the header, the list of passages and the key hints."""
         yield Static(classes="head")
         yield OptionList(markup=False)
         yield Static(
-            Content.assemble(("↑↓", "bold $text"), " choose · ", ("Enter", "bold $text"), " opens"),
+            Content.assemble(("↑↓", "bold $text"), " select · ", ("Enter", "bold $text"), " open"),
             classes="keys",
         )
 
     def on_mount(self) -> None:
-        """Be found by `/source`."""
+        """Register the panel for `/source`."""
         self._pending_jump = actions.attach_panel(self)
 
     def on_unmount(self) -> None:
-        """Be found no more."""
+        """Unregister the panel."""
         actions.detach_panel(self)
 
     def request_jump(self, number: int) -> None:
-        """Go to a passage; may be called in any thread."""
+        """Show a passage, counted from 1; callable from any thread."""
         self.call_later(self._jump_to, number)
 
     def show(self, ui: Ui) -> None:
-        """Show what was found for the turn that is selected now."""
+        """Show the passages of the selected turn."""
         turn = ui.turn
-        question, fates = (turn.display_text, passage_outcomes(turn)) if turn else ("", {})
-        shown = (list(ui.passages), question, fates)
-        marked = self._expanded_row if shown[:2] == (self._passages, self._question) else 0
-        self._passages, self._question, self._passage_outcomes = shown
+        question, outcomes = (turn.display_text, passage_outcomes(turn)) if turn else ("", {})
+        passages = list(ui.passages)
+        is_same_turn = (passages, question) == (self._passages, self._question)
+        highlighted = self._expanded_row if is_same_turn else 0
+        self._passages, self._question, self._passage_outcomes = passages, question, outcomes
         empty = not self._passages
         rows = self.query_one(OptionList)
         rows.set_class(empty, "-empty")
@@ -110,7 +111,7 @@ class RagSources(Vertical):
         rows.set_options(
             [Option(self._row(at, full=False), id=str(at)) for at in range(len(self._passages))]
         )
-        rows.highlighted = None if empty else marked
+        rows.highlighted = None if empty else highlighted
         if self._pending_jump is not None:
             self._jump_to(self._pending_jump)
             self._pending_jump = None
@@ -137,14 +138,14 @@ class RagSources(Vertical):
         origin = origin_of(self._passages[event.option_index])
         try:
             if not origin.path:
-                raise UsageError("It is not known in which file this stands.")
+                raise UsageError("The file of this passage is unknown.")
             argv = editor_command(origin.path, origin.line)
             with self.app.suspend():
                 subprocess.run(argv, check=False)
         except SuspendNotSupported:
-            self._ui.notify("An editor cannot be opened from here.", warning=True)
+            self._ui.notify("This terminal cannot open an editor.", warning=True)
         except OSError as error:
-            self._ui.notify(f"The editor cannot be run: {error.strerror}.", warning=True)
+            self._ui.notify(f"The editor cannot be started: {error.strerror}.", warning=True)
         except ChatlmError as error:
             self._ui.notify(str(error), warning=True)
 
@@ -152,22 +153,22 @@ class RagSources(Vertical):
         name = one_line(origin_of(self._passages[0]).index, 40)
         count = len(self._passages)
         passages = "1 passage" if count == 1 else f"{count} passages"
-        return Content(f"{passages} of {name} for" if name else f"{passages} for").append(
+        return Content(f"{passages} from {name} for" if name else f"{passages} for").append(
             f" “{one_line(self._question, 60)}”"
         )
 
     def _empty_text(self) -> Content:
         name = index_from_plugin_data(self._ui.state)
         if name and self._question:
-            return Content(f"Nothing of {one_line(name, 64)} was read for this message.")
+            return Content(f"No passages from {one_line(name, 64)} were used for this message.")
         if name:
-            return Content(f"This chat asks {one_line(name, 64)}. Send a question.")
+            return Content(f"This chat uses the index {one_line(name, 64)}. Send a question.")
         names = ", ".join(index.name for index in folder.all_indices())
-        there = f"\n\nThere are: {one_line(names, 300)}. /rag NAME asks one." if names else ""
-        return Content(f"This chat asks no index.{there}\n\n{HOW_TO_BUILD}")
+        indices = f"\n\nIndices: {one_line(names, 300)}. /rag NAME uses one." if names else ""
+        return Content(f"This chat uses no index.{indices}\n\n{HOW_TO_BUILD}")
 
     def _row(self, at: int, *, full: bool) -> Content:
-        """A passage: where it stands, how it did, and its words, of which many only if `full`."""
+        """Build the row of a passage: source, score, outcome, and the text or its first line."""
         passage = self._passages[at]
         origin = origin_of(passage)
         source, place = one_line(origin.source, 60), one_line(origin.place, 120)
@@ -177,8 +178,8 @@ class RagSources(Vertical):
             (f"  {passage.score:.2f}", MUTED_STYLE),
         )
         blocks = [head]
-        if fate := self._passage_outcomes.get(at + 1):
-            blocks.append(Content.styled(one_line(fate, 40), MUTED_STYLE))
+        if outcome := self._passage_outcomes.get(at + 1):
+            blocks.append(Content.styled(one_line(outcome, 40), MUTED_STYLE))
         if place:
             blocks.append(Content.styled(place, "$text-primary"))
         blocks.append(
@@ -187,37 +188,26 @@ class RagSources(Vertical):
         return Content("\n").join([*blocks, Content()])
 
     def _highlight_terms(self, text: str) -> Content:
-        """The passage, with the words of the question marked."""
+        """Highlight the words of the question in a passage."""
         content = Content(escape_controls(text))
-        for begin, end in bm25.matching_spans(escape_controls(text), self._question):
-            content = content.stylize("bold underline", begin, end)
+        for start, end in bm25.matching_spans(escape_controls(text), self._question):
+            content = content.stylize("bold underline", start, end)
         return content
 
 
 _PLUS_LINE_EDITORS = {
-    "vi",
-    "vim",
-    "nvim",
-    "view",
-    "nano",
-    "pico",
-    "emacs",
-    "emacsclient",
-    "kak",
-    "micro",
-}
-
-
-_PLUS_LINE_EDITORS |= {"joe", "jed", "mg", "ne", "gedit", "sensible-editor"}
-"""`+LINE FILE`"""
+    "vi", "vim", "nvim", "view", "nano", "pico", "emacs", "emacsclient", "kak", "micro", "joe",
+    "jed", "mg", "ne", "gedit", "sensible-editor",
+}  # fmt: skip
+"""Editors that take `+LINE FILE`."""
 
 
 _COLON_LINE_EDITORS = {"hx", "helix", "subl", "zed"}
-"""`FILE:LINE`"""
+"""Editors that take `FILE:LINE`."""
 
 
 _GOTO_EDITORS = {"code", "codium", "cursor"}
-"""`--goto FILE:LINE`"""
+"""Editors that take `--goto FILE:LINE`."""
 
 
 _FALLBACK_EDITORS = ("sensible-editor", "nano", "vim", "vi")
@@ -227,20 +217,22 @@ _BINARY_SUFFIXES = {".pdf", ".docx"}
 
 
 def editor_command(path: str, line: int) -> list[str]:
-    """What opens a file in `$VISUAL`, `$EDITOR`, or else in an editor that is here.
+    """Return the command that opens a file in `$VISUAL`, `$EDITOR` or an installed editor.
 
     Args:
-        path: of the file.
-        line: from 1; 0 for none.
+        path: the file.
+        line: line to go to, from 1; 0 for none.
 
     Raises:
-        UsageError: the file is gone or no text, or there is no editor.
+        UsageError: the file does not exist or is not text, or there is no editor.
     """
     file = Path(path).absolute()
     if not file.is_file():
-        raise UsageError(f"{file} is not there.", hint="The passage is what was read of it.")
+        raise UsageError(
+            f"{file} does not exist.", hint="The passage shows what was read when it was indexed."
+        )
     if file.suffix.lower() in _BINARY_SUFFIXES:
-        raise UsageError(f"{file} is no text file.", hint="Open it in a program that shows it.")
+        raise UsageError(f"{file} is not a text file.", hint="Open it in another program.")
     editor = _editor()
     name = Path(editor[0]).stem
     if not line:
@@ -265,4 +257,4 @@ def _editor() -> list[str]:
     for name in _FALLBACK_EDITORS:
         if shutil.which(name):
             return [name]
-    raise UsageError("There is no editor.", hint="Set $EDITOR, for example to nano.")
+    raise UsageError("No editor was found.", hint="Set $EDITOR, for example to nano.")

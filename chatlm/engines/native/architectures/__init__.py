@@ -1,1 +1,1 @@
-"""Model_type -> family."""
+"""Model families: each reads its config.json and describes its block as a `ModelConfig`."""

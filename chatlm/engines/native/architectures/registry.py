@@ -1,0 +1,37 @@
+"""Find the model family of a config.json and read the model's config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from chatlm.engines.model import Unsupported
+from chatlm.engines.native.architectures import granite, llama, mistral, qwen
+from chatlm.engines.native.model_config import ModelConfig
+
+FAMILIES: Mapping[str, Callable[[Mapping[str, Any]], ModelConfig]] = {
+    "granite": granite.read_config,
+    "llama": llama.read_config,
+    "mistral": mistral.read_config,
+    "qwen2": qwen.read_qwen2_config,
+    "qwen3": qwen.read_qwen3_config,
+}
+"""By `model_type`: what reads a config.json of the family."""
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read the config of the model in a folder.
+
+    Raises:
+        Unsupported: no family reads it, or it is a variant that no native decoder runs.
+    """
+    try:
+        values = json.loads((folder / "config.json").read_bytes())
+        model_type = values["model_type"]
+        if model_type not in FAMILIES:
+            raise Unsupported(f"there is no native decoder for the architecture {model_type}")
+        return FAMILIES[model_type](values)
+    except (OSError, ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError) as error:
+        raise Unsupported(f"config.json: {type(error).__name__}: {error}") from error
