@@ -27,6 +27,7 @@ from chatlm.hub.model_folder import (
 )
 from chatlm.hub.names import FolderTarget, ModelTarget, installed_manifests, resolve_name
 from chatlm.hub.staging import delete_partial_download, discard_folder, lock_model
+from chatlm.types.engine import ModelListing
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,27 @@ class ModelDetails:
     """Number of parameters."""
     dtypes: tuple[str, ...]
     """Number formats of the weights, most frequent first."""
+    abilities: tuple[str, ...] = ()
+    """See `ModelListing.abilities`."""
+
+    @classmethod
+    def from_listing(cls, listing: ModelListing) -> ModelDetails:
+        """Return the details of a model that a plugin's engine can open."""
+        return cls(
+            name=listing.name,
+            kind="chat",
+            description=listing.description,
+            licence="",
+            context_length=listing.context_length,
+            installed=True,
+            folder=None,
+            bytes=0,
+            source=listing.name.partition(":")[0],
+            pulled_at=None,
+            parameters=None,
+            dtypes=(),
+            abilities=listing.abilities,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values."""
@@ -76,6 +98,7 @@ class ModelDetails:
             "pulled_at": self.pulled_at,
             "parameters": self.parameters,
             "dtypes": list(self.dtypes),
+            "abilities": list(self.abilities),
         }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from textual.message import Message
 from textual.reactive import reactive
 
+from chatlm.chat.attachments import AttachmentReader
 from chatlm.errors import StoreError, UsageError
 from chatlm.store import export
 from chatlm.store.store import Store
@@ -48,6 +49,7 @@ class StoredChat(ChatView):
             history=self._sent_messages,
             count_tokens=services.engine.count_tokens,
             completers=argument_completers(lambda: self.app.available_themes),
+            read_file=AttachmentReader(services.plugins),
         )
         super().__init__(services.clock, composer)
         self._services = services
