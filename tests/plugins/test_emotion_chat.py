@@ -30,6 +30,7 @@ from chatlm.chat.session import ChatSession
 from chatlm.config.config import Config
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_kit.training import ProgressListener
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm_emotion import actions, classifier, examples, train_pipeline
