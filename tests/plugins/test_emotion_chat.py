@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chatlm_emotion.watching import ProgressListener
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chatlm_lora.terminal import describe_progress, render_progress
-from chatlm_lora.watching import TrainingProgress, braille_curve
 from click.testing import CliRunner, Result
 
 from chatlm import ModelLocation, UsageError
