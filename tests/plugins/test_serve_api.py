@@ -203,7 +203,7 @@ class Breaking(Echo):
     ("error", "said"),
     [
         (EngineError("The memory is full"), "memory is full"),
-        (ZeroDivisionError("secret"), "failed"),
+        (ZeroDivisionError("secret"), "Internal server error"),
     ],
 )
 def test_an_engine_that_fails_is_told(error: Exception, said: str) -> None:

@@ -201,7 +201,7 @@ async def test_what_is_filled_in_is_kept_with_the_chat(prompts: Path) -> None:
 async def test_back_from_the_form_is_the_list(prompts: Path) -> None:
     ui = remembering()
     async with CardApp(TemplateForm(ui, load_template("assistant"))).run_test() as pilot:
-        assert "asks for nothing" in everything_visible(pilot)
+        assert "has no variables" in everything_visible(pilot)
         await pilot.press("escape")
         await pilot.pause()
     assert ui.called("open_screen") == [{"name": "templates", "argument": "assistant"}]
