@@ -9,6 +9,7 @@ from typing import Any
 
 from chatlm.types.messages import (
     Annotation,
+    Conversation,
     Message,
     Passage,
     Reply,
@@ -183,6 +184,8 @@ class TurnFinished:
     """The turn is complete and stored."""
 
     turn: Turn
+    conversation: Conversation | None = None
+    """The chat with this turn, so that nobody needs to load it again."""
 
 
 SessionEvent = (

@@ -523,31 +523,49 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Conversation:
-    """A system prompt and its turns."""
+class ConversationHeader:
+    """All of a chat but its turns."""
 
     id: int
     title: str = ""
     system: str = ""
-    turns: tuple[Turn, ...] = ()
     created: datetime = field(default_factory=utc_now)
     updated: datetime = field(default_factory=utc_now)
     sampling: Sampling = field(default_factory=Sampling)
-    """What the person set for this chat."""
+    """The user's settings for this chat."""
     pinned: bool = False
-    """Listed first."""
+    """Whether it is listed first."""
     forked_from: int | None = None
-    """The chat this one began as a copy of, while that exists."""
+    """The chat it was copied from; None once that is deleted."""
     plugin_data: PluginData = field(default_factory=dict)
-    """What plugins keep with the chat."""
+    """What plugins store with the chat."""
     disabled_plugins: frozenset[str] = frozenset()
-    """Plugins that the person switched off in this chat."""
+    """Plugins that the user disabled in this chat."""
+
+
+@dataclass(frozen=True)
+class Conversation(ConversationHeader):
+    """A chat with its turns."""
+
+    turns: tuple[Turn, ...] = ()
+
+    def with_header(self, header: ConversationHeader) -> Conversation:
+        """Return these turns under another header."""
+        fields = {f.name: getattr(header, f.name) for f in dataclasses.fields(ConversationHeader)}
+        return dataclasses.replace(self, **fields)
+
+    def with_turn(self, turn: Turn) -> Conversation:
+        """Return the chat with this turn in place of the one with its id, else appended."""
+        turns = tuple(turn if other.id == turn.id else other for other in self.turns)
+        if turn not in turns:
+            turns += (turn,)
+        return dataclasses.replace(self, turns=turns)
 
     def messages(self, before: int | None = None) -> tuple[Message, ...]:
-        """The conversation as the model reads it: system prompt, then each turn's messages.
+        """Return the prompt's messages: the system prompt, then those of each turn.
 
         Args:
-            before: leave out the turns from this position on.
+            before: position of the first turn to leave out; None for none.
         """
         head = (Message("system", self.system),) if self.system else ()
         return head + tuple(m for turn in self.turns[:before] for m in turn.messages())
