@@ -15,7 +15,7 @@ from chatlm.chat.reply_writer import ReplyWriter
 from chatlm.errors import ChatlmError, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
-from chatlm.types.engine import Engine
+from chatlm.types.engine import Engine, check_parts
 from chatlm.types.events import (
     Delta,
     EngineEvent,
@@ -258,6 +258,7 @@ def reply_events(
     """
     yield from events_without_engine(request, continued=continued)
     if not request.reply_complete:
+        check_parts(request, engine.info)
         with closing(engine.stream(request)) as events:
             yield from events
 
