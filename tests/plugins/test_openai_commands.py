@@ -34,12 +34,25 @@ from tests.plugins.openai_server import (
 )
 from tests.tui.support import plain, until
 
+UNREACHABLE = "http://127.0.0.1:9/v1"
 KEY = "sk-very-secret-0123456789"
 MODELS = [
     {"id": "big", "max_model_len": 4096},
     {"id": "pirate\x1b[31m", "parent": "big"},
     {"id": "big"},
 ]
+
+
+def test_models_of_all_endpoints_are_listed_with_the_local_ones(home: Path) -> None:
+    with serving(models=MODELS) as script:
+        endpoints = f'["gpu {script.url}", "off {UNREACHABLE}"]'
+        listed = chatlm("models", "list", "--json", CHATLM_OPENAI_ENDPOINTS=endpoints)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    rows = {row["name"]: row for row in json.loads(listed.stdout)}
+    assert "smollm2-135m-instruct" in rows
+    assert rows["openai:big@gpu"]["context_length"] == 4096
+    assert rows["openai:pirate\x1b[31m@gpu"]["description"] == "adapter of big"
+    assert [name for name in rows if name.endswith("@off")] == []
 
 
 def test_models_are_listed(home: Path) -> None:
