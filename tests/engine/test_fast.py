@@ -363,7 +363,7 @@ def test_what_does_not_fit_together_is_refused_before_the_kernel_sees_it(tmp_pat
         ([SequenceInput(memory, [1, 203])], "no token"),
         ([SequenceInput(KVCache(model.config, torch.float32), [1])], "another model"),
         ([SequenceInput(memory, [1]), SequenceInput(other, [1])], "another model"),
-        ([SequenceInput(memory, [1]), SequenceInput(memory, [2])], "one memory twice"),
+        ([SequenceInput(memory, [1]), SequenceInput(memory, [2])], "occurs twice"),
         ([SequenceInput(memory, [1] * 17)], "17 tokens"),
         (
             [SequenceInput(memory, [1]), SequenceInput(KVCache(model.config, torch.bfloat16), [])],
@@ -373,7 +373,7 @@ def test_what_does_not_fit_together_is_refused_before_the_kernel_sees_it(tmp_pat
     ):
         with pytest.raises(ValueError, match=reason):
             decoder.decode(sequences, turns)
-    with pytest.raises(ValueError, match="angles"):
+    with pytest.raises(ValueError, match="RoPE table"):
         decoder.decode([SequenceInput(memory, [1, 2])], turns[:1])
     assert memory.length == 0
 

@@ -107,7 +107,7 @@ def test_steps_that_go_wrong_are_not_used(
         return right(self, sequence, 5, turns)
 
     monkeypatch.setattr(CudaGraphDecoder, "_decode_token", wrong)
-    with pytest.raises(Unsupported, match="capturing" if broken == "failure" else "other numbers"):
+    with pytest.raises(Unsupported, match="capturing" if broken == "failure" else "wrong logits"):
         check_against_prefill(model)
 
 
