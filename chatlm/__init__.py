@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from chatlm.store.store import Store
     from chatlm.text import dump_json, escape_controls, one_line
     from chatlm.tui import run_ui
-    from chatlm.types.engine import Batch, Engine, EngineInfo, EngineOpener
+    from chatlm.types.engine import Batch, Engine, EngineInfo, EngineOpener, ModelListing
     from chatlm.types.events import (
         Delta,
         EngineEvent,
@@ -117,6 +117,7 @@ _MODULE_OF = {
     "Message": "chatlm.types.messages",
     "MessageRefused": "chatlm.errors",
     "ModelError": "chatlm.errors",
+    "ModelListing": "chatlm.types.engine",
     "ModelLocation": "chatlm.hub.installed",
     "Panel": "chatlm.plugin_host.ui_api",
     "Passage": "chatlm.types.messages",
@@ -216,6 +217,7 @@ __all__ = [
     "Model",
     "ModelError",
     "ModelInfo",
+    "ModelListing",
     "ModelLocation",
     "Panel",
     "Passage",

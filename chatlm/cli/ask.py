@@ -7,11 +7,13 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from chatlm.chat.attachments import AttachmentReader, format_block
 from chatlm.chat.templates import ChatStart, available_templates, render_chat_start
 from chatlm.cli.chats import complete_chat
 from chatlm.cli.models import complete_model
@@ -124,6 +126,11 @@ STOP_REASON_LABELS = {
     StopReason.LENGTH: "cut off at max_tokens",
     StopReason.CONTEXT_FULL: "cut off since the context is full",
     StopReason.CRITERION: "ended by a stopping criterion",
+    StopReason.TOOL_CALLS: "ended with tool calls",
+    StopReason.TOOL_LIMIT: "ended at the tool limit",
+    StopReason.NOTHING_RELEVANT: "nothing relevant found",
+    StopReason.REFUSAL: "refused",
+    StopReason.CONTENT_FILTER: "ended by a content filter",
     StopReason.CANCELLED: "stopped",
     StopReason.ERROR: "failed",
 }
@@ -157,6 +164,15 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @template_options
 @_sampling_options
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the reply here; can be repeated.")
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Add the text of this file to the question; can be repeated.",
+)
 @click.option("--no-save", is_flag=True, help="Do not keep this chat.")
 @click.option("--dry-run", is_flag=True, help="Print what would be sent, and ask nothing.")
 @plugin_options
@@ -174,6 +190,7 @@ def ask(
     adapter: str | None,
     chat_id: int | None,
     stop: tuple[str, ...],
+    files: tuple[Path, ...],
     no_save: bool,
     dry_run: bool,
     as_json: bool,
@@ -210,6 +227,9 @@ def ask(
 
     saved = not no_save and (chat_id is not None or not dry_run)
     with loaded_plugins(settings) as plugins:
+        read_file = AttachmentReader(plugins)
+        blocks = [format_block(str(path), read_file(path, str(path))) for path in files]
+        typed = "\n\n".join(filter(None, (typed, *blocks)))
         opening = chat_start_from_options(template, pairs, typed, plugins)
         if not opening.first_message.strip():
             raise UsageError("There is no question.", hint='Ask like this: chatlm ask "…"')
@@ -252,7 +272,9 @@ def _print_answer(session: ChatSession, question: str, saved: bool, as_json: boo
     if answer.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if turn is None or turn.reply is None or turn.reply.stop_reason is None:
-        sys.exit(1)  # the answer was given, but could not be kept
+        sys.exit(1)  # the answer was given, but could not be saved
+    if code := turn.reply.stop_reason.exit_code:
+        sys.exit(code)
 
 
 def _read_question(arguments: tuple[str, ...]) -> str:
@@ -314,7 +336,7 @@ class _AnswerPrinter:
         match event:
             case TurnStarted(turn=turn):
                 self.turn = turn
-            case Delta(text=text, logprobs=tokens):
+            case Delta(text=text, logprobs=tokens, part="text"):
                 self.text += text
                 self.tokens += tokens
                 if self.echo and text:

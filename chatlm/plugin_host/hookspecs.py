@@ -11,7 +11,7 @@ import pluggy
 
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
-from chatlm.types.engine import Engine, EngineOpener
+from chatlm.types.engine import Engine, EngineOpener, ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.types.requests import Request
 from chatlm.types.setups import Setup, TemplateRenderer, TextFacts
@@ -109,6 +109,12 @@ def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
 
 
 @hookspec
+def list_models() -> Sequence[ModelListing]:
+    """List the models that the plugin's engines can open, for `chatlm models list` and `/model`."""
+    raise NotImplementedError
+
+
+@hookspec
 def register_templates(register: Callable[[str, TemplateRenderer], None]) -> None:
     """Offer templates: `register("translate", render)` makes `chatlm ask -t translate` work."""
 
@@ -146,6 +152,14 @@ def screen_opened(ui: Ui) -> None:
 @hookspec
 def chat_shown(ui: Ui) -> None:
     """Another chat is on the screen, or a new one; called in the screen's thread."""
+
+
+@hookspec
+def read_attachment(path: Path) -> str | ChatlmError | None:
+    """Read the text of a file that is attached to a message; the first plugin that can decides.
+
+    A `ChatlmError` that is returned says why the file cannot be read.
+    """
 
 
 @hookspec

@@ -60,6 +60,19 @@ def check_parts(request: Request, info: EngineInfo) -> None:
                 )
 
 
+@dataclass(frozen=True)
+class ModelListing:
+    """A model that a plugin's engine can open."""
+
+    name: str
+    """As `--model` takes it, such as `openai:gpt-oss@lab`."""
+    description: str = ""
+    context_length: int | None = None
+    """Tokens; None where it is not known."""
+    abilities: tuple[str, ...] = ()
+    """What it accepts or does beyond text: `tools`, `images`, `schema`, `thinking`."""
+
+
 class Engine(Protocol):
     """One loaded model."""
 

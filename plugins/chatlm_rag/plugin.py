@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatlm import Annotation, Panel, PluginScreen, hookimpl
@@ -12,6 +13,7 @@ from chatlm_rag.settings import INDEX_KEY, Settings, index_from_conversation, in
 
 if TYPE_CHECKING:
     from chatlm import (
+        ChatlmError,
         Commands,
         Conversation,
         Engine,
@@ -100,6 +102,21 @@ def chat_shown(ui: Ui) -> None:
         from chatlm_rag.retrieval.search import preload_in_background
 
         preload_in_background(name)
+
+
+@hookimpl
+def read_attachment(path: Path) -> str | ChatlmError | None:
+    """Read PDF and DOCX files that are attached to a message."""
+    if path.suffix.lower() not in (".pdf", ".docx"):
+        return None
+    from chatlm import UsageError
+    from chatlm_rag.documents.document import Problem
+    from chatlm_rag.documents.reader import read_documents
+
+    (document,) = read_documents(path, path.name)
+    if isinstance(document, Problem):
+        return UsageError(f"it {document.reason}")
+    return document.text
 
 
 @hookimpl(tryfirst=True)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from chatlm.chat import attachments as chat_attachments
+from chatlm.chat.attachments import format_block, read_text_file
 from chatlm.errors import UsageError
 from chatlm.text import escape_controls
 from chatlm.tui import commands
@@ -16,9 +18,7 @@ from chatlm.tui.composer import attachments
 from chatlm.tui.composer.attachments import (
     AttachmentCost,
     find_attachments,
-    format_block,
     format_mention,
-    read_text_file,
 )
 from chatlm.tui.composer.completion import Completion, complete, complete_path, rank_names
 from chatlm.tui.composer.drafts import (
@@ -219,7 +219,7 @@ def test_files_stand_below_the_message_once_and_are_named_plainly(folder: Path) 
     files = find_attachments(text, folder)
     words = attachments.replace_mentions(text, files)
     assert words == "Compare notes.txt with my notes.txt, then notes.txt"
-    assert attachments.format_blocks(files) == [
+    assert attachments.format_blocks(files, read_text_file) == [
         "notes.txt\n```\none two\n```",
         "my notes.txt\n```\nthree\n```",
     ]
@@ -240,7 +240,7 @@ def test_an_attached_file_names_no_other_file_when_it_is_sent_again(folder: Path
 
 
 def test_why_a_file_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attachments, "MAX_FILE_BYTES", 1_000_000)
+    monkeypatch.setattr(chat_attachments, "MAX_FILE_BYTES", 1_000_000)
     cases = {
         "latin": (b"caf\xe9", "latin is not a text in UTF-8"),
         "binary": (b"a\0b", "binary is not a text"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chatlm.chat.attachments import MAX_FILE_BYTES, AttachmentReader
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
 from chatlm.cli.main import main
 from chatlm.config.config import Config
@@ -110,6 +112,39 @@ def test_register_engines() -> None:
     engine = ScriptedEngine("Hello.")
     host = host_of(register_engines=lambda register: register("parrot", lambda name: engine))
     assert open_engine(Config(model="parrot:any"), host, lambda *_: None) is engine
+
+
+LISTS_MODELS = """
+import chatlm
+
+@chatlm.hookimpl
+def list_models():
+    return [chatlm.ModelListing("parrot:grey", "repeats", 4096, ("tools",))]
+"""
+
+
+def test_list_models(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "parrot.py").write_text(LISTS_MODELS)
+    assert main(["models", "list", "--json"]) == 0
+    models = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    grey = models["parrot:grey"]
+    assert (grey["source"], grey["installed"], grey["bytes"]) == ("parrot", True, 0)
+    assert (grey["context_length"], grey["abilities"]) == (4096, ["tools"])
+    assert "smollm2-135m-instruct" in models
+    assert main(["models", "list"]) == 0
+    assert "repeats, tools" in capsys.readouterr().out
+
+
+def test_models_are_listed_without_plugins_when_the_config_is_wrong(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "config.toml").write_text("model = 3\n")
+    assert main(["models", "list"]) == 0
+    printed = capsys.readouterr()
+    assert "smollm2-135m-instruct" in printed.out
+    assert "Models of plugins are left out" in printed.err
 
 
 def test_register_templates() -> None:
@@ -250,6 +285,54 @@ async def test_chat_shown() -> None:
         await screen.submit("Hello")
         await screen.submit("/new")
         assert shown == [0, 0]
+
+
+def test_read_attachment(tmp_path: Path) -> None:
+    results: list[Any] = ["from the plugin", ChatlmError("it is locked"), None, ""]
+    calls: list[Path] = []
+
+    def read(path: Path) -> Any:
+        calls.append(path)
+        return results[int(path.stem)]
+
+    files = [tmp_path / f"{number}.pdf" for number in range(4)]
+    for file in files:
+        file.write_text("plain text")
+    host = host_of(read_attachment=read)
+    reader = AttachmentReader(host)
+    assert [reader(files[0], "0.pdf") for _ in range(2)] == ["from the plugin"] * 2
+    assert calls == [files[0]]
+    with pytest.raises(UsageError, match=r"1\.pdf: it is locked"):
+        reader(files[1], "1.pdf")
+    assert reader(files[2], "2.pdf") == "plain text"
+    assert host.take_faults() == []
+    assert reader(files[3], "3.pdf") == "plain text"
+    assert "returned an empty text" in host.take_faults()[0].error
+
+
+async def test_a_plugin_reads_what_is_attached_on_the_screen(tmp_path: Path) -> None:
+    book = tmp_path / "book.pdf"
+    book.write_bytes(b"\0")
+    reads = plugin(read_attachment=lambda: "Call me Ishmael.")
+    async with scripted_screen(reads, replies=["Yes."]) as screen:
+        await screen.submit(f"What is @{book} about?")
+        assert "Call me Ishmael." in screen.requests[0].messages[-1].text
+
+
+def test_an_attachment_is_read_again_when_its_file_changed(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    reader = AttachmentReader(PluginHost())
+    for text in ("short", "longer than before"):
+        file.write_text(text)
+        assert reader(file, "notes.txt") == text
+
+
+def test_the_text_that_a_plugin_reads_is_limited(tmp_path: Path) -> None:
+    file = tmp_path / "book.pdf"
+    file.write_text("x")
+    reader = AttachmentReader(host_of(read_attachment=lambda: "x" * (MAX_FILE_BYTES + 1)))
+    with pytest.raises(UsageError, match="larger than 1 MB"):
+        reader(file, "book.pdf")
 
 
 def test_describe_text() -> None:

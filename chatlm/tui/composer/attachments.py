@@ -8,15 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from chatlm.chat.attachments import MAX_NAME_WIDTH, format_block
 from chatlm.errors import UsageError
 from chatlm.text import dump_json, escape_controls, one_line
 
-MAX_FILE_BYTES = 1_000_000
-"""Bytes that a file may have."""
-
-
-MAX_NAME_WIDTH = 200
-"""Characters of a file's name in the message."""
+FileReader = Callable[[Path, str], str]
+"""Returns the text of a file, from its path and the name for messages; raises UsageError."""
 
 
 TokenCounter = Callable[[str], int | None]
@@ -114,42 +111,6 @@ def resolve_path(raw_path: str, folder: Path) -> Path | None:
         return None
 
 
-def read_text_file(path: Path, name: str) -> str:
-    """The text of a file, without a byte order mark and with plain line ends.
-
-    Raises:
-        UsageError: it is missing, not readable, no text, or larger than `LIMIT`.
-    """
-    shown = one_line(name, MAX_NAME_WIDTH)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError as error:
-        raise UsageError(f"{shown} does not exist", hint="Check the path.") from error
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{shown} cannot be read: {why}") from error
-    if len(data) > MAX_FILE_BYTES:
-        limit = f"{MAX_FILE_BYTES // 1_000_000} MB"
-        raise UsageError(
-            f"{shown} is larger than {limit}", hint="Paste the part that matters instead."
-        )
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{shown} is not a text in UTF-8") from error
-    if "\0" in text:
-        raise UsageError(f"{shown} is not a text")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def format_block(name: str, text: str) -> str:
-    """The file as it stands in the message: its name, and its text in a fence that it lacks."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(longest + 1, 3)
-    return f"{one_line(name, MAX_NAME_WIDTH)}\n{fence}\n{text.removesuffix(chr(10))}\n{fence}"
-
-
 def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
     """The text with each file named plainly, so that it is attached once only."""
     for file in sorted(attachments, key=lambda file: file.start, reverse=True):
@@ -158,26 +119,24 @@ def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
     return text
 
 
-def format_blocks(attachments: Iterable[Attachment]) -> list[str]:
-    """The text of each file, once, ready to stand below the message.
+def format_blocks(attachments: Iterable[Attachment], read_file: FileReader) -> list[str]:
+    """Return the text of each file, once, as it is put below the message.
 
     Raises:
-        UsageError: see `read`.
+        UsageError: a file cannot be read.
     """
     once: dict[Path, str] = {}
     for file in attachments:
         once.setdefault(file.path, file.raw_path)
-    return [format_block(name, read_text_file(path, name)) for path, name in once.items()]
+    return [format_block(name, read_file(path, name)) for path, name in once.items()]
 
 
 def attachment_cost(
-    attachment: Attachment, count_tokens: TokenCounter
+    attachment: Attachment, count_tokens: TokenCounter, read_file: FileReader
 ) -> AttachmentCost | UsageError:
     """What the file would add now, or why it cannot be added."""
     try:
-        text = format_block(
-            attachment.raw_path, read_text_file(attachment.path, attachment.raw_path)
-        )
+        text = format_block(attachment.raw_path, read_file(attachment.path, attachment.raw_path))
     except UsageError as error:
         return error
     return AttachmentCost(one_line(attachment.path.name, 40), count_tokens(text), len(text))
