@@ -1,4 +1,4 @@
-"""LoRA adapters with random numbers, made by peft for a model in a folder."""
+"""LoRA adapters with random weights, made by peft for a model in a folder."""
 
 from __future__ import annotations
 

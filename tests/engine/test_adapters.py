@@ -1,4 +1,4 @@
-"""Adapters in the engine: what peft computes, switched within a chat, and refused with a reason."""
+"""LoRA adapters in the engine: what peft computes, switches within a chat, and clear refusals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
-from tests.engine.test_fast import fast_model, ids_of
+from tests.engine.test_native import fast_model, ids_of
 
 EXACT = Placement({"": "cpu"}, torch.float32)
 GREEDY = Sampling(temperature=0.0, max_tokens=8)
@@ -149,7 +149,7 @@ def test_an_adapter_adds_what_peft_adds(
         torch.testing.assert_close(read(reader, ids, 100), expected, rtol=0, atol=2e-3 * spread)
 
 
-def test_on_the_real_model_every_way_computes_what_peft_computes(
+def test_on_the_real_model_every_decoder_computes_what_peft_computes(
     default_model: Path, folders: dict[str, Path]
 ) -> None:
     ids = torch.randint(1000, 40_000, (80,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -168,7 +168,7 @@ def divergence(true: torch.Tensor, other: torch.Tensor) -> float:
     return float((left.exp() * (left - right)).sum(-1).mean())
 
 
-def test_small_formats_change_little_beside_what_the_adapter_changes(
+def test_quantization_changes_less_than_the_adapter(
     default_model: Path, folders: dict[str, Path], way: str, engine: LocalEngine
 ) -> None:
     if way == "off":
@@ -186,7 +186,7 @@ def test_small_formats_change_little_beside_what_the_adapter_changes(
         assert divergence(true, plain) > 10 * divergence(true, made)
 
 
-def test_in_one_chat_each_switch_gives_what_a_fresh_engine_gives(
+def test_switching_adapters_in_a_chat_equals_a_fresh_engine(
     way: str, engine: LocalEngine, default_model: Path, folders: dict[str, Path]
 ) -> None:
     chat = [QUESTION]
@@ -215,7 +215,7 @@ def resident() -> int:
     return pages * 4096
 
 
-def test_two_hundred_switches_are_quick_and_keep_no_memory(engine: LocalEngine) -> None:
+def test_two_hundred_switches_are_quick_and_leak_no_memory(engine: LocalEngine) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("memory is counted in /proc")
     sampling = dataclasses.replace(GREEDY, max_tokens=1)
@@ -236,7 +236,7 @@ def test_two_hundred_switches_are_quick_and_keep_no_memory(engine: LocalEngine) 
     assert switching < 4 * staying
 
 
-def test_a_changed_adapter_is_loaded_anew(
+def test_a_changed_adapter_is_reloaded(
     way: str, default_model: Path, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(folders["poet"], tmp_path / "mine")
@@ -256,7 +256,7 @@ def test_a_changed_adapter_is_loaded_anew(
     assert torch.equal(logits_of(engine, None, QUESTION), logits_of(fresh, None, QUESTION))
 
 
-def test_only_so_many_adapters_stay_loaded(
+def test_the_number_of_loaded_adapters_is_limited(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {name: logits_of(engine, name, QUESTION) for name in ("poet", "pirate")}
@@ -299,7 +299,7 @@ def refused(engine: LocalEngine, folders: dict[str, Path], folder: Path) -> Engi
         ({"init_lora_weights": "pissa"}, "pissa"),
     ],
 )
-def test_more_than_plain_lora_is_left_to_transformers(
+def test_variants_of_lora_are_left_to_transformers(
     engines: OpenEngine, folders: dict[str, Path], tmp_path: Path, changes: Any, said: str
 ) -> None:
     folder = spoiled(folders["poet"], tmp_path / "bad", **changes)
@@ -308,7 +308,7 @@ def test_more_than_plain_lora_is_left_to_transformers(
     assert "chatlm config set fast off" in error.hint
 
 
-def test_other_matrices_than_those_of_layers_are_left_to_transformers(
+def test_targets_outside_the_layers_are_left_to_transformers(
     tmp_path: Path, default_model: Path
 ) -> None:
     folder = tiny.save(tmp_path / "model", "llama")
@@ -360,7 +360,7 @@ def without_a_config(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [cut_short, pickled, of_another_rank, without_a_config])
-def test_a_damaged_adapter_is_refused_and_the_model_goes_on(
+def test_a_damaged_adapter_is_refused_and_the_model_stays_usable(
     engine: LocalEngine, folders: dict[str, Path], tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     shutil.copytree(folders["poet"], tmp_path / "bad")

@@ -18,7 +18,7 @@ from chatlm.engines.native.model import NativeModel
 from chatlm.engines.native.torch_decoder import TorchDecoder
 from chatlm.engines.native.weights import read_weights
 from tests.engine import adapter_files, tiny
-from tests.engine.test_fast import fast_model, ids_of, true_logits, written
+from tests.engine.test_native import fast_model, ids_of, true_logits, written
 
 EXACT = Placement({"": "cpu"}, torch.float32, dtype_is_explicit=True)
 

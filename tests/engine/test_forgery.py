@@ -1,4 +1,4 @@
-"""No text of a chat poses as the format in what a session sends to the real model."""
+"""No text of a chat forges the prompt format in requests to the real model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stops are found wherever they lie in the pieces; nothing of them leaks and no text is lost."""
+"""Stop strings are found however the text is split; none leaks and no text is lost."""
 
 from __future__ import annotations
 
@@ -54,14 +54,16 @@ letters = st.text(alphabet="ab<|>\né", max_size=6)
 
 
 @given(st.lists(letters, max_size=8), st.lists(letters.filter(bool), max_size=4))
-def test_pieces_joined_are_the_whole_cut_at_the_first_stop(
+def test_joined_text_is_cut_at_the_first_stop_however_it_is_split(
     pieces: list[str], stops: list[str]
 ) -> None:
     assert stream(pieces, stops) == cut("".join(pieces), stops)
 
 
 @given(st.lists(letters, min_size=1, max_size=8), st.lists(letters.filter(bool), max_size=4))
-def test_shown_and_held_are_all_that_was_said(pieces: list[str], stops: list[str]) -> None:
+def test_released_and_withheld_text_are_all_of_the_text(
+    pieces: list[str], stops: list[str]
+) -> None:
     matcher = StopStringFilter(stops)
     shown, said = "", ""
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Steps at fixed addresses, and on CUDA their recordings."""
+"""The CUDA graph decoder, whose steps also run on the CPU without a graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
-from tests.engine.test_fast import fast_model, ids_of, written
+from tests.engine.test_native import fast_model, ids_of, written
 
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
@@ -46,7 +46,7 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_memory_that_grows_or_is_cut_gives_the_same(tmp_path: Path, device: str) -> None:
+def test_a_cache_that_grows_or_is_truncated_gives_the_same(tmp_path: Path, device: str) -> None:
     folder = tiny.save(tmp_path, "llama grouped")
     ids, model = ids_of(folder), steps_of(folder, device)
     once = written(model, ids)
@@ -61,7 +61,7 @@ def test_a_memory_that_grows_or_is_cut_gives_the_same(tmp_path: Path, device: st
     torch.testing.assert_close(cache.decode(ids[100:]), once, rtol=1e-4, atol=1e-4)
 
 
-def test_memories_and_adapters_take_turns(tmp_path: Path, device: str) -> None:
+def test_caches_and_adapters_alternate(tmp_path: Path, device: str) -> None:
     folder = tiny.save(tmp_path / "model", "qwen3")
     saved = adapter_files.save(tmp_path / "adapter", folder, strength=0.5)
     ids, model = ids_of(folder), steps_of(folder, device)
@@ -83,7 +83,7 @@ def read_alone(reader: object, ids: list[int]) -> torch.Tensor:
     return torch.cat([cache.decode([token]) for token in ids[100:]])
 
 
-def test_a_model_that_is_gone_leaves_no_step(tmp_path: Path) -> None:
+def test_a_dropped_model_leaves_no_decode_step(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama")
     model = steps_of(folder, "cpu")
     written(model, ids_of(folder))
@@ -92,7 +92,7 @@ def test_a_model_that_is_gone_leaves_no_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["numbers", "failure"])
-def test_steps_that_go_wrong_are_not_used(
+def test_a_decoder_that_computes_wrongly_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     model = steps_of(tiny.save(tmp_path, "llama"), "cpu")

@@ -1,4 +1,4 @@
-"""The fast way gives what transformers gives, for every architecture, format and size it takes."""
+"""The native decoders give the logits of transformers, for every architecture, format and size."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def divergence(true: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
 @pytest.mark.parametrize("form", ["bf16", "steps"], ids=["kernel", "steps"])
-def test_tokens_are_read_as_transformers_reads_them(
+def test_decoded_tokens_give_the_logits_of_transformers(
     tmp_path: Path, variant: str, form: Any
 ) -> None:
     folder = tiny.save(tmp_path, variant)
@@ -113,7 +113,7 @@ def test_tokens_are_read_as_transformers_reads_them(
 
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
-def test_in_bfloat16_it_is_at_least_as_near_as_transformers(tmp_path: Path, variant: str) -> None:
+def test_bfloat16_is_at_least_as_accurate_as_transformers(tmp_path: Path, variant: str) -> None:
     folder = tiny.save(tmp_path, variant)
     ids = ids_of(folder)
     true = true_logits(folder, ids, torch.float32)
@@ -149,7 +149,7 @@ def rounded(matrix: Linear, form: str) -> Linear:
 
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
 @pytest.mark.parametrize("form", ["int8", "int4"])
-def test_small_formats_round_the_weights_and_nothing_else(
+def test_quantized_formats_round_only_the_weights(
     tmp_path: Path, variant: str, form: WeightFormat
 ) -> None:
     folder = tiny.save(tmp_path, variant)
@@ -176,7 +176,7 @@ def test_small_formats_round_the_weights_and_nothing_else(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_four_bits_are_chosen_for_what_had_four_bits_before(dtype: torch.dtype) -> None:
+def test_int4_is_chosen_for_weights_that_had_four_bits(dtype: torch.dtype) -> None:
     plain = torch.randn(48, 192, generator=torch.Generator().manual_seed(1))
 
     def stored(kind: GGMLQuantizationType) -> Linear:
@@ -220,7 +220,7 @@ def accepts(compiler: str, flag: str) -> bool:
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are of x86")
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
-def test_processors_that_can_less_compute_the_same(
+def test_older_processors_compute_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: WeightFormat
 ) -> None:
     folder = tiny.save(tmp_path, "llama grouped", vocab_size=5000)
@@ -236,7 +236,7 @@ def test_processors_that_can_less_compute_the_same(
 
 
 @pytest.mark.parametrize("form", ["bf16", "int8", "int4"])
-def test_what_is_no_number_stays_none(tmp_path: Path, form: WeightFormat) -> None:
+def test_nan_and_infinity_are_not_hidden(tmp_path: Path, form: WeightFormat) -> None:
     """A step of which one number is broken gives no row that looks right."""
     folder = tiny.save(tmp_path, "llama")
     model = fast_model(folder, torch.bfloat16, form)
@@ -248,7 +248,7 @@ def test_what_is_no_number_stays_none(tmp_path: Path, form: WeightFormat) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("variant", tiny.CONFIGS)
-def test_blocks_are_read_as_transformers_reads_them(
+def test_prefilled_blocks_give_the_logits_of_transformers(
     tmp_path: Path, variant: str, dtype: torch.dtype
 ) -> None:
     folder = tiny.save(tmp_path, variant)
@@ -261,7 +261,7 @@ def test_blocks_are_read_as_transformers_reads_them(
     assert float((logits - whole).abs().max()) < near * float(whole.abs().max())
 
 
-def test_no_number_depends_on_the_threads(tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama grouped", vocab_size=5000)
     ids = ids_of(folder)
     first, *others = (
@@ -272,7 +272,7 @@ def test_no_number_depends_on_the_threads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("form", ["int8", "int4"])
-def test_torchs_packed_matrix_is_within_half_a_step(form: str, dtype: torch.dtype) -> None:
+def test_packed_matrices_of_torch_are_within_half_a_step(form: str, dtype: torch.dtype) -> None:
     weight, bias = torch.randn(48, 96).to(dtype), torch.randn(48).to(dtype)
     packed = (pack_int8 if form == "int8" else pack_int4)(Linear(weight, bias))
     made = dataclasses.replace(packed, bias=None)(torch.eye(96, dtype=dtype)).float().T
@@ -289,7 +289,7 @@ def test_torchs_packed_matrix_is_within_half_a_step(form: str, dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("kind", [GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1])
-def test_what_had_four_bits_before_keeps_its_numbers(kind: GGMLQuantizationType) -> None:
+def test_weights_that_had_four_bits_keep_their_values(kind: GGMLQuantizationType) -> None:
     data = quants.quantize(torch.randn(64, 128).numpy(), kind)
     weight = torch.from_numpy(quants.dequantize(data, kind)).bfloat16()
     made = pack_int4(Linear(weight))(torch.eye(128).bfloat16()).float().T
@@ -298,7 +298,7 @@ def test_what_had_four_bits_before_keeps_its_numbers(kind: GGMLQuantizationType)
 
 
 @pytest.mark.parametrize("form", [None, "bf16", "int8", "int4"])
-def test_without_a_compiler_the_same_formats_are_kept(
+def test_without_a_compiler_the_same_formats_are_used(
     default_model: Path, form: WeightFormat | None
 ) -> None:
     shape = read_config(default_model)
@@ -323,7 +323,7 @@ def test_without_a_compiler_odd_sizes_are_computed_as_they_are(
     torch.testing.assert_close(made, true, rtol=1e-3, atol=1e-3 * float(true.std()))
 
 
-def test_a_cut_cache_goes_on_as_if_it_had_never_been_longer(tmp_path: Path) -> None:
+def test_a_truncated_cache_continues_as_if_never_longer(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "qwen3")
     ids = ids_of(folder)
     model = fast_model(folder, torch.bfloat16, "int8")
@@ -335,7 +335,7 @@ def test_a_cut_cache_goes_on_as_if_it_had_never_been_longer(tmp_path: Path) -> N
     assert torch.equal(cache.decode(ids[64:80]), first)
 
 
-def test_memory_grows_and_keeps_what_it_holds(tmp_path: Path) -> None:
+def test_a_kv_cache_grows_without_losing_tokens(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "llama")
     shape = read_config(folder)
     memory = KVCache(shape, torch.bfloat16)
@@ -353,7 +353,7 @@ def test_memory_grows_and_keeps_what_it_holds(tmp_path: Path) -> None:
     assert not memory.kv[:, :, :, 5:].any()
 
 
-def test_what_does_not_fit_together_is_refused_before_the_kernel_sees_it(tmp_path: Path) -> None:
+def test_mismatched_inputs_are_refused_before_the_kernel_is_called(tmp_path: Path) -> None:
     model = fast_model(tiny.save(tmp_path / "a", "llama"), torch.bfloat16, "int8")
     decoder = model.decoder
     memory, turns = KVCache(model.config, torch.bfloat16), model.rope(600)
@@ -400,7 +400,7 @@ def test_what_does_not_fit_together_is_refused_before_the_kernel_sees_it(tmp_pat
         ({"tie_word_embeddings": None, "vocab_size": None}, "TypeError"),
     ],
 )
-def test_what_it_does_not_know_is_left_to_transformers(
+def test_unsupported_models_are_left_to_transformers(
     tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     folder = tiny.save(tmp_path, "llama")
@@ -410,7 +410,7 @@ def test_what_it_does_not_know_is_left_to_transformers(
         read_weights(folder, read_config(folder), torch.bfloat16)
 
 
-def test_prefill_says_the_same_token_by_token(tmp_path: Path) -> None:
+def test_prefill_gives_the_same_token_by_token(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, "qwen2")
     shape = read_config(folder)
     weights = read_weights(folder, shape, torch.float32)
