@@ -25,7 +25,7 @@ from chatlm.types.messages import Message
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
-from tests.engine.test_native import fast_model, ids_of
+from tests.engine.test_native import native_model, random_ids
 
 EXACT = Placement({"": "cpu"}, torch.float32)
 GREEDY = Sampling(temperature=0.0, max_tokens=8)
@@ -104,12 +104,12 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def engine(way: str, engines: OpenEngine) -> LocalEngine:
-    """The default model with its adapters, run in each of the two ways."""
+    """The default model with its adapters, run natively and by transformers."""
     return engines(way)
 
 
 def logits_of(engine: LocalEngine, adapter: str | None, *messages: Message) -> torch.Tensor:
-    """What each token of a reply was chosen from: (tokens, vocabulary)."""
+    """Return the logits from which each token of a reply was sampled: (tokens, vocab_size)."""
     seen: list[torch.Tensor] = []
 
     def look(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -122,7 +122,7 @@ def logits_of(engine: LocalEngine, adapter: str | None, *messages: Message) -> t
 
 
 def read(reader: LanguageModel, ids: list[int], prompt: int) -> torch.Tensor:
-    """Logits after each token behind the prompt, which is read in two blocks."""
+    """Return the logits after each token after the prompt, which is prefilled in two blocks."""
     cache = reader.new_cache()
     cache.prefill(ids[: prompt // 2])
     cache.prefill(ids[prompt // 2 : prompt])
@@ -139,12 +139,12 @@ def test_an_adapter_adds_what_peft_adds(
     if form is None and variant not in ("llama", "llama biases"):
         pytest.skip("torch's packed matrices are rounded; odd sizes stay as they are")
     saved = adapter_files.save(tmp_path / "adapter", folder, strength=0.5, **settings)
-    ids = ids_of(folder)
+    ids = random_ids(folder)
     true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
     plain = adapter_files.reference(folder, None)(torch.tensor([ids])).logits[0, 100:]
     spread = float(true.std())
     assert float((true - plain).abs().max()) > 0.1 * spread
-    model = fast_model(folder, torch.float32, form)
+    model = native_model(folder, torch.float32, form)
     for reader, expected in ((model.load_adapter(saved), true), (model, plain)):
         torch.testing.assert_close(read(reader, ids, 100), expected, rtol=0, atol=2e-3 * spread)
 
@@ -159,11 +159,11 @@ def test_on_the_real_model_every_decoder_computes_what_peft_computes(
         true = adapter_files.reference(default_model, folder)(torch.tensor([ids])).logits[0, 64:]
         for model in models:
             made = read(model.load_adapter(folder), ids, 64)
-            assert float((made - true).abs().max()) < 5e-4  # of logits that spread over 3
+            assert float((made - true).abs().max()) < 5e-4  # the logits spread over 3
 
 
 def divergence(true: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean KL divergence over the rows."""
+    """Return the mean KL divergence over the rows."""
     left, right = true.log_softmax(-1), other.log_softmax(-1)
     return float((left.exp() * (left - right)).sum(-1).mean())
 
@@ -210,7 +210,7 @@ def test_switching_adapters_in_a_chat_equals_a_fresh_engine(
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Return the resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
@@ -267,7 +267,7 @@ def test_the_number_of_loaded_adapters_is_limited(
 
 
 def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
-    """A copy of an adapter whose config says something else."""
+    """Copy an adapter with changes in its config."""
     shutil.copytree(source, folder)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
@@ -275,7 +275,7 @@ def spoiled(source: Path, folder: Path, **changes: Any) -> Path:
 
 
 def refused(engine: LocalEngine, folders: dict[str, Path], folder: Path) -> EngineError:
-    """What is said when an adapter `bad` is asked for; the engine must go on without it."""
+    """Return the error for an adapter `bad`; check that the engine stays usable."""
     before = logits_of(engine, None, QUESTION)
     folders["bad"] = folder
     try:
@@ -316,8 +316,8 @@ def test_targets_outside_the_layers_are_left_to_transformers(
         place = tmp_path / str(number)
         saved = adapter_files.save(place, folder, target_modules=[target], strength=0.5)
         with pytest.raises(Unsupported, match=f"it changes .*{target}"):
-            fast_model(folder, torch.float32, "bf16").load_adapter(saved)
-        ids = ids_of(folder)
+            native_model(folder, torch.float32, "bf16").load_adapter(saved)
+        ids = random_ids(folder)
         true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
         made = read(load("tiny", folder, EXACT, "off").load_adapter(saved), ids, 100)
         torch.testing.assert_close(made, true, rtol=0, atol=2e-3 * float(true.std()))
@@ -326,7 +326,7 @@ def test_targets_outside_the_layers_are_left_to_transformers(
 def test_transformers_runs_dora(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path / "model", "llama")
     saved = adapter_files.save(tmp_path / "dora", folder, use_dora=True, strength=0.5)
-    ids = ids_of(folder)
+    ids = random_ids(folder)
     true = adapter_files.reference(folder, saved)(torch.tensor([ids])).logits[0, 100:]
     model = load("tiny", folder, EXACT, "off")
     plain = read(model, ids, 100)

@@ -28,7 +28,7 @@ from chatlm.types.messages import Message, StopReason
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
 from tests.engine import adapter_files, tiny
-from tests.engine.test_native import fast_model, ids_of
+from tests.engine.test_native import native_model, random_ids
 
 PASSAGE = (
     "The lighthouse of Farol stands on a rock of basalt, 31 metres above the sea. Its lamp was lit "
@@ -53,15 +53,15 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(
     tmp_path: Path, variant: str, form: WeightFormat
 ) -> None:
     folder = tiny.save(tmp_path / "model", variant)
-    model = fast_model(folder, torch.bfloat16, form)
+    model = native_model(folder, torch.bfloat16, form)
     decoder = model.decoder
     assert isinstance(decoder, CDecoder)
     adapted = model.load_adapter(
         adapter_files.save(tmp_path / "adapter", folder, strength=0.5, target_modules=["v_proj"])
     )
-    ids, turns = ids_of(folder), model.rope(512)
-    # how much each memory holds, how many tokens are added, and whether an adapter acts; the
-    # first three cross the border of a chunk
+    ids, rope = random_ids(folder), model.rope(512)
+    # tokens in the cache, tokens to add, and whether with an adapter; the first three cross the
+    # boundary of a chunk
     cases = [(60, 7, False), (62, 3, True), (127, 2, False), (0, 1, True), (140, 1, False)]
 
     def begun(length: int, lora: bool) -> SequenceInput:
@@ -73,7 +73,7 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(
     def alone(length: int, count: int, lora: bool) -> tuple[torch.Tensor, KVCache]:
         growth = begun(length, lora)
         rows = [
-            decoder.decode([dataclasses.replace(growth, tokens=[token])], turns)
+            decoder.decode([dataclasses.replace(growth, tokens=[token])], rope)
             for token in ids[length : length + count]
         ]
         return torch.cat(rows), growth.kv_cache
@@ -82,7 +82,7 @@ def test_results_do_not_depend_on_the_rest_of_the_batch(
         dataclasses.replace(begun(length, lora), tokens=ids[length : length + count])
         for length, count, lora in cases
     ]
-    rows = decoder.decode(growths, turns).split([count for _, count, _ in cases])
+    rows = decoder.decode(growths, rope).split([count for _, count, _ in cases])
     for made, growth, case in zip(rows, growths, cases, strict=True):
         expected, memory = alone(*case)
         assert torch.equal(made, expected), case
@@ -115,7 +115,7 @@ def written(engine: LocalEngine, request: Request) -> tuple[str, Finished]:
 
 
 def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Gets how many tokens each call added, from now on."""
+    """Record the number of tokens of each decode call from now on."""
     counts: list[int] = []
     extend = NativeModel.decode
 
@@ -173,7 +173,7 @@ def test_copied_text_takes_fewer_steps_and_new_text_few_drafts(
     assert max(calls) <= MAX_DRAFT_TOKENS + 1
     calls.clear()
     _, end = written(engine, Request((STORY,), dataclasses.replace(GREEDY, max_tokens=200)))
-    cost = sum(1 + 0.4 * (count - 1) for count in calls)  # of a call, beside one of one token
+    cost = sum(1 + 0.4 * (count - 1) for count in calls)  # relative to a call with one token
     assert cost < 1.03 * end.usage.completion_tokens
 
 
@@ -192,7 +192,7 @@ def test_a_reply_stopped_within_a_draft_leaves_a_valid_cache(engine: LocalEngine
 
 
 def requests() -> list[Request]:
-    """Of different lengths, samplings and ends."""
+    """Return requests of different lengths, samplings and stop reasons."""
     short = dataclasses.replace(GREEDY, max_tokens=12)
     return [
         Request((STORY,), short),
@@ -267,7 +267,7 @@ def test_a_sequential_batch_answers_one_by_one() -> None:
 
 
 def stepped(batch: Batch, found: dict[int, list[Any]], until: Callable[[], bool]) -> None:
-    """Go on until something holds, or all have ended."""
+    """Step until a condition holds or all requests have ended."""
     while len(batch) and not until():
         for number, event in batch.step():
             found.setdefault(number, []).append(event)

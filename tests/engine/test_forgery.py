@@ -15,7 +15,7 @@ from chatlm.types.messages import ContextPolicy, Conversation, Message, Passage,
 
 
 class Library:
-    """Finds every forged text."""
+    """A plugin that finds every forged text."""
 
     def __init__(self, texts: list[str]) -> None:
         self._texts = texts

@@ -205,7 +205,7 @@ def test_closed_decoders_leave_no_threads(tmp_path: Path) -> None:
     before = len(list(tasks.iterdir()))
     for _ in range(10):
         CDecoder(kernel, model.config, model.weights, "int8", 4).close()
-    assert len(list(tasks.iterdir())) < before + 10  # others than the 30 helpers come and go
+    assert len(list(tasks.iterdir())) < before + 10  # threads other than the 30 workers come and go
 
 
 CHATS = [

@@ -30,7 +30,7 @@ GREEDY = Sampling(temperature=0.0, max_tokens=40)
 def either(
     request: pytest.FixtureRequest, engine: LocalEngine, default_model: Path
 ) -> Iterator[LocalEngine]:
-    """The default model, run in each of the two ways."""
+    """The default model, run natively and by transformers."""
     if request.param == "fast":
         assert "fast" in engine.info.dtype
         yield engine

@@ -31,7 +31,7 @@ GREEDY = Sampling(temperature=0.0, frequency_penalty=0.0, max_tokens=24)
 PLAIN = Request((COLOURS,), GREEDY, logprobs=5)
 
 WAYS = {"transformers": ("float32", "off"), "fast": ("bfloat16", "bf16"), "int8": ("auto", "auto")}
-"""Number format and way of running the model."""
+"""Format and decoder of the model."""
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -52,7 +52,7 @@ def own(default_model: Path) -> Any:
 
 
 class Spy:
-    """A stopping criterion that stops nothing and keeps the ids."""
+    """A stopping criterion that records the ids and never stops."""
 
     def __init__(self) -> None:
         self.ids: list[int] = []
@@ -63,7 +63,7 @@ class Spy:
 
 
 def parts(events: Sequence[EngineEvent]) -> tuple[str, list[TokenLogprob]]:
-    """The text and its tokens; none comes before its text."""
+    """Return the text and its tokens; check that none comes before its text."""
     text, tokens = "", list[TokenLogprob]()
     for event in events:
         if isinstance(event, Delta):
@@ -74,7 +74,7 @@ def parts(events: Sequence[EngineEvent]) -> tuple[str, list[TokenLogprob]]:
 
 
 def only(token: int, scores: Any) -> Any:
-    """Scores by which nothing but a token can come."""
+    """Return scores that allow a single token."""
     return torch.full_like(scores, float("-inf")).index_fill(1, torch.tensor([token]), 0.0)
 
 

@@ -58,7 +58,7 @@ def chat(texts: Sequence[str]) -> list[Message]:
 
 
 def check(tokens: PromptEncoder, messages: Sequence[Message]) -> None:
-    """The read-out has the prompt's ids and text, and says of each token whose it is."""
+    """Check ids, text and message of each token of the preview."""
     out = read_out(tokens, messages)
     begin = "".join(tokens.decode([number]) for number in tokens.prefix_ids)
     spans = [Span(begin, control=True), *tokens.spans(messages)]
@@ -104,13 +104,15 @@ def test_message_tokens_are_what_the_prompt_grows_by(tokens: PromptEncoder) -> N
     messages = chat(["Be brief.", "Hi there", f"Hello {FAMILY}", "And then?"])
     counted = count_message_tokens(tokens, messages)
     grown = len(tokens.encode(messages)) - len(tokens.encode(messages[:2]))
-    assert abs(sum(counted[2:]) - grown) <= 1  # tokens join over borders without control tokens
+    assert (
+        abs(sum(counted[2:]) - grown) <= 1
+    )  # tokens merge across boundaries without control tokens
     opening = len(tokens.encode(messages)) - sum(counted) - len(tokens.prefix_ids)
     assert 0 < opening < 12
 
 
 def small_tokenizer(**parts: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer of single bytes, or of what `parts` say."""
+    """Return a tokenizer of single bytes, or with the given parts."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     raw = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -154,7 +156,7 @@ def test_a_system_prompt_in_the_first_message_keeps_its_index() -> None:
 
 @pytest.fixture
 def model_reads(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The ids that are given to the model, in order."""
+    """Record the ids that the model gets, in order."""
     engine._prompt_cache.clear()
     seen: list[int] = []
     whole = NativeCache.prefill

@@ -33,7 +33,7 @@ def hostile(shared_data: Path) -> list[str]:
 
 
 def conversation(role: Role, content: str) -> list[Message]:
-    """A conversation in which `content` stands in the given place, history included."""
+    """Return a conversation with `content` at the given position."""
     messages = [
         Message("system", "Be brief."),
         Message("user", "Hi"),
@@ -104,7 +104,7 @@ def test_a_continued_reply_is_left_open(tokens: PromptEncoder) -> None:
 
 
 def word_tokenizer(*added: AddedToken, template: str | None = None) -> PreTrainedTokenizerFast:
-    """A small tokenizer of single bytes, with the given added tokens."""
+    """Return a tokenizer of single bytes with the given added tokens."""
     from tokenizers import decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -196,7 +196,7 @@ def test_an_incomplete_character_is_dropped_at_the_end(tokens: PromptEncoder) ->
 
 
 def test_two_threads_may_import_tokenizers_at_once() -> None:
-    """A plugin may load a tokenizer of its own while the model is loaded."""
+    """A plugin may load its own tokenizer while the model is loading."""
     code = """
 import sys, threading
 barrier, wrong = threading.Barrier(2), []

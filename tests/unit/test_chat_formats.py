@@ -126,7 +126,7 @@ def test_runs_join_plain_neighbours_only() -> None:
 
 
 def owned(spans: list[Span]) -> list[str]:
-    """The prompt's text by the message it is there for, what opens the reply last."""
+    """Return the prompt's text by message; the start of the reply comes last."""
     owners = chat_formats.span_owners(spans)
     assert len(owners) == len(spans)
     numbers = sorted({number for number in owners if number is not None})

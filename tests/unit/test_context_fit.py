@@ -79,7 +79,7 @@ def test_the_oldest_turns_are_dropped_first(
 
 
 def chat(*sizes: int, pinned: int | None = None) -> tuple[Message, ...]:
-    """A system prompt and turns of one message with so many words each."""
+    """Return a system prompt and turns of one message with `sizes` words each."""
     turns = [Message("user", "word " * size, index == pinned) for index, size in enumerate(sizes)]
     return (SYSTEM, *turns)
 

@@ -34,7 +34,7 @@ def test_logprobs_come_with_their_text_and_never_before(
         said += (rest := text.flush())
         told += shown.release(rest)
         assert "".join(each.text for each in told) == said == "".join(pieces)
-    else:  # all but those of the stop string, and the one that it begins in
+    else:  # all but those of the stop string and of its start
         ends = [len("".join(pieces[: place + 1])) for place in range(len(pieces))]
         whole = [p for p, end in zip(pieces, ends, strict=True) if p and end <= len(said)]
         assert [each.text for each in told if each.text] == whole
@@ -47,7 +47,7 @@ def test_a_part_of_a_character_belongs_to_the_text_that_follows() -> None:
     assert shown.release("") == ()
     shown.feed(parts[1:], "é")
     assert shown.release("é") == tuple(parts)
-    shown.feed(parts[:1], "")  # the reply ends here, and shows nothing of it
+    shown.feed(parts[:1], "")  # the reply ends here without its text
     assert shown.release("") == ()
 
 

@@ -23,7 +23,7 @@ from chatlm.types.requests import Request
 
 
 class Far:
-    """A plugin with an engine of its own."""
+    """A plugin with its own engine."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
@@ -56,7 +56,7 @@ def test_a_scheme_opens_the_plugins_engine() -> None:
 
 
 class Greedy:
-    """Wants the schemes of others."""
+    """A plugin that claims the schemes of others."""
 
     def __init__(self, *schemes: Any) -> None:
         self.schemes = schemes
@@ -91,7 +91,7 @@ def test_an_invalid_scheme_is_reported_as_the_plugins_fault(
 
 
 class Odd:
-    """Opens no engine."""
+    """A plugin whose opener returns no engine."""
 
     @hookimpl
     def register_engines(self, register: Callable[[str, Any], None]) -> None:
@@ -108,7 +108,7 @@ def test_an_opener_without_an_engine_is_an_error_that_names_the_plugin(model: st
 
 
 class Finder:
-    """Knows adapters by what it was told to answer."""
+    """A plugin with scripted answers to find_adapter."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers

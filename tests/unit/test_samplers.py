@@ -149,7 +149,7 @@ finite = st.floats(-30, 30, allow_nan=False, width=32)
 @given(st.lists(finite, min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 50))
 def test_filters_always_leave_the_likeliest(values: list[float], p: float, k: int) -> None:
     logits = torch.tensor(values)
-    likely = torch.softmax(logits, dim=-1)  # two logits may be so near that these are the same
+    likely = torch.softmax(logits, dim=-1)  # close logits may have equal probabilities
     filters = [(top_k(logits, k), logits), (top_p(logits, p), likely), (min_p(logits, p), likely)]
     for out, measure in filters:
         kept = torch.isfinite(out)

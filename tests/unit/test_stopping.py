@@ -10,7 +10,7 @@ from chatlm.engines.stopping import StopStringFilter, longest_partial_match, mat
 
 
 def stream(pieces: list[str], stops: list[str]) -> tuple[str, str | None]:
-    """What is shown, checked on the way to be certain when it is shown."""
+    """Return the released text; check that it is certain when released."""
     matcher = StopStringFilter(stops)
     shown = ""
     for piece in pieces:
@@ -21,7 +21,7 @@ def stream(pieces: list[str], stops: list[str]) -> tuple[str, str | None]:
 
 
 def cut(text: str, stops: list[str]) -> tuple[str, str | None]:
-    """The definition: cut where the first completed stop begins, the longest if several."""
+    """Cut at the start of the first completed stop, the longest if several: the definition."""
     for end in range(1, len(text) + 1):
         found = [stop for stop in stops if text[:end].endswith(stop)]
         if found:
