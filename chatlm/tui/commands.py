@@ -75,28 +75,28 @@ COMPOSER = (
 
 CHAT = (
     Command("stop", "stop the reply", "escape", is_slash_command=False),
-    Command("continue", "go on with the reply", "ctrl+g"),
-    Command("regenerate", "answer once more, as a new version", "ctrl+r"),
+    Command("continue", "continue the reply", "ctrl+g"),
+    Command("regenerate", "regenerate the reply as a new version", "ctrl+r"),
     Command("new", "new chat", "ctrl+n"),
-    Command("incognito", "new incognito chat, nothing saved", "ctrl+t"),
-    Command("chats", "chat list: show, focus, hide", "ctrl+l"),
+    Command("incognito", "new incognito chat, not saved", "ctrl+t"),
+    Command("chats", "show, focus or hide the chat list", "ctrl+l"),
     Command("search", "search all chats", "ctrl+s", "[WORDS]"),
-    Command("palette", "everything there is to do", "ctrl+p", is_slash_command=False),
-    Command("settings", "sampling, system prompt, look", "ctrl+o"),
-    Command("model", "talk to another model", argument="[NAME]"),
-    Command("plugins", "plugins: on or off, settings"),
+    Command("palette", "command palette", "ctrl+p", is_slash_command=False),
+    Command("settings", "sampling, system prompt, appearance", "ctrl+o"),
+    Command("model", "switch to another model", argument="[NAME]"),
+    Command("plugins", "enable, disable and configure plugins"),
     Command("system", "edit the system prompt of this chat"),
-    Command("context", "what fits the model's context"),
-    Command("attach", "put a text file into the message", argument="FILE"),
-    Command("rename", "give this chat a title", argument="[TITLE]"),
-    Command("pin-chat", "keep this chat on top of the list"),
-    Command("delete", "delete this chat; undo brings it back"),
-    Command("undo", "bring back the chat that was deleted last"),
-    Command("export", "write this chat to a file", argument="[FILE]"),
-    Command("import", "read chats from a file", argument="FILE"),
+    Command("context", "context usage, turn by turn"),
+    Command("attach", "attach a text file", argument="FILE"),
+    Command("rename", "rename this chat", argument="[TITLE]"),
+    Command("pin-chat", "pin this chat to the top of the list"),
+    Command("delete", "delete this chat; undo restores it"),
+    Command("undo", "restore the last deleted chat"),
+    Command("export", "export this chat to a file", argument="[FILE]"),
+    Command("import", "import chats from a file", argument="FILE"),
     Command("copy-chat", "copy the whole chat as Markdown"),
-    Command("theme", "change the colours", argument="[NAME]"),
-    Command("preview", "the exact prompt, if this were sent now", argument="[TEXT]"),
+    Command("theme", "change the theme", argument="[NAME]"),
+    Command("preview", "preview the exact prompt", argument="[TEXT]"),
     Command("help", "all keys and commands", "f1"),
 )
 """Anywhere in the chat."""
@@ -105,14 +105,14 @@ CHAT = (
 PANE_NAVIGATION = (
     Command(
         "next-region",
-        "on: message, turns, chats",
+        "next pane",
         "tab",
         action="next_region(1)",
         is_slash_command=False,
     ),
     Command(
         "region-before",
-        "back the same way",
+        "previous pane",
         "shift+tab",
         action="next_region(-1)",
         is_slash_command=False,
@@ -127,39 +127,39 @@ APP = (Command("quit", "quit", "ctrl+q", action="app.quit"),)
 
 TURN = (
     Command("copy", "copy the reply", "c"),
-    Command("copy-code", "copy a code block; again takes the next", "b"),
-    Command("previous-version", "show the version before", "left"),
+    Command("copy-code", "copy a code block; repeat for the next", "b"),
+    Command("previous-version", "show the previous version", "left"),
     Command("next-version", "show the next version", "right"),
-    Command("edit", "change the message, ask again in a fork", "e"),
-    Command("fork", "new chat that goes on from here", "f"),
-    Command("details", "what made this reply, and what it cost", "i"),
-    Command("xray", "the exact prompt of this reply", "x"),
-    Command("trace", "what plugins did for this turn", "t"),
-    Command("replay", "make this reply again and compare", "r", "[MODEL]"),
-    Command("pin", "keep this turn in the context", "p"),
-    Command("drop", "leave this turn out of the context", "d"),
-    Command("summarise", "let a summary stand for this turn", "s"),
+    Command("edit", "edit the message and resend it in a fork", "e"),
+    Command("fork", "fork the chat from here", "f"),
+    Command("details", "model, settings and cost of this reply", "i"),
+    Command("xray", "show the exact prompt of this reply", "x"),
+    Command("trace", "show what plugins did in this turn", "t"),
+    Command("replay", "replay this reply and compare", "r", "[MODEL]"),
+    Command("pin", "always keep this turn in the context", "p"),
+    Command("drop", "drop this turn from the context", "d"),
+    Command("summarise", "replace this turn by a summary", "s"),
 )
 """On the selected turn; typed as slash commands they take the newest one."""
 
 
 TURN_NAVIGATION = (
     Command(
-        "turn-before", "select the turn before", "up,k", action="walk(-1)", is_slash_command=False
+        "turn-before", "select the previous turn", "up,k", action="walk(-1)", is_slash_command=False
     ),
     Command(
-        "turn-after", "select the turn after", "down,j", action="walk(1)", is_slash_command=False
+        "turn-after", "select the next turn", "down,j", action="walk(1)", is_slash_command=False
     ),
     Command(
         "first-turn",
-        "select the first turn that is drawn",
+        "select the first loaded turn",
         "home",
         action="first",
         is_slash_command=False,
     ),
     Command(
         "last-turn",
-        "select the last turn, and follow",
+        "select the last turn and follow",
         "end",
         action="last",
         is_slash_command=False,
@@ -180,7 +180,7 @@ CHAT_LIST = (
     Command("list-rename", "rename", "r", action="rename", is_slash_command=False),
     Command("list-pin", "pin or unpin", "p", action="pin", is_slash_command=False),
     Command("list-delete", "delete", "d,delete", action="delete", is_slash_command=False),
-    Command("list-undo", "bring back what was deleted", "u", action="undo", is_slash_command=False),
+    Command("list-undo", "restore the deleted chat", "u", action="undo", is_slash_command=False),
     Command("list-search", "search", "slash", action="search", is_slash_command=False),
 )
 """In the chat list."""
@@ -294,7 +294,7 @@ def key_name(keys: str) -> str:
     return words.get(first, first)
 
 
-DOUBLE_SLASH_HINT = "Two slashes send it as a message."
+DOUBLE_SLASH_HINT = "Start with two slashes to send it as a message."
 
 
 _COMMENT = re.compile(r"//+(?:\s|$)")
@@ -323,13 +323,11 @@ def parse_slash_command(text: str, commands: Mapping[str, Command]) -> tuple[Com
     if command is None:
         near = get_close_matches(name, commands, 1)
         meant = f"Did you mean /{near[0]}? " if near else ""
-        raise UsageError(
-            f"There is no command /{one_line(name, 40)}", hint=meant + DOUBLE_SLASH_HINT
-        )
+        raise UsageError(f"Unknown command /{one_line(name, 40)}", hint=meant + DOUBLE_SLASH_HINT)
     if command.needs_argument and not argument:
         raise UsageError(
-            f"/{name} needs {command.argument}", hint=f"Write /{name} {command.argument}."
+            f"/{name} needs {command.argument}", hint=f"Type /{name} {command.argument}."
         )
     if argument and not command.argument:
-        raise UsageError(f"/{name} takes nothing after it", hint=DOUBLE_SLASH_HINT)
+        raise UsageError(f"/{name} takes no argument", hint=DOUBLE_SLASH_HINT)
     return command, argument

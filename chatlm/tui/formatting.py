@@ -46,13 +46,13 @@ def context_status(turn: Turn, *, omitted: bool) -> str:
         omitted: whether it no longer fits the context.
     """
     if turn.context_policy is ContextPolicy.DROPPED:
-        return "not read: you left it out"
+        return "dropped from the context"
     if omitted:
-        return "not read: the context is full"
+        return "outside the context, which is full"
     if turn.context_policy is ContextPolicy.PINNED:
-        return "pinned: always read"
+        return "pinned: always in the context"
     if turn.context_policy is ContextPolicy.SUMMARISED and turn.summary:
-        return "its summary is read instead"
+        return "replaced by its summary"
     return ""
 
 

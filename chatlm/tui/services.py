@@ -78,7 +78,7 @@ class Services:
         if not is_available(model, self.plugins):
             raise ModelError(
                 f"The model {model} is not on this machine yet",
-                hint="/model without a name shows what there is, and fetches it.",
+                hint="/model without a name lists models and downloads them.",
             )
 
     def create_session(self, chat: OpenChat, stop: threading.Event) -> ChatSession:

@@ -121,7 +121,7 @@ def to_user_error(error: Exception, description: str) -> ChatlmError | None:
     log.error("%s failed", description, exc_info=error)
     return EngineError(
         f"Something went wrong: {type(error).__name__}: {error}",
-        hint="What was said is kept. `chatlm logs` has the details.",
+        hint="Your messages are saved. `chatlm logs` has the details.",
     )
 
 

@@ -138,7 +138,7 @@ class ChatActions:
     def do_attach(self, path: str) -> None:
         """Put a file into the message."""
         if not path.strip():
-            raise UsageError("Which file?", hint="Write /attach and a path.")
+            raise UsageError("Which file?", hint="Type /attach and a path.")
         self._chat.composer.attach_file(path.strip())
 
     def do_rename(self, title: str) -> None:
@@ -167,7 +167,7 @@ class ChatActions:
             PromptScreen(
                 "Export this chat",
                 transfer.suggest_file_name(chat),
-                hint=f"The ending decides the format: {', '.join(FORMAT_BY_SUFFIX)}",
+                hint=f"The file extension sets the format: {', '.join(FORMAT_BY_SUFFIX)}",
             ),
             self._export,
         )
@@ -175,7 +175,7 @@ class ChatActions:
     def do_import(self, file: str) -> None:
         """Read chats from a file."""
         if not file.strip():
-            raise UsageError("Which file?", hint="Write /import and a path.")
+            raise UsageError("Which file?", hint="Type /import and a path.")
         path, store = expand_path(file.strip()), self._chat.saved_store
         screen = ImportScreen(lambda: transfer.import_chats(store, path))
         self._chat.view.app.push_screen(screen, lambda _: self._chat.notify_changed())
@@ -221,15 +221,15 @@ class ChatActions:
 
     def _saved_chat_id(self) -> int:
         if self._chat.saved_conversation_id is None:
-            raise UsageError("This chat is not saved", hint="It is in no list.")
+            raise UsageError("This chat is not saved", hint="Only saved chats are in the list.")
         return self._chat.saved_conversation_id
 
 
 POLICY_MESSAGES = {
-    ContextPolicy.AUTO: "read as long as it fits",
-    ContextPolicy.PINNED: "always read",
-    ContextPolicy.DROPPED: "not read any more",
-    ContextPolicy.SUMMARISED: "its summary is read in its place",
+    ContextPolicy.AUTO: "in the context while it fits",
+    ContextPolicy.PINNED: "always in the context",
+    ContextPolicy.DROPPED: "left out of the context",
+    ContextPolicy.SUMMARISED: "replaced by its summary",
 }
 """What is said when a turn's standing changes."""
 
@@ -296,9 +296,7 @@ class TurnActions:
         """Go on from here in a new chat."""
         await self._chat.fork_chat(self._selected_view().turn.position + 1)
         self._chat.view.focus_composer()
-        self._chat.view.notify(
-            "This is a fork; the chat it came from stays as it was.", markup=False
-        )
+        self._chat.view.notify("This is a fork; the original chat is unchanged.", markup=False)
 
     def do_details(self, _: str) -> None:
         """Show what made the reply."""

@@ -90,8 +90,8 @@ class InspectActions:
         made = store.provenance(reply.id)
         if made is None:
             raise UsageError(
-                "What this reply was made from was not kept",
-                hint="It came from an older version or from elsewhere. Of a new one it is kept.",
+                "The prompt of this reply was not stored",
+                hint="Replies of older versions and imported ones have none; new replies do.",
             )
         request = Request(made.messages, made.sampling, made.adapter)
 
@@ -102,7 +102,7 @@ class InspectActions:
             )
             return PromptXray(prompt, request, turn.display_text, passages, made.prompt_hash)
 
-        title = "What was read for this reply" if made.model else "What a model would have read"
+        title = "Prompt of this reply" if made.model else "Prompt a model would have read"
         self._chat.view.app.push_screen(XrayScreen(read, title))
 
     def preview_prompt(self, text: str) -> None:
@@ -111,11 +111,7 @@ class InspectActions:
         turns = self._chat.conversation.turns
         again = bool(turns) and not text.strip()
         words = turns[-1].display_text if again else text
-        title = (
-            "What is read for your newest message"
-            if again
-            else "What would be read if this were sent now"
-        )
+        title = "Prompt of your newest message" if again else "Prompt if this were sent now"
 
         def read() -> PromptXray:
             seen = session.preview(text)

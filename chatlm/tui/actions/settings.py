@@ -116,7 +116,7 @@ class SettingsActions:
         app = self._chat.view.app
         if name not in app.available_themes:
             known = ", ".join(sorted(app.available_themes))
-            raise UsageError(f"There is no theme {name!r}", hint=f"There are: {known}.")
+            raise UsageError(f"Unknown theme {name!r}", hint=f"Available themes: {known}.")
         app.theme = name
 
     def set_reduced_motion(self, *, reduced: bool) -> None:

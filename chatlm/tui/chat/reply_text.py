@@ -123,7 +123,7 @@ class ReplyText(Widget):
             self.app.open_url(address)
             self.notify(shown, title="Opened in your browser", markup=False)
         else:
-            self.notify(shown, title="No browser window here", markup=False)
+            self.notify(shown, title="No browser available", markup=False)
 
     def _draw_pending(self) -> None:
         """Draw what was added, and the sooner again the less that cost."""

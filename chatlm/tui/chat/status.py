@@ -154,7 +154,8 @@ class EngineBanner(Static):
     def _banner_content(self) -> Content:
         state = self.state
         if isinstance(state, Failed):
-            retry = f"Then {commands.key_of('regenerate')} tries again; /model takes another model."
+            key = commands.key_of("regenerate")
+            retry = f"Press {key} to try again, or use /model to choose another model."
             return Content.assemble(
                 (escape_controls(state.error.message), "bold"),
                 f"\n{escape_controls(state.error.hint)}" if state.error.hint else "",
@@ -166,4 +167,4 @@ class EngineBanner(Static):
         parts = [f"Loading {one_line(state.model, 40)}"]
         parts += [f"{seconds} s"] if seconds else []
         parts += [escape_controls(state.stage)] if state.stage else []
-        return Content(f"{' · '.join(parts)} — you can type already")
+        return Content(f"{' · '.join(parts)} — you can already type")

@@ -251,7 +251,7 @@ WELCOME_KEYS = (
     ("send", "send"),
     ("newline", "new line"),
     ("stop", "stop a reply"),
-    ("next-region", "go to a turn"),
+    ("next-region", "select a turn"),
     ("new", "new chat"),
     ("chats", "your chats"),
     ("palette", "all commands"),

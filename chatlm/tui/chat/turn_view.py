@@ -203,7 +203,7 @@ class TurnView(Vertical, can_focus=True):
         """What the person typed; where a plugin made the message of it, how to see that; labels."""
         lines = [Content(escape_controls(self.turn.display_text))]
         if self.turn.raw_input:
-            how = f"sent as a plugin wrote it · {commands.key_of('xray')} shows the whole"
+            how = f"rewritten by a plugin · {commands.key_of('xray')} shows the full prompt"
             lines.append(Content.styled(how, MUTED_STYLE))
         if badges := self._annotation_badges(None):
             lines.append(Content.styled(badges, MUTED_STYLE))

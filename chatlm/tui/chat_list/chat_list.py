@@ -125,7 +125,7 @@ class ChatList(RowList):
             if conversation_id == self._answering_id:
                 stop = commands.key_of("stop")
                 raise UsageError(
-                    "This chat is being answered and cannot be deleted.",
+                    "A chat with a running reply cannot be deleted.",
                     hint=f"Stop the reply first, with {stop}.",
                 )
             self._deleting_ids.add(conversation_id)
@@ -196,7 +196,7 @@ class ChatList(RowList):
             PromptScreen(
                 "Rename this chat",
                 before,
-                hint="Left empty, the chat is called by its first message.",
+                hint="Leave it empty to use the first message as the title.",
                 suggest=partial(suggest_title, chat),
             ),
             rename,
@@ -226,7 +226,7 @@ class ChatList(RowList):
                 self._reload_and_notify()
             undo = commands.key_of("list-undo") if self.is_focused_widget else "/undo"
             self.notify(
-                f"Deleted “{name}”. {undo} brings it back.", markup=False, timeout=TOAST_SECONDS
+                f"Deleted “{name}”. {undo} restores it.", markup=False, timeout=TOAST_SECONDS
             )
             if conversation_id == self._current_id:
                 self.post_message(self.ChatDeleted(conversation_id))
@@ -234,7 +234,7 @@ class ChatList(RowList):
     def _show_restored(self, result: tuple[str, int]) -> None:
         name, conversation_id = result
         self._reload_and_notify(conversation_id)
-        self.notify(f"“{name}” is back.", markup=False)
+        self.notify(f"Restored “{name}”.", markup=False)
 
     def _reload_and_notify(self, highlight_id: int | None = None) -> None:
         self._reload_rows(highlight_id)
@@ -354,7 +354,7 @@ class ChatEdits:
             UsageError: there is none.
         """
         if not self._deleted_ids:
-            raise UsageError("There is no deleted chat to bring back.")
+            raise UsageError("There is no deleted chat to restore.")
         conversation_id = self._deleted_ids.pop()
         self._store.restore(conversation_id)
         return self._display_title(conversation_id), conversation_id

@@ -287,8 +287,8 @@ def open_message(hit: ChatSearchHit) -> ChatList.ChatOpened:
 
 def _no_hits(query: str) -> Content:
     return Content(
-        f"No chat says “{one_line(query, 60)}”.\n\nOne message must hold all the"
-        " words; the last may be unfinished."
+        f"No results for “{one_line(query, 60)}”.\n\nAll words must be in one"
+        " message; the last may be incomplete."
     )
 
 

@@ -25,7 +25,7 @@ from chatlm.tui.widgets.inputs import LineInput
 UNTITLED = "Untitled"
 
 
-NO_CHATS = Content("No chats yet.\n\nWhat you write to the model\nis kept here.")
+NO_CHATS = Content("No chats yet.\n\nYour conversations\nappear here.")
 
 
 _FORK = re.compile(r"(.*) \((fork(?: \d+)?)\)")
@@ -165,9 +165,9 @@ class SearchBox(LineInput):
     """Enter asks for the first hit, as `Submitted`; Down for what is below, as `FocusBelow`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "open the first"),
-        Binding("down,enter", "to_chats", "to the chats"),
-        Binding("down", "to_hits", "to the hits"),
+        Binding("enter", "submit", "open first result"),
+        Binding("down,enter", "to_chats", "back to the chats"),
+        Binding("down", "to_hits", "to the results"),
         Binding("escape", "leave", "back", priority=True),
     ]
 

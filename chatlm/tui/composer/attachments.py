@@ -131,15 +131,13 @@ def read_text_file(path: Path, name: str) -> str:
         raise UsageError(f"{shown} cannot be read: {why}") from error
     if len(data) > MAX_FILE_BYTES:
         limit = f"{MAX_FILE_BYTES // 1_000_000} MB"
-        raise UsageError(
-            f"{shown} is larger than {limit}", hint="Paste the part that matters instead."
-        )
+        raise UsageError(f"{shown} is larger than {limit}", hint="Paste the relevant part instead.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{shown} is not a text in UTF-8") from error
+        raise UsageError(f"{shown} is not UTF-8 text") from error
     if "\0" in text:
-        raise UsageError(f"{shown} is not a text")
+        raise UsageError(f"{shown} is not a text file")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

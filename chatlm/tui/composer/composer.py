@@ -250,7 +250,7 @@ class Composer(AttachingArea):
         """
         meaning = self._parse_input()
         if not isinstance(meaning, str):
-            raise UsageError("What is typed is a command", hint=commands_module.DOUBLE_SLASH_HINT)
+            raise UsageError("This is a command", hint=commands_module.DOUBLE_SLASH_HINT)
         return self.with_attachments(meaning)
 
     def action_send(self) -> None:
@@ -364,8 +364,8 @@ class Composer(AttachingArea):
     def border_notes(self) -> list[str]:
         """The keys that leave an edit and unfold a paste, and what files cost."""
         keys = commands.key_of
-        does = "runs it" if self.accepts_commands else "asks again in a fork"
-        aside = f"{keys('send')} {does} · {keys('stop')} leaves it"
+        does = "runs" if self.accepts_commands else "resends in a fork"
+        aside = f"{keys('send')} {does} · {keys('stop')} cancels"
         unfold = f"{keys('unfold')} unfolds"
         return [aside] * self.editing + super().border_notes() + [unfold] * self.has_folds
 

@@ -84,7 +84,7 @@ class Registrations:
         if self._plugins.is_dropped(plugin):
             raise UsageError(
                 f"The plugin {plugin} failed too often",
-                hint="It is left out until chatlm restarts. /plugins says why.",
+                hint="It is disabled until chatlm restarts; /plugins shows why.",
             )
 
     def _command_table(self) -> list[Command]:
@@ -114,7 +114,9 @@ class Registrations:
             things = {thing.name: thing for thing in offered[plugin]}
             if lost := [f"{name} (of {owners[name]})" for name in things if name in owners]:
                 self._plugins.record_failure(
-                    plugin, hook, _conflict_error("names", lost, "Tell its author.")
+                    plugin,
+                    hook,
+                    _conflict_error("names", lost, "Report it to the plugin's author."),
                 )
             offers |= {
                 n: Registration(plugin, thing) for n, thing in things.items() if n not in owners

@@ -84,7 +84,7 @@ class PluginRegions:
         """
         offer = self._registrations.panels.get(name)
         if offer is None:
-            raise UsageError(f"There is no panel {name}")
+            raise UsageError(f"Unknown panel {name}")
         shown = self._panel_name if self.panel else ""
         self.close_panel()
         if shown == name:
@@ -129,7 +129,7 @@ class PluginRegions:
         """
         offer = self._registrations.screens.get(name)
         if offer is None:
-            raise UsageError(f"There is no screen {name}")
+            raise UsageError(f"Unknown screen {name}")
         self._registrations.require_enabled(offer.plugin)
         region = PluginRegion(offer.plugin, f"screen {name}", self._handle_failure)
         ui = self._create_ui(offer.plugin)

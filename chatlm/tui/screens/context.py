@@ -58,7 +58,7 @@ Summarise = Callable[[int], Generator[str, None, None]]
 class TurnList(OptionList):
     """The rows; Enter or a click goes to the turn in the chat."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "go to it")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "go to turn")]
 
 
 class ContextScreen(Card[int | None]):
@@ -240,9 +240,13 @@ def turn_rows(breakdown: ContextBreakdown, width: int) -> list[Option]:
     most = max([breakdown.fill.system_tokens, *breakdown.turn_tokens.values(), 1])
     words = f"System prompt: {breakdown.system}" if breakdown.system else "No system prompt"
     if not breakdown.system and breakdown.fill.system_tokens:
-        words = "System prompt: none of yours; the model's own template adds its own"
+        words = "System prompt: the default of the model's template"
     drawn = [
-        Option(_turn_row("", words, breakdown.fill.system_tokens, most, ("always read", ""), width))
+        Option(
+            _turn_row(
+                "", words, breakdown.fill.system_tokens, most, ("always in the context", ""), width
+            )
+        )
     ]
     for index, turn in enumerate(breakdown.turns):
         number, cost = f"{turn.position + 1}", breakdown.turn_tokens.get(turn.id, 0)
@@ -252,7 +256,7 @@ def turn_rows(breakdown: ContextBreakdown, width: int) -> list[Option]:
         )
     if not breakdown.turns:
         drawn.append(
-            Option("No turns yet: they stand here once you have said something.", disabled=True)
+            Option("No turns yet. They appear here after your first message.", disabled=True)
         )
     return drawn
 
@@ -266,7 +270,7 @@ def turn_state(turn: Turn, omitted: bool) -> tuple[str, str]:
     if turn.context_policy is ContextPolicy.PINNED:
         return "pinned", "$text-accent"
     if turn.context_policy is ContextPolicy.SUMMARISED:
-        return "summary read", "$text-primary"
+        return "summarised", "$text-primary"
     return "read", ""
 
 
@@ -302,7 +306,7 @@ class SummaryScreen(Card[None]):
 
     CARD_TITLE = "Summary"
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "give up")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "cancel")]
 
     def __init__(self, write: Callable[[], Generator[str, None, None]]) -> None:
         super().__init__()
@@ -312,7 +316,7 @@ class SummaryScreen(Card[None]):
 
     def body(self) -> Iterable[Widget]:
         """The words so far."""
-        yield Static("The model reads the turn …", id="words")
+        yield Static("The model is reading the turn …", id="words")
 
     def on_mount(self) -> None:
         """Have it written."""

@@ -31,7 +31,7 @@ SHOWN_HASH_LENGTH = 16
 """Characters of the prompt's hash that are shown; a copy has them all."""
 
 
-NO_PROVENANCE = "This reply was made before chatlm kept more than this."
+NO_PROVENANCE = "An older version of chatlm stored no more details of this reply."
 
 
 DetailRows = Sequence[tuple[str, str]]
@@ -130,7 +130,7 @@ def usage_rows(usage: Usage) -> DetailRows:
 def provenance_sections(provenance: Provenance) -> list[tuple[str, DetailRows]]:
     """The parts that tell how a reply was made: model, sampling, prompt, libraries."""
     model = (
-        ("model", provenance.model or "none, a plugin gave the reply"),
+        ("model", provenance.model or "none, written by a plugin"),
         ("adapter", provenance.adapter or "none"),
         ("prompt format", provenance.prompt_format),
         ("device", provenance.device),

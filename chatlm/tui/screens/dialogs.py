@@ -125,8 +125,8 @@ class LeaveIncognitoScreen(Card[bool | None]):
     CARD_TITLE = "Leave this incognito chat?"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "dismiss(False)", "leave it"),
-        Binding("ctrl+s", "dismiss(True)", "save it and leave"),
+        Binding("enter", "dismiss(False)", "leave"),
+        Binding("ctrl+s", "dismiss(True)", "save and leave"),
         Binding("escape", "dismiss", "stay"),
     ]
 
@@ -140,4 +140,4 @@ class LeaveIncognitoScreen(Card[bool | None]):
 
     def body(self) -> Iterable[Widget]:
         """What is lost."""
-        yield Static("It is in memory only. When you leave it, it is gone.")
+        yield Static("It exists only in memory and is lost when you leave.")

@@ -20,12 +20,15 @@ from chatlm.tui.screens.card import Card
 SECTIONS = (
     ("Writing", commands.COMPOSER),
     ("Anywhere", (*commands.PANE_NAVIGATION, *commands.CHAT, *commands.APP)),
-    ("On a turn, which Tab or a click selects", (*commands.TURN, *commands.TURN_NAVIGATION)),
-    ("In the list of chats", commands.CHAT_LIST),
+    (
+        "On the selected turn; Tab or a click selects one",
+        (*commands.TURN, *commands.TURN_NAVIGATION),
+    ),
+    ("In the chat list", commands.CHAT_LIST),
 )
 
 
-FOOTER = 'config.toml can change a key: in [keys], for example regenerate = "ctrl+y".'
+FOOTER = 'To change a key, add it to [keys] in config.toml, for example regenerate = "ctrl+y".'
 
 
 class HelpScreen(Card[None]):

@@ -29,7 +29,7 @@ NAME_WIDTH, SIZE_WIDTH, STATE_WIDTH = 26, 11, 10
 class FilterInput(VisibleInput):
     """What is typed narrows the list; Enter takes the model that is marked in it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "talk to it")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "use model")]
 
 
 class ModelScreen(Card[str | None]):
@@ -86,7 +86,7 @@ class ModelScreen(Card[str | None]):
     def body(self) -> Iterable[Widget]:
         """The filter, the models, the question."""
         yield FilterInput(
-            placeholder="Type to filter, or a hub id such as org/name, or a path", compact=True
+            placeholder="Filter, or enter a hub id such as org/name, or a path", compact=True
         )
         models = OptionList(markup=False)
         models.can_focus = False
@@ -103,7 +103,7 @@ class ModelScreen(Card[str | None]):
         if value is True:
             self.dismiss(typed)
         else:
-            self._ask_to_download(typed, "Its size is not known yet")
+            self._ask_to_download(typed, "Unknown download size")
 
     def action_move(self, step: int) -> None:
         """Move over the list while typing."""
@@ -147,7 +147,7 @@ class ModelScreen(Card[str | None]):
         elif details is None:
             self.start_work(partial(single_value, partial(self._is_here, name)))
         else:
-            self._ask_to_download(name, f"About {human_bytes(details.bytes)} have to be fetched")
+            self._ask_to_download(name, f"About {human_bytes(details.bytes)} to download")
 
     def _ask_to_download(self, name: str, question: str = "") -> None:
         """Ask whether to fetch the model; with no name, ask nothing."""
@@ -155,7 +155,7 @@ class ModelScreen(Card[str | None]):
         line = self.query_one("#question", Static)
         line.set_class(bool(name), "-shown")
         told = f"{one_line(name, 60)} is not on this machine. {question}."
-        line.update(Content(f"{told}\nEnter fetches it, esc does not."))
+        line.update(Content(f"{told}\nEnter downloads it, esc cancels."))
 
     def _update_list(self, query: str) -> None:
         """The models that have what is typed in name or description; then what is typed itself."""

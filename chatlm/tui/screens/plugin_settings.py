@@ -203,7 +203,7 @@ class PluginSettingsScreen(Card[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "app.focus_previous", "previous", show=False),
         Binding("down,tab", "app.focus_next", "next"),
-        Binding("ctrl+r", "reset", "back to the default"),
+        Binding("ctrl+r", "reset", "reset to default"),
         Binding("escape", "leave", "close"),
     ]
 
@@ -218,7 +218,8 @@ class PluginSettingsScreen(Card[None]):
         yield VerticalScroll(can_focus=False)
         yield Static(id="meaning")
         yield Static(
-            "Saved in config.toml when you leave a field; it counts from the next start.", id="when"
+            "Saved in config.toml when you leave a field; it applies from the next start.",
+            id="when",
         )
 
     async def on_mount(self) -> None:
@@ -319,5 +320,5 @@ def field_help(field: SettingField) -> str:
     """What the setting does, what it must be, what holds where nothing is said."""
     parts = [field.help, field.expected, f"default: {field.default or 'nothing'}"]
     if field.variable:
-        parts.append(f"{field.variable} in the environment goes before the file")
+        parts.append(f"{field.variable} in the environment overrides the file")
     return f"{field.key}: {' · '.join(filter(None, parts))}"

@@ -81,9 +81,9 @@ class PluginsScreen(Card[None]):
     CARD_TITLE = "Plugins"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "toggle_here", "on or off in this chat"),
-        Binding("e", "switch(True)", "on for all"),
-        Binding("d", "switch(False)", "off for all"),
+        Binding("space", "toggle_here", "toggle in this chat"),
+        Binding("e", "switch(True)", "enable for all"),
+        Binding("d", "switch(False)", "disable for all"),
         Binding("escape,q", "dismiss", "close"),
     ]
 
@@ -109,7 +109,7 @@ class PluginsScreen(Card[None]):
             id="safe",
             classes="-shown" if self._safe_mode else "",
         )
-        yield PluginList(Option("Looking …", disabled=True), markup=False)
+        yield PluginList(Option("Loading …", disabled=True), markup=False)
         yield Static(id="about")
 
     def on_mount(self) -> None:
@@ -203,7 +203,7 @@ def plugin_rows(entries: Sequence[PluginEntry], disabled_plugins: Collection[str
 
 def no_plugins_hint() -> str:
     """What to do where there is no plugin."""
-    return f"Put one into {paths.user_plugins_dir()} or begin one: chatlm plugins new NAME"
+    return f"Put one into {paths.user_plugins_dir()} or create one: chatlm plugins new NAME"
 
 
 def _plugin_row(entry: PluginEntry, disabled_plugins: Collection[str]) -> Content:
@@ -267,43 +267,41 @@ class PluginState:
     colour: str
 
 
-ON = PluginState("on", "It takes part in this chat.", "$text-success")
+ON = PluginState("on", "Enabled in this chat.", "$text-success")
 
 
-FAILING = PluginState("failing", "It is on, but failed when it was used last.", "$text-warning")
+FAILING = PluginState("failing", "Enabled, but its last call failed.", "$text-warning")
 
 
 OFF_HERE = PluginState(
-    "off in this chat", "It takes no part in this chat. Space switches it on.", "$text-warning"
+    "off in this chat", "Disabled in this chat. Space enables it.", "$text-warning"
 )
 
 
 OFF_NEXT = PluginState(
-    "off at next start", "From the next start on it is off for all chats.", "$text-warning"
+    "off at next start", "Disabled for all chats from the next start.", "$text-warning"
 )
 
 
-ON_NEXT = PluginState(
-    "on at next start", "It is loaded at the next start of chatlm.", "$text-warning"
-)
+ON_NEXT = PluginState("on at next start", "Enabled from the next start.", "$text-warning")
 
 
 OFF = PluginState(
-    "off", "It is off for all chats. e switches it on, from the next start.", "$foreground 30%"
+    "off", "Disabled for all chats. e enables it from the next start.", "$foreground 30%"
 )
 
 
 LEFT_OUT = PluginState(
-    "left out", "It failed too often, and is left out until chatlm restarts.", "$text-error"
+    "left out", "It failed too often and is disabled until chatlm restarts.", "$text-error"
 )
 
 
-FAILED = PluginState("failed to load", "It takes part in no chat.", "$text-error")
+FAILED = PluginState("failed to load", "It is not available in any chat.", "$text-error")
 
 
 CRASHED = PluginState(
-    "ended chatlm",
-    "chatlm ended while this was loaded, so it is left out. e tries it at the next start.",
+    "crashed",
+    "chatlm crashed while loading it, so it is disabled. e tries it again at the next start.",
     "$text-error",
 )
 

@@ -32,10 +32,10 @@ UNLIMITED_FROM = 1_000_000
 """A greatest value from which on it is no limit to anyone."""
 
 
-STOP_HELP = 'texts that end the reply; several as "###", "\\n\\n"'
+STOP_HELP = 'stop strings; several as "###", "\\n\\n"'
 
 
-UNSET_LABELS = {"seed": "another each time", "stop": "none"}
+UNSET_LABELS = {"seed": "random", "stop": "none"}
 """What holds where nothing is said at all; of other settings, what the model's server takes."""
 
 

@@ -87,7 +87,7 @@ class SystemEditor(Vertical):
 
     def show_cost(self, tokens: int | None) -> None:
         """Say what it costs, in tokens; None where that cannot be known yet."""
-        told = "What it costs is known once the model is loaded."
+        told = "The token count is shown once the model is loaded."
         self.query_one("#cost", Static).update(
             told if tokens is None else describe_cost(self.system, tokens)
         )
@@ -105,10 +105,10 @@ class SystemEditor(Vertical):
 def describe_cost(system: str, tokens: int) -> str:
     """What a system prompt takes, or what the model's format writes where there is none."""
     if system:
-        return f"{count(tokens, 'token')}, read before every message of this chat"
+        return f"{count(tokens, 'token')}, sent with every request of this chat"
     if tokens:
-        return f"None of yours; the model's own template adds its own ({count(tokens, 'token')})"
-    return "None: the model reads your messages alone"
+        return f"The default of the model's template ({count(tokens, 'token')})"
+    return "None: the model reads only your messages"
 
 
 CONFIG_LAYER = "config"
@@ -230,10 +230,10 @@ class SettingsScreen(Card[None]):
             with TabPane("Sampling", id="sampling"):
                 yield self._form
                 yield Static(id="meaning")
-                yield _button_row(("reset", "Reset all"), ("keep-sampling", "Keep as my default"))
+                yield _button_row(("reset", "Reset all"), ("keep-sampling", "Save as default"))
             with TabPane("System prompt", id="system"):
                 yield self._editor
-                yield _button_row(("keep-system", "Keep as my default"))
+                yield _button_row(("keep-system", "Save as default"))
             with TabPane("Look", id="look"):
                 yield ThemePicker(self._reduced_motion)
             with TabPane("Model", id="model"):
@@ -345,7 +345,7 @@ class SettingsScreen(Card[None]):
             self.show_error(error)
             return False
         self.show_error(None)
-        self.notify("Kept as your default", markup=False)
+        self.notify("Saved as default", markup=False)
         return True
 
     def _focus_section(self) -> None:
@@ -391,7 +391,7 @@ IN_USE = " · in use"
 class ThemeList(OptionList):
     """The names of the themes."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "take this theme")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "use theme")]
 
 
 class ThemePicker(Vertical):

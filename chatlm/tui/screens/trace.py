@@ -32,7 +32,7 @@ SLOW_CALL_SECONDS = 1.0
 """Seconds of a call from which on its time is marked."""
 
 
-NO_CALLS = "No plugin took part in this turn, or it was made before chatlm kept what plugins do."
+NO_CALLS = "No plugin took part in this turn, or it is older than plugin traces."
 
 
 class TraceScreen(Card[None]):
@@ -51,7 +51,7 @@ class TraceScreen(Card[None]):
     }
     """
 
-    CARD_TITLE = "What plugins did for this turn"
+    CARD_TITLE = "Plugin trace of this turn"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "copy", "copy as JSON"),
@@ -95,7 +95,7 @@ class TraceScreen(Card[None]):
         versions = len(self._turn.replies)
         version = self._turn.reply.version if self._turn.reply else 1
         which = f", version {version} of {versions}" if versions > 1 else ""
-        return Content(f"The reply{which}{', gone on with' if continued else ''}")
+        return Content(f"The reply{which}{', continued' if continued else ''}")
 
 
 def trace_summary(traces: Sequence[Trace]) -> Content:

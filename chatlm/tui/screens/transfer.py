@@ -52,7 +52,7 @@ class ImportScreen(Card[None]):
     def body(self) -> Iterable[Widget]:
         """Bar and words."""
         yield ProgressBar(total=None, show_eta=False)
-        yield Static("Looking through the file …", id="said")
+        yield Static("Checking the file …", id="said")
 
     def on_mount(self) -> None:
         """Begin."""
@@ -84,11 +84,11 @@ class ImportScreen(Card[None]):
 def import_status(state: ImportProgress) -> str:
     """What an import has done so far."""
     if state.checking:
-        return "Looking through the file …"
-    there = f", {state.already_stored} there already" if state.already_stored else ""
+        return "Checking the file …"
+    there = f", {state.already_stored} already stored" if state.already_stored else ""
     out = ", ".join(f"{number} {what}" for what, number in state.left_out.most_common())
     return f"{count(len(state.added), 'chat')} imported{there}" + (
-        f"\nLeft out: {out}" if out else ""
+        f"\nSkipped: {out}" if out else ""
     )
 
 
@@ -120,12 +120,12 @@ def export_chat(store: Store, chat: Conversation, path: Path) -> None:
     endings = [ending for ending in FORMAT_BY_SUFFIX if path.name.lower().endswith(ending)]
     if not endings:
         raise UsageError(
-            f"The ending of {path.name} names no format",
-            hint=f"End it in {', '.join(FORMAT_BY_SUFFIX)}.",
+            f"{path.name} has no known file extension",
+            hint=f"Use {', '.join(FORMAT_BY_SUFFIX)}.",
         )
     try:
         if path.exists():
-            raise UsageError(f"{path} exists already", hint="Give another name.")
+            raise UsageError(f"{path} exists already", hint="Choose another name.")
         write_atomically(
             path, stream_export(store, [chat.id], FORMAT_BY_SUFFIX[max(endings, key=len)])
         )
@@ -140,7 +140,7 @@ def import_chats(store: Store, path: Path) -> Generator[ImportProgress, None, No
     """Read the chats of a file into the store; yields how far it is.
 
     Raises:
-        UsageError: the file holds no chats, or some that cannot be read; nothing is imported then.
+        UsageError: the file contains no chats or unreadable ones; nothing is imported.
         StoreError: they cannot be stored.
     """
     state = ImportProgress()
@@ -148,10 +148,10 @@ def import_chats(store: Store, path: Path) -> Generator[ImportProgress, None, No
         yield state
     if state.unreadable_count:
         first = state.unreadable[0]
-        others = "`chatlm chats import --skip-bad` takes the others."
+        others = "`chatlm chats import --skip-bad` imports the others."
         raise UsageError(
             f"{path.name}, {first.location}: {first.problem}; nothing was imported",
             hint=others if state.readable_count else IMPORT_FORMATS_HINT,
         )
     if not state.added and not state.already_stored:
-        raise UsageError(f"{path.name} holds no chats", hint=IMPORT_FORMATS_HINT)
+        raise UsageError(f"{path.name} contains no chats", hint=IMPORT_FORMATS_HINT)

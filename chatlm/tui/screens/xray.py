@@ -32,7 +32,7 @@ class TokenKind(StrEnum):
     """Whose a token is; the value names it on the screen."""
 
     CONTROL = "control tokens"
-    FORMAT = "format around the messages"
+    FORMAT = "chat template"
     SYSTEM = "system prompt"
     USER = "your messages"
     ASSISTANT = "replies"
@@ -187,8 +187,8 @@ SHOWN_HASH_LENGTH = 12
 
 
 ESTIMATE_NOTICE = Content.styled(
-    "These are the messages that are sent, cut by an estimate: the server puts them into its own "
-    "template and tokens.",
+    "The messages as they are sent, split into estimated tokens: the server applies its own "
+    "template and tokenizer.",
     MUTED_STYLE,
 )
 
@@ -217,7 +217,7 @@ class XrayScreen(Card[None]):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("t", "borders", "token borders"),
+        Binding("t", "borders", "token boundaries"),
         Binding("i", "ids", "ids"),
         Binding("c", "copy_text", "copy text"),
         Binding("d,upper_c", "copy_ids", "copy ids"),
@@ -310,7 +310,7 @@ def heading(xray: PromptXray) -> str:
     prompt = xray.prompt
     told = [
         f"{len(prompt.tokens):,} of {count(prompt.context_length, 'token')}",
-        f"{prompt.reply_reserve:,} kept for the reply",
+        f"{prompt.reply_reserve:,} reserved for the reply",
     ]
     if prompt.omitted:
         told.append(f"{count(len(prompt.omitted), 'message')} left out")
@@ -319,10 +319,10 @@ def heading(xray: PromptXray) -> str:
     if not xray.sent_hash:
         return line
     if xray.sent_hash == prompt.hash:
-        return f"{line}\nThis is the very prompt that was sent."
+        return f"{line}\nThis is exactly the prompt that was sent."
     return (
         f"{line}\nNot the prompt that was sent ({xray.sent_hash[:SHOWN_HASH_LENGTH]}): "
-        "the model, its format or its context is another one now."
+        "the model, its template or its context has changed."
     )
 
 

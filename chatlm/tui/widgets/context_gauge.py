@@ -117,7 +117,7 @@ def gauge_legend(fill: ContextFill) -> list[Content]:
             (SYSTEM, "$text-primary", "system prompt", fill.system_tokens),
             (TURNS, _fill_warning(fill)[2] or "$text-success", "turns", fill.history_tokens),
             (FREE, "$foreground 60%", "free", fill.free_tokens),
-            (RESERVE, "$foreground 60%", "kept for the reply", fill.reply_reserve),
+            (RESERVE, "$foreground 60%", "reserved for the reply", fill.reply_reserve),
         )
     ]
 
