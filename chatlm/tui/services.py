@@ -112,14 +112,14 @@ def argument_completers(themes: Callable[[], Iterable[str]]) -> Mapping[str, Com
 
 
 def _installed_chat_models() -> list[str]:
-    """Those that are here; an embedder cannot chat."""
+    """Return the installed models that can chat."""
     entries = catalogue()
     names = names_module.installed_names()
     return [name for name in names if name not in entries or entries[name].kind == "chat"]
 
 
 def _filter_names(query: str, names: Iterable[str]) -> list[str]:
-    """The names that hold what was typed; those that begin with it come first."""
+    """Return the names that contain the query, those that start with it first."""
     query = query.lower()
     found = [name for name in names if query in name.lower()]
     return sorted(found, key=lambda name: (not name.lower().startswith(query), name))

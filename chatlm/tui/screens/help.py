@@ -1,4 +1,4 @@
-"""Key help and command palette."""
+"""The help card with all keys, and the command palette."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FOOTER = 'To change a key, add it to [keys] in config.toml, for example regenera
 
 
 class HelpScreen(Card[None]):
-    """A card over the chat; the arrows scroll."""
+    """A card with scrolling text."""
 
     DEFAULT_CSS = """
     HelpScreen > .card { width: 80; }
@@ -46,7 +46,7 @@ class HelpScreen(Card[None]):
     ]
 
     def body(self) -> Iterable[Widget]:
-        """A part for each place where keys are heard."""
+        """Yield a section for each place with keys."""
         groups = [*SECTIONS, ("From plugins", commands.plugin_commands())]
         parts = [
             _section(head, commands.with_current_keys(group)) for head, group in groups if group
@@ -70,15 +70,15 @@ def _section(title: str, group: Iterable[Command]) -> Content:
 
 
 class ChatCommands(Provider):
-    """Finds commands; one that cannot do without an argument is begun in the composer."""
+    """Commands in the palette; one with a required argument is put into the composer."""
 
     async def discover(self) -> Hits:
-        """All of them, before anything is typed."""
+        """Yield all commands before anything is typed."""
         for command in _slash_commands():
             yield DiscoveryHit(_command_row(command), partial(self._run, command), command.title)
 
     async def search(self, query: str) -> Hits:
-        """Those whose name or help is like the query."""
+        """Yield the commands whose name or help matches the query."""
         matcher = self.matcher(query)
         for command in _slash_commands():
             score = max(matcher.match(command.title), matcher.match(command.help))
