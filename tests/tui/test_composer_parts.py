@@ -158,15 +158,19 @@ def test_what_is_a_command(typed: str, name: str, argument: str) -> None:
     [
         (
             "/forc",
-            "There is no command /forc\nDid you mean /fork? Two slashes send it as a message.",
+            "Unknown command /forc\nDid you mean /fork? "
+            "Start with two slashes to send it as a message.",
         ),
         (
             "/usr/bin is full",
-            "There is no command /usr/bin\nTwo slashes send it as a message.",
+            "Unknown command /usr/bin\nStart with two slashes to send it as a message.",
         ),
-        ("/", "There is no command /\nTwo slashes send it as a message."),
+        ("/", "Unknown command /\nStart with two slashes to send it as a message."),
         ("/attach ", "/attach needs FILE\nWrite /attach FILE."),
-        ("/new chat please", "/new takes nothing after it\nTwo slashes send it as a message."),
+        (
+            "/new chat please",
+            "/new takes no argument\nStart with two slashes to send it as a message.",
+        ),
     ],
 )
 def test_what_is_neither_says_what_to_do(typed: str, error: str) -> None:
@@ -242,9 +246,9 @@ def test_an_attached_file_names_no_other_file_when_it_is_sent_again(folder: Path
 def test_why_a_file_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_attachments, "MAX_FILE_BYTES", 1_000_000)
     cases = {
-        "latin": (b"caf\xe9", "latin is not a text in UTF-8"),
-        "binary": (b"a\0b", "binary is not a text"),
-        "big": (b"x" * 1_000_001, "big is larger than 1 MB\nPaste the part that matters instead."),
+        "latin": (b"caf\xe9", "latin is not UTF-8 text"),
+        "binary": (b"a\0b", "binary is not a text file"),
+        "big": (b"x" * 1_000_001, "big is larger than 1 MB\nPaste the relevant part instead."),
     }
     for name, (data, error) in cases.items():
         (folder / name).write_bytes(data)
