@@ -155,6 +155,16 @@ def chat_shown(ui: Ui) -> None:
 
 
 @hookspec
+def chat_deleted(conversation_id: int) -> None:
+    """A saved chat was deleted for good; delete everything that the plugin keeps about it."""
+
+
+@hookspec
+def suggest_text(conversation: Conversation, text: str) -> str | None:
+    """Suggest text to insert at the end of what is being written; the first plugin's is shown."""
+
+
+@hookspec
 def read_attachment(path: Path) -> str | ChatlmError | None:
     """Read the text of a file that is attached to a message; the first plugin that can decides.
 

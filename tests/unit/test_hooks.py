@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from chatlm.chat.attachments import MAX_FILE_BYTES, AttachmentReader
+from chatlm.chat.deletion import empty_trash
+from chatlm.chat.suggestions import suggest_text
 from chatlm.chat.templates import available_setups, available_templates, render_chat_start
 from chatlm.cli.main import main
 from chatlm.config.config import Config
@@ -20,8 +22,9 @@ from chatlm.plugin_host.hook_table import HOOKS, CallStyle, sample_arguments
 from chatlm.plugin_host.hookspecs import hookimpl
 from chatlm.plugin_host.host import PluginHost
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand
+from chatlm.store.store import Store
 from chatlm.testing import ScriptedEngine, scripted_chat, scripted_screen
-from chatlm.types.messages import Annotation, Message, Passage
+from chatlm.types.messages import Annotation, Conversation, Message, Passage, utc_now
 from chatlm.types.sampling import Sampling
 from chatlm.types.services import SERVICES, Classifier, Documents
 from chatlm.types.setups import RenderedTemplate, Setup
@@ -285,6 +288,73 @@ async def test_chat_shown() -> None:
         await screen.submit("Hello")
         await screen.submit("/new")
         assert shown == [0, 0]
+
+
+DELETES_NOTES = """
+import chatlm
+
+@chatlm.hookimpl
+def chat_deleted(conversation_id):
+    (chatlm.data_dir() / f"{conversation_id}.txt").unlink()
+"""
+
+
+def test_chat_deleted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "notes.py").write_text(DELETES_NOTES)
+    with Store(home / "chats.db") as store:
+        gone, here = (store.create_conversation().id for _ in range(2))
+    for chat in (gone, here):
+        (home / f"{chat}.txt").write_text("a note")
+    assert main(["chats", "delete", str(gone), "--yes"]) == 0
+    assert [path.name for path in home.glob("*.txt")] == [f"{here}.txt"]
+    (home / "config.toml").write_text("model = 3\n")
+    assert main(["chats", "delete", str(here), "--yes"]) == 0
+    assert "Plugins are not told" in capsys.readouterr().err
+    assert [path.name for path in home.glob("*.txt")] == [f"{here}.txt"]
+
+
+def test_chats_that_leave_the_trash_are_announced() -> None:
+    deleted: list[int] = []
+
+    def chat_deleted(conversation_id: int) -> None:
+        deleted.append(conversation_id)
+
+    host = host_of(chat_deleted=chat_deleted)
+    with Store(None) as store:
+        old, new = (store.create_conversation().id for _ in range(2))
+        store.trash(old)
+        between = utc_now()
+        store.trash(new)
+        empty_trash(store, between, host)
+        assert deleted == [old]
+        assert [entry.id for entry in store.list_trash()] == [new]
+
+
+def test_the_emotion_plugin_forgets_the_texts_of_deleted_chats() -> None:
+    actions = import_module("chatlm_emotion.actions")
+    labeller = actions.get_labeller()
+    try:
+        first = labeller.submit("I am so happy.")
+        assert labeller.submit("I am so happy.") is first
+        host = PluginHost([("emotion", import_module("chatlm_emotion.plugin"))])
+        host.call_hook("chat_deleted", conversation_id=1)
+        assert labeller.submit("I am so happy.") is not first
+    finally:
+        actions.close_labeller()
+
+
+def test_suggest_text() -> None:
+    def suggest(text: str) -> Any:
+        return {"hel": "lo", "blank": " "}.get(text)
+
+    host = host_of(suggest_text=suggest)
+    assert suggest_text(Conversation(0), "hel", host) == "lo"
+    assert suggest_text(Conversation(0), "x", host) == ""
+    off = Conversation(1, disabled_plugins=frozenset({"plugin"}))
+    assert suggest_text(off, "hel", host) == ""
+    assert suggest_text(Conversation(0), "blank", host) == ""
+    assert "suggest_text" in str(host.take_faults()[0])
 
 
 def test_read_attachment(tmp_path: Path) -> None:
