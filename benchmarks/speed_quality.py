@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chatlm.engines.model import Cache, Model
+from chatlm.engines.model import Model, SequenceCache
 
 PROMPTS, LENGTH, READ = 24, 100, 36
 """Texts, tokens of each, and how many of them are read at once before single tokens follow."""
@@ -72,12 +72,12 @@ class Reference:
         )
 
 
-def _singly(cache: Cache, text: list[int]) -> list[Tensor]:
+def _singly(cache: SequenceCache, text: list[int]) -> list[Tensor]:
     first = cache.prefill(text[:READ]).float()
     return [first, *(cache.decode([token])[0].float() for token in text[READ:])]
 
 
-def _greedy(cache: Cache, prompt: list[int]) -> list[int]:
+def _greedy(cache: SequenceCache, prompt: list[int]) -> list[int]:
     logits, reply = cache.prefill(prompt), []
     for _ in range(WRITTEN):
         reply.append(int(logits.argmax()))

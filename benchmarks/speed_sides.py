@@ -70,7 +70,7 @@ class Chatlm:
     """
 
     def __init__(self, name: str | None, folder: Path, fast: str) -> None:
-        self.engine = LocalEngine(name or fast, folder, CPU, decoder_format=fast)
+        self.engine = LocalEngine.from_folder(name or fast, folder, CPU, decoder_format=fast)
         self.form = self.engine.info.dtype.partition(" (")[0]
         self.name = name or f"chatlm {self.form}"
         layers, head = weights_of(folder)

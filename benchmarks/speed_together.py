@@ -94,7 +94,9 @@ def main() -> None:
     parser.add_argument("--fast", default="auto", help="value of the setting `fast`")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    engine = LocalEngine(MODEL, pull.ensure_model(MODEL).folder, CPU, decoder_format=options.fast)
+    engine = LocalEngine.from_folder(
+        MODEL, pull.ensure_model(MODEL).folder, CPU, decoder_format=options.fast
+    )
     copies = tasks(options.tokens)
     crowds = {
         count: [

@@ -11,9 +11,19 @@ if TYPE_CHECKING:
     from chatlm.chat.side_chats import side_chats
     from chatlm.config.config import Config, load_config
     from chatlm.config.paths import bundled_dir, data_dir, expand_path, write_atomically
-    from chatlm.engines.batching import open_batch, stream_many
+    from chatlm.engines.batching import SequentialBatch, stream_many
     from chatlm.engines.estimated_tokens import EstimatedTokens
+    from chatlm.engines.local_engine import LocalEngine
+    from chatlm.engines.model import (
+        AdaptedModel,
+        LanguageModel,
+        Model,
+        ModelInfo,
+        SequenceCache,
+        Unsupported,
+    )
     from chatlm.engines.stopping import StopStringFilter
+    from chatlm.engines.tokenizer import load_tokenizer
     from chatlm.engines.training_api import ChatEncoder, ChatTokens, fast_dtype, load_pretrained
     from chatlm.errors import (
         ChatlmError,
@@ -154,16 +164,25 @@ _MODULE_OF = {
     "load_plugin_settings": "chatlm.plugin_host.settings",
     "load_pretrained": "chatlm.engines.training_api",
     "one_line": "chatlm.text",
-    "open_batch": "chatlm.engines.batching",
+    "SequentialBatch": "chatlm.engines.batching",
     "run_ui": "chatlm.tui",
     "save_setting": "chatlm.plugin_host.settings",
     "side_chats": "chatlm.chat.side_chats",
     "stream_many": "chatlm.engines.batching",
+    "LocalEngine": "chatlm.engines.local_engine",
+    "LanguageModel": "chatlm.engines.model",
+    "AdaptedModel": "chatlm.engines.model",
+    "Model": "chatlm.engines.model",
+    "ModelInfo": "chatlm.engines.model",
+    "SequenceCache": "chatlm.engines.model",
+    "Unsupported": "chatlm.engines.model",
+    "load_tokenizer": "chatlm.engines.tokenizer",
     "write_atomically": "chatlm.config.paths",
 }
 """The module that defines each public name."""
 
 __all__ = [
+    "AdaptedModel",
     "Adapters",
     "Annotation",
     "Artifact",
@@ -190,10 +209,14 @@ __all__ = [
     "EstimatedTokens",
     "Finished",
     "Judge",
+    "LanguageModel",
+    "LocalEngine",
     "LogprobBuffer",
     "Message",
     "MessageRefused",
+    "Model",
     "ModelError",
+    "ModelInfo",
     "ModelListing",
     "ModelLocation",
     "Panel",
@@ -209,6 +232,8 @@ __all__ = [
     "Reply",
     "Request",
     "Sampling",
+    "SequenceCache",
+    "SequentialBatch",
     "Setup",
     "SideChat",
     "SideChats",
@@ -221,6 +246,7 @@ __all__ = [
     "TokenLogprob",
     "Turn",
     "Ui",
+    "Unsupported",
     "Usage",
     "UsageError",
     "__version__",
@@ -241,8 +267,8 @@ __all__ = [
     "load_config",
     "load_plugin_settings",
     "load_pretrained",
+    "load_tokenizer",
     "one_line",
-    "open_batch",
     "run_ui",
     "save_setting",
     "side_chats",

@@ -15,7 +15,7 @@ from chatlm.chat.reply_writer import ReplyWriter
 from chatlm.errors import ChatlmError, EngineError, StoreError
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.store.store import Store
-from chatlm.types.engine import Engine
+from chatlm.types.engine import Engine, check_parts
 from chatlm.types.events import (
     Delta,
     EngineEvent,
@@ -39,6 +39,7 @@ from chatlm.types.messages import (
     Turn,
     Usage,
 )
+from chatlm.types.parts import ToolResult
 from chatlm.types.provenance import Trace
 from chatlm.types.requests import Request
 from chatlm.types.sampling import Sampling
@@ -102,7 +103,7 @@ class TurnRunner:
             sampling=self.sampling_for(conversation),
             adapter=self._adapter(reply, engine),
             logprobs=self.logprobs,
-            continue_from=reply.text if reply else "",
+            continue_from=reply,
             regenerate=regenerate,
         )
         if request.sampling.seed is None:
@@ -118,13 +119,13 @@ class TurnRunner:
                 settings=settings,
             )
         else:
-            self.store.journal_reply(reply.id, reply.text)
+            self.store.journal_reply(reply.id, reply.steps)
         growing = ReplyWriter(self.store, reply, settings)
         if request.reply_complete:
             growing.provenance = request_builder.engineless_provenance(request)
         try:
             yield ReplyStarted(turn.id, reply)
-            with closing(reply_events(engine, request, reply.text)) as events:
+            with closing(reply_events(engine, request, continued=bool(reply.parts))) as events:
                 for event in events:
                     problem = growing.add(event) if isinstance(event, Delta | Finished) else None
                     if problem is not None:
@@ -162,7 +163,8 @@ class TurnRunner:
         """Label the stored reply, tell the plugins, and keep what they did for it."""
         turn = self.store.turn(turn.id)
         if turn.reply is not None and turn.reply.text:
-            message = Message("assistant", turn.reply.text)
+            output = [part for part in turn.reply.parts if not isinstance(part, ToolResult)]
+            message = Message("assistant", output)
             passages = self.store.passages(turn.id)
             labels = self._annotate(self._conversation(), turn, turn.reply.id, message, passages)
             if labels:
@@ -224,29 +226,30 @@ class TurnRunner:
 
 
 def reply_events(
-    engine: Engine, request: Request, continue_from: str = ""
+    engine: Engine, request: Request, *, continued: bool = False
 ) -> Generator[EngineEvent, None, None]:
-    """What plugins let a new reply begin with, then what the engine says, if it is asked.
+    """Yield the beginning that plugins gave a new reply, then the engine's events, if it is run.
 
     Args:
-        engine: carries the request out.
-        request: as plugins left it.
-        continue_from: the reply's beginning, if it is gone on with.
+        engine: runs the request.
+        request: with the plugins' adjustments.
+        continued: whether an earlier reply is continued.
     """
-    yield from events_without_engine(request, continue_from)
+    yield from events_without_engine(request, continued=continued)
     if not request.reply_complete:
+        check_parts(request, engine.info)
         with closing(engine.stream(request)) as events:
             yield from events
 
 
-def events_without_engine(request: Request, continue_from: str = "") -> Iterator[EngineEvent]:
-    """What needs no engine: how plugins let a new reply begin, and its end if that is all of it.
+def events_without_engine(request: Request, *, continued: bool = False) -> Iterator[EngineEvent]:
+    """Yield the beginning that plugins gave a new reply, and `Finished` if that is all of it.
 
     Args:
-        request: as plugins left it.
-        continue_from: the reply's beginning, if it is gone on with.
+        request: with the plugins' adjustments.
+        continued: whether an earlier reply is continued.
     """
-    if not continue_from and (beginning := request_builder.reply_prefix(request)):
+    if not continued and (beginning := request_builder.reply_prefix(request)):
         yield Delta(beginning, "", Usage())
     if request.reply_complete:
         yield Finished(StopReason.END, Usage())

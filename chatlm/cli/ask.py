@@ -126,6 +126,11 @@ STOP_REASON_LABELS = {
     StopReason.LENGTH: "cut off at max_tokens",
     StopReason.CONTEXT_FULL: "cut off since the context is full",
     StopReason.CRITERION: "ended by a stopping criterion",
+    StopReason.TOOL_CALLS: "ended with tool calls",
+    StopReason.TOOL_LIMIT: "ended at the tool limit",
+    StopReason.NOTHING_RELEVANT: "nothing relevant found",
+    StopReason.REFUSAL: "refused",
+    StopReason.CONTENT_FILTER: "ended by a content filter",
     StopReason.CANCELLED: "stopped",
     StopReason.ERROR: "failed",
 }
@@ -267,7 +272,9 @@ def _print_answer(session: ChatSession, question: str, saved: bool, as_json: boo
     if answer.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if turn is None or turn.reply is None or turn.reply.stop_reason is None:
-        sys.exit(1)  # the answer was given, but could not be kept
+        sys.exit(1)  # the answer was given, but could not be saved
+    if code := turn.reply.stop_reason.exit_code:
+        sys.exit(code)
 
 
 def _read_question(arguments: tuple[str, ...]) -> str:
@@ -329,7 +336,7 @@ class _AnswerPrinter:
         match event:
             case TurnStarted(turn=turn):
                 self.turn = turn
-            case Delta(text=text, logprobs=tokens):
+            case Delta(text=text, logprobs=tokens, part="text"):
                 self.text += text
                 self.tokens += tokens
                 if self.echo and text:

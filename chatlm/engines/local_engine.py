@@ -1,4 +1,4 @@
-"""The engine that runs a model folder by its own decode loop; how is for `ways` to choose."""
+"""The engine for local models: chat formats, prompt cache, sampling and stopping around a model."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ from chatlm.engines.continuous_batch import ActiveSequence, LocalBatch, PrefillT
 from chatlm.engines.devices import Placement, is_out_of_memory
 from chatlm.engines.generation_state import GenerationState
 from chatlm.engines.load import load
+from chatlm.engines.model import Model
 from chatlm.engines.prompt_cache import CachedPrompt, PromptCache
-from chatlm.engines.prompt_encoder import PromptEncoder, count_message_tokens, prompt_tokens
+from chatlm.engines.prompt_encoder import (
+    ChatTokenizer,
+    PromptEncoder,
+    count_message_tokens,
+    prompt_tokens,
+)
 from chatlm.engines.samplers import Sampler
 from chatlm.engines.speculative import Speculator
 from chatlm.engines.stopping import EosStoppingCriteria, StopStringFilter
 from chatlm.engines.tokenizer import load_tokenizer
 from chatlm.errors import OutOfMemoryError
 from chatlm.hub.model_folder import count_parameters
-from chatlm.types.engine import EngineInfo
+from chatlm.types.engine import EngineInfo, check_parts
 from chatlm.types.events import EngineEvent, Prefill, PromptReady
 from chatlm.types.messages import Message, StopReason, Usage
 from chatlm.types.requests import Prompt, Request, prompt_hash
@@ -34,41 +40,40 @@ from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
 
 class LocalEngine:
-    """One model from a folder in the format of transformers.
+    """The engine of one local model.
+
+    A plugin that computes a model in its own way passes its `chatlm.Model` and a tokenizer; the
+    engine adds chat formats, context fitting, the prompt cache, sampling, stop conditions,
+    log-probabilities, batches and the preview of prompts.
 
     Args:
-        name: what the person calls the model.
-        folder: config.json, safetensors and tokenizer.
-        placement: device and number format.
-        prompt_format: one of `chatlm.engines.tokens.FORMATS`.
-        context: at most this many tokens of context; None takes what the model has.
-        catalogue_sampling: sampling known to suit the model, before what its own generation
-            config says.
-        decoder_format: one of `chatlm.engines.ways.FORMATS`, or off.
+        name: of the model, as the user calls it.
+        model: computes logits.
+        tokenizer: a fast tokenizer of transformers, or what `chatlm.load_tokenizer` returns.
+        prompt_format: one of `chatlm.engines.prompt_encoder.PROMPT_FORMATS`.
+        context: limit of the context in tokens; None for the model's own.
+        catalogue_sampling: sampling known to suit the model; wins over its generation config.
         find_adapter: finds the adapters that requests name.
+        num_parameters: of the model; None when unknown.
 
     Raises:
-        ModelError: the folder does not hold a model that can be used.
-        OutOfMemoryError: the device's memory does not hold it.
+        ModelError: the tokenizer cannot be used with the prompt format.
     """
 
     def __init__(
         self,
         name: str,
-        folder: Path,
-        placement: Placement,
+        model: Model,
+        tokenizer: ChatTokenizer,
         *,
         prompt_format: str = "auto",
         context: int | None = None,
         catalogue_sampling: Sampling | None = None,
-        decoder_format: str = "auto",
         find_adapter: FindAdapter = no_adapter,
+        num_parameters: int | None = None,
     ) -> None:
-        model = load(name, folder, placement, decoder_format)
         about = model.info
-        self.prompt_encoder = PromptEncoder(
-            load_tokenizer(name, folder), prompt_format, about.eos_token_ids
-        )
+        self.prompt_encoder = PromptEncoder(tokenizer, prompt_format, about.eos_token_ids)
         self._eos_criteria = EosStoppingCriteria(
             [
                 [number]
@@ -90,13 +95,54 @@ class LocalEngine:
             recommended_sampling=suggested,
             notes=(*about.notes, *self.prompt_encoder.notes),
             versions={name: version(name) for name in ("torch", "transformers", "tokenizers")},
-            num_parameters=count_parameters(folder),
+            num_parameters=num_parameters,
         )
-        # room for a whole context twice, so that an adapter is toggled without reading anew
+        # two whole contexts, so that switching an adapter on and off needs no new prefill
         self._prompt_cache = PromptCache(2 * self.info.context_length)
 
+    @classmethod
+    def from_folder(
+        cls,
+        name: str,
+        folder: Path,
+        placement: Placement,
+        *,
+        prompt_format: str = "auto",
+        context: int | None = None,
+        catalogue_sampling: Sampling | None = None,
+        decoder_format: str = "auto",
+        find_adapter: FindAdapter = no_adapter,
+    ) -> LocalEngine:
+        """Load a model in the format of transformers.
+
+        Args:
+            name: of the model, as the user calls it.
+            folder: config.json, safetensors and tokenizer.
+            placement: device and dtype.
+            prompt_format: see `LocalEngine`.
+            context: see `LocalEngine`.
+            catalogue_sampling: see `LocalEngine`.
+            decoder_format: one of `chatlm.engines.load.DECODER_FORMATS`, or off.
+            find_adapter: see `LocalEngine`.
+
+        Raises:
+            ModelError: the folder does not hold a usable model.
+            OutOfMemoryError: the device's memory is not enough.
+        """
+        return cls(
+            name,
+            load(name, folder, placement, decoder_format),
+            load_tokenizer(name, folder),
+            prompt_format=prompt_format,
+            context=context,
+            catalogue_sampling=catalogue_sampling,
+            find_adapter=find_adapter,
+            num_parameters=count_parameters(folder),
+        )
+
     def preview(self, request: Request) -> Prompt:
-        """See `Engine.preview`."""
+        """Return the prompt that `stream` would read."""
+        check_parts(request, self.info)
         counted = count_message_tokens(self.prompt_encoder, request.messages)
         prompt = self._fit_prompt(request, lambda: counted)
         return Prompt(
@@ -135,7 +181,8 @@ class LocalEngine:
         return self._open_batch(self._lock)
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
-        """See `Engine.read_ahead`."""
+        """Prefill the request's prompt, so that a later one with the same start comes sooner."""
+        check_parts(request, self.info)
         prompt = self._fit_prompt(
             request, lambda: count_message_tokens(self.prompt_encoder, request.messages)
         )
@@ -185,7 +232,8 @@ class LocalEngine:
             self._prompt_cache.release(adapter, keys)
 
     def _prefill(self, request: Request) -> PrefillTask:
-        """Fit the prompt and read it."""
+        """Fit the prompt into the context and prefill it."""
+        check_parts(request, self.info)
         started = time.perf_counter()
         sampling = request.sampling.with_fallback(self.info.default_sampling)
         request = dataclasses.replace(request, sampling=sampling)

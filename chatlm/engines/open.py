@@ -144,7 +144,7 @@ def _open_local(
     from chatlm.engines.devices import resolve_placement
     from chatlm.engines.local_engine import LocalEngine
 
-    return LocalEngine(
+    return LocalEngine.from_folder(
         location.name,
         location.folder,
         resolve_placement(config.device, config.dtype, config.quantize),

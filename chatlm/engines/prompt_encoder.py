@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 
@@ -28,6 +28,51 @@ MAX_CACHED_TEXTS = 2048
 
 MAX_CACHED_TEXT_LENGTH = 8_000
 """Characters of such a text."""
+
+
+class ChatTokenizer(Protocol):
+    """A fast tokenizer with an optional chat template, as transformers has them."""
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether it has a `backend_tokenizer`."""
+        ...
+
+    @property
+    def backend_tokenizer(self) -> Any:
+        """A `tokenizers.Tokenizer`. The engine changes its settings, so it must not be shared."""
+        ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own Jinja template."""
+        ...
+
+    @property
+    def eos_token(self) -> str | None:
+        """Text of the end-of-sequence token."""
+        ...
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the end-of-sequence token."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text with the special tokens that the tokenizer adds."""
+        ...
+
+    def apply_chat_template(
+        self,
+        messages: list[dict[str, str]],
+        /,
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+    ) -> Any:
+        """Render the template as text; `tokenize` is False."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +96,9 @@ class PromptEncoder:
         ModelError: the model cannot be used with that format.
     """
 
-    def __init__(self, tokenizer: Any, prompt_format: str, eos_token_ids: Iterable[int]) -> None:
+    def __init__(
+        self, tokenizer: ChatTokenizer, prompt_format: str, eos_token_ids: Iterable[int]
+    ) -> None:
         if not tokenizer.is_fast:
             raise ModelError(
                 "This model's tokenizer has no tokenizer.json",
@@ -137,8 +184,7 @@ class PromptEncoder:
     @property
     def eos_token_id(self) -> int | None:
         """The tokenizer's own end-of-sequence token."""
-        end: int | None = self._tokenizer.eos_token_id
-        return end
+        return self._tokenizer.eos_token_id
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

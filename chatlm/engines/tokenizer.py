@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from chatlm.engines.load import log
 from chatlm.engines.model import Unsupported
+from chatlm.engines.prompt_encoder import ChatTokenizer
 
 _SUPPORTED_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Those that take tokenizer.json as it is; others of transformers change it."""
@@ -64,7 +65,9 @@ class JsonTokenizer:
         if (folder / "additional_chat_templates").exists():
             raise Unsupported("it has several chat templates")
         self.eos_token: str | None = self._special_tokens.get("eos_token")
-        self.eos_token_id = self.eos_token and self.backend_tokenizer.token_to_id(self.eos_token)
+        self.eos_token_id: int | None = (
+            self.backend_tokenizer.token_to_id(self.eos_token) if self.eos_token else None
+        )
         self.chat_template = _read_template(folder, settings)
         self._template = _compile_template(self.chat_template)
 
@@ -120,8 +123,8 @@ def _compile_template(text: str | None) -> jinja2.Template:
         raise Unsupported(f"its chat template: {error}") from error
 
 
-def load_tokenizer(name: str, folder: Path) -> Any:
-    """The model's tokenizer, without transformers where its files allow.
+def load_tokenizer(name: str, folder: Path) -> ChatTokenizer:
+    """Load a model's tokenizer from a folder, without transformers where its files allow.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -132,4 +135,5 @@ def load_tokenizer(name: str, folder: Path) -> Any:
         log.info("the tokenizer of %s is read with transformers: %s", name, reason)
     from chatlm.engines import transformers_model
 
-    return transformers_model.load_tokenizer(name, folder)
+    tokenizer: ChatTokenizer = transformers_model.load_tokenizer(name, folder)
+    return tokenizer

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from chatlm.errors import UsageError
 from chatlm.types.events import EngineEvent, Prefill
 from chatlm.types.messages import Message
 from chatlm.types.requests import Prompt, Request
@@ -39,6 +40,24 @@ class EngineInfo:
     """How many numbers the model has learned; None where that is not known."""
     adapters: tuple[str, ...] = ()
     """Names of adapters that come with the model, such as a server's; a request may name one."""
+    accepts: frozenset[str] = frozenset({"text"})
+    """Types of message parts that a request may hold, such as text, image or tool_call. Reasoning
+    need not be among them: an engine leaves it out of prompts that do not want it."""
+
+
+def check_parts(request: Request, info: EngineInfo) -> None:
+    """Refuse a request with a message part that the engine does not accept.
+
+    Raises:
+        UsageError: it has one; the message names the part and the model.
+    """
+    for message in request.messages:
+        for part in message.parts:
+            if part.type != "reasoning" and part.type not in info.accepts:
+                raise UsageError(
+                    f"The model {info.model} does not accept message parts of the type {part.type}",
+                    hint="Choose a model that does, or start a new chat without it.",
+                )
 
 
 @dataclass(frozen=True)
@@ -63,15 +82,20 @@ class Engine(Protocol):
         ...
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
-        """Generate: `Fitted`, then `Prefill`s, then a `Delta` for each token, then `Finished`.
+        """Generate: `PromptReady`, `Prefill`s, a `Delta` for each token, then `Finished`.
 
         Pulled by the consumer, one token a pull. `close()` on the generator cancels within a
         token. One stream runs at a time; a second waits for the first.
 
         Raises:
+            UsageError: a message has a part that is not in `info.accepts`.
             ContextTooLong: the newest message does not fit, whatever else is left out.
             EngineError: the model failed; its message says what to do.
         """
+        ...
+
+    def batch(self) -> Batch:
+        """Open a batch, for several requests at once; `chatlm.SequentialBatch` is a simple one."""
         ...
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
@@ -85,7 +109,7 @@ class Engine(Protocol):
         """The prompt that `stream` would read; waits for no stream and may run beside one.
 
         Raises:
-            ContextTooLong, ModelError: as `stream`.
+            UsageError, ContextTooLong, ModelError: see `stream`.
         """
         ...
 

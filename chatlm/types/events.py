@@ -7,7 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatlm.types.messages import Annotation, Message, Passage, Reply, StopReason, Turn, Usage
+from chatlm.types.messages import (
+    Annotation,
+    Message,
+    Passage,
+    Reply,
+    StopReason,
+    StreamedPart,
+    Turn,
+    Usage,
+)
+from chatlm.types.parts import ToolCall
 
 MAX_TOP_LOGPROBS = 20
 """So many may be asked for, as in OpenAI's API."""
@@ -98,7 +108,7 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Delta:
-    """One more token was made; `text` is what can be shown of it, perhaps nothing yet."""
+    """One more token was generated; `text` is what can be shown of it, perhaps nothing yet."""
 
     text: str
     withheld: str = ""
@@ -106,8 +116,10 @@ class Delta:
     usage: Usage = field(default_factory=Usage)
     """What the generation has cost so far."""
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Where `Request.logprobs` asks for them: those whose text is now shown in full. The token that
+    """If `Request.logprobs` is set: the tokens whose text is now shown in full. The token that
     ends a reply and one that a stop string cuts into are never among them."""
+    part: StreamedPart = "text"
+    """The part that `text` and `withheld` belong to: the answer, or the reasoning before it."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,8 @@ class Finished:
     usage: Usage
     matched_stop: str | None = None
     """The stop string or criterion that ended it."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The tools the model called, in order, if `stop_reason` is `tool_calls`."""
 
 
 EngineEvent = PromptReady | Prefill | Delta | Finished

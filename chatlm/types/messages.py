@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from chatlm.types.parts import Part, Text, part_from_dict, text_of, with_text
+from chatlm.types.parts import (
+    Part,
+    Text,
+    ToolResult,
+    append_text,
+    part_from_dict,
+    reasoning_of,
+    text_of,
+    with_text,
+)
 from chatlm.types.sampling import Sampling
 
 Role = Literal["system", "user", "assistant", "tool"]
+
+StreamedPart = Literal["text", "reasoning"]
+"""The parts that arrive token by token; tool calls arrive whole."""
 
 
 PluginData = Mapping[str, Mapping[str, Any]]
@@ -42,27 +55,63 @@ class ContextPolicy(StrEnum):
 
 
 class StopReason(StrEnum):
-    """Why a reply stopped growing."""
+    """Why a reply, or one step of it, stopped growing."""
 
     END = "end"
     """The model ended its turn."""
     STOP_STRING = "stop_string"
     """One of the request's stop strings appeared; it is not part of the text."""
     LENGTH = "length"
-    """`max_tokens` new tokens were made."""
+    """`max_tokens` new tokens were generated."""
     CONTEXT_FULL = "context_full"
-    """No room was left in the model's context."""
+    """The model's context window was full."""
     CRITERION = "criterion"
-    """A stopping criterion added to the request said so."""
+    """A stopping criterion of the request was met."""
+    TOOL_CALLS = "tool_calls"
+    """The model called tools; the next step follows their results."""
+    TOOL_LIMIT = "tool_limit"
+    """The maximum number of tool calls was reached."""
+    NOTHING_RELEVANT = "nothing_relevant"
+    """Retrieval found no passage that answers the question, so the model was not run."""
+    REFUSAL = "refusal"
+    """The model refused to answer, as its server reported."""
+    CONTENT_FILTER = "content_filter"
+    """A server's content filter ended the reply."""
     CANCELLED = "cancelled"
-    """The person stopped it."""
+    """The user stopped it."""
     ERROR = "error"
     """Something failed; `Reply.error` says what."""
 
     @property
     def can_continue(self) -> bool:
-        """Whether the reply was cut short, so that going on from its text makes sense."""
-        return self not in (StopReason.END, StopReason.STOP_STRING)
+        """Whether the reply was cut short and can be continued from its end."""
+        return _STOP_REASONS[self].can_continue
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of `chatlm ask` after such a reply."""
+        return _STOP_REASONS[self].exit_code
+
+
+class _StopReasonFacts(NamedTuple):
+    can_continue: bool
+    exit_code: int
+
+
+_STOP_REASONS = {
+    StopReason.END: _StopReasonFacts(can_continue=False, exit_code=0),
+    StopReason.STOP_STRING: _StopReasonFacts(can_continue=False, exit_code=0),
+    StopReason.LENGTH: _StopReasonFacts(can_continue=True, exit_code=0),
+    StopReason.CONTEXT_FULL: _StopReasonFacts(can_continue=True, exit_code=0),
+    StopReason.CRITERION: _StopReasonFacts(can_continue=True, exit_code=0),
+    StopReason.TOOL_CALLS: _StopReasonFacts(can_continue=False, exit_code=0),
+    StopReason.TOOL_LIMIT: _StopReasonFacts(can_continue=True, exit_code=0),
+    StopReason.NOTHING_RELEVANT: _StopReasonFacts(can_continue=False, exit_code=3),
+    StopReason.REFUSAL: _StopReasonFacts(can_continue=False, exit_code=4),
+    StopReason.CONTENT_FILTER: _StopReasonFacts(can_continue=False, exit_code=4),
+    StopReason.CANCELLED: _StopReasonFacts(can_continue=True, exit_code=130),
+    StopReason.ERROR: _StopReasonFacts(can_continue=True, exit_code=1),
+}
 
 
 @dataclass(frozen=True, init=False)
@@ -180,6 +229,18 @@ class Usage:
     decode_seconds: float = 0.0
     """From the first new token to the last."""
 
+    def __add__(self, later: Usage) -> Usage:
+        """Add what a later generation cost; the time to the first token stays this one's."""
+        if self == Usage():
+            return later
+        return Usage(
+            self.prompt_tokens + later.prompt_tokens,
+            self.cached_tokens + later.cached_tokens,
+            self.completion_tokens + later.completion_tokens,
+            self.first_token_seconds,
+            self.decode_seconds + later.decode_seconds,
+        )
+
     @property
     def tokens_per_second(self) -> float | None:
         """Decode speed after the first token; None when too few tokens were made."""
@@ -188,7 +249,7 @@ class Usage:
         return (self.completion_tokens - 1) / self.decode_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
@@ -197,29 +258,179 @@ class Usage:
             "decode_seconds": self.decode_seconds,
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Usage:
+        """Read back what `to_dict` returned.
+
+        Raises:
+            KeyError: a key is missing.
+        """
+        return cls(
+            prompt_tokens=values["prompt_tokens"],
+            cached_tokens=values["cached_tokens"],
+            completion_tokens=values["completion_tokens"],
+            first_token_seconds=values["first_token_seconds"],
+            decode_seconds=values["decode_seconds"],
+        )
+
 
 @dataclass(frozen=True)
+class ReplyStep:
+    """One generation within a reply, followed by the results of the tools it called."""
+
+    parts: tuple[Part, ...] = ()
+    """What the model generated, then one `ToolResult` for each of its tool calls."""
+    stop_reason: StopReason | None = None
+    """None while it grows."""
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return text_of(self.parts)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning parts, joined."""
+        return reasoning_of(self.parts)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has only text, or nothing."""
+        return all(isinstance(part, Text) for part in self.parts)
+
+    @property
+    def has_tool_results(self) -> bool:
+        """Whether tools were run, so that the model's next output is another step."""
+        return any(isinstance(part, ToolResult) for part in self.parts)
+
+    def messages(self, pinned: bool = False) -> tuple[Message, ...]:
+        """The step in a prompt: the assistant's message, then the tools' results.
+
+        A step that has nothing but reasoning has no message, since most models never read the
+        reasoning of an earlier turn.
+        """
+        results = tuple(part for part in self.parts if isinstance(part, ToolResult))
+        output = tuple(part for part in self.parts if not isinstance(part, ToolResult))
+        messages: tuple[Message, ...] = ()
+        if any(part.type != "reasoning" for part in output):
+            messages += (Message("assistant", output, pinned),)
+        if results:
+            messages += (Message("tool", results, pinned),)
+        return messages
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to JSON values."""
+        return {
+            "parts": [part.to_dict() for part in self.parts],
+            "stop_reason": self.stop_reason and self.stop_reason.value,
+            "usage": self.usage.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ReplyStep:
+        """Read back what `to_dict` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError: a key is missing or has an invalid value.
+        """
+        reason = values["stop_reason"]
+        return cls(
+            parts=tuple(map(part_from_dict, values["parts"])),
+            stop_reason=None if reason is None else StopReason(reason),
+            usage=Usage.from_dict(values["usage"]),
+        )
+
+
+@dataclass(frozen=True, init=False)
 class Reply:
-    """One version of the model's answer to a turn."""
+    """One version of the model's answer to a turn, as a sequence of steps.
+
+    Args:
+        id: its id in the store.
+        version: 1, 2, … in the order the versions were generated.
+        text: the text of a reply with one step; `steps` replaces it.
+        stop_reason: why that step stopped, likewise.
+        error: what failed; None for nothing.
+        model: empty where no model generated it, or where that is unknown.
+        adapter: name of the LoRA adapter, None for none.
+        settings: JSON of the sampling settings that were used, with the seed.
+        usage: the cost of the one step.
+        created: None for now.
+        steps: the steps, at least one; empty for one step made of `text`, `stop_reason` and
+            `usage`.
+    """
 
     id: int
     version: int
-    """1, 2, … in the order the versions were made."""
-    text: str = ""
-    stop_reason: StopReason | None = None
-    """None while it grows; a stored reply that still says None was cut off with the program."""
-    error: str | None = None
-    model: str = ""
-    """Empty where no model wrote it, or it is not known which."""
-    adapter: str | None = None
-    settings: str = "{}"
-    """JSON of the sampling that made it, with the seed that was used."""
-    usage: Usage = field(default_factory=Usage)
-    created: datetime = field(default_factory=utc_now)
+    steps: tuple[ReplyStep, ...]
+    error: str | None
+    model: str
+    adapter: str | None
+    settings: str
+    created: datetime
+
+    def __init__(
+        self,
+        id: int,
+        version: int,
+        text: str = "",
+        stop_reason: StopReason | None = None,
+        error: str | None = None,
+        model: str = "",
+        adapter: str | None = None,
+        settings: str = "{}",
+        usage: Usage | None = None,
+        created: datetime | None = None,
+        steps: Iterable[ReplyStep] = (),
+    ) -> None:
+        steps = tuple(steps)
+        if steps and (text or stop_reason is not None or usage is not None):
+            raise TypeError("a reply takes steps, or the text, stop reason and usage of one step")
+        plain = ReplyStep((Text(text),) if text else (), stop_reason, usage or Usage())
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "version", version)
+        object.__setattr__(self, "steps", steps or (plain,))
+        object.__setattr__(self, "error", error)
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "adapter", adapter)
+        object.__setattr__(self, "settings", settings)
+        object.__setattr__(self, "created", created or utc_now())
+
+    @property
+    def text(self) -> str:
+        """The text parts of all steps, joined."""
+        return "".join(step.text for step in self.steps)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning parts of all steps, joined."""
+        return "".join(step.reasoning for step in self.steps)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of all steps, in order."""
+        return tuple(part for step in self.steps for part in step.parts)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one step with only text, or nothing."""
+        return len(self.steps) == 1 and self.steps[0].is_plain
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why the last step stopped; None while it grows, or in the store, where the program
+        ended first."""
+        return self.steps[-1].stop_reason
+
+    @property
+    def usage(self) -> Usage:
+        """The cost of all steps."""
+        return sum((step.usage for step in self.steps), Usage())
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """`settings` as plain values; empty where they cannot be read."""
+        """`settings` as JSON values; empty where they cannot be read."""
         try:
             values = json.loads(self.settings)
         except ValueError:
@@ -228,12 +439,29 @@ class Reply:
 
     @property
     def can_continue(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether it was cut short and can be continued."""
         return self.stop_reason is None or self.stop_reason.can_continue
 
+    def with_delta(self, text: str, part: StreamedPart = "text") -> Reply:
+        """Return the reply with more text at the end of its last step."""
+        *earlier, last = self.steps
+        grown = dataclasses.replace(last, parts=append_text(last.parts, text, part))
+        return dataclasses.replace(self, steps=(*earlier, grown))
+
+    def with_stop_reason(self, stop_reason: StopReason | None) -> Reply:
+        """Return the reply with another stop reason of its last step."""
+        *earlier, last = self.steps
+        return dataclasses.replace(
+            self, steps=(*earlier, dataclasses.replace(last, stop_reason=stop_reason))
+        )
+
+    def messages(self, pinned: bool = False) -> tuple[Message, ...]:
+        """The reply in a prompt; empty where the model has said nothing yet."""
+        return tuple(message for step in self.steps for message in step.messages(pinned))
+
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
-        return {
+        """Convert to JSON values; `steps` only where there is more than text."""
+        values: dict[str, Any] = {
             "id": self.id,
             "version": self.version,
             "text": self.text,
@@ -245,6 +473,9 @@ class Reply:
             "usage": self.usage.to_dict(),
             "created": self.created.isoformat(),
         }
+        if not self.is_plain:
+            values["steps"] = [step.to_dict() for step in self.steps]
+        return values
 
 
 @dataclass(frozen=True)
@@ -287,10 +518,8 @@ class Turn:
         if self.context_policy is ContextPolicy.SUMMARISED and self.summary:
             return (Message("user", f"{SUMMARY_PREFIX}{self.summary}"),)
         pinned = self.context_policy is ContextPolicy.PINNED
-        user = Message(self.user.role, self.user.text, pinned)
-        if self.reply is None or not self.reply.text:
-            return (user,)
-        return (user, Message("assistant", self.reply.text, pinned))
+        user = Message(self.user.role, self.user.parts, pinned)
+        return (user, *(self.reply.messages(pinned) if self.reply else ()))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from chatlm import (
     Usage,
     UsageError,
     one_line,
-    open_batch,
 )
 from chatlm_arena.contestants import MAX_NAME_CHARACTERS, Contestant
 from chatlm_arena.records import MatchReply
@@ -227,7 +226,7 @@ def stream_answers(
                     yield each
                     continue
                 if batch is None:
-                    batch = opened.enter_context(closing(open_batch(answering.engine)))
+                    batch = opened.enter_context(closing(answering.engine.batch()))
                 asked[batch.add(answering.request)] = each
             if batch is None or not len(batch):
                 break
@@ -292,7 +291,7 @@ def run_jobs(engine: Engine, jobs: Iterable[Job[T]]) -> Generator[tuple[int, T],
     waiting = enumerate(jobs)
     running: dict[int, _RunningJob] = {}
     failure: ChatlmError | None = None
-    with closing(open_batch(engine)) as batch:
+    with closing(engine.batch()) as batch:
 
         def go_on(each: _RunningJob, step: Callable[[], Request]) -> Iterator[tuple[int, T]]:
             """Ask what a job wants to know next, or give what came of it."""

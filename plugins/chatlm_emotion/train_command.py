@@ -93,7 +93,8 @@ def train(
     """
     import re
 
-    from chatlm import UsageError, ensure_model, expand_path, graceful_interrupt
+    from chatlm import UsageError, ensure_model, expand_path
+    from chatlm.plugin_kit.training import stop_on_interrupt, training_display
     from chatlm_emotion import classifier, examples
     from chatlm_emotion.card import CLASSIFIERS
     from chatlm_emotion.recipe import METHOD_DEFAULTS, TEACHABLE_METHODS, Recipe
@@ -116,7 +117,6 @@ def train(
     teachers = [resolve_classifier(each) for each in teacher]
     read = examples.read_dataset([expand_path(str(path)) for path in (*data, *certain)])
     known = examples.read_dataset([expand_path(str(path)) for path in certain], min_labels=0).rows
-    from chatlm_emotion.terminal import show_progress
     from chatlm_emotion.train_pipeline import TrainingJob, train_classifier
 
     order = TrainingJob(
@@ -135,8 +135,8 @@ def train(
             context, name, {"data": data, "certain": certain, "teacher": teacher}
         ),
     )
-    with graceful_interrupt() as stopped, show_progress() as shown:
-        made = train_classifier(order, shown, stopped)
+    with stop_on_interrupt("Nothing was saved.") as should_stop, training_display() as listener:
+        made = train_classifier(order, listener, should_stop)
     _print_result(made, as_json)
 
 

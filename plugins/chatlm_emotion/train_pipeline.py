@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
 from chatlm import ModelLocation, UsageError, fingerprint_weights
+from chatlm.plugin_kit.training import ProgressListener
 from chatlm_emotion import baseline, card, examples, metrics
 from chatlm_emotion.card import CLASSIFIERS, ClassifierCard
 from chatlm_emotion.classifier import Classifier, Scorer
 from chatlm_emotion.examples import LabelledDataset, LabelledExample
+from chatlm_emotion.progress import ClassifierProgress
 from chatlm_emotion.recipe import Recipe
-from chatlm_emotion.watching import ClassifierProgress, ProgressListener
 
 
 @dataclass(frozen=True)
@@ -206,15 +206,14 @@ def _teacher_probabilities(
     if not job.teachers:
         return {}
     texts = [row.text for row in train_examples if row.text not in job.trusted_texts]
-    progress = ClassifierProgress(
-        total_steps=len(texts) * len(job.teachers), activity="texts read by the teachers"
-    )
+    progress = ClassifierProgress(activity="texts read by the teachers")
+    progress.start(0, len(texts) * len(job.teachers))
 
     def more(count: int) -> None:
         progress.step += count
         listener.update(progress)
         if should_stop():
-            raise click.Abort
+            raise KeyboardInterrupt
 
     together = np.mean([each.probabilities(texts, more) for each in job.teachers], axis=0)
     return dict(zip(texts, together, strict=True))

@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from chatlm import fast_dtype
+from chatlm.plugin_kit.training import ProgressListener
 from chatlm_emotion.examples import LabelledExample
 from chatlm_emotion.networks import Network
+from chatlm_emotion.progress import ClassifierProgress, EvalResult
 from chatlm_emotion.recipe import Recipe
-from chatlm_emotion.watching import ClassifierProgress, EvalResult, ProgressListener
 
 SORT_POOL_BATCHES = 50
 """Batches that are sorted by length together: little padding, and still an order by chance."""
@@ -52,15 +53,16 @@ def fit_network(
     ids = network.encode([row.text for row in train_examples])
     targets = _soft_targets(train_examples, network.labels, recipe, teacher_probabilities or {})
     per_epoch = math.ceil(len(train_examples) / recipe.batch)
-    progress = ClassifierProgress(total_steps=per_epoch * recipe.epochs)
+    total_steps = per_epoch * recipe.epochs
+    progress = ClassifierProgress()
     learnt = network.trainable_parameters()
     optimizer = torch.optim.AdamW(learnt.values(), lr=recipe.rate, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(
-        optimizer, round(recipe.warmup * progress.total_steps), progress.total_steps
+        optimizer, round(recipe.warmup * total_steps), total_steps
     )
     every = max(per_epoch // recipe.checks, 1)
     best: dict[str, Tensor] = {}
-    progress.start()
+    progress.start(0, total_steps)
     for _ in range(recipe.epochs):
         for rows in _length_grouped_batches([len(each) for each in ids], recipe.batch, chance):
             network.train()

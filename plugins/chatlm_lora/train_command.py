@@ -114,11 +114,11 @@ def train(
     if dry_run:
         _print_plan(order, as_json)
         return
-    from chatlm_lora.terminal import show_progress
+    from chatlm.plugin_kit.training import training_display
     from chatlm_lora.trainer import train_adapter as carry_out
 
-    with show_progress() as shown:
-        made = carry_out(order, shown, restart=restart)
+    with training_display() as listener:
+        made = carry_out(order, listener, restart=restart)
     if made is not None:
         _print_result(made, as_json)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,8 @@ from transformers import (
 )
 from transformers.trainer_utils import set_seed
 
-from chatlm import ChatlmError, UsageError, graceful_interrupt, load_pretrained
+from chatlm import ChatlmError, UsageError, load_pretrained
+from chatlm.plugin_kit.training import ProgressListener, TrainingProgress, stop_on_interrupt
 from chatlm_lora import card, checkpoints
 from chatlm_lora.card import AdapterCard, SampleAnswer
 from chatlm_lora.checkpoints import HeldOutResult, UnfinishedRun
@@ -40,19 +40,12 @@ from chatlm_lora.peft_utils import (
     training_dtypes,
 )
 from chatlm_lora.recipe import PreparedData, TrainingJob, prepare_data
-from chatlm_lora.watching import ProgressListener, TrainingProgress
 
 MAX_LOSS_POINTS = 500
 """About so many losses are kept for the curve."""
 
 
 RESUME_HINT = "Give the same command again to go on from the last checkpoint."
-
-
-class TrainingStopped(ChatlmError):
-    """The person stopped a training before there was anything to keep."""
-
-    exit_code = 130
 
 
 def train_adapter(
@@ -83,14 +76,11 @@ def train_adapter(
         checkpoints.open_run(job.name, job.plan(), restart=restart, is_main_process=main) as run,
         quiet_transformers(),
         explain_out_of_memory("Lower --batch or --longest."),
-        _stop_on_interrupt(processes) as stopped,
+        stop_on_interrupt(RESUME_HINT, after_step=processes.num_processes == 1) as should_stop,
     ):
         processes.wait_for_everyone()
         work = _TrainingProcess(job, run, listener if main else ProgressListener(), processes)
-        try:
-            work.run(stopped)
-        except KeyboardInterrupt:
-            raise TrainingStopped("Stopped.", hint=RESUME_HINT) from None
+        work.run(should_stop)
         if not main:
             return None
         made = work.build_card()
@@ -274,11 +264,6 @@ class _TrainingProcess:
     def _report(self, activity: str) -> None:
         self._progress.activity = activity
         self._listener.update(self._progress)
-
-
-def _stop_on_interrupt(process_state: PartialState) -> AbstractContextManager[Callable[[], bool]]:
-    """Ctrl-C after a step, which other processes would take at another step: all end at once."""
-    return graceful_interrupt() if process_state.num_processes == 1 else nullcontext(lambda: False)
 
 
 def _describe_end(trainer: Trainer, should_stop: Callable[[], bool]) -> str:

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
-from chatlm import Setup, SideChats, open_batch
+from chatlm import Setup, SideChats
 from chatlm_serve import embeddings
 from chatlm_serve.completions import (
     SETUP_SEPARATOR,
@@ -67,7 +67,7 @@ class Api:
         self._setups_lock = asyncio.Lock()
         self._setups: dict[str, Setup] = {}
         self._setups_listed_at = -SETUPS_TTL_SECONDS
-        batch = open_batch(engine)
+        batch = engine.batch()
         self._batch = SharedBatch(batch)
         self._reply_queue = WorkQueue(max_waiting, min(max_running, batch.max_concurrency))
         self._embedding_queue = WorkQueue(max_waiting)

@@ -70,7 +70,7 @@ def finder(root: Path) -> Callable[[str], Path]:
 
 
 def opened(model: Path, fast: str, find: Callable[[str], Path]) -> LocalEngine:
-    return LocalEngine(
+    return LocalEngine.from_folder(
         "default",
         model,
         resolve_placement("cpu", "auto", "none"),

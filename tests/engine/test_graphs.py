@@ -130,7 +130,9 @@ def test_on_cuda_it_computes_what_transformers_computes(
 
 @on_cuda
 def test_on_cuda_the_real_model_answers(default_model: Path) -> None:
-    engine = LocalEngine("default", default_model, resolve_placement("cuda", "auto", "none"))
+    engine = LocalEngine.from_folder(
+        "default", default_model, resolve_placement("cuda", "auto", "none")
+    )
     assert engine.info.dtype.endswith("(fast)")
     greedy = Sampling(temperature=0.0, max_tokens=20)
     request = Request((Message("user", "What is the capital of France?"),), greedy)

@@ -35,7 +35,7 @@ def either(
         assert "fast" in engine.info.dtype
         yield engine
         return
-    slow = LocalEngine(
+    slow = LocalEngine.from_folder(
         "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format="off"
     )
     assert "fast" not in slow.info.dtype
@@ -150,7 +150,7 @@ def test_going_on_from_a_prefix(engine: LocalEngine) -> None:
 
 
 def test_context_full(default_model: Path) -> None:
-    small = LocalEngine(
+    small = LocalEngine.from_folder(
         "small", default_model, resolve_placement("cpu", "auto", "none"), context=64
     )
     prompt = small.count_tokens(STORY)
@@ -249,7 +249,7 @@ def test_memory_error_says_what_to_do_and_the_engine_goes_on(
 
 def test_it_tells_what_it_computes_with_and_what_the_model_asks_for(default_model: Path) -> None:
     suits = Sampling(temperature=0.3)
-    info = LocalEngine(
+    info = LocalEngine.from_folder(
         "default", default_model, resolve_placement("cpu", "auto", "none"), catalogue_sampling=suits
     ).info
     assert info.versions["torch"] == torch.__version__
@@ -265,7 +265,7 @@ def test_an_unknown_adapter_is_refused(engine: LocalEngine) -> None:
 
 def test_alpaca_and_vicuna_formats_stop_where_the_user_would_speak(default_model: Path) -> None:
     for prompt_format in ("alpaca", "vicuna", "chatml"):
-        engine = LocalEngine(
+        engine = LocalEngine.from_folder(
             "default",
             default_model,
             resolve_placement("cpu", "auto", "none"),
@@ -279,7 +279,7 @@ def test_alpaca_and_vicuna_formats_stop_where_the_user_would_speak(default_model
 def test_folder_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
     with pytest.raises(ModelError, match="cannot be loaded") as error:
-        LocalEngine("broken", tmp_path, resolve_placement("cpu", "auto", "none"))
+        LocalEngine.from_folder("broken", tmp_path, resolve_placement("cpu", "auto", "none"))
     assert "verify" in error.value.hint
 
 

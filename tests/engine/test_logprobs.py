@@ -38,7 +38,7 @@ WAYS = {"transformers": ("float32", "off"), "fast": ("bfloat16", "bf16"), "int8"
 def each_way(request: pytest.FixtureRequest, default_model: Path) -> Iterator[tuple[str, Any]]:
     dtype, fast = WAYS[request.param]
     with closing(
-        LocalEngine(
+        LocalEngine.from_folder(
             "m", default_model, resolve_placement("cpu", dtype, "none"), decoder_format=fast
         )
     ) as engine:

@@ -43,7 +43,8 @@ FAMILY = "👩‍👩‍👧"
 
 @pytest.fixture(scope="module", params=FORMATS)
 def tokens(request: pytest.FixtureRequest, default_model: Path) -> PromptEncoder:
-    return PromptEncoder(AutoTokenizer.from_pretrained(default_model), request.param, [2])
+    tokenizer: Any = AutoTokenizer.from_pretrained(default_model)
+    return PromptEncoder(tokenizer, request.param, [2])
 
 
 def read_out(tokens: PromptEncoder, messages: Sequence[Message]) -> list[PromptToken]:

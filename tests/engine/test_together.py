@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from chatlm.engines.batching import open_batch, stream_many
+from chatlm.engines.batching import stream_many
 from chatlm.engines.devices import resolve_placement
 from chatlm.engines.local_engine import LocalEngine
 from chatlm.engines.native.c_decoder import CDecoder
@@ -219,7 +219,7 @@ def test_many_replies_at_once_are_those_that_come_one_by_one(
     default_model: Path, tmp_path: Path, fast: str
 ) -> None:
     adapter = adapter_files.save(tmp_path / "poet", default_model, strength=0.05)
-    engine = LocalEngine(
+    engine = LocalEngine.from_folder(
         "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=fast,
         find_adapter=lambda name: adapter,
     )  # fmt: skip
@@ -275,7 +275,7 @@ def stepped(batch: Batch, found: dict[int, list[Any]], until: Callable[[], bool]
 
 @pytest.mark.parametrize("fast", ["auto", "off"])
 def test_requests_come_and_go_while_others_are_answered(default_model: Path, fast: str) -> None:
-    engine = LocalEngine(
+    engine = LocalEngine.from_folder(
         "default", default_model, resolve_placement("cpu", "auto", "none"), decoder_format=fast
     )
     first, second, third = (
@@ -286,7 +286,7 @@ def test_requests_come_and_go_while_others_are_answered(default_model: Path, fas
     alone = [written(engine, request) for request in (first, second, third)]
     engine._prompt_cache.clear()
     found: dict[int, list[Any]] = {}
-    with closing(open_batch(engine)) as batch:
+    with closing(engine.batch()) as batch:
         assert batch.max_concurrency == (16 if fast == "auto" else 1)
         assert batch.add(first) == 0
         if batch.max_concurrency == 1:
@@ -314,7 +314,7 @@ def test_what_a_batch_has_read_is_not_read_again(engine: LocalEngine) -> None:
     engine._prompt_cache.clear()
     short = dataclasses.replace(GREEDY, max_tokens=4)
     chats = [(Message("user", f"{word} {PASSAGE * 8}"),) for word in ("One.", "Two.", "Three.")]
-    with closing(open_batch(engine)) as batch:
+    with closing(engine.batch()) as batch:
         for messages in chats:
             batch.add(Request(messages, short))
         found: dict[int, list[Any]] = {}
@@ -337,7 +337,7 @@ def test_what_fails_for_one_reply_ends_that_one(
     short = dataclasses.replace(GREEDY, max_tokens=8)
     both = [Request((LIST,), short, logits_processors=(broken,)), Request((STORY,), short)]
     found: dict[int, list[Any]] = {}
-    with closing(open_batch(engine)) as batch:
+    with closing(engine.batch()) as batch:
         for request in both:
             batch.add(request)
         stepped(batch, found, lambda: False)
@@ -352,7 +352,7 @@ def test_what_fails_for_one_reply_ends_that_one(
     def full(*_: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1")
 
-    with monkeypatch.context() as patch, closing(open_batch(engine)) as batch:
+    with monkeypatch.context() as patch, closing(engine.batch()) as batch:
         batch.add(both[1])
         batch.add(both[1])
         patch.setattr(NativeModel, "decode", full)

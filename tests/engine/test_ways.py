@@ -79,7 +79,7 @@ def no_compiler(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_compiler_torch_writes_and_the_person_is_told(
     default_model: Path, no_compiler: None
 ) -> None:
-    engine = LocalEngine("default", default_model, CPU)
+    engine = LocalEngine.from_folder("default", default_model, CPU)
     assert engine.info.dtype == "int4 (torch)"
     assert "there is no C compiler (/nowhere/cc)" in engine.info.notes[0]
     greedy = Sampling(temperature=0.0, max_tokens=20)

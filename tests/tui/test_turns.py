@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import EngineError, StoreError
@@ -10,6 +11,7 @@ from chatlm.store.store import Store
 from chatlm.tui.chat.status import EngineBanner
 from chatlm.tui.engine_loader import Failed
 from chatlm.types.messages import Message, StopReason, Turn
+from chatlm.types.parts import Part
 from tests.tui.support import (
     StillEngine,
     app_of,
@@ -144,7 +146,9 @@ async def test_an_unexpected_error_is_told_too() -> None:
 class FullStore(Store):
     """A store whose disk is full."""
 
-    def add_turn(self, conversation_id: int, content: str, typed: str = "") -> Turn:
+    def add_turn(
+        self, conversation_id: int, content: str | Iterable[Part], raw_input: str = ""
+    ) -> Turn:
         raise StoreError("The disk is full", hint="Free some space.")
 
 
