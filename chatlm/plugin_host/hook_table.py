@@ -102,6 +102,7 @@ _ROWS = {
     "startup": Hook(CallStyle.NOTIFY),
     "shutdown": Hook(CallStyle.NOTIFY),
     "register_commands": Hook(CallStyle.NOTIFY),
+    "register_ask_options": Hook(CallStyle.REGISTER, registers=_registers(hookspecs.AskOption)),
     "register_engines": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),
     "list_models": Hook(CallStyle.GATHER, list_of(ModelListing)),
     "register_templates": Hook(CallStyle.REGISTER, registers=_registers_named(None, "a function")),

@@ -104,7 +104,7 @@ def test_a_reader_that_has_enough_is_no_failure_of_the_plugin(folder: Path) -> N
 
 def test_chatlms_own_commands_import_no_plugin(folder: Path) -> None:
     (folder / "mine.py").write_text("raise RuntimeError('imported')\n")
-    for arguments in (["models", "list"], ["logs"], ["--version"]):
+    for arguments in (["models", "show", "smollm2-135m-instruct"], ["logs"], ["--version"]):
         assert "imported" not in chatlm(*arguments).stderr
     assert "RuntimeError: imported" in chatlm("--help").stderr
     assert "RuntimeError: imported" in chatlm("--help").stderr

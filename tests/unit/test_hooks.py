@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,75 @@ def test_register_commands(home: Path, capsys: pytest.CaptureFixture[str]) -> No
     )
     assert main(["shout", "hello"]) == 0
     assert capsys.readouterr().out == "HELLO\n"
+
+
+@pytest.fixture
+def no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+
+
+ADDS_OPTIONS = """
+import chatlm
+from chatlm.testing import ScriptedEngine
+
+@chatlm.hookimpl
+def register_engines(register):
+    register("parrot", lambda name: ScriptedEngine("Yes."))
+
+@chatlm.hookimpl
+def register_ask_options(register):
+    register(chatlm.AskOption("--language", "Answer in this language.", answer_in))
+    register(chatlm.AskOption(OTHER, "Answer calmly.", lambda _: calm))
+
+calm = chatlm.Setup(sampling=chatlm.Sampling(temperature=0.25))
+
+def answer_in(language):
+    return chatlm.Setup(system=f"Answer in {language}.")
+"""
+
+
+@pytest.mark.usefixtures("no_pipe")
+def test_register_ask_options(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "parrot.py").write_text(ADDS_OPTIONS.replace("OTHER", '"--calm"'))
+    ask = ["ask", "-m", "parrot:any", "--dry-run", "--json", "Hello"]
+    assert main([*ask, "--language", "French", "--calm=very"]) == 0
+    request = json.loads(capsys.readouterr().out)
+    assert [m["content"] for m in request["messages"]] == ["Answer in French.", "Hello"]
+    assert request["sampling"]["temperature"] == 0.25
+    assert main([*ask, "--language", "French", "--system", "", "--temperature", "1"]) == 0
+    request = json.loads(capsys.readouterr().out)
+    assert [m["content"] for m in request["messages"]] == ["Hello"]
+    assert request["sampling"]["temperature"] == 1
+    assert main([*ask, "--chat", "1", "--language", "French"]) == 2
+    assert "A saved chat has its own system prompt" in capsys.readouterr().err
+    assert main([*ask, "--unknown", "x"]) == 2
+    assert main(["ask", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Answer in this language." in shown
+    assert "--index NAME" in shown
+
+
+@pytest.mark.usefixtures("no_pipe")
+def test_an_option_of_ask_itself_cannot_be_replaced(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "plugins").mkdir(parents=True)
+    (home / "plugins" / "parrot.py").write_text(ADDS_OPTIONS.replace("OTHER", '"--system"'))
+    assert main(["ask", "--help"]) == 0
+    printed = capsys.readouterr()
+    assert "the option --system exists already, from chatlm" in printed.err
+    assert "Answer in this language." not in printed.out
+
+
+@pytest.mark.usefixtures("no_pipe")
+def test_the_option_index_of_the_rag_plugin_chooses_the_index(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", "-m", "parrot:any", "--dry-run", "--index", "no-such", "Hello"]) != 0
+    assert "no-such" in capsys.readouterr().err
+    setups = import_module("chatlm_rag.plugin")
+    assert setups._setup_with_index("manual").plugin_data == {"rag": {"index": "manual"}}
 
 
 def test_register_engines() -> None:
