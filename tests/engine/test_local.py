@@ -172,11 +172,8 @@ def test_context_full(default_model: Path) -> None:
     assert "Shorten" in error.value.hint
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_same_seed_same_text_whatever_was_said_before(
-    either: LocalEngine, temperature: float
-) -> None:
-    sampling = Sampling(temperature=temperature, seed=7, max_tokens=40)
+def test_same_seed_same_text_whatever_was_said_before(either: LocalEngine) -> None:
+    sampling = Sampling(temperature=0.9, seed=7, max_tokens=40)
     forget(either)
     first, _, _ = run(either, Request(STORY, sampling))
     again, _, _ = run(either, Request(STORY, sampling))
@@ -187,9 +184,8 @@ def test_same_seed_same_text_whatever_was_said_before(
     forget(either)
     cold, _, _ = run(either, Request(longer, sampling))
     assert warm == cold
-    if temperature:
-        other, _, _ = run(either, Request(STORY, dataclasses.replace(sampling, seed=8)))
-        assert other != first
+    other, _, _ = run(either, Request(STORY, dataclasses.replace(sampling, seed=8)))
+    assert other != first
 
 
 def test_a_reused_prefix_gives_the_same_logits(either: LocalEngine) -> None:

@@ -71,7 +71,7 @@ async def test_deleting_the_chat_on_the_screen_is_told_once() -> None:
         await say(pilot, "Hello")
         await idle(pilot)
         await say(pilot, "/delete")
-        await until(pilot, lambda: chat_of(pilot).newest_view is None)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view is None)
         await pilot.pause(0.1)
         assert len(toasts(pilot)) == 1
 
@@ -81,7 +81,7 @@ async def test_tab_reaches_the_suggestions() -> None:
         await pilot.pause()
         await pilot.press("tab", "down", "enter")
         await until(pilot, lambda: chat_of(pilot).composer.text)
-        second = chat_of(pilot).query(Suggestion)[1]
+        second = chat_of(pilot).view.query(Suggestion)[1]
         assert chat_of(pilot).composer.text in plain(second)
 
 

@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from textual.message import Message
 
 from chatlm.engines.scripted import ScriptedEngine
 from chatlm.errors import Cancelled, ModelError
 from chatlm.hub.jobs import STAGE_LABELS, describe_progress
 from chatlm.tui import formatting
-from chatlm.tui.chat.live_turn import TextStreamed, TurnEnded, run_turn
+from chatlm.tui.chat.live_turn import TextStreamed, TurnEnded, TurnMessage, run_turn
 from chatlm.tui.chat.status import Status, status_line
 from chatlm.tui.engine_loader import EngineLoader, EngineState, Failed, Loading, Ready
 from chatlm.tui.workers import UPDATES_PER_SECOND
@@ -83,7 +82,7 @@ def fast(count: int, then: Callable[[], None] = lambda: None) -> Generator[Sessi
 
 
 def test_tokens_are_gathered() -> None:
-    posted: list[Message] = []
+    posted: list[TurnMessage] = []
     started = time.monotonic()
     run_turn(lambda: fast(600), threading.Event(), posted.append)
     seconds = time.monotonic() - started
@@ -107,7 +106,7 @@ def test_stopping_closes_the_turn_in_its_own_thread() -> None:
         finally:
             closed_in.append(threading.current_thread())
 
-    posted: list[Message] = []
+    posted: list[TurnMessage] = []
     worker = threading.Thread(target=run_turn, args=(endless, stop, posted.append))
     worker.start()
     stop.set()
@@ -121,7 +120,7 @@ def test_an_error_in_the_turn_becomes_a_message() -> None:
     def broken() -> None:
         raise ValueError("odd")
 
-    posted: list[Message] = []
+    posted: list[TurnMessage] = []
     run_turn(lambda: fast(1, broken), threading.Event(), posted.append)
     ended = posted[-1]
     assert isinstance(ended, TurnEnded)
