@@ -118,6 +118,17 @@ class Commands(Protocol):
             help: what it does, in one line.
         """
 
+    def group_of(self, name: str) -> Commands:
+        """Return a group of chatlm's own, to add commands to it.
+
+        Args:
+            name: `models`, `chats`, `config` or `plugins`.
+
+        Raises:
+            ValueError: there is no such group.
+        """
+        ...
+
 
 @hookspec
 def startup(context: PluginContext) -> None:
