@@ -222,9 +222,9 @@ def _open_picker(ui: Ui, argument: str) -> Any:
 
 
 def _open_sheet(ui: Ui, argument: str) -> Any:
-    from chatlm_rag.screens.picker import RagSheet
+    from chatlm.plugin_kit.screens import TextCard
 
-    return RagSheet(argument)
+    return TextCard("Your documents", argument)
 
 
 def _open_sources(ui: Ui) -> Any:
