@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from chatlm_lora.watching import ProgressListener, TrainingProgress
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -42,7 +42,8 @@ def set_key(path: Path, key: Sequence[str], value: Any) -> None:
         section = section[part]
         if not isinstance(section, dict):
             raise ConfigError(
-                f"{path}: {'.'.join(key[:place])} is not a section, so {key[-1]} cannot be set in it.",
+                f"{path}: {'.'.join(key[:place])} is not a section, so {key[-1]} cannot "
+                "be set in it.",
                 hint="Correct it: chatlm config edit",
             )
     section[key[-1]] = value

@@ -146,7 +146,7 @@ class ChatApp(GuardedApp):
         try:
             self.chat_screen.settings_actions.apply(message)
         except ChatlmError as error:
-            self.chat_screen.chat.toast(error)
+            self.chat_screen.chat.view.toast(error)
 
     def on_unmount(self) -> None:
         """Whatever closes the screen, no thread goes on."""

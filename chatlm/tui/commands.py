@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -18,6 +18,9 @@ from textual.binding import Binding
 
 from chatlm.errors import UsageError
 from chatlm.text import one_line
+
+CommandHandler = Callable[[str], Awaitable[None] | None]
+"""Runs a command; gets the text typed after its name."""
 
 
 @dataclass(frozen=True)

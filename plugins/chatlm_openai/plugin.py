@@ -1,4 +1,4 @@
-"""The hooks by which chatlm knows the servers' models."""
+"""The plugin's hooks: commands, and an engine for the scheme `openai:`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def register_commands(cli: Commands) -> None:
 
 @hookimpl
 def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
-    """Offer `openai:MODEL@ENDPOINT`."""
+    """Register the engine that opens `openai:MODEL@ENDPOINT`."""
     register(PLUGIN, _open_engine)
 
 

@@ -1,9 +1,9 @@
-"""Slash commands; use, change, leave a template; follow-up prompts."""
+"""Use templates in a chat: start and stop using one, and ask about a reply with one."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 
 from chatlm import (
@@ -12,7 +12,6 @@ from chatlm import (
     Message,
     RenderedTemplate,
     Request,
-    SlashCommand,
     Turn,
     Ui,
     UsageError,
@@ -23,75 +22,11 @@ from chatlm_templates.library import load_template
 from chatlm_templates.rendering import FilledTemplate, fill_template, render_template
 from chatlm_templates.template import Template
 
-PICKER_SCREEN, FORM_SCREEN = "templates", "template"
-"""The names of the plugin's screens; the form's argument is a template."""
-
-
-OFF = "off"
-
-
-def template(ui: Ui, argument: str) -> None:
-    """Choose a template, fill one in, or end the use of one.
-
-    Raises:
-        UsageError: there is no such template, it cannot be used, or none is in use.
-    """
-    from chatlm_templates import library
-
-    if argument == OFF:
-        stop_using_template(ui)
-    elif not argument:
-        ui.open_screen(PICKER_SCREEN)
-    elif library.load_template(argument).needs_form:
-        ui.open_screen(FORM_SCREEN, argument)
-    else:
-        use_template(ui, library.load_template(argument), {}, in_new_chat=False)
-
-
-def find_errors(ui: Ui, _: str) -> None:
-    """Ask for the errors in a reply."""
-
-    ask_in_chat(ui, "find-errors")
-
-
-def simplify(ui: Ui, _: str) -> None:
-    """Ask for a reply in plainer words."""
-
-    ask_in_chat(ui, "simplify")
-
-
-def validate(ui: Ui, _: str) -> None:
-    """Ask, in a new chat, whether a reply is right, as if an expert had given it."""
-
-    ask_in_new_chat(ui, "validate")
-
-
-def review(ui: Ui, model: str) -> None:
-    """Let another model review a reply, in a new chat."""
-
-    ask_in_new_chat(ui, "review", model)
-
-
-def consolidate(ui: Ui, _: str) -> None:
-    """Start afresh with one prompt for what was agreed."""
-
-    consolidate_chat(ui)
-
-
-def register(add: Callable[[SlashCommand], None]) -> None:
-    """Offer all of them."""
-    add(SlashCommand("template", "write messages by a template", template, f"[NAME|{OFF}]"))
-    add(SlashCommand("find-errors", "ask for the errors in the reply", find_errors))
-    add(SlashCommand("simplify", "ask for the reply in plain words", simplify))
-    add(SlashCommand("validate", "check the reply in a new chat", validate))
-    add(SlashCommand("review", "let another model review the reply", review, "MODEL"))
-    add(
-        SlashCommand("consolidate", "new chat with one prompt for all that was agreed", consolidate)
-    )
-
-
 PLACEHOLDER = "…"
-"""Stands for the words that are not typed yet."""
+"""Stands in a preview for text that is not typed yet."""
+
+SUGGEST_AFTER_REPLIES = 5
+"""Number of replies after which `/consolidate` is suggested."""
 
 
 def use_template(
@@ -183,10 +118,6 @@ def _describe_use(template: Template) -> str:
         if (value := getattr(template, hint))
     ]
     return f"{told} It is meant for {', '.join(hints)}." if hints else told
-
-
-SUGGEST_AFTER_REPLIES = 5
-"""After so many a new start is suggested."""
 
 
 def ask_in_chat(ui: Ui, template_name: str) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from chatlm import PluginScreen, hookimpl
-from chatlm_templates import PLUGIN, actions
+from chatlm_templates import PLUGIN, slash_commands
 
 if TYPE_CHECKING:
     from chatlm import (
@@ -50,14 +50,14 @@ def register_templates(register: Callable[[str, TemplateRenderer], None]) -> Non
 @hookimpl
 def register_slash_commands(register: Callable[[SlashCommand], None]) -> None:
     """Add `/template` and what may be asked about a reply."""
-    actions.register(register)
+    slash_commands.register(register)
 
 
 @hookimpl
 def register_screens(register: Callable[[PluginScreen], None]) -> None:
     """Add the list of templates and the form of one."""
-    register(PluginScreen(actions.PICKER_SCREEN, _picker_screen))
-    register(PluginScreen(actions.FORM_SCREEN, _form_screen))
+    register(PluginScreen(slash_commands.PICKER_SCREEN, _picker_screen))
+    register(PluginScreen(slash_commands.FORM_SCREEN, _form_screen))
 
 
 @hookimpl

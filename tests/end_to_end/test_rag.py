@@ -51,7 +51,7 @@ def begun(name: str, path: Path, home: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_killed_build_goes_on(rag_home: Path, corpus: Path) -> None:
+def test_a_killed_build_is_continued(rag_home: Path, corpus: Path) -> None:
     process = begun("facts", corpus, rag_home)
     process.kill()
     process.communicate()
@@ -82,13 +82,14 @@ def test_a_killed_update_leaves_the_old_index(rag_home: Path, corpus: Path) -> N
     assert json.loads(rag("update", "facts", "--json").stdout)["passages"] == 801
 
 
-def test_ctrl_c_says_how_to_go_on(rag_home: Path, corpus: Path) -> None:
+def test_ctrl_c_says_how_to_continue(rag_home: Path, corpus: Path) -> None:
     process = begun("facts", corpus, rag_home)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert said.endswith(
-        "Error: Stopped; the vectors computed so far are saved.\nContinue: chatlm rag update facts\n"
+        "Error: Stopped; the vectors computed so far are saved.\n"
+        "Continue: chatlm rag update facts\n"
     )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chatlm_emotion.watching import ClassifierProgress, EvalResult, ProgressListener
 
 from chatlm import ChatlmError, find_model
 from chatlm.plugin_kit.training import ProgressListener, TrainingProgress

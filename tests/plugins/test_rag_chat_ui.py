@@ -18,12 +18,13 @@ import chatlm_rag.plugin
 from chatlm import Annotation, Conversation, UsageError
 from chatlm.config.config import Config
 from chatlm.plugin_host.host import PluginHost
+from chatlm.plugin_kit.artifacts import CURRENT_FILE
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
 from chatlm_rag import actions, formatting
 from chatlm_rag.documents.files import Source
 from chatlm_rag.index import bm25, builder
-from chatlm_rag.index.folder import CURRENT, find_index
+from chatlm_rag.index.folder import find_index
 from chatlm_rag.retrieval import grounding
 from chatlm_rag.screens import sources
 from chatlm_rag.screens.picker import RagPicker, RagSheet
@@ -225,7 +226,7 @@ def test_picture_of_the_panel(snap_compare: SnapCompare, size: tuple[int, int], 
         ("ed", ["ed", "{}"]),
     ],
 )
-def test_an_editor_is_told_the_line_in_its_own_way(
+def test_an_editor_gets_the_line_in_its_own_syntax(
     editor: str, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a $(touch x) 'b'.md"
@@ -237,7 +238,7 @@ def test_an_editor_is_told_the_line_in_its_own_way(
     assert sources.editor_command(str(file), 0)[-1] == str(file)
 
 
-def test_visual_goes_before_editor_and_what_is_no_text_is_not_opened(
+def test_visual_precedes_editor_and_only_text_files_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "a.md"
@@ -257,7 +258,7 @@ def test_visual_goes_before_editor_and_what_is_no_text_is_not_opened(
         sources.editor_command(str(file), 1)
 
 
-async def test_enter_tells_why_a_file_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_enter_says_why_a_file_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     ui = remembering()
     gone = passage("x", "gone.md", path="/nowhere/gone.md")
     here = passage("x", "here.py", path=__file__)
@@ -278,7 +279,7 @@ async def test_enter_tells_why_a_file_cannot_be_opened(monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("documents")
-async def test_enter_chooses_an_index_and_then_none() -> None:
+async def test_enter_selects_an_index_and_then_none() -> None:
     ui = remembering(Conversation(1))
     async with CardApp(RagPicker(ui)).run_test(size=(100, 30)) as pilot:
         await settled(pilot, lambda: rows(pilot))
@@ -297,7 +298,7 @@ async def test_enter_chooses_an_index_and_then_none() -> None:
     assert ui.state == {"index": ""}
 
 
-async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
+async def test_damaged_and_unfinished_indices_say_so_and_are_not_selected(
     documents: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("bad", "half"):
@@ -306,7 +307,7 @@ async def test_damaged_and_unfinished_indices_say_so_and_are_not_chosen(
     manifest.write_text('{"format": 1, "embedder": "\\u001b[2J[b]"}')
     half = find_index("half").path
     (half / "partial").mkdir()
-    (half / CURRENT).unlink()
+    (half / CURRENT_FILE).unlink()
     evil = half.parent / "[b]evil[\x1b"
     evil.mkdir()
     ui = remembering(Conversation(1))

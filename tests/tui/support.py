@@ -17,7 +17,7 @@ from chatlm.engines.batching import SequentialBatch
 from chatlm.engines.scripted import WORD_TOKENS, ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.turn_column import NoticeLine
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat_list.chat_list import ChatList
@@ -142,12 +142,12 @@ def app_of(pilot: Pilot[None]) -> ChatApp:
     return app
 
 
-def chat_of(pilot: Pilot[None]) -> LiveChat:
+def chat_of(pilot: Pilot[None]) -> ChatController:
     return app_of(pilot).chat_screen.chat
 
 
 def newest(pilot: Pilot[None]) -> TurnView:
-    view = chat_of(pilot).newest_view
+    view = chat_of(pilot).view.newest_view
     assert view is not None
     return view
 
@@ -158,7 +158,7 @@ def line(pilot: Pilot[None]) -> str:
 
 
 def notices(pilot: Pilot[None]) -> list[str]:
-    return [plain(widget) for widget in chat_of(pilot).query(NoticeLine)]
+    return [plain(widget) for widget in chat_of(pilot).view.query(NoticeLine)]
 
 
 def toasts(pilot: Pilot[None]) -> list[str]:

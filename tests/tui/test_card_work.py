@@ -140,7 +140,7 @@ async def test_another_model_is_loaded_while_the_old_one_is_in_use() -> None:
         await say(pilot, "Hello")
         await idle(pilot)
         for number in range(3):
-            app_of(pilot).load_engine(f"model-{number}")
+            app_of(pilot).services.load_engine(f"model-{number}")
             await pilot.press("ctrl+g", "ctrl+r")
         await idle(pilot)
         await until(pilot, lambda: opened[-1].requests)

@@ -664,5 +664,5 @@ async def test_tab_reaches_the_suggestions() -> None:
         await pilot.pause()
         await pilot.press("tab", "down", "enter")
         await until(pilot, lambda: chat_of(pilot).composer.text)
-        second = chat_of(pilot).query(Suggestion)[1]
+        second = chat_of(pilot).view.query(Suggestion)[1]
         assert chat_of(pilot).composer.text in plain(second)

@@ -392,10 +392,10 @@ async def test_a_plugin_says_something_in_the_status_bar() -> None:
         plugin.ui.show_status("mood calm\x1b[2J")
         await shown.settle()
         assert "· mood calm␛[2J" in shown.text().splitlines()[-1]
-        shown.app.chat_screen.chat.set_disabled_plugins(["plugin"])
+        shown.app.chat_screen.chat.edits.set_disabled_plugins(["plugin"])
         await shown.settle()
         assert "mood" not in shown.text().splitlines()[-1], "it is off in this chat"
-        shown.app.chat_screen.chat.set_disabled_plugins([])
+        shown.app.chat_screen.chat.edits.set_disabled_plugins([])
         await shown.settle()
         assert "mood calm" in shown.text().splitlines()[-1]
         plugin.ui.show_status("")

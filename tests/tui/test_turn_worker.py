@@ -6,9 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 
-from textual.message import Message
-
-from chatlm.tui.chat.live_turn import TextStreamed, TurnEnded, run_turn
+from chatlm.tui.chat.live_turn import TextStreamed, TurnEnded, TurnMessage, run_turn
 from chatlm.tui.workers import UPDATES_PER_SECOND
 from chatlm.types.events import Delta, Finished, SessionEvent
 from chatlm.types.messages import StopReason, Usage
@@ -23,7 +21,7 @@ def fast(count: int, then: Callable[[], None] = lambda: None) -> Generator[Sessi
 
 
 def test_tokens_are_gathered() -> None:
-    posted: list[Message] = []
+    posted: list[TurnMessage] = []
     started = time.monotonic()
     run_turn(lambda: fast(600), threading.Event(), posted.append)
     seconds = time.monotonic() - started
@@ -47,7 +45,7 @@ def test_stopping_closes_the_turn_in_its_own_thread() -> None:
         finally:
             closed_in.append(threading.current_thread())
 
-    posted: list[Message] = []
+    posted: list[TurnMessage] = []
     worker = threading.Thread(target=run_turn, args=(endless, stop, posted.append))
     worker.start()
     stop.set()
@@ -61,7 +59,7 @@ def test_an_error_in_the_turn_becomes_a_message() -> None:
     def broken() -> None:
         raise ValueError("odd")
 
-    posted: list[Message] = []
+    posted: list[TurnMessage] = []
     run_turn(lambda: fast(1, broken), threading.Event(), posted.append)
     ended = posted[-1]
     assert isinstance(ended, TurnEnded)

@@ -49,7 +49,7 @@ async def test_the_reply_is_seen_while_it_grows() -> None:
         await say(pilot, "Count")
         await until(pilot, lambda: "One two" in plain(newest(pilot)))
         assert line(pilot) == "writing · 2 tokens · 20.0 tokens/s · esc stops"
-        assert chat_of(pilot).status.used_tokens == 14
+        assert chat_of(pilot).view.status.used_tokens == 14
         engine.go.set()
         await idle(pilot)
         assert "One two three" in plain(newest(pilot))
@@ -157,7 +157,7 @@ async def test_a_message_that_cannot_be_stored_goes_back_to_the_composer() -> No
         await say(pilot, "Keep me")
         await idle(pilot)
         assert chat_of(pilot).composer.text == "Keep me"
-        assert chat_of(pilot).newest_view is None
+        assert chat_of(pilot).view.newest_view is None
         assert notices(pilot) == ["The disk is full\nFree some space."]
 
 
@@ -199,7 +199,7 @@ async def test_the_app_is_usable_while_the_model_loads() -> None:
     async with app.run_test() as pilot:
         assert plain(pilot.app.screen.query_one(EngineBanner)).startswith("Loading smollm2")
         await pilot.press(*"Hello", "enter")
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         assert line(pilot) == "waiting for the model"
         assert store.conversation(2).turns[0].user.text == "Hello"
 
@@ -222,7 +222,7 @@ async def test_escape_ends_the_wait_for_the_model() -> None:
 
     async with make_app(open_engine=slow).run_test() as pilot:
         await say(pilot, "Hello")
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         await pilot.press("escape")
         await idle(pilot)
         assert line(pilot) == "not answered · answer with ctrl+r"

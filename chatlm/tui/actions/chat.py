@@ -14,9 +14,10 @@ from chatlm.store.export import FORMAT_BY_SUFFIX
 from chatlm.text import escape_controls
 from chatlm.tui import clipboard
 from chatlm.tui.actions.inspect import InspectActions
-from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat_list.panel import ChatsPanel
+from chatlm.tui.commands import CommandHandler
 from chatlm.tui.screens import transfer
 from chatlm.tui.screens.details import DetailsScreen
 from chatlm.tui.screens.dialogs import PromptScreen
@@ -28,7 +29,7 @@ from chatlm.types.messages import ContextPolicy, Conversation, Reply
 
 
 class ChatActions:
-    """Each `do_NAME` is the command of that name; it takes what was typed after it.
+    """Commands of the chat; each takes the text typed after its name.
 
     Args:
         chat: the open chat.
@@ -42,7 +43,7 @@ class ChatActions:
 
     def __init__(
         self,
-        chat: LiveChat,
+        chat: ChatController,
         chats_panel: ChatsPanel,
         inspect_actions: InspectActions,
         *,
@@ -59,6 +60,31 @@ class ChatActions:
         self._show_chat_list = show_chat_list
         self._toggle_chat_list = toggle_chat_list
 
+    def handlers(self) -> dict[str, CommandHandler]:
+        """Return the method of each command by the command's name."""
+        return {
+            "stop": self.do_stop,
+            "continue": self.do_continue,
+            "regenerate": self.do_regenerate,
+            "new": self.do_new,
+            "incognito": self.do_incognito,
+            "chats": self.do_chats,
+            "search": self.do_search,
+            "palette": self.do_palette,
+            "context": self.do_context,
+            "attach": self.do_attach,
+            "rename": self.do_rename,
+            "pin-chat": self.do_pin_chat,
+            "delete": self.do_delete,
+            "undo": self.do_undo,
+            "export": self.do_export,
+            "import": self.do_import,
+            "copy-chat": self.do_copy_chat,
+            "preview": self.do_preview,
+            "help": self.do_help,
+            "quit": self.do_quit,
+        }
+
     def do_stop(self, _: str) -> None:
         """Close what is open, else stop the reply, else go back to the composer."""
         composer = self._chat.composer
@@ -69,17 +95,17 @@ class ChatActions:
         if composer.has_focus and composer.editing:
             composer.end_edit()
         elif not (self._close_panel() or self._chat.stop() or self._cancel_work()):
-            self._chat.focus_composer()
+            self._chat.view.focus_composer()
 
     def do_continue(self, _: str) -> None:
         """Go on with a reply that was cut short."""
         self._chat.continue_reply()
-        self._chat.focus_composer()
+        self._chat.view.focus_composer()
 
     def do_regenerate(self, _: str) -> None:
         """Answer the newest message once more."""
         self._chat.regenerate()
-        self._chat.focus_composer()
+        self._chat.view.focus_composer()
 
     async def do_new(self, _: str) -> None:
         """Begin a chat."""
@@ -100,8 +126,8 @@ class ChatActions:
 
     def do_palette(self, _: str) -> None:
         """Everything there is to do."""
-        self._chat.app.clear_notifications()
-        self._chat.app.push_screen(
+        self._chat.view.app.clear_notifications()
+        self._chat.view.app.push_screen(
             CommandPalette(providers=[ChatCommands], placeholder="What would you like to do?")
         )
 
@@ -137,7 +163,7 @@ class ChatActions:
         if file.strip():
             self._export(file)
             return
-        self._chat.app.push_screen(
+        self._chat.view.app.push_screen(
             PromptScreen(
                 "Export this chat",
                 transfer.suggest_file_name(chat),
@@ -152,11 +178,13 @@ class ChatActions:
             raise UsageError("Which file?", hint="Write /import and a path.")
         path, store = expand_path(file.strip()), self._chat.saved_store
         screen = ImportScreen(lambda: transfer.import_chats(store, path))
-        self._chat.app.push_screen(screen, lambda _: self._chat.notify_changed())
+        self._chat.view.app.push_screen(screen, lambda _: self._chat.notify_changed())
 
     def do_copy_chat(self, _: str) -> None:
         """Copy the chat as Markdown."""
-        clipboard.copy(self._chat.app, export.to_markdown(self._stored_conversation()), "the chat")
+        clipboard.copy(
+            self._chat.view.app, export.to_markdown(self._stored_conversation()), "the chat"
+        )
 
     def do_preview(self, text: str) -> None:
         """Show the prompt that would be sent."""
@@ -164,15 +192,15 @@ class ChatActions:
 
     def do_help(self, _: str) -> None:
         """Show every key and command."""
-        self._chat.app.push_screen(HelpScreen())
+        self._chat.view.app.push_screen(HelpScreen())
 
     async def do_quit(self, _: str) -> None:
         """Leave."""
-        await self._chat.app.action_quit()
+        await self._chat.view.app.action_quit()
 
     async def _new_chat(self, *, incognito: bool = False) -> None:
         await self._chat.new_chat(incognito=incognito)
-        self._chat.focus_composer()
+        self._chat.view.focus_composer()
 
     def _export(self, file: str | None) -> None:
         """Write the chat; what goes wrong is told, since the question is closed by then."""
@@ -182,9 +210,9 @@ class ChatActions:
         try:
             transfer.export_chat(self._chat.store, self._stored_conversation(), path)
         except ChatlmError as error:
-            self._chat.toast(error)
+            self._chat.view.toast(error)
         else:
-            self._chat.notify(escape_controls(f"Written to {path}"), markup=False)
+            self._chat.view.notify(escape_controls(f"Written to {path}"), markup=False)
 
     def _stored_conversation(self) -> Conversation:
         if self._chat.conversation_id is None:
@@ -207,9 +235,7 @@ POLICY_MESSAGES = {
 
 
 class TurnActions:
-    """Each `do_NAME` is the command of that name; it takes what was typed after it.
-
-    They act on the selected turn, else on the newest.
+    """Commands of the selected turn, or else the newest; each takes the text typed after its name.
 
     Args:
         services: of the program.
@@ -217,10 +243,30 @@ class TurnActions:
         inspect_actions: open the screens about a turn.
     """
 
-    def __init__(self, services: Services, chat: LiveChat, inspect_actions: InspectActions) -> None:
+    def __init__(
+        self, services: Services, chat: ChatController, inspect_actions: InspectActions
+    ) -> None:
         self._services = services
         self._chat = chat
         self._inspect_actions = inspect_actions
+
+    def handlers(self) -> dict[str, CommandHandler]:
+        """Return the method of each command by the command's name."""
+        return {
+            "copy": self.do_copy,
+            "copy-code": self.do_copy_code,
+            "previous-version": self.do_previous_version,
+            "next-version": self.do_next_version,
+            "edit": self.do_edit,
+            "fork": self.do_fork,
+            "details": self.do_details,
+            "xray": self.do_xray,
+            "trace": self.do_trace,
+            "replay": self.do_replay,
+            "pin": self.do_pin,
+            "drop": self.do_drop,
+            "summarise": self.do_summarise,
+        }
 
     def do_copy(self, _: str) -> None:
         """Copy the reply as the model wrote it."""
@@ -232,11 +278,11 @@ class TurnActions:
 
     async def do_previous_version(self, _: str) -> None:
         """Let the version before stand."""
-        await self._chat.step_version(self._selected_view(), -1)
+        await self._chat.edits.step_version(self._selected_view(), -1)
 
     async def do_next_version(self, _: str) -> None:
         """Let the next version stand."""
-        await self._chat.step_version(self._selected_view(), 1)
+        await self._chat.edits.step_version(self._selected_view(), 1)
 
     def do_edit(self, _: str) -> None:
         """Take the message into the composer; sent again, it makes a fork."""
@@ -244,13 +290,15 @@ class TurnActions:
         turn = self._selected_view().turn
         title = f"editing message {turn.position + 1}"
         self._chat.composer.begin_edit(turn.display_text, title, turn.position)
-        self._chat.focus_composer()
+        self._chat.view.focus_composer()
 
     async def do_fork(self, _: str) -> None:
         """Go on from here in a new chat."""
         await self._chat.fork_chat(self._selected_view().turn.position + 1)
-        self._chat.focus_composer()
-        self._chat.notify("This is a fork; the chat it came from stays as it was.", markup=False)
+        self._chat.view.focus_composer()
+        self._chat.view.notify(
+            "This is a fork; the chat it came from stays as it was.", markup=False
+        )
 
     def do_details(self, _: str) -> None:
         """Show what made the reply."""
@@ -258,7 +306,7 @@ class TurnActions:
         provenance = self._chat.store.provenance(reply.id)
         forked_from = self._chat.conversation.forked_from
         screen = DetailsScreen(self._selected_view().turn, reply, provenance, forked_from)
-        self._chat.app.push_screen(screen)
+        self._chat.view.app.push_screen(screen)
 
     def do_xray(self, _: str) -> None:
         """Show the prompt that made the reply."""
@@ -267,7 +315,7 @@ class TurnActions:
     def do_trace(self, _: str) -> None:
         """Show what plugins did for the turn."""
         turn = self._selected_view().turn
-        self._chat.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
+        self._chat.view.app.push_screen(TraceScreen(turn, self._chat.store.traces(turn.id)))
 
     def do_replay(self, model: str) -> None:
         """Make the reply again and compare."""
@@ -296,13 +344,13 @@ class TurnActions:
     async def _toggle_policy(self, policy: ContextPolicy) -> None:
         view = self._selected_view()
         now = ContextPolicy.AUTO if view.turn.context_policy is policy else policy
-        await self._chat.set_context_policy(view, now)
-        self._chat.notify(
+        await self._chat.edits.set_context_policy(view, now)
+        self._chat.view.notify(
             f"Message {view.turn.position + 1}: {POLICY_MESSAGES[now]}.", markup=False
         )
 
     def _selected_view(self) -> TurnView:
-        view = self._chat.selected_view
+        view = self._chat.view.selected_view
         if view is None:
             raise UsageError("This chat has no message yet", hint="Type one first.")
         return view

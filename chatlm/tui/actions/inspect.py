@@ -15,7 +15,7 @@ from chatlm.chat.context_usage import ContextUsage
 from chatlm.chat.replay import replay
 from chatlm.chat.session import ChatSession
 from chatlm.errors import ChatlmError, UsageError
-from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.engine_loader import POLL_SECONDS, EngineLoader, Ready
 from chatlm.tui.screens.context import ContextBreakdown, ContextScreen, SummaryScreen
 from chatlm.tui.screens.replay import ReplayScreen
@@ -46,7 +46,7 @@ class InspectActions:
         chat: the open chat; gets a `ContextMeasured`.
     """
 
-    def __init__(self, services: Services, chat: LiveChat) -> None:
+    def __init__(self, services: Services, chat: ChatController) -> None:
         self._services = services
         self._chat = chat
         self._stop_waiting = threading.Event()
@@ -60,7 +60,7 @@ class InspectActions:
         """Measure the chat, if the model is there; the chat gets a `ContextMeasured`."""
         if isinstance(self._services.engine_state, Ready):
             job = partial(self._measure_worker, self._create_session())
-            self._chat.run_worker(job, thread=True, exclusive=True, group="measure")
+            self._chat.view.run_worker(job, thread=True, exclusive=True, group="measure")
 
     def show_context(self) -> None:
         """Every turn's cost, and how it takes part."""
@@ -80,7 +80,7 @@ class InspectActions:
         async def leave(turn_id: int | None) -> None:
             await self._chat.redraw(turn_id)
 
-        self._chat.app.push_screen(
+        self._chat.view.app.push_screen(
             ContextScreen(ledger, session.store.set_context_policy, session.summarise), leave
         )
 
@@ -103,7 +103,7 @@ class InspectActions:
             return PromptXray(prompt, request, turn.display_text, passages, made.prompt_hash)
 
         title = "What was read for this reply" if made.model else "What a model would have read"
-        self._chat.app.push_screen(XrayScreen(read, title))
+        self._chat.view.app.push_screen(XrayScreen(read, title))
 
     def preview_prompt(self, text: str) -> None:
         """The exact prompt, if `text` were sent now; blank takes the newest message."""
@@ -121,7 +121,7 @@ class InspectActions:
             seen = session.preview(text)
             return PromptXray(seen.prompt, seen.request, words, seen.passages)
 
-        self._chat.app.push_screen(XrayScreen(read, title))
+        self._chat.view.app.push_screen(XrayScreen(read, title))
 
     def summarise_turn(self, turn: Turn) -> None:
         """Have the model write a turn's summary, which stands for it then."""
@@ -131,7 +131,7 @@ class InspectActions:
         async def leave(_: None) -> None:
             await self._chat.redraw()
 
-        self._chat.app.push_screen(SummaryScreen(lambda: session.summarise(turn.id)), leave)
+        self._chat.view.app.push_screen(SummaryScreen(lambda: session.summarise(turn.id)), leave)
 
     def replay_reply(self, reply: Reply, model: str) -> None:
         """Make a reply again, with another model if one is named, and compare."""
@@ -148,7 +148,7 @@ class InspectActions:
                     yield None  # the person may give up here
                 yield from replay(store, loader.wait(self._stop_waiting), reply.id)
 
-        self._chat.app.push_screen(
+        self._chat.view.app.push_screen(
             ReplayScreen(reply.text, again), lambda _: self._chat.resume_read_ahead()
         )
 
@@ -160,7 +160,7 @@ class InspectActions:
             log.info("chat not measured: %s", error)
         except Exception:  # a bug must not take the chat away
             log.exception("chat not measured")
-        self._chat.post_message(ContextMeasured(measure, session.conversation_id))
+        self._chat.view.post_message(ContextMeasured(measure, session.conversation_id))
 
     def _create_session(self) -> ChatSession:
         return self._chat.session(self._stop_waiting)

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-
-from textual.message import Message
-from textual.message import Message as TextualMessage
+from functools import partial
 
 from chatlm.chat.session import ChatSession
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError
 from chatlm.tui import commands, formatting
+from chatlm.tui.chat.chat_view import ChatView
 from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.services import OpenChat
@@ -127,7 +126,7 @@ PROGRESS_EVENTS = TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | 
 def run_turn(
     open_events: Callable[[], SessionEvents],
     stop: threading.Event,
-    post: Callable[[Message], object],
+    post: Callable[[TurnMessage], object],
 ) -> None:
     """Begin a turn and pull its events to their end, or until `stop` is set.
 
@@ -155,6 +154,37 @@ def run_turn(
     post(TurnEnded(error))
 
 
+class ReadAhead:
+    """Lets the model read the open chat in a thread, until the next message.
+
+    Args:
+        view: runs the worker.
+    """
+
+    def __init__(self, view: ChatView) -> None:
+        self._view = view
+        self._stop = threading.Event()
+
+    def start(self, create_session: Callable[[threading.Event], ChatSession]) -> None:
+        """Stop reading, and start again with a new session.
+
+        Args:
+            create_session: gets the event that stops its wait for the engine.
+        """
+        self.stop()
+        self._stop = stop = threading.Event()
+        self._view.run_worker(
+            partial(read_ahead, create_session(stop), stop),
+            thread=True,
+            group="ahead",
+            exit_on_error=False,
+        )
+
+    def stop(self) -> None:
+        """Stop reading at the next step."""
+        self._stop.set()
+
+
 def read_ahead(session: ChatSession, stop: threading.Event) -> None:
     """Let the model read the chat while the person reads and types, until `stop` is set."""
     try:
@@ -169,7 +199,7 @@ def read_ahead(session: ChatSession, stop: threading.Event) -> None:
 class _DeltaBatcher:
     """Joins deltas, so that the screen gets at most `UPDATES_PER_SECOND` messages."""
 
-    def __init__(self, post: Callable[[Message], object]) -> None:
+    def __init__(self, post: Callable[[TurnMessage], object]) -> None:
         self._post = post
         self._texts: list[str] = []
         self._usage = Usage()
@@ -189,15 +219,15 @@ class _DeltaBatcher:
         self._posted_at = time.monotonic()
 
 
-@dataclass
-class TurnProgressed(TextualMessage):
+@dataclass(frozen=True)
+class TurnProgressed:
     """A step of the running turn other than new text."""
 
     event: TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
 
 
-@dataclass
-class TextStreamed(TextualMessage):
+@dataclass(frozen=True)
+class TextStreamed:
     """The reply grew by `text`, which may be many tokens."""
 
     text: str
@@ -205,9 +235,13 @@ class TextStreamed(TextualMessage):
     """What the generation has cost up to the end of `text`."""
 
 
-@dataclass
-class TurnEnded(TextualMessage):
+@dataclass(frozen=True)
+class TurnEnded:
     """The worker is done; everything it had to store is stored."""
 
     error: ChatlmError | None = None
     """What made it end early, unless the person stopped it."""
+
+
+TurnMessage = TurnProgressed | TextStreamed | TurnEnded
+"""What the worker posts to the UI thread."""

@@ -15,7 +15,7 @@ from chatlm.errors import Cancelled, ChatlmError, StoreError
 from chatlm.plugin_host.ui_api import SlashCommand
 from chatlm.text import escape_controls
 from chatlm.tui import commands
-from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.status import StatusBar
 from chatlm.tui.plugin_ui.isolation import GuardedApp
 from chatlm.tui.plugin_ui.offers import Registration, Registrations
@@ -47,7 +47,7 @@ class PluginActions:
         services: Services,
         registrations: Registrations,
         app: GuardedApp,
-        chat: LiveChat,
+        chat: ChatController,
         status_bar: StatusBar,
         *,
         switch_model: Callable[[str], None],
@@ -124,7 +124,7 @@ class PluginActions:
     def show_progress(self, reporter: UiProgressReporter) -> None:
         """Show a line for a work."""
         self._progress_lines.append(ProgressLine(reporter))
-        self.chat.screen.mount(self._progress_lines[-1], before="StatusBar")
+        self.chat.view.screen.mount(self._progress_lines[-1], before="StatusBar")
 
     def hide_progress(self, reporter: UiProgressReporter) -> None:
         """Take the line of a work away."""
@@ -150,13 +150,13 @@ class PluginActions:
         """Say what failed since the last time."""
         for fault in self.services.plugins.take_faults():
             text = escape_controls(str(fault))
-            self.chat.notify(text, severity="error", markup=False, timeout=FAULT_SECONDS)
+            self.chat.view.notify(text, severity="error", markup=False, timeout=FAULT_SECONDS)
 
     def call_in_ui_thread(self, callback: Callable[[], Awaitable[object] | object]) -> None:
         """Do something in the screen's thread, asked for in any."""
         with suppress(RuntimeError):  # chatlm has ended
             self._app.call_later(
-                self.chat.run_reporting_errors, callback, "what a plugin asked for"
+                self.chat.view.run_reporting_errors, callback, "what a plugin asked for"
             )
 
     def _create_ui(self, plugin: str) -> PluginUi:
@@ -179,7 +179,7 @@ class PluginActions:
         except Cancelled:
             log.info("%s of %s: stopped", where, plugin)
         except ChatlmError as error:
-            self.call_in_ui_thread(partial(self.chat.toast, error))
+            self.call_in_ui_thread(partial(self.chat.view.toast, error))
         except BaseException as error:  # a plugin may fail in any way
             self.services.plugins.record_failure(plugin, where, error)
             self.call_in_ui_thread(self.show_faults)

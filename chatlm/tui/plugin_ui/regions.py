@@ -17,7 +17,7 @@ from chatlm.plugin_host.faults import reraise_interrupt
 from chatlm.plugin_host.host import PluginHost
 from chatlm.text import one_line
 from chatlm.tui import commands
-from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.plugin_ui import isolation
 from chatlm.tui.plugin_ui.isolation import GuardedApp, PluginRegion
@@ -49,7 +49,7 @@ class PluginRegions:
         plugins: PluginHost,
         registrations: Registrations,
         app: GuardedApp,
-        chat: LiveChat,
+        chat: ChatController,
         *,
         create_ui: Callable[[str], PluginUi],
         call_in_ui_thread: Callable[[Callable[[], object]], None],
@@ -99,7 +99,7 @@ class PluginRegions:
         self._panel_name, self.panel = name, PluginPanel(offer.item.title, closes, widget)
         self._app.register_region(self.panel, region)
         self.place_panel()
-        self._chat.query_one("#middle", Horizontal).mount(self.panel)
+        self._chat.view.query_one("#middle", Horizontal).mount(self.panel)
         self.panel.refresh_widget(ui)
 
     def close_panel(self) -> None:
@@ -108,7 +108,7 @@ class PluginRegions:
         if panel is None:
             return
         if panel.has_focus or panel.has_focus_within:
-            self._chat.focus_composer()
+            self._chat.view.focus_composer()
         panel.display = False
         self._app.release_widget(panel)
         panel.remove()
@@ -157,7 +157,7 @@ class PluginRegions:
         Args:
             chat_changed: whether it has changed, or perhaps only the selected turn.
         """
-        focused, before = self._chat.screen.focused, self.selected_turn_id
+        focused, before = self._chat.view.screen.focused, self.selected_turn_id
         self.selected_turn_id = focused.turn.id if isinstance(focused, TurnView) else None
         if self.panel and (chat_changed or self.selected_turn_id != before):
             plugin = self._registrations.panels[self._panel_name].plugin
@@ -166,7 +166,9 @@ class PluginRegions:
     def place_panel(self) -> None:
         """Let the panel stand beside the transcript, or over it."""
         if self.panel:
-            self.panel.set_overlay(overlay=self._chat.screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL)
+            self.panel.set_overlay(
+                overlay=self._chat.view.screen.size.width < MIN_WIDTH_FOR_SIDE_PANEL
+            )
 
     def _create_widget(
         self, region: PluginRegion, factory: Callable[[], object], kind: type[W]

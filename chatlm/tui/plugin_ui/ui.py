@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from chatlm.chat.side_chats import InMemorySideChats
 from chatlm.text import escape_controls, one_line
-from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.composer.drafts import sanitise
 from chatlm.tui.services import Services
 from chatlm.types.engine import Engine
@@ -27,7 +27,7 @@ class PluginUiHost(Protocol):
     """What a `PluginUi` uses of the chat screen."""
 
     services: Services
-    chat: LiveChat
+    chat: ChatController
     closing: threading.Event
 
     @property
@@ -107,13 +107,15 @@ class PluginUi:
     def set_state(self, **values: Any) -> None:
         """Keep values with the chat."""
         json.dumps(values, allow_nan=False)  # to fail where the value came from
-        self._host.call_in_ui_thread(partial(self._chat.set_plugin_data, self._plugin, values))
+        self._host.call_in_ui_thread(
+            partial(self._chat.edits.set_plugin_data, self._plugin, values)
+        )
 
     def notify(self, text: str, *, warning: bool = False) -> None:
         """Show a notice, with the plugin's name."""
         self._host.call_in_ui_thread(
             partial(
-                self._chat.notify,
+                self._chat.view.notify,
                 escape_controls(text)[:MAX_NOTICE_LENGTH],
                 title=one_line(self._plugin, 40),
                 severity="warning" if warning else "information",
@@ -186,13 +188,13 @@ class PluginUi:
 
     def _insert_text(self, text: str) -> None:
         self._chat.composer.insert(text)
-        self._chat.focus_composer()
+        self._chat.view.focus_composer()
 
     def _set_chat(self, system: str | None, sampling: Sampling | None) -> None:
         if system is not None:
-            self._chat.set_system(system)
+            self._chat.edits.set_system(system)
         if sampling is not None:
-            self._chat.set_sampling(sampling)
+            self._chat.edits.set_sampling(sampling)
 
     async def _new_chat(
         self,
@@ -210,8 +212,8 @@ class PluginUi:
                 self._host.switch_model(model)
             await self._chat.new_chat(incognito=self._chat.incognito)
             self._set_chat(system, sampling)
-            self._chat.set_plugin_data(self._plugin, state)
-            self._chat.focus_composer()
+            self._chat.edits.set_plugin_data(self._plugin, state)
+            self._chat.view.focus_composer()
             if message:
                 self._chat.send_message(message)
 

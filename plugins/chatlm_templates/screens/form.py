@@ -17,12 +17,12 @@ from textual.widgets import Checkbox, Input, Select, Static, TextArea
 from chatlm import ChatlmError, Ui, UsageError, one_line
 from chatlm import Message as ChatMessage
 from chatlm_templates import actions
-from chatlm_templates.actions import PICKER_SCREEN
 from chatlm_templates.chat_state import selected_template
 from chatlm_templates.rendering import FilledTemplate
 from chatlm_templates.screens import preview
 from chatlm_templates.screens.fields import VariableField
 from chatlm_templates.screens.preview import TemplateCard
+from chatlm_templates.slash_commands import PICKER_SCREEN
 from chatlm_templates.template import Template, Variable
 
 

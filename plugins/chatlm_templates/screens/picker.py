@@ -16,11 +16,11 @@ from textual.widgets.option_list import Option
 
 from chatlm import ChatlmError, Ui, UsageError, one_line
 from chatlm_templates import actions, library
-from chatlm_templates.actions import FORM_SCREEN
 from chatlm_templates.chat_state import selected_template
 from chatlm_templates.screens import preview
 from chatlm_templates.screens.fields import SafeInput
 from chatlm_templates.screens.preview import TemplateCard
+from chatlm_templates.slash_commands import FORM_SCREEN
 
 OFF_ID = ""
 """The id of the row that ends the use of a template."""
