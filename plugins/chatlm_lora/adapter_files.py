@@ -151,9 +151,9 @@ MAX_HEADER_BYTES = 20_000_000
 
 
 _EXPONENT_MASKS: Mapping[str, tuple[str, int]] = {
-    "F32": ("<u4", 0x7F80_0000),
-    "F16": ("<u2", 0x7C00),
-    "BF16": ("<u2", 0x7F80),
+    "F32": ("uint32", 0x7F80_0000),
+    "F16": ("uint16", 0x7C00),
+    "BF16": ("uint16", 0x7F80),
 }
 """Of each number format the integers as wide, and the bits that are all set where a number is
 infinite or none."""
@@ -211,7 +211,7 @@ def _parse_tensor_entry(entry: Any, data_offset: int) -> TensorEntry:
         raise ValueError("negative")
     tensor = TensorEntry(str(entry["dtype"]), shape, data_offset + start, data_offset + end)
     if tensor.dtype in _EXPONENT_MASKS:
-        width = int(_EXPONENT_MASKS[tensor.dtype][0][-1])
+        width = int(_EXPONENT_MASKS[tensor.dtype][0].removeprefix("uint")) // 8
         if math.prod(shape) * width != end - start:
             raise ValueError("shape and size differ")
     return tensor
