@@ -14,7 +14,7 @@ from chatlm.errors import StoreError, UsageError
 from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
-    Conversation,
+    ConversationHeader,
     Message,
     Passage,
     PluginData,
@@ -70,8 +70,8 @@ def parse_timestamp(text: str) -> datetime:
         ) from error
 
 
-def conversation_from_row(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
-    """One row of `conversation`, with its turns, or a StoreError."""
+def header_from_row(row: sqlite3.Row) -> ConversationHeader:
+    """Convert a row of `conversation`, or raise a StoreError."""
     try:
         sampling = Sampling.from_dict(json.loads(row["sampling"]))
     except (ValueError, TypeError, UsageError) as error:
@@ -81,11 +81,10 @@ def conversation_from_row(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversa
         without = frozenset(map(str, json.loads(row["without"])))
     except (ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"What plugins keep with chat {row['id']} is damaged.") from error
-    return Conversation(
+    return ConversationHeader(
         id=row["id"],
         title=row["title"],
         system=row["system"],
-        turns=turns,
         created=parse_timestamp(row["created"]),
         updated=parse_timestamp(row["updated"]),
         sampling=sampling,

@@ -13,6 +13,7 @@ from chatlm_rag.settings import INDEX_KEY, Settings, index_from_conversation, in
 
 if TYPE_CHECKING:
     from chatlm import (
+        AskOption,
         ChatlmError,
         Commands,
         Conversation,
@@ -41,6 +42,28 @@ def register_commands(cli: Commands) -> None:
         "chatlm_rag.commands:rag",
         "Build, search and evaluate indices of your documents.",
     )
+
+
+@hookimpl
+def register_ask_options(register: Callable[[AskOption], None]) -> None:
+    """Add `chatlm ask --index`."""
+    from chatlm import AskOption
+
+    register(
+        AskOption(
+            "--index",
+            "Answer from this index of documents; see: chatlm rag list",
+            _setup_with_index,
+            metavar="NAME",
+        )
+    )
+
+
+def _setup_with_index(name: str) -> Setup:
+    from chatlm import Setup
+    from chatlm_rag.index.folder import find_index
+
+    return Setup(plugin_data={PLUGIN: {INDEX_KEY: find_index(name).name}})
 
 
 @hookimpl
@@ -199,9 +222,9 @@ def _open_picker(ui: Ui, argument: str) -> Any:
 
 
 def _open_sheet(ui: Ui, argument: str) -> Any:
-    from chatlm_rag.screens.picker import RagSheet
+    from chatlm.plugin_kit.screens import TextCard
 
-    return RagSheet(argument)
+    return TextCard("Your documents", argument)
 
 
 def _open_sources(ui: Ui) -> Any:

@@ -85,9 +85,9 @@ def test_an_attached_file_names_no_other_file_when_it_is_sent_again(folder: Path
 def test_why_a_file_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_attachments, "MAX_FILE_BYTES", 1_000_000)
     cases = {
-        "latin": (b"caf\xe9", "latin is not a text in UTF-8"),
-        "binary": (b"a\0b", "binary is not a text"),
-        "big": (b"x" * 1_000_001, "big is larger than 1 MB\nPaste the part that matters instead."),
+        "latin": (b"caf\xe9", "latin is not UTF-8 text"),
+        "binary": (b"a\0b", "binary is not a text file"),
+        "big": (b"x" * 1_000_001, "big is larger than 1 MB\nPaste the relevant part instead."),
     }
     for name, (data, error) in cases.items():
         (folder / name).write_bytes(data)

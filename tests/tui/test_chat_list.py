@@ -419,7 +419,7 @@ async def test_a_chat_that_cannot_be_deleted_comes_back(monkeypatch: pytest.Monk
         assert rows(app) == ["Today", "A", "B"]
         app.panel.undo_delete()
         await until(pilot, lambda: len(toasts(app)) == 2)
-        assert toasts(app)[1] == "There is no deleted chat to bring back."
+        assert toasts(app)[1] == "There is no deleted chat to restore."
 
 
 async def test_deleting_the_chat_on_the_screen_is_told() -> None:
@@ -456,7 +456,7 @@ async def test_slash_commands_do_the_same() -> None:
         app.panel.undo_delete()
         await shows(pilot, app, "Pinned", f"{PINNED} Z", "Today", "A")
         await until(pilot, lambda: len(toasts(app)) == 4)
-        assert toasts(app)[0] == "There is no deleted chat to bring back."
+        assert toasts(app)[0] == "There is no deleted chat to restore."
         assert "Deleted “Z”. /undo brings it back." in toasts(app)
         app.panel.rename_chat(2)
         await until(pilot, lambda: isinstance(app.screen, PromptScreen))

@@ -333,7 +333,7 @@ async def test_why_a_file_is_not_sent_is_said_and_the_message_stays(
         await type_keys(pilot, "see @photo.jpg", "escape", "enter")
         assert app.sent == []
         assert app.composer.text == "see @photo.jpg"
-        assert toasts(pilot) == ["photo.jpg is not a text in UTF-8"]
+        assert toasts(pilot) == ["photo.jpg is not UTF-8 text"]
         app.composer.load_draft("")
         app.composer.attach_file("notes.txt")
         await until(pilot, lambda: app.subtitle)
@@ -428,7 +428,8 @@ async def test_an_unknown_command_says_what_to_do_and_stays(app: ComposerApp) ->
     async with app.run_test() as pilot:
         await type_keys(pilot, "/forc it", "enter")
         assert toasts(pilot) == [
-            "There is no command /forc\nDid you mean /fork? Two slashes send it as a message."
+            "Unknown command /forc\nDid you mean /fork? "
+            "Start with two slashes to send it as a message."
         ]
         assert app.composer.text == "/forc it"
         assert app.posted == []
@@ -520,7 +521,7 @@ async def test_editing_keeps_the_draft_and_says_which_message(app: ComposerApp) 
         composer.begin_edit("/old message", "editing message 3", 2)
         assert composer.editing
         assert composer.border_title == "editing message 3"
-        assert app.subtitle == "enter asks again in a fork · esc leaves it"
+        assert app.subtitle == "enter resends in a fork · esc cancels"
         assert json.loads(composer.dump_draft())["text"] == "draft"
         await type_keys(pilot, "!", "enter")
         assert (last_sent(app).text, last_sent(app).edited_position) == ("/old message!", 2)
@@ -556,7 +557,7 @@ async def test_a_command_can_be_begun_over_a_draft(app: ComposerApp) -> None:
         await type_keys(pilot, "see ")
         composer.begin_command(COMMANDS[2])
         assert (composer.text, composer.border_title) == ("/attach ", "/attach FILE")
-        assert app.subtitle == "enter runs it · esc leaves it"
+        assert app.subtitle == "enter runs · esc cancels"
         assert app.offered == ["my notes.txt", "notes.txt", "src/"]
         await pilot.press("down", "down", "enter")
         assert app.commanded == [("attach", "notes.txt")]

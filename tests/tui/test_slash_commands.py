@@ -54,15 +54,19 @@ def test_what_is_a_command(typed: str, name: str, argument: str) -> None:
     [
         (
             "/forc",
-            "There is no command /forc\nDid you mean /fork? Two slashes send it as a message.",
+            "Unknown command /forc\nDid you mean /fork? "
+            "Start with two slashes to send it as a message.",
         ),
         (
             "/usr/bin is full",
-            "There is no command /usr/bin\nTwo slashes send it as a message.",
+            "Unknown command /usr/bin\nStart with two slashes to send it as a message.",
         ),
-        ("/", "There is no command /\nTwo slashes send it as a message."),
+        ("/", "Unknown command /\nStart with two slashes to send it as a message."),
         ("/attach ", "/attach needs FILE\nWrite /attach FILE."),
-        ("/new chat please", "/new takes nothing after it\nTwo slashes send it as a message."),
+        (
+            "/new chat please",
+            "/new takes no argument\nStart with two slashes to send it as a message.",
+        ),
     ],
 )
 def test_what_is_neither_says_what_to_do(typed: str, error: str) -> None:

@@ -338,4 +338,4 @@ async def test_what_a_letter_did_to_a_turn_is_told() -> None:
         await idle(pilot)
         await pilot.press("tab", "d")
         await until(pilot, lambda: newest(pilot).turn.context_policy is ContextPolicy.DROPPED)
-        assert "Message 1: not read any more." in toasts(pilot)
+        assert "Message 1: left out of the context." in toasts(pilot)

@@ -64,7 +64,9 @@ def parse_chatgpt(value: Any, default_time: datetime) -> ParsedChat:
         names.add(name := fork_title(short_title(title, way[0].text), names))
         latest = end.created or parted
         turns = _build_turns(parts, ids, created)
-        forks.append(Conversation(0, name, "", turns, created=parted, updated=max(parted, latest)))
+        forks.append(
+            Conversation(0, name, created=parted, updated=max(parted, latest), turns=turns)
+        )
     return ParsedChat(conversation, begun is not None, tuple(forks), left_out=tree.left_out)
 
 
