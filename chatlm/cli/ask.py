@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from chatlm.chat.attachments import AttachmentReader, format_block
 from chatlm.chat.templates import ChatStart, available_templates, render_chat_start
+from chatlm.cli.ask_options import AskCommand, setup_from_options
 from chatlm.cli.chats import complete_chat
 from chatlm.cli.models import complete_model
 from chatlm.cli.options import apply_plugin_options, plugin_options
@@ -146,7 +147,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command()
+@click.command(cls=AskCommand)
 @click.argument("words", nargs=-1, metavar="QUESTION")
 @click.option("--system", help="System prompt.")
 @click.option(
@@ -183,7 +184,10 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="N",
     help="Tell how likely each token was, and the N likeliest in its place; with --json.",
 )
+@click.pass_context
 def ask(
+    context: click.Context,
+    /,
     words: tuple[str, ...],
     system: str | None,
     model: str | None,
@@ -208,6 +212,12 @@ def ask(
     Example: cat notes.txt | chatlm ask --temperature 0 "Summarise this."
     """
     typed = _read_question(words)
+    setup = setup_from_options(context)
+    if chat_id is not None and (setup.plugin_data or setup.system):
+        raise UsageError(
+            "A saved chat has its own system prompt and plugin settings.",
+            hint="Leave out --chat, or the options of plugins.",
+        )
     if chat_id is not None and no_save:
         raise UsageError("--chat asks in a saved chat, which --no-save forbids.")
     if chat_id is not None and system is not None:
@@ -239,17 +249,24 @@ def ask(
                 lambda: load_engine(settings, plugins),
                 plugins=plugins,
                 sampling=settings.sampling.with_fallback(opening.rendered.sampling),
-                session_sampling=wanted,
-                system=(opening.rendered.system or settings.system) if system is None else system,
-                adapter="" if adapter == "off" else adapter,
+                session_sampling=wanted.with_fallback(setup.sampling),
+                system=_first_system_prompt(
+                    system, setup.system, opening.rendered.system, settings.system
+                ),
+                adapter="" if adapter == "off" else (adapter or setup.adapter or None),
                 logprobs=logprobs,
-                plugin_data=opening.plugin_data,
+                plugin_data={**opening.plugin_data, **setup.plugin_data},
                 conversation_id=chat_id,
             )
             if dry_run:
                 _print_request(session.draft(opening.first_message), as_json)
             else:
                 _print_answer(session, opening.first_message, saved, as_json)
+
+
+def _first_system_prompt(option: str | None, *others: str) -> str:
+    """Return the value of `--system`, even if it is empty, else the first other one."""
+    return next(filter(None, others), "") if option is None else option
 
 
 def _print_answer(session: ChatSession, question: str, saved: bool, as_json: bool) -> None:

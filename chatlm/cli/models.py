@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.errors import ConfigError
 from chatlm.hub import installed
 from chatlm.hub import names as names_module
@@ -26,7 +27,7 @@ def complete_model(
     return [CompletionItem(name) for name in names_module.known_names() if name.startswith(start)]
 
 
-@click.group("models")
+@click.group("models", cls=ExtensibleGroup)
 def models_group() -> None:
     """List, pull, check and remove models.
 

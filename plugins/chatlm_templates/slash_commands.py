@@ -15,13 +15,15 @@ OFF = "off"
 
 def register(add: Callable[[SlashCommand], None]) -> None:
     """Register all commands."""
-    add(SlashCommand("template", "write messages by a template", template, f"[NAME|{OFF}]"))
+    add(SlashCommand("template", "write messages with a template", template, f"[NAME|{OFF}]"))
     add(SlashCommand("find-errors", "ask for the errors in the reply", find_errors))
     add(SlashCommand("simplify", "ask for the reply in plain words", simplify))
     add(SlashCommand("validate", "check the reply in a new chat", validate))
     add(SlashCommand("review", "let another model review the reply", review, "MODEL"))
     add(
-        SlashCommand("consolidate", "new chat with one prompt for all that was agreed", consolidate)
+        SlashCommand(
+            "consolidate", "start a new chat with one prompt for what was agreed", consolidate
+        )
     )
 
 

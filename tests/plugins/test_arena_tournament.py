@@ -464,9 +464,9 @@ def test_on_the_command_line_with_the_real_model(chat_home: Path, tmp_path: Path
     ("arguments", "what"),
     [
         (("run", "--prompts", "nowhere", "--judge", "x"), "nowhere cannot be read"),
-        (("run", "--prompts", "P", "--judge", "human", "--judge", "x"), "You judge alone"),
+        (("run", "--prompts", "P", "--judge", "human", "--judge", "x"), "human cannot be combined"),
         (("run", "--prompts", "P", "--judge", "x", "--contestants", "who"), "no contestant 'who'"),
-        (("run", "--prompts", "P", "--judge", "x"), "It takes 2 or more contestants"),
+        (("run", "--prompts", "P", "--judge", "x"), "At least 2 contestants are needed"),
         (("perplexity", "nowhere"), "nowhere cannot be read"),
     ],
 )

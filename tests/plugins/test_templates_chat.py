@@ -1,4 +1,4 @@
-"""A chat that goes by a template, and what may be asked about a reply, without a screen."""
+"""Chats that use a template, and prompts about a reply, without a screen."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def say(chat: ChatSession, text: str) -> Turn:
     return chat.conversation.turns[-1]
 
 
-# --- a chat that goes by a template ------------------------------------------------------------
+# --- a chat that uses a template ---------------------------------------------------------------
 
 
 def test_each_message_goes_through_the_template(note: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_hint_is_told_and_not_followed(home: Path) -> None:
         ui, Template("t", system="Hi.", model="qwen\x1b[2J", index="manual"), {}, in_new_chat=False
     )
     (told,) = ui.called("notify")
-    assert "meant for model qwen␛[2J, index manual" in told["text"]
+    assert "written for model qwen␛[2J, index manual" in told["text"]
     assert {name for name, _ in ui.calls} == {"set_chat", "set_state", "notify"}
 
 
