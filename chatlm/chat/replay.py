@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from chatlm.store.store import Store
 from chatlm.types.engine import Engine
 from chatlm.types.events import Delta, EngineEvent, Finished, PromptReady
 from chatlm.types.messages import Reply, StopReason, Usage
+from chatlm.types.parts import Part, reasoning_of, text_of
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 
@@ -45,7 +46,7 @@ class ReplayFinished:
     stop_reason: StopReason
     usage: Usage
     same_text: bool
-    """Whether the text is the original's."""
+    """Whether text and reasoning are the original's."""
     same_prompt: bool
     """Whether the model read the very same tokens."""
     mismatches: tuple[str, ...]
@@ -108,38 +109,53 @@ def replay(
     made_by = require_provenance(store, reply_id)
     original = store.reply(reply_id)
     last = made_by.messages[-1] if made_by.messages else None
-    so_far = last.text if last is not None and last.role == "assistant" else ""
+    prefix = last.parts if last is not None and last.role == "assistant" else ()
+    so_far = text_of(prefix)
     yield ReplayStarted(original, made_by, so_far)
     request = Request(
         made_by.messages,
         made_by.sampling,
         adapter=made_by.adapter if adapter is None else adapter or None,
     )
-    longest = len(original.text) if original.stop_reason in _INTERRUPTED else None
-    text, usage, reason, fitted = so_far, Usage(), StopReason.CANCELLED, PromptReady(0, 0)
+    interrupted = original.stop_reason in _INTERRUPTED
+    texts = _texts_before(original, prefix)
+    limits = {"text": len(original.text), "reasoning": len(original.reasoning)}
+    usage, reason, fitted = Usage(), StopReason.CANCELLED, PromptReady(0, 0)
     with closing(engine.stream(request)) as events:
         for event in events:
             yield event
             match event:
                 case PromptReady():
                     fitted = event
-                case Delta(text=piece, withheld=held):
-                    text, usage = text + piece, event.usage
-                    if longest is not None and len(text + held) >= longest:
-                        text = (text + held)[:longest]
+                case Delta(text=piece, withheld=held, part=part):
+                    texts[part], usage = texts[part] + piece, event.usage
+                    seen = texts | {part: texts[part] + held}
+                    if interrupted and all(len(seen[kind]) >= limits[kind] for kind in limits):
+                        texts = {kind: seen[kind][: limits[kind]] for kind in limits}
                         break
                 case Finished(stop_reason=reason, usage=usage):
                     pass
     yield ReplayFinished(
         original=original,
         provenance=made_by,
-        text=text,
+        text=texts["text"],
         stop_reason=reason,
         usage=usage,
-        same_text=text == original.text,
+        same_text=texts == {"text": original.text, "reasoning": original.reasoning},
         same_prompt=fitted.prompt_hash == made_by.prompt_hash,
         mismatches=tuple(_find_mismatches(made_by, provenance(request, engine.info, fitted))),
     )
+
+
+def _texts_before(original: Reply, prefix: Sequence[Part]) -> dict[str, str]:
+    """Return the text and reasoning that the reply had before its last request.
+
+    Args:
+        original: the reply.
+        prefix: the parts of its last step that the request continued.
+    """
+    earlier = [part for step in original.steps[:-1] for part in step.parts]
+    return {"text": text_of([*earlier, *prefix]), "reasoning": reasoning_of([*earlier, *prefix])}
 
 
 def _find_mismatches(then: Provenance, now: Provenance) -> Iterator[str]:

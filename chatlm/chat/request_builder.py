@@ -11,7 +11,7 @@ from chatlm.plugin_host.trace_diff import callable_name
 from chatlm.plugin_host.turn_plugins import TurnPlugins
 from chatlm.types.engine import Engine, EngineInfo
 from chatlm.types.events import PromptReady
-from chatlm.types.messages import Conversation, Message, Passage, Turn
+from chatlm.types.messages import Conversation, Message, Passage, Reply, Turn
 from chatlm.types.provenance import Provenance
 from chatlm.types.requests import Request
 from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
@@ -28,7 +28,7 @@ def build_request(
     sampling: Sampling,
     adapter: str | None = None,
     logprobs: int | None = None,
-    continue_from: str = "",
+    continue_from: Reply | None = None,
     regenerate: bool = False,
 ) -> Request:
     """The turn's messages, then all adjustments.
@@ -43,7 +43,7 @@ def build_request(
         adapter: asked for before all that plugins would choose, "" for the model without one; None
             leaves it to them.
         logprobs: see `Request.logprobs`.
-        continue_from: the reply's beginning, to be gone on with.
+        continue_from: the reply to continue; None for a new one.
         regenerate: whether there was another reply before; a model that by default always takes the
             likeliest token would only repeat it, so it draws freely, unless the person set the
             temperature.
@@ -55,7 +55,7 @@ def build_request(
     request: Request = plugins.call_hook(
         "adjust_request",
         request=Request(
-            tuple(_with_prefix(messages, continue_from)), sampling, adapter, logprobs=logprobs
+            tuple(_with_reply(messages, continue_from)), sampling, adapter, logprobs=logprobs
         ),
         conversation=conversation,
         turn=turn,
@@ -118,16 +118,18 @@ def default_messages(
         f"[{number}] {passage.source}\n{passage.text}"
         for number, passage in enumerate(passages, start=1)
     )
-    return [*history, Message("user", f"Sources:\n\n{numbered}\n\n{turn.user.text}")]
+    grounded = turn.user.with_text(f"Sources:\n\n{numbered}\n\n{turn.user.text}")
+    return [*history, grounded]
 
 
-def _with_prefix(messages: list[Message], prefix: str) -> list[Message]:
-    """The messages with the beginning of a reply that is gone on with."""
+def _with_reply(messages: list[Message], reply: Reply | None) -> list[Message]:
+    """Append the messages of a reply that is to be continued."""
+    prefix = reply.messages() if reply else ()
     if not prefix:
         return messages
-    if messages[-1].role == "assistant":  # a plugin began the reply, which holds that beginning
+    if messages[-1].role == "assistant":  # a plugin's beginning of the reply, which has it already
         messages = messages[:-1]
-    return [*messages, Message("assistant", prefix)]
+    return [*messages, *prefix]
 
 
 def reply_prefix(request: Request) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from chatlm.cli.command_groups import LazyGroup
+from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.config import paths
 from chatlm.errors import ChatlmError
 from chatlm.store.store import Store
@@ -76,7 +76,7 @@ def format_title(title: str) -> str:
     return one_line(title, 60) or "(empty)"
 
 
-@click.group(cls=LazyGroup, lazy=COMMANDS)
+@click.group(cls=ExtensibleGroup, lazy=COMMANDS)
 def chats() -> None:
     """List, search, change, export and import saved chats.
 

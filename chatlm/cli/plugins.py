@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from chatlm.cli.command_groups import ExtensibleGroup
 from chatlm.cli.options import check_plugin_name, complete_plugin
 from chatlm.config import config, paths
 from chatlm.plugin_host import lifecycle
@@ -21,7 +22,7 @@ from chatlm.plugin_host.lifecycle import (
 from chatlm.text import dump_json, escape_controls, one_line
 
 
-@click.group()
+@click.group(cls=ExtensibleGroup)
 def plugins() -> None:
     """List, switch, check and begin plugins.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import pluggy
 
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.plugin_host.ui_api import Panel, PluginScreen, SlashCommand, Ui
-from chatlm.types.engine import Engine, EngineOpener
+from chatlm.types.engine import Engine, EngineOpener, ModelListing
 from chatlm.types.messages import Annotation, Conversation, Message, Passage, Turn
 from chatlm.types.requests import Request
 from chatlm.types.setups import Setup, TemplateRenderer, TextFacts
@@ -20,6 +21,36 @@ if TYPE_CHECKING:
     import click
 
     from chatlm.config.config import Config
+
+
+_OPTION_PATTERN = re.compile("--[a-z][a-z0-9-]{1,29}")
+
+
+@dataclass(frozen=True)
+class AskOption:
+    """An option that a plugin adds to `chatlm ask`.
+
+    Raises:
+        ValueError: a field is not valid.
+    """
+
+    name: str
+    """Such as `--index`: two hyphens, then lowercase letters, digits and hyphens."""
+    help: str
+    """One line for `chatlm ask --help`."""
+    setup: Callable[[str], Setup]
+    """Returns what the chat starts with, from the option's value. Of the set-up, sampling, system
+    prompt, adapter and plugin data are used. Raises `ChatlmError` for a wrong value."""
+    metavar: str = "TEXT"
+    """Stands for the value in the help."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _OPTION_PATTERN.fullmatch(self.name):
+            raise ValueError(f"the option {self.name!r} must be -- and lowercase letters")
+        if not isinstance(self.help, str) or not self.help.strip():
+            raise ValueError(f"help must be one line, not {self.help!r}")
+        if not callable(self.setup):
+            raise ValueError(f"setup must be a function, not {self.setup!r}")
 
 
 hookspec = pluggy.HookspecMarker("chatlm")
@@ -87,6 +118,17 @@ class Commands(Protocol):
             help: what it does, in one line.
         """
 
+    def group_of(self, name: str) -> Commands:
+        """Return a group of chatlm's own, to add commands to it.
+
+        Args:
+            name: `models`, `chats`, `config` or `plugins`.
+
+        Raises:
+            ValueError: there is no such group.
+        """
+        ...
+
 
 @hookspec
 def startup(context: PluginContext) -> None:
@@ -104,8 +146,19 @@ def register_commands(cli: Commands) -> None:
 
 
 @hookspec
+def register_ask_options(register: Callable[[AskOption], None]) -> None:
+    """Add options to `chatlm ask`; called without `startup`, and only when one may be needed."""
+
+
+@hookspec
 def register_engines(register: Callable[[str, EngineOpener], None]) -> None:
     """Offer engines: `register("openai", opener)` makes `openai:NAME` a model."""
+
+
+@hookspec
+def list_models() -> Sequence[ModelListing]:
+    """List the models that the plugin's engines can open, for `chatlm models list` and `/model`."""
+    raise NotImplementedError
 
 
 @hookspec
@@ -146,6 +199,24 @@ def screen_opened(ui: Ui) -> None:
 @hookspec
 def chat_shown(ui: Ui) -> None:
     """Another chat is on the screen, or a new one; called in the screen's thread."""
+
+
+@hookspec
+def chat_deleted(conversation_id: int) -> None:
+    """A saved chat was deleted for good; delete everything that the plugin keeps about it."""
+
+
+@hookspec
+def suggest_text(conversation: Conversation, text: str) -> str | None:
+    """Suggest text to insert at the end of what is being written; the first plugin's is shown."""
+
+
+@hookspec
+def read_attachment(path: Path) -> str | ChatlmError | None:
+    """Read the text of a file that is attached to a message; the first plugin that can decides.
+
+    A `ChatlmError` that is returned says why the file cannot be read.
+    """
 
 
 @hookspec

@@ -196,6 +196,30 @@ MIGRATIONS: Migrations = (
         "ALTER TABLE annotation ADD COLUMN icon TEXT NOT NULL DEFAULT ''",
         "CREATE INDEX annotation_label ON annotation (name, value)",
     ),
+    (
+        # NULL where `content` or `text` is all there is
+        "ALTER TABLE turn ADD COLUMN parts TEXT",
+        "ALTER TABLE reply ADD COLUMN steps TEXT",
+        "ALTER TABLE reply ADD COLUMN reasoning TEXT NOT NULL DEFAULT ''",
+        """CREATE VIRTUAL TABLE reasoning_words USING fts5 (
+            reasoning, content='reply', content_rowid='id',
+            tokenize='unicode61 remove_diacritics 2', prefix='1 2'
+        )""",
+        "INSERT INTO reasoning_words (reasoning_words) VALUES ('rebuild')",
+        """CREATE TRIGGER reasoning_added AFTER INSERT ON reply BEGIN
+            INSERT INTO reasoning_words (rowid, reasoning) VALUES (new.id, new.reasoning);
+        END""",
+        """CREATE TRIGGER reasoning_deleted AFTER DELETE ON reply BEGIN
+            INSERT INTO reasoning_words (reasoning_words, rowid, reasoning)
+            VALUES ('delete', old.id, old.reasoning);
+        END""",
+        """CREATE TRIGGER reasoning_changed AFTER UPDATE OF reasoning ON reply
+        WHEN old.reasoning <> new.reasoning BEGIN
+            INSERT INTO reasoning_words (reasoning_words, rowid, reasoning)
+            VALUES ('delete', old.id, old.reasoning);
+            INSERT INTO reasoning_words (rowid, reasoning) VALUES (new.id, new.reasoning);
+        END""",
+    ),
 )
 
 

@@ -10,15 +10,15 @@ from typing import Any
 from chatlm.errors import StoreError
 from chatlm.store import rows
 from chatlm.store.rows import (
-    conversation_from_row,
     format_timestamp,
+    header_from_row,
     parse_timestamp,
     reply_from_row,
     short_title,
     turns_from_rows,
     utf8_safe,
 )
-from chatlm.types.messages import Annotation, Conversation, Passage, Reply, Turn
+from chatlm.types.messages import Annotation, Conversation, ConversationHeader, Passage, Reply, Turn
 from chatlm.types.provenance import Provenance, Trace
 
 MAX_ROW_ID = 2**63 - 1
@@ -150,9 +150,8 @@ def chat_title(db: sqlite3.Connection, conversation_id: int) -> str:
 
 
 def load_conversation(db: sqlite3.Connection, conversation_id: int) -> Conversation:
-    """A chat with its turns and replies, or a StoreError."""
-    check_chat(db, conversation_id)
-    row = db.execute("SELECT * FROM conversation WHERE id = ?", (conversation_id,)).fetchone()
+    """Load a chat with its turns and replies, or raise a StoreError."""
+    header = load_header(db, conversation_id)
     turns = db.execute(
         "SELECT * FROM turn WHERE conversation_id = ? ORDER BY position", (conversation_id,)
     )
@@ -166,7 +165,15 @@ def load_conversation(db: sqlite3.Connection, conversation_id: int) -> Conversat
         " WHERE t.conversation_id = ? ORDER BY a.id",
         (conversation_id,),
     )
-    return conversation_from_row(row, turns_from_rows(turns, replies, labels))
+    chat = Conversation(conversation_id, turns=turns_from_rows(turns, replies, labels))
+    return chat.with_header(header)
+
+
+def load_header(db: sqlite3.Connection, conversation_id: int) -> ConversationHeader:
+    """Load a chat without its turns, or raise a StoreError."""
+    check_chat(db, conversation_id)
+    row = db.execute("SELECT * FROM conversation WHERE id = ?", (conversation_id,)).fetchone()
+    return header_from_row(row)
 
 
 def load_turn(db: sqlite3.Connection, turn_id: int) -> Turn:

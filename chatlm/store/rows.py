@@ -14,16 +14,18 @@ from chatlm.errors import StoreError, UsageError
 from chatlm.types.messages import (
     Annotation,
     ContextPolicy,
-    Conversation,
+    ConversationHeader,
     Message,
     Passage,
     PluginData,
     Reply,
+    ReplyStep,
     StopReason,
     Turn,
     Usage,
     utc_now,
 )
+from chatlm.types.parts import Text, part_from_dict
 from chatlm.types.provenance import Provenance, Trace, calls_from_dicts
 from chatlm.types.sampling import Sampling
 
@@ -68,8 +70,8 @@ def parse_timestamp(text: str) -> datetime:
         ) from error
 
 
-def conversation_from_row(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversation:
-    """One row of `conversation`, with its turns, or a StoreError."""
+def header_from_row(row: sqlite3.Row) -> ConversationHeader:
+    """Convert a row of `conversation`, or raise a StoreError."""
     try:
         sampling = Sampling.from_dict(json.loads(row["sampling"]))
     except (ValueError, TypeError, UsageError) as error:
@@ -79,11 +81,10 @@ def conversation_from_row(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversa
         without = frozenset(map(str, json.loads(row["without"])))
     except (ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"What plugins keep with chat {row['id']} is damaged.") from error
-    return Conversation(
+    return ConversationHeader(
         id=row["id"],
         title=row["title"],
         system=row["system"],
-        turns=turns,
         created=parse_timestamp(row["created"]),
         updated=parse_timestamp(row["updated"]),
         sampling=sampling,
@@ -95,26 +96,60 @@ def conversation_from_row(row: sqlite3.Row, turns: tuple[Turn, ...]) -> Conversa
 
 
 def reply_from_row(row: sqlite3.Row) -> Reply:
-    """One row of `reply`."""
-    reason = row["stop_reason"]
+    """Convert a row of `reply`, or raise a StoreError."""
     return Reply(
         id=row["id"],
         version=row["version"],
-        text=row["text"],
-        stop_reason=None if reason is None else StopReason(reason),
         error=row["error"],
         model=row["model"],
         adapter=row["adapter"],
         settings=row["settings"],
-        usage=Usage(
-            prompt_tokens=row["prompt_tokens"],
-            cached_tokens=row["cached_tokens"],
-            completion_tokens=row["completion_tokens"],
-            first_token_seconds=row["first_token_seconds"],
-            decode_seconds=row["decode_seconds"],
-        ),
         created=parse_timestamp(row["created"]),
+        steps=_steps_from_row(row),
     )
+
+
+def _steps_from_row(row: sqlite3.Row) -> tuple[ReplyStep, ...]:
+    if row["steps"] is not None:
+        try:
+            return tuple(map(ReplyStep.from_dict, json.loads(row["steps"])))
+        except (ValueError, TypeError, LookupError) as error:
+            raise StoreError(f"The parts of reply {row['id']} are damaged.") from error
+    reason = row["stop_reason"]
+    usage = Usage(
+        prompt_tokens=row["prompt_tokens"],
+        cached_tokens=row["cached_tokens"],
+        completion_tokens=row["completion_tokens"],
+        first_token_seconds=row["first_token_seconds"],
+        decode_seconds=row["decode_seconds"],
+    )
+    parts = (Text(row["text"]),) if row["text"] else ()
+    return (ReplyStep(parts, None if reason is None else StopReason(reason), usage),)
+
+
+def dump_steps(steps: Sequence[ReplyStep]) -> str | None:
+    """Convert a reply's steps to JSON; None for one step of text, which has its own columns."""
+    if len(steps) == 1 and steps[0].is_plain:
+        return None
+    return _dump_json(step.to_dict() for step in steps)
+
+
+def _user_message(row: sqlite3.Row) -> Message:
+    if row["parts"] is None:
+        return Message("user", row["content"])
+    try:
+        return Message("user", map(part_from_dict, json.loads(row["parts"])))
+    except (ValueError, TypeError, LookupError) as error:
+        raise StoreError(f"The parts of turn {row['id']} are damaged.") from error
+
+
+def dump_message_parts(message: Message) -> str | None:
+    """Convert a message's parts to JSON; None for plain text, which has its own column."""
+    return None if message.is_plain else _dump_json(part.to_dict() for part in message.parts)
+
+
+def _dump_json(values: Iterable[Any]) -> str:
+    return utf8_safe(json.dumps(list(values), ensure_ascii=False))
 
 
 def turns_from_rows(
@@ -133,7 +168,7 @@ def turns_from_rows(
         Turn(
             id=row["id"],
             position=row["position"],
-            user=Message("user", row["content"]),
+            user=_user_message(row),
             replies=tuple(versions.get(row["id"], ())),
             active_reply_id=row["chosen"],
             created=parse_timestamp(row["created"]),

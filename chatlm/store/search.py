@@ -19,7 +19,7 @@ from operator import itemgetter
 from typing import Any
 
 from chatlm.store.queries import chat_title
-from chatlm.types.messages import Role
+from chatlm.types.messages import Role, StreamedPart
 
 MAX_QUERY_WORDS = 64
 """Further words of a longer query are not looked at."""
@@ -65,6 +65,22 @@ _INDEX_QUERIES = (
             SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.text), value) = 0) AND {_REPLY}
         ORDER BY reply_words.rowid DESC LIMIT :limit""",  # noqa: S608
 )
+_REASONING_INDEX_QUERY = f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id,
+        r.reasoning AS text, r.created AS time
+        FROM reasoning_words JOIN reply r ON r.id = reasoning_words.rowid
+        JOIN turn t ON t.id = r.turn_id JOIN conversation c ON c.id = t.conversation_id
+        WHERE reasoning_words MATCH :words AND c.trashed IS NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.reasoning), value) = 0)
+            AND {_REPLY}
+        ORDER BY reasoning_words.rowid DESC LIMIT :limit"""  # noqa: S608
+_REASONING_SCAN_QUERY = f"""SELECT c.id AS conversation_id, t.id AS turn_id, r.id AS reply_id,
+        r.reasoning AS text, r.created AS time
+        FROM reply r JOIN turn t ON t.id = r.turn_id
+        JOIN conversation c ON c.id = t.conversation_id
+        WHERE r.reasoning <> '' AND c.trashed IS NULL AND NOT EXISTS (
+            SELECT 1 FROM json_each(:scanned) WHERE instr(lower(r.reasoning), value) = 0)
+            AND {_REPLY}
+        ORDER BY r.id DESC LIMIT :limit"""  # noqa: S608
 _SCAN_QUERIES = (
     """SELECT c.id AS conversation_id, NULL AS turn_id, NULL AS reply_id, c.title AS text,
         c.updated AS time
@@ -119,10 +135,12 @@ class ChatSearchHit:
         }
 
 
-def search(db: sqlite3.Connection, query: str, limit: int) -> list[ChatSearchHit]:
-    """Titles, then messages and replies with every word of the query, each newest first.
+def search(
+    db: sqlite3.Connection, query: str, limit: int, part: StreamedPart = "text"
+) -> list[ChatSearchHit]:
+    """Find titles, then messages and replies, with every word of the query, newest first.
 
-    Any text is a query.
+    Any text is a valid query. `part` "reasoning" searches only the reasoning of replies.
     """
     labels, query = _parse_annotation_filters(db, query.replace("\0", " "))
     words = [word for word in query.split() if any(map(str.isalnum, word))]
@@ -137,8 +155,12 @@ def search(db: sqlite3.Connection, query: str, limit: int) -> list[ChatSearchHit
         "labels": json.dumps(labels),
         "limit": limit,
     }
-    in_title, *in_text = _INDEX_QUERIES if indexed else _SCAN_QUERIES
-    titles = [] if labels else db.execute(in_title, arguments).fetchall()
+    titles = []
+    if part == "reasoning":
+        in_text = [_REASONING_INDEX_QUERY if indexed else _REASONING_SCAN_QUERY]
+    else:
+        in_title, *in_text = _INDEX_QUERIES if indexed else _SCAN_QUERIES
+        titles = [] if labels else db.execute(in_title, arguments).fetchall()
     texts = [row for source in in_text for row in db.execute(source, arguments)]
     texts.sort(key=itemgetter("time", "turn_id"), reverse=True)
     pattern = _compile_pattern(indexed, scanned)

@@ -1,4 +1,4 @@
-"""The screen of the chat: list, chat and status bar, and the way from a command to what does it."""
+"""The main screen: chat list, open chat and status bar; dispatches commands."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from chatlm.tui import clipboard, commands
 from chatlm.tui.actions.chat import ChatActions, TurnActions
 from chatlm.tui.actions.inspect import ContextMeasured, InspectActions, context_fill
 from chatlm.tui.actions.settings import SettingsActions
-from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.chat_view import ChatView
+from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.status import Status, StatusBar
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.chat.turn_column import Suggestion
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat_list.chat_list import ChatList
 from chatlm.tui.chat_list.panel import ChatsPanel
+from chatlm.tui.commands import CommandHandler
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState
 from chatlm.tui.plugin_ui.commands import PluginActions
@@ -35,22 +37,22 @@ from chatlm.tui.services import Services
 from chatlm.tui.widgets.context_gauge import ContextGauge
 
 MIN_WIDTH_FOR_LIST = 100
-"""With fewer columns the list is hidden, since the text needs them."""
+"""Columns below which the list is hidden."""
 
 FIRST_PAINT_SECONDS = 0.05
-"""Seconds in which the first picture reaches the terminal, before plugins and model are loaded."""
+"""Seconds for the first paint to reach the terminal before background work starts."""
 
 
 class ChatScreen(Screen[None]):
-    """One chat and the list of the others.
+    """The main screen.
 
     Args:
-        services: of the program.
+        services: shared services.
         registrations: commands, panels and screens of plugins.
         app: isolates what plugins draw.
         start_background_work: called after the first paint.
-        incognito: begin with a chat that is not saved.
-        conversation_id: open this chat at once.
+        incognito: start with a chat that is not saved.
+        conversation_id: the chat to open at the start.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -78,9 +80,9 @@ class ChatScreen(Screen[None]):
         self._incognito = incognito
         self._conversation_id = conversation_id
         self._list_shown_by_user: bool | None = None
-        """What the person chose; None leaves it to the width."""
-        self.chat = LiveChat(services)
-        self.chats_panel = ChatsPanel(services.store, services.now, self.chat.write_queue)
+        """The user's choice; None decides by the width."""
+        self.chat = ChatController(services)
+        self.chats_panel = ChatsPanel(services.store, services.now, self.chat.edits.write_queue)
         self._status_bar = StatusBar()
         self.inspect_actions = InspectActions(services, self.chat)
         self.settings_actions = SettingsActions(services, self.chat)
@@ -92,37 +94,40 @@ class ChatScreen(Screen[None]):
             self._status_bar,
             switch_model=self.settings_actions.do_model,
         )
-        self.actions = (
-            ChatActions(
-                self.chat,
-                self.chats_panel,
-                self.inspect_actions,
-                close_panel=self.plugin_actions.regions.close_covering_panel,
-                cancel_work=self.plugin_actions.cancel_latest,
-                show_chat_list=self.show_chat_list,
-                toggle_chat_list=self.toggle_chat_list,
-            ),
-            TurnActions(services, self.chat, self.inspect_actions),
-            self.settings_actions,
+        chat_actions = ChatActions(
+            self.chat,
+            self.chats_panel,
+            self.inspect_actions,
+            close_panel=self.plugin_actions.regions.close_covering_panel,
+            cancel_work=self.plugin_actions.cancel_latest,
+            show_chat_list=self.show_chat_list,
+            toggle_chat_list=self.toggle_chat_list,
         )
+        turn_actions = TurnActions(services, self.chat, self.inspect_actions)
+        self.command_handlers: dict[str, CommandHandler] = {
+            **chat_actions.handlers(),
+            **turn_actions.handlers(),
+            **self.settings_actions.handlers(),
+        }
 
     def compose(self) -> ComposeResult:
-        """List, chat, status bar."""
+        """Yield the list, the chat and the status bar."""
         with Horizontal():
             yield self.chats_panel
-            yield self.chat
+            yield self.chat.view
         yield self._status_bar
 
     async def on_mount(self) -> None:
-        """Show the first chat and follow what changes."""
+        """Open the first chat and watch for changes."""
+        self.chat.view.watch(self.app, "engine_state", self.chat.show_engine_state)
         self.watch(self.app, "engine_state", self._show_engine_state)
-        self.watch(self.chat, "status", self._show_status)
+        self.watch(self.chat.view, "status", self._show_status)
         self.watch(self, "focused", self._follow_focus)
         await self.chat.new_chat(incognito=self._incognito)
         if self._conversation_id is not None and not self._incognito:
             await self.chat.open_chat(self._conversation_id)
         for fault in self._services.plugins.take_faults():
-            await self.chat.show_notice(str(fault))
+            await self.chat.view.show_notice(str(fault))
         self.call_after_refresh(self.set_timer, FIRST_PAINT_SECONDS, self._start_background_work)
 
     def _start_background_work(self) -> None:
@@ -130,41 +135,39 @@ class ChatScreen(Screen[None]):
         self._start_program_work()
 
     def on_unmount(self) -> None:
-        """No thread waits on."""
+        """Stop all threads."""
         self.inspect_actions.close()
         self.plugin_actions.close()
 
     def on_resize(self, event: events.Resize) -> None:
-        """Give the list's room to the text when there is little."""
+        """Hide the list on a narrow screen."""
         if self._list_shown_by_user is None:
             self.chats_panel.display = event.size.width >= MIN_WIDTH_FOR_LIST
         self.plugin_actions.regions.place_panel()
 
     async def action_command(self, name: str, argument: str = "") -> None:
-        """Run a command; what it cannot do is told."""
-        method = f"do_{name.replace('-', '_')}"
-        runs = [getattr(actions, method) for actions in self.actions if hasattr(actions, method)]
-        run = runs[0] if runs else partial(self.plugin_actions.run_command, name)
-        await self.chat.run_reporting_errors(partial(run, argument), f"command {name}")
+        """Run a command; show errors in a toast."""
+        run = self.command_handlers.get(name) or partial(self.plugin_actions.run_command, name)
+        await self.chat.view.run_reporting_errors(partial(run, argument), f"command {name}")
 
     def action_copy_text(self) -> None:
-        """Copy what is selected with the mouse, to the system's clipboard too."""
+        """Copy the mouse selection to the terminal's and the system's clipboard."""
         text = self.get_selected_text()
         if text is None:
             raise SkipAction
         clipboard.copy(self.app, text, "the selection")
 
     def action_begin(self, name: str) -> None:
-        """Write a slash command into the composer, for its argument to be typed."""
+        """Put a slash command into the composer, ready for its argument."""
         self.chat.composer.begin_command(commands.ALL[name])
-        self.chat.focus_composer()
+        self.chat.view.focus_composer()
 
     def action_turn_page(self, pages: int) -> None:
-        """Turn the transcript's pages while the composer has the keys."""
-        self.chat.scroll_pages(pages)
+        """Scroll the transcript while the composer has the focus."""
+        self.chat.view.scroll_pages(pages)
 
     def action_next_region(self, step: int) -> None:
-        """Go round: composer, newest turn, a plugin's panel, list of chats; those that are seen."""
+        """Cycle the focus through the panes: composer, newest turn, plugin panel, chat list."""
         panel = self.plugin_actions.regions.panel
         if panel is not None and panel.move_focus(step):
             return
@@ -173,11 +176,11 @@ class ChatScreen(Screen[None]):
         ]
         if panel is None or not panel.covers_transcript:
             turns = (
-                [self.chat.newest_view]
-                if self.chat.newest_view
-                else [*self.chat.query(Suggestion)][:1]
+                [self.chat.view.newest_view]
+                if self.chat.view.newest_view
+                else [*self.chat.view.query(Suggestion)][:1]
             )
-            ring += [(self.chat.query_one(Transcript), turn.focus) for turn in turns]
+            ring += [(self.chat.view.query_one(Transcript), turn.focus) for turn in turns]
         if panel is not None:
             ring.append((panel, partial(panel.focus_inside, step)))
         if self.chats_panel.display:
@@ -187,13 +190,13 @@ class ChatScreen(Screen[None]):
         enter()
 
     def toggle_chat_list(self) -> None:
-        """Show the list and go to it; from the list, hide it."""
+        """Show and focus the list; hide it if it has the focus."""
         shown, inside = self.chats_panel.display, self.chats_panel.has_focus_within
         self._list_shown_by_user = self.chats_panel.display = not (shown and inside)
         if self.chats_panel.display:
             self.chats_panel.reset_search()
         else:
-            self.chat.focus_composer()
+            self.chat.view.focus_composer()
 
     def show_chat_list(self) -> None:
         """Show the list."""
@@ -210,9 +213,9 @@ class ChatScreen(Screen[None]):
         await self.chat.leave_chat(partial(self._show_chat, event))
 
     async def _show_chat(self, event: ChatList.ChatOpened) -> None:
-        """Show the chat; on a small screen the list makes room for it."""
+        """Open the chat; hide the list on a narrow screen."""
         if event.turn_id is None:
-            self.chat.focus_composer()  # first: letters that follow are no keys of the list
+            self.chat.view.focus_composer()  # first: letters that follow are no keys of the list
         opened = await self.chat.open_chat(event.conversation_id, event.turn_id)
         if opened and self.size.width < MIN_WIDTH_FOR_LIST:
             self._list_shown_by_user = self.chats_panel.display = False
@@ -224,7 +227,7 @@ class ChatScreen(Screen[None]):
             await self.chat.new_chat()
 
     @on(ChatList.ChatsChanged)
-    @on(LiveChat.Changed)
+    @on(ChatView.Changed)
     def _refresh_after_change(self) -> None:
         self.plugin_actions.regions.refresh_panel()
         try:
@@ -232,13 +235,13 @@ class ChatScreen(Screen[None]):
                 self.chat.saved_conversation_id, self.chat.answering_conversation_id
             )
         except ChatlmError as error:
-            self.chat.toast(error)
+            self.chat.view.toast(error)
         self.chat.refresh_title()
         self.plugin_actions.refresh_status()
         self._update_hint()
         self.inspect_actions.measure_context()
 
-    @on(LiveChat.Switched)
+    @on(ChatView.Switched)
     def _notify_chat_shown(self) -> None:
         self.plugin_actions.notify_chat_shown()
 
@@ -247,9 +250,9 @@ class ChatScreen(Screen[None]):
         if event.conversation_id != self.chat.conversation_id:
             return  # of a chat that was shown before
         if event.usage is None:
-            self.chat.show_context_fill(None)
+            self.chat.view.show_context_fill(None)
         else:
-            self.chat.show_context_fill(context_fill(event.usage), event.usage.omitted_turns)
+            self.chat.view.show_context_fill(context_fill(event.usage), event.usage.omitted_turns)
 
     @on(ContextGauge.Clicked)
     async def _show_context(self) -> None:
@@ -270,7 +273,7 @@ class ChatScreen(Screen[None]):
     def _show_status(self, status: Status) -> None:
         self._status_bar.status = status
         if status.used_tokens is not None:
-            self.chat.show_used_tokens(status.used_tokens)
+            self.chat.view.show_used_tokens(status.used_tokens)
 
 
 def _contains(widget: Widget, focused: Widget | None) -> bool:

@@ -72,6 +72,11 @@ class Labeller:
         if self.load_error is not None:
             raise self.load_error
 
+    def forget(self) -> None:
+        """Forget all texts and their labels."""
+        with self._lock:
+            self._cache.clear()
+
     def close(self) -> None:
         """Stop the thread."""
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -126,6 +131,12 @@ def get_labeller() -> Labeller:
     if not _labellers:
         _labellers.append(Labeller())
     return _labellers[0]
+
+
+def forget_labels() -> None:
+    """Forget the texts that were labelled and their labels."""
+    for labeller in _labellers:
+        labeller.forget()
 
 
 def close_labeller() -> None:

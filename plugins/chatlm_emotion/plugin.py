@@ -106,6 +106,12 @@ def turn_finished(conversation: Conversation, turn: Turn) -> list[Annotation] | 
 
 
 @hookimpl
+def chat_deleted() -> None:
+    """Forget the labelled texts, which may be messages of the deleted chat."""
+    actions.forget_labels()
+
+
+@hookimpl
 def shutdown() -> None:
     """Stop the thread that labels."""
     actions.close_labeller()

@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_CONFIG_BYTES = 1_000_000
 """Larger config files are refused."""
@@ -149,10 +150,10 @@ MAX_HEADER_BYTES = 20_000_000
 """The header of a model with a hundred thousand tensors is smaller."""
 
 
-_EXPONENT_MASKS: Mapping[str, tuple[type[np.unsignedinteger[Any]], int]] = {
-    "F32": (np.uint32, 0x7F80_0000),
-    "F16": (np.uint16, 0x7C00),
-    "BF16": (np.uint16, 0x7F80),
+_EXPONENT_MASKS: Mapping[str, tuple[str, int]] = {
+    "F32": ("uint32", 0x7F80_0000),
+    "F16": ("uint16", 0x7C00),
+    "BF16": ("uint16", 0x7F80),
 }
 """For each dtype, the integer type of the same width and the exponent bits, which are all set in
 infinities and NaN."""
@@ -210,7 +211,7 @@ def _parse_tensor_entry(entry: Any, data_offset: int) -> TensorEntry:
         raise ValueError("negative")
     tensor = TensorEntry(str(entry["dtype"]), shape, data_offset + start, data_offset + end)
     if tensor.dtype in _EXPONENT_MASKS:
-        width = np.dtype(_EXPONENT_MASKS[tensor.dtype][0]).itemsize
+        width = int(_EXPONENT_MASKS[tensor.dtype][0].removeprefix("uint")) // 8
         if math.prod(shape) * width != end - start:
             raise ValueError("shape and size differ")
     return tensor
@@ -235,6 +236,8 @@ def is_all_zero(path: Path, tensor: TensorEntry) -> bool:
 
 
 def _read_bits(path: Path, tensor: TensorEntry) -> NDArray[np.unsignedinteger[Any]]:
+    import numpy as np
+
     kind = np.dtype(_EXPONENT_MASKS[tensor.dtype][0])
     count = (tensor.end - tensor.start) // kind.itemsize
     return np.fromfile(path, kind, count, offset=tensor.start)

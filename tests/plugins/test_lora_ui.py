@@ -180,7 +180,7 @@ async def test_a_name_that_somebody_put_into_a_chat_is_only_drawn(shared_data: P
     with Store(None) as store:
         async with app_with(StillEngine("one"), store).run_test(size=(110, 30)) as pilot:
             for text in hostile_texts(shared_data)[::25]:
-                chat_of(pilot).set_plugin_data("lora", {"adapter": text})
+                chat_of(pilot).edits.set_plugin_data("lora", {"adapter": text})
                 await pilot.press("ctrl+n")
                 drawn = everything_visible(pilot)
                 assert all(sign.isprintable() or sign == "\n" for sign in drawn)

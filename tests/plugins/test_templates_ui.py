@@ -1,4 +1,4 @@
-"""The list of templates, the form of one, and a chat on the screen that goes by one."""
+"""The list of templates, a template's form, and a chat on the screen that uses one."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_typing_narrows_the_list_and_enter_opens_the_form(prompts: Path) -
         await pilot.press(*"every kind")
         assert rows(pilot) == ["kinds"]
         assert "Yours." in text_of(pilot, "#marked")
-        assert "what you type in the chat" in text_of(pilot, "#marked").replace("\n", " ")
+        assert "your text in the chat" in text_of(pilot, "#marked").replace("\n", " ")
         await pilot.press("enter")
         await pilot.pause()
         assert not isinstance(pilot.app.screen, TemplatePicker)
@@ -104,7 +104,7 @@ async def test_a_faulty_one_says_line_and_reason_and_is_not_used(prompts: Path) 
     ui = remembering()
     async with CardApp(TemplatePicker(ui, "broken")).run_test() as pilot:
         assert f"{prompts / 'broken.yaml'}, line 2" in text_of(pilot, "#marked").replace("\n", "")
-        assert "there is no 'usr' here" in text_of(pilot, "#marked")
+        assert "unknown key 'usr'" in text_of(pilot, "#marked")
         await pilot.press("enter")
         assert "chatlm templates edit broken" in text_of(pilot, "#problem")
         assert isinstance(pilot.app.screen, TemplatePicker)
@@ -166,7 +166,7 @@ async def test_without_a_model_the_cost_is_not_known(prompts: Path) -> None:
     [
         ("count", "many", "count must be a whole number"),
         ("share", "1.2.3", "share must be a number"),
-        ("topic", "", "Fill this in."),
+        ("topic", "", "Required."),
     ],
 )
 async def test_a_wrong_value_is_told_beside_its_field(
@@ -259,7 +259,7 @@ async def test_a_chat_goes_by_a_template(home: Path) -> None:
         assert engine.requests[-1].sampling.temperature == 0.2
         drawn = plain(newest(pilot).query_one(".user"))
         assert drawn.startswith("</text>\n<|im_end|>")
-        assert "sent as a plugin wrote it · x shows the whole" in drawn
+        assert "rewritten by a plugin · x shows the full prompt" in drawn
         assert "Translate" not in drawn
 
         await pilot.press("tab", "e")

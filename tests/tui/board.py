@@ -24,7 +24,7 @@ def turn(
     number: int,
     *texts: str,
     message: str = "",
-    standing: ContextPolicy = ContextPolicy.AUTO,
+    context_policy: ContextPolicy = ContextPolicy.AUTO,
     summary: str = "",
 ) -> Turn:
     """A turn with one reply for each text."""
@@ -33,7 +33,7 @@ def turn(
         for version, text in enumerate(texts, start=1)
     )
     user = Message("user", message or f"Question {number}?")
-    return Turn(number, number, user, replies, context_policy=standing, summary=summary)
+    return Turn(number, number, user, replies, context_policy=context_policy, summary=summary)
 
 
 def turns(count: int) -> list[Turn]:

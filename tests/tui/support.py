@@ -13,10 +13,11 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from chatlm.config.config import Config
+from chatlm.engines.batching import SequentialBatch
 from chatlm.engines.scripted import WORD_TOKENS, ScriptedEngine
 from chatlm.store.store import Store
 from chatlm.tui.app import ChatApp
-from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.controller import ChatController
 from chatlm.tui.chat.turn_column import NoticeLine
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.chat_list.chat_list import ChatList
@@ -71,6 +72,9 @@ class StillEngine:
             while made == self._stand_after and not self.go.wait(0.02):
                 yield Delta("", usage=usage)
         yield Finished(self._reason, usage)
+
+    def batch(self) -> SequentialBatch:
+        return SequentialBatch(self)
 
     def read_ahead(self, request: Request) -> Generator[Prefill, None, None]:
         yield from ()
@@ -138,12 +142,12 @@ def app_of(pilot: Pilot[None]) -> ChatApp:
     return app
 
 
-def chat_of(pilot: Pilot[None]) -> LiveChat:
+def chat_of(pilot: Pilot[None]) -> ChatController:
     return app_of(pilot).chat_screen.chat
 
 
 def newest(pilot: Pilot[None]) -> TurnView:
-    view = chat_of(pilot).newest_view
+    view = chat_of(pilot).view.newest_view
     assert view is not None
     return view
 
@@ -154,7 +158,7 @@ def line(pilot: Pilot[None]) -> str:
 
 
 def notices(pilot: Pilot[None]) -> list[str]:
-    return [plain(widget) for widget in chat_of(pilot).query(NoticeLine)]
+    return [plain(widget) for widget in chat_of(pilot).view.query(NoticeLine)]
 
 
 def toasts(pilot: Pilot[None]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from textual.pilot import Pilot
 
@@ -28,6 +30,7 @@ from tests.tui.support import (
     plain,
     rows,
     say,
+    toasts,
     until,
 )
 
@@ -62,7 +65,7 @@ async def test_the_list_is_newest_first_and_enter_opens() -> None:
         await pilot.pause()
         assert rows(pilot) == ["Today", "New", "Old"]
         await pilot.press("ctrl+l", "end", "enter")
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         assert "About Old" in plain(newest(pilot))
         assert app_of(pilot).focused is chat_of(pilot).composer
         assert panel_of(pilot).display
@@ -72,7 +75,7 @@ async def test_a_click_opens_a_chat() -> None:
     async with make_app(store=store_with("Old", "New")).run_test(size=WIDE) as pilot:
         await pilot.pause()
         await pilot.click(chats_of(pilot), offset=(4, 1))
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         assert "About New" in plain(newest(pilot))
 
 
@@ -84,7 +87,7 @@ async def test_the_list_hides_below_100_columns_and_comes_with_its_key() -> None
         assert panel_of(pilot).display
         assert app_of(pilot).focused is chats_of(pilot)
         await pilot.press("enter")
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         assert not panel_of(pilot).display
         await pilot.press("ctrl+l", "ctrl+l")
         assert not panel_of(pilot).display
@@ -140,7 +143,7 @@ async def test_an_unfinished_chat_is_marked_and_can_go_on() -> None:
     engine = ScriptedEngine(" rock.")
     app = make_app(engine, store, conversation_id=1)
     async with app.run_test(size=WIDE) as pilot:
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         assert rows(pilot)[1].startswith("◐")
         assert "It stood on a" in plain(newest(pilot))
         assert line(pilot) == "cut off when chatlm closed · continue with ctrl+g"
@@ -153,7 +156,7 @@ async def test_an_unfinished_chat_is_marked_and_can_go_on() -> None:
 async def test_a_turn_without_a_reply_can_be_answered() -> None:
     app = make_app(ScriptedEngine("Late."), store_with("One", answered=False), conversation_id=1)
     async with app.run_test() as pilot:
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         assert line(pilot) == "not answered · answer with ctrl+r"
         await pilot.press("ctrl+r")
         await idle(pilot)
@@ -165,10 +168,10 @@ async def test_only_the_newest_turn_offers_to_go_on() -> None:
     add_reply(store, 1, "Half", finished=False)
     app = make_app(ScriptedEngine("Whole."), store, conversation_id=1)
     async with app.run_test() as pilot:
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         await say(pilot, "Next")
         await idle(pilot)
-        first, second = chat_of(pilot).query(TurnView)
+        first, second = chat_of(pilot).view.query(TurnView)
         assert plain(first).endswith("cut off when chatlm closed")
         assert "Whole." in plain(second)
 
@@ -178,7 +181,7 @@ async def test_a_chat_that_is_gone_is_told() -> None:
     async with app.run_test() as pilot:
         await until(pilot, lambda: notices(pilot))
         assert "no chat 12" in notices(pilot)[0]
-        assert chat_of(pilot).query(Welcome)
+        assert chat_of(pilot).view.query(Welcome)
 
 
 async def test_a_reply_goes_on_while_another_chat_is_shown() -> None:
@@ -199,7 +202,7 @@ async def test_a_reply_goes_on_while_another_chat_is_shown() -> None:
         assert await chat_of(pilot).open_chat(1)
         engine.go.set()
         await idle(pilot)
-        assert "three" not in plain(chat_of(pilot).query_one(Transcript))
+        assert "three" not in plain(chat_of(pilot).view.query_one(Transcript))
     reply = store.conversation(2).turns[0].reply
     assert reply is not None
     assert (reply.text, reply.stop_reason) == ("One two three", StopReason.END)
@@ -225,27 +228,27 @@ async def test_a_long_chat_opens_with_its_end_and_draws_more_above() -> None:
     for number in range(2 * TURNS + 5):
         add_reply(store, store.add_turn(chat.id, f"Question {number}").id, f"Answer {number}")
     async with make_app(store=store, conversation_id=chat.id).run_test() as pilot:
-        await until(pilot, lambda: len(chat_of(pilot).query(TurnView)) == TURNS)
-        transcript = chat_of(pilot).query_one(Transcript)
+        await until(pilot, lambda: len(chat_of(pilot).view.query(TurnView)) == TURNS)
+        transcript = chat_of(pilot).view.query_one(Transcript)
         await until(pilot, lambda: transcript.max_scroll_y > 0)
         assert transcript.scroll_y == transcript.max_scroll_y
-        assert plain(chat_of(pilot).query_one(EarlierMarker)) == f"↑ {TURNS + 5} earlier turns"
+        assert plain(chat_of(pilot).view.query_one(EarlierMarker)) == f"↑ {TURNS + 5} earlier turns"
 
-        first = chat_of(pilot).query(TurnView).first()
+        first = chat_of(pilot).view.query(TurnView).first()
         transcript.scroll_home(animate=False)
-        await until(pilot, lambda: len(chat_of(pilot).query(TurnView)) == 2 * TURNS)
+        await until(pilot, lambda: len(chat_of(pilot).view.query(TurnView)) == 2 * TURNS)
         await until(pilot, lambda: transcript.scroll_y > 0)
         assert 0 <= first.region.y <= 6, "what was read stays in its place"
         await pilot.pause()
         transcript.scroll_home(animate=False)
-        await until(pilot, lambda: not chat_of(pilot).query_one(EarlierMarker).display)
-        assert "Question 0" in plain(chat_of(pilot).query(TurnView).first())
+        await until(pilot, lambda: not chat_of(pilot).view.query_one(EarlierMarker).display)
+        assert "Question 0" in plain(chat_of(pilot).view.query(TurnView).first())
 
 
 async def test_the_transcript_follows_until_the_person_scrolls_up() -> None:
     engine = StillEngine(*["word\n\n"] * 40, stand_after=20)
     async with make_app(engine).run_test() as pilot:
-        transcript = chat_of(pilot).query_one(Transcript)
+        transcript = chat_of(pilot).view.query_one(Transcript)
         await say(pilot, "Go")
         await until(pilot, lambda: line(pilot).startswith("writing · 20"))
         assert transcript.scroll_y == transcript.max_scroll_y
@@ -265,7 +268,7 @@ async def test_the_transcript_follows_until_the_person_scrolls_up() -> None:
 async def test_turning_pages_at_the_end_goes_on_following() -> None:
     engine = StillEngine(*["word\n\n"] * 40, stand_after=20)
     async with make_app(engine).run_test() as pilot:
-        transcript = chat_of(pilot).query_one(Transcript)
+        transcript = chat_of(pilot).view.query_one(Transcript)
         await say(pilot, "Go")
         await until(pilot, lambda: line(pilot).startswith("writing · 20"))
         await pilot.press("pageup", "pagedown", "pagedown", "pagedown")
@@ -302,3 +305,32 @@ async def test_small_and_odd_terminals(size: tuple[int, int]) -> None:
         await pilot.resize_terminal(size[0] // 2 + 10, size[1] // 2 + 3)
         await pilot.press("pageup", "pagedown")
         assert "Hi." in plain(newest(pilot))
+
+
+@pytest.mark.parametrize("file", ["x.m", "~nobody/x.md", "n" * 300 + ".md", "no/folder/x.md"])
+@pytest.mark.parametrize("asked", [False, True], ids=["typed", "asked"])
+async def test_a_file_that_cannot_be_written(
+    file: str, asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with make_app(ScriptedEngine("Yes.")).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        app_of(pilot).clear_notifications()
+        if asked:
+            await say(pilot, "/export")
+            await pilot.press(*file, "enter")
+        else:
+            await say(pilot, f"/export {file}")
+        await until(pilot, lambda: toasts(pilot))
+        assert not list(tmp_path.rglob("*"))
+
+
+async def test_deleting_the_chat_on_the_screen_is_told_once() -> None:
+    async with make_app(ScriptedEngine("Yes.")).run_test() as pilot:
+        await say(pilot, "Hello")
+        await idle(pilot)
+        await say(pilot, "/delete")
+        await until(pilot, lambda: chat_of(pilot).view.newest_view is None)
+        await pilot.pause(0.1)
+        assert len(toasts(pilot)) == 1

@@ -206,7 +206,7 @@ async def test_as_system_prompts(texts: list[str]) -> None:
         await say(pilot, "Hello")
         await idle(pilot)
         for text in some(texts)[::2]:
-            chat_of(pilot).set_system(text)
+            chat_of(pilot).edits.set_system(text)
             for command in ("system", "context", "preview"):
                 await app_of(pilot).chat_screen.action_command(command, "x")
                 await pilot.pause()
@@ -261,7 +261,7 @@ async def test_as_names_of_models_and_adapters(texts: list[str]) -> None:
         store.journal_reply(reply.id, "Hi.")
     async with make_app(store=store, conversation_id=chat.id).run_test() as pilot:
         for turn in store.conversation(chat.id).turns:
-            view = await chat_of(pilot).query_one(Transcript).reveal_turn(turn.id)
+            view = await chat_of(pilot).view.query_one(Transcript).reveal_turn(turn.id)
             assert view is not None
             await app_of(pilot).chat_screen.action_command("details")
             await check(pilot)
@@ -282,11 +282,11 @@ async def test_as_what_a_failure_says(texts: list[str]) -> None:
     async with make_app(open_engine=fails).run_test() as pilot:
         for text in some(texts):
             said.append(text)
-            app_of(pilot).load_engine(text)
-            await until(pilot, lambda: plain(chat_of(pilot).query_one("EngineBanner")))
+            app_of(pilot).services.load_engine(text)
+            await until(pilot, lambda: plain(chat_of(pilot).view.query_one("EngineBanner")))
             await check(pilot)
-            await chat_of(pilot).show_notice(text)
-            await chat_of(pilot).show_notice(ModelError(text, hint=text))
+            await chat_of(pilot).view.show_notice(text)
+            await chat_of(pilot).view.show_notice(ModelError(text, hint=text))
             await check(pilot)
             pilot.app.clear_notifications()
 

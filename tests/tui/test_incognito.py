@@ -42,7 +42,7 @@ async def test_an_incognito_chat_is_marked_and_leaves_nothing() -> None:
     store = store_with("Saved")
     async with make_app(ScriptedEngine("Secret."), store).run_test(size=WIDE) as pilot:
         await pilot.press("ctrl+t")
-        title = plain(chat_of(pilot).query_one("#title"))
+        title = plain(chat_of(pilot).view.query_one("#title"))
         assert title == "incognito, nothing is saved · New chat"
         assert chat_of(pilot).composer.has_class("-incognito")
         await say(pilot, "Psst")
@@ -62,7 +62,7 @@ async def test_leaving_an_incognito_chat_stops_its_reply() -> None:
         await until(pilot, lambda: "One" in plain(newest(pilot)))
         await leaves(pilot, "ctrl+n", "enter")
         await idle(pilot)
-        assert chat_of(pilot).newest_view is None
+        assert chat_of(pilot).view.newest_view is None
         assert notices(pilot) == []
 
 

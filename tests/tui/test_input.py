@@ -70,14 +70,13 @@ async def test_each_key_of_the_help_works_on_the_screen() -> None:
         assert not isinstance(pilot.app.screen, HelpScreen)
 
 
-def test_every_command_does_something() -> None:
-    """A key, a slash command and a palette entry all end in a `do_` method."""
-    screen = make_app().chat_screen
-    for command in (*commands.CHAT, *commands.TURN):
-        method = f"do_{command.name.replace('-', '_')}"
-        found = [actions for actions in screen.actions if hasattr(actions, method)]
-        assert len(found) == 1, command.name
-        assert (getattr(found[0], method).__doc__ or "").strip()
+def test_every_command_has_a_documented_handler() -> None:
+    """A key, a slash command and a palette entry all run it."""
+    handlers = make_app().chat_screen.command_handlers
+    named = {command.name for command in (*commands.CHAT, *commands.APP, *commands.TURN)}
+    assert set(handlers) == named
+    for name, handler in handlers.items():
+        assert (handler.__doc__ or "").strip(), name
 
 
 async def test_the_person_can_choose_keys() -> None:
@@ -137,7 +136,7 @@ async def test_a_key_that_moves_the_focus_moves_it_for_the_next_key() -> None:
         await pilot.pause()
         for key in ("ctrl+l", "enter"):
             pilot.app.post_message(events.Key(key, None))
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         assert app_of(pilot).focused is chat_of(pilot).composer
 
 
@@ -228,7 +227,7 @@ async def test_page_keys_scroll_the_transcript_from_the_composer() -> None:
     async with make_app(ScriptedEngine("line\n\n" * 40)).run_test() as pilot:
         await pilot.press(*"Hello", "enter")
         await idle(pilot)
-        transcript = chat_of(pilot).query_one("#transcript")
+        transcript = chat_of(pilot).view.query_one("#transcript")
         end = transcript.scroll_y
         await pilot.press("pageup")
         assert transcript.scroll_y < end

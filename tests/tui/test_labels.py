@@ -69,7 +69,7 @@ async def test_labels_stand_under_their_messages_the_first_before_the_reply_is_t
             assert "assistant short (0.93)" in lines
             await pilot.press("ctrl+n")
             await chat_of(pilot).open_chat(1)
-            await until(pilot, lambda: chat_of(pilot).newest_view)
+            await until(pilot, lambda: chat_of(pilot).view.newest_view)
             assert plain(newest(pilot)).split("\n") == lines, "the same from the store"
 
 

@@ -383,7 +383,7 @@ async def test_an_unknown_panel_or_screen_is_told() -> None:
         plugin.ui.open_panel("none")
         plugin.ui.open_screen("none")
         await shown.settle()
-        assert shown.notifications == ["There is no panel none", "There is no screen none"]
+        assert shown.notifications == ["Unknown panel none", "Unknown screen none"]
 
 
 async def test_a_plugin_says_something_in_the_status_bar() -> None:
@@ -392,10 +392,10 @@ async def test_a_plugin_says_something_in_the_status_bar() -> None:
         plugin.ui.show_status("mood calm\x1b[2J")
         await shown.settle()
         assert "· mood calm␛[2J" in shown.text().splitlines()[-1]
-        shown.app.chat_screen.chat.set_disabled_plugins(["plugin"])
+        shown.app.chat_screen.chat.edits.set_disabled_plugins(["plugin"])
         await shown.settle()
         assert "mood" not in shown.text().splitlines()[-1], "it is off in this chat"
-        shown.app.chat_screen.chat.set_disabled_plugins([])
+        shown.app.chat_screen.chat.edits.set_disabled_plugins([])
         await shown.settle()
         assert "mood calm" in shown.text().splitlines()[-1]
         plugin.ui.show_status("")

@@ -62,7 +62,7 @@ async def test_a_reply_that_goes_on_looks_like_the_whole(text: str) -> None:
     store.journal_reply(store.start_reply(other.id, model="m").id, text)
     engine = ScriptedEngine(text[half:], delay=0.01)
     async with make_app(engine, store, conversation_id=1).run_test() as pilot:
-        await until(pilot, lambda: chat_of(pilot).newest_view)
+        await until(pilot, lambda: chat_of(pilot).view.newest_view)
         chat_of(pilot).continue_reply()
         await until(pilot, lambda: engine.requests)
         await idle(pilot)
@@ -148,7 +148,7 @@ async def test_hostile_texts_are_drawn_harmlessly_everywhere(shared_data: Path) 
     async with make_app(store=store).run_test(size=(120, 50)) as pilot:
         for chat_id in chats:
             assert await chat_of(pilot).open_chat(chat_id)
-            await until(pilot, lambda: chat_of(pilot).newest_view)
+            await until(pilot, lambda: chat_of(pilot).view.newest_view)
             assert UNSAFE.search(everything_drawn(pilot)) is None
             assert UNSAFE.search(pilot.app.export_screenshot().replace("\n", "")) is None
 

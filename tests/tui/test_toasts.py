@@ -47,7 +47,7 @@ async def test_toasts_cover_nothing(size: tuple[int, int]) -> None:
         assert not list(covered(pilot, await told(pilot, 2)))
         assert chat_of(pilot).composer.region == below, "what is written stays in its place"
         app.clear_notifications()
-        await until(pilot, lambda: chat_of(pilot).query_one(Transcript).region.y == 1)
+        await until(pilot, lambda: chat_of(pilot).view.query_one(Transcript).region.y == 1)
 
 
 @pytest.mark.parametrize("command", ["palette", "settings", "help", "context"])
@@ -65,7 +65,7 @@ async def test_many_toasts_leave_the_chat_its_room() -> None:
     app = make_app(ScriptedEngine("Hi."))
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await told(pilot, 12)
-        assert chat_of(pilot).region.height > 12
+        assert chat_of(pilot).view.region.height > 12
         assert app.screen.query_one(ChatView).composer.region.height == 3
 
 
@@ -74,7 +74,7 @@ async def test_the_end_of_a_long_chat_stays_in_sight() -> None:
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         await say(pilot, "Hello")
         await idle(pilot)
-        transcript = chat_of(pilot).query_one(Transcript)
+        transcript = chat_of(pilot).view.query_one(Transcript)
         await told(pilot)
         await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y)
         assert newest(pilot).query_one(".line").region.bottom <= transcript.region.bottom

@@ -1,4 +1,4 @@
-"""The commands that change how the chat is answered and looks; draws nothing itself."""
+"""Actions that change settings: sampling, system prompt, model, plugins, theme."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from chatlm.config import config
 from chatlm.engines.open import is_available
 from chatlm.errors import UsageError
 from chatlm.hub import installed
-from chatlm.tui.chat.controller import LiveChat
+from chatlm.tui.chat.controller import ChatController
+from chatlm.tui.commands import CommandHandler
 from chatlm.tui.engine_loader import Ready
 from chatlm.tui.screens.models import ModelScreen
 from chatlm.tui.screens.plugins import PluginsScreen, plugin_entries
@@ -21,19 +22,29 @@ from chatlm.types.sampling import DEFAULT_SAMPLING, Sampling
 
 
 class SettingsActions:
-    """Each `do_NAME` is the command of that name; `apply` is told what the settings screen posts.
+    """Commands that change settings; `apply` takes the messages of the settings screen.
 
     Args:
-        services: of the program.
+        services: shared services.
         chat: the open chat.
     """
 
-    def __init__(self, services: Services, chat: LiveChat) -> None:
+    def __init__(self, services: Services, chat: ChatController) -> None:
         self._services = services
         self._chat = chat
 
+    def handlers(self) -> dict[str, CommandHandler]:
+        """Return the method of each command by the command's name."""
+        return {
+            "settings": self.do_settings,
+            "system": self.do_system,
+            "theme": self.do_theme,
+            "plugins": self.do_plugins,
+            "model": self.do_model,
+        }
+
     def do_settings(self, _: str) -> None:
-        """Sampling, system prompt, look."""
+        """Open the settings."""
         self._show_settings("sampling")
 
     def do_system(self, _: str) -> None:
@@ -41,26 +52,26 @@ class SettingsActions:
         self._show_settings("system")
 
     def do_theme(self, name: str) -> None:
-        """Change the colours, now and from now on."""
+        """Change the theme and save it."""
         if name.strip():
             self._set_theme(name.strip())
         else:
             self._show_settings("look")
 
     def do_plugins(self, _: str) -> None:
-        """Switch plugins, change their settings."""
+        """Open the plugins screen."""
         running, host = self._services.config, self._services.plugins
-        self._chat.app.push_screen(
+        self._chat.view.app.push_screen(
             PluginsScreen(
                 partial(plugin_entries, host, running),
                 self._chat.conversation.disabled_plugins,
-                self._chat.set_disabled_plugins,
+                self._chat.edits.set_disabled_plugins,
                 safe_mode=running.safe_mode,
             )
         )
 
     def do_model(self, name: str) -> None:
-        """Talk to another model; the chat goes on with it."""
+        """Switch to another model for all chats."""
         self._chat.require_idle()
         if name.strip():
             self._services.require_available(name.strip())
@@ -69,19 +80,19 @@ class SettingsActions:
             current = self._services.engine_state.model
             here = partial(is_available, plugins=self._services.plugins)
             screen = ModelScreen(installed.list_known_models(), current, here)
-            self._chat.app.push_screen(screen, self._switch_model)
+            self._chat.view.app.push_screen(screen, self._switch_model)
 
     def apply(self, message: object) -> None:
-        """Let what the person set hold from now on.
+        """Apply a change made on the settings screen.
 
         Raises:
-            ChatlmError: it could not be stored.
+            ChatlmError: the change cannot be saved.
         """
         match message:
             case SettingsScreen.SamplingChanged(sampling=sampling):
-                self._chat.set_sampling(sampling)
+                self._chat.edits.set_sampling(sampling)
             case SettingsScreen.SystemChanged(system=system):
-                self._chat.set_system(system)
+                self._chat.edits.set_system(system)
             case SettingsScreen.DefaultSamplingSaved(sampling=sampling):
                 self._services.config = dataclasses.replace(
                     self._services.config, sampling=sampling
@@ -97,20 +108,20 @@ class SettingsActions:
                 config.set_value("reduced_motion", str(reduced).lower())
 
     def set_theme(self, name: str) -> None:
-        """Change the colours.
+        """Change the theme.
 
         Raises:
-            UsageError: there is no such theme.
+            UsageError: the theme is unknown.
         """
-        app = self._chat.app
+        app = self._chat.view.app
         if name not in app.available_themes:
             known = ", ".join(sorted(app.available_themes))
-            raise UsageError(f"There is no theme {name!r}", hint=f"There are: {known}.")
+            raise UsageError(f"Unknown theme {name!r}", hint=f"Available themes: {known}.")
         app.theme = name
 
     def set_reduced_motion(self, *, reduced: bool) -> None:
         """Turn blinking and smooth scrolling off or on."""
-        self._chat.app.animation_level = "none" if reduced else "full"
+        self._chat.view.app.animation_level = "none" if reduced else "full"
         self._chat.composer.cursor_blink = not reduced
 
     def _show_settings(self, section: Section) -> None:
@@ -132,14 +143,14 @@ class SettingsActions:
                 else builtin_system_tokens(engine)
             )
 
-        self._chat.app.push_screen(
+        self._chat.view.app.push_screen(
             SettingsScreen(
                 chat.sampling,
                 below,
                 chat.system,
                 info=info,
                 count_tokens=count_tokens if engine else None,
-                reduced_motion=self._chat.app.animation_level == "none",
+                reduced_motion=self._chat.view.app.animation_level == "none",
                 section=section,
             )
         )
@@ -152,4 +163,4 @@ class SettingsActions:
         if name and name != self._services.engine_state.model:
             self._chat.stop()
             self._services.load_engine(name)
-            self._chat.focus_composer()
+            self._chat.view.focus_composer()

@@ -1,19 +1,22 @@
-"""Title, transcript, banner and composer of one chat; knows no session and no thread."""
+"""The chat pane: title, transcript, engine banner and composer."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.reactive import reactive
 from textual.widgets import Static
 
 from chatlm.errors import ChatlmError, UsageError
 from chatlm.text import escape_controls, one_line
-from chatlm.tui.chat.status import EngineBanner
+from chatlm.tui.chat.status import EngineBanner, Status
 from chatlm.tui.chat.transcript import Transcript
 from chatlm.tui.chat.turn_column import Suggestion
 from chatlm.tui.chat.turn_view import TurnView
@@ -30,12 +33,25 @@ NEW_CHAT = "New chat"
 
 
 class ChatView(Vertical):
-    """Everything but the list and the status bar.
+    """The open chat, without the chat list and the status bar.
 
     Args:
-        clock: seconds that only grow, such as `time.monotonic`.
-        composer: where the person writes.
+        clock: monotonic seconds, such as `time.monotonic`.
+        composer: where the user writes.
+        on_submitted: called with every message the user sends.
+        on_draft_changed: called when the text in the composer has changed.
     """
+
+    @dataclass
+    class Changed(Message):
+        """A chat is new or changed, another one is open, or a turn started or ended."""
+
+    @dataclass
+    class Switched(Message):
+        """Another chat is open, or a new one."""
+
+    status: reactive[Status] = reactive(Status(), repaint=False)
+    """Status of the open chat."""
 
     DEFAULT_CSS = """
     ChatView {
@@ -54,13 +70,22 @@ class ChatView(Vertical):
     }
     """
 
-    def __init__(self, clock: Callable[[], float], composer: Composer) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        composer: Composer,
+        *,
+        on_submitted: Callable[[Composer.Submitted], object],
+        on_draft_changed: Callable[[], object],
+    ) -> None:
         super().__init__()
         self._clock = clock
+        self._on_submitted = on_submitted
+        self._on_draft_changed = on_draft_changed
         self.composer = composer
 
     def compose(self) -> ComposeResult:
-        """From top to bottom."""
+        """Yield the header, transcript, banner and composer."""
         with Horizontal(id="head"):
             yield Static(id="title", markup=False)
             yield ContextGauge()
@@ -70,31 +95,41 @@ class ChatView(Vertical):
         yield self.composer
 
     @property
+    def transcript(self) -> Transcript:
+        """The turns."""
+        return self.query_one(Transcript)
+
+    @property
+    def selected_view(self) -> TurnView | None:
+        """The turn that commands act on."""
+        return self.transcript.selected_view
+
+    @property
     def newest_view(self) -> TurnView | None:
         """The view of the chat's last turn."""
-        return self.query_one(Transcript).newest_view
+        return self.transcript.newest_view
 
     async def show_chat(self, title: str, turns: Sequence[Turn], *, incognito: bool) -> None:
-        """Replace what is shown by a chat; the title falls back to the first message."""
+        """Show a chat; an empty title falls back to the first message."""
         self.set_class(incognito, "-incognito")
         self.composer.set_class(incognito, "-incognito")
         self.show_title(title or (turns[0].display_text if turns else NEW_CHAT))
-        await self.query_one(Transcript).show_turns(turns)
+        await self.transcript.show_turns(turns)
 
     async def add_turn(self, turn: Turn) -> TurnView:
-        """Draw a new turn at the end."""
+        """Append a new turn."""
         if turn.position == 0:
             self.show_title(turn.display_text)
-        return await self.query_one(Transcript).add_turn(turn)
+        return await self.transcript.add_turn(turn)
 
     async def show_notice(self, message: ChatlmError | str) -> None:
-        """Say something in the transcript and in a toast."""
+        """Show a notice in the transcript and in a toast."""
         error = isinstance(message, ChatlmError)
-        await self.query_one(Transcript).add_notice(str(message), error=error)
+        await self.transcript.add_notice(str(message), error=error)
         self.toast(message)
 
     def toast(self, message: ChatlmError | str) -> None:
-        """Say something for a moment."""
+        """Show a toast."""
         error = isinstance(message, ChatlmError) and not isinstance(message, UsageError)
         self.notify(
             escape_controls(str(message)), severity="error" if error else "warning", markup=False
@@ -125,18 +160,18 @@ class ChatView(Vertical):
         self.screen.set_focus(self.composer)
 
     def show_engine_state(self, state: EngineState) -> None:
-        """Say that the model is loading, or why it is not there."""
+        """Show the state of the engine in the banner."""
         self.query_one(EngineBanner).state = state
 
     def show_context_fill(
         self, fill: ContextFill | None, omitted_turns: Collection[int] = ()
     ) -> None:
-        """Say how full the context is, and mark the turns that no longer fit, by their ids."""
+        """Show how full the context is, and mark the omitted turns."""
         self.query_one(ContextGauge).fill = fill
-        self.query_one(Transcript).mark_omitted(omitted_turns)
+        self.transcript.mark_omitted(omitted_turns)
 
     def show_used_tokens(self, used: int) -> None:
-        """Let the ruler follow a turn that is running."""
+        """Update the gauge with the tokens of the running turn."""
         ruler = self.query_one(ContextGauge)
         if ruler.fill is not None:
             ruler.fill = dataclasses.replace(
@@ -145,7 +180,17 @@ class ChatView(Vertical):
 
     def scroll_pages(self, pages: int) -> None:
         """Scroll the transcript by -1 or 1 pages."""
-        self.query_one(Transcript).scroll_pages(pages)
+        self.transcript.scroll_pages(pages)
+
+    @on(Composer.Submitted)
+    def _handle_submitted(self, event: Composer.Submitted) -> None:
+        event.stop()
+        self._on_submitted(event)
+
+    @on(Composer.DraftChanged)
+    def _handle_draft_changed(self, event: Composer.DraftChanged) -> None:
+        event.stop()
+        self._on_draft_changed()
 
     @on(Suggestion.Selected)
     def _use_suggestion(self, event: Suggestion.Selected) -> None:
@@ -154,7 +199,7 @@ class ChatView(Vertical):
         self.composer.focus()
 
     def show_title(self, title: str) -> None:
-        """Name the chat above the transcript and in the terminal's title."""
+        """Show the title above the transcript and in the terminal's title."""
         incognito = self.has_class("-incognito")
         mark = "incognito, nothing is saved · " if incognito else ""
         self.query_one("#title", Static).update(mark + one_line(title, TITLE_WIDTH))

@@ -1,109 +1,326 @@
-"""Runs one turn at a time in a worker and shows it; knows not how chats are switched."""
+"""Open, answer and switch chats: the logic behind the chat pane."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
-from textual import on, work
-
+from chatlm.chat.attachments import AttachmentReader
 from chatlm.chat.session import ChatSession
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError, StoreError, UsageError
+from chatlm.store import export
+from chatlm.store.store import Store
+from chatlm.tui import commands
+from chatlm.tui.chat.chat_drafts import ChatDrafts
+from chatlm.tui.chat.chat_view import NEW_CHAT, ChatView
+from chatlm.tui.chat.edits import ChatEdits
+from chatlm.tui.chat.incognito import copy_incognito_chats
 from chatlm.tui.chat.live_turn import (
     LiveTurn,
+    ReadAhead,
     TextStreamed,
     TurnEnded,
+    TurnMessage,
     TurnProgressed,
-    read_ahead,
     run_turn,
 )
-from chatlm.tui.chat.open_chat import ShownChat
 from chatlm.tui.chat.status import Status
 from chatlm.tui.composer.composer import Composer
 from chatlm.tui.engine_loader import EngineState, Failed, Loading, Ready
-from chatlm.tui.services import OpenChat, Services
+from chatlm.tui.screens.dialogs import LeaveIncognitoScreen
+from chatlm.tui.services import OpenChat, Services, argument_completers
+from chatlm.tui.workers import to_user_error
 from chatlm.types.events import Notice, TurnStarted
-from chatlm.types.messages import Turn
+from chatlm.types.messages import Conversation, Turn
+
+SAVE_SECONDS = 5.0
+"""How long saving an incognito chat waits for its running reply to end."""
 
 
-class LiveChat(ShownChat):
-    """A turn that was begun goes on while another chat is shown; an incognito chat ends there.
+class ChatController:
+    """The open chat, saved or incognito, and the turn that is running in it or another chat.
+
+    A running turn continues while another chat is open; that of an incognito chat ends with it.
 
     Args:
-        services: of the program.
+        services: shared services.
     """
 
     def __init__(self, services: Services) -> None:
-        super().__init__(services)
-        self._read_ahead_stop = threading.Event()
-        """Set to end the reading ahead that goes on, if any."""
-
-    def on_mount(self) -> None:
-        """Follow the engine."""
-        self.watch(self.app, "engine_state", self._follow_engine)
+        self._services = services
+        self.saved_store = services.store
+        self.composer = Composer(
+            history=self._sent_messages,
+            count_tokens=services.engine.count_tokens,
+            completers=argument_completers(lambda: self.view.app.available_themes),
+            read_file=AttachmentReader(services.plugins),
+        )
+        self.view = ChatView(
+            services.clock,
+            self.composer,
+            on_submitted=self._submit,
+            on_draft_changed=self.save_draft,
+        )
+        self._chat = OpenChat(services.store)
+        self._live_turn: LiveTurn | None = None
+        """The turn that is running, in this chat or another."""
+        self._draw_lock = asyncio.Lock()
+        """Held while a turn is drawn or the chat is switched, which different pumps start."""
+        self.edits = ChatEdits(
+            self.view,
+            lambda: self._chat,
+            self._draw_lock,
+            require_idle=self.require_idle,
+            redraw=self.redraw,
+            notify_changed=self.notify_changed,
+        )
+        self.drafts = ChatDrafts(self.view)
+        self._read_ahead = ReadAhead(self.view)
+        self.switch_count = 0
+        """How often another chat was opened."""
 
     def session(self, stop: threading.Event) -> ChatSession:
-        """A session of the shown chat; setting `stop` ends its wait for the engine."""
+        """Return a session of the open chat; setting `stop` ends its wait for the engine."""
         return self._services.create_session(self._chat, stop)
 
+    def save_draft(self) -> None:
+        """Save the draft of the open chat, if it has changed."""
+        self.drafts.save(self._chat)
+
+    @property
+    def store(self) -> Store:
+        """The store of the open chat."""
+        return self._chat.store
+
+    @property
+    def conversation_id(self) -> int | None:
+        """The open chat's id in its store; None before its first message."""
+        return self._chat.conversation_id
+
+    @property
+    def incognito(self) -> bool:
+        """Whether the open chat is in memory only."""
+        return self._chat.store is not self.saved_store
+
+    @property
+    def conversation(self) -> Conversation:
+        """The open chat as stored; before its first message, an empty one with its settings."""
+        chat = self._chat
+        if chat.conversation_id is None:
+            return Conversation(
+                0,
+                system=chat.system,
+                sampling=chat.sampling,
+                plugin_data=chat.plugin_data,
+                disabled_plugins=chat.disabled_plugins,
+            )
+        return chat.store.conversation(chat.conversation_id)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn is running."""
+        return self._live_turn is not None
+
+    def require_idle(self) -> None:
+        """Check that no turn is running.
+
+        Raises:
+            UsageError: a turn is running.
+        """
+        if self._live_turn is not None:
+            where = "" if self._live_turn.chat is self._chat else " in another chat"
+            stop = commands.key_of("stop")
+            raise UsageError(f"A reply is being written{where}", hint=f"{stop} stops it.")
+
+    @property
+    def saved_conversation_id(self) -> int | None:
+        """Id of the open chat if it is saved."""
+        return self._saved_id(self._chat)
+
+    @property
+    def answering_conversation_id(self) -> int | None:
+        """Id of the saved chat in which a turn is running."""
+        return self._saved_id(self._live_turn.chat) if self._live_turn else None
+
+    @property
+    def has_pending_writes(self) -> bool:
+        """Whether a draft or an edit is not yet on disk."""
+        return self.drafts.saving or self.edits.write_queue.pending
+
+    async def new_chat(self, *, incognito: bool = False) -> None:
+        """Open a new chat, stored with its first message; an incognito one in memory only."""
+        store = Store(None) if incognito else self.saved_store
+        async with self._draw_lock:
+            await self._switch_chat(OpenChat(store, system=self._services.config.system))
+
+    async def open_chat(self, conversation_id: int, turn_id: int | None = None) -> bool:
+        """Show a saved chat, at a turn if one is named; False when it cannot be read, which the
+        person is told."""
+        async with self._draw_lock:
+            if not await self._load_chat(self.saved_store, conversation_id):
+                return False
+        if turn_id is not None:
+            await self.view.transcript.reveal_turn(turn_id)
+        return True
+
+    async def fork_chat(self, turns: int) -> None:
+        """Fork the open chat after its first `turns` turns, and open the fork.
+
+        Raises:
+            UsageError: the chat is empty, or the last of these turns is running.
+        """
+        if self.conversation_id is None:
+            raise UsageError("This chat has no message yet", hint="Type one first.")
+        live = self._live_turn
+        if live and live.chat is self._chat and live.turn and live.turn.position < turns:
+            self.require_idle()
+        store = self.store
+        fork = await self.edits.write_queue.submit(partial(store.fork, self.conversation_id, turns))
+        async with self._draw_lock:
+            await self._load_chat(store, fork.id)
+
+    async def leave_chat(self, proceed: Callable[[], Awaitable[object]]) -> None:
+        """Leave the open chat; ask first if it is incognito and has messages.
+
+        Args:
+            proceed: called at once or after the user's answer; not called if the user stays.
+        """
+        asked = isinstance(self.view.app.screen, LeaveIncognitoScreen)
+        if self.incognito and self.conversation_id is not None and not asked:
+            self.view.run_worker(self._confirm_and_leave(proceed), exit_on_error=False)
+        else:
+            await proceed()
+
+    async def _confirm_and_leave(self, proceed: Callable[[], Awaitable[object]]) -> None:
+        try:
+            saves = await self.view.app.push_screen_wait(
+                LeaveIncognitoScreen(can_save=self.saved_store.on_disk)
+            )
+            if saves:
+                await self._save_incognito()
+            if saves is not None:
+                await proceed()
+        except Exception as problem:
+            if error := to_user_error(problem, "leaving a chat"):
+                self.view.toast(error)
+
+    async def _save_incognito(self) -> None:
+        """Stop a running reply and copy the incognito chat to the saved chats."""
+        chat, live = self._chat, self._live_turn
+        if live is not None and live.chat is chat:
+            live.stop.set()
+            await self.edits.write_queue.submit(partial(live.done.wait, SAVE_SECONDS))
+        if chat.conversation_id is not None:
+            draft = self.composer.dump_draft()
+            await self.edits.write_queue.submit(
+                partial(
+                    copy_incognito_chats, chat.store, self.saved_store, chat.conversation_id, draft
+                )
+            )
+            self.view.notify("The chat is saved.", markup=False)
+
+    async def _load_chat(self, store: Store, conversation_id: int) -> bool:
+        live = self._live_turn
+        if live is not None and live.chat.store is store:
+            same = live.chat.conversation_id == conversation_id
+        else:
+            same = False
+        chat = live.chat if live is not None and same else OpenChat(store, conversation_id)
+        try:
+            conversation = store.conversation(conversation_id)
+        except StoreError as error:
+            await self.view.show_notice(error)
+            return False
+        await self._switch_chat(chat, conversation.title, conversation.turns)
+        return True
+
+    async def _switch_chat(
+        self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()
+    ) -> None:
+        """Show another chat."""
+        self.save_draft()
+        before, self._chat, live = self._chat, chat, self._live_turn
+        self.drafts.load(chat)  # at once: what is typed from now on is meant for this chat
+        if live is not None and live.chat is before:
+            live.view = None
+        if before.store is not chat.store:
+            self._discard_incognito(before)
+        await self.view.show_chat(title, turns, incognito=self.incognito)
+        self.view.status = Status.for_turn(turns[-1]) if turns else Status()
+        if live is not None and live.chat is chat and (view := self.view.newest_view):
+            await live.attach(view)
+            self._sync_status(live)
+        self.switch_count += 1
+        self.notify_changed()
+        self.view.post_message(ChatView.Switched())
+        self._start_read_ahead()
+
+    def _discard_incognito(self, chat: OpenChat) -> None:
+        """Close the store of an incognito chat that is left, after its running reply."""
+        if chat.store is self.saved_store:
+            return
+        if self._live_turn is not None and self._live_turn.chat is chat:
+            self._live_turn.stop.set()
+        else:
+            self.edits.write_queue.submit(chat.store.close)
+
+    def _sync_status(self, live: LiveTurn) -> None:
+        if live.chat is self._chat:
+            self.view.status = live.status
+
     def pause_read_ahead(self) -> None:
-        """Leave the model to something else, until `resume`.
+        """Stop reading ahead, so that something else can use the model.
 
         Raises:
             UsageError: a turn is running.
         """
         self.require_idle()
-        self._read_ahead_stop.set()
+        self._read_ahead.stop()
 
     def resume_read_ahead(self) -> None:
-        """Use the model again while nothing else does."""
+        """Read ahead again."""
         self._start_read_ahead()
 
-    async def redraw(self, turn_id: int | None = None) -> None:
-        """See `ShownChat.redraw`; what was changed is read ahead."""
-        await super().redraw(turn_id)
-        self.resume_read_ahead()
-
     def stop(self) -> bool:
-        """Ask the running turn to stop, and any reading ahead; False when there is no turn."""
-        self._read_ahead_stop.set()
+        """Stop the running turn and the read-ahead; return whether a turn was running."""
+        self._read_ahead.stop()
         if self._live_turn is not None:
             self._live_turn.stop.set()
         return self._live_turn is not None
 
     def stop_and_wait(self, seconds: float) -> None:
-        """Store what is typed, stop the running turn and wait until it is stored too.
+        """Save the draft, stop the running turn and wait until it is stored.
 
-        Needs no working screen.
+        Works without a terminal.
         """
         self.save_draft()
-        self._read_ahead_stop.set()
+        self._read_ahead.stop()
         if self._live_turn is not None:
             self._live_turn.stop.set()
             self._live_turn.done.wait(seconds)
         self.drafts.wait(seconds)
-        self.write_queue.wait(seconds)
+        self.edits.write_queue.wait(seconds)
 
     def send_message(self, text: str) -> bool:
-        """Send a message; False, and a word why, while a reply is written."""
+        """Send a message; return False, with a toast, while a turn is running."""
         return self._start_turn(lambda session: session.send(text), message=text)
 
     def continue_reply(self) -> None:
-        """Go on with a reply that was cut short."""
+        """Continue a reply that was cut short."""
         self._start_turn(ChatSession.continue_reply)
 
     def regenerate(self) -> None:
-        """Answer the newest message once more, or try again to load a model that failed."""
-        if self.newest_view is None and isinstance(self._services.engine_state, Failed):
+        """Regenerate the newest reply, or reload a model that failed."""
+        if self.view.newest_view is None and isinstance(self._services.engine_state, Failed):
             self._services.load_engine()
         else:
             self._start_turn(ChatSession.regenerate)
 
-    @on(Composer.Submitted)
-    def _handle_submitted(self, event: Composer.Submitted) -> None:
-        event.stop()
+    def _submit(self, event: Composer.Submitted) -> None:
         text, position = event.text, event.edited_position
         if position is None:
             sent = self.send_message(text)
@@ -116,52 +333,63 @@ class LiveChat(ShownChat):
     def _start_turn(
         self, open_events: Callable[[ChatSession], SessionEvents], message: str = ""
     ) -> bool:
-        """Run a turn of the shown chat in the worker; False, and a word why, while one runs."""
+        """Start a turn in the worker; return False, with a toast, while one is running."""
         try:
             self.require_idle()
         except UsageError as error:
-            self.toast(error)
+            self.view.toast(error)
             return False
         if isinstance(self._services.engine_state, Failed):
             self._services.load_engine()
-        self._read_ahead_stop.set()
+        self._read_ahead.stop()
         live = self._live_turn = LiveTurn(self._chat, unsaved_message=message)
-        if not message and (view := self.newest_view):
+        if not message and (view := self.view.newest_view):
             live.view, live.turn = view, view.turn
         loading = isinstance(self._services.engine_state, Loading)
         live.show_activity("waiting for the model" if loading else "…")
-        self._turn_worker(
-            partial(open_events, self._services.create_session(self._chat, live.stop)), live
+        events = partial(open_events, self._services.create_session(self._chat, live.stop))
+        self.view.run_worker(
+            partial(self._run_turn, events, live),
+            thread=True,
+            exclusive=True,
+            group="turn",
+            exit_on_error=False,
         )
         return True
 
-    @work(thread=True, exclusive=True, group="turn", exit_on_error=False)
-    def _turn_worker(self, open_events: Callable[[], SessionEvents], live: LiveTurn) -> None:
-        self.write_queue.wait()  # what was changed before the message holds for it
+    def _run_turn(self, open_events: Callable[[], SessionEvents], live: LiveTurn) -> None:
+        """Run a turn in the worker thread."""
+        self.edits.write_queue.wait()  # the turn must see all earlier changes
         try:
-            run_turn(open_events, live.stop, self.post_message)
+            run_turn(open_events, live.stop, self._post)
         finally:
             live.done.set()
 
+    def _post(self, message: TurnMessage) -> None:
+        """Have a worker's message handled in the UI thread."""
+        self.view.call_later(self._handle, message)
+
+    async def _handle(self, message: TurnMessage) -> None:
+        async with self._draw_lock:
+            live = self._live_turn
+            if live is None:
+                return
+            match message:
+                case TurnProgressed():
+                    await self._show_event(live, message)
+                case TextStreamed():
+                    await live.append_text(message)
+                    self._sync_status(live)
+                case TurnEnded():
+                    await self._finish_turn(live, message)
+
     def _start_read_ahead(self) -> None:
-        """Use the time until the next message, if the model is there and free."""
-        self._read_ahead_stop.set()
+        """Read ahead if the model is loaded and idle."""
         chat, ready = self._chat, isinstance(self._services.engine_state, Ready)
         if ready and self._live_turn is None and chat.conversation_id is not None:
-            self._read_ahead_stop = threading.Event()
-            self._read_ahead_worker(
-                self._services.create_session(chat, self._read_ahead_stop), self._read_ahead_stop
-            )
-
-    @work(thread=True, group="ahead", exit_on_error=False)
-    def _read_ahead_worker(self, session: ChatSession, stop: threading.Event) -> None:
-        read_ahead(session, stop)
-
-    @on(TurnProgressed)
-    async def _handle_progress(self, message: TurnProgressed) -> None:
-        async with self._draw_lock:
-            if self._live_turn is not None:
-                await self._show_event(self._live_turn, message)
+            self._read_ahead.start(partial(self._services.create_session, chat))
+        else:
+            self._read_ahead.stop()
 
     async def _show_event(self, live: LiveTurn, message: TurnProgressed) -> None:
         match message.event:
@@ -170,34 +398,21 @@ class LiveChat(ShownChat):
                 if live.chat.conversation_id not in (None, conversation_id):
                     await self._switch_to_fork(live, conversation_id)
                 elif live.chat is self._chat:
-                    await live.attach(await self.add_turn(turn))
+                    await live.attach(await self.view.add_turn(turn))
                 live.chat.conversation_id = conversation_id
                 self.notify_changed()
             case Notice(text=text):
-                await self.show_notice(text)
+                await self.view.show_notice(text)
             case step:
                 await live.apply_event(step)
         self._sync_status(live)
 
     async def _switch_to_fork(self, live: LiveTurn, conversation_id: int) -> None:
-        """An edited message is answered in a fork: show that, if the chat it came from is shown."""
+        """Follow an edited message to its fork; open the fork if the original chat is open."""
         shown = live.chat is self._chat
         live.chat = OpenChat(live.chat.store, conversation_id)
         if shown:
             await self._load_chat(live.chat.store, conversation_id)
-
-    @on(TextStreamed)
-    async def _handle_text(self, message: TextStreamed) -> None:
-        async with self._draw_lock:
-            if self._live_turn is not None:
-                await self._live_turn.append_text(message)
-                self._sync_status(self._live_turn)
-
-    @on(TurnEnded)
-    async def _handle_turn_ended(self, message: TurnEnded) -> None:
-        async with self._draw_lock:
-            if self._live_turn is not None:
-                await self._finish_turn(self._live_turn, message)
 
     async def _finish_turn(self, live: LiveTurn, message: TurnEnded) -> None:
         if live.unsaved_message:
@@ -213,39 +428,69 @@ class LiveChat(ShownChat):
         self.notify_changed()
 
     async def _show_stored_turn(self, live: LiveTurn) -> None:
-        """Replace what was streamed by what is stored, unless it could not all be stored."""
+        """Replace the streamed turn by the stored one, if it was stored."""
         if live.view is None or live.turn is None:
             return
         try:
             turn = live.with_streamed_text(live.chat.store.turn(live.turn.id))
         except StoreError as error:
-            await self.show_notice(error)
+            await self.view.show_notice(error)
             turn = live.as_unsaved(live.turn)
         await live.view.show_turn(turn)
-        self.status = Status.for_turn(turn, self.status.used_tokens)
-
-    async def _switch_chat(
-        self, chat: OpenChat, title: str = "", turns: tuple[Turn, ...] = ()
-    ) -> None:
-        await super()._switch_chat(chat, title, turns)
-        self._start_read_ahead()
+        self.view.status = Status.for_turn(turn, self.view.status.used_tokens)
 
     async def _report_error(self, error: ChatlmError, live: LiveTurn) -> None:
-        """In the transcript too, unless it stands there already or belongs to another chat."""
+        """Show an error in the transcript, or only in a toast if that suffices."""
         state = self._services.engine_state
         if isinstance(state, Failed) and state.error is error:
             return  # the banner says it
         reply = live.view.turn.reply if live.view else None
         below = reply is not None and reply.error == str(error)
         if below or live.chat is not self._chat or isinstance(error, UsageError):
-            self.toast(error)
+            self.view.toast(error)
         else:
-            await self.show_notice(error)
+            await self.view.show_notice(error)
 
-    async def _follow_engine(self, state: EngineState) -> None:
-        self.show_engine_state(state)
+    async def show_engine_state(self, state: EngineState) -> None:
+        """Show the state of the engine; when it is ready, use it."""
+        self.view.show_engine_state(state)
         if isinstance(state, Ready):
             self._start_read_ahead()
             self.composer.recount_files()
             for note in state.info.notes:
-                await self.show_notice(note)
+                await self.view.show_notice(note)
+
+    def notify_changed(self) -> None:
+        """Announce a change of the chats."""
+        self.view.post_message(ChatView.Changed())
+
+    async def redraw(self, turn_id: int | None = None) -> None:
+        """Show the chat as it is stored now, and go to a turn if one is named; a chat that cannot
+        be read is told."""
+        try:
+            turns = self.conversation.turns
+        except StoreError as error:
+            self.view.toast(error)
+            self.resume_read_ahead()
+            return
+        async with self._draw_lock:
+            for turn in turns:
+                await self.view.transcript.update_turn(turn)
+        if turn_id is not None:
+            await self.view.transcript.reveal_turn(turn_id)
+        self.notify_changed()
+        self.resume_read_ahead()
+
+    def refresh_title(self) -> None:
+        """Show the stored title; a deleted chat keeps its old one on the screen."""
+        with suppress(StoreError):
+            self.view.show_title(export.display_title(self.conversation) or NEW_CHAT)
+
+    def _saved_id(self, chat: OpenChat) -> int | None:
+        return chat.conversation_id if chat.store is self.saved_store else None
+
+    def _sent_messages(self) -> list[str]:
+        try:
+            return self.store.recent_inputs()
+        except StoreError:  # without a history one can still write
+            return []

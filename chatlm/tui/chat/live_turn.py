@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-
-from textual.message import Message
-from textual.message import Message as TextualMessage
+from functools import partial
 
 from chatlm.chat.session import ChatSession
 from chatlm.chat.turn_runner import SessionEvents
 from chatlm.errors import ChatlmError
 from chatlm.tui import commands, formatting
+from chatlm.tui.chat.chat_view import ChatView
 from chatlm.tui.chat.status import Status
 from chatlm.tui.chat.turn_view import TurnView
 from chatlm.tui.services import OpenChat
@@ -36,21 +35,21 @@ from chatlm.types.messages import Reply, StopReason, Turn, Usage
 
 @dataclass
 class LiveTurn:
-    """What a worker is busy with. The worker knows `stop` and `done` only."""
+    """A running turn and where it is drawn; its worker thread uses only `stop` and `done`."""
 
     chat: OpenChat
     unsaved_message: str = ""
-    """The message, until it is stored; goes back to the composer if it cannot be."""
+    """The message until it is stored; returned to the composer if storing fails."""
     turn: Turn | None = None
     reply: Reply | None = None
-    """The reply that grows, with its text so far."""
+    """The streaming reply with its text so far."""
     view: TurnView | None = None
-    """Where it is drawn; None while its chat is not shown."""
+    """Where the turn is drawn; None while its chat is not open."""
     activity: str = ""
     status: Status = field(default_factory=Status)
     stop: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
-    """Set by the worker when all is stored."""
+    """Set by the worker when everything is stored."""
 
     async def attach(self, view: TurnView) -> None:
         """Draw into `view` from now on."""
@@ -60,7 +59,7 @@ class LiveTurn:
         view.show_activity(self.activity)
 
     def show_activity(self, activity: str) -> None:
-        """Show what is being done."""
+        """Show the current activity below the reply."""
         self.activity = activity
         if self.view is not None:
             self.view.show_activity(activity)
@@ -68,7 +67,7 @@ class LiveTurn:
     async def apply_event(
         self, event: MessageAnnotated | ReplyStarted | PromptReady | Prefill
     ) -> None:
-        """Take a step of the generation."""
+        """Apply an event other than new text."""
         match event:
             case MessageAnnotated(role="user", annotations=labels):
                 if self.view is not None:
@@ -84,9 +83,9 @@ class LiveTurn:
                 self.show_activity(f"reading {done:,} of {total:,} tokens")
 
     async def append_text(self, streamed: TextStreamed) -> None:
-        """Take new text."""
+        """Append streamed text."""
         if self.reply is not None:
-            self.reply = dataclasses.replace(self.reply, text=self.reply.text + streamed.text)
+            self.reply = self.reply.with_delta(streamed.text)
         if self.view is not None:
             await self.view.append_text(streamed.text)
         usage = streamed.usage
@@ -95,10 +94,10 @@ class LiveTurn:
         self.status = Status(used_tokens=used, speed=formatting.speed(usage), reason="writing")
 
     def with_streamed_text(self, stored: Turn) -> Turn:
-        """The stored turn, with the text that was seen where only its beginning is on disk."""
+        """Return the stored turn, with the streamed text where only its start was stored."""
         seen = self.reply
         replies = tuple(
-            dataclasses.replace(reply, text=seen.text)
+            dataclasses.replace(reply, steps=seen.with_stop_reason(reply.stop_reason).steps)
             if seen
             and reply.id == seen.id
             and len(reply.text) < len(seen.text)
@@ -109,10 +108,10 @@ class LiveTurn:
         return dataclasses.replace(stored, replies=replies)
 
     def as_unsaved(self, turn: Turn) -> Turn:
-        """The turn as it was seen, when it cannot be read from the store."""
+        """Return the turn as streamed, for when it cannot be read from the store."""
         if self.reply is None:
             return turn
-        reply = dataclasses.replace(self.reply, stop_reason=StopReason.ERROR)
+        reply = self.reply.with_stop_reason(StopReason.ERROR)
         others = tuple(other for other in turn.replies if other.id != reply.id)
         return dataclasses.replace(turn, replies=(*others, reply), active_reply_id=reply.id)
 
@@ -121,15 +120,15 @@ log = logging.getLogger(__name__)
 
 
 PROGRESS_EVENTS = TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
-"""What is shown as soon as it happens."""
+"""Events that are shown at once."""
 
 
 def run_turn(
     open_events: Callable[[], SessionEvents],
     stop: threading.Event,
-    post: Callable[[Message], object],
+    post: Callable[[TurnMessage], object],
 ) -> None:
-    """Begin a turn and pull its events to their end, or until `stop` is set.
+    """Start a turn and pull its events to the end, or until `stop` is set.
 
     The last message posted is always `TurnEnded`.
 
@@ -155,8 +154,39 @@ def run_turn(
     post(TurnEnded(error))
 
 
+class ReadAhead:
+    """Lets the model read the open chat in a thread, until the next message.
+
+    Args:
+        view: runs the worker.
+    """
+
+    def __init__(self, view: ChatView) -> None:
+        self._view = view
+        self._stop = threading.Event()
+
+    def start(self, create_session: Callable[[threading.Event], ChatSession]) -> None:
+        """Stop reading, and start again with a new session.
+
+        Args:
+            create_session: gets the event that stops its wait for the engine.
+        """
+        self.stop()
+        self._stop = stop = threading.Event()
+        self._view.run_worker(
+            partial(read_ahead, create_session(stop), stop),
+            thread=True,
+            group="ahead",
+            exit_on_error=False,
+        )
+
+    def stop(self) -> None:
+        """Stop reading at the next step."""
+        self._stop.set()
+
+
 def read_ahead(session: ChatSession, stop: threading.Event) -> None:
-    """Let the model read the chat while the person reads and types, until `stop` is set."""
+    """Prefill the chat while the user reads and types, until `stop` is set."""
     try:
         with closing(session.read_ahead()) as steps:
             for _ in steps:
@@ -169,7 +199,7 @@ def read_ahead(session: ChatSession, stop: threading.Event) -> None:
 class _DeltaBatcher:
     """Joins deltas, so that the screen gets at most `UPDATES_PER_SECOND` messages."""
 
-    def __init__(self, post: Callable[[Message], object]) -> None:
+    def __init__(self, post: Callable[[TurnMessage], object]) -> None:
         self._post = post
         self._texts: list[str] = []
         self._usage = Usage()
@@ -189,25 +219,29 @@ class _DeltaBatcher:
         self._posted_at = time.monotonic()
 
 
-@dataclass
-class TurnProgressed(TextualMessage):
+@dataclass(frozen=True)
+class TurnProgressed:
     """A step of the running turn other than new text."""
 
     event: TurnStarted | MessageAnnotated | ReplyStarted | PromptReady | Prefill | Notice
 
 
-@dataclass
-class TextStreamed(TextualMessage):
-    """The reply grew by `text`, which may be many tokens."""
+@dataclass(frozen=True)
+class TextStreamed:
+    """New text of the reply, of one or many tokens."""
 
     text: str
     usage: Usage
-    """What the generation has cost up to the end of `text`."""
+    """Usage up to the end of `text`."""
 
 
-@dataclass
-class TurnEnded(TextualMessage):
-    """The worker is done; everything it had to store is stored."""
+@dataclass(frozen=True)
+class TurnEnded:
+    """The end of the worker; everything is stored."""
 
     error: ChatlmError | None = None
-    """What made it end early, unless the person stopped it."""
+    """The error that ended the turn, unless the user stopped it."""
+
+
+TurnMessage = TurnProgressed | TextStreamed | TurnEnded
+"""What the worker posts to the UI thread."""

@@ -1,4 +1,4 @@
-"""Files that a message names as `@path`: found, read and put into it; draws nothing."""
+"""Find, read and insert the files that a message mentions as `@path`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from chatlm.chat.attachments import MAX_NAME_WIDTH, format_block
 from chatlm.errors import UsageError
 from chatlm.text import dump_json, escape_controls, one_line
 
-MAX_FILE_BYTES = 1_000_000
-"""Bytes that a file may have."""
-
-
-MAX_NAME_WIDTH = 200
-"""Characters of a file's name in the message."""
+FileReader = Callable[[Path, str], str]
+"""Returns the text of a file, from its path and the name for messages; raises UsageError."""
 
 
 TokenCounter = Callable[[str], int | None]
-"""Tokens of a text; None while no model is there."""
+"""Returns the tokens of a text; None while no model is loaded."""
 
 
 _MENTION = re.compile(r"""(?<![^\s(\["'])@(?:("(?:[^"\\\n]|\\.)*")|([^\s"]\S*))""")
@@ -30,17 +27,17 @@ _BLOCK = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1`*[ \t]*$", re.MULTILINE | re.DOTAL
 
 
 _TRAILING_PUNCTUATION = ".,;:!?)]}'\""
-"""What may follow a path without belonging to it."""
+"""Punctuation that may follow a path without being part of it."""
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """A file named in a text."""
+    """A file mentioned in a text."""
 
     start: int
-    """Where in the text it is named."""
+    """Start and end of the mention."""
     mention: str
-    """How it is named there, with the @."""
+    """The mention as typed, with the @."""
     raw_path: str
     """The path as it was typed."""
     path: Path
@@ -48,11 +45,11 @@ class Attachment:
 
 @dataclass(frozen=True)
 class AttachmentCost:
-    """What a file adds to the message."""
+    """Size of an attached file."""
 
     name: str
     tokens: int | None
-    """None while no model is there to count them."""
+    """None while no model is loaded."""
     characters: int
 
     def __str__(self) -> str:
@@ -62,7 +59,7 @@ class AttachmentCost:
 
 
 def format_mention(raw_path: str) -> str:
-    """How a path is named in a message: in quotes, as a JSON string, where it is not plain."""
+    """Return the mention of a path, quoted as a JSON string if necessary."""
     plain = f"@{raw_path}"
     match = _MENTION.fullmatch(plain)
     if (
@@ -75,9 +72,9 @@ def format_mention(raw_path: str) -> str:
 
 
 def find_attachments(text: str, folder: Path) -> list[Attachment]:
-    """The files that the text names and that are there; other words with an @ stay words.
+    """Return the existing files that the text mentions; other words with an @ are ignored.
 
-    What stands in a code block names no file.
+    Code blocks mention no files.
     """
     code = [match.span() for match in _BLOCK.finditer(text)]
     found = []
@@ -94,7 +91,7 @@ def find_attachments(text: str, folder: Path) -> list[Attachment]:
 
 
 def _candidate_paths(match: re.Match[str]) -> list[tuple[str, int]]:
-    """The paths that the words may mean, and where each ends in the text."""
+    """Return the possible paths of a mention, each with its end in the text."""
     quoted, bare = match.groups()
     if quoted is not None:
         try:
@@ -106,7 +103,7 @@ def _candidate_paths(match: re.Match[str]) -> list[tuple[str, int]]:
 
 
 def resolve_path(raw_path: str, folder: Path) -> Path | None:
-    """The path that was typed, if anything is there; `~` is the home folder."""
+    """Return the path if it exists; `~` is the home folder."""
     try:
         path = folder / Path(raw_path).expanduser()
         return path if raw_path and path.exists() else None
@@ -114,77 +111,39 @@ def resolve_path(raw_path: str, folder: Path) -> Path | None:
         return None
 
 
-def read_text_file(path: Path, name: str) -> str:
-    """The text of a file, without a byte order mark and with plain line ends.
-
-    Raises:
-        UsageError: it is missing, not readable, no text, or larger than `LIMIT`.
-    """
-    shown = one_line(name, MAX_NAME_WIDTH)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError as error:
-        raise UsageError(f"{shown} does not exist", hint="Check the path.") from error
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{shown} cannot be read: {why}") from error
-    if len(data) > MAX_FILE_BYTES:
-        limit = f"{MAX_FILE_BYTES // 1_000_000} MB"
-        raise UsageError(
-            f"{shown} is larger than {limit}", hint="Paste the part that matters instead."
-        )
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{shown} is not a text in UTF-8") from error
-    if "\0" in text:
-        raise UsageError(f"{shown} is not a text")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def format_block(name: str, text: str) -> str:
-    """The file as it stands in the message: its name, and its text in a fence that it lacks."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(longest + 1, 3)
-    return f"{one_line(name, MAX_NAME_WIDTH)}\n{fence}\n{text.removesuffix(chr(10))}\n{fence}"
-
-
 def replace_mentions(text: str, attachments: Iterable[Attachment]) -> str:
-    """The text with each file named plainly, so that it is attached once only."""
+    """Return the text with plain file names instead of mentions."""
     for file in sorted(attachments, key=lambda file: file.start, reverse=True):
         behind = text[file.start + len(file.mention) :]
         text = text[: file.start] + one_line(file.raw_path, MAX_NAME_WIDTH) + behind
     return text
 
 
-def format_blocks(attachments: Iterable[Attachment]) -> list[str]:
-    """The text of each file, once, ready to stand below the message.
+def format_blocks(attachments: Iterable[Attachment], read_file: FileReader) -> list[str]:
+    """Return the block of each file, once.
 
     Raises:
-        UsageError: see `read`.
+        UsageError: a file cannot be read.
     """
     once: dict[Path, str] = {}
     for file in attachments:
         once.setdefault(file.path, file.raw_path)
-    return [format_block(name, read_text_file(path, name)) for path, name in once.items()]
+    return [format_block(name, read_file(path, name)) for path, name in once.items()]
 
 
 def attachment_cost(
-    attachment: Attachment, count_tokens: TokenCounter
+    attachment: Attachment, count_tokens: TokenCounter, read_file: FileReader
 ) -> AttachmentCost | UsageError:
-    """What the file would add now, or why it cannot be added."""
+    """Return the size of a file, or the error that prevents attaching it."""
     try:
-        text = format_block(
-            attachment.raw_path, read_text_file(attachment.path, attachment.raw_path)
-        )
+        text = format_block(attachment.raw_path, read_file(attachment.path, attachment.raw_path))
     except UsageError as error:
         return error
     return AttachmentCost(one_line(attachment.path.name, 40), count_tokens(text), len(text))
 
 
 def summarise_costs(costs: Iterable[AttachmentCost | UsageError]) -> list[str]:
-    """Each cost in a few words; more than two are added up."""
+    """Return short texts of the costs; more than two are summed up."""
     costs = list(costs)
     known = [cost for cost in costs if isinstance(cost, AttachmentCost)]
     failed = [cost.message for cost in costs if isinstance(cost, UsageError)]
