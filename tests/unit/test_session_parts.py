@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +27,8 @@ class EventEngine(ScriptedEngine):
 
     def __init__(self, *streams: list[Delta | Finished]) -> None:
         super().__init__()
+        parts = frozenset({"text", "image", "tool_call", "tool_result"})
+        self.info = dataclasses.replace(self.info, accepts=parts)
         self.streams = list(streams)
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
