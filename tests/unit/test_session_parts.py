@@ -27,8 +27,9 @@ class EventEngine(ScriptedEngine):
 
     def __init__(self, *streams: list[Delta | Finished]) -> None:
         super().__init__()
-        parts = frozenset({"text", "image", "tool_call", "tool_result"})
-        self.info = dataclasses.replace(self.info, accepts=parts)
+        self.info = dataclasses.replace(
+            self.info, accepts=frozenset({"text", "reasoning", "tool_call", "tool_result"})
+        )
         self.streams = list(streams)
 
     def stream(self, request: Request) -> Generator[EngineEvent, None, None]:
