@@ -28,7 +28,7 @@ class EventEngine(ScriptedEngine):
     def __init__(self, *streams: list[Delta | Finished]) -> None:
         super().__init__()
         self.info = dataclasses.replace(
-            self.info, accepts=frozenset({"text", "reasoning", "tool_call", "tool_result"})
+            self.info, accepts=frozenset({"text", "reasoning", "image", "tool_call", "tool_result"})
         )
         self.streams = list(streams)
 
