@@ -99,7 +99,9 @@ def test_trained_used_measured_removed(topics: Path, data: Path, tmp_path: Path)
 def test_texts_of_a_file(topics: Path, data: Path) -> None:
     rows = table("classify", str(data), "--with", "topics")
     assert len(rows) == 72
-    assert "Standard input has no text" in refused("classify", "--with", "topics", stdin="\n").message
+    assert (
+        "Standard input has no text" in refused("classify", "--with", "topics", stdin="\n").message
+    )
 
 
 def test_wrong_orders_are_refused_before_the_work(topics: Path, data: Path, tmp_path: Path) -> None:
