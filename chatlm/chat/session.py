@@ -1,4 +1,4 @@
-"""One chat that goes on: all that is done to it; knows no screen and makes no thread."""
+"""Session of one chat: send, edit, regenerate, continue, preview and summarise."""
 
 from __future__ import annotations
 
@@ -33,37 +33,36 @@ from chatlm.types.sampling import Sampling
 
 @dataclass(frozen=True)
 class Preview:
-    """What would be sent."""
+    """A request that was built but not sent."""
 
     request: Request
     prompt: Prompt
     passages: tuple[Passage, ...]
-    """What was found for the message."""
+    """The passages retrieved for the message."""
 
 
 class ChatSession:
-    """A chat that goes on: `send`, `edit`, `regenerate` and `continue_reply` are pulled for their
-    events.
+    """One chat; `send`, `edit`, `regenerate` and `continue_reply` return generators of events.
 
-    Closing a generator cancels the turn: what was said so far is kept with stop reason
-    `cancelled`. Everything is stored before it is reported.
+    Closing a generator cancels the turn: the reply so far is saved with stop reason `cancelled`.
+    Everything is stored before it is reported.
 
     Args:
-        store: where the chat is kept; one in memory for an incognito chat.
-        get_engine: gives the loaded engine; may wait for it, and is called only after the user's
-            message is stored.
-        plugins: whose hooks are called.
-        sampling: the person's settings for all chats; what they leave open is the model's.
-        session_sampling: settings of this session only; they go before the chat's own, as these
-            do before `sampling`.
+        store: where the chat is stored; in memory for an incognito chat.
+        get_engine: returns the loaded engine; may wait for it, and is called only after the
+            user's message is stored.
+        plugins: the plugins whose hooks are called.
+        sampling: the user's settings for all chats; what they leave open is the model's default.
+        session_sampling: settings of this session only; they take priority over the chat's, which
+            take priority over `sampling`.
         system: the system prompt of a new conversation.
-        chat_sampling: what the person set for a new conversation alone.
-        adapter: used in this session before all that plugins would choose, "" for the model
-            without one; None leaves it to them.
-        logprobs: see `Request.logprobs`; they are in the events alone, and not stored.
-        plugin_data: what plugins keep with a new conversation.
-        disabled_plugins: plugins that are switched off in a new conversation.
-        conversation_id: the conversation to go on with; None begins one at the first message.
+        chat_sampling: the user's settings for a new conversation.
+        adapter: the adapter for this session, whatever plugins choose; "" for none, None leaves
+            the choice to plugins.
+        logprobs: as `Request.logprobs`; only in the events, never stored.
+        plugin_data: what plugins store with a new conversation.
+        disabled_plugins: plugins that are disabled in a new conversation.
+        conversation_id: the conversation to continue; None starts one with the first message.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class ChatSession:
 
     @property
     def conversation(self) -> Conversation | None:
-        """The conversation as it is stored now; None before the first message."""
+        """The conversation, loaded from the store; None before the first message."""
         if self.conversation_id is None:
             return None
         return self.store.conversation(self.conversation_id)
@@ -108,25 +107,25 @@ class ChatSession:
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
             StoreError: the message could not be stored; nothing was changed.
-            EngineError: the generation failed; the message and what was said are stored.
+            EngineError: the generation failed; the message and the reply so far are stored.
         """
         _check_not_blank(text)
         chat, plugins = self._store_message(text)
         yield from self._runner(plugins).run(chat, chat.turns[-1])
 
     def edit(self, position: int, text: str) -> SessionEvents:
-        """Ask again from an earlier turn, with another message, in a fork of the chat.
+        """Replace an earlier message and answer it, in a fork of the chat.
 
-        The session goes on in the fork; nothing of the original changes.
+        The session continues in the fork; the original does not change.
 
         Args:
-            position: of the turn whose message is changed, 0 for the first.
-            text: the message in its place.
+            position: the turn whose message is replaced, 0 for the first.
+            text: the new message.
 
         Raises:
-            UsageError: the text is blank, a plugin refuses it, or there is no such turn.
+            UsageError: the text is blank, a plugin refuses it, or the turn does not exist.
             StoreError: the fork or the message could not be stored; nothing was changed.
-            EngineError: the generation failed; the message and what was said are stored.
+            EngineError: the generation failed; the message and the reply so far are stored.
         """
         _check_not_blank(text)
         original = self._stored()
@@ -145,19 +144,19 @@ class ChatSession:
         yield from self._runner(plugins).run(chat, chat.turns[-1])
 
     def regenerate(self) -> SessionEvents:
-        """Answer the newest turn once more; the earlier replies stay as its versions.
+        """Answer the newest turn again; earlier replies stay as its versions.
 
-        A model that by default always takes the likeliest token would only repeat itself, so it
-        draws freely here, unless the person set the temperature.
+        A model that is greedy by default would repeat itself, so it samples here, unless the user
+        set the temperature.
         """
         chat = self._stored()
         return self._runner(self._turn_plugins(chat)).answer(chat, chat.turns[-1], regenerate=True)
 
     def continue_reply(self) -> SessionEvents:
-        """Go on with the newest reply from its own end.
+        """Continue the newest reply from its end.
 
         Raises:
-            UsageError: the reply ended by itself, so there is nothing to go on with.
+            UsageError: the reply is complete.
         """
         chat = self._stored()
         turn = chat.turns[-1]
@@ -168,7 +167,7 @@ class ChatSession:
         return self._runner(self._turn_plugins(chat)).answer(chat, turn, turn.reply)
 
     def add(self, text: str, reply: str) -> None:
-        """Store a message with a reply that was made elsewhere; nobody is asked for one.
+        """Store a message with a reply that was generated elsewhere.
 
         Raises:
             UsageError: the text is blank, or a plugin refuses it.
@@ -200,12 +199,12 @@ class ChatSession:
             yield from events
 
     def preview(self, text: str) -> Preview:
-        """What would be sent if `text` were sent now, by the way of `send`; nothing is stored.
+        """Build what `send` would send for `text`; nothing is stored.
 
-        A blank text shows what is sent for the newest turn.
+        A blank text previews the newest turn.
 
         Raises:
-            UsageError: the text is blank and there is no turn yet.
+            UsageError: the text is blank and the chat has no turn.
             ContextTooLong, ModelError: as `send`.
         """
         engine = self.get_engine()
@@ -223,12 +222,12 @@ class ChatSession:
         return Preview(request, engine.preview(request), tuple(passages))
 
     def draft(self, text: str) -> Request:
-        """The request for `text` as far as it is known without the model; nothing is stored.
+        """Build the request for `text` as far as possible without the model; nothing is stored.
 
-        What plugins adjust, and the settings that the model decides, are left open.
+        Plugins' adjustments and the model's default settings are missing.
 
         Raises:
-            UsageError: the text is blank and there is no turn yet.
+            UsageError: the text is blank and the chat has no turn.
         """
         chat, plugins, passages = self._draft_turn(text)
         messages = request_builder.build_messages(chat, chat.turns[-1], passages, plugins)
@@ -244,14 +243,14 @@ class ChatSession:
         return measure_context(chat, self.get_engine(), self._effective_sampling(chat))
 
     def summarise(self, turn_id: int) -> Generator[str, None, None]:
-        """Let the model say in short what a turn was about; at the end that stands for the turn.
+        """Let the model summarise a turn; at the end the summary replaces the turn in the prompt.
 
-        Closing it early changes nothing.
+        Closing the generator early changes nothing.
 
         Raises:
             UsageError: the turn has no reply.
-            EngineError: the generation failed, or nothing was said.
-            StoreError: there is no such turn, or it could not be stored.
+            EngineError: the generation failed, or the summary is empty.
+            StoreError: the turn was not found, or the summary could not be stored.
         """
         summary = ""
         with closing(

@@ -1,4 +1,4 @@
-"""One turn from its stored message to its stored reply; knows no screen and makes no thread."""
+"""Runner of one turn, from the stored message to the stored reply."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ SessionEvents = Generator[SessionEvent, None, None]
 
 @dataclass(frozen=True)
 class TurnRunner:
-    """Answers turns of one chat; closing a generator cancels the reply and keeps what was said."""
+    """Answers turns of a chat; closing a generator cancels the reply and saves what there is."""
 
     store: Store
     get_engine: Callable[[], Engine]
-    """Gives the loaded engine; may wait for it."""
+    """Returns the loaded engine; may wait for it."""
     plugins: TurnPlugins
-    """As the turn began with them."""
+    """The plugins that are enabled for the turn."""
     sampling_for: Callable[[ConversationHeader], Sampling]
     """Returns the user's settings for the chat."""
     adapter: str | None = None
-    """Used before all that plugins would choose, "" for the model without one."""
+    """Overrides the plugins' choice; "" for none."""
     logprobs: int | None = None
-    """See `Request.logprobs`."""
+    """As `Request.logprobs`."""
 
     def run(self, conversation: Conversation, turn: Turn) -> SessionEvents:
         """Report a stored message, label it, retrieve passages for it and answer it.
@@ -159,12 +159,12 @@ class TurnRunner:
             raise
         except Exception as error:  # the model itself broke, or a plugin's engine
             log.exception("generation failed")
-            told = EngineError(
+            failure = EngineError(
                 f"The reply failed: {type(error).__name__}: {error}",
-                hint="What was said is kept. `chatlm logs` has the details.",
+                hint="The reply so far is saved. `chatlm logs` has the details.",
             )
-            growing.fail(told)
-            raise told from error
+            growing.fail(failure)
+            raise failure from error
         finally:
             growing.close()
             if not growing.finished:
@@ -172,7 +172,7 @@ class TurnRunner:
         yield from self._finish(conversation, turn, reply.id)
 
     def _adapter(self, reply: Reply | None, engine: Engine) -> str | None:
-        """What is asked for: a reply is gone on with by the adapter that began it."""
+        """Return the adapter to request; a reply is continued with the adapter that started it."""
         if reply is None or reply.model != engine.info.model:
             return self.adapter
         return reply.adapter or ""
@@ -228,7 +228,7 @@ class TurnRunner:
         return tuple(labels)
 
     def _save_trace(self, turn: Turn, reply_id: int | None) -> Notice | None:
-        """Store what the plugins did since the last time; gives a notice when that fails."""
+        """Save the plugin calls since the last time; returns a notice if that fails."""
         calls = self.plugins.take_calls()
         try:
             if calls:
@@ -277,9 +277,8 @@ def events_without_engine(request: Request, *, continued: bool = False) -> Itera
 
 
 def _describe_omission(event: PromptReady) -> str:
-    turns = sum(message.role == "user" for message in event.omitted_messages)
-    what = "the oldest turn" if turns == 1 else f"the {turns} oldest turns"
+    count = sum(message.role == "user" for message in event.omitted_messages)
+    turns = "the oldest turn" if count == 1 else f"the {count} oldest turns"
     return (
-        f"The context holds {event.context_length} tokens: {what} of this chat did not "
-        "fit any more."
+        f"The context window has {event.context_length} tokens: {turns} of this chat did not fit."
     )

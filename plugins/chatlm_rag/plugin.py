@@ -78,10 +78,10 @@ def register_setups(register: Callable[[str, Setup], None]) -> None:
 
 
 class IndexSearch:
-    """The finished indices as the service `documents`."""
+    """The service `documents`: search in the complete indices."""
 
     def collections(self) -> list[str]:
-        """Return the names of the finished indices."""
+        """Return the names of the complete indices."""
         from chatlm_rag.index.folder import all_indices
 
         return [index.name for index in all_indices() if index.current()]
