@@ -1,4 +1,4 @@
-"""`chatlm ask`, `-t`, `-v`."""
+"""The command `chatlm ask`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def complete_template(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """The names of templates that begin so; none when the settings cannot be read."""
+    """Return the template names that start with `start`; none when the settings cannot be read."""
     from chatlm.config import config
     from chatlm.plugin_host.lifecycle import loaded_plugins
 
@@ -89,7 +89,7 @@ def chat_start_from_options(
     Args:
         template: its name; None for none.
         pairs: `NAME=TEXT` for its variables.
-        raw_input: what the person typed or piped in.
+        raw_input: what the user typed or piped in.
         plugins: offer templates.
 
     Raises:
@@ -174,7 +174,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="FILE",
     help="Add the text of this file to the question; can be repeated.",
 )
-@click.option("--no-save", is_flag=True, help="Do not keep this chat.")
+@click.option("--no-save", is_flag=True, help="Do not save this chat.")
 @click.option("--dry-run", is_flag=True, help="Print what would be sent, and ask nothing.")
 @plugin_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
@@ -182,7 +182,7 @@ def _sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     "--logprobs",
     type=click.IntRange(0, MAX_TOP_LOGPROBS),
     metavar="N",
-    help="Tell how likely each token was, and the N likeliest in its place; with --json.",
+    help="Include the log-probability of each token and of the N likeliest; needs --json.",
 )
 @click.pass_context
 def ask(
@@ -295,7 +295,7 @@ def _print_answer(session: ChatSession, question: str, saved: bool, as_json: boo
 
 
 def _read_question(arguments: tuple[str, ...]) -> str:
-    """What stands on the command line, then what comes from a pipe."""
+    """Return the question from the command line, then the text from a pipe."""
     parts = [" ".join(arguments)]
     if sys.stdin is not None and not sys.stdin.isatty():
         parts.append(sys.stdin.buffer.read().decode("utf-8", errors="replace").strip())
@@ -312,7 +312,7 @@ def _print_request(request: Request, as_json: bool) -> None:
 
 
 def load_engine(settings: config.Config, plugins: Any) -> Any:
-    """Open the engine that the settings name; on stderr stands what is being done."""
+    """Open the configured engine; progress goes to stderr."""
     with _status_line(f"Loading {settings.model} …"), pull_progress() as progress:
         from chatlm.engines.open import open_engine
 

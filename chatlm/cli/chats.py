@@ -1,4 +1,4 @@
-"""The group `chatlm chats`; its commands stand in modules of their own, imported when they run."""
+"""The group `chatlm chats`; each command is imported when it runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMANDS = {
     "unpin": ("chatlm.cli.chats_edit:unpin", "List chats in their own place again."),
     "fork": (
         "chatlm.cli.chats_edit:fork",
-        "Begin a new chat as a copy of another, which stays as it is.",
+        "Create a new chat as a copy of another.",
     ),
     "export": ("chatlm.cli.chats_files:export_chats", "Write chats to a file, or to the output."),
     "import": ("chatlm.cli.chats_files:import_chats", "Read chats from a file."),

@@ -68,7 +68,7 @@ def _set_pinned(chat_ids: tuple[int, ...], pinned: bool) -> None:
 @_chat_id_argument
 @click.option("--turns", type=click.IntRange(min=0), metavar="N", help="Only the first N turns.")
 def fork(chat_id: int, turns: int | None) -> None:
-    """Begin a new chat as a copy of another, which stays as it is.
+    """Create a new chat as a copy of another.
 
     Prints the new ID and title.
 

@@ -231,7 +231,7 @@ class RootGroup(LazyGroup):
         return super().short_helps() | self.plugin_helps(click.get_current_context())
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what a plugin's own raises is told as that plugin's."""
+        """Run the command; report an unexpected error of a plugin's command as the plugin's."""
         try:
             return super().invoke(ctx)
         except (
@@ -348,7 +348,7 @@ class PluginCommand:
     help: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
+        """Convert to JSON values."""
         return {
             "plugin": self.plugin,
             "help": self.help,
@@ -368,7 +368,7 @@ class PluginCommand:
 
 
 def read_command_cache() -> dict[str, PluginCommand] | None:
-    """The commands by name, as they were kept; None when anything changed since."""
+    """Return the cached commands by name; None if anything changed since."""
     try:
         kept = json.loads(_cache_file().read_text(encoding="utf-8"))
         if kept["now"] != _file_stamps(kept["files"]):
@@ -404,7 +404,7 @@ def _cache_file() -> Path:
 
 
 def _file_stamps(files: list[str]) -> dict[str, Any]:
-    """What tells that a plugin came, went, changed or was switched, without opening a file."""
+    """Return the file stamps that show that plugins or settings changed, without opening a file."""
     watched = [__file__, str(paths.config_file()), str(paths.user_plugins_dir()), *files, *sys.path]
     with suppress(OSError):
         watched += map(str, paths.user_plugins_dir().iterdir())

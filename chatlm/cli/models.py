@@ -1,4 +1,4 @@
-"""The commands `chatlm models …`: what is asked and printed; the work is in chatlm.models."""
+"""The commands `chatlm models …`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chatlm.types.engine import ModelListing
 def complete_model(
     context: click.Context, parameter: click.Parameter, start: str
 ) -> list[CompletionItem]:
-    """The known models whose names begin like this."""
+    """Return the known model names that start with `start`."""
     return [CompletionItem(name) for name in names_module.known_names() if name.startswith(start)]
 
 

@@ -193,7 +193,7 @@ def register_screens(register: Callable[[PluginScreen], None]) -> None:
 
 @hookspec
 def screen_opened(ui: Ui) -> None:
-    """The chat is on the screen; a plugin may keep `ui` to speak to the person later."""
+    """The chat is on the screen; a plugin may store `ui` to notify the user later."""
 
 
 @hookspec
@@ -221,7 +221,7 @@ def read_attachment(path: Path) -> str | ChatlmError | None:
 
 @hookspec
 def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | None:
-    """Say what is known of words that the person typed, by name, for `write_message` and templates.
+    """Return facts about what the user typed, by name, for `write_message` and templates.
 
     Called when one of them needs it; the conversation has the id 0 where there is none yet.
     """
@@ -231,12 +231,12 @@ def describe_text(conversation: Conversation, text: str) -> Mapping[str, str] | 
 def write_message(
     conversation: Conversation, text: str, facts: TextFacts
 ) -> str | UsageError | None:
-    """Make the message of what the person typed; the first plugin that returns one decides.
+    """Write the message for what the user typed; the first plugin that returns one decides.
 
     `facts()` gives what plugins say of the words in `describe_text`.
 
-    The typed words are kept beside it, shown, searched for passages and offered to edit. A
-    `UsageError` that is returned refuses them: nothing is sent, and the person is told why. Make it
+    The input is stored beside it, shown, searched for passages and offered to edit. A
+    `UsageError` that is returned refuses it: nothing is sent, and the user sees why. Make it
     a `MessageRefused` where other words would be answered.
     """
 
@@ -281,7 +281,7 @@ def adjust_request(
 
 @hookspec
 def find_adapter(name: str, model: str) -> Path | ChatlmError | None:
-    """Give the folder of the adapter that a request names; the first plugin that knows it decides.
+    """Return the folder of the adapter that a request names; the first plugin that has it decides.
 
     A `ChatlmError` that is returned says why it cannot be used on that model.
     """
